@@ -1,0 +1,1 @@
+"""The agent process: leader finding, polling, lease, executors."""

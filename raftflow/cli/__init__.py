@@ -1,0 +1,1 @@
+"""The click commands. No logic of their own."""

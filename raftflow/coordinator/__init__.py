@@ -1,0 +1,1 @@
+"""One replica: configuration, leader loop, group commit, audit file."""

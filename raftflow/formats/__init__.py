@@ -1,0 +1,1 @@
+"""Workflow documents in and out: TOML, YAML, JSON, WfFormat."""

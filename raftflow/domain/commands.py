@@ -1,0 +1,191 @@
+"""Everything that can change the replicated state.
+
+A command is a tagged, frozen struct that refuses unknown fields. Time and ids arrive inside it: `at_ms` is the
+leader's wall clock (ms since the epoch) when the command was made; the machine's clock is the largest time it has
+seen. A new meaning is a new tag, never a changed one.
+
+One log entry is an `Entry`: a batch of commands, each of which succeeds or is refused alone and as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.task import AttemptOutcome
+from raftflow.domain.workflow import WorkflowSpec
+
+ENTRY_VERSION = 1
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """What every command carries."""
+
+    at_ms: int
+    actor: str
+    """Who asked: `client:<name>`, `agent:<name>`, or `leader:<replica>`."""
+    request_id: str = ""
+    """Idempotency key; a command with one that was seen before gets the first reply and changes nothing.
+    Empty where the command is idempotent by its own content (reports, placements, timers)."""
+
+
+class SubmitWorkflow(Command, frozen=True, tag="workflow.submit"):
+    """Add a workflow, all of it or nothing. Replies `WorkflowAccepted`."""
+
+    workflow_id: str
+    spec: WorkflowSpec
+
+
+class ControlWorkflow(Command, frozen=True, tag="workflow.control"):
+    """Cancel, pause, resume or retry a workflow. Replies `Done`.
+
+    cancel: tasks that have not started are cancelled, running attempts are told to stop.
+    pause: nothing new is started; running attempts go on, queued ones are taken back.
+    retry: failed and cancelled tasks of a finished workflow run again with fresh retries.
+    """
+
+    workflow_id: str
+    action: Literal["cancel", "pause", "resume", "retry"]
+
+
+class RegisterAgent(Command, frozen=True, tag="agent.register"):
+    """Bring an agent up. Replies `AgentAccepted` with its incarnation.
+
+    A repeated registration of the same `instance` gets the same incarnation. Another instance under the same name
+    takes over: it gets a new incarnation and the attempts of the old one are lost.
+    """
+
+    name: str
+    instance: str
+    """Random, made once per agent process."""
+    capacity: dict[str, int]
+    """Integer units (`raftflow.domain.resources`)."""
+    labels: dict[str, str] = {}
+    prefetch: int = 0
+    """How many attempts may wait in the agent's queue."""
+
+
+class ControlAgent(Command, frozen=True, tag="agent.control"):
+    """Drain an agent, or let a draining one work again. Replies `Done`."""
+
+    name: str
+    action: Literal["drain", "resume"]
+
+
+class RemoveAgent(Command, frozen=True, tag="agent.remove"):
+    """Take an agent and its live attempts out: `lost` when its lease ran out, `left` when it said goodbye.
+
+    Refused as stale unless `incarnation` is the present one. Attempts taken away cost no retry. Replies `Done`.
+    """
+
+    name: str
+    incarnation: int
+    reason: Literal["lost", "left"]
+
+
+class Placement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One task for one agent, as the scheduler proposes it."""
+
+    workflow_id: str
+    task: int
+    """Position of the task in its workflow."""
+    agent: str
+    incarnation: int
+
+
+class CommitPlacements(Command, frozen=True, tag="placements.commit"):
+    """Assign ready tasks. Every placement is checked again, alone; what no longer holds is skipped.
+
+    An attempt runs at once if its agent's queue is empty and its demand fits, else it joins the queue while the
+    agent's prefetch bound allows. Replies `Placed`.
+    """
+
+    placements: tuple[Placement, ...]
+
+
+class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The end of one attempt, as its agent saw it."""
+
+    fence: int
+    workflow_id: str
+    task_id: str
+    outcome: AttemptOutcome
+    exit_code: int | None = None
+    """Exit code of a command; negative for a signal, as in `subprocess`."""
+    error: str = ""
+    result: bytes = b""
+    """JSON; empty for none."""
+    duration_ms: int = 0
+
+
+class ReportAttempts(Command, frozen=True, tag="attempts.report"):
+    """Ends of attempts in the order in which the agent saw them. Replies `Reported`, a verdict for each.
+
+    Refused as a whole (stale incarnation) if the agent has been declared lost or registered anew; the refusal is
+    in the audit. A report that was accepted before gets `duplicate` and changes nothing.
+    """
+
+    agent: str
+    incarnation: int
+    ends: tuple[AttemptEnd, ...]
+    missing: tuple[int, ...] = ()
+    """Fences of live attempts that the agent was sent and neither holds nor reported: they are lost."""
+
+
+class FireTimers(Command, frozen=True, tag="timers.fire"):
+    """Fire every timer that is due at `at_ms`: back-offs, deadlines. Replies `Fired`."""
+
+
+class RetireWorkflows(Command, frozen=True, tag="workflows.retire"):
+    """Forget workflows that finished at or before `before_ms`, at most `count_max`. Replies `Retired`."""
+
+    before_ms: int
+    count_max: int = 1_000
+
+
+AnyCommand = (
+    SubmitWorkflow
+    | ControlWorkflow
+    | RegisterAgent
+    | ControlAgent
+    | RemoveAgent
+    | CommitPlacements
+    | ReportAttempts
+    | FireTimers
+    | RetireWorkflows
+)
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What the log carries: a batch of commands."""
+
+    version: int
+    commands: tuple[AnyCommand, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+class EntryError(ValueError):
+    """Bytes that are not an entry this version can read."""
+
+
+def encode_entry(commands: tuple[AnyCommand, ...]) -> bytes:
+    """Encode a batch. The size limit is the caller's to keep (`limits.ENTRY_BYTES_MAX`)."""
+    return _encoder.encode(Entry(ENTRY_VERSION, commands))
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Decode a batch. Raises `EntryError` for anything that `encode_entry` would not have made."""
+    if len(data) > limits.ENTRY_BYTES_MAX:
+        raise EntryError(f"an entry of {len(data)} bytes, the limit is {limits.ENTRY_BYTES_MAX}")
+    try:
+        entry = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise EntryError(f"not an entry: {error}") from error
+    if entry.version != ENTRY_VERSION:
+        raise EntryError(f"entry format {entry.version}; this version reads {ENTRY_VERSION}")
+    return entry

@@ -1,0 +1,48 @@
+"""Every published limit of the replicated core, in one place. Configuration may lower them, never raise them."""
+
+NAME_CHARS_MAX = 200
+"""Characters in the name of a workflow, a task, an agent or a resource."""
+
+TASKS_PER_WORKFLOW_MAX = 100_000
+NEEDS_PER_TASK_MAX = 10_000
+EDGES_PER_WORKFLOW_MAX = 1_000_000
+
+COMMAND_ARGS_MAX = 1_000
+SPEC_BYTES_MAX = 64 * 1024
+"""Bytes of one task's command, arguments and environment together."""
+
+RESULT_BYTES_MAX = 64 * 1024
+"""Bytes of one task's result as JSON. Larger outputs belong in a file that the result names."""
+
+ERROR_CHARS_MAX = 4_096
+"""Characters of an error text kept with an attempt; the rest is cut."""
+
+RESOURCES_PER_TASK_MAX = 16
+LABELS_MAX = 64
+RESOURCE_UNITS_MAX = 2**53
+"""Largest amount of one resource, in its integer unit."""
+
+RETRIES_MAX = 1_000
+DURATION_MS_MAX = 366 * 24 * 3600 * 1000
+
+PRIORITY_MAX = 100
+
+ENTRY_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of one log entry; also bounds a workflow document."""
+
+WORKFLOWS_MAX = 100_000
+"""Workflows in the task table, finished ones that are still kept included."""
+
+LIVE_TASKS_MAX = 2_000_000
+"""Tasks of unfinished workflows. A submission that would pass it is refused until others finish."""
+
+AGENTS_MAX = 20_000
+
+REQUEST_IDS_MAX = 65_536
+"""Remembered replies; the oldest is forgotten first."""
+
+ATTEMPT_HISTORY_MAX = 16
+"""Ended attempts remembered per task, the newest; the audit file has all."""
+
+PREFETCH_MAX = 1_024
+"""Attempts that may wait in one agent's queue."""

@@ -1,0 +1,73 @@
+"""What the state machine answers to a command."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from raftflow.domain.rejections import Rejection
+
+
+class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of every acceptance."""
+
+
+class Done(_Reply, frozen=True, tag="done"):
+    """Accepted. `changed` is false if it was so already."""
+
+    changed: bool = True
+
+
+class WorkflowAccepted(_Reply, frozen=True, tag="workflow"):
+    """The workflow is in the table."""
+
+    workflow_id: str
+    warnings: tuple[str, ...] = ()
+    """For one: demands that no present agent can meet."""
+
+
+class AgentAccepted(_Reply, frozen=True, tag="agent"):
+    """The agent is up under this incarnation."""
+
+    name: str
+    incarnation: int
+
+
+class Placed(_Reply, frozen=True, tag="placed"):
+    """How many placements held, and the fences that they got, in order; 0 for one that was skipped."""
+
+    fences: tuple[int, ...]
+
+
+Verdict = Literal["accepted", "duplicate", "stale"]
+
+
+class EndVerdict(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one reported end."""
+
+    fence: int
+    verdict: Verdict
+    current_attempt: int | None = None
+    """For a stale report: the number of the task's present or last attempt, None if the task is unknown."""
+
+
+class Reported(_Reply, frozen=True, tag="reported"):
+    """One verdict per reported end, in order."""
+
+    verdicts: tuple[EndVerdict, ...]
+
+
+class Fired(_Reply, frozen=True, tag="fired"):
+    """How many timers fired."""
+
+    count: int
+
+
+class Retired(_Reply, frozen=True, tag="retired"):
+    """Which workflows were forgotten."""
+
+    workflow_ids: tuple[str, ...]
+
+
+AnyReply = Done | WorkflowAccepted | AgentAccepted | Placed | Reported | Fired | Retired | Rejection

@@ -1,0 +1,144 @@
+"""The life of a task, as data.
+
+`TRANSITIONS` says which event moves a task from which state to which; nothing else moves one. An *attempt* is one
+try to run a task on one agent; it exists while the task is queued or running.
+
+    waiting   some task that it needs has not succeeded yet
+    delayed   an attempt failed; the next may start when the back-off is over
+    ready     may run as soon as an agent has room
+    queued    assigned ahead of time: waits in an agent's queue and holds nothing in the ledger
+    running   assigned, and its demand is allocated on the agent
+    succeeded, failed, cancelled   final, until the workflow is retried
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class TaskState(enum.IntEnum):
+    """Where a task is in its life."""
+
+    WAITING = 0
+    DELAYED = 1
+    READY = 2
+    QUEUED = 3
+    RUNNING = 4
+    SUCCEEDED = 5
+    FAILED = 6
+    CANCELLED = 7
+
+
+class TaskEvent(enum.IntEnum):
+    """What can happen to a task."""
+
+    NEEDS_MET = 0
+    """The last task that it needs succeeded."""
+    QUEUED = 1
+    """The scheduler's placement put an attempt into an agent's queue."""
+    STARTED = 2
+    """The scheduler's placement found room: the attempt runs at once."""
+    PROMOTED = 3
+    """Capacity was freed and the attempt was the head of its agent's queue."""
+    RELEASED = 4
+    """The agent gave a queued attempt back without having started it."""
+    SUCCEEDED = 5
+    FAILED_RETRY = 6
+    """The attempt failed and attempts are left."""
+    FAILED_FINAL = 7
+    AGENT_LOST = 8
+    """The attempt's agent is gone; it costs no retry."""
+    BACKOFF_OVER = 9
+    CANCELLED = 10
+    """The workflow was cancelled or stopped, or something that the task needs failed for good."""
+    REVIVED_WAITING = 11
+    """The workflow was retried; the task still has needs to wait for."""
+    REVIVED_READY = 12
+    """The workflow was retried and everything that the task needs has succeeded."""
+
+
+_S, _E = TaskState, TaskEvent
+
+TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
+    (_S.WAITING, _E.NEEDS_MET): _S.READY,
+    (_S.WAITING, _E.CANCELLED): _S.CANCELLED,
+    (_S.DELAYED, _E.BACKOFF_OVER): _S.READY,
+    (_S.DELAYED, _E.CANCELLED): _S.CANCELLED,
+    (_S.READY, _E.QUEUED): _S.QUEUED,
+    (_S.READY, _E.STARTED): _S.RUNNING,
+    (_S.READY, _E.CANCELLED): _S.CANCELLED,
+    (_S.QUEUED, _E.PROMOTED): _S.RUNNING,
+    (_S.QUEUED, _E.RELEASED): _S.READY,
+    (_S.QUEUED, _E.AGENT_LOST): _S.READY,
+    (_S.QUEUED, _E.CANCELLED): _S.CANCELLED,
+    # A report of a start is never sent, so an attempt that the replicas still hold as queued may already have
+    # run to its end on the agent: the end of the attempt before it travels in the same report, ahead of it.
+    (_S.QUEUED, _E.SUCCEEDED): _S.SUCCEEDED,
+    (_S.QUEUED, _E.FAILED_RETRY): _S.DELAYED,
+    (_S.QUEUED, _E.FAILED_FINAL): _S.FAILED,
+    (_S.RUNNING, _E.SUCCEEDED): _S.SUCCEEDED,
+    (_S.RUNNING, _E.FAILED_RETRY): _S.DELAYED,
+    (_S.RUNNING, _E.FAILED_FINAL): _S.FAILED,
+    (_S.RUNNING, _E.AGENT_LOST): _S.READY,
+    (_S.RUNNING, _E.CANCELLED): _S.CANCELLED,
+    (_S.FAILED, _E.REVIVED_WAITING): _S.WAITING,
+    (_S.FAILED, _E.REVIVED_READY): _S.READY,
+    (_S.CANCELLED, _E.REVIVED_WAITING): _S.WAITING,
+    (_S.CANCELLED, _E.REVIVED_READY): _S.READY,
+}
+
+FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
+LIVE_ATTEMPT = frozenset({TaskState.QUEUED, TaskState.RUNNING})
+
+PUBLIC_NAME: dict[TaskState, str] = {
+    TaskState.WAITING: "waiting",
+    TaskState.DELAYED: "waiting",
+    TaskState.READY: "ready",
+    TaskState.QUEUED: "ready",
+    TaskState.RUNNING: "running",
+    TaskState.SUCCEEDED: "succeeded",
+    TaskState.FAILED: "failed",
+    TaskState.CANCELLED: "cancelled",
+}
+"""What users see: a delayed task waits, a queued one is ready."""
+
+
+class WorkflowState(enum.StrEnum):
+    """Where a workflow is in its life."""
+
+    PENDING = "pending"
+    """No attempt has been placed yet."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AttemptOutcome(enum.StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """A non-zero exit code, an exception, a result that is no JSON or too large."""
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    """The coordinator told the agent to stop it, and it did."""
+    ABANDONED = "abandoned"
+    """The agent stopped it by itself: its lease ran out, or it is shutting down. Costs no retry."""
+    LOST = "lost"
+    """The agent was declared lost, or came back without the attempt. Never reported by an agent."""
+    RELEASED = "released"
+    """Given back from an agent's queue without having started."""
+
+
+class AgentState(enum.StrEnum):
+    """Where an agent is in its life, as the replicas know it."""
+
+    UP = "up"
+    DRAINING = "draining"
+    """Gets no new work; running attempts end."""
+    LOST = "lost"
+    """Silent for longer than its lease; its attempts were taken away."""
+    LEFT = "left"
+    """Said goodbye."""

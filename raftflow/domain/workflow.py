@@ -1,0 +1,188 @@
+"""A workflow as the replicated core knows it: normalised, integers only, checked.
+
+User documents (`raftflow.formats`) are turned into these by one normaliser; the state machine checks the graph
+again, since it trusts nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.ids import name_problem
+from raftflow.domain.resources import DEFAULT_DEMAND
+
+OnFailure = Literal["stop", "continue"]
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One task. Exactly one of `command` and `python` is set."""
+
+    id: str
+    needs: tuple[str, ...] = ()
+    command: tuple[str, ...] | None = None
+    """Argument list of a program; never given to a shell."""
+    python: str | None = None
+    """`package.module:function`, called with `args` and `kwargs` in a worker process of the agent."""
+    args: bytes = b""
+    """JSON array of the positional arguments of `python`; empty for none."""
+    kwargs: bytes = b""
+    """JSON object of the keyword arguments of `python`; empty for none."""
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    """Working directory on the agent; the agent's own by default."""
+    resources: dict[str, int] = msgspec.field(default_factory=lambda: dict(DEFAULT_DEMAND))
+    """Demand in integer units (`raftflow.domain.resources`)."""
+    retries: int = 0
+    """Attempts after the first when an attempt fails. Attempts lost with an agent do not count."""
+    retry_delay_ms: int = 1_000
+    retry_delay_max_ms: int = 60_000
+    timeout_ms: int | None = None
+    """Longest run of one attempt."""
+    grace_ms: int = 5_000
+    """Between SIGTERM and SIGKILL when an attempt is stopped."""
+    expected_ms: int | None = None
+    """Expected run time; ranks and plans use it."""
+    labels: dict[str, str] = {}
+    """Labels that the agent must carry."""
+
+
+class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A graph of tasks."""
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+    priority: int = 50
+    """0..100, higher first."""
+    on_failure: OnFailure = "stop"
+    """`stop`: the first task that fails for good cancels the rest. `continue`: only what needs it is cancelled."""
+
+
+class GraphProblem(msgspec.Struct, frozen=True):
+    """One fault of a workflow, with the path of the part that is wrong (`tasks[3].needs[0]`)."""
+
+    path: str
+    message: str
+
+
+EXPECTED_DEFAULT_MS = 1_000
+"""Run time assumed for ranks when a task names none."""
+
+
+def check_graph(spec: WorkflowSpec, problems_max: int = 100) -> list[GraphProblem]:
+    """List what is wrong with the graph: bad or duplicate ids, unknown needs, self-needs, cycles, limits.
+
+    An empty list means that `topological_order` and `upward_ranks` will succeed. At most `problems_max` are listed.
+    """
+    tasks = spec.tasks
+    if not tasks:
+        return [GraphProblem("tasks", "a workflow has at least one task")]
+    if len(tasks) > limits.TASKS_PER_WORKFLOW_MAX:
+        return [GraphProblem("tasks", f"{len(tasks)} tasks, the limit is {limits.TASKS_PER_WORKFLOW_MAX}")]
+    problems: list[GraphProblem] = []
+    position = _check_ids(spec, problems)
+    _check_needs(spec, position, problems)
+    if not problems:
+        cycle = find_cycle(spec)
+        if cycle:
+            shown = " -> ".join([*cycle[:12], "..." if len(cycle) > 12 else cycle[0]])
+            problems.append(
+                GraphProblem(f"tasks[{position[cycle[0]]}].needs", f"tasks need each other in a circle: {shown}")
+            )
+    return problems[:problems_max]
+
+
+def _check_ids(spec: WorkflowSpec, problems: list[GraphProblem]) -> dict[str, int]:
+    """Add the faults of the ids and return the position of each."""
+    position: dict[str, int] = {}
+    for number, task in enumerate(spec.tasks):
+        wrong = name_problem(task.id)
+        if wrong is not None:
+            problems.append(GraphProblem(f"tasks[{number}].id", f"{task.id[:80]!r} {wrong}"))
+        first = position.setdefault(task.id, number)
+        if first != number:
+            problems.append(GraphProblem(f"tasks[{number}].id", f"{task.id!r} is already the id of tasks[{first}]"))
+    return position
+
+
+def _check_needs(spec: WorkflowSpec, position: dict[str, int], problems: list[GraphProblem]) -> None:
+    """Add the faults of the needs, cycles aside."""
+    edges = 0
+    for number, task in enumerate(spec.tasks):
+        edges += len(task.needs)
+        if len(task.needs) > limits.NEEDS_PER_TASK_MAX:
+            problems.append(GraphProblem(f"tasks[{number}].needs", f"more than {limits.NEEDS_PER_TASK_MAX} needs"))
+            continue
+        seen: set[str] = set()
+        for place, need in enumerate(task.needs):
+            path = f"tasks[{number}].needs[{place}]"
+            if need == task.id:
+                problems.append(GraphProblem(path, f"{need!r} needs itself"))
+            elif need not in position:
+                problems.append(GraphProblem(path, f"no task has the id {need[:80]!r}"))
+            elif need in seen:
+                problems.append(GraphProblem(path, f"{need!r} is listed twice"))
+            seen.add(need)
+    if edges > limits.EDGES_PER_WORKFLOW_MAX:
+        problems.append(GraphProblem("tasks", f"{edges} needs in all, the limit is {limits.EDGES_PER_WORKFLOW_MAX}"))
+
+
+def find_cycle(spec: WorkflowSpec) -> list[str]:
+    """Return the ids along one cycle, each needing the next, or an empty list. Needs must be known ids."""
+    position = {task.id: number for number, task in enumerate(spec.tasks)}
+    order = topological_order(spec)
+    if len(order) == len(spec.tasks):
+        return []
+    done = set(order)
+    number = next(n for n in range(len(spec.tasks)) if n not in done)
+    walked: dict[int, int] = {}
+    path: list[int] = []
+    # Every task left over needs another left-over task, so this walk must come back to where it has been.
+    while number not in walked:
+        walked[number] = len(path)
+        path.append(number)
+        number = next(position[need] for need in spec.tasks[number].needs if position[need] not in done)
+    return [spec.tasks[n].id for n in path[walked[number] :]]
+
+
+def topological_order(spec: WorkflowSpec) -> list[int]:
+    """Return task positions so that needs come first (Kahn 1962); tasks on or behind a cycle are left out."""
+    position = {task.id: number for number, task in enumerate(spec.tasks)}
+    open_needs = [len(task.needs) for task in spec.tasks]
+    dependents = dependents_of(spec, position)
+    order = [number for number, count in enumerate(open_needs) if count == 0]
+    for number in order:
+        for dependent in dependents[number]:
+            open_needs[dependent] -= 1
+            if open_needs[dependent] == 0:
+                order.append(dependent)
+    return order
+
+
+def dependents_of(spec: WorkflowSpec, position: dict[str, int]) -> list[list[int]]:
+    """Return for each task the positions of the tasks that need it, in document order."""
+    dependents: list[list[int]] = [[] for _ in spec.tasks]
+    for number, task in enumerate(spec.tasks):
+        for need in task.needs:
+            dependents[position[need]].append(number)
+    return dependents
+
+
+def upward_ranks(spec: WorkflowSpec, order: Sequence[int] | None = None) -> list[int]:
+    """Return for each task the longest expected time, in ms, from its start to the workflow's end.
+
+    The upward rank of HEFT (Topcuoglu, Hariri, Wu 2002) with equal agents and free communication.
+    """
+    position = {task.id: number for number, task in enumerate(spec.tasks)}
+    ranks = [0] * len(spec.tasks)
+    for number in reversed(topological_order(spec) if order is None else order):
+        task = spec.tasks[number]
+        rank = ranks[number] + (EXPECTED_DEFAULT_MS if task.expected_ms is None else task.expected_ms)
+        ranks[number] = rank
+        for need in task.needs:
+            before = position[need]
+            ranks[before] = max(ranks[before], rank)
+    return ranks

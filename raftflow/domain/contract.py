@@ -1,0 +1,463 @@
+"""The HTTP contract: what travels between clients, agents and replicas as JSON under `/v1`.
+
+The same types validate requests, write answers and generate `/v1/openapi.json`. Amounts of resources are in the
+users' units here (CPUs, MiB, whole units); times are ISO 8601 in UTC. Requests refuse unknown fields; answers may
+gain fields, so clients ignore what they do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from raftflow.domain import limits
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
+
+HEADER_INDEX = "X-Raftflow-Index"
+HEADER_TERM = "X-Raftflow-Term"
+HEADER_LEADER = "X-Raftflow-Leader"
+HEADER_REQUEST_ID = "X-Request-Id"
+HEADER_IDEMPOTENCY_KEY = "Idempotency-Key"
+HEADER_FORWARDED = "X-Raftflow-Forwarded"
+"""Set by a replica that passes a request on; a request with it is never passed on again."""
+
+PROBLEM_TYPE_PREFIX = "https://raftflow.invalid/problems/"
+"""Stable names, not addresses: nothing is fetched from there."""
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An RFC 9457 problem document. `type` is `PROBLEM_TYPE_PREFIX` and a stable word."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    """What was wrong and what to do."""
+    errors: list[FieldProblem] = []
+    """For a broken document: each fault with its path."""
+    limit: int | None = None
+    current_attempt: int | None = None
+    """For a stale report: the attempt that counts now."""
+
+
+class FieldProblem(msgspec.Struct, frozen=True):
+    """One fault of a request body."""
+
+    path: str
+    message: str
+
+
+# --- workflows and tasks
+
+
+class TaskCounts(msgspec.Struct, kw_only=True):
+    """Tasks of a workflow by public state."""
+
+    total: int
+    succeeded: int = 0
+    failed: int = 0
+    running: int = 0
+    ready: int = 0
+    waiting: int = 0
+    cancelled: int = 0
+    cached: int = 0
+
+
+class WorkflowView(msgspec.Struct, kw_only=True):
+    """What `workflow show` prints."""
+
+    id: str
+    name: str
+    state: Literal["pending", "running", "paused", "succeeded", "failed", "cancelled"]
+    tasks: TaskCounts
+    submitted_at: str
+    finished_at: str | None = None
+    priority: int = 50
+    warnings: list[str] = []
+
+
+class WorkflowPage(msgspec.Struct, kw_only=True):
+    """Workflows, newest first. `next` is the cursor of the next page, None at the end."""
+
+    workflows: list[WorkflowView]
+    next: str | None = None
+
+
+class WorkflowCreated(msgspec.Struct, kw_only=True):
+    """Answer to a submission."""
+
+    id: str
+    warnings: list[str] = []
+
+
+class AttemptView(msgspec.Struct, kw_only=True):
+    """One attempt of a task."""
+
+    attempt: int
+    fence: int
+    agent: str
+    outcome: str | None = None
+    """None while it is queued or running."""
+    exit_code: int | None = None
+    error: str = ""
+    assigned_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
+class TaskView(msgspec.Struct, kw_only=True):
+    """What `task list` and `task show` print. Lists leave `history` empty."""
+
+    id: str
+    state: Literal["waiting", "ready", "running", "succeeded", "failed", "cancelled"]
+    attempt: int
+    """Number of the present or last attempt; 0 before the first."""
+    agent: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    result: Any = None
+    detail: str = ""
+    """For a person: `queued on a1`, `next attempt at ...`, `stopping`."""
+    needs: list[str] = []
+    history: list[AttemptView] = []
+
+
+class TaskPage(msgspec.Struct, kw_only=True):
+    """Tasks in document order."""
+
+    tasks: list[TaskView]
+    next: str | None = None
+
+
+class TaskExplanation(msgspec.Struct, kw_only=True):
+    """Why a task is where it is."""
+
+    id: str
+    state: str
+    reason: str
+    waits_for: list[str] = []
+
+
+class TaskLog(msgspec.Struct, kw_only=True):
+    """A piece of an attempt's output. Bytes that are no UTF-8 are replaced."""
+
+    attempt: int
+    agent: str
+    stream: Literal["stdout", "stderr"]
+    offset: int
+    """Byte offset of `text` in the stream."""
+    text: str
+    size: int
+    """Bytes captured so far."""
+    truncated: bool
+    """True if the stream passed the agent's limit and the rest was dropped."""
+    complete: bool
+    """True if the attempt has ended."""
+
+
+# --- agents
+
+
+class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/agents`."""
+
+    name: Name
+    instance: Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
+    resources: dict[str, float | str]
+    labels: dict[str, str] = {}
+    prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 0
+    pid: int | None = None
+    version: str = ""
+
+
+class RegisterResponse(msgspec.Struct, kw_only=True):
+    """The agent's identity until it registers again."""
+
+    id: str
+    incarnation: int
+    lease_ms: int
+    poll_wait_ms: int
+    """How long the leader may hold an idle poll."""
+    result_bytes_max: int
+
+
+class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The end of one attempt."""
+
+    fence: int
+    workflow_id: str
+    task_id: str
+    outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "released"]
+    exit_code: int | None = None
+    error: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)] = ""
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    """Any JSON."""
+    duration_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class LogPiece(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """An agent's answer to a `LogWanted`."""
+
+    request: str
+    data: bytes
+    """Base64 in JSON."""
+    size: int
+    truncated: bool
+    complete: bool
+    error: str = ""
+
+
+class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Load of the agent's machine; stays in the leader's memory."""
+
+    load_1m: float = 0.0
+    cpu_count: int = 0
+    memory_free_mib: int = 0
+
+
+class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`POST /v1/agents/{id}/poll`: reports in; renewals, assignments and orders out.
+
+    A poll that brings news while an earlier one of the same agent is still held makes the leader answer the held
+    one at once; the agent ignores nothing, it handles both answers.
+    """
+
+    incarnation: int
+    seq: int
+    """Grows with every poll of this incarnation; the leader answers and drops an older held poll."""
+    seen: int = 0
+    """Largest fence that the agent was ever sent in this incarnation."""
+    running: list[int] = []
+    """Fences of attempts that run."""
+    queued: list[int] = []
+    """Fences that wait in the agent's queue, in order."""
+    ends: list[ReportedEnd] = []
+    """Ends that no answer has confirmed yet, in the order in which they happened."""
+    logs: list[LogPiece] = []
+    load: AgentLoad | None = None
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 0
+    """How long the leader may hold this poll when it has nothing to say."""
+    leaving: bool = False
+    """The agent drains itself: no new work, and it says goodbye when it is empty."""
+    goodbye: bool = False
+    """The agent holds nothing any more and stops; the leader removes it."""
+
+
+class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One attempt to run. Attempts start in the order of their fences as far as they fit."""
+
+    fence: int
+    workflow_id: str
+    workflow_name: str
+    task_id: str
+    attempt: int
+    resources: dict[str, int]
+    """Integer units: milli-CPU, MiB, milli-units."""
+    command: list[str] | None = None
+    python: str | None = None
+    args: msgspec.Raw = msgspec.Raw(b"[]")
+    kwargs: msgspec.Raw = msgspec.Raw(b"{}")
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    timeout_ms: int | None = None
+    grace_ms: int = 5_000
+    inputs: dict[str, msgspec.Raw] = {}
+    """Result of each task that this one needs."""
+
+
+class LogWanted(msgspec.Struct, kw_only=True):
+    """Please send this piece of an attempt's output with the next poll."""
+
+    request: str
+    fence: int
+    stream: Literal["stdout", "stderr"]
+    offset: int
+    bytes_max: int
+
+
+class ReportVerdict(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What became of a reported end; the agent forgets it whatever the verdict."""
+
+    fence: int
+    verdict: Literal["accepted", "duplicate", "stale"]
+    current_attempt: int | None = None
+
+
+class PollResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The leader's answer. That it came renews the agent's lease as of when the poll was sent."""
+
+    lease_ms: int
+    verdicts: list[ReportVerdict] = []
+    assign: list[Assignment] = []
+    """Attempts with a fence above `seen`, in order."""
+    stop: list[int] = []
+    """Running or queued attempts to end as cancelled (queued ones: released)."""
+    release: list[int] = []
+    """Queued attempts to give back if they have not started."""
+    logs: list[LogWanted] = []
+    draining: bool = False
+
+
+class AgentView(msgspec.Struct, kw_only=True):
+    """What `agent list` prints."""
+
+    id: str
+    name: str
+    state: Literal["up", "draining", "lost", "left"]
+    incarnation: int
+    resources: dict[str, float]
+    allocated: dict[str, float]
+    labels: dict[str, str] = {}
+    running: int = 0
+    queued: int = 0
+    pid: int | None = None
+    version: str = ""
+    last_seen_s: float | None = None
+    """Seconds since its last poll, as the leader knows; None elsewhere."""
+    load: AgentLoad | None = None
+
+
+class AgentList(msgspec.Struct, kw_only=True):
+    """Every agent that is known."""
+
+    agents: list[AgentView]
+
+
+# --- ledger, audit, status
+
+
+class LedgerLine(msgspec.Struct, kw_only=True):
+    """One agent's account."""
+
+    name: str
+    capacity: dict[str, float]
+    allocated: dict[str, float]
+
+
+class LedgerView(msgspec.Struct, kw_only=True):
+    """What `ledger show` prints."""
+
+    index: int
+    agents: list[LedgerLine]
+
+
+class LedgerCheck(msgspec.Struct, kw_only=True):
+    """What `ledger verify` prints: every invariant of the machine, checked on one replica at one index."""
+
+    ok: bool
+    index: int
+    problems: list[str]
+    replica: str = ""
+
+
+class AuditTransition(msgspec.Struct, frozen=True, array_like=True):
+    """A task that moved."""
+
+    workflow_id: str
+    task_id: str
+    before: str
+    """Name of the state in lower case, internal ones (`delayed`, `queued`) included."""
+    event: str
+    after: str
+    attempt: int = 0
+    fence: int = 0
+    agent: str = ""
+
+
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One applied command. `chain` covers every field and the record before, so equal chains mean equal histories."""
+
+    index: int
+    position: int
+    """Of the command in its log entry."""
+    term: int
+    at_ms: int
+    actor: str
+    command: str
+    """The command's tag."""
+    subject: str
+    """Id of the workflow or agent that it is about; empty for batches."""
+    request_id: str
+    outcome: str
+    """`ok`, `repeated` (a remembered reply), or the rejection's code."""
+    detail: str = ""
+    """For a person: a rejection's message, stale reports."""
+    transitions: tuple[AuditTransition, ...] = ()
+    chain: bytes = b""
+    """32 bytes; hex in JSON listings."""
+
+
+class AuditLine(msgspec.Struct, kw_only=True):
+    """An audit record as the API lists it."""
+
+    index: int
+    position: int
+    term: int
+    at: str
+    actor: str
+    command: str
+    subject: str
+    request_id: str
+    outcome: str
+    detail: str
+    transitions: list[AuditTransition]
+    chain: str
+
+
+class AuditPage(msgspec.Struct, kw_only=True):
+    """Audit records of one replica in log order."""
+
+    records: list[AuditLine]
+    next: int | None = None
+    """Index to go on from, None at the end."""
+    replica: str = ""
+
+
+class AuditCheck(msgspec.Struct, kw_only=True):
+    """What `audit verify` finds on one replica."""
+
+    ok: bool
+    replica: str
+    records: int
+    first_index: int
+    last_index: int
+    chain: str
+    """Hex chain hash after `last_index`."""
+    gaps: list[list[int]]
+    """[from, to] of indexes that a snapshot brought in place of entries."""
+    problems: list[str]
+
+
+class PeerView(msgspec.Struct, kw_only=True):
+    """Another member, as this replica sees it."""
+
+    name: str
+    connected: bool
+    match_index: int | None = None
+    lag: int | None = None
+
+
+class ReplicaStatus(msgspec.Struct, kw_only=True):
+    """`GET /v1/status`: this replica."""
+
+    name: str
+    cluster: str
+    role: Literal["leader", "follower", "candidate"]
+    leader: str | None
+    leader_url: str | None
+    term: int
+    last_index: int
+    durable_index: int
+    commit_index: int
+    applied_index: int
+    snapshot_index: int
+    ready: bool
+    digest: str
+    """Hex audit chain after `digest_index`: equal indexes must show equal digests."""
+    digest_index: int
+    pid: int
+    version: str
+    uptime_s: float
+    peers: list[PeerView]

@@ -192,7 +192,7 @@ class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "released"]
     exit_code: int | None = None
     error: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)] = ""
-    result: msgspec.Raw = msgspec.Raw(b"null")
+    result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     """Any JSON."""
     duration_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
 
@@ -257,8 +257,8 @@ class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Integer units: milli-CPU, MiB, milli-units."""
     command: list[str] | None = None
     python: str | None = None
-    args: msgspec.Raw = msgspec.Raw(b"[]")
-    kwargs: msgspec.Raw = msgspec.Raw(b"{}")
+    args: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"[]"))
+    kwargs: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     env: dict[str, str] = {}
     cwd: str | None = None
     timeout_ms: int | None = None

@@ -1,0 +1,286 @@
+"""Links between the replicas of one cluster: frames of bytes, in order, between peers that hold its secret.
+
+`Links` is what the engine talks to; `StreamLinks` is TCP, with or without TLS. There is one connection per pair: the
+replica with the smaller name dials, at once and then again and again. A connection that proves itself replaces an
+older one of the same peer, which may be half-open after a crash. Per peer `on_up` and `on_down` alternate strictly,
+and a frame is delivered only between the two of its own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import random
+import socket
+from typing import TYPE_CHECKING, Final, Protocol
+
+from raftflow.replication.connection import Connection, Failure, LinkLimits
+from raftflow.replication.handshake import Acceptor, Credentials, Dialer, Session, encode_name
+from raftflow.replication.listener import Listener, tune
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping, Sequence
+
+Address = tuple[str, int]
+
+_STEADY_S: Final = 1.0
+_FLUSH_S: Final = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class Links(Protocol):
+    """The connections of one replica. Everything is called, and calls back, in the event loop's thread."""
+
+    def set_handlers(
+        self,
+        on_frame: Callable[[str, bytes], None],
+        on_up: Callable[[str], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        """Say who is told about frames and connections. To be called before `start`."""
+        ...
+
+    async def start(self) -> None:
+        """Bind and begin to dial. Raises `LogFailedError` that says what to do if the address cannot be bound."""
+        ...
+
+    def send(self, peer: str, frame: bytes | Sequence[bytes]) -> bool:
+        """Send one frame, given whole or in pieces.
+
+        False if the peer is not connected, or if too much waits to be written to it; in that case the link has been
+        reset, and `on_down` was called, when this returns.
+        """
+        ...
+
+    def reset(self, peer: str) -> None:
+        """Drop the connection now, with everything in flight; it is made again. `on_down` is called before return."""
+        ...
+
+    def buffered(self, peer: str) -> int:
+        """Return how many bytes wait to be written to the peer."""
+        ...
+
+    async def close(self) -> None:
+        """Write out what waits, for a short while, and end all connections. Safe to call twice."""
+        ...
+
+
+class StreamLinks:
+    """`Links` over TCP. `peers` maps the other replicas' names to (host, port); names are resolved at every dial.
+
+    `stats` counts connections made and every refusal and loss by reason.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        cluster_id: str,
+        bind: Address,
+        peers: Mapping[str, Address],
+        secret: bytes,
+        tls_server: ssl.SSLContext | None = None,
+        tls_client: ssl.SSLContext | None = None,
+        limits: LinkLimits | None = None,
+    ) -> None:
+        if (tls_server is None) != (tls_client is None):
+            raise ValueError("TLS between replicas needs the accepting and the dialling context, or neither")
+        self.stats: collections.Counter[str] = collections.Counter()
+        self._me = Credentials(name=name, cluster_id=cluster_id, secret=secret)
+        self._peers = self._checked(peers)
+        self._limits = limits or LinkLimits()
+        self._tls_client = tls_client
+        self._listener = Listener(bind, self._accept, self._limits, tls_server, self._complain)
+        self._up: dict[str, Connection] = {}
+        self._unproven: dict[Connection, None] = {}  # accepted ones, oldest first
+        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._complaints: dict[tuple[str, str | None], tuple[float, int]] = {}
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries and guards nothing
+        self._running = False
+        self._on_frame: Callable[[str, bytes], None] = _unset
+        self._on_up: Callable[[str], None] = _unset
+        self._on_down: Callable[[str], None] = _unset
+
+    @property
+    def port(self) -> int:
+        """The port that is bound: the one asked for, or the one that the system chose if that was 0."""
+        return self._listener.port
+
+    def set_handlers(
+        self,
+        on_frame: Callable[[str, bytes], None],
+        on_up: Callable[[str], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        """See `Links`."""
+        self._on_frame, self._on_up, self._on_down = on_frame, on_up, on_down
+
+    async def start(self) -> None:
+        """See `Links`."""
+        self._listener.start()
+        self._running = True
+        self._dial_missing()
+
+    def set_peers(self, peers: Mapping[str, Address]) -> None:
+        """Replace the list of peers: links to peers that left are dropped, new ones are made."""
+        old, self._peers = self._peers, self._checked(peers)
+        for name in old.keys() - self._peers.keys():
+            dialer = self._dialers.pop(name, None)
+            if dialer is not None:
+                dialer.cancel()
+            self.reset(name)
+        if self._running:
+            self._dial_missing()
+
+    def send(self, peer: str, frame: bytes | Sequence[bytes]) -> bool:
+        """See `Links`. Raises `ValueError` for an empty frame and one over `frame_bytes_max`."""
+        connection = self._up.get(peer)
+        if connection is None:
+            return False
+        return connection.send((frame,) if isinstance(frame, bytes) else frame)
+
+    def reset(self, peer: str) -> None:
+        """See `Links`."""
+        connection = self._up.get(peer)
+        if connection is not None:
+            connection.drop(Failure("reset"))
+
+    def buffered(self, peer: str) -> int:
+        """See `Links`."""
+        connection = self._up.get(peer)
+        return connection.buffered() if connection is not None else 0
+
+    async def close(self) -> None:
+        """See `Links`."""
+        self._running = False
+        self._listener.close()
+        dialers, self._dialers = list(self._dialers.values()), {}
+        for dialer in dialers:
+            dialer.cancel()
+        for connection in list(self._unproven):
+            connection.drop(Failure("closed"))
+        flushing = list(self._up.values())
+        for connection in flushing:
+            connection.finish_writing()
+        await asyncio.gather(*dialers, *self._listener.openings, return_exceptions=True)
+        if flushing:
+            await asyncio.wait([connection.gone for connection in flushing], timeout=_FLUSH_S)
+        for connection in flushing:
+            connection.abort()
+
+    # -- what connections report (connection.Owner) --------------------------------------------------------------
+
+    def established(self, connection: Connection, session: Session) -> None:
+        """Put a proven connection in the place of the peer's older one, if there is one."""
+        self._unproven.pop(connection, None)
+        peer = session.peer
+        older = self._up.get(peer)
+        if older is not None:
+            older.drop(Failure("replaced", "a newer connection took its place; does another process use its name?"))
+        if connection.over or not self._running or peer not in self._peers:
+            connection.drop(Failure("reset"))
+            return
+        self.stats["connected"] += 1
+        _log.info("link to %s is up (%s)", peer, connection.remote)
+        connection.peer = peer
+        self._up[peer] = connection
+        self._on_up(peer)
+
+    def received(self, connection: Connection, frame: bytes) -> None:
+        """Hand on one frame."""
+        self._on_frame(connection.peer, frame)
+
+    def ended(self, connection: Connection, failure: Failure) -> None:
+        """Account for the end of a connection."""
+        self._unproven.pop(connection, None)
+        self.stats[failure.reason] += 1
+        peer = connection.peer
+        if peer and self._up.get(peer) is connection:
+            del self._up[peer]
+            _log.info("link to %s is down: %s %s", peer, failure.reason, failure.detail)
+            self._on_down(peer)
+        elif failure.detail:
+            self._complain(failure.reason, failure.peer, f"{connection.remote}: {failure.detail}")
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _checked(self, peers: Mapping[str, Address]) -> dict[str, Address]:
+        if self._me.name in peers:
+            raise ValueError(f"{self._me.name} is this replica and cannot be its own peer")
+        for peer in peers:
+            encode_name(peer)
+        return dict(peers)
+
+    def _complain(self, reason: str, peer: str | None, text: str) -> None:
+        """Log trouble, each kind at most once in `complaint_s`."""
+        key = (reason, peer if peer in self._peers else None)
+        now = asyncio.get_running_loop().time()
+        logged_at, hidden = self._complaints.get(key, (float("-inf"), 0))
+        if now - logged_at < self._limits.complaint_s:
+            self._complaints[key] = (logged_at, hidden + 1)
+            return
+        self._complaints[key] = (now, 0)
+        more = f" ({hidden} more like it were not logged)" if hidden else ""
+        _log.warning("link with %s: %s%s", repr(peer) if peer else "a stranger", text, more)
+
+    def _accept(self, remote: str) -> Connection:
+        """Make the protocol of an accepted connection; the oldest stranger has to go if there are too many."""
+        while len(self._unproven) >= self._limits.unproven_max:
+            oldest = next(iter(self._unproven))
+            oldest.drop(Failure("crowded_out", "too many connections are in their handshake"))
+        connection = Connection(Acceptor(self._me, self._peers), self, self._limits, remote)
+        self._unproven[connection] = None
+        return connection
+
+    def _dial_missing(self) -> None:
+        for peer in self._peers:
+            if self._me.name < peer and peer not in self._dialers:
+                self._dialers[peer] = asyncio.get_running_loop().create_task(self._keep_dialled(peer))
+
+    async def _keep_dialled(self, peer: str) -> None:
+        """Keep a connection to one peer for as long as it is a peer."""
+        pause_s, attempt = 0.0, 0
+        while True:
+            host, port = self._peers[peer]
+            connection = Connection(Dialer(self._me, peer), self, self._limits, f"{host}:{port}")
+            try:
+                await self._open(connection, host, port, attempt)
+                await connection.ended.wait()
+            except (OSError, TimeoutError) as error:
+                reason = str(error) or f"no connection within {self._limits.dial_s} s"
+                connection.drop(Failure("unreachable", f"cannot be reached: {reason}", peer))
+            finally:
+                connection.drop(Failure("closed"))
+            attempt += 1
+            up_at = connection.established_at
+            if up_at is not None and asyncio.get_running_loop().time() - up_at >= _STEADY_S:
+                pause_s = 0.0
+            pause_s = min(max(2 * pause_s, self._limits.retry_min_s), self._limits.retry_max_s)
+            await asyncio.sleep(pause_s * self._jitter.uniform(0.5, 1.0))
+
+    async def _open(self, connection: Connection, host: str, port: int, attempt: int) -> None:
+        """Connect to one of the host's addresses, another one at each attempt."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._limits.dial_s):
+            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            family, kind, proto, _, address = infos[attempt % len(infos)]
+            sock = socket.socket(family, kind, proto)
+            try:
+                tune(sock, self._limits)
+                await loop.sock_connect(sock, address)
+                await loop.create_connection(
+                    lambda: connection,
+                    sock=sock,
+                    ssl=self._tls_client,
+                    server_hostname=host if self._tls_client is not None else None,
+                )
+            except BaseException:
+                sock.close()
+                raise
+
+
+def _unset(*_: object) -> None:
+    raise RuntimeError("set_handlers comes before start")

@@ -2,18 +2,33 @@
 
 Every durable step of the journal and the snapshots goes through `FileSystem`, so that a test can crash between
 any two operations, lose what was not synced, tear a write or fail a sync.
+
+Blocking steps that belong together (start a segment, install a snapshot) are run by `FileSystem.off_loop`, so that a
+simulated disk can run them at a moment of its choosing without threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+T = TypeVar("T")
+
+
+class Lock(Protocol):
+    """A lock that is held until it is closed."""
+
+    def close(self) -> None:
+        """Release it; a second close is harmless."""
+        ...
 
 
 class OpenFile(Protocol):
@@ -30,6 +45,10 @@ class OpenFile(Protocol):
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`. Not durable before a sync. Raises `OSError` (a full disk, for one)."""
+        ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`; fewer at the end of the file."""
         ...
 
     def truncate(self, size: int) -> None:
@@ -61,7 +80,7 @@ class FileSystem(Protocol):
         ...
 
     def read(self, path: Path) -> bytes:
-        """Return the whole content."""
+        """Return the whole content, from the device rather than from a cache that a failed sync may have left."""
         ...
 
     def open(self, path: Path, *, create: bool = False) -> OpenFile:
@@ -78,6 +97,14 @@ class FileSystem(Protocol):
 
     def sync_dir(self, path: Path) -> None:
         """Make creations, renames and removals in the directory durable."""
+        ...
+
+    def lock(self, path: Path) -> Lock:
+        """Take an exclusive lock on a file, creating it. Raises `BlockingIOError` if another process holds it."""
+        ...
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Run blocking file work without blocking the event loop, and return what it returns."""
         ...
 
 
@@ -106,6 +133,18 @@ class RealFile:
             view = view[written:]
             offset += written
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`."""
+        pieces: list[bytes] = []
+        while size > 0:
+            piece = os.pread(self._fd, size, offset)
+            if not piece:
+                break
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def truncate(self, size: int) -> None:
         """Cut or extend to `size` bytes."""
         os.ftruncate(self._fd, size)
@@ -125,11 +164,29 @@ class RealFile:
             os.close(fd)
 
 
+class RealLock:
+    """An `flock` on an open descriptor: the kernel releases it when the process ends, however it ends."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
 class RealFileSystem:
-    """A `FileSystem` on the operating system. Syncs run in one thread of its own; `close` ends it."""
+    """A `FileSystem` on the operating system.
+
+    Syncs of the journal run in a thread of their own, so that a slow snapshot or the preparation of a segment never
+    stands before them; other blocking work has a second one. `close` ends both.
+    """
 
     def __init__(self) -> None:
-        self._syncer = ThreadPoolExecutor(max_workers=2, thread_name_prefix="raftflow-sync")
+        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-sync")
+        self._worker = ThreadPoolExecutor(max_workers=2, thread_name_prefix="raftflow-files")
 
     def make_dir(self, path: Path) -> None:
         """Create the directory and its parents, and sync the parent's entry."""
@@ -144,8 +201,19 @@ class RealFileSystem:
         return sorted(os.listdir(path))
 
     def read(self, path: Path) -> bytes:
-        """Return the whole content."""
-        return path.read_bytes()
+        """Return the whole content.
+
+        After a failed `fsync` Linux keeps the pages, marked clean, though the disk has other bytes. So the file is
+        written out first (an error is raised here, not found later) and its pages are dropped before the read.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fdatasync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            with open(fd, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(fd)
 
     def open(self, path: Path, *, create: bool = False) -> RealFile:
         """Open for reading and writing."""
@@ -169,6 +237,21 @@ class RealFileSystem:
         finally:
             os.close(fd)
 
+    def lock(self, path: Path) -> RealLock:
+        """`flock`, exclusive, without waiting."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        return RealLock(fd)
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Run `work` in the file thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
     def close(self) -> None:
-        """End the sync thread, waiting for a sync that is under way."""
+        """End the threads, waiting for work that is under way."""
         self._syncer.shutdown(wait=True)
+        self._worker.shutdown(wait=True)

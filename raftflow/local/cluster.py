@@ -1,0 +1,402 @@
+"""A local cluster: replicas and agents as separate processes on free loopback ports, under one directory.
+
+DIR/cluster.json      who was started: names, ports, pids
+DIR/secret            the replicas' shared secret
+DIR/n1.toml ...       one coordinator configuration each, as an operator would write it
+DIR/n1/ ...           data of each replica
+DIR/a1/ ...           work directory of each agent
+DIR/logs/             standard output and error of each process
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from raftflow.client.client import Client
+from raftflow.client.errors import ClientError
+from raftflow.domain.contract import ReplicaStatus
+from raftflow.local import processes
+from raftflow.local.processes import ProcessRecord
+
+NODES_MAX = 9
+AGENTS_MAX = 64
+READY_S = 30.0
+_PORT_FIRST, _PORT_COUNT = 20_000, 12_000
+_POLL_S = 0.02
+_STATUS_TIMEOUT_S = 2.0
+
+
+T = TypeVar("T")
+
+
+class LocalClusterError(Exception):
+    """The local cluster cannot do that. Says why and what to do."""
+
+
+class ReplicaPlace(msgspec.Struct, kw_only=True):
+    """One replica of the local cluster."""
+
+    name: str
+    url: str
+    peer: str
+    process: ProcessRecord | None = None
+
+
+class AgentPlace(msgspec.Struct, kw_only=True):
+    """One agent of the local cluster."""
+
+    name: str
+    arguments: list[str] = []
+    process: ProcessRecord | None = None
+
+
+class ClusterFile(msgspec.Struct, kw_only=True):
+    """What `cluster.json` holds."""
+
+    format: int = 1
+    cluster_id: str
+    replicas: list[ReplicaPlace]
+    agents: list[AgentPlace]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a local cluster is set up."""
+
+    nodes: int = 3
+    agents: int = 2
+    agent_cpus: float = 4.0
+    """CPUs that each agent offers, whatever the machine has: a local cluster is for trying things out."""
+    agent_memory: str = "8GiB"
+    prefetch: int = 4
+    lease_ms: int = 3_000
+    replica_toml: str = ""
+    """More TOML for every replica's file, such as a `[limits]` table."""
+    timing: dict[str, int] = {}
+    """More keys of the `[timing]` table."""
+
+
+class LocalCluster:
+    """A running (or stopped) local cluster and its directory."""
+
+    def __init__(self, directory: Path, content: ClusterFile) -> None:
+        self.directory = directory
+        self._content = content
+
+    # --- making and finding
+
+    @classmethod
+    def create(cls, directory: Path, options: Options) -> LocalCluster:
+        """Choose ports and write every file; starts nothing. Raises `LocalClusterError`."""
+        if not 1 <= options.nodes <= NODES_MAX or options.nodes % 2 == 0:
+            raise LocalClusterError(f"--nodes must be odd and at most {NODES_MAX}: 3 survives one loss, 5 two")
+        if not 0 <= options.agents <= AGENTS_MAX:
+            raise LocalClusterError(f"--agents must be between 0 and {AGENTS_MAX}")
+        directory = directory.absolute()
+        if (directory / "cluster.json").exists():
+            raise LocalClusterError(
+                f"{directory} already holds a cluster: start it again without other options, or remove the directory"
+            )
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        ports = _free_ports(2 * options.nodes)
+        replicas = [
+            ReplicaPlace(
+                name=f"n{number + 1}",
+                url=f"http://127.0.0.1:{ports[2 * number]}",
+                peer=f"127.0.0.1:{ports[2 * number + 1]}",
+            )
+            for number in range(options.nodes)
+        ]
+        resources = ["--cpus", str(options.agent_cpus), "--memory", options.agent_memory]
+        agents = [
+            AgentPlace(name=f"a{number + 1}", arguments=[*resources, "--prefetch", str(options.prefetch)])
+            for number in range(options.agents)
+        ]
+        content = ClusterFile(cluster_id=f"local-{secrets.token_hex(4)}", replicas=replicas, agents=agents)
+        secret = directory / "secret"
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+        cluster = cls(directory, content)
+        for replica in replicas:
+            cluster.config_file(replica.name).write_text(_replica_toml(content, replica, options), encoding="utf-8")
+        cluster._save()
+        return cluster
+
+    @classmethod
+    def load(cls, directory: Path) -> LocalCluster:
+        """Find the cluster of a directory again. Raises `LocalClusterError`."""
+        directory = directory.absolute()
+        try:
+            content = msgspec.json.decode((directory / "cluster.json").read_bytes(), type=ClusterFile)
+        except FileNotFoundError:
+            raise LocalClusterError(
+                f"{directory} holds no local cluster: make one with `raftflow cluster up --data-dir {directory}`"
+            ) from None
+        except msgspec.DecodeError as error:
+            raise LocalClusterError(f"{directory / 'cluster.json'} is damaged: {error}") from error
+        return cls(directory, content)
+
+    def _save(self) -> None:
+        temporary = self.directory / f"cluster.json.{os.getpid()}"
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self._content), indent=2))
+        temporary.replace(self.directory / "cluster.json")
+
+    # --- looking
+
+    @property
+    def urls(self) -> list[str]:
+        """The peers as clients and agents need them."""
+        return [replica.url for replica in self._content.replicas]
+
+    @property
+    def replica_names(self) -> list[str]:
+        """Names of the replicas, in order."""
+        return [replica.name for replica in self._content.replicas]
+
+    @property
+    def agent_names(self) -> list[str]:
+        """Names of the agents, in order."""
+        return [agent.name for agent in self._content.agents]
+
+    def client(self, timeout_s: float = 30.0) -> Client:
+        """Return a client of this cluster."""
+        return Client(self.urls, timeout_s=timeout_s)
+
+    def config_file(self, name: str) -> Path:
+        """Return the configuration file of a replica."""
+        return self.directory / f"{name}.toml"
+
+    def log_file(self, name: str) -> Path:
+        """Return the file with the output of a replica or an agent."""
+        return self.directory / "logs" / f"{name}.log"
+
+    def url_of(self, name: str) -> str:
+        """Return a replica's address for clients."""
+        return self._replica(name).url
+
+    def pid_of(self, name: str) -> int | None:
+        """Return the pid of a replica or an agent that runs, else None."""
+        process = self._place(name).process
+        return process.pid if process is not None and processes.alive(process) else None
+
+    def status_of(self, name: str) -> ReplicaStatus | None:
+        """Ask one replica; None if it does not answer."""
+        if self.pid_of(name) is None:
+            return None
+        try:
+            with Client([self.url_of(name)], timeout_s=_STATUS_TIMEOUT_S) as client:
+                return client.status(self.url_of(name))
+        except ClientError:
+            return None
+
+    def statuses(self) -> dict[str, ReplicaStatus | None]:
+        """Ask every replica."""
+        return {name: self.status_of(name) for name in self.replica_names}
+
+    def leader(self) -> str | None:
+        """Return the leader's name: the ready leader of the highest term among those that answer."""
+        best: ReplicaStatus | None = None
+        for status in self.statuses().values():
+            ahead = status is not None and (best is None or status.term > best.term)
+            if status is not None and status.role == "leader" and status.ready and ahead:
+                best = status
+        return None if best is None else best.name
+
+    # --- starting, stopping, killing
+
+    def start(self) -> None:
+        """Start every process that does not run and wait until the cluster is ready."""
+        for name in self.replica_names:
+            self.start_replica(name)
+        self.wait_ready()
+        for name in self.agent_names:
+            self.start_agent(name)
+        self.wait_agents()
+
+    def start_replica(self, name: str) -> None:
+        """Start one replica unless it runs."""
+        replica = self._replica(name)
+        if replica.process is not None and processes.alive(replica.process):
+            return
+        argv = [sys.executable, "-m", "raftflow", "coordinator", "run", "--config", str(self.config_file(name))]
+        replica.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
+        self._save()
+
+    def start_agent(self, name: str) -> None:
+        """Start one agent unless it runs."""
+        agent = self._agent(name)
+        if agent.process is not None and processes.alive(agent.process):
+            return
+        work = self.directory / name
+        work.mkdir(exist_ok=True)
+        argv = [sys.executable, "-m", "raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name]
+        argv += ["--work-dir", str(work), *agent.arguments]
+        agent.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
+        self._save()
+
+    def signal(self, name: str, signum: signal.Signals) -> bool:
+        """Send a signal to a replica or an agent. False if it does not run."""
+        process = self._place(name).process
+        return process is not None and processes.send(process, signum)
+
+    def kill(self, name: str) -> float:
+        """SIGKILL a replica or an agent; returns the wall-clock time of the kill in seconds since the epoch.
+
+        Raises `LocalClusterError` if it does not run.
+        """
+        at = time.time()
+        if not self.signal(name, signal.SIGKILL):
+            raise LocalClusterError(f"{name} does not run")
+        process = self._place(name).process
+        if process is not None:
+            processes.wait_end(process, 10.0)
+        return at
+
+    def stop(self, name: str, grace_s: float = 20.0) -> None:
+        """Stop one process gracefully, by force after `grace_s`."""
+        process = self._place(name).process
+        if process is not None:
+            processes.stop(process, grace_s=grace_s)
+
+    def down(self) -> None:
+        """Stop agents, then replicas. Ends only what this directory's file names."""
+        for agent in self._content.agents:
+            self.signal(agent.name, signal.SIGTERM)
+        for agent in self._content.agents:
+            self.stop(agent.name, grace_s=10.0)
+        for replica in self._content.replicas:
+            self.signal(replica.name, signal.SIGTERM)
+        for replica in self._content.replicas:
+            self.stop(replica.name)
+
+    # --- waiting
+
+    def wait_ready(self, timeout_s: float = READY_S) -> str:
+        """Wait for a leader and for every running replica to be ready; returns the leader's name."""
+
+        def ready() -> str | None:
+            running = [name for name in self.replica_names if self.pid_of(name) is not None]
+            if 2 * len(running) <= len(self.replica_names):
+                raise LocalClusterError(f"only {len(running)} replicas run: {self._last_words()}")
+            statuses = [self.status_of(name) for name in running]
+            return self.leader() if all(status is not None and status.ready for status in statuses) else None
+
+        return self._wait(ready, timeout_s, "the replicas are not ready")
+
+    def wait_leader(self, timeout_s: float = READY_S) -> str:
+        """Wait for a ready leader; returns its name."""
+        return self._wait(self.leader, timeout_s, "there is no leader")
+
+    def wait_agents(self, timeout_s: float = READY_S) -> None:
+        """Wait until every agent that runs is up in the task table."""
+
+        def up() -> bool:
+            wanted = {name for name in self.agent_names if self.pid_of(name) is not None}
+            with self.client(timeout_s=5.0) as client:
+                return wanted <= {agent.name for agent in client.agents() if agent.state == "up"}
+
+        self._wait(up, timeout_s, "the agents have not registered")
+
+    def wait_equal(self, timeout_s: float = READY_S) -> dict[str, ReplicaStatus]:
+        """Wait until all running replicas show the same digest at the same index; returns their statuses."""
+
+        def equal() -> dict[str, ReplicaStatus] | None:
+            found = {name: status for name, status in self.statuses().items() if status is not None}
+            same = len({status.digest_index for status in found.values()}) == 1
+            return found if found and same else None
+
+        return self._wait(equal, timeout_s, "the replicas do not come to rest at one index")
+
+    def _wait(self, condition: Callable[[], T | None], timeout_s: float, complaint: str) -> T:
+        """Ask until the answer is true. Raises `LocalClusterError` with the complaint after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        last = ""
+        while True:
+            try:
+                answer = condition()
+                if answer:
+                    return answer
+            except ClientError as error:
+                last = f" ({error})"
+            if time.monotonic() >= deadline:
+                raise LocalClusterError(f"{complaint} after {timeout_s:g} s{last}: {self._last_words()}")
+            time.sleep(_POLL_S)
+
+    # --- inside
+
+    def _last_words(self) -> str:
+        lines = []
+        for name in self.replica_names:
+            if self.pid_of(name) is None and self.log_file(name).exists():
+                tail = self.log_file(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+                lines.append(f"{name}: {tail[0] if tail else 'no output'}")
+        return "; ".join(lines) + f" (logs in {self.directory / 'logs'})"
+
+    def _replica(self, name: str) -> ReplicaPlace:
+        for replica in self._content.replicas:
+            if replica.name == name:
+                return replica
+        raise LocalClusterError(f"no replica is called {name!r}; there are {', '.join(self.replica_names)}")
+
+    def _agent(self, name: str) -> AgentPlace:
+        for agent in self._content.agents:
+            if agent.name == name:
+                return agent
+        raise LocalClusterError(f"no agent is called {name!r}; there are {', '.join(self.agent_names)}")
+
+    def _place(self, name: str) -> ReplicaPlace | AgentPlace:
+        return self._replica(name) if name in self.replica_names else self._agent(name)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return loopback ports that nobody uses now.
+
+    They lie below the range from which the kernel takes the ports of outgoing connections, so that none of those
+    sits on a replica's port while it is down.
+    """
+    sockets: list[socket.socket] = []
+    ports: list[int] = []
+    try:
+        while len(ports) < count:
+            port = _PORT_FIRST + secrets.randbelow(_PORT_COUNT)
+            listener = socket.socket()
+            sockets.append(listener)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+    finally:
+        for listener in sockets:
+            listener.close()
+    return ports
+
+
+def _clean_environment() -> dict[str, str]:
+    """Return our environment without settings that are meant for clients."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAFTFLOW_")}
+
+
+def _replica_toml(content: ClusterFile, replica: ReplicaPlace, options: Options) -> str:
+    lines = ["[cluster]", f'id = "{content.cluster_id}"', 'secret_file = "secret"', ""]
+    for member in content.replicas:
+        lines += [
+            "[[cluster.members]]",
+            f'name = "{member.name}"',
+            f'peer = "{member.peer}"',
+            f'url = "{member.url}"',
+            "",
+        ]
+    lines += ["[replica]", f'name = "{replica.name}"', f'data_dir = "{replica.name}"', ""]
+    timing = {"lease_ms": options.lease_ms, **options.timing}
+    lines += ["[timing]", *(f"{key} = {value}" for key, value in timing.items()), "", options.replica_toml]
+    return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -103,8 +104,12 @@ class FileSystem(Protocol):
         """Take an exclusive lock on a file, creating it. Raises `BlockingIOError` if another process holds it."""
         ...
 
-    async def off_loop(self, work: Callable[[], T]) -> T:
-        """Run blocking file work without blocking the event loop, and return what it returns."""
+    async def off_loop(self, work: Callable[[], T], *, urgent: bool = False) -> T:
+        """Run blocking file work without blocking the event loop, and return what it returns.
+
+        Work runs in the order in which it was given. Urgent work shares a queue with `OpenFile.sync_off_loop` instead
+        of waiting behind the rest.
+        """
         ...
 
 
@@ -115,6 +120,7 @@ class RealFile:
         self._path = path
         self._fd = fd
         self._syncer = syncer
+        self._open = threading.Lock()  # a descriptor must not be closed, and reused, under a sync in a thread
 
     @property
     def path(self) -> Path:
@@ -151,17 +157,19 @@ class RealFile:
 
     def sync(self) -> None:
         """`fdatasync`, blocking."""
-        os.fdatasync(self._fd)
+        with self._open:
+            os.fdatasync(self._fd)
 
     async def sync_off_loop(self) -> None:
         """`fdatasync` in the file system's sync thread."""
-        await asyncio.get_running_loop().run_in_executor(self._syncer, os.fdatasync, self._fd)
+        await asyncio.get_running_loop().run_in_executor(self._syncer, self.sync)
 
     def close(self) -> None:
-        """Close the descriptor; a second close is harmless."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        """Close the descriptor, after a sync that is under way; a second close is harmless."""
+        with self._open:
+            if self._fd >= 0:
+                fd, self._fd = self._fd, -1
+                os.close(fd)
 
 
 class RealLock:
@@ -180,13 +188,13 @@ class RealLock:
 class RealFileSystem:
     """A `FileSystem` on the operating system.
 
-    Syncs of the journal run in a thread of their own, so that a slow snapshot or the preparation of a segment never
-    stands before them; other blocking work has a second one. `close` ends both.
+    The journal's syncs and urgent work run in a thread of their own, so that a snapshot or the preparation of a
+    segment never stands before them; other blocking work has a second thread. `close` ends both.
     """
 
     def __init__(self) -> None:
         self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-sync")
-        self._worker = ThreadPoolExecutor(max_workers=2, thread_name_prefix="raftflow-files")
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-files")
 
     def make_dir(self, path: Path) -> None:
         """Create the directory and its parents, and sync the parent's entry."""
@@ -247,9 +255,10 @@ class RealFileSystem:
             raise
         return RealLock(fd)
 
-    async def off_loop(self, work: Callable[[], T]) -> T:
-        """Run `work` in the file thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+    async def off_loop(self, work: Callable[[], T], *, urgent: bool = False) -> T:
+        """Run `work` in the file thread, or in the sync thread if it is urgent."""
+        executor = self._syncer if urgent else self._worker
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
 
     def close(self) -> None:
         """End the threads, waiting for work that is under way."""

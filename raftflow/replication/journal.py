@@ -402,7 +402,7 @@ class Journal:
             offset = self._offset
             if offset >= self._segment_bytes:
                 self._starting_segment = True
-                await self._fs.off_loop(self._sync_and_start_segment)
+                await self._fs.off_loop(self._sync_and_start_segment, urgent=True)
             else:
                 await self._file.sync_off_loop()
                 self._durable_offset = max(self._durable_offset, offset)
@@ -449,8 +449,7 @@ class Journal:
                 self._starting_segment = False
 
     def _next_segment(self) -> None:
-        """Start the next segment; the present one is synced. Then seal the old one, so that a lost successor "
-        "shows."""
+        """Start the next segment; the present one is synced. Then seal that, so that a lost successor shows."""
         old, offset, chain, number = self._file, self._offset, self._chain, self._segments[-1].number
         self._start_segment(number + 1, offset)
         seal = Batch(flags=records.SEAL, commit=self._commit, term=self._term, vote=self._vote)

@@ -59,6 +59,8 @@ def check(command: bytes) -> None:
 
     Costs the same for every length: only the frame around the payload is looked at.
     """
+    if type(command) is not bytes:
+        raise EnvelopeError(f"a command is bytes, not {type(command).__name__}")
     if command == NO_OP:
         return
     size = len(command) - ENVELOPE_BYTES

@@ -93,7 +93,7 @@ class StreamLinks:
         self._peers = self._checked(peers)
         self._limits = limits or LinkLimits()
         self._tls_client = tls_client
-        self._listener = Listener(bind, self._accept, self._limits, tls_server, self._complain)
+        self._listener = Listener(bind, self._accept, self._limits, tls_server, self._accept_failed)
         self._up: dict[str, Connection] = {}
         self._unproven: dict[Connection, None] = {}  # accepted ones, oldest first
         self._dialers: dict[str, asyncio.Task[None]] = {}
@@ -225,6 +225,10 @@ class StreamLinks:
         self._complaints[key] = (now, 0)
         more = f" ({hidden} more like it were not logged)" if hidden else ""
         _log.warning("link with %s: %s%s", repr(peer) if peer else "a stranger", text, more)
+
+    def _accept_failed(self, text: str) -> None:
+        self.stats["accept_failed"] += 1
+        self._complain("accept_failed", None, text)
 
     def _accept(self, remote: str) -> Connection:
         """Make the protocol of an accepted connection; the oldest stranger has to go if there are too many."""

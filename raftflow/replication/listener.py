@@ -32,7 +32,7 @@ class Listener:
         make: Callable[[str], Connection],
         limits: LinkLimits,
         tls: ssl.SSLContext | None,
-        complain: Callable[[str, str | None, str], None],
+        complain: Callable[[str], None],
     ) -> None:
         self.openings: set[asyncio.Task[None]] = set()
         """Accepted connections that are not open yet."""
@@ -95,7 +95,7 @@ class Listener:
 
     def _rest(self, sock: socket.socket, error: OSError) -> None:
         """Stop accepting for a moment: file descriptors or memory are short, and the port stays bound."""
-        self._complain("accept_failed", None, f"connections cannot be accepted: {os.strerror(error.errno or 0)}")
+        self._complain(f"connections cannot be accepted: {os.strerror(error.errno or 0)}")
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock.fileno())
 

@@ -1,0 +1,171 @@
+"""Replicas' links on loopback, and raw connections that play honest or hostile peers."""
+
+import asyncio
+import contextlib
+import struct
+
+import pytest
+import uvloop
+
+from raftflow.replication.connection import LinkLimits
+from raftflow.replication.handshake import Credentials, Dialer
+from raftflow.replication.links import StreamLinks
+
+SECRET = b"the secret of this cluster"
+WAIT_S = 10.0
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def event_loop_policy(request):
+    """Run every test on both loops: they differ in how transports fail."""
+    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
+
+
+class Node:
+    """A replica's links with a record of everything that its handlers were told."""
+
+    def __init__(self, name, *, peers=(), secret=SECRET, cluster="c1", **options):
+        self.name = name
+        self.events = []
+        self.changed = asyncio.Event()
+        unreachable = {peer: ("127.0.0.1", 1) for peer in peers}
+        self.links = StreamLinks(
+            name=name,
+            cluster_id=cluster,
+            bind=("127.0.0.1", options.pop("port", 0)),
+            peers=unreachable | options.pop("addresses", {}),
+            secret=secret,
+            **options,
+        )
+        self.links.set_handlers(
+            lambda peer, frame: self.note("frame", peer, frame),
+            lambda peer: self.note("up", peer),
+            lambda peer: self.note("down", peer),
+        )
+
+    def note(self, *event):
+        self.events.append(event)
+        self.changed.set()
+
+    @property
+    def address(self):
+        return ("127.0.0.1", self.links.port)
+
+    @property
+    def frames(self):
+        return [event[2] for event in self.events if event[0] == "frame"]
+
+    def ups_and_downs(self, peer):
+        return [kind for kind, name, *_ in self.events if kind != "frame" and name == peer]
+
+    async def until(self, predicate):
+        """Wait until `predicate()` holds; looked at after every event and now and then for counters."""
+        async with asyncio.timeout(WAIT_S):
+            while not predicate():
+                self.changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), 0.01)
+
+    async def until_event(self, *event):
+        await self.until(lambda: event in self.events)
+
+    async def until_counted(self, reason, count=1):
+        await self.until(lambda: self.links.stats[reason] >= count)
+
+    def is_up(self, peer):
+        return self.ups_and_downs(peer)[-1:] == ["up"]
+
+
+class RawPeer:
+    """A bare connection to a replica's port: bytes as the test wants them."""
+
+    def __init__(self, reader, writer):
+        self.reader = reader
+        self.writer = writer
+        self.session = None
+
+    async def prove(self, name, target, *, secret=SECRET, cluster="c1"):
+        """Complete the handshake as an honest dialer; record what was sent."""
+        dialer = Dialer(Credentials(name=name, cluster_id=cluster, secret=secret), target)
+        self.sent = [dialer.first]
+        self.writer.write(dialer.first)
+        while dialer.session is None:
+            reply = dialer.step(await self.exactly(dialer.need))
+            if reply:
+                self.sent.append(reply)
+                self.writer.write(reply)
+        self.session = dialer.session
+        return self
+
+    async def exactly(self, count):
+        return await asyncio.wait_for(self.reader.readexactly(count), WAIT_S)
+
+    def frame(self, payload):
+        """Return the bytes of the next valid frame."""
+        return b"".join(self.session.seal((payload,), len(payload)))
+
+    async def receive(self):
+        (size,) = struct.unpack(">I", await self.exactly(4))
+        payload, tag = await self.exactly(size), await self.exactly(16)
+        assert self.session.open(payload, tag)
+        return payload
+
+    async def rest(self):
+        """Return everything that still comes, until the other side closes."""
+        with contextlib.suppress(ConnectionResetError):
+            return await asyncio.wait_for(self.reader.read(), WAIT_S)
+        return b""
+
+
+@pytest.fixture
+async def world():
+    """Make nodes and raw peers; everything is closed at the end, and the handlers' promise is checked."""
+
+    class World:
+        limits = staticmethod(LinkLimits)
+
+        def __init__(self):
+            self.nodes = []
+            self.raws = []
+
+        async def node(self, name, **options):
+            node = Node(name, **options)
+            self.nodes.append(node)
+            await node.links.start()
+            return node
+
+        async def cluster(self, *names, **options):
+            """Start replicas that know each other, the last first so that every dialer finds its peer."""
+            nodes = {}
+            for name in sorted(names, reverse=True):
+                known = {other: node.address for other, node in nodes.items()}
+                peers = [peer for peer in names if peer != name]
+                nodes[name] = await self.node(name, peers=peers, addresses=known, **options)
+            for name, node in nodes.items():
+                for peer in nodes.keys() - {name}:
+                    await node.until_event("up", peer)
+            return [nodes[name] for name in names]
+
+        async def raw(self, node, **options):
+            raw = RawPeer(*await asyncio.open_connection(*node.address, **options))
+            self.raws.append(raw)
+            return raw
+
+        async def close(self):
+            for raw in self.raws:
+                raw.writer.transport.abort()
+            for node in self.nodes:
+                await node.links.close()
+
+    world = World()
+    yield world
+    await world.close()
+    for node in world.nodes:
+        for peer in {event[1] for event in node.events}:
+            history = node.ups_and_downs(peer)
+            assert history == ["up", "down"] * (len(history) // 2), (node.name, peer, history)
+            up = False
+            for event in node.events:
+                if event[1] == peer:
+                    assert event[0] != "frame" or up, "a frame outside of a connection"
+                    up = event[0] == "up" or (up and event[0] == "frame")

@@ -1,0 +1,230 @@
+"""From a user's workflow document to the normalised `WorkflowSpec`: every fault named with its path.
+
+The document is already parsed (TOML, YAML or JSON); nothing about its shape is trusted, since it also arrives over
+HTTP. Each key of a task has one reader (`fields.py`); a reader notes its faults and goes on, so that one answer lists
+them all. Equal sub-values (a resource demand, a duration) are read once and shared: documents of 100,000 tasks
+repeat themselves.
+
+Values of a task go over the document's `[defaults]`; the tables `env`, `resources` and `constraints.labels` are
+merged key by key. A demand that names no `cpu` asks for one CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.contract import FieldProblem
+from raftflow.domain.ids import name_problem
+from raftflow.domain.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
+from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, Faults, shown
+from raftflow.formats.fields import READERS, Part
+from raftflow.formats.values import text_bytes
+
+__all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
+
+ENTRY_OVERHEAD_BYTES = 4 * 1024
+"""Room left in a log entry for what surrounds the workflow."""
+
+_TOP_KEYS = ("name", "priority", "on_failure", "defaults", "tasks")
+_COMMAND_FIELDS = ("command", "_command_bytes")
+_PYTHON_FIELDS = ("python", "args", "kwargs", "_args_bytes", "_kwargs_bytes", "_args_refs", "_kwargs_refs")
+_BOTH = "a task has either `command` or `python`, not both"
+_DELAY_MS = 1_000
+_DELAY_MAX_MS = 60_000
+
+
+def normalize(document: object) -> WorkflowSpec:
+    """Check a parsed workflow document and return the workflow that it describes.
+
+    Raises `DocumentError` naming every fault of the fields, of the graph and of the limits.
+    """
+    faults = Faults()
+    if not isinstance(document, dict):
+        raise DocumentError([FieldProblem("", "a workflow document is a table with `name` and `tasks`")])
+    for key in document:
+        if key not in _TOP_KEYS:
+            faults.unknown_key("", key, _TOP_KEYS)
+    name = _read_name(document, faults)
+    priority = _read_priority(document.get("priority", 50), faults)
+    on_failure = _read_on_failure(document.get("on_failure", "stop"), faults)
+    raw_tasks = _read_task_list(document, faults)
+    reader = _Tasks(faults)
+    reader.read_defaults(document.get("defaults", {}))
+    tasks = tuple(reader.read(number, raw) for number, raw in enumerate(raw_tasks))
+    spec = WorkflowSpec(name=name, tasks=tasks, priority=priority, on_failure=on_failure)
+    if tasks:
+        for problem in check_graph(spec, PROBLEMS_MAX):
+            if problem.path not in reader.bad_id_paths:
+                faults.add(problem.path, problem.message)
+    faults.raise_any()
+    size = len(msgspec.msgpack.encode(spec))
+    size_max = limits.ENTRY_BYTES_MAX - ENTRY_OVERHEAD_BYTES
+    if size > size_max:
+        faults.add("tasks", f"the workflow takes {size} bytes, the limit is {size_max}: split it", size_max)
+        faults.raise_any()
+    return spec
+
+
+def _read_name(document: Mapping[str, Any], faults: Faults) -> str:
+    name = document.get("name")
+    if name is None:
+        faults.add("name", "a workflow has a name")
+    elif not isinstance(name, str):
+        faults.add("name", "must be a text")
+    else:
+        wrong = name_problem(name)
+        if wrong is None:
+            return name
+        faults.add("name", f"{shown(name)} {wrong}")
+    return "unnamed"
+
+
+def _read_priority(value: object, faults: Faults) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limits.PRIORITY_MAX:
+        return value
+    faults.add("priority", f"must be a whole number from 0 to {limits.PRIORITY_MAX}, higher goes first")
+    return 50
+
+
+def _read_on_failure(value: object, faults: Faults) -> OnFailure:
+    if value not in ("stop", "continue"):
+        faults.add("on_failure", 'must be "stop" or "continue"')
+        return "stop"
+    return value
+
+
+def _read_task_list(document: Mapping[str, Any], faults: Faults) -> list[Any]:
+    tasks = document.get("tasks")
+    if not isinstance(tasks, list):
+        faults.add("tasks", "a workflow has a list of tasks" if tasks is None else "must be a list of tasks")
+        return []
+    if not tasks:
+        faults.add("tasks", "a workflow has at least one task")
+    count_max = limits.TASKS_PER_WORKFLOW_MAX
+    if len(tasks) > count_max:
+        faults.add("tasks", f"{len(tasks)} tasks, the limit is {count_max}: split the workflow", count_max)
+        return []
+    edges = sum(len(t["needs"]) for t in tasks if isinstance(t, dict) and isinstance(t.get("needs"), list))
+    edges_max = limits.EDGES_PER_WORKFLOW_MAX
+    if edges > edges_max:
+        faults.add("tasks", f"{edges} needs in all, the limit is {edges_max}", edges_max)
+        return []
+    return tasks
+
+
+class _Tasks:
+    """Reads the tasks of one document, each over the defaults."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.part = Part(faults)
+        self.defaults: dict[str, Any] = {}
+        self.bad_id_paths: set[str] = set()
+
+    def read_defaults(self, raw: object) -> None:
+        """Read `[defaults]`: any key of a task except `id` and `needs`."""
+        part = self.part
+        if not isinstance(raw, dict):
+            self.faults.add("defaults", "must be a table")
+            return
+        fields: dict[str, Any] = {}
+        for key, value in raw.items():
+            if key in ("id", "needs"):
+                part.fault(key, "every task has its own: not allowed in defaults")
+                continue
+            read = READERS.get(key) if isinstance(key, str) else None
+            if read is None:
+                self.faults.unknown_key("defaults.", key, READERS.keys() - {"id", "needs", "cache"})
+            else:
+                read(part, value, fields)
+        if "command" in fields and "python" in fields:
+            part.fault("command", _BOTH)
+        part.plain_resources = {**part.plain_resources, **fields.pop("resources", {})}
+        self.defaults = fields
+
+    def read(self, number: int, raw: object) -> TaskSpec:
+        """Read one task. A task with faults comes back with what could be read, for the checks of the graph."""
+        part = self.part
+        part.where = f"tasks[{number}]"
+        if not isinstance(raw, dict):
+            self.faults.add(part.where, "must be a table with an `id`")
+            return self._placeholder(number, ())
+        fields: dict[str, Any] = {}
+        for key, value in raw.items():
+            read = READERS.get(key) if isinstance(key, str) else None
+            if read is None:
+                self.faults.unknown_key(f"{part.where}.", key, READERS.keys() - {"cache"})
+            else:
+                read(part, value, fields)
+        if "id" not in fields:
+            if "id" not in raw:
+                part.fault("id", "a task has an id")
+            return self._placeholder(number, fields.get("needs", ()))
+        if self.defaults:
+            fields = self._with_defaults(fields)
+        if "resources" not in fields:
+            fields["resources"] = part.plain_resources
+        if "command" not in fields and "python" not in fields and "command" not in raw and "python" not in raw:
+            part.fault("command", 'a task has a `command` list or a `python` callable "package.module:function"')
+        check_whole(part, fields)
+        return TaskSpec(**fields)
+
+    def _placeholder(self, number: int, needs: tuple[str, ...]) -> TaskSpec:
+        """Stand in for a task without a readable id; the graph's complaint about that id is not news."""
+        self.bad_id_paths.add(f"tasks[{number}].id")
+        return TaskSpec(id=f"\0{number}", needs=needs, command=("-",))
+
+    def _with_defaults(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Put a task's own fields over the defaults."""
+        merged = {**self.defaults, **fields}
+        for chosen, dropped in (("python", _COMMAND_FIELDS), ("command", _PYTHON_FIELDS)):
+            if chosen in fields:
+                for key in dropped:
+                    if key not in fields:
+                        merged.pop(key, None)
+        for table in ("env", "labels"):
+            if table in fields and table in self.defaults:
+                merged[table] = {**self.defaults[table], **fields[table]}
+        return merged
+
+
+def check_whole(part: Part, fields: dict[str, Any]) -> None:
+    """Check what only shows in the whole task, defaults included, and take the notes out of `fields`."""
+    if "command" in fields:
+        if "python" in fields:
+            part.fault("command", _BOTH)
+        elif "args" in fields or "kwargs" in fields:
+            part.fault("args" if "args" in fields else "kwargs", "belongs to `python`; `command` has its own list")
+    _check_delays(part, fields)
+    refs = [*fields.pop("_args_refs", ()), *fields.pop("_kwargs_refs", ())]
+    needs = set(fields.get("needs", ())) if refs else ()
+    for path, task_id in refs:
+        if task_id not in needs:
+            part.fault(path, f"the result of {shown(task_id)} is used, so it must be in `needs`")
+    size = fields.pop("_command_bytes", 0) + fields.pop("_args_bytes", 0) + fields.pop("_kwargs_bytes", 0)
+    env = fields.get("env")
+    if env:
+        size += sum(text_bytes(key) + text_bytes(value) for key, value in env.items())
+    if size > limits.SPEC_BYTES_MAX:
+        field = "command" if "command" in fields else "args"
+        limit = limits.SPEC_BYTES_MAX
+        part.fault(field, f"command, arguments and environment take {size} bytes, the limit is {limit}", limit)
+    labels = fields.get("labels")
+    if labels and len(labels) > limits.LABELS_MAX:
+        part.fault("constraints.labels", f"{len(labels)} labels, the limit is {limits.LABELS_MAX}", limits.LABELS_MAX)
+
+
+def _check_delays(part: Part, fields: dict[str, Any]) -> None:
+    """Fit the bound of the back-off to its start: the one that was not given follows the one that was."""
+    first, most = fields.get("retry_delay_ms"), fields.get("retry_delay_max_ms")
+    if first is None:
+        if most is not None:
+            fields["retry_delay_ms"] = min(_DELAY_MS, most)
+    elif most is None:
+        fields["retry_delay_max_ms"] = max(_DELAY_MAX_MS, first)
+    elif first > most:
+        part.fault("retry_delay", "is longer than retry_delay_max")

@@ -1,0 +1,344 @@
+"""Normalising: what a document becomes, and that every fault is named with its path."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raftflow.domain import limits
+from raftflow.domain.contract import FieldProblem
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph
+from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
+from raftflow.formats.fields import READERS
+
+
+def task(**fields: Any) -> dict[str, Any]:
+    return {"id": "a", "command": ["true"], **fields}
+
+
+def only(**fields: Any) -> TaskSpec:
+    """Normalise a document of one task and return it."""
+    return normalize({"name": "w", "tasks": [task(**fields)]}).tasks[0]
+
+
+def faults(document: object) -> dict[str, str]:
+    with pytest.raises(DocumentError) as caught:
+        normalize(document)
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def test_a_whole_document() -> None:
+    document = {
+        "name": "nightly",
+        "priority": 70,
+        "on_failure": "continue",
+        "defaults": {"retries": 3, "env": {"A": "1", "B": "2"}, "resources": {"memory": "1GiB"}},
+        "tasks": [
+            {"id": "fetch", "command": ["python3", "fetch.py"]},
+            {
+                "id": "train",
+                "needs": ["fetch"],
+                "python": "pack.mod:fit.run",
+                "args": [{"$result": "fetch"}, 2],
+                "kwargs": {"rate": 0.5},
+                "env": {"B": "3", "N": 7},
+                "cwd": "/tmp",
+                "resources": {"cpu": 1.5, "gpu": 1},
+                "retries": 0,
+                "retry_delay": "250ms",
+                "retry_delay_max": "1m",
+                "timeout": "1h30m",
+                "grace": 2,
+                "expected": "40s",
+                "constraints": {"labels": {"zone": "a"}},
+            },
+        ],
+    }
+    assert normalize(document) == WorkflowSpec(
+        name="nightly",
+        priority=70,
+        on_failure="continue",
+        tasks=(
+            TaskSpec(
+                id="fetch",
+                command=("python3", "fetch.py"),
+                env={"A": "1", "B": "2"},
+                resources={"cpu": 1000, "memory": 1024},
+                retries=3,
+            ),
+            TaskSpec(
+                id="train",
+                needs=("fetch",),
+                python="pack.mod:fit.run",
+                args=b'[{"$result":"fetch"},2]',
+                kwargs=b'{"rate":0.5}',
+                env={"A": "1", "B": "3", "N": "7"},
+                cwd="/tmp",
+                resources={"cpu": 1500, "memory": 1024, "gpu": 1000},
+                retries=0,
+                retry_delay_ms=250,
+                retry_delay_max_ms=60_000,
+                timeout_ms=5_400_000,
+                grace_ms=2_000,
+                expected_ms=40_000,
+                labels={"zone": "a"},
+            ),
+        ),
+    )
+
+
+def test_a_demand_without_cpu_asks_for_one_and_zero_is_kept() -> None:
+    assert only(resources={"gpu": 1}).resources == {"cpu": 1000, "gpu": 1000}
+    assert only(resources={"cpu": 0}).resources == {"cpu": 0}
+    assert only().resources == {"cpu": 1000}
+
+
+def test_a_task_chooses_between_command_and_python_whatever_the_defaults_say() -> None:
+    defaults = {"python": "m:f", "args": [1]}
+    spec = normalize({"name": "w", "defaults": defaults, "tasks": [task(), {"id": "b"}, {"id": "c", "args": [2]}]})
+    assert [(t.command, t.python, t.args) for t in spec.tasks] == [
+        (("true",), None, b""),
+        (None, "m:f", b"[1]"),
+        (None, "m:f", b"[2]"),
+    ]
+    spec = normalize({"name": "w", "defaults": {"command": ["x"]}, "tasks": [{"id": "a", "python": "m:f"}]})
+    assert (spec.tasks[0].command, spec.tasks[0].python) == (None, "m:f")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("40s", 40_000),
+        ("5m", 300_000),
+        ("1h30m", 5_400_000),
+        ("250ms", 250),
+        ("1.5s", 1_500),
+        ("1d", 86_400_000),
+        (2, 2_000),
+        (0.25, 250),
+        (0.0001, 1),
+        (0, 0),
+        (" 3s ", 3_000),
+        ("1m 30s", 90_000),
+    ],
+)
+def test_durations(value: object, expected: int) -> None:
+    assert only(expected=value).expected_ms == expected
+
+
+BAD_DURATIONS = [
+    "",
+    "40",
+    "fast",
+    "-3s",
+    "1h30",
+    -1,
+    float("nan"),
+    float("inf"),
+    True,
+    [],
+    10**400,
+    "9" * 5000,
+    "400d",
+]
+
+
+@pytest.mark.parametrize("value", BAD_DURATIONS, ids=lambda value: repr(value)[:12])
+def test_bad_durations(value: object) -> None:
+    assert list(faults({"name": "w", "tasks": [task(timeout=value)]})) == ["tasks[0].timeout"]
+
+
+def test_back_off_bounds_follow_each_other() -> None:
+    assert only(retry_delay="5m").retry_delay_max_ms == 300_000
+    assert only(retry_delay_max="10ms").retry_delay_ms == 10
+    assert faults({"name": "w", "tasks": [task(retry_delay=9, retry_delay_max=8)]}) == {
+        "tasks[0].retry_delay": "is longer than retry_delay_max"
+    }
+
+
+def test_the_longest_delay_of_the_defaults_holds_for_a_task_that_shortens_the_first() -> None:
+    document = {"name": "w", "defaults": {"retry_delay_max": "2s"}, "tasks": [task(retry_delay="100ms")]}
+    assert (normalize(document).tasks[0].retry_delay_ms, normalize(document).tasks[0].retry_delay_max_ms) == (
+        100,
+        2000,
+    )
+
+
+def test_every_fault_is_named_at_once() -> None:
+    document = {
+        "name": "no spaces",
+        "prioriti": 3,
+        "priority": 101,
+        "on_failure": "explode",
+        "defaults": {"id": "x", "retrys": 1},
+        "tasks": [
+            {"id": "a", "command": ["x"], "resources": {"cpu": -1, "memory": "big", "b ad": 1}},
+            {"id": "a", "command": "x"},
+            {"command": ["x"], "needs": ["zz"]},
+            {"id": "d"},
+            {"id": "e", "command": ["x"], "python": "m:f", "cache": {"key": "k"}},
+            {"id": "f", "python": "nofunction", "kwargs": {"x": {"$result": "a"}}, "retries": 1.5},
+            {"id": "g", "command": ["x"], "args": [1], "env": {"A=B": "1", "RAFTFLOW_TASK": "x", "C": None}},
+            {"id": "h", "command": [], "timeout": 0, "constraints": {"label": {}, "labels": {"a": 1}}},
+            "i",
+            {"id": 9, "command": ["x"]},
+        ],
+    }
+    expected = """
+        name prioriti priority on_failure defaults.id defaults.retrys
+        tasks[0].resources.cpu tasks[0].resources.memory tasks[0].resources
+        tasks[1].id tasks[1].command tasks[2].id tasks[2].needs[0] tasks[3].command
+        tasks[4].command tasks[4].cache tasks[5].python tasks[5].kwargs.x tasks[5].retries
+        tasks[6].args tasks[6].env tasks[6].env.RAFTFLOW_TASK tasks[6].env.C
+        tasks[7].command tasks[7].timeout tasks[7].constraints.label tasks[7].constraints.labels.a
+        tasks[8] tasks[9].id
+    """
+    assert sorted(faults(document)) == sorted(expected.split())
+
+
+def test_unknown_keys_come_with_a_guess() -> None:
+    found = faults({"name": "w", "task": [], "tasks": [task(retires=3)]})
+    assert found["task"] == "unknown key 'task'; did you mean 'tasks'?"
+    assert found["tasks[0].retires"] == "unknown key 'retires'; did you mean 'retries'?"
+    assert "known keys" in faults({"name": "w", "tasks": [task(zzzzzz=3)]})["tasks[0].zzzzzz"]
+
+
+def test_cache_is_not_supported_yet() -> None:
+    assert faults({"name": "w", "tasks": [task(cache={"key": "x"})]}) == {
+        "tasks[0].cache": "not supported yet: take it out"
+    }
+
+
+def test_cycles_are_named() -> None:
+    tasks = [task(id="a", needs=["b"]), task(id="b", needs=["a"])]
+    assert faults({"name": "w", "tasks": tasks}) == {
+        "tasks[0].needs": "tasks need each other in a circle: a -> b -> a"
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"python": "m:f", "args": [{"$result": "b"}]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "kwargs": {"x": [{"y": {"$result": "b"}}]}}, "tasks[0].kwargs.x[0].y"),
+        ({"python": "m:f", "args": [{"$result": 3}]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "args": [{"$result": "b", "more": 1}]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "kwargs": {"$result": "b"}}, "tasks[0].kwargs"),
+        ({"python": "m:f", "args": [float("nan")]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "args": [2**64]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "args": ["\ud800"]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "args": [{1: 2}]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "args": [{"\ud800": 2}]}, "tasks[0].args[0]"),
+        ({"python": "m:f", "args": [object()]}, "tasks[0].args[0]"),
+        ({"command": ["a\0b"]}, "tasks[0].command[0]"),
+        ({"command": ["\ud800"]}, "tasks[0].command[0]"),
+        ({"command": ["x", 1]}, "tasks[0].command[1]"),
+        ({"command": ["x"], "env": {"\ud800": "1"}}, "tasks[0].env"),
+        ({"command": ["x"], "env": {"A": "\ud800"}}, "tasks[0].env.A"),
+        ({"command": ["x"], "cwd": ""}, "tasks[0].cwd"),
+        ({"command": ["x"], "needs": "b"}, "tasks[0].needs"),
+        ({"command": ["x"], "resources": {"cpu": True}}, "tasks[0].resources.cpu"),
+        ({"command": ["x"], "resources": {"cpu": 10**5000}}, "tasks[0].resources.cpu"),
+        ({"command": ["x"], "resources": {"cpu": "1e999999999"}}, "tasks[0].resources.cpu"),
+        ({"command": ["x"], "resources": {"cpu": float("inf")}}, "tasks[0].resources.cpu"),
+        ({"command": ["x"], "resources": {1: 1}}, "tasks[0].resources"),
+        ({"command": ["x"], "resources": {f"r{i}": 1 for i in range(20)}}, "tasks[0].resources"),
+        ({"command": ["x"], "constraints": {"labels": {"a": "\ud800"}}}, "tasks[0].constraints.labels.a"),
+        ({"command": ["x"], 7: 1}, "tasks[0]"),
+    ],
+)
+def test_one_bad_value(fields: dict[Any, Any], path: str) -> None:
+    assert list(faults({"name": "w", "tasks": [{"id": "a", **fields}]})) == [path]
+
+
+def test_true_is_no_amount_even_after_one_was_seen() -> None:
+    """Equal demands are read once; True equals 1 and must not slip in that way."""
+    tasks = [task(resources={"cpu": 1}), task(id="b", resources={"cpu": True})]
+    assert list(faults({"name": "w", "tasks": tasks})) == ["tasks[1].resources.cpu"]
+
+
+def test_depth_is_bounded() -> None:
+    value: Any = 1
+    for _ in range(100_000):
+        value = [value]
+    (message,) = faults({"name": "w", "tasks": [{"id": "a", "python": "m:f", "args": value}]}).values()
+    assert "deeper than" in message
+
+
+def test_limits_are_told_apart_from_other_faults() -> None:
+    def limit_of(document: object) -> int | None:
+        with pytest.raises(DocumentError) as caught:
+            normalize(document)
+        return caught.value.limit
+
+    big = "x" * (limits.SPEC_BYTES_MAX + 1)
+    too_many = [None] * (limits.TASKS_PER_WORKFLOW_MAX + 1)
+    assert limit_of({"name": "w", "tasks": too_many}) == limits.TASKS_PER_WORKFLOW_MAX
+    assert limit_of({"name": "w", "tasks": [task(command=["x", big])]}) == limits.SPEC_BYTES_MAX
+    assert limit_of({"name": "w", "tasks": [task(env={"A": big})]}) == limits.SPEC_BYTES_MAX
+    assert limit_of({"name": "w", "tasks": [task(command=["x"] * 1001)]}) == limits.COMMAND_ARGS_MAX
+    assert limit_of({"name": "w", "tasks": [task(needs=["b"] * 10_001)]}) == limits.NEEDS_PER_TASK_MAX
+    assert limit_of({"tasks": [task(command=["x", big])]}) is None
+
+
+def test_a_workflow_too_large_for_a_log_entry_is_refused() -> None:
+    tasks = [task(id=f"t{i}", command=["x", "y" * 60_000]) for i in range(300)]
+    with pytest.raises(DocumentError, match="the limit is") as caught:
+        normalize({"name": "w", "tasks": tasks})
+    assert caught.value.limit is not None
+
+
+def test_the_list_of_faults_is_bounded_and_counts_the_rest() -> None:
+    with pytest.raises(DocumentError) as caught:
+        normalize({"name": "w", "tasks": [task(id=f"t{i}", nonsense=1) for i in range(5_000)]})
+    assert len(caught.value.problems) == PROBLEMS_MAX + 1
+    assert caught.value.problems[-1].message == "and 4900 more faults"
+
+
+@pytest.mark.parametrize("document", [None, 3, "x", [], {}, {"name": "w"}, {"name": "w", "tasks": []}])
+def test_no_document_at_all(document: object) -> None:
+    assert faults(document)
+
+
+def test_a_hundred_thousand_tasks_take_about_a_second() -> None:
+    tasks = [
+        {"id": f"t{i}", "needs": [f"t{i - 1}"] if i else [], "command": ["run", str(i)], "expected": "2s"}
+        for i in range(100_000)
+    ]
+    started = time.process_time()
+    normalize({"name": "w", "tasks": tasks})
+    assert time.process_time() - started < 5, "an order of magnitude slower than it was"
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+keys = st.sampled_from([*READERS, "$result", "labels", "cpu"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.just("w") | json_like,
+    defaults=st.just({}) | st.dictionaries(keys, json_like, max_size=3),
+    tasks=st.lists(st.dictionaries(keys, json_like | st.just(["a"]) | st.just("a"), max_size=6), max_size=4),
+)
+def test_whatever_comes_in_it_is_a_sound_workflow_or_named_faults(
+    name: object, defaults: object, tasks: object
+) -> None:
+    problems: list[FieldProblem] = []
+    try:
+        spec = normalize({"name": name, "defaults": defaults, "tasks": tasks})
+    except DocumentError as error:
+        problems = error.problems
+    else:
+        assert check_graph(spec) == []
+        return
+    assert problems
+    msgspec.json.encode(problems)

@@ -1,7 +1,10 @@
 """The envelope: what the library unpickles is exactly what was sealed, and nothing else passes."""
 
+from __future__ import annotations
+
 import pickle
 import time
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -15,28 +18,28 @@ from raftflow.replication import envelope
 class SilentTransport(Transport):
     """A transport of a cluster of one: nobody to talk to."""
 
-    def tryGetReady(self):  # noqa: N802 - the library's name
+    def tryGetReady(self) -> None:  # noqa: N802 - the library's name
         pass
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         return True
 
 
 class Recorder(SyncObj):
-    def __init__(self):
+    def __init__(self) -> None:
         self.seen = []
         conf = SyncObjConf(autoTick=False, raftMinTimeout=0.01, raftMaxTimeout=0.011, appendEntriesPeriod=0.003)
         super().__init__("127.0.0.1:1", [], conf, transport=SilentTransport(None, None, []))
 
     @replicated
-    def execute(self, payload):
+    def execute(self, payload: bytes) -> int:
         self.seen.append(payload)
         return len(payload)
 
 
 @pytest.fixture
-def library():
+def library() -> Any:
     recorder = Recorder()
     deadline = time.monotonic() + 5
     while not recorder._isLeader():
@@ -47,7 +50,7 @@ def library():
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"\x85\x86.", bytes(range(256)) * 300, b"\xff" * 70_000])
-def test_the_library_calls_the_one_method_with_the_payload(library, payload):
+def test_the_library_calls_the_one_method_with_the_payload(library: Any, payload: bytes) -> None:
     replies = []
     library._applyCommand(envelope.seal(payload), lambda reply, error: replies.append((reply, error)))
     for _ in range(5):
@@ -56,7 +59,7 @@ def test_the_library_calls_the_one_method_with_the_payload(library, payload):
     assert replies == [(len(payload), 0)]
 
 
-def test_the_library_s_no_op_is_the_one_that_passes(library):
+def test_the_library_s_no_op_is_the_one_that_passes(library: Any) -> None:
     assert library._SyncObj__raftLog[1][0] == envelope.NO_OP
     envelope.check(envelope.NO_OP)
 
@@ -65,7 +68,7 @@ def test_the_library_s_no_op_is_the_one_that_passes(library):
 @example(b"")
 @example(envelope.NO_OP)
 @example(envelope.seal(b"nested"))
-def test_round_trip(payload):
+def test_round_trip(payload: bytes) -> None:
     sealed = envelope.seal(payload)
     envelope.check(sealed)
     assert envelope.unseal(sealed) == payload
@@ -74,7 +77,7 @@ def test_round_trip(payload):
 
 
 @given(st.binary(max_size=60), st.data())
-def test_a_changed_envelope_is_refused_or_another_payload(payload, data):
+def test_a_changed_envelope_is_refused_or_another_payload(payload: bytes, data: Any) -> None:
     """Flipping any byte, cutting or adding any never lets anything through that unpickles to something else."""
     sealed = bytearray(envelope.seal(payload))
     position = data.draw(st.integers(0, len(sealed) - 1))
@@ -95,7 +98,7 @@ def test_a_changed_envelope_is_refused_or_another_payload(payload, data):
 
 
 @given(st.binary(max_size=80))
-def test_random_bytes_never_pass_unless_they_are_sealed(noise):
+def test_random_bytes_never_pass_unless_they_are_sealed(noise: bytes) -> None:
     try:
         envelope.check(noise)
     except envelope.EnvelopeError:
@@ -116,19 +119,19 @@ def test_random_bytes_never_pass_unless_they_are_sealed(noise):
         (b"\x00cos\nsystem\n(S'true'\ntR.", "not in the envelope"),
     ],
 )
-def test_other_commands_are_refused(command, reason):
+def test_other_commands_are_refused(command: bytes, reason: str) -> None:
     with pytest.raises(envelope.EnvelopeError, match=reason):
         envelope.check(command)
     with pytest.raises(envelope.EnvelopeError):
         envelope.unseal(command)
 
 
-def test_a_no_op_has_no_payload():
+def test_a_no_op_has_no_payload() -> None:
     with pytest.raises(envelope.EnvelopeError, match="no-op"):
         envelope.unseal(envelope.NO_OP)
 
 
-def test_the_limit_is_inclusive():
+def test_the_limit_is_inclusive() -> None:
     largest = bytes(envelope.ENTRY_BYTES_MAX)
     assert envelope.unseal(envelope.seal(largest)) == largest
     with pytest.raises(envelope.EnvelopeError, match="limit"):

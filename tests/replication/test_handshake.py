@@ -1,6 +1,9 @@
 """The handshake without any I/O: who proves what, and what a thief of recorded bytes gets for it."""
 
+from __future__ import annotations
+
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,11 +14,11 @@ from raftflow.replication.handshake import Acceptor, Credentials, Dialer, Handsh
 SECRET = b"a secret of the cluster"
 
 
-def me(name="a", cluster="c1", secret=SECRET):
+def me(name: str = "a", cluster: str = "c1", secret: bytes = SECRET) -> Credentials:
     return Credentials(name=name, cluster_id=cluster, secret=secret)
 
 
-def shake(dialer, acceptor):
+def shake(dialer: Any, acceptor: Any) -> Any:
     """Carry messages between both until both have a session; return what went over the line."""
     hello = dialer.first
     challenge = acceptor.step(hello)
@@ -25,13 +28,13 @@ def shake(dialer, acceptor):
     return hello, challenge, proof, answer
 
 
-def pair():
+def pair() -> tuple[Session, Session]:
     dialer, acceptor = Dialer(me("a"), "b"), Acceptor(me("b"), {"a", "c"})
     shake(dialer, acceptor)
     return dialer.session, acceptor.session
 
 
-def refusal(dialer, acceptor):
+def refusal(dialer: Any, acceptor: Any) -> Any:
     """Run until somebody refuses; return the first error and what the refused side makes of the reply."""
     with pytest.raises(HandshakeError) as refused:
         shake(dialer, acceptor)
@@ -44,7 +47,7 @@ def refusal(dialer, acceptor):
     return refused.value, told
 
 
-def test_both_sides_end_with_matching_keys():
+def test_both_sides_end_with_matching_keys() -> None:
     ours, theirs = pair()
     assert (ours.peer, theirs.peer) == ("b", "a")
     for sender, receiver in [(ours, theirs), (theirs, ours)]:
@@ -66,20 +69,20 @@ def test_both_sides_end_with_matching_keys():
         (me("readonly"), "b", me("b"), Verdict.UNKNOWN_PEER),
     ],
 )
-def test_refusals_have_a_reason_on_both_sides(dialer, target, acceptor, verdict):
+def test_refusals_have_a_reason_on_both_sides(dialer: Any, target: str, acceptor: Any, verdict: Verdict) -> None:
     refused, told = refusal(Dialer(dialer, target), Acceptor(acceptor, {"a", "c"}))
     assert refused.verdict == verdict == told.verdict
     assert not refused.told
 
 
-def test_another_version_is_named():
+def test_another_version_is_named() -> None:
     dialer = Dialer(me("a"), "b")
     dialer.first = dialer.first[:4] + b"\x09" + dialer.first[5:]
     refused, told = refusal(dialer, Acceptor(me("b"), {"a"}))
     assert refused.verdict == told.verdict == Verdict.OTHER_VERSION
 
 
-def test_an_acceptor_without_the_secret_is_refused_by_the_dialer():
+def test_an_acceptor_without_the_secret_is_refused_by_the_dialer() -> None:
     """An impostor that says yes to every proof cannot answer with its own."""
     dialer = Dialer(me("a"), "b")
     impostor = Acceptor(me("b", secret=b"another secret 123"), {"a"})
@@ -90,7 +93,7 @@ def test_an_acceptor_without_the_secret_is_refused_by_the_dialer():
     assert dialer.session is None
 
 
-def test_a_proof_cannot_be_reflected():
+def test_a_proof_cannot_be_reflected() -> None:
     """An impostor acceptor echoes the dialer's own proof, or lets another replica answer for it."""
     dialer = Dialer(me("a"), "b")
     challenge = Acceptor(me("b"), {"a"}).step(dialer.first)
@@ -100,7 +103,7 @@ def test_a_proof_cannot_be_reflected():
     assert dialer.session is None
 
 
-def test_a_recorded_handshake_cannot_be_replayed():
+def test_a_recorded_handshake_cannot_be_replayed() -> None:
     hello, challenge, proof, answer = shake(Dialer(me("a"), "b"), Acceptor(me("b"), {"a"}))
     later = Acceptor(me("b"), {"a"})
     assert later.step(hello) != challenge
@@ -113,7 +116,7 @@ def test_a_recorded_handshake_cannot_be_replayed():
         dialer.step(answer)
 
 
-def test_a_proof_for_one_peer_does_not_serve_at_another():
+def test_a_proof_for_one_peer_does_not_serve_at_another() -> None:
     """Relaying to another replica fails: the names are part of what is proved."""
     dialer = Dialer(me("a"), "b")
     with pytest.raises(HandshakeError) as refused:
@@ -122,11 +125,11 @@ def test_a_proof_for_one_peer_does_not_serve_at_another():
 
 
 @given(st.data())
-def test_every_flipped_bit_ends_the_handshake(data):
+def test_every_flipped_bit_ends_the_handshake(data: Any) -> None:
     dialer, acceptor = Dialer(me("a"), "b"), Acceptor(me("b"), {"a"})
     which = data.draw(st.integers(0, 3))
 
-    def line(step, message):
+    def line(step: int, message: Any) -> bytes:
         if step != which:
             return message
         position = data.draw(st.integers(0, len(message) - 1))
@@ -134,16 +137,19 @@ def test_every_flipped_bit_ends_the_handshake(data):
         changed[position] ^= 1 << data.draw(st.integers(0, 7))
         return bytes(changed)
 
+    def carry() -> None:
+        challenge = acceptor.step(line(0, dialer.first))
+        proof = dialer.step(line(1, challenge))
+        answer = acceptor.step(line(2, proof))
+        dialer.step(line(3, answer))
+
     with pytest.raises(HandshakeError):
-        shaken = acceptor.step(line(0, dialer.first))
-        shaken = dialer.step(line(1, shaken))
-        shaken = acceptor.step(line(2, shaken))
-        dialer.step(line(3, shaken))
+        carry()
     assert dialer.session is None
 
 
 @given(st.binary(min_size=1))
-def test_noise_is_garbage_and_gets_no_reply(noise):
+def test_noise_is_garbage_and_gets_no_reply(noise: bytes) -> None:
     acceptor = Acceptor(me("b"), {"a"})
     hello = (noise * (acceptor.need // len(noise) + 1))[: acceptor.need]
     with pytest.raises(HandshakeError) as refused:
@@ -152,7 +158,7 @@ def test_noise_is_garbage_and_gets_no_reply(noise):
     assert refused.value.reply == b""
 
 
-def test_frames_cannot_be_repeated_reordered_dropped_or_taken_to_the_other_direction():
+def test_frames_cannot_be_repeated_reordered_dropped_or_taken_to_the_other_direction() -> None:
     ours, theirs = pair()
     first, second = ours.seal((b"first",), 5), ours.seal((b"second",), 6)
     receivers = [Session("a", b"k" * 32, theirs._receive_key) for _ in range(4)]
@@ -163,7 +169,7 @@ def test_frames_cannot_be_repeated_reordered_dropped_or_taken_to_the_other_direc
 
 
 @given(st.binary(min_size=1, max_size=40), st.data())
-def test_a_changed_frame_does_not_open(payload, data):
+def test_a_changed_frame_does_not_open(payload: bytes, data: Any) -> None:
     ours, theirs = pair()
     _, body, tag = ours.seal((payload,), len(payload))
     frame = bytearray(body + tag)
@@ -171,19 +177,19 @@ def test_a_changed_frame_does_not_open(payload, data):
     assert not theirs.open(bytes(frame[:-16]), bytes(frame[-16:]))
 
 
-def test_a_frame_in_pieces_is_the_same_frame():
+def test_a_frame_in_pieces_is_the_same_frame() -> None:
     ours, theirs = pair()
     for cut in itertools.pairwise(range(4)):
         buffers = ours.seal([b"abc"[: cut[0]], b"abc"[cut[0] :]], 3)
         assert theirs.open(b"".join(buffers[1:-1]), buffers[-1])
 
 
-def test_names_and_secrets_have_bounds():
+def test_names_and_secrets_have_bounds() -> None:
     assert Dialer(me("ä" * 32), "b").first.endswith(b"b" + bytes(63))
     for bad in ({"name": ""}, {"name": "x" * 65}, {"secret": b"x" * 15}):
         with pytest.raises(ValueError, match="needs"):
             me(**bad)
 
 
-def test_the_secret_stays_out_of_logs():
+def test_the_secret_stays_out_of_logs() -> None:
     assert "secret of" not in repr(me())

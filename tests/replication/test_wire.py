@@ -1,6 +1,9 @@
 """The encoding of messages: exact round trips, and nothing malformed is taken for a message."""
 
+from __future__ import annotations
+
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +16,7 @@ NUMBER = st.integers(0, wire.NUMBER_MAX)
 TERM = st.integers(1, wire.NUMBER_MAX)
 
 
-def entries_after(previous_index, terms, payloads):
+def entries_after(previous_index: int, terms: list[int], payloads: list[bytes]) -> list[wire.Entry]:
     return [
         (payload if payload == NO_OP else seal(payload), previous_index + 1 + position, term)
         for position, (term, payload) in enumerate(zip(terms, payloads, strict=True))
@@ -21,7 +24,7 @@ def entries_after(previous_index, terms, payloads):
 
 
 @st.composite
-def appends(draw):
+def appends(draw: Any) -> Any:
     payloads = draw(st.lists(st.just(NO_OP) | st.binary(max_size=50), max_size=6))
     terms = sorted(draw(st.lists(NUMBER, min_size=len(payloads) + 1, max_size=len(payloads) + 1)))
     previous = draw(st.integers(1, wire.NUMBER_MAX - 10))
@@ -37,12 +40,12 @@ def appends(draw):
 
 
 @st.composite
-def votes(draw):
+def votes(draw: Any) -> Any:
     log_term, term = sorted((draw(NUMBER), draw(TERM)))
     return {"type": "request_vote", "term": max(term, 1), "last_log_index": draw(NUMBER), "last_log_term": log_term}
 
 
-def plain(kind, **fields):
+def plain(kind: str, **fields: Any) -> Any:
     return st.fixed_dictionaries({"type": st.just(kind), "term": TERM, **fields})
 
 
@@ -69,12 +72,12 @@ MESSAGES = st.one_of(
 )
 
 
-def frame_of(message, cache=None):
+def frame_of(message: Any, cache: Any = None) -> bytes:
     frame = wire.encode(message, cache)
     return frame if isinstance(frame, bytes) else b"".join(frame)
 
 
-def append(**changes):
+def append(**changes: Any) -> dict[str, Any]:
     message = {
         "type": "append_entries",
         "term": 7,
@@ -88,19 +91,19 @@ def append(**changes):
 
 @given(MESSAGES)
 @settings(max_examples=400)
-def test_round_trip(message):
+def test_round_trip(message: Any) -> None:
     assert wire.decode(frame_of(message)) == message
 
 
 @given(MESSAGES)
-def test_the_cache_changes_nothing(message):
+def test_the_cache_changes_nothing(message: Any) -> None:
     cache = wire.BodyCache()
     assert frame_of(message, cache) == frame_of(message, cache) == frame_of(message)
 
 
 @given(MESSAGES, st.data())
 @settings(max_examples=600)
-def test_a_mutated_frame_is_refused_or_is_another_message(message, data):
+def test_a_mutated_frame_is_refused_or_is_another_message(message: Any, data: Any) -> None:
     """Whatever `decode` accepts is exactly what `encode` produces; everything else is a `WireError`."""
     frame = bytearray(frame_of(message))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -118,11 +121,11 @@ def test_a_mutated_frame_is_refused_or_is_another_message(message, data):
 
 
 @given(st.binary(max_size=120) | st.binary(max_size=60).map(lambda tail: b"\x01\x03" + bytes(7) + tail))
-def test_noise_is_refused(noise):
+def test_noise_is_refused(noise: bytes) -> None:
     check_only_canonical(noise)
 
 
-def check_only_canonical(frame):
+def check_only_canonical(frame: bytes) -> None:
     try:
         message = wire.decode(frame)
     except wire.WireError:
@@ -165,12 +168,12 @@ def check_only_canonical(frame):
         append(entries=[("text", 11, 7)]),
     ],
 )
-def test_what_has_no_encoding(message):
+def test_what_has_no_encoding(message: Any) -> None:
     with pytest.raises(wire.WireError):
         wire.encode(message)
 
 
-def raw_append(entries, term=7, prev=10, prev_term=6, count=None):
+def raw_append(entries: Any, term: int = 7, prev: int = 10, prev_term: int = 6, count: int | None = None) -> bytes:
     head = struct.pack(
         ">BBQQQQI", wire.WIRE_VERSION, 3, term, 9, prev, prev_term, len(entries) if count is None else count
     )
@@ -199,18 +202,18 @@ def raw_append(entries, term=7, prev=10, prev_term=6, count=None):
         (raw_append([])[:-3], "bytes"),
     ],
 )
-def test_malformed_frames(frame, reason):
+def test_malformed_frames(frame: bytes, reason: str) -> None:
     with pytest.raises(wire.WireError, match=reason):
         wire.decode(frame)
 
 
-def test_a_heartbeat_is_short_and_bare():
+def test_a_heartbeat_is_short_and_bare() -> None:
     message = {"type": "append_entries", "term": 3, "commit_index": 12}
     assert len(frame_of(message)) == 18
     assert wire.decode(frame_of(message | {"entries": []})) == message
 
 
-def test_take_prefix_keeps_frames_within_the_limit():
+def test_take_prefix_keeps_frames_within_the_limit() -> None:
     entries = entries_after(10, [7] * 5, [bytes(100)] * 5)
     one = wire.entry_bytes(entries[0])
     assert wire.take_prefix(entries, 3 * one) == entries[:3]
@@ -220,7 +223,7 @@ def test_take_prefix_keeps_frames_within_the_limit():
     assert len(wire.encode_entries(entries)) == 5 * one
 
 
-def test_a_message_over_the_frame_limit_is_refused_and_its_prefix_fits():
+def test_a_message_over_the_frame_limit_is_refused_and_its_prefix_fits() -> None:
     entries = entries_after(10, [7] * 3, [bytes(12 * 2**20)] * 3)
     message = append(entries=entries)
     with pytest.raises(wire.WireError, match="send fewer"):
@@ -230,7 +233,7 @@ def test_a_message_over_the_frame_limit_is_refused_and_its_prefix_fits():
     assert [index for _, index, _ in wire.decode(frame)["entries"]] == [11, 12]
 
 
-def test_the_cache_shares_one_body_and_stays_small():
+def test_the_cache_shares_one_body_and_stays_small() -> None:
     cache = wire.BodyCache(bodies_max=2)
     entries = append()["entries"]
     body = cache.encode(entries)

@@ -1,8 +1,12 @@
 """Replicas' links on loopback, and raw connections that play honest or hostile peers."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import uvloop
@@ -15,20 +19,22 @@ SECRET = b"the secret of this cluster"
 WAIT_S = 10.0
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def event_loop_policy(request):
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every test on both loops: they differ in how transports fail."""
-    return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class Node:
     """A replica's links with a record of everything that its handlers were told."""
 
-    def __init__(self, name, *, peers=(), secret=SECRET, cluster="c1", **options):
+    def __init__(
+        self, name: str, *, peers: Any = (), secret: bytes = SECRET, cluster: str = "c1", **options: Any
+    ) -> None:
         self.name = name
         self.events = []
         self.changed = asyncio.Event()
-        unreachable = {peer: ("127.0.0.1", 1) for peer in peers}
+        unreachable = dict.fromkeys(peers, ("127.0.0.1", 1))
         self.links = StreamLinks(
             name=name,
             cluster_id=cluster,
@@ -43,22 +49,22 @@ class Node:
             lambda peer: self.note("down", peer),
         )
 
-    def note(self, *event):
+    def note(self, *event: object) -> None:
         self.events.append(event)
         self.changed.set()
 
     @property
-    def address(self):
+    def address(self) -> tuple[str, int]:
         return ("127.0.0.1", self.links.port)
 
     @property
-    def frames(self):
+    def frames(self) -> list[bytes]:
         return [event[2] for event in self.events if event[0] == "frame"]
 
-    def ups_and_downs(self, peer):
+    def ups_and_downs(self, peer: str) -> list[str]:
         return [kind for kind, name, *_ in self.events if kind != "frame" and name == peer]
 
-    async def until(self, predicate):
+    async def until(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate()` holds; looked at after every event and now and then for counters."""
         async with asyncio.timeout(WAIT_S):
             while not predicate():
@@ -66,25 +72,25 @@ class Node:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.changed.wait(), 0.01)
 
-    async def until_event(self, *event):
+    async def until_event(self, *event: object) -> None:
         await self.until(lambda: event in self.events)
 
-    async def until_counted(self, reason, count=1):
+    async def until_counted(self, reason: str, count: int = 1) -> None:
         await self.until(lambda: self.links.stats[reason] >= count)
 
-    def is_up(self, peer):
+    def is_up(self, peer: str) -> bool:
         return self.ups_and_downs(peer)[-1:] == ["up"]
 
 
 class RawPeer:
     """A bare connection to a replica's port: bytes as the test wants them."""
 
-    def __init__(self, reader, writer):
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
         self.session = None
 
-    async def prove(self, name, target, *, secret=SECRET, cluster="c1"):
+    async def prove(self, name: str, target: str, *, secret: bytes = SECRET, cluster: str = "c1") -> RawPeer:
         """Complete the handshake as an honest dialer; record what was sent."""
         dialer = Dialer(Credentials(name=name, cluster_id=cluster, secret=secret), target)
         self.sent = [dialer.first]
@@ -97,20 +103,20 @@ class RawPeer:
         self.session = dialer.session
         return self
 
-    async def exactly(self, count):
+    async def exactly(self, count: int) -> bytes:
         return await asyncio.wait_for(self.reader.readexactly(count), WAIT_S)
 
-    def frame(self, payload):
+    def frame(self, payload: bytes) -> Any:
         """Return the bytes of the next valid frame."""
         return b"".join(self.session.seal((payload,), len(payload)))
 
-    async def receive(self):
+    async def receive(self) -> bytes:
         (size,) = struct.unpack(">I", await self.exactly(4))
         payload, tag = await self.exactly(size), await self.exactly(16)
         assert self.session.open(payload, tag)
         return payload
 
-    async def rest(self):
+    async def rest(self) -> bytes:
         """Return everything that still comes, until the other side closes."""
         with contextlib.suppress(ConnectionResetError):
             return await asyncio.wait_for(self.reader.read(), WAIT_S)
@@ -118,23 +124,23 @@ class RawPeer:
 
 
 @pytest.fixture
-async def world():
+async def world() -> Any:
     """Make nodes and raw peers; everything is closed at the end, and the handlers' promise is checked."""
 
     class World:
         limits = staticmethod(LinkLimits)
 
-        def __init__(self):
+        def __init__(self) -> None:
             self.nodes = []
             self.raws = []
 
-        async def node(self, name, **options):
+        async def node(self, name: str, **options: Any) -> Node:
             node = Node(name, **options)
             self.nodes.append(node)
             await node.links.start()
             return node
 
-        async def cluster(self, *names, **options):
+        async def cluster(self, *names: Any, **options: Any) -> Any:
             """Start replicas that know each other, the last first so that every dialer finds its peer."""
             nodes = {}
             for name in sorted(names, reverse=True):
@@ -146,12 +152,12 @@ async def world():
                     await node.until_event("up", peer)
             return [nodes[name] for name in names]
 
-        async def raw(self, node, **options):
+        async def raw(self, node: Any, **options: Any) -> RawPeer:
             raw = RawPeer(*await asyncio.open_connection(*node.address, **options))
             self.raws.append(raw)
             return raw
 
-        async def close(self):
+        async def close(self) -> None:
             for raw in self.raws:
                 raw.writer.transport.abort()
             for node in self.nodes:

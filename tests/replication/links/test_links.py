@@ -1,16 +1,19 @@
 """Honest replicas: frames arrive whole and in order, and connections come back."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import resource
 import socket
+from typing import Any
 
 import pytest
 
 from raftflow.replication.log import LogFailedError
 
 
-async def test_two_replicas_exchange_frames_in_order(world):
+async def test_two_replicas_exchange_frames_in_order(world: Any) -> None:
     a, b = await world.cluster("a", "b")
     sent = [bytes([n]) * size for n, size in enumerate([1, 200, 65_536, 70_000, 3_000_000, 5])]
     for frame in sent:
@@ -21,7 +24,7 @@ async def test_two_replicas_exchange_frames_in_order(world):
     assert a.frames == sent == b.frames
 
 
-async def test_a_frame_of_the_largest_size_arrives_and_larger_ones_are_the_caller_s_mistake(world):
+async def test_a_frame_of_the_largest_size_arrives_and_larger_ones_are_the_caller_s_mistake(world: Any) -> None:
     a, b = await world.cluster("a", "b", limits=world.limits(frame_bytes_max=1000))
     assert a.links.send("b", bytes(1000))
     await b.until_event("frame", "a", bytes(1000))
@@ -31,7 +34,7 @@ async def test_a_frame_of_the_largest_size_arrives_and_larger_ones_are_the_calle
     assert a.is_up("b")
 
 
-async def test_three_replicas_have_one_connection_per_pair(world):
+async def test_three_replicas_have_one_connection_per_pair(world: Any) -> None:
     nodes = await world.cluster("a", "b", "c")
     for node in nodes:
         for peer in nodes:
@@ -43,7 +46,7 @@ async def test_three_replicas_have_one_connection_per_pair(world):
         assert node.links.stats["connected"] == 2
 
 
-async def test_sending_to_nobody_is_false(world):
+async def test_sending_to_nobody_is_false(world: Any) -> None:
     a = await world.node("a", peers=["b"])
     assert not a.links.send("b", b"x")
     assert not a.links.send("stranger", b"x")
@@ -53,7 +56,7 @@ async def test_sending_to_nobody_is_false(world):
 
 
 @pytest.mark.parametrize("resetter", ["a", "b"])
-async def test_a_reset_link_is_down_at_once_and_comes_back(world, resetter):
+async def test_a_reset_link_is_down_at_once_and_comes_back(world: Any, resetter: str) -> None:
     nodes = dict(zip("ab", await world.cluster("a", "b"), strict=True))
     one, other = nodes[resetter], nodes["ab".replace(resetter, "")]
     one.links.reset(other.name)
@@ -65,7 +68,7 @@ async def test_a_reset_link_is_down_at_once_and_comes_back(world, resetter):
     await other.until_event("frame", one.name, b"again")
 
 
-async def test_a_restarted_replica_is_connected_again(world):
+async def test_a_restarted_replica_is_connected_again(world: Any) -> None:
     a, b = await world.cluster("a", "b")
     port = b.links.port
     await b.links.close()
@@ -77,7 +80,7 @@ async def test_a_restarted_replica_is_connected_again(world):
     await again.until_event("frame", "a", b"welcome back")
 
 
-async def test_close_writes_out_what_waits(world):
+async def test_close_writes_out_what_waits(world: Any) -> None:
     a, b = await world.cluster("a", "b")
     for n in range(100):
         assert a.links.send("b", n.to_bytes(4) * 1000)
@@ -87,7 +90,7 @@ async def test_close_writes_out_what_waits(world):
     assert b.frames == [n.to_bytes(4) * 1000 for n in range(100)]
 
 
-async def test_close_does_not_wait_for_a_peer_that_reads_nothing(world):
+async def test_close_does_not_wait_for_a_peer_that_reads_nothing(world: Any) -> None:
     b = await world.node("b", peers=["a"])
     raw = await world.raw(b, limit=1000)
     await raw.prove("a", "b")
@@ -98,7 +101,7 @@ async def test_close_does_not_wait_for_a_peer_that_reads_nothing(world):
         await b.links.close()
 
 
-async def test_a_peer_that_does_not_read_is_reset_at_the_buffer_limit(world):
+async def test_a_peer_that_does_not_read_is_reset_at_the_buffer_limit(world: Any) -> None:
     b = await world.node("b", peers=["a"], limits=world.limits(buffer_bytes_max=1_000_000))
     raw = await world.raw(b, limit=1000)
     await raw.prove("a", "b")
@@ -114,13 +117,13 @@ async def test_a_peer_that_does_not_read_is_reset_at_the_buffer_limit(world):
     assert b.links.buffered("a") == 0
 
 
-async def test_a_silent_link_is_reset_and_a_talking_one_is_not(world):
+async def test_a_silent_link_is_reset_and_a_talking_one_is_not(world: Any) -> None:
     b = await world.node("b", peers=["a", "aa"], limits=world.limits(idle_s=0.3))
     silent, talking = await world.raw(b), await world.raw(b)
     await silent.prove("a", "b")
     await talking.prove("aa", "b")
 
-    async def talk():
+    async def talk() -> None:
         while True:
             talking.writer.write(talking.frame(b"here"))
             await asyncio.sleep(0.05)
@@ -135,7 +138,7 @@ async def test_a_silent_link_is_reset_and_a_talking_one_is_not(world):
     await b.until_event("down", "aa")
 
 
-async def test_a_newer_connection_replaces_the_older_one(world):
+async def test_a_newer_connection_replaces_the_older_one(world: Any) -> None:
     """Frames of the old connection, already on their way, are not delivered to the new one's receiver."""
     b = await world.node("b", peers=["a"])
     old = await (await world.raw(b)).prove("a", "b")
@@ -153,11 +156,11 @@ async def test_a_newer_connection_replaces_the_older_one(world):
     assert await new.receive() == b"to the new one"
 
 
-async def test_nothing_is_delivered_after_a_reset_from_inside_a_handler(world):
+async def test_nothing_is_delivered_after_a_reset_from_inside_a_handler(world: Any) -> None:
     b = await world.node("b", peers=["a"])
     raw = await (await world.raw(b)).prove("a", "b")
 
-    def on_frame(peer, frame):
+    def on_frame(peer: str, frame: bytes) -> None:
         b.note("frame", peer, frame)
         b.links.reset(peer)
 
@@ -168,7 +171,7 @@ async def test_nothing_is_delivered_after_a_reset_from_inside_a_handler(world):
     assert b.frames == [b"1"]
 
 
-async def test_frames_that_come_with_the_last_handshake_message_are_delivered(world):
+async def test_frames_that_come_with_the_last_handshake_message_are_delivered(world: Any) -> None:
     """An acceptor may send as soon as the dialer has proved itself, in the same packet as its own proof."""
     b = await world.node("b", peers=["a"])
     b.links.set_handlers(
@@ -180,7 +183,7 @@ async def test_frames_that_come_with_the_last_handshake_message_are_delivered(wo
     await a.until_event("frame", "b", b"hello")
 
 
-async def test_peers_can_come_and_go(world):
+async def test_peers_can_come_and_go(world: Any) -> None:
     a, b, c = await world.cluster("a", "b", "c")
     a.links.set_peers({"c": c.address})
     assert a.ups_and_downs("b") == ["up", "down"]
@@ -193,23 +196,23 @@ async def test_peers_can_come_and_go(world):
         a.links.set_peers({"a": a.address})
 
 
-async def test_an_address_in_use_is_refused_with_advice(world):
+async def test_an_address_in_use_is_refused_with_advice(world: Any) -> None:
     a = await world.node("a")
     with pytest.raises(LogFailedError, match=f"127.0.0.1:{a.links.port} cannot be bound.*choose another port"):
         await world.node("b", port=a.links.port)
 
 
-async def test_tls_contexts_come_in_pairs(world):
+async def test_tls_contexts_come_in_pairs(world: Any) -> None:
     import ssl
 
     with pytest.raises(ValueError, match="or neither"):
         await world.node("a", tls_server=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
 
-async def test_the_listener_survives_running_out_of_file_descriptors(world):
+async def test_the_listener_survives_running_out_of_file_descriptors(world: Any) -> None:
     b = await world.node("b", peers=["a"], limits=world.limits(handshake_s=5.0))
     client = socket.socket()
-    client.setblocking(False)
+    client.settimeout(0)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     hold = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 200), hard))

@@ -1,0 +1,641 @@
+"""`PySyncObjLog`: the replicated log on PySyncObj, and the place where its parts meet.
+
+    submit ─► Raft (core.py, the library) ─► GuardedTransport (guard.py, T1-T7)
+                 │        ▲                        │                  ▲
+                 ▼        │ durable                ▼                  │
+              Journal ────┴──────────────────► SyncGate (gate.py) ────┤
+                                                   │                  │
+                                                   ▼                  │
+                                          wire.encode, Links ─► wire.decode
+
+Turns of the library are run by the driver (driver.py), linearizable reads by reads.py, snapshots are written by
+compaction.py and sent to followers by transfer.py. Everything happens in the event loop's thread; only syncs and other
+blocking file work leave it, through the `FileSystem`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from raftflow.replication import envelope, wire
+from raftflow.replication.compaction import SnapshotWriter
+from raftflow.replication.core import Failure, Raft, SnapshotPort, State, Timing, loop_clock, use_clock
+from raftflow.replication.driver import Driver
+from raftflow.replication.gate import SyncGate
+from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
+from raftflow.replication.identity import DataDir
+from raftflow.replication.journal import Journal
+from raftflow.replication.log import (
+    LogFailedError,
+    LogStatus,
+    NoQuorumError,
+    Outcome,
+    PeerStatus,
+    Rejected,
+    Role,
+    Unknown,
+)
+from raftflow.replication.reads import ReadRounds
+from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
+from raftflow.replication.submissions import Submissions
+from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from raftflow.replication.config import LogConfig
+    from raftflow.replication.core import Entry, Message
+    from raftflow.replication.files import FileSystem
+    from raftflow.replication.links import Links
+    from raftflow.replication.log import StateMachine
+
+_log = logging.getLogger(__name__)
+
+_ROLES = {State.FOLLOWER: Role.FOLLOWER, State.CANDIDATE: Role.CANDIDATE, State.LEADER: Role.LEADER}
+_TRANSFER_RETRY_S = 0.1
+
+
+class PySyncObjLog:
+    """A `ReplicatedLog` on PySyncObj.
+
+    Args:
+        config: the settings of this replica.
+        machine: the state machine to drive.
+        links: connections to the other members; started and closed by the log.
+        fs: the disk; stays open when the log is closed.
+        before_compaction: awaited after a snapshot is durable and before the log behind it is dropped. Whatever has
+            to outlive those entries is made durable there. An `OSError` keeps the log untrimmed for now.
+        disabled_rules: for tests and simulation only: rules that are not applied.
+    """
+
+    def __init__(
+        self,
+        config: LogConfig,
+        machine: StateMachine,
+        links: Links,
+        fs: FileSystem,
+        *,
+        before_compaction: Callable[[], Awaitable[None]] | None = None,
+        disabled_rules: frozenset[Rule] = NO_RULES,
+    ) -> None:
+        self._config = config
+        self._machine = machine
+        self._links = links
+        self._fs = fs
+        self._before_compaction = before_compaction
+        self._off = disabled_rules
+        self._started = False
+        self._running = False
+        self._closed = False
+        self._failure: LogFailedError | None = None
+        self._failed: asyncio.Event = asyncio.Event()
+        self._role = Role.FOLLOWER
+        self._role_term = 0
+        self._led_term: int | None = None
+        self._callbacks: list[Callable[[Role, int], None]] = []
+        self._changed: asyncio.Event = asyncio.Event()
+        self._transferring = False
+        self._repeat_reads_at = float("-inf")
+        self._heard_at = float("-inf")
+        self._heard_from: tuple[str, int] | None = None
+        self._ready_index: int | None = None
+        self._data: DataDir | None = None
+        self._body_cache = wire.BodyCache()
+
+    # Start and stop.
+
+    async def start(self) -> None:
+        """Open files, restore the newest snapshot, apply what is known to be committed, start the links.
+
+        Raises `LogFailedError`.
+        """
+        if self._started:
+            raise RuntimeError("a log is started once")
+        self._started = True
+        self._loop = asyncio.get_running_loop()
+        use_clock(loop_clock)
+        try:
+            self._open()
+            self._build()
+            self._restore()
+            self._links.set_handlers(self._on_frame, self._on_up, self._on_down)
+            self._running = True
+            await self._links.start()
+        except Exception as error:
+            reason = self._as_failure(error)
+            self._stop_with(reason)
+            if self._running:
+                self._driver.stop()
+                await self._shut_down()
+            await self._release_files()
+            if reason is error:
+                raise
+            raise reason from error
+        self._driver.request_turn()
+
+    def _open(self) -> None:
+        config = self._config
+        self._data = data = DataDir.open(self._fs, config.data_dir, config.cluster_id, config.name)
+        self._journal = Journal.open(
+            self._fs, data.journal_dir, check_command=envelope.check, must_exist=data.has_journal
+        )
+        data.note_journal()
+        self._store = SnapshotStore(self._fs, data.snapshot_dir, clock=self._loop.time)
+        # J3: the log begins with the last two entries of the snapshot, or the library would throw the log away.
+        self._start_snapshot = newest = self._store.load_newest(self._journal.first_index)
+        if newest is not None:
+            self._journal.align(
+                (newest.prev_command, newest.prev_index, newest.prev_term),
+                (newest.last_command, newest.index, newest.term),
+            )
+
+    def _build(self) -> None:
+        config, peers = self._config, self._config.peers
+        self._snapshots = SnapshotPort(self._begin_snapshot, self._load_snapshot)
+        self._guard = GuardedTransport(
+            peers,
+            self._emit,
+            self._send_snapshot,
+            self._off,
+            congested=lambda peer: self._links.buffered(peer) > config.window_bytes,
+            take_prefix=lambda entries: list(wire.take_prefix(entries, config.append_bytes_max)),
+        )
+        self._raft = Raft(
+            config.name,
+            config.members,
+            timing=Timing(
+                election_min_s=config.election_min_s,
+                election_max_s=config.election_max_s,
+                heartbeat_s=config.heartbeat_s,
+                fallback_s=config.election_min_s * config.fallback_share,
+            ),
+            transport=self._guard,
+            journal=self._journal,
+            snapshots=self._snapshots,
+            apply=self._apply,
+            queue_entries_max=config.queue_entries_max,
+        )
+        self._guard.attach(self._raft)
+        self._gate = SyncGate(self._journal, peers, self._transmit, self._guard.receive, self._off)
+        self._reads = ReadRounds(peers, self._send_probe)
+        self._submissions = Submissions(config.queue_entries_max, config.queue_bytes_max)
+        self._driver = Driver(
+            self._raft,
+            self._journal,
+            heartbeat_s=config.heartbeat_s,
+            before=self._before_tick,
+            after=self._after_tick,
+            on_durable=self._gate.advance,
+            on_failure=self._on_failure,
+        )
+        self._writer = SnapshotWriter(config, self._machine, self._store, self._snapshots, self._before_compaction)
+        self._sender = SnapshotSender(config, self._store, self._emit, self._end_transfer)
+        self._receiver = SnapshotReceiver(self._guard, self._store, self._emit, self._install, self._driver)
+
+    def _restore(self) -> None:
+        """Put the newest snapshot and everything known to be committed into the machine; make the disk agree."""
+        newest = self._start_snapshot
+        if newest is not None:
+            self._loading = newest
+            self._raft.load_snapshot()
+            if self._snapshots.failure is not None:
+                raise self._cannot_restore(newest) from self._snapshots.failure
+            self._writer.note_installed(newest.index)
+        self._raft.tick()
+        self._journal.sync_now()
+        self._postpone_election()
+
+    def _cannot_restore(self, info: SnapshotInfo) -> LogFailedError:
+        return LogFailedError(
+            f"the snapshot of entry {info.index} cannot be restored: {self._snapshots.failure}. Start the version of "
+            f"raftflow that wrote it, or let this replica join anew under a new name."
+        )
+
+    def _postpone_election(self) -> None:
+        """Give a leader the time of one election timeout to be heard."""
+        wait_s = random.uniform(self._config.election_min_s, self._config.election_max_s)  # noqa: S311 - spreads elections
+        self._raft.election_deadline = self._loop.time() + wait_s
+
+    async def close(self) -> None:
+        """Stop; submissions in flight end as `Unknown("closed")`."""
+        if self._closed or not self._started:
+            self._closed = True
+            return
+        self._closed = True
+        if self._running:
+            self._driver.stop()
+            self._end_waiting("closed")
+            await self._shut_down()
+        await self._release_files()
+        self._changed.set()
+
+    async def _shut_down(self) -> None:
+        """Stop what runs beside the turns; safe to call twice."""
+        await self._stop_tasks()
+        await self._links.close()
+
+    async def _stop_tasks(self) -> None:
+        await self._writer.stop()
+        await self._sender.stop()
+        await self._receiver.stop()
+        await self._driver.drain()
+
+    async def _release_files(self) -> None:
+        data, self._data = self._data, None
+        if data is None:
+            return
+        try:
+            if hasattr(self, "_journal"):
+                self._journal.close()
+        except (LogFailedError, OSError) as error:
+            _log.warning("closing the journal: %s", error)
+        finally:
+            data.close()
+
+    def _end_waiting(self, reason: str) -> None:
+        self._submissions.end_all(Unknown(reason))
+        self._reads.stop(reason)
+
+    # Failure.
+
+    def _as_failure(self, error: Exception) -> LogFailedError:
+        if isinstance(error, LogFailedError):
+            return error
+        if isinstance(error, OSError):
+            return LogFailedError(
+                f"the disk of replica {self._config.name} fails: {error}. Repair it and start again."
+            )
+        return LogFailedError(
+            f"replica {self._config.name} stopped to keep what it promised: {type(error).__name__}: {error}. "
+            f"Its data is kept; report this with the log, then start it again."
+        )
+
+    def _on_failure(self, error: Exception) -> None:
+        """Stop for good: nothing is sent or applied from here on."""
+        reason = self._as_failure(error)
+        if reason is not error:
+            reason.__cause__ = error
+        _log.critical("%s", reason, exc_info=error)
+        for peer in self._guard.connected():
+            self._gate.forget(peer)
+        self._end_waiting("closed")
+        self._stop_with(reason)
+        if self._role is not Role.FOLLOWER:
+            try:
+                self._announce(Role.FOLLOWER, self._role_term)
+            except Exception:
+                _log.exception("a callback of a role change failed while the replica stopped")
+        self._shutdown = self._loop.create_task(self._shut_down())
+
+    def _stop_with(self, reason: LogFailedError) -> None:
+        if self._failure is None:
+            self._failure = reason
+            self._failed.set()
+            self._changed.set()
+
+    async def wait_failed(self) -> LogFailedError:
+        """Return when the log has stopped for good, with the reason."""
+        await self._failed.wait()
+        if self._failure is None:
+            raise RuntimeError("failed without a reason")
+        return self._failure
+
+    # Messages.
+
+    def _on_up(self, peer: str) -> None:
+        def up() -> None:
+            if self._raft.election_deadline < self._loop.time():
+                self._postpone_election()  # nobody was there to be heard; give a leader time to speak
+            self._guard.peer_up(peer)
+            self._driver.request_turn()
+
+        self._driver.guarded(up)
+
+    def _on_down(self, peer: str) -> None:
+        def down() -> None:
+            self._gate.forget(peer)
+            self._guard.peer_down(peer)
+            self._sender.cancel(peer)
+            self._receiver.cancel(peer)
+            self._driver.request_turn()
+
+        self._driver.guarded(down)
+
+    def _on_frame(self, peer: str, frame: bytes) -> None:
+        try:
+            message = wire.decode(frame)
+        except wire.WireError as error:
+            _log.warning("%s sent what is no message, its link is reset: %s", peer, error)
+            self._links.reset(peer)
+            return
+        self._driver.guarded(lambda: self._receive(peer, message))
+
+    def _receive(self, peer: str, message: Message) -> None:
+        kind = message["type"]
+        if kind == "append_entries":
+            self._guard.receive(peer, message)
+            self._note_leader(peer, message)
+            if self._gate.is_blocked(peer) and self._driver.sync_age_s() < self._config.disk_stall_s:
+                self._transmit_life(peer)
+        elif kind == "next_node_idx":
+            if not self._gate.accept(peer, message) and self._driver.sync_age_s() < self._config.disk_stall_s:
+                self._guard.receive(peer, {**message, "reset": False, "success": False})
+        elif kind in {"read_probe", "read_ack"}:
+            self._receive_read(peer, message)
+            return
+        elif kind.startswith("snapshot_"):
+            if kind == "snapshot_ack":
+                self._sender.acknowledge(peer, message)
+            else:
+                self._receiver.receive(peer, message)
+        else:
+            self._guard.receive(peer, message)
+        self._note_role()
+        self._driver.request_turn()
+
+    def _transmit_life(self, peer: str) -> None:
+        """Tell the leader that it is heard while acknowledgements wait for the disk. Shows nothing but the term."""
+        if self._journal.term_seq <= self._journal.durable_seq:
+            self._transmit(
+                peer,
+                {
+                    "type": "next_node_idx",
+                    "next_node_idx": 1,
+                    "reset": False,
+                    "success": False,
+                    "term": self._raft.term,
+                },
+            )
+
+    def _emit(self, peer: str, message: Message) -> None:
+        self._gate.emit(peer, message)
+
+    def _transmit(self, peer: str, message: Message) -> None:
+        if not self._driver.stopped:
+            self._links.send(peer, wire.encode(message, self._body_cache))
+
+    def _note_leader(self, peer: str, message: Message) -> None:
+        if not self._guard.follows(peer, message["term"]):
+            return
+        self._heard_at = self._loop.time()
+        if self._heard_from != (peer, message["term"]):
+            self._heard_from = (peer, message["term"])
+            self._ready_index = message["commit_index"]
+
+    # Turns.
+
+    def _before_tick(self) -> None:
+        self._guard.resume()
+        if self._guard.resume_wanted:
+            self._guard.resume_wanted = False
+            self._driver.send_wanted = True
+
+    def _after_tick(self) -> None:
+        self._note_role()
+        if self._role is Role.LEADER and self._raft.next_deadline > self._repeat_reads_at:
+            self._repeat_reads_at = self._raft.next_deadline
+            self._reads.repeat()
+        if self._writer.is_due(self._raft):
+            self._raft.compact()
+            self._driver.request_turn()
+        if self._transferring:
+            self._changed.set()
+
+    def _note_role(self) -> None:
+        """Announce what changed. Leadership counts only with an applied entry of its own term."""
+        raft = self._raft
+        role, term = _ROLES[raft.state], raft.term
+        if self._led_term is not None and (role is not Role.LEADER or term != self._led_term):
+            self._led_term = None
+            self._lose_leadership()
+        if role is Role.LEADER:
+            self._led_term = term
+            if (self._role is Role.LEADER and self._role_term == term) or not self._noop_applied():
+                return
+        elif role is self._role:
+            return
+        self._announce(role, term)
+
+    def _noop_applied(self) -> bool:
+        raft = self._raft
+        return raft.applied_index >= raft.noop_index and raft.holds(raft.commit_index, raft.term)
+
+    def _lose_leadership(self) -> None:
+        """End what only a leader can finish. Entries in the log may still be committed by the next one."""
+        for callback in self._raft.take_waiting():
+            callback(None, Failure.LEADER_CHANGED)
+        self._gate.clear_incoming()
+        self._sender.cancel_all()
+        self._reads.stop("leader_changed")
+
+    def _announce(self, role: Role, term: int) -> None:
+        self._role, self._role_term = role, term
+        self._changed.set()
+        for callback in self._callbacks:
+            callback(role, term)
+
+    def on_role_change(self, callback: Callable[[Role, int], None]) -> None:
+        """Call `callback(role, term)` on each change; an exception from it stops the replica."""
+        self._callbacks.append(callback)
+
+    # Entries.
+
+    async def submit(self, entry: bytes, timeout_s: float) -> Outcome:
+        """Append one entry and wait until it is applied here."""
+        if self._stopped:
+            return Rejected("closed")
+        if len(entry) > self._config.entry_bytes_max:
+            return Rejected("too_large")
+        if not self._raft.is_leader or self._transferring:
+            return Rejected("not_leader" if self._raft.leader is not None else "no_leader")
+        submission = self._submissions.admit(len(entry), self._position)
+        if submission is None:
+            return Rejected("queue_full")
+        self._raft.submit(envelope.seal(entry), submission.on_result)
+        self._driver.request_turn()
+        timer = self._loop.call_later(timeout_s, submission.resolve, Unknown("timeout"))
+        try:
+            return await submission.future
+        finally:
+            timer.cancel()
+
+    def _position(self) -> tuple[int, int]:
+        """Return index and term of the entry that is being applied."""
+        index = self._raft.applied_index + 1
+        return index, self._raft.term_at(index)
+
+    def _apply(self, payload: bytes) -> object:
+        index, term = self._position()
+        reply = self._machine.apply(index, term, payload)
+        self._writer.note_applied(len(payload))
+        return reply
+
+    # Reads.
+
+    async def read_index(self, timeout_s: float) -> int:
+        """Confirm leadership with a majority and wait until everything committed before the call is applied."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until_leading()
+                index = self._raft.commit_index
+                confirmed = self._loop.create_future()
+                self._reads.begin(confirmed)
+                await confirmed
+                while self._raft.applied_index < index:  # a tick applies what it commits, so this is for safety only
+                    await self._next_change()
+        except TimeoutError:
+            raise NoQuorumError("timeout") from None
+        return self._raft.applied_index
+
+    async def _until_leading(self) -> None:
+        """Wait while this replica is a leader that has not committed an entry of its term yet."""
+        while True:
+            if self._stopped:
+                raise NoQuorumError("closed")
+            if self._role is Role.LEADER and self._raft.is_leader and self._role_term == self._raft.term:
+                return
+            if not self._raft.is_leader:
+                raise NoQuorumError("not_leader" if self._raft.leader is not None else "no_leader")
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        changed = self._changed
+        if changed.is_set():
+            changed = self._changed = asyncio.Event()
+        await changed.wait()
+
+    def _send_probe(self, seq: int) -> None:
+        for peer in sorted(self._guard.connected()):
+            self._emit(peer, {"type": "read_probe", "term": self._raft.term, "seq": seq})
+
+    def _receive_read(self, peer: str, message: Message) -> None:
+        if message["term"] != self._raft.term:
+            return
+        if message["type"] == "read_probe":
+            self._emit(peer, {"type": "read_ack", "term": message["term"], "seq": message["seq"]})
+        elif self._raft.is_leader:
+            self._reads.answer(peer, message["seq"])
+
+    # Leadership.
+
+    async def transfer_leadership(self, target: str | None, timeout_s: float) -> bool:
+        """Hand leadership to `target`, or to the most caught-up follower; submissions are refused meanwhile."""
+        if self._stopped or self._role is not Role.LEADER or self._transferring or target == self._config.name:
+            return False
+        if target is not None and target not in self._config.peers:
+            return False
+        self._transferring = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._transfer(target)
+        except TimeoutError:
+            return False
+        finally:
+            self._transferring = False
+
+    async def _transfer(self, target: str | None) -> bool:
+        term, raft = self._raft.term, self._raft
+        asked_at = float("-inf")
+        self._driver.send_wanted = True
+        self._driver.request_turn()
+        while not self._stopped:
+            if raft.term > term or not raft.is_leader:
+                if raft.leader is not None and raft.leader != self._config.name:
+                    return True
+                if raft.is_leader:
+                    return False
+            else:
+                peer = target or self._most_caught_up()
+                caught_up = peer is not None and raft.match_index(peer) == raft.last_index
+                if caught_up and peer is not None and self._loop.time() - asked_at >= _TRANSFER_RETRY_S:
+                    asked_at = self._loop.time()
+                    raft.transfer_to(peer)
+            await self._next_change()
+        return False
+
+    def _most_caught_up(self) -> str | None:
+        connected = sorted(self._guard.connected())
+        return max(connected, key=self._raft.match_index, default=None)
+
+    # Snapshots.
+
+    def request_snapshot(self) -> None:
+        """Start writing a snapshot; the log behind it is dropped when it is durable."""
+        if not self._stopped:
+            self._writer.request()
+            self._driver.request_turn()
+
+    def _begin_snapshot(self, last: Entry, previous: Entry) -> None:
+        self._writer.begin(last, previous, self._driver)
+
+    def _load_snapshot(self) -> tuple[Entry, Entry]:
+        """Restore the machine from the snapshot chosen; called by the library while it loads."""
+        info = self._loading
+        if info is None:
+            raise LogFailedError("bug: a snapshot is loaded that nobody chose")
+        self._machine.restore(self._store.read(info))
+        return (info.last_command, info.index, info.term), (info.prev_command, info.prev_index, info.prev_term)
+
+    def _send_snapshot(self, peer: str) -> None:
+        self._sender.start(peer, self._raft.term)
+
+    def _end_transfer(self, peer: str) -> None:
+        self._guard.end_snapshot(peer)
+        self._driver.send_wanted = True
+        self._driver.request_turn()
+
+    def _install(self, peer: str, info: SnapshotInfo) -> None:
+        """Load a snapshot that came from the leader and is durable here."""
+        self._loading = info
+        self._guard.install(peer, info.index)
+        if self._snapshots.failure is not None:
+            raise self._cannot_restore(info) from self._snapshots.failure
+        self._writer.note_installed(info.index)
+        self._postpone_election()  # restoring may have taken longer than a follower waits
+
+    # View.
+
+    @property
+    def _stopped(self) -> bool:
+        return self._closed or self._failure is not None or not self._started
+
+    def status(self) -> LogStatus:
+        """Return the present view."""
+        raft = self._raft
+        leads = raft.is_leader
+        last = raft.last_index
+        peers = tuple(
+            PeerStatus(
+                name=peer,
+                connected=self._guard.is_up(peer),
+                match_index=raft.match_index(peer) if leads else None,
+                lag=last - raft.match_index(peer) if leads else None,
+            )
+            for peer in self._config.peers
+        )
+        return LogStatus(
+            name=self._config.name,
+            role=self._role if leads else _ROLES[raft.state],
+            leader=raft.leader,
+            term=raft.term,
+            last_index=last,
+            durable_index=self._journal.durable_index,
+            commit_index=raft.settled_index,
+            applied_index=raft.applied_index,
+            snapshot_index=self._writer.snapshot_index,
+            ready=self._is_ready(),
+            peers=peers,
+        )
+
+    def _is_ready(self) -> bool:
+        if self._stopped:
+            return False
+        raft, config = self._raft, self._config
+        if raft.is_leader:
+            quorum = 2 * (len(self._guard.connected()) + 1) > len(config.members)
+            return self._role is Role.LEADER and self._role_term == raft.term and quorum
+        hears = raft.leader is not None and self._loop.time() - self._heard_at < config.election_max_s
+        return hears and self._ready_index is not None and raft.applied_index >= self._ready_index

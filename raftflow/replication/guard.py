@@ -1,0 +1,373 @@
+"""The guard: the transport that stands between PySyncObj and the network and makes it keep Raft's promises.
+
+Every message passes here in both directions. The rules repair what the library gets wrong (DESIGN.md tells the history
+behind each; tests/replication/test_histories.py replays them with the rule on and off):
+
+    T1  acknowledgements carry their term; those of another term are dropped
+    T2  entries that the log already holds are never truncated; truncating a committed one stops the replica
+    T3  the hint where to resume is at most one past what is certainly committed
+    T4  a message without a log position never moves the commit index beyond what is verified
+    T5  a snapshot that could not be loaded is never acknowledged
+    T6  commands are never forwarded between replicas
+    T7  a snapshot that the log already covers is never loaded
+
+An entry is *verified* when it is known to equal the current leader's entry at that index: because it came in an append
+of this term that matched, because its term is the leader's own, or because it is committed (leader completeness).
+
+This module has no clock and no I/O: `emit(peer, message)` takes what is to be sent.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+from pysyncobj.transport import Transport
+
+from raftflow.replication.core import INSTALLED, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pysyncobj.node import Node
+
+    from raftflow.replication.core import Entry, Message, Raft
+
+
+class Rule(enum.StrEnum):
+    """A rule of the guard (T) or of the sync gate (G). Tests switch them off one by one to show that each is needed."""
+
+    TERM_STAMP = "T1"
+    NO_TRUNCATION = "T2"
+    RESUME_HINT = "T3"
+    COMMIT_VERIFIED = "T4"
+    LOAD_CHECKED = "T5"
+    NO_FORWARDING = "T6"
+    SNAPSHOT_NEEDED = "T7"
+    SYNC_ACKS = "G1"
+    SYNC_VOTES = "G2"
+    SYNC_LEADER = "G3"
+
+
+NO_RULES: Final[frozenset[Rule]] = frozenset()
+
+
+class SafetyViolationError(Exception):
+    """A peer asked for something that no correct replica asks for. Going on could lose acknowledged entries."""
+
+
+class GuardedTransport(Transport):  # type: ignore[misc]
+    """The library's transport, with the rules applied.
+
+    Args:
+        peers: names of the other members.
+        emit: takes each message to be sent, with the peer's name; ordering and durability are its business.
+        need_snapshot: called when the log no longer has what a peer needs. Until `end_snapshot(peer)` the peer gets
+            bare heartbeats only.
+        disabled_rules: for tests: rules that are not applied.
+        congested: says whether a peer has so much on its way that it gets no more entries for now.
+        take_prefix: cuts a list of entries to what one message carries.
+    """
+
+    def __init__(
+        self,
+        peers: Iterable[str],
+        emit: Callable[[str, Message], None],
+        need_snapshot: Callable[[str], None],
+        disabled_rules: frozenset[Rule] = NO_RULES,
+        *,
+        congested: Callable[[str], bool] = lambda _peer: False,
+        take_prefix: Callable[[list[Entry]], list[Entry]] = lambda entries: entries,
+    ) -> None:
+        super().__init__(None, None, None)
+        self._congested = congested
+        self._take_prefix = take_prefix
+        self._paused: set[str] = set()
+        self._emit = emit
+        self._need_snapshot = need_snapshot
+        self._off = disabled_rules
+        self._raft: Raft | None = None
+        self._up: set[str] = set()
+        self._streaming: set[str] = set()
+        self._members = frozenset(peers)
+        self._verified_term = -1
+        self._verified = 0
+        self._installing = False
+        self.resume_wanted = False
+        """A peer said from where it wants entries: the leader should send without waiting for the next heartbeat."""
+
+    @property
+    def raft(self) -> Raft:
+        """The replica that this transport serves."""
+        if self._raft is None:
+            raise RuntimeError("the guard is used before it is attached to a replica")
+        return self._raft
+
+    def attach(self, raft: Raft) -> None:
+        """Serve `raft`, which was made with this transport."""
+        self._raft = raft
+
+    # Links.
+
+    def peer_up(self, peer: str) -> None:
+        """A link to `peer` works."""
+        if peer in self._members:
+            self._up.add(peer)
+            self.raft.connect(peer)
+
+    def peer_down(self, peer: str) -> None:
+        """The link to `peer` broke, with whatever was on it."""
+        self._up.discard(peer)
+        self._streaming.discard(peer)
+        self._paused.discard(peer)
+        self.raft.disconnect(peer)
+
+    def is_up(self, peer: str) -> bool:
+        """Return True if a link to `peer` works."""
+        return peer in self._up
+
+    def connected(self) -> frozenset[str]:
+        """Return the peers whose links work."""
+        return frozenset(self._up)
+
+    def end_snapshot(self, peer: str) -> None:
+        """Let `peer` get entries again, after its snapshot arrived or its transfer was given up."""
+        self._streaming.discard(peer)
+
+    # From the library to the network.
+
+    def send(self, node: Node, message: Message) -> bool:
+        """Pass on one message of the library's. Returns whether a link to the peer works."""
+        peer = str(node.id)
+        kind = message["type"]
+        if kind == "apply_command" and Rule.NO_FORWARDING not in self._off:
+            self._refuse_forwarding(peer, message)
+            return False
+        if peer not in self._up:
+            return False
+        if kind == "append_entries":
+            self._send_append(peer, message)
+        elif kind == "next_node_idx":
+            self._send_next_index(peer, message)
+        else:
+            self._emit(peer, message)
+        return True
+
+    def _refuse_forwarding(self, peer: str, message: Message) -> None:
+        """T6: answer the library at once that the command was not taken; clients find the leader by our API."""
+        if "request_id" in message:
+            answer = {
+                "type": "apply_command_response",
+                "request_id": message["request_id"],
+                "error": int(Failure.NOT_LEADER),
+            }
+            self.raft.receive(peer, answer)
+
+    def _send_append(self, peer: str, message: Message) -> None:
+        if "serialized" in message and peer not in self._streaming:
+            self._streaming.add(peer)
+            self._need_snapshot(peer)
+        if peer in self._streaming or "prevLogIdx" not in message:
+            self._emit(
+                peer,
+                {"type": "append_entries", "term": message["term"], "commit_index": message["commit_index"]},
+            )
+        elif message["prevLogIdx"] is None:
+            # The library looked beyond its own log; the next heartbeat starts from its end.
+            self.raft.set_next_index(peer, self.raft.last_index + 1)
+        elif message["entries"]:
+            self._send_entries(peer, message)
+        else:
+            self._emit(peer, message)
+
+    def _send_entries(self, peer: str, message: Message) -> None:
+        """Send as many entries as one message carries, or none while the link is full."""
+        entries = message["entries"]
+        if self._congested(peer):
+            # Taken for disconnected, the peer is left alone by the library until `resume`.
+            self.raft.set_next_index(peer, entries[0][1])
+            self.raft.disconnect(peer)
+            self._paused.add(peer)
+            return
+        prefix = self._take_prefix(entries)
+        if len(prefix) < len(entries):
+            message = {**message, "entries": prefix}
+            self.raft.set_next_index(peer, prefix[-1][1] + 1)
+        self._emit(peer, message)
+
+    def resume(self) -> None:
+        """Let the library send again to peers whose links have room."""
+        for peer in sorted(self._paused):
+            if not self._congested(peer):
+                self._paused.discard(peer)
+                self.raft.connect(peer)
+                self.resume_wanted = True
+
+    def _send_next_index(self, peer: str, message: Message) -> None:
+        answer = dict(message)
+        if self._installing:
+            if self.raft.snapshots.failure is not None and Rule.LOAD_CHECKED not in self._off:
+                return  # T5
+            # The leader was told nothing while the snapshot travelled: it resumes exactly here.
+            answer["reset"] = True
+        elif answer["reset"] and not answer["success"] and Rule.RESUME_HINT not in self._off:
+            answer["next_node_idx"] = min(answer["next_node_idx"], self.raft.settled_index + 1)  # T3
+        self._emit_next_index(peer, answer)
+
+    def _emit_next_index(self, peer: str, answer: Message) -> None:
+        answer["term"] = self.raft.term  # T1
+        self._emit(peer, answer)
+
+    def _acknowledge(self, peer: str, index: int, *, reset: bool = False) -> None:
+        answer = {"type": "next_node_idx", "next_node_idx": index + 1, "reset": reset, "success": True}
+        self._emit_next_index(peer, answer)
+
+    def show_life(self, peer: str) -> None:
+        """Tell the leader `peer` that this replica hears it, and nothing else."""
+        answer = {"type": "next_node_idx", "next_node_idx": 1, "reset": False, "success": False}
+        self._emit_next_index(peer, answer)
+
+    # From the network to the library.
+
+    def receive(self, peer: str, message: Message) -> None:
+        """Judge one message and give the library what is safe of it. Raises `SafetyViolationError`."""
+        kind = message["type"]
+        if kind == "append_entries":
+            self._receive_append(peer, message)
+        elif kind == "next_node_idx":
+            self._receive_next_index(peer, message)
+        elif kind in {"request_vote", "response_vote"}:
+            self.raft.receive(peer, message)
+        elif kind == "timeout_now":
+            if message["term"] == self.raft.term and self.raft.leader == peer:
+                self.raft.receive(peer, message)
+        elif kind in {"apply_command", "apply_command_response"} and Rule.NO_FORWARDING in self._off:
+            self.raft.receive(peer, message)
+
+    def _receive_append(self, peer: str, message: Message) -> None:
+        raft = self.raft
+        term = message["term"]
+        if term < raft.term:
+            return
+        if term == raft.term and raft.is_leader:
+            raise SafetyViolationError(f"{peer} leads term {term}, and so does this replica")
+        if term != self._verified_term:
+            self._verified_term, self._verified = term, raft.settled_index
+        if "prevLogIdx" not in message:
+            self._heartbeat(peer, message, self._verified)
+            self.show_life(peer)
+        elif message["prevLogIdx"] is not None:
+            self._receive_entries(peer, message)
+
+    def _heartbeat(self, peer: str, message: Message, verified: int) -> None:
+        """Give the library the leader's sign of life without a log position (T4)."""
+        commit = message["commit_index"]
+        if Rule.COMMIT_VERIFIED not in self._off:
+            commit = min(commit, verified)
+        self.raft.receive(peer, {"type": "append_entries", "term": message["term"], "commit_index": commit})
+
+    def _receive_entries(self, peer: str, message: Message) -> None:
+        raft = self.raft
+        previous = message["prevLogIdx"]
+        if Rule.NO_TRUNCATION in self._off:
+            raft.receive(peer, message)
+            self._verified = 0
+            return
+        if not raft.holds(previous, message["prevLogTerm"]):
+            if raft.first_index <= previous <= raft.settled_index:
+                raise SafetyViolationError(f"{peer} has another entry at index {previous}, which is committed here")
+            raft.receive(peer, message)  # the library answers with a hint
+            return
+        entries = message["entries"]
+        known = 0
+        while known < len(entries) and raft.holds(entries[known][1], entries[known][2]):
+            known += 1
+        if known < len(entries):
+            self._append(peer, message, previous + known, entries[known:])
+        else:
+            self._confirm(peer, message, previous + known)
+
+    def _append(self, peer: str, message: Message, previous: int, entries: list[Entry]) -> None:
+        """T2: append what is new after `previous`; what conflicts is cut off, unless it is committed."""
+        raft = self.raft
+        if previous < raft.last_index and previous < raft.settled_index:
+            raise SafetyViolationError(
+                f"{peer} asks to cut the log from index {previous + 1} on, but {raft.settled_index} is committed here"
+            )
+        passed = dict(message)
+        passed.update(prevLogIdx=previous, prevLogTerm=raft.term_at(previous), entries=entries)
+        raft.receive(peer, passed)
+        self._verified = max(self._verified, entries[-1][1])
+
+    def _confirm(self, peer: str, message: Message, verified: int) -> None:
+        """T2: everything sent is here already; acknowledge what is verified and keep what lies beyond."""
+        raft = self.raft
+        last = raft.last_index
+        verified = max(verified, min(self._verified, last))
+        while verified < last and raft.term_at(verified + 1) == message["term"]:
+            verified += 1
+        self._verified = max(self._verified, verified)
+        if verified < last:
+            self._heartbeat(peer, message, verified)
+            self._acknowledge(peer, verified)
+            return
+        passed = dict(message)
+        passed.update(prevLogIdx=last, prevLogTerm=raft.term_at(last), entries=[])
+        raft.receive(peer, passed)
+
+    def _receive_next_index(self, peer: str, message: Message) -> None:
+        raft = self.raft
+        if message["term"] != raft.term and Rule.TERM_STAMP not in self._off:
+            return
+        if not raft.is_leader:
+            return
+        before = raft.next_index(peer)
+        passed = dict(message)
+        if passed["reset"]:
+            passed["next_node_idx"] = min(passed["next_node_idx"], raft.last_index + 1)
+        raft.receive(peer, passed)
+        if passed["reset"]:
+            self.resume_wanted = True
+        elif passed["success"] and raft.next_index(peer) < before and Rule.NO_TRUNCATION not in self._off:
+            # The library moves back to the acknowledged entry, and would send again what is on its way.
+            raft.set_next_index(peer, before)
+
+    # Snapshots from the leader.
+
+    def covers(self, index: int, term: int) -> bool:
+        """Return True if the state up to this snapshot's last entry is here already (T7)."""
+        if Rule.SNAPSHOT_NEEDED in self._off:
+            return False
+        return self.raft.settled_index >= index or self.raft.holds(index, term)
+
+    def follows(self, peer: str, term: int) -> bool:
+        """Return True if `peer` leads this replica in `term`, so that its snapshot may be taken."""
+        return self.raft.term == term and self.raft.leader == peer and not self.raft.is_leader
+
+    def acknowledge_covered(self, peer: str, index: int) -> None:
+        """T7: tell the leader that the snapshot's entries are here, without loading anything."""
+        raft = self.raft
+        if raft.term != self._verified_term:
+            self._verified_term, self._verified = raft.term, raft.settled_index
+        self._verified = max(self._verified, index, raft.settled_index)
+        self._acknowledge(peer, self._verified, reset=True)
+
+    def install(self, peer: str, index: int, commit_index: int = 0) -> None:
+        """Let the library load the newest snapshot on disk, which ends with entry `index`, and acknowledge it.
+
+        The caller has checked `follows` and `covers`. `commit_index` is the leader's; it is used only with T4 off.
+        """
+        raft = self.raft
+        term = raft.term
+        commit = commit_index if Rule.COMMIT_VERIFIED in self._off else 0
+        raft.snapshots.failure = None
+        self._installing = True
+        try:
+            raft.receive(
+                peer,
+                {"type": "append_entries", "term": term, "commit_index": commit, "serialized": INSTALLED},
+            )
+        finally:
+            self._installing = False
+        if raft.snapshots.failure is None:
+            self._verified_term, self._verified = term, index

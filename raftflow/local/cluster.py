@@ -179,6 +179,11 @@ class LocalCluster:
         """Return the file with the output of a replica or an agent."""
         return self.directory / "logs" / f"{name}.log"
 
+    def peer_of(self, name: str) -> tuple[str, int]:
+        """Return the host and port where a replica listens for other replicas."""
+        host, _, port = self._replica(name).peer.rpartition(":")
+        return host, int(port)
+
     def url_of(self, name: str) -> str:
         """Return a replica's address for clients."""
         return self._replica(name).url
@@ -242,6 +247,13 @@ class LocalCluster:
         argv += ["--work-dir", str(work), *agent.arguments]
         agent.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
         self._save()
+
+    def add_agent(self, name: str, arguments: list[str]) -> None:
+        """Add an agent with its own command-line arguments and start it."""
+        if name in self.agent_names or name in self.replica_names:
+            raise LocalClusterError(f"{name!r} is taken")
+        self._content.agents.append(AgentPlace(name=name, arguments=arguments))
+        self.start_agent(name)
 
     def signal(self, name: str, signum: signal.Signals) -> bool:
         """Send a signal to a replica or an agent. False if it does not run."""

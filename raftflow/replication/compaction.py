@@ -1,8 +1,9 @@
 """When snapshots are written, and in which order things become durable before the log is trimmed.
 
-The library asks for a snapshot inside a tick, right after it has applied everything committed: the machine freezes its
-state there and then. The write goes on in the background. Only when the file is durable, and what the coordinator
-keeps beside the log too (`before_compaction`), is the library told, and only then does it drop the entries.
+The library asks for a snapshot inside a tick, right after it has applied everything committed: the machine freezes
+its state there and then. The write goes on in the background. Only when the file is durable, and what the
+coordinator keeps beside the log too (`before_compaction`), is the library told, and only then does it drop the
+entries.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ SUPPORTED_VERSION: Final = "0.3.17"
 
 if VERSION != SUPPORTED_VERSION:  # pragma: no cover - depends on what is installed
     raise ImportError(
-        f"raftflow works with pysyncobj {SUPPORTED_VERSION} only, but {VERSION} is installed: its guard relies on that "
-        f"version's insides. Run: pip install pysyncobj=={SUPPORTED_VERSION}"
+        f"raftflow works with pysyncobj {SUPPORTED_VERSION} only, but {VERSION} is installed: its guard relies on "
+        f"that version's insides. Run: pip install pysyncobj=={SUPPORTED_VERSION}"
     )
 
 Entry = tuple[bytes, int, int]
@@ -80,7 +80,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Member(Node):  # type: ignore[misc]
-    """A node whose hash does not depend on PYTHONHASHSEED, so that the library's sets iterate alike in every process."""
+    """A node whose hash does not depend on PYTHONHASHSEED: the library iterates over sets of nodes."""
 
     def __hash__(self) -> int:
         return zlib.crc32(self.id.encode())

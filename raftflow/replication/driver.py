@@ -1,8 +1,8 @@
 """When the library runs: turns, timers and syncs on the event loop.
 
-A *turn* is one tick of the library with what belongs to it: send what the log gained, write the journal, start a sync,
-arm the timer. Whatever happens (a message, a submission, a finished sync, a deadline) asks for a turn, and all that
-happens in one pass of the loop shares one. Nothing runs on a period.
+A *turn* is one tick of the library with what belongs to it: send what the log gained, write the journal, start a
+sync, arm the timer. Whatever happens (a message, a submission, a finished sync, a deadline) asks for a turn, and
+all that happens in one pass of the loop shares one. Nothing runs on a period.
 """
 
 from __future__ import annotations

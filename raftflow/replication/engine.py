@@ -9,8 +9,8 @@
                                           wire.encode, Links ─► wire.decode
 
 Turns of the library are run by the driver (driver.py), linearizable reads by reads.py, snapshots are written by
-compaction.py and sent to followers by transfer.py. Everything happens in the event loop's thread; only syncs and other
-blocking file work leave it, through the `FileSystem`.
+compaction.py and sent to followers by transfer.py. Everything happens in the event loop's thread; only syncs and
+other blocking file work leave it, through the `FileSystem`.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ class PySyncObjLog:
         if self._role is not Role.FOLLOWER:
             try:
                 self._announce(Role.FOLLOWER, self._role_term)
-            except Exception:
+            except Exception:  # noqa: BLE001 - the replica stops either way
                 _log.exception("a callback of a role change failed while the replica stopped")
         self._shutdown = self._loop.create_task(self._shut_down())
 

@@ -1,7 +1,7 @@
 """The guard: the transport that stands between PySyncObj and the network and makes it keep Raft's promises.
 
-Every message passes here in both directions. The rules repair what the library gets wrong (DESIGN.md tells the history
-behind each; tests/replication/test_histories.py replays them with the rule on and off):
+Every message passes here in both directions. The rules repair what the library gets wrong (DESIGN.md tells the
+history behind each; tests/replication/test_histories.py replays them with the rule on and off):
 
     T1  acknowledgements carry their term; those of another term are dropped
     T2  entries that the log already holds are never truncated; truncating a committed one stops the replica
@@ -11,8 +11,9 @@ behind each; tests/replication/test_histories.py replays them with the rule on a
     T6  commands are never forwarded between replicas
     T7  a snapshot that the log already covers is never loaded
 
-An entry is *verified* when it is known to equal the current leader's entry at that index: because it came in an append
-of this term that matched, because its term is the leader's own, or because it is committed (leader completeness).
+An entry is *verified* when it is known to equal the current leader's entry at that index: because it came in an
+append of this term that matched, because its term is the leader's own, or because it is committed (leader
+completeness).
 
 This module has no clock and no I/O: `emit(peer, message)` takes what is to be sent.
 """
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Rule(enum.StrEnum):
-    """A rule of the guard (T) or of the sync gate (G). Tests switch them off one by one to show that each is needed."""
+    """A rule of the guard (T) or of the sync gate (G). Tests switch them off one by one: each is needed."""
 
     TERM_STAMP = "T1"
     NO_TRUNCATION = "T2"

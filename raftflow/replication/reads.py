@@ -1,9 +1,10 @@
 """Linearizable reads without the log: Raft's ReadIndex.
 
-A leader that has committed an entry of its term notes its commit index and asks its peers whether they are still in its
-term. When a majority (itself included) has said so *after* the read began, no newer leader can have committed anything
-before the read began, so a state with everything up to that index applied answers the read. Reads that begin while a
-round is under way share the next one. A leadership or a message lost costs a repeat, never a wrong answer.
+A leader that has committed an entry of its term notes its commit index and asks its peers whether they are still in
+its term. When a majority (itself included) has said so *after* the read began, no newer leader can have committed
+anything before the read began, so a state with everything up to that index applied answers the read. Reads that
+begin while a round is under way share the next one. A leadership or a message lost costs a repeat, never a wrong
+answer.
 
 No clock here: the driver calls `repeat` at each heartbeat.
 """

@@ -67,7 +67,7 @@ class Submissions:
         return len(self._open)
 
     def admit(self, entry_bytes: int, position: Callable[[], tuple[int, int]]) -> Submission | None:
-        """Count one more entry; None if the queue is full. `position` gives index and term of what is being applied."""
+        """Count one more entry; None if the queue is full. `position` tells index and term of what is applied."""
         full = len(self._open) >= self._entries_max or self._bytes + entry_bytes > self._bytes_max
         if full and self._open:
             return None

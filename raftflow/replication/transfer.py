@@ -1,10 +1,11 @@
 """Snapshots on their way to a follower that lacks entries which the leader no longer has.
 
-The library's own way (pickled pieces without a log position, one placeholder file) is not used. The leader announces
-the file, sends it in pieces with a bounded number in flight, and the follower answers each; meanwhile the library's
-appends to that follower are replaced by bare heartbeats, which the follower answers too, so that neither side takes the
-other for dead. The follower checks every checksum, makes the file durable, and only then lets the library load it and
-acknowledge it (guard.py: T4, T5, T7). Whatever breaks in between is begun anew when the library asks again.
+The library's own way (pickled pieces without a log position, one placeholder file) is not used. The leader
+announces the file, sends it in pieces with a bounded number in flight, and the follower answers each; meanwhile the
+library's appends to that follower are replaced by bare heartbeats, which the follower answers too, so that neither
+side takes the other for dead. The follower checks every checksum, makes the file durable, and only then lets the
+library load it and acknowledge it (guard.py: T4, T5, T7). Whatever breaks in between is begun anew when the library
+asks again.
 """
 
 from __future__ import annotations
@@ -254,8 +255,7 @@ class SnapshotReceiver:
 
     def _write(self, incoming: _Incoming, message: Message) -> None:
         try:
-            if message["offset"] != incoming.receiver.received:
-                raise ValueError(f"piece at {message['offset']} after {incoming.receiver.received} bytes")
+            _check_offset(message["offset"], incoming.receiver.received)
             incoming.receiver.write(message["data"])
         except (ValueError, OSError) as error:
             self._drop()
@@ -306,3 +306,8 @@ class SnapshotReceiver:
     def _refuse(self, peer: str, message: Message, error: Exception) -> None:
         _log.warning("the snapshot from %s was not taken: %s", peer, error)
         self._answer(peer, message, 0, "refused")
+
+
+def _check_offset(offset: int, expected: int) -> None:
+    if offset != expected:
+        raise ValueError(f"a piece at {offset} after {expected} bytes")

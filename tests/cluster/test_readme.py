@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def fenced(text: str) -> list[tuple[str, str]]:
+    """Return (language, body) of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = fenced(README)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -25,11 +33,7 @@ def section(title: str) -> str:
 
 
 def shell_blocks(text: str) -> list[str]:
-    return [
-        body
-        for language, body in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-        if language == "sh"
-    ]
+    return [body for language, body in fenced(text) if language == "sh"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -39,15 +43,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(script: str, cwd: Path, **more: str) -> str:
-    done = subprocess.run(
-        ["bash", "-euc", script],
-        cwd=cwd,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    argv, env = ["bash", "-euc", script], environment(**more)
+    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, f"$ {script}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -86,12 +83,11 @@ def test_one_machine_and_the_operators_table(folder: Path) -> None:
     flat = [("raftflow " + word if word.startswith("audit") else word) for row in commands for word in row if word]
     assert len(flat) == 8, flat
     where = {"RAFTFLOW_PEERS": peers_of(folder)}
-    workflow = run("raftflow workflow list -o jsonl | head -1 | python -c 'import json; print(json.loads(input())[\"id\"])'",
-                   folder, **where).strip()  # fmt: skip
+    listed = run("raftflow workflow list -o jsonl", folder, **where)
+    workflow = json.loads(listed.splitlines()[0])["id"]
     for command in flat:
-        if command == "raftflow bench failover":
-            command += " --runs 1"
         line = command.replace("NAME", "a1").replace("WORKFLOW", workflow).replace("TASK", "words")
+        line = line.replace("bench failover", "bench failover --runs 1")
         shown = run(line, folder, **where)
         if "task logs" in line:
             assert '"numbers"' in shown
@@ -139,13 +135,9 @@ def localise(file: Path, folder: Path) -> None:
 
 def background(line: str, cwd: Path) -> subprocess.Popen[bytes]:
     # `exec` so that the signal reaches the command and not a shell in front of it.
-    prefix, _, command = line.rpartition("raftflow ")
-    script = (
-        f"{prefix.strip()} exec raftflow {command}"
-        if not prefix
-        else f"export {prefix.strip()}; exec raftflow {command}"
-    )
-    return subprocess.Popen(["bash", "-euc", script], cwd=cwd, env=environment())
+    settings, _, command = line.rpartition("raftflow ")
+    exports = f"export {settings.strip()}; " if settings else ""
+    return subprocess.Popen(["bash", "-euc", f"{exports}exec raftflow {command}"], cwd=cwd, env=environment())
 
 
 def await_agent(work: str, cwd: Path) -> None:

@@ -1,0 +1,91 @@
+"""A task that costs what it says: CPU time, memory, and time that passes. Stands in for work that was recorded.
+
+Used by the WfFormat reader (`raftflow.formats.wfformat`) and by benchmarks, as a callable (`raftflow.burn:burn`) or
+as a program (`python3 -m raftflow.burn --cpu-seconds 2 --memory-mib 64 --threads 2`). The callable is the default:
+it runs in a worker process that the agent keeps, so a task of a millisecond costs a millisecond, not the start of
+an interpreter.
+
+CPU time is measured per thread by the kernel, not guessed from the clock: on a busy machine the same work is done,
+only later. Several threads burn in parallel because hashing a large block releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+MEMORY_MIB_MAX = 1024 * 1024
+THREADS_MAX = 1024
+_BLOCK = bytes(32 * 1024)
+"""Hashed over and over. Above 2 KiB, where hashlib lets other threads run; small enough to stop in 50 µs."""
+
+_PAGE = 4096
+
+
+def burn(cpu_seconds: float, memory_mib: int = 0, threads: int = 1, seconds: float = 0.0) -> dict[str, int]:
+    """Use `cpu_seconds` of CPU time on `threads` threads while holding `memory_mib` MiB, every page of it touched.
+
+    Returns after at least `seconds`: what is left after the CPU time is slept, as recorded tasks waited for their
+    disks. The result tells what was used: `cpu_ms`, `memory_mib`. Raises `ValueError` for amounts that make no sense
+    and `MemoryError` when the memory is not there.
+    """
+    if not 0 <= cpu_seconds < float("inf") or not 0 <= seconds < float("inf"):
+        raise ValueError("seconds and cpu_seconds are finite and not negative")
+    if not 0 <= memory_mib <= MEMORY_MIB_MAX or not 1 <= threads <= THREADS_MAX:
+        raise ValueError(f"memory_mib is 0 to {MEMORY_MIB_MAX}, threads 1 to {THREADS_MAX}")
+    started, cpu_start = time.monotonic(), time.thread_time()
+    memory = bytearray(memory_mib * 1024 * 1024)
+    # A fresh bytearray is zero pages that the kernel has not backed yet; one byte written in each makes it real.
+    memory[::_PAGE] = b"\x01" * (len(memory) // _PAGE)
+    used: list[float] = []
+    share = cpu_seconds / threads
+    others = [threading.Thread(target=_burn_one, args=(share, used, None)) for _ in range(threads - 1)]
+    for other in others:
+        other.start()
+    _burn_one(share, used, cpu_start)  # touching the memory was work too
+    for other in others:
+        other.join()
+    rest = seconds - (time.monotonic() - started)
+    if rest > 0:
+        time.sleep(rest)
+    return {"cpu_ms": round(sum(used) * 1000), "memory_mib": len(memory) // (1024 * 1024)}
+
+
+def _burn_one(cpu_seconds: float, used: list[float], start: float | None) -> None:
+    """Hash until this thread has used its share of CPU time since `start`, and note how much that was."""
+    if start is None:
+        start = time.thread_time()
+    while (spent := time.thread_time() - start) < cpu_seconds:
+        hashlib.sha256(_BLOCK)
+    used.append(spent)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `burn` as a program; the result goes to the file that `RAFTFLOW_RESULT` names, if any."""
+    parser = argparse.ArgumentParser(prog="raftflow.burn", description="Use CPU time and memory, then end.")
+    parser.add_argument("--cpu-seconds", type=float, default=0.0, help="CPU time over all threads")
+    parser.add_argument("--memory-mib", type=int, default=0, help="memory to touch and hold")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=0.0, help="end no earlier than this")
+    options = parser.parse_args(arguments)
+    try:
+        result = burn(options.cpu_seconds, options.memory_mib, options.threads, options.seconds)
+    except ValueError as error:
+        parser.error(str(error))
+    except MemoryError:
+        print(f"raftflow.burn: no {options.memory_mib} MiB of memory to be had", file=sys.stderr)  # noqa: T201 - program
+        return 1
+    path = os.environ.get("RAFTFLOW_RESULT")
+    if path:
+        Path(path).write_text(json.dumps(result), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -110,7 +110,13 @@ class SnapshotWriter:
             driver.request_turn()
 
     async def stop(self) -> None:
+        """Give up the write that is under way and wait until its file is gone."""
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def cancel(self) -> None:
         """Give up the write that is under way."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from raftflow.replication.envelope import ENTRY_BYTES_MAX
+from raftflow.replication.journal import SEGMENT_BYTES
 
 REPLICAS_MAX: Final = 9
 """More members cost more than they protect."""
@@ -39,6 +40,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     window_bytes: int = 4 * 1024 * 1024
     """A follower whose link holds more than this unsent gets no further entries for now."""
 
+    segment_bytes: int = SEGMENT_BYTES
+    """Size at which the journal starts another file."""
     snapshot_entries: int = 20_000
     """Applied entries after which the log is compacted; see `rank` for how replicas are staggered."""
     snapshot_bytes: int = 64 * 1024 * 1024

@@ -85,6 +85,11 @@ class Driver:
                 handle.cancel()
         self._turn = self._timer = None
 
+    def cancel(self) -> None:
+        """Give up the sync that is under way."""
+        if self._syncing is not None:
+            self._syncing.cancel()
+
     async def drain(self) -> None:
         """Wait for the sync that is under way."""
         if self._syncing is not None:

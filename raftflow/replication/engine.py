@@ -140,7 +140,11 @@ class PySyncObjLog:
         config = self._config
         self._data = data = DataDir.open(self._fs, config.data_dir, config.cluster_id, config.name)
         self._journal = Journal.open(
-            self._fs, data.journal_dir, check_command=envelope.check, must_exist=data.has_journal
+            self._fs,
+            data.journal_dir,
+            check_command=envelope.check,
+            segment_bytes=config.segment_bytes,
+            must_exist=data.has_journal,
         )
         data.note_journal()
         self._store = SnapshotStore(self._fs, data.snapshot_dir, clock=self._loop.time)
@@ -231,6 +235,17 @@ class PySyncObjLog:
             await self._shut_down()
         await self._release_files()
         self._changed.set()
+
+    def abandon(self) -> None:
+        """For simulation: stop as a killed process does. Nothing is written, synced, sent or closed any more."""
+        self._closed = True
+        if self._running:
+            self._driver.stop()
+            self._driver.cancel()
+            self._writer.cancel()
+            self._sender.cancel_all()
+            self._receiver.abandon()
+            self._end_waiting("closed")
 
     async def _shut_down(self) -> None:
         """Stop what runs beside the turns; safe to call twice."""

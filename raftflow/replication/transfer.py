@@ -231,6 +231,12 @@ class SnapshotReceiver:
             await asyncio.wait([self._task])
         self._drop()
 
+    def abandon(self) -> None:
+        """Stop without touching the disk."""
+        if self._task is not None:
+            self._task.cancel()
+        self._incoming = None
+
     def _drop(self) -> None:
         incoming, self._incoming = self._incoming, None
         if incoming is not None:

@@ -1,9 +1,9 @@
 """The journal's record format: what a batch of changes looks like as bytes, and how it is checked.
 
-A segment file is a 16-byte prefix followed by records, each starting at a multiple of 4:
+A segment file is a 24-byte prefix followed by records, each starting at a multiple of 4:
 
 ```
-prefix   magic "RFLOWJNL" | format u32 | crc32 of the 12 bytes before u32
+prefix   magic "RFLOWJNL" | format u32 | filled bytes u64 | crc32 of the bytes before u32
 record   header 36 bytes | payload | 0xA5 | zeros up to a multiple of 4
 header   magic u32 | payload length u32 | payload crc u32 | chain u32 | watermark u64
          | zero sectors u32 | header crc u32 | end magic u32
@@ -20,6 +20,7 @@ All numbers are little-endian. One record holds one batch (`Batch`): it is appli
   below the watermark of a later good one was once durable: that is damage, never a torn write.
 - `zero sectors` counts the aligned 512-byte sectors of the record that hold only zeros by content, so that recovery
   can tell a sector that was never written from one that was written as zeros.
+- `filled bytes` is the length to which the file was filled with zeros at first: a shorter one has lost its end.
 - The last byte of a header and of a record is never zero in a whole record.
 """
 
@@ -53,7 +54,7 @@ OPENING: Final = 16
 SEAL: Final = 32
 """The segment after this one is durable: if it is not there, it was lost."""
 
-_PREFIX_BODY = struct.Struct("<8sI")
+_PREFIX_BODY = struct.Struct("<8sIQ")
 _U32 = struct.Struct("<I")
 _SEED = struct.Struct("<QQ")
 _HEADER_BODY = struct.Struct("<IIIIQI")
@@ -110,23 +111,23 @@ def record_bytes(payload_bytes: int) -> int:
     return HEADER_BYTES + (payload_bytes & ~3) + 4
 
 
-def encode_prefix() -> bytes:
+def encode_prefix(filled_bytes: int) -> bytes:
     """Return the first bytes of a segment file."""
-    body = _PREFIX_BODY.pack(_PREFIX_MAGIC, FORMAT)
+    body = _PREFIX_BODY.pack(_PREFIX_MAGIC, FORMAT, filled_bytes)
     return body + _U32.pack(crc32(body))
 
 
-def decode_prefix(data: bytes) -> int:
-    """Return the format of a segment file. Raises `ValueError` if it is none, or damaged."""
+def decode_prefix(data: bytes) -> tuple[int, int]:
+    """Return format and filled bytes of a segment file. Raises `ValueError` if it is none, or damaged."""
     if len(data) < PREFIX_BYTES:
         raise ValueError("shorter than a segment's prefix")
-    magic, version = _PREFIX_BODY.unpack_from(data)
+    magic, version, filled = _PREFIX_BODY.unpack_from(data)
     (crc,) = _U32.unpack_from(data, _PREFIX_BODY.size)
     if magic != _PREFIX_MAGIC:
         raise ValueError("does not start with a journal segment's magic")
     if crc != crc32(data[: _PREFIX_BODY.size]):
         raise ValueError("the prefix does not match its checksum")
-    return int(version)
+    return int(version), int(filled)
 
 
 def encode_payload(batch: Batch) -> list[bytes]:

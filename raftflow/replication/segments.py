@@ -114,7 +114,7 @@ def start_segment(
 ) -> tuple[int, int]:
     """Turn a filled temporary file into a segment, durably. Returns its end and its chain. Raises `OSError`."""
     record, chain = records.encode_record(opening, segment=number, offset=PREFIX_BYTES, chain=chain, watermark=0)
-    file.write_at(0, records.encode_prefix() + record)
+    file.write_at(0, records.encode_prefix(file.size()) + record)
     file.sync()
     fs.rename(file.path, target)
     fs.sync_dir(target.parent)
@@ -156,7 +156,7 @@ def read_segment(path: Path, number: int, data: bytes, *, end: int | None) -> Sc
 def _read_opening(path: Path, number: int, data: bytes) -> Scan:
     """Read prefix and opening record, which are always durable before the file has its name."""
     try:
-        version = records.decode_prefix(data)
+        version, filled = records.decode_prefix(data)
     except ValueError as error:
         raise corrupt(path, 0, str(error)) from None
     if version != records.FORMAT:
@@ -164,6 +164,8 @@ def _read_opening(path: Path, number: int, data: bytes) -> Scan:
             f"{path}: journal format {version}, but this program reads format {records.FORMAT}. "
             f"Start the version of raftflow that wrote it, or a newer one."
         )
+    if len(data) < filled:
+        raise corrupt(path, len(data), f"the file ends here, but had {filled} bytes from the start")
     header = records.decode_header(data, PREFIX_BYTES, segment=number)
     payload = None if header is None else records.read_payload(data, PREFIX_BYTES, header, segment=number)
     if header is None or payload is None:

@@ -1,0 +1,144 @@
+"""Attempts that run: started through an executor, stopped in steps, and turned into reported ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from raftflow.agent.clock import now_ns
+from raftflow.agent.executors.base import Ended, Executor
+from raftflow.domain.contract import Assignment, ReportedEnd
+from raftflow.domain.limits import ERROR_CHARS_MAX
+
+_log = logging.getLogger("raftflow.agent.attempts")
+
+StopReason = Literal["cancelled", "timeout", "abandoned"]
+
+
+class Running:
+    """One attempt that runs."""
+
+    __slots__ = ("assignment", "executor", "kill_timer", "reason", "started_at_ns", "timeout_timer", "why")
+
+    def __init__(self, assignment: Assignment, executor: Executor) -> None:
+        self.assignment = assignment
+        self.executor = executor
+        self.started_at_ns = now_ns()
+        self.reason: StopReason | None = None
+        self.why = ""
+        self.timeout_timer: asyncio.TimerHandle | None = None
+        self.kill_timer: asyncio.TimerHandle | None = None
+
+
+class Attempts:
+    """Runs attempts. `on_end` gets each end once; `before_end` is called before an end is judged."""
+
+    def __init__(
+        self,
+        command: Executor,
+        python: Executor,
+        *,
+        before_end: Callable[[], None],
+        on_end: Callable[[ReportedEnd], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._command = command
+        self._python = python
+        self._before_end = before_end
+        self._on_end = on_end
+        self._running: dict[int, Running] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def start(self, assignment: Assignment) -> None:
+        """Start an attempt. Its end comes through `on_end`, never before this returns."""
+        executor = self._command if assignment.command is not None else self._python
+        running = Running(assignment, executor)
+        self._running[assignment.fence] = running
+        self._idle.clear()
+        try:
+            executor.start(assignment, self._ended)
+        except OSError as error:
+            _log.exception("attempt %s of task %s cannot be started", assignment.fence, assignment.task_id)
+            how = Ended(ok=False, error=f"the agent cannot start it: {error}")
+            self._loop.call_soon(self._ended, assignment.fence, how)
+        if assignment.timeout_ms is not None:
+            running.timeout_timer = self._loop.call_later(
+                assignment.timeout_ms / 1000, self._timed_out, assignment.fence
+            )
+
+    def _timed_out(self, fence: int) -> None:
+        running = self._running.get(fence)
+        if running is not None:
+            limit_ms = running.assignment.timeout_ms
+            self.stop(fence, "timeout", f"ran longer than its timeout of {limit_ms} ms")
+
+    def stop(self, fence: int, reason: StopReason, why: str, grace_max_s: float | None = None) -> None:
+        """Stop an attempt: SIGTERM, its grace (at most `grace_max_s`), SIGKILL.
+
+        The first reason counts. A later call may only shorten the grace. Ignored if the attempt does not run.
+        """
+        running = self._running.get(fence)
+        if running is None:
+            return
+        grace_s = running.assignment.grace_ms / 1000
+        if grace_max_s is not None:
+            grace_s = min(grace_s, grace_max_s)
+        if running.reason is None:
+            running.reason = reason
+            running.why = why
+            running.executor.signal(fence, signal.SIGTERM)
+        elif running.kill_timer is not None and running.kill_timer.when() <= self._loop.time() + grace_s:
+            return
+        if running.kill_timer is not None:
+            running.kill_timer.cancel()
+        if grace_s <= 0:
+            running.kill_timer = None
+            running.executor.signal(fence, signal.SIGKILL)
+        else:
+            running.kill_timer = self._loop.call_later(grace_s, running.executor.signal, fence, signal.SIGKILL)
+
+    def stop_all(self, reason: StopReason, why: str, grace_max_s: float | None = None) -> None:
+        """Stop every attempt."""
+        for fence in list(self._running):
+            self.stop(fence, reason, why, grace_max_s)
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs."""
+        await self._idle.wait()
+
+    def _ended(self, fence: int, how: Ended) -> None:
+        self._before_end()
+        running = self._running.pop(fence)
+        for timer in (running.timeout_timer, running.kill_timer):
+            if timer is not None:
+                timer.cancel()
+        if not self._running:
+            self._idle.set()
+        assignment = running.assignment
+        outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned"]
+        error = how.error
+        if running.reason is not None:
+            outcome = running.reason
+            error = running.why
+        elif how.abandoned:
+            outcome = "abandoned"
+        else:
+            outcome = "succeeded" if how.ok else "failed"
+        end = ReportedEnd(
+            fence=fence,
+            workflow_id=assignment.workflow_id,
+            task_id=assignment.task_id,
+            outcome=outcome,
+            exit_code=how.exit_code,
+            error=error if len(error) <= ERROR_CHARS_MAX else error[: ERROR_CHARS_MAX - 3] + "...",
+            duration_ms=(now_ns() - running.started_at_ns) // 1_000_000,
+        )
+        if outcome == "succeeded" and how.result:
+            end.result = msgspec.Raw(how.result)
+        self._on_end(end)

@@ -1,0 +1,57 @@
+"""The agent's clocks and its lease."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def now_ns() -> int:
+    """Return CLOCK_BOOTTIME: it never jumps, and it goes on while the process is stopped or the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+_GRACE_SHARE = 10
+_GRACE_MAX_NS = 500_000_000
+
+
+class Lease:
+    """The agent's right to run attempts, as the agent itself must see it: counted from when a poll was *sent*.
+
+    The leader counts from when it arrived, so an agent that has stopped everything by `until_ns` has done so before
+    anybody takes its attempts away. To keep that promise and still let programs end in an orderly way, stopping
+    begins a little earlier, at `stop_at_ns`.
+    """
+
+    def __init__(self, clock: Callable[[], int] = now_ns) -> None:
+        self._clock = clock
+        self.confirmed_at_ns = 0
+        self.length_ns = 0
+
+    @property
+    def until_ns(self) -> int:
+        """When the lease ends."""
+        return self.confirmed_at_ns + self.length_ns
+
+    @property
+    def stop_at_ns(self) -> int:
+        """When attempts are asked to end."""
+        return self.until_ns - min(self.length_ns // _GRACE_SHARE, _GRACE_MAX_NS)
+
+    def start(self, sent_at_ns: int, lease_ms: int) -> None:
+        """Begin anew, as of when the registration was sent."""
+        self.confirmed_at_ns = sent_at_ns
+        self.length_ns = lease_ms * 1_000_000
+
+    def confirm(self, sent_at_ns: int, lease_ms: int) -> None:
+        """A poll sent at that time was answered. Answers may come in another order than polls."""
+        if sent_at_ns >= self.confirmed_at_ns:
+            self.start(sent_at_ns, lease_ms)
+
+    def over(self) -> bool:
+        """Tell whether attempts must end (or be ended) now."""
+        return self._clock() >= self.stop_at_ns
+
+    def left_s(self) -> float:
+        """Return the seconds until `until_ns`, 0 if it has passed."""
+        return max(self.until_ns - self._clock(), 0) / 1e9

@@ -1,0 +1,187 @@
+"""An agent's configuration: a TOML file, then the environment, then flags."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.ids import name_problem
+from raftflow.domain.resources import CPU, MEMORY, Resources, parse_amount
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+_MEMORY_SHARE = 0.8
+"""Of the machine's memory, if the configuration names none: the rest is for the system."""
+
+_ENVIRONMENT = {
+    "RAFTFLOW_PEERS": "peers",
+    "RAFTFLOW_TOKEN": "token",
+    "RAFTFLOW_CACERT": "cacert",
+    "RAFTFLOW_CLIENT_CERT": "client_cert",
+    "RAFTFLOW_CLIENT_KEY": "client_key",
+}
+
+
+class ConfigError(ValueError):
+    """A setting is missing or wrong; the text names the key and where it was set."""
+
+
+def _default_name() -> str:
+    name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in socket.gethostname())
+    return name if name_problem(name) is None else "agent"
+
+
+def default_resources() -> dict[str, float | str]:
+    """Return all CPUs that this process may use and 80 % of the machine's memory, in users' units."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {CPU: len(os.sched_getaffinity(0)), MEMORY: int(memory_bytes * _MEMORY_SHARE) >> 20}
+
+
+class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Everything that an agent can be told. In a file: the table `[agent]`."""
+
+    peers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=99)]
+    """Base URLs of coordinator replicas, any of them, in the order in which they are tried."""
+    name: str = msgspec.field(default_factory=_default_name)
+    """Unique in the cluster; by default the host's name."""
+    instance: Annotated[str, msgspec.Meta(min_length=8, max_length=64)] = msgspec.field(
+        default_factory=lambda: secrets.token_hex(16)
+    )
+    """Random, one per process."""
+    resources: dict[str, float | str] = msgspec.field(default_factory=default_resources)
+    """In users' units: `cpu` (CPUs), `memory` (MiB or `"8GiB"`), and custom ones."""
+    labels: Annotated[dict[str, str], msgspec.Meta(max_length=limits.LABELS_MAX)] = {}
+    prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 16
+    """Attempts that may wait here, so that a freed slot needs no round trip."""
+    work_dir: str = ""
+    """For output and inputs of attempts, this agent's alone; emptied at the start. Default: below the system's
+    directory for temporary files."""
+    output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
+    """Kept of each of an attempt's standard streams, from its beginning; the rest is dropped."""
+    keep_attempts_max: Positive = 1_000
+    """Ended attempts whose output is kept."""
+    keep_bytes_max: Positive = 1 << 30
+    keep_age_max_s: Seconds = 86_400
+    token: str = ""
+    cacert: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    drain_timeout_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30.0
+    """How long running attempts may go on after SIGTERM."""
+    connect_timeout_s: Seconds = 1.0
+    poll_timeout_s: Seconds = 3.0
+    """How long an answer may take beyond the time that the coordinator was asked to hold the poll."""
+    worker_calls_max: Positive = 10_000
+    """A python worker is replaced after that many calls."""
+    worker_rss_max_mib: Positive = 1_024
+    """A python worker that once was larger is replaced after its call."""
+    workers_idle_max: Annotated[int, msgspec.Meta(ge=0, le=1_024)] = 16
+
+    def capacity(self) -> Resources:
+        """Return `resources` in integer units."""
+        return {name: parse_amount(name, self.resources[name]) for name in sorted(self.resources)}
+
+    def work_path(self) -> Path:
+        """Return the work directory."""
+        if self.work_dir:
+            return Path(self.work_dir).absolute()
+        return Path(tempfile.gettempdir()) / f"raftflow-agent-{os.getuid()}" / self.name
+
+
+def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> AgentConfig:
+    """Merge the file's `[agent]` table, the environment and flags: flag over environment over file over default.
+
+    `flags` maps field names of `AgentConfig` to values; None means that the flag was not given. `resources` and
+    `labels` are merged key by key, over the default resources too. Raises `ConfigError`.
+    """
+    settings: dict[str, Any] = {"resources": default_resources()}
+    sources = dict.fromkeys(settings, "default")
+    if file is not None:
+        _merge(settings, sources, _read_file(file), str(file))
+    for variable, key in _ENVIRONMENT.items():
+        value = env.get(variable)
+        if value:
+            _merge(settings, sources, {key: value}, variable)
+    _merge(settings, sources, {key: value for key, value in flags.items() if value is not None}, "flag")
+    if isinstance(settings.get("peers"), str):
+        settings["peers"] = [peer.strip() for peer in settings["peers"].split(",") if peer.strip()]
+    if not settings.get("peers"):
+        raise ConfigError("peers: no coordinator is named; give --peers URL,URL or set RAFTFLOW_PEERS")
+    try:
+        config = msgspec.convert(settings, AgentConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), sources)) from error
+    _check(config, sources)
+    return config
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from error
+    table = document.get("agent")
+    if not isinstance(table, dict):
+        raise ConfigError(f"{file}: has no table [agent]")
+    unknown = sorted(set(document) - {"agent"})
+    if unknown:
+        raise ConfigError(f"{file}: unknown key {unknown[0]!r}; an agent's settings stand in [agent]")
+    return table
+
+
+def _merge(settings: dict[str, Any], sources: dict[str, str], more: Mapping[str, Any], source: str) -> None:
+    for key, value in more.items():
+        old = settings.get(key)
+        if key in ("resources", "labels") and isinstance(value, Mapping) and isinstance(old, dict):
+            settings[key] = {**old, **value}
+        else:
+            settings[key] = value
+        sources[key] = source
+
+
+def _explain(message: str, sources: Mapping[str, str]) -> str:
+    """Put the key and its source before msgspec's text."""
+    for key, source in sources.items():
+        if f"`$.{key}" in message or f"`{key}`" in message:
+            return f"{key} ({source}): {message}"
+    return message
+
+
+def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
+    def fail(key: str, why: str) -> ConfigError:
+        return ConfigError(f"{key} ({sources.get(key, 'default')}): {why}")
+
+    for peer in config.peers:
+        parts = urlsplit(peer)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise fail("peers", f"{peer!r} is no base URL such as http://host:7100")
+    wrong = name_problem(config.name)
+    if wrong is not None:
+        raise fail("name", f"{config.name!r} {wrong}")
+    for name, value in config.resources.items():
+        wrong = name_problem(name)
+        if wrong is not None:
+            raise fail("resources", f"{name!r} {wrong}")
+        try:
+            parse_amount(name, value)
+        except ValueError as error:
+            raise fail("resources", f"{name} {error}") from error
+    if config.client_key and not config.client_cert:
+        raise fail("client_key", "needs client_cert as well")
+    for key in ("cacert", "client_cert", "client_key"):
+        path = getattr(config, key)
+        if path and not Path(path).is_file():
+            raise fail(key, f"{path} is no file")

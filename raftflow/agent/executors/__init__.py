@@ -1,0 +1,1 @@
+"""Running attempts: commands through the launcher, python callables in kept workers."""

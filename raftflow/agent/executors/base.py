@@ -1,0 +1,36 @@
+"""What the attempts' keeper wants from an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from raftflow.domain.contract import Assignment
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt's process, or call, came to its end."""
+
+    ok: bool
+    exit_code: int | None = None
+    """Of a command; negative for a signal."""
+    error: str = ""
+    result: bytes = b""
+    """JSON; empty for none."""
+    abandoned: bool = False
+    """The agent's own machinery ended it (the lease was over, the launcher died): not the task's failure."""
+
+
+class Executor(Protocol):
+    """Starts attempts of one kind. Everything happens in the event loop's thread."""
+
+    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+        """Start an attempt. `ended(fence, how)` is called once, from the event loop, never before this returns.
+
+        By then nothing of the attempt runs any more.
+        """
+
+    def signal(self, fence: int, number: int) -> None:
+        """Send a signal to a running attempt; ignored if it has ended."""

@@ -1,0 +1,129 @@
+"""Runs programs: an argument list, never a shell, in a process group of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import msgspec
+import orjson
+
+from raftflow.agent.executors.base import Ended
+from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.messages import Exited
+from raftflow.agent.output import OutputStore, remove_directory
+from raftflow.domain.contract import Assignment
+
+_encode = msgspec.json.Encoder().encode
+
+
+class CommandExecutor:
+    """An `Executor` of assignments with `command`."""
+
+    def __init__(self, launcher: Launcher, store: OutputStore, *, output_bytes_max: int) -> None:
+        self._launcher = launcher
+        self._store = store
+        self._output_bytes_max = output_bytes_max
+        self.result_bytes_max = 64 * 1024
+        self._running: dict[int, tuple[int, Assignment, Callable[[int, Ended], None]]] = {}
+
+    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+        """Start the program; see `Executor`."""
+        fence = assignment.fence
+        folder = self._store.directory(fence)
+        os.mkdir(folder, 0o700)  # noqa: PTH102 - runs once an attempt
+        inputs = f"{folder}/inputs.json"
+        with open(inputs, "wb", 0) as file:  # noqa: PTH123 - as above
+            file.write(_encode(assignment.inputs) if assignment.inputs else b"{}")
+        env = {
+            **assignment.env,
+            "RAFTFLOW_WORKFLOW": assignment.workflow_id,
+            "RAFTFLOW_TASK": assignment.task_id,
+            "RAFTFLOW_ATTEMPT": str(assignment.attempt),
+            "RAFTFLOW_FENCE": str(fence),
+            "RAFTFLOW_RESULT": f"{folder}/result.json",
+            "RAFTFLOW_INPUTS": inputs,
+        }
+        self._store.began(fence)
+        identity = self._launcher.spawn(
+            assignment.command or [],
+            env,
+            lambda exited: self._exited(fence, exited),
+            cwd=assignment.cwd,
+            stdout=f"{folder}/stdout",
+            stderr=f"{folder}/stderr",
+            bytes_max=self._output_bytes_max,
+        )
+        self._running[fence] = (identity, assignment, ended)
+
+    def signal(self, fence: int, number: int) -> None:
+        """Send a signal to the attempt's process group."""
+        entry = self._running.get(fence)
+        if entry is not None:
+            self._launcher.signal(entry[0], number)
+
+    def _exited(self, fence: int, exited: Exited) -> None:
+        _, _, ended = self._running.pop(fence)
+        folder = self._store.directory(fence)
+        how = self._how(folder, exited)
+        self._clean(folder, keep=any(exited.sizes))
+        self._store.ended(fence, exited.sizes, exited.truncated)
+        ended(fence, how)
+
+    def _how(self, folder: str, exited: Exited) -> Ended:
+        if exited.code == 0 and not exited.lease_over:
+            result, error = read_result(f"{folder}/result.json", self.result_bytes_max)
+            return Ended(ok=not error, exit_code=0, error=error, result=result)
+        if exited.code is None:
+            return Ended(ok=False, error=exited.error, abandoned=exited.lease_over)
+        tail = exited.stderr_tail.decode(errors="replace").rstrip()
+        what = exit_text(exited.code)
+        return Ended(
+            ok=False,
+            exit_code=exited.code,
+            error=f"{what}: {tail}" if tail else what,
+            abandoned=exited.lease_over,
+        )
+
+    def _clean(self, folder: str, *, keep: bool) -> None:
+        for name in ("inputs.json", "result.json"):
+            try:
+                os.unlink(f"{folder}/{name}")  # noqa: PTH108 - runs once an attempt
+            except FileNotFoundError:
+                continue
+            except IsADirectoryError:
+                remove_directory(f"{folder}/{name}")
+        if not keep:
+            remove_directory(folder)
+
+
+def exit_text(code: int) -> str:
+    """Return an exit code in words; negative codes are signals."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def read_result(path: str, bytes_max: int) -> tuple[bytes, str]:
+    """Return what the program left as its result (empty for none), and what is wrong with it (empty if nothing)."""
+    try:
+        with open(path, "rb", 0) as file:  # noqa: PTH123 - runs once an attempt
+            data = file.read(bytes_max + 1)
+            if len(data) > bytes_max:
+                size = os.fstat(file.fileno()).st_size
+                return b"", f"the result has {size} bytes, the limit is {bytes_max}: leave a file and name it instead"
+    except FileNotFoundError:
+        return b"", ""
+    except OSError as error:
+        return b"", f"the result cannot be read: {error.strerror}"
+    if not data.strip():
+        return b"", ""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        return b"", f"what was written to RAFTFLOW_RESULT is no JSON: {error}"
+    return data.strip(), ""

@@ -1,0 +1,277 @@
+"""Runs python callables in workers that are kept and used again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from raftflow.agent.executors.base import Ended
+from raftflow.agent.executors.command import exit_text
+from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.messages import MESSAGE_BYTES_MAX, Call, Exited, Returned
+from raftflow.agent.output import STREAMS, OutputStore, keep_head
+from raftflow.domain.contract import Assignment
+
+_log = logging.getLogger("raftflow.agent.python")
+
+_RECEIVE_BYTES = 1 << 18
+_CUT_EVERY_S = 0.1
+"""How often the captured output of calls that run is cut to its limit."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Returned).decode
+
+
+class Worker:
+    """The agent's end of one worker process."""
+
+    __slots__ = ("calls", "fence", "id", "incoming", "outgoing", "returned", "socket", "streams", "truncated")
+
+    def __init__(self, control: socket.socket, streams: tuple[Path, Path]) -> None:
+        self.id = 0
+        self.socket: socket.socket | None = control
+        self.streams = streams
+        self.fence: int | None = None
+        """Of the call that runs; None if idle."""
+        self.returned: Ended | None = None
+        """How its call ended, while it is being killed for the processes that the call left behind."""
+        self.calls = 0
+        self.incoming = bytearray()
+        self.outgoing = b""
+        self.truncated = [False, False]
+
+
+class PythonExecutor:
+    """An `Executor` of assignments with `python`."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        store: OutputStore,
+        folder: Path,
+        *,
+        output_bytes_max: int,
+        idle_max: int,
+        calls_max: int,
+        rss_max_mib: int,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._launcher = launcher
+        self._store = store
+        self._folder = folder
+        self._output_bytes_max = output_bytes_max
+        self._idle_max = idle_max
+        self._calls_max = calls_max
+        self._rss_max_kib = rss_max_mib * 1024
+        self.result_bytes_max = 64 * 1024
+        self._idle: list[Worker] = []
+        self._running: dict[int, tuple[Worker, Callable[[int, Ended], None]]] = {}
+        self._started = 0
+        self._cutting: asyncio.TimerHandle | None = None
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def worker_count(self) -> int:
+        """Workers that are alive, idle or busy."""
+        return len(self._idle) + len(self._running)
+
+    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+        """Call the function in an idle worker, or in a new one; see `Executor`."""
+        worker = self._idle.pop() if self._idle else self._start_worker()
+        fence = assignment.fence
+        worker.fence = fence
+        worker.calls += 1
+        self._running[fence] = (worker, ended)
+        self._store.began(fence, worker.streams)
+        call = Call(
+            fence,
+            assignment.attempt,
+            assignment.workflow_id,
+            assignment.task_id,
+            assignment.python or "",
+            bytes(assignment.args),
+            bytes(assignment.kwargs),
+            assignment.env,
+            assignment.cwd,
+            {need: bytes(result) for need, result in assignment.inputs.items()},
+            self._store.directory(fence),
+            self._output_bytes_max,
+            self.result_bytes_max,
+        )
+        data = _encode(call)
+        self._write(worker, struct.pack("<I", len(data)) + data)
+        if self._cutting is None:
+            self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
+
+    def signal(self, fence: int, number: int) -> None:
+        """Send a signal to the worker's process group; any that it does not handle ends the worker."""
+        entry = self._running.get(fence)
+        if entry is not None:
+            self._launcher.signal(entry[0].id, number)
+
+    def _start_worker(self) -> Worker:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(0)
+        self._started += 1
+        out, err = (self._folder / f"{self._started}.{name}" for name in STREAMS)
+        worker = Worker(ours, (out, err))
+        with theirs:
+            worker.id = self._launcher.spawn(
+                [sys.executable, "-m", "raftflow.agent.worker"],
+                {},
+                lambda exited: self._exited(worker, exited),
+                cwd=None,
+                stdout=str(out),
+                stderr=str(err),
+                bytes_max=0,
+                control=theirs,
+            )
+        self._loop.add_reader(ours.fileno(), self._read, worker)
+        return worker
+
+    def _write(self, worker: Worker, data: bytes) -> None:
+        assert worker.socket is not None  # noqa: S101 - only a worker that is alive is given a call
+        sent = 0
+        with contextlib.suppress(BlockingIOError, ConnectionError):  # a dead worker is noticed by its exit
+            sent = worker.socket.send(data)
+        if sent < len(data):
+            worker.outgoing = data[sent:]
+            self._loop.add_writer(worker.socket.fileno(), self._flush, worker)
+
+    def _flush(self, worker: Worker) -> None:
+        if worker.socket is None:
+            return
+        try:
+            worker.outgoing = worker.outgoing[worker.socket.send(worker.outgoing) :]
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            worker.outgoing = b""
+        if not worker.outgoing:
+            self._loop.remove_writer(worker.socket.fileno())
+
+    def _read(self, worker: Worker) -> None:
+        if worker.socket is None:
+            return
+        try:
+            data = worker.socket.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._disconnect(worker)  # the launcher tells how it ended
+            return
+        incoming = worker.incoming
+        incoming += data
+        if len(incoming) < 4:
+            return
+        (size,) = struct.unpack_from("<I", incoming)
+        if size > MESSAGE_BYTES_MAX:
+            self._discard(worker)
+        elif len(incoming) >= 4 + size:
+            try:
+                returned = _decode(memoryview(incoming)[4 : 4 + size])
+            except msgspec.DecodeError:
+                self._discard(worker)
+                return
+            worker.incoming = bytearray()
+            if returned.fence == worker.fence and worker.returned is None:
+                self._returned(worker, returned)
+
+    def _returned(self, worker: Worker, returned: Returned) -> None:
+        fence = returned.fence
+        truncated = (returned.truncated[0] or worker.truncated[0], returned.truncated[1] or worker.truncated[1])
+        worker.truncated = [False, False]
+        self._store.ended(fence, returned.sizes, truncated)
+        how = Ended(ok=returned.ok, error=returned.error, result=returned.result)
+        if returned.leftovers:
+            # Children of the call still run. They end with the worker's group, and only then has the attempt ended.
+            worker.returned = how
+            self._discard(worker)
+            return
+        _, ended = self._running.pop(fence)
+        worker.fence = None
+        spent = worker.calls >= self._calls_max or returned.rss_max_kib > self._rss_max_kib
+        if spent or len(self._idle) >= self._idle_max:
+            self._discard(worker)
+        else:
+            self._idle.append(worker)
+        ended(fence, how)
+
+    def _discard(self, worker: Worker) -> None:
+        self._launcher.signal(worker.id, signal.SIGKILL)
+
+    def _disconnect(self, worker: Worker) -> None:
+        if worker.socket is not None:
+            self._loop.remove_reader(worker.socket.fileno())
+            self._loop.remove_writer(worker.socket.fileno())
+            worker.socket.close()
+            worker.socket = None
+        if worker in self._idle:
+            self._idle.remove(worker)
+
+    def _exited(self, worker: Worker, exited: Exited) -> None:
+        if worker.socket is not None and worker.fence is not None:
+            self._read(worker)  # it may have answered before it died
+        self._disconnect(worker)
+        fence = worker.fence
+        if fence is not None:
+            how = worker.returned
+            if how is None:
+                how = self._how(worker, exited)
+                sizes, truncated = self._rescue_output(worker, fence)
+                self._store.ended(fence, sizes, truncated)
+            _, ended = self._running.pop(fence)
+            ended(fence, how)
+        for path in worker.streams:
+            path.unlink(missing_ok=True)
+
+    def _rescue_output(self, worker: Worker, fence: int) -> tuple[tuple[int, int], tuple[bool, bool]]:
+        folder = self._store.directory(fence)
+        out, err = (
+            keep_head(path, f"{folder}/{name}", self._output_bytes_max)
+            for path, name in zip(worker.streams, STREAMS, strict=True)
+        )
+        return (out[0], err[0]), (out[1] or worker.truncated[0], err[1] or worker.truncated[1])
+
+    def _how(self, worker: Worker, exited: Exited) -> Ended:
+        if exited.code is None:
+            return Ended(ok=False, error=exited.error, abandoned=exited.lease_over)
+        _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
+        what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
+        tail = _tail(worker.streams[1])
+        return Ended(
+            ok=False, error=f"worker died: {what}" + (f": {tail}" if tail else ""), abandoned=exited.lease_over
+        )
+
+    def _cut(self) -> None:
+        """Keep the capture files of running calls from growing without bound."""
+        self._cutting = None
+        for worker, _ in self._running.values():
+            for index, path in enumerate(worker.streams):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_size > self._output_bytes_max:
+                        os.truncate(path, self._output_bytes_max)
+                        worker.truncated[index] = True
+        if self._running:
+            self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
+
+
+def _tail(path: Path, bytes_max: int = 2_048) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - bytes_max, 0))
+            return file.read(bytes_max).decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,197 @@
+"""Finding the leader and talking to it.
+
+Any replica may be asked first; one that is not the leader answers a poll with 307, or with 503 while there is none.
+One call here is one pass: the remembered leader, then every peer in order. Waiting between passes is the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import deque
+from typing import TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import msgspec
+
+from raftflow.agent.config import AgentConfig, ConfigError
+from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, PollResponse, Problem, RegisterRequest, RegisterResponse
+
+_log = logging.getLogger("raftflow.agent.leader")
+
+STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
+_RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
+_ANSWER_BYTES_MAX = 256 << 20
+_REDIRECTS_MAX = 8
+_CONNECTIONS_MAX = 8
+_KEEP_ALIVE_S = 75.0
+
+_encode = msgspec.json.Encoder().encode
+_decode_problem = msgspec.json.Decoder(Problem).decode
+_T = TypeVar("_T")
+
+
+class NoLeaderError(Exception):
+    """No replica answered as the leader. Worth trying again."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Only if the leader itself asked for patience (429)."""
+
+
+class StaleIncarnationError(Exception):
+    """The leader no longer knows this incarnation: the agent was declared lost, or another took its name."""
+
+
+class RefusedError(Exception):
+    """The coordinator understood the request and refuses it; the same request will be refused again."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class LeaderClient:
+    """Talks to whichever replica leads. Use `start` and `close` around it."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._peers = [peer.rstrip("/") for peer in config.peers]
+        self._config = config
+        self._leader: str | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._decode_poll = msgspec.json.Decoder(PollResponse)
+        self._decode_registration = msgspec.json.Decoder(RegisterResponse)
+
+    @property
+    def leader(self) -> str | None:
+        """Base URL of the replica that answered last, None if it failed since."""
+        return self._leader
+
+    async def start(self) -> None:
+        """Open the session. Raises `ConfigError` if certificates cannot be used."""
+        headers = {"Content-Type": "application/json"}
+        if self._config.token:
+            headers["Authorization"] = f"Bearer {self._config.token}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=_CONNECTIONS_MAX, keepalive_timeout=_KEEP_ALIVE_S, ssl=_ssl_context(self._config)
+            ),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def register(self, request: RegisterRequest) -> RegisterResponse:
+        """Register the agent. Raises `NoLeaderError` or `RefusedError`."""
+        timeout_s = self._config.poll_timeout_s
+        return await self._pass("/v1/agents", _encode(request), timeout_s, self._decode_registration)
+
+    async def poll(self, agent_id: str, body: bytes, timeout_s: float) -> PollResponse:
+        """Send a poll. Raises `NoLeaderError`, `StaleIncarnationError` or `RefusedError`."""
+        return await self._pass(f"/v1/agents/{agent_id}/poll", body, timeout_s, self._decode_poll)
+
+    async def _pass(self, path: str, body: bytes, timeout_s: float, decoder: msgspec.json.Decoder[_T]) -> _T:
+        targets = deque(self._peers if self._leader is None else [self._leader, *self._peers])
+        tried: set[str] = set()
+        reasons: list[str] = []
+        while targets:
+            base = targets.popleft()
+            if base in tried or len(tried) >= len(self._peers) + _REDIRECTS_MAX:
+                continue
+            tried.add(base)
+            try:
+                status, location, data = await self._post(base, path, body, timeout_s)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self._failed(base)
+                reasons.append(f"{base}: {type(error).__name__} {error}".rstrip())
+                continue
+            if status in (200, 201):
+                try:
+                    answer = decoder.decode(data)
+                except msgspec.DecodeError as error:
+                    reasons.append(f"{base}: an answer that is not the contract's: {error}")
+                    continue
+                self._remember(base)
+                return answer
+            if status in (307, 308) and location:
+                target = _base_of(urljoin(base, location), path)
+                if target is None or (base.startswith("https:") and not target.startswith("https:")):
+                    reasons.append(f"{base}: sent to {location}, which is no replica's address")
+                else:
+                    targets.appendleft(target)
+                continue
+            reasons.append(f"{base}: {self._judge(base, status, data, location)}")
+        raise NoLeaderError("; ".join(reasons) or "no replica could be asked")
+
+    async def _post(self, base: str, path: str, body: bytes, timeout_s: float) -> tuple[int, str | None, bytes]:
+        """Send one request. Returns the status, `Location` or `Retry-After`, and the body."""
+        if self._session is None:
+            raise RuntimeError("LeaderClient.start() was not called")
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._config.connect_timeout_s)
+        async with self._session.post(base + path, data=body, timeout=timeout, allow_redirects=False) as response:
+            if (response.content_length or 0) > _ANSWER_BYTES_MAX:
+                raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes")
+            data = await response.read()
+            headers = response.headers
+            return response.status, headers.get("Location") or headers.get("Retry-After"), data
+
+    def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
+        """Return the text of an answer that another replica may better, or raise what it means."""
+        try:
+            problem = _decode_problem(data)
+        except msgspec.DecodeError:
+            problem = Problem(type="", title=data[:200].decode(errors="replace"), status=status)
+        text = f"{status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
+        if status in _RETRY_STATUS:
+            if base == self._leader:
+                self._leader = None
+            return text
+        if status == 429:
+            try:
+                seconds = float(retry_after or 1)
+            except ValueError:
+                seconds = 1.0
+            raise NoLeaderError(f"{base}: {text}", seconds)
+        if problem.type == STALE_INCARNATION or status == 404:
+            raise StaleIncarnationError(text)
+        raise RefusedError(status, text)
+
+    def _remember(self, base: str) -> None:
+        if base != self._leader:
+            _log.info("the leader is at %s", base)
+            self._leader = base
+
+    def _failed(self, base: str) -> None:
+        """Forget a leader that cannot be reached, and ask a peer that cannot be reached last."""
+        if base == self._leader:
+            self._leader = None
+        if base in self._peers:
+            self._peers.remove(base)
+            self._peers.append(base)
+
+
+def _base_of(url: str, path: str) -> str | None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return None
+    prefix = parts.path.removesuffix(path) if parts.path.endswith(path) else ""
+    return f"{parts.scheme}://{parts.netloc}{prefix}".rstrip("/")
+
+
+def _ssl_context(config: AgentConfig) -> ssl.SSLContext | bool:
+    if not config.cacert and not config.client_cert:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=config.cacert or None)
+        if config.client_cert:
+            context.load_cert_chain(config.client_cert, config.client_key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cacert, client_cert, client_key: cannot be used: {error}") from error
+    return context

@@ -1,0 +1,107 @@
+"""What the agent says to its launcher and to its python workers, and what they answer. MessagePack, arrays.
+
+agent  -- Spawn, Signal, Lease -->  launcher  -- Exited -->  agent      (one packet a message, SOCK_SEQPACKET)
+agent  -- Call -->  worker  -- Returned -->  agent                      (4 bytes of length before each message)
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+CONTROL_FD = 3
+"""Descriptor of the worker's end of its socket, in the worker."""
+
+MESSAGE_BYTES_MAX = 1 << 30
+"""Of one message between agent and worker."""
+
+SECRETS = frozenset({"RAFTFLOW_TOKEN", "RAFTFLOW_CLIENT_KEY", "RAFTFLOW_SECRET", "RAFTFLOW_CONFIG"})
+"""Environment variables that a task never inherits."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    """Common form."""
+
+
+class Spawn(_Message, frozen=True, tag="spawn"):
+    """Start a program in a session of its own. A descriptor sent along becomes its `CONTROL_FD`."""
+
+    id: int
+    """Chosen by the agent; `Signal` and `Exited` carry it."""
+    argv: list[str]
+    env: dict[str, str]
+    """Added to what the launcher inherited."""
+    cwd: str | None
+    stdout: str
+    """File for the captured head of the stream, created when the first byte comes."""
+    stderr: str
+    bytes_max: int
+    """Of each stream's file. 0: the two paths are opened for append and handed to the program as they are."""
+
+
+class Signal(_Message, frozen=True, tag="signal"):
+    """Send a signal to the process group of a program. Unknown ids are ignored: it has ended already."""
+
+    id: int
+    signal: int
+
+
+class Lease(_Message, frozen=True, tag="lease"):
+    """Programs may run until this time of CLOCK_BOOTTIME, in ns; then all of them are killed."""
+
+    until_ns: int
+
+
+class Exited(_Message, frozen=True, tag="exited"):
+    """A program ended, its process group is dead and its output is on disk."""
+
+    id: int
+    code: int | None
+    """Negative for a signal; None if it never started."""
+    error: str = ""
+    """Why it never started."""
+    lease_over: bool = False
+    """The launcher killed it because the lease was over."""
+    sizes: tuple[int, int] = (0, 0)
+    """Bytes captured of stdout and stderr."""
+    truncated: tuple[bool, bool] = (False, False)
+    stderr_tail: bytes = b""
+    """Only of a program that failed."""
+
+
+class Call(_Message, frozen=True):
+    """Call a function."""
+
+    fence: int
+    attempt: int
+    workflow: str
+    task: str
+    function: str
+    args: bytes
+    """JSON array."""
+    kwargs: bytes
+    """JSON object."""
+    env: dict[str, str]
+    cwd: str | None
+    inputs: dict[str, bytes]
+    """JSON result of each need."""
+    directory: str
+    """Where the output of the call goes, made when there is any."""
+    output_bytes_max: int
+    result_bytes_max: int
+
+
+class Returned(_Message, frozen=True):
+    """The function returned or raised."""
+
+    fence: int
+    ok: bool
+    result: bytes = b""
+    error: str = ""
+    sizes: tuple[int, int] = (0, 0)
+    truncated: tuple[bool, bool] = (False, False)
+    leftovers: bool = False
+    """The call left child processes behind: the worker must go, with its group."""
+    rss_max_kib: int = 0
+
+
+ToLauncher = Spawn | Signal | Lease

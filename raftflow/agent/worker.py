@@ -1,0 +1,290 @@
+"""The worker: a process that calls the python functions of tasks, one after the other.
+
+Starting an interpreter costs tens of milliseconds, a call over a socket some tens of microseconds; so a worker is
+kept and used again. The agent sends a `Call`, the worker answers `Returned`, and nothing else is said.
+
+Standard output and error are files of the worker's own; after a call that wrote something, the head of it moves to
+the attempt's directory. A module that was imported stays as it was: the agent must be restarted to see new code.
+Started by the launcher as `python -m raftflow.agent.worker`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import inspect
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from raftflow import task
+from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
+
+_ERROR_CHARS_MAX = 2_048
+_REFERENCE = b'"$result"'
+_REFERENCE_KEY = "$result"
+_RECEIVE_BYTES = 1 << 16
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Call).decode
+
+
+class TaskError(Exception):
+    """The task is at fault, and the message says all there is to say: no traceback."""
+
+
+class Inputs(Mapping[str, Any]):
+    """Results of the needs, decoded when they are looked at."""
+
+    def __init__(self, encoded: dict[str, bytes]) -> None:
+        self._encoded = encoded
+        self._decoded: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._decoded:
+            self._decoded[key] = orjson.loads(self._encoded[key])
+        return self._decoded[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._encoded)
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+
+def resolve(value: Any, inputs: Mapping[str, Any]) -> Any:
+    """Replace every `{"$result": "task-id"}` in `value` by that need's result. Raises `TaskError` for other ids."""
+    if isinstance(value, list):
+        return [resolve(item, inputs) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1 and _REFERENCE_KEY in value:
+        need = value[_REFERENCE_KEY]
+        if not isinstance(need, str) or need not in inputs:
+            raise TaskError(f"the arguments refer to the result of {need!r}, which is not among the task's needs")
+        return inputs[need]
+    return {key: resolve(item, inputs) for key, item in value.items()}
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """Import `package.module:function`. Raises `TaskError` if there is no such thing; errors of imports pass."""
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
+        raise TaskError(f"{name!r} does not name a function: write package.module:function")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise TaskError(f"no module {error.name!r} where this agent runs ({name})") from error
+        raise
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise TaskError(f"{module_name!r} has no function {path!r}")
+    function: Callable[..., Any] = found
+    return function
+
+
+def encode_result(value: Any, bytes_max: int) -> bytes:
+    """Return `value` as JSON. Raises `TaskError` if it has none or is too large."""
+    if value is None:
+        return b"null"
+    try:
+        encoded = orjson.dumps(value)
+    except TypeError as error:
+        raise TaskError(f"the result is no JSON value: {error} ({type(value).__name__} was returned)") from error
+    if len(encoded) > bytes_max:
+        raise TaskError(
+            f"the result has {len(encoded)} bytes, the limit is {bytes_max}: write it to a file and return its name"
+        )
+    return encoded
+
+
+class Worker:
+    """Serves calls until the agent closes the socket."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._received = bytearray()
+        self._home = Path.cwd()
+        # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
+        self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
+
+    def run(self) -> None:
+        """Serve."""
+        while (data := self._receive()) is not None:
+            reply = _encode(self._serve(_decode(data)))
+            self._control.sendall(struct.pack("<I", len(reply)) + reply)
+
+    def _receive(self) -> bytes | None:
+        received = self._received
+        while True:
+            if len(received) >= 4:
+                (size,) = struct.unpack_from("<I", received)
+                if size > MESSAGE_BYTES_MAX:
+                    raise ValueError(f"a message of {size} bytes from the agent")
+                if len(received) >= 4 + size:
+                    message = bytes(received[4 : 4 + size])
+                    del received[: 4 + size]
+                    return message
+            chunk = self._control.recv(_RECEIVE_BYTES)
+            if not chunk:
+                return None
+            received += chunk
+
+    def _serve(self, call: Call) -> Returned:
+        inputs = Inputs(call.inputs)
+        environ = {
+            "RAFTFLOW_WORKFLOW": call.workflow,
+            "RAFTFLOW_TASK": call.task,
+            "RAFTFLOW_ATTEMPT": str(call.attempt),
+            "RAFTFLOW_FENCE": str(call.fence),
+        }
+        if call.env:
+            environ = {**call.env, **environ}
+        before = {key: os.environ[key] for key in environ if key in os.environ}
+        os.environ.update(environ)
+        task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
+        result, error = b"", ""
+        try:
+            result = self._call(call, inputs)
+        except TaskError as fault:
+            error = str(fault)
+        except BaseException as fault:  # noqa: BLE001 - whatever the function raises is the task's failure
+            error = _describe(fault)
+        finally:
+            task.set_current(None)
+            for key in environ:
+                if key in before:
+                    os.environ[key] = before[key]
+                else:
+                    os.environ.pop(key, None)
+            if call.cwd is not None:
+                os.chdir(self._home)
+        sizes, truncated = self._keep_output(call, error)
+        return Returned(
+            call.fence,
+            not error,
+            result,
+            error,
+            sizes,
+            truncated,
+            _has_children(),
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        )
+
+    def _call(self, call: Call, inputs: Inputs) -> bytes:
+        if call.cwd is not None:
+            try:
+                os.chdir(call.cwd)
+            except OSError as error:
+                raise TaskError(f"cannot enter the working directory {call.cwd}: {error.strerror}") from error
+        function = self._functions.get(call.function)
+        if function is None:
+            function = self._functions[call.function] = find_function(call.function)
+        args = orjson.loads(call.args) if call.args not in (b"", b"[]") else []
+        kwargs = orjson.loads(call.kwargs) if call.kwargs not in (b"", b"{}") else {}
+        if _REFERENCE in call.args:
+            args = resolve(args, inputs)
+        if _REFERENCE in call.kwargs:
+            kwargs = resolve(kwargs, inputs)
+        value = function(*args, **kwargs)
+        if inspect.isawaitable(value):
+            import asyncio  # noqa: PLC0415 - most workers never need it
+
+            async def wait() -> Any:
+                return await value
+
+            value = asyncio.run(wait())
+        return encode_result(value, call.result_bytes_max)
+
+    def _keep_output(self, call: Call, error: str) -> tuple[tuple[int, int], tuple[bool, bool]]:
+        """Move what the call wrote to the attempt's directory."""
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+        if error:
+            _write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
+        kept = [_keep(fd, f"{call.directory}/{name}", call.output_bytes_max) for fd, name in self._streams]
+        return (kept[0][0], kept[1][0]), (kept[0][1], kept[1][1])
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _keep(fd: int, path: str, bytes_max: int) -> tuple[int, bool]:
+    """Copy the head of the file behind `fd` to `path` and empty it. Returns (bytes kept, whether some were cut)."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return 0, False
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    source = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    kept = 0
+    try:
+        while kept < min(size, bytes_max):
+            kept += os.sendfile(target, source, kept, min(size, bytes_max) - kept)
+    finally:
+        os.close(source)
+        os.close(target)
+    os.ftruncate(fd, 0)
+    return kept, size > bytes_max
+
+
+def _describe(fault: BaseException) -> str:
+    """Return the end of the traceback, without the worker's own frames."""
+    trace = fault.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(fault), fault, trace))
+    except Exception as error:  # noqa: BLE001 - an exception whose own text cannot be made
+        text = f"{type(fault).__name__} (its text cannot be made: {type(error).__name__})"
+    return text.rstrip() if len(text) <= _ERROR_CHARS_MAX else "..." + text.rstrip()[-_ERROR_CHARS_MAX:]
+
+
+def _has_children() -> bool:
+    """Tell whether child processes are left. Ended ones are reaped: nobody will ask for them any more."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Run as the process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    launcher = os.getppid()
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if os.getppid() != launcher or launcher == 1:
+        return
+    control = socket.socket(fileno=CONTROL_FD)
+    os.set_inheritable(CONTROL_FD, False)  # noqa: FBT003 - positional only
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    worker = Worker(control)
+    gc.freeze()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()

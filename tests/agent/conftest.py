@@ -1,0 +1,333 @@
+"""A leader made of an aiohttp application and a small model, and agents that run against it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from raftflow.agent.config import AgentConfig, load_config
+from raftflow.agent.main import run_agent
+from raftflow.domain.contract import (
+    PROBLEM_TYPE_PREFIX,
+    Assignment,
+    LogPiece,
+    LogWanted,
+    PollRequest,
+    PollResponse,
+    RegisterRequest,
+    RegisterResponse,
+    ReportedEnd,
+    ReportVerdict,
+)
+
+
+class FakeLeader:
+    """Implements the agents' part of the contract on a loopback port, for one agent."""
+
+    def __init__(self) -> None:
+        self.lease_ms = 10_000
+        self.poll_wait_ms = 2_000
+        self.result_bytes_max = 64 * 1024
+        self.redirect_to: str | None = None
+        self.no_leader = False
+        self.deaf_polls = 0
+        """So many polls are cut off after they were read."""
+        self.cut_after_apply = 0
+        """So many polls are cut off after their ends were taken, before the answer."""
+        self.hold_reports: asyncio.Event | None = None
+        """Polls with ends wait for it."""
+        self.registrations: list[RegisterRequest] = []
+        self.polls: list[PollRequest] = []
+        self.reports: list[ReportedEnd] = []
+        """Every end of every poll that arrived, repeated ones included."""
+        self.accepted: dict[int, ReportedEnd] = {}
+        self.pieces: dict[str, LogPiece] = {}
+        self.incarnation = 0
+        self.goodbye = False
+        self.stop: list[int] = []
+        self.release: list[int] = []
+        self.logs: list[LogWanted] = []
+        self.live: dict[int, Assignment] = {}
+        self.stale: set[int] = set()
+        self.in_flight = 0
+        self.in_flight_max = 0
+        self._changed = asyncio.Condition()
+        self._last_seq = 0
+        self._fence = 0
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, port: int = 0) -> None:
+        app = web.Application(client_max_size=64 << 20)
+        app.router.add_post("/v1/agents", self._register)
+        app.router.add_post("/v1/agents/{id}/poll", self._poll)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+
+    async def close(self) -> None:
+        """Cut every connection and refuse new ones."""
+        if self._runner is not None:
+            for connection in list(self._runner.server.connections):  # type: ignore[union-attr]
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _problem(self, status: int, word: str, **headers: str) -> web.Response:
+        body = {"type": PROBLEM_TYPE_PREFIX + word, "title": word, "status": status, "detail": "as the test wants"}
+        return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
+
+    def _elsewhere(self, request: web.Request) -> web.Response | None:
+        if self.no_leader:
+            return self._problem(503, "no-leader", **{"Retry-After": "1"})
+        if self.redirect_to is not None:
+            return web.Response(status=307, headers={"Location": self.redirect_to + request.path})
+        return None
+
+    async def _register(self, request: web.Request) -> web.Response:
+        elsewhere = self._elsewhere(request)
+        if elsewhere is not None:
+            return elsewhere
+        registration = msgspec.json.decode(await request.read(), type=RegisterRequest)
+        if not self.registrations or self.registrations[-1].instance != registration.instance or self.stale:
+            self.incarnation += 1
+            self._last_seq = 0
+        self.registrations.append(registration)
+        await self.notify()
+        answer = RegisterResponse(
+            id=registration.name,
+            incarnation=self.incarnation,
+            lease_ms=self.lease_ms,
+            poll_wait_ms=self.poll_wait_ms,
+            result_bytes_max=self.result_bytes_max,
+        )
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    async def _poll(self, request: web.Request) -> web.Response:
+        elsewhere = self._elsewhere(request)
+        if elsewhere is not None:
+            return elsewhere
+        poll = msgspec.json.decode(await request.read(), type=PollRequest)
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight_max, self.in_flight)
+        try:
+            return await self._answer(request, poll)
+        finally:
+            self.in_flight -= 1
+
+    def _cut(self, request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        raise asyncio.CancelledError
+
+    async def _answer(self, request: web.Request, poll: PollRequest) -> web.Response:
+        self.polls.append(poll)
+        self.reports.extend(poll.ends)
+        await self.notify()
+        if self.deaf_polls and poll.ends:
+            self.deaf_polls -= 1
+            return self._cut(request)
+        if poll.incarnation != self.incarnation or poll.incarnation in self.stale:
+            return self._problem(409, "stale-incarnation")
+        self._last_seq = max(self._last_seq, poll.seq)
+        if poll.ends and self.hold_reports is not None:
+            await self.hold_reports.wait()
+        verdicts = []
+        for end in poll.ends:
+            known = end.fence in self.accepted
+            verdicts.append(ReportVerdict(fence=end.fence, verdict="duplicate" if known else "accepted"))
+            self.accepted.setdefault(end.fence, end)
+            self.live.pop(end.fence, None)
+        for piece in poll.logs:
+            self.pieces[piece.request] = piece
+        self.goodbye = self.goodbye or poll.goodbye
+        if self.cut_after_apply and poll.ends:
+            self.cut_after_apply -= 1
+            return self._cut(request)
+        await self.notify()
+        answer = PollResponse(lease_ms=self.lease_ms, verdicts=verdicts)
+        deadline = time.monotonic() + poll.wait_ms / 1000
+        while True:
+            answer.assign = [self.live[fence] for fence in sorted(self.live) if fence > poll.seen]
+            answer.stop, self.stop = self.stop, []
+            answer.release, self.release = self.release, []
+            answer.logs, self.logs = self.logs, []
+            left_s = deadline - time.monotonic()
+            spoken = answer.assign or answer.stop or answer.release or answer.logs or verdicts
+            if spoken or poll.seq < self._last_seq or left_s <= 0 or poll.incarnation in self.stale:
+                break
+            async with self._changed:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), left_s)
+                except TimeoutError:
+                    continue
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    async def notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+        """Wait until the condition holds; looked at after every request."""
+
+        async def wait() -> Any:
+            async with self._changed:
+                while not (value := condition()):
+                    await self._changed.wait()
+                return value
+
+        return await asyncio.wait_for(wait(), timeout_s)
+
+    async def assign(self, *tasks: dict[str, Any]) -> list[int]:
+        """Assign tasks, in order. Returns their fences."""
+        fences = []
+        for number, task in enumerate(tasks):
+            self._fence += 1
+            known = {"workflow_id": "wf-1", "workflow_name": "w", "task_id": f"t{number}", "attempt": 1}
+            known["resources"] = {"cpu": 1000}
+            body = json.dumps({**known, **task, "fence": self._fence})
+            self.live[self._fence] = msgspec.json.decode(body, type=Assignment)
+            fences.append(self._fence)
+        await self.notify()
+        return fences
+
+    async def end_of(self, fence: int, timeout_s: float = 15.0) -> ReportedEnd:
+        end: ReportedEnd = await self.until(lambda: self.accepted.get(fence), timeout_s)
+        return end
+
+    async def run(self, **task: Any) -> ReportedEnd:
+        """Assign one task and wait for its end."""
+        (fence,) = await self.assign(task)
+        return await self.end_of(fence)
+
+    async def log_of(self, fence: int, stream: str, offset: int = 0, bytes_max: int = 1 << 20) -> LogPiece:
+        name = f"log-{len(self.pieces)}-{fence}-{stream}"
+        self.logs.append(
+            msgspec.convert(
+                {"request": name, "fence": fence, "stream": stream, "offset": offset, "bytes_max": bytes_max},
+                LogWanted,
+            )
+        )
+        await self.notify()
+        piece: LogPiece = await self.until(lambda: self.pieces.get(name))
+        return piece
+
+    def lose_agent(self) -> None:
+        """Declare the present incarnation lost."""
+        self.stale.add(self.incarnation)
+        self.live.clear()
+
+
+@pytest.fixture
+async def leader() -> AsyncIterator[FakeLeader]:
+    fake = FakeLeader()
+    await fake.start()
+    yield fake
+    await fake.close()
+
+
+@pytest.fixture
+async def make_leader() -> AsyncIterator[Callable[[], Awaitable[FakeLeader]]]:
+    made: list[FakeLeader] = []
+
+    async def make() -> FakeLeader:
+        fake = FakeLeader()
+        await fake.start()
+        made.append(fake)
+        return fake
+
+    yield make
+    for fake in made:
+        await fake.close()
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, leader: FakeLeader) -> Callable[..., AgentConfig]:
+    def make(**settings: Any) -> AgentConfig:
+        flags = {"name": "a1", "peers": [leader.url], "work_dir": str(tmp_path / "agent"), **settings}
+        flags.setdefault("resources", {"cpu": 2, "memory": 4096})
+        return load_config(None, {}, flags)
+
+    return make
+
+
+@pytest.fixture
+async def start_agent(make_config: Callable[..., AgentConfig]) -> AsyncIterator[Callable[..., asyncio.Task[int]]]:
+    """Run an agent in this event loop."""
+    tasks: list[asyncio.Task[int]] = []
+
+    def start(**settings: Any) -> asyncio.Task[int]:
+        task = asyncio.ensure_future(run_agent(make_config(**settings)))
+        tasks.append(task)
+        return task
+
+    yield start
+    for task in tasks:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class AgentProcess:
+    """An agent in a process of its own."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "agent.toml"
+        lines = []
+        for key, value in settings.items():
+            shown = (
+                "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
+                if isinstance(value, dict)
+                else json.dumps(value)
+            )
+            lines.append(f"{key} = {shown}")
+        file.write_text("[agent]\n" + "\n".join(lines) + "\n")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "raftflow.agent.main", str(file)], env=dict(os.environ)
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def wait(self, timeout_s: float = 15.0) -> int:
+        return await asyncio.to_thread(self.process.wait, timeout_s)
+
+
+@pytest.fixture
+def agent_process(tmp_path: Path, leader: FakeLeader) -> Any:
+    made: list[AgentProcess] = []
+
+    def make(**settings: Any) -> AgentProcess:
+        known = {"name": "a1", "peers": [leader.url], "work_dir": str(tmp_path / "agent"), "resources": {"cpu": 2}}
+        made.append(AgentProcess(tmp_path / "config", **{**known, **settings}))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        if agent.process.poll() is None:
+            agent.signal(signal.SIGCONT)
+            agent.signal(signal.SIGKILL)
+            agent.process.wait()

@@ -80,6 +80,9 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.RUNNING, _E.FAILED_RETRY): _S.DELAYED,
     (_S.RUNNING, _E.FAILED_FINAL): _S.FAILED,
     (_S.RUNNING, _E.AGENT_LOST): _S.READY,
+    # An agent that has stopped starting work lets its queue go after an attempt ended: that end, ahead in the same
+    # report, has promoted the one that is given back.
+    (_S.RUNNING, _E.RELEASED): _S.READY,
     (_S.RUNNING, _E.CANCELLED): _S.CANCELLED,
     (_S.FAILED, _E.REVIVED_WAITING): _S.WAITING,
     (_S.FAILED, _E.REVIVED_READY): _S.READY,

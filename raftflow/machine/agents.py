@@ -1,0 +1,164 @@
+"""Agents: coming, draining, going."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from raftflow.domain import limits
+from raftflow.domain.checks import label_problems, resource_problems
+from raftflow.domain.ids import name_problem
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.replies import AgentAccepted, Done
+from raftflow.domain.task import AgentState, AttemptOutcome
+from raftflow.domain.workflow import GraphProblem
+from raftflow.machine import ledger
+from raftflow.machine.attempts import end_attempt
+from raftflow.machine.flow import give_order
+from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Agent
+
+if TYPE_CHECKING:
+    from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent
+    from raftflow.machine.step import Step
+
+T = TypeVar("T")
+
+
+def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Rejection:
+    """Bring an agent up, or find that it is up."""
+    state = step.state
+    problems = _problems(command)
+    if problems:
+        message = "; ".join(f"{problem.path} {problem.message}" for problem in problems[:5])
+        return Rejection(RejectionCode.INVALID, message, tuple(problems))
+    known = state.agents.get(command.name)
+    if known is not None and known.present and known.instance == command.instance:
+        return _update(step, known, command)
+    if known is None and len(state.agents) >= limits.AGENTS_MAX:
+        gone = next((agent for agent in state.agents.values() if not agent.present), None)
+        if gone is None:
+            return Rejection(
+                RejectionCode.LIMIT,
+                f"{limits.AGENTS_MAX} agents are present, no more are taken",
+                limit=limits.AGENTS_MAX,
+            )
+        del state.agents[gone.name]
+    if known is not None:
+        _take_out(step, known, AgentState.LOST, "another agent registered under its name")
+        del state.agents[known.name]
+    state.incarnation += 1
+    agent = Agent(
+        command.name,
+        command.instance,
+        state.incarnation,
+        _sorted(command.capacity),
+        _sorted(command.labels),
+        command.prefetch,
+    )
+    state.agents[agent.name] = agent
+    state.add_kind(agent, 1)
+    step.agents_changed[agent.name] = None
+    return AgentAccepted(agent.name, agent.incarnation)
+
+
+def _sorted(values: dict[str, T]) -> dict[str, T]:
+    return {key: values[key] for key in sorted(values)}
+
+
+def _problems(command: RegisterAgent) -> list[GraphProblem]:
+    problems = []
+    wrong = name_problem(command.name)
+    if wrong is not None:
+        problems.append(GraphProblem("name", f"{command.name[:80]!r} {wrong}"))
+    if not 1 <= len(command.instance) <= limits.NAME_CHARS_MAX:
+        problems.append(GraphProblem("instance", f"must have 1 to {limits.NAME_CHARS_MAX} characters"))
+    problems += [GraphProblem("resources", message) for message in resource_problems(command.capacity)]
+    problems += [GraphProblem("labels", message) for message in label_problems(command.labels)]
+    if not 0 <= command.prefetch <= limits.PREFETCH_MAX:
+        problems.append(GraphProblem("prefetch", f"must be 0 to {limits.PREFETCH_MAX}"))
+    return problems
+
+
+def _update(step: Step, agent: Agent, command: RegisterAgent) -> AgentAccepted | Rejection:
+    """Take what a repeated registration says; what runs must still fit."""
+    accepted = AgentAccepted(agent.name, agent.incarnation)
+    capacity = _sorted(command.capacity)
+    labels = _sorted(command.labels)
+    if capacity == agent.capacity and labels == agent.labels and command.prefetch == agent.prefetch:
+        return accepted
+    free = dict(capacity)
+    for name, amount in agent.capacity.items():
+        allocated = amount - agent.free[name]
+        if allocated:
+            free[name] = free.get(name, 0) - allocated
+            if free[name] < 0:
+                return Rejection(
+                    RejectionCode.CONFLICT,
+                    f"agent {agent.name}: more {name} is allocated than the new capacity holds; drain it first",
+                )
+    step.touch_agent(agent)
+    up = agent.state is AgentState.UP
+    if up:
+        step.state.add_kind(agent, -1)
+    agent.capacity, agent.labels, agent.prefetch, agent.free = capacity, labels, command.prefetch, free
+    if up:
+        step.state.add_kind(agent, 1)
+    ledger.promote(step, agent)
+    return accepted
+
+
+def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
+    """Drain an agent, or let it work again."""
+    agent = step.state.agents.get(command.name)
+    if agent is None:
+        return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {command.name[:80]!r}")
+    if not agent.present:
+        return Rejection(RejectionCode.CONFLICT, f"agent {agent.name} is {agent.state.value}")
+    wanted = AgentState.DRAINING if command.action == "drain" else AgentState.UP
+    if agent.state is wanted:
+        return Done(changed=False)
+    step.touch_agent(agent)
+    agent.state = wanted
+    draining = wanted is AgentState.DRAINING
+    step.state.add_kind(agent, -1 if draining else 1)
+    for fence in agent.queue:
+        workflow, task = agent.live[fence]
+        attempt = task.last
+        if attempt is None:
+            continue
+        if draining and attempt.order == ORDER_NONE:
+            give_order(step, workflow, task, ORDER_RELEASE)
+        elif not draining and attempt.order == ORDER_RELEASE and not workflow.paused:
+            give_order(step, workflow, task, ORDER_NONE)
+    return Done()
+
+
+def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
+    """Take an agent and its live attempts out."""
+    agent = step.state.agents.get(command.name)
+    if agent is None:
+        return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {command.name[:80]!r}")
+    if agent.incarnation != command.incarnation:
+        return Rejection(
+            RejectionCode.STALE_INCARNATION,
+            f"agent {agent.name} has incarnation {agent.incarnation}, not {command.incarnation}",
+        )
+    if not agent.present:
+        return Done(changed=False)
+    if command.reason == "lost":
+        _take_out(step, agent, AgentState.LOST, "its agent was silent for longer than its lease")
+    else:
+        _take_out(step, agent, AgentState.LEFT, "its agent left")
+    return Done()
+
+
+def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
+    """Mark an agent as gone and end what it held, in the order in which it was assigned."""
+    if not agent.present:
+        return
+    step.touch_agent(agent)
+    if agent.state is AgentState.UP:
+        step.state.add_kind(agent, -1)
+    agent.state = state
+    agent.void = []
+    for workflow, task in list(agent.live.values()):
+        end_attempt(step, agent, workflow, task, AttemptOutcome.LOST, why)

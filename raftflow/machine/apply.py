@@ -1,0 +1,123 @@
+"""How a command becomes a change: the heart of the replicated state machine.
+
+What may live here (and in the modules that the table below names)
+-----------------------------------------------------------------
+Every replica runs this code on the same commands and must come to the same state, byte for byte. So there is no clock
+(`Step.clock_ms` is the largest time that came inside a command), no randomness (ids come inside commands), no float, no
+I/O, and no iteration over a set. Dicts are iterated in the order in which they were filled, which is the log's.
+
+How it works
+------------
+1. A command is validated as a whole, then it mutates. A refused command returns a `Rejection` and has changed nothing but
+   the clock and the audit chain.
+2. A batch (placements, reported ends) consists of parts that hold or fail alone; a part that fails changes nothing.
+3. A task's state changes in `step.move` alone, along `domain.task.TRANSITIONS`. A move that is not there raises: a bug,
+   which stops the replica loudly rather than let it differ from the others.
+4. An *attempt* is live from its placement to its end. It has a fence, a number that only grows. Only the agent, in the
+   incarnation, that holds the fence can end it; whoever else reports it is told that the report is stale.
+5. A *running* attempt holds its demand in the agent's account, a *queued* one holds nothing. Whatever frees something
+   promotes from the head of the queue while it fits, in the order in which the agent starts them (`ledger.promote`).
+6. Live work is never taken away from an agent that is present: it gets an order (stop, release), and the attempt ends
+   when the agent says so. Only the removal of the agent, or a deadline long passed, ends an attempt without its word.
+7. A command with a request id that was accepted before gets the remembered reply and changes nothing. Refusals are not
+   remembered: they changed nothing, so the same request may succeed later.
+8. Every command leaves one audit record, sealed into the chain (`audit.py`), and events for the leader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raftflow.domain import commands as c
+from raftflow.domain.contract import AuditRecord, AuditTransition
+from raftflow.domain.limits import NAME_CHARS_MAX
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.replies import AnyReply, Reported
+from raftflow.machine import agents, attempts, workflows
+from raftflow.machine.requests import Remembered, fingerprint_of
+from raftflow.machine.step import Step
+
+Handler = Callable[[Step, Any], AnyReply]
+
+HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
+    c.SubmitWorkflow: ("workflow.submit", workflows.submit_workflow, "workflow_id"),
+    c.ControlWorkflow: ("workflow.control", workflows.control_workflow, "workflow_id"),
+    c.RegisterAgent: ("agent.register", agents.register_agent, "name"),
+    c.ControlAgent: ("agent.control", agents.control_agent, "name"),
+    c.RemoveAgent: ("agent.remove", agents.remove_agent, "name"),
+    c.CommitPlacements: ("placements.commit", attempts.commit_placements, ""),
+    c.ReportAttempts: ("attempts.report", attempts.report_attempts, "agent"),
+    c.FireTimers: ("timers.fire", attempts.fire_timers, ""),
+    c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
+}
+"""For each command: its tag, what applies it, and the field that names what it is about."""
+
+
+def apply_command(
+    step: Step, command: c.AnyCommand, index: int, position: int, term: int
+) -> tuple[AnyReply, AuditRecord]:
+    """Apply one command and return its reply and its audit record, not yet sealed."""
+    step.clock_ms = max(step.clock_ms, command.at_ms)
+    tag, handler, subject_field = HANDLERS[type(command)]
+    if command.request_id:
+        reply, outcome = _apply_once(step, command, handler)
+    else:
+        reply = handler(step, command)
+        outcome = reply.code.value if type(reply) is Rejection else "ok"
+    transitions = step.transitions
+    record = AuditRecord(
+        index=index,
+        position=position,
+        term=term,
+        at_ms=step.clock_ms,
+        actor=command.actor,
+        command=tag,
+        subject=getattr(command, subject_field) if subject_field else "",
+        request_id=command.request_id,
+        outcome=outcome,
+        detail=_detail(reply),
+        transitions=_as_transitions(transitions),
+    )
+    if transitions:
+        step.transitions = []
+    return reply, record
+
+
+def _apply_once(step: Step, command: c.AnyCommand, handler: Handler) -> tuple[AnyReply, str]:
+    """Apply a command that carries a request id, unless that was done before."""
+    request_id = command.request_id
+    if len(request_id) > NAME_CHARS_MAX:
+        refusal = Rejection(RejectionCode.INVALID, f"a request id has at most {NAME_CHARS_MAX} characters")
+        return refusal, refusal.code.value
+    fingerprint = fingerprint_of(command)
+    known = step.state.requests.get(request_id)
+    if known is not None:
+        if known.fingerprint == fingerprint:
+            return known.reply, "repeated"
+        refusal = Rejection(
+            RejectionCode.REQUEST_MISMATCH,
+            f"request id {request_id!r} was used before for another request; make a new id for a new request",
+        )
+        return refusal, refusal.code.value
+    reply = handler(step, command)
+    if type(reply) is Rejection:
+        return reply, reply.code.value
+    step.state.requests.remember(Remembered(request_id, fingerprint, reply))
+    return reply, "ok"
+
+
+def _detail(reply: AnyReply) -> str:
+    """Return what a person should see in the audit."""
+    if type(reply) is Rejection:
+        return reply.message
+    if type(reply) is Reported:
+        stale = [str(verdict.fence) for verdict in reply.verdicts if verdict.verdict == "stale"]
+        if stale:
+            return f"stale: {', '.join(stale)}"
+    return ""
+
+
+def _as_transitions(rows: list[Any]) -> tuple[AuditTransition, ...]:
+    """Pass plain tuples for structs: they have the same encoding, and only the encoding is wanted here."""
+    return tuple(rows)

@@ -1,0 +1,63 @@
+"""Stopping work: the part of a workflow's life that both its clients and its failing tasks can cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.domain.task import TaskEvent, TaskState
+from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.step import move
+
+if TYPE_CHECKING:
+    from raftflow.machine.state import Task, Workflow
+    from raftflow.machine.step import Step
+
+_NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY})
+_LIVE = frozenset({TaskState.QUEUED, TaskState.RUNNING})
+
+
+def cancel_task(step: Step, workflow: Workflow, task: Task, why: str) -> None:
+    """Cancel a task that has no live attempt."""
+    move(step, workflow, task, TaskEvent.CANCELLED)
+    task.finished_ms = step.clock_ms
+    task.detail = why
+
+
+def give_order(step: Step, workflow: Workflow, task: Task, order: int) -> None:
+    """Have the agent of a live attempt stop it, give it back, or forget that it was asked to."""
+    attempt = task.last
+    if attempt is None or attempt.order == order:
+        return
+    step.touch_task(workflow, task)
+    attempt.order = order
+    step.agents_changed[attempt.agent] = None
+    step.workflows_changed[workflow.id] = None
+
+
+def stop_workflow(step: Step, workflow: Workflow, why: str) -> None:
+    """Cancel everything that has no live attempt and tell live attempts to stop."""
+    for task in workflow.tasks:
+        if task.state in _NOT_STARTED:
+            cancel_task(step, workflow, task, why)
+        elif task.state in _LIVE:
+            give_order(step, workflow, task, ORDER_STOP)
+
+
+def cancel_downstream(step: Step, workflow: Workflow, failed: Task) -> None:
+    """Cancel everything that directly or indirectly needs a task that failed for good."""
+    why = f"needs {failed.id}, which failed"
+    reached = [failed.position]
+    for position in reached:
+        for below in workflow.dependents[position]:
+            task = workflow.tasks[below]
+            if task.state is TaskState.WAITING:
+                cancel_task(step, workflow, task, why)
+                reached.append(below)
+
+
+def take_back_queued(step: Step, workflow: Workflow, order: int) -> None:
+    """Ask for the workflow's queued attempts back (`ORDER_RELEASE`), or let them be (`ORDER_NONE`)."""
+    expected = ORDER_NONE if order == ORDER_RELEASE else ORDER_RELEASE
+    for task in workflow.tasks:
+        if task.state is TaskState.QUEUED and task.last is not None and task.last.order == expected:
+            give_order(step, workflow, task, order)

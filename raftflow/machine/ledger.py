@@ -1,0 +1,70 @@
+"""The resource ledger: what is allocated on each agent, and who is next when something is freed.
+
+For every agent and resource, allocated = the sum of the demands of its running attempts <= capacity. Queued attempts
+hold nothing. The queue is in the order of the fences; only its head can be promoted, as the agent starts its queue in
+the same order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.domain.rooms import fits_in
+from raftflow.domain.task import TaskEvent
+from raftflow.machine.state import ORDER_RELEASE
+from raftflow.machine.step import move
+
+if TYPE_CHECKING:
+    from raftflow.domain.rooms import Shape
+    from raftflow.machine.state import Agent, Attempt, Profile, Task, Workflow
+    from raftflow.machine.step import Step
+
+DEADLINE_MARGIN_MS = 60_000
+"""The agent enforces a task's timeout; the machine steps in when this long after it nothing was heard."""
+
+_PROMOTED = TaskEvent.PROMOTED
+
+
+def allocate(agent: Agent, shape: Shape) -> None:
+    """Take a demand that fits."""
+    free = agent.free
+    for name, amount in shape.demand:
+        free[name] -= amount
+
+
+def release(agent: Agent, shape: Shape) -> None:
+    """Give a demand back."""
+    free = agent.free
+    for name, amount in shape.demand:
+        free[name] += amount
+
+
+def start(step: Step, workflow: Workflow, task: Task, attempt: Attempt, profile: Profile) -> None:
+    """Note that an attempt holds its demand from now on, and set its deadline."""
+    attempt.started_ms = step.clock_ms
+    if profile.timeout_ms is not None:
+        attempt.deadline_ms = step.clock_ms + profile.timeout_ms + profile.grace_ms + DEADLINE_MARGIN_MS
+        step.set_timer(workflow, task, attempt.deadline_ms, attempt.fence)
+
+
+def promote(step: Step, agent: Agent) -> None:
+    """Start attempts from the head of the agent's queue while they fit.
+
+    Heads that the agent was asked to give back are promoted too: it may have started them before it was asked. An
+    attempt that starts is no longer asked back; one that is to stop still is.
+    """
+    queue = agent.queue
+    while queue:
+        workflow, task = agent.live[queue[0]]
+        profile = workflow.profiles[task.profile]
+        if not fits_in(profile.shape, agent.free):
+            return
+        queue.popleft()
+        attempt = task.last
+        assert attempt is not None  # noqa: S101 - what is in the live table has one
+        move(step, workflow, task, _PROMOTED, attempt)
+        allocate(agent, profile.shape)
+        if attempt.order == ORDER_RELEASE:
+            attempt.order = 0
+        start(step, workflow, task, attempt, profile)
+        step.agents_changed[agent.name] = None

@@ -1,0 +1,93 @@
+"""The state machine that the log drives: entries in, replies, events and audit records out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from raftflow.domain.commands import decode_entry
+from raftflow.domain.events import Event
+from raftflow.domain.limits import REQUEST_IDS_MAX
+from raftflow.domain.replies import AnyReply
+from raftflow.machine.apply import apply_command
+from raftflow.machine.audit import CHAIN_START, seal
+from raftflow.machine.snapshot import Snapshot, read_snapshot
+from raftflow.machine.state import State
+from raftflow.machine.step import Step
+
+
+class EntryResult(msgspec.Struct):
+    """What applying one entry came to."""
+
+    index: int
+    term: int
+    replies: tuple[AnyReply, ...]
+    """One per command, in order."""
+    events: list[Event]
+    """For the leader."""
+    audit: list[bytes]
+    """One encoded `contract.AuditRecord` per command, chain included."""
+
+
+class Machine:
+    """Implements `replication.log.StateMachine`. Everything else reads it through `queries`."""
+
+    def __init__(self, requests_max: int = REQUEST_IDS_MAX) -> None:
+        self._requests_max = requests_max
+        self._step = Step(State(requests_max))
+        self.applied_index = 0
+        self.applied_term = 0
+        self.chain = CHAIN_START
+        """The audit chain after the last command: the digest of this history."""
+
+    @property
+    def state(self) -> State:
+        """The tables. Read them through `queries`; only `apply` changes them."""
+        return self._step.state
+
+    @property
+    def clock_ms(self) -> int:
+        """The largest time that any command carried."""
+        return self._step.clock_ms
+
+    def apply(self, index: int, term: int, entry: bytes) -> EntryResult:
+        """Apply one committed entry.
+
+        Raises `EntryError` for bytes that no replica would have proposed, and `ValueError` for an index that does not
+        grow. Both stop the replica: its log is not what it believes.
+        """
+        if index <= self.applied_index:
+            raise ValueError(f"entry {index} after entry {self.applied_index}: the log went back")
+        batch = decode_entry(entry)
+        step = self._step
+        chain = self.chain
+        replies = []
+        audit = []
+        for position, command in enumerate(batch.commands):
+            reply, record = apply_command(step, command, index, position, term)
+            chain, encoded = seal(chain, record)
+            replies.append(reply)
+            audit.append(encoded)
+        self.chain = chain
+        self.applied_index = index
+        self.applied_term = term
+        return EntryResult(index, term, tuple(replies), step.take_events(), audit)
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Return the state as of now, in pieces of at most 256 KiB, while `apply` may go on.
+
+        A snapshot that is still open ends: its iterator stops early, without its last frame.
+        """
+        return Snapshot(self._step, self.applied_index, self.applied_term, self.chain)
+
+    def restore(self, pieces: Iterable[bytes]) -> None:
+        """Become what the snapshot holds. Raises `ValueError` and changes nothing if it cannot be read."""
+        header, state = read_snapshot(pieces, self._requests_max)
+        step = Step(state)
+        step.clock_ms = header.clock_ms
+        self._step.copying = None
+        self._step = step
+        self.applied_index = header.applied_index
+        self.applied_term = header.applied_term
+        self.chain = header.chain

@@ -1,0 +1,163 @@
+"""Building a state from the records of a snapshot, and everything that follows from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from raftflow.domain.rooms import fits_in
+from raftflow.domain.task import LIVE_ATTEMPT, AgentState, TaskState
+from raftflow.machine import ledger
+from raftflow.machine.state import Agent, Profile, State, Task, Workflow
+from raftflow.machine.timers import BACKOFF
+
+if TYPE_CHECKING:
+    from raftflow.machine.copying import AgentRecord, WorkflowRecord
+    from raftflow.machine.requests import Remembered
+
+_profiles_decoder = msgspec.msgpack.Decoder(list[Profile])
+_tasks_decoder = msgspec.msgpack.Decoder(list[Task])
+
+
+class SnapshotError(ValueError):
+    """Bytes that are no snapshot, or one that this version cannot use."""
+
+
+class Builder:
+    """Takes the records in the order of the stream."""
+
+    def __init__(self, requests_max: int) -> None:
+        self.state = State(requests_max)
+        self._names: dict[str, str] = {}
+        self._live: list[tuple[int, Workflow, Task]] = []
+        self._current: Workflow | None = None
+        self._profiles_wanted = 0
+        self._tasks_wanted = 0
+
+    def add_requests(self, entries: list[Remembered]) -> None:
+        """Add remembered replies, oldest first."""
+        for entry in entries:
+            self.state.requests.remember(entry)
+
+    def add_agent(self, record: AgentRecord) -> None:
+        """Add an agent."""
+        agent = Agent(
+            record.name,
+            record.instance,
+            record.incarnation,
+            record.capacity,
+            record.labels,
+            record.prefetch,
+            record.state,
+        )
+        agent.void = record.void
+        self.state.agents[agent.name] = agent
+        self._names[agent.name] = agent.name
+        if agent.state is AgentState.UP:
+            self.state.add_kind(agent, 1)
+
+    def add_workflow(self, record: WorkflowRecord) -> None:
+        """Begin a workflow; its profiles and tasks follow."""
+        self._complete()
+        workflow = Workflow(
+            record.number, record.id, record.name, record.priority, record.on_failure, record.submitted_ms
+        )
+        workflow.finished_ms = record.finished_ms
+        workflow.finished_number = record.finished_number
+        workflow.paused = record.paused
+        workflow.cancelled = record.cancelled
+        workflow.stopping = record.stopping
+        workflow.placed = record.placed
+        workflow.warnings = record.warnings
+        self._current = workflow
+        self._profiles_wanted = record.profiles
+        self._tasks_wanted = record.tasks
+
+    def add_profiles(self, payload: bytes) -> None:
+        """Add profiles of the workflow that was begun last."""
+        workflow = self._begun()
+        for profile in _profiles_decoder.decode(payload):
+            shared = self.state.shape(profile.shape)
+            workflow.profiles.append(
+                profile if shared is profile.shape else msgspec.structs.replace(profile, shape=shared)
+            )
+
+    def add_tasks(self, payload: bytes) -> None:
+        """Add tasks of the workflow that was begun last."""
+        workflow = self._begun()
+        for task in _tasks_decoder.decode(payload):
+            if (
+                task.position != len(workflow.tasks)
+                or not 0 <= task.profile < self._profiles_wanted
+                or any(not 0 <= need < self._tasks_wanted for need in task.needs)
+            ):
+                raise SnapshotError(f"{workflow.id}/{task.id}: refers to what is not there")
+            workflow.tasks.append(task)
+            for attempt in (task.last, *task.history):
+                if attempt is not None:
+                    attempt.agent = self._names.setdefault(attempt.agent, attempt.agent)
+            if task.state in LIVE_ATTEMPT:
+                if task.last is None:
+                    raise SnapshotError(f"{workflow.id}/{task.id}: {task.state.name.lower()} without an attempt")
+                self._live.append((task.last.fence, workflow, task))
+
+    def _begun(self) -> Workflow:
+        if self._current is None:
+            raise SnapshotError("tasks without a workflow")
+        return self._current
+
+    def _complete(self) -> None:
+        """Enter the workflow that was begun last into the tables."""
+        workflow = self._current
+        if workflow is None:
+            return
+        if len(workflow.profiles) != self._profiles_wanted or len(workflow.tasks) != self._tasks_wanted:
+            raise SnapshotError(f"{workflow.id}: some of its tasks are missing")
+        workflow.index_tasks()
+        self.state.workflows[workflow.id] = workflow
+        self.state.by_number[workflow.number] = workflow
+
+    def finish(self, requests: int, agents: int, workflows: int) -> None:
+        """Derive the rest. Raises `SnapshotError` if the records do not fit together."""
+        self._complete()
+        state = self.state
+        if (len(state.requests), len(state.agents), len(state.workflows)) != (requests, agents, workflows):
+            raise SnapshotError("the snapshot holds another number of records than its header says")
+        ended = []
+        for workflow in state.workflows.values():
+            if workflow.finished_ms:
+                ended.append(workflow)
+            else:
+                state.live_tasks += len(workflow.tasks)
+        ended.sort(key=lambda workflow: workflow.finished_number)
+        state.finished = {workflow.id: workflow for workflow in ended}
+        self._derive_accounts()
+        self._derive_timers()
+
+    def _derive_accounts(self) -> None:
+        self._live.sort(key=lambda found: found[0])
+        for fence, workflow, task in self._live:
+            attempt = task.last
+            agent = None if attempt is None else self.state.agents.get(attempt.agent)
+            if attempt is None or agent is None or not agent.present or agent.incarnation != attempt.incarnation:
+                raise SnapshotError(f"{workflow.id}/{task.id}: its attempt is on no agent that is present")
+            agent.live[fence] = (workflow, task)
+            if task.state is TaskState.QUEUED:
+                agent.queue.append(fence)
+                continue
+            shape = workflow.profiles[task.profile].shape
+            if not fits_in(shape, agent.free):
+                raise SnapshotError(f"agent {agent.name}: more is allocated than it has")
+            ledger.allocate(agent, shape)
+
+    def _derive_timers(self) -> None:
+        timers = self.state.timers
+        for workflow in self.state.workflows.values():
+            if workflow.counts[TaskState.DELAYED]:
+                for task in workflow.tasks:
+                    if task.state is TaskState.DELAYED:
+                        timers.add(workflow, task, task.due_ms, BACKOFF)
+        for fence, workflow, task in self._live:
+            if task.state is TaskState.RUNNING and task.last is not None and task.last.deadline_ms:
+                timers.add(workflow, task, task.last.deadline_ms, fence)

@@ -1,0 +1,232 @@
+"""Snapshots: the machine as a stream of bytes, and back.
+
+    frame   = length (4 bytes, big endian, of what follows) + kind (1 byte) + MessagePack
+    stream  = HEADER, REQUESTS*, AGENT*, (WORKFLOW, PROFILES*, TASKS*)*, END
+
+Pieces are cuts of that stream at any place. What follows from something else is not in it (ledger, queues, timers,
+counts, dependents): restoring derives it again, so that a restored machine is equal in every later answer. Equal
+machines give equal bytes. A reader of format 1 refuses any other format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from raftflow.machine.copying import CHUNK, CHUNK_BITS, AgentRecord, CopyOnWrite, WorkflowRecord
+from raftflow.machine.requests import Remembered
+from raftflow.machine.restoring import Builder, SnapshotError
+from raftflow.machine.state import State, Workflow
+from raftflow.machine.step import Step
+
+__all__ = ["FORMAT", "PIECE_BYTES_MAX", "Header", "Snapshot", "SnapshotError", "read_snapshot"]
+
+FORMAT = 1
+MAGIC = "raftflow-machine"
+
+PIECE_BYTES = 64 * 1024
+"""A piece is closed once it has this many bytes."""
+PIECE_BYTES_MAX = 256 * 1024
+PIECE_FRAMES_MAX = 1_000
+BATCH = 500
+"""Remembered requests or profiles in a frame."""
+
+_HEADER, _REQUESTS, _AGENT, _WORKFLOW, _PROFILES, _TASKS, _END = b"H", b"R", b"A", b"W", b"P", b"T", b"E"
+_FRAME_BYTES_MAX = 2**31
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Header(msgspec.Struct, array_like=True, frozen=True):
+    """The first frame: format, position in the log, counters, and how much follows."""
+
+    magic: str
+    format: int
+    feature_level: int
+    applied_index: int
+    applied_term: int
+    clock_ms: int
+    chain: bytes
+    fence: int
+    incarnation: int
+    workflow_number: int
+    finished_number: int
+    requests: int
+    agents: int
+    workflows: int
+
+
+_header_decoder = msgspec.msgpack.Decoder(Header)
+_requests_decoder = msgspec.msgpack.Decoder(list[Remembered])
+_agent_decoder = msgspec.msgpack.Decoder(AgentRecord)
+_workflow_decoder = msgspec.msgpack.Decoder(WorkflowRecord)
+
+
+class Snapshot:
+    """An open snapshot: yields the pieces of the state as it was when this was made.
+
+    Only references are taken at first; `CopyOnWrite` keeps what is changed before it is written. The snapshot ends
+    when it is exhausted, closed, or dropped.
+    """
+
+    def __init__(self, step: Step, applied_index: int, applied_term: int, chain: bytes) -> None:
+        state = step.state
+        self._step = step
+        self._copying = CopyOnWrite(state)
+        requests = list(state.requests)
+        agents = list(state.agents.values())
+        workflows = list(state.workflows.values())
+        header = Header(
+            MAGIC,
+            FORMAT,
+            state.feature_level,
+            applied_index,
+            applied_term,
+            step.clock_ms,
+            chain,
+            state.fence,
+            state.incarnation,
+            state.workflow_number,
+            state.finished_number,
+            len(requests),
+            len(agents),
+            len(workflows),
+        )
+        copying = self._copying
+
+        def frames() -> Iterator[tuple[bytes, bytes]]:
+            yield _HEADER, _encoder.encode(header)
+            for first in range(0, len(requests), BATCH):
+                yield _REQUESTS, _encoder.encode(requests[first : first + BATCH])
+            for agent in agents:
+                yield _AGENT, copying.write_agent(agent)
+            for workflow in workflows:
+                yield from _workflow_frames(copying, workflow)
+            yield _END, b"\xc0"
+
+        self._pieces = _cut(frames())
+        step.copying = copying
+
+    def __iter__(self) -> Snapshot:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._step.copying is not self._copying:
+            raise StopIteration
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the snapshot; `apply` stops keeping old versions for it."""
+        if self._step.copying is self._copying:
+            self._step.copying = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _workflow_frames(copying: CopyOnWrite, workflow: Workflow) -> Iterator[tuple[bytes, bytes]]:
+    yield _WORKFLOW, copying.write_head(workflow)
+    for first in range(0, len(workflow.profiles), BATCH):
+        yield _PROFILES, _encoder.encode(workflow.profiles[first : first + BATCH])
+    for chunk in range((len(workflow.tasks) + CHUNK - 1) >> CHUNK_BITS):
+        yield _TASKS, copying.write_chunk(workflow, chunk)
+
+
+def _cut(frames: Iterator[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Put frames together, or apart, into pieces of a good size."""
+    buffer = bytearray()
+    count = 0
+    for kind, payload in frames:
+        buffer += (len(payload) + 1).to_bytes(4, "big")
+        buffer += kind
+        buffer += payload
+        count += 1
+        if len(buffer) >= PIECE_BYTES or count >= PIECE_FRAMES_MAX:
+            yield from _slices(buffer)
+            buffer = bytearray()
+            count = 0
+    yield from _slices(buffer)
+
+
+def _slices(buffer: bytearray) -> Iterator[bytes]:
+    for first in range(0, len(buffer), PIECE_BYTES_MAX):
+        yield bytes(buffer[first : first + PIECE_BYTES_MAX])
+
+
+# --- reading
+
+
+def read_snapshot(pieces: Iterable[bytes], requests_max: int) -> tuple[Header, State]:
+    """Build the state that a snapshot holds. Raises `SnapshotError`, a `ValueError`, if it is not a whole one."""
+    frames = _frames(pieces)
+    try:
+        return _read(frames, requests_max)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SnapshotError(f"not a readable snapshot: {error}") from error
+
+
+def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Header, State]:
+    kind, payload = next(frames, (b"", b""))
+    if kind != _HEADER:
+        raise SnapshotError("not a snapshot: it does not start with a header")
+    start = msgspec.msgpack.decode(payload)
+    if not isinstance(start, list) or start[:1] != [MAGIC]:
+        raise SnapshotError("not a snapshot of this machine")
+    if start[1:2] != [FORMAT]:
+        raise SnapshotError(
+            f"snapshot format {start[1:2]}; this version reads {FORMAT}: use the version that wrote it"
+        )
+    header = _header_decoder.decode(payload)
+    builder = Builder(requests_max)
+    state = builder.state
+    state.feature_level = header.feature_level
+    state.fence = header.fence
+    state.incarnation = header.incarnation
+    state.workflow_number = header.workflow_number
+    state.finished_number = header.finished_number
+    for kind, payload in frames:
+        if kind == _TASKS:
+            builder.add_tasks(payload)
+        elif kind == _PROFILES:
+            builder.add_profiles(payload)
+        elif kind == _WORKFLOW:
+            builder.add_workflow(_workflow_decoder.decode(payload))
+        elif kind == _AGENT:
+            builder.add_agent(_agent_decoder.decode(payload))
+        elif kind == _REQUESTS:
+            builder.add_requests(_requests_decoder.decode(payload))
+        elif kind == _END:
+            break
+        else:
+            raise SnapshotError(f"a frame of unknown kind {kind!r}")
+    else:
+        raise SnapshotError("the snapshot has no end: it was cut off")
+    if next(frames, None) is not None:
+        raise SnapshotError("the snapshot goes on after its end")
+    builder.finish(header.requests, header.agents, header.workflows)
+    return header, state
+
+
+def _frames(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Find the frames in a stream of pieces: kind and content of each."""
+    buffer = bytearray()
+    for piece in pieces:
+        buffer += piece
+        start = 0
+        while len(buffer) - start >= 4:
+            length = int.from_bytes(buffer[start : start + 4], "big")
+            if not 1 <= length <= _FRAME_BYTES_MAX:
+                raise SnapshotError(f"a frame of {length} bytes")
+            end = start + 4 + length
+            if len(buffer) < end:
+                break
+            yield bytes(buffer[start + 4 : start + 5]), bytes(buffer[start + 5 : end])
+            start = end
+        del buffer[:start]
+    if buffer:
+        raise SnapshotError("the snapshot was cut off within a frame")

@@ -1,0 +1,286 @@
+"""The tables: workflows with their tasks, agents, remembered requests, timers. Data only; see `apply.py` for rules.
+
+Records that exist by the million are structs outside the garbage collector: they hold no reference back to what
+holds them (a task names its agent, an agent's table of live attempts holds the tasks), so there are no cycles that it
+would have to find. They are encoded as they are into snapshots, so a new field goes to the end and gets a default.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+
+import msgspec
+
+from raftflow.domain.limits import REQUEST_IDS_MAX
+from raftflow.domain.rooms import Shape
+from raftflow.domain.task import AgentState, AttemptOutcome, TaskState, WorkflowState
+from raftflow.domain.workflow import OnFailure
+from raftflow.machine.requests import RequestTable
+from raftflow.machine.timers import Timers
+
+FEATURE_LEVEL = 1
+
+ORDER_NONE = 0
+ORDER_RELEASE = 1
+"""The agent is asked to give the queued attempt back if it has not started."""
+ORDER_STOP = 2
+"""The agent is told to end the attempt."""
+
+VOID_FENCES_MAX = 1_024
+"""Fences that an agent is still told to stop although their attempts are over."""
+
+
+class Attempt(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """One try to run a task on one agent. Live until `outcome` is set."""
+
+    number: int
+    """From 1, per task."""
+    fence: int
+    """Grows over all attempts of all tasks."""
+    agent: str
+    incarnation: int
+    assigned_ms: int
+    started_ms: int = 0
+    """When its demand was allocated; 0 while it waits in the queue."""
+    deadline_ms: int = 0
+    """When the machine gives up on it; 0 for never."""
+    order: int = ORDER_NONE
+    finished_ms: int = 0
+    outcome: AttemptOutcome | None = None
+    exit_code: int | None = None
+    error: str = ""
+
+
+class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """A task and where it is in its life."""
+
+    id: str
+    position: int
+    profile: int
+    """Index in the workflow's profiles: what it runs and what it wants."""
+    needs: tuple[int, ...]
+    """Positions of the tasks that it needs."""
+    rank: int
+    state: TaskState
+    open_needs: int
+    """Needs that have not succeeded."""
+    attempts: int = 0
+    """Number of the present or last attempt."""
+    failures: int = 0
+    """Failed attempts since the workflow was submitted or retried."""
+    losses: int = 0
+    """Attempts lost in a row."""
+    due_ms: int = 0
+    """End of the back-off while delayed."""
+    finished_ms: int = 0
+    last: Attempt | None = None
+    """The present or last attempt."""
+    history: tuple[Attempt, ...] = ()
+    """Attempts before `last`, oldest first, bounded."""
+    result: bytes = b""
+    detail: str = ""
+    """Why it failed or was cancelled."""
+
+
+class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What a task runs and wants: everything of its spec but id and needs. Equal ones of a workflow are shared."""
+
+    command: tuple[str, ...] | None
+    python: str | None
+    args: bytes
+    kwargs: bytes
+    env: dict[str, str]
+    cwd: str | None
+    shape: Shape
+    retries: int
+    retry_delay_ms: int
+    retry_delay_max_ms: int
+    timeout_ms: int | None
+    grace_ms: int
+
+
+class Workflow:
+    """A workflow and its tasks, in document order."""
+
+    __slots__ = (
+        "by_id",
+        "cancelled",
+        "counts",
+        "dependents",
+        "finished_ms",
+        "finished_number",
+        "id",
+        "name",
+        "number",
+        "on_failure",
+        "open",
+        "paused",
+        "placed",
+        "priority",
+        "profiles",
+        "stopping",
+        "submitted_ms",
+        "tasks",
+        "warnings",
+    )
+
+    def __init__(
+        self, number: int, workflow_id: str, name: str, priority: int, on_failure: OnFailure, submitted_ms: int
+    ) -> None:
+        self.number = number
+        """In order of submission, from 1."""
+        self.id = workflow_id
+        self.name = name
+        self.priority = priority
+        self.on_failure: OnFailure = on_failure
+        self.submitted_ms = submitted_ms
+        self.finished_ms = 0
+        """0 until the last task ended."""
+        self.finished_number = 0
+        """In order of finishing, from 1; 0 while unfinished."""
+        self.paused = False
+        self.cancelled = False
+        """A client cancelled it."""
+        self.stopping = False
+        """A task failed for good and the rest is cancelled."""
+        self.placed = False
+        """An attempt has been placed."""
+        self.warnings: tuple[str, ...] = ()
+        self.profiles: list[Profile] = []
+        self.tasks: list[Task] = []
+        self.by_id: dict[str, Task] = {}
+        self.dependents: list[tuple[int, ...]] = []
+        """For each task the positions of those that need it."""
+        self.counts = [0] * len(TaskState)
+        """Tasks by state."""
+        self.open = 0
+        """Tasks that have not ended."""
+
+    @property
+    def state(self) -> WorkflowState:
+        """The public state."""
+        if self.finished_ms:
+            if self.cancelled:
+                return WorkflowState.CANCELLED
+            return WorkflowState.FAILED if self.counts[TaskState.FAILED] else WorkflowState.SUCCEEDED
+        if self.paused:
+            return WorkflowState.PAUSED
+        return WorkflowState.RUNNING if self.placed else WorkflowState.PENDING
+
+    def index_tasks(self) -> None:
+        """Build everything that follows from the tasks: lookups, dependents, counts."""
+        self.by_id = {task.id: task for task in self.tasks}
+        dependents: list[list[int]] = [[] for _ in self.tasks]
+        counts = [0] * len(TaskState)
+        for task in self.tasks:
+            counts[task.state] += 1
+            for need in task.needs:
+                dependents[need].append(task.position)
+        self.dependents = [tuple(positions) for positions in dependents]
+        self.counts = counts
+        self.open = len(self.tasks) - sum(counts[TaskState.SUCCEEDED :])
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What agents have in common that could run the same tasks."""
+
+    capacity: tuple[tuple[str, int], ...]
+    labels: tuple[tuple[str, str], ...]
+
+
+class Agent:
+    """An agent in one incarnation, its account in the ledger, and its live attempts."""
+
+    __slots__ = (
+        "capacity",
+        "free",
+        "incarnation",
+        "instance",
+        "labels",
+        "live",
+        "name",
+        "prefetch",
+        "queue",
+        "state",
+        "void",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        instance: str,
+        incarnation: int,
+        capacity: dict[str, int],
+        labels: dict[str, str],
+        prefetch: int,
+        state: AgentState = AgentState.UP,
+    ) -> None:
+        self.name = name
+        self.instance = instance
+        self.incarnation = incarnation
+        self.capacity = capacity
+        self.labels = labels
+        self.prefetch = prefetch
+        self.state = state
+        self.free = dict(capacity)
+        """Capacity less the demands of the running attempts."""
+        self.live: dict[int, tuple[Workflow, Task]] = {}
+        """Queued and running attempts by fence, in the order in which they were assigned."""
+        self.queue: deque[int] = deque()
+        """Fences of the queued ones, in order."""
+        self.void: list[int] = []
+        """Fences of attempts that are over here but that the agent may still run: it is told to stop them."""
+
+    @property
+    def present(self) -> bool:
+        """True while the agent may hold work."""
+        return self.state in {AgentState.UP, AgentState.DRAINING}
+
+    def kind(self) -> Kind:
+        """Return what it could run."""
+        return Kind(tuple(sorted(self.capacity.items())), tuple(sorted(self.labels.items())))
+
+
+class State:
+    """Everything that is replicated, aside from the clock and the chain."""
+
+    def __init__(self, requests_max: int = REQUEST_IDS_MAX) -> None:
+        self.workflows: dict[str, Workflow] = {}
+        """In order of submission."""
+        self.by_number: dict[int, Workflow] = {}
+        """The same by number, in the same order."""
+        self.finished: dict[str, Workflow] = {}
+        """Finished ones in the order in which they finished."""
+        self.agents: dict[str, Agent] = {}
+        """In order of incarnation, gone ones included."""
+        self.kinds: dict[Kind, int] = {}
+        """How many agents that are up are of each kind."""
+        self.shapes: weakref.WeakValueDictionary[Shape, Shape] = weakref.WeakValueDictionary()
+        """One object for equal shapes."""
+        self.requests = RequestTable(requests_max)
+        self.timers = Timers()
+        self.live_tasks = 0
+        """Tasks of unfinished workflows."""
+        self.fence = 0
+        """The last one given. The same holds for the numbers that follow."""
+        self.incarnation = 0
+        self.workflow_number = 0
+        self.finished_number = 0
+        self.feature_level = FEATURE_LEVEL
+
+    @property
+    def next_timer_ms(self) -> int | None:
+        """When the earliest timer is due, None if there is none."""
+        return self.timers.next_due_ms(self.by_number)
+
+    def shape(self, shape: Shape) -> Shape:
+        """Return the shared object that equals `shape`."""
+        return self.shapes.setdefault(shape, shape)
+
+    def add_kind(self, agent: Agent, count: int) -> None:
+        """Count an agent that came up (1) or is no longer up (-1)."""
+        kind = agent.kind()
+        left = self.kinds.pop(kind, 0) + count
+        if left:
+            self.kinds[kind] = left

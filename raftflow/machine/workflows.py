@@ -1,0 +1,291 @@
+"""Workflows: taking them in, controlling them, forgetting them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.checks import check_task_values, check_workflow_values
+from raftflow.domain.events import TaskNotReady, TaskReady
+from raftflow.domain.ids import name_problem
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.replies import Done, Retired, WorkflowAccepted
+from raftflow.domain.rooms import Shape, shape_of, suits
+from raftflow.domain.task import TaskEvent, TaskState
+from raftflow.domain.workflow import (
+    GraphProblem,
+    TaskSpec,
+    WorkflowSpec,
+    check_graph,
+    topological_order,
+    upward_ranks,
+)
+from raftflow.machine.flow import stop_workflow, take_back_queued
+from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Profile, Task, Workflow
+from raftflow.machine.step import move
+
+if TYPE_CHECKING:
+    from raftflow.domain.commands import ControlWorkflow, RetireWorkflows, SubmitWorkflow
+    from raftflow.machine.state import Kind, State
+    from raftflow.machine.step import Step
+
+PROBLEMS_MAX = 100
+WARNINGS_MAX = 20
+RETIRE_MAX = 10_000
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+# --- submission
+
+
+def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | Rejection:
+    """Add a workflow, all of it or nothing."""
+    state = step.state
+    spec = command.spec
+    wrong = name_problem(command.workflow_id)
+    if wrong is not None:
+        return _invalid([GraphProblem("id", f"{command.workflow_id[:80]!r} {wrong}")])
+    if command.workflow_id in state.workflows:
+        return Rejection(RejectionCode.CONFLICT, f"there is a workflow {command.workflow_id!r} already")
+    problems = check_graph(spec, PROBLEMS_MAX) + check_workflow_values(spec.name, spec.priority)
+    numbers, distinct = _distinct_profiles(spec, problems)
+    if problems:
+        return _invalid(problems[:PROBLEMS_MAX])
+    full = _limit_problem(state, len(spec.tasks), new_workflow=True)
+    if full is not None:
+        return full
+    state.workflow_number += 1
+    workflow = Workflow(
+        state.workflow_number, command.workflow_id, spec.name, spec.priority, spec.on_failure, step.clock_ms
+    )
+    workflow.profiles = [_profile(state, task) for task in distinct]
+    workflow.warnings = tuple(_warnings(state.kinds, workflow.profiles, distinct))
+    workflow.tasks = _tasks(spec, numbers)
+    workflow.index_tasks()
+    state.workflows[workflow.id] = workflow
+    state.by_number[workflow.number] = workflow
+    state.live_tasks += len(workflow.tasks)
+    step.workflows_changed[workflow.id] = None
+    for task in workflow.tasks:
+        if task.state is TaskState.READY:
+            step.events.append(TaskReady(workflow.id, task.position))
+    return WorkflowAccepted(workflow.id, workflow.warnings)
+
+
+def _invalid(problems: list[GraphProblem]) -> Rejection:
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Rejection(RejectionCode.INVALID, f"{first.path}: {first.message}{more}", tuple(problems))
+
+
+def _limit_problem(state: State, tasks: int, *, new_workflow: bool) -> Rejection | None:
+    if new_workflow and len(state.workflows) >= limits.WORKFLOWS_MAX:
+        return Rejection(
+            RejectionCode.LIMIT,
+            f"{limits.WORKFLOWS_MAX} workflows are kept, no more fit; finished ones are retired with time",
+            limit=limits.WORKFLOWS_MAX,
+        )
+    if state.live_tasks + tasks > limits.LIVE_TASKS_MAX:
+        return Rejection(
+            RejectionCode.LIMIT,
+            f"{state.live_tasks} tasks are unfinished and {tasks} more would pass the limit of "
+            f"{limits.LIVE_TASKS_MAX}; submit again when some have ended",
+            limit=limits.LIVE_TASKS_MAX,
+        )
+    return None
+
+
+def _distinct_profiles(spec: WorkflowSpec, problems: list[GraphProblem]) -> tuple[list[int], list[TaskSpec]]:
+    """Number the tasks by what they run and want, and add what is wrong with that, told of the first of its kind."""
+    known: dict[bytes, int] = {}
+    distinct: list[TaskSpec] = []
+    numbers = []
+    for position, task in enumerate(spec.tasks):
+        key = _encoder.encode(
+            (
+                task.command, task.python, task.args, task.kwargs, task.env, task.cwd, task.resources, task.labels,
+                task.retries, task.retry_delay_ms, task.retry_delay_max_ms, task.timeout_ms, task.grace_ms,
+            )
+        )  # fmt: skip
+        number = known.setdefault(key, len(distinct))
+        if number == len(distinct):
+            distinct.append(task)
+            if len(problems) < PROBLEMS_MAX:
+                problems.extend(check_task_values(task, f"tasks[{position}]"))
+        elif task.expected_ms is not None and not 0 <= task.expected_ms <= limits.DURATION_MS_MAX:
+            problems.append(GraphProblem(f"tasks[{position}].expected", "is out of range"))
+        numbers.append(number)
+    return numbers, distinct
+
+
+def _profile(state: State, task: TaskSpec) -> Profile:
+    return Profile(
+        task.command,
+        task.python,
+        task.args,
+        task.kwargs,
+        task.env,
+        task.cwd,
+        state.shape(shape_of(task.resources, task.labels)),
+        task.retries,
+        task.retry_delay_ms,
+        task.retry_delay_max_ms,
+        task.timeout_ms,
+        task.grace_ms,
+    )
+
+
+def _tasks(spec: WorkflowSpec, numbers: list[int]) -> list[Task]:
+    order = topological_order(spec)
+    ranks = upward_ranks(spec, order)
+    position_of = {task.id: position for position, task in enumerate(spec.tasks)}
+    tasks = []
+    for position, task in enumerate(spec.tasks):
+        needs = tuple([position_of[need] for need in task.needs])
+        state = TaskState.WAITING if needs else TaskState.READY
+        tasks.append(Task(task.id, position, numbers[position], needs, ranks[position], state, len(needs)))
+    return tasks
+
+
+def _warnings(kinds: dict[Kind, int], profiles: list[Profile], examples: list[TaskSpec]) -> list[str]:
+    """Say which demands no present agent can meet, for the first few shapes."""
+    warnings: list[str] = []
+    seen: dict[Shape, None] = {}
+    for profile, example in zip(profiles, examples, strict=True):
+        if len(seen) >= WARNINGS_MAX:
+            break
+        if profile.shape not in seen:
+            seen[profile.shape] = None
+            why = never_fits(kinds, profile.shape)
+            if why is not None:
+                warnings.append(f"{example.id}: {why}; it waits until one comes")
+    return warnings
+
+
+def never_fits(kinds: dict[Kind, int], shape: Shape) -> str | None:
+    """Say why no agent that is up can ever run this, or None if one can."""
+    if not kinds:
+        return "no agent is up"
+    labelled = 0
+    for kind in kinds:
+        capacity = dict(kind.capacity)
+        labels = dict(kind.labels)
+        if suits(shape, capacity, labels):
+            return None
+        labelled += all(labels.get(key) == value for key, value in shape.labels)
+    if not labelled:
+        wanted = ", ".join(f"{key}={value}" for key, value in shape.labels)
+        return f"no agent that is up carries the labels {wanted}"
+    for name, amount in shape.demand:
+        single = Shape(((name, amount),), shape.labels)
+        if not any(suits(single, dict(kind.capacity), dict(kind.labels)) for kind in kinds):
+            return f"no agent that is up{' with its labels' if shape.labels else ''} has as much {name}"
+    return "no agent that is up has all that it wants at once"
+
+
+# --- control
+
+
+def control_workflow(step: Step, command: ControlWorkflow) -> Done | Rejection:
+    """Cancel, pause, resume or retry."""
+    workflow = step.state.workflows.get(command.workflow_id)
+    if workflow is None:
+        return Rejection(RejectionCode.NOT_FOUND, f"there is no workflow {command.workflow_id[:80]!r}")
+    if command.action == "cancel":
+        return _cancel(step, workflow)
+    if command.action == "retry":
+        return _retry(step, workflow)
+    if workflow.finished_ms:
+        return _conflict(workflow, f"it has ended as {workflow.state.value}")
+    if command.action == "pause":
+        return _pause(step, workflow)
+    return _resume(step, workflow)
+
+
+def _conflict(workflow: Workflow, why: str) -> Rejection:
+    return Rejection(RejectionCode.CONFLICT, f"workflow {workflow.id}: {why}")
+
+
+def _cancel(step: Step, workflow: Workflow) -> Done | Rejection:
+    if workflow.cancelled:
+        return Done(changed=False)
+    if workflow.finished_ms:
+        return _conflict(workflow, f"it has ended as {workflow.state.value}")
+    step.touch_workflow(workflow)
+    workflow.cancelled = True
+    stop_workflow(step, workflow, "the workflow was cancelled")
+    workflow.paused = False
+    return Done()
+
+
+def _pause(step: Step, workflow: Workflow) -> Done | Rejection:
+    if workflow.paused:
+        return Done(changed=False)
+    if workflow.cancelled or workflow.stopping:
+        return _conflict(workflow, "it is being stopped, there is nothing to pause")
+    step.touch_workflow(workflow)
+    for task in workflow.tasks:
+        if task.state is TaskState.READY:
+            step.events.append(TaskNotReady(workflow.id, task.position))
+    workflow.paused = True
+    take_back_queued(step, workflow, ORDER_RELEASE)
+    return Done()
+
+
+def _resume(step: Step, workflow: Workflow) -> Done:
+    if not workflow.paused:
+        return Done(changed=False)
+    step.touch_workflow(workflow)
+    workflow.paused = False
+    for task in workflow.tasks:
+        if task.state is TaskState.READY:
+            step.events.append(TaskReady(workflow.id, task.position))
+    take_back_queued(step, workflow, ORDER_NONE)
+    return Done()
+
+
+def _retry(step: Step, workflow: Workflow) -> Done | Rejection:
+    if not workflow.finished_ms:
+        return _conflict(workflow, "it has not ended yet; cancel it first to run it anew")
+    if workflow.counts[TaskState.SUCCEEDED] == len(workflow.tasks):
+        return _conflict(workflow, "every task has succeeded, there is nothing to retry")
+    full = _limit_problem(step.state, len(workflow.tasks), new_workflow=False)
+    if full is not None:
+        return full
+    step.touch_workflow(workflow)
+    del step.state.finished[workflow.id]
+    step.state.live_tasks += len(workflow.tasks)
+    workflow.finished_ms = 0
+    workflow.finished_number = 0
+    workflow.cancelled = False
+    workflow.stopping = False
+    for task in workflow.tasks:
+        if task.state is not TaskState.SUCCEEDED:
+            move(step, workflow, task, TaskEvent.REVIVED_WAITING if task.open_needs else TaskEvent.REVIVED_READY)
+            task.failures = 0
+            task.losses = 0
+            task.finished_ms = 0
+            task.detail = ""
+    return Done()
+
+
+# --- retirement
+
+
+def retire_workflows(step: Step, command: RetireWorkflows) -> Retired:
+    """Forget the workflows that finished first."""
+    state = step.state
+    retired: list[str] = []
+    for workflow in state.finished.values():
+        if workflow.finished_ms > command.before_ms or len(retired) >= min(command.count_max, RETIRE_MAX):
+            break
+        retired.append(workflow.id)
+    for workflow_id in retired:
+        workflow = state.finished.pop(workflow_id)
+        del state.workflows[workflow_id]
+        del state.by_number[workflow.number]
+        step.workflows_changed[workflow_id] = None
+    return Retired(tuple(retired))

@@ -1,0 +1,316 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypeVar
+from urllib.parse import quote
+
+import orjson
+
+from raftflow.client.errors import ClientError, UsageError, WaitTimeout
+from raftflow.client.overview import ClusterStatus, overview
+from raftflow.client.transport import TIMEOUT_S, Call, Transport, new_key
+from raftflow.domain.contract import (
+    AgentList,
+    AgentView,
+    AuditCheck,
+    AuditPage,
+    LedgerCheck,
+    LedgerView,
+    ReplicaStatus,
+    TaskExplanation,
+    TaskLog,
+    TaskPage,
+    TaskView,
+    WorkflowCreated,
+    WorkflowPage,
+    WorkflowView,
+)
+
+T = TypeVar("T")
+
+PAGE_SIZE = 500
+_WATCH_FIRST_S, _WATCH_MAX_S = 0.05, 0.5
+_STATUS_S = 2.0
+_AUDIT_VERIFY_S = 300.0
+Action = Literal["cancel", "pause", "resume", "retry"]
+
+
+class HasDocument(Protocol):
+    """Something that can say itself as a workflow document, as `raftflow.client.Workflow` can."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the document."""
+
+
+class AsyncClient:
+    """Talks to a cluster from asyncio; every method raises a `ClientError` when it fails.
+
+    Knows all peers and retries until `timeout_s` (per call): a failover costs time, never a lost or a doubled call.
+    Use as `async with AsyncClient([...]) as client`, or call `close`.
+    """
+
+    def __init__(
+        self,
+        peers: Sequence[str],
+        *,
+        token: str | None = None,
+        cacert: Path | str | None = None,
+        client_cert: Path | str | None = None,
+        client_key: Path | str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Check the settings; connects to nobody yet. Raises `UsageError`."""
+        self._transport = Transport(
+            peers,
+            token=token,
+            cacert=cacert,
+            client_cert=client_cert,
+            client_key=client_key,
+            timeout_s=timeout_s,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    @property
+    def peers(self) -> list[str]:
+        """The URLs of the replicas."""
+        return list(self._transport.peers)
+
+    # --- workflows
+
+    async def submit(
+        self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None
+    ) -> WorkflowCreated:
+        """Submit a workflow document (or a `Workflow`) and return its id, and warnings if there are any.
+
+        A key of your own makes the submission safe to repeat across calls and processes: the same key gives the same
+        workflow. Raises `Refused` with every fault if the document is broken.
+        """
+        document = workflow if isinstance(workflow, Mapping) else workflow.document()
+        try:
+            body = orjson.dumps(document)
+        except (orjson.JSONEncodeError, RecursionError) as error:
+            raise UsageError(f"the document cannot be written as JSON: {error}") from error
+        key = new_key() if idempotency_key is None else idempotency_key
+        # A large document takes the replicas a while to check and replicate.
+        call = Call("POST", "/v1/workflows", body=body, idempotency_key=key, attempt_s=30.0)
+        return await self._transport.call(call, WorkflowCreated)
+
+    async def workflow(self, workflow_id: str) -> WorkflowView:
+        """Return one workflow: state, counts, times. Raises `NotFound`."""
+        return await self._get(f"/v1/workflows/{_part(workflow_id)}", WorkflowView)
+
+    async def workflows_page(
+        self, *, state: str | None = None, limit: int = PAGE_SIZE, cursor: str | None = None
+    ) -> WorkflowPage:
+        """Return one page of the workflows, newest first."""
+        return await self._get("/v1/workflows", WorkflowPage, state=state, limit=limit, cursor=cursor)
+
+    async def workflows(
+        self, *, state: str | None = None, limit: int | None = None
+    ) -> AsyncGenerator[WorkflowView, None]:
+        """Go through the workflows, newest first, all or at most `limit` of them."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
+            page = await self.workflows_page(state=state, limit=size, cursor=cursor)
+            for view in page.workflows:
+                yield view
+            left = None if left is None else left - len(page.workflows)
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def tasks_page(self, workflow_id: str, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> TaskPage:
+        """Return one page of a workflow's tasks, in document order."""
+        return await self._get(f"/v1/workflows/{_part(workflow_id)}/tasks", TaskPage, limit=limit, cursor=cursor)
+
+    async def tasks(self, workflow_id: str) -> list[TaskView]:
+        """Return all tasks of a workflow, in document order. Raises `NotFound`."""
+        tasks: list[TaskView] = []
+        cursor: str | None = None
+        while True:
+            page = await self.tasks_page(workflow_id, cursor=cursor)
+            tasks += page.tasks
+            cursor = page.next
+            if cursor is None:
+                return tasks
+
+    async def task(self, workflow_id: str, task_id: str) -> TaskView:
+        """Return one task with the history of its attempts. Raises `NotFound`."""
+        return await self._get(_task_path(workflow_id, task_id), TaskView)
+
+    async def task_log(
+        self,
+        workflow_id: str,
+        task_id: str,
+        stream: Literal["stdout", "stderr"] = "stdout",
+        *,
+        attempt: int | None = None,
+        offset: int = 0,
+    ) -> TaskLog:
+        """Return a piece of an attempt's output, fetched from its agent; the newest attempt by default."""
+        path = f"{_task_path(workflow_id, task_id)}/logs"
+        return await self._get(path, TaskLog, _attempt_s=15.0, stream=stream, attempt=attempt, offset=offset)
+
+    async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
+        """Say why a task is where it is."""
+        return await self._get(f"{_task_path(workflow_id, task_id)}/explain", TaskExplanation)
+
+    async def cancel(self, workflow_id: str) -> WorkflowView:
+        """Cancel a workflow: what has not started never will, running attempts are told to stop."""
+        return await self._control(workflow_id, "cancel")
+
+    async def pause(self, workflow_id: str) -> WorkflowView:
+        """Start nothing new of a workflow; running attempts go on."""
+        return await self._control(workflow_id, "pause")
+
+    async def resume(self, workflow_id: str) -> WorkflowView:
+        """Go on with a paused workflow."""
+        return await self._control(workflow_id, "resume")
+
+    async def retry(self, workflow_id: str) -> WorkflowView:
+        """Run the failed and cancelled tasks of a finished workflow again."""
+        return await self._control(workflow_id, "retry")
+
+    async def wait(self, workflow_id: str, *, timeout_s: float | None = None) -> WorkflowView:
+        """Wait until a workflow has ended and return it. Raises `WaitTimeout` after `timeout_s`, None for never."""
+        async for view in self.watch(workflow_id, timeout_s=timeout_s):
+            if view.finished_at is not None:
+                return view
+        raise AssertionError("watch ends with a finished view or an error")
+
+    async def watch(self, workflow_id: str, *, timeout_s: float | None = None) -> AsyncGenerator[WorkflowView, None]:
+        """Yield a workflow now and whenever it has changed, the last time when it has ended.
+
+        Raises `WaitTimeout` after `timeout_s`.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        before: WorkflowView | None = None
+        pause_s = _WATCH_FIRST_S
+        while True:
+            view = await self.workflow(workflow_id)
+            if view != before:
+                yield view
+                if view.finished_at is not None:
+                    return
+                before, pause_s = view, _WATCH_FIRST_S
+            if deadline is not None:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise WaitTimeout(f"{workflow_id} has not ended within {timeout_s:g} s; it is {view.state}")
+                pause_s = min(pause_s, left_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _WATCH_MAX_S)
+
+    # --- agents
+
+    async def agents(self) -> list[AgentView]:
+        """Return every agent that is known."""
+        return (await self._get("/v1/agents", AgentList)).agents
+
+    async def agent(self, name: str) -> AgentView:
+        """Return one agent. Raises `NotFound`."""
+        return await self._get(f"/v1/agents/{_part(name)}", AgentView)
+
+    async def drain(self, name: str) -> AgentView:
+        """Give an agent no new work; running attempts end."""
+        return await self._post(f"/v1/agents/{_part(name)}/drain", AgentView)
+
+    async def resume_agent(self, name: str) -> AgentView:
+        """Let a draining agent work again."""
+        return await self._post(f"/v1/agents/{_part(name)}/resume", AgentView)
+
+    # --- the books
+
+    async def ledger(self, *, stale: bool = False) -> LedgerView:
+        """Return the account of every agent; `stale` takes any replica's own view without asking the leader."""
+        return await self._get("/v1/ledger", LedgerView, stale="1" if stale else None)
+
+    async def ledger_verify(self, replica_url: str) -> LedgerCheck:
+        """Let one replica check every invariant of its state."""
+        return await self._ask(replica_url, "/v1/ledger/verify", LedgerCheck, attempt_s=60.0)
+
+    async def audit(self, replica_url: str, from_index: int = 0, limit: int = PAGE_SIZE) -> AuditPage:
+        """Return audit records of one replica in log order, from a log index on; `next` leads to the rest."""
+        params = {"from": str(from_index), "limit": str(limit)}
+        return await self._ask(replica_url, "/v1/audit", AuditPage, params=params)
+
+    async def audit_verify(self, replica_url: str) -> AuditCheck:
+        """Let one replica read its whole audit and check the chain."""
+        return await self._ask(replica_url, "/v1/audit/verify", AuditCheck, attempt_s=_AUDIT_VERIFY_S)
+
+    async def status(self, replica_url: str) -> ReplicaStatus:
+        """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
+        call = Call("GET", "/v1/status", replica=replica_url, once=True, attempt_s=_STATUS_S)
+        return await self._transport.call(call, ReplicaStatus)
+
+    async def cluster_status(self) -> ClusterStatus:
+        """Ask every peer, and the leader for the agents. Raises `Unreachable` if not one of them answers."""
+
+        async def ask(url: str) -> ReplicaStatus | ClientError:
+            try:
+                return await self.status(url)
+            except ClientError as error:
+                return error
+
+        async def ask_agents() -> list[AgentView]:
+            try:
+                call = Call("GET", "/v1/agents", once=True, attempt_s=_STATUS_S)
+                return (await self._transport.call(call, AgentList, timeout_s=_STATUS_S)).agents
+            except ClientError:
+                return []
+
+        # The agents' list needs a leader; without one the replicas' own words are all there is.
+        agents, answers = await asyncio.gather(ask_agents(), asyncio.gather(*(ask(url) for url in self.peers)))
+        return overview(dict(zip(self.peers, answers, strict=True)), agents)
+
+    async def openapi(self) -> dict[str, Any]:
+        """Return the API's own description."""
+        return await self._get("/v1/openapi.json", dict[str, Any])
+
+    # --- inside
+
+    async def _get(self, path: str, kind: type[T], *, _attempt_s: float = 10.0, **params: str | int | None) -> T:
+        given = {key: str(value) for key, value in params.items() if value is not None}
+        return await self._transport.call(Call("GET", path, params=given, attempt_s=_attempt_s), kind)
+
+    async def _post(self, path: str, kind: type[T]) -> T:
+        return await self._transport.call(Call("POST", path, idempotency_key=new_key()), kind)
+
+    async def _control(self, workflow_id: str, action: Action) -> WorkflowView:
+        return await self._post(f"/v1/workflows/{_part(workflow_id)}/{action}", WorkflowView)
+
+    async def _ask(
+        self, url: str, path: str, kind: type[T], *, params: Mapping[str, str] | None = None, attempt_s: float = 10.0
+    ) -> T:
+        call = Call("GET", path, params=params or {}, replica=url, attempt_s=attempt_s)
+        return await self._transport.call(call, kind, timeout_s=max(attempt_s, self._transport.timeout_s))
+
+
+def _part(name: str) -> str:
+    """Quote a name for a path."""
+    if not name:
+        raise UsageError("an id or a name is empty")
+    return quote(name, safe="")
+
+
+def _task_path(workflow_id: str, task_id: str) -> str:
+    return f"/v1/workflows/{_part(workflow_id)}/tasks/{_part(task_id)}"

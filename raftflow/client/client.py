@@ -1,0 +1,242 @@
+"""The client for ordinary code: the asynchronous one, driven on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from raftflow.client.aio import AsyncClient, HasDocument
+from raftflow.client.errors import ClientError
+from raftflow.client.overview import ClusterStatus
+from raftflow.client.transport import TIMEOUT_S
+from raftflow.domain.contract import (
+    AgentView,
+    AuditCheck,
+    AuditPage,
+    LedgerCheck,
+    LedgerView,
+    ReplicaStatus,
+    TaskExplanation,
+    TaskLog,
+    TaskView,
+    WorkflowCreated,
+    WorkflowView,
+)
+
+__all__ = ["AsyncClient", "Client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to a cluster; every method does what its namesake of `AsyncClient` does, and blocks until it is done.
+
+    Works in any thread, also beside a running event loop. Use as `with Client([...]) as client`, or call `close`.
+    """
+
+    def __init__(
+        self,
+        peers: Sequence[str],
+        *,
+        token: str | None = None,
+        cacert: Path | str | None = None,
+        client_cert: Path | str | None = None,
+        client_key: Path | str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Check the settings; connects to nobody yet. Raises `UsageError`."""
+        self._client = AsyncClient(
+            peers,
+            token=token,
+            cacert=cacert,
+            client_cert=client_cert,
+            client_key=client_key,
+            timeout_s=timeout_s,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread. May be called again."""
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    @property
+    def peers(self) -> list[str]:
+        """The URLs of the replicas."""
+        return self._client.peers
+
+    # --- workflows
+
+    def submit(
+        self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None
+    ) -> WorkflowCreated:
+        """Submit a workflow document (or a `Workflow`); see `AsyncClient.submit`."""
+        return self._run(self._client.submit(workflow, idempotency_key=idempotency_key))
+
+    def workflow(self, workflow_id: str) -> WorkflowView:
+        """Return one workflow: state, counts, times. Raises `NotFound`."""
+        return self._run(self._client.workflow(workflow_id))
+
+    def workflows(self, *, state: str | None = None, limit: int | None = None) -> Iterator[WorkflowView]:
+        """Go through the workflows, newest first, all or at most `limit` of them."""
+        return self._iterate(self._client.workflows(state=state, limit=limit))
+
+    def tasks(self, workflow_id: str) -> list[TaskView]:
+        """Return all tasks of a workflow, in document order. Raises `NotFound`."""
+        return self._run(self._client.tasks(workflow_id))
+
+    def task(self, workflow_id: str, task_id: str) -> TaskView:
+        """Return one task with the history of its attempts. Raises `NotFound`."""
+        return self._run(self._client.task(workflow_id, task_id))
+
+    def task_log(
+        self,
+        workflow_id: str,
+        task_id: str,
+        stream: Literal["stdout", "stderr"] = "stdout",
+        *,
+        attempt: int | None = None,
+        offset: int = 0,
+    ) -> TaskLog:
+        """Return a piece of an attempt's output, fetched from its agent; the newest attempt by default."""
+        return self._run(self._client.task_log(workflow_id, task_id, stream, attempt=attempt, offset=offset))
+
+    def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
+        """Say why a task is where it is."""
+        return self._run(self._client.explain(workflow_id, task_id))
+
+    def cancel(self, workflow_id: str) -> WorkflowView:
+        """Cancel a workflow: what has not started never will, running attempts are told to stop."""
+        return self._run(self._client.cancel(workflow_id))
+
+    def pause(self, workflow_id: str) -> WorkflowView:
+        """Start nothing new of a workflow; running attempts go on."""
+        return self._run(self._client.pause(workflow_id))
+
+    def resume(self, workflow_id: str) -> WorkflowView:
+        """Go on with a paused workflow."""
+        return self._run(self._client.resume(workflow_id))
+
+    def retry(self, workflow_id: str) -> WorkflowView:
+        """Run the failed and cancelled tasks of a finished workflow again."""
+        return self._run(self._client.retry(workflow_id))
+
+    def wait(self, workflow_id: str, *, timeout_s: float | None = None) -> WorkflowView:
+        """Wait until a workflow has ended and return it. Raises `WaitTimeout` after `timeout_s`, None for never."""
+        return self._run(self._client.wait(workflow_id, timeout_s=timeout_s))
+
+    def watch(self, workflow_id: str, *, timeout_s: float | None = None) -> Iterator[WorkflowView]:
+        """Yield a workflow now and whenever it has changed, the last time when it has ended."""
+        return self._iterate(self._client.watch(workflow_id, timeout_s=timeout_s))
+
+    # --- agents
+
+    def agents(self) -> list[AgentView]:
+        """Return every agent that is known."""
+        return self._run(self._client.agents())
+
+    def agent(self, name: str) -> AgentView:
+        """Return one agent. Raises `NotFound`."""
+        return self._run(self._client.agent(name))
+
+    def drain(self, name: str) -> AgentView:
+        """Give an agent no new work; running attempts end."""
+        return self._run(self._client.drain(name))
+
+    def resume_agent(self, name: str) -> AgentView:
+        """Let a draining agent work again."""
+        return self._run(self._client.resume_agent(name))
+
+    # --- the books
+
+    def ledger(self, *, stale: bool = False) -> LedgerView:
+        """Return the account of every agent; `stale` takes any replica's own view without asking the leader."""
+        return self._run(self._client.ledger(stale=stale))
+
+    def ledger_verify(self, replica_url: str) -> LedgerCheck:
+        """Let one replica check every invariant of its state."""
+        return self._run(self._client.ledger_verify(replica_url))
+
+    def audit(self, replica_url: str, from_index: int = 0, limit: int = 500) -> AuditPage:
+        """Return audit records of one replica in log order, from a log index on; `next` leads to the rest."""
+        return self._run(self._client.audit(replica_url, from_index, limit))
+
+    def audit_verify(self, replica_url: str) -> AuditCheck:
+        """Let one replica read its whole audit and check the chain."""
+        return self._run(self._client.audit_verify(replica_url))
+
+    def status(self, replica_url: str) -> ReplicaStatus:
+        """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
+        return self._run(self._client.status(replica_url))
+
+    def cluster_status(self) -> ClusterStatus:
+        """Ask every peer, and the leader for the agents. Raises `Unreachable` if not one of them answers."""
+        return self._run(self._client.cluster_status())
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the API's own description."""
+        return self._run(self._client.openapi())
+
+    # --- inside
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run on the client's thread; an interrupt of the caller cancels the work."""
+        try:
+            loop = self._ensure_loop()
+        except ClientError:
+            work.close()
+            raise
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        async def step() -> tuple[T] | None:
+            # StopAsyncIteration cannot pass through a future.
+            try:
+                return (await anext(items),)
+            except StopAsyncIteration:
+                return None
+
+        try:
+            while (item := self._run(step())) is not None:
+                yield item[0]
+        finally:
+            if not self._closed:
+                self._run(items.aclose())
+
+    def _ensure_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise ClientError("the client is closed")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="raftflow-client", daemon=True)
+                self._thread.start()
+            return self._loop

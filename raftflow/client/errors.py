@@ -1,0 +1,67 @@
+"""What can go wrong for a client, as exceptions. Every one is a `ClientError`."""
+
+from __future__ import annotations
+
+from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, Problem
+
+PROBLEMS_SHOWN_MAX = 20
+
+
+class ClientError(Exception):
+    """Base of everything that the client raises."""
+
+
+class UsageError(ClientError, ValueError):
+    """The caller's own mistake: no peers, a bad address, a file that is no certificate."""
+
+
+class Unreachable(ClientError):  # noqa: N818 - a state of the world, as in NoLeader
+    """No peer answered in time; the text tells for each what happened."""
+
+
+class NoLeader(Unreachable):
+    """Peers answered, but none leads: a majority of the replicas is missing or an election goes on."""
+
+
+class OutcomeUnknown(Unreachable):
+    """The request may or may not have been carried out. Sending it again with `idempotency_key` settles it safely."""
+
+    def __init__(self, message: str, idempotency_key: str) -> None:
+        """Keep the key of the call."""
+        self.idempotency_key = idempotency_key
+        super().__init__(message)
+
+
+class WaitTimeout(ClientError):  # noqa: N818 - reads as what happened
+    """The workflow did not end within the time given. It goes on."""
+
+
+class BadAnswer(ClientError):  # noqa: N818 - reads as what happened
+    """Something answered that is no raftflow replica, or one of an incompatible version."""
+
+
+class Refused(ClientError):  # noqa: N818 - reads as what happened
+    """The coordinator refused; `problem` tells why and what to do."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Keep the problem; the text shows all of it."""
+        self.problem = problem
+        super().__init__(describe(problem))
+
+    @property
+    def kind(self) -> str:
+        """The stable word of the problem's type, such as `conflict`."""
+        return self.problem.type.removeprefix(PROBLEM_TYPE_PREFIX)
+
+
+class NotFound(Refused):
+    """There is no such workflow, task or agent."""
+
+
+def describe(problem: Problem) -> str:
+    """Return a problem as text: what, why, and one line for each fault."""
+    first = f"{problem.title}: {problem.detail}" if problem.detail else problem.title
+    lines = [f"  {fault.path}: {fault.message}" if fault.path else f"  {fault.message}" for fault in problem.errors]
+    if len(lines) > PROBLEMS_SHOWN_MAX:
+        lines[PROBLEMS_SHOWN_MAX:] = [f"  and {len(lines) - PROBLEMS_SHOWN_MAX} more"]
+    return "\n".join([first, *lines])

@@ -1,0 +1,265 @@
+"""One call, as many requests as it takes: peers in turn, back-off, a deadline, one idempotency key.
+
+Any replica answers any call (a follower passes it to the leader), so the client stays with the peer that answered
+last and moves on when it fails. What is retried until the call's deadline: connections that fail, time-outs, 503
+(no leader, outcome unknown), 429 and 502/504 of a proxy in between. A write carries one `Idempotency-Key` for the
+whole call, so a request that was carried out although its answer was lost gets its first answer again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from raftflow import __version__
+from raftflow.client.errors import (
+    BadAnswer,
+    ClientError,
+    NoLeader,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    Unreachable,
+    UsageError,
+)
+from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, HEADER_LEADER, PROBLEM_TYPE_PREFIX, Problem
+
+PEERS_MAX = 99
+TIMEOUT_S = 30.0
+ATTEMPT_S = 10.0
+"""Longest wait for the answer to one request, unless the call says otherwise. Above the replicas' own time-outs."""
+CONNECT_S = 2.0
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 1.0
+_RETRIED = frozenset({429, 502, 503, 504})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the API."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    idempotency_key: str | None = None
+    """Set for every write."""
+    replica: str | None = None
+    """Ask this replica and no other."""
+    once: bool = False
+    """One request to every peer (or to `replica`) and no waiting."""
+    attempt_s: float = ATTEMPT_S
+
+
+class Transport:
+    """The peers and the connections to them. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        peers: Sequence[str],
+        *,
+        token: str | None = None,
+        cacert: Path | str | None = None,
+        client_cert: Path | str | None = None,
+        client_key: Path | str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Check the settings; connects to nobody. Raises `UsageError`."""
+        if isinstance(peers, str):
+            peers = peers.split(",")
+        self.peers = [checked_url(peer) for peer in peers if peer.strip()]
+        if not 0 < len(self.peers) <= PEERS_MAX:
+            raise UsageError(f"{len(self.peers)} peers were given: name 1 to {PEERS_MAX} replicas by their URLs")
+        if not timeout_s > 0:
+            raise UsageError("timeout_s must be above 0")
+        self.timeout_s = timeout_s
+        self._headers = {"User-Agent": f"raftflow/{__version__}", "Accept": "application/json"}
+        if token is not None:
+            if not token.isascii() or not token.isprintable() or " " in token:
+                raise UsageError("the token must be printable ASCII without spaces")
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._ssl = _ssl_context(cacert, client_cert, client_key)
+        self._preferred = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def call(self, call: Call, kind: type[T], *, timeout_s: float | None = None) -> T:
+        """Make a call and decode its answer. Raises a `ClientError`."""
+        data = await self.call_raw(call, timeout_s=timeout_s)
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.DecodeError as error:
+            raise BadAnswer(f"the answer to {call.method} {call.path} is not understood: {error}") from error
+
+    async def call_raw(self, call: Call, *, timeout_s: float | None = None) -> bytes:
+        """Make a call and return the body of its answer. Raises a `ClientError`."""
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        order = [checked_url(call.replica)] if call.replica is not None else self._order()
+        failures: dict[str, str] = {}
+        last: Problem | None = None
+        sent = False
+        pause_s = _PAUSE_FIRST_S
+        while True:
+            for peer in order:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                try:
+                    answer = await self._request(call, peer, min(left_s, call.attempt_s))
+                except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
+                    sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
+                    failures[peer] = str(error) or type(error).__name__
+                    continue
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    sent = True
+                    failures[peer] = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+                    continue
+                if isinstance(answer, bytes):
+                    return answer
+                last = answer
+                failures[peer] = answer.detail or answer.title
+            now = time.monotonic()
+            if call.once or now >= deadline:
+                raise self._failed(call, failures, last, sent=sent)
+            # Full jitter would do for many clients; half of it keeps the first retry after a failover early.
+            await asyncio.sleep(min(pause_s * random.uniform(0.5, 1.0), deadline - now))  # noqa: S311 - jitter
+            pause_s = min(pause_s * 1.6, _PAUSE_MAX_S)
+
+    def _order(self) -> list[str]:
+        """Return the peers, beginning with the one that answered last."""
+        return self.peers[self._preferred :] + self.peers[: self._preferred]
+
+    async def _request(self, call: Call, peer: str, timeout_s: float) -> bytes | Problem:
+        """Send one request. Returns the body, or the problem of an answer that calls for another try."""
+        headers: dict[str, str] = {}
+        if call.body is not None:
+            headers["Content-Type"] = "application/json"
+        if call.idempotency_key is not None:
+            headers[HEADER_IDEMPOTENCY_KEY] = call.idempotency_key
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_S, timeout_s))
+        async with self._open_session().request(
+            call.method,
+            peer + call.path,
+            params=dict(call.params),
+            data=call.body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            ssl=self._ssl if self._ssl is not None else True,
+        ) as response:
+            data = await _read(response)
+            if response.status < 300:
+                self._prefer(peer)
+                self._prefer(response.headers.get(HEADER_LEADER))
+                return data
+            problem = _problem(response.status, data, peer)
+            if response.status in _RETRIED:
+                return problem
+            raise NotFound(problem) if response.status == 404 else Refused(problem)
+
+    def _prefer(self, url: str | None) -> None:
+        """Begin with this peer from now on. The leader's own address, where an answer tells it, saves a hop."""
+        if url is not None and url in self.peers:
+            self._preferred = self.peers.index(url)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(headers=self._headers)
+        return self._session
+
+    def _failed(self, call: Call, failures: dict[str, str], last: Problem | None, *, sent: bool) -> ClientError:
+        """Return the error for a call that ran out of time."""
+        told = "; ".join(f"{peer}: {why}" for peer, why in failures.items()) or "no time was left to ask"
+        kind = "" if last is None else last.type.removeprefix(PROBLEM_TYPE_PREFIX)
+        if call.idempotency_key is not None and (sent or kind == "outcome-unknown"):
+            return OutcomeUnknown(
+                f"it is not known whether the request was carried out; send it again with the idempotency key "
+                f"{call.idempotency_key}: it is carried out at most once ({told})",
+                call.idempotency_key,
+            )
+        if last is None:
+            return Unreachable(f"no coordinator answers ({told})")
+        if kind in ("no-leader", "outcome-unknown", "unavailable"):
+            return NoLeader(f"the cluster has no leader at the moment ({told})")
+        return Refused(last)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body of bounded size."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > ANSWER_BYTES_MAX:
+            raise BadAnswer(f"{response.url} answered with more than {ANSWER_BYTES_MAX} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _problem(status: int, data: bytes, peer: str) -> Problem:
+    """Decode a problem document, or make one of an answer that is none."""
+    try:
+        return msgspec.json.decode(data, type=Problem)
+    except msgspec.DecodeError:
+        word = "unavailable" if status in _RETRIED else "unexpected"
+        text = data[:200].decode("utf-8", "replace").strip()
+        return Problem(
+            type=PROBLEM_TYPE_PREFIX + word,
+            title=f"Status {status}",
+            status=status,
+            detail=f"{peer} answered without saying why; is it a raftflow replica? {text}".strip(),
+        )
+
+
+def checked_url(text: str) -> str:
+    """Return the base URL of a peer in one form. Raises `UsageError`."""
+    url = text.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    wrong = parts.scheme not in ("http", "https") or not parts.hostname or port == 0
+    if wrong or parts.path or parts.query or parts.fragment or parts.username:
+        raise UsageError(f"{text[:200]!r} is no peer: write its URL, such as http://127.0.0.1:7001")
+    return url
+
+
+def new_key() -> str:
+    """Return an idempotency key for one call."""
+    return uuid.uuid4().hex
+
+
+def _ssl_context(
+    cacert: Path | str | None, client_cert: Path | str | None, client_key: Path | str | None
+) -> ssl.SSLContext | None:
+    if client_key is not None and client_cert is None:
+        raise UsageError("a client key needs its client certificate")
+    if cacert is None and client_cert is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=None if cacert is None else str(cacert))
+        if client_cert is not None:
+            context.load_cert_chain(str(client_cert), None if client_key is None else str(client_key))
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(file) for file in (cacert, client_cert, client_key) if file is not None)
+        raise UsageError(f"a certificate or key cannot be read ({files}): {error}") from error
+    return context

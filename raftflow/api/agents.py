@@ -1,0 +1,180 @@
+"""Routes of agents."""
+
+from __future__ import annotations
+
+from raftflow.api import problems
+from raftflow.api.bodies import check_depth, decode
+from raftflow.api.calls import Access, Answer, Call, Handler, Route, accepted, found
+from raftflow.api.problems import ProblemError, from_rejection
+from raftflow.domain import limits
+from raftflow.domain.commands import ControlAgent, RegisterAgent
+from raftflow.domain.contract import (
+    AgentList,
+    AgentView,
+    FieldProblem,
+    PollRequest,
+    PollResponse,
+    RegisterRequest,
+    RegisterResponse,
+)
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.resources import parse_amount
+from raftflow.machine import queries
+
+_FENCE_MAX = 2**63 - 1
+
+
+async def register(call: Call) -> Answer:
+    """Bring an agent up."""
+    request = decode(call.body, RegisterRequest)
+    command = RegisterAgent(
+        at_ms=call.replica.clock.now_ms(),
+        actor=f"agent:{request.name}",
+        request_id=call.idempotency_key,
+        name=request.name,
+        instance=request.instance,
+        capacity=_capacity(request),
+        labels=request.labels,
+        prefetch=request.prefetch,
+    )
+    reply = accepted(await call.replica.propose(command))
+    call.replica.desk.registered(request, reply.incarnation)
+    timing = call.replica.config.timing
+    return Answer(
+        RegisterResponse(
+            id=reply.name,
+            incarnation=reply.incarnation,
+            lease_ms=timing.lease_ms,
+            poll_wait_ms=timing.poll_wait_ms,
+            result_bytes_max=limits.RESULT_BYTES_MAX,
+        )
+    )
+
+
+def _capacity(request: RegisterRequest) -> dict[str, int]:
+    capacity: dict[str, int] = {}
+    errors: list[FieldProblem] = []
+    if len(request.resources) > limits.RESOURCES_PER_TASK_MAX:
+        errors.append(FieldProblem("resources", f"more than {limits.RESOURCES_PER_TASK_MAX} resources"))
+    for name, value in list(request.resources.items())[: limits.RESOURCES_PER_TASK_MAX]:
+        try:
+            capacity[name] = parse_amount(name, value)
+        except ValueError as error:
+            errors.append(FieldProblem(f"resources.{name[:80]}", str(error)[:500]))
+    if errors:
+        raise ProblemError(problems.INVALID_DOCUMENT, "the agent's resources are not right", errors=errors)
+    return capacity
+
+
+async def poll(call: Call) -> Answer:
+    """Take reports in; hand renewals, assignments and orders out."""
+    request = decode(call.body, PollRequest)
+    _check_numbers(request)
+    for end in request.ends:
+        check_depth(end.result)
+    reply = await call.replica.desk.poll(call.path("id"), request)
+    if isinstance(reply, Rejection):
+        raise from_rejection(reply, current_attempt=_current_attempt(call, request))
+    return Answer(reply)
+
+
+def _check_numbers(request: PollRequest) -> None:
+    """JSON knows numbers of any size, the log and the ledger do not."""
+    fences = (*request.running, *request.queued, *(end.fence for end in request.ends))
+    for path, value in (("incarnation", request.incarnation), ("seq", request.seq), ("seen", request.seen)):
+        if not 0 <= value <= _FENCE_MAX:
+            raise ProblemError(
+                problems.INVALID_DOCUMENT, f"{path} is out of range", errors=[FieldProblem(path, "is out of range")]
+            )
+    if any(not 0 <= fence <= _FENCE_MAX for fence in fences):
+        raise ProblemError(problems.INVALID_DOCUMENT, "a fence is out of range")
+
+
+def _current_attempt(call: Call, request: PollRequest) -> int | None:
+    """For a report that was refused as a whole: the attempt that counts now, of its first task."""
+    if not request.ends:
+        return None
+    view = queries.task_view(call.replica.machine, request.ends[0].workflow_id, request.ends[0].task_id)
+    return None if view is None else view.attempt
+
+
+async def list_agents(call: Call) -> Answer:
+    """List agents."""
+    agents = queries.agent_list(call.replica.machine)
+    for view in agents.agents:
+        _overlay(call, view)
+    return Answer(agents)
+
+
+async def show(call: Call) -> Answer:
+    """Show an agent."""
+    name = call.path("id")
+    view = found(queries.agent_view(call.replica.machine, name), f"agent {name!r}")
+    _overlay(call, view)
+    return Answer(view)
+
+
+def _overlay(call: Call, view: AgentView) -> None:
+    """Add what only the leader's memory holds."""
+    leader = call.replica.leader
+    if leader.leading:
+        view.last_seen_s = leader.silent_s(view.id)
+        view.pid, view.version, view.load = call.replica.desk.told_by(view.id)
+
+
+def _control(action: str) -> Handler:
+    async def control(call: Call) -> Answer:
+        command = ControlAgent(
+            at_ms=call.replica.clock.now_ms(),
+            actor="client:api",
+            request_id=call.idempotency_key,
+            name=call.path("id"),
+            action=action,  # type: ignore[arg-type]  # `drain` or `resume`
+        )
+        accepted(await call.replica.propose(command))
+        return await show(call)
+
+    return control
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/agents",
+        Access.WRITE,
+        register,
+        "Register an agent, or a new instance of one",
+        RegisterResponse,
+        body=RegisterRequest,
+        problems=(problems.CONFLICT, problems.TOO_LARGE),
+    ),
+    Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList),
+    Route("GET", "/v1/agents/{id}", Access.READ, show, "Show an agent", AgentView),
+    Route(
+        "POST",
+        "/v1/agents/{id}/poll",
+        Access.POLL,
+        poll,
+        "Report, renew the lease and fetch work. A report of stale attempts alone is answered with 200 and verdicts; "
+        "one of a stale incarnation is refused as a whole",
+        PollResponse,
+        body=PollRequest,
+        problems=(problems.STALE_INCARNATION, problems.TOO_LARGE),
+    ),
+    *(
+        Route(
+            "POST",
+            f"/v1/agents/{{id}}/{action}",
+            Access.WRITE,
+            _control(action),
+            summary,
+            AgentView,
+            problems=(problems.CONFLICT,),
+        )
+        for action, summary in (
+            ("drain", "Give an agent no new work"),
+            ("resume", "Let a draining agent work again"),
+        )
+    ),
+)
+

@@ -1,0 +1,200 @@
+"""The HTTP application: every request takes the same way through it.
+
+    request id ─► token ─► same site ─► body within its limit ─► who answers? ─┬─► handler ─► answer
+                                                                               ├─► leader (one hop)
+                                                                               └─► 307 for an agent's poll
+Whatever goes wrong on that way ends as a problem document, and every answer carries the replica's index, term and
+leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from raftflow.api import agents, bodies, cluster, metrics, openapi, problems, workflows
+from raftflow.api.calls import Access, Answer, Call, Route, check_query, encode
+from raftflow.api.forward import Forwarder, redirect
+from raftflow.api.problems import ProblemError, from_error
+from raftflow.coordinator.relay import LogUnavailableError
+from raftflow.coordinator.replica import Replica
+from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
+from raftflow.domain.contract import (
+    HEADER_FORWARDED,
+    HEADER_INDEX,
+    HEADER_LEADER,
+    HEADER_REQUEST_ID,
+    HEADER_TERM,
+)
+
+_log = logging.getLogger(__name__)
+
+LEADER_WAIT_S = 0.3
+"""How long a request waits for an election that is under way before it is answered with 503."""
+_LEADER_LOOK_S = 0.01
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
+_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+
+ROUTES: tuple[Route, ...] = (*workflows.ROUTES, *agents.ROUTES, *cluster.ROUTES, *metrics.ROUTES, *openapi.ROUTES)
+
+
+class Api:
+    """Serves one replica. `application()` is given to aiohttp's runner."""
+
+    def __init__(self, replica: Replica, forwarder: Forwarder) -> None:
+        self._replica = replica
+        self._forwarder = forwarder
+        token = replica.config.token
+        self._token = None if token is None else token.encode()
+        self._limits = replica.config.limits
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application with every route."""
+        app = web.Application(middlewares=[self._frame], client_max_size=0)
+        for route in ROUTES:
+            app.router.add_route(route.method, route.path, self._serve(route))
+        app.on_cleanup.append(self._cleanup)
+        return app
+
+    async def _cleanup(self, _app: web.Application) -> None:
+        await self._forwarder.close()
+
+    # --- around every request
+
+    @web.middleware
+    async def _frame(self, request: web.Request, handler: web.Handler) -> web.StreamResponse:  # type: ignore[name-defined]
+        request_id = request.headers.get(HEADER_REQUEST_ID, "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = self._replica.ids.request_id()
+        request["request_id"] = request_id
+        try:
+            self._check_caller(request)
+            response = await handler(request)
+        except ProblemError as error:
+            response = error.response()
+        except (ProposeError, LogUnavailableError) as error:
+            response = from_error(error).response()
+        except web.HTTPException as error:
+            response = _from_http(error).response()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("request %s: %s %s failed", request_id, request.method, request.path)
+            response = ProblemError(
+                problems.INTERNAL, f"the replica failed; its log has the reason under request id {request_id}"
+            ).response()
+        self._stamp(response, request_id)
+        return response
+
+    def _stamp(self, response: web.StreamResponse, request_id: str) -> None:
+        status = self._replica.log.status()
+        headers = response.headers
+        headers[HEADER_REQUEST_ID] = request_id
+        # An answer that was passed on keeps what the leader said.
+        headers.setdefault(HEADER_INDEX, str(status.applied_index))
+        headers.setdefault(HEADER_TERM, str(status.term))
+        headers.setdefault(HEADER_LEADER, status.leader or "")
+
+    def _check_caller(self, request: web.Request) -> None:
+        if self._token is not None and request.path not in _OPEN_PATHS:
+            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            good = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
+            if scheme.lower() != "bearer" or not good:
+                raise ProblemError(
+                    problems.UNAUTHORIZED,
+                    "send Authorization: Bearer and the cluster's token (RAFTFLOW_TOKEN)",
+                    headers={"WWW-Authenticate": 'Bearer realm="raftflow"'},
+                )
+        origin = request.headers.get("Origin")
+        if request.method != "GET" and origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
+            raise ProblemError(problems.FORBIDDEN, f"the page at {origin[:200]} may not send requests here")
+
+    # --- one request
+
+    def _serve(self, route: Route) -> web.Handler:  # type: ignore[name-defined]
+        async def serve(request: web.Request) -> web.StreamResponse:
+            check_query(route, request)
+            body = await self._body(route, request)
+            return await self._dispatch(Call(self._replica, route, request, body))
+
+        return serve
+
+    async def _body(self, route: Route, request: web.Request) -> bytes:
+        if route.body is not None:
+            bodies.require_json(request)
+        elif not request.can_read_body:
+            return b""
+        small = route.access is Access.POLL or route.body is None
+        return await bodies.read_body(request, self._limits.poll_bytes if small else self._limits.body_bytes)
+
+    async def _dispatch(self, call: Call) -> web.StreamResponse:
+        route, replica = call.route, self._replica
+        if route.access is Access.LOCAL or (route.access is Access.READ and "stale" in call.request.query):
+            return _respond(await route.handler(call))
+        if not replica.leader.leading:
+            return await self._elsewhere(call, await self._find_leader(call))
+        try:
+            if route.access is Access.READ:
+                await replica.read_barrier()
+            return _respond(await route.handler(call))
+        except NotLeaderError as error:
+            # The command is in no log, so it can be sent to the new leader.
+            return await self._elsewhere(call, error)
+        except NoLeaderError:
+            if replica.leader.leading:
+                raise
+            return await self._elsewhere(call, await self._find_leader(call))
+
+    async def _find_leader(self, call: Call) -> NotLeaderError:
+        """Return where the leader is, waiting shortly while one is elected. Raises `NoLeaderError`."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + LEADER_WAIT_S
+        while True:
+            error = self._replica.submitter.no_leader_error()
+            if isinstance(error, NotLeaderError):
+                return error
+            if loop.time() >= until_s or HEADER_FORWARDED in call.request.headers:
+                raise error
+            await asyncio.sleep(_LEADER_LOOK_S)
+            if self._replica.leader.leading:
+                raise NoLeaderError("this replica has just become the leader")
+
+    async def _elsewhere(self, call: Call, leader: NotLeaderError) -> web.StreamResponse:
+        if call.route.access is Access.POLL:
+            return redirect(call.request, leader.leader_url)
+        if HEADER_FORWARDED in call.request.headers:
+            raise leader
+        return await self._forwarder.forward(
+            call.route, call.request, call.body, leader.leader_url, call.request["request_id"]
+        )
+
+
+def _respond(answer: Answer) -> web.Response:
+    if isinstance(answer.content, bytes):
+        return web.Response(status=answer.status, body=answer.content, headers=answer.headers)
+    return web.Response(
+        status=answer.status, body=encode(answer.content), content_type="application/json", headers=answer.headers
+    )
+
+
+def _from_http(error: web.HTTPException) -> ProblemError:
+    """Turn what aiohttp itself refuses into a problem."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return ProblemError(
+            problems.METHOD_NOT_ALLOWED, f"{error.method} does not apply here; use {allowed}", headers={"Allow": allowed}
+        )
+    if error.status == 404:
+        return ProblemError(problems.NOT_FOUND, "there is nothing at this path; see /v1/openapi.json")
+    if error.status == 413:
+        return ProblemError(problems.TOO_LARGE, "the request is too large")
+    if error.status >= 500:
+        return ProblemError(problems.INTERNAL, "the replica failed")
+    return ProblemError(problems.INVALID_DOCUMENT, error.reason or "the request cannot be understood")
+
+

@@ -1,0 +1,106 @@
+"""Reading what clients send: bounded in bytes, in time and in depth, and decoded into the contract's types."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from raftflow.api import problems
+from raftflow.api.problems import ProblemError
+from raftflow.domain.contract import FieldProblem
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+T = TypeVar("T")
+
+BODY_TIMEOUT_S = 30.0
+"""A body that takes longer to arrive comes from a client that is stuck, or means harm."""
+
+DEPTH_MAX = 64
+"""Brackets within brackets."""
+
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_PATH = re.compile(r" - at `\$?\.?(?P<path>.*)`$")
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """Read a whole body of at most `limit` bytes. Raises `ProblemError`."""
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.content.iter_any():
+                size += len(piece)
+                if size > limit:
+                    raise _too_large(limit)
+                pieces.append(piece)
+    except TimeoutError:
+        raise ProblemError(
+            problems.INVALID_DOCUMENT,
+            f"the body did not arrive within {BODY_TIMEOUT_S:g} s",
+            headers={"Connection": "close"},
+        ) from None
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(
+        problems.TOO_LARGE,
+        f"the body is larger than {limit} bytes; split the request, or put large data into files that it names",
+        limit=limit,
+        headers={"Connection": "close"},  # what is left of the body is not read
+    )
+
+
+def require_json(request: web.Request) -> None:
+    """Refuse bodies that do not say that they are JSON.
+
+    A page of another web site can make a browser post forms and texts to a replica, but not JSON.
+    """
+    if request.content_type != "application/json":
+        raise ProblemError(
+            problems.UNSUPPORTED_MEDIA, f"send Content-Type: application/json, not {request.content_type[:80]!r}"
+        )
+
+
+def check_depth(body: bytes) -> None:
+    """Refuse JSON that is nested too deeply to be walked safely. Takes time proportional to the body."""
+    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
+        return
+    depth = 0
+    for match in _TOKENS.finditer(body):
+        first = body[match.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > DEPTH_MAX:
+                raise ProblemError(problems.INVALID_DOCUMENT, f"the JSON is nested more than {DEPTH_MAX} levels deep")
+        elif first in b"]}":
+            depth -= 1
+
+
+def decode(body: bytes, into: type[T]) -> T:
+    """Decode a request. Raises `ProblemError` with the path of what is wrong."""
+    try:
+        return msgspec.json.decode(body, type=into)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        match = _PATH.search(text)
+        message = text[: match.start()] if match else text
+        path = match["path"] if match else ""
+        raise ProblemError(
+            problems.INVALID_DOCUMENT, f"the body is not right: {text[:500]}", errors=[FieldProblem(path, message)]
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProblemError(problems.INVALID_DOCUMENT, f"the body is not JSON: {str(error)[:500]}") from None
+
+
+def decode_document(body: bytes) -> Any:
+    """Decode a JSON document of any shape, bounded in depth. Raises `ProblemError`."""
+    check_depth(body)
+    return decode(body, Any)  # type: ignore[arg-type]  # Any is what msgspec calls no expectation

@@ -1,0 +1,167 @@
+"""What a handler gets and what a route is: the routes are data, from which the server and OpenAPI are made."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from raftflow.api import problems
+from raftflow.api.problems import Kind, ProblemError, from_rejection
+from raftflow.coordinator.replica import Replica
+from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import AnyReply
+
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_NUMBER_MAX = 2**63 - 1
+
+
+class Access(enum.Enum):
+    """Which replica answers."""
+
+    LOCAL = "local"
+    """The one that was asked."""
+    READ = "read"
+    """The leader, linearizably; with `?stale` the one that was asked, from what it has."""
+    WRITE = "write"
+    """The leader."""
+    POLL = "poll"
+    """The leader; others say where it is with 307."""
+
+
+class Param(NamedTuple):
+    """A query parameter."""
+
+    name: str
+    kind: str
+    """`string`, `integer` or `boolean`."""
+    description: str
+    choices: tuple[str, ...] = ()
+    least: int = 0
+    most: int = _NUMBER_MAX
+    default: int | str | None = None
+
+
+class Call:
+    """One request on its way through a handler."""
+
+    __slots__ = ("body", "replica", "request", "route")
+
+    def __init__(self, replica: Replica, route: Route, request: web.Request, body: bytes) -> None:
+        self.replica = replica
+        self.route = route
+        self.request = request
+        self.body = body
+
+    def path(self, name: str) -> str:
+        """Return a part of the path."""
+        return self.request.match_info[name]
+
+    def text(self, name: str) -> str | None:
+        """Return a query parameter, or its default. Raises `ProblemError`."""
+        param = next(param for param in self.route.params if param.name == name)
+        value = self.request.query.get(name)
+        if value is None:
+            return None if param.default is None else str(param.default)
+        if param.choices and value not in param.choices:
+            raise _bad_param(name, f"{value[:80]!r} is not one of {', '.join(param.choices)}")
+        return value
+
+    def number(self, name: str) -> int | None:
+        """Return a query parameter as a number within its bounds, or its default. Raises `ProblemError`."""
+        param = next(param for param in self.route.params if param.name == name)
+        text = self.text(name)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and param.least <= int(text) <= param.most):
+            raise _bad_param(name, f"{text[:80]!r} is not a whole number from {param.least} to {param.most}")
+        return int(text)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The client's key, or an empty text. Raises `ProblemError` if it cannot be one."""
+        key = self.request.headers.get(HEADER_IDEMPOTENCY_KEY, "")
+        if key and not _KEY.fullmatch(key):
+            raise ProblemError(
+                problems.INVALID_DOCUMENT,
+                f"{HEADER_IDEMPOTENCY_KEY} must have 1 to 200 printable ASCII characters and no spaces",
+            )
+        return key
+
+
+class Answer(NamedTuple):
+    """What a handler gives back: a struct of the contract and perhaps more."""
+
+    content: Any
+    status: int = 200
+    headers: dict[str, str] | None = None
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Route(NamedTuple):
+    """One operation of the API."""
+
+    method: str
+    path: str
+    access: Access
+    handler: Handler
+    summary: str
+    answer: Any
+    """Type of a successful answer."""
+    status: int = 200
+    body: Any = None
+    """Type of the request body, None for none."""
+    params: tuple[Param, ...] = ()
+    problems: tuple[Kind, ...] = ()
+    """Those that this operation adds to the ones that every operation has."""
+    is_open: bool = False
+    """True if no token is asked for."""
+
+
+def accepted(reply: AnyReply) -> Any:
+    """Return the state machine's reply unless it is a refusal. Raises `ProblemError`."""
+    if isinstance(reply, Rejection):
+        raise from_rejection(reply)
+    return reply
+
+
+def found(view: Any, what: str) -> Any:
+    """Return the view unless it is None. Raises `ProblemError`."""
+    if view is None:
+        raise ProblemError(problems.NOT_FOUND, f"there is no {what[:300]}")
+    return view
+
+
+def check_query(route: Route, request: web.Request) -> None:
+    """Refuse parameters that the operation does not know: a typing error must not pass for a filter."""
+    known = {param.name for param in route.params}
+    if route.access is Access.READ:
+        known.add("stale")
+    for name in request.query:
+        if name not in known:
+            raise _bad_param(name, f"unknown; known are {', '.join(sorted(known)) or 'none'}")
+        if len(request.query.getall(name)) > 1:
+            raise _bad_param(name, "is given more than once")
+
+
+def _bad_param(name: str, message: str) -> ProblemError:
+    return ProblemError(
+        problems.INVALID_DOCUMENT,
+        f"query parameter {name[:80]!r}: {message}",
+        errors=[problems.FieldProblem(f"?{name[:80]}", message)],
+    )
+
+
+def encode(content: Any) -> bytes:
+    """Encode an answer."""
+    return _encoder.encode(content)
+
+
+_encoder = msgspec.json.Encoder()

@@ -1,0 +1,132 @@
+"""Routes about the cluster itself: status, health, ledger, audit. Most are answered by the replica that was asked."""
+
+from __future__ import annotations
+
+import msgspec
+
+from raftflow.api import problems
+from raftflow.api.calls import Access, Answer, Call, Param, Route
+from raftflow.api.problems import ProblemError
+from raftflow.coordinator.audit import GAP, AuditError, Frame, record_of
+from raftflow.domain.contract import AuditCheck, AuditLine, AuditPage, LedgerCheck, LedgerView, ReplicaStatus
+from raftflow.domain.times import iso_utc
+from raftflow.machine import invariants, queries
+
+_AUDIT_PAGE_MAX = 1_000
+
+
+class Health(msgspec.Struct):
+    """`GET /healthz` and `GET /readyz`."""
+
+    ok: bool
+    name: str
+    role: str
+
+
+async def status(call: Call) -> Answer:
+    """Show this replica."""
+    return Answer(call.replica.status())
+
+
+async def healthz(call: Call) -> Answer:
+    """Tell whether the process is alive."""
+    view = call.replica.status()
+    return Answer(Health(ok=True, name=view.name, role=view.role))
+
+
+async def readyz(call: Call) -> Answer:
+    """Tell whether this replica serves."""
+    view = call.replica.status()
+    if not view.ready:
+        raise ProblemError(
+            problems.NO_LEADER,
+            f"replica {view.name} is not ready: it is {view.role} in term {view.term}, leader {view.leader or 'unknown'}",
+        )
+    return Answer(Health(ok=True, name=view.name, role=view.role))
+
+
+async def ledger(call: Call) -> Answer:
+    """Show every agent's account."""
+    return Answer(queries.ledger_view(call.replica.machine))
+
+
+async def ledger_verify(call: Call) -> Answer:
+    """Check every invariant of the state machine on this replica."""
+    machine = call.replica.machine
+    found = invariants.check(machine)
+    return Answer(
+        LedgerCheck(ok=not found, index=machine.applied_index, problems=found[:100], replica=call.replica.config.name)
+    )
+
+
+async def audit(call: Call) -> Answer:
+    """List this replica's audit records in log order."""
+    first, limit = call.number("from"), call.number("limit")
+    assert first is not None and limit is not None  # noqa: S101, PT018 - both have defaults
+    try:
+        frames, following = await call.replica.audit.read(first, limit)
+    except AuditError as error:
+        raise ProblemError(problems.INTERNAL, str(error)) from error
+    lines = [_line(frame) for frame in frames if frame.kind != GAP]
+    return Answer(AuditPage(records=lines, next=following, replica=call.replica.config.name))
+
+
+def _line(frame: Frame) -> AuditLine:
+    record = record_of(frame)
+    return AuditLine(
+        index=record.index,
+        position=record.position,
+        term=record.term,
+        at=iso_utc(record.at_ms),
+        actor=record.actor,
+        command=record.command,
+        subject=record.subject,
+        request_id=record.request_id,
+        outcome=record.outcome,
+        detail=record.detail,
+        transitions=list(record.transitions),
+        chain=record.chain.hex(),
+    )
+
+
+async def audit_verify(call: Call) -> Answer:
+    """Check this replica's audit file."""
+    return Answer(await call.replica.verify_audit())
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v1/status", Access.LOCAL, status, "Show this replica: role, term, leader, indexes", ReplicaStatus),
+    Route("GET", "/healthz", Access.LOCAL, healthz, "Tell whether the process is alive", Health, is_open=True),
+    Route(
+        "GET",
+        "/readyz",
+        Access.LOCAL,
+        readyz,
+        "Tell whether this replica serves",
+        Health,
+        is_open=True,
+        problems=(problems.NO_LEADER,),
+    ),
+    Route("GET", "/v1/ledger", Access.READ, ledger, "Show every agent's account", LedgerView),
+    Route("GET", "/v1/ledger/verify", Access.LOCAL, ledger_verify, "Check this replica's invariants", LedgerCheck),
+    Route(
+        "GET",
+        "/v1/audit",
+        Access.LOCAL,
+        audit,
+        "List this replica's audit records in log order",
+        AuditPage,
+        params=(
+            Param("from", "integer", "log index to begin at", default=0),
+            Param(
+                "limit",
+                "integer",
+                "about how many records; those of one log entry stay together",
+                least=1,
+                most=_AUDIT_PAGE_MAX,
+                default=100,
+            ),
+        ),
+    ),
+    Route("GET", "/v1/audit/verify", Access.LOCAL, audit_verify, "Check this replica's audit file", AuditCheck),
+)

@@ -1,0 +1,90 @@
+"""Passing a request on to the leader, one hop, or saying where the leader is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from raftflow.api import problems
+from raftflow.api.problems import ProblemError, outcome_unknown
+from raftflow.domain.contract import (
+    HEADER_FORWARDED,
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_INDEX,
+    HEADER_LEADER,
+    HEADER_REQUEST_ID,
+    HEADER_TERM,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+    from raftflow.api.calls import Route
+
+TIMEOUT_S = 20.0
+"""Longer than anything that the leader itself waits for."""
+CONNECT_S = 1.0
+CONNECTIONS_MAX = 256
+
+_SENT = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
+_RETURNED = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TERM, HEADER_LEADER)
+
+
+class Forwarder:
+    """Keeps connections to the other replicas."""
+
+    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._ssl = ssl_context
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=True if self._ssl is None else self._ssl)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, connect=None, sock_connect=CONNECT_S),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def forward(
+        self, route: Route, request: web.Request, body: bytes, leader_url: str, request_id: str
+    ) -> web.Response:
+        """Send the request to the leader and return its answer. Raises `ProblemError` if it cannot be reached."""
+        headers = {name: request.headers[name] for name in _SENT if name in request.headers}
+        headers[HEADER_FORWARDED] = "1"
+        headers[HEADER_REQUEST_ID] = request_id
+        url = URL(leader_url + request.rel_url.raw_path_qs, encoded=True)
+        try:
+            async with self._open().request(
+                route.method, url, data=body or None, headers=headers, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+        except aiohttp.ClientConnectorError as error:
+            # Nothing was sent, so this is the same as having no leader.
+            raise ProblemError(problems.NO_LEADER, f"the leader cannot be reached ({error}); try again shortly") from error
+        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            if route.method == "GET":
+                raise ProblemError(problems.NO_LEADER, "the leader did not answer; try again shortly") from error
+            raise outcome_unknown("contact with the leader was lost while it worked on the request") from error
+        response = web.Response(status=answer.status, body=content)
+        for name in _RETURNED:
+            if name in answer.headers:
+                response.headers[name] = answer.headers[name]
+        return response
+
+
+def redirect(request: web.Request, leader_url: str) -> web.Response:
+    """Tell an agent where the leader is."""
+    return web.Response(status=307, headers={"Location": leader_url + request.rel_url.raw_path_qs})

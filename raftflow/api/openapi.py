@@ -1,0 +1,185 @@
+"""`/v1/openapi.json`: OpenAPI 3.1, made from the routes and from the types that validate."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+import raftflow
+from raftflow.api import problems
+from raftflow.api.calls import Access, Answer, Call, Route
+from raftflow.domain.contract import (
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_INDEX,
+    HEADER_LEADER,
+    HEADER_REQUEST_ID,
+    HEADER_TERM,
+    Problem,
+)
+
+_REF = "#/components/schemas/{name}"
+_PATH_PART = re.compile(r"\{(\w+)\}")
+_EVERYWHERE = (problems.INVALID_DOCUMENT, problems.INTERNAL)
+_cache: dict[int, bytes] = {}
+
+
+async def document(call: Call) -> Answer:
+    """Describe the API."""
+    from raftflow.api.app import ROUTES as every_route  # noqa: PLC0415 - the document is one of the routes itself
+
+    key = id(every_route)
+    if key not in _cache:
+        _cache[key] = msgspec.json.encode(describe(every_route))
+    return Answer(_cache[key], headers={"Content-Type": "application/json"})
+
+
+def describe(routes: tuple[Route, ...]) -> dict[str, Any]:
+    """Return the OpenAPI document of these routes."""
+    types = [Problem]
+    for route in routes:
+        for used in (route.answer, route.body):
+            if isinstance(used, type) and issubclass(used, msgspec.Struct) and used not in types:
+                types.append(used)
+    _, components = msgspec.json.schema_components(types, ref_template=_REF)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "raftflow",
+            "version": raftflow.__version__,
+            "description": "Any replica answers; a follower passes writes and consistent reads on to the leader.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "headers": {
+                "Index": _header("Index of the last log entry that the answering replica has applied", "integer"),
+                "Term": _header("Raft term of the answering replica", "integer"),
+                "Leader": _header("Name of the leader, empty if unknown", "string"),
+                "RequestId": _header("Id of the request, the client's own if it sent one", "string"),
+            },
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _header(description: str, kind: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": kind}}
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    responses: dict[str, Any] = {str(route.status): _answer(route)}
+    if route.access is Access.POLL:
+        responses["307"] = {
+            "description": "Another replica leads",
+            "headers": {"Location": _header("The same operation at the leader", "string")},
+        }
+    by_status: dict[int, list[problems.Kind]] = {}
+    for kind in problems_of(route):
+        by_status.setdefault(kind.status, []).append(kind)
+    for status, kinds in sorted(by_status.items()):
+        words = "; ".join(f"`{kind.word}`: {kind.title}" for kind in kinds)
+        responses[str(status)] = {
+            "description": words,
+            "headers": _headers(),
+            "content": {problems.CONTENT_TYPE: {"schema": {"$ref": _REF.format(name="Problem")}}},
+        }
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": _operation_id(route),
+        "parameters": _parameters(route),
+        "responses": responses,
+    }
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _schema(route.body)}}}
+    if route.is_open:
+        operation["security"] = []
+    return operation
+
+
+def problems_of(route: Route) -> list[problems.Kind]:
+    """Return every kind of problem that the operation can answer with."""
+    kinds = [*_EVERYWHERE, *route.problems]
+    if not route.is_open:
+        kinds.append(problems.UNAUTHORIZED)
+    if "{" in route.path:
+        kinds.append(problems.NOT_FOUND)
+    if route.access is not Access.LOCAL:
+        kinds.append(problems.NO_LEADER)
+    if route.method == "POST":
+        kinds += [problems.FORBIDDEN, problems.QUEUE_FULL, problems.OUTCOME_UNKNOWN]
+        if route.access is Access.WRITE:
+            kinds.append(problems.REQUEST_MISMATCH)
+    if route.body is not None:
+        kinds.append(problems.UNSUPPORTED_MEDIA)
+    return list(dict.fromkeys(kinds))
+
+
+def _answer(route: Route) -> dict[str, Any]:
+    media = "application/json" if route.answer is not bytes else "text/plain"
+    schema = {"type": "string"} if route.answer is bytes else _schema(route.answer)
+    return {"description": route.summary, "headers": _headers(), "content": {media: {"schema": schema}}}
+
+
+def _headers() -> dict[str, Any]:
+    return {
+        HEADER_INDEX: {"$ref": "#/components/headers/Index"},
+        HEADER_TERM: {"$ref": "#/components/headers/Term"},
+        HEADER_LEADER: {"$ref": "#/components/headers/Leader"},
+        HEADER_REQUEST_ID: {"$ref": "#/components/headers/RequestId"},
+    }
+
+
+def _schema(used: Any) -> dict[str, Any]:
+    if isinstance(used, type) and issubclass(used, msgspec.Struct):
+        return {"$ref": _REF.format(name=used.__name__)}
+    return {"type": "object"}
+
+
+def _operation_id(route: Route) -> str:
+    words = [part for part in re.split(r"[^A-Za-z]+", route.path) if part and part != "v"]
+    return "_".join([route.method.lower(), *words])
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PATH_PART.findall(route.path)
+    ]
+    for param in route.params:
+        schema: dict[str, Any] = {"type": param.kind}
+        if param.choices:
+            schema["enum"] = list(param.choices)
+        if param.kind == "integer":
+            schema |= {"minimum": param.least, "maximum": param.most}
+        if param.default is not None:
+            schema["default"] = param.default
+        parameters.append({"name": param.name, "in": "query", "description": param.description, "schema": schema})
+    if route.access is Access.READ:
+        parameters.append(
+            {
+                "name": "stale",
+                "in": "query",
+                "description": "answer from what the asked replica has, perhaps behind the leader",
+                "allowEmptyValue": True,
+                "schema": {"type": "string"},
+            }
+        )
+    if route.method == "POST" and route.access is Access.WRITE:
+        parameters.append(
+            {
+                "name": HEADER_IDEMPOTENCY_KEY,
+                "in": "header",
+                "description": "a key of the client's choice: repeated requests with it are carried out once",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+            }
+        )
+    return parameters
+
+
+ROUTES = (Route("GET", "/v1/openapi.json", Access.LOCAL, document, "Describe this API", dict),)

@@ -1,0 +1,233 @@
+"""The replica's process: log, HTTP server, signals, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import ssl
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from raftflow.api.app import Api
+from raftflow.api.forward import Forwarder
+from raftflow.coordinator.build import build_replica
+from raftflow.coordinator.replica import Replica, ReplicaFailedError
+from raftflow.coordinator.settings import ConfigError
+from raftflow.replication.files import RealFileSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftflow.coordinator.config import CoordinatorConfig
+
+_log = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+"""The configuration or the data directory cannot be used."""
+
+HEADER_TIMEOUT_S = 15.0
+"""A connection whose first request has not begun by then is closed."""
+KEEPALIVE_S = 75.0
+LINE_BYTES_MAX = 8 * 1024
+BACKLOG = 1024
+
+_GC_THRESHOLDS = (50_000, 50, 100)
+"""The state's records are outside the collector; what is left is short-lived, so that it may come by rarely."""
+
+
+def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
+    """Return the context of the API's door, or None for plain TCP. Raises `ConfigError`."""
+    tls = config.tls
+    if tls.api_cert is None or tls.api_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.api_cert, tls.api_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key} cannot be used: {error}") from error
+    return context
+
+
+def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
+    """Return the context for requests to other replicas, or None for the system's defaults. Raises `ConfigError`."""
+    if config.tls.api_ca is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=config.tls.api_ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
+
+
+class Connection(RequestHandler):  # type: ignore[type-arg]  # generic in newer versions only
+    """A connection that is closed if it says nothing for long."""
+
+    _first: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock."""
+        super().connection_made(transport)
+        self._first = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, transport.abort)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on, and stop the clock once a whole request head is there."""
+        super().data_received(data)
+        if self._first is not None and (self._messages or self._current_request is not None):
+            self._stop_clock()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def _stop_clock(self) -> None:
+        if self._first is not None:
+            self._first.cancel()
+            self._first = None
+
+
+class _Refused(asyncio.Protocol):
+    """Closes a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()
+
+
+class HttpServer:
+    """The listening side of one replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._limit = replica.config.limits.connections
+        self._tls = tls_context(replica.config)
+        api = Api(replica, Forwarder(forward_context(replica.config)))
+        self._runner = web.AppRunner(
+            api.application(),
+            handle_signals=False,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            shutdown_timeout=replica.config.timing.shutdown_ms / 1000,
+        )
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        assert self._server is not None  # noqa: S101 - started
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self) -> None:
+        """Bind and serve. Raises `ReplicaFailedError` if the address cannot be bound."""
+        await self._runner.setup()
+        bind = self._replica.config.bind
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                self._connect, bind.host, bind.port, ssl=self._tls, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise ReplicaFailedError(f"cannot listen at {bind.host}:{bind.port}: {error}") from error
+
+    def _connect(self) -> asyncio.Protocol:
+        server = cast("web.Server", self._runner.server)
+        if len(server.connections) >= self._limit:
+            return _Refused()
+        arguments: dict[str, Any] = server._kwargs  # noqa: SLF001 - aiohttp offers no other way to its own handler
+        return Connection(server, loop=asyncio.get_running_loop(), **arguments)
+
+    async def stop(self) -> None:
+        """Accept nothing more, let requests end, close."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+
+async def run_replica(config: CoordinatorConfig) -> int:
+    """Run one replica until it is told to stop (SIGTERM, SIGINT) or fails. Returns the exit code."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    fs = RealFileSystem()
+    replica: Replica | None = None
+    server: HttpServer | None = None
+    try:
+        replica = build_replica(config, fs)
+        server = HttpServer(replica)
+        await replica.start()
+        await server.start()
+    except (ConfigError, ReplicaFailedError, ValueError) as error:
+        _log.error("replica %s cannot start: %s", config.name, error)  # noqa: TRY400 - the message says it all
+        await _end(replica, server, config)
+        fs.close()
+        return EXIT_REFUSED
+    _quiet_collector()
+    _log.warning(
+        "replica %s of cluster %s serves %s, data in %s",
+        config.name,
+        config.cluster_id,
+        config.member.url,
+        config.data_dir,
+    )
+    if config.insecure and config.token is None and not config.bind.is_loopback:
+        _log.warning("--insecure: anybody who reaches %s can run commands on every agent", config.member.url)
+    code = await _until_end(replica, stop)
+    await _end(replica, server, config)
+    fs.close()
+    return code
+
+
+async def _until_end(replica: Replica, stop: asyncio.Event) -> int:
+    stopping = asyncio.ensure_future(stop.wait())
+    failing = asyncio.ensure_future(replica.wait_failed())
+    await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if failing.done():
+        _log.critical("the replica stops: %s", failing.result())
+        return EXIT_FAILED
+    failing.cancel()
+    _log.info("asked to stop")
+    await replica.hand_over()
+    return EXIT_OK
+
+
+async def _end(replica: Replica | None, server: HttpServer | None, config: CoordinatorConfig) -> None:
+    """Stop what was started, within the time that the configuration gives."""
+    try:
+        async with asyncio.timeout(config.timing.shutdown_ms / 1000):
+            if replica is not None:
+                replica.desk.close()
+            if server is not None:
+                await server.stop()
+            if replica is not None:
+                await replica.stop()
+    except TimeoutError:
+        _log.warning("the graceful stop took longer than %d ms and was cut short", config.timing.shutdown_ms)
+
+
+def _quiet_collector() -> None:
+    """Keep the garbage collector from pausing the replica: what exists now stays, and the rest is short-lived."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def run(config: CoordinatorConfig) -> int:
+    """Run one replica on the fastest event loop that is installed. Returns the exit code."""
+    return _runner_of()(run_replica(config))
+
+
+def _runner_of() -> Callable[..., int]:
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - optional
+
+        return cast("Callable[..., int]", uvloop.run)
+    return asyncio.run

@@ -1,0 +1,236 @@
+"""Routes of workflows and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+
+from raftflow.api import problems
+from raftflow.api.bodies import decode_document
+from raftflow.api.calls import Access, Answer, Call, Handler, Param, Route, accepted, found
+from raftflow.api.problems import ProblemError
+from raftflow.coordinator.relay import PIECE_BYTES_MAX
+from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
+from raftflow.domain.contract import (
+    TaskExplanation,
+    TaskLog,
+    TaskPage,
+    TaskView,
+    WorkflowCreated,
+    WorkflowPage,
+    WorkflowView,
+)
+from raftflow.domain.task import WorkflowState
+from raftflow.domain.workflow import WorkflowSpec
+from raftflow.formats.documents import DocumentError, normalize
+from raftflow.machine import queries
+
+OFF_LOOP_BYTES = 32 * 1024
+"""Documents larger than this are read in a thread, so that the replica keeps its heartbeats."""
+
+PAGE_MAX = 1_000
+PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=PAGE_MAX, default=100)
+CURSOR = Param("cursor", "string", "the `next` of the page before")
+_CLIENT = "client:api"
+
+
+def _read_document(body: bytes) -> WorkflowSpec:
+    try:
+        return normalize(decode_document(body))
+    except DocumentError as error:
+        kind = problems.INVALID_DOCUMENT if error.limit is None else problems.TOO_LARGE
+        raise ProblemError(
+            kind, f"the workflow document is not right: {str(error)[:1000]}", errors=error.problems, limit=error.limit
+        ) from None
+    except RecursionError:
+        raise ProblemError(problems.INVALID_DOCUMENT, "the workflow document is nested too deeply") from None
+
+
+async def submit(call: Call) -> Answer:
+    """Add a workflow, all of it or nothing."""
+    key = call.idempotency_key
+    if len(call.body) > OFF_LOOP_BYTES:
+        spec = await asyncio.get_running_loop().run_in_executor(None, _read_document, call.body)
+    else:
+        spec = _read_document(call.body)
+    command = SubmitWorkflow(
+        at_ms=call.replica.clock.now_ms(),
+        actor=_CLIENT,
+        request_id=key,
+        workflow_id=call.replica.ids.workflow_id(),
+        spec=spec,
+    )
+    reply = accepted(await call.replica.propose(command))
+    return Answer(
+        WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),
+        201,
+        {"Location": f"/v1/workflows/{reply.workflow_id}"},
+    )
+
+
+async def list_workflows(call: Call) -> Answer:
+    """List workflows, newest first."""
+    state = call.text("state")
+    page = queries.workflow_page(
+        call.replica.machine, None if state is None else WorkflowState(state), call.number("limit"), call.text("cursor")
+    )
+    return Answer(page)
+
+
+async def show(call: Call) -> Answer:
+    """Show a workflow's state, counts and times."""
+    workflow_id = call.path("id")
+    return Answer(found(queries.workflow_view(call.replica.machine, workflow_id), f"workflow {workflow_id!r}"))
+
+
+def _control(action: str) -> Handler:
+    async def control(call: Call) -> Answer:
+        workflow_id = call.path("id")
+        command = ControlWorkflow(
+            at_ms=call.replica.clock.now_ms(),
+            actor=_CLIENT,
+            request_id=call.idempotency_key,
+            workflow_id=workflow_id,
+            action=action,  # type: ignore[arg-type]  # one of the four literals below
+        )
+        accepted(await call.replica.propose(command))
+        return await show(call)
+
+    return control
+
+
+async def tasks(call: Call) -> Answer:
+    """List a workflow's tasks in document order."""
+    workflow_id = call.path("id")
+    page = queries.task_page(call.replica.machine, workflow_id, call.number("limit"), call.text("cursor"))
+    return Answer(found(page, f"workflow {workflow_id!r}"))
+
+
+async def task(call: Call) -> Answer:
+    """Show a task with its attempts."""
+    view = queries.task_view(call.replica.machine, call.path("id"), call.path("task"))
+    return Answer(found(view, _what(call)))
+
+
+async def explain(call: Call) -> Answer:
+    """Say why a task is where it is."""
+    explanation = queries.explain(call.replica.machine, call.path("id"), call.path("task"))
+    return Answer(found(explanation, _what(call)))
+
+
+async def logs(call: Call) -> Answer:
+    """Fetch a piece of an attempt's output from the agent that holds it."""
+    machine = call.replica.machine
+    stream, offset, attempt = call.text("stream"), call.number("offset"), call.number("attempt")
+    found(queries.task_view(machine, call.path("id"), call.path("task")), _what(call))
+    place = queries.attempt_location(machine, call.path("id"), call.path("task"), attempt)
+    if place is None:
+        if attempt is None:
+            raise ProblemError(problems.CONFLICT, "the task has not been attempted yet, so there is no output")
+        raise ProblemError(problems.NOT_FOUND, f"{_what(call)} has no attempt {attempt} that is remembered")
+    name, fence, number = place
+    agent = machine.state.agents.get(name)
+    if agent is None or not agent.present:
+        raise ProblemError(
+            problems.CONFLICT, f"the output is with agent {name}, which is not there; it can be read when it is back"
+        )
+    assert offset is not None  # noqa: S101 - has a default
+    piece = await call.replica.desk.relay.request_log(
+        name,
+        fence,
+        "stderr" if stream == "stderr" else "stdout",
+        offset,
+        call.number("limit") or PIECE_BYTES_MAX,
+    )
+    return Answer(
+        TaskLog(
+            attempt=number,
+            agent=name,
+            stream="stderr" if stream == "stderr" else "stdout",
+            offset=offset,
+            text=piece.data.decode("utf-8", "replace"),
+            size=piece.size,
+            truncated=piece.truncated,
+            complete=piece.complete,
+        )
+    )
+
+
+def _what(call: Call) -> str:
+    return f"task {call.path('task')!r} in workflow {call.path('id')!r}"
+
+
+_CONTROL_SUMMARIES = {
+    "cancel": "Cancel what has not ended; running attempts are told to stop",
+    "pause": "Start nothing new; running attempts go on",
+    "resume": "Go on after a pause",
+    "retry": "Run the failed and cancelled tasks of a finished workflow again",
+}
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/workflows",
+        Access.WRITE,
+        submit,
+        "Submit a workflow",
+        WorkflowCreated,
+        status=201,
+        body=dict,
+        problems=(problems.TOO_LARGE,),
+    ),
+    Route(
+        "GET",
+        "/v1/workflows",
+        Access.READ,
+        list_workflows,
+        "List workflows, newest first",
+        WorkflowPage,
+        params=(Param("state", "string", "only those in this state", tuple(WorkflowState)), PAGE, CURSOR),
+    ),
+    Route("GET", "/v1/workflows/{id}", Access.READ, show, "Show a workflow", WorkflowView),
+    *(
+        Route(
+            "POST",
+            f"/v1/workflows/{{id}}/{action}",
+            Access.WRITE,
+            _control(action),
+            summary,
+            WorkflowView,
+            problems=(problems.CONFLICT,),
+        )
+        for action, summary in _CONTROL_SUMMARIES.items()
+    ),
+    Route(
+        "GET",
+        "/v1/workflows/{id}/tasks",
+        Access.READ,
+        tasks,
+        "List a workflow's tasks in document order",
+        TaskPage,
+        params=(PAGE, CURSOR),
+    ),
+    Route("GET", "/v1/workflows/{id}/tasks/{task}", Access.READ, task, "Show a task with its attempts", TaskView),
+    Route(
+        "GET",
+        "/v1/workflows/{id}/tasks/{task}/explain",
+        Access.READ,
+        explain,
+        "Say why a task is where it is",
+        TaskExplanation,
+    ),
+    Route(
+        "GET",
+        "/v1/workflows/{id}/tasks/{task}/logs",
+        Access.WRITE,
+        logs,
+        "Fetch a piece of an attempt's output from its agent",
+        TaskLog,
+        params=(
+            Param("stream", "string", "which output", ("stdout", "stderr"), default="stdout"),
+            Param("attempt", "integer", "number of the attempt; the last one by default", least=1),
+            Param("offset", "integer", "byte of the stream to begin at", default=0),
+            Param("limit", "integer", "most bytes", least=1, most=PIECE_BYTES_MAX, default=PIECE_BYTES_MAX),
+        ),
+        problems=(problems.CONFLICT, problems.LOG_UNAVAILABLE),
+    ),
+)

@@ -1,0 +1,50 @@
+"""The state machine as the log drives it: every applied entry goes into the audit and is told to the leader loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from raftflow.coordinator.audit import AuditFile
+from raftflow.domain.events import Event
+from raftflow.machine.audit import CHAIN_START
+from raftflow.machine.machine import EntryResult, Machine
+
+
+class HostedMachine:
+    """A `StateMachine` for the log, around the real one.
+
+    The audit is opened by the first call, since the log locks the data directory before it makes one. Exceptions
+    reach the log, which stops the replica.
+    """
+
+    def __init__(self, machine: Machine, audit: AuditFile, on_applied: Callable[[EntryResult], None]) -> None:
+        self.machine = machine
+        self._audit = audit
+        self._on_applied = on_applied
+        self._opened = False
+
+    def open_audit(self) -> None:
+        """Open the audit unless it is open. Raises `AuditError`."""
+        if not self._opened:
+            self._audit.open()
+            self._opened = True
+            self._audit.restored(0, CHAIN_START)
+
+    def apply(self, index: int, term: int, entry: bytes) -> EntryResult:
+        """Apply one committed entry."""
+        if not self._opened:
+            self.open_audit()
+        result = self.machine.apply(index, term, entry)
+        self._audit.append(index, result.audit)
+        self._on_applied(result)
+        return result
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Freeze the state and return its encoding in pieces."""
+        return self.machine.snapshot()
+
+    def restore(self, pieces: Iterable[bytes]) -> None:
+        """Replace the state; what the audit lacks up to there becomes a gap in it."""
+        self.open_audit()
+        self.machine.restore(pieces)
+        self._audit.restored(self.machine.applied_index, self.machine.chain)

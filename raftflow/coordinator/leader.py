@@ -1,0 +1,287 @@
+"""What only the leader does: give up silent agents, fire timers, place tasks, forget old workflows.
+
+The loop is active between the role callbacks LEADER and FOLLOWER. It decides from the applied state and proposes
+commands; nothing happens before the log has committed them, and `apply` checks each again. So a leader that was
+replaced without knowing can do no harm, and a proposal that was lost is simply decided anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from raftflow.coordinator.clock import WallClock
+from raftflow.coordinator.errand import Errand
+from raftflow.coordinator.leases import STALL_S, Leases
+from raftflow.coordinator.submitter import ProposeError, Submitter
+from raftflow.domain.commands import CommitPlacements, FireTimers, Placement, RemoveAgent, RetireWorkflows
+from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet
+from raftflow.machine.machine import Machine
+from raftflow.replication.log import Role
+
+_log = logging.getLogger(__name__)
+
+LEASE_CHECK_LEAST_S = 0.05
+RETIRE_EVERY_S = 30.0
+RETIRE_COUNT_MAX = 1_000
+TIMER_SLEEP_MOST_S = 3600.0
+"""Longest sleep towards a timer, so that a wall clock that was set is noticed."""
+
+
+class Planner(Protocol):
+    """Turns the state into placements. Follows the events of every entry that is applied while leading."""
+
+    def reset(self) -> None:
+        """Read everything anew from the state machine."""
+        ...
+
+    def observe(self, events: list[Event]) -> None:
+        """Take note of what an applied entry changed."""
+        ...
+
+    def plan(self) -> tuple[Placement, ...]:
+        """Propose placements for now; empty if there is nothing to place or no room."""
+        ...
+
+
+class LeaderLoop:
+    """The leader's work on one replica.
+
+    Args:
+        on_bug: told about an exception that is none of the expected ones; the replica must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        machine: Machine,
+        submitter: Submitter,
+        clock: WallClock,
+        planner: Planner,
+        lease_ms: int,
+        retention_ms: int,
+        on_bug: Callable[[BaseException], None],
+    ) -> None:
+        self.leases = Leases(lease_ms)
+        self._actor = f"leader:{name}"
+        self._machine = machine
+        self._submitter = submitter
+        self._clock = clock
+        self._planner = planner
+        self._retention_ms = retention_ms
+        self._on_bug = on_bug
+        self._leading = False
+        self._placing = Errand("place", self._place, on_bug)
+        self._firing = Errand("timers", self._fire, on_bug)
+        self._retiring = Errand("retire", self._retire, on_bug)
+        self._removals: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._wake_timer: asyncio.TimerHandle | None = None
+        self._wake_due_ms: int | None = None
+        self._retire_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def leading(self) -> bool:
+        """True between the callbacks: this replica may answer for the cluster."""
+        return self._leading
+
+    def when_placed(self, callback: Callable[[], None]) -> bool:
+        """Call back when the placing that is due or under way is done; False, without a call, if none is."""
+        return self._placing.when_settled(callback)
+
+    # --- roles
+
+    def on_role_change(self, role: Role, term: int) -> None:
+        """Start on LEADER, stop on anything else. For `ReplicatedLog.on_role_change`."""
+        if role is Role.LEADER and not self._leading:
+            _log.info("leading in term %d", term)
+            self._start()
+        elif role is not Role.LEADER and self._leading:
+            _log.info("no longer leading, term %d", term)
+            self.stop()
+
+    def _start(self) -> None:
+        self._leading = True
+        now_s = asyncio.get_running_loop().time()
+        self.leases.clear()
+        for agent in self._machine.state.agents.values():
+            if agent.present:
+                self.leases.contact(agent.name, now_s)
+        for errand in (self._placing, self._firing, self._retiring):
+            errand.start()
+        self._planner.reset()
+        self._placing.kick()
+        self._arm_leases()
+        self._arm_timer()
+        self._retire_later()
+
+    def stop(self) -> None:
+        """Stop deciding. What is in flight may still be committed by the next leader."""
+        self._leading = False
+        for errand in (self._placing, self._firing, self._retiring):
+            errand.stop()
+        for task in self._removals.values():
+            task.cancel()
+        self._removals.clear()
+        for timer in (self._lease_timer, self._wake_timer, self._retire_timer):
+            if timer is not None:
+                timer.cancel()
+        self._lease_timer = self._wake_timer = self._retire_timer = None
+        self._wake_due_ms = None
+        self.leases.clear()
+
+    def on_applied(self, events: list[Event]) -> None:
+        """Take note of an applied entry."""
+        if not self._leading:
+            return
+        self._planner.observe(events)
+        timers = False
+        for event in events:
+            if isinstance(event, TaskReady | TaskNotReady):
+                self._placing.kick()
+            elif isinstance(event, AgentChanged):
+                self._placing.kick()
+                self._watch(event.name)
+            elif isinstance(event, TimerSet):
+                timers = True
+        if timers:
+            self._arm_timer()
+
+    # --- leases
+
+    def contact(self, agent: str) -> None:
+        """Note that an agent was heard."""
+        if self._leading:
+            self.leases.contact(agent, asyncio.get_running_loop().time())
+            if self._lease_timer is None:
+                self._arm_leases()
+
+    def silent_s(self, agent: str) -> float | None:
+        """Return for how long an agent has not been heard, or None if it is not watched."""
+        heard_s = self.leases.last_heard_s(agent)
+        return None if heard_s is None else round(asyncio.get_running_loop().time() - heard_s, 3)
+
+    def _watch(self, name: str) -> None:
+        agent = self._machine.state.agents.get(name)
+        if agent is None or not agent.present:
+            self.leases.forget(name)
+        elif self.leases.last_heard_s(name) is None:
+            self.contact(name)
+
+    def _arm_leases(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = self.leases.next_expiry_s()
+        if due_s is None:
+            self._lease_timer = None
+            return
+        due_s = max(due_s, loop.time() + LEASE_CHECK_LEAST_S)
+        self._lease_timer = loop.call_at(due_s, self._check_leases, due_s)
+
+    def _check_leases(self, due_s: float) -> None:
+        now_s = asyncio.get_running_loop().time()
+        late_s = now_s - due_s
+        if late_s > STALL_S:
+            _log.warning("this replica stood still for %.1f s; every lease is extended by as much", late_s)
+            self.leases.extend(late_s)
+        for name in self.leases.expired(now_s):
+            agent = self._machine.state.agents.get(name)
+            if agent is None or not agent.present:
+                self.leases.forget(name)
+            elif (name, agent.incarnation) not in self._removals:
+                self._remove(name, agent.incarnation, "lost")
+        self._arm_leases()
+
+    def _remove(self, name: str, incarnation: int, reason: Literal["lost", "left"]) -> None:
+        key = (name, incarnation)
+        task = asyncio.get_running_loop().create_task(self._propose_removal(name, incarnation, reason))
+        self._removals[key] = task
+        task.add_done_callback(lambda done: self._removed(key, done))
+
+    async def _propose_removal(self, name: str, incarnation: int, reason: Literal["lost", "left"]) -> None:
+        _log.warning("agent %s (incarnation %d) was silent for longer than its lease", name, incarnation)
+        command = RemoveAgent(
+            at_ms=self._clock.now_ms(), actor=self._actor, name=name, incarnation=incarnation, reason=reason
+        )
+        try:
+            await self._submitter.propose(command)
+        except ProposeError as error:
+            # The lease stays expired, so the next check decides again; a second removal would be refused as stale.
+            _log.info("agent %s could not be removed yet: %s", name, error)
+
+    def _removed(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        if self._removals.get(key) is task:
+            del self._removals[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_bug(error)
+
+    # --- timers
+
+    def _now_ms(self) -> int:
+        """Return a time that is not before what the state machine has seen."""
+        return max(self._clock.now_ms(), self._machine.clock_ms)
+
+    def _arm_timer(self) -> None:
+        due_ms = self._machine.state.next_timer_ms
+        if due_ms == self._wake_due_ms and self._wake_timer is not None:
+            return
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
+            self._wake_timer = None
+        self._wake_due_ms = due_ms
+        if due_ms is not None:
+            # At least a millisecond: some event loops run shorter timers at once, and the clock would not be there.
+            delay_s = min(max((due_ms - self._now_ms()) / 1000, 0.001), TIMER_SLEEP_MOST_S)
+            self._wake_timer = asyncio.get_running_loop().call_later(delay_s, self._timer_due)
+
+    def _timer_due(self) -> None:
+        self._wake_timer = None
+        self._wake_due_ms = None
+        due_ms = self._machine.state.next_timer_ms
+        if due_ms is not None and due_ms <= self._now_ms():
+            self._firing.kick()
+        else:
+            self._arm_timer()
+
+    async def _fire(self) -> None:
+        due_ms = self._machine.state.next_timer_ms
+        if due_ms is not None and due_ms <= self._now_ms():
+            await self._submitter.propose(FireTimers(at_ms=self._now_ms(), actor=self._actor))
+        self._arm_timer()
+
+    # --- placing
+
+    async def _place(self) -> None:
+        placements = self._planner.plan()
+        if placements:
+            await self._submitter.propose(
+                CommitPlacements(at_ms=self._clock.now_ms(), actor=self._actor, placements=placements)
+            )
+
+    # --- retention
+
+    def _retire_later(self) -> None:
+        self._retire_timer = asyncio.get_running_loop().call_later(RETIRE_EVERY_S, self._retire_due)
+
+    def _retire_due(self) -> None:
+        self._retiring.kick()
+        self._retire_later()
+
+    def _before_ms(self) -> int:
+        return self._now_ms() - self._retention_ms
+
+    async def _retire(self) -> None:
+        while self._leading:
+            oldest = next(iter(self._machine.state.finished.values()), None)
+            if oldest is None or oldest.finished_ms > self._before_ms():
+                return
+            before = len(self._machine.state.finished)
+            await self._submitter.propose(
+                RetireWorkflows(
+                    at_ms=self._now_ms(), actor=self._actor, before_ms=self._before_ms(), count_max=RETIRE_COUNT_MAX
+                )
+            )
+            if len(self._machine.state.finished) >= before:
+                return  # nothing went; the next round looks again

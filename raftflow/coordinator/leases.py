@@ -1,0 +1,51 @@
+"""Who is alive: the leader's memory of when each agent was last heard.
+
+An agent stops its attempts when its lease ends, counted from when it *sent* the last poll that was answered. The
+leader counts from when that poll *arrived*, and adds a margin, so it gives an agent up only after the agent has given
+up itself. A new leader knows nothing and gives everybody a full fresh lease.
+"""
+
+from __future__ import annotations
+
+MARGIN = 0.1
+"""Share of the lease that the leader waits longer than the agent."""
+
+STALL_S = 0.5
+"""A check that comes so much too late shows that this process stood still; agents are not to blame for that."""
+
+
+class Leases:
+    """Last contact with each agent, on the event loop's clock. Times are seconds."""
+
+    def __init__(self, lease_ms: int) -> None:
+        self._patience_s = lease_ms / 1000 * (1 + MARGIN)
+        self._heard_s: dict[str, float] = {}
+
+    def contact(self, name: str, now_s: float) -> None:
+        """Note that the agent was heard."""
+        self._heard_s[name] = now_s
+
+    def forget(self, name: str) -> None:
+        """Stop watching an agent that is gone."""
+        self._heard_s.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget everybody: another replica leads."""
+        self._heard_s.clear()
+
+    def last_heard_s(self, name: str) -> float | None:
+        """Return when the agent was last heard, or None if it is not watched."""
+        return self._heard_s.get(name)
+
+    def expired(self, now_s: float) -> list[str]:
+        """Return the agents whose lease and margin are over."""
+        return [name for name, heard_s in self._heard_s.items() if now_s >= heard_s + self._patience_s]
+
+    def next_expiry_s(self) -> float | None:
+        """Return when the next lease and margin end if nobody is heard again, or None without agents."""
+        return min(self._heard_s.values()) + self._patience_s if self._heard_s else None
+
+    def extend(self, by_s: float) -> None:
+        """Give everybody more time, after this process stood still."""
+        for name in self._heard_s:
+            self._heard_s[name] += by_s

@@ -1,0 +1,248 @@
+"""One replica: the log, the state machine it drives, the audit, and what the leader does on top of them.
+
+The HTTP face (`raftflow.api`) holds a `Replica` and nothing behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import raftflow
+from raftflow.coordinator.audit import AuditError, AuditFile
+from raftflow.coordinator.clock import IdSource, SystemClock, WallClock
+from raftflow.coordinator.host import HostedMachine
+from raftflow.coordinator.leader import LeaderLoop
+from raftflow.coordinator.planner import QueuePlanner
+from raftflow.coordinator.polls import PollDesk
+from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Submitter
+from raftflow.coordinator.verify import verify_audit
+from raftflow.domain.contract import PeerView, ReplicaStatus
+from raftflow.domain.events import AgentChanged
+from raftflow.machine.machine import EntryResult, Machine
+from raftflow.replication.log import LogFailedError, NoQuorumError, Role
+
+if TYPE_CHECKING:
+    from raftflow.coordinator.config import CoordinatorConfig
+    from raftflow.domain.commands import AnyCommand
+    from raftflow.domain.contract import AuditCheck
+    from raftflow.domain.replies import AnyReply
+    from raftflow.replication.files import FileSystem
+    from raftflow.replication.log import LogStatus, ReplicatedLog, StateMachine
+
+_log = logging.getLogger(__name__)
+
+TRANSFER_S = 2.0
+"""How long a planned stop tries to hand leadership over."""
+
+LogFactory = Callable[["StateMachine", AuditFile], "ReplicatedLog"]
+"""Makes the log for a state machine; the log must sync the audit before it compacts."""
+
+
+class ReplicaFailedError(Exception):
+    """The replica cannot go on. Says what to do."""
+
+
+class Replica:
+    """Everything of one replica below its HTTP face. `start` it, `stop` it, watch `wait_failed`."""
+
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        make_log: LogFactory,
+        fs: FileSystem,
+        *,
+        clock: WallClock | None = None,
+        ids: IdSource | None = None,
+    ) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.ids = ids or IdSource(self.clock)
+        self.machine = Machine()
+        self.audit = AuditFile(fs, config.data_dir / "audit", self._fail)
+        self.commits = CommitTimes()
+        self._hosted = HostedMachine(self.machine, self.audit, self._applied)
+        self.log = make_log(self._hosted, self.audit)
+        timing = config.timing
+        self.submitter = Submitter(
+            self.log,
+            self.find_leader,
+            waiting_max=config.limits.submissions_in_flight,
+            timeout_s=timing.submit_timeout_ms / 1000,
+            on_commit=self.commits.add,
+        )
+        self.leader = LeaderLoop(
+            name=config.name,
+            machine=self.machine,
+            submitter=self.submitter,
+            clock=self.clock,
+            planner=QueuePlanner(self.machine),
+            lease_ms=timing.lease_ms,
+            retention_ms=config.limits.retention_ms,
+            on_bug=self._fail,
+        )
+        self.desk = PollDesk(
+            machine=self.machine,
+            submitter=self.submitter,
+            leader=self.leader,
+            clock=self.clock,
+            barrier=self.read_barrier,
+            lease_ms=timing.lease_ms,
+            poll_wait_ms=timing.poll_wait_ms,
+            held_max=config.limits.held_polls,
+        )
+        self.log.on_role_change(self._role_changed)
+        self._started_s = 0.0
+        self._watcher: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
+
+    # --- life
+
+    async def start(self) -> None:
+        """Open everything and join the cluster. Raises `ReplicaFailedError`."""
+        self._started_s = asyncio.get_running_loop().time()
+        try:
+            await self.log.start()
+            self._hosted.open_audit()
+        except (LogFailedError, AuditError) as error:
+            await self.log.close()
+            await self.audit.close()
+            raise ReplicaFailedError(str(error)) from error
+        self._watcher = asyncio.get_running_loop().create_task(self._watch_log())
+
+    async def hand_over(self) -> bool:
+        """Give leadership to another replica if this one leads. True if another one leads now, or did before."""
+        if not self.leader.leading:
+            return True
+        if len(self.config.members) == 1:
+            return False
+        moved = await self.log.transfer_leadership(None, TRANSFER_S)
+        _log.info("leadership was handed over" if moved else "no other replica took leadership over in time")
+        return moved
+
+    async def stop(self) -> None:
+        """Stop in order: no new work, answer the held polls, end the log, close the audit. Safe to call twice."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watcher
+            self._watcher = None
+        self.desk.close()
+        self.leader.stop()
+        self.submitter.refuse()
+        await self.log.close()
+        await self.submitter.close()
+        await self.audit.close()
+
+    async def wait_failed(self) -> ReplicaFailedError:
+        """Return when the replica cannot go on, with the reason."""
+        await self._failed.wait()
+        error = ReplicaFailedError(str(self._failure) or repr(self._failure))
+        error.__cause__ = self._failure
+        return error
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            self._failed.set()
+            self.leader.stop()
+
+    async def _watch_log(self) -> None:
+        self._fail(await self.log.wait_failed())
+
+    def _role_changed(self, role: Role, term: int) -> None:
+        self.leader.on_role_change(role, term)
+        if not self.leader.leading:
+            self.desk.step_down()
+
+    def _applied(self, result: EntryResult) -> None:
+        events = result.events
+        if events and self.leader.leading:
+            self.leader.on_applied(events)
+            for event in events:
+                if isinstance(event, AgentChanged):
+                    self.desk.wake(event.name)
+
+    # --- what the API asks
+
+    def find_leader(self) -> tuple[str, str] | None:
+        """Return (name, url) of another replica that leads, or None."""
+        name = self.log.status().leader
+        if name is None or name == self.config.name:
+            return None
+        url = self.config.url_of(name)
+        return None if url is None else (name, url)
+
+    async def propose(self, command: AnyCommand) -> AnyReply:
+        """Submit a client's command. Raises `ProposeError`s."""
+        if not self.leader.leading:
+            raise self.submitter.no_leader_error()
+        return await self.submitter.propose(command, bounded=True)
+
+    async def read_barrier(self) -> int:
+        """Make reads of the state machine linearizable from here on. Raises `NotLeaderError` or `NoLeaderError`."""
+        try:
+            return await self.log.read_index(self.config.timing.read_timeout_ms / 1000)
+        except NoQuorumError as error:
+            leader = self.find_leader()
+            if leader is not None:
+                raise NotLeaderError(*leader) from error
+            raise NoLeaderError(f"no majority of the replicas confirmed the read ({error.reason})") from error
+
+    async def verify_audit(self) -> AuditCheck:
+        """Check this replica's audit file against its own chain and the state machine's."""
+        return await verify_audit(self.audit, self.config.name, self.machine)
+
+    def status(self) -> ReplicaStatus:
+        """Return this replica's own view of the cluster."""
+        log: LogStatus = self.log.status()
+        return ReplicaStatus(
+            name=self.config.name,
+            cluster=self.config.cluster_id,
+            role=log.role.value,
+            leader=log.leader,
+            leader_url=self.config.url_of(log.leader),
+            term=log.term,
+            last_index=log.last_index,
+            durable_index=log.durable_index,
+            commit_index=log.commit_index,
+            applied_index=log.applied_index,
+            snapshot_index=log.snapshot_index,
+            ready=log.ready and self._failure is None,
+            digest=self.machine.chain.hex(),
+            digest_index=self.machine.applied_index,
+            pid=os.getpid(),
+            version=raftflow.__version__,
+            uptime_s=round(asyncio.get_running_loop().time() - self._started_s, 3),
+            peers=[
+                PeerView(name=peer.name, connected=peer.connected, match_index=peer.match_index, lag=peer.lag)
+                for peer in log.peers
+            ],
+        )
+
+
+class CommitTimes:
+    """How long commits took, as a histogram that costs nothing to keep."""
+
+    BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS_S) + 1)
+        self.sum_s = 0.0
+        self.commands = 0
+
+    def add(self, seconds: float, commands: int) -> None:
+        """Count one committed entry."""
+        place = 0
+        for bound in self.BOUNDS_S:
+            if seconds <= bound:
+                break
+            place += 1
+        self.counts[place] += 1
+        self.sum_s += seconds
+        self.commands += commands

@@ -1,0 +1,224 @@
+"""Group commit: commands that arrive while an entry is on its way travel together in the next one.
+
+One command alone leaves in the same turn of the event loop. Under load an entry carries as many commands as came
+in while the entries before it were replicated, so that the cost of a commit is shared. Bounds: entries in flight,
+commands and bytes per entry, and waiting commands (beyond which `BusyError` asks the caller to come back later).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.commands import AnyCommand, encode_entry
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.replication.log import Applied, Rejected, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftflow.domain.replies import AnyReply
+    from raftflow.replication.log import Outcome, ReplicatedLog
+
+_ENTRY_OVERHEAD_BYTES = 64
+"""More than the version and the array headers around the commands of an entry."""
+
+ENTRY_TARGET_BYTES = 1024 * 1024
+"""An entry is closed when it has grown to this size; a single larger command gets an entry of its own."""
+
+
+class ProposeError(Exception):
+    """The command did not get a reply."""
+
+
+class NoLeaderError(ProposeError):
+    """There is no leader at the moment. The command is in no log; try again shortly."""
+
+
+class NotLeaderError(ProposeError):
+    """Another replica leads. The command is in no log; send it there."""
+
+    def __init__(self, leader: str, leader_url: str) -> None:
+        super().__init__(f"the leader is {leader} at {leader_url}")
+        self.leader = leader
+        self.leader_url = leader_url
+
+
+class OutcomeUnknownError(ProposeError):
+    """Leadership or contact was lost while the command was in flight: it may have been applied or not."""
+
+
+class BusyError(ProposeError):
+    """Too many commands are waiting. The command is in no log; try again later."""
+
+
+class _Waiting:
+    """A command on its way, encoded once."""
+
+    __slots__ = ("bounded", "encoded", "future")
+
+    def __init__(self, encoded: bytes, future: asyncio.Future[AnyReply], *, bounded: bool) -> None:
+        self.encoded = encoded
+        self.future = future
+        self.bounded = bounded
+
+
+class Submitter:
+    """Turns commands into entries of the log and hands each its own reply.
+
+    Args:
+        log: where entries go. Its `apply` must return an object whose `replies` has one reply for each command.
+        find_leader: returns (name, url) of the present leader, or None.
+        waiting_max: commands of clients that may wait or be in flight. The leader's own and the agents' reports
+            do not count: their number is bounded by the number of agents.
+        timeout_s: after this an entry's outcome is unknown.
+    """
+
+    def __init__(
+        self,
+        log: ReplicatedLog,
+        find_leader: Callable[[], tuple[str, str] | None],
+        *,
+        waiting_max: int = 10_000,
+        in_flight_max: int = 2,
+        commands_max: int = 1_024,
+        timeout_s: float = 5.0,
+        on_commit: Callable[[float, int], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._find_leader = find_leader
+        self._waiting_max = waiting_max
+        self._in_flight_max = in_flight_max
+        self._commands_max = commands_max
+        self._timeout_s = timeout_s
+        self._on_commit = on_commit
+        self._queue: deque[_Waiting] = deque()
+        self._bounded = 0
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._pump_scheduled = False
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Commands that wait for an entry."""
+        return len(self._queue)
+
+    async def propose(self, command: AnyCommand, *, bounded: bool = False) -> AnyReply:
+        """Submit one command and return what the state machine answered, a `Rejection` included.
+
+        `bounded` commands are refused with `BusyError` when too many are waiting. Raises `ProposeError`s; after
+        `OutcomeUnknownError` alone the command may have been applied.
+        """
+        if self._closed:
+            raise NoLeaderError("this replica is stopping")
+        try:
+            encoded = msgspec.msgpack.encode(command)
+        except (OverflowError, ValueError, RecursionError) as error:
+            # A number beyond 64 bits, a text that is no Unicode: nothing that a log could carry.
+            return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")
+        if len(encoded) + _ENTRY_OVERHEAD_BYTES > limits.ENTRY_BYTES_MAX:
+            return Rejection(
+                RejectionCode.LIMIT,
+                f"the request takes {len(encoded)} bytes when stored, the limit is {limits.ENTRY_BYTES_MAX}",
+                limit=limits.ENTRY_BYTES_MAX,
+            )
+        if bounded:
+            if self._bounded >= self._waiting_max:
+                raise BusyError(f"{self._bounded} commands are waiting, the limit is {self._waiting_max}")
+            self._bounded += 1
+        waiting = _Waiting(encoded, asyncio.get_running_loop().create_future(), bounded=bounded)
+        self._queue.append(waiting)
+        self._schedule_pump()
+        return await waiting.future
+
+    def refuse(self) -> None:
+        """Refuse what waits and whatever comes from now on."""
+        self._closed = True
+        while self._queue:
+            self._settle(self._queue.popleft(), NoLeaderError("this replica is stopping"))
+
+    async def close(self) -> None:
+        """Refuse what waits, and see what is in flight through to its outcome."""
+        self.refuse()
+        if self._in_flight:
+            await asyncio.wait(tuple(self._in_flight))
+
+    def _schedule_pump(self) -> None:
+        # In the next turn of the loop, so that everything that this turn brings shares an entry.
+        if not self._pump_scheduled and len(self._in_flight) < self._in_flight_max:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        while self._queue and len(self._in_flight) < self._in_flight_max:
+            task = asyncio.get_running_loop().create_task(self._send(self._take_batch()))
+            self._in_flight.add(task)
+            task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # `submit` never raises for what the cluster did, so this is a bug: let the loop's handler report it.
+            raise error
+        self._pump()
+
+    def _take_batch(self) -> list[_Waiting]:
+        batch = [self._queue.popleft()]
+        size = len(batch[0].encoded)
+        while self._queue and len(batch) < self._commands_max:
+            size += len(self._queue[0].encoded)
+            if size > ENTRY_TARGET_BYTES:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _send(self, batch: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        # Each command is encoded already; `Raw` puts those bytes into the entry as they are.
+        commands = cast("tuple[AnyCommand, ...]", tuple(msgspec.Raw(item.encoded) for item in batch))
+        try:
+            outcome = await self._log.submit(encode_entry(commands), self._timeout_s)
+        except BaseException:
+            for item in batch:
+                self._settle(item, OutcomeUnknownError("the log failed"))
+            raise
+        if isinstance(outcome, Applied):
+            replies = cast("Any", outcome.reply).replies
+            for item, reply in zip(batch, replies, strict=True):
+                self._settle(item, reply)
+            if self._on_commit is not None:
+                self._on_commit(loop.time() - started_s, len(batch))
+            return
+        for item in batch:
+            self._settle(item, self._explain(outcome))
+
+    def _settle(self, item: _Waiting, result: AnyReply | ProposeError) -> None:
+        if item.bounded:
+            self._bounded -= 1
+        if item.future.done():  # the caller went away
+            return
+        if isinstance(result, ProposeError):
+            item.future.set_exception(result)
+        else:
+            item.future.set_result(result)
+
+    def _explain(self, outcome: Outcome) -> ProposeError:
+        if isinstance(outcome, Unknown):
+            return OutcomeUnknownError(f"the outcome is unknown ({outcome.reason})")
+        assert isinstance(outcome, Rejected)  # noqa: S101 - Outcome has three members
+        if outcome.reason == "queue_full":
+            return BusyError("the log's queue is full")
+        return self.no_leader_error()
+
+    def no_leader_error(self) -> NoLeaderError | NotLeaderError:
+        """Say where the leader is, as an error to raise."""
+        leader = self._find_leader()
+        if leader is None:
+            return NoLeaderError("there is no leader at the moment")
+        return NotLeaderError(*leader)

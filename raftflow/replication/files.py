@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -158,6 +159,8 @@ class RealFile:
     def sync(self) -> None:
         """`fdatasync`, blocking."""
         with self._open:
+            if self._fd < 0:  # a ValueError from fdatasync itself would look like a bug
+                raise OSError(errno.EBADF, "the file is closed", str(self._path))
             os.fdatasync(self._fd)
 
     async def sync_off_loop(self) -> None:

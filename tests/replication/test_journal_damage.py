@@ -156,25 +156,29 @@ def test_swapped_and_foreign_segments_are_found() -> None:
     assert not opened(driver)
 
 
-def forked(fill: bytes) -> Driver:
-    """Journals that differ in the content of one entry in the second segment and in nothing else."""
+def forked(different: int, fill: bytes) -> Driver:
+    """Journals that differ in the content of one entry and in nothing else."""
     driver = Driver(FaultyFileSystem(), segment_bytes=1400)
     driver.open()
     for index in range(1, 8):
-        driver.journal.add((fill if index == 4 else b"x") * 600, index, 1)
+        command = (fill if index == different else b"x") * (600 if index < 6 else 10)
+        driver.journal.add(command, index, 1)
         driver.journal.sync_now()
     driver.journal.close()
     driver.fs.restart(Loss.NONE, Random(0))
     return driver
 
 
-@pytest.mark.parametrize(("number", "offset"), [(2, 0), (1, 800)])
-def test_bytes_from_a_forked_journal_are_found(number: int, offset: int) -> None:
+@pytest.mark.parametrize(("different", "behind"), [(4, 0), (5, 700)])
+def test_bytes_from_a_forked_journal_are_found(different: int, behind: int) -> None:
     """A segment or a record from a copy that went on by itself fits in every number; only the chain tells."""
-    ours, other = forked(b"a"), forked(b"b")
-    path = segments(ours)[number]
+    ours, other = forked(different, b"a"), forked(different, b"b")
+    path = segments(ours)[-1]
+    assert len(segments(ours)) == 3
+    content = other.fs.content(path)
+    offset = content.index(records.MAGIC_BYTES, behind) if behind else 0
     file = ours.fs.open(path)
-    file.write_at(offset, other.fs.content(path)[offset:])
+    file.write_at(offset, content[offset:])
     file.sync()
     with pytest.raises(JournalCorruptError, match=r"does not continue|does not follow"):
         ours.open()

@@ -1,0 +1,120 @@
+"""The operating system's files, and that the simulated disk forgets what it should."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from pathlib import Path
+from random import Random
+
+import pytest
+from faulty_fs import FaultyFileSystem, Loss, SimulatedCrash
+
+from raftflow.replication.files import RealFileSystem
+
+
+@pytest.fixture
+def real() -> RealFileSystem:
+    return RealFileSystem()
+
+
+async def test_real_files(real: RealFileSystem, tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "b"
+    real.make_dir(directory)
+    real.make_dir(directory)
+    file = real.open(directory / "x", create=True)
+    with pytest.raises(FileExistsError):
+        real.open(directory / "x", create=True)
+    file.write_at(3, b"abc")
+    await file.sync_off_loop()
+    file.truncate(8)
+    file.sync()
+    assert file.size() == 8
+    assert file.read_at(2, 3) == b"\0ab"
+    assert file.read_at(6, 100) == b"\0\0"
+    assert real.read(directory / "x") == b"\0\0\0abc\0\0"
+    real.rename(directory / "x", directory / "y")
+    real.sync_dir(directory)
+    assert real.list_dir(directory) == ["y"]
+    real.remove(directory / "y")
+    real.remove(directory / "y")
+    file.close()
+    file.close()
+    with pytest.raises(OSError, match="the file is closed"):
+        file.sync()
+    assert await real.off_loop(threading.get_ident) != threading.get_ident()
+    assert await real.off_loop(threading.get_ident, urgent=True) != await real.off_loop(threading.get_ident)
+    real.close()
+
+
+def test_real_lock(real: RealFileSystem, tmp_path: Path) -> None:
+    lock = real.lock(tmp_path / "lock")
+    with pytest.raises(BlockingIOError):
+        real.lock(tmp_path / "lock")
+    lock.close()
+    lock.close()
+    real.lock(tmp_path / "lock").close()
+    real.close()
+
+
+PATH = Path("/d/x")
+
+
+@pytest.fixture
+def disk() -> FaultyFileSystem:
+    fs = FaultyFileSystem()
+    fs.make_dir(PATH.parent)
+    return fs
+
+
+def test_simulated_names_need_a_directory_sync(disk: FaultyFileSystem) -> None:
+    disk.open(PATH, create=True).sync()
+    disk.restart(Loss.ALL, Random(0))
+    assert disk.list_dir(PATH.parent) == []
+    disk.open(PATH, create=True)
+    disk.sync_dir(PATH.parent)
+    disk.rename(PATH, PATH.with_name("y"))
+    disk.restart(Loss.ALL, Random(0))
+    assert disk.list_dir(PATH.parent) == ["x"]
+
+
+def test_simulated_writes_need_a_sync(disk: FaultyFileSystem) -> None:
+    file = disk.open(PATH, create=True)
+    disk.sync_dir(PATH.parent)
+    file.write_at(0, b"a" * 1024)
+    file.sync()
+    file.write_at(0, b"b" * 1024)
+    seen = set()
+    for seed in range(40):
+        copy = FaultyFileSystem()
+        copy.make_dir(PATH.parent)
+        other = copy.open(PATH, create=True)
+        copy.sync_dir(PATH.parent)
+        other.write_at(0, b"a" * 1024)
+        other.sync()
+        other.write_at(0, b"b" * 1024)
+        copy.restart(Loss.SOME, Random(seed))
+        content = copy.read(PATH)
+        seen.add((content[0], content[1023]))
+        assert len(set(content[:512])) == len(set(content[512:])) == 1
+    assert len(seen) == 4
+    disk.restart(Loss.ALL, Random(0))
+    assert disk.read(PATH) == b"a" * 1024
+    with pytest.raises(SimulatedCrash):
+        file.size()
+
+
+def test_a_simulated_failed_sync_leaves_a_ghost(disk: FaultyFileSystem) -> None:
+    """The next sync succeeds and the cache shows the bytes, but the disk does not have them."""
+    file = disk.open(PATH, create=True)
+    disk.sync_dir(PATH.parent)
+    file.write_at(0, b"old")
+    file.sync()
+    file.write_at(0, b"new")
+    disk.fail = lambda operation, path: errno.EIO if operation == "sync" else None
+    with pytest.raises(OSError, match="Input/output"):
+        file.sync()
+    disk.fail = lambda operation, path: None
+    file.sync()
+    assert file.read_at(0, 3) == b"new"
+    assert disk.read(PATH) == b"old"

@@ -1,0 +1,360 @@
+"""Questions that the API, the leader and the agents' exchange ask. They read, and change nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from raftflow.domain.contract import (
+    AgentView,
+    Assignment,
+    AttemptView,
+    LedgerLine,
+    LedgerView,
+    TaskCounts,
+    TaskPage,
+    TaskView,
+    WorkflowPage,
+    WorkflowView,
+)
+from raftflow.domain.resources import show_resources
+from raftflow.domain.rooms import AgentRoom, ReadyTask
+from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
+from raftflow.domain.times import iso_utc, iso_utc_or_none
+from raftflow.machine.explain import explain
+from raftflow.machine.state import ORDER_RELEASE, ORDER_STOP
+
+if TYPE_CHECKING:
+    from raftflow.machine.machine import Machine
+    from raftflow.machine.state import Agent, Attempt, Task, Workflow
+
+__all__ = [
+    "PAGE_MAX",
+    "agent_list",
+    "agent_room",
+    "agent_rooms",
+    "agent_view",
+    "assignments",
+    "attempt_location",
+    "explain",
+    "ledger_view",
+    "live_fences",
+    "orders",
+    "ready_task",
+    "ready_tasks",
+    "task_page",
+    "task_view",
+    "workflow_page",
+    "workflow_view",
+]
+
+PAGE_MAX = 10_000
+"""Most lines of a page, whatever limit is asked for."""
+
+_NO_ARGS = msgspec.Raw(b"[]")
+_NO_KWARGS = msgspec.Raw(b"{}")
+_NULL = b"null"
+
+
+# --- workflows and tasks
+
+
+def workflow_view(machine: Machine, workflow_id: str) -> WorkflowView | None:
+    """Show a workflow, None if it is not known."""
+    workflow = machine.state.workflows.get(workflow_id)
+    return None if workflow is None else _workflow_view(workflow)
+
+
+def _workflow_view(workflow: Workflow) -> WorkflowView:
+    counts = workflow.counts
+    return WorkflowView(
+        id=workflow.id,
+        name=workflow.name,
+        state=workflow.state.value,
+        tasks=TaskCounts(
+            total=len(workflow.tasks),
+            succeeded=counts[TaskState.SUCCEEDED],
+            failed=counts[TaskState.FAILED],
+            running=counts[TaskState.RUNNING],
+            ready=counts[TaskState.READY] + counts[TaskState.QUEUED],
+            waiting=counts[TaskState.WAITING] + counts[TaskState.DELAYED],
+            cancelled=counts[TaskState.CANCELLED],
+        ),
+        submitted_at=iso_utc(workflow.submitted_ms),
+        finished_at=iso_utc_or_none(workflow.finished_ms),
+        priority=workflow.priority,
+        warnings=list(workflow.warnings),
+    )
+
+
+def workflow_page(machine: Machine, state: str | None, limit: int, cursor: str | None) -> WorkflowPage:
+    """List workflows, newest first, those in `state` only if it is given.
+
+    `cursor` is the `next` of the page before. Raises `ValueError` if it is none.
+    """
+    by_number = machine.state.by_number
+    numbers = list(by_number)
+    start = len(numbers) if cursor is None else bisect_left(numbers, _cursor(cursor))
+    limit = max(1, min(limit, PAGE_MAX))
+    views: list[WorkflowView] = []
+    for place in range(start - 1, -1, -1):
+        workflow = by_number[numbers[place]]
+        if state is not None and workflow.state.value != state:
+            continue
+        if len(views) == limit:
+            return WorkflowPage(workflows=views, next=str(numbers[place] + 1))
+        views.append(_workflow_view(workflow))
+    return WorkflowPage(workflows=views)
+
+
+def _cursor(text: str) -> int:
+    """Read a cursor. Raises `ValueError` if it is none of ours."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ValueError(f"{text[:40]!r} is not a cursor: use the `next` of a page, or none")
+    return int(text)
+
+
+def task_page(machine: Machine, workflow_id: str, limit: int, cursor: str | None) -> TaskPage | None:
+    """List a workflow's tasks in document order, None if it is not known. Raises `ValueError` as `workflow_page`."""
+    workflow = machine.state.workflows.get(workflow_id)
+    if workflow is None:
+        return None
+    start = 0 if cursor is None else _cursor(cursor)
+    end = start + max(1, min(limit, PAGE_MAX))
+    views = [_task_view(machine, workflow, task, history=False) for task in workflow.tasks[start:end]]
+    return TaskPage(tasks=views, next=str(end) if end < len(workflow.tasks) else None)
+
+
+def task_view(machine: Machine, workflow_id: str, task_id: str) -> TaskView | None:
+    """Show a task with its attempts, None if it or its workflow is not known."""
+    found = _find(machine, workflow_id, task_id)
+    return None if found is None else _task_view(machine, *found, history=True)
+
+
+def _find(machine: Machine, workflow_id: str, task_id: str) -> tuple[Workflow, Task] | None:
+    workflow = machine.state.workflows.get(workflow_id)
+    task = None if workflow is None else workflow.by_id.get(task_id)
+    return None if workflow is None or task is None else (workflow, task)
+
+
+def _task_view(machine: Machine, workflow: Workflow, task: Task, *, history: bool) -> TaskView:
+    last = task.last
+    return TaskView(
+        id=task.id,
+        state=PUBLIC_NAME[task.state],  # type: ignore[arg-type]  # the table holds just these words
+        attempt=task.attempts,
+        agent=None if last is None else last.agent,
+        started_at=None if last is None else iso_utc_or_none(last.started_ms),
+        finished_at=iso_utc_or_none(task.finished_ms),
+        result=msgspec.Raw(task.result) if task.result else None,
+        detail=_detail(task),
+        needs=[workflow.tasks[need].id for need in task.needs],
+        history=[_attempt_view(attempt) for attempt in _attempts(task)] if history else [],
+    )
+
+
+def _attempts(task: Task) -> tuple[Attempt, ...]:
+    """Return the remembered attempts, oldest first."""
+    return task.history if task.last is None else (*task.history, task.last)
+
+
+def _detail(task: Task) -> str:
+    attempt = task.last
+    if task.state is TaskState.DELAYED:
+        return f"next attempt at {iso_utc(task.due_ms)}"
+    if attempt is not None and task.state in LIVE_ATTEMPT:
+        if attempt.order == ORDER_STOP:
+            return "stopping"
+        if task.state is TaskState.QUEUED:
+            return f"queued on {attempt.agent}"
+    return task.detail
+
+
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        attempt=attempt.number,
+        fence=attempt.fence,
+        agent=attempt.agent,
+        outcome=None if attempt.outcome is None else attempt.outcome.value,
+        exit_code=attempt.exit_code,
+        error=attempt.error,
+        assigned_at=iso_utc_or_none(attempt.assigned_ms),
+        started_at=iso_utc_or_none(attempt.started_ms),
+        finished_at=iso_utc_or_none(attempt.finished_ms),
+    )
+
+
+def attempt_location(
+    machine: Machine, workflow_id: str, task_id: str, attempt: int | None
+) -> tuple[str, int, int] | None:
+    """Return agent, fence and number of an attempt (the last if None), None if it is not known (any more)."""
+    found = _find(machine, workflow_id, task_id)
+    if found is None:
+        return None
+    for known in reversed(_attempts(found[1])):
+        if attempt is None or known.number == attempt:
+            return known.agent, known.fence, known.number
+    return None
+
+
+# --- agents and the ledger
+
+
+def agent_list(machine: Machine) -> list[AgentView]:
+    """Show every agent in order of the names, gone ones included."""
+    agents = machine.state.agents
+    return [_agent_view(agents[name]) for name in sorted(agents)]
+
+
+def agent_view(machine: Machine, name: str) -> AgentView | None:
+    """Show an agent, None if it is not known."""
+    agent = machine.state.agents.get(name)
+    return None if agent is None else _agent_view(agent)
+
+
+def _agent_view(agent: Agent) -> AgentView:
+    return AgentView(
+        id=agent.name,
+        name=agent.name,
+        state=agent.state.value,
+        incarnation=agent.incarnation,
+        resources=dict(show_resources(agent.capacity)),
+        allocated=_allocated(agent),
+        labels=agent.labels,
+        running=len(agent.live) - len(agent.queue),
+        queued=len(agent.queue),
+    )
+
+
+def _allocated(agent: Agent) -> dict[str, float]:
+    return dict(show_resources({name: amount - agent.free[name] for name, amount in agent.capacity.items()}))
+
+
+def ledger_view(machine: Machine) -> LedgerView:
+    """Show the account of every agent that is present."""
+    agents = machine.state.agents
+    return LedgerView(
+        index=machine.applied_index,
+        agents=[
+            LedgerLine(
+                name=name, capacity=dict(show_resources(agents[name].capacity)), allocated=_allocated(agents[name])
+            )
+            for name in sorted(agents)
+            if agents[name].present
+        ],
+    )
+
+
+# --- the exchange with an agent
+
+
+def assignments(machine: Machine, agent: str, after_fence: int) -> list[Assignment]:
+    """Return the live attempts of an agent with a larger fence than `after_fence`, in the order of the fences."""
+    known = machine.state.agents.get(agent)
+    if known is None:
+        return []
+    fresh = []
+    for fence in reversed(known.live):
+        if fence <= after_fence:
+            break
+        fresh.append(fence)
+    return [_assignment(*known.live[fence], fence) for fence in reversed(fresh)]
+
+
+def _assignment(workflow: Workflow, task: Task, fence: int) -> Assignment:
+    profile = workflow.profiles[task.profile]
+    tasks = workflow.tasks
+    return Assignment(
+        fence=fence,
+        workflow_id=workflow.id,
+        workflow_name=workflow.name,
+        task_id=task.id,
+        attempt=task.attempts,
+        resources=dict(profile.shape.demand),
+        command=None if profile.command is None else list(profile.command),
+        python=profile.python,
+        args=msgspec.Raw(profile.args) if profile.args else _NO_ARGS,
+        kwargs=msgspec.Raw(profile.kwargs) if profile.kwargs else _NO_KWARGS,
+        env=profile.env,
+        cwd=profile.cwd,
+        timeout_ms=profile.timeout_ms,
+        grace_ms=profile.grace_ms,
+        inputs={tasks[need].id: msgspec.Raw(tasks[need].result or _NULL) for need in task.needs},
+    )
+
+
+def orders(machine: Machine, agent: str) -> tuple[list[int], list[int]]:
+    """Return the fences that an agent has to stop, and those that it should give back if they have not started."""
+    known = machine.state.agents.get(agent)
+    if known is None:
+        return [], []
+    stop = list(known.void)
+    release = []
+    for fence, (_, task) in known.live.items():
+        order = 0 if task.last is None else task.last.order
+        if order == ORDER_STOP:
+            stop.append(fence)
+        elif order == ORDER_RELEASE:
+            release.append(fence)
+    return stop, release
+
+
+def live_fences(machine: Machine, agent: str) -> list[int]:
+    """Return the fences of an agent's live attempts, in the order in which they were assigned."""
+    known = machine.state.agents.get(agent)
+    return [] if known is None else list(known.live)
+
+
+# --- for the scheduler
+
+
+def ready_tasks(machine: Machine) -> Iterator[tuple[str, int]]:
+    """Yield every task that may be placed now: workflow id and position. To be used up before the next `apply`."""
+    for workflow in machine.state.workflows.values():
+        if workflow.counts[TaskState.READY] and not workflow.paused:
+            for task in workflow.tasks:
+                if task.state is TaskState.READY:
+                    yield workflow.id, task.position
+
+
+def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | None:
+    """Return what the scheduler needs to know of a task, None if it may not be placed now."""
+    workflow = machine.state.workflows.get(workflow_id)
+    if workflow is None or workflow.paused or not 0 <= task < len(workflow.tasks):
+        return None
+    found = workflow.tasks[task]
+    if found.state is not TaskState.READY:
+        return None
+    return ReadyTask(
+        workflow_id=workflow_id,
+        task=task,
+        shape=workflow.profiles[found.profile].shape,
+        priority=workflow.priority,
+        rank=found.rank,
+        number=workflow.number,
+    )
+
+
+def agent_room(machine: Machine, name: str) -> AgentRoom | None:
+    """Return what an agent has left, None if it takes no work."""
+    agent = machine.state.agents.get(name)
+    if agent is None or agent.state is not AgentState.UP:
+        return None
+    return AgentRoom(
+        name=name,
+        incarnation=agent.incarnation,
+        capacity=agent.capacity,
+        free=dict(agent.free),
+        labels=agent.labels,
+        queued=len(agent.queue),
+        prefetch=agent.prefetch,
+    )
+
+
+def agent_rooms(machine: Machine) -> list[AgentRoom]:
+    """Return what every agent that takes work has left, in order of the names."""
+    rooms = [agent_room(machine, name) for name in sorted(machine.state.agents)]
+    return [room for room in rooms if room is not None]

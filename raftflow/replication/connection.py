@@ -173,6 +173,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end."""
+        self._transport = None
         self.gone.set_result(None)
         if self._session is None:
             detail = f"closed during the handshake ({exc or 'end of stream'})"

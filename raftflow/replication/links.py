@@ -253,8 +253,11 @@ class StreamLinks:
             try:
                 await self._open(connection, host, port, attempt)
                 await connection.ended.wait()
-            except (OSError, TimeoutError) as error:
-                reason = str(error) or f"no connection within {self._limits.dial_s} s"
+            except TimeoutError:
+                reason = f"no connection within {self._limits.dial_s} s"
+                connection.drop(Failure("unreachable", f"cannot be reached: {reason}", peer))
+            except Exception as error:  # noqa: BLE001 - a dialler that ends would cut off its peer for good
+                reason = str(error) or repr(error)
                 connection.drop(Failure("unreachable", f"cannot be reached: {reason}", peer))
             finally:
                 connection.drop(Failure("closed"))

@@ -108,10 +108,21 @@ class Listener:
 
     def _adopt(self, sock: socket.socket, remote: str) -> None:
         connection = self._make(remote)
-        task = asyncio.get_running_loop().create_task(self._open(sock, connection))
-        connection.opening = task
-        self.openings.add(task)
-        task.add_done_callback(self.openings.discard)
+        begun = False
+
+        async def begin() -> None:
+            nonlocal begun
+            begun = True
+            await self._open(sock, connection)
+
+        def opened(task: asyncio.Task[None]) -> None:
+            self.openings.discard(task)
+            if not begun:  # crowded out before its turn came: no transport owns the socket
+                sock.close()
+
+        connection.opening = asyncio.get_running_loop().create_task(begin())
+        self.openings.add(connection.opening)
+        connection.opening.add_done_callback(opened)
 
     async def _open(self, sock: socket.socket, connection: Connection) -> None:
         """Hand an accepted socket to the loop, through TLS if that is configured."""
@@ -126,9 +137,6 @@ class Listener:
         except (OSError, ssl.SSLError) as error:
             sock.close()
             connection.drop(Failure("refused_tls", f"no TLS with a certificate of the cluster: {error}"))
-        except asyncio.CancelledError:
-            sock.close()
-            raise
 
 
 def _listening(family: int, kind: int, proto: int, address: tuple[object, ...]) -> socket.socket:

@@ -82,12 +82,14 @@ async def test_a_restarted_replica_is_connected_again(world: Any) -> None:
 
 async def test_close_writes_out_what_waits(world: Any) -> None:
     a, b = await world.cluster("a", "b")
-    for n in range(100):
-        assert a.links.send("b", n.to_bytes(4) * 1000)
+    sent = [n.to_bytes(4) * 10_000 for n in range(200)]
+    for frame in sent:
+        assert a.links.send("b", frame)
+    assert a.links.buffered("b") > 0
     await a.links.close()
     await a.links.close()
     await b.until_event("down", "a")
-    assert b.frames == [n.to_bytes(4) * 1000 for n in range(100)]
+    assert b.frames == sent
 
 
 async def test_close_does_not_wait_for_a_peer_that_reads_nothing(world: Any) -> None:
@@ -194,6 +196,17 @@ async def test_peers_can_come_and_go(world: Any) -> None:
     await a.until(lambda: a.is_up("b"))
     with pytest.raises(ValueError, match="its own peer"):
         a.links.set_peers({"a": a.address})
+
+
+@pytest.mark.parametrize("address", [("no such host.invalid", 1), ("x" * 70 + ".", 1), ("127.0.0.1", 70_000)])
+async def test_a_peer_address_that_makes_no_sense_is_tried_again_and_can_be_corrected(
+    world: Any, address: tuple[str, int]
+) -> None:
+    b = await world.node("b", peers=["a"])
+    a = await world.node("a", addresses={"b": address}, limits=world.limits(dial_s=0.2))
+    await a.until_counted("unreachable", 2)
+    a.links.set_peers({"b": b.address})
+    await a.until_event("up", "b")
 
 
 async def test_an_address_in_use_is_refused_with_advice(world: Any) -> None:

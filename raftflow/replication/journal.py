@@ -18,6 +18,7 @@ the files in `segments`, reading them back in `recovery`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from typing import TYPE_CHECKING, Final, overload
 
@@ -89,7 +90,7 @@ class Journal:
 
         self._lock = threading.Lock()  # held while a segment is started off the loop
         self._starting_segment = False
-        self._temporaries = 0
+        self._temporaries = itertools.count(1)  # shared by two threads
         self._spare: OpenFile | None = None
         self._sync_task: asyncio.Task[None] | None = None
         self._upkeep_task: asyncio.Task[None] | None = None
@@ -363,6 +364,8 @@ class Journal:
             self._closed = True
             if self._failure is None:
                 self._failure = LogFailedError(f"the journal in {self._directory} is closed")
+            if self._upkeep_task is not None:
+                self._upkeep_task.cancel()
             with self._lock:
                 self._file.close()
                 if self._spare is not None:
@@ -399,13 +402,14 @@ class Journal:
             self.flush()
             seq, self._syncing_index = self._flushed_seq, self._flushed_index
             unneeded = self._unneeded()
-            offset = self._offset
+            file, offset = self._file, self._offset
             if offset >= self._segment_bytes:
                 self._starting_segment = True
                 await self._fs.off_loop(self._sync_and_start_segment, urgent=True)
             else:
-                await self._file.sync_off_loop()
-                self._durable_offset = max(self._durable_offset, offset)
+                await file.sync_off_loop()
+                if file is self._file:
+                    self._durable_offset = max(self._durable_offset, offset)
             self._note_durable(seq)
             self._keep_up(self._release(unneeded))
         except OSError as error:
@@ -486,14 +490,24 @@ class Journal:
 
     def _make_spare(self) -> OpenFile:
         """Create a temporary file full of zeros, durably."""
-        self._temporaries += 1
-        file = self._fs.open(self._directory / f"{self._temporaries}{TEMPORARY_SUFFIX}", create=True)
+        file = self._fs.open(self._directory / f"{next(self._temporaries)}{TEMPORARY_SUFFIX}", create=True)
         try:
             fill(file, self._segment_bytes)
         except OSError:
             file.close()
             raise
         return file
+
+    def _prepare_spare(self) -> None:
+        """Have the next segment's file ready before it is needed. Runs off the loop, beside everything else."""
+        if self._spare is not None or self._closed:
+            return
+        file = self._make_spare()
+        with self._lock:
+            if self._closed:
+                file.close()
+            else:
+                self._spare = file
 
     def _unneeded(self) -> list[Segment]:
         """Return the segments that hold no entry from the written base on; they can go once that is durable."""
@@ -529,8 +543,8 @@ class Journal:
                 if before is not None:
                     await before
                 await self._fs.off_loop(lambda: self._remove(released))
-                if wants_spare and self._spare is None and not self._closed:
-                    self._spare = await self._fs.off_loop(self._make_spare)
+                if wants_spare:
+                    await self._fs.off_loop(self._prepare_spare)
             except OSError as error:
                 self._fail("tend", error)
             finally:

@@ -124,14 +124,14 @@ def task_page(machine: Machine, workflow_id: str, limit: int, cursor: str | None
         return None
     start = 0 if cursor is None else _cursor(cursor)
     end = start + max(1, min(limit, PAGE_MAX))
-    views = [_task_view(machine, workflow, task, history=False) for task in workflow.tasks[start:end]]
+    views = [_task_view(workflow, task, history=False) for task in workflow.tasks[start:end]]
     return TaskPage(tasks=views, next=str(end) if end < len(workflow.tasks) else None)
 
 
 def task_view(machine: Machine, workflow_id: str, task_id: str) -> TaskView | None:
     """Show a task with its attempts, None if it or its workflow is not known."""
     found = _find(machine, workflow_id, task_id)
-    return None if found is None else _task_view(machine, *found, history=True)
+    return None if found is None else _task_view(*found, history=True)
 
 
 def _find(machine: Machine, workflow_id: str, task_id: str) -> tuple[Workflow, Task] | None:
@@ -140,7 +140,7 @@ def _find(machine: Machine, workflow_id: str, task_id: str) -> tuple[Workflow, T
     return None if workflow is None or task is None else (workflow, task)
 
 
-def _task_view(machine: Machine, workflow: Workflow, task: Task, *, history: bool) -> TaskView:
+def _task_view(workflow: Workflow, task: Task, *, history: bool) -> TaskView:
     last = task.last
     return TaskView(
         id=task.id,

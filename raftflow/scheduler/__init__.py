@@ -1,1 +1,1 @@
-"""Placement as pure functions of an immutable view."""
+"""Which ready task goes to which agent: pure functions of a picture of both. `apply` checks every answer again."""

@@ -1,0 +1,152 @@
+"""The leader's ready tasks, grouped by shape, each group in the order in which its tasks should run.
+
+A decision then costs per shape and not per task: tasks of one shape fit on the same agents. The queue mirrors what the
+machine holds as ready; it is filled from `queries.ready_tasks` when a replica becomes leader, and follows the events
+from then on. A task that was proposed and not yet decided is *held*: it stays in the queue and is not shown.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from heapq import heappop, heappush
+
+from raftflow.domain.rooms import ReadyTask, Shape
+from raftflow.scheduler.view import Group
+
+TaskKey = tuple[str, int]
+"""Workflow id and position."""
+
+OrderKey = tuple[int, int, int, int, int]
+
+
+def order_key(task: ReadyTask) -> tuple[int, int, int, int]:
+    """Sort by priority, then rank, both highest first, then submission, then position in the document."""
+    return (-task.priority, -task.rank, task.number, task.task)
+
+
+class _Lane:
+    """The tasks of one shape.
+
+    `_front` is the sorted beginning of the order, `_heap` has the rest. Showing the first n moves what is missing from
+    the heap to the front, where it stays, so an unchanged queue is not sorted again. Removed entries are left behind
+    and skipped: an entry counts only while the queue's table has its serial number.
+    """
+
+    __slots__ = ("_front", "_heap", "size")
+
+    def __init__(self) -> None:
+        self._front: list[tuple[OrderKey, ReadyTask]] = []
+        self._heap: list[tuple[OrderKey, ReadyTask]] = []
+        self.size = 0
+
+    def add(self, task: ReadyTask, serial: int) -> None:
+        entry = ((*order_key(task), serial), task)
+        if self._front and entry[0] < self._front[-1][0]:
+            insort(self._front, entry, key=_key)
+        else:
+            heappush(self._heap, entry)
+        self.size += 1
+
+    def first(self, limit: int, serials: dict[TaskKey, int], held: dict[TaskKey, None]) -> list[ReadyTask]:
+        """Return up to `limit` tasks that are neither removed nor held, in order."""
+        shown = []
+        kept = []
+        place = 0
+        for place, entry in enumerate(self._front):  # noqa: B007 - where the walk ended is wanted below
+            key, task = entry
+            identity = (task.workflow_id, task.task)
+            if serials.get(identity) == key[4]:
+                kept.append(entry)
+                if identity not in held:
+                    shown.append(task)
+                    if len(shown) == limit:
+                        break
+        self._front[: place + 1] = kept
+        heap = self._heap
+        while heap and len(shown) < limit:
+            entry = heappop(heap)
+            key, task = entry
+            identity = (task.workflow_id, task.task)
+            if serials.get(identity) == key[4]:
+                self._front.append(entry)
+                if identity not in held:
+                    shown.append(task)
+        if len(self._front) > 4 * limit + 64:
+            for entry in self._front[2 * limit :]:
+                heappush(heap, entry)
+            del self._front[2 * limit :]
+        return shown
+
+
+def _key(entry: tuple[OrderKey, ReadyTask]) -> OrderKey:
+    return entry[0]
+
+
+class ReadyQueue:
+    """Ready tasks by shape. Adding and removing cost O(log n)."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Shape, _Lane] = {}
+        self._shapes: dict[TaskKey, Shape] = {}
+        self._serials: dict[TaskKey, int] = {}
+        self._held: dict[TaskKey, None] = {}
+        self._serial = 0
+
+    def __len__(self) -> int:
+        """Count the tasks, held ones included."""
+        return len(self._serials)
+
+    def __contains__(self, key: TaskKey) -> bool:
+        return key in self._serials
+
+    @property
+    def shapes(self) -> int:
+        """How many different shapes wait."""
+        return len(self._lanes)
+
+    def add(self, task: ReadyTask) -> None:
+        """Add a task that became ready. One that is there already is left as it is."""
+        key = (task.workflow_id, task.task)
+        if key in self._serials:
+            return
+        self._serial += 1
+        self._serials[key] = self._serial
+        self._shapes[key] = task.shape
+        lane = self._lanes.get(task.shape)
+        if lane is None:
+            lane = self._lanes[task.shape] = _Lane()
+        lane.add(task, self._serial)
+
+    def discard(self, workflow_id: str, task: int) -> None:
+        """Remove a task that is no longer ready, if it is there."""
+        key = (workflow_id, task)
+        if self._serials.pop(key, None) is None:
+            return
+        self._held.pop(key, None)
+        shape = self._shapes.pop(key)
+        lane = self._lanes[shape]
+        lane.size -= 1
+        if lane.size == 0:
+            del self._lanes[shape]
+
+    def hold(self, keys: Iterable[TaskKey]) -> None:
+        """Hide tasks that were proposed, until `let_go`."""
+        for key in keys:
+            if key in self._serials:
+                self._held[key] = None
+
+    def let_go(self, keys: Iterable[TaskKey]) -> None:
+        """Show tasks again whose proposal was decided. Those that were placed have left the queue by their event."""
+        for key in keys:
+            self._held.pop(key, None)
+
+    def groups(self, limit: int) -> tuple[Group, ...]:
+        """Return every shape with the first `limit` of its tasks, shapes in order of their first task."""
+        groups = []
+        for shape, lane in self._lanes.items():
+            tasks = lane.first(limit, self._serials, self._held)
+            if tasks:
+                groups.append(Group(shape=shape, tasks=tuple(tasks)))
+        groups.sort(key=lambda group: order_key(group.tasks[0]))
+        return tuple(groups)

@@ -142,11 +142,10 @@ class Driver:
                 self.send_wanted = False
                 raft.send_appends()
             self._after()
-        if self.stopped:
-            return
-        self.settle()
-        if raft.has_queued:
-            self.request_turn()
+            if raft.has_queued:
+                self.request_turn()
+        if not self.stopped:
+            self.settle()
 
     def _arm(self) -> None:
         """Set the timer; one that fires too early is cheaper than one that is moved with every message."""

@@ -444,6 +444,7 @@ class PySyncObjLog:
             callback(None, Failure.LEADER_CHANGED)
         self._gate.clear_incoming()
         self._sender.cancel_all()
+        self._guard.end_all_snapshots()
         self._reads.stop("leader_changed")
 
     def _announce(self, role: Role, term: int) -> None:

@@ -135,6 +135,10 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Let `peer` get entries again, after its snapshot arrived or its transfer was given up."""
         self._streaming.discard(peer)
 
+    def end_all_snapshots(self) -> None:
+        """Forget who was getting a snapshot: this replica no longer leads."""
+        self._streaming.clear()
+
     # From the library to the network.
 
     def send(self, node: Node, message: Message) -> bool:

@@ -1,4 +1,4 @@
-"""Random schedules over whole clusters: power loss, partitions, lost connections, compaction, elections, slow disks."""
+"""Random schedules over whole clusters: power loss, partitions, lost connections, compaction, slow disks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ async def trouble(cluster: Cluster, rng: random.Random, seconds: float) -> None:
         names = sorted(cluster.logs)
         down = [name for name in cluster.names if name not in cluster.logs]
         if chance < 0.2 and names:
-            cluster.crash((cluster.leader() or rng.choice(names)) if rng.random() < 0.5 else rng.choice(names), rng.choice(LOSSES))
+            cluster.crash(
+                (cluster.leader() or rng.choice(names)) if rng.random() < 0.5 else rng.choice(names),
+                rng.choice(LOSSES),
+            )
         elif chance < 0.25:
             loss = rng.choice(LOSSES)
             for name in names:
@@ -61,7 +64,9 @@ async def trouble(cluster: Cluster, rng: random.Random, seconds: float) -> None:
             asyncio.ensure_future(cluster.logs[rng.choice(names)].transfer_leadership(None, 1.0))  # noqa: RUF006
 
 
-async def scenario(seed: int, *, replicas: int = 3, seconds: float = 10.0, rules: frozenset[Rule] = frozenset()) -> Cluster:
+async def scenario(
+    seed: int, *, replicas: int = 3, seconds: float = 10.0, rules: frozenset[Rule] = frozenset()
+) -> Cluster:
     """Run one seed to its end and return what was seen."""
     rng = random.Random(seed)
     slow = rng.choice((0.0, 0.0, 0.1, 0.3))

@@ -1,8 +1,8 @@
-"""The real log on a virtual clock, simulated links and disks: whole clusters, deterministic, many times faster than life.
+"""The real log on a virtual clock with simulated links and disks: whole clusters, deterministic, fast.
 
-`VirtualLoop` is an asyncio loop whose time jumps to the next timer. `Network` connects replicas as TCP does: frames keep
-their order on a connection, a lost connection loses what is on it, a new one is made soon. `Cluster` starts, kills and
-restarts replicas, and checks at every applied entry that all replicas apply the same.
+`VirtualLoop` is an asyncio loop whose time jumps to the next timer. `Network` connects replicas as TCP does: frames
+keep their order on a connection, a lost connection loses what is on it, a new one is made soon. `Cluster` starts,
+kills and restarts replicas, and checks at every applied entry that all replicas apply the same.
 """
 
 from __future__ import annotations

@@ -168,6 +168,8 @@ async def world() -> Any:
                 raw.writer.transport.abort()
             for node in self.nodes:
                 await node.links.close()
+            for _ in range(3):
+                await asyncio.sleep(0)  # what was aborted here and there is closed in the next turns of the loop
 
     world = World()
     yield world

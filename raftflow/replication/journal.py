@@ -1,7 +1,7 @@
 """The journal: the Raft log, term and vote on disk, in the shape that PySyncObj drives.
 
 What may live here: buffering, sequence numbers, when to write and to sync, compaction. The bytes are in `records`,
-the files in `segments`, reading them back in `recovery`.
+the files in `segments` and `writer`, reading them back in `recovery`.
 
 - **Batches.** Changes are applied to the log in memory at once and buffered for the disk. `flush` writes all of them
   as one record, so a truncation and the entries that replace what was cut are on disk together or not at all.
@@ -18,28 +18,20 @@ the files in `segments`, reading them back in `recovery`.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import threading
 from typing import TYPE_CHECKING, Final, overload
 
 from raftflow.replication import records
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.records import Batch, Entry
-from raftflow.replication.recovery import Image, Recovered, note_batch, recover
-from raftflow.replication.segments import (
-    TEMPORARY_SUFFIX,
-    JournalCorruptError,
-    Segment,
-    fill,
-    segment_name,
-    start_segment,
-)
+from raftflow.replication.recovery import Image, Recovered, recover
+from raftflow.replication.segments import JournalCorruptError
+from raftflow.replication.writer import SegmentWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from raftflow.replication.files import FileSystem, OpenFile
+    from raftflow.replication.files import FileSystem
 
 __all__ = ["Entry", "Journal", "JournalCorruptError"]
 
@@ -56,16 +48,13 @@ class Journal:
 
     def __init__(self, fs: FileSystem, directory: Path, recovered: Recovered, segment_bytes: int) -> None:
         """Use `open`."""
-        self._fs = fs
         self._directory = directory
-        self._segment_bytes = segment_bytes
         image = recovered.image
         self._log: list[Entry] = image.entries
         self._term = image.term
         self._vote = image.vote
         self._commit = image.commit
         self._base = image.base
-        self._segments = recovered.segments
 
         self.write_seq = 0
         """Number of the latest buffered change that matters for safety: entries, truncations, term and vote."""
@@ -83,25 +72,19 @@ class Journal:
         self._flushed_seq = 0
         self._flushed_index = 0
         self._syncing_index = 0
-        self._written = Image(
-            image.next_index, image.base, image.commit, image.term, image.vote
-        )  # `start` is the next index
         self._next_index = image.next_index  # 0: any
 
-        self._lock = threading.Lock()  # held while a segment is started off the loop
-        self._starting_segment = False
-        self._temporaries = itertools.count(1)  # shared by two threads
-        self._spare: OpenFile | None = None
         self._sync_task: asyncio.Task[None] | None = None
-        self._upkeep_task: asyncio.Task[None] | None = None
         self._failure: LogFailedError | None = None
         self._closed = False
 
-        self._file: OpenFile
-        self._offset = 0
-        self._chain = 0
-        self._durable_offset = 0
-        self._watermark = 0
+        self._commit = min(max(self._commit, 1), max(self.last_index, 1))
+        self._writer = SegmentWriter(
+            fs, directory, recovered, segment_bytes=segment_bytes, on_error=self._tending_failed
+        )
+        if recovered.last is not None:
+            self.recovered = recovered.last.torn
+        self._syncing_index = self._flushed_index = self.durable_index = self.last_index
 
     @classmethod
     def open(
@@ -131,31 +114,11 @@ class Journal:
                     f"put the files back, or let it join anew under a new name."
                 )
             journal = cls(fs, directory, recovered, segment_bytes)
-            journal._begin(recovered)
         except OSError as error:
             raise LogFailedError(
                 f"cannot open the journal in {directory}: {error}. Repair the disk and start again."
             ) from error
         return journal
-
-    def _begin(self, recovered: Recovered) -> None:
-        """Make what was read durable, remove leftovers and get ready to append."""
-        last = recovered.last
-        for path in recovered.leftovers:
-            self._fs.remove(path)
-        self._fs.sync_dir(self._directory)
-        self._commit = min(max(self._commit, 1), max(self.last_index, 1))
-        if last is None:
-            self._start_segment(1, 0)
-        else:
-            self._file = self._fs.open(last.path)
-            self._file.sync()
-            self._offset = self._durable_offset = last.end
-            self._chain = last.chain
-            if last.torn is not None:
-                self.recovered = last.torn
-                self._start_segment(last.number + 1, last.end)
-        self._syncing_index = self._flushed_index = self.durable_index = self.last_index
 
     # What PySyncObj calls.
 
@@ -252,7 +215,7 @@ class Journal:
 
     def onOneSecondTimer(self) -> None:  # noqa: N802 - PySyncObj's name
         """Write a moved commit index, and the proof that the last synced records were durable (see `segments`)."""
-        if self._commit != self._written.commit or self._durable_offset > self._watermark:
+        if self._commit != self._writer.written.commit or self._writer.unproven:
             self._dirty = True
         self.flush()
 
@@ -289,7 +252,7 @@ class Journal:
         """
         if self._failure is not None:
             raise self._failure
-        if self._dirty and not self._starting_segment:
+        if self._dirty and not self._writer.starting:
             self._write()
 
     async def sync(self) -> None:
@@ -308,21 +271,12 @@ class Journal:
 
     def sync_now(self) -> None:
         """Make everything buffered so far durable, blocking: for start and end. Raises `LogFailedError`."""
-        with self._lock:
-            self.flush()
-            seq, self._syncing_index = self._flushed_seq, self._flushed_index
-            unneeded = self._unneeded()
-            try:
-                self._file.sync()
-                synced = self._offset
-                if synced >= self._segment_bytes:
-                    self._next_segment()
-                else:
-                    self._durable_offset = synced
-                self._note_durable(seq)
-                self._remove(self._release(unneeded))
-            except OSError as error:
-                raise self._fail("sync", error) from error
+        if self._writer.starting:
+            self._sync_writer()  # or the flush would be held back
+        self.flush()
+        seq, self._syncing_index = self._flushed_seq, self._flushed_index
+        self._sync_writer()
+        self._note_durable(seq)
 
     def align(self, prev_entry: Entry, last_entry: Entry) -> None:
         """Make the log begin with the last two entries of the snapshot that is about to be loaded; durable on return.
@@ -359,17 +313,12 @@ class Journal:
             if self._failure is None:
                 self.sync_now()
                 self.onOneSecondTimer()
-                self._sync_file()
+                self.sync_now()
         finally:
             self._closed = True
             if self._failure is None:
                 self._failure = LogFailedError(f"the journal in {self._directory} is closed")
-            if self._upkeep_task is not None:
-                self._upkeep_task.cancel()
-            with self._lock:
-                self._file.close()
-                if self._spare is not None:
-                    self._spare.close()
+            self._writer.close()
 
     # Writing.
 
@@ -377,20 +326,10 @@ class Journal:
         """Write the buffered batch at the end of the segment."""
         batch = self._pending
         batch.commit, batch.term, batch.vote = self._commit, self._term, self._vote
-        segment = self._segments[-1]
         try:
-            data, chain = records.encode_record(
-                batch, segment=segment.number, offset=self._offset, chain=self._chain, watermark=self._durable_offset
-            )
-            self._file.write_at(self._offset, data)
+            self._writer.append(batch, Image(self._next_index, self._base, self._commit, self._term, self._vote))
         except (OSError, ValueError) as error:
             raise self._fail("write", error) from error
-        self._watermark = self._durable_offset
-        self._offset += len(data)
-        self._chain = chain
-        self._written = Image(self._next_index, self._base, self._commit, self._term, self._vote)
-        if batch.flags & (records.RESET | records.CUT):
-            note_batch(self._segments, batch)
         self._pending = Batch()
         self._dirty = False
         self._flushed_seq = self.write_seq
@@ -401,17 +340,8 @@ class Journal:
         try:
             self.flush()
             seq, self._syncing_index = self._flushed_seq, self._flushed_index
-            unneeded = self._unneeded()
-            file, offset = self._file, self._offset
-            if offset >= self._segment_bytes:
-                self._starting_segment = True
-                await self._fs.off_loop(self._sync_and_start_segment, urgent=True)
-            else:
-                await file.sync_off_loop()
-                if file is self._file:
-                    self._durable_offset = max(self._durable_offset, offset)
+            await self._writer.sync()
             self._note_durable(seq)
-            self._keep_up(self._release(unneeded))
         except OSError as error:
             self._fail("sync", error)
         except LogFailedError:
@@ -419,15 +349,18 @@ class Journal:
         finally:
             self._sync_task = None
 
-    def _sync_file(self) -> None:
+    def _sync_writer(self) -> None:
         try:
-            self._file.sync()
+            self._writer.sync_now()
         except OSError as error:
             raise self._fail("sync", error) from error
 
     def _note_durable(self, seq: int) -> None:
         self.durable_seq = max(self.durable_seq, seq)
         self.durable_index = max(self.durable_index, self._syncing_index)
+
+    def _tending_failed(self, error: OSError) -> None:
+        self._fail("tend", error)
 
     def _fail(self, what: str, error: Exception) -> LogFailedError:
         """Stop for good; returns the error to raise."""
@@ -439,116 +372,3 @@ class Journal:
             )
             self._failure.__cause__ = error
         return self._failure
-
-    # Segments.
-
-    def _sync_and_start_segment(self) -> None:
-        """Finish the segment and start the next. Runs off the loop while `flush` holds its batches back."""
-        with self._lock:
-            try:
-                self._file.sync()
-                if self._offset >= self._segment_bytes:
-                    self._next_segment()
-            finally:
-                self._starting_segment = False
-
-    def _next_segment(self) -> None:
-        """Start the next segment; the present one is synced. Then seal that, so that a lost successor shows."""
-        old, offset, chain, number = self._file, self._offset, self._chain, self._segments[-1].number
-        self._start_segment(number + 1, offset)
-        seal = Batch(flags=records.SEAL, commit=self._commit, term=self._term, vote=self._vote)
-        data, _ = records.encode_record(seal, segment=number, offset=offset, chain=chain, watermark=offset)
-        old.write_at(offset, data)
-        old.close()
-
-    def _start_segment(self, number: int, end_before: int) -> None:
-        """Start a segment whose opening record restates what is on disk."""
-        file, self._spare = self._spare, None
-        if file is None:
-            file = self._make_spare()
-        opening = self._opening(end_before)
-        path = self._directory / segment_name(number)
-        end, chain = start_segment(self._fs, file, path, number=number, opening=opening, chain=self._chain)
-        file.close()
-        self._file = self._fs.open(path)
-        self._segments.append(Segment(number, path, opening.first_index))
-        self._offset = self._durable_offset = self._watermark = end
-        self._chain = chain
-
-    def _opening(self, end_before: int) -> Batch:
-        """Restate what the records so far say; changes that are still buffered are not part of it."""
-        written = self._written
-        return Batch(
-            flags=records.OPENING,
-            cut=end_before,
-            base=written.base,
-            commit=written.commit,
-            term=written.term,
-            vote=written.vote,
-            first_index=written.start,
-        )
-
-    def _make_spare(self) -> OpenFile:
-        """Create a temporary file full of zeros, durably."""
-        file = self._fs.open(self._directory / f"{next(self._temporaries)}{TEMPORARY_SUFFIX}", create=True)
-        try:
-            fill(file, self._segment_bytes)
-        except OSError:
-            file.close()
-            raise
-        return file
-
-    def _prepare_spare(self) -> None:
-        """Have the next segment's file ready before it is needed. Runs off the loop, beside everything else."""
-        if self._spare is not None or self._closed:
-            return
-        file = self._make_spare()
-        with self._lock:
-            if self._closed:
-                file.close()
-            else:
-                self._spare = file
-
-    def _unneeded(self) -> list[Segment]:
-        """Return the segments that hold no entry from the written base on; they can go once that is durable."""
-        base, keep = self._written.base, 0
-        for position, segment in enumerate(self._segments):
-            if segment.first_index <= base:
-                keep = position
-        return self._segments[:keep]
-
-    def _release(self, unneeded: list[Segment]) -> list[Segment]:
-        """Drop segments from the list; returns those whose files are now to be removed."""
-        released = [segment for segment in self._segments[:-1] if segment in unneeded]
-        if released:
-            del self._segments[: len(released)]
-        return released
-
-    def _remove(self, released: list[Segment]) -> None:
-        """Remove the files of released segments, oldest first."""
-        for segment in released:
-            self._fs.remove(segment.path)
-        if released:
-            self._fs.sync_dir(self._directory)
-
-    def _keep_up(self, released: list[Segment]) -> None:
-        """Remove released segments and prepare the next one in the background, one such task at a time."""
-        wants_spare = self._spare is None and self._offset >= self._segment_bytes // 2
-        if not released and (not wants_spare or self._upkeep_task is not None):
-            return
-        before = self._upkeep_task
-
-        async def upkeep() -> None:
-            try:
-                if before is not None:
-                    await before
-                await self._fs.off_loop(lambda: self._remove(released))
-                if wants_spare:
-                    await self._fs.off_loop(self._prepare_spare)
-            except OSError as error:
-                self._fail("tend", error)
-            finally:
-                if self._upkeep_task is asyncio.current_task():
-                    self._upkeep_task = None
-
-        self._upkeep_task = asyncio.create_task(upkeep())

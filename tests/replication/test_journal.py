@@ -94,6 +94,26 @@ async def test_a_cancelled_caller_does_not_end_the_sync_of_others(driver: Driver
     assert journal.durable_index == 1
 
 
+async def test_a_blocking_sync_overtakes_the_start_of_a_segment(driver: Driver) -> None:
+    """What is buffered while a segment is about to be started is on disk when `sync_now` returns."""
+    driver.add(2100)
+    task = asyncio.ensure_future(driver.journal.sync())
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert driver.journal._writer.starting
+    driver.add(20)
+    driver.flush()
+    driver.sync_now()
+    assert driver.journal.durable_index == 2
+    driver.add(2100)
+    driver.flush()
+    await task
+    await driver.sync()
+    driver.fs.restart(Loss.ALL, Random(0))
+    driver.reopen()
+    assert driver.journal.last_index == 3
+
+
 def test_one_batch_is_one_write(driver: Driver) -> None:
     steps = driver.fs.steps
     for index in range(1, 101):

@@ -194,7 +194,7 @@ def test_a_record_inside_a_command_is_not_taken_for_a_record() -> None:
     copy = driver.fs.content(path).rstrip(b"\0")
     driver.journal.add(copy * 8, 2, 0)
     driver.journal.flush()
-    used = driver.journal._offset
+    used = driver.journal._writer._offset
     driver.fs.restart(Loss.NONE, Random(0))
     file = driver.fs.open(path)
     file.write_at(used - 512, bytes(512))

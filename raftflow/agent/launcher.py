@@ -75,6 +75,7 @@ class Stream:
     def _write(self, chunk: bytes) -> None:
         try:
             if self.file < 0:
+                os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120
                 self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             view = memoryview(chunk)
             while view:

@@ -121,8 +121,10 @@ class Agent:
             self._serving = self._loop.create_future()
             self._watch_lease()
             self._schedule_pump()
-            serving = await self._serving
-            self._stop_polling()
+            try:
+                serving = await self._serving
+            finally:
+                self._stop_polling()
             if serving == "stale":
                 await self._forget_everything()
             elif not self._book.empty:

@@ -72,7 +72,7 @@ async def _run(config: AgentConfig, folder: Path) -> int:
     )
     leader = LeaderClient(config)
     launcher = Launcher(config.instance, os.environ, give_up)
-    command = CommandExecutor(launcher, store, output_bytes_max=config.output_bytes_max)
+    command = CommandExecutor(launcher, store, folder / "exchange", output_bytes_max=config.output_bytes_max)
     python = PythonExecutor(
         launcher,
         store,

@@ -117,10 +117,10 @@ def _read(path: Path, offset: int, count: int) -> tuple[bytes, int]:
         os.close(fd)
 
 
-def remove_directory(path: str) -> None:
-    """Remove a directory that is most likely empty."""
+def remove_file(path: str) -> None:
+    """Remove a file if it is there, and a directory that a program left in its place."""
     try:
-        os.rmdir(path)  # noqa: PTH106 - runs once an attempt
+        os.unlink(path)  # noqa: PTH108 - runs once an attempt
     except FileNotFoundError:
         return
     except OSError:

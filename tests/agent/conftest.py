@@ -317,6 +317,27 @@ class AgentProcess:
 
 
 @pytest.fixture
+def gone() -> Callable[[int], Awaitable[None]]:
+    """Wait until a process has ended (a zombie that nobody reaps has ended too)."""
+
+    async def wait(pid: int, timeout_s: float = 10.0) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, ended.set)
+        try:
+            await asyncio.wait_for(ended.wait(), timeout_s)
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+
+    return wait
+
+
+@pytest.fixture
 def agent_process(tmp_path: Path, leader: FakeLeader) -> Any:
     made: list[AgentProcess] = []
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import orjson
@@ -12,7 +14,7 @@ import orjson
 from raftflow.agent.executors.base import Ended
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.messages import Exited
-from raftflow.agent.output import OutputStore, remove_directory
+from raftflow.agent.output import OutputStore, remove_file
 from raftflow.domain.contract import Assignment
 
 _encode = msgspec.json.Encoder().encode
@@ -21,28 +23,38 @@ _encode = msgspec.json.Encoder().encode
 class CommandExecutor:
     """An `Executor` of assignments with `command`."""
 
-    def __init__(self, launcher: Launcher, store: OutputStore, *, output_bytes_max: int) -> None:
+    def __init__(self, launcher: Launcher, store: OutputStore, folder: Path, *, output_bytes_max: int) -> None:
+        """`folder` is for the files through which programs get inputs and leave results; emptied here."""
         self._launcher = launcher
         self._store = store
         self._output_bytes_max = output_bytes_max
         self.result_bytes_max = 64 * 1024
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, mode=0o700)
+        self._exchange = str(folder)
+        # One file for all who need nothing: most attempts then touch no file at all.
+        self._no_inputs = f"{folder}/none.json"
+        Path(self._no_inputs).write_text("{}")
+        Path(self._no_inputs).chmod(0o400)
         self._running: dict[int, tuple[int, Assignment, Callable[[int, Ended], None]]] = {}
 
     def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
         """Start the program; see `Executor`."""
         fence = assignment.fence
         folder = self._store.directory(fence)
-        os.mkdir(folder, 0o700)  # noqa: PTH102 - runs once an attempt
-        inputs = f"{folder}/inputs.json"
-        with open(inputs, "wb", 0) as file:  # noqa: PTH123 - as above
-            file.write(_encode(assignment.inputs) if assignment.inputs else b"{}")
+        inputs = self._no_inputs
+        if assignment.inputs:
+            inputs = f"{self._exchange}/{fence}.inputs.json"
+            with open(inputs, "wb", 0) as file:  # noqa: PTH123 - runs once an attempt
+                file.write(_encode(assignment.inputs))
         env = {
             **assignment.env,
             "RAFTFLOW_WORKFLOW": assignment.workflow_id,
             "RAFTFLOW_TASK": assignment.task_id,
             "RAFTFLOW_ATTEMPT": str(assignment.attempt),
             "RAFTFLOW_FENCE": str(fence),
-            "RAFTFLOW_RESULT": f"{folder}/result.json",
+            "RAFTFLOW_RESULT": self._result_of(fence),
             "RAFTFLOW_INPUTS": inputs,
         }
         self._store.began(fence)
@@ -64,16 +76,19 @@ class CommandExecutor:
             self._launcher.signal(entry[0], number)
 
     def _exited(self, fence: int, exited: Exited) -> None:
-        _, _, ended = self._running.pop(fence)
-        folder = self._store.directory(fence)
-        how = self._how(folder, exited)
-        self._clean(folder, keep=any(exited.sizes))
+        _, assignment, ended = self._running.pop(fence)
+        how = self._how(fence, exited)
+        if assignment.inputs:
+            remove_file(f"{self._exchange}/{fence}.inputs.json")
         self._store.ended(fence, exited.sizes, exited.truncated)
         ended(fence, how)
 
-    def _how(self, folder: str, exited: Exited) -> Ended:
+    def _result_of(self, fence: int) -> str:
+        return f"{self._exchange}/{fence}.result.json"
+
+    def _how(self, fence: int, exited: Exited) -> Ended:
+        result, error = take_result(self._result_of(fence), self.result_bytes_max)
         if exited.code == 0 and not exited.lease_over:
-            result, error = read_result(f"{folder}/result.json", self.result_bytes_max)
             return Ended(ok=not error, exit_code=0, error=error, result=result)
         if exited.code is None:
             return Ended(ok=False, error=exited.error, abandoned=exited.lease_over)
@@ -86,17 +101,6 @@ class CommandExecutor:
             abandoned=exited.lease_over,
         )
 
-    def _clean(self, folder: str, *, keep: bool) -> None:
-        for name in ("inputs.json", "result.json"):
-            try:
-                os.unlink(f"{folder}/{name}")  # noqa: PTH108 - runs once an attempt
-            except FileNotFoundError:
-                continue
-            except IsADirectoryError:
-                remove_directory(f"{folder}/{name}")
-        if not keep:
-            remove_directory(folder)
-
 
 def exit_text(code: int) -> str:
     """Return an exit code in words; negative codes are signals."""
@@ -108,18 +112,21 @@ def exit_text(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def read_result(path: str, bytes_max: int) -> tuple[bytes, str]:
-    """Return what the program left as its result (empty for none), and what is wrong with it (empty if nothing)."""
+def take_result(path: str, bytes_max: int) -> tuple[bytes, str]:
+    """Remove what the program left as its result and return it (empty for none), and what is wrong with it."""
     try:
-        with open(path, "rb", 0) as file:  # noqa: PTH123 - runs once an attempt
-            data = file.read(bytes_max + 1)
-            if len(data) > bytes_max:
-                size = os.fstat(file.fileno()).st_size
-                return b"", f"the result has {size} bytes, the limit is {bytes_max}: leave a file and name it instead"
+        file = open(path, "rb", 0)  # noqa: PTH123, SIM115 - runs once an attempt
     except FileNotFoundError:
         return b"", ""
     except OSError as error:
+        remove_file(path)
         return b"", f"the result cannot be read: {error.strerror}"
+    with file:
+        remove_file(path)
+        data = file.read(bytes_max + 1)
+        if len(data) > bytes_max:
+            size = os.fstat(file.fileno()).st_size
+            return b"", f"the result has {size} bytes, the limit is {bytes_max}: leave a file and name it instead"
     if not data.strip():
         return b"", ""
     try:

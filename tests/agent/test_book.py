@@ -1,0 +1,84 @@
+from typing import Any
+
+from raftflow.agent.book import Book
+from raftflow.domain.contract import Assignment, ReportedEnd, ReportVerdict
+
+
+def attempt(fence: int, **resources: int) -> Assignment:
+    return Assignment(
+        fence=fence, workflow_id="wf", workflow_name="w", task_id=f"t{fence}", attempt=1, resources=resources
+    )
+
+
+def end(fence: int, outcome: Any = "succeeded") -> ReportedEnd:
+    return ReportedEnd(fence=fence, workflow_id="wf", task_id=f"t{fence}", outcome=outcome)
+
+
+def start_all(book: Book) -> list[int]:
+    started = []
+    while (assignment := book.start_next()) is not None:
+        started.append(assignment.fence)
+    return started
+
+
+def test_a_small_attempt_does_not_overtake_the_head() -> None:
+    book = Book({"cpu": 2000})
+    book.receive([attempt(1, cpu=1000), attempt(2, cpu=2000), attempt(3, cpu=1000)])
+    assert start_all(book) == [1]
+    assert book.free == {"cpu": 1000}
+    book.end(end(1))
+    assert start_all(book) == [2]
+    book.end(end(2))
+    assert start_all(book) == [3]
+
+
+def test_every_resource_must_fit_and_is_given_back() -> None:
+    book = Book({"cpu": 4000, "gpu": 1000})
+    book.receive([attempt(1, cpu=1000, gpu=1000), attempt(2, cpu=1000, gpu=1000)])
+    assert start_all(book) == [1]
+    book.end(end(1))
+    assert book.free == {"cpu": 4000, "gpu": 1000}
+    assert start_all(book) == [2]
+
+
+def test_what_was_received_before_is_ignored() -> None:
+    book = Book({"cpu": 1000})
+    book.receive([attempt(1, cpu=1000), attempt(2, cpu=1000)])
+    book.receive([attempt(1, cpu=1000), attempt(2, cpu=1000), attempt(3, cpu=1000)])
+    assert [assignment.fence for assignment in book.queue] == [1, 2, 3]
+    assert book.seen == 3
+
+
+def test_ends_are_kept_in_order_until_any_verdict() -> None:
+    book = Book({"cpu": 3000})
+    book.receive([attempt(1, cpu=1000), attempt(2, cpu=1000), attempt(3, cpu=1000)])
+    start_all(book)
+    for fence in (2, 3, 1):
+        book.end(end(fence))
+    assert list(book.ends) == [2, 3, 1]
+    verdicts = [ReportVerdict(fence=3, verdict="stale"), ReportVerdict(fence=2, verdict="duplicate")]
+    assert book.answered(verdicts) == 2
+    assert list(book.ends) == [1]
+    assert not book.empty
+    book.answered([ReportVerdict(fence=1, verdict="accepted")])
+    assert book.empty
+
+
+def test_give_back_takes_only_what_waits() -> None:
+    book = Book({"cpu": 1000})
+    book.receive([attempt(fence, cpu=1000) for fence in (1, 2, 3, 4)])
+    start_all(book)
+    assert [assignment.fence for assignment in book.give_back({1, 3, 99})] == [3]
+    assert [assignment.fence for assignment in book.give_back()] == [2, 4]
+    assert list(book.running) == [1]
+
+
+def test_a_head_that_can_never_fit_is_taken_only_when_nothing_runs() -> None:
+    book = Book({"cpu": 1000})
+    book.receive([attempt(1, cpu=1000), attempt(2, tpu=1)])
+    assert start_all(book) == [1]
+    assert book.take_misfit() is None
+    book.end(end(1))
+    misfit = book.take_misfit()
+    assert misfit is not None
+    assert misfit.fence == 2

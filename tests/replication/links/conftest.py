@@ -129,6 +129,18 @@ class RawPeer:
         return b""
 
 
+def check_promise(node: Node) -> None:
+    """Ups and downs alternate per peer, end with down, and frames come only between them."""
+    for peer in {event[1] for event in node.events}:
+        history = node.ups_and_downs(peer)
+        assert history == ["up", "down"] * (len(history) // 2), (node.name, peer, history)
+        up = False
+        for event in node.events:
+            if event[1] == peer:
+                assert event[0] != "frame" or up, "a frame outside of a connection"
+                up = event[0] == "up" or (up and event[0] == "frame")
+
+
 @pytest.fixture
 async def world() -> Any:
     """Make nodes and raw peers; everything is closed at the end, and the handlers' promise is checked."""
@@ -175,11 +187,4 @@ async def world() -> Any:
     yield world
     await world.close()
     for node in world.nodes:
-        for peer in {event[1] for event in node.events}:
-            history = node.ups_and_downs(peer)
-            assert history == ["up", "down"] * (len(history) // 2), (node.name, peer, history)
-            up = False
-            for event in node.events:
-                if event[1] == peer:
-                    assert event[0] != "frame" or up, "a frame outside of a connection"
-                    up = event[0] == "up" or (up and event[0] == "frame")
+        check_promise(node)

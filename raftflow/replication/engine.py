@@ -466,7 +466,7 @@ class PySyncObjLog:
         if len(entry) > self._config.entry_bytes_max:
             return Rejected("too_large")
         if not self._raft.is_leader or self._transferring:
-            return Rejected("not_leader" if self._raft.leader is not None else "no_leader")
+            return Rejected(self._refusal())
         submission = self._submissions.admit(len(entry), self._position)
         if submission is None:
             return Rejected("queue_full")
@@ -477,6 +477,16 @@ class PySyncObjLog:
             return await submission.future
         finally:
             timer.cancel()
+
+    def _refusal(self) -> str:
+        return "no_leader" if self._leader() is None else "not_leader"
+
+    def _leader(self) -> str | None:
+        """Return the leader, unless it is silent for so long that an election must be on."""
+        leader = self._raft.leader
+        if leader is None or leader == self._config.name:
+            return leader
+        return leader if self._loop.time() - self._heard_at < self._config.election_max_s else None
 
     def _position(self) -> tuple[int, int]:
         """Return index and term of the entry that is being applied."""
@@ -514,7 +524,7 @@ class PySyncObjLog:
             if self._role is Role.LEADER and self._raft.is_leader and self._role_term == self._raft.term:
                 return
             if not self._raft.is_leader:
-                raise NoQuorumError("not_leader" if self._raft.leader is not None else "no_leader")
+                raise NoQuorumError(self._refusal())
             await self._next_change()
 
     async def _next_change(self) -> None:
@@ -635,7 +645,7 @@ class PySyncObjLog:
         return LogStatus(
             name=self._config.name,
             role=self._role if leads else _ROLES[raft.state],
-            leader=raft.leader,
+            leader=self._leader(),
             term=raft.term,
             last_index=last,
             durable_index=self._journal.durable_index,
@@ -653,5 +663,6 @@ class PySyncObjLog:
         if raft.is_leader:
             quorum = 2 * (len(self._guard.connected()) + 1) > len(config.members)
             return self._role is Role.LEADER and self._role_term == raft.term and quorum
-        hears = raft.leader is not None and self._loop.time() - self._heard_at < config.election_max_s
-        return hears and self._ready_index is not None and raft.applied_index >= self._ready_index
+        return (
+            self._leader() is not None and self._ready_index is not None and raft.applied_index >= self._ready_index
+        )

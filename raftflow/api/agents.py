@@ -71,7 +71,7 @@ async def poll(call: Call) -> Answer:
     request = decode(call.body, PollRequest)
     _check_numbers(request)
     for end in request.ends:
-        check_depth(end.result)
+        check_depth(bytes(end.result))
     reply = await call.replica.desk.poll(call.path("id"), request)
     if isinstance(reply, Rejection):
         raise from_rejection(reply, current_attempt=_current_attempt(call, request))
@@ -100,10 +100,10 @@ def _current_attempt(call: Call, request: PollRequest) -> int | None:
 
 async def list_agents(call: Call) -> Answer:
     """List agents."""
-    agents = queries.agent_list(call.replica.machine)
-    for view in agents.agents:
+    views = queries.agent_list(call.replica.machine)
+    for view in views:
         _overlay(call, view)
-    return Answer(agents)
+    return Answer(AgentList(agents=views))
 
 
 async def show(call: Call) -> Answer:
@@ -177,4 +177,3 @@ ROUTES: tuple[Route, ...] = (
         )
     ),
 )
-

@@ -13,6 +13,8 @@ import asyncio
 import hmac
 import logging
 import re
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -38,9 +40,14 @@ LEADER_WAIT_S = 0.3
 """How long a request waits for an election that is under way before it is answered with 503."""
 _LEADER_LOOK_S = 0.01
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
-ROUTES: tuple[Route, ...] = (*workflows.ROUTES, *agents.ROUTES, *cluster.ROUTES, *metrics.ROUTES, *openapi.ROUTES)
+_DESCRIBED = (*workflows.ROUTES, *agents.ROUTES, *cluster.ROUTES, *metrics.ROUTES)
+ROUTES: tuple[Route, ...] = (*_DESCRIBED, openapi.route_of(_DESCRIBED))
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
@@ -67,11 +74,11 @@ class Api:
     # --- around every request
 
     @web.middleware
-    async def _frame(self, request: web.Request, handler: web.Handler) -> web.StreamResponse:  # type: ignore[name-defined]
+    async def _frame(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = request.headers.get(HEADER_REQUEST_ID, "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = self._replica.ids.request_id()
-        request["request_id"] = request_id
+        _request_id.set(request_id)
         try:
             self._check_caller(request)
             response = await handler(request)
@@ -83,7 +90,7 @@ class Api:
             response = _from_http(error).response()
         except asyncio.CancelledError:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged; the client gets no more than the request id
             _log.exception("request %s: %s %s failed", request_id, request.method, request.path)
             response = ProblemError(
                 problems.INTERNAL, f"the replica failed; its log has the reason under request id {request_id}"
@@ -116,7 +123,7 @@ class Api:
 
     # --- one request
 
-    def _serve(self, route: Route) -> web.Handler:  # type: ignore[name-defined]
+    def _serve(self, route: Route) -> Handler:
         async def serve(request: web.Request) -> web.StreamResponse:
             check_query(route, request)
             body = await self._body(route, request)
@@ -146,7 +153,7 @@ class Api:
             # The command is in no log, so it can be sent to the new leader.
             return await self._elsewhere(call, error)
         except NoLeaderError:
-            if replica.leader.leading:
+            if self._replica.leader.leading:
                 raise
             return await self._elsewhere(call, await self._find_leader(call))
 
@@ -170,7 +177,7 @@ class Api:
         if HEADER_FORWARDED in call.request.headers:
             raise leader
         return await self._forwarder.forward(
-            call.route, call.request, call.body, leader.leader_url, call.request["request_id"]
+            call.route, call.request, call.body, leader.leader_url, _request_id.get()
         )
 
 
@@ -187,7 +194,9 @@ def _from_http(error: web.HTTPException) -> ProblemError:
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         return ProblemError(
-            problems.METHOD_NOT_ALLOWED, f"{error.method} does not apply here; use {allowed}", headers={"Allow": allowed}
+            problems.METHOD_NOT_ALLOWED,
+            f"{error.method} does not apply here; use {allowed}",
+            headers={"Allow": allowed},
         )
     if error.status == 404:
         return ProblemError(problems.NOT_FOUND, "there is nothing at this path; see /v1/openapi.json")
@@ -196,5 +205,3 @@ def _from_http(error: web.HTTPException) -> ProblemError:
     if error.status >= 500:
         return ProblemError(problems.INTERNAL, "the replica failed")
     return ProblemError(problems.INVALID_DOCUMENT, error.reason or "the request cannot be understood")
-
-

@@ -13,7 +13,7 @@ from aiohttp import web
 from raftflow.api import problems
 from raftflow.api.problems import Kind, ProblemError, from_rejection
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY
+from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, FieldProblem
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
 
@@ -81,6 +81,12 @@ class Call:
         if not (text.isascii() and text.isdigit() and len(text) < 20 and param.least <= int(text) <= param.most):
             raise _bad_param(name, f"{text[:80]!r} is not a whole number from {param.least} to {param.most}")
         return int(text)
+
+    def require_number(self, name: str) -> int:
+        """Return a query parameter that has a default. Raises `ProblemError`."""
+        value = self.number(name)
+        assert value is not None, name  # noqa: S101 - the route's table gives a default
+        return value
 
     @property
     def idempotency_key(self) -> str:
@@ -155,7 +161,7 @@ def _bad_param(name: str, message: str) -> ProblemError:
     return ProblemError(
         problems.INVALID_DOCUMENT,
         f"query parameter {name[:80]!r}: {message}",
-        errors=[problems.FieldProblem(f"?{name[:80]}", message)],
+        errors=[FieldProblem(f"?{name[:80]}", message)],
     )
 
 

@@ -40,7 +40,7 @@ async def readyz(call: Call) -> Answer:
     if not view.ready:
         raise ProblemError(
             problems.NO_LEADER,
-            f"replica {view.name} is not ready: it is {view.role} in term {view.term}, leader {view.leader or 'unknown'}",
+            f"replica {view.name} is not ready: {view.role} in term {view.term}, leader {view.leader or 'unknown'}",
         )
     return Answer(Health(ok=True, name=view.name, role=view.role))
 
@@ -61,8 +61,7 @@ async def ledger_verify(call: Call) -> Answer:
 
 async def audit(call: Call) -> Answer:
     """List this replica's audit records in log order."""
-    first, limit = call.number("from"), call.number("limit")
-    assert first is not None and limit is not None  # noqa: S101, PT018 - both have defaults
+    first, limit = call.require_number("from"), call.require_number("limit")
     try:
         frames, following = await call.replica.audit.read(first, limit)
     except AuditError as error:

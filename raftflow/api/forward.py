@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -73,8 +72,10 @@ class Forwarder:
                 content = await answer.read()
         except aiohttp.ClientConnectorError as error:
             # Nothing was sent, so this is the same as having no leader.
-            raise ProblemError(problems.NO_LEADER, f"the leader cannot be reached ({error}); try again shortly") from error
-        except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            raise ProblemError(
+                problems.NO_LEADER, f"the leader cannot be reached ({error}); try again shortly"
+            ) from error
+        except (TimeoutError, aiohttp.ClientError) as error:
             if route.method == "GET":
                 raise ProblemError(problems.NO_LEADER, "the leader did not answer; try again shortly") from error
             raise outcome_unknown("contact with the leader was lost while it worked on the request") from error

@@ -22,22 +22,24 @@ from raftflow.domain.contract import (
 _REF = "#/components/schemas/{name}"
 _PATH_PART = re.compile(r"\{(\w+)\}")
 _EVERYWHERE = (problems.INVALID_DOCUMENT, problems.INTERNAL)
-_cache: dict[int, bytes] = {}
 
 
-async def document(call: Call) -> Answer:
-    """Describe the API."""
-    from raftflow.api.app import ROUTES as every_route  # noqa: PLC0415 - the document is one of the routes itself
+def route_of(others: tuple[Route, ...]) -> Route:
+    """Return the route that describes the API: the other routes and itself."""
+    content: list[bytes] = []
 
-    key = id(every_route)
-    if key not in _cache:
-        _cache[key] = msgspec.json.encode(describe(every_route))
-    return Answer(_cache[key], headers={"Content-Type": "application/json"})
+    async def document(_call: Call) -> Answer:
+        if not content:
+            content.append(msgspec.json.encode(describe((*others, route))))
+        return Answer(content[0], headers={"Content-Type": "application/json"})
+
+    route = Route("GET", "/v1/openapi.json", Access.LOCAL, document, "Describe this API", dict)
+    return route
 
 
 def describe(routes: tuple[Route, ...]) -> dict[str, Any]:
     """Return the OpenAPI document of these routes."""
-    types = [Problem]
+    types: list[type[msgspec.Struct]] = [Problem]
     for route in routes:
         for used in (route.answer, route.body):
             if isinstance(used, type) and issubclass(used, msgspec.Struct) and used not in types:
@@ -96,7 +98,10 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": responses,
     }
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _schema(route.body)}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _schema(route.body)}},
+        }
     if route.is_open:
         operation["security"] = []
     return operation
@@ -180,6 +185,3 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             }
         )
     return parameters
-
-
-ROUTES = (Route("GET", "/v1/openapi.json", Access.LOCAL, document, "Describe this API", dict),)

@@ -52,7 +52,9 @@ def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(tls.api_cert, tls.api_key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key} cannot be used: {error}") from error
+        raise ConfigError(
+            f"tls.api_cert {tls.api_cert} with tls.api_key {tls.api_key} cannot be used: {error}"
+        ) from error
     return context
 
 
@@ -66,7 +68,7 @@ def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
 
 
-class Connection(RequestHandler):  # type: ignore[type-arg]  # generic in newer versions only
+class Connection(RequestHandler):
     """A connection that is closed if it says nothing for long."""
 
     _first: asyncio.TimerHandle | None = None
@@ -165,7 +167,7 @@ async def run_replica(config: CoordinatorConfig) -> int:
         await replica.start()
         await server.start()
     except (ConfigError, ReplicaFailedError, ValueError) as error:
-        _log.error("replica %s cannot start: %s", config.name, error)  # noqa: TRY400 - the message says it all
+        _log.error("replica %s cannot start: %s", config.name, error)
         await _end(replica, server, config)
         fs.close()
         return EXIT_REFUSED

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from raftflow.api import problems
 from raftflow.api.bodies import decode_document
@@ -27,8 +29,7 @@ from raftflow.machine import queries
 OFF_LOOP_BYTES = 32 * 1024
 """Documents larger than this are read in a thread, so that the replica keeps its heartbeats."""
 
-PAGE_MAX = 1_000
-PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=PAGE_MAX, default=100)
+PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100)
 CURSOR = Param("cursor", "string", "the `next` of the page before")
 _CLIENT = "client:api"
 
@@ -69,11 +70,9 @@ async def submit(call: Call) -> Answer:
 
 async def list_workflows(call: Call) -> Answer:
     """List workflows, newest first."""
-    state = call.text("state")
-    page = queries.workflow_page(
-        call.replica.machine, None if state is None else WorkflowState(state), call.number("limit"), call.text("cursor")
-    )
-    return Answer(page)
+    state, cursor = call.text("state"), call.text("cursor")
+    with _cursor_checked():
+        return Answer(queries.workflow_page(call.replica.machine, state, call.require_number("limit"), cursor))
 
 
 async def show(call: Call) -> Answer:
@@ -101,8 +100,17 @@ def _control(action: str) -> Handler:
 async def tasks(call: Call) -> Answer:
     """List a workflow's tasks in document order."""
     workflow_id = call.path("id")
-    page = queries.task_page(call.replica.machine, workflow_id, call.number("limit"), call.text("cursor"))
+    with _cursor_checked():
+        page = queries.task_page(call.replica.machine, workflow_id, call.require_number("limit"), call.text("cursor"))
     return Answer(found(page, f"workflow {workflow_id!r}"))
+
+
+@contextmanager
+def _cursor_checked() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ProblemError(problems.INVALID_DOCUMENT, f"query parameter 'cursor': {error}") from None
 
 
 async def task(call: Call) -> Answer:
@@ -120,7 +128,7 @@ async def explain(call: Call) -> Answer:
 async def logs(call: Call) -> Answer:
     """Fetch a piece of an attempt's output from the agent that holds it."""
     machine = call.replica.machine
-    stream, offset, attempt = call.text("stream"), call.number("offset"), call.number("attempt")
+    stream, offset, attempt = call.text("stream"), call.require_number("offset"), call.number("attempt")
     found(queries.task_view(machine, call.path("id"), call.path("task")), _what(call))
     place = queries.attempt_location(machine, call.path("id"), call.path("task"), attempt)
     if place is None:
@@ -133,13 +141,12 @@ async def logs(call: Call) -> Answer:
         raise ProblemError(
             problems.CONFLICT, f"the output is with agent {name}, which is not there; it can be read when it is back"
         )
-    assert offset is not None  # noqa: S101 - has a default
     piece = await call.replica.desk.relay.request_log(
         name,
         fence,
         "stderr" if stream == "stderr" else "stdout",
         offset,
-        call.number("limit") or PIECE_BYTES_MAX,
+        call.require_number("limit"),
     )
     return Answer(
         TaskLog(

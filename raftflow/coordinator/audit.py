@@ -31,7 +31,7 @@ from raftflow.domain.contract import AuditRecord
 from raftflow.machine.audit import decode_record
 
 if TYPE_CHECKING:
-    from raftflow.replication.files import FileSystem, OpenFile
+    from raftflow.replication.files import FileSystem, Lock, OpenFile
 
 MAGIC: Final = b"RFAUDIT1"
 _HEAD: Final = struct.Struct("<IIBQ")
@@ -60,7 +60,7 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
     """Chain hash after `last`."""
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One piece of the file."""
 
     kind: int
@@ -89,6 +89,7 @@ class AuditFile:
         self._on_failure = on_failure
         self._segments: list[_Segment] = []
         self._file: OpenFile | None = None
+        self._lock: Lock | None = None
         self._size = 0
         self._unsynced: list[OpenFile] = []
         self._directory_unsynced = False
@@ -109,6 +110,10 @@ class AuditFile:
 
     def open(self) -> None:
         """Find the segments and cut off a torn tail. Blocking. Raises `AuditError`."""
+        try:
+            self._lock = self._fs.lock(self._directory / "lock")
+        except BlockingIOError:
+            raise AuditError(f"the audit in {self._directory} is in use by another process; stop that one") from None
         try:
             names = [name for name in self._fs.list_dir(self._directory) if name.startswith("audit-")]
             self._segments = sorted(_parse_name(self._directory, name) for name in names)
@@ -294,13 +299,16 @@ class AuditFile:
             if not self._failed:
                 await self.sync()
         except OSError as error:
-            _log.error("the audit in %s was not closed cleanly: %s", self._directory, error)  # noqa: TRY400
+            _log.error("the audit in %s was not closed cleanly: %s", self._directory, error)
         if self._flush_timer is not None:
             self._flush_timer.cancel()
         for file in self._unsynced:
             file.close()
         self._unsynced.clear()
         self._file = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     # --- reading
 

@@ -60,8 +60,12 @@ def _links(config: CoordinatorConfig) -> StreamLinks:
     return StreamLinks(
         name=config.name,
         cluster_id=config.cluster_id,
-        bind=tuple(config.peer_bind),
-        peers={member.name: tuple(member.peer) for member in config.members if member.name != config.name},
+        bind=(config.peer_bind.host, config.peer_bind.port),
+        peers={
+            member.name: (member.peer.host, member.peer.port)
+            for member in config.members
+            if member.name != config.name
+        },
         secret=config.secret,
         tls_server=server,
         tls_client=client,

@@ -126,7 +126,9 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Show neither the secret nor the token."""
-        return f"CoordinatorConfig(cluster_id={self.cluster_id!r}, name={self.name!r}, data_dir={str(self.data_dir)!r})"
+        return (
+            f"CoordinatorConfig(cluster_id={self.cluster_id!r}, name={self.name!r}, data_dir={str(self.data_dir)!r})"
+        )
 
 
 def load_config(
@@ -249,9 +251,7 @@ def parse_address(text: str, where: str) -> Address:
     return Address(host, int(port))
 
 
-def _build(
-    tables: dict[str, dict[str, Given]], members: tuple[Member, ...], base: Path
-) -> CoordinatorConfig:
+def _build(tables: dict[str, dict[str, Given]], members: tuple[Member, ...], base: Path) -> CoordinatorConfig:
     cluster, replica = tables["cluster"], tables["replica"]
     cluster_id = settings.required(cluster, "cluster", "id")
     if wrong := name_problem(cluster_id):

@@ -21,7 +21,9 @@ class Errand:
     as it is then, so nothing is proposed twice on old grounds. Any other exception is a bug and goes to `on_bug`.
     """
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[None]], on_bug: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, name: str, work: Callable[[], Awaitable[None]], on_bug: Callable[[BaseException], None]
+    ) -> None:
         self._name = name
         self._work = work
         self._on_bug = on_bug

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from raftflow.coordinator.audit import AuditFile
-from raftflow.domain.events import Event
 from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.machine import EntryResult, Machine
 

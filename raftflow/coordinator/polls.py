@@ -5,10 +5,11 @@ Only the leader keeps one, and all of it is memory: what an agent must not lose 
 **Why a live attempt that a poll does not mention is truly missing.** An agent writes a poll in one step from all it
 holds: every fence up to `seen` that it was ever sent is in `running`, in `queued`, in `ends`, or has had its end
 answered with a verdict. A verdict is given only after the report is committed, and from then on the attempt is not
-live; a fence never becomes live again. Fences are given in log order and answers list all above `seen` in order, so
-none below `seen` can be still on its way. Hence a fence that is live, at most `seen`, and not mentioned was dropped by
-the agent, whichever poll says so and however late it arrives. A leader that was replaced without knowing may have an
-old idea of what is live, but its proposal does not commit, and `apply` looks again whether the fence is live.
+live; a fence never becomes live again. Fences are given in log order and answers list those above `seen` in order,
+from the first on, so none below `seen` can be still on its way. Hence a fence that is live, at most `seen`, and not
+mentioned was dropped by the agent, whichever poll says so and however late it arrives. A leader that was replaced
+without knowing may have an old idea of what is live, but its proposal does not commit, and `apply` looks again
+whether the fence is live.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from raftflow.domain.checks import result_problem
 from raftflow.domain.commands import AttemptEnd, ControlAgent, RemoveAgent, ReportAttempts
 from raftflow.domain.contract import (
     AgentLoad,
+    Assignment,
     PollRequest,
     PollResponse,
     RegisterRequest,
@@ -45,6 +47,8 @@ PLACING_WAIT_S = 0.05
 """How long the answer to a report waits for the placement that follows it."""
 REPEAT_S = 1.0
 """How often an order is repeated to an agent that has not carried it out yet."""
+ANSWER_BYTES = 4 * 1024 * 1024
+"""Inputs of tasks in one answer; a single task with more gets an answer of its own."""
 SEATS_MAX = 2 * limits.AGENTS_MAX
 
 
@@ -336,7 +340,7 @@ class PollDesk:
         present = set(held)
         stop = sorted({fence for fence in stop if fence in present or fence > request.seen} | set(unknown))
         release = [fence for fence in release if fence in present]
-        assign = queries.assignments(self._machine, agent.name, request.seen)
+        assign = _bounded(queries.assignments(self._machine, agent.name, request.seen))
         draining = agent.state is AgentState.DRAINING
         answer = PollResponse(
             lease_ms=self._lease_ms,
@@ -348,10 +352,7 @@ class PollDesk:
         )
         orders = {*stop, *release}
         news = bool(
-            assign
-            or not orders <= seat.orders_told
-            or draining != seat.draining_told
-            or self.relay.fresh(agent.name)
+            assign or not orders <= seat.orders_told or draining != seat.draining_told or self.relay.fresh(agent.name)
         )
         return answer, news
 
@@ -374,6 +375,16 @@ class _Placing:
     def done(self) -> None:
         self.pending = False
         self._waker.set()
+
+
+def _bounded(assignments: list[Assignment]) -> list[Assignment]:
+    """Return as many from the head as an answer should carry; the rest comes with the next one."""
+    size = 0
+    for count, assignment in enumerate(assignments):
+        size += len(assignment.args) + len(assignment.kwargs) + sum(map(len, assignment.inputs.values()))
+        if size > ANSWER_BYTES and count:
+            return assignments[:count]
+    return assignments
 
 
 def _missing(agent: Agent, request: PollRequest) -> tuple[int, ...]:

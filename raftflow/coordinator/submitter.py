@@ -31,6 +31,9 @@ ENTRY_TARGET_BYTES = 1024 * 1024
 """An entry is closed when it has grown to this size; a single larger command gets an entry of its own."""
 
 
+_decoder = msgspec.msgpack.Decoder(AnyCommand)
+
+
 class ProposeError(Exception):
     """The command did not get a reply."""
 
@@ -120,6 +123,12 @@ class Submitter:
         except (OverflowError, ValueError, RecursionError) as error:
             # A number beyond 64 bits, a text that is no Unicode: nothing that a log could carry.
             return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")
+        if not command.actor.startswith("leader:"):
+            # An entry that cannot be read stops every replica, so what comes from outside is read once before.
+            try:
+                _decoder.decode(encoded)
+            except (msgspec.DecodeError, RecursionError) as error:
+                return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")
         if len(encoded) + _ENTRY_OVERHEAD_BYTES > limits.ENTRY_BYTES_MAX:
             return Rejection(
                 RejectionCode.LIMIT,

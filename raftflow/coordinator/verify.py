@@ -30,7 +30,7 @@ class _Check:
 
     def take(self, frames: list[Frame], until_index: int) -> None:
         """Check frames that follow on what came before."""
-        batch = []
+        batch: list[Frame] = []
         for frame in frames:
             if frame.index > until_index:
                 continue
@@ -39,7 +39,9 @@ class _Check:
                 batch = []
                 gap = decode_gap(frame)
                 if gap.first != self.last_index + 1:
-                    self._problem(f"the gap from {gap.first} to {gap.last} does not follow on index {self.last_index}")
+                    self._problem(
+                        f"the gap from {gap.first} to {gap.last} does not follow on index {self.last_index}"
+                    )
                 self.gaps.append([gap.first, gap.last])
                 self.chain, self.last_index = gap.chain, gap.last
             else:

@@ -1,0 +1,244 @@
+"""Replicas in one process, served over real loopback sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from raftflow.api.server import HttpServer
+from raftflow.coordinator.build import build_replica
+from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.replica import Replica
+from raftflow.replication.files import RealFileSystem
+from raftflow.replication.memory import MemoryLog
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class Answered:
+    """An answer, read whole."""
+
+    def __init__(self, response: aiohttp.ClientResponse, body: bytes) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def word(self) -> str:
+        """The problem's type word."""
+        assert self.headers["Content-Type"].startswith("application/problem+json"), self.body
+        return str(self.json["type"]).rsplit("/", 1)[1]
+
+
+class Served:
+    """One replica with its HTTP server and a client that talks to it."""
+
+    def __init__(
+        self, config: CoordinatorConfig, make: Callable[[CoordinatorConfig, RealFileSystem], Replica]
+    ) -> None:
+        self.config = config
+        self.fs = RealFileSystem()
+        self.replica = make(config, self.fs)
+        self.server = HttpServer(self.replica)
+        self.session: aiohttp.ClientSession | None = None
+        self.stopped = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    async def start(self) -> None:
+        await self.replica.start()
+        await self.server.start()
+        self.session = aiohttp.ClientSession()
+
+    async def stop(self) -> None:
+        if self.stopped:
+            return
+        self.stopped = True
+        if self.session is not None:
+            await self.session.close()
+        self.replica.desk.close()
+        await self.server.stop()
+        await self.replica.stop()
+        self.fs.close()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        raw: bytes | None = None,
+        redirects: bool = False,
+    ) -> Answered:
+        sent = dict(headers or {})
+        data = raw
+        if body is not None:
+            data = msgspec.json.encode(body)
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        assert self.session is not None
+        async with self.session.request(
+            method, self.url + path, data=data, headers=sent, allow_redirects=redirects
+        ) as response:
+            return Answered(response, await response.read())
+
+    async def get(self, path: str, **options: Any) -> Answered:
+        return await self.call("GET", path, **options)
+
+    async def post(self, path: str, body: Any = None, **options: Any) -> Answered:
+        return await self.call("POST", path, body, **options)
+
+    async def submit(self, *tasks: dict[str, Any], name: str = "w", **document: Any) -> str:
+        answer = await self.post("/v1/workflows", {"name": name, "tasks": list(tasks), **document})
+        assert answer.status == 201, answer.body
+        return str(answer.json["id"])
+
+    async def register(self, name: str = "a1", *, cpu: float = 2, prefetch: int = 0, instance: str = "i" * 8) -> int:
+        answer = await self.post(
+            "/v1/agents", {"name": name, "instance": instance, "resources": {"cpu": cpu}, "prefetch": prefetch}
+        )
+        assert answer.status == 200, answer.body
+        return int(answer.json["incarnation"])
+
+    async def poll(self, name: str = "a1", **fields: Any) -> Answered:
+        return await self.post(f"/v1/agents/{name}/poll", fields)
+
+
+def config_of(
+    directory: Path,
+    *,
+    names: tuple[str, ...] = ("n1",),
+    name: str = "n1",
+    ports: list[int] | None = None,
+    token: str | None = None,
+    timing: Timing | None = None,
+    limits: Limits | None = None,
+) -> CoordinatorConfig:
+    ports = ports or [0, 1] * len(names)
+    members = tuple(
+        Member(n, Address("127.0.0.1", ports[2 * i]), f"http://127.0.0.1:{ports[2 * i + 1]}")
+        for i, n in enumerate(names)
+    )
+    place = names.index(name)
+    return CoordinatorConfig(
+        cluster_id="test",
+        secret=SECRET,
+        members=members,
+        name=name,
+        data_dir=directory / name,
+        bind=Address("127.0.0.1", ports[2 * place + 1] if len(names) > 1 else 0),
+        peer_bind=members[place].peer,
+        token=token,
+        timing=timing or Timing(lease_ms=5_000, poll_wait_ms=1_000),
+        limits=limits or Limits(),
+    )
+
+
+def in_memory(config: CoordinatorConfig, fs: RealFileSystem) -> Replica:
+    fs.make_dir(config.data_dir / "audit")
+    return Replica(config, lambda machine, _audit: MemoryLog(machine, name=config.name), fs)
+
+
+def on_disk(config: CoordinatorConfig, fs: RealFileSystem) -> Replica:
+    return build_replica(config, fs)
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Start single replicas on a log in memory; all are stopped at the end."""
+    started: list[Served] = []
+
+    async def start(**options: Any) -> Served:
+        served = Served(config_of(tmp_path / str(len(started)), **options), in_memory)
+        started.append(served)
+        await served.start()
+        return served
+
+    yield start
+    for served in started:
+        await served.stop()
+
+
+@pytest.fixture
+async def one(serve: Callable[..., Any]) -> Served:
+    """A replica that leads alone."""
+    return await serve()  # type: ignore[no-any-return]
+
+
+class Trio:
+    """Three real replicas in this process."""
+
+    def __init__(self, directory: Path, timing: Timing, token: str | None) -> None:
+        names = ("n1", "n2", "n3")
+        ports = free_ports(6)
+        self.configs = {
+            name: config_of(directory, names=names, name=name, ports=ports, timing=timing, token=token)
+            for name in names
+        }
+        self.live: dict[str, Served] = {}
+
+    async def start(self, *names: str) -> None:
+        for name in names or tuple(self.configs):
+            served = Served(self.configs[name], on_disk)
+            await served.start()
+            self.live[name] = served
+
+    async def stop(self, name: str) -> None:
+        await self.live.pop(name).stop()
+
+    async def leader(self, *, other_than: str | None = None) -> Served:
+        """Wait until one leads, and the others know it."""
+        async with asyncio.timeout(15):
+            while True:
+                for name, served in self.live.items():
+                    if name == other_than or not served.replica.leader.leading:
+                        continue
+                    views = [one.replica.status() for one in self.live.values()]
+                    if all(view.ready and view.leader == name for view in views):
+                        return served
+                await asyncio.sleep(0.01)
+
+    def followers(self) -> list[Served]:
+        return [served for served in self.live.values() if not served.replica.leader.leading]
+
+
+@pytest.fixture
+async def trio(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Start a cluster of three."""
+    clusters: list[Trio] = []
+
+    async def start(*, token: str | None = None, **timing: int) -> Trio:
+        cluster = Trio(tmp_path, Timing(**{"lease_ms": 5_000, "poll_wait_ms": 1_000, **timing}), token)
+        clusters.append(cluster)
+        await cluster.start()
+        return cluster
+
+    yield start
+    for cluster in clusters:
+        for served in list(cluster.live.values()):
+            await served.stop()

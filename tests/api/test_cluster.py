@@ -1,0 +1,81 @@
+"""Three real replicas in one process: forwarding, redirection, a leader that goes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+WORK = {"id": "a", "command": ["true"]}
+
+
+async def test_followers_forward_and_redirect(trio: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    follower = cluster.followers()[0]
+    workflow = await follower.submit(WORK)
+    shown = await follower.get(f"/v1/workflows/{workflow}")
+    assert shown.status == 200
+    assert shown.json["id"] == workflow
+    assert shown.headers["X-Raftflow-Leader"] == leader.config.name
+    incarnation = await follower.register()
+    answer = await follower.poll(incarnation=incarnation, seq=1)
+    assert answer.status == 307
+    assert answer.headers["Location"] == f"{leader.url}/v1/agents/a1/poll"
+    answer = await leader.poll(incarnation=incarnation, seq=1, wait_ms=1000)
+    assert [item["task_id"] for item in answer.json["assign"]] == ["a"]
+
+
+async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    incarnation = await leader.register()
+    polling = asyncio.ensure_future(leader.poll(incarnation=incarnation, seq=1, wait_ms=1000))
+    while leader.replica.desk.held == 0:
+        await asyncio.sleep(0.005)
+    assert await leader.replica.hand_over()
+    answer = await polling
+    successor = await cluster.leader(other_than=leader.config.name)
+    assert answer.status == 307
+    assert answer.headers["Location"].startswith(successor.url)
+    assert (await leader.get("/v1/agents/a1")).json["state"] == "up"
+
+
+async def test_the_leader_stops_and_the_others_go_on(trio: Any) -> None:
+    cluster = await trio()
+    first = await cluster.leader()
+    workflow = await first.submit(WORK)
+    await cluster.stop(first.config.name)
+    second = await cluster.leader()
+    incarnation = await second.register()
+    answer = await second.poll(incarnation=incarnation, seq=1, wait_ms=1000)
+    fence = answer.json["assign"][0]["fence"]
+    end = {"fence": fence, "workflow_id": workflow, "task_id": "a", "outcome": "succeeded"}
+    await second.poll(incarnation=incarnation, seq=2, seen=fence, ends=[end])
+    await cluster.start(first.config.name)
+    await cluster.leader()
+    for served in cluster.live.values():
+        async with asyncio.timeout(5):
+            while served.replica.machine.applied_index < second.replica.machine.applied_index:
+                await asyncio.sleep(0.01)
+        assert (await served.get(f"/v1/workflows/{workflow}?stale")).json["state"] == "succeeded"
+        check = (await served.get("/v1/audit/verify")).json
+        assert check["problems"] == []
+        assert check["chain"] == second.replica.machine.chain.hex()
+
+
+async def test_without_a_majority_nothing_is_promised(trio: Any) -> None:
+    cluster = await trio(submit_timeout_ms=500, read_timeout_ms=300)
+    leader = await cluster.leader()
+    workflow = await leader.submit(WORK)
+    for served in cluster.followers():
+        await cluster.stop(served.config.name)
+    async with asyncio.timeout(5):
+        while leader.replica.status().ready or leader.replica.leader.leading:
+            await asyncio.sleep(0.01)
+    ready = await leader.get("/readyz")
+    assert (ready.status, ready.word) == (503, "no-leader")
+    assert (await leader.get("/healthz")).status == 200
+    write = await leader.post("/v1/workflows", {"name": "x", "tasks": [WORK]})
+    assert (write.status, write.word, write.headers["Retry-After"]) == (503, "no-leader", "1")
+    assert (await leader.get(f"/v1/workflows/{workflow}")).word == "no-leader"
+    assert (await leader.get(f"/v1/workflows/{workflow}?stale")).status == 200

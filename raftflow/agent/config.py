@@ -79,6 +79,8 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     client_key: str = ""
     drain_timeout_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30.0
     """How long running attempts may go on after SIGTERM."""
+    goodbye_timeout_s: Seconds = 5.0
+    """How long, after the last attempt had to end, the agent tries to report before it leaves anyway."""
     connect_timeout_s: Seconds = 1.0
     poll_timeout_s: Seconds = 3.0
     """How long an answer may take beyond the time that the coordinator was asked to hold the poll."""

@@ -58,7 +58,6 @@ _LOGS_MAX = 64
 _LEASE_CHECK_MAX_S = 1.0
 _STALE_GRACE_S = 0.5
 """Of attempts that somebody else may be running already."""
-_GOODBYE_TIMEOUT_S = 5.0
 _HURRY_TIMEOUT_S = 1.0
 
 _encode = msgspec.json.Encoder().encode
@@ -147,7 +146,7 @@ class Agent:
         drain_s = self._config.drain_timeout_s
         self._leave_timers = [
             self._loop.call_later(drain_s, self._attempts.stop_all, "abandoned", "the agent is leaving"),
-            self._loop.call_later(drain_s + self._grace_s() + _GOODBYE_TIMEOUT_S, self._give_up),
+            self._loop.call_later(drain_s + self._grace_s() + self._config.goodbye_timeout_s, self._give_up),
         ]
         self._tell()
 

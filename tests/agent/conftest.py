@@ -64,6 +64,7 @@ class FakeLeader:
         self.in_flight = 0
         self.in_flight_max = 0
         self._changed = asyncio.Condition()
+        self._changes = 0
         self._last_seq = 0
         self._fence = 0
         self._runner: web.AppRunner | None = None
@@ -167,6 +168,7 @@ class FakeLeader:
         answer = PollResponse(lease_ms=self.lease_ms, verdicts=verdicts)
         deadline = time.monotonic() + poll.wait_ms / 1000
         while True:
+            changes = self._changes
             answer.assign = [self.live[fence] for fence in sorted(self.live) if fence > poll.seen]
             answer.stop, self.stop = self.stop, []
             answer.release, self.release = self.release, []
@@ -177,12 +179,13 @@ class FakeLeader:
                 break
             async with self._changed:
                 try:
-                    await asyncio.wait_for(self._changed.wait(), left_s)
+                    await asyncio.wait_for(self._changed.wait_for(lambda c=changes: self._changes != c), left_s)
                 except TimeoutError:
                     continue
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     async def notify(self) -> None:
+        self._changes += 1
         async with self._changed:
             self._changed.notify_all()
 
@@ -308,6 +311,9 @@ class AgentProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -1,0 +1,100 @@
+"""Leaving in good order."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftflow.agent.main import EXIT_DONE
+
+
+async def started(leader: Any, tmp_path: Path, script: str, *more: dict[str, Any]) -> list[int]:
+    """Assign a script that has started when this returns, and more tasks behind it."""
+    fifo = tmp_path / "started"
+    os.mkfifo(fifo)
+    command = ["sh", "-c", f"echo $$ > {fifo}; {script}"]
+    fences: list[int] = await leader.assign({"command": command, "grace_ms": 300}, *more)
+    await asyncio.to_thread(fifo.read_text)
+    return fences
+
+
+async def test_running_attempts_end_and_queued_ones_are_given_back(
+    leader: Any, agent_process: Any, tmp_path: Path
+) -> None:
+    agent = agent_process(resources={"cpu": 1})
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    running, queued = await started(leader, tmp_path, f"cat {go}", {"command": ["/bin/true"]})
+    agent.signal(signal.SIGTERM)
+    assert (await leader.end_of(queued)).outcome == "released"
+    assert await leader.until(lambda: leader.polls[-1].leaving)
+    assert not leader.goodbye
+    await asyncio.to_thread(go.write_text, "")
+    assert (await leader.end_of(running)).outcome == "succeeded"
+    assert await agent.wait() == EXIT_DONE
+    assert leader.goodbye
+    assert not leader.polls[-1].ends
+
+
+async def test_an_idle_agent_leaves_at_once(leader: Any, agent_process: Any) -> None:
+    leader.poll_wait_ms = 60_000
+    agent = agent_process()
+    await leader.until(lambda: leader.polls)
+    agent.signal(signal.SIGINT)
+    assert await agent.wait(5) == EXIT_DONE
+    assert leader.goodbye
+
+
+async def test_attempts_that_do_not_end_are_abandoned(leader: Any, agent_process: Any, tmp_path: Path) -> None:
+    agent = agent_process(drain_timeout_s=0.2)
+    (fence,) = await started(leader, tmp_path, "trap '' TERM; sleep 300; true")
+    agent.signal(signal.SIGTERM)
+    end = await leader.end_of(fence)
+    assert (end.outcome, end.exit_code) == ("abandoned", -9)
+    assert await agent.wait() == EXIT_DONE
+    assert leader.goodbye
+
+
+async def test_a_second_signal_stops_at_once(leader: Any, agent_process: Any, tmp_path: Path) -> None:
+    agent = agent_process()
+    (fence,) = await started(leader, tmp_path, "trap '' TERM; sleep 300; true")
+    agent.signal(signal.SIGTERM)
+    await leader.until(lambda: leader.polls[-1].leaving)
+    agent.signal(signal.SIGTERM)
+    assert (await leader.end_of(fence, timeout_s=5)).outcome == "abandoned"
+    assert await agent.wait(5) == EXIT_DONE
+
+
+async def test_leaving_without_a_leader_takes_bounded_time(leader: Any, agent_process: Any, tmp_path: Path) -> None:
+    agent = agent_process(drain_timeout_s=0.1, poll_timeout_s=0.5, goodbye_timeout_s=0.3)
+    await started(leader, tmp_path, "sleep 300")
+    await leader.close()
+    agent.signal(signal.SIGTERM)
+    assert await agent.wait(15) == 3
+
+
+async def test_leaving_before_any_leader_was_found(leader: Any, agent_process: Any) -> None:
+    leader.no_leader = True
+    agent = agent_process()
+    await asyncio.sleep(0.5)
+    agent.signal(signal.SIGTERM)
+    assert await agent.wait(5) == EXIT_DONE
+
+
+async def test_two_agents_cannot_share_a_work_directory(leader: Any, agent_process: Any) -> None:
+    agent_process()
+    await leader.until(lambda: leader.polls)
+    second = agent_process(name="a2")
+    assert await second.wait() == 2
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+async def test_old_output_is_removed(leader: Any, start_agent: Any, tmp_path: Path, keep: int) -> None:
+    start_agent(keep_attempts_max=keep, resources={"cpu": 1})
+    for number in range(4):
+        await leader.run(command=["echo", str(number)])
+    kept = sorted(int(path.name) for path in (tmp_path / "agent" / "attempts").iterdir())
+    assert kept == list(range(5 - keep, 5))

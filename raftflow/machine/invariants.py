@@ -1,0 +1,223 @@
+"""What must hold after every command, checked from scratch: each table against the facts that it follows from.
+
+For `ledger verify` and for tests. It reads everything, so it costs time in proportion to the state.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.domain import limits
+from raftflow.domain.task import FINAL, LIVE_ATTEMPT, AgentState, TaskState
+from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, ORDER_STOP, VOID_FENCES_MAX
+from raftflow.machine.timers import BACKOFF
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from raftflow.machine.machine import Machine
+    from raftflow.machine.state import Agent, Attempt, Kind, State, Task, Workflow
+
+PROBLEMS_MAX = 100
+"""Told at most; more of the same helps nobody."""
+
+
+def check(machine: Machine) -> list[str]:
+    """Return what is wrong, at most `PROBLEMS_MAX` faults; an empty list is what there should be."""
+    problems = []
+    for problem in _problems(machine.state, machine.clock_ms):
+        problems.append(problem)
+        if len(problems) == PROBLEMS_MAX:
+            break
+    return problems
+
+
+def _problems(state: State, clock_ms: int) -> Iterator[str]:
+    for workflow in state.workflows.values():
+        yield from _workflow_problems(workflow)
+        for task in workflow.tasks:
+            for problem in _task_problems(state, workflow, task, clock_ms):
+                yield f"task {workflow.id}/{task.id}: {problem}"
+    for name, agent in state.agents.items():
+        for problem in _agent_problems(state, name, agent):
+            yield f"agent {name}: {problem}"
+    yield from _table_problems(state)
+    yield from _fence_problems(state)
+    yield from _timer_problems(state)
+
+
+# --- workflows
+
+
+def _workflow_problems(workflow: Workflow) -> Iterator[str]:
+    prefix = f"workflow {workflow.id}: "
+    counts = [0] * len(TaskState)
+    for task in workflow.tasks:
+        counts[task.state] += 1
+    if counts != workflow.counts:
+        yield f"{prefix}counts {workflow.counts}, its tasks give {counts}"
+    unfinished = sum(task.state not in FINAL for task in workflow.tasks)
+    if workflow.open != unfinished:
+        yield f"{prefix}{workflow.open} open tasks counted, there are {unfinished}"
+    if (unfinished == 0) != bool(workflow.finished_ms) or bool(workflow.finished_ms) != bool(workflow.finished_number):
+        yield f"{prefix}{unfinished} tasks have not ended, finished at {workflow.finished_ms}"
+    if workflow.paused and (workflow.finished_ms or workflow.cancelled):
+        yield f"{prefix}paused although it has ended or is cancelled"
+    if [workflow.by_id.get(task.id) for task in workflow.tasks] != workflow.tasks:
+        yield f"{prefix}the table of ids does not match its tasks"
+    below: list[list[int]] = [[] for _ in workflow.tasks]
+    for task in workflow.tasks:
+        for need in task.needs:
+            below[need].append(task.position)
+    if [tuple(positions) for positions in below] != workflow.dependents:
+        yield f"{prefix}the table of dependents does not match its tasks"
+
+
+# --- tasks
+
+
+def _task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) -> Iterator[str]:
+    open_needs = sum(workflow.tasks[need].state is not TaskState.SUCCEEDED for need in task.needs)
+    if task.open_needs != open_needs:
+        yield f"{task.open_needs} open needs counted, there are {open_needs}"
+    if open_needs and task.state not in {TaskState.WAITING, TaskState.CANCELLED}:
+        yield f"is {task.state.name} although {open_needs} of its needs have not succeeded"
+    if not open_needs and task.state is TaskState.WAITING:
+        yield "waits although all its needs have succeeded"
+    if task.state in {TaskState.WAITING, TaskState.READY, TaskState.DELAYED}:
+        if workflow.cancelled or workflow.stopping:
+            yield f"is {task.state.name} although its workflow is being stopped"
+        if any(workflow.tasks[need].state in {TaskState.FAILED, TaskState.CANCELLED} for need in task.needs):
+            yield "waits for a task that will not succeed"
+    if (task.state in FINAL) != bool(task.finished_ms):
+        yield f"is {task.state.name}, finished at {task.finished_ms}"
+    if len(task.history) >= limits.ATTEMPT_HISTORY_MAX:
+        yield f"remembers {len(task.history)} attempts before the last"
+    attempts = [*task.history] if task.last is None else [*task.history, task.last]
+    numbers = [attempt.number for attempt in attempts]
+    if numbers != list(range(task.attempts - len(attempts) + 1, task.attempts + 1)):
+        yield f"attempts are numbered {numbers}, the last should be {task.attempts}"
+    fences = [attempt.fence for attempt in attempts]
+    if fences != sorted(set(fences)) or (fences and fences[-1] > state.fence):
+        yield f"fences {fences} do not grow up to {state.fence}"
+    for attempt in attempts:
+        yield from _attempt_problems(state, workflow, task, attempt, clock_ms)
+
+
+def _attempt_problems(
+    state: State, workflow: Workflow, task: Task, attempt: Attempt, clock_ms: int
+) -> Iterator[str]:
+    live = attempt is task.last and task.state in LIVE_ATTEMPT
+    if live != (attempt.outcome is None) or live == bool(attempt.finished_ms):
+        yield f"is {task.state.name}, attempt {attempt.number} has outcome {attempt.outcome}"
+    if not attempt.assigned_ms <= max(attempt.started_ms, attempt.assigned_ms) <= clock_ms:
+        yield f"attempt {attempt.number} starts after now or before it was assigned"
+    if not live:
+        if attempt.order != ORDER_NONE:
+            yield f"attempt {attempt.number} is over and has an order"
+        return
+    agent = state.agents.get(attempt.agent)
+    if agent is None or not agent.present or agent.incarnation != attempt.incarnation:
+        yield f"attempt {attempt.number} is live on {attempt.agent}, which is not present in that incarnation"
+    elif agent.live.get(attempt.fence) != (workflow, task):
+        yield f"attempt {attempt.number} is not in the table of {attempt.agent}"
+    if (task.state is TaskState.RUNNING) != bool(attempt.started_ms):
+        yield f"is {task.state.name}, attempt {attempt.number} started at {attempt.started_ms}"
+    if (workflow.cancelled or workflow.stopping) and attempt.order != ORDER_STOP:
+        yield f"attempt {attempt.number} is live and was not told to stop, but its workflow is being stopped"
+    if attempt.order == ORDER_RELEASE and task.state is not TaskState.QUEUED:
+        yield f"attempt {attempt.number} runs and is asked back"
+
+
+# --- agents and their accounts
+
+
+def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
+    if agent.name != name or not 0 < agent.incarnation <= state.incarnation:
+        yield f"is in the table under another name or incarnation ({agent.name}, {agent.incarnation})"
+    if not agent.present and (agent.live or agent.void):
+        yield f"is {agent.state.value} and still holds attempts"
+    allocated = dict.fromkeys(agent.capacity, 0)
+    queued = []
+    for fence, (workflow, task) in agent.live.items():
+        if task.last is None or task.last.fence != fence or task.last.agent != name or task.state not in LIVE_ATTEMPT:
+            yield f"holds fence {fence}, which is not the live attempt of {workflow.id}/{task.id}"
+        elif task.state is TaskState.QUEUED:
+            queued.append(fence)
+        else:
+            for resource, amount in workflow.profiles[task.profile].shape.demand:
+                allocated[resource] = allocated.get(resource, 0) + amount
+    if list(agent.live) != sorted(agent.live):
+        yield "its live attempts are out of order"
+    if queued != list(agent.queue):
+        yield f"its queue is {list(agent.queue)}, its tasks give {queued}"
+    if len(agent.void) > VOID_FENCES_MAX or any(fence in agent.live for fence in agent.void):
+        yield "fences to stop are too many, or live"
+    for resource, amount in allocated.items():
+        capacity = agent.capacity.get(resource, 0)
+        if amount != capacity - agent.free.get(resource, 0):
+            yield f"{capacity - agent.free.get(resource, 0)} {resource} allocated, its attempts want {amount}"
+        if amount > capacity:
+            yield f"{amount} {resource} allocated, its capacity is {capacity}"
+    if list(agent.free) != list(agent.capacity):
+        yield "its account names other resources than its capacity"
+    yield from _head_problems(agent)
+
+
+def _head_problems(agent: Agent) -> Iterator[str]:
+    """A queue whose head fits should have moved up."""
+    if agent.queue and agent.queue[0] in agent.live:
+        workflow, task = agent.live[agent.queue[0]]
+        demand = workflow.profiles[task.profile].shape.demand
+        if all(amount <= agent.free.get(resource, 0) for resource, amount in demand):
+            yield f"the head of its queue, fence {agent.queue[0]}, fits and was not started"
+
+
+# --- tables
+
+
+def _table_problems(state: State) -> Iterator[str]:
+    if {workflow.number: workflow for workflow in state.workflows.values()} != state.by_number:
+        yield "the table of workflows by number does not match the one by id"
+    if list(state.by_number) != sorted(state.by_number) or any(n > state.workflow_number for n in state.by_number):
+        yield "workflows are out of order"
+    finished = [workflow for workflow in state.workflows.values() if workflow.finished_ms]
+    finished.sort(key=lambda workflow: workflow.finished_number)
+    if list(state.finished.values()) != finished:
+        yield "the table of finished workflows does not match them"
+    live_tasks = sum(len(workflow.tasks) for workflow in state.workflows.values() if not workflow.finished_ms)
+    if state.live_tasks != live_tasks:
+        yield f"{state.live_tasks} live tasks counted, there are {live_tasks}"
+    kinds: dict[Kind, int] = {}
+    for agent in state.agents.values():
+        if agent.state is AgentState.UP:
+            kinds[agent.kind()] = kinds.get(agent.kind(), 0) + 1
+    if kinds != state.kinds:
+        yield "the table of kinds of agents does not match the agents that are up"
+    incarnations = [agent.incarnation for agent in state.agents.values()]
+    if incarnations != sorted(set(incarnations)):
+        yield "agents are out of order of their incarnations"
+
+
+def _fence_problems(state: State) -> Iterator[str]:
+    seen: dict[int, str] = {}
+    for workflow in state.workflows.values():
+        for task in workflow.tasks:
+            if task.last is not None:
+                other = seen.setdefault(task.last.fence, task.id)
+                if other != task.id:
+                    yield f"fence {task.last.fence} belongs to {other} and to {task.id}"
+
+
+def _timer_problems(state: State) -> Iterator[str]:
+    timers = set(state.timers)
+    for workflow in state.workflows.values():
+        for task in workflow.tasks:
+            if task.state is TaskState.DELAYED:
+                wanted = (task.due_ms, workflow.number, task.position, BACKOFF)
+            elif task.state is TaskState.RUNNING and task.last is not None and task.last.deadline_ms:
+                wanted = (task.last.deadline_ms, workflow.number, task.position, task.last.fence)
+            else:
+                continue
+            if wanted not in timers:
+                yield f"task {workflow.id}/{task.id}: its timer for {wanted[0]} is missing"

@@ -44,11 +44,13 @@ async def trouble(cluster: Cluster, rng: random.Random, seconds: float) -> None:
                 (cluster.leader() or rng.choice(names)) if rng.random() < 0.5 else rng.choice(names),
                 rng.choice(LOSSES),
             )
-        elif chance < 0.25:
+        elif chance < 0.3 and names:
+            cluster.crash_after(rng.choice(cluster.names), rng.randrange(1, 40), rng.choice(LOSSES))
+        elif chance < 0.33:
             loss = rng.choice(LOSSES)
             for name in names:
                 cluster.crash(name, loss)
-        elif chance < 0.55 and down:
+        elif chance < 0.6 and down:
             await cluster.start(rng.choice(down))
         elif chance < 0.7:
             cluster.network.cut(*rng.sample(cluster.names, 2))
@@ -86,6 +88,8 @@ async def scenario(
     await trouble(cluster, rng, seconds)
     stop.set()
     slow = 0.0
+    for disk in cluster.disks.values():
+        disk.crash_at = None
     cluster.network.heal_all()
     await asyncio.gather(*clients)
     for name in cluster.names:

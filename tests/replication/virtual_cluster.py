@@ -83,6 +83,16 @@ class Disk(FaultyFileSystem):
     def __init__(self, latency: Callable[[], float]) -> None:
         super().__init__()
         self.latency = latency
+        self.on_crash: Callable[[], None] = lambda: None
+
+    def step(self, operation: str, path: Path) -> None:
+        armed = self.crash_at is not None and self.steps + 1 == self.crash_at
+        try:
+            super().step(operation, path)
+        except SimulatedCrash:
+            if armed:
+                asyncio.get_running_loop().call_soon(self.on_crash)
+            raise
 
     def open(self, path: Path, *, create: bool = False) -> SlowFile:
         file = super().open(path, create=create)
@@ -276,10 +286,18 @@ class Cluster:
         log.on_role_change(lambda role, term: self._check_role(name, role, term))
         try:
             await log.start()
+        except SimulatedCrash:
+            return
         except LogFailedError as error:
             self.failed[name] = error
             self.violations.append(f"{name} refuses to start: {error}")
             del self.logs[name]
+
+    def crash_after(self, name: str, steps: int, loss: Loss) -> None:
+        """Cut the power of one replica in the middle of what it does to its disk, after so many operations."""
+        disk = self.disks[name]
+        disk.crash_at = disk.steps + steps
+        disk.on_crash = lambda: self.crash(name, loss)
 
     def crash(self, name: str, loss: Loss = Loss.ALL) -> None:
         """Cut the power of one replica."""

@@ -35,6 +35,9 @@ from raftflow.domain.contract import (
 T = TypeVar("T")
 
 PAGE_SIZE = 500
+LOG_PIECE_BYTES = 256 * 1024
+"""Bytes of one piece of output."""
+
 _WATCH_FIRST_S, _WATCH_MAX_S = 0.05, 0.5
 _STATUS_S = 2.0
 _AUDIT_VERIFY_S = 300.0
@@ -166,9 +169,11 @@ class AsyncClient:
         attempt: int | None = None,
         offset: int = 0,
     ) -> TaskLog:
-        """Return a piece of an attempt's output, fetched from its agent; the newest attempt by default."""
+        """Return at most `LOG_PIECE_BYTES` of an attempt's output, fetched from its agent; the newest by default."""
         path = f"{_task_path(workflow_id, task_id)}/logs"
-        return await self._get(path, TaskLog, _attempt_s=15.0, stream=stream, attempt=attempt, offset=offset)
+        place: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
+        # The replica itself waits up to 10 s for the agent.
+        return await self._get(path, TaskLog, _attempt_s=15.0, limit=LOG_PIECE_BYTES, **place)
 
     async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
         """Say why a task is where it is."""
@@ -260,7 +265,9 @@ class AsyncClient:
     async def status(self, replica_url: str) -> ReplicaStatus:
         """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
         call = Call("GET", "/v1/status", replica=replica_url, once=True, attempt_s=_STATUS_S)
-        return await self._transport.call(call, ReplicaStatus)
+        status = await self._transport.call(call, ReplicaStatus)
+        self._transport.learn(status.name, replica_url)
+        return status
 
     async def cluster_status(self) -> ClusterStatus:
         """Ask every peer, and the leader for the agents. Raises `Unreachable` if not one of them answers."""

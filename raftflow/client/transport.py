@@ -93,6 +93,7 @@ class Transport:
             self._headers["Authorization"] = f"Bearer {token}"
         self._ssl = _ssl_context(cacert, client_cert, client_key)
         self._preferred = 0
+        self._url_of: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -167,17 +168,20 @@ class Transport:
         ) as response:
             data = await _read(response)
             if response.status < 300:
-                self._prefer(peer)
-                self._prefer(response.headers.get(HEADER_LEADER))
+                self._prefer(self._url_of.get(response.headers.get(HEADER_LEADER, ""), peer))
                 return data
             problem = _problem(response.status, data, peer)
             if response.status in _RETRIED:
                 return problem
             raise NotFound(problem) if response.status == 404 else Refused(problem)
 
-    def _prefer(self, url: str | None) -> None:
-        """Begin with this peer from now on. The leader's own address, where an answer tells it, saves a hop."""
-        if url is not None and url in self.peers:
+    def learn(self, name: str, url: str) -> None:
+        """Remember which peer a replica's name belongs to: answers tell the leader by its name."""
+        self._url_of[name] = url
+
+    def _prefer(self, url: str) -> None:
+        """Begin with this peer from now on. Going to the leader at once saves a hop."""
+        if url in self.peers:
             self._preferred = self.peers.index(url)
 
     def _open_session(self) -> aiohttp.ClientSession:

@@ -45,10 +45,8 @@ def status(name: str, role: str = "follower", term: int = 3, applied: int = 7) -
 
 async def test_controls_and_lookups(replicas: list[Any]) -> None:
     (replica, *_) = replicas
-    for action in CHECK_NAMES:
-        replica.routes["POST", f"/v1/workflows/wf-1/{action}"] = view(
-            state=action if action == "pause" else "running"
-        )
+    for action in ("cancel", "resume", "retry"):
+        replica.routes["POST", f"/v1/workflows/wf-1/{action}"] = view()
     replica.routes["POST", "/v1/workflows/wf-1/pause"] = view(state="paused")
     agent = {"id": "a1", "name": "a1", "state": "draining", "incarnation": 1, "resources": {}, "allocated": {}}
     replica.routes["POST", "/v1/agents/a1/drain"] = agent
@@ -112,7 +110,7 @@ async def test_a_piece_of_a_log(replicas: list[Any]) -> None:
     async with AsyncClient([replicas[0].url]) as client:
         log = await client.task_log("w", "t", "stderr", attempt=2, offset=5)
     assert (log.text, log.complete) == ("hi", True)
-    assert replicas[0].seen[0].query == {"stream": "stderr", "attempt": "2", "offset": "5"}
+    assert replicas[0].seen[0].query == {"stream": "stderr", "attempt": "2", "offset": "5", "limit": "262144"}
 
 
 async def test_watch_yields_changes_and_ends_with_the_end(replicas: list[Any], make: Any) -> None:
@@ -147,6 +145,22 @@ async def test_the_cluster_in_one_picture(replicas: list[Any], dead_url: str) ->
         ("n3", "down", None),
     ]
     assert [(a.name, a.pid, a.state) for a in found.agents] == [("a1", 5, "up")]
+
+
+async def test_the_leader_is_asked_first_once_its_name_is_known(replicas: list[Any], make: Any) -> None:
+    for number, replica in enumerate(replicas):
+        replica.routes["GET", "/v1/status"] = status(f"n{number + 1}")
+        replica.routes["GET", "/v1/agents"] = lambda request: make.answer(
+            {"agents": []}, **{"X-Raftflow-Leader": "n3"}
+        )
+    async with AsyncClient([replica.url for replica in replicas]) as client:
+        await client.agents()
+        await client.cluster_status()
+        for replica in replicas:
+            replica.seen.clear()
+        await client.agents()
+        await client.agents()
+    assert [len(replica.seen) for replica in replicas] == [0, 0, 2]
 
 
 async def test_no_picture_of_a_dead_cluster(dead_url: str) -> None:

@@ -62,16 +62,6 @@ async def test_the_peer_that_answered_is_asked_again(replicas: list[Any], dead_u
     assert replicas[2].seen == []
 
 
-async def test_a_peer_that_says_where_the_leader_is_is_believed(replicas: list[Any], make: Any) -> None:
-    replicas[0].script = [make.problem("no-leader", 503)]
-    replicas[1].script = [make.answer({"agents": []}, **{"X-Raftflow-Leader": replicas[2].url})]
-    replicas[2].routes["GET", "/v1/agents"] = {"agents": []}
-    async with AsyncClient(urls(replicas)) as client:
-        await client.agents()
-        await client.agents()
-    assert [len(replica.seen) for replica in replicas] == [1, 1, 1]
-
-
 async def test_a_peer_that_hangs_costs_one_attempt(replicas: list[Any], make: Any) -> None:
     replicas[0].script = [make.hang]
     replicas[1].routes["GET", "/x"] = {}

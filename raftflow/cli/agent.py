@@ -1,0 +1,134 @@
+"""`raftflow agent`: run one; list, show, drain and resume them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raftflow.cli.options import connect, connection_options, given_flags, output_option
+from raftflow.cli.output import print_items, print_json, print_one
+from raftflow.cli.programs import log_option, start_logging
+
+_COLUMNS = {
+    "NAME": "name",
+    "STATE": "state",
+    "RUNNING": "running",
+    "QUEUED": "queued",
+    "ALLOCATED": "allocated",
+    "CAPACITY": "resources",
+    "LABELS": "labels",
+    "SEEN_S": "last_seen_s",
+}
+
+
+@click.group()
+def agent() -> None:
+    """Run an agent; list, drain and resume agents."""
+
+
+def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    """Turn NAME=VALUE options into a table."""
+    pairs: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param=param)
+        if name in pairs:
+            raise click.BadParameter(f"{name} is given twice", param=param)
+        pairs[name] = value
+    return pairs or None
+
+
+@agent.command()
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), envvar="RAFTFLOW_CONFIG", help="A TOML file."
+)
+@click.option("--name", help="Unique in the cluster; the host's name by default.")
+@click.option("--cpus", type=float, help="CPUs to offer; all of the machine by default.")
+@click.option("--memory", help="Memory to offer, such as 8GiB; 80 % of the machine by default.")
+@click.option("--resource", "resources", multiple=True, metavar="NAME=N", callback=_pairs, help="A custom resource.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="For constraints.")
+@click.option("--prefetch", type=int, help="Attempts that may wait here for a free place.")
+@click.option("--work-dir", type=click.Path(path_type=Path), help="For the attempts' output; this agent's alone.")
+@log_option
+@connection_options
+def run(  # noqa: PLR0917 - click passes options by name
+    config_file: Path | None,
+    cpus: float | None,
+    memory: str | None,
+    resources: dict[str, str] | None,
+    work_dir: Path | None,
+    log_level: str,
+    **flags: Any,
+) -> None:
+    """Run an agent until SIGTERM; it then lets its attempts end and says goodbye.
+
+    It takes its settings from flags, else the environment, else the [agent] table of the file.
+    """
+    from raftflow.agent.config import load_config  # noqa: PLC0415 - heavy
+    from raftflow.agent.main import run as run_agent  # noqa: PLC0415 - heavy
+
+    connection = given_flags()
+    peers = connection.get("peers")
+    if connection.get("local_dir") is not None:
+        from raftflow.local.cluster import LocalCluster  # noqa: PLC0415 - heavy
+
+        peers = ",".join(LocalCluster.load(connection["local_dir"]).urls)
+    offered: dict[str, float | str] = {**(resources or {})}
+    if cpus is not None:
+        offered["cpu"] = cpus
+    if memory is not None:
+        offered["memory"] = memory
+    config = load_config(
+        config_file,
+        os.environ,
+        {
+            **flags,
+            **{key: connection.get(key) for key in ("token", "cacert", "client_cert", "client_key")},
+            "peers": peers,
+            "resources": offered or None,
+            "work_dir": None if work_dir is None else str(work_dir),
+        },
+    )
+    start_logging(log_level)
+    click.get_current_context().exit(run_agent(config))
+
+
+@agent.command("list")
+@output_option
+@connection_options
+def list_(output: str) -> None:
+    """List the agents with what they offer and what is allocated."""
+    with connect() as client:
+        print_items(output, client.agents(), _COLUMNS)
+
+
+@agent.command()
+@click.argument("name")
+@output_option
+@connection_options
+def show(name: str, output: str) -> None:
+    """Show one agent."""
+    with connect() as client:
+        print_one(output, client.agent(name))
+
+
+def _control(action: str, method: str, help_text: str) -> None:
+    @agent.command(action, help=help_text)
+    @click.argument("name")
+    @output_option
+    @connection_options
+    def control(name: str, output: str) -> None:
+        with connect() as client:
+            view = getattr(client, method)(name)
+        if output == "table":
+            click.echo(f"{view.name} {view.state}")
+        else:
+            print_json(view, indent=output == "json")
+
+
+_control("drain", "drain", "Give an agent no new work; running attempts end.")
+_control("resume", "resume_agent", "Let a draining agent work again.")

@@ -1,0 +1,161 @@
+"""Options that many commands share: how to reach the cluster, and in which form to print.
+
+Where the cluster is comes from a flag (`--peers`, or `--data-dir` of a local cluster), else the environment, else
+the `[client]` table of the file that `RAFTFLOW_CONFIG` names. The flags may stand before the noun or after the verb.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from raftflow.client import Client
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_KEYS = ("peers", "token", "cacert", "client_cert", "client_key", "request_timeout")
+_ENVIRONMENT = {key: f"RAFTFLOW_{key.upper()}" for key in _KEYS}
+_OPTIONS = (
+    click.option("--peers", metavar="URL,URL,...", help="Coordinator replicas, any of them.  [env: RAFTFLOW_PEERS]"),
+    click.option(
+        "--data-dir",
+        "local_dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Directory of a local cluster, in place of --peers.",
+    ),
+    click.option("--token", help="The cluster's token; better in the environment.  [env: RAFTFLOW_TOKEN]"),
+    click.option("--cacert", metavar="FILE", help="Authority of the replicas' certificates.  [env: RAFTFLOW_CACERT]"),
+    click.option("--client-cert", metavar="FILE", help="[env: RAFTFLOW_CLIENT_CERT]"),
+    click.option("--client-key", metavar="FILE", help="[env: RAFTFLOW_CLIENT_KEY]"),
+    click.option(
+        "--request-timeout",
+        metavar="DURATION",
+        help="How long a call is retried before it fails (default 30s).  [env: RAFTFLOW_REQUEST_TIMEOUT]",
+    ),
+)
+_NAMES = (*_KEYS, "local_dir")
+
+
+class Duration(click.ParamType[float]):
+    """A duration such as 40s or 1h30m, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        from raftflow.formats.durations import parse_duration_ms  # noqa: PLC0415 - only for commands that use it
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration_ms(float(value) if str(value).replace(".", "", 1).isdigit() else value) / 1000
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def connection_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options that say where the cluster is; they are kept in the context and not passed on."""
+
+    @functools.wraps(command)
+    def keep(*args: Any, **kwargs: Any) -> T:
+        context = click.get_current_context()
+        given: dict[str, Any] = context.ensure_object(dict)
+        for name in _NAMES:
+            value = kwargs.pop(name, None)
+            if value is not None:
+                given[name] = value
+        return command(*args, **kwargs)
+
+    wrapped: Callable[..., T] = keep
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def output_option(command: Callable[..., T]) -> Callable[..., T]:
+    """Add `-o table|json|jsonl`."""
+    option: Callable[[Callable[..., T]], Callable[..., T]] = click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json", "jsonl"]),
+        default="table",
+        show_default=True,
+        help="jsonl: one JSON value per line.",
+    )
+    return option(command)
+
+
+def given_flags() -> dict[str, Any]:
+    """Return the connection flags of this command line."""
+    flags: dict[str, Any] = click.get_current_context().ensure_object(dict)
+    return flags
+
+
+def connect() -> Client:
+    """Return a client for the cluster that flags, environment or file name. Raises `click.UsageError`."""
+    from raftflow.client import Client  # noqa: PLC0415 - heavy
+
+    settings = resolve(given_flags(), os.environ)
+    timeout = settings.pop("request_timeout", None)
+    timeout_s = 30.0 if timeout is None else Duration().convert(timeout, None, None)
+    return Client(settings.pop("peers"), timeout_s=timeout_s, **settings)
+
+
+def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Merge flag over environment over file; `peers` is always there, as a list. Raises `click.UsageError`."""
+    settings = dict(_from_file(environment.get("RAFTFLOW_CONFIG")))
+    settings |= {key: environment[name] for key, name in _ENVIRONMENT.items() if environment.get(name)}
+    if flags.get("peers") is not None and flags.get("local_dir") is not None:
+        raise click.UsageError("give --peers or --data-dir, not both")
+    settings |= {key: flags[key] for key in _KEYS if flags.get(key) is not None}
+    if flags.get("local_dir") is not None:
+        settings["peers"] = _local_peers(flags["local_dir"])
+    peers = settings.get("peers")
+    if isinstance(peers, str):
+        peers = [peer.strip() for peer in peers.split(",") if peer.strip()]
+    if not peers:
+        raise click.UsageError(
+            "where is the cluster? Give --peers URL,URL,URL (or set RAFTFLOW_PEERS), or --data-dir of a local cluster"
+        )
+    return {**settings, "peers": peers}
+
+
+def _local_peers(directory: Path) -> list[str]:
+    from raftflow.local.cluster import LocalCluster, LocalClusterError  # noqa: PLC0415 - heavy
+
+    try:
+        return LocalCluster.load(directory).urls
+    except LocalClusterError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _from_file(name: str | None) -> dict[str, Any]:
+    """Return the `[client]` table of a configuration file; a file may have others for other programs."""
+    if not name:
+        return {}
+    try:
+        with Path(name).open("rb") as file:
+            table = tomllib.load(file).get("client", {})
+    except OSError as error:
+        raise click.UsageError(f"RAFTFLOW_CONFIG names {name}, which cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{name} (RAFTFLOW_CONFIG) is not TOML: {error}") from error
+    if not isinstance(table, dict):
+        raise click.UsageError(f"{name}: [client] must be a table")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise click.UsageError(f"{name}: unknown key client.{key}; known: {', '.join(_KEYS)}")
+        texts = value if key == "peers" and isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise click.UsageError(f"{name}: client.{key} must be a text{' or a list' if key == 'peers' else ''}")
+    base = Path(name).absolute().parent
+    files = {key: str(base / table[key]) for key in ("cacert", "client_cert", "client_key") if key in table}
+    return {**table, **files}

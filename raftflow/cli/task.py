@@ -1,0 +1,105 @@
+"""`raftflow task`: list, show, logs, explain."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Literal
+
+import click
+
+from raftflow.cli.options import connect, connection_options, output_option
+from raftflow.cli.output import note, print_items, print_one, print_table
+
+_COLUMNS = {
+    "ID": "id",
+    "STATE": "state",
+    "ATTEMPT": "attempt",
+    "AGENT": "agent",
+    "STARTED": "started_at",
+    "FINISHED": "finished_at",
+    "DETAIL": "detail",
+}
+_ATTEMPT_COLUMNS = ("ATTEMPT", "FENCE", "AGENT", "OUTCOME", "EXIT", "STARTED", "FINISHED", "ERROR")
+_FOLLOW_PAUSE_S = 0.3
+
+
+@click.group()
+def task() -> None:
+    """Look at tasks, their output, and why they wait."""
+
+
+@task.command("list")
+@click.argument("workflow_id", metavar="WORKFLOW")
+@output_option
+@connection_options
+def list_(workflow_id: str, output: str) -> None:
+    """List a workflow's tasks in document order."""
+    with connect() as client:
+        print_items(output, client.tasks(workflow_id), _COLUMNS)
+
+
+@task.command()
+@click.argument("workflow_id", metavar="WORKFLOW")
+@click.argument("task_id", metavar="TASK")
+@output_option
+@connection_options
+def show(workflow_id: str, task_id: str, output: str) -> None:
+    """Show a task with its result and its attempts."""
+    with connect() as client:
+        view = client.task(workflow_id, task_id)
+    history, view.history = view.history, ([] if output == "table" else view.history)
+    print_one(output, view)
+    if output == "table" and history:
+        click.echo()
+        keys = ("attempt", "fence", "agent", "outcome", "exit_code", "started_at", "finished_at", "error")
+        rows = [[getattr(attempt, key) for key in keys] for attempt in history]
+        print_table(_ATTEMPT_COLUMNS, rows)
+
+
+@task.command()
+@click.argument("workflow_id", metavar="WORKFLOW")
+@click.argument("task_id", metavar="TASK")
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), default="stdout", show_default=True)
+@click.option("--attempt", type=click.IntRange(min=1), help="Number of the attempt; the newest by default.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the attempt has ended.")
+@connection_options
+def logs(
+    workflow_id: str, task_id: str, stream: Literal["stdout", "stderr"], attempt: int | None, follow: bool
+) -> None:
+    """Print what an attempt wrote, fetched from its agent."""
+    from raftflow.client.aio import LOG_PIECE_BYTES  # noqa: PLC0415 - heavy
+
+    offset = 0
+    with connect() as client:
+        while True:
+            piece = client.task_log(workflow_id, task_id, stream, attempt=attempt, offset=offset)
+            attempt = piece.attempt
+            click.echo(piece.text, nl=False)
+            sys.stdout.flush()
+            # Not the length of the text: bytes that are no UTF-8 were replaced in it.
+            offset = min(offset + LOG_PIECE_BYTES, max(piece.size, offset))
+            if offset < piece.size:
+                continue
+            if piece.complete or not follow:
+                break
+            time.sleep(_FOLLOW_PAUSE_S)
+    if piece.truncated:
+        note(f"raftflow: the agent kept the first {piece.size} bytes and dropped the rest")
+
+
+@task.command()
+@click.argument("workflow_id", metavar="WORKFLOW")
+@click.argument("task_id", metavar="TASK")
+@output_option
+@connection_options
+def explain(workflow_id: str, task_id: str, output: str) -> None:
+    """Say why a task is where it is."""
+    with connect() as client:
+        explanation = client.explain(workflow_id, task_id)
+    if output != "table":
+        print_one(output, explanation)
+        return
+    click.echo(f"{explanation.id} is {explanation.state}: {explanation.reason}")
+    if explanation.waits_for:
+        click.echo(f"waits for: {', '.join(explanation.waits_for)}")

@@ -1,0 +1,242 @@
+"""`raftflow workflow`: submit, validate, list, show, watch, wait, cancel, pause, resume, retry."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raftflow.cli.exits import DONE, FAILED, INTERRUPTED, Failure
+from raftflow.cli.options import Duration, connect, connection_options, output_option
+from raftflow.cli.output import note, print_items, print_json, print_one
+
+if TYPE_CHECKING:
+    from raftflow.client import Client
+    from raftflow.domain.contract import WorkflowView
+
+_COLUMNS = {
+    "ID": "id",
+    "NAME": "name",
+    "STATE": "state",
+    "TASKS": "tasks.total",
+    "SUCCEEDED": "tasks.succeeded",
+    "FAILED": "tasks.failed",
+    "RUNNING": "tasks.running",
+    "SUBMITTED": "submitted_at",
+    "FINISHED": "finished_at",
+}
+_STATES = ["pending", "running", "paused", "succeeded", "failed", "cancelled"]
+
+
+@click.group()
+def workflow() -> None:
+    """Submit workflows, watch and steer them."""
+
+
+def _file_options(command: Any) -> Any:
+    """Add the options that say how a file is read."""
+    options = (
+        click.argument("file"),
+        click.option("--format", "format_name", type=click.Choice(["toml", "yaml", "json", "wfformat"])),
+        click.option("--time-scale", type=float, help="WfFormat: multiply run times, such as 0.001."),
+        click.option("--memory-scale", type=float, help="WfFormat: multiply memory demands."),
+        click.option(
+            "--burner",
+            type=click.Choice(["python", "command"]),
+            help="WfFormat: what replays a task, a call in a kept worker (default) or a program each.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _load(file: str, format_name: str | None, **scales: Any) -> dict[str, Any]:
+    """Read a workflow file, or standard input for `-`."""
+    from raftflow.formats.files import load, loads  # noqa: PLC0415 - lazy, as every heavy import here
+    from raftflow.formats.wfformat import Conversion  # noqa: PLC0415
+
+    given = {name: value for name, value in scales.items() if value is not None}
+    try:
+        conversion = Conversion(**given) if given else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if file != "-":
+        return load(Path(file), format_name, conversion)
+    if format_name is None:
+        raise click.UsageError("standard input has no name to tell its format by: say --format")
+    return loads(sys.stdin.buffer.read(), format_name, source="standard input", conversion=conversion)
+
+
+@workflow.command()
+@_file_options
+@click.option("--wait/--detach", default=False, help="Wait until it has ended, or return its id at once (default).")
+@click.option("--name", help="In place of the document's name.")
+@click.option("--priority", type=click.IntRange(0, 100), help="In place of the document's priority.")
+@click.option("--idempotency-key", help="Submitting again with the same key gives the same workflow.")
+@click.option("--timeout", type=Duration(), help="With --wait: give up waiting after this; the workflow goes on.")
+@output_option
+@connection_options
+def submit(  # noqa: PLR0917 - click passes options by name
+    file: str,
+    format_name: str | None,
+    wait: bool,
+    name: str | None,
+    priority: int | None,
+    idempotency_key: str | None,
+    timeout: float | None,
+    output: str,
+    **scales: Any,
+) -> None:
+    """Submit the workflow in FILE (`-` for standard input) and print its id.
+
+    With --wait, print what `workflow show` prints once it has ended, and exit with 1 unless it succeeded.
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout needs --wait")
+    document = _load(file, format_name, **scales)
+    if name is not None:
+        document["name"] = name
+    if priority is not None:
+        document["priority"] = priority
+    with connect() as client:
+        created = client.submit(document, idempotency_key=idempotency_key)
+        for warning in created.warnings:
+            note(f"warning: {warning}")
+        if wait:
+            if sys.stderr.isatty():
+                note(f"submitted as {created.id}")
+            view = _wait(client, created.id, timeout)
+            print_one(output, view)
+            _exit_as(view)
+    if output == "table":
+        click.echo(created.id)
+    else:
+        print_json(created, indent=output == "json")
+
+
+def _wait(client: Client, workflow_id: str, timeout_s: float | None) -> WorkflowView:
+    """Wait for the end with progress on a terminal."""
+    from raftflow.cli.progress import live  # noqa: PLC0415
+
+    last: WorkflowView | None = None
+    try:
+        with live() as show:
+            for view in client.watch(workflow_id, timeout_s=timeout_s):
+                last = view
+                show(view)
+    except KeyboardInterrupt:
+        raise Failure(f"stopped waiting; {workflow_id} goes on", INTERRUPTED) from None
+    if last is None:
+        raise Failure(f"nothing was heard of {workflow_id}")
+    return last
+
+
+def _exit_as(view: WorkflowView) -> None:
+    """End the command as the workflow ended."""
+    if view.state != "succeeded":
+        note(f"raftflow: {view.id} ended as {view.state}; see `raftflow task list {view.id}`")
+    click.get_current_context().exit(DONE if view.state == "succeeded" else FAILED)
+
+
+@workflow.command()
+@_file_options
+@output_option
+def validate(file: str, format_name: str | None, output: str, **scales: Any) -> None:
+    """Check the workflow in FILE without a cluster, and name every fault. Exits with 1 if there is any."""
+    from raftflow.formats.documents import DocumentError, normalize  # noqa: PLC0415
+
+    try:
+        spec = normalize(_load(file, format_name, **scales))
+    except DocumentError as error:
+        if output == "table":
+            for problem in error.problems:
+                click.echo(f"{problem.path}: {problem.message}" if problem.path else problem.message)
+        else:
+            print_json({"ok": False, "problems": error.problems}, indent=output == "json")
+        raise Failure(f"{file} is not right: {len(error.problems)} fault(s)", FAILED) from None
+    edges = sum(len(task.needs) for task in spec.tasks)
+    if output == "table":
+        click.echo(f"{spec.name}: {len(spec.tasks)} tasks, {edges} needs, no faults")
+    else:
+        facts = {"ok": True, "name": spec.name, "tasks": len(spec.tasks), "needs": edges, "problems": []}
+        print_json(facts, indent=output == "json")
+
+
+@workflow.command("list")
+@click.option("--state", type=click.Choice(_STATES))
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest; all by default.")
+@output_option
+@connection_options
+def list_(state: str | None, limit: int | None, output: str) -> None:
+    """List workflows, newest first."""
+    with connect() as client:
+        print_items(output, client.workflows(state=state, limit=limit), _COLUMNS)
+
+
+@workflow.command()
+@click.argument("workflow_id", metavar="ID")
+@output_option
+@connection_options
+def show(workflow_id: str, output: str) -> None:
+    """Show a workflow: state, counts of tasks, times."""
+    with connect() as client:
+        print_one(output, client.workflow(workflow_id))
+
+
+@workflow.command()
+@click.argument("workflow_id", metavar="ID")
+@click.option("--timeout", type=Duration(), help="Give up after this.")
+@output_option
+@connection_options
+def watch(workflow_id: str, timeout: float | None, output: str) -> None:
+    """Follow a workflow to its end: a bar on a terminal, else a line for every change. Exits as `wait` does."""
+    from raftflow.cli.progress import describe  # noqa: PLC0415
+
+    with connect() as client:
+        if output == "table" and sys.stdout.isatty():
+            view = _wait(client, workflow_id, timeout)
+            click.echo(describe(view))
+            _exit_as(view)
+        for view in client.watch(workflow_id, timeout_s=timeout):
+            if output == "table":
+                click.echo(describe(view))
+            else:
+                print_json(view, indent=False)
+            if view.finished_at is not None:
+                _exit_as(view)
+
+
+@workflow.command()
+@click.argument("workflow_id", metavar="ID")
+@click.option("--timeout", type=Duration(), help="Give up after this; the workflow goes on.")
+@output_option
+@connection_options
+def wait(workflow_id: str, timeout: float | None, output: str) -> None:
+    """Wait until a workflow has ended and show it. Exits with 1 unless it succeeded."""
+    with connect() as client:
+        view = _wait(client, workflow_id, timeout)
+        print_one(output, view)
+        _exit_as(view)
+
+
+def _control(action: str, help_text: str) -> None:
+    @workflow.command(action, help=help_text)
+    @click.argument("workflow_id", metavar="ID")
+    @output_option
+    @connection_options
+    def control(workflow_id: str, output: str) -> None:
+        with connect() as client:
+            view = getattr(client, action)(workflow_id)
+        if output == "table":
+            click.echo(f"{view.id} {view.state}")
+        else:
+            print_json(view, indent=output == "json")
+
+
+_control("cancel", "Cancel a workflow: what has not started never will, running attempts are told to stop.")
+_control("pause", "Start nothing new of a workflow; running attempts go on.")
+_control("resume", "Go on with a paused workflow.")
+_control("retry", "Run the failed and cancelled tasks of a finished workflow again.")

@@ -56,6 +56,8 @@ class SegmentWriter:
         self._spare: OpenFile | None = None
         self._upkeep_task: asyncio.Task[None] | None = None
         self._closed = False
+        self._retired: list[OpenFile] = []  # left behind, but a sync off the loop may still be queued on them
+        self._syncing = False
 
         self._file: OpenFile
         self._offset = 0
@@ -100,13 +102,18 @@ class SegmentWriter:
         """Make everything appended before the call durable, off the loop. One call at a time."""
         unneeded = self._unneeded()
         file, offset = self._file, self._offset
-        if offset >= self._segment_bytes:
-            self.starting = True
-            await self._fs.off_loop(self._sync_and_start_segment, urgent=True)
-        else:
-            await file.sync_off_loop()
-            if file is self._file:
-                self._durable_offset = max(self._durable_offset, offset)
+        self._syncing = True
+        try:
+            if offset >= self._segment_bytes:
+                self.starting = True
+                await self._fs.off_loop(self._sync_and_start_segment, urgent=True)
+            else:
+                await file.sync_off_loop()
+        finally:
+            self._syncing = False
+            self._close_retired()
+        if file is self._file:
+            self._durable_offset = max(self._durable_offset, offset)
         self._keep_up(self._release(unneeded))
 
     def sync_now(self) -> None:
@@ -118,6 +125,8 @@ class SegmentWriter:
             if self._offset >= self._segment_bytes:
                 self._next_segment()
             self.starting = False
+        if not self._syncing:
+            self._close_retired()
         self._remove(self._release(unneeded))
 
     def close(self) -> None:
@@ -126,9 +135,14 @@ class SegmentWriter:
         if self._upkeep_task is not None:
             self._upkeep_task.cancel()
         with self._tending, self._lock:
+            self._close_retired()
             self._file.close()
             if self._spare is not None:
                 self._spare.close()
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            self._retired.pop().close()
 
     def _sync_and_start_segment(self) -> None:
         """Finish the segment and start the next. Runs off the loop; nothing is appended meanwhile."""
@@ -148,7 +162,7 @@ class SegmentWriter:
         seal = Batch(flags=records.SEAL, commit=self.written.commit, term=self.written.term, vote=self.written.vote)
         data, _ = records.encode_record(seal, segment=number, offset=offset, chain=chain, watermark=offset)
         old.write_at(offset, data)
-        old.close()
+        self._retired.append(old)
 
     def _start_segment(self, number: int, end_before: int) -> None:
         """Start a segment whose opening record restates what is on disk."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 from pathlib import Path
 from random import Random
 
@@ -108,10 +110,66 @@ async def test_a_blocking_sync_overtakes_the_start_of_a_segment(driver: Driver) 
     driver.add(2100)
     driver.flush()
     await task
+    assert len(driver.journal._writer._segments) == 2
     await driver.sync()
     driver.fs.restart(Loss.ALL, Random(0))
     driver.reopen()
     assert driver.journal.last_index == 3
+
+
+async def test_a_reset_that_is_not_durable_removes_nothing(driver: Driver) -> None:
+    """A snapshot is installed while a sync is under way: the old segments must stay until the reset is on disk."""
+    driver.add(1)
+    for _ in range(6):
+        driver.add(900)
+        await driver.sync()
+    driver.add(10)
+    task = asyncio.ensure_future(driver.sync())
+    for _ in range(2):
+        await asyncio.sleep(0)
+    driver.install(50)
+    driver.flush()
+    with contextlib.suppress(AssertionError):  # the driver's own check: the index is durable no more
+        await task
+    for _ in range(10):
+        await asyncio.sleep(0)
+    driver.fs.restart(Loss.ALL, Random(0))
+    driver.reopen()
+    assert driver.journal.last_index == 8
+
+
+async def test_a_segment_started_during_a_sync_is_not_taken_for_durable(driver: Driver) -> None:
+    """A sync of the old segment says nothing about the new one: a torn write there is still cut off."""
+    driver.add(100)
+    task = asyncio.ensure_future(driver.sync())
+    for _ in range(2):
+        await asyncio.sleep(0)
+    driver.add(2100)
+    driver.sync_now()
+    await task
+    driver.add(100)
+    driver.flush()
+    assert driver.journal._writer._durable_offset < driver.journal._writer._offset
+    assert driver.journal._writer._watermark == driver.journal._writer._durable_offset < 300
+
+
+async def test_what_a_killed_compaction_left_is_removed(driver: Driver) -> None:
+    """The removals of two segments reached the disk in the other order, the first not at all."""
+    driver.add(1)
+    for _ in range(8):
+        driver.add(900)
+        driver.sync_now()
+    names = [name for name in driver.fs.list_dir(DIRECTORY) if name.endswith(".segment")]
+    driver.fs.fail = lambda operation, path: errno.EIO if operation == "remove" else None
+    driver.compact(len(driver.model.log) - 2)
+    with pytest.raises(LogFailedError):
+        driver.sync_now()
+    driver.fs.fail = lambda operation, path: None
+    driver.fs.remove(DIRECTORY / names[1])
+    driver.fs.sync_dir(DIRECTORY)
+    driver.fs.restart(Loss.ALL, Random(0))
+    driver.reopen()
+    assert names[0] not in driver.fs.list_dir(DIRECTORY)
 
 
 def test_one_batch_is_one_write(driver: Driver) -> None:

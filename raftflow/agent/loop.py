@@ -15,6 +15,7 @@ first that it must end its attempts, and only then looks at what else has come i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -49,13 +50,18 @@ _BACKOFF_MAX_S = 0.5
 _RETRY_AFTER_MAX_S = 5.0
 _ENDS_MAX = 1_000
 """Ends in one poll."""
-_ENDS_BYTES_MAX = 4 << 20
-"""Results in one poll."""
-_LOG_BYTES_MAX = 1 << 20
-"""Of one log piece."""
+_ENDS_BYTES_MAX = 512 << 10
+"""Results and errors in one poll; a coordinator takes 1 MiB by default."""
+_END_BYTES = 256
+"""About what an end costs beside its result and its error."""
+_LOG_BYTES_MAX = 128 << 10
+"""Of one log piece, and about of all in one poll. In JSON they take a third more."""
 _LOGS_MAX = 64
 """Log pieces that wait to be sent."""
 _LEASE_CHECK_MAX_S = 1.0
+_SHORT_LIFE_S = 10.0
+"""An incarnation that counts no more after so short a time may be at war with another agent of the same name."""
+_SHORT_LIFE_WAIT_MAX_S = 5.0
 _STALE_GRACE_S = 0.5
 """Of attempts that somebody else may be running already."""
 _HURRY_TIMEOUT_S = 1.0
@@ -107,7 +113,8 @@ class Agent:
         self._pump_handle: asyncio.Handle | None = None
         self._leaving = asyncio.Event()
         self._leave_timers: list[asyncio.TimerHandle] = []
-        self._goodbye_sent = False
+        self._began_at_s = 0.0
+        self._short_lives = 0
 
     # --- life
 
@@ -215,6 +222,7 @@ class Agent:
         self._seq = 0
         self._pieces.clear()
         self._note_success()
+        self._began_at_s = self._loop.time()
         self._lapsed = False
         self._lease.start(sent_at_ns, registration.lease_ms)
         self._on_lease(self._lease.until_ns)
@@ -228,6 +236,15 @@ class Agent:
         self._book.give_back()
         self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
         await self._attempts.wait_idle()
+        if self._loop.time() - self._began_at_s > _SHORT_LIFE_S:
+            self._short_lives = 0
+            return
+        self._short_lives += 1
+        if self._short_lives > 2:
+            _log.warning("lost incarnations in a row: is another agent named %s?", self._config.name)
+            wait_s = min(0.1 * 2**self._short_lives, _SHORT_LIFE_WAIT_MAX_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), wait_s)
 
     # --- the lease
 
@@ -340,18 +357,23 @@ class Agent:
         """Send a poll that says all there is to say now."""
         self._seq += 1
         self._urgent = False
-        pieces, self._pieces = self._pieces, []
+        pieces = self._next_pieces()
         leaving = self._leaving.is_set()
+        ends, later = self._next_ends()
+        wait_ms = min(registration.poll_wait_ms, self._lease.length_ns // 3_000_000)
+        if leaving or (news and not ends):
+            wait_ms = 0  # ends get verdicts; other news might be held, and keep the next ends waiting behind them
         request = PollRequest(
             incarnation=registration.incarnation,
             seq=self._seq,
             seen=self._book.seen,
-            running=list(self._book.running),
+            # The leader takes what a poll does not mention as lost: ends that do not fit in are still "running".
+            running=[*self._book.running, *later],
             queued=[assignment.fence for assignment in self._book.queue],
-            ends=self._next_ends(),
+            ends=ends,
             logs=pieces,
             load=self._load.sample(),
-            wait_ms=0 if leaving else min(registration.poll_wait_ms, self._lease.length_ns // 3_000_000),
+            wait_ms=wait_ms,
             leaving=leaving,
             goodbye=goodbye,
         )
@@ -385,15 +407,27 @@ class Agent:
                 if request.goodbye:
                     self._finish("done")
 
-    def _next_ends(self) -> list[ReportedEnd]:
+    def _next_ends(self) -> tuple[list[ReportedEnd], list[int]]:
+        """Return the ends for the next poll, and the fences of those that must wait for the one after."""
         ends: list[ReportedEnd] = []
         size = 0
         for end in self._book.ends.values():
-            size += len(bytes(end.result))
+            size += len(bytes(end.result)) + len(end.error.encode()) + _END_BYTES
             if ends and (size > _ENDS_BYTES_MAX or len(ends) >= self._ends_max):
                 break
             ends.append(end)
-        return ends
+        return ends, list(self._book.ends)[len(ends) :]
+
+    def _next_pieces(self) -> list[LogPiece]:
+        """Take as many log pieces as one poll should carry."""
+        count, size = 0, 0
+        for piece in self._pieces:
+            size += len(piece.data)
+            if count and size > _LOG_BYTES_MAX:
+                break
+            count += 1
+        pieces, self._pieces = self._pieces[:count], self._pieces[count:]
+        return pieces
 
     def _stale(self, registration: RegisterResponse, error: StaleIncarnationError) -> None:
         if registration is not self._registration:

@@ -14,8 +14,12 @@ CONTROL_FD = 3
 MESSAGE_BYTES_MAX = 1 << 30
 """Of one message between agent and worker."""
 
-SECRETS = frozenset({"RAFTFLOW_TOKEN", "RAFTFLOW_CLIENT_KEY", "RAFTFLOW_SECRET", "RAFTFLOW_CONFIG"})
-"""Environment variables that a task never inherits."""
+_SECRET_ENDINGS = ("TOKEN", "SECRET", "KEY")
+
+
+def is_secret(variable: str) -> bool:
+    """Tell whether a task must not inherit an environment variable: what opens a door to the cluster."""
+    return variable.startswith("RAFTFLOW_") and variable.endswith(_SECRET_ENDINGS)
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True):

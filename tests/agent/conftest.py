@@ -40,6 +40,7 @@ class FakeLeader:
         self.lease_ms = 10_000
         self.poll_wait_ms = 2_000
         self.result_bytes_max = 64 * 1024
+        self.poll_bytes_max = 1 << 20
         self.redirect_to: str | None = None
         self.no_leader = False
         self.deaf_polls = 0
@@ -61,6 +62,8 @@ class FakeLeader:
         self.logs: list[LogWanted] = []
         self.live: dict[int, Assignment] = {}
         self.stale: set[int] = set()
+        self.missing: list[int] = []
+        """Live attempts that the agent was sent and a poll did not account for. A real leader has them lost."""
         self.in_flight = 0
         self.in_flight_max = 0
         self._changed = asyncio.Condition()
@@ -127,7 +130,10 @@ class FakeLeader:
         elsewhere = self._elsewhere(request)
         if elsewhere is not None:
             return elsewhere
-        poll = msgspec.json.decode(await request.read(), type=PollRequest)
+        body = await request.read()
+        if len(body) > self.poll_bytes_max:
+            return self._problem(413, "too-large")
+        poll = msgspec.json.decode(body, type=PollRequest)
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
         try:
@@ -150,6 +156,8 @@ class FakeLeader:
         if poll.incarnation != self.incarnation or poll.incarnation in self.stale:
             return self._problem(409, "stale-incarnation")
         self._last_seq = max(self._last_seq, poll.seq)
+        told = {*poll.running, *poll.queued, *(end.fence for end in poll.ends)}
+        self.missing += [fence for fence in self.live if fence <= poll.seen and fence not in told]
         if poll.ends and self.hold_reports is not None:
             await self.hold_reports.wait()
         verdicts = []
@@ -246,6 +254,7 @@ async def leader() -> AsyncIterator[FakeLeader]:
     await fake.start()
     yield fake
     await fake.close()
+    assert not fake.missing
 
 
 @pytest.fixture

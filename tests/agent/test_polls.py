@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 CAT = ["sh", "-c", 'cat "$0"']
@@ -103,6 +104,36 @@ async def test_what_ends_while_a_report_is_in_flight_goes_with_the_next(leader: 
     assert len(with_ends) < 25
     assert [end.fence for end in leader.reports][:50] == fences
     assert leader.in_flight_max <= 2
+
+
+async def test_more_ends_than_one_poll_takes(leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of those that must wait may look lost meanwhile (the leader's fixture looks for that)."""
+    monkeypatch.setattr("raftflow.agent.loop._ENDS_MAX", 2)
+    start_agent(resources={"cpu": 1})
+    leader.hold_reports = asyncio.Event()
+    fences = await leader.assign(*({"python": "time:time"} for _ in range(20)))
+    await leader.until(lambda: leader.reports)
+    await asyncio.sleep(0.3)  # most have ended by then
+    leader.hold_reports.set()
+    await leader.until(lambda: len(leader.accepted) == 20)
+    assert list(leader.accepted) == fences
+    assert max(len(poll.ends) for poll in leader.polls) == 2
+
+
+async def test_ends_that_a_coordinator_finds_too_large_are_cut_into_smaller_polls(
+    leader: Any, start_agent: Any
+) -> None:
+    leader.poll_bytes_max = 60_000
+    start_agent(resources={"cpu": 1})
+    leader.hold_reports = asyncio.Event()
+    echo = {"python": "operator:mul", "args": ["x", 30_000]}
+    fences = await leader.assign(*(echo for _ in range(4)), {**echo, "args": ["x", 60_000]})
+    await leader.until(lambda: leader.reports)
+    await asyncio.sleep(0.3)
+    leader.hold_reports.set()
+    await leader.until(lambda: len(leader.accepted) == 5)
+    assert [leader.accepted[fence].outcome for fence in fences] == ["succeeded"] * 4 + ["failed"]
+    assert "refuses the result" in leader.accepted[fences[4]].error
 
 
 async def test_news_do_not_wait_for_a_held_poll(leader: Any, start_agent: Any, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from raftflow.agent.messages import SECRETS, Exited, Lease, Signal, Spawn, ToLauncher
+from raftflow.agent.messages import Exited, Lease, Signal, Spawn, ToLauncher, is_secret
 
 _log = logging.getLogger("raftflow.agent.launcher")
 
@@ -45,7 +45,7 @@ class Launcher:
 
     def __init__(self, instance: str, environ: Mapping[str, str], on_broken: Callable[[LauncherError], None]) -> None:
         self._instance = instance
-        self._environ = {key: value for key, value in environ.items() if key not in SECRETS}
+        self._environ = {key: value for key, value in environ.items() if not is_secret(key)}
         self._environ[INSTANCE_VARIABLE] = instance
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from raftflow.api import agents, bodies, cluster, metrics, openapi, problems, workflows
 from raftflow.api.calls import Access, Answer, Call, Route, check_query, encode
-from raftflow.api.forward import Forwarder, redirect
+from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.coordinator.relay import LogUnavailableError
 from raftflow.coordinator.replica import Replica
@@ -36,9 +36,9 @@ from raftflow.domain.contract import (
 
 _log = logging.getLogger(__name__)
 
-LEADER_WAIT_S = 0.3
+LEADER_WAIT_S = 1.0
 """How long a request waits for an election that is under way before it is answered with 503."""
-_LEADER_LOOK_S = 0.01
+_LEADER_LOOK_S = 0.02
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -140,38 +140,31 @@ class Api:
         return await bodies.read_body(request, self._limits.poll_bytes if small else self._limits.body_bytes)
 
     async def _dispatch(self, call: Call) -> web.StreamResponse:
-        route, replica = call.route, self._replica
-        if route.access is Access.LOCAL or (route.access is Access.READ and "stale" in call.request.query):
-            return _respond(await route.handler(call))
-        if not replica.leader.leading:
-            return await self._elsewhere(call, await self._find_leader(call))
-        try:
-            if route.access is Access.READ:
-                await replica.read_barrier()
-            return _respond(await route.handler(call))
-        except NotLeaderError as error:
-            # The command is in no log, so it can be sent to the new leader.
-            return await self._elsewhere(call, error)
-        except NoLeaderError:
-            if self._replica.leader.leading:
-                raise
-            return await self._elsewhere(call, await self._find_leader(call))
-
-    async def _find_leader(self, call: Call) -> NotLeaderError:
-        """Return where the leader is, waiting shortly while one is elected. Raises `NoLeaderError`."""
+        """Answer here, or pass on; while a leader is elected, wait for it a little."""
+        access = call.route.access
+        if access is Access.LOCAL or (access is Access.READ and "stale" in call.request.query):
+            return _respond(await call.route.handler(call))
         loop = asyncio.get_running_loop()
         until_s = loop.time() + LEADER_WAIT_S
         while True:
-            error = self._replica.submitter.no_leader_error()
-            if isinstance(error, NotLeaderError):
-                return error
+            try:
+                if self._replica.leader.leading:
+                    if access is Access.READ:
+                        await self._replica.read_barrier()
+                    return _respond(await call.route.handler(call))
+                return await self._elsewhere(call, self._replica.submitter.no_leader_error())
+            except NotLeaderError as error:
+                # Leadership was lost on the way. The command is in no log, so it can be sent to the new leader.
+                failure: ProposeError | ProblemError = error
+            except (NoLeaderError, LeaderUnreachableError) as error:
+                failure = error
             if loop.time() >= until_s or HEADER_FORWARDED in call.request.headers:
-                raise error
+                raise failure
             await asyncio.sleep(_LEADER_LOOK_S)
-            if self._replica.leader.leading:
-                raise NoLeaderError("this replica has just become the leader")
 
-    async def _elsewhere(self, call: Call, leader: NotLeaderError) -> web.StreamResponse:
+    async def _elsewhere(self, call: Call, leader: NoLeaderError | NotLeaderError) -> web.StreamResponse:
+        if isinstance(leader, NoLeaderError):
+            raise leader
         if call.route.access is Access.POLL:
             return redirect(call.request, leader.leader_url)
         if HEADER_FORWARDED in call.request.headers:

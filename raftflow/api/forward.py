@@ -33,6 +33,10 @@ _SENT = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
 _RETURNED = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TERM, HEADER_LEADER)
 
 
+class LeaderUnreachableError(ProblemError):
+    """No connection to the leader: nothing was sent, so it can be tried again."""
+
+
 class Forwarder:
     """Keeps connections to the other replicas."""
 

@@ -33,6 +33,13 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+async def until(true: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for something that no event announces."""
+    async with asyncio.timeout(timeout_s):
+        while not true():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.005)
+
+
 class Answered:
     """An answer, read whole."""
 
@@ -54,6 +61,8 @@ class Answered:
 
 class Served:
     """One replica with its HTTP server and a client that talks to it."""
+
+    until = staticmethod(until)
 
     def __init__(
         self, config: CoordinatorConfig, make: Callable[[CoordinatorConfig, RealFileSystem], Replica]

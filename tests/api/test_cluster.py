@@ -30,8 +30,7 @@ async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
     leader = await cluster.leader()
     incarnation = await leader.register()
     polling = asyncio.ensure_future(leader.poll(incarnation=incarnation, seq=1, wait_ms=1000))
-    while leader.replica.desk.held == 0:
-        await asyncio.sleep(0.005)
+    await leader.until(lambda: leader.replica.desk.held > 0)
     assert await leader.replica.hand_over()
     answer = await polling
     successor = await cluster.leader(other_than=leader.config.name)
@@ -54,9 +53,8 @@ async def test_the_leader_stops_and_the_others_go_on(trio: Any) -> None:
     await cluster.start(first.config.name)
     await cluster.leader()
     for served in cluster.live.values():
-        async with asyncio.timeout(5):
-            while served.replica.machine.applied_index < second.replica.machine.applied_index:
-                await asyncio.sleep(0.01)
+        machine = served.replica.machine
+        await served.until(lambda m=machine: m.applied_index >= second.replica.machine.applied_index)
         assert (await served.get(f"/v1/workflows/{workflow}?stale")).json["state"] == "succeeded"
         check = (await served.get("/v1/audit/verify")).json
         assert check["problems"] == []
@@ -69,9 +67,7 @@ async def test_without_a_majority_nothing_is_promised(trio: Any) -> None:
     workflow = await leader.submit(WORK)
     for served in cluster.followers():
         await cluster.stop(served.config.name)
-    async with asyncio.timeout(5):
-        while leader.replica.status().ready or leader.replica.leader.leading:
-            await asyncio.sleep(0.01)
+    await leader.until(lambda: not leader.replica.status().ready and not leader.replica.leader.leading)
     ready = await leader.get("/readyz")
     assert (ready.status, ready.word) == (503, "no-leader")
     assert (await leader.get("/healthz")).status == 200

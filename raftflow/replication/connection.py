@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _JOIN_BYTES_MAX: Final = 64 * 1024
 _OVERHEAD: Final = LENGTH.size + MAC_BYTES
+_LOOKS: Final = 3
+"""How often in `idle_s` a connection looks whether it has to say something, or has heard nothing."""
 
 
 class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +31,8 @@ class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
     buffer_bytes_max: int = 64 * 1024 * 1024
     """Bytes that may wait to be written to one peer; over it the connection is reset."""
     idle_s: float = 3.0
-    """Longest silence of an established connection before it is reset."""
+    """Longest silence of an established connection before it is reset. A side with nothing to say (two followers have
+    nothing to tell each other) sends an empty frame in time."""
     handshake_s: float = 2.0
     """Time for TLS and handshake together."""
     dial_s: float = 1.0
@@ -96,6 +99,7 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._need = 0
         self._heard_at = 0.0
+        self._sent_at = 0.0
         self._timer = self._loop.call_later(limits.handshake_s, self._on_handshake_deadline)
 
     # -- what the owner calls ------------------------------------------------------------------------------------
@@ -112,6 +116,7 @@ class Connection(asyncio.Protocol):
         if waiting + size + _OVERHEAD > self._limits.buffer_bytes_max:
             self.drop(Failure("overflow", f"{waiting} bytes wait to be written and {size} more do not fit"))
             return False
+        self._sent_at = self._loop.time()
         buffers = session.seal(parts, size)
         if size <= _JOIN_BYTES_MAX:
             transport.write(b"".join(buffers))
@@ -199,13 +204,18 @@ class Connection(asyncio.Protocol):
         detail = f"no complete handshake within {self._limits.handshake_s} s"
         self.drop(Failure("handshake_timeout", detail, self._claimed()))
 
-    def _on_idle(self) -> None:
-        """Reset a connection on which nothing arrives, or look again when it would be due."""
-        due_s = self._heard_at + self._limits.idle_s - self._loop.time()
-        if due_s <= 0:
+    def _on_look(self) -> None:
+        """Reset a connection on which nothing arrives; send a sign of life on one where nothing was said."""
+        now = self._loop.time()
+        if now - self._heard_at >= self._limits.idle_s:
             self.drop(Failure("idle", f"nothing arrived for {self._limits.idle_s} s"))
-        else:
-            self._timer = self._loop.call_later(due_s, self._on_idle)
+            return
+        look_s = self._limits.idle_s / _LOOKS
+        session, transport = self._session, self._transport
+        if session is not None and transport is not None and now - self._sent_at >= look_s:
+            self._sent_at = now
+            transport.write(b"".join(session.seal((), 0)))
+        self._timer = self._loop.call_later(look_s, self._on_look)
 
     def _shake_hands(self) -> None:
         """Give the handshake the bytes that it waits for, message by message."""
@@ -241,8 +251,8 @@ class Connection(asyncio.Protocol):
     def _establish(self, session: Session) -> None:
         self._timer.cancel()
         self._session = session
-        self._heard_at = self.established_at = self._loop.time()
-        self._timer = self._loop.call_later(self._limits.idle_s, self._on_idle)
+        self._heard_at = self._sent_at = self.established_at = self._loop.time()
+        self._timer = self._loop.call_later(self._limits.idle_s / _LOOKS, self._on_look)
         rest = bytes(self._buffer)
         self._buffer.clear()
         self._owner.established(self, session)
@@ -262,7 +272,7 @@ class Connection(asyncio.Protocol):
         self._need = LENGTH.size
         while end - position >= LENGTH.size:
             (size,) = LENGTH.unpack_from(data, position)
-            if not 0 < size <= self._limits.frame_bytes_max:
+            if size > self._limits.frame_bytes_max:
                 self.drop(Failure("bad_frame", f"a frame claims {size} bytes"))
                 return
             start = position + LENGTH.size
@@ -275,7 +285,8 @@ class Connection(asyncio.Protocol):
             if not session.open(frame, data[stop:position]):
                 self.drop(Failure("bad_frame", f"a frame of {size} bytes does not carry its proof"))
                 return
-            self._owner.received(self, frame)
+            if size:  # an empty frame is a sign of life and nothing else
+                self._owner.received(self, frame)
             if self.over:
                 return
         if position < end:

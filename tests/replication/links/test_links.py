@@ -140,6 +140,15 @@ async def test_a_silent_link_is_reset_and_a_talking_one_is_not(world: Any) -> No
     await b.until_event("down", "aa")
 
 
+async def test_two_peers_with_nothing_to_say_stay_connected(world: Any) -> None:
+    """As two followers do: signs of life go both ways and reach nobody's handler."""
+    a, b = await world.cluster("a", "b", limits=world.limits(idle_s=0.15))
+    await asyncio.sleep(0.6)
+    for node, peer in ((a, "b"), (b, "a")):
+        assert node.ups_and_downs(peer) == ["up"]
+        assert all(event[0] != "frame" for event in node.events)
+
+
 async def test_a_newer_connection_replaces_the_older_one(world: Any) -> None:
     """Frames of the old connection, already on their way, are not delivered to the new one's receiver."""
     b = await world.node("b", peers=["a"])

@@ -166,7 +166,15 @@ async def test_a_flipped_bit_ends_the_connection_and_delivers_nothing_of_the_fra
     assert await raw.rest() == b""
 
 
-@pytest.mark.parametrize("size", [0, 1001, 2**31, 2**32 - 1])
+async def test_an_empty_frame_without_its_proof_ends_the_connection(world: Any) -> None:
+    b = await world.node("b", **IDLE)
+    raw = await (await world.raw(b)).prove("a", "b")
+    raw.writer.write(bytes(4 + 16))
+    await b.until_event("down", "a")
+    assert b.links.stats["bad_frame"] == 1
+
+
+@pytest.mark.parametrize("size", [1001, 2**31, 2**32 - 1])
 async def test_a_length_out_of_bounds_ends_the_connection_before_the_frame_comes(world: Any, size: int) -> None:
     b = await world.node("b", limits=world.limits(frame_bytes_max=1000), **IDLE)
     raw = await (await world.raw(b)).prove("a", "b")

@@ -1,0 +1,226 @@
+"""A machine with a short way to say things: every command is encoded, applied, and followed by all invariants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from raftflow.domain import commands as c
+from raftflow.domain.events import Event
+from raftflow.domain.task import AttemptOutcome, TaskState
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine import queries
+from raftflow.machine.audit import decode_record, verify_chain
+from raftflow.machine.invariants import check
+from raftflow.machine.machine import EntryResult, Machine
+
+START_MS = 1_700_000_000_000
+
+
+class Drive:
+    """Applies commands to a machine, one per entry, at a time that the test moves."""
+
+    def __init__(self, *, checked: bool = True, requests_max: int = 65_536) -> None:
+        self.machine = Machine(requests_max)
+        self.now_ms = START_MS
+        self.index = 0
+        self.records: list[Any] = []
+        self.events: list[Event] = []
+        self.checked = checked
+
+    # --- entries
+
+    def entry(self, *commands: c.AnyCommand) -> EntryResult:
+        self.index += 1
+        result = self.machine.apply(self.index, 1, c.encode_entry(commands))
+        self.records += [decode_record(data) for data in result.audit]
+        self.events = result.events
+        if self.checked:
+            assert check(self.machine) == []
+        return result
+
+    def do(self, command: c.AnyCommand) -> Any:
+        (reply,) = self.entry(command).replies
+        return reply
+
+    # --- commands
+
+    def submit(self, spec: WorkflowSpec | None = None, workflow_id: str = "wf-1", request_id: str = "") -> Any:
+        return self.do(
+            c.SubmitWorkflow(
+                at_ms=self.now_ms,
+                actor="client:test",
+                request_id=request_id,
+                workflow_id=workflow_id,
+                spec=self.chain(1) if spec is None else spec,
+            )
+        )
+
+    def control(self, action: Any, workflow_id: str = "wf-1", request_id: str = "") -> Any:
+        return self.do(
+            c.ControlWorkflow(
+                at_ms=self.now_ms,
+                actor="client:test",
+                request_id=request_id,
+                workflow_id=workflow_id,
+                action=action,
+            )
+        )
+
+    def register(self, name: str = "a1", instance: str = "i1", cpu: int = 1, **more: Any) -> Any:
+        capacity = more.pop("capacity", {"cpu": cpu * 1000})
+        return self.do(
+            c.RegisterAgent(
+                at_ms=self.now_ms, actor=f"agent:{name}", name=name, instance=instance, capacity=capacity, **more
+            )
+        )
+
+    def control_agent(self, action: Any, name: str = "a1") -> Any:
+        return self.do(c.ControlAgent(at_ms=self.now_ms, actor="client:test", name=name, action=action))
+
+    def remove(self, name: str = "a1", reason: Any = "lost", incarnation: int | None = None) -> Any:
+        if incarnation is None:
+            incarnation = self.machine.state.agents[name].incarnation
+        return self.do(
+            c.RemoveAgent(at_ms=self.now_ms, actor="leader:r1", name=name, incarnation=incarnation, reason=reason)
+        )
+
+    def place(self, *tasks: int, agent: str = "a1", workflow_id: str = "wf-1", incarnation: int | None = None) -> Any:
+        """Place tasks (by position) and return the fences."""
+        if incarnation is None:
+            incarnation = self.machine.state.agents[agent].incarnation
+        placements = tuple(c.Placement(workflow_id, task, agent, incarnation) for task in tasks)
+        reply = self.do(c.CommitPlacements(at_ms=self.now_ms, actor="leader:r1", placements=placements))
+        return reply.fences
+
+    def end(self, fence: int, outcome: str = "succeeded", **more: Any) -> c.AttemptEnd:
+        """Make the end of an attempt; where it is not given, the task is looked up by its fence."""
+        workflow_id, task_id = more.pop("workflow_id", "wf-1"), more.pop("task_id", None)
+        for workflow in self.machine.state.workflows.values():
+            for task in workflow.tasks:
+                if task_id is None and any(
+                    attempt is not None and attempt.fence == fence for attempt in (task.last, *task.history)
+                ):
+                    workflow_id, task_id = workflow.id, task.id
+        return c.AttemptEnd(fence, workflow_id, task_id or "nobody", AttemptOutcome(outcome), **more)
+
+    def report(
+        self, *ends: c.AttemptEnd, agent: str = "a1", missing: tuple[int, ...] = (), incarnation: int | None = None
+    ) -> Any:
+        if incarnation is None:
+            incarnation = self.machine.state.agents[agent].incarnation
+        reply = self.do(
+            c.ReportAttempts(
+                at_ms=self.now_ms,
+                actor=f"agent:{agent}",
+                agent=agent,
+                incarnation=incarnation,
+                ends=ends,
+                missing=missing,
+            )
+        )
+        return [verdict.verdict for verdict in reply.verdicts] if hasattr(reply, "verdicts") else reply
+
+    def finish(self, fence: int, outcome: str = "succeeded", agent: str = "a1", **more: Any) -> Any:
+        """Report one end and return its verdict."""
+        (verdict,) = self.report(self.end(fence, outcome, **more), agent=agent)
+        return verdict
+
+    def fire(self, after_ms: int = 0) -> int:
+        self.now_ms += after_ms
+        return self.do(c.FireTimers(at_ms=self.now_ms, actor="leader:r1")).count
+
+    def retire(self, before_ms: int | None = None, count_max: int = 1_000) -> Any:
+        return self.do(
+            c.RetireWorkflows(
+                at_ms=self.now_ms,
+                actor="leader:r1",
+                before_ms=self.now_ms if before_ms is None else before_ms,
+                count_max=count_max,
+            )
+        ).workflow_ids
+
+    # --- specs
+
+    @staticmethod
+    def tasks(*needs: tuple[int, ...], on_failure: Any = "stop", priority: int = 50, **each: Any) -> WorkflowSpec:
+        """A workflow of tasks t0, t1, ... that need those at the given positions."""
+        each.setdefault("command", ("true",))
+        return WorkflowSpec(
+            name="test",
+            on_failure=on_failure,
+            priority=priority,
+            tasks=tuple(
+                TaskSpec(id=f"t{position}", needs=tuple(f"t{need}" for need in wanted), **each)
+                for position, wanted in enumerate(needs)
+            ),
+        )
+
+    @classmethod
+    def chain(cls, length: int, **more: Any) -> WorkflowSpec:
+        return cls.tasks(*[(n - 1,) if n else () for n in range(length)], **more)
+
+    @classmethod
+    def bag(cls, size: int, **more: Any) -> WorkflowSpec:
+        return cls.tasks(*[()] * size, **more)
+
+    # --- looks
+
+    def states(self, workflow_id: str = "wf-1") -> str:
+        """First letters of the tasks' states: Waiting Delayed rEady Queued Running Succeeded Failed Cancelled."""
+        letters = dict(zip(TaskState, "WDEQRSFC", strict=True))
+        return "".join(letters[task.state] for task in self.machine.state.workflows[workflow_id].tasks)
+
+    def state(self, workflow_id: str = "wf-1") -> str:
+        return self.machine.state.workflows[workflow_id].state.value
+
+    def task(self, position: int, workflow_id: str = "wf-1") -> Any:
+        return self.machine.state.workflows[workflow_id].tasks[position]
+
+    def free(self, agent: str = "a1", name: str = "cpu") -> int:
+        return self.machine.state.agents[agent].free[name]
+
+    def queue(self, agent: str = "a1") -> list[int]:
+        return list(self.machine.state.agents[agent].queue)
+
+    def orders(self, agent: str = "a1") -> tuple[list[int], list[int]]:
+        return queries.orders(self.machine, agent)
+
+    def encoding(self) -> bytes:
+        """The whole state as bytes."""
+        return b"".join(self.machine.snapshot())
+
+    def facts(self) -> list[Any]:
+        """The tables as bytes, without what every command moves: log position, clock, chain."""
+        machine = Machine()
+        machine.restore([self.encoding()])
+        machine.applied_index = machine.applied_term = 0
+        machine.chain = bytes(32)
+        machine._step.clock_ms = 0
+        return [b"".join(machine.snapshot())]
+
+    def transitions(self) -> list[str]:
+        """What the last command moved: `task before event after`."""
+        return [f"{t.task_id} {t.before} {t.event} {t.after}" for t in self.records[-1].transitions]
+
+
+@pytest.fixture(scope="session")
+def new_drive() -> Callable[..., Drive]:
+    """Make further drives: replicas, or others with other settings."""
+    return Drive
+
+
+@pytest.fixture
+def drive(new_drive: Callable[..., Drive]) -> Any:
+    """A drive whose audit chain and snapshot are checked when the test is over."""
+    made = new_drive()
+    yield made
+    _, problems = verify_chain(made.records)
+    assert problems == []
+    assert not made.records or made.records[-1].chain == made.machine.chain
+    copy = Machine()
+    copy.restore(made.machine.snapshot())
+    assert check(copy) == []
+    assert b"".join(copy.snapshot()) == made.encoding()

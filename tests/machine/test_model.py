@@ -1,0 +1,378 @@
+"""Any sequence of commands: fair ones, late ones, repeated ones, wrong ones, with all invariants after each.
+
+Two replicas get every entry; one of them is replaced by its own snapshot now and then. The agents are played by a
+small model that runs attempts by the rules of a real one: it starts its queue in order as far as it fits, and keeps
+what it has not been answered. After a while of peace every workflow that can end has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from raftflow.domain import commands as c
+from raftflow.domain.events import TaskNotReady, TaskReady
+from raftflow.domain.replies import AgentAccepted, Rejection
+from raftflow.domain.task import AttemptOutcome, TaskState
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine import queries
+from raftflow.machine.audit import verify_chain
+from raftflow.machine.invariants import check
+from raftflow.machine.machine import Machine
+
+AGENTS = st.sampled_from(["a1", "a2", "a3"])
+WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")
+OUTCOMES = st.sampled_from([outcome.value for outcome in AttemptOutcome])
+NUMBERS = st.integers(0, 30)
+
+
+@st.composite
+def specs(draw: Callable[..., Any]) -> WorkflowSpec:
+    count = draw(st.integers(1, 6))
+    tasks = []
+    for position in range(count):
+        needs = draw(st.lists(st.integers(0, position - 1), unique=True, max_size=3)) if position else []
+        tasks.append(
+            TaskSpec(
+                id=f"t{position}",
+                needs=tuple(f"t{need}" for need in needs),
+                command=("true",),
+                resources={"cpu": draw(st.sampled_from([0, 500, 1000, 2000])), "gpu": draw(st.sampled_from([0, 0, 1]))},
+                labels=draw(st.sampled_from([{}, {}, {"zone": "a"}])),
+                retries=draw(st.integers(0, 2)),
+                retry_delay_ms=draw(st.sampled_from([0, 10])),
+                timeout_ms=draw(st.sampled_from([None, 50])),
+            )
+        )
+    return WorkflowSpec(
+        name="model", tasks=tuple(tasks), on_failure=draw(st.sampled_from(["stop", "continue"])), priority=count
+    )
+
+
+class FakeAgent:
+    """What an agent process knows: its incarnation, what runs, what waits, and which ends are not answered yet."""
+
+    def __init__(self, incarnation: int, capacity: dict[str, int]) -> None:
+        self.incarnation = incarnation
+        self.free = dict(capacity)
+        self.seen = 0
+        self.running: dict[int, Any] = {}
+        self.waiting: dict[int, Any] = {}
+        self.ends: list[c.AttemptEnd] = []
+
+    def fetch(self, machine: Machine, name: str) -> None:
+        if machine.state.agents[name].incarnation != self.incarnation:
+            return
+        for assignment in queries.assignments(machine, name, self.seen):
+            self.seen = assignment.fence
+            self.waiting[assignment.fence] = assignment
+        stop, release = queries.orders(machine, name)
+        for fence in [*stop, *release]:
+            if fence in self.waiting:
+                self._end(self.waiting.pop(fence), "released")
+        for fence in stop:
+            if fence in self.running:
+                self.finish(fence, "cancelled")
+        self.start()
+
+    def start(self) -> None:
+        for fence, assignment in list(self.waiting.items()):
+            if any(amount > self.free.get(name, 0) for name, amount in assignment.resources.items()):
+                return
+            for name, amount in assignment.resources.items():
+                self.free[name] -= amount
+            self.running[fence] = self.waiting.pop(fence)
+
+    def finish(self, fence: int, outcome: str) -> None:
+        assignment = self.running.pop(fence)
+        for name, amount in assignment.resources.items():
+            self.free[name] += amount
+        self._end(assignment, outcome)
+        self.start()
+
+    def _end(self, assignment: Any, outcome: str) -> None:
+        self.ends.append(
+            c.AttemptEnd(
+                assignment.fence,
+                assignment.workflow_id,
+                assignment.task_id,
+                AttemptOutcome(outcome),
+                result=b'"done"' if outcome == "succeeded" else b"",
+            )
+        )
+
+
+class Model(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.replicas = [Machine(requests_max=8), Machine(requests_max=8)]
+        self.index = 0
+        self.now_ms = 1_000
+        self.records: list[Any] = []
+        self.ready: dict[tuple[str, int], None] = {}
+        self.agents: dict[str, FakeAgent] = {}
+        self.gone: list[tuple[str, FakeAgent]] = []
+        self.sent: list[c.AnyCommand] = []
+        self.succeeded: dict[tuple[str, str], int] = {}
+        self.fence = 0
+        self.pieces: Any = None
+
+    @property
+    def machine(self) -> Machine:
+        return self.replicas[0]
+
+    def apply(self, *commands: c.AnyCommand) -> tuple[Any, ...]:
+        self.index += 1
+        entry = c.encode_entry(commands)
+        first, second = (machine.apply(self.index, 1, entry) for machine in self.replicas)
+        assert (first.replies, first.events, first.audit) == (second.replies, second.events, second.audit)
+        self.records += first.audit
+        for event in first.events:
+            if isinstance(event, TaskReady):
+                assert (event.workflow_id, event.task) not in self.ready
+                self.ready[event.workflow_id, event.task] = None
+            elif isinstance(event, TaskNotReady):
+                self.ready.pop((event.workflow_id, event.task), None)
+        for reply in first.replies:
+            if isinstance(reply, Rejection):
+                assert reply.message
+        self.sent += commands
+        return first.replies
+
+    def do(self, kind: Any, **fields: Any) -> Any:
+        return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
+
+    # --- clients
+
+    @rule(workflow_id=WORKFLOWS, spec=specs(), request=NUMBERS)
+    def submit(self, workflow_id: str, spec: WorkflowSpec, request: int) -> None:
+        self.do(c.SubmitWorkflow, workflow_id=workflow_id, spec=spec, request_id=f"r{request}" if request < 9 else "")
+
+    @rule(workflow_id=WORKFLOWS, action=st.sampled_from(["cancel", "pause", "resume", "retry"]), request=NUMBERS)
+    def control(self, workflow_id: str, action: Any, request: int) -> None:
+        self.do(
+            c.ControlWorkflow, workflow_id=workflow_id, action=action, request_id=f"r{request}" if request < 5 else ""
+        )
+
+    @rule(number=NUMBERS)
+    def send_again(self, number: int) -> None:
+        """Any command arrives once more, as after a failover."""
+        if self.sent:
+            command = self.sent[-1 - number % len(self.sent)]
+            if not isinstance(command, c.RegisterAgent):
+                self.apply(command)
+
+    @rule(before=st.integers(0, 200), count=st.integers(0, 2))
+    def retire(self, before: int, count: int) -> None:
+        self.do(c.RetireWorkflows, before_ms=self.now_ms - before, count_max=count)
+
+    # --- agents
+
+    @rule(name=AGENTS, restart=st.booleans(), cpu=st.sampled_from([1000, 2000]), prefetch=st.integers(0, 3))
+    def register(self, name: str, restart: bool, cpu: int, prefetch: int) -> None:
+        capacity = {"cpu": cpu, "gpu": 1} if name == "a1" else {"cpu": cpu}
+        known = self.machine.state.agents.get(name)
+        instance = known.instance if known is not None and not restart else f"i{self.index}"
+        if known is not None and known.present and not restart:
+            capacity = dict(known.capacity)
+        reply = self.do(
+            c.RegisterAgent,
+            name=name,
+            instance=instance,
+            capacity=capacity,
+            prefetch=prefetch,
+            labels={"zone": "a"} if name == "a2" else {},
+        )
+        assert isinstance(reply, AgentAccepted)
+        if name not in self.agents or self.agents[name].incarnation != reply.incarnation:
+            if name in self.agents:
+                self.gone.append((name, self.agents[name]))
+            self.agents[name] = FakeAgent(reply.incarnation, capacity)
+
+    @rule(name=AGENTS, action=st.sampled_from(["drain", "resume"]))
+    def control_agent(self, name: str, action: Any) -> None:
+        self.do(c.ControlAgent, name=name, action=action)
+
+    @rule(name=AGENTS, reason=st.sampled_from(["lost", "left"]), stale=st.booleans())
+    def remove(self, name: str, reason: Any, stale: bool) -> None:
+        if name in self.agents:
+            self.do(c.RemoveAgent, name=name, incarnation=self.agents[name].incarnation - stale, reason=reason)
+
+    @precondition(lambda self: self.agents)
+    @rule(name=AGENTS)
+    def fetch(self, name: str) -> None:
+        if name in self.agents:
+            self.agents[name].fetch(self.machine, name)
+
+    @precondition(lambda self: any(agent.running for agent in self.agents.values()))
+    @rule(name=AGENTS, number=NUMBERS, outcome=OUTCOMES)
+    def work(self, name: str, number: int, outcome: str) -> None:
+        agent = self.agents.get(name)
+        if agent is not None and agent.running:
+            fences = list(agent.running)
+            agent.finish(fences[number % len(fences)], "abandoned" if outcome in {"lost", "released"} else outcome)
+
+    @precondition(lambda self: any(agent.ends for agent in self.agents.values()))
+    @rule(name=AGENTS, answered=st.booleans(), forgotten=st.booleans())
+    def report(self, name: str, answered: bool, forgotten: bool) -> None:
+        agent = self.agents.get(name)
+        if agent is None:
+            return
+        missing = tuple(list(agent.running)[:1]) if forgotten else ()
+        if forgotten and agent.running:
+            agent.finish(missing[0], "abandoned")
+            agent.ends.pop()
+        self._report(name, agent, missing)
+        if answered:
+            agent.ends.clear()
+
+    def _report(self, name: str, agent: FakeAgent, missing: tuple[int, ...] = ()) -> None:
+        reply = self.do(
+            c.ReportAttempts, agent=name, incarnation=agent.incarnation, ends=tuple(agent.ends), missing=missing
+        )
+        if isinstance(reply, Rejection):
+            return
+        assert [verdict.fence for verdict in reply.verdicts] == [end.fence for end in agent.ends]
+
+    @precondition(lambda self: self.gone)
+    @rule(number=NUMBERS)
+    def a_voice_from_the_past(self, number: int) -> None:
+        """An agent that was replaced reports: nothing changes."""
+        name, agent = self.gone[number % len(self.gone)]
+        for fence in list(agent.running):
+            agent.finish(fence, "succeeded")
+        before = [[task.state for task in workflow.tasks] for workflow in self.machine.state.workflows.values()]
+        self._report(name, agent)
+        assert before == [
+            [task.state for task in workflow.tasks] for workflow in self.machine.state.workflows.values()
+        ]
+
+    @rule(
+        name=AGENTS,
+        fence=NUMBERS,
+        workflow_id=WORKFLOWS,
+        task=st.integers(0, 6),
+        outcome=OUTCOMES,
+        result=st.sampled_from([b"", b"1", b"{"]),
+    )
+    def lie(self, name: str, fence: int, workflow_id: str, task: int, outcome: str, result: bytes) -> None:
+        """A report about anything at all."""
+        known = self.machine.state.agents.get(name)
+        end = c.AttemptEnd(fence, workflow_id, f"t{task}", AttemptOutcome(outcome), result=result)
+        self.do(
+            c.ReportAttempts, agent=name, incarnation=1 if known is None else known.incarnation, ends=(end,)
+        )
+
+    # --- the leader
+
+    @rule(numbers=st.lists(st.tuples(NUMBERS, AGENTS), max_size=6))
+    def place(self, numbers: list[tuple[int, str]]) -> None:
+        ready = list(self.ready)
+        placements = []
+        for number, agent in numbers:
+            workflow_id, task = ready[number % len(ready)] if ready else ("wf-0", number)
+            known = self.machine.state.agents.get(agent)
+            placements.append(c.Placement(workflow_id, task, agent, 0 if known is None else known.incarnation))
+        reply = self.do(c.CommitPlacements, placements=tuple(placements))
+        for fence in reply.fences:
+            assert fence == 0 or fence > self.fence
+            self.fence = max(self.fence, fence)
+
+    @rule(after=st.sampled_from([0, 1, 10, 50, 70_000]))
+    def fire(self, after: int) -> None:
+        self.now_ms += after
+        self.do(c.FireTimers)
+        due = self.machine.state.next_timer_ms
+        assert due is None or due > self.now_ms
+
+    # --- snapshots
+
+    @rule()
+    def restart_a_replica(self) -> None:
+        fresh = Machine(requests_max=8)
+        fresh.restore(self.replicas[1].snapshot())
+        self.replicas[1] = fresh
+
+    @rule()
+    def open_snapshot(self) -> None:
+        if self.pieces is not None:
+            pieces, expected = self.pieces
+            self.pieces = None
+            assert b"".join(pieces) == expected
+        else:
+            expected = b"".join(self.machine.snapshot())
+            self.pieces = (self.machine.snapshot(), expected)
+
+    # --- what always holds
+
+    @invariant()
+    def everything_fits_together(self) -> None:
+        assert check(self.machine) == []
+        assert list(queries.ready_tasks(self.machine)) == sorted(
+            self.ready, key=lambda key: (self.machine.state.workflows[key[0]].number, key[1])
+        )
+        assert self.replicas[0].chain == self.replicas[1].chain
+
+    @invariant()
+    def nothing_is_done_twice(self) -> None:
+        """A task that succeeded keeps its attempt and its result, whatever is reported later."""
+        for workflow in self.machine.state.workflows.values():
+            for task in workflow.tasks:
+                if task.state is TaskState.SUCCEEDED and task.last is not None:
+                    assert self.succeeded.setdefault((workflow.id, f"{workflow.number}/{task.id}"), task.last.fence) == (
+                        task.last.fence
+                    )
+
+    def teardown(self) -> None:
+        from raftflow.machine.audit import decode_record
+
+        assert verify_chain([decode_record(data) for data in self.records]) == (self.machine.chain, [])
+        first, second = (b"".join(machine.snapshot()) for machine in self.replicas)
+        assert first == second
+        self._peace()
+
+    def _peace(self) -> None:
+        """With an agent that can do everything and reports at once, all work comes to its end."""
+        for name in list(self.agents):
+            self.do(c.RemoveAgent, name=name, incarnation=self.agents[name].incarnation, reason="lost")
+        reply = self.do(
+            c.RegisterAgent,
+            name="peace",
+            instance="i",
+            capacity={"cpu": 4000, "gpu": 4},
+            labels={"zone": "a"},
+            prefetch=2,
+        )
+        agent = FakeAgent(reply.incarnation, {"cpu": 4000, "gpu": 4})
+        for workflow_id in list(self.machine.state.workflows):
+            self.do(c.ControlWorkflow, workflow_id=workflow_id, action="resume")
+        for _ in range(200):
+            self.now_ms += 70_000
+            self.do(c.FireTimers)
+            self.do(
+                c.CommitPlacements,
+                placements=tuple(c.Placement(*key, "peace", reply.incarnation) for key in self.ready),
+            )
+            agent.fetch(self.machine, "peace")
+            for fence in list(agent.running):
+                agent.finish(fence, "succeeded")
+            self._report("peace", agent)
+            agent.ends.clear()
+            if all(workflow.finished_ms for workflow in self.machine.state.workflows.values()):
+                break
+        assert all(workflow.finished_ms for workflow in self.machine.state.workflows.values())
+        assert check(self.machine) == []
+        assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4}
+
+
+def test_any_sequence_of_commands_keeps_every_invariant():
+    run_state_machine_as_test(
+        Model,
+        settings=settings(
+            max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
+    )

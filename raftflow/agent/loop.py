@@ -47,6 +47,7 @@ _log = logging.getLogger("raftflow.agent.loop")
 
 _BACKOFF_MIN_S = 0.05
 _BACKOFF_MAX_S = 0.5
+_BACKOFF_GROWTH = 1.5
 _RETRY_AFTER_MAX_S = 5.0
 _ENDS_MAX = 1_000
 """Ends in one poll."""
@@ -254,6 +255,7 @@ class Agent:
         if self._serving is None or self._serving.done():
             return
         self._check_lease()
+        self._store.prune()
         left_s = (self._lease.stop_at_ns - now_ns()) / 1e9
         # Not longer than a second: timers of the event loop stand still while the machine sleeps, the lease does not.
         delay_s = min(max(left_s, 0.001), _LEASE_CHECK_MAX_S) if not self._lapsed else _LEASE_CHECK_MAX_S
@@ -361,8 +363,11 @@ class Agent:
         leaving = self._leaving.is_set()
         ends, later = self._next_ends()
         wait_ms = min(registration.poll_wait_ms, self._lease.length_ns // 3_000_000)
-        if leaving or (news and not ends):
-            wait_ms = 0  # ends get verdicts; other news might be held, and keep the next ends waiting behind them
+        if leaving or self._trouble or (news and not ends):
+            # Ends get verdicts; other news might be held, and keep the next ends waiting behind them. After a failure
+            # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders
+            # went on dying.
+            wait_ms = 0
         request = PollRequest(
             incarnation=registration.incarnation,
             seq=self._seq,
@@ -383,13 +388,12 @@ class Agent:
 
     async def _exchange(self, registration: RegisterResponse, request: PollRequest) -> None:
         """Send one poll and act on the answer."""
-        # An answer to news is not held, so a leader that is silent is found out sooner.
+        # An answer to news is not held. Two silent answers in a row must not cost the lease.
         held_s = 0 if request.ends or request.logs else request.wait_ms / 1000
+        timeout_s = min(self._config.poll_timeout_s, registration.lease_ms / 3000) + held_s
         sent_at_ns = now_ns()
         try:
-            response = await self._leader.poll(
-                registration.id, _encode(request), self._config.poll_timeout_s + held_s
-            )
+            response = await self._leader.poll(registration.id, _encode(request), timeout_s)
         except StaleIncarnationError as error:
             self._stale(registration, error)
         except RefusedError as error:
@@ -466,7 +470,7 @@ class Agent:
         if retry_after_s is not None:
             return min(retry_after_s, _RETRY_AFTER_MAX_S)
         wait_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-        self._backoff_s = min(self._backoff_s * 2, _BACKOFF_MAX_S)
+        self._backoff_s = min(self._backoff_s * _BACKOFF_GROWTH, _BACKOFF_MAX_S)
         return wait_s
 
     def _failed(self, why: str, retry_after_s: float | None) -> None:

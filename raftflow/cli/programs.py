@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,7 +75,7 @@ def run(  # noqa: PLR0917 - click passes options by name
 
     Flags go over RAFTFLOW_<TABLE>_<KEY> in the environment, and these over the file.
     """
-    from raftflow.api.server import run_replica  # noqa: PLC0415 - heavy
+    from raftflow.api.server import run as run_replica  # noqa: PLC0415 - heavy
     from raftflow.coordinator.config import load_config  # noqa: PLC0415 - heavy
 
     if config_file is None:
@@ -91,16 +90,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     }
     config = load_config(config_file, environ=os.environ, flags=flags)
     start_logging(log_level)
-    click.get_current_context().exit(_run(run_replica(config)))
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Run in an event loop, uvloop's where there is one."""
-    try:
-        import uvloop  # noqa: PLC0415 - not everywhere
-    except ImportError:
-        return asyncio.run(work)
-    return int(uvloop.run(work))
+    click.get_current_context().exit(run_replica(config))
 
 
 @click.command()

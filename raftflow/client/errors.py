@@ -60,7 +60,9 @@ class NotFound(Refused):
 
 def describe(problem: Problem) -> str:
     """Return a problem as text: what, why, and one line for each fault."""
-    first = f"{problem.title}: {problem.detail}" if problem.detail else problem.title
+    # The detail of a broken document repeats its first fault, for readers who see no list.
+    repeated = bool(problem.errors) and problem.errors[0].message in problem.detail
+    first = f"{problem.title}: {problem.detail}" if problem.detail and not repeated else problem.title
     lines = [f"  {fault.path}: {fault.message}" if fault.path else f"  {fault.message}" for fault in problem.errors]
     if len(lines) > PROBLEMS_SHOWN_MAX:
         lines[PROBLEMS_SHOWN_MAX:] = [f"  and {len(lines) - PROBLEMS_SHOWN_MAX} more"]

@@ -9,6 +9,7 @@ whole call, so a request that was carried out although its answer was lost gets 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import ssl
 import time
@@ -125,13 +126,10 @@ class Transport:
                     break
                 try:
                     answer = await self._request(call, peer, min(left_s, call.attempt_s))
-                except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError) as error:
-                    sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
-                    failures[peer] = str(error) or type(error).__name__
-                    continue
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                    sent = True
-                    failures[peer] = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+                    # What could not connect was not sent; of all else nobody knows how far it came.
+                    sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
+                    failures[peer] = _say(error)
                     continue
                 if isinstance(answer, bytes):
                     return answer
@@ -200,10 +198,22 @@ class Transport:
                 call.idempotency_key,
             )
         if last is None:
-            return Unreachable(f"no coordinator answers ({told})")
+            return Unreachable(f"no coordinator answers; is the cluster running, and are these its peers? ({told})")
         if kind in ("no-leader", "outcome-unknown", "unavailable"):
-            return NoLeader(f"the cluster has no leader at the moment ({told})")
+            return NoLeader(f"the cluster has no leader at the moment; a majority of its replicas must run ({told})")
         return Refused(last)
+
+
+def _say(error: Exception) -> str:
+    """Return in a few words why a request failed."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0
+        return (os.strerror(number) if number > 0 else error.os_error.strerror or "no connection").lower()
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

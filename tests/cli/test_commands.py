@@ -1,0 +1,396 @@
+"""What the commands print and send."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from raftflow.cli.options import resolve
+
+Run = Callable[..., Result]
+VIEW = {
+    "id": "wf-1",
+    "name": "w",
+    "state": "succeeded",
+    "tasks": {
+        **dict.fromkeys(("failed", "running", "ready", "waiting", "cancelled", "cached"), 0),
+        "total": 2,
+        "succeeded": 2,
+    },
+    "submitted_at": "2026-01-01T00:00:00Z",
+    "finished_at": "2026-01-01T00:00:09Z",
+    "priority": 50,
+    "warnings": [],
+}
+TASK = {
+    "id": "t",
+    "state": "succeeded",
+    "attempt": 2,
+    "agent": "a1",
+    "started_at": "2026-01-01T00:00:00Z",
+    "finished_at": "2026-01-01T00:00:01Z",
+    "result": {"x": [1]},
+    "detail": "",
+    "needs": ["s"],
+    "history": [],
+}
+AGENT = {
+    "id": "a1",
+    "name": "a1",
+    "state": "up",
+    "incarnation": 3,
+    "resources": {"cpu": 4.0, "memory": 8192.0},
+    "allocated": {"cpu": 1.5, "memory": 0.0},
+    "pid": 12,
+}
+
+
+def status(name: str = "n1", role: str = "leader", applied: int = 7) -> dict[str, Any]:
+    indexes = ("last_index", "durable_index", "commit_index", "applied_index", "snapshot_index", "digest_index")
+    words = {"cluster": "c", "leader": "n1", "leader_url": None, "digest": "ab" * 32, "version": "0"}
+    more = {"term": 3, "ready": True, "pid": 99, "uptime_s": 1.0, "peers": []}
+    return {"name": name, "role": role, **dict.fromkeys(indexes, applied), **words, **more}
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> str:
+    file = tmp_path / "flow.json"
+    file.write_text('{"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}')
+    return str(file)
+
+
+def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
+    nouns = ["demo", "cluster", "coordinator", "agent", "workflow", "task", "ledger", "audit", "bench"]
+    shown = run("--help").stdout
+    assert [line.split()[0] for line in shown.split("Commands:")[1].splitlines() if re.match(r"  \w", line)] == nouns
+    for noun in nouns:
+        assert run(noun, "--help").exit_code == 0
+    code = "import sys; sys.argv = ['raftflow', '--help']\nfrom raftflow.cli.main import main\n"
+    code += "try: main()\nexcept SystemExit: pass\nheavy = {'aiohttp', 'rich', 'yaml', 'msgspec', 'pysyncobj'}\n"
+    code += "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+    times = []
+    for _ in range(5):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "raftflow", "--help"], capture_output=True, timeout=60, check=True)
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.3, "help must not wait for heavy imports"
+
+
+def test_submit_prints_the_id(run: Run, fake: Any, flow: str) -> None:
+    fake.routes["POST", "/v1/workflows"] = (201, {"id": "wf-1", "warnings": ["no agent has a gpu"]})
+    result = run("workflow", "submit", flow)
+    assert (result.stdout, result.stderr) == ("wf-1\n", "warning: no agent has a gpu\n")
+    assert json.loads(run("workflow", "submit", flow, "-o", "json", "--detach").stdout)["id"] == "wf-1"
+
+
+def test_submit_sends_what_flags_say(run: Run, fake: Any, flow: str) -> None:
+    fake.routes["POST", "/v1/workflows"] = (201, {"id": "wf-1"})
+    run("workflow", "submit", flow, "--name", "other", "--priority", "9", "--idempotency-key", "k1", "--token", "tok")
+    ((_, _, _, headers, body),) = fake.requests
+    assert body == {"name": "other", "priority": 9, "tasks": [{"id": "a", "command": ["true"]}]}
+    assert (headers["Idempotency-Key"], headers["Authorization"]) == ("k1", "Bearer tok")
+
+
+def test_submit_reads_standard_input_and_recorded_workflows(run: Run, fake: Any) -> None:
+    from raftflow import formats
+
+    fake.routes["POST", "/v1/workflows"] = (201, {"id": "wf-1"})
+    assert (
+        run("workflow", "submit", "-", "--format", "yaml", stdin="name: w\ntasks: [{id: a, command: [x]}]").exit_code
+        == 0
+    )
+    recorded = str(Path(formats.__file__).parent / "examples" / "recorded.wfformat.json")
+    assert run("workflow", "submit", recorded, "--time-scale", "0.5", "--burner", "command").exit_code == 0
+    first, second = (request[4] for request in fake.requests)
+    assert first == {"name": "w", "tasks": [{"id": "a", "command": ["x"]}]}
+    assert second["tasks"][3]["command"][:5] == ["python3", "-m", "raftflow.burn", "--cpu-seconds", "0.5"]
+
+
+def test_submit_and_wait_prints_what_show_prints(run: Run, fake: Any, flow: str) -> None:
+    fake.routes["POST", "/v1/workflows"] = (201, {"id": "wf-1"})
+    fake.routes["GET", "/v1/workflows/wf-1"] = VIEW
+    waited = json.loads(run("workflow", "submit", flow, "--wait", "-o", "json").stdout)
+    assert waited == json.loads(run("workflow", "show", "wf-1", "-o", "json").stdout) == VIEW
+
+
+def test_validate(run: Run, flow: str, tmp_path: Path) -> None:
+    assert run("workflow", "validate", flow).stdout == "w: 1 tasks, 0 needs, no faults\n"
+    assert json.loads(run("workflow", "validate", flow, "-o", "json").stdout)["ok"] is True
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: w\ntasks:\n- {id: a, retires: 3}\n")
+    result = run("workflow", "validate", str(bad))
+    assert result.exit_code == 1
+    assert "tasks[0].retires: unknown key 'retires'; did you mean 'retries'?" in result.stdout
+    problems = json.loads(run("workflow", "validate", str(bad), "-o", "json").stdout)["problems"]
+    assert [problem["path"] for problem in problems] == ["tasks[0].retires", "tasks[0].command"]
+
+
+LISTINGS = [
+    (("workflow", "list"), "/v1/workflows", "workflows", VIEW),
+    (("task", "list", "wf-1"), "/v1/workflows/wf-1/tasks", "tasks", TASK),
+    (("agent", "list"), "/v1/agents", "agents", AGENT),
+]
+
+
+@pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: listing[2])
+def test_listings_in_three_forms(run: Run, fake: Any, listing: tuple[Any, ...]) -> None:
+    arguments, path, key, item = listing
+    fake.routes["GET", path] = {key: [item, item]}
+    as_json = json.loads(run(*arguments, "-o", "json").stdout)
+    lines = [json.loads(line) for line in run(*arguments, "-o", "jsonl").stdout.splitlines()]
+    assert as_json == lines
+    assert len(lines) == 2
+    assert item.items() <= lines[0].items()
+    table = run(*arguments).stdout.splitlines()
+    assert len(table) == 3
+    assert table[0].split()[0] in ("ID", "NAME")
+    assert table[1].split()[0] == item["id"]
+
+
+def test_task_show_lists_the_attempts(run: Run, fake: Any) -> None:
+    attempt = {"attempt": 1, "fence": 7, "agent": "a9", "outcome": "lost", "error": "gone\x1b[31m"}
+    fake.routes["GET", "/v1/workflows/wf-1/tasks/t"] = {**TASK, "history": [attempt]}
+    shown = run("task", "show", "wf-1", "t").stdout
+    assert re.search(r"^1 +7 +a9 +lost", shown, re.MULTILINE)
+    assert "\x1b" not in shown, "an agent's words must not steer the terminal"
+    assert json.loads(run("task", "show", "wf-1", "t", "-o", "json").stdout)["history"][0]["fence"] == 7
+
+
+def test_explain(run: Run, fake: Any) -> None:
+    answer = {"id": "t", "state": "waiting", "reason": "needs what has not ended", "waits_for": ["a", "b"]}
+    fake.routes["GET", "/v1/workflows/w/tasks/t/explain"] = answer
+    assert run("task", "explain", "w", "t").stdout == "t is waiting: needs what has not ended\nwaits for: a, b\n"
+    assert json.loads(run("task", "explain", "w", "t", "-o", "json").stdout) == answer
+
+
+def test_logs_come_in_pieces_and_follow_an_attempt_to_its_end(run: Run, fake: Any) -> None:
+    whole = "x" * 300_000 + "end\n"
+
+    def piece(query: dict[str, str]) -> dict[str, Any]:
+        offset = int(query["offset"])
+        calls.append(query)
+        size = 100 if len(calls) == 1 else len(whole)
+        text = whole[offset : min(offset + int(query["limit"]), size)]
+        common = {"attempt": 2, "agent": "a", "stream": "stderr", "truncated": True}
+        return {**common, "offset": offset, "text": text, "size": size, "complete": len(calls) > 2}
+
+    calls: list[dict[str, str]] = []
+    fake.routes["GET", "/v1/workflows/w/tasks/t/logs"] = piece
+    result = run("task", "logs", "w", "t", "--stream", "stderr", "--follow")
+    assert result.stdout == whole
+    assert [(call["offset"], call.get("attempt")) for call in calls] == [("0", None), ("100", "2"), ("262244", "2")]
+    assert "dropped the rest" in result.stderr
+    calls.clear()
+    assert len(run("task", "logs", "w", "t").stdout) == 100, "without --follow, what is there now"
+
+
+def test_controls(run: Run, fake: Any) -> None:
+    for action in ("cancel", "pause", "resume", "retry"):
+        fake.routes["POST", f"/v1/workflows/wf-1/{action}"] = VIEW
+        assert run("workflow", action, "wf-1").stdout == "wf-1 succeeded\n"
+    for action in ("drain", "resume"):
+        fake.routes["POST", f"/v1/agents/a1/{action}"] = AGENT
+        assert run("agent", action, "a1").stdout == "a1 up\n"
+    fake.routes["GET", "/v1/agents/a1"] = AGENT
+    assert json.loads(run("agent", "show", "a1", "-o", "json").stdout)["incarnation"] == 3
+
+
+def test_watch_prints_a_line_for_every_change(run: Run, fake: Any) -> None:
+    running = {**VIEW, "state": "running", "finished_at": None, "tasks": {"total": 2, "succeeded": 1, "running": 1}}
+    fake.routes["GET", "/v1/workflows/wf-1"] = [running, running, VIEW]
+    assert run("workflow", "watch", "wf-1").stdout.splitlines() == [
+        "w: running, 1/2 succeeded, 1 running",
+        "w: succeeded, 2/2 succeeded",
+    ]
+    fake.routes["GET", "/v1/workflows/wf-1"] = [running, VIEW]
+    states = [
+        json.loads(line)["state"] for line in run("workflow", "watch", "wf-1", "-o", "jsonl").stdout.splitlines()
+    ]
+    assert states == ["running", "succeeded"]
+
+
+def test_cluster_status(run: Run, fake: Any) -> None:
+    fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "/v1/agents"] = {"agents": [AGENT]}
+    found = json.loads(run("cluster", "status", "-o", "json").stdout)
+    assert (found["leader"], found["term"], found["index"]) == ("n1", 3, 7)
+    (replica,) = found["replicas"]
+    expected = {"name": "n1", "url": fake.url, "pid": 99, "role": "leader", "applied": 7, "digest": "ab" * 32}
+    assert expected.items() <= replica.items()
+    assert found["agents"] == [{"name": "a1", "pid": 12, "state": "up"}]
+    assert run("cluster", "status").stdout.startswith("leader n1, term 3, index 7\n")
+
+
+def test_cluster_status_without_a_leader_is_printed_and_fails(run: Run, fake: Any, make_problem: Any) -> None:
+    fake.routes["GET", "/v1/status"] = {**status(role="candidate"), "leader": None, "ready": False}
+    fake.routes["GET", "/v1/agents"] = (503, make_problem("no-leader", 503))
+    result = run("cluster", "status", "-o", "json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["leader"] is None
+
+
+def test_ledger(run: Run, fake: Any) -> None:
+    line = {"name": "a1", "capacity": {"cpu": 4.0}, "allocated": {"cpu": 1.5}}
+    fake.routes["GET", "/v1/ledger"] = {"index": 9, "agents": [line]}
+    fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "/v1/ledger/verify"] = {"ok": True, "index": 9, "problems": [], "replica": "n1"}
+    assert json.loads(run("ledger", "show", "-o", "json").stdout) == {"index": 9, "agents": [line]}
+    assert [json.loads(text) for text in run("ledger", "show", "-o", "jsonl").stdout.splitlines()] == [line]
+    assert run("ledger", "show").stdout.splitlines()[2].split() == ["a1", "cpu", "1.5", "4"]
+    run("ledger", "show", "--stale")
+    assert fake.requests[-1][2] == {"stale": "1"}
+    found = json.loads(run("ledger", "verify", "-o", "json").stdout)
+    assert {"ok": True, "index": 9, "problems": []}.items() <= found.items()
+    assert run("ledger", "verify").exit_code == 0
+
+
+def record(index: int, chain: str = "c") -> dict[str, Any]:
+    words = {"at": "2026-01-01T00:00:00Z", "actor": "client:api", "command": "workflow.submit", "subject": "wf-1"}
+    more = {"request_id": "r", "outcome": "ok", "detail": "", "transitions": []}
+    return {"index": index, "position": 0, "term": 1, **words, **more, "chain": chain}
+
+
+def test_audit_list_follows_pages(run: Run, fake: Any) -> None:
+    def page(query: dict[str, str]) -> dict[str, Any]:
+        first = int(query["from"])
+        indexes = range(first, min(first + 2, 6))
+        return {
+            "records": [record(i) for i in indexes],
+            "next": first + 2 if first + 2 < 6 else None,
+            "replica": "n1",
+        }
+
+    fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "/v1/agents"] = {"agents": []}
+    fake.routes["GET", "/v1/audit"] = page
+    assert [r["index"] for r in json.loads(run("audit", "list", "--all", "-o", "json").stdout)] == [0, 1, 2, 3, 4, 5]
+    limited = run("audit", "list", "--from", "1", "--limit", "2", "--replica", "n1")
+    assert len(limited.stdout.splitlines()) == 3
+    assert limited.stderr == "more: --from 3\n"
+    assert len(run("audit", "list", "-o", "jsonl", "--replica", fake.url, "--limit", "3").stdout.splitlines()) == 4
+
+
+AHEAD = {"last_index": 8, "chain": "c8"}
+
+
+@pytest.mark.parametrize(
+    "replica_two",
+    [
+        (AHEAD, [record(5, "c5")], 0, "2 replicas agree up to index 5"),
+        (AHEAD, [record(5, "cX")], 1, "chains differ at index 5: n1 c5, n2 cX"),
+        (AHEAD, [record(6, "c6")], 1, "chains differ at index 5: n1 c5, n2 no record"),
+        ({**AHEAD, "gaps": [[2, 6]]}, [], 0, "2 replicas agree up to index 5"),
+        ({"last_index": 5, "chain": "c5"}, [], 0, "2 replicas agree up to index 5"),
+        ({"last_index": 5, "chain": "cX"}, [], 1, "chains differ"),
+        ({**AHEAD, "ok": False, "problems": ["record 3 is broken"]}, [record(5, "c5")], 1, "n2: record 3 is broken"),
+    ],
+)
+def test_audit_verify_compares_at_the_last_common_index(run: Run, fake: Any, replica_two: Any) -> None:
+    """The one fake stands for two replicas that are asked in turn; n1 ends at index 5."""
+    ahead, records, code, said = replica_two
+    base = {"ok": True, "records": 5, "first_index": 1, "gaps": [], "problems": []}
+    behind = {**base, "replica": "n1", "last_index": 5, "chain": "c5"}
+    fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "/v1/audit/verify"] = [behind, {**base, "replica": "n2", **ahead}]
+    fake.routes["GET", "/v1/audit"] = {"records": records, "next": None, "replica": "n2"}
+    result = run("audit", "verify", "--peers", f"{fake.url},{fake.url.replace('127.0.0.1', 'localhost')}")
+    assert result.exit_code == code, result.output
+    assert said in result.stdout
+
+
+def test_flag_over_environment_over_file(tmp_path: Path) -> None:
+    file = tmp_path / "client.toml"
+    file.write_text('[client]\npeers = ["http://file:1"]\ntoken = "file"\ncacert = "ca.pem"\n[agent]\nname = "x"\n')
+    env = {"RAFTFLOW_CONFIG": str(file)}
+    assert resolve({}, env) == {"peers": ["http://file:1"], "token": "file", "cacert": str(tmp_path / "ca.pem")}
+    env |= {"RAFTFLOW_PEERS": "http://env:1, http://env:2", "RAFTFLOW_TOKEN": "env"}
+    assert resolve({}, env)["peers"] == ["http://env:1", "http://env:2"]
+    settings = resolve({"peers": "http://flag:1", "token": None}, env)
+    assert (settings["peers"], settings["token"]) == (["http://flag:1"], "env")
+
+
+@pytest.mark.parametrize("text", ["[client]\npeer = 1", "[client]\ntoken = 1", "client = 1", "x", None])
+def test_a_wrong_file_is_wrong_usage(run: Run, tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "client.toml"
+    if text is not None:
+        file.write_text(text)
+    result = run("workflow", "list", env={"RAFTFLOW_CONFIG": str(file)})
+    assert result.exit_code == 2
+    assert str(file) in result.stderr
+
+
+def test_connection_flags_may_stand_anywhere(run: Run, fake: Any) -> None:
+    fake.routes["GET", "/v1/agents"] = {"agents": []}
+    assert run("--peers", fake.url, "agent", "list", env={}).exit_code == 0
+    assert run("agent", "list", "--peers", fake.url, env={}).exit_code == 0
+
+
+def test_agent_run_passes_its_flags_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import raftflow.agent.main
+
+    seen = []
+    monkeypatch.setattr(raftflow.agent.main, "run", lambda config: seen.append(config) or 0)
+    flags = ("--name", "a7", "--cpus", "2", "--memory", "1GiB", "--resource", "gpu=1", "--label", "zone=a")
+    more = ("--prefetch", "3", "--work-dir", str(tmp_path), "--peers", "http://h:1,http://h:2", "--token", "t")
+    assert run("agent", "run", *flags, *more).exit_code == 0
+    (config,) = seen
+    assert (config.name, config.peers, config.token) == ("a7", ("http://h:1", "http://h:2"), "t")
+    assert config.capacity() == {"cpu": 2000, "memory": 1024, "gpu": 1000}
+    assert (config.labels, config.prefetch, config.work_dir) == ({"zone": "a"}, 3, str(tmp_path))
+
+
+def test_coordinator_run_passes_its_flags_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import raftflow.api.server
+
+    seen = []
+    monkeypatch.setattr(raftflow.api.server, "run", lambda config: seen.append(config) or 5)
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text("s" * 40)
+    file = tmp_path / "n.toml"
+    member = '[[cluster.members]]\nname = "n1"\npeer = "127.0.0.1:7101"\nurl = "http://127.0.0.1:7001"\n'
+    file.write_text(f'[cluster]\nid = "c"\nsecret_file = "secret"\n{member}[replica]\nname = "nX"\ndata_dir = "d"\n')
+    flags = (
+        "--name",
+        "n1",
+        "--data-dir",
+        str(tmp_path / "e"),
+        "--set",
+        "timing.lease_ms=4321",
+        "--bind",
+        "0.0.0.0:7001",
+    )
+    result = run("coordinator", "run", "--config", str(file), *flags, "--insecure")
+    assert result.exit_code == 5, result.output
+    (config,) = seen
+    assert (config.name, config.data_dir, config.insecure) == ("n1", tmp_path / "e", True)
+    assert config.timing.lease_ms == 4321
+    # Open to the network, without a token, and without saying so: refused.
+    refused = run("coordinator", "run", "--config", str(file), *flags)
+    assert refused.exit_code == 2
+    assert "--insecure" in refused.stderr
+
+
+def test_demo_and_bench_pass_their_flags_on(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import raftflow.bench.main
+    import raftflow.demo.main
+
+    monkeypatch.setattr(
+        raftflow.demo.main, "run_demo", lambda **given: int(given == {"data_dir": tmp_path, "keep": True})
+    )
+    assert run("demo", "--data-dir", str(tmp_path), "--keep").exit_code == 1
+    result = {"name": "failover", "runs": [1.0, 2.0], "median": {"seconds": 1.5}}
+    monkeypatch.setattr(raftflow.bench.main, "run", lambda name, **given: {**result, "given": given["runs"]})
+    assert json.loads(run("bench", "failover", "--runs", "2", "-o", "json").stdout) == {**result, "given": 2}
+    assert run("bench", "failover").stdout.splitlines()[2].split() == ["seconds", "1.5"]

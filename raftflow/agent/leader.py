@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, PollResponse, Problem, RegisterRequest, RegisterResponse
@@ -25,6 +26,7 @@ _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
 _ANSWER_BYTES_MAX = 256 << 20
 _REDIRECTS_MAX = 8
 _CONNECTIONS_MAX = 8
+_URLS_MAX = 256
 _KEEP_ALIVE_S = 75.0
 
 _encode = msgspec.json.Encoder().encode
@@ -60,6 +62,7 @@ class LeaderClient:
         self._peers = [peer.rstrip("/") for peer in config.peers]
         self._config = config
         self._leader: str | None = None
+        self._urls: dict[tuple[str, str], URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._decode_poll = msgspec.json.Decoder(PollResponse)
         self._decode_registration = msgspec.json.Decoder(RegisterResponse)
@@ -134,8 +137,13 @@ class LeaderClient:
         """Send one request. Returns the status, `Location` or `Retry-After`, and the body."""
         if self._session is None:
             raise RuntimeError("LeaderClient.start() was not called")
+        url = self._urls.get((base, path))
+        if url is None:
+            if len(self._urls) >= _URLS_MAX:
+                self._urls.clear()
+            url = self._urls[base, path] = URL(base + path)
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._config.connect_timeout_s)
-        async with self._session.post(base + path, data=body, timeout=timeout, allow_redirects=False) as response:
+        async with self._session.post(url, data=body, timeout=timeout, allow_redirects=False) as response:
             if (response.content_length or 0) > _ANSWER_BYTES_MAX:
                 raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes")
             data = await response.read()

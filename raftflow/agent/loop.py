@@ -499,6 +499,8 @@ class Agent:
         if ends and not forgotten and all(end.fence in self._book.ends for end in ends):
             # The leader did not get to them: leave it a moment before they are sent again.
             self._waiting_until_s = self._loop.time() + _BACKOFF_MIN_S
+        elif ends:
+            self._ends_max = min(self._ends_max * 2, _ENDS_MAX)
         self._book.receive(response.assign)
         if self._leaving.is_set():
             self._release(self._book.give_back())

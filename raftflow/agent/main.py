@@ -10,12 +10,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from raftflow.agent.attempts import Attempts
 from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.executors.command import CommandExecutor
-from raftflow.agent.executors.launching import Launcher, LauncherError
+from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.leader import LeaderClient, RefusedError
 from raftflow.agent.loop import Agent
@@ -56,13 +56,20 @@ def run(config: AgentConfig) -> int:
 async def _run(config: AgentConfig, folder: Path) -> int:
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
-    broken: list[LauncherError] = []
+    broken: list[BaseException] = []
 
-    def give_up(error: LauncherError) -> None:
+    def give_up(error: BaseException) -> None:
         broken.append(error)
         if main is not None:
             main.cancel()
 
+    def unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback failed, so an attempt may be forgotten: end loudly rather than hold its place for ever."""
+        loop.default_exception_handler(context)
+        if "handle" in context and isinstance(context.get("exception"), Exception):
+            give_up(context["exception"])
+
+    loop.set_exception_handler(unexpected)
     store = OutputStore(
         folder / "attempts",
         count_max=config.keep_attempts_max,
@@ -102,9 +109,10 @@ async def _run(config: AgentConfig, folder: Path) -> int:
     except asyncio.CancelledError:
         if not broken:
             raise
-        _log.error("%s", broken[0])
+        _log.error("giving up: %s", broken[0])
         return EXIT_FAILED
     finally:
+        loop.set_exception_handler(None)
         for number in handled:
             loop.remove_signal_handler(number)
         await launcher.close()
@@ -145,6 +153,8 @@ def _work_folder(folder: Path) -> IO[bytes]:
     """Make the work directory and lock it. Returns the locked file. Raises `ConfigError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid != os.getuid():
+            raise ConfigError(f"work_dir: {folder} belongs to another user")
         lock = (folder / "lock").open("ab")
     except OSError as error:
         raise ConfigError(f"work_dir: {folder} cannot be used: {error.strerror}") from error

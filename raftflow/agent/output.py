@@ -74,9 +74,10 @@ class OutputStore:
             return
         self._kept[fence] = Kept(time.monotonic(), sizes, truncated)
         self._bytes += sum(sizes)
-        self._prune()
+        self.prune()
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Remove what is too much or too old, the oldest first."""
         oldest_s = time.monotonic() - self._age_max_s
         while self._kept:
             fence, kept = next(iter(self._kept.items()))

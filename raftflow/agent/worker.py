@@ -121,6 +121,7 @@ class Worker:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._received = bytearray()
         self._home = Path.cwd()
+        self._pid = os.getpid()
         # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
 
@@ -157,16 +158,18 @@ class Worker:
         if call.env:
             environ = {**call.env, **environ}
         before = {key: os.environ[key] for key in environ if key in os.environ}
-        os.environ.update(environ)
         task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
         result, error = b"", ""
         try:
+            os.environ.update(environ)
             result = self._call(call, inputs)
         except TaskError as fault:
             error = str(fault)
         except BaseException as fault:  # noqa: BLE001 - whatever the function raises is the task's failure
             error = _describe(fault)
         finally:
+            if os.getpid() != self._pid:
+                os._exit(1)  # a process that the function forked came back here: this worker's socket is not its own
             task.set_current(None)
             for key in environ:
                 if key in before:

@@ -43,6 +43,8 @@ class FakeLeader:
         self.poll_bytes_max = 1 << 20
         self.redirect_to: str | None = None
         self.no_leader = False
+        self.silent = False
+        """Nothing is answered any more."""
         self.deaf_polls = 0
         """So many polls are cut off after they were read."""
         self.cut_after_apply = 0
@@ -147,6 +149,8 @@ class FakeLeader:
         raise asyncio.CancelledError
 
     async def _answer(self, request: web.Request, poll: PollRequest) -> web.Response:
+        if self.silent:
+            await asyncio.sleep(60)
         self.polls.append(poll)
         self.reports.extend(poll.ends)
         await self.notify()

@@ -91,49 +91,54 @@ async def test_ends_are_sent_again_until_answered(leader: Any, start_agent: Any)
     assert len(leader.registrations) == 1
 
 
-async def test_what_ends_while_a_report_is_in_flight_goes_with_the_next(leader: Any, start_agent: Any) -> None:
-    start_agent(resources={"cpu": 1})
+async def reports_held_until_all_ended(leader: Any, folder: Path, *tasks: dict[str, Any]) -> list[int]:
+    """Assign tasks to an agent with one place; when this returns, it knows their ends and has reported only one.
+
+    A last attempt that has started shows that those before it have ended.
+    """
     leader.hold_reports = asyncio.Event()
-    fences = await leader.assign(*({"python": "time:time"} for _ in range(50)))
-    await leader.until(lambda: leader.reports)
-    # The last attempt's end is known to the agent alone; its poll cannot come before the first is answered.
-    await leader.assign({"command": TRUE})
+    (fifo,) = make_fifos(folder, 1)
+    fences: list[int] = await leader.assign(*tasks, {"command": ["sh", "-c", f"echo > {fifo}; cat {fifo}"]})
+    await asyncio.to_thread(fifo.read_text)
+    assert [end.fence for end in leader.reports] == fences[:1]
     leader.hold_reports.set()
-    await leader.until(lambda: len(leader.accepted) == 51)
-    with_ends = [poll for poll in leader.polls if poll.ends]
-    assert len(with_ends) < 25
-    assert [end.fence for end in leader.reports][:50] == fences
+    await leader.until(lambda: len(leader.accepted) == len(tasks))
+    await open_fifo(fifo)
+    await leader.until(lambda: len(leader.accepted) == len(tasks) + 1)
+    return fences
+
+
+async def test_what_ends_while_a_report_is_in_flight_goes_with_the_next(
+    leader: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    start_agent(resources={"cpu": 1})
+    fences = await reports_held_until_all_ended(leader, tmp_path, *({"command": TRUE} for _ in range(5)))
+    reports = [[end.fence for end in poll.ends] for poll in leader.polls if poll.ends]
+    assert reports == [fences[:1], fences[1:5], fences[5:]]
     assert leader.in_flight_max <= 2
 
 
-async def test_more_ends_than_one_poll_takes(leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_ends_than_one_poll_takes(
+    leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """None of those that must wait may look lost meanwhile (the leader's fixture looks for that)."""
     monkeypatch.setattr("raftflow.agent.loop._ENDS_MAX", 2)
     start_agent(resources={"cpu": 1})
-    leader.hold_reports = asyncio.Event()
-    fences = await leader.assign(*({"python": "time:time"} for _ in range(20)))
-    await leader.until(lambda: leader.reports)
-    await asyncio.sleep(0.3)  # most have ended by then
-    leader.hold_reports.set()
-    await leader.until(lambda: len(leader.accepted) == 20)
-    assert list(leader.accepted) == fences
-    assert max(len(poll.ends) for poll in leader.polls) == 2
+    fences = await reports_held_until_all_ended(leader, tmp_path, *({"command": TRUE} for _ in range(6)))
+    reports = [[end.fence for end in poll.ends] for poll in leader.polls if poll.ends]
+    assert reports == [fences[:1], fences[1:3], fences[3:5], fences[5:6], fences[6:]]
 
 
 async def test_ends_that_a_coordinator_finds_too_large_are_cut_into_smaller_polls(
-    leader: Any, start_agent: Any
+    leader: Any, start_agent: Any, tmp_path: Path
 ) -> None:
     leader.poll_bytes_max = 60_000
     start_agent(resources={"cpu": 1})
-    leader.hold_reports = asyncio.Event()
-    echo = {"python": "operator:mul", "args": ["x", 30_000]}
-    fences = await leader.assign(*(echo for _ in range(4)), {**echo, "args": ["x", 60_000]})
-    await leader.until(lambda: leader.reports)
-    await asyncio.sleep(0.3)
-    leader.hold_reports.set()
-    await leader.until(lambda: len(leader.accepted) == 5)
-    assert [leader.accepted[fence].outcome for fence in fences] == ["succeeded"] * 4 + ["failed"]
-    assert "refuses the result" in leader.accepted[fences[4]].error
+    small, large = ({"python": "operator:mul", "args": ["x", count]} for count in (30_000, 60_000))
+    fences = await reports_held_until_all_ended(leader, tmp_path, small, small, small, large, small)
+    outcomes = [leader.accepted[fence].outcome for fence in fences[:5]]
+    assert outcomes == ["succeeded", "succeeded", "succeeded", "failed", "succeeded"]
+    assert "refuses the result" in leader.accepted[fences[3]].error
 
 
 async def test_news_do_not_wait_for_a_held_poll(leader: Any, start_agent: Any, tmp_path: Path) -> None:
@@ -173,6 +178,27 @@ async def test_failover_keeps_what_runs_and_reports_to_the_new_leader(
     await open_fifo(fifo)
     assert (await leader.end_of(running)).outcome == "succeeded"
     assert not leader.registrations
+
+
+async def test_a_leader_that_stands_still_is_left_in_time(
+    leader: Any, make_leader: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    """It accepts connections and says nothing; what runs goes on under the next leader."""
+    old = await make_leader()
+    old.lease_ms = leader.lease_ms = 1_500
+    old.poll_wait_ms = leader.poll_wait_ms = 100
+    leader.no_leader = True
+    start_agent(peers=[old.url, leader.url])
+    (fifo,) = make_fifos(tmp_path, 1)
+    (fence,) = await old.assign({"command": [*CAT, str(fifo)]})
+    await old.until(lambda: old.polls and old.polls[-1].running == [fence])
+    leader.incarnation, leader.live = old.incarnation, old.live
+    old.silent = True
+    await old.notify()
+    leader.no_leader = False
+    await leader.until(lambda: leader.polls and leader.polls[-1].running == [fence])
+    await open_fifo(fifo)
+    assert (await leader.end_of(fence)).outcome == "succeeded"
 
 
 async def test_no_leader_for_a_while(leader: Any, start_agent: Any) -> None:

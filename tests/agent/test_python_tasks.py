@@ -48,6 +48,15 @@ def zombie():
 def grow():
     b"x" * (200 << 20)
     return os.getpid()
+def obey(fifo):
+    import signal
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    with open(fifo, "w") as f: f.write("x")
+    while not told: time.sleep(0.01)
+    return "obeyed"
+def fork():
+    return os.fork()
 def print_and_wait(fifo):
     print("so far")
     with open(fifo, "w") as f: f.write("x")
@@ -193,6 +202,37 @@ async def test_timeout_and_cancel(leader: Any, start_agent: Any, fifo: Path, gon
     await leader.notify()
     assert (await leader.end_of(fence)).outcome == "cancelled"
     await gone(worker)
+
+
+async def test_a_worker_that_was_sent_a_signal_gets_no_other_call(leader: Any, start_agent: Any, fifo: Path) -> None:
+    """The signal might come late and hit the next attempt."""
+    start_agent(resources={"cpu": 1})
+    first = value(await leader.run(python="fns:pid"))
+    (fence,) = await leader.assign({"python": "fns:obey", "args": [str(fifo)]})
+    await asyncio.to_thread(fifo.read_text)
+    leader.stop.append(fence)
+    await leader.notify()
+    assert (await leader.end_of(fence)).outcome == "cancelled"
+    assert value(await leader.run(python="fns:pid")) != first
+
+
+async def test_a_forked_process_cannot_answer_for_the_worker(leader: Any, start_agent: Any) -> None:
+    start_agent(resources={"cpu": 1})
+    assert value(await leader.run(python="fns:fork")) > 0
+    assert value(await leader.run(python="fns:later", args=[1])) == 2
+
+
+async def test_an_environment_that_cannot_be_set(leader: Any, start_agent: Any) -> None:
+    start_agent(resources={"cpu": 1})
+    first = value(await leader.run(python="fns:pid"))
+    for env in ({"A": "\0"}, {"B=C": "1"}):
+        end = await leader.run(python="fns:pid", env=env)
+        assert end.outcome == "failed"
+        assert "ValueError" in end.error or "OSError" in end.error
+        end = await leader.run(command=["/bin/true"], env=env)
+        assert end.outcome == "failed"
+        assert end.error.startswith("cannot start /bin/true")
+    assert value(await leader.run(python="fns:pid")) == first
 
 
 async def test_processes_that_a_call_leaves_behind_end_with_it(leader: Any, start_agent: Any, gone: Any) -> None:

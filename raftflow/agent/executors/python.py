@@ -35,7 +35,18 @@ _decode = msgspec.msgpack.Decoder(Returned).decode
 class Worker:
     """The agent's end of one worker process."""
 
-    __slots__ = ("calls", "fence", "id", "incoming", "outgoing", "returned", "socket", "streams", "truncated")
+    __slots__ = (
+        "calls",
+        "doomed",
+        "fence",
+        "id",
+        "incoming",
+        "outgoing",
+        "returned",
+        "socket",
+        "streams",
+        "truncated",
+    )
 
     def __init__(self, control: socket.socket, streams: tuple[Path, Path]) -> None:
         self.id = 0
@@ -43,8 +54,10 @@ class Worker:
         self.streams = streams
         self.fence: int | None = None
         """Of the call that runs; None if idle."""
+        self.doomed = False
+        """It was sent a signal, which may reach it at any later time: it gets no other call."""
         self.returned: Ended | None = None
-        """How its call ended, while it is being killed for the processes that the call left behind."""
+        """How its call ended, while the worker and what the call left behind are being killed."""
         self.calls = 0
         self.incoming = bytearray()
         self.outgoing = b""
@@ -117,6 +130,7 @@ class PythonExecutor:
         """Send a signal to the worker's process group; any that it does not handle ends the worker."""
         entry = self._running.get(fence)
         if entry is not None:
+            entry[0].doomed = True
             self._launcher.signal(entry[0].id, number)
 
     def _start_worker(self) -> Worker:
@@ -195,8 +209,8 @@ class PythonExecutor:
         worker.truncated = [False, False]
         self._store.ended(fence, returned.sizes, truncated)
         how = Ended(ok=returned.ok, error=returned.error, result=returned.result)
-        if returned.leftovers:
-            # Children of the call still run. They end with the worker's group, and only then has the attempt ended.
+        if returned.leftovers or worker.doomed:
+            # Children of the call may still run. They end with the worker's group, and only then has the attempt.
             worker.returned = how
             self._discard(worker)
             return

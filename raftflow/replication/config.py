@@ -45,7 +45,6 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_entries: int = 20_000
     """Applied entries after which the log is compacted; see `rank` for how replicas are staggered."""
     snapshot_bytes: int = 64 * 1024 * 1024
-    snapshot_chunk_bytes: int = 256 * 1024
     snapshot_chunks_in_flight: int = 8
     snapshot_stall_s: float = 10.0
     """A snapshot transfer without an answer for so long is given up and begun anew."""

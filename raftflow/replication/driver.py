@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication.log import LogFailedError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -179,7 +177,7 @@ class Driver:
                 self._sync_since = None
                 self.guarded(self._on_durable)
                 self.request_turn()
-        except LogFailedError as error:
+        except Exception as error:  # noqa: BLE001 - a replica that cannot sync must not go on silently
             self.fail(error)
         finally:
             self._sync_since = None

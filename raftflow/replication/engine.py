@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 
 from raftflow.replication import envelope, wire
 from raftflow.replication.compaction import SnapshotWriter
-from raftflow.replication.core import Failure, Raft, SnapshotPort, State, Timing, loop_clock, use_clock
+from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, loop_clock, use_clock
 from raftflow.replication.driver import Driver
 from raftflow.replication.gate import SyncGate
 from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
+from raftflow.replication.handover import Handover
 from raftflow.replication.identity import DataDir
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import (
@@ -39,6 +40,7 @@ from raftflow.replication.log import (
     Unknown,
 )
 from raftflow.replication.reads import ReadRounds
+from raftflow.replication.roles import RoleTracker
 from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
 from raftflow.replication.submissions import Submissions
 from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
@@ -53,9 +55,6 @@ if TYPE_CHECKING:
     from raftflow.replication.log import StateMachine
 
 _log = logging.getLogger(__name__)
-
-_ROLES = {State.FOLLOWER: Role.FOLLOWER, State.CANDIDATE: Role.CANDIDATE, State.LEADER: Role.LEADER}
-_TRANSFER_RETRY_S = 0.1
 
 
 class PySyncObjLog:
@@ -91,17 +90,9 @@ class PySyncObjLog:
         self._running = False
         self._closed = False
         self._failure: LogFailedError | None = None
-        self._failed: asyncio.Event = asyncio.Event()
-        self._role = Role.FOLLOWER
-        self._role_term = 0
-        self._led_term: int | None = None
-        self._callbacks: list[Callable[[Role, int], None]] = []
-        self._changed: asyncio.Event = asyncio.Event()
-        self._transferring = False
+        self._failed = asyncio.Event()
+        self._roles = RoleTracker(config.name, config.election_max_s, self._lose_leadership)
         self._repeat_reads_at = float("-inf")
-        self._heard_at = float("-inf")
-        self._heard_from: tuple[str, int] | None = None
-        self._ready_index: int | None = None
         self._data: DataDir | None = None
         self._body_cache = wire.BodyCache()
 
@@ -183,6 +174,7 @@ class PySyncObjLog:
             queue_entries_max=config.queue_entries_max,
         )
         self._guard.attach(self._raft)
+        self._roles.attach(self._raft)
         self._gate = SyncGate(self._journal, peers, self._transmit, self._guard.receive, self._off)
         self._reads = ReadRounds(peers, self._send_probe)
         self._submissions = Submissions(config.queue_entries_max, config.queue_bytes_max)
@@ -196,6 +188,7 @@ class PySyncObjLog:
             on_failure=self._on_failure,
         )
         self._writer = SnapshotWriter(config, self._machine, self._store, self._snapshots, self._before_compaction)
+        self._handover = Handover(self._raft, self._guard, self._roles, self._send_now)
         self._sender = SnapshotSender(config, self._store, self._emit, self._end_transfer)
         self._receiver = SnapshotReceiver(self._guard, self._store, self._emit, self._install, self._driver)
 
@@ -234,7 +227,7 @@ class PySyncObjLog:
             self._end_waiting("closed")
             await self._shut_down()
         await self._release_files()
-        self._changed.set()
+        self._roles.wake()
 
     def abandon(self) -> None:
         """For simulation: stop as a killed process does. Nothing is written, synced, sent or closed any more."""
@@ -298,9 +291,9 @@ class PySyncObjLog:
             self._gate.forget(peer)
         self._end_waiting("closed")
         self._stop_with(reason)
-        if self._role is not Role.FOLLOWER:
+        if self._roles.role is not Role.FOLLOWER:
             try:
-                self._announce(Role.FOLLOWER, self._role_term)
+                self._roles.announce(Role.FOLLOWER, self._roles.term)
             except Exception:  # noqa: BLE001 - the replica stops either way
                 _log.exception("a callback of a role change failed while the replica stopped")
         self._shutdown = self._loop.create_task(self._shut_down())
@@ -309,7 +302,7 @@ class PySyncObjLog:
         if self._failure is None:
             self._failure = reason
             self._failed.set()
-            self._changed.set()
+            self._roles.wake()
 
     async def wait_failed(self) -> LogFailedError:
         """Return when the log has stopped for good, with the reason."""
@@ -321,6 +314,10 @@ class PySyncObjLog:
     # Messages.
 
     def _on_up(self, peer: str) -> None:
+        if peer not in self._config.peers:
+            _log.error("the link with %s is of no use: it is no member; check the links' peers", peer)
+            return
+
         def up() -> None:
             if self._raft.election_deadline < self._loop.time():
                 self._postpone_election()  # nobody was there to be heard; give a leader time to speak
@@ -330,6 +327,9 @@ class PySyncObjLog:
         self._driver.guarded(up)
 
     def _on_down(self, peer: str) -> None:
+        if peer not in self._config.peers:
+            return
+
         def down() -> None:
             self._gate.forget(peer)
             self._guard.peer_down(peer)
@@ -340,6 +340,8 @@ class PySyncObjLog:
         self._driver.guarded(down)
 
     def _on_frame(self, peer: str, frame: bytes) -> None:
+        if peer not in self._config.peers:
+            return
         try:
             message = wire.decode(frame)
         except wire.WireError as error:
@@ -352,7 +354,8 @@ class PySyncObjLog:
         kind = message["type"]
         if kind == "append_entries":
             self._guard.receive(peer, message)
-            self._note_leader(peer, message)
+            if self._guard.follows(peer, message["term"]):
+                self._roles.hear(peer, message)
             if self._gate.is_blocked(peer) and self._driver.sync_age_s() < self._config.disk_stall_s:
                 self._transmit_life(peer)
         elif kind == "next_node_idx":
@@ -368,7 +371,7 @@ class PySyncObjLog:
                 self._receiver.receive(peer, message)
         else:
             self._guard.receive(peer, message)
-        self._note_role()
+        self._roles.update()
         self._driver.request_turn()
 
     def _transmit_life(self, peer: str) -> None:
@@ -392,14 +395,6 @@ class PySyncObjLog:
         if not self._driver.stopped:
             self._links.send(peer, wire.encode(message, self._body_cache))
 
-    def _note_leader(self, peer: str, message: Message) -> None:
-        if not self._guard.follows(peer, message["term"]):
-            return
-        self._heard_at = self._loop.time()
-        if self._heard_from != (peer, message["term"]):
-            self._heard_from = (peer, message["term"])
-            self._ready_index = message["commit_index"]
-
     # Turns.
 
     def _before_tick(self) -> None:
@@ -409,34 +404,15 @@ class PySyncObjLog:
             self._driver.send_wanted = True
 
     def _after_tick(self) -> None:
-        self._note_role()
-        if self._role is Role.LEADER and self._raft.next_deadline > self._repeat_reads_at:
+        self._roles.update()
+        if self._raft.is_leader and self._raft.next_deadline > self._repeat_reads_at:
             self._repeat_reads_at = self._raft.next_deadline
             self._reads.repeat()
         if self._writer.is_due(self._raft):
             self._raft.compact()
             self._driver.request_turn()
-        if self._transferring:
-            self._changed.set()
-
-    def _note_role(self) -> None:
-        """Announce what changed. Leadership counts only with an applied entry of its own term."""
-        raft = self._raft
-        role, term = _ROLES[raft.state], raft.term
-        if self._led_term is not None and (role is not Role.LEADER or term != self._led_term):
-            self._led_term = None
-            self._lose_leadership()
-        if role is Role.LEADER:
-            self._led_term = term
-            if (self._role is Role.LEADER and self._role_term == term) or not self._noop_applied():
-                return
-        elif role is self._role:
-            return
-        self._announce(role, term)
-
-    def _noop_applied(self) -> bool:
-        raft = self._raft
-        return raft.applied_index >= raft.noop_index and raft.holds(raft.commit_index, raft.term)
+        if self._handover.active:
+            self._roles.wake()
 
     def _lose_leadership(self) -> None:
         """End what only a leader can finish. Entries in the log may still be committed by the next one."""
@@ -447,15 +423,9 @@ class PySyncObjLog:
         self._guard.end_all_snapshots()
         self._reads.stop("leader_changed")
 
-    def _announce(self, role: Role, term: int) -> None:
-        self._role, self._role_term = role, term
-        self._changed.set()
-        for callback in self._callbacks:
-            callback(role, term)
-
     def on_role_change(self, callback: Callable[[Role, int], None]) -> None:
         """Call `callback(role, term)` on each change; an exception from it stops the replica."""
-        self._callbacks.append(callback)
+        self._roles.callbacks.append(callback)
 
     # Entries.
 
@@ -465,7 +435,7 @@ class PySyncObjLog:
             return Rejected("closed")
         if len(entry) > self._config.entry_bytes_max:
             return Rejected("too_large")
-        if not self._raft.is_leader or self._transferring:
+        if not self._raft.is_leader or self._handover.active:
             return Rejected(self._refusal())
         submission = self._submissions.admit(len(entry), self._position)
         if submission is None:
@@ -479,14 +449,7 @@ class PySyncObjLog:
             timer.cancel()
 
     def _refusal(self) -> str:
-        return "no_leader" if self._leader() is None else "not_leader"
-
-    def _leader(self) -> str | None:
-        """Return the leader, unless it is silent for so long that an election must be on."""
-        leader = self._raft.leader
-        if leader is None or leader == self._config.name:
-            return leader
-        return leader if self._loop.time() - self._heard_at < self._config.election_max_s else None
+        return "no_leader" if self._roles.leader(self._raft) is None else "not_leader"
 
     def _position(self) -> tuple[int, int]:
         """Return index and term of the entry that is being applied."""
@@ -511,7 +474,7 @@ class PySyncObjLog:
                 self._reads.begin(confirmed)
                 await confirmed
                 while self._raft.applied_index < index:  # a tick applies what it commits, so this is for safety only
-                    await self._next_change()
+                    await self._roles.next_change()
         except TimeoutError:
             raise NoQuorumError("timeout") from None
         return self._raft.applied_index
@@ -521,17 +484,11 @@ class PySyncObjLog:
         while True:
             if self._stopped:
                 raise NoQuorumError("closed")
-            if self._role is Role.LEADER and self._raft.is_leader and self._role_term == self._raft.term:
+            if self._roles.leads(self._raft):
                 return
             if not self._raft.is_leader:
                 raise NoQuorumError(self._refusal())
-            await self._next_change()
-
-    async def _next_change(self) -> None:
-        changed = self._changed
-        if changed.is_set():
-            changed = self._changed = asyncio.Event()
-        await changed.wait()
+            await self._roles.next_change()
 
     def _send_probe(self, seq: int) -> None:
         for peer in sorted(self._guard.connected()):
@@ -549,42 +506,14 @@ class PySyncObjLog:
 
     async def transfer_leadership(self, target: str | None, timeout_s: float) -> bool:
         """Hand leadership to `target`, or to the most caught-up follower; submissions are refused meanwhile."""
-        if self._stopped or self._role is not Role.LEADER or self._transferring or target == self._config.name:
+        if self._stopped:
             return False
-        if target is not None and target not in self._config.peers:
-            return False
-        self._transferring = True
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._transfer(target)
-        except TimeoutError:
-            return False
-        finally:
-            self._transferring = False
+        return await self._handover.run(target, timeout_s, lambda: self._stopped)
 
-    async def _transfer(self, target: str | None) -> bool:
-        term, raft = self._raft.term, self._raft
-        asked_at = float("-inf")
+    def _send_now(self) -> None:
+        """Send the followers what they lack without waiting for the next heartbeat."""
         self._driver.send_wanted = True
         self._driver.request_turn()
-        while not self._stopped:
-            if raft.term > term or not raft.is_leader:
-                if raft.leader is not None and raft.leader != self._config.name:
-                    return True
-                if raft.is_leader:
-                    return False
-            else:
-                peer = target or self._most_caught_up()
-                caught_up = peer is not None and raft.match_index(peer) == raft.last_index
-                if caught_up and peer is not None and self._loop.time() - asked_at >= _TRANSFER_RETRY_S:
-                    asked_at = self._loop.time()
-                    raft.transfer_to(peer)
-            await self._next_change()
-        return False
-
-    def _most_caught_up(self) -> str | None:
-        connected = sorted(self._guard.connected())
-        return max(connected, key=self._raft.match_index, default=None)
 
     # Snapshots.
 
@@ -610,11 +539,11 @@ class PySyncObjLog:
 
     def _end_transfer(self, peer: str) -> None:
         self._guard.end_snapshot(peer)
-        self._driver.send_wanted = True
-        self._driver.request_turn()
+        self._send_now()
 
     def _install(self, peer: str, info: SnapshotInfo) -> None:
         """Load a snapshot that came from the leader and is durable here."""
+        self._writer.cancel()  # it would go on with a state that is about to be replaced
         self._loading = info
         self._guard.install(peer, info.index)
         if self._snapshots.failure is not None:
@@ -629,7 +558,9 @@ class PySyncObjLog:
         return self._closed or self._failure is not None or not self._started
 
     def status(self) -> LogStatus:
-        """Return the present view."""
+        """Return the present view; before the start, one of a replica that knows nothing."""
+        if not self._running:
+            return _unstarted(self._config)
         raft = self._raft
         leads = raft.is_leader
         last = raft.last_index
@@ -644,8 +575,8 @@ class PySyncObjLog:
         )
         return LogStatus(
             name=self._config.name,
-            role=self._role if leads else _ROLES[raft.state],
-            leader=self._leader(),
+            role=self._roles.shown(raft),
+            leader=self._roles.leader(raft),
             term=raft.term,
             last_index=last,
             durable_index=self._journal.durable_index,
@@ -659,10 +590,23 @@ class PySyncObjLog:
     def _is_ready(self) -> bool:
         if self._stopped:
             return False
-        raft, config = self._raft, self._config
-        if raft.is_leader:
-            quorum = 2 * (len(self._guard.connected()) + 1) > len(config.members)
-            return self._role is Role.LEADER and self._role_term == raft.term and quorum
-        return (
-            self._leader() is not None and self._ready_index is not None and raft.applied_index >= self._ready_index
-        )
+        if self._raft.is_leader:
+            quorum = 2 * (len(self._guard.connected()) + 1) > len(self._config.members)
+            return quorum and self._roles.leads(self._raft)
+        return self._roles.has_caught_up(self._raft)
+
+
+def _unstarted(config: LogConfig) -> LogStatus:
+    return LogStatus(
+        name=config.name,
+        role=Role.FOLLOWER,
+        leader=None,
+        term=0,
+        last_index=0,
+        durable_index=0,
+        commit_index=0,
+        applied_index=0,
+        snapshot_index=0,
+        ready=False,
+        peers=tuple(PeerStatus(name=peer, connected=False) for peer in config.peers),
+    )

@@ -151,7 +151,7 @@ async def test_all_killed_at_once_come_back_with_everything_acknowledged(replica
 
 
 async def test_follower_that_fell_behind_installs_a_snapshot(tmp_path: Path) -> None:
-    async with made(tmp_path, snapshot_entries=100, snapshot_chunk_bytes=4096) as replicas:
+    async with made(tmp_path, snapshot_entries=100) as replicas:
         await replicas.start()
         leader = await replicas.leader()
         behind = next(name for name in NAMES if name != leader)

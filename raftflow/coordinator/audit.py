@@ -128,11 +128,11 @@ class AuditFile:
         segment = self._segments[-1]
         data = self._fs.read(segment.path)
         good, last = _scan(data)
+        if good < len(data):
+            self._keep_torn(segment, data[good:])
         if last is None:
             self._fs.remove(segment.path)
             return False
-        if good < len(data):
-            _log.warning("%s: cut off %d bytes of a torn tail", segment.path, len(data) - good)
         file = self._fs.open(segment.path)
         if good < len(data):
             file.truncate(good)
@@ -140,6 +140,15 @@ class AuditFile:
         self._unsynced.append(file)
         self._last_index, self._last_chain = last.index, _chain_of(last)
         return True
+
+    def _keep_torn(self, segment: _Segment, tail: bytes) -> None:
+        """Put what is cut off aside: after a crash it is half a record, but it may be evidence of something else."""
+        kept = self._directory / f"torn-{segment.number:08d}"
+        _log.warning("%s: cut off %d bytes that are no whole record; kept in %s", segment.path, len(tail), kept)
+        self._fs.remove(kept)
+        file = self._fs.open(kept, create=True)
+        file.write_at(0, tail)
+        file.close()
 
     def restored(self, index: int, chain: bytes) -> None:
         """Note that the state machine now stands at `index` with this chain hash, whatever it was before.

@@ -1,0 +1,127 @@
+"""A wall clock that a test moves, and a replica without its HTTP face."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.replica import Replica
+from raftflow.domain.commands import RegisterAgent, SubmitWorkflow
+from raftflow.domain.contract import PollRequest, PollResponse, ReportedEnd
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.replication.files import RealFileSystem
+from raftflow.replication.memory import MemoryLog
+
+
+class FakeClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, ms: int = 1_700_000_000_000) -> None:
+        self.ms = ms
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
+class Bench:
+    """A replica on a log in memory, driven directly."""
+
+    def __init__(self, directory: Path, timing: Timing, limits: Limits, *, leads: bool) -> None:
+        self.fs = RealFileSystem()
+        self.clock = FakeClock()
+        self.fs.make_dir(directory / "audit")
+        member = Member("n1", Address("127.0.0.1", 1), "http://127.0.0.1:2")
+        config = CoordinatorConfig(
+            cluster_id="test",
+            secret=b"",
+            members=(member,),
+            name="n1",
+            data_dir=directory,
+            bind=Address("127.0.0.1", 0),
+            peer_bind=member.peer,
+            timing=timing,
+            limits=limits,
+        )
+        self.log: Any = None
+
+        def make_log(machine: Any, _audit: Any) -> Any:
+            self.log = MemoryLog(machine, name="n1", leads=leads)
+            return self.log
+
+        self.replica = Replica(config, make_log, self.fs, clock=self.clock)
+        self.machine = self.replica.machine
+        self.desk = self.replica.desk
+        self.sent = 0
+
+    async def register(self, name: str = "a1", *, cpu: int = 1, prefetch: int = 0, instance: str = "i" * 8) -> int:
+        reply: Any = await self.replica.propose(
+            RegisterAgent(
+                at_ms=self.clock.ms,
+                actor=f"agent:{name}",
+                name=name,
+                instance=instance,
+                capacity={"cpu": cpu * 1000},
+                prefetch=prefetch,
+            )
+        )
+        return int(reply.incarnation)
+
+    async def submit(self, *tasks: str, **fields: Any) -> str:
+        """Submit tasks written `id` or `id<need`."""
+        self.sent += 1
+        specs = []
+        for text in tasks:
+            task, _, need = text.partition("<")
+            specs.append(TaskSpec(id=task, needs=(need,) if need else (), command=("true",), **fields))
+        workflow_id = f"wf-{self.sent}"
+        reply: Any = await self.replica.propose(
+            SubmitWorkflow(
+                at_ms=self.clock.ms,
+                actor="client:test",
+                workflow_id=workflow_id,
+                spec=WorkflowSpec(name="w", tasks=tuple(specs)),
+            )
+        )
+        return str(reply.workflow_id)
+
+    async def poll(self, incarnation: int, seq: int, *, name: str = "a1", **fields: Any) -> Any:
+        return await self.desk.poll(name, PollRequest(incarnation=incarnation, seq=seq, **fields))
+
+    async def work(self, incarnation: int, seq: int, **fields: Any) -> PollResponse:
+        """Poll for up to a second."""
+        answer = await self.poll(incarnation, seq, wait_ms=1000, **fields)
+        assert isinstance(answer, PollResponse), answer
+        return answer
+
+    @staticmethod
+    def end(fence: int, workflow_id: str, task: str, outcome: Any = "succeeded", **fields: Any) -> ReportedEnd:
+        return ReportedEnd(fence=fence, workflow_id=workflow_id, task_id=task, outcome=outcome, **fields)
+
+    async def until(self, true: Callable[[], Any], timeout_s: float = 5.0) -> None:
+        """Wait for something that no event announces."""
+        async with asyncio.timeout(timeout_s):
+            while not true():  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Start replicas; all are stopped at the end, and none may have failed."""
+    started: list[Bench] = []
+
+    async def start(*, leads: bool = True, limits: Limits | None = None, **timing: int) -> Bench:
+        chosen = Timing(**{"lease_ms": 5_000, "poll_wait_ms": 1_000, **timing})
+        one = Bench(tmp_path / str(len(started)), chosen, limits or Limits(), leads=leads)
+        started.append(one)
+        await one.replica.start()
+        return one
+
+    yield start
+    for one in started:
+        await one.replica.stop()
+        one.fs.close()

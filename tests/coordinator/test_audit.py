@@ -1,0 +1,247 @@
+"""The audit file over restarts, torn tails, damage, snapshots and failing disks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftflow.coordinator import audit as audit_module
+from raftflow.coordinator.audit import GAP, AuditError, AuditFile, Frame, decode_gap, record_of
+from raftflow.coordinator.verify import verify_audit
+from raftflow.domain.contract import AuditRecord
+from raftflow.machine.audit import CHAIN_START, seal
+from raftflow.replication.files import RealFileSystem
+
+
+class History:
+    """Records as a state machine would make them: two for every entry."""
+
+    def __init__(self, *, salt: str = "") -> None:
+        self.applied_index = 0
+        self.chain = CHAIN_START
+        self.entries: dict[int, list[bytes]] = {}
+        self.chains = {0: CHAIN_START}
+        self._salt = salt
+
+    def grow(self, last: int) -> None:
+        for index in range(self.applied_index + 1, last + 1):
+            records = []
+            for position in range(2):
+                record = AuditRecord(
+                    index=index,
+                    position=position,
+                    term=1,
+                    at_ms=index,
+                    actor="client:x" + self._salt,
+                    command="timers.fire",
+                    subject="",
+                    request_id="",
+                    outcome="ok",
+                )
+                self.chain, encoded = seal(self.chain, record)
+                records.append(encoded)
+            self.entries[index] = records
+            self.chains[index] = self.chain
+            self.applied_index = index
+
+
+@pytest.fixture
+def fs() -> Iterator[RealFileSystem]:
+    real = RealFileSystem()
+    yield real
+    real.close()
+
+
+@pytest.fixture
+def history() -> History:
+    made = History()
+    made.grow(20)
+    return made
+
+
+def open_audit(fs: Any, directory: Path, failures: list[Exception] | None = None) -> AuditFile:
+    audit = AuditFile(fs, directory, (failures if failures is not None else []).append)
+    audit.open()
+    return audit
+
+
+def feed(audit: AuditFile, history: History, first: int, last: int) -> None:
+    for index in range(first, last + 1):
+        audit.append(index, history.entries[index])
+
+
+async def indexes(audit: AuditFile, first: int = 0, limit: int = 1000) -> list[int]:
+    frames, _ = await audit.read(first, limit)
+    return [frame.index for frame in frames]
+
+
+async def test_list_pages_by_whole_entries(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 20)
+    frames, following = await audit.read(3, 3)
+    assert ([frame.index for frame in frames], following) == ([3, 3, 4, 4], 5)
+    frames, following = await audit.read(20, 10)
+    assert ([record_of(frame).position for frame in frames], following) == ([0, 1], None)
+    assert await indexes(audit, 21) == []
+    check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+    assert (check.ok, check.records, check.first_index, check.last_index) == (True, 40, 1, 20)
+    await audit.close()
+
+
+async def test_replay_after_a_restart_is_compared_and_not_doubled(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 10)
+    await audit.close()
+    audit = open_audit(fs, tmp_path)
+    audit.restored(4, history.chains[4])
+    feed(audit, history, 5, 20)
+    assert await indexes(audit) == [index for index in range(1, 21) for _ in range(2)]
+    assert (await verify_audit(audit, "n1", history)).ok  # type: ignore[arg-type]
+    await audit.close()
+
+
+async def test_a_replay_that_differs_is_refused(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 10)
+    await audit.close()
+    other = History(salt="!")
+    other.grow(10)
+    audit = open_audit(fs, tmp_path)
+    with pytest.raises(AuditError, match="history was changed"):
+        feed(audit, other, 1, 1)
+    await audit.close()
+
+
+async def test_a_snapshot_of_another_history_is_refused(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 10)
+    with pytest.raises(AuditError, match="tell different histories"):
+        audit.restored(5, b"x" * 32)
+    await audit.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+async def test_a_torn_tail_is_cut_and_made_again(fs: Any, tmp_path: Path, history: History, cut: int) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 10)
+    path = (await audit.segments())[0]
+    await audit.close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    audit = open_audit(fs, tmp_path)
+    audit.restored(2, history.chains[2])
+    feed(audit, history, 3, 20)
+    assert await indexes(audit) == [index for index in range(1, 21) for _ in range(2)]
+    assert (await verify_audit(audit, "n1", history)).ok  # type: ignore[arg-type]
+    await audit.close()
+
+
+async def test_a_segment_without_a_whole_frame_is_removed(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 1)
+    path = (await audit.segments())[0]
+    await audit.close()
+    path.write_bytes(path.read_bytes()[:12])
+    audit = open_audit(fs, tmp_path)
+    assert not path.exists()
+    feed(audit, history, 1, 3)
+    assert (await indexes(audit)) == [1, 1, 2, 2, 3, 3]
+    await audit.close()
+
+
+async def test_an_installed_snapshot_leaves_a_gap(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 3)
+    audit.restored(12, history.chains[12])
+    feed(audit, history, 13, 20)
+    check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+    assert (check.ok, check.gaps, check.problems) == (True, [[4, 12]], [])
+    await audit.close()
+    audit = open_audit(fs, tmp_path)
+    audit.restored(12, history.chains[12])
+    feed(audit, history, 13, 20)
+    assert (await verify_audit(audit, "n1", history)).ok  # type: ignore[arg-type]
+    await audit.close()
+    # The snapshot was lost in a crash, and the entries come after all: they are covered by the gap.
+    audit = open_audit(fs, tmp_path)
+    audit.restored(2, history.chains[2])
+    feed(audit, history, 3, 20)
+    assert (await verify_audit(audit, "n1", history)).gaps == [[4, 12]]  # type: ignore[arg-type]
+    await audit.close()
+
+
+async def test_segments_roll(fs: Any, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_module, "SEGMENT_BYTES", 600)
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 20)
+    assert len(await audit.segments()) > 3
+    await audit.sync()
+    assert await indexes(audit, 11, 4) == [11, 11, 12, 12]
+    await audit.close()
+    audit = open_audit(fs, tmp_path)
+    audit.restored(15, history.chains[15])
+    feed(audit, history, 16, 20)
+    assert (await verify_audit(audit, "n1", history)).ok  # type: ignore[arg-type]
+    await audit.close()
+
+
+async def test_every_flipped_byte_is_found(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 20)
+    path = (await audit.segments())[0]
+    good = path.read_bytes()
+    for offset in range(0, len(good), 97):
+        path.write_bytes(good[:offset] + bytes([good[offset] ^ 0x10]) + good[offset + 1 :])
+        check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+        assert not check.ok, offset
+        assert check.problems
+    path.write_bytes(good)
+    await audit.close()
+
+
+async def test_records_missing_at_the_end_are_found(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 19)
+    check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+    assert ["missing at the end" in problem for problem in check.problems] == [True]
+    await audit.close()
+
+
+async def test_a_write_that_fails_stops_the_replica(fs: Any, tmp_path: Path, history: History) -> None:
+    failures: list[Exception] = []
+    audit = open_audit(fs, tmp_path, failures)
+    feed(audit, history, 1, 1)
+    assert audit._file is not None
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    audit._file.write_at = fail  # type: ignore[method-assign]
+    audit._flush_later()
+    assert len(failures) == 1
+    assert "cannot be written" in str(failures[0])
+    with pytest.raises(AuditError, match="must stop"):
+        feed(audit, history, 2, 2)
+    await audit.close()
+
+
+async def test_two_processes_cannot_share_it(fs: Any, tmp_path: Path) -> None:
+    audit = open_audit(fs, tmp_path)
+    with pytest.raises(AuditError, match="in use"):
+        open_audit(fs, tmp_path)
+    await audit.close()
+
+
+async def test_a_foreign_file_is_refused(fs: Any, tmp_path: Path) -> None:
+    (tmp_path / "audit-old.log").write_bytes(b"")
+    with pytest.raises(AuditError, match="move it away"):
+        open_audit(fs, tmp_path)
+
+
+def test_a_gap_round_trips() -> None:
+    import msgspec
+
+    gap = audit_module.Gap(1, 2, b"c")
+    assert decode_gap(Frame(GAP, 2, msgspec.msgpack.encode(gap))) == gap

@@ -1,0 +1,242 @@
+"""The leader's own work: leases, timers, placing, retention; and none of it on a follower."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from raftflow.coordinator import leader as leader_module
+from raftflow.coordinator.config import Limits
+from raftflow.coordinator.errand import Errand
+from raftflow.coordinator.leases import Leases
+from raftflow.coordinator.submitter import NoLeaderError
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.task import AgentState, TaskState, WorkflowState
+
+
+def test_leases_expire_after_lease_and_margin() -> None:
+    leases = Leases(10_000)
+    leases.contact("a", 100.0)
+    leases.contact("b", 104.0)
+    assert leases.next_expiry_s() == 111.0
+    assert leases.expired(110.9) == []
+    assert leases.expired(111.0) == ["a"]
+    leases.contact("a", 111.0)
+    assert leases.next_expiry_s() == 115.0
+    leases.extend(5.0)
+    assert leases.next_expiry_s() == 120.0
+    leases.forget("b")
+    leases.clear()
+    assert leases.next_expiry_s() is None
+
+
+async def test_a_silent_agent_is_lost_and_its_task_runs_elsewhere(bench: Any) -> None:
+    one = await bench(lease_ms=300, poll_wait_ms=100)
+    await one.register("a1", instance="1" * 8)
+    workflow = await one.submit("t")
+    await one.until(lambda: one.machine.state.agents["a1"].live)
+    assert one.machine.state.agents["a1"].state is AgentState.UP
+    await one.until(lambda: one.machine.state.agents["a1"].state is AgentState.LOST)
+    assert one.machine.state.workflows[workflow].tasks[0].state is TaskState.READY
+    second = await one.register("a2", instance="2" * 8)
+    answer = await one.work(second, 1, name="a2")
+    assert [item.attempt for item in answer.assign] == [2]
+
+
+async def test_an_agent_that_polls_is_kept(bench: Any) -> None:
+    one = await bench(lease_ms=300, poll_wait_ms=100)
+    incarnation = await one.register()
+    seq = 0
+    started = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < started + 0.8:
+        seq += 1
+        await one.work(incarnation, seq)
+    assert one.machine.state.agents["a1"].state is AgentState.UP
+
+
+async def test_a_new_leader_gives_everybody_a_fresh_lease(bench: Any) -> None:
+    one = await bench(lease_ms=400, poll_wait_ms=100)
+    await one.register()
+    await asyncio.sleep(0.3)
+    one.log.lose_leadership()
+    assert one.replica.leader.leases.next_expiry_s() is None
+    await asyncio.sleep(0.3)
+    assert one.machine.state.agents["a1"].state is AgentState.UP, "a follower declares nobody lost"
+    one.log.gain_leadership()
+    await one.until(lambda: one.replica.leader.leading)
+    started = asyncio.get_running_loop().time()
+    await one.until(lambda: one.machine.state.agents["a1"].state is AgentState.LOST)
+    assert asyncio.get_running_loop().time() - started >= 0.4
+
+
+async def test_a_pause_of_the_leader_costs_no_lease(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await bench(lease_ms=1_000, poll_wait_ms=100)
+    await one.register()
+    loop = one.replica.leader
+    now_s = asyncio.get_running_loop().time()
+    loop.leases.contact("a1", now_s - 2.0)
+    loop._check_leases(now_s - 1.5)
+    assert loop._removals == {}
+    loop._check_leases(now_s)
+    await asyncio.sleep(0.01)
+    assert one.machine.state.agents["a1"].state is AgentState.UP
+
+
+async def test_a_back_off_ends_by_itself(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t", retries=1, retry_delay_ms=50, retry_delay_max_ms=50)
+    first = (await one.work(incarnation, 1)).assign[0].fence
+    await one.work(incarnation, 2, seen=first, ends=[one.end(first, workflow, "t", "failed")])
+    assert one.machine.state.workflows[workflow].tasks[0].state is TaskState.DELAYED
+    polling = asyncio.ensure_future(one.work(incarnation, 3, seen=first))
+    await asyncio.sleep(0.1)
+    one.clock.ms += 200
+    one.replica.leader._timer_due()
+    answer = await polling
+    assert [item.attempt for item in answer.assign] == [2]
+
+
+async def test_timers_wait_for_the_wall_clock(bench: Any) -> None:
+    """A timer that comes early, as seen by the wall clock, is armed again and proposes nothing."""
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t", retries=1, retry_delay_ms=30, retry_delay_max_ms=30)
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+    await one.work(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t", "failed")])
+    index = one.machine.applied_index
+    await asyncio.sleep(0.15)
+    assert one.machine.applied_index == index
+    one.clock.ms += 31
+    await one.until(lambda: one.machine.state.workflows[workflow].tasks[0].state is TaskState.RUNNING)
+
+
+async def test_finished_workflows_are_forgotten(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader_module, "RETIRE_EVERY_S", 0.02)
+    monkeypatch.setattr(leader_module, "RETIRE_COUNT_MAX", 1)
+    one = await bench(limits=Limits(retention_ms=60_000))
+    incarnation = await one.register(cpu=2)
+    workflows = [await one.submit("t"), await one.submit("t")]
+    await one.until(lambda: len(one.machine.state.agents["a1"].live) == 2)
+    answer = await one.work(incarnation, 1)
+    ends = [one.end(item.fence, item.workflow_id, "t") for item in answer.assign]
+    await one.work(incarnation, 2, seen=answer.assign[-1].fence, ends=ends)
+    assert [one.machine.state.workflows[w].state for w in workflows] == [WorkflowState.SUCCEEDED] * 2
+    index = one.machine.applied_index
+    await asyncio.sleep(0.1)
+    assert one.machine.applied_index == index, "nothing is proposed before its time"
+    one.clock.ms += 60_001
+    await one.until(lambda: not one.machine.state.workflows)
+
+
+async def test_a_follower_places_nothing(bench: Any) -> None:
+    one = await bench()
+    await one.register()
+    one.log.lose_leadership()
+    with pytest.raises(NoLeaderError):
+        await one.submit("t")
+    one.log.gain_leadership()
+    await one.until(lambda: one.replica.leader.leading)
+    workflow = await one.submit("t")
+    await one.until(lambda: one.machine.state.workflows[workflow].tasks[0].state is TaskState.RUNNING)
+
+
+async def test_what_was_ready_before_an_election_is_placed_after_it(bench: Any) -> None:
+    one = await bench()
+    workflow = await one.submit("t")
+    one.log.lose_leadership()
+    one.log.gain_leadership()
+    await one.until(lambda: one.replica.leader.leading)
+    incarnation = await one.register()
+    answer = await one.work(incarnation, 1)
+    assert [item.workflow_id for item in answer.assign] == [workflow]
+
+
+async def test_an_errand_runs_once_for_many_kicks_and_again_if_kicked_meanwhile() -> None:
+    runs: list[int] = []
+    gate = asyncio.Event()
+
+    async def work() -> None:
+        runs.append(len(runs))
+        await gate.wait()
+
+    errand = Errand("test", work, lambda error: pytest.fail(str(error)))
+    errand.kick()
+    await asyncio.sleep(0)
+    assert runs == [], "not started"
+    errand.start()
+    settled = asyncio.Event()
+    assert not errand.when_settled(settled.set), "nothing was asked for"
+    for _ in range(3):
+        errand.kick()
+    assert errand.when_settled(settled.set)
+    await asyncio.sleep(0)
+    errand.kick()
+    later = asyncio.Event()
+    assert errand.when_settled(later.set)
+    gate.set()
+    await settled.wait()
+    await later.wait()
+    assert runs == [0, 1]
+
+
+async def test_an_errand_that_found_no_leader_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftflow.coordinator.errand.RETRY_S", 0.01)
+    runs: list[int] = []
+    done = asyncio.Event()
+
+    async def work() -> None:
+        runs.append(1)
+        if len(runs) < 3:
+            raise NoLeaderError("none")
+        done.set()
+
+    errand = Errand("test", work, lambda error: pytest.fail(str(error)))
+    errand.start()
+    errand.kick()
+    await asyncio.wait_for(done.wait(), 5)
+    assert len(runs) == 3
+
+
+async def test_a_bug_in_an_errand_is_told() -> None:
+    told: list[BaseException] = []
+
+    async def work() -> None:
+        raise KeyError("bug")
+
+    errand = Errand("test", work, told.append)
+    errand.start()
+    errand.kick()
+    await asyncio.sleep(0.01)
+    assert [type(error) for error in told] == [KeyError]
+
+
+async def test_stopping_an_errand_releases_who_waits() -> None:
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    errand = Errand("test", work, lambda error: pytest.fail(str(error)))
+    errand.start()
+    errand.kick()
+    released = asyncio.Event()
+    assert errand.when_settled(released.set)
+    await asyncio.sleep(0)
+    errand.stop()
+    assert released.is_set()
+
+
+async def test_a_bug_while_leading_stops_the_replica(bench: Any) -> None:
+    one = await bench()
+
+    def broken() -> Any:
+        raise ZeroDivisionError("bug in the planner")
+
+    one.replica.leader._planner.plan = broken
+    await one.submit("t")
+    failure = await asyncio.wait_for(one.replica.wait_failed(), 5)
+    assert "bug in the planner" in str(failure)
+    assert not one.replica.leader.leading
+    assert not one.replica.status().ready
+    assert not isinstance(failure, Rejection)

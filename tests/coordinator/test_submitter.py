@@ -1,0 +1,196 @@
+"""Group commit: what travels together, what is bounded, and what each outcome becomes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from raftflow.coordinator.submitter import (
+    BusyError,
+    NoLeaderError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    Submitter,
+)
+from raftflow.domain import limits
+from raftflow.domain.commands import FireTimers, SubmitWorkflow, decode_entry
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.replies import Fired
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.replication.log import Applied, Outcome, Rejected, Unknown
+
+
+class Result:
+    def __init__(self, replies: list[Any]) -> None:
+        self.replies = replies
+
+
+class FakeLog:
+    """Holds entries until they are let through."""
+
+    def __init__(self) -> None:
+        self.entries: list[list[int]] = []
+        self.gates: list[asyncio.Future[Outcome | None]] = []
+
+    async def submit(self, entry: bytes, timeout_s: float) -> Outcome:
+        commands = decode_entry(entry).commands
+        self.entries.append([command.at_ms for command in commands])
+        gate: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self.gates.append(gate)
+        outcome = await gate
+        if outcome is not None:
+            return outcome
+        return Applied(1, 1, Result([Fired(command.at_ms) for command in commands]))
+
+
+def fire(number: int, actor: str = "leader:n1") -> FireTimers:
+    return FireTimers(at_ms=number, actor=actor)
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def log() -> FakeLog:
+    return FakeLog()
+
+
+def make(log: FakeLog, leader: tuple[str, str] | None = None, **options: Any) -> Submitter:
+    return Submitter(log, lambda: leader, **options)  # type: ignore[arg-type]
+
+
+async def test_what_comes_while_entries_are_in_flight_shares_the_next_one(log: FakeLog) -> None:
+    submitter = make(log)
+    first = [asyncio.ensure_future(submitter.propose(fire(n))) for n in (1, 2)]
+    await turn()
+    second = asyncio.ensure_future(submitter.propose(fire(3)))
+    await turn()
+    rest = [asyncio.ensure_future(submitter.propose(fire(n))) for n in range(4, 10)]
+    await turn()
+    assert log.entries == [[1, 2], [3]], "two entries are in flight, and the rest waits"
+    assert submitter.waiting == 6
+    log.gates[0].set_result(None)
+    await turn()
+    assert log.entries[2] == [4, 5, 6, 7, 8, 9]
+    for gate in log.gates[1:]:
+        gate.set_result(None)
+    replies = await asyncio.gather(*first, second, *rest)
+    assert replies == [Fired(n) for n in range(1, 10)], "each gets its own reply"
+
+
+async def test_an_entry_is_bounded_in_commands_and_bytes(log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftflow.coordinator.submitter.ENTRY_TARGET_BYTES", 60)
+    submitter = make(log, commands_max=3, in_flight_max=10)
+    work = [asyncio.ensure_future(submitter.propose(fire(n))) for n in range(5)]
+    work += [asyncio.ensure_future(submitter.propose(fire(n, "leader:" + "x" * 50))) for n in (5, 6)]
+    await turn()
+    assert log.entries == [[0, 1], [2, 3], [4], [5], [6]] or log.entries == [[0, 1, 2], [3, 4], [5], [6]]
+    for gate in log.gates:
+        gate.set_result(None)
+    await asyncio.gather(*work)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "leader", "error"),
+    [
+        (Rejected("not_leader"), ("n2", "http://n2"), NotLeaderError),
+        (Rejected("not_leader"), None, NoLeaderError),
+        (Rejected("no_leader"), None, NoLeaderError),
+        (Rejected("discarded"), None, NoLeaderError),
+        (Rejected("queue_full"), None, BusyError),
+        (Unknown("timeout"), ("n2", "http://n2"), OutcomeUnknownError),
+        (Unknown("leader_changed"), None, OutcomeUnknownError),
+    ],
+)
+async def test_outcomes(log: FakeLog, outcome: Outcome, leader: Any, error: type[Exception]) -> None:
+    submitter = make(log, leader)
+    work = [asyncio.ensure_future(submitter.propose(fire(n))) for n in (1, 2)]
+    await turn()
+    log.gates[0].set_result(outcome)
+    results = await asyncio.gather(*work, return_exceptions=True)
+    assert [type(result) for result in results] == [error, error]
+    assert results[0] is not results[1]
+
+
+async def test_clients_are_bounded_and_the_leader_is_not(log: FakeLog) -> None:
+    submitter = make(log, waiting_max=2)
+    work = [asyncio.ensure_future(submitter.propose(fire(n), bounded=True)) for n in (1, 2)]
+    await turn()
+    with pytest.raises(BusyError):
+        await submitter.propose(fire(3), bounded=True)
+    work.append(asyncio.ensure_future(submitter.propose(fire(4))))
+    await turn()
+    for gate in log.gates:
+        gate.set_result(None)
+    await turn()
+    for gate in log.gates[1:]:
+        if not gate.done():
+            gate.set_result(None)
+    await asyncio.gather(*work)
+    again = asyncio.ensure_future(submitter.propose(fire(5), bounded=True))
+    await turn()
+    log.gates[-1].set_result(None)
+    assert await again == Fired(5), "room is given back"
+
+
+def submission(**task: Any) -> SubmitWorkflow:
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", **task),))
+    return SubmitWorkflow(at_ms=1, actor="client:x", workflow_id="wf-1", spec=spec)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"retries": 2**70},
+        {"command": ("\ud800",)},
+        {"retries": "many"},
+        {"needs": (1,)},
+        {"resources": {"cpu": 0.5}},
+    ],
+)
+async def test_what_no_replica_could_read_never_reaches_the_log(log: FakeLog, task: dict[str, Any]) -> None:
+    """One unreadable entry would stop every replica, for ever."""
+    reply = await make(log).propose(submission(**task))
+    assert isinstance(reply, Rejection)
+    assert reply.code is RejectionCode.INVALID
+    assert log.entries == []
+
+
+async def test_a_command_too_large_for_an_entry_is_refused(log: FakeLog) -> None:
+    reply = await make(log).propose(submission(args=b"x" * limits.ENTRY_BYTES_MAX))
+    assert isinstance(reply, Rejection)
+    assert (reply.code, reply.limit) == (RejectionCode.LIMIT, limits.ENTRY_BYTES_MAX)
+
+
+async def test_a_caller_that_went_away_disturbs_nobody(log: FakeLog) -> None:
+    submitter = make(log)
+    gone = asyncio.ensure_future(submitter.propose(fire(1), bounded=True))
+    stays = asyncio.ensure_future(submitter.propose(fire(2)))
+    await turn()
+    gone.cancel()
+    log.gates[0].set_result(None)
+    assert await stays == Fired(2)
+
+
+async def test_closing_refuses_what_waits_and_sees_the_rest_through(log: FakeLog) -> None:
+    submitter = make(log, in_flight_max=1)
+    flying = asyncio.ensure_future(submitter.propose(fire(1)))
+    await turn()
+    waiting = asyncio.ensure_future(submitter.propose(fire(2)))
+    await turn()
+    submitter.refuse()
+    with pytest.raises(NoLeaderError):
+        await waiting
+    with pytest.raises(NoLeaderError):
+        await submitter.propose(fire(3))
+    closing = asyncio.ensure_future(submitter.close())
+    await turn()
+    assert not closing.done()
+    log.gates[0].set_result(Unknown("closed"))
+    await closing
+    with pytest.raises(OutcomeUnknownError):
+        await flying

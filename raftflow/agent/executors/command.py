@@ -17,6 +17,9 @@ from raftflow.agent.messages import Exited
 from raftflow.agent.output import OutputStore, remove_file
 from raftflow.domain.contract import Assignment
 
+LEASE_OVER = "stopped because the agent's lease was over"
+"""By the launcher, when the agent itself could not do it in time."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -90,16 +93,12 @@ class CommandExecutor:
         result, error = take_result(self._result_of(fence), self.result_bytes_max)
         if exited.code == 0 and not exited.lease_over:
             return Ended(ok=not error, exit_code=0, error=error, result=result)
-        if exited.code is None:
-            return Ended(ok=False, error=exited.error, abandoned=exited.lease_over)
+        if exited.lease_over or exited.code is None:
+            why = exited.error or LEASE_OVER
+            return Ended(ok=False, exit_code=exited.code, error=why, abandoned=exited.lease_over)
         tail = exited.stderr_tail.decode(errors="replace").rstrip()
         what = exit_text(exited.code)
-        return Ended(
-            ok=False,
-            exit_code=exited.code,
-            error=f"{what}: {tail}" if tail else what,
-            abandoned=exited.lease_over,
-        )
+        return Ended(ok=False, exit_code=exited.code, error=f"{what}: {tail}" if tail else what)
 
 
 def exit_text(code: int) -> str:

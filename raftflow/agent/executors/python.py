@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from raftflow.agent.executors.base import Ended
-from raftflow.agent.executors.command import exit_text
+from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.messages import MESSAGE_BYTES_MAX, Call, Exited, Returned
 from raftflow.agent.output import STREAMS, OutputStore, keep_head
@@ -260,14 +260,12 @@ class PythonExecutor:
         return (out[0], err[0]), (out[1] or worker.truncated[0], err[1] or worker.truncated[1])
 
     def _how(self, worker: Worker, exited: Exited) -> Ended:
-        if exited.code is None:
-            return Ended(ok=False, error=exited.error, abandoned=exited.lease_over)
+        if exited.lease_over or exited.code is None:
+            return Ended(ok=False, error=exited.error or LEASE_OVER, abandoned=exited.lease_over)
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
         what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
         tail = _tail(worker.streams[1])
-        return Ended(
-            ok=False, error=f"worker died: {what}" + (f": {tail}" if tail else ""), abandoned=exited.lease_over
-        )
+        return Ended(ok=False, error=f"worker died: {what}" + (f": {tail}" if tail else ""))
 
     def _cut(self) -> None:
         """Keep the capture files of running calls from growing without bound."""

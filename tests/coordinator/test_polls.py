@@ -1,0 +1,375 @@
+"""The poll desk: what is answered when, under every order in which things can happen."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from raftflow.coordinator import polls as polls_module
+from raftflow.coordinator.config import Limits
+from raftflow.coordinator.relay import LogUnavailableError
+from raftflow.coordinator.submitter import BusyError, NoLeaderError
+from raftflow.domain import limits
+from raftflow.domain.commands import ControlAgent, ControlWorkflow
+from raftflow.domain.contract import AgentLoad, LogPiece, PollResponse
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.task import AgentState, TaskState, WorkflowState
+from raftflow.machine import invariants
+
+
+async def held(one: Any, count: int = 1) -> None:
+    await one.until(lambda: one.desk.held == count)
+
+
+async def control(one: Any, workflow: str, action: Any) -> None:
+    await one.replica.propose(
+        ControlWorkflow(at_ms=one.clock.ms, actor="client:x", workflow_id=workflow, action=action)
+    )
+
+
+async def test_a_held_poll_is_answered_when_work_arrives(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    workflow = await one.submit("t")
+    answer = await polling
+    assert [(item.workflow_id, item.task_id, item.attempt) for item in answer.assign] == [(workflow, "t", 1)]
+    assert one.desk.held == 0
+
+
+async def test_an_idle_poll_is_held_as_long_as_it_asks_and_no_longer(bench: Any) -> None:
+    one = await bench(poll_wait_ms=60)
+    incarnation = await one.register()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    answer = await one.poll(incarnation, 1, wait_ms=0)
+    assert (answer, loop.time() - started < 0.05) == (PollResponse(lease_ms=5_000), True)
+    await one.poll(incarnation, 2, wait_ms=60_000)
+    assert 0.05 < loop.time() - started < 1.0
+
+
+async def test_the_answer_to_a_report_carries_what_was_placed_because_of_it(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("a", "b<a", "c<b")
+    seen = 0
+    for seq, (task, following) in enumerate([("a", "b"), ("b", "c"), ("c", None)], start=2):
+        if not seen:
+            seen = (await one.work(incarnation, 1)).assign[0].fence
+        answer = await one.poll(incarnation, seq, seen=seen, ends=[one.end(seen, workflow, task)])
+        assert [verdict.verdict for verdict in answer.verdicts] == ["accepted"]
+        assert [item.task_id for item in answer.assign] == ([following] if following else [])
+        seen = answer.assign[0].fence if following else seen
+    assert one.machine.state.workflows[workflow].state is WorkflowState.SUCCEEDED
+
+
+async def test_an_answer_that_was_lost_is_given_again(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("a", "b<a")
+    first = (await one.work(incarnation, 1)).assign[0].fence
+    report = {"seen": first, "ends": [one.end(first, workflow, "a")]}
+    lost = await one.poll(incarnation, 2, **report)
+    again = await one.poll(incarnation, 3, **report)
+    assert [verdict.verdict for verdict in again.verdicts] == ["duplicate"]
+    assert [item.fence for item in again.assign] == [item.fence for item in lost.assign]
+
+
+async def test_a_newer_poll_answers_the_held_one_at_once(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    older = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    newer = asyncio.ensure_future(one.work(incarnation, 2))
+    assert (await asyncio.wait_for(older, 0.5)).assign == []
+    await held(one)
+    await one.submit("t")
+    assert len((await newer).assign) == 1
+
+
+async def test_polls_that_arrive_in_the_wrong_order(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    newer = asyncio.ensure_future(one.work(incarnation, 5))
+    await held(one)
+    older = await asyncio.wait_for(one.work(incarnation, 4), 0.5)
+    assert older.assign == []
+    assert not newer.done(), "the late one does not disturb the one that counts"
+    await one.submit("t")
+    assert len((await newer).assign) == 1
+
+
+async def test_the_same_poll_twice_leaves_one_held(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    first = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    second = asyncio.ensure_future(one.work(incarnation, 1))
+    await asyncio.wait_for(first, 0.5)
+    await held(one)
+    await one.submit("t")
+    assert len((await second).assign) == 1
+
+
+async def test_an_attempt_that_the_agent_dropped_is_missed_and_runs_again(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+    answer = await one.work(incarnation, 2, seen=fence, running=[fence])
+    assert answer.assign == []
+    task = one.machine.state.workflows[workflow].tasks[0]
+    assert task.state is TaskState.RUNNING
+    answer = await one.work(incarnation, 3, seen=fence)
+    await one.until(lambda: task.attempts == 2)
+    answer = await one.work(incarnation, 4, seen=fence)
+    assert [item.attempt for item in answer.assign] == [2]
+
+
+async def test_what_was_not_sent_is_not_missed(bench: Any) -> None:
+    """A poll that was written before an assignment says nothing about it, however late it arrives."""
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    await one.work(incarnation, 2)
+    await one.work(incarnation, 1)
+    assert one.machine.state.workflows[workflow].tasks[0].attempts == 1
+
+
+async def test_an_old_poll_does_not_revive_or_miss_what_was_reported_since(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("a", "b<a")
+    first = (await one.work(incarnation, 1)).assign[0].fence
+    answer = await one.work(incarnation, 3, seen=first, ends=[one.end(first, workflow, "a")])
+    second = answer.assign[0].fence
+    late = await one.work(incarnation, 2, seen=first, running=[first])
+    assert late.stop == [first], "it is over; to stop it is harmless"
+    tasks = one.machine.state.workflows[workflow].tasks
+    assert [task.attempts for task in tasks] == [1, 1]
+    answer = await one.work(incarnation, 4, seen=second, ends=[one.end(second, workflow, "b")])
+    assert one.machine.state.workflows[workflow].state is WorkflowState.SUCCEEDED
+
+
+async def test_a_stop_is_told_at_once_and_then_repeated_calmly(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polls_module, "REPEAT_S", 0.15)
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+    polling = asyncio.ensure_future(one.work(incarnation, 2, seen=fence, running=[fence]))
+    await held(one)
+    await control(one, workflow, "cancel")
+    assert (await asyncio.wait_for(polling, 0.5)).stop == [fence]
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    assert (await one.work(incarnation, 3, seen=fence, running=[fence])).stop == [fence]
+    assert loop.time() - started > 0.1, "no tight loop while the attempt takes its time to end"
+    end = one.end(fence, workflow, "t", "cancelled")
+    assert (await one.work(incarnation, 4, seen=fence, ends=[end])).stop == []
+    assert one.machine.state.workflows[workflow].state is WorkflowState.CANCELLED
+
+
+async def test_an_attempt_cancelled_before_it_was_sent_still_comes_to_an_end(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    await one.until(lambda: one.machine.state.agents["a1"].live)
+    await control(one, workflow, "cancel")
+    answer = await one.work(incarnation, 1)
+    fences = [item.fence for item in answer.assign]
+    if fences:
+        assert answer.stop == fences
+        ends = [one.end(fences[0], workflow, "t", "cancelled")]
+        await one.work(incarnation, 2, seen=fences[0], ends=ends)
+    assert one.machine.state.workflows[workflow].state is WorkflowState.CANCELLED
+    assert invariants.check(one.machine) == []
+
+
+async def test_queued_work_is_asked_back_when_its_workflow_pauses(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register(prefetch=2)
+    workflow = await one.submit("a", "b")
+    await one.until(lambda: len(one.machine.state.agents["a1"].live) == 2)
+    running, queued = [item.fence for item in (await one.work(incarnation, 1)).assign]
+    polling = asyncio.ensure_future(one.work(incarnation, 2, seen=queued, running=[running], queued=[queued]))
+    await held(one)
+    await control(one, workflow, "pause")
+    assert (await polling).release == [queued]
+    end = one.end(queued, workflow, "b", "released")
+    answer = await one.work(incarnation, 3, seen=queued, running=[running], ends=[end])
+    assert (answer.release, answer.assign) == ([], [])
+
+
+async def test_an_agent_that_holds_what_nobody_knows_is_told_to_stop_it(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+    await one.work(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t")])
+    assert (await one.work(incarnation, 3, seen=fence, running=[fence])).stop == [fence]
+    ahead = await one.poll(incarnation, 4, seen=fence, running=[fence + 1000])
+    assert ahead.stop == [], "a fence that was never given here may come from a leader that knows more"
+
+
+async def test_unknown_agents_and_old_incarnations_must_register(bench: Any) -> None:
+    one = await bench()
+    reply = await one.poll(1, 1)
+    assert (type(reply), reply.code) == (Rejection, RejectionCode.NOT_FOUND)
+    old = await one.register(instance="1" * 8)
+    workflow = await one.submit("t")
+    fence = (await one.work(old, 1)).assign[0].fence
+    polling = asyncio.ensure_future(one.poll(old, 2, seen=fence, running=[fence], wait_ms=1000))
+    await held(one)
+    new = await one.register(instance="2" * 8)
+    assert (await asyncio.wait_for(polling, 0.5)).code is RejectionCode.STALE_INCARNATION
+    index = one.machine.applied_index
+    reply = await one.poll(old, 3, seen=fence, ends=[one.end(fence, workflow, "t")])
+    assert reply.code is RejectionCode.STALE_INCARNATION
+    assert one.machine.applied_index == index + 1, "the refusal is in the audit"
+    frames, _ = await one.replica.audit.read(index + 1, 1)
+    from raftflow.coordinator.audit import record_of
+
+    record = record_of(frames[0])
+    assert (record.command, record.outcome, record.transitions) == ("attempts.report", "stale_incarnation", ())
+    reply = await one.poll(new + 5, 1)
+    assert reply.code is RejectionCode.STALE_INCARNATION
+    assert [item.attempt for item in (await one.work(new, 1)).assign] == [2]
+
+
+async def test_goodbye_and_leaving(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    answer = await one.work(incarnation, 1, leaving=True)
+    assert answer.draining
+    assert one.machine.state.agents["a1"].state is AgentState.DRAINING
+    answer = await one.poll(incarnation, 2, goodbye=True)
+    assert isinstance(answer, PollResponse)
+    assert one.machine.state.agents["a1"].state is AgentState.LEFT
+    assert (await one.poll(incarnation, 3)).code is RejectionCode.STALE_INCARNATION
+
+
+async def test_draining_is_told_once(bench: Any) -> None:
+    one = await bench(poll_wait_ms=200)
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    await one.replica.propose(ControlAgent(at_ms=one.clock.ms, actor="client:x", name="a1", action="drain"))
+    assert (await asyncio.wait_for(polling, 0.15)).draining
+    second = asyncio.ensure_future(one.work(incarnation, 2))
+    await held(one)
+    assert (await second).draining
+
+
+async def test_a_result_that_cannot_be_kept_fails_the_attempt_and_says_so(bench: Any) -> None:
+    import msgspec
+
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+    large = msgspec.Raw(b'"' + b"x" * limits.RESULT_BYTES_MAX + b'"')
+    answer = await one.work(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t", result=large)])
+    assert [verdict.verdict for verdict in answer.verdicts] == ["accepted"]
+    task = one.machine.state.workflows[workflow].tasks[0]
+    assert (task.state, task.result) == (TaskState.FAILED, b"")
+    assert "the limit is" in task.last.error
+
+
+async def test_losing_leadership_sends_held_polls_away(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.poll(incarnation, 1, wait_ms=1000))
+    await held(one)
+    one.log.lose_leadership()
+    with pytest.raises(NoLeaderError):
+        await asyncio.wait_for(polling, 0.5)
+    with pytest.raises(NoLeaderError):
+        await one.poll(incarnation, 2)
+
+
+async def test_closing_answers_held_polls(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    one.desk.close()
+    assert await asyncio.wait_for(polling, 0.5) == PollResponse(lease_ms=5_000)
+
+
+async def test_held_polls_are_bounded(bench: Any) -> None:
+    one = await bench(limits=Limits(held_polls=1))
+    first, second = await one.register("a1"), await one.register("a2", instance="2" * 8)
+    polling = asyncio.ensure_future(one.work(first, 1))
+    await held(one)
+    with pytest.raises(BusyError):
+        await one.work(second, 1, name="a2")
+    await one.submit("t", "u")
+    assert (await polling).assign
+
+
+async def test_large_inputs_are_spread_over_answers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polls_module, "ANSWER_BYTES", 3)
+    one = await bench()
+    incarnation = await one.register(cpu=3)
+    await one.submit("a", "b", "c")
+    await one.until(lambda: len(one.machine.state.agents["a1"].live) == 3)
+    first = await one.work(incarnation, 1)
+    assert [item.task_id for item in first.assign] == ["a"]
+    fence = first.assign[0].fence
+    second = await one.work(incarnation, 2, seen=fence, running=[fence])
+    assert [item.task_id for item in second.assign] == ["b"]
+
+
+async def test_output_is_fetched_over_the_poll(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 3, 10))
+    wanted = (await polling).logs
+    assert [(item.fence, item.stream, item.offset, item.bytes_max) for item in wanted] == [(7, "stdout", 3, 10)]
+    piece = LogPiece(request=wanted[0].request, data=b"text", size=7, truncated=False, complete=True)
+    load = AgentLoad(load_1m=1.5)
+    await one.poll(incarnation, 2, logs=[piece, piece], load=load)
+    assert (await asking).data == b"text"
+    assert one.desk.told_by("a1")[2] == load
+    assert (await one.poll(incarnation, 3)).logs == []
+
+
+async def test_output_that_does_not_come(bench: Any) -> None:
+    one = await bench()
+    one.desk.relay._timeout_s = 0.05
+    incarnation = await one.register()
+    with pytest.raises(LogUnavailableError, match=r"did not send the output within 0\.05 s"):
+        await one.desk.relay.request_log("a1", 7, "stdout", 0, 10)
+    one.desk.relay._timeout_s = 5
+    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 0, 10))
+    wanted = (await one.work(incarnation, 1)).logs
+    again = (await one.work(incarnation, 2)).logs
+    assert wanted == again, "the answer may have been lost"
+    piece = LogPiece(request=wanted[0].request, data=b"", size=0, truncated=False, complete=True, error="not here")
+    await one.poll(incarnation, 3, logs=[piece])
+    with pytest.raises(LogUnavailableError, match="agent a1: not here"):
+        await asking
+    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 0, 10))
+    await asyncio.sleep(0)
+    one.log.lose_leadership()
+    with pytest.raises(LogUnavailableError, match="leader changed"):
+        await asking
+
+
+async def test_another_agent_cannot_answer_for_it(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register("a1")
+    other = await one.register("a2", instance="2" * 8)
+    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 0, 10))
+    wanted = (await one.work(incarnation, 1)).logs
+    forged = LogPiece(request=wanted[0].request, data=b"forged", size=6, truncated=False, complete=True)
+    await one.poll(other, 1, name="a2", logs=[forged])
+    await asyncio.sleep(0)
+    assert not asking.done()
+    asking.cancel()

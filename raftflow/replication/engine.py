@@ -398,6 +398,8 @@ class PySyncObjLog:
     # Turns.
 
     def _before_tick(self) -> None:
+        if self._guard.advance_commit():
+            self._driver.request_turn()
         self._guard.resume()
         if self._guard.resume_wanted:
             self._guard.resume_wanted = False

@@ -50,6 +50,9 @@ class Rule(enum.StrEnum):
     SYNC_LEADER = "G3"
 
 
+APPLY_ENTRIES_MAX: Final = 64
+"""How many entries a follower applies in one tick, so that a long backlog does not stop its loop."""
+
 NO_RULES: Final[frozenset[Rule]] = frozenset()
 
 
@@ -93,6 +96,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._members = frozenset(peers)
         self._verified_term = -1
         self._verified = 0
+        self._committed = 0
         self._installing = False
         self.resume_wanted = False
         """A peer said from where it wants entries: the leader should send without waiting for the next heartbeat."""
@@ -257,18 +261,39 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         if term == raft.term and raft.is_leader:
             raise SafetyViolationError(f"{peer} leads term {term}, and so does this replica")
         if term != self._verified_term:
-            self._verified_term, self._verified = term, raft.settled_index
+            self._begin_term(term)
         if "prevLogIdx" not in message:
             self._heartbeat(peer, message, self._verified)
             self.show_life(peer)
         elif message["prevLogIdx"] is not None:
             self._receive_entries(peer, message)
 
+    def _begin_term(self, term: int) -> None:
+        self._verified_term, self._verified, self._committed = term, self.raft.settled_index, 0
+
+    def _passed_commit(self, commit: int, verified: int) -> int:
+        """Remember what is committed and verified; return how much of it the library hears of now."""
+        self._committed = max(self._committed, min(commit, verified))
+        return min(self._committed, self.raft.applied_index + APPLY_ENTRIES_MAX)
+
+    def advance_commit(self) -> bool:
+        """Let the library apply some more of a follower's backlog. Returns whether more remains after that."""
+        raft = self.raft
+        leader = raft.leader
+        if raft.term != self._verified_term or leader is None or raft.is_leader or leader not in self._members:
+            return False
+        if self._committed <= raft.commit_index:
+            return False
+        deadline = raft.election_deadline
+        self._heartbeat(leader, {"term": raft.term, "commit_index": self._committed}, self._committed)
+        raft.election_deadline = deadline  # this was no sign of life
+        return self._committed > raft.commit_index
+
     def _heartbeat(self, peer: str, message: Message, verified: int) -> None:
         """Give the library the leader's sign of life without a log position (T4)."""
         commit = message["commit_index"]
         if Rule.COMMIT_VERIFIED not in self._off:
-            commit = min(commit, verified)
+            commit = self._passed_commit(commit, verified)
         self.raft.receive(peer, {"type": "append_entries", "term": message["term"], "commit_index": commit})
 
     def _receive_entries(self, peer: str, message: Message) -> None:
@@ -300,7 +325,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
                 f"{peer} asks to cut the log from index {previous + 1} on, but {raft.settled_index} is committed here"
             )
         passed = dict(message)
-        passed.update(prevLogIdx=previous, prevLogTerm=raft.term_at(previous), entries=entries)
+        commit = self._passed_commit(message["commit_index"], entries[-1][1])
+        passed.update(prevLogIdx=previous, prevLogTerm=raft.term_at(previous), entries=entries, commit_index=commit)
         raft.receive(peer, passed)
         self._verified = max(self._verified, entries[-1][1])
 
@@ -317,7 +343,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
             self._acknowledge(peer, verified)
             return
         passed = dict(message)
-        passed.update(prevLogIdx=last, prevLogTerm=raft.term_at(last), entries=[])
+        commit = self._passed_commit(message["commit_index"], last)
+        passed.update(prevLogIdx=last, prevLogTerm=raft.term_at(last), entries=[], commit_index=commit)
         raft.receive(peer, passed)
 
     def _receive_next_index(self, peer: str, message: Message) -> None:
@@ -353,7 +380,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """T7: tell the leader that the snapshot's entries are here, without loading anything."""
         raft = self.raft
         if raft.term != self._verified_term:
-            self._verified_term, self._verified = raft.term, raft.settled_index
+            self._begin_term(raft.term)
         self._verified = max(self._verified, index, raft.settled_index)
         self._acknowledge(peer, self._verified, reset=True)
 
@@ -375,4 +402,5 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         finally:
             self._installing = False
         if raft.snapshots.failure is None:
-            self._verified_term, self._verified = term, index
+            self._begin_term(term)
+            self._verified = max(self._verified, index)

@@ -507,3 +507,27 @@ def test_same_seed_gives_the_same_run() -> None:
         return trace
 
     assert run_virtual(run(), 5) == run_virtual(run(), 5)
+
+
+@on_virtual_loop
+async def test_backlog_is_applied_in_slices() -> None:
+    """A follower with thousands of entries to apply goes on hearing and answering meanwhile."""
+    cluster, leader, followers = await started()
+    behind = followers[0]
+    cluster.crash(behind)
+    for _ in range(40):
+        await asyncio.gather(*(cluster.put(leader) for _ in range(50)))
+    await cluster.start(behind)
+    raft = cluster.logs[behind]._raft
+    steps: list[int] = []
+    tick = raft.tick
+
+    def watched() -> None:
+        before = raft.applied_index
+        tick()
+        steps.append(raft.applied_index - before)
+
+    raft.tick = watched
+    await finish(cluster)
+    assert sum(steps) > 1900
+    assert max(steps) <= 64

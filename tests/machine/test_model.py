@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady
@@ -32,16 +32,16 @@ NUMBERS = st.integers(0, 30)
 
 @st.composite
 def specs(draw: Callable[..., Any]) -> WorkflowSpec:
-    count = draw(st.integers(1, 6))
+    count = draw(st.integers(1, 8))
     tasks = []
     for position in range(count):
-        needs = draw(st.lists(st.integers(0, position - 1), unique=True, max_size=3)) if position else []
+        needs = draw(st.lists(st.integers(0, position - 1), unique=True, max_size=2)) if position % 2 else []
         tasks.append(
             TaskSpec(
                 id=f"t{position}",
                 needs=tuple(f"t{need}" for need in needs),
                 command=("true",),
-                resources={"cpu": draw(st.sampled_from([0, 500, 1000, 2000])), "gpu": draw(st.sampled_from([0, 0, 1]))},
+                resources={"cpu": draw(st.sampled_from([500, 1000, 1000, 2000, 0])), "gpu": draw(st.sampled_from([0, 0, 0, 1]))},
                 labels=draw(st.sampled_from([{}, {}, {"zone": "a"}])),
                 retries=draw(st.integers(0, 2)),
                 retry_delay_ms=draw(st.sampled_from([0, 10])),
@@ -146,6 +146,13 @@ class Model(RuleBasedStateMachine):
     def do(self, kind: Any, **fields: Any) -> Any:
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
 
+    @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3))
+    def a_cluster_at_work(self, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int) -> None:
+        self.register("a1", True, 2000, prefetch)
+        self.register("a2", True, 2000, 2)
+        self.submit("wf-0", spec, 30)
+        self.submit("wf-1", another, 30)
+
     # --- clients
 
     @rule(workflow_id=WORKFLOWS, spec=specs(), request=NUMBERS)
@@ -216,6 +223,16 @@ class Model(RuleBasedStateMachine):
             fences = list(agent.running)
             agent.finish(fences[number % len(fences)], "abandoned" if outcome in {"lost", "released"} else outcome)
 
+    @precondition(lambda self: any(agent.running for agent in self.agents.values()))
+    @rule(name=AGENTS)
+    def finish_one(self, name: str) -> None:
+        """The oldest attempt succeeds and is reported at once."""
+        agent = self.agents.get(name)
+        if agent is not None and agent.running:
+            agent.finish(next(iter(agent.running)), "succeeded")
+            self._report(name, agent)
+            agent.ends.clear()
+
     @precondition(lambda self: any(agent.ends for agent in self.agents.values()))
     @rule(name=AGENTS, answered=st.booleans(), forgotten=st.booleans())
     def report(self, name: str, answered: bool, forgotten: bool) -> None:
@@ -268,6 +285,14 @@ class Model(RuleBasedStateMachine):
         )
 
     # --- the leader
+
+    @precondition(lambda self: self.ready and self.agents)
+    @rule(numbers=st.lists(st.integers(0, 7), min_size=1, max_size=6), name=AGENTS)
+    def assign_and_fetch(self, numbers: list[int], name: str) -> None:
+        """A good decision: ready tasks for an agent that takes them at once."""
+        if name in self.agents:
+            self.place([(number, name) for number in numbers])
+            self.agents[name].fetch(self.machine, name)
 
     @rule(numbers=st.lists(st.tuples(NUMBERS, AGENTS), max_size=6))
     def place(self, numbers: list[tuple[int, str]]) -> None:

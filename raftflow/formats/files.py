@@ -70,7 +70,7 @@ def _parse(data: bytes, format_name: str, source: str) -> Any:
     if format_name == "toml":
         try:
             return _without_dates(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # besides TOMLDecodeError, numbers of more digits than Python converts
             raise FormatError(f"{source}: {error}") from None
         except RecursionError:
             raise FormatError(f"{source}: nested too deeply") from None

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from raftflow.formats.documents import normalize
 from raftflow.formats.files import FormatError, load, loads
@@ -40,7 +43,10 @@ def test_the_three_formats_say_the_same() -> None:
         (b'name = "w"\nname = "v"\n', "toml", "line 2"),
         (b"a = [\n1,\n", "toml", "at end of document"),
         (b"a = " + b"[" * 5000 + b"]" * 5000, "toml", "nested too deeply"),
+        (b"a = " + b"9" * 5000, "toml", "digits"),
+        (b"a = 1979-99-99", "toml", "line 1"),
         (b'{\n "name": }', "json", "line 2, column"),
+        (b"[" * 5000, "json", "line 1"),
         (b"name: w\n\ttasks: 1", "yaml", "line 2"),
         (b"a: 1\nb: 2\na: 3\n", "yaml", "line 3: the key 'a' is there twice"),
         (b"a: 1\n\xff", "yaml", "line 2: not UTF-8"),
@@ -128,3 +134,27 @@ def test_aliases_count_with_what_they_stand_for() -> None:
     lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     with pytest.raises(YamlError, match="aliases counted"):
         parse_yaml("\n".join(lines))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=60) | st.text("{}[]:,-&*<!|>\n #'\"ab1=.\\", max_size=60).map(str.encode))
+@example(data=b"--- &a [*a, !!binary x]")
+def test_whatever_is_in_a_file_it_is_a_document_or_a_named_error(data: bytes) -> None:
+    for format_name in ("toml", "yaml", "json"):
+        try:
+            assert isinstance(loads(data, format_name), dict)
+        except FormatError as error:
+            str(error).encode()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text("abc -:#'\n", max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc <", max_size=4), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=json_values)
+def test_what_yaml_writes_is_read_back(value: Any) -> None:
+    assert parse_yaml(yaml.safe_dump(value)) == value

@@ -100,7 +100,8 @@ async def measure(log: PySyncObjLog, options: argparse.Namespace) -> dict:
     async def worker() -> None:
         nonlocal done
         while time.perf_counter() < until:
-            done += isinstance(await log.submit(entry, 5.0), Applied)
+            outcome = await log.submit(entry, 5.0)
+            done += isinstance(outcome, Applied)
 
     await asyncio.gather(*(worker() for _ in range(options.in_flight)))
     per_s = done / (time.perf_counter() - began)
@@ -117,7 +118,9 @@ async def measure(log: PySyncObjLog, options: argparse.Namespace) -> dict:
 
 def run(name: str, ports: dict[str, int], directory: Path, options: argparse.Namespace, answer: Connection) -> None:
     """Run a replica as a process of its own."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(
+        loop_factory=(asyncio.new_event_loop if options.asyncio else uvloop.new_event_loop)
+    ) as runner:
         answer.send(runner.run(replica(name, ports, directory, options)))
 
 
@@ -127,6 +130,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=200)
     parser.add_argument("--in-flight", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--asyncio", action="store_true")
     parser.add_argument("--dir", type=Path, default=None)
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="raftflow-bench-", dir=options.dir))

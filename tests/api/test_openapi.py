@@ -1,0 +1,62 @@
+"""The description of the API says what the API does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from raftflow.api.app import ROUTES
+from raftflow.api.openapi import problems_of
+from raftflow.api.problems import ALL_KINDS
+
+
+def references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return own + [ref for value in node.values() for ref in references(value)]
+    return [ref for value in node for ref in references(value)] if isinstance(node, list) else []
+
+
+async def test_every_route_is_described_and_every_reference_resolves(one: Any) -> None:
+    answer = await one.get("/v1/openapi.json")
+    assert answer.headers["Content-Type"].startswith("application/json")
+    document = answer.json
+    assert document["openapi"].startswith("3.1")
+    served = {
+        (route.method, route.resource.canonical)
+        for route in one.server._runner.app.router.routes()
+        if route.method != "HEAD"
+    }
+    described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert described == served
+    assert len(served) == len(ROUTES) >= 25
+    for reference in references(document):
+        node = document
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+    ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_every_operation_is_whole(one: Any) -> None:
+    document = (await one.get("/v1/openapi.json")).json
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            names = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"}
+            assert names == set(re.findall(r"\{(\w+)\}", path)), path
+            assert any(status.startswith("2") for status in operation["responses"])
+            for response in operation["responses"].values():
+                assert response["description"]
+            if method == "get":
+                assert "requestBody" not in operation
+    poll = document["paths"]["/v1/agents/{id}/poll"]["post"]
+    assert {"200", "307", "400", "401", "404", "409", "413", "429", "503"} <= set(poll["responses"])
+    assert poll["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/PollRequest"
+    }
+
+
+def test_every_kind_of_problem_belongs_to_an_operation() -> None:
+    used = {kind.word for route in ROUTES for kind in problems_of(route)}
+    assert {kind.word for kind in ALL_KINDS} - used == {"method-not-allowed"}
+    assert len({kind.word for kind in ALL_KINDS}) == len(ALL_KINDS)

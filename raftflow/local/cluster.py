@@ -10,13 +10,15 @@ DIR/logs/             standard output and error of each process
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,6 +93,8 @@ class LocalCluster:
     def __init__(self, directory: Path, content: ClusterFile) -> None:
         self.directory = directory
         self._content = content
+        self._read_from: tuple[int, int] | None = None
+        """Inode and time of the file that `_content` came from: other programs may start processes too."""
 
     # --- making and finding
 
@@ -135,20 +139,43 @@ class LocalCluster:
     def load(cls, directory: Path) -> LocalCluster:
         """Find the cluster of a directory again. Raises `LocalClusterError`."""
         directory = directory.absolute()
-        try:
-            content = msgspec.json.decode((directory / "cluster.json").read_bytes(), type=ClusterFile)
-        except FileNotFoundError:
+        if not (directory / "cluster.json").exists():
             raise LocalClusterError(
                 f"{directory} holds no local cluster: make one with `raftflow cluster up --data-dir {directory}`"
-            ) from None
+            )
+        cluster = cls(directory, ClusterFile(cluster_id="", replicas=[], agents=[]))
+        cluster._refresh()
+        return cluster
+
+    def _refresh(self) -> None:
+        """Read the file again if another program has changed it."""
+        file = self.directory / "cluster.json"
+        try:
+            found = file.stat()
+            if self._read_from != (found.st_ino, found.st_mtime_ns):
+                self._content = msgspec.json.decode(file.read_bytes(), type=ClusterFile)
+                self._read_from = (found.st_ino, found.st_mtime_ns)
+        except OSError as error:
+            raise LocalClusterError(f"{file} cannot be read: {error}") from error
         except msgspec.DecodeError as error:
-            raise LocalClusterError(f"{directory / 'cluster.json'} is damaged: {error}") from error
-        return cls(directory, content)
+            raise LocalClusterError(f"{file} is damaged: {error}") from error
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the directory's lock, start from what the file says now, and write it afterwards."""
+        with (self.directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._refresh()
+            yield
+            self._save()
 
     def _save(self) -> None:
+        file = self.directory / "cluster.json"
         temporary = self.directory / f"cluster.json.{os.getpid()}"
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self._content), indent=2))
-        temporary.replace(self.directory / "cluster.json")
+        temporary.replace(file)
+        found = file.stat()
+        self._read_from = (found.st_ino, found.st_mtime_ns)
 
     # --- looking
 
@@ -229,30 +256,31 @@ class LocalCluster:
 
     def start_replica(self, name: str) -> None:
         """Start one replica unless it runs."""
-        replica = self._replica(name)
-        if replica.process is not None and processes.alive(replica.process):
-            return
-        argv = [sys.executable, "-m", "raftflow", "coordinator", "run", "--config", str(self.config_file(name))]
-        replica.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
-        self._save()
+        with self._changing():
+            replica = self._replica(name)
+            if replica.process is not None and processes.alive(replica.process):
+                return
+            argv = [sys.executable, "-m", "raftflow", "coordinator", "run", "--config", str(self.config_file(name))]
+            replica.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
 
     def start_agent(self, name: str) -> None:
         """Start one agent unless it runs."""
-        agent = self._agent(name)
-        if agent.process is not None and processes.alive(agent.process):
-            return
         work = self.directory / name
         work.mkdir(exist_ok=True)
-        argv = [sys.executable, "-m", "raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name]
-        argv += ["--work-dir", str(work), *agent.arguments]
-        agent.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
-        self._save()
+        with self._changing():
+            agent = self._agent(name)
+            if agent.process is not None and processes.alive(agent.process):
+                return
+            argv = [sys.executable, "-m", "raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name]
+            argv += ["--work-dir", str(work), *agent.arguments]
+            agent.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
 
     def add_agent(self, name: str, arguments: list[str]) -> None:
         """Add an agent with its own command-line arguments and start it."""
-        if name in self.agent_names or name in self.replica_names:
-            raise LocalClusterError(f"{name!r} is taken")
-        self._content.agents.append(AgentPlace(name=name, arguments=arguments))
+        with self._changing():
+            if name in self.agent_names or name in self.replica_names:
+                raise LocalClusterError(f"{name!r} is taken")
+            self._content.agents.append(AgentPlace(name=name, arguments=arguments))
         self.start_agent(name)
 
     def signal(self, name: str, signum: signal.Signals) -> bool:
@@ -281,6 +309,7 @@ class LocalCluster:
 
     def down(self) -> None:
         """Stop agents, then replicas. Ends only what this directory's file names."""
+        self._refresh()
         for agent in self._content.agents:
             self.signal(agent.name, signal.SIGTERM)
         for agent in self._content.agents:
@@ -366,6 +395,7 @@ class LocalCluster:
         raise LocalClusterError(f"no agent is called {name!r}; there are {', '.join(self.agent_names)}")
 
     def _place(self, name: str) -> ReplicaPlace | AgentPlace:
+        self._refresh()
         return self._replica(name) if name in self.replica_names else self._agent(name)
 
 

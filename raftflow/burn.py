@@ -25,8 +25,6 @@ THREADS_MAX = 1024
 _BLOCK = bytes(64 * 1024)
 """Hashed over and over. Above 2 KiB, where hashlib lets other threads run; small enough to stop within 0.1 ms."""
 
-_PAGE = 4096
-
 
 def burn(cpu_seconds: float, memory_mib: int = 0, threads: int = 1, seconds: float = 0.0) -> dict[str, int]:
     """Use `cpu_seconds` of CPU time on `threads` threads while holding `memory_mib` MiB, every page of it touched.
@@ -40,9 +38,8 @@ def burn(cpu_seconds: float, memory_mib: int = 0, threads: int = 1, seconds: flo
     if not 0 <= memory_mib <= MEMORY_MIB_MAX or not 1 <= threads <= THREADS_MAX:
         raise ValueError(f"memory_mib is 0 to {MEMORY_MIB_MAX}, threads 1 to {THREADS_MAX}")
     started, cpu_start = time.monotonic(), time.thread_time()
+    # A bytearray is filled with zeros byte by byte, so the kernel has to back every page; `bytes` would not do.
     memory = bytearray(memory_mib * 1024 * 1024)
-    # A fresh bytearray is zero pages that the kernel has not backed yet; one byte written in each makes it real.
-    memory[::_PAGE] = b"\x01" * (len(memory) // _PAGE)
     used: list[float] = []
     share = cpu_seconds / threads
     others = [threading.Thread(target=_burn_one, args=(share, used, None)) for _ in range(threads - 1)]

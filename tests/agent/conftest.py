@@ -43,6 +43,8 @@ class FakeLeader:
         self.poll_bytes_max = 1 << 20
         self.redirect_to: str | None = None
         self.no_leader = False
+        self.refused = 0
+        """Requests that got 503."""
         self.silent = False
         """Nothing is answered any more."""
         self.deaf_polls = 0
@@ -102,15 +104,17 @@ class FakeLeader:
         body = {"type": PROBLEM_TYPE_PREFIX + word, "title": word, "status": status, "detail": "as the test wants"}
         return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
 
-    def _elsewhere(self, request: web.Request) -> web.Response | None:
+    async def _elsewhere(self, request: web.Request) -> web.Response | None:
         if self.no_leader:
+            self.refused += 1
+            await self.notify()
             return self._problem(503, "no-leader", **{"Retry-After": "1"})
         if self.redirect_to is not None:
             return web.Response(status=307, headers={"Location": self.redirect_to + request.path})
         return None
 
     async def _register(self, request: web.Request) -> web.Response:
-        elsewhere = self._elsewhere(request)
+        elsewhere = await self._elsewhere(request)
         if elsewhere is not None:
             return elsewhere
         registration = msgspec.json.decode(await request.read(), type=RegisterRequest)
@@ -129,7 +133,7 @@ class FakeLeader:
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     async def _poll(self, request: web.Request) -> web.Response:
-        elsewhere = self._elsewhere(request)
+        elsewhere = await self._elsewhere(request)
         if elsewhere is not None:
             return elsewhere
         body = await request.read()

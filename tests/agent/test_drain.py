@@ -79,7 +79,7 @@ async def test_leaving_without_a_leader_takes_bounded_time(leader: Any, agent_pr
 async def test_leaving_before_any_leader_was_found(leader: Any, agent_process: Any) -> None:
     leader.no_leader = True
     agent = agent_process()
-    await asyncio.sleep(0.5)
+    await leader.until(lambda: leader.refused)
     agent.signal(signal.SIGTERM)
     assert await agent.wait(5) == EXIT_DONE
 

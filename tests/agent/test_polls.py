@@ -122,7 +122,7 @@ async def test_more_ends_than_one_poll_takes(
     leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of those that must wait may look lost meanwhile (the leader's fixture looks for that)."""
-    monkeypatch.setattr("raftflow.agent.loop._ENDS_MAX", 2)
+    monkeypatch.setattr("raftflow.agent.exchange._ENDS_MAX", 2)
     start_agent(resources={"cpu": 1})
     fences = await reports_held_until_all_ended(leader, tmp_path, *({"command": TRUE} for _ in range(6)))
     reports = [[end.fence for end in poll.ends] for poll in leader.polls if poll.ends]
@@ -204,12 +204,13 @@ async def test_a_leader_that_stands_still_is_left_in_time(
 async def test_no_leader_for_a_while(leader: Any, start_agent: Any) -> None:
     leader.no_leader = True
     start_agent()
-    await asyncio.sleep(0.2)  # some tries are refused
+    await leader.until(lambda: leader.refused >= 2)
     leader.no_leader = False
     assert (await leader.run(command=TRUE)).outcome == "succeeded"
+    refused = leader.refused
     leader.no_leader = True
-    await leader.notify()
     (fence,) = await leader.assign({"command": TRUE})
+    await leader.until(lambda: leader.refused >= refused + 2)
     leader.no_leader = False
     assert (await leader.end_of(fence)).outcome == "succeeded"
     assert len({registration.instance for registration in leader.registrations}) == 1

@@ -1,0 +1,278 @@
+"""The polls of one incarnation: one exchange that reports, renews and fetches.
+
+At most two polls are in flight: one that the leader holds until it has something to say, and one with news (ends,
+logs, a change of mind). News travel one poll at a time, so that ends arrive in the order in which they happened;
+what ends meanwhile goes with the next one. An end is kept, and sent again, until some answer has a verdict for it.
+
+A poll accounts for every fence that the agent was sent: the leader takes what it does not mention as lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from raftflow.agent.book import Book
+from raftflow.agent.clock import now_ns
+from raftflow.agent.config import AgentConfig
+from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
+from raftflow.agent.load import LoadSampler
+from raftflow.domain.contract import LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
+
+_log = logging.getLogger("raftflow.agent.exchange")
+
+_BACKOFF_MIN_S = 0.05
+_BACKOFF_MAX_S = 0.5
+_RETRY_AFTER_MAX_S = 5.0
+_ENDS_MAX = 1_000
+"""Ends in one poll."""
+_ENDS_BYTES_MAX = 512 << 10
+"""Results and errors in one poll; a coordinator takes 1 MiB by default."""
+_END_BYTES = 256
+"""About what an end costs beside its result and its error."""
+LOG_BYTES_MAX = 128 << 10
+"""Of one log piece, and about of all in one poll. In JSON they take a third more."""
+_LOGS_MAX = 64
+"""Log pieces that wait to be sent."""
+_LEASE_PART = 3
+"""An idle poll is held for at most this part of the lease, and a silent leader is left after it."""
+
+_encode = msgspec.json.Encoder().encode
+
+Outcome = Literal["stale", "goodbye", "given up"]
+
+
+class Patience:
+    """How long to wait after a failure: short, so that a new leader is found soon, with jitter."""
+
+    def __init__(self) -> None:
+        self.trouble = False
+        """The last exchange with the coordinators failed."""
+        self._next_s = _BACKOFF_MIN_S
+
+    def failed(self, why: str, retry_after_s: float | None = None) -> float:
+        """Note a failure. Returns how long to wait before the next try."""
+        _log.log(logging.DEBUG if self.trouble else logging.WARNING, "%s", why)
+        self.trouble = True
+        if retry_after_s is not None:
+            return min(retry_after_s, _RETRY_AFTER_MAX_S)
+        wait_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        self._next_s = min(self._next_s * 2, _BACKOFF_MAX_S)
+        return wait_s
+
+    def succeeded(self) -> None:
+        """Note an answer."""
+        if self.trouble:
+            _log.info("the leader answers again")
+        self.trouble = False
+        self._next_s = _BACKOFF_MIN_S
+
+
+class Exchange:
+    """Polls until the incarnation is over. Everything happens in the event loop's thread.
+
+    `before` is called before anything that came in is acted upon; `answered(response, sent_at_ns)` for each answer.
+    """
+
+    def __init__(
+        self,
+        registration: RegisterResponse,
+        book: Book,
+        *,
+        config: AgentConfig,
+        leader: LeaderClient,
+        load: LoadSampler,
+        patience: Patience,
+        before: Callable[[], None],
+        answered: Callable[[PollResponse, int], None],
+    ) -> None:
+        self._registration = registration
+        self._book = book
+        self._config = config
+        self._leader = leader
+        self._load = load
+        self._patience = patience
+        self._before = before
+        self._answered = answered
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[Outcome] = self._loop.create_future()
+        """`stale`: the agent must forget everything and register again. `goodbye`: it was let go."""
+        self._seq = 0
+        self._polls: dict[asyncio.Task[None], bool] = {}
+        """Polls in flight, and whether each carries news."""
+        self._pieces: list[LogPiece] = []
+        self._leaving = False
+        self._urgent = False
+        """The leader should hear of a change at once."""
+        self._wait_until_s = 0.0
+        self._ends_max = _ENDS_MAX
+        self._handle: asyncio.Handle | None = None
+
+    def schedule(self) -> None:
+        """Send soon what is due: what happens in one turn of the event loop travels together."""
+        if self._handle is None and not self.over.done():
+            self._handle = self._loop.call_soon(self._pump)
+
+    def leave(self) -> None:
+        """Say from now on that the agent is leaving, and goodbye when it is empty."""
+        self._leaving = self._urgent = True
+        self.schedule()
+
+    def add_piece(self, piece: LogPiece) -> None:
+        """Send a log piece with the next poll. Beyond the bound it is dropped: the coordinator asks again."""
+        if len(self._pieces) < _LOGS_MAX:
+            self._pieces.append(piece)
+            self.schedule()
+
+    def give_up(self) -> None:
+        """End the exchange though not everything is said."""
+        self._finish("given up")
+
+    def close(self) -> None:
+        """Cancel what is in flight."""
+        self._finish("given up")
+        for task in list(self._polls):
+            task.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _finish(self, outcome: Outcome) -> None:
+        if not self.over.done():
+            self.over.set_result(outcome)
+
+    def _pump(self) -> None:
+        """Send the poll that is due, if any."""
+        self._handle = None
+        self._before()
+        if self.over.done():
+            return
+        wait_s = self._wait_until_s - self._loop.time()
+        if wait_s > 0:
+            self._handle = self._loop.call_later(wait_s, self._pump)
+            return
+        if self._patience.trouble and self._polls:
+            return
+        goodbye = self._leaving and self._book.empty
+        news = bool(self._book.ends or self._pieces or self._urgent or goodbye)
+        if (news and True not in self._polls.values()) or not self._polls:
+            task = self._loop.create_task(self._exchange(self._compose(news=news, goodbye=goodbye)))
+            self._polls[task] = news
+            task.add_done_callback(self._poll_done)
+
+    def _poll_done(self, task: asyncio.Task[None]) -> None:
+        del self._polls[task]
+        if not task.cancelled() and (error := task.exception()) is not None and not self.over.done():
+            self.over.set_exception(error)
+        self.schedule()
+
+    def _compose(self, *, news: bool, goodbye: bool) -> PollRequest:
+        """Return a poll that says all there is to say now."""
+        self._seq += 1
+        self._urgent = False
+        ends, later = self._next_ends()
+        registration = self._registration
+        wait_ms = min(registration.poll_wait_ms, registration.lease_ms // _LEASE_PART)
+        if self._leaving or self._patience.trouble or (news and not ends):
+            # Ends get verdicts; other news might be held, and keep the next ends waiting behind them. After a failure
+            # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders
+            # went on dying.
+            wait_ms = 0
+        return PollRequest(
+            incarnation=registration.incarnation,
+            seq=self._seq,
+            seen=self._book.seen,
+            # Ends that do not fit in are still "running": what is not mentioned is lost.
+            running=[*self._book.running, *later],
+            queued=[assignment.fence for assignment in self._book.queue],
+            ends=ends,
+            logs=self._next_pieces(),
+            load=self._load.sample(),
+            wait_ms=wait_ms,
+            leaving=self._leaving,
+            goodbye=goodbye,
+        )
+
+    def _next_ends(self) -> tuple[list[ReportedEnd], list[int]]:
+        """Return the ends for the next poll, and the fences of those that must wait for the one after."""
+        ends: list[ReportedEnd] = []
+        size = 0
+        for end in self._book.ends.values():
+            size += len(bytes(end.result)) + len(end.error.encode()) + _END_BYTES
+            if ends and (size > _ENDS_BYTES_MAX or len(ends) >= self._ends_max):
+                break
+            ends.append(end)
+        return ends, list(self._book.ends)[len(ends) :]
+
+    def _next_pieces(self) -> list[LogPiece]:
+        """Take as many log pieces as one poll should carry."""
+        count, size = 0, 0
+        for piece in self._pieces:
+            size += len(piece.data)
+            if count and size > LOG_BYTES_MAX:
+                break
+            count += 1
+        pieces, self._pieces = self._pieces[:count], self._pieces[count:]
+        return pieces
+
+    async def _exchange(self, request: PollRequest) -> None:
+        """Send one poll and act on the answer."""
+        registration = self._registration
+        # An answer to news is not held. Two silent answers in a row must not cost the lease.
+        held_s = 0 if request.ends or request.logs else request.wait_ms / 1000
+        timeout_s = min(self._config.poll_timeout_s, registration.lease_ms / 1000 / _LEASE_PART) + held_s
+        sent_at_ns = now_ns()
+        try:
+            response = await self._leader.poll(registration.id, _encode(request), timeout_s)
+        except StaleIncarnationError as error:
+            if not self.over.done():
+                _log.warning("incarnation %d counts no more: %s", registration.incarnation, error)
+                self._finish("stale")
+        except RefusedError as error:
+            self._refused(error, request.ends)
+        except NoLeaderError as error:
+            self._pieces[:0] = request.logs
+            self._failed(str(error), error.retry_after_s)
+        except asyncio.CancelledError:
+            self._pieces[:0] = request.logs
+            raise
+        else:
+            if not self.over.done():
+                self._take(request, response, sent_at_ns)
+
+    def _take(self, request: PollRequest, response: PollResponse, sent_at_ns: int) -> None:
+        self._before()
+        self._patience.succeeded()
+        self._wait_until_s = 0.0
+        self._book.answered(response.verdicts)
+        if request.ends:
+            if all(end.fence in self._book.ends for end in request.ends):
+                # The leader did not get to them: leave it a moment before they are sent again.
+                self._wait_until_s = self._loop.time() + _BACKOFF_MIN_S
+            else:
+                self._ends_max = min(self._ends_max * 2, _ENDS_MAX)
+        self._answered(response, sent_at_ns)
+        if request.goodbye:
+            self._finish("goodbye")
+
+    def _refused(self, error: RefusedError, ends: list[ReportedEnd]) -> None:
+        if error.status != 413 or not ends:
+            self._failed(f"the coordinator refuses the poll: {error}")
+        elif len(ends) > 1:
+            self._ends_max = max(len(ends) // 2, 1)
+        else:
+            end = ends[0]
+            end.outcome = "failed"
+            end.error = f"the coordinator refuses the result: {error}"[:1_000]
+            end.result = msgspec.Raw(b"null")
+
+    def _failed(self, why: str, retry_after_s: float | None = None) -> None:
+        self._wait_until_s = self._loop.time() + self._patience.failed(why, retry_after_s)
+        # Whatever else is in flight goes to a leader that is probably gone; nothing is lost with its answer.
+        for task in list(self._polls):
+            if task is not asyncio.current_task():
+                task.cancel()

@@ -65,7 +65,10 @@ class SnapshotWriter:
 
     def is_due(self, raft: Raft) -> bool:
         """Return True if the next tick should start a snapshot."""
-        if self._port.writing or raft.applied_index <= max(self.snapshot_index, 2):
+        if self._port.writing:
+            return False
+        if raft.applied_index <= max(self.snapshot_index, 2):
+            self._wanted = False  # there is nothing new to write
             return False
         if self._wanted:
             return True

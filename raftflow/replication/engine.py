@@ -356,10 +356,10 @@ class PySyncObjLog:
             self._guard.receive(peer, message)
             if self._guard.follows(peer, message["term"]):
                 self._roles.hear(peer, message)
-            if self._gate.is_blocked(peer) and self._driver.sync_age_s() < self._config.disk_stall_s:
+            if self._gate.is_blocked(peer) and self._disk_is_slow():
                 self._transmit_life(peer)
         elif kind == "next_node_idx":
-            if not self._gate.accept(peer, message) and self._driver.sync_age_s() < self._config.disk_stall_s:
+            if not self._gate.accept(peer, message) and self._disk_is_slow():
                 self._guard.receive(peer, {**message, "reset": False, "success": False})
         elif kind in {"read_probe", "read_ack"}:
             self._receive_read(peer, message)
@@ -373,6 +373,10 @@ class PySyncObjLog:
             self._guard.receive(peer, message)
         self._roles.update()
         self._driver.request_turn()
+
+    def _disk_is_slow(self) -> bool:
+        """Return True while a sync takes long enough to look like death, and not so long that it may be it."""
+        return self._config.heartbeat_s <= self._driver.sync_age_s() < self._config.disk_stall_s
 
     def _transmit_life(self, peer: str) -> None:
         """Tell the leader that it is heard while acknowledgements wait for the disk. Shows nothing but the term."""

@@ -118,6 +118,14 @@ def test_five_replicas_under_random_faults(seed: int) -> None:
     assert cluster.violations == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_in_some_more_seeds() -> None:
+    for seed in range(200, 280):
+        cluster = run_virtual(scenario(seed), seed)
+        assert cluster.violations == [], f"seed {seed}"
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("replicas", [3, 5])

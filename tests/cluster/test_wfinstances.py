@@ -30,7 +30,7 @@ FILES = sorted(FOLDER.glob("*.json"))
     not FILES, reason=f"NO WORKFLOW INSTANCES: {FOLDER} holds none; name their folder with RAFTFLOW_WFINSTANCES"
 )
 def test_every_instance_ends_succeeded_with_its_leader_killed(make_cluster: Callable[..., LocalCluster]) -> None:
-    cluster = make_cluster(agents=2, agent_cpus=64, agent_memory="512GiB", prefetch=8)
+    cluster = make_cluster(agents=2)
     for file in FILES:
         argv = [sys.executable, "-m", "raftflow", "workflow", "submit", str(file), "--wait", "-o", "json"]
         argv += ["--time-scale", "0.001", "--data-dir", str(cluster.directory)]

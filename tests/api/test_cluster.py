@@ -75,3 +75,61 @@ async def test_without_a_majority_nothing_is_promised(trio: Any) -> None:
     assert (write.status, write.word, write.headers["Retry-After"]) == (503, "no-leader", "1")
     assert (await leader.get(f"/v1/workflows/{workflow}")).word == "no-leader"
     assert (await leader.get(f"/v1/workflows/{workflow}?stale")).status == 200
+
+
+async def test_the_token_travels_with_a_forwarded_request(trio: Any) -> None:
+    cluster = await trio(token="t" * 20)
+    await cluster.leader()
+    follower = cluster.followers()[0]
+    allowed = {"Authorization": "Bearer " + "t" * 20}
+    assert (await follower.get("/v1/workflows", headers=allowed)).status == 200
+    assert (await follower.get("/v1/workflows")).status == 401
+    body = {"name": "w", "tasks": [WORK]}
+    keyed = {**allowed, "Idempotency-Key": "k1", "X-Request-Id": "r1"}
+    first = await follower.post("/v1/workflows", body, headers=keyed)
+    again = await cluster.followers()[1].post("/v1/workflows", body, headers=keyed)
+    assert (first.status, first.headers["X-Request-Id"]) == (201, "r1")
+    assert first.json == again.json
+    assert first.headers["Location"] == f"/v1/workflows/{first.json['id']}"
+    missing = await follower.get("/v1/workflows/none", headers=allowed)
+    assert (missing.status, missing.word) == (404, "not-found")
+
+
+async def test_a_forwarded_request_is_not_forwarded_again(trio: Any) -> None:
+    cluster = await trio()
+    await cluster.leader()
+    follower = cluster.followers()[0]
+    answer = await follower.get("/v1/workflows", headers={"X-Raftflow-Forwarded": "1"})
+    assert (answer.status, answer.word) == (503, "no-leader")
+
+
+async def test_writes_and_reads_go_on_through_a_change_of_leader(trio: Any) -> None:
+    """What was acknowledged is seen by every later read, through whichever replica."""
+    cluster = await trio()
+    leader = await cluster.leader()
+    follower = cluster.followers()[0]
+    acknowledged: list[str] = []
+    stop = asyncio.Event()
+
+    async def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            key = {"Idempotency-Key": f"k{number}"}
+            body = {"name": f"w{number}", "tasks": [WORK]}
+            while (answer := await follower.post("/v1/workflows", body, headers=key)).status == 503:
+                await asyncio.sleep(0.01)
+            assert answer.status == 201, answer.body
+            acknowledged.append(answer.json["id"])
+            seen = await follower.get(f"/v1/workflows/{acknowledged[-1]}")
+            assert seen.status in {200, 503}, seen.body
+
+    writing = asyncio.ensure_future(write())
+    await leader.until(lambda: len(acknowledged) > 20)
+    await cluster.stop(leader.config.name)
+    count = len(acknowledged)
+    await follower.until(lambda: len(acknowledged) > count + 20, 20)
+    stop.set()
+    await writing
+    page = (await follower.get("/v1/workflows?limit=10000")).json
+    assert [view["id"] for view in reversed(page["workflows"])] == acknowledged

@@ -21,7 +21,7 @@ _Wrong = Callable[[str, str], None]
 
 _array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_json_decoder = msgspec.json.Decoder()
+_json_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
 def check_workflow_values(name: str, priority: int) -> list[GraphProblem]:
@@ -118,6 +118,7 @@ def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
     if _nesting(data) > _NESTING_MAX:
         return False
     try:
+        data.decode()
         decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False

@@ -123,8 +123,7 @@ def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
     for fence in agent.queue:
         workflow, task = agent.live[fence]
         attempt = task.last
-        if attempt is None:
-            continue
+        assert attempt is not None  # noqa: S101 - what is in the live table has one
         if draining and attempt.order == ORDER_NONE:
             give_order(step, workflow, task, ORDER_RELEASE)
         elif not draining and attempt.order == ORDER_RELEASE and not workflow.paused:

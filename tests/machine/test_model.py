@@ -12,7 +12,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady
@@ -41,7 +48,10 @@ def specs(draw: Callable[..., Any]) -> WorkflowSpec:
                 id=f"t{position}",
                 needs=tuple(f"t{need}" for need in needs),
                 command=("true",),
-                resources={"cpu": draw(st.sampled_from([500, 1000, 1000, 2000, 0])), "gpu": draw(st.sampled_from([0, 0, 0, 1]))},
+                resources={
+                    "cpu": draw(st.sampled_from([500, 1000, 1000, 2000, 0])),
+                    "gpu": draw(st.sampled_from([0, 0, 0, 1])),
+                },
                 labels=draw(st.sampled_from([{}, {}, {"zone": "a"}])),
                 retries=draw(st.integers(0, 2)),
                 retry_delay_ms=draw(st.sampled_from([0, 10])),
@@ -280,9 +290,7 @@ class Model(RuleBasedStateMachine):
         """A report about anything at all."""
         known = self.machine.state.agents.get(name)
         end = c.AttemptEnd(fence, workflow_id, f"t{task}", AttemptOutcome(outcome), result=result)
-        self.do(
-            c.ReportAttempts, agent=name, incarnation=1 if known is None else known.incarnation, ends=(end,)
-        )
+        self.do(c.ReportAttempts, agent=name, incarnation=1 if known is None else known.incarnation, ends=(end,))
 
     # --- the leader
 
@@ -348,9 +356,9 @@ class Model(RuleBasedStateMachine):
         for workflow in self.machine.state.workflows.values():
             for task in workflow.tasks:
                 if task.state is TaskState.SUCCEEDED and task.last is not None:
-                    assert self.succeeded.setdefault((workflow.id, f"{workflow.number}/{task.id}"), task.last.fence) == (
-                        task.last.fence
-                    )
+                    assert self.succeeded.setdefault(
+                        (workflow.id, f"{workflow.number}/{task.id}"), task.last.fence
+                    ) == (task.last.fence)
 
     def teardown(self) -> None:
         from raftflow.machine.audit import decode_record

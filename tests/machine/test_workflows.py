@@ -99,6 +99,11 @@ def test_demands_that_no_agent_can_meet_are_warned_of(drive):
     )
 
 
+def test_a_shape_is_warned_of_once(drive):
+    spec = WorkflowSpec(name="w", tasks=tuple(TaskSpec(id=f"t{n}", command=(str(n),)) for n in range(3)))
+    assert len(drive.submit(spec).warnings) == 1
+
+
 def test_warnings_are_bounded(drive):
     spec = WorkflowSpec(
         name="w", tasks=tuple(TaskSpec(id=f"t{n}", command=("x",), resources={"gpu": n + 1}) for n in range(30))

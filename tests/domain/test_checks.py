@@ -1,0 +1,103 @@
+"""Values inside commands: each limit and form, with the path under which it is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftflow.domain import limits
+from raftflow.domain.checks import (
+    check_task_values,
+    check_workflow_values,
+    label_problems,
+    resource_problems,
+    result_problem,
+)
+from raftflow.domain.commands import Entry, EntryError, FireTimers, decode_entry, encode_entry
+from raftflow.domain.workflow import TaskSpec
+
+
+def paths(**fields):
+    task = TaskSpec(**{"id": "t", "command": ("true",), **fields})
+    return [problem.path for problem in check_task_values(task, "T")]
+
+
+GOOD = [
+    {},
+    {"command": None, "python": "a.b:c.d", "args": b"[1]", "kwargs": b'{"a":2}'},
+    {"env": {"A": "b=c"}, "cwd": "/tmp", "timeout_ms": 1, "expected_ms": 0, "retries": limits.RETRIES_MAX},
+    {"resources": {}, "labels": {"zone": ""}},
+]
+
+
+@pytest.mark.parametrize("fields", GOOD)
+def test_good_values(fields):
+    assert paths(**fields) == []
+
+
+BAD = [
+    ({"python": "a:b"}, "command"),
+    ({"command": None}, "command"),
+    ({"command": ()}, "command"),
+    ({"command": ("",)}, "command"),
+    ({"command": ("x", "a\0b")}, "command"),
+    ({"command": ("x",) * 1_001}, "command"),
+    ({"command": ("x" * 70_000,)}, "command"),
+    ({"command": None, "python": "a.b"}, "python"),
+    ({"command": None, "python": "a:b", "args": b"{}"}, "args"),
+    ({"command": None, "python": "a:b", "kwargs": b"[]"}, "kwargs"),
+    ({"command": None, "python": "a:b", "args": b"[" * 100 + b"]" * 100}, "args"),
+    ({"command": None, "python": "a:b", "args": b'["\xff"]'}, "args"),
+    ({"args": b"[]"}, "args"),
+    ({"env": {"": "x"}}, "env"),
+    ({"env": {"A=B": "x"}}, "env"),
+    ({"env": {"A": "\0"}}, "env"),
+    ({"cwd": ""}, "cwd"),
+    ({"retries": -1}, "retries"),
+    ({"retry_delay_ms": -1}, "retry_delay"),
+    ({"retry_delay_max_ms": limits.DURATION_MS_MAX + 1}, "retry_delay_max"),
+    ({"timeout_ms": 0}, "timeout"),
+    ({"grace_ms": -1}, "grace"),
+    ({"expected_ms": -1}, "expected"),
+    ({"resources": {"cpu": -1}}, "resources"),
+    ({"labels": {"a b": "x"}}, "labels"),
+]
+
+
+@pytest.mark.parametrize(("fields", "path"), BAD)
+def test_bad_values(fields, path):
+    assert paths(**fields) == [f"T.{path}"]
+
+
+def test_workflow_values():
+    assert check_workflow_values("a", 100) == []
+    assert [problem.path for problem in check_workflow_values("a b", 101)] == ["name", "priority"]
+
+
+def test_resources_and_labels():
+    assert resource_problems({f"r{n}": 1 for n in range(17)}) == ["17 resources, the limit is 16"]
+    assert len(resource_problems({"a b": 2**60})) == 2
+    assert label_problems({f"l{n}": "" for n in range(65)}) == ["65 labels, the limit is 64"]
+    assert len(label_problems({"a": "x" * 201})) == 1
+
+
+DEEP = b'{"a":' * 70 + b"1" + b"}" * 70
+WIDE = b"[" + b",".join([b'["[[[\\"{"]'] * 200) + b"]"
+
+
+@pytest.mark.parametrize("result", [b"", b"null", b'{"a":[1]}', WIDE])
+def test_results(result):
+    assert result_problem(result) is None
+
+
+@pytest.mark.parametrize("result", [b"{", b"nul", b"1 2", DEEP, b'"' + b"x" * limits.RESULT_BYTES_MAX + b'"'])
+def test_what_is_no_result(result):
+    assert "result" in (result_problem(result) or "")
+
+
+def test_entries():
+    command = FireTimers(at_ms=1, actor="a")
+    assert decode_entry(encode_entry((command,))) == Entry(1, (command,))
+    data = encode_entry((command,))
+    for bad in (b"", data[:-1], b"\x92\x02\x90", bytes(limits.ENTRY_BYTES_MAX + 1)):
+        with pytest.raises(EntryError):
+            decode_entry(bad)

@@ -1,0 +1,142 @@
+"""Every invariant sees the fault that it is there for."""
+
+from __future__ import annotations
+
+import pytest
+
+from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
+from raftflow.machine.invariants import PROBLEMS_MAX, check
+from raftflow.machine.state import ORDER_RELEASE, Attempt
+
+
+def _wf(drive):
+    return drive.machine.state.workflows["wf-1"]
+
+
+def _agent(drive):
+    return drive.machine.state.agents["a1"]
+
+
+def _set(target, name, value):
+    def damage(drive):
+        setattr(target(drive), name, value(drive) if callable(value) else value)
+
+    return damage
+
+
+def _task(position):
+    return lambda drive: drive.task(position)
+
+
+def _last(position):
+    return lambda drive: drive.task(position).last
+
+
+def _do(action):
+    return action
+
+
+def _swap_numbers(drive):
+    state = drive.machine.state
+    state.by_number = dict(reversed(list(state.by_number.items())))
+
+
+def _swap_agents(drive):
+    state = drive.machine.state
+    state.agents = dict(reversed(list(state.agents.items())))
+
+
+def _swap_live(drive):
+    agent = _agent(drive)
+    agent.live = dict(reversed(list(agent.live.items())))
+
+
+# t0 runs (fence 1), t1 is queued (2), t2 is delayed after fence 3 on a2, t3 waits for t0, t4 is ready. wf-2 succeeded.
+FAULTS = {
+    "counts [": _set(_wf, "counts", [0] * 8),
+    "open tasks counted": _set(_wf, "open", 9),
+    "tasks have not ended": _set(_wf, "finished_ms", 5),
+    "paused although": _do(lambda d: (setattr(_wf(d), "paused", True), setattr(_wf(d), "cancelled", True))),
+    "table of ids": _do(lambda d: _wf(d).by_id.pop("t0")),
+    "table of dependents": _set(_wf, "dependents", []),
+    "open needs counted": _set(_task(3), "open_needs", 0),
+    "is READY although 1 of its needs": _set(_task(3), "state", TaskState.READY),
+    "waits although all its needs": _set(_task(4), "state", TaskState.WAITING),
+    "although its workflow is being stopped": _set(_wf, "stopping", True),
+    "waits for a task that will not succeed": _set(_task(0), "state", TaskState.FAILED),
+    "finished at 7": _set(_task(4), "finished_ms", 7),
+    "remembers 16 attempts": _set(_task(0), "history", lambda d: (d.task(2).last,) * 16),
+    "attempts are numbered [1], the last should be 3": _set(_task(0), "attempts", 3),
+    "do not grow up to 0": _do(lambda d: setattr(d.machine.state, "fence", 0)),
+    "has outcome": _set(_last(0), "outcome", AttemptOutcome.LOST),
+    "starts after now": _set(_last(0), "assigned_ms", 2**50),
+    "is over and has an order": _set(_last(2), "order", 2),
+    "is live on a9, which is not present": _set(_last(0), "agent", "a9"),
+    "is not in the table of a1": _do(lambda d: _agent(d).live.pop(1)),
+    "started at 0": _set(_last(0), "started_ms", 0),
+    "was not told to stop": _set(_wf, "cancelled", True),
+    "runs and is asked back": _set(_last(0), "order", ORDER_RELEASE),
+    "under another name": _set(_agent, "incarnation", 77),
+    "is lost and still holds": _set(_agent, "state", AgentState.LOST),
+    "which is not the live attempt of": _do(lambda d: _agent(d).live.update({9: (_wf(d), d.task(4))})),
+    "out of order": _do(_swap_live),
+    "its queue is []": _do(lambda d: _agent(d).queue.clear()),
+    "fences to stop are too many, or live": _set(_agent, "void", [1]),
+    "its attempts want": _do(lambda d: _agent(d).free.update(cpu=500)),
+    "its capacity is 500": _do(lambda d: _agent(d).capacity.update(cpu=500)),
+    "names other resources": _do(lambda d: _agent(d).free.update(gpu=0)),
+    "fits and was not started": _do(lambda d: _agent(d).free.update(cpu=1000)),
+    "by number does not match": _do(lambda d: d.machine.state.by_number.pop(1)),
+    "workflows are out of order": _do(_swap_numbers),
+    "table of finished workflows": _do(lambda d: d.machine.state.finished.clear()),
+    "live tasks counted": _do(lambda d: setattr(d.machine.state, "live_tasks", 0)),
+    "table of kinds": _do(lambda d: d.machine.state.kinds.clear()),
+    "order of their incarnations": _do(_swap_agents),
+    "fence 1 belongs to": _set(_last(1), "fence", 1),
+    "its timer for": _do(lambda d: setattr(d.task(2), "due_ms", 5)),
+    "t0: its timer for": _do(lambda d: setattr(d.task(0).last, "deadline_ms", 5)),
+}
+
+
+@pytest.fixture
+def scene(drive):
+    drive.register(prefetch=1)
+    drive.register("a2")
+    drive.submit(drive.tasks((), (), (), (0,), (), retries=1))
+    drive.submit(workflow_id="wf-2")
+    drive.place(0, 1)
+    drive.place(2, agent="a2")
+    drive.finish(3, "failed", agent="a2")
+    drive.place(0, agent="a2", workflow_id="wf-2")
+    drive.finish(4, agent="a2")
+    assert (drive.states(), drive.states("wf-2")) == ("RQDWE", "S")
+    kept = drive.encoding()
+    yield drive
+    drive.machine.restore([kept])
+
+
+@pytest.mark.parametrize("told", FAULTS)
+def test_fault(scene, told):
+    FAULTS[told](scene)
+    problems = check(scene.machine)
+    assert any(told in problem for problem in problems), problems
+
+
+def test_more_faults_of_attempts(scene):
+    scene.task(0).last = None
+    assert any("which is not the live attempt" in problem for problem in check(scene.machine))
+    scene.task(1).last = Attempt(1, 2, "a2", 2, 0)
+    assert any("live on" in problem or "not in the table of a2" in problem for problem in check(scene.machine))
+
+
+def test_a_queue_of_unknown_fences_is_told_once(scene):
+    _agent(scene).live.clear()
+    assert any("its queue is [2]" in problem for problem in check(scene.machine))
+
+
+def test_the_list_is_bounded(new_drive):
+    drive = new_drive()
+    drive.submit(drive.bag(200))
+    for task in drive.machine.state.workflows["wf-1"].tasks:
+        task.open_needs = 5
+    assert len(check(drive.machine)) == PROBLEMS_MAX

@@ -144,6 +144,9 @@ class _Tasks:
         if "command" in fields and "python" in fields:
             part.fault("command", _BOTH)
         part.plain_resources = {**part.plain_resources, **fields.pop("resources", {})}
+        if len(part.plain_resources) > limits.RESOURCES_PER_TASK_MAX:
+            count, limit = len(part.plain_resources), limits.RESOURCES_PER_TASK_MAX
+            part.fault("resources", f"{count} resources, the limit is {limit}", limit)
         self.defaults = fields
 
     def read(self, number: int, raw: object) -> TaskSpec:
@@ -206,6 +209,7 @@ def check_whole(part: Part, fields: dict[str, Any]) -> None:
         if task_id not in needs:
             part.fault(path, f"the result of {shown(task_id)} is used, so it must be in `needs`")
     size = fields.pop("_command_bytes", 0) + fields.pop("_args_bytes", 0) + fields.pop("_kwargs_bytes", 0)
+    size += len(fields.get("cwd") or "") + len(fields.get("python") or "")
     env = fields.get("env")
     if env:
         size += sum(text_bytes(key) + text_bytes(value) for key, value in env.items())

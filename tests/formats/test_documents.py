@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftflow.domain import limits
+from raftflow.domain.checks import check_task_values, check_workflow_values
 from raftflow.domain.contract import FieldProblem
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
@@ -300,6 +301,51 @@ def test_the_list_of_faults_is_bounded_and_counts_the_rest() -> None:
     assert caught.value.problems[-1].message == "and 4900 more faults"
 
 
+def deep(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+BYTES = limits.SPEC_BYTES_MAX
+EDGES = [
+    ({"python": "m:f", "args": deep(64)}, {"python": "m:f", "args": deep(65)}),
+    ({"command": ["x", "y" * (BYTES - 1)]}, {"command": ["x", "y" * BYTES]}),
+    ({"command": ["x", "y" * (BYTES - 5)], "cwd": "/tmp"}, {"command": ["x", "y" * (BYTES - 4)], "cwd": "/tmp"}),
+    ({"command": ["x"] * 1_000}, {"command": ["x"] * 1_001}),
+    ({"command": ["x"], "retries": 1_000}, {"command": ["x"], "retries": 1_001}),
+    ({"command": ["x"], "timeout": 0.001}, {"command": ["x"], "timeout": 0}),
+    ({"command": ["x"], "expected": "366d"}, {"command": ["x"], "expected": "8785h"}),
+    ({"command": ["x"], "resources": {"memory": 2**53}}, {"command": ["x"], "resources": {"memory": 2**53 + 1}}),
+    (
+        {"command": ["x"], "resources": {f"r{i}": 1 for i in range(15)}},
+        {"command": ["x"], "resources": {f"r{i}": 1 for i in range(16)}},
+    ),
+    (
+        {"command": ["x"], "constraints": {"labels": {f"l{i}": "" for i in range(64)}}},
+        {"command": ["x"], "constraints": {"labels": {f"l{i}": "" for i in range(65)}}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("within", "beyond"), EDGES, ids=[list(edge[1])[-1] for edge in EDGES])
+@pytest.mark.parametrize("in_defaults", [False, True])
+def test_the_edge_of_every_limit_is_the_state_machines_edge(
+    within: dict[str, Any], beyond: dict[str, Any], *, in_defaults: bool
+) -> None:
+    """What passes here must pass there: a refusal by the machine would come without a path into the document."""
+
+    def document(fields: dict[str, Any]) -> dict[str, Any]:
+        if in_defaults:
+            return {"name": "w", "defaults": fields, "tasks": [{"id": "a"}]}
+        return {"name": "w", "tasks": [{"id": "a", **fields}]}
+
+    (task,) = normalize(document(within)).tasks
+    assert check_task_values(task, "") == []
+    assert len(faults(document(beyond))) >= 1
+
+
 @pytest.mark.parametrize("document", [None, 3, "x", [], {}, {"name": "w"}, {"name": "w", "tasks": []}])
 def test_no_document_at_all(document: object) -> None:
     assert faults(document)
@@ -339,6 +385,8 @@ def test_whatever_comes_in_it_is_a_sound_workflow_or_named_faults(
         problems = error.problems
     else:
         assert check_graph(spec) == []
+        assert check_workflow_values(spec.name, spec.priority) == []
+        assert [problem for task in spec.tasks for problem in check_task_values(task, "")] == []
         return
     assert problems
     msgspec.json.encode(problems)

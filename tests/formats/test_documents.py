@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import raftflow.formats
 from raftflow.domain import limits
 from raftflow.domain.checks import check_task_values, check_workflow_values
 from raftflow.domain.contract import FieldProblem
@@ -390,3 +393,11 @@ def test_whatever_comes_in_it_is_a_sound_workflow_or_named_faults(
         return
     assert problems
     msgspec.json.encode(problems)
+
+
+def test_the_reference_names_every_key() -> None:
+    text = (Path(raftflow.formats.__file__).parent / "DOCUMENT.md").read_text(encoding="utf-8")
+    named = {
+        key for cell in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)
+    }
+    assert named == {*READERS, "name", "priority", "on_failure", "defaults", "tasks"}

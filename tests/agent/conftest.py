@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ class FakeLeader:
         self.poll_bytes_max = 1 << 20
         self.redirect_to: str | None = None
         self.no_leader = False
+        self.tokens: set[str] = set()
         self.refused = 0
         """Requests that got 503."""
         self.silent = False
@@ -81,13 +83,13 @@ class FakeLeader:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/agents", self._register)
         app.router.add_post("/v1/agents/{id}/poll", self._poll)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
 
@@ -140,6 +142,7 @@ class FakeLeader:
         if len(body) > self.poll_bytes_max:
             return self._problem(413, "too-large")
         poll = msgspec.json.decode(body, type=PollRequest)
+        self.tokens.add(request.headers.get("Authorization", ""))
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
         try:

@@ -117,8 +117,10 @@ async def test_writes_and_reads_go_on_through_a_change_of_leader(trio: Any) -> N
             number += 1
             key = {"Idempotency-Key": f"k{number}"}
             body = {"name": f"w{number}", "tasks": [WORK]}
-            while (answer := await follower.post("/v1/workflows", body, headers=key)).status == 503:
+            answer = await follower.post("/v1/workflows", body, headers=key)
+            while answer.status == 503:
                 await asyncio.sleep(0.01)
+                answer = await follower.post("/v1/workflows", body, headers=key)
             assert answer.status == 201, answer.body
             acknowledged.append(answer.json["id"])
             seen = await follower.get(f"/v1/workflows/{acknowledged[-1]}")

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 ODD: list[Any] = [
-    None, True, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**40, 1.5, 1e308, "", "a", "a1", "t0", "\x00", "é" * 300,
-    "x" * 5000, [], {}, [[]], {"a": {}}, ["a", 1], {"": ""}, [None], "wf-1", "../..", "512MiB", "\u2028",
+    None, True, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**40, 1.5, 1e308, "", "a", "a1", "t0", "\x00",
+    "é" * 300, "x" * 5000, [], {}, [[]], {"a": {}}, ["a", 1], {"": ""}, [None], "wf-1", "../..", "512MiB", "\u2028",
 ]  # fmt: skip
 
 KEYS = {
@@ -17,7 +17,8 @@ KEYS = {
     "task": ["id", "needs", "command", "python", "args", "kwargs", "resources", "retries", "timeout", "env", "cwd",
              "expected", "constraints", "retry_delay", "retry_delay_max", "grace"],
     "agent": ["name", "instance", "resources", "labels", "prefetch", "pid", "version"],
-    "poll": ["incarnation", "seq", "seen", "running", "queued", "ends", "logs", "load", "wait_ms", "leaving", "goodbye"],
+    "poll": ["incarnation", "seq", "seen", "running", "queued", "ends", "logs", "load", "wait_ms", "leaving",
+             "goodbye"],
     "end": ["fence", "workflow_id", "task_id", "outcome", "exit_code", "error", "result", "duration_ms"],
 }  # fmt: skip
 

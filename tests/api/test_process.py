@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -169,4 +168,4 @@ async def test_a_damaged_audit_stops_the_replica_loudly(launch: Any, ports: list
     code, _, err = await process.end()
     assert code in {1, 2}
     assert "holds another record at index" in err
-    assert os.path.getsize(segment) == len(data), "the evidence is untouched"
+    assert segment.stat().st_size == len(data), "the evidence is untouched"

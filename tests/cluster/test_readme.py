@@ -178,7 +178,7 @@ def test_the_shipped_configurations_load(kind: str, folder: Path) -> None:
     files = sorted(directory.glob("n*.toml"))
     assert len(files) == {"three-node": 3, "five-node": 5}[kind]
     for file in files:
-        config = load_config(file, {}, {})
+        config = load_config(file, environ={})
         assert config.name == file.stem
         assert len(config.members) == len(files)
     agent = load_agent(directory / "agent.toml", {}, {})

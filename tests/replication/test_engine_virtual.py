@@ -531,3 +531,39 @@ async def test_backlog_is_applied_in_slices() -> None:
     await finish(cluster)
     assert sum(steps) > 1900
     assert max(steps) <= 64
+
+
+@on_virtual_loop
+async def test_follower_with_a_full_link_gets_entries_as_it_has_room() -> None:
+    cluster, leader, followers = await started(window_bytes=10_000, append_bytes_max=4_000)
+    cluster.network.cut(leader, followers[0])
+    for _ in range(20):
+        await asyncio.gather(*(cluster.put(leader, size=1000) for _ in range(10)))
+    most = 0
+
+    def watch(source: str, target: str, frame: bytes) -> bool:
+        nonlocal most
+        most = max(most, cluster.network.on_the_way.get((leader, followers[0]), 0))
+        return False
+
+    cluster.network.drop = watch
+    cluster.network.heal_all()
+    await finish(cluster)
+    assert 4_000 < most < 20_000
+
+
+@on_virtual_loop
+async def test_damaged_journal_is_refused() -> None:
+    cluster, leader, followers = await started()
+    for _ in range(20):
+        await cluster.put(leader)
+    name = followers[0]
+    await cluster.logs.pop(name).close()
+    disk = cluster.disks[name]
+    path = next(path for path in disk._names if path.name.endswith(".segment"))
+    disk.flip(path, 700, 1)
+    await cluster.start(name)
+    assert name not in cluster.logs
+    assert "join anew" in str(cluster.failed[name])
+    cluster.violations.clear()
+    await finish(cluster)

@@ -79,6 +79,7 @@ async def scenario(
         delay=lambda: rng.choice((0.02, 0.05, 0.15)) if rng.random() < slow else rng.uniform(0.0003, 0.003),
         sync_s=lambda: rng.uniform(0.01, 0.1) if rng.random() < 0.05 + slow / 4 else rng.uniform(0.0003, 0.002),
         snapshot_entries=rng.choice((30, 200, 10**6)),
+        window_bytes=rng.choice((500, 20_000, 10**7)),
         append_bytes_max=rng.choice((300, 5000, 10**6)),
         snapshot_stall_s=0.5,
     )

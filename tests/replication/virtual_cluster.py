@@ -140,7 +140,7 @@ class SimLinks:
         self.network.disconnect(self.name, peer)
 
     def buffered(self, peer: str) -> int:
-        return 0
+        return self.network.on_the_way.get((self.name, peer), 0)
 
     async def close(self) -> None:
         if self.alive:
@@ -161,6 +161,8 @@ class Network:
         self.epoch = 0
         self.arrives: dict[tuple[str, str], float] = {}
         self.frames = 0
+        self.on_the_way: dict[tuple[str, str], int] = {}
+        """Bytes on each connection; they stand for what a real link could not write yet."""
         self.drop: Callable[[str, str, bytes], bool] = lambda _source, _target, _frame: False
 
     def joined(self, links: SimLinks) -> None:
@@ -201,6 +203,8 @@ class Network:
         pair = frozenset((one, other))
         if self.connections.pop(pair, None) is None:
             return
+        self.on_the_way.pop((one, other), None)
+        self.on_the_way.pop((other, one), None)
         for name, peer in sorted(((one, other), (other, one))):
             self.links[name].on_down(peer)
         if again:
@@ -229,11 +233,13 @@ class Network:
             return True
         when = max(self.loop.time() + self.delay(), self.arrives.get((source, target), 0.0) + 1e-6)
         self.arrives[source, target] = when
+        self.on_the_way[source, target] = self.on_the_way.get((source, target), 0) + len(frame)
         self.loop.call_at(when, self._deliver, epoch, source, target, frame)
         return True
 
     def _deliver(self, epoch: int, source: str, target: str, frame: bytes) -> None:
         if self.connections.get(frozenset((source, target))) == epoch:
+            self.on_the_way[source, target] -= len(frame)
             self.links[target].on_frame(source, frame)
 
 

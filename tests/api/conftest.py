@@ -202,11 +202,13 @@ async def one(serve: Callable[..., Any]) -> Served:
 class Trio:
     """Three real replicas in this process."""
 
-    def __init__(self, directory: Path, timing: Timing, token: str | None) -> None:
+    def __init__(self, directory: Path, timing: Timing, token: str | None, limits: Limits) -> None:
         names = ("n1", "n2", "n3")
         ports = free_ports(6)
         self.configs = {
-            name: config_of(directory, names=names, name=name, ports=ports, timing=timing, token=token)
+            name: config_of(
+                directory, names=names, name=name, ports=ports, timing=timing, token=token, limits=limits
+            )
             for name in names
         }
         self.live: dict[str, Served] = {}
@@ -241,8 +243,9 @@ async def trio(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start a cluster of three."""
     clusters: list[Trio] = []
 
-    async def start(*, token: str | None = None, **timing: int) -> Trio:
-        cluster = Trio(tmp_path, Timing(**{"lease_ms": 5_000, "poll_wait_ms": 1_000, **timing}), token)
+    async def start(*, token: str | None = None, limits: Limits | None = None, **timing: int) -> Trio:
+        chosen = Timing(**{"lease_ms": 5_000, "poll_wait_ms": 1_000, **timing})
+        cluster = Trio(tmp_path, chosen, token, limits or Limits())
         clusters.append(cluster)
         await cluster.start()
         return cluster

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from raftflow.coordinator.config import Limits
+
 WORK = {"id": "a", "command": ["true"]}
 
 
@@ -135,3 +137,34 @@ async def test_writes_and_reads_go_on_through_a_change_of_leader(trio: Any) -> N
     await writing
     page = (await follower.get("/v1/workflows?limit=10000")).json
     assert [view["id"] for view in reversed(page["workflows"])] == acknowledged
+
+
+async def test_a_replica_that_fell_behind_gets_a_snapshot_and_its_audit_a_gap(trio: Any) -> None:
+    cluster = await trio(limits=Limits(snapshot_entries=100))
+    leader = await cluster.leader()
+    behind = cluster.followers()[0]
+    await leader.submit(WORK)
+    await behind.until(lambda: behind.replica.machine.applied_index > 0)
+    name, known = behind.config.name, behind.replica.machine.applied_index
+    await cluster.stop(name)
+    for number in range(500):
+        await leader.submit(WORK, name=f"w{number}")
+    await leader.until(lambda: leader.replica.status().snapshot_index > known + 50)
+    for _ in range(2):
+        await cluster.start(name)
+        behind = cluster.live[name]
+        await behind.until(lambda one=behind: one.replica.machine.chain == leader.replica.machine.chain)
+        check = (await behind.get("/v1/audit/verify")).json
+        assert (check["problems"], len(check["gaps"])) == ([], 1)
+        assert check["gaps"][0][0] <= known + 1
+        assert (await behind.get("/v1/ledger/verify")).json["problems"] == []
+        await leader.submit(WORK)
+        await behind.until(lambda one=behind: one.replica.machine.chain == leader.replica.machine.chain)
+        await cluster.stop(name)
+    await cluster.stop(leader.config.name)
+    await cluster.start(leader.config.name)
+    again = cluster.live[leader.config.name]
+    await cluster.leader()
+    assert len((await again.get("/v1/workflows?limit=10000")).json["workflows"]) == 503
+    check = (await again.get("/v1/audit/verify")).json
+    assert (check["problems"], check["gaps"]) == ([], [])

@@ -1,0 +1,126 @@
+"""A world in three lines: agents, tasks, and what is expected of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from raftflow.domain.rooms import AgentRoom, ReadyTask, fits_in, shape_of, suits
+from raftflow.scheduler.place import place
+from raftflow.scheduler.queue import ReadyQueue
+from raftflow.scheduler.view import PlacementView
+
+DIMENSIONS = {"memory": 1}
+
+
+class World:
+    """Agents and ready tasks. Amounts are whole units (`cpu=2`), memory is in MiB."""
+
+    def __init__(self) -> None:
+        self.rooms: list[AgentRoom] = []
+        self.queue = ReadyQueue()
+        self.names: dict[tuple[str, int], str] = {}
+        self.expected: dict[str, str | None] = {}
+
+    def agent(
+        self,
+        name: str,
+        *,
+        used: dict[str, int] | None = None,
+        queued: int = 0,
+        prefetch: int = 0,
+        labels: dict[str, str] | None = None,
+        **capacity: int,
+    ) -> World:
+        units = {key: amount * DIMENSIONS.get(key, 1000) for key, amount in capacity.items()}
+        free = {key: amount - (used or {}).get(key, 0) * DIMENSIONS.get(key, 1000) for key, amount in units.items()}
+        self.rooms.append(
+            AgentRoom(
+                name=name,
+                incarnation=len(self.rooms) + 1,
+                capacity=units,
+                free=free,
+                labels=labels or {},
+                queued=queued,
+                prefetch=prefetch,
+            )
+        )
+        return self
+
+    def task(
+        self,
+        name: str,
+        on: str | None = None,
+        *,
+        priority: int = 50,
+        rank: int = 0,
+        labels: dict[str, str] | None = None,
+        **demand: int,
+    ) -> World:
+        """Add a ready task that is expected on an agent: `a1` at once, `a1+` in its queue, None nowhere."""
+        number = len(self.names)
+        demand = demand or {"cpu": 1}
+        units = {key: amount * DIMENSIONS.get(key, 1000) for key, amount in demand.items()}
+        self.queue.add(
+            ReadyTask(
+                workflow_id="wf",
+                task=number,
+                shape=shape_of(units, labels or {}),
+                priority=priority,
+                rank=rank,
+                number=1,
+            )
+        )
+        self.names["wf", number] = name
+        self.expected[name] = on
+        return self
+
+    def tasks(self, count: int, on: str | None = None, **more: Any) -> World:
+        for _ in range(count):
+            self.task(f"t{len(self.names)}", on, **more)
+        return self
+
+    def decide(self, placements_max: int = 100) -> list[tuple[str, str]]:
+        """Return (task, agent) in order, `+` behind an agent whose queue the task joins; check that each one holds."""
+        view = PlacementView(
+            agents=tuple(self.rooms), groups=self.queue.groups(placements_max), placements_max=placements_max
+        )
+        placements = place(view)
+        assert placements == place(view)
+        assert len(placements) <= placements_max
+        assert len({(placement.workflow_id, placement.task) for placement in placements}) == len(placements)
+        shapes = {(task.workflow_id, task.task): task.shape for group in view.groups for task in group.tasks}
+        free = {room.name: dict(room.free) for room in self.rooms}
+        queued = {room.name: room.queued for room in self.rooms}
+        rooms = {room.name: room for room in self.rooms}
+        decided = []
+        for placement in placements:
+            shape = shapes[placement.workflow_id, placement.task]
+            room = rooms[placement.agent]
+            assert placement.incarnation == room.incarnation
+            assert suits(shape, room.capacity, room.labels)
+            waits = bool(queued[room.name]) or not fits_in(shape, free[room.name])
+            if waits:
+                queued[room.name] += 1
+                assert queued[room.name] <= room.prefetch
+            else:
+                for name, amount in shape.demand:
+                    free[room.name][name] -= amount
+            decided.append((self.names[placement.workflow_id, placement.task], room.name + "+" * waits))
+        return decided
+
+    def check(self, placements_max: int = 100) -> None:
+        decided = dict(self.decide(placements_max))
+        assert {name: decided.get(name) for name in self.expected} == self.expected
+
+
+@pytest.fixture(scope="session")
+def new_world() -> Callable[[], World]:
+    return World
+
+
+@pytest.fixture
+def world() -> World:
+    return World()

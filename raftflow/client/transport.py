@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -43,6 +43,7 @@ ATTEMPT_S = 10.0
 CONNECT_S = 2.0
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 1.0
+_ASKED_MAX_S = 10.0
 _RETRIED = frozenset({429, 502, 503, 504})
 
 T = TypeVar("T")
@@ -63,6 +64,14 @@ class Call:
     once: bool = False
     """One request to every peer (or to `replica`) and no waiting."""
     attempt_s: float = ATTEMPT_S
+
+
+class _Again(NamedTuple):
+    """An answer that calls for another try."""
+
+    problem: Problem
+    after_s: float
+    """How long the replica asks to be left alone."""
 
 
 class Transport:
@@ -120,6 +129,7 @@ class Transport:
         sent = False
         pause_s = _PAUSE_FIRST_S
         while True:
+            asked_s = 0.0
             for peer in order:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
@@ -133,20 +143,22 @@ class Transport:
                     continue
                 if isinstance(answer, bytes):
                     return answer
-                last = answer
-                failures[peer] = answer.detail or answer.title
+                last = answer.problem
+                failures[peer] = last.detail or last.title
+                asked_s = max(asked_s, answer.after_s)
             now = time.monotonic()
             if call.once or now >= deadline:
                 raise self._failed(call, failures, last, sent=sent)
             # Full jitter would do for many clients; half of it keeps the first retry after a failover early.
-            await asyncio.sleep(min(pause_s * random.uniform(0.5, 1.0), deadline - now))  # noqa: S311 - jitter
+            wait_s = max(pause_s * random.uniform(0.5, 1.0), asked_s)  # noqa: S311 - jitter
+            await asyncio.sleep(min(wait_s, deadline - now))
             pause_s = min(pause_s * 1.6, _PAUSE_MAX_S)
 
     def _order(self) -> list[str]:
         """Return the peers, beginning with the one that answered last."""
         return self.peers[self._preferred :] + self.peers[: self._preferred]
 
-    async def _request(self, call: Call, peer: str, timeout_s: float) -> bytes | Problem:
+    async def _request(self, call: Call, peer: str, timeout_s: float) -> bytes | _Again:
         """Send one request. Returns the body, or the problem of an answer that calls for another try."""
         headers: dict[str, str] = {}
         if call.body is not None:
@@ -170,7 +182,7 @@ class Transport:
                 return data
             problem = _problem(response.status, data, peer)
             if response.status in _RETRIED:
-                return problem
+                return _Again(problem, _asked_s(response))
             raise NotFound(problem) if response.status == 404 else Refused(problem)
 
     def learn(self, name: str, url: str) -> None:
@@ -202,6 +214,12 @@ class Transport:
         if kind in ("no-leader", "outcome-unknown", "unavailable"):
             return NoLeader(f"the cluster has no leader at the moment; a majority of its replicas must run ({told})")
         return Refused(last)
+
+
+def _asked_s(response: aiohttp.ClientResponse) -> float:
+    """Return the wait that an overloaded replica asks for. Without a leader, asking often finds it early."""
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), _ASKED_MAX_S) if response.status == 429 and text.isascii() and text.isdigit() else 0.0
 
 
 def _say(error: Exception) -> str:

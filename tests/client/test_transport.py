@@ -101,6 +101,14 @@ async def test_a_write_whose_answer_never_came_is_of_unknown_outcome(replicas: l
     assert replicas[0].seen[0].headers["Idempotency-Key"] == caught.value.idempotency_key
 
 
+async def test_an_overloaded_replica_is_left_alone_as_long_as_it_asks(replicas: list[Any], make: Any) -> None:
+    replicas[0].script = [make.problem("queue-full", 429), make.answer({"agents": []})]
+    async with AsyncClient([replicas[0].url]) as client:
+        started = time.monotonic()
+        await client.agents()
+        assert time.monotonic() - started >= 1.0
+
+
 async def test_a_full_queue_is_a_refusal_in_the_end(replicas: list[Any], make: Any) -> None:
     replicas[0].script = [make.problem("queue-full", 429, detail="too many") for _ in range(100)]
     async with AsyncClient([replicas[0].url], timeout_s=0.2) as client:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from raftflow.domain.commands import Placement
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
 from raftflow.domain.rooms import AgentRoom
@@ -13,6 +15,7 @@ from raftflow.scheduler.view import PlacementView, has_room
 
 PLACEMENTS_MAX = 512
 """Placements of one command. When they are applied the next ones are computed."""
+SHOWN_LEAST = 8
 
 
 class QueuePlanner:
@@ -67,7 +70,23 @@ class QueuePlanner:
             return ()
         view = PlacementView(
             agents=tuple(self._rooms.values()),
-            groups=self._queue.groups(PLACEMENTS_MAX),
+            groups=self._queue.groups(_worth_showing(self._rooms.values())),
             placements_max=PLACEMENTS_MAX,
         )
         return tuple(place(view))
+
+
+def _worth_showing(rooms: Iterable[AgentRoom]) -> int:
+    """Return about how many tasks of a shape could find room: what the scheduler is not shown costs nothing.
+
+    Tasks of one shape fit alike, so a number that is too small keeps nothing from being placed: it only makes a
+    further round, since placements bring the next plan about.
+    """
+    total = 0
+    for room in rooms:
+        total += room.prefetch - room.queued
+        if not room.queued:
+            total += 1 + max(room.free.values(), default=0) // 1000
+        if total >= PLACEMENTS_MAX:
+            return PLACEMENTS_MAX
+    return max(total, SHOWN_LEAST)

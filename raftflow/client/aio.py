@@ -31,6 +31,7 @@ from raftflow.domain.contract import (
     WorkflowPage,
     WorkflowView,
 )
+from raftflow.formats.values import find_not_finite
 
 T = TypeVar("T")
 
@@ -110,6 +111,10 @@ class AsyncClient:
             body = orjson.dumps(document)
         except (orjson.JSONEncodeError, RecursionError) as error:
             raise UsageError(f"the document cannot be written as JSON: {error}") from error
+        # JSON has no infinity; the encoder writes null in its place, which would be another document.
+        path = find_not_finite(document) if b"null" in body else None
+        if path is not None:
+            raise UsageError(f"{path} must be a finite number")
         key = new_key() if idempotency_key is None else idempotency_key
         # A large document takes the replicas a while to check and replicate.
         call = Call("POST", "/v1/workflows", body=body, idempotency_key=key, attempt_s=30.0)

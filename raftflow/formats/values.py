@@ -62,6 +62,21 @@ def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tupl
     return faults, refs
 
 
+def find_not_finite(value: Any) -> str | None:
+    """Return the path of a number in an encodable value that is infinite or none at all, or None."""
+    stack: list[tuple[Any, str]] = [(value, "")]
+    while stack:
+        item, where = stack.pop()
+        if isinstance(item, float):
+            if not math.isfinite(item):
+                return where.removeprefix(".")
+        elif isinstance(item, dict):
+            stack.extend((each, f"{where}.{key}") for key, each in item.items())
+        elif isinstance(item, list | tuple):
+            stack.extend((each, f"{where}[{place}]") for place, each in enumerate(item))
+    return None
+
+
 def _add_reference(
     item: dict[Any, Any], where: str, faults: list[tuple[str, str]], refs: list[tuple[str, str]]
 ) -> None:

@@ -8,9 +8,9 @@
                                                    ▼                  │
                                           wire.encode, Links ─► wire.decode
 
-Turns of the library are run by the driver (driver.py), linearizable reads by reads.py, snapshots are written by
-compaction.py and sent to followers by transfer.py. Everything happens in the event loop's thread; only syncs and
-other blocking file work leave it, through the `FileSystem`.
+Frames come and go by traffic.py, turns of the library are run by the driver (driver.py), linearizable reads by
+reads.py, snapshots are written by compaction.py and sent to followers by transfer.py. Everything happens in the
+event loop's thread; only syncs and other blocking file work leave it, through the `FileSystem`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from raftflow.replication.reads import ReadRounds
 from raftflow.replication.roles import RoleTracker
 from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
 from raftflow.replication.submissions import Submissions
+from raftflow.replication.traffic import PeerTraffic
 from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
 
 if TYPE_CHECKING:
@@ -94,7 +95,6 @@ class PySyncObjLog:
         self._roles = RoleTracker(config.name, config.election_max_s, self._lose_leadership)
         self._repeat_reads_at = float("-inf")
         self._data: DataDir | None = None
-        self._body_cache = wire.BodyCache()
 
     # Start and stop.
 
@@ -112,7 +112,6 @@ class PySyncObjLog:
             self._open()
             self._build()
             self._restore()
-            self._links.set_handlers(self._on_frame, self._on_up, self._on_down)
             self._running = True
             await self._links.start()
         except Exception as error:
@@ -191,6 +190,29 @@ class PySyncObjLog:
         self._handover = Handover(self._raft, self._guard, self._roles, self._send_now)
         self._sender = SnapshotSender(config, self._store, self._emit, self._end_transfer)
         self._receiver = SnapshotReceiver(self._guard, self._store, self._emit, self._install, self._driver)
+
+        self._traffic = PeerTraffic(
+            config,
+            self._links,
+            raft=self._raft,
+            guard=self._guard,
+            gate=self._gate,
+            driver=self._driver,
+            roles=self._roles,
+            reads=self._reads,
+            sender=self._sender,
+            receiver=self._receiver,
+            lonely=self._postpone_election,
+        )
+
+    def _emit(self, peer: str, message: Message) -> None:
+        self._gate.emit(peer, message)
+
+    def _send_probe(self, seq: int) -> None:
+        self._traffic.send_probe(seq)
+
+    def _transmit(self, peer: str, message: Message) -> None:
+        self._traffic.transmit(peer, message)
 
     def _restore(self) -> None:
         """Put the newest snapshot and everything known to be committed into the machine; make the disk agree."""
@@ -311,94 +333,6 @@ class PySyncObjLog:
             raise RuntimeError("failed without a reason")
         return self._failure
 
-    # Messages.
-
-    def _on_up(self, peer: str) -> None:
-        if peer not in self._config.peers:
-            _log.error("the link with %s is of no use: it is no member; check the links' peers", peer)
-            return
-
-        def up() -> None:
-            if self._raft.election_deadline < self._loop.time():
-                self._postpone_election()  # nobody was there to be heard; give a leader time to speak
-            self._guard.peer_up(peer)
-            self._driver.request_turn()
-
-        self._driver.guarded(up)
-
-    def _on_down(self, peer: str) -> None:
-        if peer not in self._config.peers:
-            return
-
-        def down() -> None:
-            self._gate.forget(peer)
-            self._guard.peer_down(peer)
-            self._sender.cancel(peer)
-            self._receiver.cancel(peer)
-            self._driver.request_turn()
-
-        self._driver.guarded(down)
-
-    def _on_frame(self, peer: str, frame: bytes) -> None:
-        if peer not in self._config.peers:
-            return
-        try:
-            message = wire.decode(frame)
-        except wire.WireError as error:
-            _log.warning("%s sent what is no message, its link is reset: %s", peer, error)
-            self._links.reset(peer)
-            return
-        self._driver.guarded(lambda: self._receive(peer, message))
-
-    def _receive(self, peer: str, message: Message) -> None:
-        kind = message["type"]
-        if kind == "append_entries":
-            self._guard.receive(peer, message)
-            if self._guard.follows(peer, message["term"]):
-                self._roles.hear(peer, message)
-            if self._gate.is_blocked(peer) and self._disk_is_slow():
-                self._transmit_life(peer)
-        elif kind == "next_node_idx":
-            if not self._gate.accept(peer, message) and self._disk_is_slow():
-                self._guard.receive(peer, {**message, "reset": False, "success": False})
-        elif kind in {"read_probe", "read_ack"}:
-            self._receive_read(peer, message)
-            return
-        elif kind.startswith("snapshot_"):
-            if kind == "snapshot_ack":
-                self._sender.acknowledge(peer, message)
-            else:
-                self._receiver.receive(peer, message)
-        else:
-            self._guard.receive(peer, message)
-        self._roles.update()
-        self._driver.request_turn()
-
-    def _disk_is_slow(self) -> bool:
-        """Return True while a sync takes long enough to look like death, and not so long that it may be it."""
-        return self._config.heartbeat_s <= self._driver.sync_age_s() < self._config.disk_stall_s
-
-    def _transmit_life(self, peer: str) -> None:
-        """Tell the leader that it is heard while acknowledgements wait for the disk. Shows nothing but the term."""
-        if self._journal.term_seq <= self._journal.durable_seq:
-            self._transmit(
-                peer,
-                {
-                    "type": "next_node_idx",
-                    "next_node_idx": 1,
-                    "reset": False,
-                    "success": False,
-                    "term": self._raft.term,
-                },
-            )
-
-    def _emit(self, peer: str, message: Message) -> None:
-        self._gate.emit(peer, message)
-
-    def _transmit(self, peer: str, message: Message) -> None:
-        if not self._driver.stopped:
-            self._links.send(peer, wire.encode(message, self._body_cache))
-
     # Turns.
 
     def _before_tick(self) -> None:
@@ -495,18 +429,6 @@ class PySyncObjLog:
             if not self._raft.is_leader:
                 raise NoQuorumError(self._refusal())
             await self._roles.next_change()
-
-    def _send_probe(self, seq: int) -> None:
-        for peer in sorted(self._guard.connected()):
-            self._emit(peer, {"type": "read_probe", "term": self._raft.term, "seq": seq})
-
-    def _receive_read(self, peer: str, message: Message) -> None:
-        if message["term"] != self._raft.term:
-            return
-        if message["type"] == "read_probe":
-            self._emit(peer, {"type": "read_ack", "term": message["term"], "seq": message["seq"]})
-        elif self._raft.is_leader:
-            self._reads.answer(peer, message["seq"])
 
     # Leadership.
 

@@ -77,6 +77,8 @@ class SyncGate:
         """Send a message as soon as it may leave."""
         needed = self._needs(message)
         queue = self._outgoing[peer]
+        if queue and queue[-1] == (needed, message):
+            return  # an answer to one more heartbeat while the disk is slow
         if queue or needed > self._journal.durable_seq:
             queue.append((needed, message))
         else:
@@ -116,6 +118,10 @@ class SyncGate:
         """Drop the acknowledgements that wait: they belong to a leadership that is over."""
         for queue in self._incoming.values():
             queue.clear()
+
+    def is_term_durable(self) -> bool:
+        """Return True if a message that shows only the term may leave."""
+        return self._journal.term_seq <= self._journal.durable_seq
 
     def is_blocked(self, peer: str) -> bool:
         """Return True if messages to this peer wait for the disk."""

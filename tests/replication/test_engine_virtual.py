@@ -160,7 +160,7 @@ async def test_read_needs_an_answer_to_a_probe_sent_after_it_began() -> None:
     late = asyncio.ensure_future(log.read_index(0.2))
     await asyncio.sleep(0.01)
     for source, frame in held:
-        log._on_frame(source, frame)
+        log._traffic.on_frame(source, frame)
     with pytest.raises(NoQuorumError, match="timeout"):
         await late
     cluster.network.drop = lambda source, target, frame: False
@@ -470,7 +470,7 @@ async def test_garbage_on_a_link_resets_it_and_nothing_else() -> None:
     cluster, leader, followers = await started()
     log = cluster.logs[leader]
     for frame in (b"", b"\0" * 40, b"\x01\xff" + b"\0" * 20, b"x" * 1000):
-        log._on_frame(followers[0], frame)
+        log._traffic.on_frame(followers[0], frame)
         assert not cluster.network.connections.get(frozenset((leader, followers[0])))
         assert await cluster.wait(lambda: len(cluster.network.connections) == 3)
     assert isinstance(await cluster.put(leader), Applied)

@@ -50,6 +50,8 @@ async def trouble(cluster: Cluster, rng: random.Random, seconds: float) -> None:
             loss = rng.choice(LOSSES)
             for name in names:
                 cluster.crash(name, loss)
+        elif chance < 0.38:
+            cluster.slow_disks = {name: rng.uniform(0.02, 0.3) for name in cluster.names if rng.random() < 0.4}
         elif chance < 0.6 and down:
             await cluster.start(rng.choice(down))
         elif chance < 0.7:
@@ -89,6 +91,7 @@ async def scenario(
     await trouble(cluster, rng, seconds)
     stop.set()
     slow = 0.0
+    cluster.slow_disks = {}
     for disk in cluster.disks.values():
         disk.crash_at = None
     cluster.network.heal_all()

@@ -259,7 +259,10 @@ class Cluster:
         self.rng = rng = random.Random(seed)
         self.names = tuple("abcdefg"[:replicas])
         self.network = Network(rng, delay or (lambda: rng.uniform(0.0005, 0.003)))
-        self.disks = {name: Disk(sync_s or (lambda: rng.uniform(0.0005, 0.003))) for name in self.names}
+        self.slow_disks: dict[str, float] = {}
+        """Disks that take so many seconds longer for a sync."""
+        latency = sync_s or (lambda: rng.uniform(0.0005, 0.003))
+        self.disks = {name: Disk(lambda name=name: latency() + self.slow_disks.get(name, 0.0)) for name in self.names}
         self.disabled_rules = disabled_rules
         self.settings = {"segment_bytes": 8192, "snapshot_entries": 10**6, "snapshot_stall_s": 2.0, **settings}
         self.logs: dict[str, PySyncObjLog] = {}

@@ -1,0 +1,165 @@
+"""Frames from and to the other members: decoded, handed to whom they concern, encoded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from raftflow.replication import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftflow.replication.config import LogConfig
+    from raftflow.replication.core import Message, Raft
+    from raftflow.replication.driver import Driver
+    from raftflow.replication.gate import SyncGate
+    from raftflow.replication.guard import GuardedTransport
+    from raftflow.replication.links import Links
+    from raftflow.replication.reads import ReadRounds
+    from raftflow.replication.roles import RoleTracker
+    from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
+
+_log = logging.getLogger(__name__)
+
+
+class PeerTraffic:
+    """The way of every message between the links and the parts of one replica.
+
+    A disk that is slow must not look like death: while acknowledgements wait for it, a follower shows that it hears
+    its leader, and a leader takes acknowledgements that it cannot count yet for signs of life. After `disk_stall_s`
+    neither does so any more, and a replica with a working disk may lead.
+
+    Args:
+        lonely: called when the first link comes up and an election is overdue: nobody was there to be heard.
+    """
+
+    def __init__(
+        self,
+        config: LogConfig,
+        links: Links,
+        *,
+        raft: Raft,
+        guard: GuardedTransport,
+        gate: SyncGate,
+        driver: Driver,
+        roles: RoleTracker,
+        reads: ReadRounds,
+        sender: SnapshotSender,
+        receiver: SnapshotReceiver,
+        lonely: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._links = links
+        self._raft = raft
+        self._guard = guard
+        self._gate = gate
+        self._driver = driver
+        self._roles = roles
+        self._reads = reads
+        self._sender = sender
+        self._receiver = receiver
+        self._lonely = lonely
+        self._bodies = wire.BodyCache()
+        links.set_handlers(self.on_frame, self.on_up, self.on_down)
+
+    def on_up(self, peer: str) -> None:
+        """A link works."""
+        if peer not in self._config.peers:
+            _log.error("the link with %s is of no use: it is no member; check the links' peers", peer)
+            return
+
+        def up() -> None:
+            if self._raft.election_deadline < asyncio.get_running_loop().time():
+                self._lonely()
+            self._guard.peer_up(peer)
+            self._driver.request_turn()
+
+        self._driver.guarded(up)
+
+    def on_down(self, peer: str) -> None:
+        """A link broke; whatever waits for it is lost with it."""
+        if peer not in self._config.peers:
+            return
+
+        def down() -> None:
+            self._gate.forget(peer)
+            self._guard.peer_down(peer)
+            self._sender.cancel(peer)
+            self._receiver.cancel(peer)
+            self._driver.request_turn()
+
+        self._driver.guarded(down)
+
+    def on_frame(self, peer: str, frame: bytes) -> None:
+        """A frame arrived. One that is no message costs the peer its link."""
+        if peer not in self._config.peers:
+            return
+        try:
+            message = wire.decode(frame)
+        except wire.WireError as error:
+            _log.warning("%s sent what is no message, its link is reset: %s", peer, error)
+            self._links.reset(peer)
+            return
+        self._driver.guarded(lambda: self._receive(peer, message))
+
+    def _receive(self, peer: str, message: Message) -> None:
+        kind = message["type"]
+        if kind == "append_entries":
+            self._guard.receive(peer, message)
+            if self._guard.follows(peer, message["term"]):
+                self._roles.hear(peer, message)
+            if self._gate.is_blocked(peer) and self._disk_is_slow():
+                self._transmit_life(peer)
+        elif kind == "next_node_idx":
+            if not self._gate.accept(peer, message) and self._disk_is_slow():
+                self._guard.receive(peer, {**message, "reset": False, "success": False})
+        elif kind in {"read_probe", "read_ack"}:
+            self._receive_read(peer, message)
+            return
+        elif kind.startswith("snapshot_"):
+            if kind == "snapshot_ack":
+                self._sender.acknowledge(peer, message)
+            else:
+                self._receiver.receive(peer, message)
+        else:
+            self._guard.receive(peer, message)
+        self._roles.update()
+        self._driver.request_turn()
+
+    def _disk_is_slow(self) -> bool:
+        """Return True while a sync takes long enough to look like death, and not so long that it may be it."""
+        return self._config.heartbeat_s <= self._driver.sync_age_s() < self._config.disk_stall_s
+
+    def _transmit_life(self, peer: str) -> None:
+        """Tell the leader that it is heard while acknowledgements wait for the disk. Shows nothing but the term."""
+        if self._gate.is_term_durable():
+            self.transmit(
+                peer,
+                {
+                    "type": "next_node_idx",
+                    "next_node_idx": 1,
+                    "reset": False,
+                    "success": False,
+                    "term": self._raft.term,
+                },
+            )
+
+    def transmit(self, peer: str, message: Message) -> None:
+        """Encode and send a message that may leave."""
+        if not self._driver.stopped:
+            self._links.send(peer, wire.encode(message, self._bodies))
+
+    def send_probe(self, seq: int) -> None:
+        """Ask every peer that can be reached whether it is still in this term."""
+        for peer in sorted(self._guard.connected()):
+            self._gate.emit(peer, {"type": "read_probe", "term": self._raft.term, "seq": seq})
+
+    def _receive_read(self, peer: str, message: Message) -> None:
+        if message["term"] != self._raft.term:
+            return
+        if message["type"] == "read_probe":
+            self._gate.emit(peer, {"type": "read_ack", "term": message["term"], "seq": message["seq"]})
+        elif self._raft.is_leader:
+            self._reads.answer(peer, message["seq"])

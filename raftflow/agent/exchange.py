@@ -41,6 +41,8 @@ _LOGS_MAX = 64
 """Log pieces that wait to be sent."""
 _LEASE_PART = 3
 """An idle poll is held for at most this part of the lease, and a silent leader is left after it."""
+_FAILOVER_MS = 2_000
+"""What should be left of the lease when a leader dies, so that its successor is found in time."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -71,6 +73,17 @@ class Patience:
             _log.info("the leader answers again")
         self.trouble = False
         self._next_s = _BACKOFF_MIN_S
+
+
+def hold_ms(registration: RegisterResponse) -> int:
+    """Return how long an idle poll may be held.
+
+    A leader may die just before it answers the second of two held polls. The lease is then counted from when the
+    first was sent, and what is left must do for the failover.
+    """
+    lease_ms = registration.lease_ms
+    spare_ms = (lease_ms * 9 // 10 - _FAILOVER_MS) // 2
+    return min(registration.poll_wait_ms, lease_ms // _LEASE_PART, max(spare_ms, lease_ms // 10))
 
 
 class Exchange:
@@ -176,7 +189,7 @@ class Exchange:
         self._urgent = False
         ends, later = self._next_ends()
         registration = self._registration
-        wait_ms = min(registration.poll_wait_ms, registration.lease_ms // _LEASE_PART)
+        wait_ms = hold_ms(registration)
         if self._leaving or self._patience.trouble or (news and not ends):
             # Ends get verdicts; other news might be held, and keep the next ends waiting behind them. After a failure
             # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders

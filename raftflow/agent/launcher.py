@@ -75,12 +75,11 @@ class Launcher:
         self._wake = wake
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._terminate)
+        # It ends when the agent does. A service manager signals every process of a service: the agent must hear of it
+        # and drain, and needs its launcher for that.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._terminated = False
-
-    def _terminate(self, *_: object) -> None:
-        self._terminated = True
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
         """Serve until the agent is gone, then kill everything."""
@@ -88,7 +87,7 @@ class Launcher:
         self._epoll.register(control, select.EPOLLIN)
         self._epoll.register(self._wake, select.EPOLLIN)
         try:
-            while not self._terminated:
+            while True:
                 events = self._epoll.poll(self._timeout_s())
                 self._check_lease()
                 for fd, mask in events:
@@ -174,7 +173,9 @@ class Launcher:
             for stream in streams:
                 stream.close()
             what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            where = spawn.argv[0] if spawn.cwd is None else f"{spawn.argv[0]} in {spawn.cwd}"
+            where = spawn.argv[0] if spawn.argv else "a command without words"
+            if spawn.cwd is not None:
+                where += f" in {spawn.cwd}"
             self._send(Exited(spawn.id, None, f"cannot start {where}: {what}"))
             return
         finally:
@@ -187,6 +188,8 @@ class Launcher:
             self._epoll.register(stream.fd, select.EPOLLIN)
 
     def _posix_spawn(self, spawn: Spawn, actions: list[tuple[int, ...] | tuple[int, int, str, int, int]]) -> int:
+        if not spawn.argv:
+            raise ValueError("the first word names the program")
         environ = {**self._environ, **spawn.env}
         program = spawn.argv[0]
         if "/" not in program:
@@ -201,7 +204,7 @@ class Launcher:
                 file_actions=actions,
                 setsid=True,
                 setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM),
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
             )
         finally:
             if spawn.cwd is not None:

@@ -106,6 +106,8 @@ class Agent:
             elif not self._book.empty:
                 _log.warning("leaving with %d unreported ends", len(self._book.ends))
                 code = 3
+        for timer in self._leave_timers:
+            timer.cancel()
         self._attempts.stop_all("abandoned", "the agent is leaving", 0.0)
         await self._attempts.wait_idle()
         return code

@@ -82,6 +82,8 @@ async def test_a_bad_result_fails_the_attempt(leader: Any, start_agent: Any, scr
 @pytest.mark.parametrize(
     ("command", "words"),
     [
+        ([], "names the program"),
+        ([""], "no such program"),
         (["/no/such/program"], "No such file"),
         (["no-such-program"], "no such program on PATH"),
         (["/etc/passwd"], "Permission denied"),
@@ -92,7 +94,7 @@ async def test_a_program_that_cannot_start(leader: Any, start_agent: Any, comman
     end = await leader.run(command=command)
     assert (end.outcome, end.exit_code) == ("failed", None)
     assert words in end.error
-    assert command[0] in end.error
+    assert not command or command[0] in end.error
 
 
 async def test_a_missing_working_directory(leader: Any, start_agent: Any, tmp_path: Path) -> None:

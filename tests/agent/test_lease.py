@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from raftflow.agent.clock import Lease
+from raftflow.agent.exchange import hold_ms
+from raftflow.domain.contract import RegisterResponse
 
 
 class Clock:
@@ -33,6 +35,17 @@ def test_the_lease_counts_from_when_the_poll_was_sent() -> None:
     lease.confirm(3_000_000_000, 10_000)  # an older poll that was answered later
     assert lease.until_ns == 15_000_000_000
     assert not lease.over()
+
+
+@pytest.mark.parametrize(
+    ("lease_ms", "poll_wait_ms", "held_ms"),
+    [(60_000, 3_000, 3_000), (9_000, 60_000, 3_000), (3_000, 3_000, 350), (1_000, 3_000, 100)],
+)
+def test_polls_are_held_so_that_the_lease_survives_a_failover(lease_ms: int, poll_wait_ms: int, held_ms: int) -> None:
+    registration = RegisterResponse(
+        id="a1", incarnation=1, lease_ms=lease_ms, poll_wait_ms=poll_wait_ms, result_bytes_max=1
+    )
+    assert hold_ms(registration) == held_ms
 
 
 def sleeper(tmp_path: Path, kind: str, number: int = 0) -> tuple[dict[str, Any], Path]:
@@ -149,6 +162,22 @@ async def test_a_killed_agent_leaves_no_process_behind(
     agent.signal(signal.SIGKILL)
     for pid in pids:
         await gone(pid)
+
+
+async def test_a_service_manager_that_signals_every_process_lets_the_agent_drain(
+    leader: Any, agent_process: Any, tmp_path: Path
+) -> None:
+    agent = agent_process(resources={"cpu": 1})
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    (fence,) = await leader.assign({"command": ["sh", "-c", f"trap '' TERM; echo > {fifo}; cat {fifo}"]})
+    await asyncio.to_thread(fifo.read_text)
+    for pid in (*agent.children(), agent.pid):
+        os.kill(pid, signal.SIGTERM)
+    await leader.until(lambda: leader.polls[-1].leaving)
+    await asyncio.to_thread(fifo.write_text, "")
+    assert (await leader.end_of(fence)).outcome == "succeeded"
+    assert await agent.wait() == 0
 
 
 async def test_a_killed_launcher_takes_its_attempts_along_and_is_replaced(

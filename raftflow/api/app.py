@@ -13,7 +13,8 @@ import asyncio
 import hmac
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from urllib.parse import urlsplit
 
@@ -38,6 +39,9 @@ _log = logging.getLogger(__name__)
 
 LEADER_WAIT_S = 1.0
 """How long a request waits for an election that is under way before it is answered with 503."""
+BODIES_BYTES_MAX = 256 * 1024 * 1024
+"""Bytes of large bodies that may be in memory at one time."""
+SMALL_BODY_BYTES = 64 * 1024
 _LEADER_LOOK_S = 0.02
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -59,6 +63,7 @@ class Api:
         token = replica.config.token
         self._token = None if token is None else token.encode()
         self._limits = replica.config.limits
+        self._bodies_bytes = 0
 
     def application(self) -> web.Application:
         """Return the aiohttp application with every route."""
@@ -126,10 +131,29 @@ class Api:
     def _serve(self, route: Route) -> Handler:
         async def serve(request: web.Request) -> web.StreamResponse:
             check_query(route, request)
-            body = await self._body(route, request)
-            return await self._dispatch(Call(self._replica, route, request, body))
+            with self._room_for_body(request):
+                body = await self._body(route, request)
+                return await self._dispatch(Call(self._replica, route, request, body))
 
         return serve
+
+    @contextmanager
+    def _room_for_body(self, request: web.Request) -> Iterator[None]:
+        """Keep the bodies that are in memory at one time within a bound. Raises `ProblemError`."""
+        size = request.content_length
+        if size is None:
+            size = self._limits.body_bytes if request.can_read_body else 0
+        size = min(size, self._limits.body_bytes)  # a larger one is refused without being read
+        if size <= SMALL_BODY_BYTES:
+            yield
+            return
+        if self._bodies_bytes and self._bodies_bytes + size > BODIES_BYTES_MAX:
+            raise ProblemError(problems.QUEUE_FULL, "too many large requests are being worked on; try again later")
+        self._bodies_bytes += size
+        try:
+            yield
+        finally:
+            self._bodies_bytes -= size
 
     async def _body(self, route: Route, request: web.Request) -> bytes:
         if route.body is not None:

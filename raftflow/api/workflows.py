@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from raftflow.api import problems
 from raftflow.api.bodies import decode_document
 from raftflow.api.calls import Access, Answer, Call, Handler, Param, Route, accepted, found
-from raftflow.api.problems import ProblemError
+from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.coordinator.relay import PIECE_BYTES_MAX
+from raftflow.coordinator.submitter import Prepared, prepare
 from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
 from raftflow.domain.contract import (
     TaskExplanation,
@@ -21,6 +22,7 @@ from raftflow.domain.contract import (
     WorkflowPage,
     WorkflowView,
 )
+from raftflow.domain.rejections import Rejection
 from raftflow.domain.task import WorkflowState
 from raftflow.domain.workflow import WorkflowSpec
 from raftflow.formats.documents import DocumentError, normalize
@@ -48,18 +50,19 @@ def _read_document(body: bytes) -> WorkflowSpec:
 
 async def submit(call: Call) -> Answer:
     """Add a workflow, all of it or nothing."""
-    key = call.idempotency_key
-    if len(call.body) > OFF_LOOP_BYTES:
-        spec = await asyncio.get_running_loop().run_in_executor(None, _read_document, call.body)
-    else:
-        spec = _read_document(call.body)
-    command = SubmitWorkflow(
-        at_ms=call.replica.clock.now_ms(),
-        actor=_CLIENT,
-        request_id=key,
-        workflow_id=call.replica.ids.workflow_id(),
-        spec=spec,
-    )
+    body = call.body
+    request_id, at_ms, workflow_id = call.idempotency_key, call.replica.clock.now_ms(), call.replica.ids.workflow_id()
+
+    def read() -> Prepared | Rejection:
+        spec = _read_document(body)
+        return prepare(
+            SubmitWorkflow(at_ms=at_ms, actor=_CLIENT, request_id=request_id, workflow_id=workflow_id, spec=spec)
+        )
+
+    large = len(body) > OFF_LOOP_BYTES
+    command = await asyncio.get_running_loop().run_in_executor(None, read) if large else read()
+    if isinstance(command, Rejection):
+        raise from_rejection(command)
     reply = accepted(await call.replica.propose(command))
     return Answer(
         WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),

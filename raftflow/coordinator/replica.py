@@ -19,7 +19,7 @@ from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
-from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Submitter
+from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.contract import PeerView, ReplicaStatus
 from raftflow.domain.events import AgentChanged
@@ -178,7 +178,7 @@ class Replica:
         url = self.config.url_of(name)
         return None if url is None else (name, url)
 
-    async def propose(self, command: AnyCommand) -> AnyReply:
+    async def propose(self, command: AnyCommand | Prepared) -> AnyReply:
         """Submit a client's command. Raises `ProposeError`s."""
         if not self.leader.leading:
             raise self.submitter.no_leader_error()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
@@ -30,6 +30,9 @@ _ENTRY_OVERHEAD_BYTES = 64
 ENTRY_TARGET_BYTES = 1024 * 1024
 """An entry is closed when it has grown to this size; a single larger command gets an entry of its own."""
 
+
+WAITING_BYTES_MAX = 128 * 1024 * 1024
+"""Bytes of clients' commands that may wait or be in flight; one command alone may always."""
 
 _decoder = msgspec.msgpack.Decoder(AnyCommand)
 
@@ -57,6 +60,33 @@ class OutcomeUnknownError(ProposeError):
 
 class BusyError(ProposeError):
     """Too many commands are waiting. The command is in no log; try again later."""
+
+
+class Prepared(NamedTuple):
+    """A command that was found fit for the log, encoded once."""
+
+    encoded: bytes
+
+
+def prepare(command: AnyCommand) -> Prepared | Rejection:
+    """Encode a command and make sure that every replica can read it. Pure; large ones are prepared in a thread.
+
+    An entry that cannot be read stops every replica, so what comes from outside is read once before it is proposed.
+    """
+    try:
+        encoded = msgspec.msgpack.encode(command)
+        if not command.actor.startswith("leader:"):
+            _decoder.decode(encoded)
+    except (OverflowError, ValueError, RecursionError) as error:
+        # A number beyond 64 bits, a text that is no Unicode, a value of the wrong type.
+        return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")
+    if len(encoded) + _ENTRY_OVERHEAD_BYTES > limits.ENTRY_BYTES_MAX:
+        return Rejection(
+            RejectionCode.LIMIT,
+            f"the request takes {len(encoded)} bytes when stored, the limit is {limits.ENTRY_BYTES_MAX}",
+            limit=limits.ENTRY_BYTES_MAX,
+        )
+    return Prepared(encoded)
 
 
 class _Waiting:
@@ -101,6 +131,7 @@ class Submitter:
         self._on_commit = on_commit
         self._queue: deque[_Waiting] = deque()
         self._bounded = 0
+        self._bounded_bytes = 0
         self._in_flight: set[asyncio.Task[None]] = set()
         self._pump_scheduled = False
         self._closed = False
@@ -110,7 +141,7 @@ class Submitter:
         """Commands that wait for an entry."""
         return len(self._queue)
 
-    async def propose(self, command: AnyCommand, *, bounded: bool = False) -> AnyReply:
+    async def propose(self, command: AnyCommand | Prepared, *, bounded: bool = False) -> AnyReply:
         """Submit one command and return what the state machine answered, a `Rejection` included.
 
         `bounded` commands are refused with `BusyError` when too many are waiting. Raises `ProposeError`s; after
@@ -118,31 +149,21 @@ class Submitter:
         """
         if self._closed:
             raise NoLeaderError("this replica is stopping")
-        try:
-            encoded = msgspec.msgpack.encode(command)
-        except (OverflowError, ValueError, RecursionError) as error:
-            # A number beyond 64 bits, a text that is no Unicode: nothing that a log could carry.
-            return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")
-        if not command.actor.startswith("leader:"):
-            # An entry that cannot be read stops every replica, so what comes from outside is read once before.
-            try:
-                _decoder.decode(encoded)
-            except (msgspec.DecodeError, RecursionError) as error:
-                return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")
-        if len(encoded) + _ENTRY_OVERHEAD_BYTES > limits.ENTRY_BYTES_MAX:
-            return Rejection(
-                RejectionCode.LIMIT,
-                f"the request takes {len(encoded)} bytes when stored, the limit is {limits.ENTRY_BYTES_MAX}",
-                limit=limits.ENTRY_BYTES_MAX,
-            )
+        prepared = command if isinstance(command, Prepared) else prepare(command)
+        if isinstance(prepared, Rejection):
+            return prepared
+        size = len(prepared.encoded)
         if bounded:
             if self._bounded >= self._waiting_max:
                 raise BusyError(f"{self._bounded} commands are waiting, the limit is {self._waiting_max}")
+            if self._bounded and self._bounded_bytes + size > WAITING_BYTES_MAX:
+                raise BusyError(f"the waiting commands take {self._bounded_bytes} bytes already")
             self._bounded += 1
-        waiting = _Waiting(encoded, asyncio.get_running_loop().create_future(), bounded=bounded)
-        self._queue.append(waiting)
+            self._bounded_bytes += size
+        future: asyncio.Future[AnyReply] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(prepared.encoded, future, bounded=bounded))
         self._schedule_pump()
-        return await waiting.future
+        return await future
 
     def refuse(self) -> None:
         """Refuse what waits and whatever comes from now on."""
@@ -210,6 +231,7 @@ class Submitter:
     def _settle(self, item: _Waiting, result: AnyReply | ProposeError) -> None:
         if item.bounded:
             self._bounded -= 1
+            self._bounded_bytes -= len(item.encoded)
         if item.future.done():  # the caller went away
             return
         if isinstance(result, ProposeError):

@@ -206,9 +206,7 @@ class Trio:
         names = ("n1", "n2", "n3")
         ports = free_ports(6)
         self.configs = {
-            name: config_of(
-                directory, names=names, name=name, ports=ports, timing=timing, token=token, limits=limits
-            )
+            name: config_of(directory, names=names, name=name, ports=ports, timing=timing, token=token, limits=limits)
             for name in names
         }
         self.live: dict[str, Served] = {}

@@ -311,3 +311,19 @@ async def test_request_ids(one: Any) -> None:
     made = (await one.get("/healthz", headers={"X-Request-Id": "not good\t!"})).headers["X-Request-Id"]
     assert len(made) == 26
     assert (await one.get("/healthz")).headers["X-Request-Id"] != made
+
+
+async def test_large_bodies_share_a_bound(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftflow.api.app.BODIES_BYTES_MAX", 150_000)
+    head = (
+        b"POST /v1/workflows HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
+    writer.write(head)
+    await asyncio.sleep(0.1)
+    answer = await one.post("/v1/workflows", raw=b" " * 100_000)
+    assert (answer.status, answer.word) == (429, "queue-full")
+    assert (await one.post("/v1/workflows", DOCUMENT)).status == 201, "small ones pass"
+    writer.close()
+    await asyncio.sleep(0.1)
+    assert (await one.post("/v1/workflows", raw=b" " * 100_000)).word == "invalid-document"

@@ -152,3 +152,24 @@ async def test_a_large_document_is_read_beside_the_loop(one: Any) -> None:
     shown = (await one.get(f"/v1/workflows/{workflow}")).json
     assert shown["tasks"] == {**shown["tasks"], "total": 5000, "ready": 1, "waiting": 4999}
     assert len((await one.get(f"/v1/workflows/{workflow}/tasks?limit=10000")).json["tasks"]) == 5000
+
+
+async def test_a_large_ledger_is_verified_beside_the_loop(one: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("raftflow.api.cluster._OFF_LOOP_TASKS", 0)
+    await one.submit(WORK)
+    assert (await one.get("/v1/ledger/verify")).json["ok"]
+
+    def torn(machine: Any) -> list[str]:
+        machine.applied_index += 1
+        raise RuntimeError("dictionary changed size during iteration")
+
+    real = __import__("raftflow.machine.invariants", fromlist=["check"]).check
+    calls: list[int] = []
+
+    def check(machine: Any) -> Any:
+        calls.append(1)
+        return torn(machine) if len(calls) < 4 else real(machine)
+
+    monkeypatch.setattr("raftflow.machine.invariants.check", check)
+    assert (await one.get("/v1/ledger/verify")).json["ok"]
+    assert len(calls) == 4

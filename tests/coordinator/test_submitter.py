@@ -197,3 +197,18 @@ async def test_closing_refuses_what_waits_and_sees_the_rest_through(log: FakeLog
     await closing
     with pytest.raises(OutcomeUnknownError):
         await flying
+
+
+async def test_waiting_bytes_are_bounded(log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftflow.coordinator.submitter.WAITING_BYTES_MAX", 1_000)
+    submitter = make(log)
+    first = asyncio.ensure_future(submitter.propose(submission(args=b"x" * 5_000), bounded=True))
+    await turn()
+    with pytest.raises(BusyError, match="bytes already"):
+        await submitter.propose(submission(), bounded=True)
+    log.gates[0].set_result(None)
+    await first
+    second = asyncio.ensure_future(submitter.propose(submission(), bounded=True))
+    await turn()
+    log.gates[1].set_result(None)
+    await second

@@ -12,7 +12,7 @@ from raftflow.domain.replies import AgentAccepted, Done
 from raftflow.domain.task import AgentState, AttemptOutcome
 from raftflow.domain.workflow import GraphProblem
 from raftflow.machine import ledger
-from raftflow.machine.attempts import end_attempt
+from raftflow.machine.attempts import end_attempt, unreported
 from raftflow.machine.flow import give_order
 from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Agent
 
@@ -50,9 +50,9 @@ def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Reject
         command.name,
         command.instance,
         state.incarnation,
-        _sorted(command.capacity),
-        _sorted(command.labels),
-        command.prefetch,
+        capacity=_sorted(command.capacity),
+        labels=_sorted(command.labels),
+        prefetch=command.prefetch,
     )
     state.agents[agent.name] = agent
     state.add_kind(agent, 1)
@@ -159,5 +159,5 @@ def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
         step.state.add_kind(agent, -1)
     agent.state = state
     agent.void = []
-    for workflow, task in list(agent.live.values()):
-        end_attempt(step, agent, workflow, task, AttemptOutcome.LOST, why)
+    for fence, (workflow, task) in list(agent.live.items()):
+        end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.LOST, why))

@@ -3,24 +3,24 @@
 What may live here (and in the modules that the table below names)
 -----------------------------------------------------------------
 Every replica runs this code on the same commands and must come to the same state, byte for byte. So there is no clock
-(`Step.clock_ms` is the largest time that came inside a command), no randomness (ids come inside commands), no float, no
-I/O, and no iteration over a set. Dicts are iterated in the order in which they were filled, which is the log's.
+(`Step.clock_ms` is the largest time that came inside a command), no randomness (ids come inside commands), no float,
+no I/O, and no iteration over a set. Dicts are iterated in the order in which they were filled, which is the log's.
 
 How it works
 ------------
-1. A command is validated as a whole, then it mutates. A refused command returns a `Rejection` and has changed nothing but
-   the clock and the audit chain.
+1. A command is validated as a whole, then it mutates. A refused command returns a `Rejection` and has changed nothing
+   but the clock and the audit chain.
 2. A batch (placements, reported ends) consists of parts that hold or fail alone; a part that fails changes nothing.
-3. A task's state changes in `step.move` alone, along `domain.task.TRANSITIONS`. A move that is not there raises: a bug,
-   which stops the replica loudly rather than let it differ from the others.
-4. An *attempt* is live from its placement to its end. It has a fence, a number that only grows. Only the agent, in the
-   incarnation, that holds the fence can end it; whoever else reports it is told that the report is stale.
+3. A task's state changes in `step.move` alone, along `domain.task.TRANSITIONS`. A move that is not there raises: a
+   bug, which stops the replica loudly rather than let it differ from the others.
+4. An *attempt* is live from its placement to its end. It has a fence, a number that only grows. Only the agent, in
+   the incarnation, that holds the fence can end it; whoever else reports it is told that the report is stale.
 5. A *running* attempt holds its demand in the agent's account, a *queued* one holds nothing. Whatever frees something
    promotes from the head of the queue while it fits, in the order in which the agent starts them (`ledger.promote`).
 6. Live work is never taken away from an agent that is present: it gets an order (stop, release), and the attempt ends
-   when the agent says so. Only the removal of the agent, or a deadline long passed, ends an attempt without its word.
-7. A command with a request id that was accepted before gets the remembered reply and changes nothing. Refusals are not
-   remembered: they changed nothing, so the same request may succeed later.
+   when the agent says so. Only the removal of the agent, or a deadline long passed, ends one without its word.
+7. A command with a request id that was accepted before gets the remembered reply and changes nothing. Refusals are
+   not remembered: they changed nothing, so the same request may succeed later.
 8. Every command leaves one audit record, sealed into the chain (`audit.py`), and events for the leader.
 """
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
+from raftflow.domain.commands import AttemptEnd
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import fits_in, suits
-from raftflow.domain.task import LIVE_ATTEMPT, AgentState, AttemptOutcome, TaskEvent, TaskState
+from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import ledger
 from raftflow.machine.flow import cancel_downstream, stop_workflow
 from raftflow.machine.state import ORDER_NONE, ORDER_STOP, VOID_FENCES_MAX, Attempt
@@ -17,7 +20,7 @@ from raftflow.machine.step import move
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import AttemptEnd, CommitPlacements, FireTimers, Placement, ReportAttempts
+    from raftflow.domain.commands import CommitPlacements, FireTimers, Placement, ReportAttempts
     from raftflow.machine.state import Agent, Task, Workflow
     from raftflow.machine.step import Step
 
@@ -27,7 +30,9 @@ LOSSES_MAX = 100
 TIMERS_PER_COMMAND_MAX = 4_096
 """Timers that one command fires; the rest stays due."""
 
-_READY, _QUEUED, _RUNNING, _WAITING = TaskState.READY, TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING
+_READY, _RUNNING, _WAITING = TaskState.READY, TaskState.RUNNING, TaskState.WAITING
+_SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
+_DOUBLINGS_MAX = 40
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
 
 
@@ -97,14 +102,15 @@ def report_attempts(step: Step, command: ReportAttempts) -> Reported | Rejection
         fences = ", ".join(str(end.fence) for end in command.ends[:20])
         return Rejection(
             RejectionCode.STALE_INCARNATION,
-            f"agent {command.agent!r} is not known under incarnation {command.incarnation}: it was lost or registered "
-            f"anew, so its attempts are void; register again (reported fences: {fences or 'none'})",
+            f"agent {command.agent!r} is not present under incarnation {command.incarnation}: it was lost or has "
+            f"registered anew, so its attempts are void; register again (reported fences: {fences or 'none'})",
         )
     verdicts = tuple([_report_end(step, agent, end) for end in command.ends])
     for fence in command.missing:
         found = agent.live.get(fence)
         if found is not None:
-            end_attempt(step, agent, found[0], found[1], AttemptOutcome.LOST, "the agent no longer had it")
+            workflow, task = found
+            end_attempt(step, agent, workflow, task, unreported(fence, _LOST, "the agent no longer had it"))
         elif fence in agent.void:
             _forget_void(step, agent, fence)
     return Reported(verdicts)
@@ -117,8 +123,9 @@ def _report_end(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
     if found is not None:
         workflow, task = found
         if task.id == end.task_id and workflow.id == end.workflow_id:
-            outcome = AttemptOutcome.ABANDONED if end.outcome is AttemptOutcome.LOST else end.outcome
-            end_attempt(step, agent, workflow, task, outcome, end.error, end.exit_code, end.result)
+            if end.outcome is AttemptOutcome.LOST:
+                end = msgspec.structs.replace(end, outcome=AttemptOutcome.ABANDONED)
+            end_attempt(step, agent, workflow, task, end)
             return EndVerdict(fence, "accepted")
     elif agent.void and fence in agent.void:
         _forget_void(step, agent, fence)
@@ -147,91 +154,99 @@ def _forget_void(step: Step, agent: Agent, fence: int) -> None:
 # --- ends
 
 
-def end_attempt(
-    step: Step,
-    agent: Agent,
-    workflow: Workflow,
-    task: Task,
-    outcome: AttemptOutcome,
-    error: str = "",
-    exit_code: int | None = None,
-    result: bytes = b"",
-) -> None:
-    """End a live attempt: free what it held, decide what becomes of the task, and let the agent's queue move up.
+def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: AttemptEnd) -> None:
+    """End a live attempt: decide what becomes of the task, free what it held, and let the agent's queue move up.
 
-    | outcome                     | told to stop      | otherwise                                  |
-    | --------------------------- | ----------------- | ------------------------------------------ |
-    | succeeded                   | succeeded: the work is done, and what needs it can use it      |
-    | failed, timeout             | cancelled         | delayed while retries are left, then failed |
-    | cancelled                   | cancelled         | as failed: nobody asked for it             |
-    | lost, abandoned             | cancelled         | ready; failed after `LOSSES_MAX` in a row  |
-    | released                    | cancelled         | ready                                      |
+    | outcome         | told to stop                        | otherwise                                   |
+    | --------------- | ----------------------------------- | ------------------------------------------- |
+    | succeeded       | succeeded: the work is done         | succeeded                                   |
+    | failed, timeout | cancelled                           | delayed while retries are left, then failed |
+    | cancelled       | cancelled                           | as failed: nobody asked for it              |
+    | lost, abandoned | cancelled                           | ready; failed after `LOSSES_MAX` in a row   |
+    | released        | cancelled                           | ready                                       |
     """
     attempt = task.last
     assert attempt is not None  # noqa: S101 - what is in the live table has one
     running = task.state is _RUNNING
-    told_to_stop = attempt.order == ORDER_STOP
-    if outcome is AttemptOutcome.SUCCEEDED:
-        problem = result_problem(result)
+    outcome, error = end.outcome, end.error
+    if outcome is _SUCCEEDED:
+        problem = result_problem(end.result)
         if problem is not None:
             outcome, error = AttemptOutcome.FAILED, problem
-    elif outcome is AttemptOutcome.CANCELLED and not told_to_stop:
-        error = error or "the agent cancelled it without having been told to"
-    error = error[: limits.ERROR_CHARS_MAX]
-    profile = workflow.profiles[task.profile]
-    failed_for_good = False
-    if outcome is AttemptOutcome.SUCCEEDED:
+    elif outcome is AttemptOutcome.CANCELLED and not error and attempt.order != ORDER_STOP:
+        error = "the agent cancelled it without having been told to"
+    if len(error) > limits.ERROR_CHARS_MAX:
+        error = error[: limits.ERROR_CHARS_MAX]
+    if outcome is _SUCCEEDED:
         move(step, workflow, task, TaskEvent.SUCCEEDED, attempt)
         task.losses = 0
         task.finished_ms = step.clock_ms
-        task.result = result
-    elif told_to_stop:
+        task.result = end.result
+    elif attempt.order == ORDER_STOP:
         move(step, workflow, task, TaskEvent.CANCELLED, attempt)
         task.finished_ms = step.clock_ms
         task.detail = "stopped"
-    elif outcome in _FAILURES:
-        failed_for_good = task.failures >= profile.retries
-        move(step, workflow, task, TaskEvent.FAILED_FINAL if failed_for_good else TaskEvent.FAILED_RETRY, attempt)
-        task.failures += 1
-        task.losses = 0
-        if failed_for_good:
-            task.finished_ms = step.clock_ms
-            task.detail = error or outcome.value
-        else:
-            delay_ms = min(profile.retry_delay_ms << min(task.failures - 1, 40), profile.retry_delay_max_ms)
-            task.due_ms = step.clock_ms + delay_ms
-            step.set_timer(workflow, task, task.due_ms, BACKOFF)
     elif outcome is AttemptOutcome.RELEASED:
         move(step, workflow, task, TaskEvent.RELEASED, attempt)
+    elif outcome in _FAILURES:
+        _count_failure(step, workflow, task, attempt, error or outcome.value)
     else:
-        failed_for_good = task.losses >= LOSSES_MAX
-        move(step, workflow, task, TaskEvent.FAILED_FINAL if failed_for_good else TaskEvent.AGENT_LOST, attempt)
-        task.losses += 1
-        if failed_for_good:
-            task.finished_ms = step.clock_ms
-            task.detail = (
-                f"lost {task.losses} agents in a row: it may be what stops them; last: {error or outcome.value}"
-            )
+        _count_loss(step, workflow, task, attempt, error or outcome.value)
     attempt.outcome = outcome
     attempt.finished_ms = step.clock_ms
-    attempt.exit_code = exit_code
+    attempt.exit_code = end.exit_code
     attempt.error = error
     attempt.order = ORDER_NONE
     del agent.live[attempt.fence]
     step.agents_changed[agent.name] = None
     if running:
-        ledger.release(agent, profile.shape)
+        ledger.release(agent, workflow.profiles[task.profile].shape)
     else:
         agent.queue.remove(attempt.fence)
-    if outcome is AttemptOutcome.SUCCEEDED:
-        meet_needs(step, workflow, task)
-    elif failed_for_good:
+    if task.state is TaskState.SUCCEEDED:
+        _meet_needs(step, workflow, task)
+    elif task.state is TaskState.FAILED:
         _fail(step, workflow, task)
     if agent.queue and agent.present:
         ledger.promote(step, agent)
 
 
-def meet_needs(step: Step, workflow: Workflow, task: Task) -> None:
+def unreported(fence: int, outcome: AttemptOutcome, why: str) -> AttemptEnd:
+    """Make the end of a live attempt of which its agent says nothing."""
+    return AttemptEnd(fence, "", "", outcome, error=why)
+
+
+def _count_failure(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """An attempt failed: another one follows after a pause, or the task has failed for good."""
+    profile = workflow.profiles[task.profile]
+    if task.failures >= profile.retries:
+        _fail_for_good(step, workflow, task, attempt, why)
+    else:
+        move(step, workflow, task, TaskEvent.FAILED_RETRY, attempt)
+        delay_ms = min(profile.retry_delay_ms << min(task.failures, _DOUBLINGS_MAX), profile.retry_delay_max_ms)
+        task.due_ms = step.clock_ms + delay_ms
+        step.set_timer(workflow, task, task.due_ms, BACKOFF)
+    task.failures += 1
+    task.losses = 0
+
+
+def _count_loss(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """An attempt was lost without its own fault, or so it seems."""
+    if task.losses >= LOSSES_MAX:
+        reason = f"lost {task.losses + 1} agents in a row: it may be what stops them; last: {why}"
+        _fail_for_good(step, workflow, task, attempt, reason)
+    else:
+        move(step, workflow, task, TaskEvent.AGENT_LOST, attempt)
+    task.losses += 1
+
+
+def _fail_for_good(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    move(step, workflow, task, TaskEvent.FAILED_FINAL, attempt)
+    task.finished_ms = step.clock_ms
+    task.detail = why
+
+
+def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:
     """Tell the tasks that need this one that it has succeeded."""
     tasks = workflow.tasks
     for position in workflow.dependents[task.position]:
@@ -275,10 +290,9 @@ def fire_timers(step: Step, command: FireTimers) -> Fired:  # noqa: ARG001 - the
 def _give_up(step: Step, workflow: Workflow, task: Task) -> None:
     """End an attempt whose agent should have ended it long ago, and have the agent stop it."""
     attempt = task.last
-    assert attempt is not None and task.state in LIVE_ATTEMPT  # noqa: S101, PT018 - `is_current` has seen to it
+    assert attempt is not None  # noqa: S101 - `is_current` has seen to it
     agent = step.state.agents[attempt.agent]
     step.touch_agent(agent)
     agent.void = [*agent.void, attempt.fence][-VOID_FENCES_MAX:]
-    end_attempt(
-        step, agent, workflow, task, AttemptOutcome.TIMEOUT, "the agent did not end it within its timeout and grace"
-    )
+    why = "the agent did not end it within its timeout and grace"
+    end_attempt(step, agent, workflow, task, unreported(attempt.fence, AttemptOutcome.TIMEOUT, why))

@@ -1,7 +1,7 @@
 """Copy on write, by chunk: how a snapshot shows one moment while `apply` goes on.
 
 When a snapshot opens, only references are taken. Tasks belong to chunks of `CHUNK` tasks of one workflow. The first
-change that comes to a chunk which the snapshot has not written yet makes it be encoded first; the snapshot later takes
+change in a chunk that the snapshot has not written yet makes it be encoded first; later the snapshot takes
 those bytes. A chunk costs a few hundred microseconds, so neither a command nor a piece of the snapshot waits long.
 """
 

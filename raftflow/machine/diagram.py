@@ -10,7 +10,8 @@ END = "<!-- end of transitions -->"
 
 def mermaid() -> str:
     """Return the transition table as a Mermaid state diagram."""
-    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> waiting: submitted, with needs", "    [*] --> ready: submitted"]
+    lines = ["```mermaid", "stateDiagram-v2"]
+    lines += ["    [*] --> waiting: submitted, with needs", "    [*] --> ready: submitted"]
     edges: dict[tuple[TaskState, TaskState], list[TaskEvent]] = {}
     for (before, event), after in TRANSITIONS.items():
         edges.setdefault((before, after), []).append(event)
@@ -22,7 +23,7 @@ def mermaid() -> str:
 
 
 def redrawn(document: str) -> str:
-    """Return `document` with the picture between the two marks drawn anew. Raises `ValueError` if a mark is missing."""
+    """Return `document` with the picture between the marks drawn anew. Raises `ValueError` if a mark is missing."""
     before, found, rest = document.partition(START)
     _, found_end, after = rest.partition(END)
     if not found or not found_end:

@@ -59,7 +59,8 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
     unfinished = sum(task.state not in FINAL for task in workflow.tasks)
     if workflow.open != unfinished:
         yield f"{prefix}{workflow.open} open tasks counted, there are {unfinished}"
-    if (unfinished == 0) != bool(workflow.finished_ms) or bool(workflow.finished_ms) != bool(workflow.finished_number):
+    finished = unfinished == 0
+    if finished != bool(workflow.finished_ms) or finished != bool(workflow.finished_number):
         yield f"{prefix}{unfinished} tasks have not ended, finished at {workflow.finished_ms}"
     if workflow.paused and (workflow.finished_ms or workflow.cancelled):
         yield f"{prefix}paused although it has ended or is cancelled"
@@ -104,9 +105,7 @@ def _task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) 
         yield from _attempt_problems(state, workflow, task, attempt, clock_ms)
 
 
-def _attempt_problems(
-    state: State, workflow: Workflow, task: Task, attempt: Attempt, clock_ms: int
-) -> Iterator[str]:
+def _attempt_problems(state: State, workflow: Workflow, task: Task, attempt: Attempt, clock_ms: int) -> Iterator[str]:
     live = attempt is task.last and task.state in LIVE_ATTEMPT
     if live != (attempt.outcome is None) or live == bool(attempt.finished_ms):
         yield f"is {task.state.name}, attempt {attempt.number} has outcome {attempt.outcome}"

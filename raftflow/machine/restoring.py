@@ -46,10 +46,10 @@ class Builder:
             record.name,
             record.instance,
             record.incarnation,
-            record.capacity,
-            record.labels,
-            record.prefetch,
-            record.state,
+            capacity=record.capacity,
+            labels=record.labels,
+            prefetch=record.prefetch,
+            state=record.state,
         )
         agent.void = record.void
         self.state.agents[agent.name] = agent
@@ -61,7 +61,12 @@ class Builder:
         """Begin a workflow; its profiles and tasks follow."""
         self._complete()
         workflow = Workflow(
-            record.number, record.id, record.name, record.priority, record.on_failure, record.submitted_ms
+            record.number,
+            record.id,
+            record.name,
+            priority=record.priority,
+            on_failure=record.on_failure,
+            submitted_ms=record.submitted_ms,
         )
         workflow.finished_ms = record.finished_ms
         workflow.finished_number = record.finished_number

@@ -126,7 +126,7 @@ class Workflow:
     )
 
     def __init__(
-        self, number: int, workflow_id: str, name: str, priority: int, on_failure: OnFailure, submitted_ms: int
+        self, number: int, workflow_id: str, name: str, *, priority: int, on_failure: OnFailure, submitted_ms: int
     ) -> None:
         self.number = number
         """In order of submission, from 1."""
@@ -211,6 +211,7 @@ class Agent:
         name: str,
         instance: str,
         incarnation: int,
+        *,
         capacity: dict[str, int],
         labels: dict[str, str],
         prefetch: int,

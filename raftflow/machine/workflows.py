@@ -59,7 +59,12 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
         return full
     state.workflow_number += 1
     workflow = Workflow(
-        state.workflow_number, command.workflow_id, spec.name, spec.priority, spec.on_failure, step.clock_ms
+        state.workflow_number,
+        command.workflow_id,
+        spec.name,
+        priority=spec.priority,
+        on_failure=spec.on_failure,
+        submitted_ms=step.clock_ms,
     )
     workflow.profiles = [_profile(state, task) for task in distinct]
     workflow.warnings = tuple(_warnings(state.kinds, workflow.profiles, distinct))

@@ -4,11 +4,12 @@ Order of the tasks: priority, then upward rank (the longest path to the end of t
 that fits nowhere is passed over and holds nothing.
 
 First round, tasks that can run at once: the agent with the least left over in all dimensions (best fit), agents with
-scarce resources that the task does not want last. An agent whose queue is not empty takes none: what it gets would join
-the queue, and passing its queue would let large tasks starve.
+scarce resources that the task does not want last. An agent whose queue is not empty takes none: what it gets would
+join the queue, and passing its queue would let large tasks starve.
 
 Second round, prefetch: what could run nowhere now waits where it can start without a round trip. A task joins the
-shortest queue among those that suit it, agents with scarce resources that it does not want last, so queues grow evenly.
+shortest queue among those that suit it, so queues grow evenly; agents with scarce resources that it does not want come
+last here too.
 
 The same view gives the same placements: no sets, no floats, ties broken by the agents' names.
 """

@@ -1,8 +1,8 @@
 """The leader's ready tasks, grouped by shape, each group in the order in which its tasks should run.
 
-A decision then costs per shape and not per task: tasks of one shape fit on the same agents. The queue mirrors what the
-machine holds as ready; it is filled from `queries.ready_tasks` when a replica becomes leader, and follows the events
-from then on. A task that was proposed and not yet decided is *held*: it stays in the queue and is not shown.
+A decision then costs per shape and not per task: tasks of one shape fit on the same agents. The queue mirrors what
+the machine holds as ready; it is filled from `queries.ready_tasks` when a replica becomes leader, and follows the
+events from then on. A task that was proposed and not yet decided is *held*: it stays in the queue and is not shown.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def order_key(task: ReadyTask) -> tuple[int, int, int, int]:
 class _Lane:
     """The tasks of one shape.
 
-    `_front` is the sorted beginning of the order, `_heap` has the rest. Showing the first n moves what is missing from
-    the heap to the front, where it stays, so an unchanged queue is not sorted again. Removed entries are left behind
-    and skipped: an entry counts only while the queue's table has its serial number.
+    `_front` is the sorted beginning of the order, `_heap` has the rest. Showing the first n moves what is missing
+    from the heap to the front, where it stays, so an unchanged queue is not sorted again. Removed entries are left
+    behind and skipped: an entry counts only while the queue's table has its serial number.
     """
 
     __slots__ = ("_front", "_heap", "size")

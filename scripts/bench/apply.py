@@ -2,8 +2,8 @@
 
     python scripts/bench/apply.py [--tasks 20000] [--snapshot-tasks 10000 100000]
 
-A transition is a change of a task's state; a task's life here is `started` and `succeeded`. Batches of 64 tasks: one
-entry that submits nothing new, places 64 and reports 64, as group commit makes them.
+A transition is a change of a task's state; a task's life here is `started` and `succeeded`. An entry holds two
+commands, one that places 64 tasks and one that reports the ends of 64, as group commit makes them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 
 from raftflow.domain.commands import (
     AttemptEnd,
@@ -34,6 +35,7 @@ BATCH = 64
 
 
 def spec(count: int, tag: str) -> WorkflowSpec:
+    """Return a bag of small callables."""
     return WorkflowSpec(
         name="bench",
         tasks=tuple(TaskSpec(id=f"{tag}-{n}", python="operator:add", args=b"[%d, 1]" % n) for n in range(count)),
@@ -41,6 +43,7 @@ def spec(count: int, tag: str) -> WorkflowSpec:
 
 
 def filled(count: int, per_workflow: int = 1_000) -> tuple[Machine, int]:
+    """Return a machine with one agent and `count` ready tasks, and its index."""
     machine = Machine()
     index = 1
     register = RegisterAgent(
@@ -73,9 +76,7 @@ def lives(count: int) -> dict[str, float]:
             ends.append(
                 AttemptEnd(fence, workflow_id, f"{tag}-{position}", AttemptOutcome.SUCCEEDED, 0, "", b"12345", 3)
             )
-        report = ReportAttempts(
-            at_ms=2_001 + first, actor="agent:a1", agent="a1", incarnation=1, ends=tuple(ends)
-        )
+        report = ReportAttempts(at_ms=2_001 + first, actor="agent:a1", agent="a1", incarnation=1, ends=tuple(ends))
         entries.append(encode_entry((place, report)))
     gc.collect()
     gc.freeze()
@@ -89,6 +90,7 @@ def lives(count: int) -> dict[str, float]:
 
 
 def memory(count: int) -> dict[str, float]:
+    """Measure resident memory of ready tasks, everything around them included."""
     gc.collect()
     before = _resident_bytes()
     machine, _ = filled(count)
@@ -98,11 +100,11 @@ def memory(count: int) -> dict[str, float]:
 
 
 def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def snapshots(count: int) -> dict[str, float]:
+    """Take a snapshot and restore it, with the longest pause of a single piece."""
     machine, _ = filled(count)
     gc.collect()
     started = time.perf_counter()
@@ -133,6 +135,7 @@ def snapshots(count: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run everything and print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=5)

@@ -302,6 +302,8 @@ async def test_logs_of_a_command_that_runs_and_of_unknown_ones(leader: Any, star
     (fence,) = await leader.assign({"command": ["sh", "-c", f"printf 12345; echo > {fifo}; cat {fifo}"]})
     await asyncio.to_thread(fifo.read_text)
     piece = await leader.log_of(fence, "stdout", offset=1, bytes_max=3)
+    while piece.size < 5:  # the program has written it, the launcher may not have read it yet
+        piece = await leader.log_of(fence, "stdout", offset=1, bytes_max=3)
     assert (piece.data, piece.size, piece.truncated, piece.complete) == (b"234", 5, False, False)
     await open_fifo(fifo)
     await leader.end_of(fence)

@@ -349,8 +349,7 @@ class PySyncObjLog:
             self._repeat_reads_at = self._raft.next_deadline
             self._reads.repeat()
         if self._writer.is_due(self._raft):
-            self._raft.compact()
-            self._driver.request_turn()
+            self._raft.compact()  # at the next tick, which is a heartbeat away at most
         if self._handover.active:
             self._roles.wake()
 

@@ -131,6 +131,18 @@ def test_nothing_is_lost_in_some_more_seeds() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "rule", [Rule.NO_TRUNCATION, Rule.COMMIT_VERIFIED, Rule.SYNC_ACKS, Rule.SYNC_VOTES, Rule.SYNC_LEADER]
+)
+def test_random_schedules_find_a_missing_rule(rule: Rule) -> None:
+    for seed in range(300):
+        if run_virtual(scenario(seed, rules=frozenset({rule})), seed).violations:
+            return
+    pytest.fail("no seed showed the difference")
+
+
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("replicas", [3, 5])
 def test_nothing_is_lost_in_many_seeds(replicas: int) -> None:

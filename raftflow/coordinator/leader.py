@@ -184,8 +184,8 @@ class LeaderLoop:
         now_s = asyncio.get_running_loop().time()
         late_s = now_s - due_s
         if late_s > STALL_S:
-            _log.warning("this replica stood still for %.1f s; every lease is extended by as much", late_s)
-            self.leases.extend(late_s)
+            _log.warning("this replica stood still for %.1f s; every agent gets a full lease again", late_s)
+            self.leases.renew_all(now_s)
         for name in self.leases.expired(now_s):
             agent = self._machine.state.agents.get(name)
             if agent is None or not agent.present:

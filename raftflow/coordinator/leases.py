@@ -45,7 +45,7 @@ class Leases:
         """Return when the next lease and margin end if nobody is heard again, or None without agents."""
         return min(self._heard_s.values()) + self._patience_s if self._heard_s else None
 
-    def extend(self, by_s: float) -> None:
-        """Give everybody more time, after this process stood still."""
+    def renew_all(self, now_s: float) -> None:
+        """Give everybody a full lease again, after this process stood still and could hear nobody."""
         for name in self._heard_s:
-            self._heard_s[name] += by_s
+            self._heard_s[name] = now_s

@@ -80,6 +80,7 @@ class Agent:
         self._lease_timer: asyncio.TimerHandle | None = None
         self._leaving = asyncio.Event()
         self._leave_timers: list[asyncio.TimerHandle] = []
+        self._goodbye_limited = False
         self._short_lives = 0
 
     # --- life
@@ -129,6 +130,13 @@ class Agent:
         self._release(self._book.give_back())
         if self._exchange is not None:
             self._exchange.leave()
+        self._limit_goodbye()
+
+    def _limit_goodbye(self) -> None:
+        """Once nothing runs, only reports and the goodbye are left: without a leader they are not waited for long."""
+        if self._leaving.is_set() and not self._book.running and not self._goodbye_limited:
+            self._goodbye_limited = True
+            self._leave_timers.append(self._loop.call_later(self._config.goodbye_timeout_s, self._give_up))
 
     def hurry(self) -> None:
         """Stop everything at once; what can be reported within a second is."""
@@ -266,6 +274,7 @@ class Agent:
     def _ended(self, end: ReportedEnd) -> None:
         self._book.end(end)
         self._admit()
+        self._limit_goodbye()
         if self._exchange is not None:
             self._exchange.schedule()
 

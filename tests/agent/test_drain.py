@@ -76,6 +76,14 @@ async def test_leaving_without_a_leader_takes_bounded_time(leader: Any, agent_pr
     assert await agent.wait(15) == 3
 
 
+async def test_an_idle_agent_does_not_wait_for_a_leader_that_is_gone(leader: Any, agent_process: Any) -> None:
+    agent = agent_process(drain_timeout_s=300, poll_timeout_s=0.5, goodbye_timeout_s=0.3)
+    await leader.until(lambda: leader.polls)
+    await leader.close()
+    agent.signal(signal.SIGTERM)
+    assert await agent.wait(15) == EXIT_DONE
+
+
 async def test_leaving_before_any_leader_was_found(leader: Any, agent_process: Any) -> None:
     leader.no_leader = True
     agent = agent_process()

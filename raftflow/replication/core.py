@@ -82,8 +82,12 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 class Member(Node):  # type: ignore[misc]
     """A node whose hash does not depend on PYTHONHASHSEED: the library iterates over sets of nodes."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = zlib.crc32(name.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Node) and bool(self.id == other.id)

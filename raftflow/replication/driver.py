@@ -21,6 +21,7 @@ _ROUND_UP_S: Final = 0.001
 _PAUSE_S: Final = 0.05
 """A timer that fires so late shows that the process stood still: what arrived meanwhile is heard first."""
 _HEAR_S: Final = 0.01
+_DRAIN_S: Final = 5.0
 
 
 class Driver:
@@ -89,9 +90,9 @@ class Driver:
             self._syncing.cancel()
 
     async def drain(self) -> None:
-        """Wait for the sync that is under way."""
+        """Wait for the sync that is under way, but not for ever: the disk may hang."""
         if self._syncing is not None:
-            await asyncio.wait([self._syncing])
+            await asyncio.wait([self._syncing], timeout=_DRAIN_S)
 
     def guarded(self, work: Callable[[], None]) -> None:
         """Run `work`; an exception ends the replica."""

@@ -462,7 +462,7 @@ class PySyncObjLog:
         return (info.last_command, info.index, info.term), (info.prev_command, info.prev_index, info.prev_term)
 
     def _send_snapshot(self, peer: str) -> None:
-        self._sender.start(peer, self._raft.term)
+        self._sender.start(peer, self._raft.term, self._raft.first_index)
 
     def _end_transfer(self, peer: str) -> None:
         self._guard.end_snapshot(peer)

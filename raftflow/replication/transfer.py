@@ -28,15 +28,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_REFUSED_PAUSE_S: Final = 1.0
+_PAUSE_S: Final = 1.0
+"""Between two tries, so that what cannot work does not keep two replicas busy."""
 
 
 class _Transfer:
     """One stream to one follower."""
 
-    def __init__(self, transfer_id: int, term: int) -> None:
+    def __init__(self, transfer_id: int, term: int, first_index: int) -> None:
         self.transfer_id = transfer_id
         self.term = term
+        self.first_index = first_index
         self.acked = 0
         self.over = False
         self.refused = False
@@ -68,11 +70,14 @@ class SnapshotSender:
         self._transfers: dict[str, _Transfer] = {}
         self._next_id = 0
 
-    def start(self, peer: str, term: int) -> None:
-        """Send the newest snapshot to `peer`, in place of a transfer that may be under way."""
+    def start(self, peer: str, term: int, first_index: int) -> None:
+        """Send the newest snapshot to `peer`, in place of a transfer that may be under way.
+
+        `first_index` is where the leader's log begins: the snapshot has to reach behind it.
+        """
         self.cancel(peer)
         self._next_id += 1
-        transfer = self._transfers[peer] = _Transfer(self._next_id, term)
+        transfer = self._transfers[peer] = _Transfer(self._next_id, term, first_index)
         transfer.task = asyncio.get_running_loop().create_task(self._run(peer, transfer))
 
     def acknowledge(self, peer: str, message: Message) -> None:
@@ -105,23 +110,31 @@ class SnapshotSender:
 
     async def _run(self, peer: str, transfer: _Transfer) -> None:
         try:
-            await self._stream(peer, transfer)
-            if transfer.refused:
-                _log.warning("%s refused the snapshot that it needs; trying again", peer)
-                await asyncio.sleep(_REFUSED_PAUSE_S)
-        except TimeoutError:
-            _log.warning("%s does not answer the snapshot that it needs; trying again", peer)
-        except (OSError, LogFailedError) as error:
-            _log.warning("the snapshot for %s cannot be read, trying again: %s", peer, error)
+            problem = await self._try_stream(peer, transfer)
+            if problem is not None:
+                _log.warning("the snapshot that %s needs did not get there, trying again: %s", peer, problem)
+                await asyncio.sleep(_PAUSE_S)
         finally:
             if self._transfers.get(peer) is transfer:
                 del self._transfers[peer]
                 self._on_end(peer)
 
+    async def _try_stream(self, peer: str, transfer: _Transfer) -> str | None:
+        """Send the snapshot; returns what went wrong."""
+        try:
+            await self._stream(peer, transfer)
+        except TimeoutError:
+            return "it does not answer"
+        except (OSError, LogFailedError) as error:
+            return str(error)
+        return "it refused it" if transfer.refused else None
+
     async def _stream(self, peer: str, transfer: _Transfer) -> None:
         info = self._store.newest()
-        if info is None:
-            raise LogFailedError("there is no snapshot, though the log was trimmed")
+        if info is None or info.index <= transfer.first_index:
+            raise LogFailedError(
+                f"no readable snapshot reaches the log, which begins at entry {transfer.first_index}, but the next will"
+            )
         head: Message = {"term": transfer.term, "transfer_id": transfer.transfer_id}
         chunks = self._store.open_raw(info)
         try:

@@ -567,3 +567,39 @@ async def test_damaged_journal_is_refused() -> None:
     assert "join anew" in str(cluster.failed[name])
     cluster.violations.clear()
     await finish(cluster)
+
+
+@on_virtual_loop
+async def test_follower_without_room_for_a_snapshot_does_not_keep_the_leader_busy() -> None:
+    cluster, leader, followers = await started(snapshot_entries=50)
+    behind = followers[0]
+    cluster.crash(behind)
+    for _ in range(100):
+        await cluster.put(leader, size=1000)
+    assert await cluster.wait(lambda: cluster.logs[leader]._raft.first_index > 40)
+    await cluster.start(behind)
+    disk = cluster.disks[behind]
+    disk.fail = lambda operation, path: errno.ENOSPC if "partial" in path.name and operation == "write" else None
+    before = cluster.network.frames
+    await asyncio.sleep(5.0)
+    assert cluster.network.frames - before < 2000
+    assert cluster.logs[behind].status().snapshot_index < 40
+    disk.fail = lambda operation, path: None
+    assert await cluster.settle()
+    assert cluster.logs[behind].status().snapshot_index > 40
+    await finish(cluster)
+
+
+@on_virtual_loop
+async def test_disk_full_for_a_snapshot_of_its_own_leaves_the_log_untrimmed() -> None:
+    cluster, leader, _ = await started(snapshot_entries=50, snapshot_retry_s=2.0)
+    disk = cluster.disks[leader]
+    disk.fail = lambda operation, path: errno.ENOSPC if "partial" in path.name else None
+    for _ in range(100):
+        await cluster.put(leader)
+    assert cluster.logs[leader]._raft.first_index == 1
+    disk.fail = lambda operation, path: None
+    await asyncio.sleep(2.0)
+    await cluster.put(leader)
+    assert await cluster.wait(lambda: cluster.logs[leader]._raft.first_index > 40)
+    await finish(cluster)

@@ -62,7 +62,7 @@ class DiskImage:
         if size < BYTES_MIN[kind]:
             raise ImageError(f"{kind} needs {BYTES_MIN[kind]} bytes at least")
         self.image = image
-        self.mountpoint = mountpoint
+        self.mountpoint = mountpoint.resolve()
         self.kind = kind
         self.size = size
 
@@ -78,8 +78,9 @@ class DiskImage:
 
     @property
     def mounted(self) -> bool:
-        """Whether something is mounted there."""
-        return self.mountpoint.is_mount()
+        """Whether something is mounted there. The directory itself gives an error after `shut_down`."""
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return any(line.split()[4] == _escaped(self.mountpoint) for line in mounts)
 
     def shut_down(self) -> None:
         """Stop the file system as a cut of power does: from here on everything fails, nothing more is written.
@@ -130,15 +131,23 @@ def mounted_images(
             image.mount()
         yield images
     finally:
-        failures: list[ImageError] = []
+        failures: list[Exception] = []
         for image in images:
             try:
                 image.unmount()
                 image.image.unlink(missing_ok=True)
-            except ImageError as error:
+            except (ImageError, OSError) as error:
                 failures.append(error)
         if failures:
             raise failures[0]
+
+
+def _escaped(path: Path) -> str:
+    """Return an absolute path as `/proc/self/mountinfo` writes it."""
+    text = str(path)
+    for character in "\\ \t\n":
+        text = text.replace(character, f"\\{ord(character):03o}")
+    return text
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -93,11 +93,13 @@ class Step:
         self.agents_changed[agent.name] = None
 
     def set_timer(self, workflow: Workflow, task: Task, due_ms: int, fence: int) -> None:
-        """Add a timer."""
-        timers = self.state.timers
-        if timers.add(workflow, task, due_ms, fence):
+        """Add a timer, and tell the leader if it is now the earliest of those that still hold."""
+        state = self.state
+        earliest_ms = state.next_timer_ms
+        state.timers.add(workflow, task, due_ms, fence)
+        if earliest_ms is None or due_ms < earliest_ms:
             self.events.append(TimerSet(due_ms))
-        timers.sweep(self.state.by_number)
+        state.timers.sweep(state.by_number)
 
 
 def move(step: Step, workflow: Workflow, task: Task, event: TaskEvent, attempt: Attempt | None = None) -> None:

@@ -48,11 +48,9 @@ class Timers:
         """In no order."""
         return iter(self._heap)
 
-    def add(self, workflow: Workflow, task: Task, due_ms: int, fence: int) -> bool:
-        """Add a timer and tell whether it is now the earliest."""
-        timer = (due_ms, workflow.number, task.position, fence)
-        heappush(self._heap, timer)
-        return self._heap[0] is timer
+    def add(self, workflow: Workflow, task: Task, due_ms: int, fence: int) -> None:
+        """Add a timer."""
+        heappush(self._heap, (due_ms, workflow.number, task.position, fence))
 
     def next_due_ms(self, workflows: Mapping[int, Workflow]) -> int | None:
         """Return when the earliest timer that still holds is due."""

@@ -8,8 +8,8 @@ scarce resources that the task does not want last. An agent whose queue is not e
 join the queue, and passing its queue would let large tasks starve.
 
 Second round, prefetch: what could run nowhere now waits where it can start without a round trip. A task joins the
-shortest queue among those that suit it, so queues grow evenly; agents with scarce resources that it does not want come
-last here too.
+shortest queue among those that suit it, so queues grow evenly. Agents with scarce resources that it does not want
+come last here too.
 
 The same view gives the same placements: no sets, no floats, ties broken by the agents' names.
 """

@@ -405,3 +405,15 @@ def test_the_heap_is_swept_of_deadlines_long_met(drive):
         drive.retire()
     assert len(drive.machine.state.timers) < 1_024
     assert drive.machine.state.next_timer_ms == drive.task(0, "wf-head").last.deadline_ms
+
+
+def test_a_deadline_long_met_does_not_hide_the_earliest_timer(drive):
+    """A restored machine has no such deadlines, and must tell its leader the same."""
+    drive.register()
+    drive.submit(drive.bag(1, timeout_ms=1_000))
+    drive.submit(drive.bag(1, retries=1, retry_delay_ms=100_000, retry_delay_max_ms=100_000), "wf-2")
+    drive.place(0)
+    drive.finish(1)
+    drive.place(0, workflow_id="wf-2")
+    drive.finish(2, "failed")
+    assert TimerSet(drive.now_ms + 100_000) in drive.events

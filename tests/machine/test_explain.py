@@ -102,19 +102,25 @@ CASES = {
     ),
     "paused": (
         _then(_up, _submitted, _pause),
-        "the workflow is paused; an agent has room for it: it is placed with the next decision, in order of priority "
-        "and rank",
+        (
+            "the workflow is paused; an agent has room for it: it is placed with the next decision, in order of "
+            "priority and rank"
+        ),
     ),
     "queued": (_queued, "assigned to a1 ahead of time, 1 before it in the queue there; it starts when it fits"),
     "queued, paused": (
         _then(_queued, _pause),
-        "the workflow is paused; assigned to a1 ahead of time, 1 before it in the queue there; it starts when it fits; "
-        "the agent was asked to give it back",
+        (
+            "the workflow is paused; assigned to a1 ahead of time, 1 before it in the queue there; it starts when it "
+            "fits; the agent was asked to give it back"
+        ),
     ),
     "queued, cancelled": (
         _then(_queued, _cancel),
-        "assigned to a1 ahead of time, 1 before it in the queue there; it starts when it fits; it is to be cancelled, "
-        "the agent has yet to let go of it",
+        (
+            "assigned to a1 ahead of time, 1 before it in the queue there; it starts when it fits; it is to be "
+            "cancelled, the agent has yet to let go of it"
+        ),
     ),
     "delayed": (
         _delayed,

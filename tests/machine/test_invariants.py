@@ -51,18 +51,18 @@ def _swap_live(drive):
     agent.live = dict(reversed(list(agent.live.items())))
 
 
-# t0 runs (fence 1), t1 is queued (2), t2 is delayed after fence 3 on a2, t3 waits for t0, t4 is ready. wf-2 succeeded.
+# t0 runs (fence 1), t1 is queued (2), t2 is delayed (3, on a2), t3 waits for t0, t4 is ready. wf-2 succeeded.
 FAULTS = {
     "counts [": _set(_wf, "counts", [0] * 8),
     "open tasks counted": _set(_wf, "open", 9),
     "tasks have not ended": _set(_wf, "finished_ms", 5),
-    "paused although": _do(lambda d: (setattr(_wf(d), "paused", True), setattr(_wf(d), "cancelled", True))),
+    "paused although": _do(lambda d: (setattr(_wf(d), "paused", 1), setattr(_wf(d), "cancelled", 1))),
     "table of ids": _do(lambda d: _wf(d).by_id.pop("t0")),
     "table of dependents": _set(_wf, "dependents", []),
     "open needs counted": _set(_task(3), "open_needs", 0),
     "is READY although 1 of its needs": _set(_task(3), "state", TaskState.READY),
     "waits although all its needs": _set(_task(4), "state", TaskState.WAITING),
-    "although its workflow is being stopped": _set(_wf, "stopping", True),
+    "although its workflow is being stopped": _set(_wf, "stopping", value=True),
     "waits for a task that will not succeed": _set(_task(0), "state", TaskState.FAILED),
     "finished at 7": _set(_task(4), "finished_ms", 7),
     "remembers 16 attempts": _set(_task(0), "history", lambda d: (d.task(2).last,) * 16),
@@ -74,7 +74,7 @@ FAULTS = {
     "is live on a9, which is not present": _set(_last(0), "agent", "a9"),
     "is not in the table of a1": _do(lambda d: _agent(d).live.pop(1)),
     "started at 0": _set(_last(0), "started_ms", 0),
-    "was not told to stop": _set(_wf, "cancelled", True),
+    "was not told to stop": _set(_wf, "cancelled", value=True),
     "runs and is asked back": _set(_last(0), "order", ORDER_RELEASE),
     "under another name": _set(_agent, "incarnation", 77),
     "is lost and still holds": _set(_agent, "state", AgentState.LOST),

@@ -148,9 +148,9 @@ def test_what_cannot_be_read_changes_nothing(drive, new_drive, fault):
     other = new_drive()
     other.submit(workflow_id="mine")
     before = other.encoding()
-    with pytest.raises(ValueError) as caught:
+    assert issubclass(SnapshotError, ValueError)
+    with pytest.raises(SnapshotError):
         other.machine.restore([data])
-    assert isinstance(caught.value, SnapshotError)
     assert other.encoding() == before
 
 
@@ -213,7 +213,7 @@ def test_a_restore_ends_an_open_snapshot(busy):
 STEPS = ["fire", "place", "finish", "fail", "drain", "undrain", "lose", "register", "pause", "resume", "cancel"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(
     before=st.lists(st.sampled_from(STEPS), max_size=12),
     after=st.lists(st.tuples(st.sampled_from([*STEPS, "piece", "submit", "retry", "retire"]), st.integers(0, 9))),

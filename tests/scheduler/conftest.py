@@ -83,7 +83,7 @@ class World:
         return self
 
     def decide(self, placements_max: int = 100) -> list[tuple[str, str]]:
-        """Return (task, agent) in order, `+` behind an agent whose queue the task joins; check that each one holds."""
+        """Return (task, agent) in order, `+` behind an agent whose queue it joins; check that each holds."""
         view = PlacementView(
             agents=tuple(self.rooms), groups=self.queue.groups(placements_max), placements_max=placements_max
         )

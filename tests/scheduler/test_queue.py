@@ -76,6 +76,15 @@ def test_held_tasks_are_hidden_until_let_go():
     assert len(queue) == 2
 
 
+def test_what_left_before_it_was_shown_is_never_shown() -> None:
+    queue = ReadyQueue()
+    for number in range(3):
+        queue.add(ready(number))
+    queue.discard("wf-1", 0)
+    queue.hold([("wf-1", 1)])
+    assert shown(queue, 1) == [[("wf-1", 2)]]
+
+
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 40), st.integers(0, 3)),
@@ -89,7 +98,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(OPERATIONS)
 def test_the_queue_shows_what_a_sorted_list_would(operations):
     queue = ReadyQueue()

@@ -133,7 +133,7 @@ class SnapshotSender:
         info = self._store.newest()
         if info is None or info.index <= transfer.first_index:
             raise LogFailedError(
-                f"no readable snapshot reaches the log, which begins at entry {transfer.first_index}, but the next will"
+                f"no readable snapshot reaches the log, which begins at entry {transfer.first_index}; the next will"
             )
         head: Message = {"term": transfer.term, "transfer_id": transfer.transfer_id}
         chunks = self._store.open_raw(info)

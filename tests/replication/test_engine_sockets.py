@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAMES = ("a", "b", "c")
+PATIENT = {"election_min_s": 0.5, "election_max_s": 1.0}  # the machine that runs the tests may be busy
 SECRET = b"a secret of thirty-two bytes ....."
 
 
@@ -91,7 +92,7 @@ class Replicas:
 
 @pytest.fixture
 async def replicas(tmp_path: Path) -> AsyncIterator[Replicas]:
-    async with made(tmp_path) as cluster:
+    async with made(tmp_path, **PATIENT) as cluster:
         await cluster.start()
         yield cluster
 
@@ -151,7 +152,7 @@ async def test_all_killed_at_once_come_back_with_everything_acknowledged(replica
 
 
 async def test_follower_that_fell_behind_installs_a_snapshot(tmp_path: Path) -> None:
-    async with made(tmp_path, snapshot_entries=100) as replicas:
+    async with made(tmp_path, snapshot_entries=100, **PATIENT) as replicas:
         await replicas.start()
         leader = await replicas.leader()
         behind = next(name for name in NAMES if name != leader)

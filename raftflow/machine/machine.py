@@ -77,7 +77,7 @@ class Machine:
     def snapshot(self) -> Iterator[bytes]:
         """Return the state as of now, in pieces of at most 256 KiB, while `apply` may go on.
 
-        A snapshot that is still open ends: its iterator stops early, without its last frame.
+        A snapshot that is still open ends: its iterator raises `RuntimeError`.
         """
         return Snapshot(self._step, self.applied_index, self.applied_term, self.chain)
 

@@ -67,7 +67,9 @@ class Snapshot:
     """An open snapshot: yields the pieces of the state as it was when this was made.
 
     Only references are taken at first; `CopyOnWrite` keeps what is changed before it is written. The snapshot ends
-    when it is exhausted, closed, or dropped.
+    when it is exhausted, closed, or dropped. If another one is opened or the machine is restored meanwhile, the next
+    piece cannot be made any more: asking for it raises `RuntimeError`, so that no half of a snapshot is ever taken for
+    a whole one.
     """
 
     def __init__(self, step: Step, applied_index: int, applied_term: int, chain: bytes) -> None:
@@ -106,14 +108,17 @@ class Snapshot:
             yield _END, b"\xc0"
 
         self._pieces = _cut(frames())
+        self._closed = False
         step.copying = copying
 
     def __iter__(self) -> Snapshot:
         return self
 
     def __next__(self) -> bytes:
-        if self._step.copying is not self._copying:
+        if self._closed:
             raise StopIteration
+        if self._step.copying is not self._copying:
+            raise RuntimeError("this snapshot was ended by a newer one or by a restore; take a new one")
         try:
             return next(self._pieces)
         except StopIteration:
@@ -122,6 +127,7 @@ class Snapshot:
 
     def close(self) -> None:
         """End the snapshot; `apply` stops keeping old versions for it."""
+        self._closed = True
         if self._step.copying is self._copying:
             self._step.copying = None
 

@@ -141,10 +141,7 @@ class PySyncObjLog:
         # J3: the log begins with the last two entries of the snapshot, or the library would throw the log away.
         self._start_snapshot = newest = self._store.load_newest(self._journal.first_index)
         if newest is not None:
-            self._journal.align(
-                (newest.prev_command, newest.prev_index, newest.prev_term),
-                (newest.last_command, newest.index, newest.term),
-            )
+            self._journal.align(*_ends(newest))
 
     def _build(self) -> None:
         config, peers = self._config, self._config.peers
@@ -219,6 +216,9 @@ class PySyncObjLog:
         newest = self._start_snapshot
         if newest is not None:
             self._loading = newest
+            if self._raft.entries(self._raft.first_index, 2) != list(_ends(newest)):
+                # The library would clear the log. Nothing was changed yet, so nothing is lost by stopping.
+                raise LogFailedError(f"bug: the log does not begin with the snapshot of entry {newest.index}")
             self._raft.load_snapshot()
             if self._snapshots.failure is not None:
                 raise self._cannot_restore(newest) from self._snapshots.failure
@@ -459,7 +459,8 @@ class PySyncObjLog:
         if info is None:
             raise LogFailedError("bug: a snapshot is loaded that nobody chose")
         self._machine.restore(self._store.read(info))
-        return (info.last_command, info.index, info.term), (info.prev_command, info.prev_index, info.prev_term)
+        previous, last = _ends(info)
+        return last, previous
 
     def _send_snapshot(self, peer: str) -> None:
         self._sender.start(peer, self._raft.term, self._raft.first_index)
@@ -521,6 +522,11 @@ class PySyncObjLog:
             quorum = 2 * (len(self._guard.connected()) + 1) > len(self._config.members)
             return quorum and self._roles.leads(self._raft)
         return self._roles.has_caught_up(self._raft)
+
+
+def _ends(info: SnapshotInfo) -> tuple[Entry, Entry]:
+    """Return the last two entries of a snapshot, in their order: the log goes on from them."""
+    return (info.prev_command, info.prev_index, info.prev_term), (info.last_command, info.index, info.term)
 
 
 def _unstarted(config: LogConfig) -> LogStatus:

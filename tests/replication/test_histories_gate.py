@@ -10,6 +10,7 @@ import asyncio
 import pytest
 from virtual_cluster import Cluster, run_virtual
 
+from raftflow.replication.core import Raft
 from raftflow.replication.guard import Rule
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import Applied
@@ -155,6 +156,27 @@ def test_log_is_kept_if_the_power_fails_before_it_is_trimmed() -> None:
     assert run_virtual(power_fails_between_snapshot_and_trim()) == []
 
 
+def test_log_that_is_not_aligned_is_not_handed_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Journal, "align", lambda self, previous, last: None)
+    violations = run_virtual(power_fails_between_snapshot_and_trim())
+    assert len(violations) == 3
+    assert all("does not begin with the snapshot" in violation for violation in violations)
+
+
+class Anything:
+    """Equal to everything: switches the check before the library's load off."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None
+
+
 def test_log_would_be_lost_without_aligning_it_to_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Journal, "align", lambda self, previous, last: None)
-    assert run_virtual(power_fails_between_snapshot_and_trim()) != []
+    monkeypatch.setattr(Raft, "entries", lambda self, first, count: Anything())
+    violations = run_virtual(power_fails_between_snapshot_and_trim())
+    assert any("acknowledged entries are lost" in violation for violation in violations)

@@ -10,6 +10,7 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.ids import name_problem
+from raftflow.domain.resources import DEFAULT_DEMAND
 from raftflow.domain.workflow import GraphProblem, TaskSpec
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -65,8 +66,9 @@ def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
             "command", f"command, arguments and environment take {size} bytes, the limit is {limits.SPEC_BYTES_MAX}"
         )
     _check_numbers(task, wrong)
-    for message in resource_problems(task.resources):
-        wrong("resources", message)
+    if task.resources != DEFAULT_DEMAND:
+        for message in resource_problems(task.resources):
+            wrong("resources", message)
     for message in label_problems(task.labels):
         wrong("labels", message)
     return problems
@@ -145,31 +147,30 @@ def _check_command(command: tuple[str, ...], wrong: _Wrong) -> None:
         wrong("command", "must name a program")
     if len(command) > limits.COMMAND_ARGS_MAX:
         wrong("command", f"{len(command)} arguments, the limit is {limits.COMMAND_ARGS_MAX}")
-    if any("\0" in argument for argument in command):
+    if "\0" in "".join(command):
         wrong("command", "arguments cannot hold a NUL character")
 
 
 def _check_numbers(task: TaskSpec, wrong: _Wrong) -> None:
     if not 0 <= task.retries <= limits.RETRIES_MAX:
         wrong("retries", f"must be 0 to {limits.RETRIES_MAX}")
-    for field, value, least in (
-        ("retry_delay", task.retry_delay_ms, 0),
-        ("retry_delay_max", task.retry_delay_max_ms, 0),
-        ("timeout", task.timeout_ms, 1),
-        ("grace", task.grace_ms, 0),
-        ("expected", task.expected_ms, 0),
-    ):
-        if value is not None and not least <= value <= limits.DURATION_MS_MAX:
-            wrong(field, f"must be {least} to {limits.DURATION_MS_MAX} ms")
+    _check_duration("retry_delay", task.retry_delay_ms, 0, wrong)
+    _check_duration("retry_delay_max", task.retry_delay_max_ms, 0, wrong)
+    _check_duration("grace", task.grace_ms, 0, wrong)
+    if task.timeout_ms is not None:
+        _check_duration("timeout", task.timeout_ms, 1, wrong)
+    if task.expected_ms is not None:
+        _check_duration("expected", task.expected_ms, 0, wrong)
+
+
+def _check_duration(field: str, value_ms: int, least_ms: int, wrong: _Wrong) -> None:
+    if not least_ms <= value_ms <= limits.DURATION_MS_MAX:
+        wrong(field, f"must be {least_ms} to {limits.DURATION_MS_MAX} ms")
 
 
 def _payload_bytes(task: TaskSpec) -> int:
     """Return about how many bytes the task carries to the agent."""
-    return (
-        sum(len(argument.encode()) for argument in task.command or ())
-        + len(task.args)
-        + len(task.kwargs)
-        + sum(len(key.encode()) + len(value.encode()) for key, value in task.env.items())
-        + len(task.cwd or "")
-        + len(task.python or "")
-    )
+    size = len("".join(task.command or ()).encode()) + len(task.args) + len(task.kwargs)
+    if task.env:
+        size += sum(len(key.encode()) + len(value.encode()) for key, value in task.env.items())
+    return size + len(task.cwd or "") + len(task.python or "")

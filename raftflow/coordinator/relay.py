@@ -15,6 +15,8 @@ from raftflow.domain.contract import LogPiece, LogWanted
 TIMEOUT_S = 10.0
 PIECE_BYTES_MAX = 256 * 1024
 """Bytes of one piece; base64 and the rest of a poll fit into its limit."""
+WINDOW_BYTES = 384 * 1024
+"""Bytes wanted from one agent at a time: as base64 half of what a poll may carry."""
 WANTED_PER_AGENT_MAX = 64
 
 
@@ -59,18 +61,35 @@ class LogRelay:
             ) from None
         finally:
             self._forget(agent, request)
+            if self.fresh(agent):  # the next one's turn
+                self._wake(agent)
         if piece.error:
             raise LogUnavailableError(f"agent {agent}: {piece.error[:1000]}")
         return piece
 
     def fresh(self, agent: str) -> bool:
-        """Tell whether there is a wish that the agent has not been sent."""
-        return bool(self._unsent.get(agent))
+        """Tell whether there is a wish that the agent should be sent and has not been."""
+        unsent = self._unsent.get(agent)
+        return unsent is not None and any(wish.request in unsent for wish in self._window(agent))
 
     def wanted(self, agent: str) -> list[LogWanted]:
-        """Return every open wish for the answer that is sent now; a lost answer is made up for by the next."""
-        self._unsent.pop(agent, None)
-        return list(self._wanted.get(agent, {}).values())
+        """Return the open wishes for the answer that is sent now; a lost answer is made up for by the next."""
+        window = self._window(agent)
+        unsent = self._unsent.get(agent)
+        if unsent:
+            unsent.difference_update(wish.request for wish in window)
+        return window
+
+    def _window(self, agent: str) -> list[LogWanted]:
+        """Return the oldest open wishes, as many as fit into one poll when they are all answered at once."""
+        window: list[LogWanted] = []
+        size = 0
+        for wish in self._wanted.get(agent, {}).values():
+            size += wish.bytes_max
+            if size > WINDOW_BYTES and window:
+                break
+            window.append(wish)
+        return window
 
     def deliver(self, agent: str, pieces: list[LogPiece]) -> None:
         """Hand over what a poll brought. What nobody waits for any more is dropped."""

@@ -11,7 +11,7 @@ import pytest
 
 from raftflow.api import bodies, server
 from raftflow.coordinator.config import Limits
-from raftflow.replication.log import Unknown
+from raftflow.replication.log import NoQuorumError, Unknown
 
 WORK = {"id": "a", "command": ["true"]}
 DOCUMENT = {"name": "w", "tasks": [WORK]}
@@ -327,3 +327,18 @@ async def test_large_bodies_share_a_bound(one: Any, monkeypatch: pytest.MonkeyPa
     writer.close()
     await asyncio.sleep(0.1)
     assert (await one.post("/v1/workflows", raw=b" " * 100_000)).word == "invalid-document"
+
+
+async def test_a_read_that_no_majority_confirms_is_not_answered(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that was replaced without knowing must not show what it has."""
+    workflow = await one.submit(WORK)
+
+    async def unconfirmed(timeout_s: float) -> int:
+        raise NoQuorumError("timeout")
+
+    monkeypatch.setattr("raftflow.api.app.LEADER_WAIT_S", 0.05)
+    monkeypatch.setattr(one.replica.log, "read_index", unconfirmed)
+    for path in ("/v1/workflows", f"/v1/workflows/{workflow}", f"/v1/workflows/{workflow}/tasks", "/v1/ledger"):
+        answer = await one.get(path)
+        assert (answer.status, answer.word) == (503, "no-leader"), path
+        assert (await one.get(path + "?stale")).status == 200

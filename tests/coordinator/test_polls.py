@@ -373,3 +373,18 @@ async def test_another_agent_cannot_answer_for_it(bench: Any) -> None:
     await asyncio.sleep(0)
     assert not asking.done()
     asking.cancel()
+
+
+async def test_output_is_wanted_a_little_at_a_time(bench: Any) -> None:
+    """Everything that is answered at once must fit into one poll."""
+    one = await bench()
+    incarnation = await one.register()
+    ask = one.desk.relay.request_log
+    asking = [asyncio.ensure_future(ask("a1", 7, "stdout", offset, 256 * 1024)) for offset in range(3)]
+    await asyncio.sleep(0)
+    for seq, task in enumerate(asking, start=1):
+        wanted = (await one.work(incarnation, seq)).logs
+        assert [item.offset for item in wanted] == [seq - 1]
+        piece = LogPiece(request=wanted[0].request, data=b"x", size=1, truncated=False, complete=True)
+        one.desk.relay.deliver("a1", [piece])
+        assert (await task).data == b"x"

@@ -1,6 +1,23 @@
-"""Lets the tests of this directory import the helper modules beside them."""
+"""Lets the tests of this directory import the helper modules beside them, and keeps the library's clock theirs."""
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pysyncobj.syncobj
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def library_clock() -> Iterator[None]:
+    """Give the library back its own clock after each test: it is one per process."""
+    clock = pysyncobj.syncobj.monotonicTime
+    yield
+    pysyncobj.syncobj.monotonicTime = clock

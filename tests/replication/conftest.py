@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pysyncobj.syncobj
 import pytest
+from pysyncobj.monotonic import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(autouse=True)
 def library_clock() -> Iterator[None]:
-    """Give the library back its own clock after each test: it is one per process."""
-    clock = pysyncobj.syncobj.monotonicTime
+    """Let each test begin with the library's own clock: it is one per process, and a log replaces it."""
+    pysyncobj.syncobj.monotonicTime = monotonic
     yield
-    pysyncobj.syncobj.monotonicTime = clock
+    pysyncobj.syncobj.monotonicTime = monotonic

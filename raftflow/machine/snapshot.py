@@ -67,9 +67,8 @@ class Snapshot:
     """An open snapshot: yields the pieces of the state as it was when this was made.
 
     Only references are taken at first; `CopyOnWrite` keeps what is changed before it is written. The snapshot ends
-    when it is exhausted, closed, or dropped. If another one is opened or the machine is restored meanwhile, the next
-    piece cannot be made any more: asking for it raises `RuntimeError`, so that no half of a snapshot is ever taken for
-    a whole one.
+    when it is exhausted, closed, or dropped. If another one is opened or the machine is restored meanwhile, asking
+    for the next piece raises `RuntimeError`, so that no half of a snapshot is ever taken for a whole one.
     """
 
     def __init__(self, step: Step, applied_index: int, applied_term: int, chain: bytes) -> None:

@@ -1,0 +1,312 @@
+"""Simulated agents: the real agent (loop, exchange, book, lease) with programs that only take time.
+
+An agent's machine runs the programs: they go on while the agent's process is stopped, and the launcher ends them when
+the lease ends or the agent dies, as the real one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+import msgspec
+
+from raftflow.agent import attempts as agent_attempts
+from raftflow.agent import exchange as agent_exchange
+from raftflow.agent import loop as agent_loop
+from raftflow.agent.attempts import Attempts
+from raftflow.agent.clock import Lease
+from raftflow.agent.config import AgentConfig
+from raftflow.agent.executors.base import Ended
+from raftflow.agent.leader import NoLeaderError as AgentNoLeaderError
+from raftflow.agent.leader import RefusedError, StaleIncarnationError
+from raftflow.agent.loop import Agent
+from raftflow.coordinator.submitter import BusyError, NotLeaderError, ProposeError
+from raftflow.domain.commands import RegisterAgent
+from raftflow.domain.contract import AgentLoad, PollRequest, PollResponse, RegisterRequest, RegisterResponse
+from raftflow.domain.limits import RESULT_BYTES_MAX
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.replies import AgentAccepted
+from raftflow.domain.resources import parse_amount
+from raftflow.simulation.calls import CallFailed
+from raftflow.simulation.loop import START_S, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from random import Random
+
+    from raftflow.coordinator.replica import Replica
+    from raftflow.domain.contract import Assignment, ReportedEnd
+    from raftflow.simulation.calls import Calls
+    from raftflow.simulation.checks import History
+    from raftflow.simulation.loop import VirtualLoop
+    from raftflow.simulation.trace import Trace
+
+_BOOT_NS: Final = 10**15
+
+
+def virtual_ns(loop: VirtualLoop) -> int:
+    """Return the boot time clock of the simulated machines."""
+    return _BOOT_NS + int((loop.time() - START_S) * 1e9)
+
+
+@contextmanager
+def virtual_agents(loop: VirtualLoop) -> Iterator[None]:
+    """Give the agent's code the virtual clock; it reads CLOCK_BOOTTIME by itself otherwise."""
+
+    def now_ns() -> int:
+        return virtual_ns(loop)
+
+    with (
+        patch.object(agent_loop, "now_ns", now_ns),
+        patch.object(agent_exchange, "now_ns", now_ns),
+        patch.object(agent_attempts, "now_ns", now_ns),
+        patch.object(agent_loop, "_version", lambda: "simulated"),
+    ):
+        yield
+
+
+class _NoOutput:
+    """Stands for the store of outputs: the programs write nothing."""
+
+    def prune(self) -> None:
+        """Do nothing."""
+
+
+class _NoLoad:
+    """Stands for the load of the machine."""
+
+    def sample(self) -> AgentLoad | None:
+        """Return nothing."""
+        return None
+
+
+class Machine:
+    """Runs programs for one life of an agent, and ends them when the lease or the agent ends."""
+
+    def __init__(self, loop: VirtualLoop, rng: Random, history: History, process: Process) -> None:
+        self._loop = loop
+        self._rng = rng
+        self._history = history
+        self._process = process
+        self._programs: dict[int, tuple[tuple[str, str], Callable[[int, Ended], None]]] = {}
+        self._world = contextvars.Context()
+        self._lease_timer: asyncio.TimerHandle | None = None
+
+    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+        """Start a program: implements `Executor`."""
+        fence, task = assignment.fence, (assignment.workflow_id, assignment.task_id)
+        self._history.execution_started(self._process.name, task, fence)
+        self._programs[fence] = (task, ended)
+        shape = self._rng.random()
+        run_s = self._rng.uniform(0.005, 0.1) if shape < 0.6 else self._rng.uniform(0.1, 1.5)
+        ok = self._rng.random() < 0.9
+        how = Ended(ok=ok, exit_code=0 if ok else 1, result=b"%d" % fence if ok else b"")
+        self._loop.call_later(run_s, self._exit, fence, how, "succeeded" if ok else "failed", context=self._world)
+
+    def signal(self, fence: int, number: int) -> None:
+        """End a program; some take their time over SIGTERM."""
+        if fence in self._programs:
+            how = Ended(ok=False, exit_code=-number)
+            after_s = 0.001 if number == signal.SIGKILL else self._rng.choice((0.002, 0.05, 10.0))
+            self._loop.call_later(after_s, self._exit, fence, how, "was stopped", context=self._world)
+
+    def lease(self, until_ns: int) -> None:
+        """Take the end of the lease, as the launcher does."""
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        left_s = max(0.0, (until_ns - virtual_ns(self._loop)) / 1e9)
+        self._lease_timer = self._loop.call_later(left_s, self.kill_all, context=self._world)
+
+    def kill_all(self) -> None:
+        """End every program at once."""
+        for fence in list(self._programs):
+            self._exit(fence, Ended(ok=False, error="the lease was over", abandoned=True), "was killed")
+
+    def _exit(self, fence: int, how: Ended, word: str) -> None:
+        found = self._programs.pop(fence, None)
+        if found is None:
+            return
+        task, ended = found
+        self._history.execution_ended(self._process.name, task, fence, word)
+        self._loop.call_soon(ended, fence, how, context=self._process.context)
+
+
+class SimLeaderClient:
+    """Finds the leader as `agent.leader.LeaderClient` does, over simulated calls."""
+
+    def __init__(self, calls: Calls, process: Process, peers: list[str], timeout_s: float) -> None:
+        self._calls = calls
+        self._process = process
+        self._peers = peers
+        self._timeout_s = timeout_s
+        self._leader: str | None = None
+        self._decode_poll = msgspec.json.Decoder(PollResponse)
+
+    async def register(self, request: RegisterRequest) -> RegisterResponse:
+        """Register. Raises what the real client raises."""
+
+        async def serve(replica: Replica) -> RegisterResponse | Rejection:
+            command = RegisterAgent(
+                at_ms=replica.clock.now_ms(),
+                actor=f"agent:{request.name}",
+                name=request.name,
+                instance=request.instance,
+                capacity={name: parse_amount(name, value) for name, value in request.resources.items()},
+                labels=dict(request.labels),
+                prefetch=request.prefetch,
+            )
+            reply = await replica.propose(command)
+            if isinstance(reply, Rejection):
+                return reply
+            assert isinstance(reply, AgentAccepted)  # noqa: S101 - the machine's contract
+            replica.desk.registered(request, reply.incarnation)
+            timing = replica.config.timing
+            return RegisterResponse(
+                id=reply.name,
+                incarnation=reply.incarnation,
+                lease_ms=timing.lease_ms,
+                poll_wait_ms=timing.poll_wait_ms,
+                result_bytes_max=RESULT_BYTES_MAX,
+            )
+
+        return await self._pass(serve, self._timeout_s)
+
+    async def poll(self, agent_id: str, body: bytes, timeout_s: float) -> PollResponse:
+        """Send a poll. Raises what the real client raises."""
+
+        async def serve(replica: Replica) -> bytes | Rejection:
+            reply = await replica.desk.poll(agent_id, msgspec.json.decode(body, type=PollRequest))
+            return reply if isinstance(reply, Rejection) else msgspec.json.encode(reply)
+
+        return self._decode_poll.decode(await self._pass(serve, timeout_s))
+
+    async def _pass(self, serve: Callable[[Replica], Any], timeout_s: float) -> Any:
+        targets = [*([] if self._leader is None else [self._leader]), *self._peers]
+        tried: list[str] = []
+        while targets:
+            target = targets.pop(0)
+            if target in tried:
+                continue
+            tried.append(target)
+            try:
+                reply = await self._calls.call(self._process, target, serve, timeout_s)
+            except NotLeaderError as error:
+                targets.insert(0, error.leader)
+            except BusyError as error:
+                raise AgentNoLeaderError(str(error), 1.0) from error
+            except (ProposeError, CallFailed):
+                self._failed(target)
+            else:
+                self._leader = target
+                if isinstance(reply, Rejection):
+                    if reply.code in {RejectionCode.STALE_INCARNATION, RejectionCode.NOT_FOUND}:
+                        raise StaleIncarnationError(reply.message)
+                    raise RefusedError(422, reply.message)
+                return reply
+        raise AgentNoLeaderError("no replica could be asked")
+
+    def _failed(self, target: str) -> None:
+        if target == self._leader:
+            self._leader = None
+        if target in self._peers:
+            self._peers.remove(target)
+            self._peers.append(target)
+
+
+class SimAgent:
+    """One agent's machine, through all its lives."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        loop: VirtualLoop,
+        rng: Random,
+        trace: Trace,
+        calls: Calls,
+        history: History,
+        replicas: tuple[str, ...],
+        graves: list[object],
+    ) -> None:
+        self.name = name
+        self._loop = loop
+        self._rng = rng
+        self._trace = trace
+        self._calls = calls
+        self._history = history
+        self._replicas = replicas
+        self._graves = graves
+        self._cpus = rng.choice((1, 2, 4))
+        self._prefetch = rng.choice((0, 1, 4))
+        self.process: Process | None = None
+        self._agent: Agent | None = None
+        self._machine: Machine | None = None
+        self.lives = 0
+
+    def start(self) -> None:
+        """Begin a life, unless there is one."""
+        if self.process is not None:
+            return
+        self.lives += 1
+        process = self.process = Process(self.name)
+        self._loop.call_soon(self._begin, process, context=process.context)
+
+    def _begin(self, process: Process) -> None:
+        self._graves.append(self._loop.create_task(self._live(process), context=process.context))
+
+    async def _live(self, process: Process) -> None:
+        machine = self._machine = Machine(self._loop, self._rng, self._history, process)
+        config = AgentConfig(
+            peers=("sim://a",),
+            name=self.name,
+            instance=f"instance-{self.name}-{self.lives}",
+            resources={"cpu": self._cpus, "memory": 4096},
+            prefetch=self._prefetch,
+            poll_timeout_s=0.7,
+            drain_timeout_s=2.0,
+            goodbye_timeout_s=1.0,
+        )
+
+        def make(before: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
+            return Attempts(machine, machine, before_end=before, on_end=on_end)
+
+        peers = list(self._replicas)
+        self._rng.shuffle(peers)
+        client: Any = SimLeaderClient(self._calls, process, peers, 0.7)
+        store: Any = _NoOutput()
+        load: Any = _NoLoad()
+        agent = self._agent = Agent(
+            config, client, make, store, on_lease=machine.lease, on_registered=lambda _registration: None
+        )
+        agent._lease = Lease(lambda: virtual_ns(self._loop))  # noqa: SLF001 - its default clock is the real one
+        agent._load = load  # noqa: SLF001 - it reads /proc
+        code = await agent.run()
+        self._trace.note(self.name, f"left, code {code}")
+        self._loop.call_soon(self._gone, process, context=contextvars.Context())
+
+    def _gone(self, process: Process) -> None:
+        if self.process is process:
+            self.kill("left", fault=False)
+
+    def kill(self, kind: str = "agent killed", *, fault: bool = True) -> None:
+        """End this life and its programs now."""
+        if self.process is None:
+            return
+        if fault:
+            self._trace.fault(kind, self.name)
+        self._loop.kill(self.process)
+        if self._machine is not None:
+            self._machine.kill_all()
+        self._graves.append((self.process, self._agent, self._machine))
+        self.process = self._agent = self._machine = None
+
+    def leave(self) -> None:
+        """Tell the agent to drain and go, as SIGTERM does."""
+        if self.process is not None and self._agent is not None:
+            self._trace.fault("agent leaves", self.name)
+            self._loop.call_soon(self._agent.leave, context=self.process.context)

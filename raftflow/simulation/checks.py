@@ -1,0 +1,380 @@
+"""What must hold, checked while a run goes on and once more by replaying the log when it has come to rest.
+
+    diverged        two replicas applied different entries at an index, or came to different states
+    lost            a write that a client got a reply for is not in the log that survived
+    twice           a request id, or the end of an attempt, counted twice
+    two leaders     two replicas led one term
+    commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
+    stopped         a replica stopped without a fault of its disk
+    no leader, no rest, spinning, exception
+
+The model of attempts here knows nothing of the state machine's tables: it follows the transitions in the audit records
+and the capacities and demands in the commands, and looks whether they make sense.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from raftflow.domain.commands import RegisterAgent, ReportAttempts, SubmitWorkflow, decode_entry
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import AgentAccepted, Reported, WorkflowAccepted
+from raftflow.domain.task import AttemptOutcome
+from raftflow.machine import invariants, queries
+from raftflow.machine.audit import decode_record
+from raftflow.machine.machine import Machine
+from raftflow.replication.log import Role
+
+if TYPE_CHECKING:
+    from raftflow.domain.commands import AnyCommand
+    from raftflow.domain.contract import AuditRecord, AuditTransition
+    from raftflow.domain.replies import AnyReply
+    from raftflow.machine.machine import EntryResult
+    from raftflow.simulation.cluster import Host
+    from raftflow.simulation.trace import Trace
+
+VIOLATIONS_MAX: Final = 20
+INVARIANTS_EVERY: Final = 25
+"""Applied entries, of all replicas together, from one check of every invariant to the next."""
+Task = tuple[str, str]
+_LIVE: Final = frozenset({"queued", "running"})
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """Something that must never happen."""
+
+    kind: str
+    detail: str
+
+
+class Applied(NamedTuple):
+    """What is at an index."""
+
+    term: int
+    entry: bytes
+    chain: bytes
+    by: str
+
+
+class Read(NamedTuple):
+    """A linearizable read that a client got an answer to."""
+
+    index: int
+    query: tuple[str, ...]
+    content: bytes
+
+
+class Attempts:
+    """The model: who holds what, from the transitions alone."""
+
+    def __init__(self) -> None:
+        self.states: dict[Task, str] = {}
+        self.live: dict[int, tuple[Task, str]] = {}
+        """Fence to task and agent."""
+        self.fence_of: dict[Task, int] = {}
+        self.running: dict[str, dict[int, dict[str, int]]] = {}
+        """Agent to fence to demand."""
+        self.capacity: dict[str, dict[str, int]] = {}
+        self.demands: dict[Task, dict[str, int]] = {}
+        self.fence = 0
+        self.ended: dict[int, AttemptOutcome] = {}
+
+    def follow(self, command: AnyCommand, reply: AnyReply, record: AuditRecord) -> list[str]:
+        """Take one applied command; returns what is wrong with it."""
+        problems: list[str] = []
+        if record.outcome == "ok":
+            if isinstance(command, SubmitWorkflow) and isinstance(reply, WorkflowAccepted):
+                for task in command.spec.tasks:
+                    self.demands[command.workflow_id, task.id] = task.resources
+            elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
+                self.capacity[command.name] = command.capacity
+        if isinstance(command, ReportAttempts) and isinstance(reply, Reported):
+            problems += self._judge_ends(command, reply)
+        for transition in record.transitions:
+            problem = self._move(transition)
+            if problem is not None:
+                problems.append(f"{transition.workflow_id}/{transition.task_id}: {problem}")
+        return problems
+
+    def _judge_ends(self, command: ReportAttempts, reply: Reported) -> list[str]:
+        problems = []
+        for end, verdict in zip(command.ends, reply.verdicts, strict=True):
+            if verdict.verdict != "accepted":
+                continue
+            task = (end.workflow_id, end.task_id)
+            known = self.live.get(end.fence)
+            if end.fence in self.ended:
+                problems.append(f"the end of fence {end.fence} was accepted twice")
+            elif known != (task, command.agent) or self.fence_of.get(task) != end.fence:
+                problems.append(f"an end of {task} with fence {end.fence} by {command.agent} was accepted; it is not")
+            self.ended[end.fence] = end.outcome
+        return problems
+
+    def _move(self, step: AuditTransition) -> str | None:
+        task = (step.workflow_id, step.task_id)
+        before = self.states.get(task, step.before)
+        self.states[task] = step.after
+        if before != step.before:
+            return f"goes from {step.before}, but was {before}"
+        if step.before in _LIVE:
+            held = self.fence_of.get(task)
+            if held != step.fence:
+                return f"{step.event} of fence {step.fence}, but fence {held} is live"
+            if step.after not in _LIVE:
+                del self.fence_of[task]
+                self.live.pop(step.fence, None)
+                self.running.get(step.agent, {}).pop(step.fence, None)
+        elif step.after in _LIVE:
+            if step.fence <= self.fence:
+                return f"got fence {step.fence} after fence {self.fence} was given"
+            self.fence = step.fence
+            self.fence_of[task] = step.fence
+            self.live[step.fence] = (task, step.agent)
+        return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
+
+    def _allocate(self, agent: str, fence: int, task: Task) -> str | None:
+        running = self.running.setdefault(agent, {})
+        running[fence] = self.demands.get(task, {})
+        for resource, capacity in self.capacity.get(agent, {}).items():
+            used = sum(demand.get(resource, 0) for demand in running.values())
+            if used > capacity:
+                return f"{used} {resource} are allocated on {agent}, which has {capacity}"
+        return None
+
+
+class History:
+    """Everything that was seen in a run, and what is wrong with it."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self.violations: list[Violation] = []
+        self.canon: dict[int, Applied] = {}
+        self.attempts = Attempts()
+        self.leaders: dict[int, str] = {}
+        self.acknowledged: dict[str, AnyReply] = {}
+        self.index_of: dict[str, int] = {}
+        """Where a request id was applied."""
+        self.top_acknowledged = 0
+        self.top_read = 0
+        self.reads: list[Read] = []
+        self.executing: dict[Task, tuple[str, int]] = {}
+        """Who runs a task at the moment: agent and fence."""
+        self.finished: dict[int, str] = {}
+        """Fence to how the program itself ended."""
+        self._announced_term = 0
+        self._applied: dict[str, int] = {}
+        self._commit: dict[str, int] = {}
+        self._count = 0
+
+    def violation(self, kind: str, detail: str) -> None:
+        """Note what must never happen."""
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(Violation(kind, detail[:2000]))
+            self._trace.note("CHECK", f"{kind}: {detail[:300]}")
+
+    # What the replicas do.
+
+    def started(self, host: Host) -> None:
+        """A replica serves: from now on its role and its commit index are watched at every step."""
+        log: Any = host.replica.log if host.replica is not None else None
+        roles, raft = log._roles, log._raft  # noqa: SLF001 - the promise is about what is inside
+        update = roles.update
+        self._commit[host.name] = 0
+
+        def watched() -> None:
+            if raft.is_leader and self.leaders.setdefault(raft.term, host.name) != host.name:
+                self.violation(
+                    "two leaders", f"{host.name} and {self.leaders[raft.term]} lead term {raft.term}"
+                )
+            commit = raft.commit_index
+            if commit < self._commit[host.name]:
+                self.violation("commit went back", f"{host.name}: from {self._commit[host.name]} to {commit}")
+            self._commit[host.name] = commit
+            update()
+
+        roles.update = watched
+
+    def ended(self, host: Host) -> None:
+        """A life ended."""
+        self._applied.pop(host.name, None)
+
+    def role_changed(self, host: Host, role: Role, term: int) -> None:
+        """A replica announced a role."""
+        if role is not Role.LEADER or host.replica is None:
+            return
+        if self.leaders.setdefault(term, host.name) != host.name:
+            self.violation("two leaders", f"{host.name} and {self.leaders[term]} lead term {term}")
+        if term > self._announced_term:
+            self._announced_term = term
+            applied = host.replica.machine.applied_index
+            if applied < self.top_acknowledged:
+                self.violation(
+                    "lost",
+                    f"{host.name} leads term {term} with entries up to {applied}, "
+                    f"but entry {self.top_acknowledged} was acknowledged",
+                )
+
+    def restored(self, host: Host) -> None:
+        """A replica restored a snapshot."""
+        machine = host.replica.machine if host.replica is not None else Machine()
+        index = machine.applied_index
+        self._applied[host.name] = index
+        known = self.canon.get(index)
+        if known is None or known.chain != machine.chain:
+            self.violation("diverged", f"{host.name} restored a state of entry {index} that no replica had there")
+        self._trace.note(host.name, f"restored {index}")
+        self._check_invariants(host.name, machine)
+
+    def applied(self, host: Host, index: int, term: int, entry: bytes, result: EntryResult) -> None:
+        """A replica applied an entry."""
+        assert host.replica is not None  # noqa: S101 - it is applying
+        machine = host.replica.machine
+        if index <= self._applied.get(host.name, 0):
+            self.violation("diverged", f"{host.name} applied entry {index} after {self._applied[host.name]}")
+        self._applied[host.name] = index
+        known = self.canon.get(index)
+        if known is None:
+            self._trace.mix(machine.chain)
+            self.canon[index] = Applied(term, entry, machine.chain, host.name)
+            self._learn(index, entry, result)
+        elif known.term != term or known.entry != entry:
+            self.violation(
+                "diverged",
+                f"{host.name} applied another entry at {index} (term {term}) than {known.by} (term {known.term})",
+            )
+            self.canon[index] = Applied(term, entry, machine.chain, host.name)
+        elif known.chain != machine.chain:
+            self.violation("diverged", f"{host.name} is in another state after entry {index} than {known.by}")
+        self._count += 1
+        if self._count % INVARIANTS_EVERY == 0:
+            self._check_invariants(host.name, machine)
+
+    def _check_invariants(self, name: str, machine: Machine) -> None:
+        for problem in invariants.check(machine):
+            self.violation("invariant", f"{name} at {machine.applied_index}: {problem}")
+
+    def _learn(self, index: int, entry: bytes, result: EntryResult) -> None:
+        """Follow an entry that is applied for the first time."""
+        commands = decode_entry(entry).commands
+        for command, reply, encoded in zip(commands, result.replies, result.audit, strict=True):
+            record = decode_record(encoded)
+            if record.request_id and record.outcome == "ok":
+                first = self.index_of.setdefault(record.request_id, index)
+                if first != index:
+                    self.violation(
+                        "twice", f"request {record.request_id} was carried out at {first} and again at {index}"
+                    )
+            for problem in self.attempts.follow(command, reply, record):
+                self.violation("attempt", f"at {index}: {problem}")
+            if isinstance(command, ReportAttempts) and isinstance(reply, Reported):
+                self._compare_ends(command, reply)
+
+    def _compare_ends(self, command: ReportAttempts, reply: Reported) -> None:
+        """What is accepted as a success must have run to its end."""
+        for end, verdict in zip(command.ends, reply.verdicts, strict=True):
+            ran = self.finished.get(end.fence)
+            if verdict.verdict == "accepted" and end.outcome is AttemptOutcome.SUCCEEDED and ran != "succeeded":
+                self.violation("wrong end", f"fence {end.fence} was accepted as a success, but its program {ran}")
+
+    # What clients and agents see.
+
+    def acknowledge(self, request_id: str, reply: AnyReply) -> None:
+        """A client got a reply that is no refusal: it must never be lost."""
+        if isinstance(reply, Rejection):
+            return
+        index = self.index_of.get(request_id)
+        if index is None:
+            self.violation("lost", f"request {request_id} was acknowledged, but no replica has applied it")
+            return
+        self.acknowledged[request_id] = reply
+        self.top_acknowledged = max(self.top_acknowledged, index)
+
+    @property
+    def floor(self) -> int:
+        """The index that a read which begins now must not be below."""
+        return max(self.top_acknowledged, self.top_read)
+
+    def read(self, who: str, floor: int, read: Read) -> None:
+        """A client got an answer to a linearizable read that began when `floor` was the floor."""
+        if read.index < floor:
+            self.violation("stale read", f"{who} reads at {read.index}, though {floor} had been seen before")
+        self.top_read = max(self.top_read, read.index)
+        self.reads.append(read)
+
+    def execution_started(self, agent: str, task: Task, fence: int) -> None:
+        """A program was started."""
+        other = self.executing.get(task)
+        if other is not None:
+            self.violation(
+                "two agents", f"{agent} starts {task} with fence {fence} while {other[0]} runs it with fence {other[1]}"
+            )
+        self.executing[task] = (agent, fence)
+
+    def execution_ended(self, agent: str, task: Task, fence: int, how: str) -> None:
+        """A program ended, however it ended."""
+        self.finished[fence] = how
+        if self.executing.get(task) == (agent, fence):
+            del self.executing[task]
+
+    # At the end.
+
+    def check_end(self, hosts: list[Host]) -> None:
+        """Compare the replicas with each other, with a replay of the log, and with what was acknowledged."""
+        machines = [(host.name, host.replica.machine) for host in hosts if host.replica is not None]
+        replay = self._replay()
+        for name, machine in machines:
+            if (machine.applied_index, machine.chain) != (replay.applied_index, replay.chain):
+                self.violation(
+                    "diverged", f"{name} stands at {machine.applied_index}, the log at {replay.applied_index}"
+                )
+            self._check_invariants(name, machine)
+            lost = [
+                request_id
+                for request_id, reply in self.acknowledged.items()
+                if (known := machine.state.requests.get(request_id)) is None or known.reply != reply
+            ]
+            if lost:
+                self.violation("lost", f"{name} lacks {len(lost)} acknowledged commands, {lost[0]} for one")
+            if b"".join(machine.snapshot()) != b"".join(replay.snapshot()):
+                self.violation("diverged", f"{name} holds another state than the log gives")
+            open_ = [workflow.id for workflow in machine.state.workflows.values() if not workflow.finished_ms]
+            if open_:
+                self.violation("no rest", f"{len(open_)} workflows never finished, {open_[0]} for one")
+
+    def _replay(self) -> Machine:
+        """Apply the log to a fresh machine, and ask it what the reads were told."""
+        machine = Machine()
+        reads = sorted(self.reads, key=lambda read: read.index)
+        position = 0
+        for index in sorted(self.canon):
+            while position < len(reads) and reads[position].index < index:
+                self._check_read(machine, reads[position])
+                position += 1
+            known = self.canon[index]
+            machine.apply(index, known.term, known.entry)
+            if machine.chain != known.chain:
+                self.violation("diverged", f"{known.by} came to another state at {index} than a replay does")
+                break
+        for read in reads[position:]:
+            self._check_read(machine, read)
+        return machine
+
+    def _check_read(self, machine: Machine, read: Read) -> None:
+        if answer(machine, read.query) != read.content:
+            self.violation("wrong read", f"{read.query} at {read.index} was told what the log does not say")
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(machine: Machine, query: tuple[str, ...]) -> bytes:
+    """Answer a client's question from a machine, as the API does."""
+    if query[0] == "workflow":
+        return _encode(queries.workflow_view(machine, query[1]))
+    if query[0] == "tasks":
+        return _encode(queries.task_page(machine, query[1], 100, None))
+    if query[0] == "agents":
+        return _encode(queries.agent_list(machine))
+    return _encode(queries.workflow_page(machine, None, 20, None))

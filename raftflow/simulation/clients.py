@@ -1,0 +1,227 @@
+"""Simulated clients: they submit, steer and read, and retry under one request id until they get an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from raftflow.coordinator.submitter import NotLeaderError, ProposeError
+from raftflow.domain.commands import ControlAgent, ControlWorkflow, SubmitWorkflow
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import WorkflowAccepted
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.simulation.calls import CallFailed
+from raftflow.simulation.checks import Read, answer
+from raftflow.simulation.loop import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from raftflow.coordinator.replica import Replica
+    from raftflow.domain.commands import AnyCommand
+    from raftflow.domain.replies import AnyReply
+    from raftflow.simulation.calls import Calls
+    from raftflow.simulation.checks import History
+    from raftflow.simulation.loop import VirtualLoop
+    from raftflow.simulation.trace import Trace
+
+TRIES_MAX: Final = 200
+TIMEOUT_S: Final = 1.0
+KNOWN_MAX: Final = 12
+"""Workflows that a client goes on to steer and read."""
+Action = Literal["cancel", "pause", "resume", "retry"]
+_ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "resume", "resume", "retry", "retry")
+
+
+def make_workflow(rng: Random, name: str) -> WorkflowSpec:
+    """Return a small workflow."""
+    tasks: list[TaskSpec] = []
+    for number in range(rng.choice((1, 1, 1, 2, 3, 5))):
+        needs = tuple(task.id for task in tasks if rng.random() < 0.4)
+        tasks.append(
+            TaskSpec(
+                id=f"t{number}",
+                needs=needs,
+                command=("true",),
+                resources={"cpu": rng.choice((250, 500, 1000, 1000))},
+                retries=rng.choice((0, 1, 3)),
+                retry_delay_ms=rng.choice((50, 200, 1000)),
+                retry_delay_max_ms=2000,
+                timeout_ms=rng.choice((None, None, 1000)),
+                grace_ms=rng.choice((0, 100)),
+                env={"X": "x" * rng.choice((0, 0, 10, 300))},
+            )
+        )
+    return WorkflowSpec(name=name, tasks=tuple(tasks), on_failure=rng.choice(("stop", "continue")))
+
+
+class Client:
+    """One client: one operation after the other, each until it is answered."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        loop: VirtualLoop,
+        rng: Random,
+        trace: Trace,
+        calls: Calls,
+        history: History,
+        replicas: tuple[str, ...],
+        agents: tuple[str, ...],
+        pause_s: float,
+    ) -> None:
+        self.process = Process(name)
+        self._name = name
+        self._loop = loop
+        self._rng = rng
+        self._trace = trace
+        self._calls = calls
+        self._history = history
+        self._replicas = replicas
+        self._agents = agents
+        self._pause_s = pause_s
+        self._leader: str | None = None
+        self._serial = 0
+        self._known: list[str] = []
+        self._strays: list[asyncio.Task[None]] = []
+        self.stopping = False
+        self.done = asyncio.Event()
+        self.answered = 0
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._loop.call_soon(self._begin, context=self.process.context)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._work(), context=self.process.context)
+
+    async def _work(self) -> None:
+        while not self.stopping:
+            chance = self._rng.random()
+            if chance < 0.45:
+                await self._submit()
+            elif chance < 0.75:
+                await self._read()
+            elif chance < 0.97 and self._known:
+                await self._control(self._rng.choice(_ACTIONS), self._rng.choice(self._known))
+            elif chance >= 0.97:
+                await self._control_agent(self._rng.choice(self._agents))
+            await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
+        self.done.set()
+
+    # Operations.
+
+    async def _submit(self) -> None:
+        self._serial += 1
+        name = f"{self._name}-{self._serial}"
+        spec = make_workflow(self._rng, name)
+
+        def command(replica: Replica) -> AnyCommand:
+            return SubmitWorkflow(
+                at_ms=replica.clock.now_ms(),
+                actor="client:api",
+                request_id=name,
+                workflow_id=replica.ids.workflow_id(),
+                spec=spec,
+            )
+
+        reply = await self.propose(name, command)
+        if isinstance(reply, WorkflowAccepted):
+            self._known.append(reply.workflow_id)
+            del self._known[:-KNOWN_MAX]
+
+    async def _control(self, action: Action, workflow_id: str) -> None:
+        self._serial += 1
+        await self.control(f"{self._name}-{self._serial}", action, workflow_id)
+
+    async def control(self, request_id: str, action: Action, workflow_id: str) -> AnyReply | None:
+        """Steer a workflow."""
+        return await self.propose(
+            request_id,
+            lambda replica: ControlWorkflow(
+                at_ms=replica.clock.now_ms(),
+                actor="client:api",
+                request_id=request_id,
+                workflow_id=workflow_id,
+                action=action,
+            ),
+        )
+
+    async def _control_agent(self, agent: str) -> None:
+        self._serial += 1
+        action: Literal["drain", "resume"] = "drain" if self._rng.random() < 0.4 else "resume"
+        await self.control_agent(f"{self._name}-{self._serial}", agent, action)
+
+    async def control_agent(self, request_id: str, agent: str, action: Literal["drain", "resume"]) -> None:
+        """Drain or resume an agent."""
+        await self.propose(
+            request_id,
+            lambda replica: ControlAgent(
+                at_ms=replica.clock.now_ms(), actor="client:api", request_id=request_id, name=agent, action=action
+            ),
+        )
+
+    async def propose(self, request_id: str, command: Callable[[Replica], AnyCommand]) -> AnyReply | None:
+        """Submit a command until there is a reply. None if none came."""
+
+        async def serve(replica: Replica) -> AnyReply:
+            return await replica.propose(command(replica))
+
+        if self._rng.random() < 0.05:
+            # The same request a second time, through any replica: a retry that overtakes.
+            stray = self._loop.create_task(self._repeat(request_id, serve))
+            self._strays.append(stray)
+        reply = await self._persist(serve)
+        if reply is not None:
+            self._take(request_id, reply)
+        return reply
+
+    async def _repeat(self, request_id: str, serve: Callable[[Replica], Awaitable[AnyReply]]) -> None:
+        await asyncio.sleep(self._rng.uniform(0.0, 0.2))
+        try:
+            reply = await self._calls.call(self.process, self._rng.choice(self._replicas), serve, TIMEOUT_S)
+        except (ProposeError, CallFailed):
+            return
+        self._take(request_id, reply)
+
+    def _take(self, request_id: str, reply: AnyReply) -> None:
+        self.answered += 1
+        if not isinstance(reply, Rejection):
+            self._history.acknowledge(request_id, reply)
+
+    async def _read(self) -> None:
+        if self._known and self._rng.random() < 0.7:
+            query: tuple[str, ...] = (self._rng.choice(("workflow", "tasks")), self._rng.choice(self._known))
+        else:
+            query = (self._rng.choice(("workflows", "agents")),)
+
+        async def serve(replica: Replica) -> tuple[str, int, bytes]:
+            await replica.read_barrier()
+            return replica.config.name, replica.machine.applied_index, answer(replica.machine, query)
+
+        floor = self._history.floor
+        found = await self._persist(serve, tries_max=5)
+        if found is not None:
+            name, index, content = found
+            self._history.read(name, floor, Read(index, query, content))
+
+    async def _persist(self, serve: Callable[[Replica], Awaitable[Any]], tries_max: int = TRIES_MAX) -> Any:
+        """Call whoever leads, or anybody, until an answer comes."""
+        for _ in range(tries_max):
+            target = self._leader or self._rng.choice(self._replicas)
+            if self._rng.random() < 0.05:
+                target = self._rng.choice(self._replicas)
+            try:
+                reply = await self._calls.call(self.process, target, serve, TIMEOUT_S)
+            except NotLeaderError as error:
+                self._leader = error.leader if error.leader != target else None
+                await asyncio.sleep(0.005)
+            except (ProposeError, CallFailed):
+                self._leader = None
+                await asyncio.sleep(self._rng.uniform(0.02, 0.15))
+            else:
+                self._leader = target
+                return reply
+        return None

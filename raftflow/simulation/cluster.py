@@ -1,0 +1,331 @@
+"""The replicas of a simulated cluster: the real `Replica` with the real log, on simulated links, disk and clocks.
+
+A replica has one machine (disk, wall clock) and many lives, each a `Process`. `crash` ends a life at any moment, or
+between two operations on the disk; `start` begins the next.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import errno
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from raftflow.coordinator.clock import IdSource
+from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.replica import Replica, ReplicaFailedError
+from raftflow.replication.config import LogConfig
+from raftflow.replication.engine import PySyncObjLog
+from raftflow.simulation.calls import Server
+from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.simulation.loop import START_S, Process
+from raftflow.simulation.network import SimLinks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from random import Random
+
+    from raftflow.coordinator.audit import AuditFile
+    from raftflow.machine.machine import EntryResult
+    from raftflow.replication.guard import Rule
+    from raftflow.replication.log import ReplicatedLog, Role, StateMachine
+    from raftflow.simulation.calls import Calls
+    from raftflow.simulation.checks import History
+    from raftflow.simulation.loop import VirtualLoop
+    from raftflow.simulation.network import Network
+    from raftflow.simulation.trace import Trace
+
+EPOCH_MS: Final = 1_700_000_000_000
+NAMES: Final = "abcdefg"
+_FULL_BYTES: Final = 2_000
+
+
+class SimClock:
+    """A machine's wall clock, which may jump."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self.offset_ms = 0
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch, as far as this machine knows."""
+        return EPOCH_MS + int((self._loop.time() - START_S) * 1000) + self.offset_ms
+
+
+class Host:
+    """The machine on which one replica lives."""
+
+    def __init__(self, name: str, loop: VirtualLoop) -> None:
+        self.name = name
+        self.disk = FaultyFileSystem(keep_trace=False)
+        self.clock = SimClock(loop)
+        self.lives = 0
+        self.process: Process | None = None
+        """The present life, None while it is down."""
+        self.replica: Replica | None = None
+        self.links: SimLinks | None = None
+        self.serving = False
+        self.may_fail: str | None = None
+        """The fault of the disk because of which this life may stop by itself."""
+        self.damaged = False
+        """Bits of its disk were flipped: it may refuse to start, for good."""
+        self.refused: str | None = None
+        """Why it does not start any more."""
+
+
+class ObservedMachine:
+    """The state machine as the log drives it, with the checks beside it."""
+
+    def __init__(self, inner: StateMachine, host: Host, history: History) -> None:
+        self._inner = inner
+        self._host = host
+        self._history = history
+
+    def apply(self, index: int, term: int, entry: bytes) -> object:
+        """Apply one entry and compare what came of it."""
+        result: EntryResult = self._inner.apply(index, term, entry)  # type: ignore[assignment]
+        self._history.applied(self._host, index, term, entry, result)
+        return result
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Freeze the state."""
+        return self._inner.snapshot()
+
+    def restore(self, pieces: Iterable[bytes]) -> None:
+        """Replace the state."""
+        self._inner.restore(pieces)
+        self._history.restored(self._host)
+
+
+class Cluster:
+    """The replicas. `settings` are those of `LogConfig` and `timing` those of `Timing` that a run wants otherwise."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        rng: Random,
+        trace: Trace,
+        *,
+        network: Network,
+        calls: Calls,
+        history: History,
+        replicas: int,
+        disabled_rules: frozenset[Rule],
+        settings: dict[str, Any],
+        timing: dict[str, int],
+        latency: Callable[[str, str], float],
+    ) -> None:
+        self._loop = loop
+        self._rng = rng
+        self._trace = trace
+        self._network = network
+        self._calls = calls
+        self._history = history
+        self._disabled_rules = disabled_rules
+        self._settings = settings
+        self._timing = Timing(**timing)
+        self.names = tuple(NAMES[:replicas])
+        self.hosts = {name: Host(name, loop) for name in self.names}
+        self.graves: list[object] = []
+        """What belonged to dead processes: kept, so that nothing of it is torn down while the run goes on."""
+        self._members = tuple(
+            Member(name=name, peer=Address(name, 1), url=f"sim://{name}") for name in self.names
+        )
+        for host in self.hosts.values():
+            host.disk.latency = lambda operation, name=host.name: latency(name, operation)  # type: ignore[misc]
+
+    # Views.
+
+    def running(self) -> list[str]:
+        """Return the replicas that have a process."""
+        return [name for name in self.names if self.hosts[name].process is not None]
+
+    def down(self) -> list[str]:
+        """Return the replicas that could be started."""
+        return [name for name in self.names if self.hosts[name].process is None and not self.hosts[name].refused]
+
+    def leader(self) -> str | None:
+        """Return the announced leader of the highest term."""
+        best: tuple[int, str] | None = None
+        for name in self.names:
+            host = self.hosts[name]
+            if host.serving and host.replica is not None and host.replica.leader.leading:
+                best = max(best or (0, ""), (host.replica.log.status().term, name))
+        return None if best is None else best[1]
+
+    # Lives.
+
+    def start(self, name: str) -> None:
+        """Begin a life."""
+        host = self.hosts[name]
+        if host.process is not None or host.refused:
+            return
+        host.lives += 1
+        host.may_fail = None
+        process = host.process = Process(name)
+        self._calls.off.discard(name)
+        self._trace.note(name, f"starts, life {host.lives}")
+        host.disk.on_crash = lambda: self._crashed_inside(host, process)
+        process.context.run(self._build, host, process)
+        self._loop.call_soon(self._begin, host, process, context=process.context)
+
+    def _build(self, host: Host, process: Process) -> None:
+        links = host.links = SimLinks(self._network, process)
+        config = CoordinatorConfig(
+            cluster_id="simulation",
+            secret=b"s" * 32,
+            members=self._members,
+            name=host.name,
+            data_dir=Path("/data"),
+            bind=Address(host.name, 2),
+            peer_bind=Address(host.name, 1),
+            timing=self._timing,
+            limits=Limits(),
+        )
+        log_config = LogConfig(
+            name=host.name,
+            members=self.names,
+            cluster_id="simulation",
+            data_dir=Path("/data"),
+            **self._settings,
+        )
+
+        def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
+            observed = ObservedMachine(machine, host, self._history)
+            return PySyncObjLog(
+                log_config,
+                observed,
+                links,
+                host.disk,
+                before_compaction=audit.sync,
+                disabled_rules=self._disabled_rules,
+            )
+
+        ids = IdSource(host.clock, self._rng.getrandbits)
+        host.replica = Replica(config, make_log, host.disk, clock=host.clock, ids=ids)
+        host.replica.log.on_role_change(lambda role, term: self._role_changed(host, role, term))
+
+    def _role_changed(self, host: Host, role: Role, term: int) -> None:
+        self._trace.note(host.name, f"{role.value} in term {term}")
+        self._history.role_changed(host, role, term)
+
+    def _begin(self, host: Host, process: Process) -> None:
+        task = self._loop.create_task(self._live(host, process), context=process.context)
+        self.graves.append(task)
+
+    async def _live(self, host: Host, process: Process) -> None:
+        """One life, inside its process."""
+        replica = host.replica
+        assert replica is not None  # noqa: S101 - built just before
+        try:
+            await replica.start()
+        except ReplicaFailedError as error:
+            self._tell(host, process, str(error), at_start=True)
+            return
+        self._history.started(host)
+        host.serving = True
+        self._calls.servers[host.name] = Server(replica, process)
+        error = await replica.wait_failed()
+        self._tell(host, process, str(error), at_start=False)
+
+    def _tell(self, host: Host, process: Process, why: str, *, at_start: bool) -> None:
+        self._loop.call_soon(
+            functools.partial(self._stopped, host, process, why, at_start=at_start), context=contextvars.Context()
+        )
+
+    def _stopped(self, host: Host, process: Process, why: str, *, at_start: bool) -> None:
+        """A replica stopped by itself: right after a fault of its disk, wrong otherwise."""
+        if host.process is not process:
+            return
+        self._trace.note(host.name, f"stopped: {why[:200]}")
+        if host.damaged and at_start:
+            host.refused = why
+        elif host.may_fail is None and not host.damaged:
+            self._history.violation("stopped", f"{host.name} stopped without a fault of its disk: {why}")
+        self._end(host, silently=False)
+        host.disk.restart(Loss.NONE, self._rng)
+
+    def _crashed_inside(self, host: Host, process: Process) -> None:
+        """Power failed between two operations on the disk. Called in the middle of the replica's code."""
+        self._loop.kill(process)
+        self._loop.call_soon(self._crash_now, host, process, context=contextvars.Context())
+
+    def _crash_now(self, host: Host, process: Process) -> None:
+        if host.process is process:
+            self._trace.fault("crash at a disk operation", host.name)
+            self._end(host, silently=self._rng.random() < 0.5)
+
+    def crash(self, name: str, *, kind: str = "power loss") -> None:
+        """End a life now. The disk settles what survives when the next begins."""
+        host = self.hosts[name]
+        if host.process is not None:
+            self._trace.fault(kind, name)
+            self._end(host, silently=kind == "power loss")
+
+    def _end(self, host: Host, *, silently: bool) -> None:
+        process, replica, links = host.process, host.replica, host.links
+        assert process is not None and replica is not None and links is not None  # noqa: S101, PT018 - it lives
+        self._loop.kill(process)
+        host.disk.power_off()
+        self.graves.append((process, replica, links, self._calls.servers.get(host.name)))
+        host.process = host.replica = host.links = None
+        host.serving = False
+        self._network.leave(links, silently=silently)
+        self._calls.died(host.name, silently=silently)
+        if silently:
+            self._calls.off.add(host.name)
+        self._history.ended(host)
+
+    def restart(self, name: str, loss: Loss) -> None:
+        """Start again after a crash, with what the disk kept."""
+        host = self.hosts[name]
+        if host.process is None and not host.refused:
+            host.disk.restart(loss, self._rng)
+            self.start(name)
+
+    # Faults of a machine.
+
+    def fail_disk(self, name: str, operation: str, error: int) -> None:
+        """Let the next such operation on a replica's disk fail."""
+        host = self.hosts[name]
+
+        def fail(asked: str, _path: Path) -> int | None:
+            if asked != operation or host.process is None:
+                return None
+            host.disk.fail = _sound
+            host.may_fail = f"{operation} fails with {errno.errorcode[error]}"
+            self._trace.fault(f"failing {operation}", name)
+            return error
+
+        host.disk.fail = fail
+
+    def fill_disk(self, name: str, room_bytes: int = _FULL_BYTES) -> None:
+        """Leave so many bytes on a replica's disk."""
+        host = self.hosts[name]
+        host.disk.capacity_bytes = host.disk.used_bytes() + room_bytes
+        host.may_fail = "the disk is full"
+        self._trace.fault("full disk", name)
+
+    def empty_disk(self, name: str) -> None:
+        """Make room again."""
+        self.hosts[name].disk.capacity_bytes = None
+
+    def repair_disk(self, name: str) -> None:
+        """Put an end to faults that have not shown yet."""
+        host = self.hosts[name]
+        host.disk.fail = _sound
+        host.disk.crash_at = None
+        host.disk.capacity_bytes = None
+
+    def close(self) -> None:
+        """End every life."""
+        for name in self.running():
+            self._end(self.hosts[name], silently=True)
+
+
+def _sound(_operation: str, _path: Path) -> int | None:
+    return None
+
+
+__all__ = ["EPOCH_MS", "NAMES", "Cluster", "Host", "ObservedMachine", "SimClock", "SimulatedCrash"]

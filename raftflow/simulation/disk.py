@@ -1,0 +1,406 @@
+"""A simulated disk: in memory, it forgets, tears, flips and fails, for everything that must survive a crash.
+
+What is promised by an operating system is promised here and no more: written bytes are durable after a sync of their
+file, names after a sync of their directory. A crash can be set before any operation (`crash_at`); then every
+operation raises `SimulatedCrash` until `restart` picks what of the unsynced was lucky, by a `Loss`. Sectors of 512
+bytes are written whole or not at all, in any order; `Loss.TORN` ends one write at any byte, as a killed process does.
+
+A sync that fails (`fail`) leaves what Linux leaves: the page cache shows the new bytes and calls them clean, the disk
+does not have them, the next sync succeeds. Only `read` (of the whole file, from the device) shows the truth.
+
+No threads; the only choices are those of the random generator given to `restart`. How long a sync or other work off
+the loop takes is asked of `latency`, in seconds of the running loop's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import errno
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+SECTOR_BYTES = 512
+T = TypeVar("T")
+
+
+class SimulatedCrash(BaseException):  # noqa: N818 - it is the end of a machine, not an error
+    """The machine has lost power. As with KeyboardInterrupt, no `except Exception` may survive it."""
+
+
+class Loss(enum.Enum):
+    """What becomes of unsynced writes and directory operations at a crash."""
+
+    ALL = "all"
+    """Nothing unsynced survives."""
+    NONE = "none"
+    """Everything survives, as when only the process was killed."""
+    SOME = "some"
+    """Each sector in one of its states since the last sync, each directory operation or not."""
+    TORN = "torn"
+    """The writes of each file up to a moment, the last of them ending at any byte; directory operations likewise."""
+
+
+@dataclass
+class Write:
+    """An unsynced change of a file: bytes at an offset, or a new length."""
+
+    number: int
+    offset: int
+    data: bytes | None
+
+    def apply(self, content: bytearray) -> None:
+        """Carry it out."""
+        if self.data is None:
+            _resize(content, self.offset)
+        else:
+            _resize(content, max(len(content), self.offset + len(self.data)))
+            content[self.offset : self.offset + len(self.data)] = self.data
+
+
+def _resize(content: bytearray, size: int) -> None:
+    if size < len(content):
+        del content[size:]
+    else:
+        content.extend(bytes(size - len(content)))
+
+
+@dataclass
+class Inode:
+    """A file's content: what the disk has, what readers see, and the writes between."""
+
+    durable: bytearray = field(default_factory=bytearray)
+    visible: bytearray = field(default_factory=bytearray)
+    unsynced: list[Write] = field(default_factory=list)
+    ghost: bool = False
+    """A sync failed: `visible` has bytes that will never reach the disk."""
+
+    def sync(self, up_to: int) -> None:
+        """Make the writes up to this number durable."""
+        for write in self.unsynced:
+            if write.number <= up_to:
+                write.apply(self.durable)
+        self.unsynced = [write for write in self.unsynced if write.number > up_to]
+
+    def crash(self, loss: Loss, rng: Random) -> None:
+        """Settle what survives."""
+        writes, self.unsynced, self.ghost = self.unsynced, [], False
+        if loss is Loss.NONE:
+            for write in writes:
+                write.apply(self.durable)
+        elif loss is Loss.TORN and writes:
+            survivors = rng.randrange(len(writes) + 1)
+            for write in writes[:survivors]:
+                write.apply(self.durable)
+            if survivors < len(writes) and (data := writes[survivors].data):
+                Write(0, writes[survivors].offset, data[: rng.randrange(len(data))]).apply(self.durable)
+        elif loss is Loss.SOME:
+            self._crash_by_sector(writes, rng)
+        self.visible = bytearray(self.durable)
+
+    def _crash_by_sector(self, writes: list[Write], rng: Random) -> None:
+        versions: dict[int, list[Write]] = {}
+        for write in writes:
+            if write.data is None:
+                if rng.random() < 0.5:
+                    write.apply(self.durable)
+                continue
+            at = write.offset
+            end = write.offset + len(write.data)
+            while at < end:
+                following = min(end, (at // SECTOR_BYTES + 1) * SECTOR_BYTES)
+                piece = Write(0, at, write.data[at - write.offset : following - write.offset])
+                versions.setdefault(at // SECTOR_BYTES, []).append(piece)
+                at = following
+        for pieces in versions.values():
+            for piece in pieces[: rng.randrange(len(pieces) + 1)]:
+                piece.apply(self.durable)
+
+
+@dataclass
+class NameChange:
+    """An unsynced change of a directory: names bound to a file, or unbound (None)."""
+
+    bindings: dict[Path, Inode | None]
+
+    def apply(self, names: dict[Path, Inode]) -> None:
+        """Carry it out, as a whole."""
+        for path, inode in self.bindings.items():
+            if inode is None:
+                names.pop(path, None)
+            else:
+                names[path] = inode
+
+
+class FaultyFile:
+    """An open file. Unusable after a crash."""
+
+    def __init__(self, fs: FaultyFileSystem, path: Path, inode: Inode) -> None:
+        self._fs = fs
+        self._path = path
+        self._inode = inode
+        self._life = fs.life
+        self._closed = False
+
+    @property
+    def path(self) -> Path:
+        """The name under which it was opened."""
+        return self._path
+
+    def _check(self) -> None:
+        if self._life != self._fs.life:
+            raise SimulatedCrash
+        if self._closed:
+            raise OSError(errno.EBADF, "the file is closed", str(self._path))
+
+    def size(self) -> int:
+        """Return the visible length."""
+        self._check()
+        return len(self._inode.visible)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write, unsynced. A full disk takes what still fits and raises."""
+        self._check()
+        self._fs.step("write", self._path)
+        growth = offset + len(data) - len(self._inode.visible)
+        room = self._fs.room()
+        if room is not None and growth > room:
+            self._put(offset, data[: max(0, len(data) - growth + room)])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._put(offset, data)
+
+    def _put(self, offset: int, data: bytes | None) -> None:
+        self._fs.writes += 1
+        write = Write(self._fs.writes, offset, None if data is None else bytes(data))
+        self._inode.unsynced.append(write)
+        write.apply(self._inode.visible)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return visible bytes."""
+        self._check()
+        return bytes(self._inode.visible[offset : offset + size])
+
+    def truncate(self, size: int) -> None:
+        """Change the length, unsynced."""
+        self._check()
+        self._fs.step("truncate", self._path)
+        self._put(size, None)
+
+    def sync(self) -> None:
+        """Make everything written durable."""
+        self._check()
+        self._sync(self._fs.writes)
+
+    async def sync_off_loop(self) -> None:
+        """Make durable what was written before the call; others run meanwhile."""
+        self._check()
+        up_to = self._fs.writes
+        await asyncio.sleep(self._fs.latency("sync"))
+        self._check()
+        self._sync(up_to)
+
+    def _sync(self, up_to: int) -> None:
+        try:
+            self._fs.step("sync", self._path)
+        except OSError:
+            self._inode.unsynced.clear()
+            self._inode.ghost = True
+            raise
+        self._inode.sync(up_to)
+
+    def close(self) -> None:
+        """Close; syncs nothing."""
+        self._closed = True
+
+
+class FaultyLock:
+    """Held until closed or until the machine crashes."""
+
+    def __init__(self, fs: FaultyFileSystem, path: Path) -> None:
+        self._fs = fs
+        self._path = path
+
+    def close(self) -> None:
+        """Release it."""
+        self._fs.locked.discard(self._path)
+
+
+class FaultyFileSystem:
+    """The disk of one machine."""
+
+    def __init__(self, *, capacity_bytes: int | None = None, keep_trace: bool = True) -> None:
+        self.steps = 0
+        """Operations that change something on the disk, or make it durable, so far."""
+        self.trace: list[str] = []
+        """What these operations were."""
+        self.crash_at: int | None = None
+        """Crash before the operation with this number (from 1)."""
+        self.fail: Callable[[str, Path], int | None] = lambda operation, path: None
+        """Asked before every operation; an error number makes it fail with that error."""
+        self.latency: Callable[[str], float] = lambda _operation: 0.0
+        """Asked how long a `sync` or `work` off the loop takes, in seconds; `work` takes a turn at least."""
+        self.on_crash: Callable[[], None] = lambda: None
+        """Called at the moment of a crash that was set by `crash_at`, before anything else happens."""
+        self.capacity_bytes = capacity_bytes
+        self._keep_trace = keep_trace
+        self.life = 0
+        self.writes = 0
+        self.locked: set[Path] = set()
+        self._crashed = False
+        self._names: dict[Path, Inode] = {}
+        self._durable_names: dict[Path, Inode] = {}
+        self._directories: set[Path] = {Path("/")}
+        self._changes: dict[Path, list[NameChange]] = {}
+
+    def step(self, operation: str, path: Path) -> None:
+        """Count an operation; crash or fail if that was asked for."""
+        if self._crashed:
+            raise SimulatedCrash
+        self.steps += 1
+        if self._keep_trace:
+            self.trace.append(f"{operation} {path}")
+        if self.steps == self.crash_at:
+            self._crashed = True
+            self.on_crash()
+            raise SimulatedCrash
+        error = self.fail(operation, path)
+        if error is not None:
+            raise OSError(error, os.strerror(error), str(path))
+
+    def power_off(self) -> None:
+        """Let every operation fail from now on, until `restart`."""
+        self._crashed = True
+
+    def files(self) -> list[Path]:
+        """Return the names of the files that would be there after a crash, sorted."""
+        return sorted(self._durable_names)
+
+    def restart(self, loss: Loss, rng: Random) -> None:
+        """Cut the power, lose what is lost, and start again. Open files and locks are gone."""
+        for path in sorted(self._changes):
+            changes = self._changes[path]
+            if loss is Loss.TORN:
+                changes = changes[: rng.randrange(len(changes) + 1)]
+            elif loss is Loss.SOME:
+                changes = [change for change in changes if rng.random() < 0.5]
+            elif loss is Loss.ALL:
+                changes = []
+            for change in changes:
+                change.apply(self._durable_names)
+        self._changes = {}
+        self._names = dict(sorted(self._durable_names.items()))
+        for inode in self._names.values():
+            inode.crash(loss, rng)
+        self.locked.clear()
+        self.life += 1
+        self.crash_at = None
+        self._crashed = False
+
+    def room(self) -> int | None:
+        """Return how many bytes still fit, None if that is not limited."""
+        if self.capacity_bytes is None:
+            return None
+        return self.capacity_bytes - self.used_bytes()
+
+    def used_bytes(self) -> int:
+        """Return the bytes in all files."""
+        return sum(len(inode.visible) for inode in self._names.values())
+
+    def flip(self, path: Path, offset: int, mask: int) -> None:
+        """Flip bits of a byte on the disk."""
+        inode = self._names[path]
+        inode.durable[offset] ^= mask
+        inode.visible[offset] ^= mask
+
+    def content(self, path: Path) -> bytes:
+        """Return what the disk has, for tests."""
+        return bytes(self._names[path].durable)
+
+    def make_dir(self, path: Path) -> None:
+        """Create the directory and its parents, durably."""
+        if self._crashed:
+            raise SimulatedCrash
+        if path in self._directories:
+            return
+        self.make_dir(path.parent)
+        self.step("make_dir", path)
+        self._directories.add(path)
+
+    def list_dir(self, path: Path) -> list[str]:
+        """Return names of files and directories, sorted."""
+        if self._crashed:
+            raise SimulatedCrash
+        if path not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return sorted({child.name for child in (*self._names, *self._directories) if child.parent == path} - {""})
+
+    def read(self, path: Path) -> bytes:
+        """Write out what is unsynced, drop the cache, and return what the disk has."""
+        self.step("read", path)
+        inode = self._inode(path)
+        inode.sync(self.writes)
+        inode.ghost = False
+        inode.visible = bytearray(inode.durable)
+        return bytes(inode.visible)
+
+    def open(self, path: Path, *, create: bool = False) -> FaultyFile:
+        """Open; creating is a directory operation that wants a sync of the directory."""
+        if self._crashed:
+            raise SimulatedCrash
+        if create:
+            if path in self._names:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            if path.parent not in self._directories:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            self.step("create", path)
+            self._change({path: Inode()})
+        return FaultyFile(self, path, self._inode(path))
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename within a directory, atomically."""
+        self.step("rename", target)
+        self._change({source: None, target: self._inode(source)})
+
+    def remove(self, path: Path) -> None:
+        """Unlink; a missing file is fine."""
+        self.step("remove", path)
+        if path in self._names:
+            self._change({path: None})
+
+    def sync_dir(self, path: Path) -> None:
+        """Make the directory's operations durable."""
+        self.step("sync_dir", path)
+        for change in self._changes.pop(path, []):
+            change.apply(self._durable_names)
+
+    def lock(self, path: Path) -> FaultyLock:
+        """Lock a file exclusively."""
+        if self._crashed:
+            raise SimulatedCrash
+        if path in self.locked:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
+        self.locked.add(path)
+        return FaultyLock(self, path)
+
+    async def off_loop(self, work: Callable[[], T], *, urgent: bool = False) -> T:
+        """Run the work after others had a turn."""
+        await asyncio.sleep(self.latency("urgent" if urgent else "work"))
+        return work()
+
+    def _inode(self, path: Path) -> Inode:
+        try:
+            return self._names[path]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+
+    def _change(self, bindings: dict[Path, Inode | None]) -> None:
+        change = NameChange(bindings)
+        change.apply(self._names)
+        (directory,) = {path.parent for path in bindings}
+        self._changes.setdefault(directory, []).append(change)

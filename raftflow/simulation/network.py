@@ -1,0 +1,261 @@
+"""A simulated network between the replicas: TCP as far as it matters to them.
+
+Frames of one direction of a connection arrive in the order in which they were sent, after a delay; a connection that
+is lost loses everything on its way, and each end learns of it in its own time. A direction that is cut holds frames
+back, as TCP does while it sends again; if it is not healed within the patience of a connection, that is lost. New
+connections are made as soon as both directions work. Nothing is ever changed or invented on the way.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from raftflow.simulation.loop import Process, VirtualLoop
+    from raftflow.simulation.trace import Trace
+
+PATIENCE_MIN_S: Final = 0.3
+PATIENCE_MAX_S: Final = 3.0
+"""How long a connection survives a cut."""
+Direction = tuple[str, str]
+
+
+class SimLinks:
+    """The links of one life of one replica: implements `replication.links.Links`."""
+
+    def __init__(self, network: Network, process: Process) -> None:
+        self._network = network
+        self.process = process
+        self.name = process.name
+        self.up: dict[str, int] = {}
+        """The number of the connection with each peer, as far as this replica knows."""
+        self._alive = False
+        self.on_frame: Callable[[str, bytes], None]
+        self.on_up: Callable[[str], None]
+        self.on_down: Callable[[str], None]
+
+    def set_handlers(
+        self,
+        on_frame: Callable[[str, bytes], None],
+        on_up: Callable[[str], None],
+        on_down: Callable[[str], None],
+    ) -> None:
+        """Say who is told about frames and connections."""
+        self.on_frame, self.on_up, self.on_down = on_frame, on_up, on_down
+
+    async def start(self) -> None:
+        """Join the network."""
+        self._alive = True
+        self._network.join(self)
+
+    def send(self, peer: str, frame: bytes | Sequence[bytes]) -> bool:
+        """Send one frame."""
+        epoch = self.up.get(peer)
+        if epoch is None or not self._alive or not self.process.alive:
+            return False
+        self._network.send(self, peer, epoch, frame if isinstance(frame, bytes) else b"".join(frame))
+        return True
+
+    def reset(self, peer: str) -> None:
+        """Drop the connection."""
+        epoch = self.up.get(peer)
+        if epoch is not None and self._alive:
+            self.lost(peer, epoch)
+            self._network.lose(self.name, peer, "reset by " + self.name)
+
+    def buffered(self, peer: str) -> int:
+        """Return the bytes that have not arrived yet."""
+        return self._network.on_the_way(self.name, peer)
+
+    async def close(self) -> None:
+        """Leave the network."""
+        if self._alive:
+            self._alive = False
+            self._network.leave(self)
+
+    # What the network tells, in the replica's own time.
+
+    def made(self, peer: str, epoch: int) -> None:
+        """A connection works."""
+        if self._alive:
+            if peer in self.up:
+                self.lost(peer, self.up[peer])
+            self.up[peer] = epoch
+            self.on_up(peer)
+
+    def lost(self, peer: str, epoch: int) -> None:
+        """A connection is gone."""
+        if self._alive and self.up.get(peer) == epoch:
+            del self.up[peer]
+            self.on_down(peer)
+
+    def arrived(self, peer: str, epoch: int, frame: bytes) -> None:
+        """A frame came in."""
+        if self._alive and self.up.get(peer) == epoch:
+            self.on_frame(peer, frame)
+
+
+class _Connection:
+    """What is between two replicas."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.last_s: dict[Direction, float] = {}
+        """When the newest frame of a direction arrives."""
+        self.bytes: dict[Direction, int] = {}
+        self.held: dict[Direction, list[bytes]] = {}
+        """Frames that a cut holds back."""
+
+
+class Network:
+    """All connections. `delay(direction)` is how long a frame takes, in seconds."""
+
+    def __init__(self, loop: VirtualLoop, rng: Random, trace: Trace, delay: Callable[[Direction], float]) -> None:
+        self._loop = loop
+        self._rng = rng
+        self._trace = trace
+        self._delay = delay
+        self._links: dict[str, SimLinks] = {}
+        self._connections: dict[frozenset[str], _Connection] = {}
+        self._epoch = 0
+        self.blocked: dict[Direction, int] = {}
+        """Directions that are cut, replicas and clients alike, with the number of the cut."""
+        self._cuts = 0
+        self.connects = 0
+        self.losses = 0
+        self.frames = 0
+
+    # Joining and leaving.
+
+    def join(self, links: SimLinks) -> None:
+        """A replica listens and dials."""
+        self._links[links.name] = links
+        for peer in sorted(self._links):
+            if peer != links.name:
+                self._connect_soon(frozenset((links.name, peer)))
+
+    def leave(self, links: SimLinks, *, silently: bool = False) -> None:
+        """A replica ends. If its machine lost power (`silently`) nobody tells the peers; patience does."""
+        if self._links.get(links.name) is not links:
+            return
+        del self._links[links.name]
+        for pair in sorted(self._connections, key=sorted):
+            if links.name in pair:
+                (peer,) = pair - {links.name}
+                self._drop(pair, peer, self._patience_s() if silently else self._rng.uniform(0.0, 0.005))
+
+    def _patience_s(self) -> float:
+        return self._rng.uniform(PATIENCE_MIN_S, PATIENCE_MAX_S)
+
+    # Connections.
+
+    def _connect_soon(self, pair: frozenset[str]) -> None:
+        self._loop.call_later(self._rng.uniform(0.001, 0.03), self._connect, pair)
+
+    def _connect(self, pair: frozenset[str]) -> None:
+        one, other = sorted(pair)
+        ends = self._links.get(one), self._links.get(other)
+        if pair in self._connections or ends[0] is None or ends[1] is None:
+            return
+        if (one, other) in self.blocked or (other, one) in self.blocked:
+            return
+        self._epoch += 1
+        self.connects += 1
+        self._connections[pair] = _Connection(self._epoch)
+        for end, peer in zip(ends, (other, one), strict=True):
+            self._loop.call_soon(end.made, peer, self._epoch, context=end.process.context)
+
+    def lose(self, one: str, other: str, why: str) -> None:
+        """Break a connection; it is made again soon. Each end learns of it within milliseconds."""
+        pair = frozenset((one, other))
+        if pair in self._connections:
+            self.losses += 1
+            self._trace.note("net", f"{one}-{other} lost: {why}")
+            self._drop(pair, None, 0.0)
+            self._connect_soon(pair)
+
+    def _drop(self, pair: frozenset[str], only: str | None, after_s: float) -> None:
+        epoch = self._connections.pop(pair).epoch
+        for name in sorted(pair):
+            end = self._links.get(name)
+            if end is None or (only is not None and name != only):
+                continue
+            (peer,) = pair - {name}
+            when = after_s or self._rng.uniform(0.0, 0.005)
+            self._loop.call_later(when, end.lost, peer, epoch, context=end.process.context)
+
+    # Cuts.
+
+    def cut(self, source: str, target: str) -> None:
+        """Hold back everything from `source` to `target`."""
+        if (source, target) in self.blocked:
+            return
+        self._cuts += 1
+        self.blocked[source, target] = self._cuts
+        self._loop.call_later(self._patience_s(), self._lose_patience, (source, target), self._cuts)
+
+    def _lose_patience(self, direction: Direction, cut: int) -> None:
+        if self.blocked.get(direction) == cut:
+            self.lose(*direction, "no answer for too long")
+
+    def heal(self, source: str, target: str) -> None:
+        """Let everything pass again, what was held back first."""
+        if self.blocked.pop((source, target), None) is None:
+            return
+        pair = frozenset((source, target))
+        connection = self._connections.get(pair)
+        if connection is None:
+            self._connect_soon(pair)
+            return
+        for frame in connection.held.pop((source, target), ()):
+            # Now, and so before those that were sent later and are still on their way.
+            self._loop.call_soon(self._arrive, connection, (source, target), frame)
+
+    def heal_all(self) -> None:
+        """End every cut."""
+        for direction in sorted(self.blocked):
+            self.heal(*direction)
+
+    def passes(self, source: str, target: str) -> bool:
+        """Return True if a message gets from one to the other, for calls of clients and agents."""
+        return (source, target) not in self.blocked
+
+    # Frames.
+
+    def on_the_way(self, source: str, target: str) -> int:
+        """Return the bytes from `source` that have not arrived."""
+        connection = self._connections.get(frozenset((source, target)))
+        return 0 if connection is None else connection.bytes.get((source, target), 0)
+
+    def send(self, links: SimLinks, peer: str, epoch: int, frame: bytes) -> None:
+        """Take one frame from a replica."""
+        connection = self._connections.get(frozenset((links.name, peer)))
+        if connection is None or connection.epoch != epoch:
+            return  # the sender does not know yet that its connection is gone
+        self.frames += 1
+        direction = (links.name, peer)
+        connection.bytes[direction] = connection.bytes.get(direction, 0) + len(frame)
+        self._trace.mix(b"%d %d " % (zlib.crc32(frame), epoch))
+        self._schedule(connection, direction, frame)
+
+    def _schedule(self, connection: _Connection, direction: Direction, frame: bytes) -> None:
+        now = self._loop.time()
+        when = max(now + self._delay(direction), connection.last_s.get(direction, 0.0))
+        connection.last_s[direction] = when
+        self._loop.call_at(when, self._arrive, connection, direction, frame)
+
+    def _arrive(self, connection: _Connection, direction: Direction, frame: bytes) -> None:
+        source, target = direction
+        if self._connections.get(frozenset(direction)) is not connection:
+            return
+        if direction in self.blocked:
+            connection.held.setdefault(direction, []).append(frame)
+            return
+        connection.bytes[direction] -= len(frame)
+        end = self._links.get(target)
+        if end is not None:
+            self._loop.call_soon(end.arrived, source, connection.epoch, frame, context=end.process.context)

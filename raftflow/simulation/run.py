@@ -1,0 +1,393 @@
+"""One run: a seed, a world, its faults, its end, and what was wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import secrets
+import sys
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+import msgspec
+
+from raftflow.replication.guard import NO_RULES, Rule
+from raftflow.simulation.agents import SimAgent, virtual_agents
+from raftflow.simulation.calls import Calls
+from raftflow.simulation.checks import History, Violation
+from raftflow.simulation.clients import Client
+from raftflow.simulation.cluster import Cluster
+from raftflow.simulation.disk import SimulatedCrash
+from raftflow.simulation.faults import KINDS, LOSSES, Faults, Weather
+from raftflow.simulation.loop import StuckError, VirtualLoop, current_process
+from raftflow.simulation.network import Network
+from raftflow.simulation.trace import Trace, TraceHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LEADER_WITHIN_S: Final = 3.0
+EQUAL_WITHIN_S: Final = 10.0
+REST_WITHIN_S: Final = 90.0
+LEASE_MS: Final = 1_500
+GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run may be told beside its seed."""
+
+    replicas: int | None = None
+    """3, 5 or 7; drawn by the seed if None."""
+    seconds: float | None = None
+    """How long faults go on, in simulated seconds; drawn if None."""
+    disabled_rules: frozenset[Rule] = NO_RULES
+    """Rules of the guard and the gate that are switched off: for tests only."""
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What came of a run."""
+
+    seed: int
+    violations: list[Violation]
+    faults: dict[str, int]
+    acknowledged: int
+    entries: int
+    reads: int
+    simulated_s: float
+    digest: str
+    trace: list[str] = []
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """What a seed means."""
+
+    replicas: int
+    seconds: float
+    weights: dict[str, int]
+    every_s: float
+    calm: float
+    slow: float
+    lose_answers: float
+    clients: int
+    agents: int
+    pause_s: float
+    settings: dict[str, Any]
+
+
+def make_plan(rng: random.Random, options: Options) -> Plan:
+    """Draw a run."""
+    replicas = options.replicas or rng.choice((3, 3, 3, 3, 3, 5, 5, 7))
+    share = rng.choice((0.3, 0.6, 1.0))
+    weights = {kind: weight for kind, weight in KINDS.items() if rng.random() < share}
+    return Plan(
+        replicas=replicas,
+        seconds=options.seconds or rng.uniform(5.0, 14.0),
+        weights=weights,
+        every_s=rng.choice((0.08, 0.2, 0.5)),
+        calm=rng.choice((0.03, 0.1, 0.3)),
+        slow=rng.choice((0.0, 0.0, 0.0, 0.1, 0.3)),
+        lose_answers=rng.choice((0.0, 0.02, 0.1)),
+        clients=rng.choice((1, 2, 3)),
+        agents=rng.choice((1, 2, 3)),
+        pause_s=rng.choice((0.01, 0.04, 0.1)),
+        settings={
+            "segment_bytes": rng.choice((4096, 16384, 65536)),
+            "snapshot_entries": rng.choice((20, 60, 200, 10**6)),
+            "window_bytes": rng.choice((500, 20_000, 10**7)),
+            "append_bytes_max": rng.choice((300, 5000, 10**6)),
+            "snapshot_stall_s": 0.5,
+            "snapshot_retry_s": 1.0,
+            "snapshot_chunks_in_flight": rng.choice((1, 8)),
+        },
+    )
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, loop: VirtualLoop, seed: int, options: Options) -> None:
+        self.loop = loop
+        self.trace = trace = Trace(loop)
+        self.history = history = History(trace)
+        draw = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
+        self.plan = plan = make_plan(draw, options)
+        self.weather = Weather(self._rng(seed, "weather"), loop, plan.slow)
+        self.network = Network(loop, self._rng(seed, "network"), trace, self.weather.link_s)
+        call_rng = self._rng(seed, "calls")
+        self.calls = Calls(loop, call_rng, self.network, lambda: call_rng.uniform(0.0003, 0.003))
+        self.calls.lose_answers = plan.lose_answers
+        self.cluster = Cluster(
+            loop,
+            self._rng(seed, "cluster"),
+            trace,
+            network=self.network,
+            calls=self.calls,
+            history=history,
+            replicas=plan.replicas,
+            disabled_rules=options.disabled_rules,
+            settings=plan.settings,
+            timing={"lease_ms": LEASE_MS, "poll_wait_ms": 400, "submit_timeout_ms": 1_000, "read_timeout_ms": 600},
+            latency=self.weather.disk_s,
+        )
+        names = tuple(f"agent{number}" for number in range(1, plan.agents + 1))
+        shared: dict[str, Any] = {"loop": loop, "trace": trace, "calls": self.calls, "history": history}
+        self.agents = [
+            SimAgent(
+                name,
+                rng=self._rng(seed, name),
+                replicas=self.cluster.names,
+                graves=self.cluster.graves,
+                **shared,
+            )
+            for name in names
+        ]
+        self.clients = [
+            Client(
+                f"client{number}",
+                rng=self._rng(seed, f"client{number}"),
+                replicas=self.cluster.names,
+                agents=names,
+                pause_s=plan.pause_s,
+                **shared,
+            )
+            for number in range(1, plan.clients + 1)
+        ]
+        self.faults = Faults(
+            loop=loop,
+            rng=self._rng(seed, "faults"),
+            trace=trace,
+            cluster=self.cluster,
+            network=self.network,
+            calls=self.calls,
+            agents=self.agents,
+            weather=self.weather,
+            weights=plan.weights,
+            every_s=plan.every_s,
+            calm=plan.calm,
+        )
+        self._ends = self._rng(seed, "end")
+
+    @staticmethod
+    def _rng(seed: int, what: str) -> random.Random:
+        """Return a source of its own for each part, so that one part's draws do not shift another's."""
+        return random.Random(f"{what} {seed}")  # noqa: S311 - a simulation
+
+    async def run(self) -> None:
+        """Live through the faults, heal, come to rest, check."""
+        for name in self.cluster.names:
+            self.cluster.start(name)
+        await self._until(lambda: self.cluster.leader() is not None, LEADER_WITHIN_S)
+        for actor in (*self.agents, *self.clients):
+            actor.start()
+        await self.faults.run(self.loop.time() + self.plan.seconds)
+        if self.history.violations:
+            return
+        self._heal()
+        await self._recover()
+        if not self.history.violations:
+            await self._rest()
+        if not self.history.violations:
+            self.history.check_end([self.cluster.hosts[name] for name in self.cluster.running()])
+
+    async def _until(self, condition: Callable[[], bool], within_s: float) -> bool:
+        """Wait for a condition; also ends, with True, at the first violation."""
+        until_s = self.loop.time() + within_s
+        while not condition() and not self.history.violations:
+            if self.loop.time() >= until_s:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    def _heal(self) -> None:
+        self.trace.note("-", "everything heals")
+        self.network.heal_all()
+        self.weather.clear()
+        self.calls.lose_answers = 0.0
+        for name in self.cluster.names:
+            host = self.cluster.hosts[name]
+            self.cluster.repair_disk(name)
+            if host.process is not None and host.process.frozen:
+                self.loop.thaw(host.process)
+            self.cluster.restart(name, self._ends.choice(LOSSES))
+        for agent in self.agents:
+            if agent.process is not None:
+                self.loop.thaw(agent.process)
+        for client in self.clients:
+            client.stopping = True
+
+    async def _recover(self) -> None:
+        """A leader within three seconds, equal replicas within ten."""
+        history, cluster = self.history, self.cluster
+        began_s = self.loop.time()
+        if not await self._until(lambda: cluster.leader() is not None, LEADER_WITHIN_S):
+            history.violation("no leader", f"none {LEADER_WITHIN_S:g} s after healing: {self._views()}")
+            return
+        leader = cluster.hosts[cluster.leader() or ""].replica
+        assert leader is not None  # noqa: S101 - it leads
+        target = leader.log.status().commit_index
+
+        def caught_up() -> bool:
+            self._start_down()
+            return all(view.applied_index >= target for view in self._views())
+
+        if not await self._until(caught_up, EQUAL_WITHIN_S - (self.loop.time() - began_s)):
+            history.violation("no rest", f"not all have applied {target} after {EQUAL_WITHIN_S:g} s: {self._views()}")
+
+    def _start_down(self) -> None:
+        """An operator starts what stopped because of a fault that showed late."""
+        for name in self.cluster.down():
+            self.cluster.restart(name, LOSSES[0])
+
+    def _views(self) -> list[Any]:
+        replicas = [self.cluster.hosts[name].replica for name in self.cluster.running()]
+        return [replica.log.status() for replica in replicas if replica is not None]
+
+    async def _rest(self) -> None:
+        """All work done, all replicas equal."""
+        history = self.history
+        if not await self._until(lambda: all(client.done.is_set() for client in self.clients), EQUAL_WITHIN_S):
+            history.violation("no rest", f"clients still wait for answers {EQUAL_WITHIN_S:g} s after healing")
+            return
+        await self._tidy()
+
+        def finished() -> bool:
+            for agent in self.agents:
+                agent.start()
+            name = self.cluster.leader()
+            replica = None if name is None else self.cluster.hosts[name].replica
+            if replica is None:
+                return False
+            state = replica.machine.state
+            return len(state.finished) == len(state.workflows)
+
+        if not await self._until(finished, REST_WITHIN_S):
+            history.violation("no rest", f"work goes on {REST_WITHIN_S:g} s after healing: {self._open_work()}")
+            return
+
+        def equal() -> bool:
+            views = self._views()
+            return len({(view.applied_index, view.last_index, view.term) for view in views}) == 1
+
+        if not await self._until(equal, EQUAL_WITHIN_S):
+            history.violation("no rest", f"the replicas do not become equal: {self._views()}")
+
+    async def _tidy(self) -> None:
+        """Resume what was paused or drained."""
+        operator = self.clients[0]
+        name = self.cluster.leader()
+        replica = None if name is None else self.cluster.hosts[name].replica
+        if replica is None:
+            return
+        for workflow in list(replica.machine.state.workflows.values()):
+            if workflow.paused:
+                await operator.control(f"tidy-{workflow.id}", "resume", workflow.id)
+        for agent in list(replica.machine.state.agents.values()):
+            await operator.control_agent(f"tidy-{agent.name}", agent.name, "resume")
+
+    def _open_work(self) -> str:
+        name = self.cluster.leader()
+        replica = None if name is None else self.cluster.hosts[name].replica
+        if replica is None:
+            return "no leader"
+        state = replica.machine.state
+        tasks = [
+            f"{workflow.id}/{task.id} {task.state.name} {task.last}"
+            for workflow in state.workflows.values()
+            if not workflow.finished_ms
+            for task in workflow.tasks
+        ]
+        agents = [f"{agent.name} {agent.state} {agent.incarnation}" for agent in state.agents.values()]
+        return f"{tasks[:6]}, {agents}, paused {[w.id for w in state.workflows.values() if w.paused]}"
+
+
+@contextlib.contextmanager
+def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
+    """Take the process's randomness, log lines and garbage collector for the run, and give them back."""
+    state = random.getstate()
+    source = random.Random(f"secrets {seed}")  # noqa: S311 - a simulation
+    log = logging.getLogger("raftflow")
+    before = (log.level, log.propagate, sys.unraisablehook)
+    handler = TraceHandler(world_trace)
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    log.propagate = False
+    collecting = gc.isenabled()
+    gc.disable()  # what a collection tears down would run code of dead processes at a moment of its own
+    random.seed(f"global {seed}")
+    try:
+        with patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"):
+            yield
+    finally:
+        sys.unraisablehook = lambda _unraisable: None
+        random.setstate(state)
+        log.removeHandler(handler)
+        log.level, log.propagate, _ = before
+        if collecting:
+            gc.enable()
+        sys.unraisablehook = before[2]
+
+
+def simulate(seed: int, options: Options | None = None) -> Report:
+    """Run one seed. The same seed and options give the same run, event by event."""
+    loop = VirtualLoop()
+    try:
+        return _simulate(loop, seed, options or Options())
+    finally:
+        loop.close()
+
+
+def _simulate(loop: VirtualLoop, seed: int, options: Options) -> Report:
+    asyncio.events._set_running_loop(None)  # noqa: SLF001 - a run within a run would be a bug
+    world = World(loop, seed, options)
+
+    def on_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if loop.over or error is None or isinstance(error, SimulatedCrash):
+            return
+        process = current_process()
+        name = "the simulation" if process is None else process.name
+        world.history.violation("exception", f"in {name}: {context['message']}: {type(error).__name__}: {error}")
+
+    loop.set_exception_handler(on_exception)
+    began_s = loop.time()
+    with _quiet(world.trace, seed), virtual_agents(loop):
+        try:
+            loop.run_until_complete(world.run())
+        except StuckError as error:
+            world.history.violation("spinning", str(error))
+        seconds = loop.time() - began_s
+        digest = world.trace.hexdigest()
+        loop.over = True
+        world.cluster.close()
+        _bury(world, loop)
+    return Report(
+        seed=seed,
+        violations=world.history.violations,
+        faults=dict(sorted(world.trace.faults.items())),
+        acknowledged=len(world.history.acknowledged),
+        entries=len(world.history.canon),
+        reads=len(world.history.reads),
+        simulated_s=round(seconds, 3),
+        digest=digest,
+        trace=list(world.trace.events),
+    )
+
+
+def _bury(world: World, loop: VirtualLoop) -> None:
+    """Tear down what is left, without a sound: coroutines that never end are closed here."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _unraisable: None
+    try:
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+        world.cluster.graves.clear()
+        world.__dict__.pop("cluster", None)
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
+__all__ = ["GUARD_RULES", "Options", "Plan", "Report", "World", "make_plan", "simulate"]

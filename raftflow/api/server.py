@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import ssl
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
@@ -38,6 +39,8 @@ KEEPALIVE_S = 75.0
 LINE_BYTES_MAX = 8 * 1024
 BACKLOG = 1024
 
+SWITCH_S = 0.001
+"""How long a thread that reads a large document may keep the interpreter from the event loop."""
 _GC_THRESHOLDS = (50_000, 50, 100)
 """The state's records are outside the collector; what is left is short-lived, so that it may come by rarely."""
 
@@ -171,7 +174,7 @@ async def run_replica(config: CoordinatorConfig) -> int:
         await _end(replica, server, config)
         fs.close()
         return EXIT_REFUSED
-    _quiet_collector()
+    _quiet_interpreter()
     _log.warning(
         "replica %s of cluster %s serves %s, data in %s",
         config.name,
@@ -215,11 +218,15 @@ async def _end(replica: Replica | None, server: HttpServer | None, config: Coord
         _log.warning("the graceful stop took longer than %d ms and was cut short", config.timing.shutdown_ms)
 
 
-def _quiet_collector() -> None:
-    """Keep the garbage collector from pausing the replica: what exists now stays, and the rest is short-lived."""
+def _quiet_interpreter() -> None:
+    """Keep the garbage collector and other threads from pausing the replica.
+
+    What exists now stays, and the rest is short-lived, so the collector may come by rarely.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_S)
 
 
 def run(config: CoordinatorConfig) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from raftflow.api import problems
@@ -31,9 +32,26 @@ from raftflow.machine import queries
 OFF_LOOP_BYTES = 32 * 1024
 """Documents larger than this are read in a thread, so that the replica keeps its heartbeats."""
 
+WAITING_MAX = 8
+"""Large documents that may wait for that thread."""
+
+_reader = ThreadPoolExecutor(1, thread_name_prefix="raftflow-documents")
+_waiting = [0]
+
 PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100)
 CURSOR = Param("cursor", "string", "the `next` of the page before")
 _CLIENT = "client:api"
+
+
+async def _beside_the_loop(read: Callable[[], Prepared | Rejection]) -> Prepared | Rejection:
+    """Read a large document in the one thread for that: several would keep the interpreter from the heartbeats."""
+    if _waiting[0] >= WAITING_MAX:
+        raise ProblemError(problems.QUEUE_FULL, "many large documents wait to be read; try again later")
+    _waiting[0] += 1
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_reader, read)
+    finally:
+        _waiting[0] -= 1
 
 
 def _read_document(body: bytes) -> WorkflowSpec:
@@ -59,8 +77,7 @@ async def submit(call: Call) -> Answer:
             SubmitWorkflow(at_ms=at_ms, actor=_CLIENT, request_id=request_id, workflow_id=workflow_id, spec=spec)
         )
 
-    large = len(body) > OFF_LOOP_BYTES
-    command = await asyncio.get_running_loop().run_in_executor(None, read) if large else read()
+    command = await _beside_the_loop(read) if len(body) > OFF_LOOP_BYTES else read()
     if isinstance(command, Rejection):
         raise from_rejection(command)
     reply = accepted(await call.replica.propose(command))

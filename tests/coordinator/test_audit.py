@@ -240,6 +240,36 @@ async def test_a_foreign_file_is_refused(fs: Any, tmp_path: Path) -> None:
         open_audit(fs, tmp_path)
 
 
+async def write_raw(audit: AuditFile, *frames: tuple[int, int, bytes]) -> None:
+    for kind, index, payload in frames:
+        audit._write_frame(kind, index, payload)
+    audit.flush()
+
+
+async def test_verify_finds_what_checksums_cannot(fs: Any, tmp_path: Path, history: History) -> None:
+    """Whole frames in the wrong place, with checksums that hold."""
+    import msgspec
+
+    entries = history.entries
+    gap = msgspec.msgpack.encode(audit_module.Gap(9, 10, history.chains[10]))
+    cases: list[tuple[list[tuple[int, int, bytes]], str]] = [
+        ([(1, 1, entries[1][0]), (1, 1, entries[1][0])], "out of order"),
+        ([(1, 1, entries[1][0]), (1, 2, entries[2][0])], "the chain does not fit"),
+        ([(1, 7, entries[1][0]), (1, 7, entries[1][1])], "holds the record of index 1"),
+        ([(1, 1, entries[1][0]), (1, 1, entries[1][1]), (GAP, 10, gap)], "does not follow on index 1"),
+        ([(1, 1, b"no record")], "cannot be read"),
+    ]
+    for number, (frames, problem) in enumerate(cases):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        audit = open_audit(fs, directory)
+        await write_raw(audit, *frames)
+        check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+        assert not check.ok
+        assert any(problem in text for text in check.problems), (problem, check.problems)
+        await audit.close()
+
+
 def test_a_gap_round_trips() -> None:
     import msgspec
 

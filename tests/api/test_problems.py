@@ -350,3 +350,19 @@ async def test_large_documents_wait_in_a_bounded_line(one: Any, monkeypatch: pyt
     answer = await one.post("/v1/workflows", {"name": "w", "tasks": tasks})
     assert (answer.status, answer.word) == (429, "queue-full")
     assert (await one.post("/v1/workflows", DOCUMENT)).status == 201
+
+
+async def test_two_replicas_that_take_each_other_for_the_leader(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request takes one hop and ends; here the replica even sends it to itself."""
+    one.replica.log.lose_leadership()
+    asked: list[int] = []
+
+    def wrong() -> tuple[str, str]:
+        asked.append(1)
+        assert len(asked) < 10
+        return "n2", one.url
+
+    monkeypatch.setattr(one.replica.submitter, "_find_leader", wrong)
+    answer = await one.get("/v1/workflows")
+    assert (answer.status, answer.word) == (503, "no-leader")
+    assert len(asked) == 2

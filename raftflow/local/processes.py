@@ -67,6 +67,14 @@ def start(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Our own children, to be reaped when they end."""
 
+_codes: dict[ProcessRecord, int] = {}
+"""Exit codes of our own children that were reaped."""
+
+
+def exit_code(record: ProcessRecord) -> int | None:
+    """Return the exit code of a process that we started and that `wait_end` has seen end; negative for a signal."""
+    return _codes.get(record)
+
 
 def send(record: ProcessRecord, signum: signal.Signals) -> bool:
     """Send a signal to that very process. False if it is gone."""
@@ -85,6 +93,7 @@ def wait_end(record: ProcessRecord, timeout_s: float) -> bool:
     while True:
         child = _children.get(record.pid)
         if child is not None and child.poll() is not None:
+            _codes[record] = child.returncode
             del _children[record.pid]
         if not alive(record):
             return True

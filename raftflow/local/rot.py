@@ -20,7 +20,7 @@ from raftflow.replication.identity import DataDir
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.recovery import Image, recover
 from raftflow.replication.segments import Scan, read_segment
-from raftflow.replication.snapshots import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
 
 _WEIGHTS: Final = {"journal": 10, "snapshot": 6, "identity": 2, "audit": 2}
 _USED_SHARE: Final = 0.9

@@ -1,0 +1,183 @@
+"""The disk of one replica fails: it stops and says why, the others go on, and it comes back when the disk does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from raftflow.local import processes
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.images import DiskImage, mounted_images, why_impossible
+from raftflow.local.load import Acknowledged, Ledger, Reporter, Submissions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+VICTIM = "n3"
+ENDS_S = 60.0
+
+
+class Trouble:
+    """A loaded cluster, and what became of the replica whose disk fails."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.cluster = cluster
+        self.acknowledged = Acknowledged()
+
+    @contextmanager
+    def load(self) -> Iterator[None]:
+        with (
+            Reporter(self.cluster.urls, self.acknowledged, name="reporter"),
+            Submissions(self.cluster.urls, self.acknowledged, prefix="load"),
+        ):
+            self.wait_for_more()
+            yield
+
+    def wait_for_more(self, count: int = 10) -> None:
+        """Wait until the cluster has acknowledged more of both kinds: it goes on."""
+        submissions, reports = len(self.acknowledged.workflows), len(self.acknowledged.reports)
+        deadline = time.monotonic() + 30.0
+        while (
+            len(self.acknowledged.workflows) < submissions + count or len(self.acknowledged.reports) < reports + count
+        ):
+            assert time.monotonic() < deadline, "the cluster does not go on"
+            time.sleep(0.02)
+
+    def ended(self) -> str:
+        """Wait until the victim has ended by itself, with exit code 1; returns what it said."""
+        process = self.cluster._replica(VICTIM).process
+        assert processes.wait_end(process, ENDS_S), "it goes on with a disk that fails"
+        words = self.cluster.log_file(VICTIM).read_text()
+        assert processes.exit_code(process) == 1, words
+        assert "Traceback" not in words.splitlines()[-1]
+        return words
+
+    def nothing_lost(self) -> None:
+        """All replicas are equal and their audits have everything that was acknowledged."""
+        statuses = self.cluster.wait_equal()
+        assert set(statuses) == set(self.cluster.replica_names)
+        assert len({status.digest for status in statuses.values()}) == 1
+        ledger = Ledger()
+        with self.cluster.client() as client:
+            for name in self.cluster.replica_names:
+                url = self.cluster.url_of(name)
+                ledger.read(client, url)
+                assert client.audit_verify(url).problems == []
+                assert client.ledger_verify(url).problems == []
+        assert ledger.missing(self.acknowledged) == []
+
+
+@pytest.fixture
+def on_image(make_cluster: Callable[..., LocalCluster], tmp_path: Path) -> Iterator[tuple[Trouble, DiskImage]]:
+    """A cluster whose third replica has a small file system of its own."""
+    reason = why_impossible()
+    if reason is not None:
+        pytest.skip(f"NOT CHECKED: {reason}")
+    cluster = make_cluster(start=False, agents=0)
+    with ExitStack() as stack:
+        images = stack.enter_context(mounted_images(tmp_path, [cluster.directory / VICTIM], size=128 * 1024 * 1024))
+        stack.callback(cluster.down)
+        cluster.start()
+        yield Trouble(cluster), images[0]
+
+
+def fill(directory: Path) -> Path:
+    """Take all space of a file system; returns the file that has it."""
+    ballast = directory / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1024 * 1024, 4096):
+            try:
+                while True:
+                    file.write(b"\xff" * size)
+            except OSError:
+                continue
+    return ballast
+
+
+def test_a_full_disk(on_image: tuple[Trouble, DiskImage]) -> None:
+    trouble, image = on_image
+    with trouble.load():
+        ballast = fill(image.mountpoint)
+        words = trouble.ended()
+        assert "No space left on device" in words
+        assert "ree space" in words
+        trouble.wait_for_more()
+        # Started with the disk still full it says so again rather than running half.
+        trouble.cluster.start_replica(VICTIM)
+        trouble.ended()
+        ballast.unlink()
+        trouble.cluster.start_replica(VICTIM)
+        trouble.cluster.wait_ready()
+        trouble.wait_for_more()
+    trouble.nothing_lost()
+
+
+def test_a_file_system_that_turns_read_only(on_image: tuple[Trouble, DiskImage]) -> None:
+    trouble, image = on_image
+    with trouble.load():
+        image.make_read_only()
+        words = trouble.ended()
+        assert "Read-only file system" in words or "Input/output error" in words
+        assert "epair" in words
+        trouble.wait_for_more()
+        image.unmount()
+        image.mount()
+        trouble.cluster.start_replica(VICTIM)
+        trouble.cluster.wait_ready()
+    trouble.nothing_lost()
+
+
+def test_a_disk_that_dies(on_image: tuple[Trouble, DiskImage]) -> None:
+    trouble, image = on_image
+    with trouble.load():
+        image.shut_down()
+        words = trouble.ended()
+        assert "Input/output error" in words
+        assert "epair" in words
+        trouble.wait_for_more()
+        image.unmount()
+        image.mount()
+        trouble.cluster.start_replica(VICTIM)
+        trouble.cluster.wait_ready()
+    trouble.nothing_lost()
+
+
+FAILING_SYNC = """
+import errno, os, pathlib
+trigger, sync = pathlib.Path({trigger!r}), os.fdatasync
+
+def fdatasync(fd):
+    # As Linux has it: the error is told once, the pages count as clean, the next call reports success.
+    try:
+        trigger.unlink()
+    except FileNotFoundError:
+        return sync(fd)
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+os.fdatasync = fdatasync
+"""
+
+
+def test_a_sync_that_fails_once(
+    make_cluster: Callable[..., LocalCluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger = tmp_path / "fail"
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(FAILING_SYNC.format(trigger=str(trigger)))
+    trouble = Trouble(make_cluster(start=False, agents=0))
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path / "patch"))
+        trouble.cluster.start_replica(VICTIM)
+    trouble.cluster.start()
+    with trouble.load():
+        trigger.touch()
+        words = trouble.ended()
+        assert "Input/output error" in words
+        assert "start it again" in words
+        trouble.wait_for_more()
+        trouble.cluster.start_replica(VICTIM)
+        trouble.cluster.wait_ready()
+    trouble.nothing_lost()

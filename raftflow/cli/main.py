@@ -21,6 +21,7 @@ _COMMANDS = {
     "task": ("raftflow.cli.task", "task", "Look at tasks, their output, and why they wait."),
     "ledger": ("raftflow.cli.books", "ledger", "Who has which resources, and whether the books balance."),
     "audit": ("raftflow.cli.books", "audit", "What every replica applied, and whether all agree."),
+    "simulate": ("raftflow.cli.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),
     "bench": ("raftflow.cli.programs", "bench", "Measure raftflow on this machine."),
 }
 

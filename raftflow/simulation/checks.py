@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from raftflow.simulation.trace import Trace
 
 VIOLATIONS_MAX: Final = 20
-INVARIANTS_EVERY: Final = 25
+INVARIANTS_EVERY: Final = 40
 """Applied entries, of all replicas together, from one check of every invariant to the next."""
 Task = tuple[str, str]
 _LIVE: Final = frozenset({"queued", "running"})

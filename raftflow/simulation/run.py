@@ -9,6 +9,7 @@ import logging
 import random
 import secrets
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
@@ -308,12 +309,8 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
     """Take the process's randomness, log lines and garbage collector for the run, and give them back."""
     state = random.getstate()
     source = random.Random(f"secrets {seed}")  # noqa: S311 - a simulation
-    log = logging.getLogger("raftflow")
-    before = (log.level, log.propagate, sys.unraisablehook)
-    handler = TraceHandler(world_trace)
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING)
-    log.propagate = False
+    log = logging.getLogger()
+    before, log.handlers = log.handlers, [TraceHandler(world_trace)]
     collecting = gc.isenabled()
     gc.disable()  # what a collection tears down would run code of dead processes at a moment of its own
     random.seed(f"global {seed}")
@@ -321,13 +318,10 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
         with patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"):
             yield
     finally:
-        sys.unraisablehook = lambda _unraisable: None
         random.setstate(state)
-        log.removeHandler(handler)
-        log.level, log.propagate, _ = before
+        log.handlers = before
         if collecting:
             gc.enable()
-        sys.unraisablehook = before[2]
 
 
 def simulate(seed: int, options: Options | None = None) -> Report:
@@ -359,21 +353,21 @@ def _simulate(loop: VirtualLoop, seed: int, options: Options) -> Report:
         except StuckError as error:
             world.history.violation("spinning", str(error))
         seconds = loop.time() - began_s
-        digest = world.trace.hexdigest()
+        report = Report(
+            seed=seed,
+            violations=world.history.violations,
+            faults=dict(sorted(world.trace.faults.items())),
+            acknowledged=len(world.history.acknowledged),
+            entries=len(world.history.canon),
+            reads=len(world.history.reads),
+            simulated_s=round(seconds, 3),
+            digest=world.trace.hexdigest(),
+            trace=list(world.trace.events),
+        )
         loop.over = True
         world.cluster.close()
         _bury(world, loop)
-    return Report(
-        seed=seed,
-        violations=world.history.violations,
-        faults=dict(sorted(world.trace.faults.items())),
-        acknowledged=len(world.history.acknowledged),
-        entries=len(world.history.canon),
-        reads=len(world.history.reads),
-        simulated_s=round(seconds, 3),
-        digest=digest,
-        trace=list(world.trace.events),
-    )
+    return report
 
 
 def _bury(world: World, loop: VirtualLoop) -> None:
@@ -381,11 +375,13 @@ def _bury(world: World, loop: VirtualLoop) -> None:
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _unraisable: None
     try:
-        for task in asyncio.all_tasks(loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
-        world.cluster.graves.clear()
-        world.__dict__.pop("cluster", None)
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # coroutines of dead processes that never began
+            for task in asyncio.all_tasks(loop):
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+            world.cluster.graves.clear()
+            world.__dict__.clear()
+            gc.collect()
     finally:
         sys.unraisablehook = hook
 

@@ -2,11 +2,12 @@
 
 ```
 DIR/identity     JSON with a checksum: format, cluster, replica, disk id, whether a journal was ever made here
+DIR/peers        the disk ids of the other replicas (`introductions.py`)
 DIR/lock         held with flock while a process uses the directory
 DIR/journal/  DIR/snapshots/  DIR/audit/
 ```
 
-A replica that comes back with an empty disk has forgotten its votes. It gets a new disk id, and its peers can tell.
+A replica that comes back with an empty disk has forgotten its votes. It gets a new disk id, and its peers refuse it.
 """
 
 from __future__ import annotations
@@ -132,6 +133,29 @@ class DataDir:
         self._lock.close()
 
 
+def read_identity(fs: FileSystem, path: Path) -> Identity:
+    """Read the identity of a data directory that is open. Blocking. Raises `IdentityError`."""
+    file = path / "identity"
+    try:
+        return _decode(file, fs.read(file))
+    except OSError as error:
+        raise IdentityError(f"cannot read {file}: {error}. Repair the disk and start again.") from error
+
+
+def store_file(fs: FileSystem, path: Path, data: bytes) -> None:
+    """Replace a small file atomically and durably, or leave it as it was. Blocking. Raises `OSError`."""
+    temporary = path.with_name(f"{path.name}.new")
+    fs.remove(temporary)
+    file = fs.open(temporary, create=True)
+    try:
+        file.write_at(0, data)
+        file.sync()
+    finally:
+        file.close()
+    fs.rename(temporary, path)
+    fs.sync_dir(path.parent)
+
+
 def _load_or_create(
     fs: FileSystem, path: Path, cluster_id: str, replica_name: str, new_disk_id: Callable[[], str]
 ) -> Identity:
@@ -193,14 +217,4 @@ def _damaged(file: Path, what: str) -> IdentityError:
 
 def _store(fs: FileSystem, path: Path, identity: Identity) -> None:
     raw = msgspec.json.encode(identity)
-    data = msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw)))
-    temporary = path / "identity.new"
-    fs.remove(temporary)
-    file = fs.open(temporary, create=True)
-    try:
-        file.write_at(0, data)
-        file.sync()
-    finally:
-        file.close()
-    fs.rename(temporary, path / "identity")
-    fs.sync_dir(path)
+    store_file(fs, path / "identity", msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))

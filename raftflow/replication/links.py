@@ -4,6 +4,9 @@
 replica with the smaller name dials, at once and then again and again. A connection that proves itself replaces an
 older one of the same peer, which may be half-open after a crash. Per peer `on_up` and `on_down` alternate strictly,
 and a frame is delivered only between the two of its own connection.
+
+With an `Introducer` a proven connection begins with introductions (`introductions.py`), and the link is up when both
+sides have accepted the other's.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ import random
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+
 from raftflow.replication.connection import Connection, Failure, LinkLimits
 from raftflow.replication.handshake import Acceptor, Credentials, Dialer, Session, encode_name
+from raftflow.replication.introductions import Answer, Introducer
 from raftflow.replication.listener import Listener, tune
 
 if TYPE_CHECKING:
@@ -68,6 +74,16 @@ class Links(Protocol):
         ...
 
 
+class _Meeting:
+    """The introductions on one connection."""
+
+    def __init__(self, deadline: asyncio.TimerHandle) -> None:
+        self.deadline = deadline
+        self.ours: Answer | None = None
+        """What we answered; None until the peer has introduced itself."""
+        self.level = 0
+
+
 class StreamLinks:
     """`Links` over TCP. `peers` maps the other replicas' names to (host, port); names are resolved at every dial.
 
@@ -85,6 +101,7 @@ class StreamLinks:
         tls_server: ssl.SSLContext | None = None,
         tls_client: ssl.SSLContext | None = None,
         limits: LinkLimits | None = None,
+        introducer: Introducer | None = None,
     ) -> None:
         if (tls_server is None) != (tls_client is None):
             raise ValueError("TLS between replicas needs the accepting and the dialling context, or neither")
@@ -94,6 +111,9 @@ class StreamLinks:
         self._limits = limits or LinkLimits()
         self._tls_client = tls_client
         self._listener = Listener(bind, self._accept, self._limits, tls_server, self._accept_failed)
+        self._introducer = introducer
+        self._meetings: dict[Connection, _Meeting] = {}
+        self._levels: dict[str, int] = {}
         self._up: dict[str, Connection] = {}
         self._unproven: dict[Connection, None] = {}  # accepted ones, oldest first
         self._dialers: dict[str, asyncio.Task[None]] = {}
@@ -120,6 +140,8 @@ class StreamLinks:
 
     async def start(self) -> None:
         """See `Links`."""
+        if self._introducer is not None:
+            self._introducer.open()
         self._listener.start()
         self._running = True
         self._dial_missing()
@@ -148,6 +170,10 @@ class StreamLinks:
         if connection is not None:
             connection.drop(Failure("reset"))
 
+    def levels(self) -> dict[str, int]:
+        """Return the highest feature level that each connected peer understands, as it introduced itself."""
+        return {peer: self._levels.get(peer, 0) for peer in self._up}
+
     def buffered(self, peer: str) -> int:
         """See `Links`."""
         connection = self._up.get(peer)
@@ -160,7 +186,7 @@ class StreamLinks:
         dialers, self._dialers = list(self._dialers.values()), {}
         for dialer in dialers:
             dialer.cancel()
-        for connection in list(self._unproven):
+        for connection in [*self._unproven, *self._meetings]:
             connection.drop(Failure("closed"))
         flushing = list(self._up.values())
         for connection in flushing:
@@ -174,9 +200,52 @@ class StreamLinks:
     # -- what connections report (connection.Owner) --------------------------------------------------------------
 
     def established(self, connection: Connection, session: Session) -> None:
-        """Put a proven connection in the place of the peer's older one, if there is one."""
+        """Put a proven connection into use, or begin with the introductions."""
         self._unproven.pop(connection, None)
-        peer = session.peer
+        connection.peer = session.peer
+        if self._introducer is None or not self._running:
+            self._put_up(connection)
+            return
+        deadline = asyncio.get_running_loop().call_later(
+            self._limits.handshake_s, connection.drop, Failure("handshake_timeout", "no introduction", session.peer)
+        )
+        self._meetings[connection] = _Meeting(deadline)
+        connection.send((self._introducer.introduction(),))
+
+    def _meet(self, connection: Connection, meeting: _Meeting, introducer: Introducer, frame: bytes) -> None:
+        """Take the peer's introduction, then its answer to ours."""
+        peer = connection.peer
+        try:
+            if meeting.ours is None:
+                meeting.ours, meeting.level = introducer.meet(peer, frame)
+                connection.send((msgspec.msgpack.encode(meeting.ours),))
+                return
+            theirs = msgspec.msgpack.decode(frame, type=Answer)
+        except (ValueError, OSError) as error:
+            connection.drop(Failure("bad_introduction", f"the introduction failed: {error}", peer))
+            return
+        if meeting.ours.accepted and theirs.accepted:
+            self._levels[peer] = meeting.level
+            self._end_meeting(connection)
+            self._put_up(connection)
+            return
+        for refused, reason, text in (
+            (not meeting.ours.accepted, "refused_disk", f"it is refused: {meeting.ours.reason}"),
+            (not theirs.accepted, "refused_by_peer_disk", f"it refuses this replica: {theirs.reason}"),
+        ):
+            if refused:
+                self.stats[reason] += 1
+                self._complain(reason, peer, text)
+        connection.finish_writing()  # so that the peer hears why
+
+    def _end_meeting(self, connection: Connection) -> None:
+        meeting = self._meetings.pop(connection, None)
+        if meeting is not None:
+            meeting.deadline.cancel()
+
+    def _put_up(self, connection: Connection) -> None:
+        """Put a connection in the place of the peer's older one, if there is one."""
+        peer = connection.peer
         older = self._up.get(peer)
         if older is not None:
             older.drop(Failure("replaced", "a newer connection took its place; does another process use its name?"))
@@ -185,17 +254,21 @@ class StreamLinks:
             return
         self.stats["connected"] += 1
         _log.info("link to %s is up (%s)", peer, connection.remote)
-        connection.peer = peer
         self._up[peer] = connection
         self._on_up(peer)
 
     def received(self, connection: Connection, frame: bytes) -> None:
-        """Hand on one frame."""
-        self._on_frame(connection.peer, frame)
+        """Hand on one frame, or take it as part of the introductions."""
+        meeting = self._meetings.get(connection)
+        if meeting is None or self._introducer is None:
+            self._on_frame(connection.peer, frame)
+        else:
+            self._meet(connection, meeting, self._introducer, frame)
 
     def ended(self, connection: Connection, failure: Failure) -> None:
         """Account for the end of a connection."""
         self._unproven.pop(connection, None)
+        self._end_meeting(connection)
         self.stats[failure.reason] += 1
         peer = connection.peer
         if peer and self._up.get(peer) is connection:

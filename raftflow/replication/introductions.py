@@ -1,0 +1,147 @@
+"""What two replicas tell each other first on a link that is proven: on which disk they live, what they can read.
+
+A replica whose disk was emptied has forgotten its votes and what it acknowledged; under its old name it could help to
+elect a leader that lacks committed entries. It has another disk id then (`identity.py`). So every replica remembers
+durably which disk id it met under each name, and refuses the name with another one. The first contact is believed.
+
+```
+DIR/peers        JSON with a checksum: format, disk id of every peer that was ever met
+first frame      MessagePack: {format, disk, level}       from both sides, unknown keys are ignored
+second frame     MessagePack: {accepted, reason}          from both sides; the link is up when both have accepted
+```
+
+`level` is the highest feature level (`domain/features.py`) that the process understands.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated, Final
+from zlib import crc32
+
+import msgspec
+
+from raftflow.replication.identity import read_identity, store_file
+from raftflow.replication.log import LogFailedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from raftflow.replication.files import FileSystem
+
+FORMAT: Final = 1
+PEERS_MAX: Final = 1_000
+"""Names that are remembered; they are never forgotten, since a name is never used again."""
+
+_log = logging.getLogger(__name__)
+
+
+class PeersFileError(LogFailedError):
+    """The memory of the peers' disks cannot be used. Says what to do."""
+
+
+class Introduction(msgspec.Struct, frozen=True, kw_only=True):
+    """The first frame."""
+
+    format: int
+    disk: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    level: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The second frame."""
+
+    accepted: bool
+    reason: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+
+
+class _Peers(msgspec.Struct, frozen=True):
+    format: int
+    disks: dict[str, str]
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    peers: msgspec.Raw
+    crc32: int
+
+
+class Introducer:
+    """This replica's introduction, and its memory of the others'. `open` it when the data directory is open.
+
+    Args:
+        fs: the disk.
+        data_dir: with the `identity` file.
+        level: the highest feature level that this process understands.
+    """
+
+    def __init__(self, fs: FileSystem, data_dir: Path, *, level: int) -> None:
+        self._fs = fs
+        self._dir = data_dir
+        self._file = data_dir / "peers"
+        self._level = level
+        self._disk = ""
+        self._disks: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Read what is remembered. Blocking. Raises `LogFailedError`."""
+        self._disk = read_identity(self._fs, self._dir).disk_id
+        try:
+            if self._file.name in self._fs.list_dir(self._dir):
+                self._disks = _decode(self._file, self._fs.read(self._file))
+        except OSError as error:
+            raise PeersFileError(f"cannot read {self._file}: {error}. Repair the disk and start again.") from error
+
+    def introduction(self) -> bytes:
+        """Return the first frame."""
+        return msgspec.msgpack.encode(Introduction(format=FORMAT, disk=self._disk, level=self._level))
+
+    def meet(self, peer: str, frame: bytes) -> tuple[Answer, int]:
+        """Judge a peer's first frame; returns the answer and the peer's level. A new peer is remembered durably.
+
+        Blocks for a sync at the first meeting. Raises `ValueError` for a frame that is none, `OSError`.
+        """
+        told = msgspec.msgpack.decode(frame, type=Introduction)
+        known = self._disks.get(peer)
+        if known is None:
+            if len(self._disks) >= PEERS_MAX:
+                raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
+            disks = {**self._disks, peer: told.disk}
+            raw = msgspec.json.encode(_Peers(FORMAT, disks))
+            store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
+            self._disks = disks
+        elif known != told.disk:
+            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk)), told.level
+        return Answer(accepted=True), told.level
+
+
+def _other_disk(peer: str, known: str, told: str) -> str:
+    return (
+        f"{peer} comes with disk {told[:8]}, but disk {known[:8]} was known here: its data directory was emptied or "
+        f"replaced, and what it had promised is forgotten. Put the old directory back, or remove {peer} from the "
+        f"cluster and let the replica join under a new name"
+    )
+
+
+def _decode(file: Path, data: bytes) -> dict[str, str]:
+    try:
+        stored = msgspec.json.decode(data, type=_Stored)
+        raw = bytes(stored.peers)
+        peers = msgspec.json.decode(raw, type=_Peers)
+    except ValueError as error:
+        raise _damaged(file, str(error)) from None
+    if crc32(raw) != stored.crc32:
+        raise _damaged(file, "it does not match its checksum")
+    if peers.format != FORMAT:
+        raise PeersFileError(
+            f"{file}: format {peers.format}, but this program reads format {FORMAT}. Start the version of raftflow "
+            f"that wrote it, or a newer one."
+        )
+    return peers.disks
+
+
+def _damaged(file: Path, what: str) -> PeersFileError:
+    return PeersFileError(
+        f"{file} is damaged: {what}. It tells which disks the other replicas have. If none of their data directories "
+        f"was ever emptied or replaced, remove the file and start again; otherwise remove that replica from the "
+        f"cluster first."
+    )

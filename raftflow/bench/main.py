@@ -7,34 +7,80 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from raftflow import __version__
-from raftflow.bench import failover
+from raftflow.bench import failover, jobs, peer
+from raftflow.bench.settings import BenchError, Settings
+from raftflow.bench.usage import machine_load
 
-NAMES = ("failover",)
-RUNS_DEFAULT = {"failover": 20}
+__all__ = ["BENCHMARKS", "NAMES", "BenchError", "Benchmark", "run"]
+
+_LIBRARIES: Final = ("pysyncobj", "aiohttp", "msgspec", "uvloop")
 
 
-class BenchError(Exception):
-    """There is no such benchmark, or it could not be run."""
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark with its defaults."""
+
+    what: str
+    """What it measures, in a line."""
+    measure: Callable[[Settings], dict[str, Any]]
+    runs: int
+    tasks: int = 0
+    """Size of the work, 0 if it has none."""
 
 
-def run(name: str, *, runs: int | None = None, data_dir: Path | None = None) -> dict[str, Any]:
+def _failover(settings: Settings) -> dict[str, Any]:
+    return asyncio.run(failover.measure(settings.directory, runs=settings.runs, agents=settings.agents))
+
+
+def _job(name: str) -> Callable[[Settings], dict[str, Any]]:
+    return partial(jobs.measure, jobs.JOBS[name])
+
+
+BENCHMARKS: Final[dict[str, Benchmark]] = {
+    "lifecycle": Benchmark("no-op callables from submission to known results", _job("lifecycle"), 5, 10_000),
+    "chain": Benchmark("callables one after the other", _job("chain"), 5, 200),
+    "fanout": Benchmark("one callable, then many, then one", _job("fanout"), 5, 1_000),
+    "subprocess": Benchmark("/bin/true, beside a bare loop that starts it", _job("subprocess"), 5, 500),
+    "failover": Benchmark("from SIGKILL of the leader to the next assignment", _failover, 20),
+}
+NAMES: Final = tuple(BENCHMARKS)
+
+
+def run(name: str, *, runs: int | None = None, data_dir: Path | None = None, **given: Any) -> dict[str, Any]:
     """Run one benchmark and return its result with the machine's facts beside it.
 
-    `data_dir` is where the cluster keeps its files (the disk counts); a temporary directory by default, removed
-    afterwards. Raises `BenchError` for an unknown name.
+    `data_dir` is where clusters keep their files (the disk counts): a directory is made in it and removed afterwards;
+    the system's directory for temporary files by default. `given` are further fields of `Settings`; None stands for
+    the default. Raises `BenchError` for an unknown name, and if it cannot be run.
     """
-    if name not in NAMES:
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None:
         raise BenchError(f"no benchmark is called {name!r}; there are: {', '.join(NAMES)}")
-    count = RUNS_DEFAULT[name] if runs is None else runs
-    directory = Path(tempfile.mkdtemp(prefix=f"raftflow-bench-{name}-")) if data_dir is None else data_dir
-    try:
-        result = asyncio.run(failover.measure(directory, runs=count))
-    finally:
-        if data_dir is None:
-            shutil.rmtree(directory, ignore_errors=True)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "raftflow": __version__}
+    peer.check(given.get("versus") or (), name)
+    if data_dir is not None:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"raftflow-bench-{name}-", dir=data_dir))
+    load_before = machine_load()
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        settings = Settings(directory=directory / "cluster", runs=runs or benchmark.runs, tasks=benchmark.tasks)
+        settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+        result = benchmark.measure(settings)
+    machine = {
+        "cores": os.cpu_count(),
+        "load_average": [load_before, machine_load()],
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "raftflow": __version__,
+        **{library: version(library) for library in _LIBRARIES},
+    }
     return {**result, "machine": machine}

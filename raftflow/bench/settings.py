@@ -1,0 +1,34 @@
+"""What a benchmark can be told, and the errors that it can end with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class BenchError(Exception):
+    """There is no such benchmark, or it could not be run. Says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One run of one benchmark; what a benchmark has no use for it ignores."""
+
+    directory: Path
+    """Where clusters keep their files: the disk counts."""
+    runs: int
+    tasks: int
+    """Size of the work: tasks, hops, connections or rounds, as the benchmark says."""
+    slots: int = 4
+    """Tasks that run at the same time, over all agents."""
+    agents: int = 2
+    prefetch: int = 64
+    """Tasks that may wait at each agent for a free slot."""
+    seconds: float = 5.0
+    """How long each measurement of a rate goes on."""
+    versus: tuple[str, ...] = ()
+    """Other systems to run in the same run."""
+
+    def __post_init__(self) -> None:
+        if self.slots % self.agents:
+            raise BenchError(f"{self.slots} slots cannot be shared evenly by {self.agents} agents")

@@ -145,6 +145,25 @@ class RetireWorkflows(Command, frozen=True, tag="workflows.retire"):
     count_max: int = 1_000
 
 
+class Supported(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What one member of the cluster understands, as it told the leader."""
+
+    member: str
+    level: int
+
+
+class RaiseFeatureLevel(Command, frozen=True, tag="features.raise"):
+    """Raise the cluster's feature level (`domain.features`). Replies `Done`.
+
+    Refused unless every member in `supported` understands the level. It never goes down. A replica that does not
+    understand it stops.
+    """
+
+    level: int
+    supported: tuple[Supported, ...]
+    """Every member of the cluster."""
+
+
 AnyCommand = (
     SubmitWorkflow
     | ControlWorkflow
@@ -155,6 +174,7 @@ AnyCommand = (
     | ReportAttempts
     | FireTimers
     | RetireWorkflows
+    | RaiseFeatureLevel
 )
 
 

@@ -23,6 +23,8 @@ class RejectionCode(enum.StrEnum):
     """The agent was declared lost or registered anew; it must register again."""
     REQUEST_MISMATCH = "request_mismatch"
     """The request id was used before for something else."""
+    FEATURE_LEVEL = "feature_level"
+    """The command needs a feature level that the cluster is not on yet: not all replicas understand it."""
 
 
 class Rejection(msgspec.Struct, frozen=True, omit_defaults=True, tag="rejected"):

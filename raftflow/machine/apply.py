@@ -21,7 +21,8 @@ How it works
    when the agent says so. Only the removal of the agent, or a deadline long passed, ends one without its word.
 7. A command with a request id that was accepted before gets the remembered reply and changes nothing. Refusals are
    not remembered: they changed nothing, so the same request may succeed later.
-8. Every command leaves one audit record, sealed into the chain (`audit.py`), and events for the leader.
+8. A command that needs a higher feature level than the cluster's is refused (`domain.features`).
+9. Every command leaves one audit record, sealed into the chain (`audit.py`), and events for the leader.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from typing import Any
 
 from raftflow.domain import commands as c
 from raftflow.domain.contract import AuditRecord, AuditTransition
+from raftflow.domain.features import LEVEL_FIRST, NEEDS
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine import agents, attempts, workflows
+from raftflow.machine import agents, attempts, features, workflows
 from raftflow.machine.requests import Remembered, fingerprint_of
 from raftflow.machine.step import Step
 
@@ -50,6 +52,7 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.ReportAttempts: ("attempts.report", attempts.report_attempts, "agent"),
     c.FireTimers: ("timers.fire", attempts.fire_timers, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
+    c.RaiseFeatureLevel: ("features.raise", features.raise_level, ""),
 }
 """For each command: its tag, what applies it, and the field that names what it is about."""
 
@@ -60,7 +63,11 @@ def apply_command(
     """Apply one command and return its reply and its audit record, not yet sealed."""
     step.clock_ms = max(step.clock_ms, command.at_ms)
     tag, handler, subject_field = HANDLERS[type(command)]
-    if command.request_id:
+    needed = NEEDS.get(type(command), LEVEL_FIRST) if NEEDS else LEVEL_FIRST
+    reply: AnyReply
+    if needed > step.state.feature_level:
+        reply, outcome = features.refusal(tag, needed, step.state.feature_level), RejectionCode.FEATURE_LEVEL.value
+    elif command.request_id:
         reply, outcome = _apply_once(step, command, handler)
     else:
         reply = handler(step, command)

@@ -8,6 +8,7 @@ import msgspec
 
 from raftflow.domain.commands import decode_entry
 from raftflow.domain.events import Event
+from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.apply import apply_command
@@ -33,9 +34,11 @@ class EntryResult(msgspec.Struct):
 class Machine:
     """Implements `replication.log.StateMachine`. Everything else reads it through `queries`."""
 
-    def __init__(self, requests_max: int = REQUEST_IDS_MAX) -> None:
+    def __init__(self, requests_max: int = REQUEST_IDS_MAX, *, level_max: int = LEVEL) -> None:
         self._requests_max = requests_max
-        self._step = Step(State(requests_max))
+        self.level_max = level_max
+        """The highest feature level that this replica understands."""
+        self._step = Step(State(requests_max), level_max)
         self.applied_index = 0
         self.applied_term = 0
         self.chain = CHAIN_START
@@ -54,8 +57,8 @@ class Machine:
     def apply(self, index: int, term: int, entry: bytes) -> EntryResult:
         """Apply one committed entry.
 
-        Raises `EntryError` for bytes that no replica would have proposed, and `ValueError` for an index that does not
-        grow. Both stop the replica: its log is not what it believes.
+        Raises `EntryError` for bytes that no replica would have proposed, `ValueError` for an index that does not
+        grow, `FeatureLevelError` if the cluster goes to a level that this replica does not understand. All stop it.
         """
         if index <= self.applied_index:
             raise ValueError(f"entry {index} after entry {self.applied_index}: the log went back")
@@ -82,9 +85,15 @@ class Machine:
         return Snapshot(self._step, self.applied_index, self.applied_term, self.chain)
 
     def restore(self, pieces: Iterable[bytes]) -> None:
-        """Become what the snapshot holds. Raises `ValueError` and changes nothing if it cannot be read."""
+        """Become what the snapshot holds.
+
+        Raises `ValueError` if it cannot be read, `FeatureLevelError` if this replica does not understand its level;
+        then nothing has changed.
+        """
         header, state = read_snapshot(pieces, self._requests_max)
-        step = Step(state)
+        if state.feature_level > self.level_max:
+            raise FeatureLevelError(state.feature_level, self.level_max)
+        step = Step(state, self.level_max)
         step.clock_ms = header.clock_ms
         self._step.copying = None
         self._step = step

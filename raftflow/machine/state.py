@@ -12,14 +12,13 @@ from collections import deque
 
 import msgspec
 
+from raftflow.domain.features import LEVEL_FIRST
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.rooms import Shape
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState, WorkflowState
 from raftflow.domain.workflow import OnFailure
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.timers import Timers
-
-FEATURE_LEVEL = 1
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -268,7 +267,8 @@ class State:
         self.incarnation = 0
         self.workflow_number = 0
         self.finished_number = 0
-        self.feature_level = FEATURE_LEVEL
+        self.feature_level = LEVEL_FIRST
+        """See `domain.features`."""
 
     @property
     def next_timer_ms(self) -> int | None:

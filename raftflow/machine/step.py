@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet, WorkflowChanged
 from raftflow.domain.events import WorkflowFinished as Finished
+from raftflow.domain.features import LEVEL
 from raftflow.domain.task import FINAL, TRANSITIONS, TaskEvent, TaskState
 
 if TYPE_CHECKING:
@@ -52,10 +53,21 @@ _TABLE: list[list[_Row | None]] = [
 class Step:
     """The state, the clock, and what the entry at hand has caused so far."""
 
-    __slots__ = ("agents_changed", "clock_ms", "copying", "events", "state", "transitions", "workflows_changed")
+    __slots__ = (
+        "agents_changed",
+        "clock_ms",
+        "copying",
+        "events",
+        "level_max",
+        "state",
+        "transitions",
+        "workflows_changed",
+    )
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, level_max: int = LEVEL) -> None:
         self.state = state
+        self.level_max = level_max
+        """The highest feature level that this replica understands. Replicas may differ in it, and in nothing else."""
         self.clock_ms = 0
         self.copying: CopyOnWrite | None = None
         """The open snapshot."""

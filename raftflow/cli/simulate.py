@@ -38,7 +38,9 @@ def simulate() -> None:
 @click.option("--replicas", type=click.Choice(["3", "5", "7"]), help="By default each seed draws its own.")
 @click.option("--duration", type=click.FloatRange(0.5, 600.0), help="Simulated seconds of faults.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
-@click.option("--no-guard", is_flag=True, help="For tests: switch the guard's rules T1 to T7 off. It must find losses.")
+@click.option(
+    "--no-guard", is_flag=True, help="For tests: switch the guard's rules T1 to T7 off. It must find losses."
+)
 @output_option
 def faults(  # noqa: PLR0917 - click passes options by name
     seeds: range,

@@ -174,7 +174,8 @@ class SimLeaderClient:
                 result_bytes_max=RESULT_BYTES_MAX,
             )
 
-        return await self._pass(serve, self._timeout_s)
+        registration: RegisterResponse = await self._pass(serve, self._timeout_s)
+        return registration
 
     async def poll(self, agent_id: str, body: bytes, timeout_s: float) -> PollResponse:
         """Send a poll. Raises what the real client raises."""

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from raftflow.simulation.network import Network
 
 T = TypeVar("T")
-__all__ = ["BusyError", "CallFailed", "Calls", "NoLeaderError", "NotLeaderError", "OutcomeUnknownError", "ProposeError"]
+__all__ = [
+    "BusyError",
+    "CallFailed",
+    "Calls",
+    "NoLeaderError",
+    "NotLeaderError",
+    "OutcomeUnknownError",
+    "ProposeError",
+]
 
 
 class CallFailed(Exception):  # noqa: N818 - as in "the call failed"

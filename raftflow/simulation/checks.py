@@ -8,8 +8,8 @@
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
 
-The model of attempts here knows nothing of the state machine's tables: it follows the transitions in the audit records
-and the capacities and demands in the commands, and looks whether they make sense.
+The model of attempts here knows nothing of the state machine's tables: it follows the transitions in the audit
+records and the capacities and demands in the commands, and looks whether they make sense.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Applied(NamedTuple):
 class Read(NamedTuple):
     """A linearizable read that a client got an answer to."""
 
-    index: int
+    at: int
     query: tuple[str, ...]
     content: bytes
 
@@ -76,6 +76,8 @@ class Attempts:
         self.fence_of: dict[Task, int] = {}
         self.running: dict[str, dict[int, dict[str, int]]] = {}
         """Agent to fence to demand."""
+        self.queued: dict[str, list[int]] = {}
+        """Agent to the fences in its queue, in order."""
         self.capacity: dict[str, dict[str, int]] = {}
         self.demands: dict[Task, dict[str, int]] = {}
         self.fence = 0
@@ -122,6 +124,11 @@ class Attempts:
             held = self.fence_of.get(task)
             if held != step.fence:
                 return f"{step.event} of fence {step.fence}, but fence {held} is live"
+            queue = self.queued.get(step.agent, [])
+            if step.event == "promoted" and queue[:1] != [step.fence]:
+                return f"fence {step.fence} is promoted before the head of the queue {queue}"
+            if step.before == "queued" and step.fence in queue:
+                queue.remove(step.fence)
             if step.after not in _LIVE:
                 del self.fence_of[task]
                 self.live.pop(step.fence, None)
@@ -132,6 +139,11 @@ class Attempts:
             self.fence = step.fence
             self.fence_of[task] = step.fence
             self.live[step.fence] = (task, step.agent)
+            queue = self.queued.setdefault(step.agent, [])
+            if step.after == "queued":
+                queue.append(step.fence)
+            elif queue:
+                return f"fence {step.fence} starts although {queue} wait"
         return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
 
     def _allocate(self, agent: str, fence: int, task: Task) -> str | None:
@@ -164,6 +176,8 @@ class History:
         self.finished: dict[int, str] = {}
         """Fence to how the program itself ended."""
         self._announced_term = 0
+        self._empty: set[int] = set()
+        """Indexes of no-ops."""
         self._applied: dict[str, int] = {}
         self._commit: dict[str, int] = {}
         self._count = 0
@@ -185,9 +199,7 @@ class History:
 
         def watched() -> None:
             if raft.is_leader and self.leaders.setdefault(raft.term, host.name) != host.name:
-                self.violation(
-                    "two leaders", f"{host.name} and {self.leaders[raft.term]} lead term {raft.term}"
-                )
+                self.violation("two leaders", f"{host.name} and {self.leaders[raft.term]} lead term {raft.term}")
             commit = raft.commit_index
             if commit < self._commit[host.name]:
                 self.violation("commit went back", f"{host.name}: from {self._commit[host.name]} to {commit}")
@@ -231,9 +243,7 @@ class History:
         """A replica applied an entry."""
         assert host.replica is not None  # noqa: S101 - it is applying
         machine = host.replica.machine
-        if index <= self._applied.get(host.name, 0):
-            self.violation("diverged", f"{host.name} applied entry {index} after {self._applied[host.name]}")
-        self._applied[host.name] = index
+        self._follow_order(host.name, index)
         known = self.canon.get(index)
         if known is None:
             self._trace.mix(machine.chain)
@@ -244,12 +254,35 @@ class History:
                 "diverged",
                 f"{host.name} applied another entry at {index} (term {term}) than {known.by} (term {known.term})",
             )
+            self._lose(known)
             self.canon[index] = Applied(term, entry, machine.chain, host.name)
         elif known.chain != machine.chain:
             self.violation("diverged", f"{host.name} is in another state after entry {index} than {known.by}")
         self._count += 1
         if self._count % INVARIANTS_EVERY == 0:
             self._check_invariants(host.name, machine)
+
+    def _follow_order(self, name: str, index: int) -> None:
+        """Entries come in order; what the log does not show between them are no-ops, on every replica."""
+        before = self._applied.get(name, 0)
+        self._applied[name] = index
+        if index <= before:
+            self.violation("diverged", f"{name} applied entry {index} after {before}")
+        if index in self._empty:
+            self.violation("diverged", f"{name} applied an entry at {index}, where other replicas have none")
+            self._empty.discard(index)
+        for skipped in range(before + 1, index):
+            known = self.canon.get(skipped)
+            if known is not None:
+                self.violation("diverged", f"{name} has no entry at {skipped}, where {known.by} applied one")
+                self._lose(self.canon.pop(skipped))
+            self._empty.add(skipped)
+
+    def _lose(self, known: Applied) -> None:
+        """An applied entry was replaced: whoever got a reply for it was told something that is no longer true."""
+        for command in decode_entry(known.entry).commands:
+            if command.request_id in self.acknowledged:
+                self.violation("lost", f"request {command.request_id} was acknowledged by {known.by} and is lost")
 
     def _check_invariants(self, name: str, machine: Machine) -> None:
         for problem in invariants.check(machine):
@@ -298,9 +331,9 @@ class History:
 
     def read(self, who: str, floor: int, read: Read) -> None:
         """A client got an answer to a linearizable read that began when `floor` was the floor."""
-        if read.index < floor:
-            self.violation("stale read", f"{who} reads at {read.index}, though {floor} had been seen before")
-        self.top_read = max(self.top_read, read.index)
+        if read.at < floor:
+            self.violation("stale read", f"{who} reads at {read.at}, though {floor} had been seen before")
+        self.top_read = max(self.top_read, read.at)
         self.reads.append(read)
 
     def execution_started(self, agent: str, task: Task, fence: int) -> None:
@@ -308,7 +341,8 @@ class History:
         other = self.executing.get(task)
         if other is not None:
             self.violation(
-                "two agents", f"{agent} starts {task} with fence {fence} while {other[0]} runs it with fence {other[1]}"
+                "two agents",
+                f"{agent} starts {task} with fence {fence} while {other[0]} runs it with fence {other[1]}",
             )
         self.executing[task] = (agent, fence)
 
@@ -320,9 +354,24 @@ class History:
 
     # At the end.
 
+    def check_acknowledged(self, hosts: list[Host]) -> None:
+        """Look whether what was acknowledged is there, with the reply that was given."""
+        for host in hosts:
+            if host.replica is None:
+                continue
+            requests = host.replica.machine.state.requests
+            lost = [
+                request_id
+                for request_id, reply in self.acknowledged.items()
+                if (known := requests.get(request_id)) is None or known.reply != reply
+            ]
+            if lost:
+                self.violation("lost", f"{host.name} lacks {len(lost)} acknowledged commands, {lost[0]} for one")
+
     def check_end(self, hosts: list[Host]) -> None:
         """Compare the replicas with each other, with a replay of the log, and with what was acknowledged."""
         machines = [(host.name, host.replica.machine) for host in hosts if host.replica is not None]
+        self.check_acknowledged(hosts)
         replay = self._replay()
         for name, machine in machines:
             if (machine.applied_index, machine.chain) != (replay.applied_index, replay.chain):
@@ -330,13 +379,6 @@ class History:
                     "diverged", f"{name} stands at {machine.applied_index}, the log at {replay.applied_index}"
                 )
             self._check_invariants(name, machine)
-            lost = [
-                request_id
-                for request_id, reply in self.acknowledged.items()
-                if (known := machine.state.requests.get(request_id)) is None or known.reply != reply
-            ]
-            if lost:
-                self.violation("lost", f"{name} lacks {len(lost)} acknowledged commands, {lost[0]} for one")
             if b"".join(machine.snapshot()) != b"".join(replay.snapshot()):
                 self.violation("diverged", f"{name} holds another state than the log gives")
             open_ = [workflow.id for workflow in machine.state.workflows.values() if not workflow.finished_ms]
@@ -346,10 +388,10 @@ class History:
     def _replay(self) -> Machine:
         """Apply the log to a fresh machine, and ask it what the reads were told."""
         machine = Machine()
-        reads = sorted(self.reads, key=lambda read: read.index)
+        reads = sorted(self.reads, key=lambda read: read.at)
         position = 0
         for index in sorted(self.canon):
-            while position < len(reads) and reads[position].index < index:
+            while position < len(reads) and reads[position].at < index:
                 self._check_read(machine, reads[position])
                 position += 1
             known = self.canon[index]
@@ -363,7 +405,7 @@ class History:
 
     def _check_read(self, machine: Machine, read: Read) -> None:
         if answer(machine, read.query) != read.content:
-            self.violation("wrong read", f"{read.query} at {read.index} was told what the log does not say")
+            self.violation("wrong read", f"{read.query} at {read.at} was told what the log does not say")
 
 
 _encode = msgspec.json.Encoder().encode

@@ -173,7 +173,7 @@ class Client:
             # The same request a second time, through any replica: a retry that overtakes.
             stray = self._loop.create_task(self._repeat(request_id, serve))
             self._strays.append(stray)
-        reply = await self._persist(serve)
+        reply: AnyReply | None = await self._persist(serve)
         if reply is not None:
             self._take(request_id, reply)
         return reply

@@ -129,9 +129,7 @@ class Cluster:
         self.hosts = {name: Host(name, loop) for name in self.names}
         self.graves: list[object] = []
         """What belonged to dead processes: kept, so that nothing of it is torn down while the run goes on."""
-        self._members = tuple(
-            Member(name=name, peer=Address(name, 1), url=f"sim://{name}") for name in self.names
-        )
+        self._members = tuple(Member(name=name, peer=Address(name, 1), url=f"sim://{name}") for name in self.names)
         for host in self.hosts.values():
             host.disk.latency = lambda operation, name=host.name: latency(name, operation)  # type: ignore[misc]
 
@@ -226,8 +224,8 @@ class Cluster:
         self._history.started(host)
         host.serving = True
         self._calls.servers[host.name] = Server(replica, process)
-        error = await replica.wait_failed()
-        self._tell(host, process, str(error), at_start=False)
+        reason = await replica.wait_failed()
+        self._tell(host, process, str(reason), at_start=False)
 
     def _tell(self, host: Host, process: Process, why: str, *, at_start: bool) -> None:
         self._loop.call_soon(

@@ -30,7 +30,7 @@ SECTOR_BYTES = 512
 T = TypeVar("T")
 
 
-class SimulatedCrash(BaseException):  # noqa: N818 - it is the end of a machine, not an error
+class SimulatedCrash(BaseException):
     """The machine has lost power. As with KeyboardInterrupt, no `except Exception` may survive it."""
 
 
@@ -241,7 +241,7 @@ class FaultyFileSystem:
         """What these operations were."""
         self.crash_at: int | None = None
         """Crash before the operation with this number (from 1)."""
-        self.fail: Callable[[str, Path], int | None] = lambda operation, path: None
+        self.fail: Callable[[str, Path], int | None] = lambda _operation, _path: None
         """Asked before every operation; an error number makes it fail with that error."""
         self.latency: Callable[[str], float] = lambda _operation: 0.0
         """Asked how long a `sync` or `work` off the loop takes, in seconds; `work` takes a turn at least."""

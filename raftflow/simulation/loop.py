@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001 - the private names are those of the base class and of its handles
 """Virtual time: an asyncio event loop in which waiting takes no time, shared by simulated processes.
 
 The code under test runs unchanged: it asks the running loop for the time, for timers and for tasks. What is added is
@@ -67,7 +68,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Return virtual seconds."""
         return self._now
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Schedule a callback. Those of one moment run in the order in which they were scheduled."""
@@ -77,13 +78,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
             heapq.heappush(self._timers, (when, self._serial, timer))
         return timer
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Schedule a callback after a delay."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]  # the base class spells the same with a type variable tuple
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Schedule a callback for the next pass."""
@@ -92,7 +93,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """As `call_soon`: there are no threads."""
@@ -119,6 +120,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         process.frozen = False
         process.backlog = []
 
+    def bury(self) -> None:
+        """End the run: drop whatever is scheduled, now and from now on."""
+        self.over = True
+        self._ready.clear()
+        self._timers.clear()
+
     _ready: deque[asyncio.Handle]
 
     def _run_once(self) -> None:
@@ -142,7 +149,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             step = ready.popleft()
             if step._cancelled:
                 continue
-            context = step._context
+            context: contextvars.Context = step._context  # type: ignore[attr-defined]
             process = context.get(_process)
             if process is not None and (process.frozen or not process.alive):
                 if process.alive:

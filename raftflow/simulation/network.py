@@ -158,15 +158,15 @@ class Network:
 
     def _connect(self, pair: frozenset[str]) -> None:
         one, other = sorted(pair)
-        ends = self._links.get(one), self._links.get(other)
-        if pair in self._connections or ends[0] is None or ends[1] is None:
+        first, second = self._links.get(one), self._links.get(other)
+        if pair in self._connections or first is None or second is None:
             return
         if (one, other) in self.blocked or (other, one) in self.blocked:
             return
         self._epoch += 1
         self.connects += 1
         self._connections[pair] = _Connection(self._epoch)
-        for end, peer in zip(ends, (other, one), strict=True):
+        for end, peer in ((first, other), (second, one)):
             self._loop.call_soon(end.made, peer, self._epoch, context=end.process.context)
 
     def lose(self, one: str, other: str, why: str) -> None:

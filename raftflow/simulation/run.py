@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LEADER_WITHIN_S: Final = 3.0
 EQUAL_WITHIN_S: Final = 10.0
 REST_WITHIN_S: Final = 90.0
+AFTERMATH_S: Final = 2.0
+"""How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
@@ -181,17 +183,22 @@ class World:
         for name in self.cluster.names:
             self.cluster.start(name)
         await self._until(lambda: self.cluster.leader() is not None, LEADER_WITHIN_S)
-        for actor in (*self.agents, *self.clients):
-            actor.start()
+        for agent in self.agents:
+            agent.start()
+        for client in self.clients:
+            client.start()
         await self.faults.run(self.loop.time() + self.plan.seconds)
-        if self.history.violations:
-            return
+        clean = not self.history.violations
         self._heal()
         await self._recover()
-        if not self.history.violations:
+        if clean and not self.history.violations:
             await self._rest()
-        if not self.history.violations:
-            self.history.check_end([self.cluster.hosts[name] for name in self.cluster.running()])
+        hosts = [self.cluster.hosts[name] for name in self.cluster.running()]
+        if self.history.violations:
+            await asyncio.sleep(AFTERMATH_S)
+            self.history.check_acknowledged(hosts)
+        else:
+            self.history.check_end(hosts)
 
     async def _until(self, condition: Callable[[], bool], within_s: float) -> bool:
         """Wait for a condition; also ends, with True, at the first violation."""
@@ -379,6 +386,7 @@ def _bury(world: World, loop: VirtualLoop) -> None:
             warnings.simplefilter("ignore", RuntimeWarning)  # coroutines of dead processes that never began
             for task in asyncio.all_tasks(loop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+            loop.bury()
             world.cluster.graves.clear()
             world.__dict__.clear()
             gc.collect()
@@ -386,4 +394,4 @@ def _bury(world: World, loop: VirtualLoop) -> None:
         sys.unraisablehook = hook
 
 
-__all__ = ["GUARD_RULES", "Options", "Plan", "Report", "World", "make_plan", "simulate"]
+__all__ = ["GUARD_RULES", "NO_RULES", "Options", "Plan", "Report", "World", "make_plan", "simulate"]

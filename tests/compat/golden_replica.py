@@ -1,0 +1,140 @@
+"""A replica of a one-member cluster on a given directory: what `scripts/make_golden` records and the tests open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from raftflow.coordinator.audit import AuditFile
+from raftflow.coordinator.host import HostedMachine
+from raftflow.domain import commands as c
+from raftflow.domain.task import AttemptOutcome
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine.machine import Machine
+from raftflow.replication.config import LogConfig
+from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.files import RealFileSystem
+from raftflow.replication.links import StreamLinks
+from raftflow.replication.log import Role
+
+GOLDEN = Path(__file__).parent / "golden"
+CLUSTER, NAME, PEERS = "golden", "n1", ("n2", "n3")
+SEGMENT_BYTES = 1024
+START_MS = 1_700_000_000_000
+
+
+class GoldenReplica:
+    """The log, the machine behind it, and the audit."""
+
+    def __init__(self, directory: Path, level: int) -> None:
+        self.machine = Machine(level_max=level)
+        self.failures: list[Exception] = []
+        self.fs = RealFileSystem()
+        self.audit = AuditFile(self.fs, directory / "audit", self.failures.append)
+        links = StreamLinks(name=NAME, cluster_id=CLUSTER, bind=("127.0.0.1", 0), peers={}, secret=bytes(32))
+        config = LogConfig(
+            name=NAME,
+            members=(NAME,),
+            cluster_id=CLUSTER,
+            data_dir=directory,
+            segment_bytes=SEGMENT_BYTES,
+            election_min_s=0.2,
+            election_max_s=0.3,
+        )
+        hosted = HostedMachine(self.machine, self.audit, lambda _result: None)
+        self.log = PySyncObjLog(config, hosted, links, self.fs, before_compaction=self.audit.sync)
+        self.hosted = hosted
+
+
+@asynccontextmanager
+async def opened(directory: Path, level: int) -> AsyncIterator[GoldenReplica]:
+    """Start the replica and wait until it leads; everything is closed afterwards."""
+    replica = GoldenReplica(directory, level)
+    leads = asyncio.Event()
+    replica.log.on_role_change(lambda role, _term: leads.set() if role is Role.LEADER else None)
+    try:
+        await replica.log.start()
+        replica.hosted.open_audit()
+        await asyncio.wait_for(leads.wait(), 10)
+        yield replica
+    finally:
+        await replica.log.close()
+        await replica.audit.close()
+        replica.fs.close()
+
+
+def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield batches that use every command and every field, with values that differ from the defaults."""
+    clock = iter(range(START_MS, START_MS + 10**9, 1_000))
+
+    def stamp(request_id: str = "") -> dict[str, object]:
+        return {"at_ms": next(clock), "actor": "client:golden", "request_id": request_id}
+
+    yield (
+        c.RegisterAgent(
+            **stamp("register-1"),
+            name="a1",
+            instance="instance-1",
+            capacity={"cpu": 8_000, "memory": 4_096, "gpu": 2_000},
+            labels={"zone": "west"},
+            prefetch=4,
+        ),
+        c.RegisterAgent(**stamp(), name="a2", instance="instance-2", capacity={"cpu": 1_000, "memory": 512}),
+    )
+    tasks = (
+        TaskSpec(id="a", command=("prog", "--x", "ä"), env={"K": "V"}, cwd="/srv", labels={"zone": "west"}),
+        TaskSpec(
+            id="b",
+            needs=("a",),
+            python="package.module:function",
+            args=b"[1,2]",
+            kwargs=b'{"k":"v"}',
+            resources={"cpu": 500, "memory": 64, "gpu": 1_000},
+            retries=3,
+            retry_delay_ms=500,
+            retry_delay_max_ms=5_000,
+            timeout_ms=60_000,
+            grace_ms=1_000,
+            expected_ms=2_000,
+        ),
+        TaskSpec(id="c", needs=("a", "b"), command=("true",)),
+    )
+    for number in range(1, 6):
+        spec = WorkflowSpec(name=f"golden-{number}", tasks=tasks, priority=10 * number, on_failure="continue")
+        yield (c.SubmitWorkflow(**stamp(f"submit-{number}"), workflow_id=f"wf-{number}", spec=spec),)
+    yield (
+        c.CommitPlacements(
+            **stamp(), placements=tuple(c.Placement(f"wf-{number}", 0, "a1", 1) for number in (1, 2, 3))
+        ),
+    )
+    ends = (
+        c.AttemptEnd(1, "wf-1", "a", AttemptOutcome.SUCCEEDED, 0, "", b'{"n":1}', 1_200),
+        c.AttemptEnd(2, "wf-2", "a", AttemptOutcome.FAILED, -9, "killed", b"", 300),
+    )
+    yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=1, ends=ends, missing=(3,)),)
+    yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=7, ends=ends),)
+    yield (c.CommitPlacements(**stamp(), placements=(c.Placement("wf-1", 1, "a1", 1),)),)
+    yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=1, ends=(_failed(4, "wf-1", "b"),)),)
+    yield (c.FireTimers(**stamp()),)
+    for action in ("pause", "resume", "cancel"):
+        yield (c.ControlWorkflow(**stamp(f"{action}-4"), workflow_id="wf-4", action=action),)
+    yield (c.ControlWorkflow(**stamp("retry-2"), workflow_id="wf-2", action="retry"),)
+    yield (
+        c.ControlAgent(**stamp(), name="a1", action="drain"),
+        c.ControlAgent(**stamp(), name="a1", action="resume"),
+    )
+    yield (c.RemoveAgent(**stamp(), name="a2", incarnation=2, reason="lost"),)
+    yield (c.RetireWorkflows(**stamp(), before_ms=START_MS + 10**6, count_max=1),)
+    yield (c.RaiseFeatureLevel(**stamp(), level=2, supported=(c.Supported("n1", 2),)),)
+    yield (c.SubmitWorkflow(**stamp("submit-9"), workflow_id="wf-9", spec=WorkflowSpec(name="last", tasks=tasks)),)
+
+
+def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:
+    return c.AttemptEnd(fence, workflow, task, AttemptOutcome.FAILED, 3, "exit code 3", b"", 10)
+
+
+def tag_of(command: c.AnyCommand) -> str:
+    """Return the tag that the command has in the log."""
+    return str(type(command).__struct_config__.tag)

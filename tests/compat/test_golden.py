@@ -1,0 +1,141 @@
+"""Every format that was ever written is read, and comes to what was recorded. See `scripts/make_golden`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from golden_replica import CLUSTER, GOLDEN, NAME, PEERS, SEGMENT_BYTES, opened
+
+from raftflow.coordinator.verify import verify_audit
+from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
+from raftflow.domain.features import LEVEL, FeatureLevelError
+from raftflow.machine.machine import Machine
+from raftflow.replication import envelope
+from raftflow.replication.files import RealFileSystem
+from raftflow.replication.identity import DataDir
+from raftflow.replication.introductions import Introducer, Introduction
+from raftflow.replication.journal import Journal
+from raftflow.replication.log import LogFailedError
+from raftflow.replication.snapshots import SnapshotStore
+
+SETS = sorted(path.name for path in GOLDEN.iterdir())
+NEWEST = f"level-{LEVEL}"
+
+
+class Golden:
+    """One set: the recorded values, the entries, and a copy of the data directory that may be changed."""
+
+    def __init__(self, name: str, place: Path) -> None:
+        self.recorded = json.loads((GOLDEN / name / "recorded.json").read_text())
+        self.level = self.recorded["level"]
+        self.entries = [path.read_bytes() for path in sorted((GOLDEN / name / "entries").iterdir())]
+        self.directory = place / "n1"
+        shutil.copytree(GOLDEN / name / "replica", self.directory)
+
+    def check(self, machine: Machine) -> None:
+        assert machine.chain.hex() == self.recorded["chain"]
+        assert hashlib.sha256(b"".join(machine.snapshot())).hexdigest() == self.recorded["state"]
+
+
+@pytest.fixture(params=SETS)
+def golden(request: Any, tmp_path: Path) -> Golden:
+    return Golden(request.param, tmp_path)
+
+
+def test_the_newest_set_has_every_command() -> None:
+    recorded = json.loads((GOLDEN / NEWEST / "recorded.json").read_text())
+    tags = sorted(kind.__struct_config__.tag for kind in AnyCommand.__args__)
+    assert recorded["tags"] == tags, "run scripts/make_golden for the new command, and commit what it writes"
+
+
+def test_entries_are_read_and_written_as_they_were(golden: Golden) -> None:
+    for data in golden.entries:
+        assert encode_entry(decode_entry(data).commands) == data
+
+
+def test_entries_come_to_the_recorded_state(golden: Golden) -> None:
+    """The indexes are those of the recording: 1 and 2 were no-ops of the log."""
+    machine = Machine()
+    for index, data in enumerate(golden.entries, golden.recorded["applied_index"] - len(golden.entries) + 1):
+        machine.apply(index, 1, data)
+    golden.check(machine)
+
+
+def test_the_identity_and_the_peers(golden: Golden) -> None:
+    fs = RealFileSystem()
+    data = DataDir.open(fs, golden.directory, CLUSTER, NAME)
+    assert data.has_journal
+    introducer = Introducer(fs, golden.directory, level=1)
+    introducer.open()
+    for peer in PEERS:
+        for disk, accepted in ((f"disk-{peer}", True), ("another", False)):
+            frame = msgspec.msgpack.encode(Introduction(format=1, disk=disk, level=1))
+            assert introducer.meet(peer, frame)[0].accepted == accepted
+    data.close()
+    fs.close()
+
+
+def test_the_journal(golden: Golden) -> None:
+    fs = RealFileSystem()
+    files = len(list((golden.directory / "journal").iterdir()))
+    journal = Journal.open(
+        fs, golden.directory / "journal", check_command=envelope.check, segment_bytes=SEGMENT_BYTES, must_exist=True
+    )
+    assert files > 1
+    assert (journal.last_index, journal.getCurrentTerm(), journal.getVotedForNodeId()) == (
+        golden.recorded["journal_entries"],
+        1,
+        NAME,
+    )
+    sealed = {envelope.seal(entry) for entry in golden.entries}
+    assert sum(command in sealed for command, _, _ in journal) > len(golden.entries) // 3
+    journal.close()
+    fs.close()
+
+
+def test_the_snapshots(golden: Golden) -> None:
+    """Each, and the entries behind it."""
+    fs = RealFileSystem()
+    good, damaged = SnapshotStore(fs, golden.directory / "snapshots").valid()
+    assert len(good) == 2 and damaged == []
+    first = golden.recorded["applied_index"] - len(golden.entries) + 1
+    for info in good:
+        machine = Machine()
+        machine.restore(SnapshotStore(fs, golden.directory / "snapshots").read(info))
+        assert machine.applied_index == info.index
+        for index, data in enumerate(golden.entries, first):
+            if index > info.index:
+                machine.apply(index, 1, data)
+        golden.check(machine)
+    fs.close()
+
+
+async def test_a_replica_starts_on_it(golden: Golden) -> None:
+    """The whole directory, the audit too: every record is compared with what the log gives again."""
+    async with opened(golden.directory, LEVEL) as replica:
+        golden.check(replica.machine)
+        assert replica.failures == []
+        check = await verify_audit(replica.audit, NAME, replica.machine)
+        assert check.problems == []
+        assert check.last_index == golden.recorded["applied_index"]
+        assert check.gaps == []
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name != "level-1"])
+async def test_an_older_program_refuses_it(name: str, tmp_path: Path) -> None:
+    golden = Golden(name, tmp_path)
+    with pytest.raises(LogFailedError) as refused:
+        async with opened(golden.directory, golden.level - 1):
+            pass
+    assert "feature level" in str(refused.value)
+    assert "the data is kept" in str(refused.value)
+    machine = Machine(level_max=golden.level - 1)
+    with pytest.raises(FeatureLevelError):
+        for index, data in enumerate(golden.entries, 1):
+            machine.apply(index, 1, data)

@@ -43,6 +43,11 @@ class Golden:
         assert hashlib.sha256(b"".join(machine.snapshot())).hexdigest() == self.recorded["state"]
 
 
+def apply_all(machine: Machine, entries: list[bytes]) -> None:
+    for index, data in enumerate(entries, 1):
+        machine.apply(index, 1, data)
+
+
 @pytest.fixture(params=SETS)
 def golden(request: Any, tmp_path: Path) -> Golden:
     return Golden(request.param, tmp_path)
@@ -135,7 +140,5 @@ async def test_an_older_program_refuses_it(name: str, tmp_path: Path) -> None:
             pass
     assert "feature level" in str(refused.value)
     assert "the data is kept" in str(refused.value)
-    machine = Machine(level_max=golden.level - 1)
     with pytest.raises(FeatureLevelError):
-        for index, data in enumerate(golden.entries, 1):
-            machine.apply(index, 1, data)
+        apply_all(Machine(level_max=golden.level - 1), golden.entries)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftflow import __version__
-from raftflow.bench import failover, jobs, peer
+from raftflow.bench import commit, failover, jobs, peer
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.bench.usage import machine_load
 
@@ -35,6 +35,7 @@ class Benchmark:
     runs: int
     tasks: int = 0
     """Size of the work, 0 if it has none."""
+    seconds: float = 3.0
 
 
 def _failover(settings: Settings) -> dict[str, Any]:
@@ -50,6 +51,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "chain": Benchmark("callables one after the other", _job("chain"), 5, 200),
     "fanout": Benchmark("one callable, then many, then one", _job("fanout"), 5, 1_000),
     "subprocess": Benchmark("/bin/true, beside a bare loop that starts it", _job("subprocess"), 5, 500),
+    "commit": Benchmark("acknowledged writes through HTTP", commit.measure, 3),
     "failover": Benchmark("from SIGKILL of the leader to the next assignment", _failover, 20),
 }
 NAMES: Final = tuple(BENCHMARKS)
@@ -72,7 +74,12 @@ def run(name: str, *, runs: int | None = None, data_dir: Path | None = None, **g
     load_before = machine_load()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        settings = Settings(directory=directory / "cluster", runs=runs or benchmark.runs, tasks=benchmark.tasks)
+        settings = Settings(
+            directory=directory / "cluster",
+            runs=runs or benchmark.runs,
+            tasks=benchmark.tasks,
+            seconds=benchmark.seconds,
+        )
         settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
         result = benchmark.measure(settings)
     machine = {

@@ -1,0 +1,103 @@
+"""commit: acknowledged writes through HTTP. One client at a time for latency, many for throughput, larger payloads.
+
+A write is the submission of a workflow with one small task, sent to the leader: read, checked, replicated, on two
+disks of three, applied, answered. There are no agents. Each run has a cluster of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import count
+from statistics import median
+from typing import Any, Final
+
+import uvloop
+
+from raftflow.bench.figures import summary, times_better
+from raftflow.bench.peer import Peer
+from raftflow.bench.settings import Settings
+from raftflow.bench.usage import Roles, machine_load
+from raftflow.bench.wire import Connection
+from raftflow.local.cluster import LocalCluster, Options
+
+CLIENTS: Final = (4, 16, 64, 256)
+PAYLOADS: Final = (256, 4_096, 32_768)
+"""Bytes. The smallest is what latency and throughput are measured with."""
+_WARM_UP_S: Final = 0.5
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Run everything `settings.runs` times, beside etcd if that is wanted."""
+    runs: list[dict[str, Any]] = []
+    theirs: dict[str, list[dict[str, float]]] = {name: [] for name in settings.versus}
+    versions: dict[str, dict[str, str]] = {}
+    for number in range(settings.runs):
+        cluster = LocalCluster.create(settings.directory / f"run{number}", Options(agents=0))
+        try:
+            cluster.start()
+            runs.append(uvloop.run(_run(cluster, settings.seconds)))
+        finally:
+            cluster.down()
+        for name in settings.versus:
+            with Peer(name, "commit", settings) as peer:
+                theirs[name].append(peer.ask())
+                versions[name] = peer.versions
+    figures = ["ms_median", "ms_p99", "per_s", *(f"per_s_{clients}" for clients in CLIENTS)]
+    figures += [f"ms_median_{size}" for size in PAYLOADS[1:]]
+    result: dict[str, Any] = {"name": "commit", "runs": runs, **summary(runs, figures), "versus": {}}
+    for name, found in theirs.items():
+        other = summary(found, found[0])
+        ratios = {
+            figure: times_better(figure, result["median"][figure], other["median"][figure]) for figure in found[0]
+        }
+        result["versus"][name] = {
+            **other,
+            "ratio": ratios["ms_median"],
+            "ratios": ratios,
+            "versions": versions[name],
+        }
+    return result
+
+
+async def _run(cluster: LocalCluster, seconds: float) -> dict[str, Any]:
+    url = cluster.url_of(await asyncio.to_thread(cluster.wait_leader))
+    run: dict[str, Any] = {"load_before": machine_load()}
+    await _load(url, 4, _WARM_UP_S, PAYLOADS[0])
+    for size in PAYLOADS:
+        times = sorted(await _load(url, 1, seconds, size))
+        end = "" if size == PAYLOADS[0] else f"_{size}"
+        run[f"ms_median{end}"] = median(times) * 1e3
+        run[f"ms_p99{end}"] = times[len(times) * 99 // 100] * 1e3
+    for clients in CLIENTS:
+        roles = await asyncio.to_thread(Roles, cluster)
+        began = time.perf_counter()
+        done = len(await _load(url, clients, seconds, PAYLOADS[0]))
+        run[f"per_s_{clients}"] = done / (time.perf_counter() - began)
+        run[f"cpu_us_per_write_{clients}"] = roles.spent_us_each(done)
+    run["per_s"] = max(run[f"per_s_{clients}"] for clients in CLIENTS)
+    return run
+
+
+async def _load(url: str, clients: int, seconds: float, size: int) -> list[float]:
+    """Write for some seconds, every client one at a time; returns the seconds that each write took."""
+    task = {"id": "t", "command": ["true"], "env": {"PAYLOAD": "x" * size}}
+    document = {"name": "commit", "tasks": [task]}
+    times: list[float] = []
+    stamp = f"{time.time_ns():x}"
+    numbers = count()
+    until = time.perf_counter() + seconds
+
+    async def client() -> None:
+        connection = await Connection.open(url)
+        try:
+            while (began := time.perf_counter()) < until:
+                await connection.post("/v1/workflows", document, f"Idempotency-Key: {stamp}-{next(numbers)}\r\n")
+                times.append(time.perf_counter() - began)
+        finally:
+            connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+    return times

@@ -22,6 +22,7 @@ from raftflow.domain.contract import (
     AuditPage,
     LedgerCheck,
     LedgerView,
+    MemberList,
     ReplicaStatus,
     TaskExplanation,
     TaskLog,
@@ -293,6 +294,18 @@ class AsyncClient:
         # The agents' list needs a leader; without one the replicas' own words are all there is.
         agents, answers = await asyncio.gather(ask_agents(), asyncio.gather(*(ask(url) for url in self.peers)))
         return overview(dict(zip(self.peers, answers, strict=True)), agents)
+
+    # --- the members
+
+    async def members(self, *, stale: bool = False) -> MemberList:
+        """Return the replicas of the cluster; `stale` takes any replica's own view without asking the leader."""
+        return await self._get("/v1/members", MemberList, stale="1" if stale else None)
+
+    async def transfer_leadership(self, to: str | None = None) -> MemberList:
+        """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
+        body = orjson.dumps({} if to is None else {"to": to})
+        call = Call("POST", "/v1/members/transfer", body=body, idempotency_key=new_key())
+        return await self._transport.call(call, MemberList)
 
     async def openapi(self) -> dict[str, Any]:
         """Return the API's own description."""

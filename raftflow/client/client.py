@@ -19,6 +19,7 @@ from raftflow.domain.contract import (
     AuditPage,
     LedgerCheck,
     LedgerView,
+    MemberList,
     ReplicaStatus,
     TaskExplanation,
     TaskLog,
@@ -195,6 +196,16 @@ class Client:
     def cluster_status(self) -> ClusterStatus:
         """Ask every peer, and the leader for the agents. Raises `Unreachable` if not one of them answers."""
         return self._run(self._client.cluster_status())
+
+    # --- the members
+
+    def members(self, *, stale: bool = False) -> MemberList:
+        """Return the replicas of the cluster; `stale` takes any replica's own view without asking the leader."""
+        return self._run(self._client.members(stale=stale))
+
+    def transfer_leadership(self, to: str | None = None) -> MemberList:
+        """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
+        return self._run(self._client.transfer_leadership(to))
 
     def openapi(self) -> dict[str, Any]:
         """Return the API's own description."""

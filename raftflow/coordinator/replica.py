@@ -21,7 +21,7 @@ from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
 from raftflow.coordinator.verify import verify_audit
-from raftflow.domain.contract import PeerView, ReplicaStatus
+from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus
 from raftflow.domain.events import AgentChanged
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.log import LogFailedError, NoQuorumError, Role
@@ -125,6 +125,10 @@ class Replica:
         _log.info("leadership was handed over" if moved else "no other replica took leadership over in time")
         return moved
 
+    async def transfer(self, target: str | None) -> bool:
+        """Hand leadership to `target`, or to the most caught-up replica. True if another replica leads then."""
+        return await self.log.transfer_leadership(target, TRANSFER_S)
+
     async def stop(self) -> None:
         """Stop in order: no new work, answer the held polls, end the log, close the audit. Safe to call twice."""
         if self._watcher is not None:
@@ -197,6 +201,25 @@ class Replica:
     async def verify_audit(self) -> AuditCheck:
         """Check this replica's audit file against its own chain and the state machine's."""
         return await verify_audit(self.audit, self.config.name, self.machine)
+
+    def members(self) -> MemberList:
+        """Return who belongs to the cluster, as this replica knows it."""
+        log = self.log.status()
+        known = {peer.name: peer for peer in log.peers}
+        views = []
+        for member in self.config.members:
+            peer = known.get(member.name)
+            view = MemberView(
+                name=member.name,
+                peer=f"{member.peer.host}:{member.peer.port}",
+                url=member.url,
+                leader=member.name == log.leader,
+                connected=peer is None or peer.connected,
+            )
+            if peer is not None:
+                view.match_index, view.lag = peer.match_index, peer.lag
+            views.append(view)
+        return MemberList(replica=self.config.name, leader=log.leader, term=log.term, members=views)
 
     def status(self) -> ReplicaStatus:
         """Return this replica's own view of the cluster."""

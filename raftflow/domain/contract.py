@@ -439,6 +439,42 @@ class PeerView(msgspec.Struct, kw_only=True):
     lag: int | None = None
 
 
+class MemberView(msgspec.Struct, kw_only=True):
+    """A replica of the cluster."""
+
+    name: str
+    peer: str
+    """Where other replicas reach it, `host:port`."""
+    url: str
+    """Where clients and agents reach it."""
+    voting: bool = True
+    """False while it is being caught up: it holds data but does not count for majorities."""
+    leader: bool = False
+    connected: bool = False
+    match_index: int | None = None
+    """Highest entry known to be on its disk; only the leader knows it."""
+    lag: int | None = None
+
+
+class MemberList(msgspec.Struct, kw_only=True):
+    """`GET /v1/members`: who belongs to the cluster, as the replica that answers knows it."""
+
+    replica: str
+    """Who answers."""
+    leader: str | None
+    term: int
+    members: list[MemberView]
+    removed: list[str] = []
+    """Names that were members once and can never be again."""
+
+
+class TransferRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/members/transfer`: hand leadership over."""
+
+    to: str | None = None
+    """A voting member; without it the most caught-up one."""
+
+
 class ReplicaStatus(msgspec.Struct, kw_only=True):
     """`GET /v1/status`: this replica."""
 
@@ -459,5 +495,9 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     digest_index: int
     pid: int
     version: str
+    feature_level: int = 1
+    """The cluster's level, as of the state machine; see `domain.features`."""
+    feature_level_max: int = 1
+    """The highest level that this replica understands."""
     uptime_s: float
     peers: list[PeerView]

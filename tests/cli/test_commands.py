@@ -69,7 +69,19 @@ def flow(tmp_path: Path) -> str:
 
 
 def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
-    nouns = ["demo", "cluster", "coordinator", "agent", "workflow", "task", "ledger", "audit", "bench"]
+    nouns = [
+        "demo",
+        "cluster",
+        "member",
+        "coordinator",
+        "agent",
+        "workflow",
+        "task",
+        "ledger",
+        "audit",
+        "simulate",
+        "bench",
+    ]
     shown = run("--help").stdout
     assert [line.split()[0] for line in shown.split("Commands:")[1].splitlines() if re.match(r"  \w", line)] == nouns
     for noun in nouns:
@@ -238,6 +250,27 @@ def test_cluster_status_without_a_leader_is_printed_and_fails(run: Run, fake: An
     result = run("cluster", "status", "-o", "json")
     assert result.exit_code == 3
     assert json.loads(result.stdout)["leader"] is None
+
+
+def test_members(run: Run, fake: Any) -> None:
+    line = {"name": "n1", "peer": "127.0.0.1:7101", "url": "http://127.0.0.1:7001", "leader": True, "connected": True}
+    listed = {"replica": "n1", "leader": "n1", "term": 3, "members": [line]}
+    fake.routes["GET", "/v1/members"] = listed
+    fake.routes["POST", "/v1/members/transfer"] = listed
+    assert json.loads(run("member", "list", "-o", "json").stdout)["members"][0]["name"] == "n1"
+    assert run("member", "list").stdout.splitlines()[1].split() == [
+        "n1",
+        "127.0.0.1:7101",
+        "http://127.0.0.1:7001",
+        "yes",
+        "yes",
+        "yes",
+        "-",
+    ]
+    run("member", "transfer", "n1")
+    assert fake.requests[-1][4] == {"to": "n1"}
+    run("member", "transfer")
+    assert fake.requests[-1][4] == {}
 
 
 def test_ledger(run: Run, fake: Any) -> None:

@@ -70,6 +70,10 @@ def test_every_noun(directory: str) -> None:
 
     assert in_json("agent", "drain", "a1", *where)["state"] == "draining"
     assert in_json("agent", "resume", "a1", *where)["state"] == "up"
+    assert [each["name"] for each in in_json("member", "list", *where)["members"]] == ["n1", "n2", "n3"]
+    heir = next(name for name in ("n1", "n2") if name != in_json("member", "list", *where)["leader"])
+    in_json("member", "transfer", heir, *where)
+    assert in_json("member", "list", *where)["leader"] == heir
     assert len(in_json("ledger", "show", *where)["agents"]) == 2
     verdict = in_json("ledger", "verify", *where)
     assert (verdict["ok"], verdict["problems"], len(verdict["replicas"])) == (True, [], 3)

@@ -1,0 +1,55 @@
+"""`raftflow member`: the replicas of a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from raftflow.cli.options import connect, connection_options, output_option
+from raftflow.cli.output import print_items, print_json
+
+if TYPE_CHECKING:
+    from raftflow.domain.contract import MemberList
+
+_COLUMNS = {
+    "MEMBER": "name",
+    "PEER": "peer",
+    "URL": "url",
+    "VOTING": "voting",
+    "LEADER": "leader",
+    "CONNECTED": "connected",
+    "LAG": "lag",
+}
+
+
+@click.group()
+def member() -> None:
+    """The replicas of a cluster: list them, hand leadership over."""
+
+
+@member.command("list")
+@click.option("--stale", is_flag=True, help="Take any replica's own view, also without a leader.")
+@output_option
+@connection_options
+def list_(stale: bool, output: str) -> None:
+    """List the replicas as the leader sees them."""
+    with connect() as client:
+        _print(client.members(stale=stale), output)
+
+
+@member.command()
+@click.argument("name", required=False)
+@output_option
+@connection_options
+def transfer(name: str | None, output: str) -> None:
+    """Hand leadership to the replica NAME, or to the most caught-up one, before the leader is stopped."""
+    with connect() as client:
+        _print(client.transfer_leadership(name), output)
+
+
+def _print(found: MemberList, output: str) -> None:
+    if output == "json":
+        print_json(found)
+    else:
+        print_items(output, found.members, _COLUMNS)

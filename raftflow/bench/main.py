@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftflow import __version__
-from raftflow.bench import commit, failover, jobs, peer
+from raftflow.bench import commit, failover, jobs, peer, pure
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.bench.usage import machine_load
 
@@ -52,6 +52,9 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "fanout": Benchmark("one callable, then many, then one", _job("fanout"), 5, 1_000),
     "subprocess": Benchmark("/bin/true, beside a bare loop that starts it", _job("subprocess"), 5, 500),
     "commit": Benchmark("acknowledged writes through HTTP", commit.measure, 3),
+    "apply": Benchmark("the state machine alone: transitions, memory of tasks", pure.apply, 5, 20_000),
+    "place": Benchmark("the scheduler alone: one round of placements", pure.placements, 5, 100_000),
+    "snapshot": Benchmark("pause, size and time of snapshots, by tasks", pure.snapshot, 1),
     "failover": Benchmark("from SIGKILL of the leader to the next assignment", _failover, 20),
 }
 NAMES: Final = tuple(BENCHMARKS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from raftflow.bench import main
 
 
@@ -15,3 +17,18 @@ def test_commit(tmp_path: Path) -> None:
     assert all(value > 0 for value in result["median"].values())
     json.dumps(result)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("apply", {"per_s", "us_per_task_life", "bytes_per_live_task"}),
+        ("place", {"per_s", "place_ms", "view_ms", "add_us"}),
+        ("snapshot", {f"{key}_1500" for key in ("pause_ms", "seconds", "restore_s", "mib", "resident_mib")}),
+    ],
+)
+def test_pure_parts(name: str, wanted: set[str], tmp_path: Path) -> None:
+    result = main.run(name, runs=1, data_dir=tmp_path, tasks=1_500)
+    assert set(result["median"]) == wanted
+    assert all(value > 0 for value in result["median"].values())
+    json.dumps(result)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Final
 
 from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.settings import ConfigError
+from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.replication import tls
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.introductions import Introducer
 from raftflow.replication.links import StreamLinks
 
 if TYPE_CHECKING:
@@ -18,16 +21,30 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem
     from raftflow.replication.log import ReplicatedLog, StateMachine
 
+LEVEL_VARIABLE: Final = "RAFTFLOW_TEST_FEATURE_LEVEL"
+"""Caps the feature level of a process, so that tests have an older version to upgrade from."""
+
 
 def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: WallClock | None = None) -> Replica:
     """Return a replica that is ready to start. Raises `ConfigError`."""
     log_config = _log_config(config)
-    links = _links(config)
+    level = _level()
+    links = _links(config, Introducer(fs, config.data_dir, level=level))
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.sync)
 
-    return Replica(config, make_log, fs, clock=clock)
+    return Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
+
+
+def _level() -> int:
+    """Return the highest feature level of this process: the program's, unless a test lets it play an older one."""
+    capped = os.environ.get(LEVEL_VARIABLE, "")
+    if not capped:
+        return LEVEL
+    if not capped.isdecimal() or not LEVEL_FIRST <= int(capped) <= LEVEL:
+        raise ConfigError(f"{LEVEL_VARIABLE} is for tests and between {LEVEL_FIRST} and {LEVEL}, not {capped!r}")
+    return int(capped)
 
 
 def _log_config(config: CoordinatorConfig) -> LogConfig:
@@ -48,7 +65,7 @@ def _log_config(config: CoordinatorConfig) -> LogConfig:
         raise ConfigError(f"the log cannot work with this configuration: {error}") from error
 
 
-def _links(config: CoordinatorConfig) -> StreamLinks:
+def _links(config: CoordinatorConfig, introducer: Introducer) -> StreamLinks:
     files = config.tls
     server = client = None
     if files.peer_cert is not None and files.peer_key is not None and files.peer_ca is not None:
@@ -69,4 +86,5 @@ def _links(config: CoordinatorConfig) -> StreamLinks:
         secret=config.secret,
         tls_server=server,
         tls_client=client,
+        introducer=introducer,
     )

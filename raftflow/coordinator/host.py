@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from raftflow.coordinator.audit import AuditFile
+from raftflow.domain.features import FeatureLevelError
 from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.machine import EntryResult, Machine
+from raftflow.replication.log import LogFailedError
 
 
 class HostedMachine:
@@ -33,7 +35,10 @@ class HostedMachine:
         """Apply one committed entry."""
         if not self._opened:
             self.open_audit()
-        result = self.machine.apply(index, term, entry)
+        try:
+            result = self.machine.apply(index, term, entry)
+        except FeatureLevelError as error:
+            raise LogFailedError(str(error)) from error  # with nothing around it: it says what to do
         self._audit.append(index, result.audit)
         self._on_applied(result)
         return result

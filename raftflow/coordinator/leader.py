@@ -1,4 +1,4 @@
-"""What only the leader does: give up silent agents, fire timers, place tasks, forget old workflows.
+"""What only the leader does: give up silent agents, fire timers, place tasks, forget old workflows, raise levels.
 
 The loop is active between the role callbacks LEADER and FOLLOWER. It decides from the applied state and proposes
 commands; nothing happens before the log has committed them, and `apply` checks each again. So a leader that was
@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import STALL_S, Leases
 from raftflow.coordinator.submitter import ProposeError, Submitter
-from raftflow.domain.commands import CommitPlacements, FireTimers, Placement, RemoveAgent, RetireWorkflows
+from raftflow.domain.commands import (
+    CommitPlacements,
+    FireTimers,
+    Placement,
+    RaiseFeatureLevel,
+    RemoveAgent,
+    RetireWorkflows,
+    Supported,
+)
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
@@ -26,6 +34,8 @@ _log = logging.getLogger(__name__)
 LEASE_CHECK_LEAST_S = 0.05
 RETIRE_EVERY_S = 30.0
 RETIRE_COUNT_MAX = 1_000
+LEVEL_EVERY_S = 1.0
+"""How often the leader looks whether all members understand a higher feature level than the cluster's."""
 TIMER_SLEEP_MOST_S = 3600.0
 """Longest sleep towards a timer, so that a wall clock that was set is noticed."""
 
@@ -50,6 +60,8 @@ class LeaderLoop:
     """The leader's work on one replica.
 
     Args:
+        member_levels: the highest feature level that each member of the cluster understands, as far as it is known;
+            None while it is not known of all.
         on_bug: told about an exception that is none of the expected ones; the replica must stop.
     """
 
@@ -64,6 +76,7 @@ class LeaderLoop:
         lease_ms: int,
         retention_ms: int,
         on_bug: Callable[[BaseException], None],
+        member_levels: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
         self.leases = Leases(lease_ms)
         self._actor = f"leader:{name}"
@@ -73,15 +86,19 @@ class LeaderLoop:
         self._planner = planner
         self._retention_ms = retention_ms
         self._on_bug = on_bug
+        self._member_levels = member_levels
         self._leading = False
         self._placing = Errand("place", self._place, on_bug)
         self._firing = Errand("timers", self._fire, on_bug)
         self._retiring = Errand("retire", self._retire, on_bug)
+        self._raising = Errand("level", self._raise, on_bug)
+        self._errands = (self._placing, self._firing, self._retiring, self._raising)
         self._removals: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._lease_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
         self._wake_due_ms: int | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
+        self._level_timer: asyncio.TimerHandle | None = None
 
     @property
     def leading(self) -> bool:
@@ -110,26 +127,27 @@ class LeaderLoop:
         for agent in self._machine.state.agents.values():
             if agent.present:
                 self.leases.contact(agent.name, now_s)
-        for errand in (self._placing, self._firing, self._retiring):
+        for errand in self._errands:
             errand.start()
         self._planner.reset()
         self._placing.kick()
         self._arm_leases()
         self._arm_timer()
         self._retire_later()
+        self._look_at_levels()
 
     def stop(self) -> None:
         """Stop deciding. What is in flight may still be committed by the next leader."""
         self._leading = False
-        for errand in (self._placing, self._firing, self._retiring):
+        for errand in self._errands:
             errand.stop()
         for task in self._removals.values():
             task.cancel()
         self._removals.clear()
-        for timer in (self._lease_timer, self._wake_timer, self._retire_timer):
+        for timer in (self._lease_timer, self._wake_timer, self._retire_timer, self._level_timer):
             if timer is not None:
                 timer.cancel()
-        self._lease_timer = self._wake_timer = self._retire_timer = None
+        self._lease_timer = self._wake_timer = self._retire_timer = self._level_timer = None
         self._wake_due_ms = None
         self.leases.clear()
 
@@ -285,3 +303,23 @@ class LeaderLoop:
             )
             if len(self._machine.state.finished) >= before:
                 return  # nothing went; the next round looks again
+
+    # --- feature levels
+
+    def _look_at_levels(self) -> None:
+        """Look now and then, for as long as this replica understands more than the cluster uses."""
+        self._level_timer = None
+        if self._machine.state.feature_level < self._machine.level_max:
+            self._raising.kick()
+            self._level_timer = asyncio.get_running_loop().call_later(LEVEL_EVERY_S, self._look_at_levels)
+
+    async def _raise(self) -> None:
+        levels = self._member_levels()
+        level = min(levels.values(), default=0) if levels is not None else 0
+        if levels is None or level <= self._machine.state.feature_level:
+            return
+        supported = tuple(Supported(member, understood) for member, understood in sorted(levels.items()))
+        await self._submitter.propose(
+            RaiseFeatureLevel(at_ms=self._now_ms(), actor=self._actor, level=level, supported=supported)
+        )
+        _log.info("the cluster is on feature level %d", self._machine.state.feature_level)

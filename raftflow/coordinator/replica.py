@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import raftflow
@@ -23,6 +23,7 @@ from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepar
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus
 from raftflow.domain.events import AgentChanged
+from raftflow.domain.features import LEVEL
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.log import LogFailedError, NoQuorumError, Role
 
@@ -58,11 +59,19 @@ class Replica:
         *,
         clock: WallClock | None = None,
         ids: IdSource | None = None,
+        level: int = LEVEL,
+        peer_levels: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
+        """Put the parts together.
+
+        `level` is the highest feature level that this replica understands, `peer_levels` returns the same of the
+        replicas that are connected.
+        """
         self.config = config
         self.clock = clock or SystemClock()
         self.ids = ids or IdSource(self.clock)
-        self.machine = Machine()
+        self.machine = Machine(level_max=level)
+        self._peer_levels = peer_levels
         self.audit = AuditFile(fs, config.data_dir / "audit", self._fail)
         self.commits = CommitTimes()
         self._hosted = HostedMachine(self.machine, self.audit, self._applied)
@@ -84,6 +93,7 @@ class Replica:
             lease_ms=timing.lease_ms,
             retention_ms=config.limits.retention_ms,
             on_bug=self._fail,
+            member_levels=self._member_levels,
         )
         self.desk = PollDesk(
             machine=self.machine,
@@ -172,6 +182,14 @@ class Replica:
                 if isinstance(event, AgentChanged):
                     self.desk.wake(event.name)
 
+    def _member_levels(self) -> dict[str, int] | None:
+        """Return what every member understands, None unless all are connected."""
+        told = self._peer_levels()
+        peers = [peer.name for peer in self.log.status().peers]
+        if any(peer not in told for peer in peers):
+            return None
+        return {self.config.name: self.machine.level_max, **{peer: told[peer] for peer in peers}}
+
     # --- what the API asks
 
     def find_leader(self) -> tuple[str, str] | None:
@@ -241,6 +259,8 @@ class Replica:
             digest_index=self.machine.applied_index,
             pid=os.getpid(),
             version=raftflow.__version__,
+            feature_level=self.machine.state.feature_level,
+            feature_level_max=self.machine.level_max,
             uptime_s=round(asyncio.get_running_loop().time() - self._started_s, 3),
             peers=[
                 PeerView(name=peer.name, connected=peer.connected, match_index=peer.match_index, lag=peer.lag)

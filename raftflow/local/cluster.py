@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -254,14 +254,15 @@ class LocalCluster:
             self.start_agent(name)
         self.wait_agents()
 
-    def start_replica(self, name: str) -> None:
-        """Start one replica unless it runs."""
+    def start_replica(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start one replica unless it runs, with these variables in its environment too."""
         with self._changing():
             replica = self._replica(name)
             if replica.process is not None and processes.alive(replica.process):
                 return
             argv = [sys.executable, "-m", "raftflow", "coordinator", "run", "--config", str(self.config_file(name))]
-            replica.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
+            env = {**_clean_environment(), **(environment or {})}
+            replica.process = processes.start(argv, log=self.log_file(name), env=env)
 
     def start_agent(self, name: str) -> None:
         """Start one agent unless it runs."""

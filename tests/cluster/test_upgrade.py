@@ -1,0 +1,82 @@
+"""Versions mixed on real processes: replicas of feature level N-1 and N, upgraded one by one under load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from raftflow.coordinator.build import LEVEL_VARIABLE
+from raftflow.domain.features import LEVEL
+from raftflow.local import processes
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.load import Acknowledged, Ledger, Reporter, Submissions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+OLDER = {LEVEL_VARIABLE: str(LEVEL - 1)}
+LOOKS_S = 2.5
+"""Longer than the leader takes between two looks at what the members understand."""
+
+
+def wait_for_more(acknowledged: Acknowledged, count: int = 10) -> None:
+    submissions, reports = len(acknowledged.workflows), len(acknowledged.reports)
+    deadline = time.monotonic() + 30.0
+    while len(acknowledged.workflows) < submissions + count or len(acknowledged.reports) < reports + count:
+        assert time.monotonic() < deadline, "the cluster does not go on"
+        time.sleep(0.02)
+
+
+def levels(cluster: LocalCluster) -> set[tuple[int, int]]:
+    return {(s.feature_level, s.feature_level_max) for s in cluster.statuses().values() if s is not None}
+
+
+def test_an_upgrade_one_by_one(make_cluster: Callable[..., LocalCluster]) -> None:
+    cluster = make_cluster(start=False, agents=0, replica_toml="[limits]\nsnapshot_entries = 200\n")
+    for name in cluster.replica_names:
+        cluster.start_replica(name, OLDER)
+    cluster.wait_ready()
+    acknowledged = Acknowledged()
+    with (
+        Reporter(cluster.urls, acknowledged, name="reporter"),
+        Submissions(cluster.urls, acknowledged, prefix="upgrade"),
+    ):
+        wait_for_more(acknowledged)
+        assert levels(cluster) == {(LEVEL - 1, LEVEL - 1)}
+        *first, last = cluster.replica_names
+        for name in first:
+            cluster.stop(name)
+            cluster.start_replica(name)
+            cluster.wait_ready()
+            wait_for_more(acknowledged)
+            time.sleep(LOOKS_S)
+            assert {level for level, _ in levels(cluster)} == {LEVEL - 1}, "raised before all understand it"
+        cluster.stop(last)
+        time.sleep(LOOKS_S)
+        assert {level for level, _ in levels(cluster)} == {LEVEL - 1}, "raised although a member was away"
+        cluster.start_replica(last)
+        cluster.wait_ready()
+        cluster._wait(lambda: levels(cluster) == {(LEVEL, LEVEL)}, 20.0, "the level does not rise")
+        wait_for_more(acknowledged)
+
+        # The older version does not come back, and says why; the others go on.
+        cluster.stop(last)
+        cluster.log_file(last).unlink()
+        cluster.start_replica(last, OLDER)
+        process = cluster._replica(last).process
+        assert processes.wait_end(process, 30.0), "it runs although it does not understand the cluster's level"
+        words = cluster.log_file(last).read_text()
+        assert processes.exit_code(process) == 2, words
+        assert f"understands levels up to {LEVEL - 1}" in words
+        wait_for_more(acknowledged)
+        cluster.start_replica(last)
+        cluster.wait_ready()
+    statuses = cluster.wait_equal()
+    assert len({status.digest for status in statuses.values()}) == 1
+    ledger = Ledger()
+    with cluster.client() as client:
+        for name in cluster.replica_names:
+            ledger.read(client, cluster.url_of(name))
+            assert client.audit_verify(cluster.url_of(name)).problems == []
+    assert ledger.missing(acknowledged) == []

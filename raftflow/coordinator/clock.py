@@ -5,6 +5,7 @@ Durations are never measured with the wall clock: they use the running event loo
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -33,6 +34,34 @@ class SystemClock:
     def now_ms(self) -> int:
         """Return milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
+
+
+class ClusterClock:
+    """The time that a replica stamps on commands: its wall clock, but never behind the state machine's.
+
+    The state machine's clock is the largest time it has seen, so a wall clock that once ran ahead would stop it, and
+    every back-off and deadline with it, until the others have caught up. While the wall clock is behind, time goes on
+    from the state machine's at the pace of the event loop.
+
+    Args:
+        wall: this machine's clock.
+        seen_ms: returns the largest time that the state machine has seen.
+    """
+
+    def __init__(self, wall: WallClock, seen_ms: Callable[[], int]) -> None:
+        self._wall = wall
+        self._seen_ms = seen_ms
+        self._anchor: tuple[int, float] | None = None
+        """A time that the state machine had seen, and when that was, on the loop's clock."""
+
+    def now_ms(self) -> int:
+        """Return milliseconds since the epoch, at least the state machine's."""
+        now_s = asyncio.get_running_loop().time()
+        seen_ms = self._seen_ms()
+        going_ms = -1 if self._anchor is None else self._anchor[0] + int((now_s - self._anchor[1]) * 1000)
+        if seen_ms > going_ms:
+            self._anchor = (seen_ms, now_s)
+        return max(self._wall.now_ms(), seen_ms, going_ms)
 
 
 class IdSource:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import raftflow
 from raftflow.coordinator.audit import AuditError, AuditFile
-from raftflow.coordinator.clock import IdSource, SystemClock, WallClock
+from raftflow.coordinator.clock import ClusterClock, IdSource, SystemClock, WallClock
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.planner import QueuePlanner

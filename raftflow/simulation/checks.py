@@ -188,6 +188,10 @@ class History:
             self.violations.append(Violation(kind, detail[:2000]))
             self._trace.note("CHECK", f"{kind}: {detail[:300]}")
 
+    def fault(self, kind: str, who: str) -> None:
+        """Note a fault that took effect inside a replica."""
+        self._trace.fault(kind, who)
+
     # What the replicas do.
 
     def started(self, host: Host) -> None:

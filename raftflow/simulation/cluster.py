@@ -70,6 +70,8 @@ class Host:
         """The fault of the disk because of which this life may stop by itself."""
         self.damaged = False
         """Bits of its disk were flipped: it may refuse to start, for good."""
+        self.refuse_restore = False
+        """The state machine will refuse the next snapshot that is installed in this life."""
         self.refused: str | None = None
         """Why it does not start any more."""
 
@@ -94,6 +96,11 @@ class ObservedMachine:
 
     def restore(self, pieces: Iterable[bytes]) -> None:
         """Replace the state."""
+        if self._host.refuse_restore and self._host.serving:
+            self._host.refuse_restore = False
+            self._host.may_fail = "a snapshot cannot be restored"
+            self._history.fault("snapshot refused", self._host.name)
+            raise ValueError("a snapshot of a version that this one cannot read")
         self._inner.restore(pieces)
         self._history.restored(self._host)
 
@@ -161,6 +168,7 @@ class Cluster:
             return
         host.lives += 1
         host.may_fail = None
+        host.refuse_restore = False
         process = host.process = Process(name)
         self._calls.off.discard(name)
         self._trace.note(name, f"starts, life {host.lives}")

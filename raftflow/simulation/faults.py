@@ -42,6 +42,7 @@ KINDS: Final[dict[str, int]] = {
     "failing disk": 4,
     "full disk": 2,
     "flip": 2,
+    "bad restore": 2,
     "snapshot": 8,
     "transfer": 5,
     "agent": 8,
@@ -132,6 +133,7 @@ class Faults:
             "failing disk": self._fail_disk,
             "full disk": self._fill_disk,
             "flip": self._flip,
+            "bad restore": self._spoil_restore,
             "snapshot": self._snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
@@ -277,6 +279,12 @@ class Faults:
             if host.process is not None and self._rng.random() < 0.7:
                 self._cluster.crash(name, kind="kill")
                 host.disk.restart(Loss.NONE, self._rng)
+
+    def _spoil_restore(self, name: str) -> None:
+        """Let the state machine refuse the next snapshot that comes from the leader, as an older version would."""
+        host = self._cluster.hosts[name]
+        if host.process is not None:
+            host.refuse_restore = True
 
     def _slow_disk(self, name: str) -> None:
         extra_s = self._rng.choice((0.02, 0.1, 0.5, 1.5))

@@ -233,9 +233,7 @@ class World:
         if not await self._until(lambda: cluster.leader() is not None, LEADER_WITHIN_S):
             history.violation("no leader", f"none {LEADER_WITHIN_S:g} s after healing: {self._views()}")
             return
-        leader = cluster.hosts[cluster.leader() or ""].replica
-        assert leader is not None  # noqa: S101 - it leads
-        target = leader.log.status().commit_index
+        target = max((view.commit_index for view in self._views()), default=0)
 
         def caught_up() -> bool:
             self._start_down()

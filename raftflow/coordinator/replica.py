@@ -68,10 +68,11 @@ class Replica:
         replicas that are connected.
         """
         self.config = config
-        self.clock = clock or SystemClock()
-        self.ids = ids or IdSource(self.clock)
+        wall = clock or SystemClock()
+        self.ids = ids or IdSource(wall)
         self.machine = Machine(level_max=level)
         self._peer_levels = peer_levels
+        self.clock: WallClock = ClusterClock(wall, lambda: self.machine.clock_ms)
         self.audit = AuditFile(fs, config.data_dir / "audit", self._fail)
         self.commits = CommitTimes()
         self._hosted = HostedMachine(self.machine, self.audit, self._applied)

@@ -284,7 +284,12 @@ class AuditFile:
         try:
             self.flush()
         except OSError as error:
-            self._on_failure(AuditError(f"the audit in {self._directory} cannot be written: {error}"))
+            self._on_failure(
+                AuditError(
+                    f"the audit in {self._directory} cannot be written: {error}. Free space or repair the disk, then "
+                    f"start this replica again; the log has everything that is missing here."
+                )
+            )
 
     async def sync(self) -> None:
         """Make everything appended so far durable. Raises `OSError`, after which nothing more is accepted."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.bench import main
+from raftflow.bench import fleet, main, soak
 
 
 def test_commit(tmp_path: Path) -> None:
@@ -32,3 +32,29 @@ def test_pure_parts(name: str, wanted: set[str], tmp_path: Path) -> None:
     assert set(result["median"]) == wanted
     assert all(value > 0 for value in result["median"].values())
     json.dumps(result)
+
+
+def test_agents(tmp_path: Path) -> None:
+    result = main.run("agents", runs=1, data_dir=tmp_path, tasks=20, seconds=0.5)
+    assert set(result["median"]) == set(fleet.FIGURES)
+    assert result["median"]["idle_polls_per_s"] >= 0
+    assert result["median"]["wake_seconds"] > 0
+    json.dumps(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recovery(tmp_path: Path) -> None:
+    result = main.run("recovery", runs=1, data_dir=tmp_path, tasks=100)
+    assert set(result["median"]) == {"seconds", "resident_mib"}
+    assert result["median"]["seconds"] > 0
+    json.dumps(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_soak(tmp_path: Path) -> None:
+    result = main.run("soak", runs=1, data_dir=tmp_path, tasks=100, seconds=1.0, slots=2, agents=1)
+    assert set(result["median"]) == set(soak.FIGURES)
+    assert result["median"]["ms_median"] > 0
+    assert result["median"]["leader_mib_first"] > 10
+    json.dumps(result)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,175 @@
+"""agents: what thousands of long-polling agents cost the leader, idle and at work.
+
+The agents are connections of one load generator, a process of its own that runs nothing: it takes assignments and
+reports them at once as succeeded. So what is measured is the leader, its log and its polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+import uvloop
+
+from raftflow.bench.figures import summary
+from raftflow.bench.jobs import independent
+from raftflow.bench.settings import BenchError, Settings
+from raftflow.bench.usage import cpu_s, machine_load, resident_bytes
+from raftflow.bench.wire import Connection, encode
+from raftflow.domain.contract import PollRequest, PollResponse, RegisterRequest, RegisterResponse, ReportedEnd
+from raftflow.local.cluster import LocalCluster, Options
+
+BUSY_TASKS_MAX: Final = 10_000
+"""Tasks of the busy phase: ten for each agent, and no more than this."""
+FIGURES: Final = (
+    "idle_leader_cores",
+    "idle_leader_mib",
+    "idle_polls_per_s",
+    "wake_seconds",
+    "wake_ms_median",
+    "busy_tasks_per_s",
+    "busy_leader_us_per_task",
+    "register_per_s",
+)
+_CONNECTING: Final = 64
+"""Agents that register at the same time."""
+_LIMIT_S: Final = 300.0
+_decode = msgspec.json.Decoder(PollResponse).decode
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Run the fleet of `settings.tasks` agents `settings.runs` times, each time with a cluster of its own."""
+    runs = []
+    for number in range(settings.runs):
+        cluster = LocalCluster.create(settings.directory / f"run{number}", Options(agents=0, lease_ms=10_000))
+        try:
+            cluster.start()
+            leader = cluster.wait_leader()
+            pid = cluster.pid_of(leader)
+            if pid is None:
+                raise BenchError(f"the leader {leader} has ended")
+            load = machine_load()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                work = pool.submit(_fleet, cluster.url_of(leader), pid, settings.tasks, settings.seconds)
+                runs.append({**work.result(timeout=2 * _LIMIT_S), "load_before": load})
+        finally:
+            cluster.down()
+    return {"name": "agents", "runs": runs, **summary(runs, FIGURES), "agents": settings.tasks}
+
+
+def _fleet(url: str, leader_pid: int, agents: int, seconds: float) -> dict[str, float]:
+    """Be the load generator."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return uvloop.run(_Fleet(url, leader_pid).run(agents, seconds))
+
+
+class _Fleet:
+    """Many agents in one process."""
+
+    def __init__(self, url: str, leader_pid: int) -> None:
+        self._url = url
+        self._leader_pid = leader_pid
+        self._polls = 0
+        self._arrivals: list[float] = []
+        """When each assignment has arrived."""
+        self._confirmed = 0
+        """Ends that the leader has accepted."""
+        self._news = asyncio.Event()
+
+    async def run(self, agents: int, seconds: float) -> dict[str, float]:
+        """Go through all phases and return the figures. Raises `BenchError`, `TimeoutError`."""
+        memory = resident_bytes(self._leader_pid)
+        began = time.perf_counter()
+        gate = asyncio.Semaphore(_CONNECTING)
+        joined = await asyncio.gather(*(self._join(f"agent{number}", gate) for number in range(agents)))
+        figures = {"register_per_s": agents / (time.perf_counter() - began)}
+        async with asyncio.TaskGroup() as group:
+            polling = [group.create_task(self._serve(*each)) for each in joined]
+            figures |= await self._idle(memory, seconds)
+            figures |= await self._wake(agents)
+            figures |= await self._busy(min(10 * agents, BUSY_TASKS_MAX))
+            for task in polling:
+                task.cancel()
+        return figures
+
+    async def _idle(self, memory: int, seconds: float) -> dict[str, float]:
+        await asyncio.sleep(min(seconds, 3.0))  # every agent has polled once
+        polls, cpu, began = self._polls, cpu_s(self._leader_pid), time.perf_counter()
+        await asyncio.sleep(seconds)
+        passed = time.perf_counter() - began
+        return {
+            "idle_leader_cores": (cpu_s(self._leader_pid) - cpu) / passed,
+            "idle_leader_mib": (resident_bytes(self._leader_pid) - memory) / 2**20,
+            "idle_polls_per_s": (self._polls - polls) / passed,
+        }
+
+    async def _wake(self, agents: int) -> dict[str, float]:
+        """One task for every agent: from the submission until each has it."""
+        began = await self._work(agents)
+        times = sorted(at - began for at in self._arrivals)
+        return {"wake_seconds": times[-1], "wake_ms_median": times[len(times) // 2] * 1e3}
+
+    async def _busy(self, tasks: int) -> dict[str, float]:
+        cpu = cpu_s(self._leader_pid)
+        began = await self._work(tasks)
+        seconds = time.perf_counter() - began
+        spent = cpu_s(self._leader_pid) - cpu
+        return {"busy_tasks_per_s": tasks / seconds, "busy_leader_us_per_task": spent / tasks * 1e6}
+
+    async def _work(self, tasks: int) -> float:
+        """Submit tasks and wait until all are reported; returns when they were submitted."""
+        self._arrivals.clear()
+        self._confirmed = 0
+        client = await Connection.open(self._url)
+        began = time.perf_counter()
+        await client.post("/v1/workflows", independent(tasks))
+        client.close()
+        async with asyncio.timeout(_LIMIT_S):
+            while self._confirmed < tasks:
+                self._news.clear()
+                await self._news.wait()
+        return began
+
+    async def _join(self, name: str, gate: asyncio.Semaphore) -> tuple[str, Connection, RegisterResponse]:
+        async with gate:
+            connection = await Connection.open(self._url)
+            request = RegisterRequest(name=name, instance=f"{name}-instance", resources={"cpu": 1})
+            answer = await connection.post("/v1/agents", request)
+        return name, connection, msgspec.json.decode(answer, type=RegisterResponse)
+
+    async def _serve(self, name: str, connection: Connection, registered: RegisterResponse) -> None:
+        """Be one agent."""
+        held: dict[int, ReportedEnd] = {}
+        seen = 0
+        path = f"/v1/agents/{name}/poll"
+        for seq in count(1):
+            poll = PollRequest(
+                incarnation=registered.incarnation,
+                seq=seq,
+                seen=seen,
+                ends=list(held.values()),
+                wait_ms=registered.poll_wait_ms,
+            )
+            status, body = await connection.request("POST", path, encode(poll))
+            if status != 200:
+                raise BenchError(f"a poll was answered with {status}: {body[:300].decode(errors='replace')}")
+            answer = _decode(body)
+            self._polls += 1
+            for verdict in answer.verdicts:
+                if held.pop(verdict.fence, None) is not None:
+                    self._confirmed += 1
+            for item in answer.assign:
+                seen = max(seen, item.fence)
+                held[item.fence] = ReportedEnd(
+                    fence=item.fence, workflow_id=item.workflow_id, task_id=item.task_id, outcome="succeeded"
+                )
+                self._arrivals.append(time.perf_counter())
+            if answer.verdicts:
+                self._news.set()

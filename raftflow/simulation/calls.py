@@ -139,3 +139,4 @@ def _resolve(future: asyncio.Future[Any], error: Exception | None, result: Any) 
         future.set_result(result)
     else:
         future.set_exception(error)
+        future.exception()  # the caller may just have lost its patience

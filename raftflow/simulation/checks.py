@@ -4,6 +4,7 @@
     lost            a write that a client got a reply for is not in the log that survived
     twice           a request id, or the end of an attempt, counted twice
     two leaders     two replicas led one term
+    false acknowledgement, commit without majority: a leader believes what is not on the disks of the others
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
@@ -180,6 +181,8 @@ class History:
         """Indexes of no-ops."""
         self._applied: dict[str, int] = {}
         self._commit: dict[str, int] = {}
+        self._logs: dict[str, Any] = {}
+        """The logs of the replicas that serve."""
         self._count = 0
 
     def violation(self, kind: str, detail: str) -> None:
@@ -199,22 +202,51 @@ class History:
         log: Any = host.replica.log if host.replica is not None else None
         roles, raft = log._roles, log._raft  # noqa: SLF001 - the promise is about what is inside
         update = roles.update
+        self._logs[host.name] = log
         self._commit[host.name] = 0
+        believed: dict[tuple[int, str], int] = {}
 
         def watched() -> None:
-            if raft.is_leader and self.leaders.setdefault(raft.term, host.name) != host.name:
-                self.violation("two leaders", f"{host.name} and {self.leaders[raft.term]} lead term {raft.term}")
             commit = raft.commit_index
             if commit < self._commit[host.name]:
                 self.violation("commit went back", f"{host.name}: from {self._commit[host.name]} to {commit}")
+            if raft.is_leader:
+                term = raft.term
+                if self.leaders.setdefault(term, host.name) != host.name:
+                    self.violation("two leaders", f"{host.name} and {self.leaders[term]} lead term {term}")
+                for peer in raft.peers:
+                    match = raft.match_index(peer)
+                    if match > believed.get((term, peer), 0):
+                        believed[term, peer] = match
+                        self._check_belief(host.name, log, peer, match)
+                if commit > self._commit[host.name]:
+                    self._check_majority(host.name, log, commit)
             self._commit[host.name] = commit
             update()
 
         roles.update = watched
 
+    def _check_belief(self, leader: str, log: Any, peer: str, match: int) -> None:
+        """What a leader believes to be on a peer's disk must be there while the peer is in the leader's term."""
+        other = self._logs.get(peer)
+        if other is None or other._raft.term != log._raft.term:  # noqa: SLF001
+            return
+        if not _holds(other, log, match):
+            self.violation(
+                "false acknowledgement",
+                f"{leader} believes that {peer} has entry {match} of term {log._raft.term_at(match)} on disk",  # noqa: SLF001
+            )
+
+    def _check_majority(self, leader: str, log: Any, commit: int) -> None:
+        """What a leader commits must be on the disks of a majority. Replicas that are down get the benefit."""
+        missing = [name for name, other in self._logs.items() if not _holds(other, log, commit)]
+        if 2 * len(missing) >= len(log._raft.peers) + 1:  # noqa: SLF001
+            self.violation("commit without majority", f"{leader} commits {commit}, which {', '.join(missing)} lack")
+
     def ended(self, host: Host) -> None:
         """A life ended."""
         self._applied.pop(host.name, None)
+        self._logs.pop(host.name, None)
 
     def role_changed(self, host: Host, role: Role, term: int) -> None:
         """A replica announced a role."""
@@ -410,6 +442,16 @@ class History:
     def _check_read(self, machine: Machine, read: Read) -> None:
         if answer(machine, read.query) != read.content:
             self.violation("wrong read", f"{read.query} at {read.at} was told what the log does not say")
+
+
+def _holds(log: Any, leader: Any, index: int) -> bool:
+    """Return True if a replica has the leader's entry at `index` on its disk."""
+    raft, other = log._raft, leader._raft  # noqa: SLF001
+    if index > log._journal.durable_index:  # noqa: SLF001
+        return False
+    if index < max(raft.first_index, other.first_index):
+        return True
+    return bool(raft.term_at(index) == other.term_at(index))
 
 
 _encode = msgspec.json.Encoder().encode

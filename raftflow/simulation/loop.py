@@ -39,7 +39,7 @@ class Process:
         self.alive = True
         self.frozen = False
         self.backlog: list[asyncio.Handle] = []
-        """What became due while it was frozen."""
+        """What became due while it was frozen or dead."""
         self.context = contextvars.copy_context()
         self.context.run(_process.set, self)
 
@@ -112,13 +112,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         process.frozen = False
         if process.alive:
             self._ready.extend(process.backlog)
-        process.backlog = []
+            process.backlog = []
 
     def kill(self, process: Process) -> None:
         """End a process: nothing of it runs any more."""
         process.alive = False
         process.frozen = False
-        process.backlog = []
 
     def bury(self) -> None:
         """End the run: drop whatever is scheduled, now and from now on."""
@@ -152,8 +151,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             context: contextvars.Context = step._context  # type: ignore[attr-defined]
             process = context.get(_process)
             if process is not None and (process.frozen or not process.alive):
-                if process.alive:
-                    process.backlog.append(step)
+                # Of a dead one too: what is dropped would be torn down now, and complain.
+                process.backlog.append(step)
                 continue
             step._run()
 

@@ -1,16 +1,17 @@
-"""`raftflow workflow`: submit, validate, list, show, watch, wait, cancel, pause, resume, retry."""
+"""`raftflow workflow`: submit, validate, plan, list, show, watch, wait, cancel, pause, resume, retry."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.documents import file_options, load_file
 from raftflow.cli.exits import DONE, FAILED, INTERRUPTED, Failure
 from raftflow.cli.options import Duration, connect, connection_options, output_option
 from raftflow.cli.output import note, print_items, print_json, print_one
+from raftflow.cli.plan import plan
 
 if TYPE_CHECKING:
     from raftflow.client import Client
@@ -35,43 +36,11 @@ def workflow() -> None:
     """Submit workflows, watch and steer them."""
 
 
-def _file_options(command: Any) -> Any:
-    """Add the options that say how a file is read."""
-    options = (
-        click.argument("file"),
-        click.option("--format", "format_name", type=click.Choice(["toml", "yaml", "json", "wfformat"])),
-        click.option("--time-scale", type=float, help="WfFormat: multiply run times, such as 0.001."),
-        click.option("--memory-scale", type=float, help="WfFormat: multiply memory demands."),
-        click.option(
-            "--burner",
-            type=click.Choice(["python", "command"]),
-            help="WfFormat: what replays a task, a call in a kept worker (default) or a program each.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _load(file: str, format_name: str | None, **scales: Any) -> dict[str, Any]:
-    """Read a workflow file, or standard input for `-`."""
-    from raftflow.formats.files import load, loads  # noqa: PLC0415 - lazy, as every heavy import here
-    from raftflow.formats.wfformat import Conversion  # noqa: PLC0415
-
-    given = {name: value for name, value in scales.items() if value is not None}
-    try:
-        conversion = Conversion(**given) if given else None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if file != "-":
-        return load(Path(file), format_name, conversion)
-    if format_name is None:
-        raise click.UsageError("standard input has no name to tell its format by: say --format")
-    return loads(sys.stdin.buffer.read(), format_name, source="standard input", conversion=conversion)
+workflow.add_command(plan)
 
 
 @workflow.command()
-@_file_options
+@file_options
 @click.option("--wait/--detach", default=False, help="Wait until it has ended, or return its id at once (default).")
 @click.option("--name", help="In place of the document's name.")
 @click.option("--priority", type=click.IntRange(0, 100), help="In place of the document's priority.")
@@ -96,7 +65,7 @@ def submit(  # noqa: PLR0917 - click passes options by name
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
-    document = _load(file, format_name, **scales)
+    document = load_file(file, format_name, **scales)
     if name is not None:
         document["name"] = name
     if priority is not None:
@@ -142,14 +111,14 @@ def _exit_as(view: WorkflowView) -> None:
 
 
 @workflow.command()
-@_file_options
+@file_options
 @output_option
 def validate(file: str, format_name: str | None, output: str, **scales: Any) -> None:
     """Check the workflow in FILE without a cluster, and name every fault. Exits with 1 if there is any."""
     from raftflow.formats.documents import DocumentError, normalize  # noqa: PLC0415
 
     try:
-        spec = normalize(_load(file, format_name, **scales))
+        spec = normalize(load_file(file, format_name, **scales))
     except DocumentError as error:
         if output == "table":
             for problem in error.problems:

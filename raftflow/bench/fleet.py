@@ -77,6 +77,8 @@ class _Fleet:
         self._url = url
         self._leader_pid = leader_pid
         self._polls = 0
+        self._registered = 0
+        self._phase = "registered"
         self._arrivals: list[float] = []
         """When each assignment has arrived."""
         self._confirmed = 0
@@ -88,18 +90,25 @@ class _Fleet:
         memory = resident_bytes(self._leader_pid)
         began = time.perf_counter()
         gate = asyncio.Semaphore(_CONNECTING)
-        joined = await asyncio.gather(*(self._join(f"agent{number}", gate) for number in range(agents)))
-        figures = {"register_per_s": agents / (time.perf_counter() - began)}
-        async with asyncio.TaskGroup() as group:
-            polling = [group.create_task(self._serve(*each)) for each in joined]
-            figures |= await self._idle(memory, seconds)
-            figures |= await self._wake(agents)
-            figures |= await self._busy(min(10 * agents, BUSY_TASKS_MAX))
-            for task in polling:
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                polling = [group.create_task(self._agent(f"agent{number}", gate)) for number in range(agents)]
+                async with asyncio.timeout(_LIMIT_S):
+                    while self._registered < agents:
+                        self._news.clear()
+                        await self._news.wait()
+                figures = {"register_per_s": agents / (time.perf_counter() - began)}
+                figures |= await self._idle(memory, seconds)
+                figures |= await self._wake(agents)
+                figures |= await self._busy(min(10 * agents, BUSY_TASKS_MAX))
+                for task in polling:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
         return figures
 
     async def _idle(self, memory: int, seconds: float) -> dict[str, float]:
+        self._phase = "were idle"
         await asyncio.sleep(min(seconds, 3.0))  # every agent has polled once
         polls, cpu, began = self._polls, cpu_s(self._leader_pid), time.perf_counter()
         await asyncio.sleep(seconds)
@@ -112,11 +121,13 @@ class _Fleet:
 
     async def _wake(self, agents: int) -> dict[str, float]:
         """One task for every agent: from the submission until each has it."""
+        self._phase = "were woken with work for each"
         began = await self._work(agents)
         times = sorted(at - began for at in self._arrivals)
         return {"wake_seconds": times[-1], "wake_ms_median": times[len(times) // 2] * 1e3}
 
     async def _busy(self, tasks: int) -> dict[str, float]:
+        self._phase = "were busy"
         cpu = cpu_s(self._leader_pid)
         began = await self._work(tasks)
         seconds = time.perf_counter() - began
@@ -137,15 +148,15 @@ class _Fleet:
                 await self._news.wait()
         return began
 
-    async def _join(self, name: str, gate: asyncio.Semaphore) -> tuple[str, Connection, RegisterResponse]:
+    async def _agent(self, name: str, gate: asyncio.Semaphore) -> None:
+        """Be one agent: register, then poll until cancelled."""
         async with gate:
             connection = await Connection.open(self._url)
             request = RegisterRequest(name=name, instance=f"{name}-instance", resources={"cpu": 1})
             answer = await connection.post("/v1/agents", request)
-        return name, connection, msgspec.json.decode(answer, type=RegisterResponse)
-
-    async def _serve(self, name: str, connection: Connection, registered: RegisterResponse) -> None:
-        """Be one agent."""
+        self._registered += 1
+        self._news.set()
+        registered = msgspec.json.decode(answer, type=RegisterResponse)
         held: dict[int, ReportedEnd] = {}
         seen = 0
         path = f"/v1/agents/{name}/poll"
@@ -158,18 +169,20 @@ class _Fleet:
                 wait_ms=registered.poll_wait_ms,
             )
             status, body = await connection.request("POST", path, encode(poll))
+            if status == 307:
+                raise BenchError(f"the leader lost its term while the agents {self._phase}")
             if status != 200:
                 raise BenchError(f"a poll was answered with {status}: {body[:300].decode(errors='replace')}")
-            answer = _decode(body)
+            told = _decode(body)
             self._polls += 1
-            for verdict in answer.verdicts:
+            for verdict in told.verdicts:
                 if held.pop(verdict.fence, None) is not None:
                     self._confirmed += 1
-            for item in answer.assign:
+            for item in told.assign:
                 seen = max(seen, item.fence)
                 held[item.fence] = ReportedEnd(
                     fence=item.fence, workflow_id=item.workflow_id, task_id=item.task_id, outcome="succeeded"
                 )
                 self._arrivals.append(time.perf_counter())
-            if answer.verdicts:
+            if told.verdicts:
                 self._news.set()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import islice
 
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.leader import LeaderLoop
@@ -50,6 +51,9 @@ REPEAT_S = 1.0
 ANSWER_BYTES = 4 * 1024 * 1024
 """Inputs of tasks in one answer; a single task with more gets an answer of its own."""
 SEATS_MAX = 2 * limits.AGENTS_MAX
+WAKES_PER_TURN = 32
+"""Held polls that are woken in one turn of the loop. An answer takes some 0.1 ms: thousands of them in one turn would
+hold back the replica's heartbeats for so long that it lost its term."""
 
 
 class _Seat:
@@ -80,6 +84,11 @@ class _Seat:
         self.pid: int | None = None
         self.version = ""
         self.load: AgentLoad | None = None
+
+    def look(self) -> None:
+        """Let every held poll look for news."""
+        for waker in self.wakers.values():
+            waker.set()
 
 
 class PollDesk:
@@ -113,6 +122,8 @@ class PollDesk:
         self._held_max = held_max
         self._held = 0
         self._seats: dict[str, _Seat] = {}
+        self._to_wake: dict[str, None] = {}
+        """Agents whose polls look for news in one of the next turns, in order."""
         self._closing = False
 
     @property
@@ -132,11 +143,21 @@ class PollDesk:
         self._leader.contact(request.name)
 
     def wake(self, agent: str) -> None:
-        """Look again whether there is news for an agent."""
-        seat = self._seats.get(agent)
-        if seat is not None:
-            for waker in seat.wakers.values():
-                waker.set()
+        """Look again, in one of the next turns of the loop, whether there is news for an agent."""
+        if agent not in self._seats:
+            return
+        if not self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+        self._to_wake[agent] = None
+
+    def _wake_some(self) -> None:
+        for agent in list(islice(self._to_wake, WAKES_PER_TURN)):
+            del self._to_wake[agent]
+            seat = self._seats.get(agent)
+            if seat is not None:
+                seat.look()
+        if self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def step_down(self) -> None:
         """Send every held poll away: this replica no longer leads."""
@@ -194,7 +215,7 @@ class PollDesk:
             if len(self._seats) >= SEATS_MAX:
                 raise BusyError(f"{SEATS_MAX} agents are remembered already")
             if seat is not None:
-                self.wake(name)
+                seat.look()
             fresh = _Seat(name, incarnation)
             if seat is not None:
                 fresh.pid, fresh.version = seat.pid, seat.version

@@ -300,6 +300,25 @@ async def test_closing_answers_held_polls(bench: Any) -> None:
     assert await asyncio.wait_for(polling, 0.5) == PollResponse(lease_ms=5_000)
 
 
+async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polls_module, "WAKES_PER_TURN", 2)
+    one = await bench()
+    names = [f"a{number}" for number in range(7)]
+    polling = []
+    for number, name in enumerate(names):
+        incarnation = await one.register(name, instance=str(number) * 8)
+        polling.append(asyncio.ensure_future(one.work(incarnation, 1, name=name)))
+    await held(one, len(names))
+    one.desk.close()
+    answered = []
+    while not all(poll.done() for poll in polling):
+        await asyncio.sleep(0)
+        answered.append(sum(poll.done() for poll in polling))
+    steps = [after - before for before, after in zip([0, *answered], answered, strict=False)]
+    assert max(steps) == 2
+    assert one.desk.held == 0
+
+
 async def test_held_polls_are_bounded(bench: Any) -> None:
     one = await bench(limits=Limits(held_polls=1))
     first, second = await one.register("a1"), await one.register("a2", instance="2" * 8)

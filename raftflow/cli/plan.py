@@ -75,7 +75,7 @@ def plan(  # noqa: PLR0917 - click passes options by name
     if gantt_file is not None and (compare or gantt_file.suffix not in {".svg", ".png"}):
         raise click.UsageError("--gantt draws one plan, into a file called .svg or .png")
     spec = normalize(load_file(file, format_name, **scales))
-    agents = _live_agents() if agents_file is None else _agents_of(agents_file)
+    agents = _live_agents() if agents_file is None else agents_of(agents_file)[0]
     try:
         problem = Problem(spec, agents)
         bounds = lower_bounds(problem)
@@ -111,12 +111,13 @@ def plan(  # noqa: PLR0917 - click passes options by name
         _print_differences(problem, given, chosen)
 
 
-def _agents_of(path: Path) -> list[PlanAgent]:
-    """Read the agents file."""
+def agents_of(path: Path) -> tuple[list[PlanAgent], dict[str, float]]:
+    """Read an agents file: the agents, and the failures per hour of those for which it has them."""
     from raftflow.formats.agents import load_agents  # noqa: PLC0415
     from raftflow.scheduler.plan import PlanAgent  # noqa: PLC0415
 
-    return [
+    entries = load_agents(path)
+    agents = [
         PlanAgent(
             name=entry.name,
             capacity=entry.capacity,
@@ -124,8 +125,9 @@ def _agents_of(path: Path) -> list[PlanAgent]:
             speed_milli=entry.speed_milli,
             cost_rate_milli=entry.cost_rate_milli,
         )
-        for entry in load_agents(path)
+        for entry in entries
     ]
+    return agents, {entry.name: entry.fails_per_hour for entry in entries if entry.fails_per_hour is not None}
 
 
 def _live_agents() -> list[PlanAgent]:

@@ -9,6 +9,7 @@ import click
 from raftflow.cli.exits import FAILED, Failure
 from raftflow.cli.options import output_option
 from raftflow.cli.output import print_json, print_table
+from raftflow.cli.trace import trace
 
 
 class SeedRange(click.ParamType[range]):
@@ -29,6 +30,9 @@ class SeedRange(click.ParamType[range]):
 @click.group()
 def simulate() -> None:
     """Run whole clusters in one process, with faults of every kind, and check what they promise."""
+
+
+simulate.add_command(trace)
 
 
 @simulate.command()

@@ -2,8 +2,10 @@
 
     diverged        two replicas applied different entries at an index, or came to different states
     lost            a write that a client got a reply for is not in the log that survived
+    refused and applied   an entry that was rejected for good is in the log
     twice           a request id, or the end of an attempt, counted twice
     two leaders     two replicas led one term
+    voted twice, vote forgotten   a replica gave its vote away and did not remember
     false acknowledgement, commit without majority: a leader believes what is not on the disks of the others
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
     stopped         a replica stopped without a fault of its disk
@@ -19,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from raftflow.domain.commands import RegisterAgent, ReportAttempts, SubmitWorkflow, decode_entry
+from raftflow.domain.commands import RegisterAgent, RemoveAgent, ReportAttempts, SubmitWorkflow, decode_entry
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.replies import AgentAccepted, Reported, WorkflowAccepted
+from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 from raftflow.domain.task import AttemptOutcome
 from raftflow.machine import invariants, queries
 from raftflow.machine.audit import decode_record
@@ -81,6 +83,8 @@ class Attempts:
         """Agent to the fences in its queue, in order."""
         self.capacity: dict[str, dict[str, int]] = {}
         self.demands: dict[Task, dict[str, int]] = {}
+        self.incarnation: dict[str, int] = {}
+        """Agents that are present."""
         self.fence = 0
         self.ended: dict[int, AttemptOutcome] = {}
 
@@ -93,7 +97,13 @@ class Attempts:
                     self.demands[command.workflow_id, task.id] = task.resources
             elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
                 self.capacity[command.name] = command.capacity
+        if isinstance(reply, AgentAccepted):
+            self.incarnation[reply.name] = reply.incarnation
+        elif isinstance(command, RemoveAgent) and isinstance(reply, Done) and reply.changed:
+            self.incarnation.pop(command.name, None)
         if isinstance(command, ReportAttempts) and isinstance(reply, Reported):
+            if self.incarnation.get(command.agent) != command.incarnation:
+                problems.append(f"a report of incarnation {command.incarnation} of {command.agent} counted")
             problems += self._judge_ends(command, reply)
         for transition in record.transitions:
             problem = self._move(transition)
@@ -167,6 +177,7 @@ class History:
         self.attempts = Attempts()
         self.leaders: dict[int, str] = {}
         self.acknowledged: dict[str, AnyReply] = {}
+        self.refused: dict[str, None] = {}
         self.index_of: dict[str, int] = {}
         """Where a request id was applied."""
         self.top_acknowledged = 0
@@ -181,6 +192,8 @@ class History:
         """Indexes of no-ops."""
         self._applied: dict[str, int] = {}
         self._commit: dict[str, int] = {}
+        self._said: dict[str, tuple[int, str]] = {}
+        """For each replica the last term in which it gave its vote away, and to whom."""
         self._logs: dict[str, Any] = {}
         """The logs of the replicas that serve."""
         self._count = 0
@@ -225,11 +238,40 @@ class History:
             update()
 
         roles.update = watched
+        self._check_memory(host.name, log)
+        self._listen(host.name, log._traffic)  # noqa: SLF001
+        for name, other in self._logs.items():
+            if other._raft.is_leader:  # noqa: SLF001
+                self._check_belief(name, other, host.name, other._raft.match_index(host.name))  # noqa: SLF001
+
+    def _check_memory(self, name: str, log: Any) -> None:
+        """What a replica has told others of its term and vote, its disk must know after a restart."""
+        term, vote = self._said.get(name, (0, ""))
+        journal = log._journal  # noqa: SLF001
+        known, voted = journal.getCurrentTerm(), journal.getVotedForNodeId()
+        if known < term or (known == term and voted != vote):
+            self.violation(
+                "vote forgotten", f"{name} has voted for {vote} in term {term} and does not know it any more"
+            )
+
+    def _listen(self, name: str, traffic: Any) -> None:
+        """Hear the votes of a replica: one for each term."""
+        transmit = traffic.transmit
+
+        def heard(peer: str, message: dict[str, Any]) -> None:
+            if message["type"] in {"response_vote", "request_vote"}:
+                term, vote = message["term"], peer if message["type"] == "response_vote" else name
+                if self._said.get(name, (0, ""))[0] == term and self._said[name][1] != vote:
+                    self.violation("voted twice", f"{name} for {self._said[name][1]} and for {vote} in term {term}")
+                self._said[name] = (term, vote)
+            transmit(peer, message)
+
+        traffic.transmit = heard
 
     def _check_belief(self, leader: str, log: Any, peer: str, match: int) -> None:
         """What a leader believes to be on a peer's disk must be there while the peer is in the leader's term."""
         other = self._logs.get(peer)
-        if other is None or other._raft.term != log._raft.term:  # noqa: SLF001
+        if match == 0 or other is None or other._raft.term != log._raft.term:  # noqa: SLF001
             return
         if not _holds(other, log, match):
             self.violation(
@@ -360,6 +402,10 @@ class History:
         self.acknowledged[request_id] = reply
         self.top_acknowledged = max(self.top_acknowledged, index)
 
+    def refuse(self, request_id: str) -> None:
+        """The log said that an entry is in no log and never will be."""
+        self.refused[request_id] = None
+
     @property
     def floor(self) -> int:
         """The index that a read which begins now must not be below."""
@@ -408,6 +454,9 @@ class History:
         """Compare the replicas with each other, with a replay of the log, and with what was acknowledged."""
         machines = [(host.name, host.replica.machine) for host in hosts if host.replica is not None]
         self.check_acknowledged(hosts)
+        false = [request_id for request_id in self.refused if request_id in self.index_of]
+        if false:
+            self.violation("refused and applied", f"{len(false)} entries were, {false[0]} for one")
         replay = self._replay()
         for name, machine in machines:
             if (machine.applied_index, machine.chain) != (replay.applied_index, replay.chain):

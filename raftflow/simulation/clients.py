@@ -71,6 +71,7 @@ class Client:
         replicas: tuple[str, ...],
         agents: tuple[str, ...],
         pause_s: float,
+        reads_only: bool = False,
     ) -> None:
         self.process = Process(name)
         self._name = name
@@ -82,6 +83,7 @@ class Client:
         self._replicas = replicas
         self._agents = agents
         self._pause_s = pause_s
+        self._reads_only = reads_only
         self._leader: str | None = None
         self._serial = 0
         self._known: list[str] = []
@@ -100,9 +102,11 @@ class Client:
     async def _work(self) -> None:
         while not self.stopping:
             chance = self._rng.random()
-            if chance < 0.45:
+            if self._reads_only:
+                await self._read()
+            elif chance < 0.45:
                 await self._submit()
-            elif chance < 0.75:
+            elif chance < 0.6:
                 await self._read()
             elif chance < 0.97 and self._known:
                 await self._control(self._rng.choice(_ACTIONS), self._rng.choice(self._known))

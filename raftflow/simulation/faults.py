@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from raftflow.simulation.agents import SimAgent
+    from raftflow.simulation.bursts import Bursts
     from raftflow.simulation.calls import Calls
     from raftflow.simulation.cluster import Cluster
     from raftflow.simulation.loop import VirtualLoop
@@ -30,19 +31,21 @@ KINDS: Final[dict[str, int]] = {
     "crash": 10,
     "kill": 6,
     "crash at step": 8,
-    "blackout": 2,
+    "blackout": 4,
     "cut": 8,
     "cut one way": 6,
     "isolate": 5,
     "lose connection": 6,
     "slow link": 6,
     "slow disk": 4,
-    "pause": 6,
-    "clock": 4,
+    "pause": 10,
+    "clock": 8,
     "failing disk": 4,
     "full disk": 2,
     "flip": 2,
     "bad restore": 2,
+    "burst": 16,
+    "ex-leader": 6,
     "snapshot": 8,
     "transfer": 5,
     "agent": 8,
@@ -100,6 +103,7 @@ class Faults:
         network: Network,
         calls: Calls,
         agents: list[SimAgent],
+        bursts: Bursts,
         weather: Weather,
         weights: dict[str, int],
         every_s: float,
@@ -112,6 +116,8 @@ class Faults:
         self._network = network
         self._calls = calls
         self._agents = agents
+        self._bursts = bursts
+        self._dramas: list[asyncio.Task[None]] = []
         self._weather = weather
         self._every_s = every_s
         self._calm = calm
@@ -134,6 +140,8 @@ class Faults:
             "full disk": self._fill_disk,
             "flip": self._flip,
             "bad restore": self._spoil_restore,
+            "burst": self._burst,
+            "ex-leader": self._ex_leader,
             "snapshot": self._snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
@@ -220,7 +228,7 @@ class Faults:
         host = self._cluster.hosts[name]
         process = host.process
         if process is not None and not process.frozen:
-            seconds = self._rng.choice((0.06, 0.2, 0.7, 1.5, 3.0))
+            seconds = self._rng.choice((0.06, 0.2, 0.7, 0.9, 1.5, 3.0))
             self._trace.fault("process stopped", name, f"for {seconds} s")
             self._loop.freeze(process)
             self._loop.call_later(seconds, self._loop.thaw, process, context=contextvars.Context())
@@ -231,6 +239,66 @@ class Faults:
         clock.offset_ms = 0 if self._rng.random() < 0.3 else clock.offset_ms + jump_ms
         self._trace.fault("wall clock jumps", name, f"to {clock.offset_ms} ms")
 
+    def _burst(self, name: str) -> None:
+        self._bursts.fire(self._cluster.leader() or name, self._rng.choice((3, 10, 30)))
+
+    def _ex_leader(self, _name: str) -> None:
+        """Cut a leader off while it takes entries, have another one elected, and let the first one lead again.
+
+        With five replicas and more one follower stays with it, and what that follower answers comes late.
+        """
+        self._dramas.append(self._loop.create_task(self._play()))
+
+    async def _play(self) -> None:
+        rng, network = self._rng, self._network
+        first = self._cluster.leader()
+        if first is None:
+            return
+        others = [name for name in self._cluster.names if name != first]
+        rng.shuffle(others)
+        if len(others) >= 4 and rng.random() < 0.8:
+            friend = others.pop()
+            slow_s = rng.choice((0.5, 1.0, 2.0))
+            self._weather.slow_until[friend, first] = (self._loop.time() + 0.3, slow_s)
+        self._trace.fault("leader cut off with a tail", first)
+        for other in others:
+            network.cut(first, other)
+            network.cut(other, first)
+        self._bursts.fire(first, rng.choice((2, 5, 20)))
+        successor = await self._successor(first)
+        if successor is not None:
+            self._bursts.fire(successor, rng.choice((2, 8, 30)))
+            await asyncio.sleep(rng.choice((0.0, 0.02, 0.1)))
+        for other in others:
+            network.heal(first, other)
+            network.heal(other, first)
+        if successor is not None and rng.random() < 0.7:
+            await asyncio.sleep(rng.choice((0.05, 0.1, 0.3)))
+            self._hand_over(successor, first)
+            await asyncio.sleep(0.05)
+            self._bursts.fire(first, 5)
+
+    async def _successor(self, first: str) -> str | None:
+        for _ in range(75):
+            await asyncio.sleep(0.02)
+            leader = self._cluster.leader()
+            if leader is not None and leader != first:
+                return leader
+        return None
+
+    def _hand_over(self, name: str, target: str | None) -> None:
+        host = self._cluster.hosts[name]
+        if host.replica is None or not host.serving or host.process is None:
+            return
+        self._trace.fault("leadership handed over", host.name)
+        log, context = host.replica.log, host.process.context
+        self._loop.call_soon(
+            lambda: self._cluster.graves.append(
+                self._loop.create_task(log.transfer_leadership(target, 1.0), context=context)
+            ),
+            context=context,
+        )
+
     def _snapshot(self, name: str) -> None:
         replica = self._cluster.hosts[name].replica
         if replica is not None and self._cluster.hosts[name].serving:
@@ -238,17 +306,7 @@ class Faults:
             self._trace.note(name, "is asked for a snapshot")
 
     def _transfer(self, name: str) -> None:
-        host = self._cluster.hosts[self._cluster.leader() or name]
-        if host.replica is not None and host.serving and host.process is not None:
-            self._trace.fault("leadership handed over", host.name)
-            log = host.replica.log
-            context = host.process.context
-            self._loop.call_soon(
-                lambda: self._cluster.graves.append(
-                    self._loop.create_task(log.transfer_leadership(None, 1.0), context=context)
-                ),
-                context=context,
-            )
+        self._hand_over(self._cluster.leader() or name, None)
 
     # Disks.
 
@@ -333,18 +391,18 @@ class Faults:
     def _agent(self, _name: str) -> None:
         agent = self._rng.choice(self._agents)
         chance = self._rng.random()
-        if chance < 0.35:
+        if chance < 0.25:
             agent.kill()
-        elif chance < 0.7:
+        elif chance < 0.5:
             process = agent.process
             if process is not None and not process.frozen:
                 seconds = self._rng.choice((0.2, 0.8, 2.0, 4.0))
                 self._trace.fault("agent stopped", agent.name, f"for {seconds} s")
                 self._loop.freeze(process)
                 self._loop.call_later(seconds, self._loop.thaw, process, context=contextvars.Context())
-        elif chance < 0.85:
+        elif chance < 0.65:
             agent.leave()
         else:
-            replica = self._rng.choice(self._cluster.names)
-            self._trace.fault("agent cut off", agent.name, f"from {replica}")
-            self._network.cut(agent.name, replica)
+            self._trace.fault("agent cut off", agent.name)
+            for replica in self._cluster.names:
+                self._network.cut(agent.name, replica)

@@ -17,6 +17,7 @@ import msgspec
 
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.simulation.agents import SimAgent, virtual_agents
+from raftflow.simulation.bursts import Bursts
 from raftflow.simulation.calls import Calls
 from raftflow.simulation.checks import History, Violation
 from raftflow.simulation.clients import Client
@@ -74,6 +75,7 @@ class Plan(msgspec.Struct, kw_only=True):
     calm: float
     slow: float
     lose_answers: float
+    late_calls: float
     clients: int
     agents: int
     pause_s: float
@@ -93,6 +95,7 @@ def make_plan(rng: random.Random, options: Options) -> Plan:
         calm=rng.choice((0.03, 0.1, 0.3)),
         slow=rng.choice((0.0, 0.0, 0.0, 0.1, 0.3)),
         lose_answers=rng.choice((0.0, 0.02, 0.1)),
+        late_calls=rng.choice((0.0, 0.01, 0.05)),
         clients=rng.choice((1, 2, 3)),
         agents=rng.choice((1, 2, 3)),
         pause_s=rng.choice((0.01, 0.04, 0.1)),
@@ -120,7 +123,7 @@ class World:
         self.weather = Weather(self._rng(seed, "weather"), loop, plan.slow)
         self.network = Network(loop, self._rng(seed, "network"), trace, self.weather.link_s)
         call_rng = self._rng(seed, "calls")
-        self.calls = Calls(loop, call_rng, self.network, lambda: call_rng.uniform(0.0003, 0.003))
+        self.calls = Calls(loop, call_rng, self.network, lambda: self._call_s(call_rng))
         self.calls.lose_answers = plan.lose_answers
         self.cluster = Cluster(
             loop,
@@ -154,9 +157,10 @@ class World:
                 replicas=self.cluster.names,
                 agents=names,
                 pause_s=plan.pause_s,
+                reads_only=number == 0,
                 **shared,
             )
-            for number in range(1, plan.clients + 1)
+            for number in range(plan.clients + 1)
         ]
         self.faults = Faults(
             loop=loop,
@@ -166,6 +170,7 @@ class World:
             network=self.network,
             calls=self.calls,
             agents=self.agents,
+            bursts=Bursts(loop, self._rng(seed, "bursts"), self.cluster, history),
             weather=self.weather,
             weights=plan.weights,
             every_s=plan.every_s,
@@ -177,6 +182,12 @@ class World:
     def _rng(seed: int, what: str) -> random.Random:
         """Return a source of its own for each part, so that one part's draws do not shift another's."""
         return random.Random(f"{what} {seed}")  # noqa: S311 - a simulation
+
+    def _call_s(self, rng: random.Random) -> float:
+        """Return how long a request or an answer takes; some are overtaken by whatever happens meanwhile."""
+        if rng.random() < self.plan.late_calls:
+            return rng.uniform(0.2, 2.0)
+        return rng.uniform(0.0003, 0.003)
 
     async def run(self) -> None:
         """Live through the faults, heal, come to rest, check."""
@@ -213,7 +224,7 @@ class World:
         self.trace.note("-", "everything heals")
         self.network.heal_all()
         self.weather.clear()
-        self.calls.lose_answers = 0.0
+        self.calls.lose_answers = self.plan.late_calls = 0.0
         for name in self.cluster.names:
             host = self.cluster.hosts[name]
             self.cluster.repair_disk(name)
@@ -221,6 +232,7 @@ class World:
                 self.loop.thaw(host.process)
             self.cluster.restart(name, self._ends.choice(LOSSES))
         for agent in self.agents:
+            agent.hurry()
             if agent.process is not None:
                 self.loop.thaw(agent.process)
         for client in self.clients:
@@ -282,7 +294,7 @@ class World:
 
     async def _tidy(self) -> None:
         """Resume what was paused or drained."""
-        operator = self.clients[0]
+        operator = self.clients[-1]
         name = self.cluster.leader()
         replica = None if name is None else self.cluster.hosts[name].replica
         if replica is None:

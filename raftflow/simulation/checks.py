@@ -246,7 +246,9 @@ class History:
 
     def _check_memory(self, name: str, log: Any) -> None:
         """What a replica has told others of its term and vote, its disk must know after a restart."""
-        term, vote = self._said.get(name, (0, ""))
+        if name not in self._said:
+            return
+        term, vote = self._said[name]
         journal = log._journal  # noqa: SLF001
         known, voted = journal.getCurrentTerm(), journal.getVotedForNodeId()
         if known < term or (known == term and voted != vote):

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from raftflow.replication import membership
 from raftflow.replication.snapshots import SnapshotInfo
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from raftflow.replication.core import Entry, Raft, SnapshotPort
     from raftflow.replication.driver import Driver
     from raftflow.replication.log import StateMachine
+    from raftflow.replication.membership import Membership
     from raftflow.replication.snapshots import SnapshotStore
 
 _log = logging.getLogger(__name__)
@@ -79,8 +81,8 @@ class SnapshotWriter:
         )
         return due and asyncio.get_running_loop().time() >= self._retry_at
 
-    def begin(self, last: Entry, previous: Entry, driver: Driver) -> None:
-        """Freeze the machine as of entry `last` and start writing."""
+    def begin(self, last: Entry, previous: Entry, driver: Driver, members: Membership) -> None:
+        """Freeze the machine as of entry `last` and start writing. `members` is the membership as of that entry."""
         self._wanted = False
         info = SnapshotInfo(
             index=last[1],
@@ -89,7 +91,8 @@ class SnapshotWriter:
             prev_term=previous[2],
             last_command=last[0],
             prev_command=previous[0],
-            members=tuple(sorted(self._config.members)),
+            members=tuple(sorted(members.voter_names)),
+            membership=membership.encode(members),
         )
         self._bytes = 0
         self._task = asyncio.get_running_loop().create_task(self._write(info, self._machine.snapshot(), driver))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,10 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All members of the cluster, this replica included, in any order."""
     cluster_id: str
     data_dir: Path
+    addresses: Mapping[str, tuple[str, str]] = {}
+    """Peer address and API url by name, for the list of members."""
+    join: bool = False
+    """True for a replica that joins a cluster: `members` are then those from whom it may hear, and it is none yet."""
 
     election_min_s: float = 0.3
     election_max_s: float = 0.6

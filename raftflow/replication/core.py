@@ -22,6 +22,8 @@ from pysyncobj.config import SERIALIZER_STATE
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
+from raftflow.replication.membership import Membership, MembershipTracker, command_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -67,6 +69,9 @@ class JournalLog(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, item: Any) -> Any: ...
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        """Append an entry."""
+        ...
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,10 +221,21 @@ class Raft:
         queue_entries_max: int = 100_000,
         batch_bytes: int = 2**30,
         on_state: Callable[[], None] | None = None,
+        membership: Membership | None = None,
+        members_when_applied: bool = False,
+        outsiders_stand: bool = False,
     ) -> None:
+        """Make the replica; `membership` is the list of the first start, by default all `members` as voters.
+
+        `members_when_applied` and `outsiders_stand` are for tests: M2 and M5 off.
+        """
         self.name = name
-        self.peers = tuple(sorted(member for member in members if member != name))
-        self._nodes = {peer: Member(peer) for peer in self.peers}
+        base = Membership.of(members) if membership is None else membership
+        self._nodes: dict[str, Member] = {}
+        self._outsiders_stand = outsiders_stand
+        self._election_max_s = timing.election_max_s
+        self.on_membership: Callable[[], None] | None = None
+        """Called when the membership in force, or the one that can no longer be cut off, has changed."""
         conf = SyncObjConf(
             autoTick=False,
             commandsQueueSize=queue_entries_max,
@@ -240,12 +256,70 @@ class Raft:
         made_by_library = library.createJournal
         library.createJournal = lambda _name: journal
         try:
-            self._engine = _Engine(Member(name), list(self._nodes.values()), conf, transport, apply)
+            others = [self._node(peer) for peer in sorted(base.voter_names - {name})]
+            self._engine = _Engine(Member(name), others, conf, transport, apply)
         finally:
             library.createJournal = made_by_library
         self._engine._SyncObj__serializer = snapshots
         self.snapshots = snapshots
         self._log = journal
+        self.members = MembershipTracker(journal, base, lambda: self.applied_index, when_applied=members_when_applied)
+        self.voters: frozenset[str] = frozenset()
+        self.other_voters: frozenset[str] = frozenset()
+        """Voters but this replica: who counts for majorities, and is asked for votes."""
+        self.peers: tuple[str, ...] = ()
+        """All whom a leader feeds: the other voters and the learners, sorted."""
+        self.members.refresh()
+        self._take_membership()
+
+    def _node(self, peer: str) -> Member:
+        node = self._nodes.get(peer)
+        if node is None:
+            node = self._nodes[peer] = Member(peer)
+        return node
+
+    # Members.
+
+    @property
+    def is_voter(self) -> bool:
+        """True if this replica is in its own logged set."""
+        return self.name in self.voters
+
+    def update_members(self) -> None:
+        """Make the library's sets those of the log (M2). To be called after everything that may change the log."""
+        if self.members.refresh():
+            self._take_membership()
+            if self.on_membership is not None:
+                self.on_membership()
+
+    def _take_membership(self) -> None:
+        """Set whom the library counts and feeds. New sets, since the library may be iterating over the old ones."""
+        engine, current = self._engine, self.members.current
+        self.voters = current.voter_names
+        self.other_voters = self.voters - {self.name}
+        learners = current.learner_names - {self.name}
+        self.peers = tuple(sorted(self.other_voters | learners))
+        known = {node.id for node in engine._SyncObj__otherNodes | engine._SyncObj__readonlyNodes}
+        now = library.monotonicTime()
+        for peer in self.peers:
+            node = self._node(peer)
+            if peer not in known or node not in engine._SyncObj__raftMatchIndex:
+                engine._SyncObj__raftNextIndex[node] = self.last_index + 1
+                engine._SyncObj__raftMatchIndex[node] = 0
+                engine._SyncObj__lastResponseTime[node] = now
+            engine._SyncObj__lastResponseTime.setdefault(node, now)
+        engine._SyncObj__otherNodes = {self._node(peer) for peer in sorted(self.other_voters)}
+        engine._SyncObj__readonlyNodes = {self._node(peer) for peer in sorted(learners)}
+
+    def append_membership(self, membership: Membership, callback: Callable[[object, int], None]) -> None:
+        """Put a membership in the log of this leader and in force. The caller has checked that it may (M1).
+
+        Not by the library's queue: between a check and the append nothing may happen.
+        """
+        index, term = self.last_index + 1, self.term
+        self._log.add(command_of(membership), index, term)
+        self._engine._SyncObj__commandsWaitingCommit[index].append((term, callback))
+        self.update_members()
 
     # What the replica knows.
 
@@ -317,33 +391,37 @@ class Raft:
 
     def next_index(self, peer: str) -> int:
         """Return the index of the next entry for `peer`."""
-        return int(self._engine._SyncObj__raftNextIndex[self._nodes[peer]])
+        return int(self._engine._SyncObj__raftNextIndex[self._node(peer)])
 
     def set_next_index(self, peer: str, index: int) -> None:
         """Say from where on `peer` gets entries. A wrong value costs a round trip, never safety."""
-        self._engine._SyncObj__raftNextIndex[self._nodes[peer]] = index
+        self._engine._SyncObj__raftNextIndex[self._node(peer)] = index
 
     def match_index(self, peer: str) -> int:
         """Return the highest index that `peer` acknowledged in this term."""
-        return int(self._engine._SyncObj__raftMatchIndex.get(self._nodes[peer], 0))
+        return int(self._engine._SyncObj__raftMatchIndex.get(self._node(peer), 0))
 
     # What is done to it.
 
     def tick(self) -> None:
         """Elect, commit, apply, send, append and compact, whatever is due. Raises what `apply` raises."""
+        if not self.is_voter and not self._outsiders_stand and not self.is_leader:
+            self.election_deadline = library.monotonicTime() + self._election_max_s  # M5
         self._engine.doTick(0)
+        self.update_members()
 
     def receive(self, peer: str, message: Message) -> None:
         """Give the library a message that the guard has passed."""
-        self._engine._SyncObj__onMessageReceived(self._nodes[peer], message)
+        self._engine._SyncObj__onMessageReceived(self._node(peer), message)
+        self.update_members()
 
     def connect(self, peer: str) -> None:
         """Let the library send to `peer`."""
-        self._engine._SyncObj__onNodeConnected(self._nodes[peer])
+        self._engine._SyncObj__onNodeConnected(self._node(peer))
 
     def disconnect(self, peer: str) -> None:
         """Keep the library from sending to `peer`."""
-        self._engine._SyncObj__onNodeDisconnected(self._nodes[peer])
+        self._engine._SyncObj__onNodeDisconnected(self._node(peer))
 
     def submit(self, command: bytes, callback: Callable[[object, int], None]) -> None:
         """Queue a sealed command; a tick appends it if this replica leads then. The callback must not raise."""
@@ -388,7 +466,7 @@ class Raft:
     def transfer_to(self, peer: str) -> bool:
         """Ask `peer` to stand for election at once. False if it lacks entries or this replica does not lead."""
         answers: list[int] = []
-        self._engine.transferLeadership(self._nodes[peer], lambda _result, error: answers.append(error))
+        self._engine.transferLeadership(self._node(peer), lambda _result, error: answers.append(error))
         return answers == [Failure.SUCCESS]
 
     def compact(self) -> None:
@@ -398,3 +476,4 @@ class Raft:
     def load_snapshot(self) -> None:
         """Load the newest snapshot at start; see `SnapshotPort.failure` for how it went."""
         self._engine._SyncObj__loadDumpFile(clearJournal=False)
+        self.update_members()

@@ -132,8 +132,8 @@ class Driver:
 
     def _tick(self) -> None:
         raft, journal = self._raft, self._journal
-        if raft.peers or journal.durable_seq >= journal.write_seq:
-            # A single replica commits whatever is in its log: it does not tick before that is durable.
+        if raft.other_voters or journal.durable_seq >= journal.write_seq:
+            # A single voter commits whatever is in its log: it does not tick before that is durable.
             self._before()
             last = raft.last_index
             raft.tick()

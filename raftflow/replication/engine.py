@@ -20,7 +20,8 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from raftflow.replication import envelope, wire
+from raftflow.replication import envelope, membership, wire
+from raftflow.replication.changes import MemberChanges
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, loop_clock, use_clock
 from raftflow.replication.driver import Driver
@@ -39,6 +40,7 @@ from raftflow.replication.log import (
     Role,
     Unknown,
 )
+from raftflow.replication.membership import MemberInfo, Membership, NotReadyError
 from raftflow.replication.reads import ReadRounds
 from raftflow.replication.roles import RoleTracker
 from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
@@ -69,6 +71,7 @@ class PySyncObjLog:
         before_compaction: awaited after a snapshot is durable and before the log behind it is dropped. Whatever has
             to outlive those entries is made durable there. An `OSError` keeps the log untrimmed for now.
         disabled_rules: for tests and simulation only: rules that are not applied.
+        on_members: told the membership at the start and whenever it changes, so that links can be made.
     """
 
     def __init__(
@@ -80,8 +83,10 @@ class PySyncObjLog:
         *,
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
+        on_members: Callable[[Membership], None] | None = None,
     ) -> None:
         self._config = config
+        self._on_members = on_members
         self._machine = machine
         self._links = links
         self._fs = fs
@@ -136,6 +141,7 @@ class PySyncObjLog:
             segment_bytes=config.segment_bytes,
             must_exist=data.has_journal,
         )
+        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap())
         data.note_journal()
         self._store = SnapshotStore(self._fs, data.snapshot_dir, clock=self._loop.time)
         # J3: the log begins with the last two entries of the snapshot, or the library would throw the log away.
@@ -143,11 +149,18 @@ class PySyncObjLog:
         if newest is not None:
             self._journal.align(*_ends(newest))
 
+    def _bootstrap(self) -> Membership:
+        """Return the list with which this replica starts for the first time."""
+        if self._config.join:
+            return Membership()
+        names = sorted(self._config.members)
+        nowhere = ("", "")
+        return Membership(tuple(MemberInfo(name, *self._config.addresses.get(name, nowhere)) for name in names))
+
     def _build(self) -> None:
-        config, peers = self._config, self._config.peers
+        config = self._config
         self._snapshots = SnapshotPort(self._begin_snapshot, self._load_snapshot)
         self._guard = GuardedTransport(
-            peers,
             self._emit,
             self._send_snapshot,
             self._off,
@@ -168,11 +181,15 @@ class PySyncObjLog:
             snapshots=self._snapshots,
             apply=self._apply,
             queue_entries_max=config.queue_entries_max,
+            membership=self._first_members,
+            members_when_applied=Rule.LOGGED_MEMBERS in self._off,
+            outsiders_stand=Rule.OUTSIDERS_PASSIVE in self._off,
         )
+        self._raft.on_membership = self._membership_changed
         self._guard.attach(self._raft)
         self._roles.attach(self._raft)
-        self._gate = SyncGate(self._journal, peers, self._transmit, self._guard.receive, self._off)
-        self._reads = ReadRounds(peers, self._send_probe)
+        self._gate = SyncGate(self._journal, self._transmit, self._guard.receive, self._off)
+        self._reads = ReadRounds(self._raft.other_voters, self._send_probe)
         self._submissions = Submissions(config.queue_entries_max, config.queue_bytes_max)
         self._driver = Driver(
             self._raft,
@@ -184,6 +201,7 @@ class PySyncObjLog:
             on_failure=self._on_failure,
         )
         self._writer = SnapshotWriter(config, self._machine, self._store, self._snapshots, self._before_compaction)
+        self._changes = MemberChanges(self._raft, self._guard, self._roles, self._append_members, self._off)
         self._handover = Handover(self._raft, self._guard, self._roles, self._send_now)
         self._sender = SnapshotSender(config, self._store, self._emit, self._end_transfer)
         self._receiver = SnapshotReceiver(self._guard, self._store, self._emit, self._install, self._driver)
@@ -226,12 +244,21 @@ class PySyncObjLog:
         self._raft.tick()
         self._journal.sync_now()
         self._postpone_election()
+        self._membership_changed()
 
     def _cannot_restore(self, info: SnapshotInfo) -> LogFailedError:
         return LogFailedError(
             f"the snapshot of entry {info.index} cannot be restored: {self._snapshots.failure}. Start the version of "
             f"raftflow that wrote it, or let this replica join anew under a new name."
         )
+
+    def _membership_changed(self) -> None:
+        """The log has another membership, or one can no longer be cut off."""
+        self._guard.check_membership()
+        self._reads.set_peers(self._raft.other_voters)
+        self._roles.wake()
+        if self._on_members is not None:
+            self._on_members(self._raft.members.current)
 
     def _postpone_election(self) -> None:
         """Give a leader the time of one election timeout to be heard."""
@@ -350,7 +377,7 @@ class PySyncObjLog:
             self._reads.repeat()
         if self._writer.is_due(self._raft):
             self._raft.compact()  # at the next tick, which is a heartbeat away at most
-        if self._handover.active:
+        if self._handover.active or self._changes.active:
             self._roles.wake()
 
     def _lose_leadership(self) -> None:
@@ -437,6 +464,37 @@ class PySyncObjLog:
             return False
         return await self._handover.run(target, timeout_s, lambda: self._stopped)
 
+    # Members.
+
+    async def add_member(self, member: MemberInfo, timeout_s: float) -> Membership:
+        """Feed a new replica until it has caught up, then make it a voter; may be repeated until that is done.
+
+        Raises `ChangeRefusedError`, which says why, and `NotReadyError` if this replica does not lead, or time is up.
+        """
+        self._check_running()
+        return await self._changes.add(member, timeout_s)
+
+    async def remove_member(self, name: str, timeout_s: float) -> Membership:
+        """Take a voter or learner out of the cluster for ever. The leader has to hand over first.
+
+        Raises as `add_member` does.
+        """
+        self._check_running()
+        return await self._changes.remove(name, timeout_s)
+
+    def _check_running(self) -> None:
+        if self._stopped:
+            raise NotReadyError("the replica has stopped")
+
+    def _append_members(self, changed: Membership, callback: Callable[[object, int], None]) -> None:
+        def append() -> None:
+            self._raft.append_membership(changed, callback)
+            # A single voter commits at its next tick whatever is written: here the disk comes first as well.
+            self._driver.settle()
+
+        self._driver.guarded(append)
+        self._send_now()
+
     def _send_now(self) -> None:
         """Send the followers what they lack without waiting for the next heartbeat."""
         self._driver.send_wanted = True
@@ -451,14 +509,18 @@ class PySyncObjLog:
             self._driver.request_turn()
 
     def _begin_snapshot(self, last: Entry, previous: Entry) -> None:
-        self._writer.begin(last, previous, self._driver)
+        tracker = self._raft.members
+        members = tracker.current if Rule.SNAPSHOT_MEMBERS in self._off else tracker.at(last[1])
+        self._writer.begin(last, previous, self._driver, members)
 
     def _load_snapshot(self) -> tuple[Entry, Entry]:
         """Restore the machine from the snapshot chosen; called by the library while it loads."""
         info = self._loading
         if info is None:
             raise LogFailedError("bug: a snapshot is loaded that nobody chose")
+        members = membership.decode(info.membership) if info.membership else None
         self._machine.restore(self._store.read(info))
+        self._raft.members.rebase(members, info.index)
         previous, last = _ends(info)
         return last, previous
 
@@ -499,7 +561,7 @@ class PySyncObjLog:
                 match_index=raft.match_index(peer) if leads else None,
                 lag=last - raft.match_index(peer) if leads else None,
             )
-            for peer in self._config.peers
+            for peer in raft.peers
         )
         return LogStatus(
             name=self._config.name,
@@ -513,13 +575,14 @@ class PySyncObjLog:
             snapshot_index=self._writer.snapshot_index,
             ready=self._is_ready(),
             peers=peers,
+            members=raft.members.current,
         )
 
     def _is_ready(self) -> bool:
         if self._stopped:
             return False
         if self._raft.is_leader:
-            quorum = 2 * (len(self._guard.connected()) + 1) > len(self._config.members)
+            quorum = 2 * (len(self._guard.connected() & self._raft.other_voters) + 1) > len(self._raft.voters)
             return quorum and self._roles.leads(self._raft)
         return self._roles.has_caught_up(self._raft)
 

@@ -11,14 +11,17 @@ Here the pickle is built by hand and compared byte by byte: what passes `check` 
     ...                the payload
     85 86 2E           TUPLE1, TUPLE2, STOP
 
-The only other command that passes is the library's no-op, the single byte 01. Membership (02) and version (03)
-commands are refused. Entries are checked on the wire and when a journal is opened.
+Two other commands pass: the library's no-op, the single byte 01, and our own membership commands (type 10, see
+membership.py), which the library does not look into. The library's membership (02) and version (03) commands are
+refused. Entries are checked on the wire and when a journal is opened.
 """
 
 from __future__ import annotations
 
 import struct
 from typing import Final
+
+from raftflow.replication import membership
 
 ENTRY_BYTES_MAX: Final = 16 * 1024 * 1024
 """Longest payload of one entry."""
@@ -63,6 +66,12 @@ def check(command: bytes) -> None:
         raise EnvelopeError(f"a command is bytes, not {type(command).__name__}")
     if command == NO_OP:
         return
+    if command[:1] == membership.MARK:
+        try:
+            membership.check_command(command)
+        except membership.MembershipError as error:
+            raise EnvelopeError(str(error)) from None
+        return
     size = len(command) - ENVELOPE_BYTES
     if (
         0 <= size <= ENTRY_BYTES_MAX
@@ -77,8 +86,8 @@ def check(command: bytes) -> None:
 def unseal(command: bytes) -> bytes:
     """Return the payload of a sealed command. Raises `EnvelopeError` for anything else, the no-op included."""
     check(command)
-    if command == NO_OP:
-        raise EnvelopeError("a no-op carries no payload")
+    if command == NO_OP or command[:1] == membership.MARK:
+        raise EnvelopeError("a no-op or membership command carries no payload")
     return command[_START : -len(_TAIL)]
 
 

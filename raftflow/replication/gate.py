@@ -12,13 +12,13 @@ With a single replica nothing comes in; there the driver does not let the librar
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Protocol
 
 from raftflow.replication.guard import NO_RULES, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from raftflow.replication.core import Message
 
@@ -52,7 +52,6 @@ class SyncGate:
 
     Args:
         journal: says what is durable.
-        peers: names of the other members.
         release: takes outgoing messages that may leave, in order per peer.
         deliver: takes incoming messages that may be counted, in order per peer.
         disabled_rules: for tests: SYNC_ACKS, SYNC_VOTES and SYNC_LEADER are looked at.
@@ -61,7 +60,6 @@ class SyncGate:
     def __init__(
         self,
         journal: DurableState,
-        peers: Iterable[str],
         release: Callable[[str, Message], None],
         deliver: Callable[[str, Message], None],
         disabled_rules: frozenset[Rule] = NO_RULES,
@@ -70,8 +68,8 @@ class SyncGate:
         self._release = release
         self._deliver = deliver
         self._off = disabled_rules
-        self._outgoing: dict[str, deque[tuple[int, Message]]] = {peer: deque() for peer in sorted(peers)}
-        self._incoming: dict[str, deque[tuple[int, Message]]] = {peer: deque() for peer in self._outgoing}
+        self._outgoing: defaultdict[str, deque[tuple[int, Message]]] = defaultdict(deque)
+        self._incoming: defaultdict[str, deque[tuple[int, Message]]] = defaultdict(deque)
 
     def emit(self, peer: str, message: Message) -> None:
         """Send a message as soon as it may leave."""
@@ -102,10 +100,10 @@ class SyncGate:
     def advance(self) -> None:
         """Let through what has become durable. Call it after each sync."""
         durable = self._journal.durable_seq
-        for peer, outgoing in self._outgoing.items():
+        for peer, outgoing in sorted(self._outgoing.items()):
             while outgoing and outgoing[0][0] <= durable:
                 self._release(peer, outgoing.popleft()[1])
-        for peer, incoming in self._incoming.items():
+        for peer, incoming in sorted(self._incoming.items()):
             while incoming and incoming[0][0] <= self._journal.durable_index:
                 self._deliver(peer, incoming.popleft()[1])
 

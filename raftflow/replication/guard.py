@@ -10,6 +10,7 @@ history behind each; tests/replication/test_histories.py replays them with the r
     T5  a snapshot that could not be loaded is never acknowledged
     T6  commands are never forwarded between replicas
     T7  a snapshot that the log already covers is never loaded
+    M4  votes and acknowledgements count from members only; a removed replica is told so, and not heard any more
 
 An entry is *verified* when it is known to equal the current leader's entry at that index: because it came in an
 append of this term that matched, because its term is the leader's own, or because it is committed (leader
@@ -26,9 +27,10 @@ from typing import TYPE_CHECKING, Final
 from pysyncobj.transport import Transport
 
 from raftflow.replication.core import INSTALLED, Failure
+from raftflow.replication.log import LogFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from pysyncobj.node import Node
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Rule(enum.StrEnum):
-    """A rule of the guard (T) or of the sync gate (G). Tests switch them off one by one: each is needed."""
+    """A rule of the guard (T), the sync gate (G) or of changes of members (M). Tests switch them off one by one."""
 
     TERM_STAMP = "T1"
     NO_TRUNCATION = "T2"
@@ -48,10 +50,21 @@ class Rule(enum.StrEnum):
     SYNC_ACKS = "G1"
     SYNC_VOTES = "G2"
     SYNC_LEADER = "G3"
+    ONE_CHANGE = "M1"
+    LOGGED_MEMBERS = "M2"
+    SNAPSHOT_MEMBERS = "M3"
+    MEMBERS_COUNT = "M4"
+    OUTSIDERS_PASSIVE = "M5"
+    LEARN_FIRST = "M6"
 
 
 APPLY_ENTRIES_MAX: Final = 64
 """How many entries a follower applies in one tick, so that a long backlog does not stop its loop."""
+
+_REMOVED_ADVICE: Final = (
+    "Stop it and wipe its data; its name is never used again. A new replica joins under a new name, with an empty "
+    "directory and `join = true`."
+)
 
 NO_RULES: Final[frozenset[Rule]] = frozenset()
 
@@ -60,11 +73,14 @@ class SafetyViolationError(Exception):
     """A peer asked for something that no correct replica asks for. Going on could lose acknowledged entries."""
 
 
+class RemovedError(LogFailedError):
+    """This replica is no member any more."""
+
+
 class GuardedTransport(Transport):  # type: ignore[misc]
     """The library's transport, with the rules applied.
 
     Args:
-        peers: names of the other members.
         emit: takes each message to be sent, with the peer's name; ordering and durability are its business.
         need_snapshot: called when the log no longer has what a peer needs. Until `end_snapshot(peer)` the peer gets
             bare heartbeats only.
@@ -75,7 +91,6 @@ class GuardedTransport(Transport):  # type: ignore[misc]
 
     def __init__(
         self,
-        peers: Iterable[str],
         emit: Callable[[str, Message], None],
         need_snapshot: Callable[[str], None],
         disabled_rules: frozenset[Rule] = NO_RULES,
@@ -93,7 +108,6 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._raft: Raft | None = None
         self._up: set[str] = set()
         self._streaming: set[str] = set()
-        self._members = frozenset(peers)
         self._verified_term = -1
         self._verified = 0
         self._committed = 0
@@ -116,9 +130,9 @@ class GuardedTransport(Transport):  # type: ignore[misc]
 
     def peer_up(self, peer: str) -> None:
         """A link to `peer` works."""
-        if peer in self._members:
-            self._up.add(peer)
-            self.raft.connect(peer)
+        self._up.add(peer)
+        self.raft.connect(peer)
+        self._tell_removed(peer)
 
     def peer_down(self, peer: str) -> None:
         """The link to `peer` broke, with whatever was on it."""
@@ -241,17 +255,39 @@ class GuardedTransport(Transport):  # type: ignore[misc]
     def receive(self, peer: str, message: Message) -> None:
         """Judge one message and give the library what is safe of it. Raises `SafetyViolationError`."""
         kind = message["type"]
+        if kind == "removed":
+            raise RemovedError(f"this replica was removed from the cluster, says {peer}. {_REMOVED_ADVICE}")
+        if self._tell_removed(peer):
+            return
         if kind == "append_entries":
             self._receive_append(peer, message)
         elif kind == "next_node_idx":
             self._receive_next_index(peer, message)
-        elif kind in {"request_vote", "response_vote"}:
+        elif kind == "request_vote":
             self.raft.receive(peer, message)
+        elif kind == "response_vote":
+            if peer in self.raft.other_voters or Rule.MEMBERS_COUNT in self._off:
+                self.raft.receive(peer, message)
         elif kind == "timeout_now":
             if message["term"] == self.raft.term and self.raft.leader == peer:
                 self.raft.receive(peer, message)
         elif kind in {"apply_command", "apply_command_response"} and Rule.NO_FORWARDING in self._off:
             self.raft.receive(peer, message)
+
+    def check_membership(self) -> None:
+        """Look at a membership that can no longer be cut off. Raises `RemovedError` if this replica is not in it."""
+        if self.raft.name in self.raft.members.base.removed and Rule.MEMBERS_COUNT not in self._off:
+            raise RemovedError(f"this replica was removed from the cluster. {_REMOVED_ADVICE}")
+        for peer in sorted(self._up):
+            self._tell_removed(peer)
+
+    def _tell_removed(self, peer: str) -> bool:
+        """M4: tell a peer whose removal is committed that it is no member. It could only disturb."""
+        if peer not in self.raft.members.base.removed or Rule.MEMBERS_COUNT in self._off:
+            return False
+        if self.raft.term > 0:
+            self._emit(peer, {"type": "removed", "term": self.raft.term})
+        return True
 
     def _receive_append(self, peer: str, message: Message) -> None:
         raft = self.raft
@@ -280,7 +316,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Let the library apply some more of a follower's backlog. Returns whether more remains after that."""
         raft = self.raft
         leader = raft.leader
-        if raft.term != self._verified_term or leader is None or raft.is_leader or leader not in self._members:
+        if raft.term != self._verified_term or leader is None or raft.is_leader:
             return False
         if self._committed <= raft.commit_index:
             return False
@@ -351,7 +387,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         raft = self.raft
         if message["term"] != raft.term and Rule.TERM_STAMP not in self._off:
             return
-        if not raft.is_leader:
+        if not raft.is_leader or (peer not in raft.peers and Rule.MEMBERS_COUNT not in self._off):
             return
         before = raft.next_index(peer)
         passed = dict(message)

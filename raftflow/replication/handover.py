@@ -33,7 +33,7 @@ class Handover:
         """Hand over to `target`, or to whoever has most of the log. True if another replica leads afterwards."""
         if self.active or not self._roles.leads(self._raft):
             return False
-        if target is not None and target not in self._raft.peers:
+        if target is not None and target not in self._raft.other_voters:
             return False
         self.active = True
         try:
@@ -62,4 +62,6 @@ class Handover:
         return False
 
     def _most_caught_up(self) -> str | None:
-        return max(sorted(self._guard.connected()), key=self._raft.match_index, default=None)
+        return max(
+            sorted(self._guard.connected() & self._raft.other_voters), key=self._raft.match_index, default=None
+        )

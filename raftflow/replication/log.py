@@ -15,6 +15,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from raftflow.replication.membership import Membership
+
 
 class StateMachine(Protocol):
     """What a log drives. All calls come from the event loop's thread, one at a time."""
@@ -77,6 +79,8 @@ class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
     """True when this replica serves: a leader with a committed entry of its own term and a quorum, or a follower
     that hears a leader and has applied what that leader had committed when contact began."""
     peers: tuple[PeerStatus, ...] = ()
+    members: Membership | None = None
+    """Who belongs to the cluster by this replica's log; None for a log whose members cannot change."""
 
 
 class Applied(msgspec.Struct, frozen=True):

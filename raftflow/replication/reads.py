@@ -24,7 +24,7 @@ class ReadRounds:
     """The reads that wait for confirmation, and the rounds of probes that confirm them.
 
     Args:
-        peers: names of the other members.
+        peers: names of the other voters.
         send_probe: sends `read_probe` with this number to every peer that can be reached.
     """
 
@@ -37,6 +37,12 @@ class ReadRounds:
         self._confirmed = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
+    def set_peers(self, peers: Iterable[str]) -> None:
+        """The voters changed: only they count, and the majority is theirs."""
+        names = sorted(peers)
+        self._needed = (len(names) + 1) // 2
+        self._answered = {name: self._answered.get(name, 0) for name in names}
+
     def begin(self, future: asyncio.Future[None]) -> None:
         """Resolve `future` once a majority confirms the leadership by an answer to a probe sent from now on."""
         if self._needed == 0:
@@ -48,7 +54,7 @@ class ReadRounds:
 
     def answer(self, peer: str, seq: int) -> None:
         """Count a peer's answer. The caller has checked that it carries the present term."""
-        if not self._answered[peer] < seq <= self._sent:
+        if not self._answered.get(peer, seq) < seq <= self._sent:
             return
         self._answered[peer] = seq
         confirmed = sorted(self._answered.values(), reverse=True)[self._needed - 1]

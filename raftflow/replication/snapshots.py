@@ -70,7 +70,9 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     prev_command: bytes
     """Command of the entry at `prev_index`; PySyncObj keeps both in its log."""
     members: tuple[str, ...]
-    """Names of the members as of `index`."""
+    """Names of the voters as of `index`."""
+    membership: bytes = b""
+    """The members as of `index` (membership.py); empty in snapshots of versions that could not change them."""
     format: int = FORMAT
     """Of the file, not of the state in it."""
     size: int = 0

@@ -66,9 +66,6 @@ class PeerTraffic:
 
     def on_up(self, peer: str) -> None:
         """A link works."""
-        if peer not in self._config.peers:
-            _log.error("the link with %s is of no use: it is no member; check the links' peers", peer)
-            return
 
         def up() -> None:
             if self._raft.election_deadline < asyncio.get_running_loop().time():
@@ -80,8 +77,6 @@ class PeerTraffic:
 
     def on_down(self, peer: str) -> None:
         """A link broke; whatever waits for it is lost with it."""
-        if peer not in self._config.peers:
-            return
 
         def down() -> None:
             self._gate.forget(peer)
@@ -94,8 +89,6 @@ class PeerTraffic:
 
     def on_frame(self, peer: str, frame: bytes) -> None:
         """A frame arrived. One that is no message costs the peer its link."""
-        if peer not in self._config.peers:
-            return
         try:
             message = wire.decode(frame)
         except wire.WireError as error:

@@ -19,6 +19,7 @@ Every frame is big-endian and begins with u8 format version, u8 type, u64 term. 
     snapshot_chunk   u64 transfer_id, u64 offset, data to the end of the frame
     snapshot_end     u64 transfer_id
     snapshot_ack     u64 transfer_id, u64 offset, u8 status (0 more, 1 done, 2 refused)
+    removed          (nothing)
 
 `decode` accepts exactly what `encode` can produce. Entries are checked against the envelope (envelope.py) and their
 terms may neither fall nor pass the message's term.
@@ -57,6 +58,7 @@ _APPEND: Final = struct.Struct(">BBQQQQI")
 
 _REQUEST_VOTE, _RESPONSE_VOTE, _APPEND_ENTRIES, _HEARTBEAT, _NEXT_NODE_IDX, _TIMEOUT_NOW = range(1, 7)
 _READ_PROBE, _READ_ACK, _SNAPSHOT_BEGIN, _SNAPSHOT_CHUNK, _SNAPSHOT_END, _SNAPSHOT_ACK = range(7, 13)
+_REMOVED: Final = 13
 
 
 class WireError(ValueError):
@@ -72,6 +74,7 @@ _PLAIN: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
     ("read_ack", _READ_ACK, ("seq",)),
     ("snapshot_begin", _SNAPSHOT_BEGIN, ("transfer_id", "index", "snap_term", "size")),
     ("snapshot_end", _SNAPSHOT_END, ("transfer_id",)),
+    ("removed", _REMOVED, ()),
 )
 
 

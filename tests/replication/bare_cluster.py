@@ -83,7 +83,6 @@ class Node:
         self.snapshot: tuple[list[str], Entry, Entry] | None = cluster.snapshots.get(name)
         self.load_fails = False
         self.guard = GuardedTransport(
-            [peer for peer in cluster.names if peer != name],
             lambda peer, message: cluster.emit(name, peer, message),
             self._send_snapshot,
             cluster.disabled_rules,

@@ -18,9 +18,7 @@ class Disk:
 def make(disk: Disk) -> tuple[SyncGate, list, list]:
     sent: list = []
     counted: list = []
-    gate = SyncGate(
-        disk, ["b", "c"], lambda peer, m: sent.append((peer, m["n"])), lambda peer, m: counted.append((peer, m["n"]))
-    )
+    gate = SyncGate(disk, lambda peer, m: sent.append((peer, m["n"])), lambda peer, m: counted.append((peer, m["n"])))
     return gate, sent, counted
 
 

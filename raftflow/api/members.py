@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from raftflow.api import bodies, problems
 from raftflow.api.calls import Access, Answer, Call, Route
 from raftflow.api.problems import ProblemError
-from raftflow.domain.contract import MemberList, TransferRequest
+from raftflow.coordinator.config import parse_address, parse_url
+from raftflow.coordinator.settings import ConfigError
+from raftflow.domain.contract import AddMemberRequest, FieldProblem, MemberList, TransferRequest
+from raftflow.domain.ids import name_problem
+from raftflow.replication.membership import ChangeRefusedError, MemberInfo, NotReadyError
 
 
 async def list_members(call: Call) -> Answer:
@@ -31,8 +37,60 @@ async def transfer(call: Call) -> Answer:
     return Answer(replica.members())
 
 
+async def add(call: Call) -> Answer:
+    """Add a replica; answered when it is a voter."""
+    given = bodies.decode(call.body, AddMemberRequest)
+    if wrong := name_problem(given.name):
+        raise _invalid("name", f"{given.name[:100]!r} {wrong}")
+    try:
+        peer = parse_address(given.peer, "peer")
+        url = parse_url(given.url, "url")
+    except ConfigError as error:
+        raise _invalid("", str(error)[:500]) from error
+    await _change(call.replica.add_member(MemberInfo(given.name, str(peer), url)))
+    return Answer(call.replica.members())
+
+
+async def remove(call: Call) -> Answer:
+    """Remove a replica for ever."""
+    await _change(call.replica.remove_member(call.path("name")))
+    return Answer(call.replica.members())
+
+
+async def _change(change: Awaitable[None]) -> None:
+    try:
+        await change
+    except ChangeRefusedError as error:
+        raise ProblemError(problems.CONFLICT, str(error)) from error
+    except NotReadyError as error:
+        raise problems.outcome_unknown(str(error)) from error
+
+
+def _invalid(path: str, message: str) -> ProblemError:
+    return ProblemError(problems.INVALID_DOCUMENT, message, errors=[FieldProblem(path, message)])
+
+
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/members", Access.READ, list_members, "List the replicas of the cluster", MemberList),
+    Route(
+        "POST",
+        "/v1/members",
+        Access.WRITE,
+        add,
+        "Add a replica that runs with `join = true`: it is fed until it has caught up, and counts from then on",
+        MemberList,
+        body=AddMemberRequest,
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/remove",
+        Access.WRITE,
+        remove,
+        "Remove a replica for ever; a leader hands over first",
+        MemberList,
+        problems=(problems.CONFLICT,),
+    ),
     Route(
         "POST",
         "/v1/members/transfer",

@@ -25,7 +25,7 @@ _COLUMNS = {
 
 @click.group()
 def member() -> None:
-    """The replicas of a cluster: list them, hand leadership over."""
+    """The replicas of a cluster: list, add, remove them, hand leadership over."""
 
 
 @member.command("list")
@@ -36,6 +36,31 @@ def list_(stale: bool, output: str) -> None:
     """List the replicas as the leader sees them."""
     with connect() as client:
         _print(client.members(stale=stale), output)
+
+
+@member.command()
+@click.argument("name")
+@click.option("--peer", required=True, metavar="HOST:PORT", help="Where other replicas reach it.")
+@click.option("--url", required=True, help="Where clients and agents reach it.")
+@output_option
+@connection_options
+def add(name: str, peer: str, url: str, output: str) -> None:
+    """Add the replica NAME, which runs on an empty disk with `join = true` in its configuration.
+
+    Returns when it has caught up and counts for majorities. Give the command again if time runs out.
+    """
+    with connect() as client:
+        _print(client.add_member(name, peer, url), output)
+
+
+@member.command()
+@click.argument("name")
+@output_option
+@connection_options
+def remove(name: str, output: str) -> None:
+    """Remove the replica NAME for ever. If it leads, it hands over first; its process stops by itself."""
+    with connect() as client:
+        _print(client.remove_member(name), output)
 
 
 @member.command()

@@ -301,6 +301,20 @@ class AsyncClient:
         """Return the replicas of the cluster; `stale` takes any replica's own view without asking the leader."""
         return await self._get("/v1/members", MemberList, stale="1" if stale else None)
 
+    async def add_member(self, name: str, peer: str, url: str) -> MemberList:
+        """Add a replica that runs on an empty disk with `join = true`; returns when it counts for majorities.
+
+        `peer` is `host:port` for the other replicas, `url` is for clients. Raises `Refused`. May be repeated.
+        """
+        body = orjson.dumps({"name": name, "peer": peer, "url": url})
+        call = Call("POST", "/v1/members", body=body, idempotency_key=new_key(), attempt_s=30.0)
+        return await self._transport.call(call, MemberList)
+
+    async def remove_member(self, name: str) -> MemberList:
+        """Remove a replica for ever; its name is never used again. Raises `Refused`. May be repeated."""
+        path = f"/v1/members/{_part(name)}/remove"
+        return await self._transport.call(Call("POST", path, idempotency_key=new_key(), attempt_s=30.0), MemberList)
+
     async def transfer_leadership(self, to: str | None = None) -> MemberList:
         """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
         body = orjson.dumps({} if to is None else {"to": to})

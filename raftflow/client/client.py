@@ -203,6 +203,14 @@ class Client:
         """Return the replicas of the cluster; `stale` takes any replica's own view without asking the leader."""
         return self._run(self._client.members(stale=stale))
 
+    def add_member(self, name: str, peer: str, url: str) -> MemberList:
+        """Add a replica that runs on an empty disk with `join = true`; see `AsyncClient.add_member`."""
+        return self._run(self._client.add_member(name, peer, url))
+
+    def remove_member(self, name: str) -> MemberList:
+        """Remove a replica for ever; its name is never used again. Raises `Refused`. May be repeated."""
+        return self._run(self._client.remove_member(name))
+
     def transfer_leadership(self, to: str | None = None) -> MemberList:
         """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
         return self._run(self._client.transfer_leadership(to))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.settings import ConfigError
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
@@ -32,7 +33,8 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: WallClock
     links = _links(config, Introducer(fs, config.data_dir, level=level))
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
-        return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.sync)
+        follow = PeerDirectory(config, links.set_peers).follow
+        return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.sync, on_members=follow)
 
     return Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
 
@@ -55,6 +57,8 @@ def _log_config(config: CoordinatorConfig) -> LogConfig:
             members=tuple(member.name for member in config.members),
             cluster_id=config.cluster_id,
             data_dir=config.data_dir,
+            addresses={member.name: (str(member.peer), member.url) for member in config.members},
+            join=config.join,
             election_min_s=timing.election_min_ms / 1000,
             election_max_s=timing.election_max_ms / 1000,
             heartbeat_s=timing.heartbeat_ms / 1000,

@@ -35,6 +35,10 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """Return `host:port`, with an IPv6 host in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     @property
     def is_loopback(self) -> bool:
         """True if only this machine can reach it."""
@@ -111,6 +115,8 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     peer_bind: Address
     token: str | None = None
     insecure: bool = False
+    join: bool = False
+    """True for a replica that starts on an empty disk to join a cluster; later starts do not look at it."""
     tls: Tls = Tls()
     timing: Timing = Timing()
     limits: Limits = Limits()
@@ -223,11 +229,12 @@ def _read_members(value: object, path: Path | None) -> tuple[Member, ...]:
         if any(name == member.name for member in members):
             raise ConfigError(f"{where}.name {name!r} is listed twice")
         peer = parse_address(settings.text(entry["peer"], f"{where}.peer"), f"{where}.peer")
-        members.append(Member(name, peer, _url(settings.text(entry["url"], f"{where}.url"), f"{where}.url")))
+        members.append(Member(name, peer, parse_url(settings.text(entry["url"], f"{where}.url"), f"{where}.url")))
     return tuple(members)
 
 
-def _url(text: str, where: str) -> str:
+def parse_url(text: str, where: str) -> str:
+    """Read the URL of a replica, and drop a slash at its end. Raises `ConfigError`."""
     try:
         parts = urlsplit(text)
         good = parts.scheme in {"http", "https"} and parts.hostname and not (parts.path.strip("/") or parts.query)
@@ -274,6 +281,7 @@ def _build(tables: dict[str, dict[str, Given]], members: tuple[Member, ...], bas
         peer_bind=_bind(replica, "peer_bind", member.peer),
         token=_read_token(replica, base),
         insecure=settings.flag(replica, "replica", "insecure"),
+        join=settings.flag(replica, "replica", "join"),
         tls=tls,
         timing=_build_timing(tables["timing"]),
         limits=Limits(**settings.numbers(tables["limits"], "limits")),

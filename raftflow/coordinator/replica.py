@@ -23,9 +23,10 @@ from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepar
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus
 from raftflow.domain.events import AgentChanged
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.log import LogFailedError, NoQuorumError, Role
+from raftflow.replication.membership import VOTERS_MIN, ChangeableLog, ChangeRefusedError, MemberInfo, Membership
 
 if TYPE_CHECKING:
     from raftflow.coordinator.config import CoordinatorConfig
@@ -39,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 TRANSFER_S = 2.0
 """How long a planned stop tries to hand leadership over."""
+CHANGE_S = 20.0
+"""How long one request to change the members may take; it can be repeated."""
 
 LogFactory = Callable[["StateMachine", AuditFile], "ReplicatedLog"]
 """Makes the log for a state machine; the log must sync the audit before it compacts."""
@@ -130,7 +133,7 @@ class Replica:
         """Give leadership to another replica if this one leads. True if another one leads now, or did before."""
         if not self.leader.leading:
             return True
-        if len(self.config.members) == 1:
+        if len([member for member in self.members().members if member.voting]) == 1:
             return False
         moved = await self.log.transfer_leadership(None, TRANSFER_S)
         _log.info("leadership was handed over" if moved else "no other replica took leadership over in time")
@@ -198,8 +201,17 @@ class Replica:
         name = self.log.status().leader
         if name is None or name == self.config.name:
             return None
-        url = self.config.url_of(name)
+        url = self.url_of(name)
         return None if url is None else (name, url)
+
+    def url_of(self, name: str | None) -> str | None:
+        """Return where clients reach a member: by this replica's file, else by the list in the log."""
+        url = self.config.url_of(name)
+        members = self.log.status().members
+        if url is None and name is not None and members is not None:
+            member = members.find(name)
+            url = None if member is None else member.url or None
+        return url
 
     async def propose(self, command: AnyCommand | Prepared) -> AnyReply:
         """Submit a client's command. Raises `ProposeError`s."""
@@ -225,20 +237,61 @@ class Replica:
         """Return who belongs to the cluster, as this replica knows it."""
         log = self.log.status()
         known = {peer.name: peer for peer in log.peers}
+        listed = log.members or Membership(tuple(self._addressed(member.name) for member in self.config.members))
         views = []
-        for member in self.config.members:
-            peer = known.get(member.name)
+        for member in sorted((*listed.voters, *listed.learners)):
+            given = self._addressed(member.name)
             view = MemberView(
                 name=member.name,
-                peer=f"{member.peer.host}:{member.peer.port}",
-                url=member.url,
+                peer=given.peer or member.peer,
+                url=given.url or member.url,
+                voting=member.name in listed.voter_names,
                 leader=member.name == log.leader,
-                connected=peer is None or peer.connected,
+                connected=member.name == self.config.name,
             )
+            peer = known.get(member.name)
             if peer is not None:
-                view.match_index, view.lag = peer.match_index, peer.lag
+                view.connected, view.match_index, view.lag = peer.connected, peer.match_index, peer.lag
             views.append(view)
-        return MemberList(replica=self.config.name, leader=log.leader, term=log.term, members=views)
+        return MemberList(
+            replica=self.config.name, leader=log.leader, term=log.term, members=views, removed=list(listed.removed)
+        )
+
+    def _addressed(self, name: str) -> MemberInfo:
+        """Return a member as this replica's file knows it; without addresses if it does not."""
+        member = next((each for each in self.config.members if each.name == name), None)
+        return MemberInfo(name) if member is None else MemberInfo(name, str(member.peer), member.url)
+
+    async def add_member(self, member: MemberInfo) -> None:
+        """Feed a new replica and make it a voter. Raises `ChangeRefusedError`, `NotReadyError`, `ProposeError`s."""
+        await self._changing_log().add_member(member, CHANGE_S)
+
+    async def remove_member(self, name: str) -> None:
+        """Take a replica out for ever; a leader asked to go hands over first, and then does not lead any more.
+
+        Raises `ChangeRefusedError`, `NotReadyError`, `ProposeError`s.
+        """
+        log = self._changing_log()
+        if name == self.config.name and name not in (log.status().members or Membership()).removed:
+            voters = [member for member in self.members().members if member.voting]
+            if len(voters) <= VOTERS_MIN:
+                raise ChangeRefusedError(f"{len(voters) - 1} voting members would be left; add another replica first")
+            if not await self.transfer(None):
+                raise ChangeRefusedError(f"{name} leads, and no other replica took leadership over in time")
+            raise self.submitter.no_leader_error()  # the new leader carries it out
+        await log.remove_member(name, CHANGE_S)
+
+    def _changing_log(self) -> ChangeableLog:
+        if not self.leader.leading:
+            raise self.submitter.no_leader_error()
+        if not isinstance(self.log, ChangeableLog):
+            raise ChangeRefusedError("the members of this log cannot be changed")
+        if self.machine.state.feature_level < MEMBERS_LEVEL:
+            raise ChangeRefusedError(
+                f"the cluster is on feature level {self.machine.state.feature_level}; its members "
+                f"can be changed from level {MEMBERS_LEVEL} on, when all replicas run a version that knows it"
+            )
+        return self.log
 
     def status(self) -> ReplicaStatus:
         """Return this replica's own view of the cluster."""
@@ -248,7 +301,7 @@ class Replica:
             cluster=self.config.cluster_id,
             role=log.role.value,
             leader=log.leader,
-            leader_url=self.config.url_of(log.leader),
+            leader_url=self.url_of(log.leader),
             term=log.term,
             last_index=log.last_index,
             durable_index=log.durable_index,

@@ -55,7 +55,7 @@ NUMBERS: dict[str, dict[str, _Bounds]] = {
 
 TABLES: dict[str, frozenset[str]] = {
     "cluster": frozenset({"id", "secret", "secret_file", "members"}),
-    "replica": frozenset({"name", "data_dir", "bind", "peer_bind", "token", "token_file", "insecure"}),
+    "replica": frozenset({"name", "data_dir", "bind", "peer_bind", "token", "token_file", "insecure", "join"}),
     "tls": frozenset({"api_cert", "api_key", "api_ca", "peer_cert", "peer_key", "peer_ca"}),
     "timing": frozenset(NUMBERS["timing"]),
     "limits": frozenset({*NUMBERS["limits"], "retention"}),

@@ -468,6 +468,16 @@ class MemberList(msgspec.Struct, kw_only=True):
     """Names that were members once and can never be again."""
 
 
+class AddMemberRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/members`: a replica that runs on an empty disk with `join = true` becomes a member."""
+
+    name: str
+    peer: str
+    """Where other replicas reach it, `host:port`."""
+    url: str
+    """Where clients and agents reach it."""
+
+
 class TransferRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/members/transfer`: hand leadership over."""
 

@@ -8,7 +8,7 @@ stops.
 | level | what it brings |
 | --- | --- |
 | 1 | the first release |
-| 2 | the level can be raised |
+| 2 | the level can be raised; members of the cluster can be changed |
 
 A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`.
 """
@@ -22,6 +22,9 @@ from raftflow.domain import commands as c
 LEVEL_FIRST: Final = 1
 LEVEL: Final = 2
 """The highest level that this program understands."""
+
+MEMBERS_LEVEL: Final = 2
+"""The level from which on the log may hold changes of the members."""
 
 NEEDS: Final[dict[type[c.Command], int]] = {}
 """The level that a command needs; those of the first release are not listed."""

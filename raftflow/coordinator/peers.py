@@ -1,0 +1,56 @@
+"""Where the other replicas are reached: the configuration file's word, then the replicated list of members."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from raftflow.coordinator.config import parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from raftflow.coordinator.config import CoordinatorConfig
+    from raftflow.replication.membership import Membership
+
+FAREWELL_S: Final = 30.0
+"""For so long a removed replica can still be reached, so that it hears of its removal."""
+
+
+class PeerDirectory:
+    """Keeps the links' peers in step with the members.
+
+    A replica that the file names is linked at the address given there, member or not: one that was away while all
+    others were replaced finds the cluster again when its file names one of them. All others come from the log.
+
+    Args:
+        config: of this replica.
+        set_peers: takes the addresses, by name.
+    """
+
+    def __init__(self, config: CoordinatorConfig, set_peers: Callable[[Mapping[str, tuple[str, int]]], None]) -> None:
+        self._name = config.name
+        self._set_peers = set_peers
+        self._named = {member.name: (member.peer.host, member.peer.port) for member in config.members}
+        self._known = dict(self._named)
+        self._leaving: set[str] = set()
+
+    def follow(self, membership: Membership) -> None:
+        """Take over a membership. Raises `ConfigError` for an address that is none."""
+        for member in (*membership.voters, *membership.learners):
+            if member.name not in self._named and member.peer:
+                address = parse_address(member.peer, f"peer address of member {member.name}")
+                self._known[member.name] = (address.host, address.port)
+        for name in membership.removed:
+            if name in self._known and name not in self._leaving:
+                self._leaving.add(name)
+                asyncio.get_running_loop().call_later(FAREWELL_S, self._forget, name)
+        self._tell()
+
+    def _forget(self, name: str) -> None:
+        self._known.pop(name, None)
+        self._named.pop(name, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._set_peers({name: self._known[name] for name in sorted(self._known) if name != self._name})

@@ -32,7 +32,7 @@ def cluster() -> None:
 @click.option("--agents", type=int, default=2, show_default=True)
 @click.option("--agent-cpus", type=float, default=4.0, show_default=True, help="CPUs that each agent offers.")
 @click.option("--agent-memory", default="8GiB", show_default=True, help="Memory that each agent offers.")
-@click.option("--prefetch", type=int, default=4, show_default=True, help="Attempts that may wait at each agent.")
+@click.option("--prefetch", type=int, default=16, show_default=True, help="Attempts that may wait at each agent.")
 @click.option("--lease", type=Duration(), default=3.0, help="An agent silent for so long is lost.  [default: 3s]")
 @output_option
 def up(  # noqa: PLR0917 - click passes options by name

@@ -79,7 +79,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     agent_cpus: float = 4.0
     """CPUs that each agent offers, whatever the machine has: a local cluster is for trying things out."""
     agent_memory: str = "8GiB"
-    prefetch: int = 4
+    prefetch: int = 16
     lease_ms: int = 3_000
     replica_toml: str = ""
     """More TOML for every replica's file, such as a `[limits]` table."""

@@ -234,7 +234,7 @@ def _print(described: PlanReport) -> None:
 def _bounds_line(described: PlanReport) -> str:
     bounds = described.lower_bounds
     work = f"work {bounds.work_s:g} s ({_each(bounds.work_by_resource_s)})"
-    return f"lower bounds   critical path {bounds.critical_path_s:g} s, {work}, energy {bounds.energy_s:g} s"
+    return f"lower bounds   critical path {bounds.critical_path_s:g} s, {work}, windows {bounds.window_s:g} s"
 
 
 def _each(figures: dict[str, float]) -> str:

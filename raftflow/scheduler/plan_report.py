@@ -16,7 +16,8 @@ class Bounds(msgspec.Struct, kw_only=True):
 
     critical_path_s: float
     work_s: float
-    energy_s: float
+    window_s: float
+    """From energy and slots within windows (`scheduler.bounds`)."""
     best_s: float
     """The largest."""
     work_by_resource_s: dict[str, float]
@@ -71,7 +72,7 @@ def report(problem: Problem, plan: Plan, bounds: LowerBounds) -> PlanReport:
         lower_bounds=Bounds(
             critical_path_s=bounds.critical_path_ms / MILLI,
             work_s=bounds.work_ms / MILLI,
-            energy_s=bounds.energy_ms / MILLI,
+            window_s=bounds.window_ms / MILLI,
             best_s=bounds.best_ms / MILLI,
             work_by_resource_s={name: ms / MILLI for name, ms in bounds.work_by_resource_ms.items()},
         ),

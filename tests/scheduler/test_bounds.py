@@ -27,14 +27,14 @@ def test_work_in_every_dimension():
     assert found.work_by_resource_ms == {"cpu": 1000, "memory": 2400, "gpu": 0}
     assert found.work_ms == 2400
     # More than half of an agent's memory: one at a time on each.
-    assert found.energy_ms == found.best_ms == 4000
+    assert found.window_ms == found.best_ms == 4000
 
 
 def test_more_than_a_third_means_two_at_a_time():
     tasks = [(f"t{n}", (), {"cpu": 1400}, {}, 1000) for n in range(6)]
     found = bounds_of(tasks, agents(1, cpu=4000))
     assert found.work_ms == 2100
-    assert found.energy_ms == 3000
+    assert found.window_ms == 3000
 
 
 def test_heads_and_tails_around_a_layer():
@@ -47,7 +47,7 @@ def test_heads_and_tails_around_a_layer():
     ]
     found = bounds_of(tasks, agents(2, cpu=1000))
     assert (found.critical_path_ms, found.work_ms) == (9000, 8000)
-    assert found.energy_ms == 3000 + 4000 + 5000
+    assert found.window_ms == 3000 + 4000 + 5000
 
 
 def test_labels_narrow_the_agents():
@@ -63,12 +63,12 @@ def test_labels_narrow_the_agents():
 def test_speed_counts():
     tasks = [(f"t{n}", (), {"cpu": 1000}, {}, 1000) for n in range(4)]
     found = bounds_of(tasks, agents(1, speed_milli=2000, cpu=1000))
-    assert (found.critical_path_ms, found.work_ms, found.energy_ms) == (500, 2000, 2000)
+    assert (found.critical_path_ms, found.work_ms, found.window_ms) == (500, 2000, 2000)
 
 
 def test_tasks_that_want_nothing_and_agents_that_have_nothing():
     found = bounds_of([("a", (), {}, {}, 1000)], agents(1))
-    assert (found.critical_path_ms, found.work_ms, found.energy_ms, found.best_ms) == (1000, 0, 0, 1000)
+    assert (found.critical_path_ms, found.work_ms, found.window_ms, found.best_ms) == (1000, 0, 1000, 1000)
 
 
 def test_many_heads_are_sampled():
@@ -76,4 +76,29 @@ def test_many_heads_are_sampled():
     count = 3 * HEADS_MAX
     tasks = [(f"t{n}", (f"t{n - 1}",) if n else (), {"cpu": 1000}, {}, 10) for n in range(count)]
     found = bounds_of(tasks, agents(1, cpu=1000))
-    assert found.best_ms == found.work_ms == found.energy_ms == 10 * count
+    assert found.best_ms == found.work_ms == found.window_ms == 10 * count
+
+
+def test_one_task_more_than_there_are_slots():
+    """Five tasks of 3 s on two agents with two CPUs: two of them share a slot, whatever the work says."""
+    tasks = [(f"t{n}", (), {"cpu": 1000}, {}, 3000) for n in range(5)]
+    found = bounds_of(tasks, agents(2, cpu=2000))
+    assert (found.work_ms, found.window_ms) == (3750, 6000)
+
+
+def test_layers_with_a_barrier_between_add_up():
+    """Two layers of five such tasks around a join: the join starts at 6 s at the earliest, and 6 s go after it."""
+    first = [(f"a{n}", (), {"cpu": 1000}, {}, 3000) for n in range(5)]
+    join = ("join", tuple(f"a{n}" for n in range(5)), {"cpu": 1000}, {}, 1000)
+    second = [(f"b{n}", ("join",), {"cpu": 1000}, {}, 3000) for n in range(5)]
+    tasks = [*first, join, *second]
+    assert bounds_of(tasks, agents(2, cpu=2000)).best_ms == 6000 + 1000 + 6000
+
+
+def test_joins_with_equal_needs_are_bounded_once_and_large_workflows_not_at_all(monkeypatch):
+    layer = [(f"a{n}", (), {"cpu": 1000}, {}, 1000) for n in range(3)]
+    below = [(f"b{n}", ("a0", "a1", "a2"), {"cpu": 1000}, {}, 1000) for n in range(2)]
+    tasks = [*layer, *below]
+    assert bounds_of(tasks, agents(1, cpu=1000)).best_ms == 5000
+    monkeypatch.setattr("raftflow.scheduler.bounds.JOINED_TASKS_MAX", 1)
+    assert bounds_of(tasks, agents(1, cpu=1000)).best_ms == 5000

@@ -274,7 +274,7 @@ def problems(draw, tasks_max: int = 14):
     return workflow(*tasks), tuple(agents)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(problems())
 def test_every_plan_is_feasible_and_no_bound_is_passed(case):
     spec, agents = case

@@ -29,7 +29,6 @@ from raftflow.replication.gate import SyncGate
 from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
 from raftflow.replication.handover import Handover
 from raftflow.replication.identity import DataDir
-from raftflow.replication.journal import Journal
 from raftflow.replication.log import (
     LogFailedError,
     LogStatus,
@@ -42,8 +41,8 @@ from raftflow.replication.log import (
 )
 from raftflow.replication.membership import MemberInfo, Membership, NotReadyError
 from raftflow.replication.reads import ReadRounds
+from raftflow.replication.repair import MEMBERS_MIN, Repair, StorageOpener
 from raftflow.replication.roles import RoleTracker
-from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
 from raftflow.replication.submissions import Submissions
 from raftflow.replication.traffic import PeerTraffic
 from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem
     from raftflow.replication.links import Links
     from raftflow.replication.log import StateMachine
+    from raftflow.replication.snapshots import SnapshotInfo
 
 _log = logging.getLogger(__name__)
 
@@ -134,20 +134,16 @@ class PySyncObjLog:
     def _open(self) -> None:
         config = self._config
         self._data = data = DataDir.open(self._fs, config.data_dir, config.cluster_id, config.name)
-        self._journal = Journal.open(
+        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap())
+        opener = StorageOpener(
             self._fs,
-            data.journal_dir,
+            data,
             check_command=envelope.check,
             segment_bytes=config.segment_bytes,
-            must_exist=data.has_journal,
+            clock=self._loop.time,
+            members=MEMBERS_MIN if config.join else len(config.members),
         )
-        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap())
-        data.note_journal()
-        self._store = SnapshotStore(self._fs, data.snapshot_dir, clock=self._loop.time)
-        # J3: the log begins with the last two entries of the snapshot, or the library would throw the log away.
-        self._start_snapshot = newest = self._store.load_newest(self._journal.first_index)
-        if newest is not None:
-            self._journal.align(*_ends(newest))
+        self._journal, self._store, self._start_snapshot, self._repair = opener.open()
 
     def _bootstrap(self) -> Membership:
         """Return the list with which this replica starts for the first time."""
@@ -187,6 +183,7 @@ class PySyncObjLog:
         )
         self._raft.on_membership = self._membership_changed
         self._guard.attach(self._raft)
+        self._guard.votes = self._repair is None
         self._roles.attach(self._raft)
         self._gate = SyncGate(self._journal, self._transmit, self._guard.receive, self._off)
         self._reads = ReadRounds(self._raft.other_voters, self._send_probe)
@@ -323,7 +320,7 @@ class PySyncObjLog:
             return error
         if isinstance(error, OSError):
             return LogFailedError(
-                f"the disk of replica {self._config.name} fails: {error}. Repair it and start again."
+                f"the disk of replica {self._config.name} fails: {error}. Free space or repair it, then start again."
             )
         return LogFailedError(
             f"replica {self._config.name} stopped to keep what it promised: {type(error).__name__}: {error}. "
@@ -363,6 +360,8 @@ class PySyncObjLog:
     # Turns.
 
     def _before_tick(self) -> None:
+        if self._repair is not None:
+            self._go_on_with_repair(self._repair)
         if self._guard.advance_commit():
             self._driver.request_turn()
         self._guard.resume()
@@ -379,6 +378,23 @@ class PySyncObjLog:
             self._raft.compact()  # at the next tick, which is a heartbeat away at most
         if self._handover.active or self._changes.active:
             self._roles.wake()
+
+    def _go_on_with_repair(self, repair: Repair) -> None:
+        """End the repair if this replica has everything that it ever acknowledged; until then it does not stand."""
+        raft = self._raft
+        commit = raft.commit_index
+        if raft.term_at(commit) > repair.term and self._journal.durable_index >= commit:
+            repair.finish()
+            self._repair = None
+            self._guard.votes = True
+            _log.warning("this replica is whole again, up to entry %d", commit)
+            return
+        raft.election_deadline = self._loop.time() + self._config.election_max_s
+        leader = self._roles.leader(raft)
+        others = self._guard.connected() & raft.other_voters
+        quorum = 2 * len(others) > len(raft.voters)
+        if raft.term == repair.term and leader is not None and quorum and self._roles.has_caught_up(raft):
+            self._guard.ask_for_new_term(leader)
 
     def _lose_leadership(self) -> None:
         """End what only a leader can finish. Entries in the log may still be committed by the next one."""
@@ -544,6 +560,11 @@ class PySyncObjLog:
     # View.
 
     @property
+    def repairing(self) -> bool:
+        """Whether this replica repairs itself and does not vote yet (repair.py)."""
+        return self._running and self._repair is not None
+
+    @property
     def _stopped(self) -> bool:
         return self._closed or self._failure is not None or not self._started
 
@@ -579,7 +600,7 @@ class PySyncObjLog:
         )
 
     def _is_ready(self) -> bool:
-        if self._stopped:
+        if self._stopped or self._repair is not None:
             return False
         if self._raft.is_leader:
             quorum = 2 * (len(self._guard.connected() & self._raft.other_voters) + 1) > len(self._raft.voters)

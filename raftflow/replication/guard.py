@@ -112,6 +112,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._verified = 0
         self._committed = 0
         self._installing = False
+        self.votes = True
+        """False while this replica is being repaired (repair.py): it neither votes nor stands for election."""
         self.resume_wanted = False
         """A peer said from where it wants entries: the leader should send without waiting for the next heartbeat."""
 
@@ -250,6 +252,14 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         answer = {"type": "next_node_idx", "next_node_idx": 1, "reset": False, "success": False}
         self._emit_next_index(peer, answer)
 
+    def ask_for_new_term(self, leader: str) -> None:
+        """Make `leader` step down, so that the next one begins a term: the repair of this replica ends with that.
+
+        It looks like a candidate whose log is empty, so nobody votes for it, and it would not count a vote.
+        """
+        term = self.raft.term + 1
+        self._emit(leader, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": 0})
+
     # From the network to the library.
 
     def receive(self, peer: str, message: Message) -> None:
@@ -264,12 +274,13 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         elif kind == "next_node_idx":
             self._receive_next_index(peer, message)
         elif kind == "request_vote":
-            self.raft.receive(peer, message)
+            if self.votes:
+                self.raft.receive(peer, message)
         elif kind == "response_vote":
             if peer in self.raft.other_voters or Rule.MEMBERS_COUNT in self._off:
                 self.raft.receive(peer, message)
         elif kind == "timeout_now":
-            if message["term"] == self.raft.term and self.raft.leader == peer:
+            if self.votes and message["term"] == self.raft.term and self.raft.leader == peer:
                 self.raft.receive(peer, message)
         elif kind in {"apply_command", "apply_command_response"} and Rule.NO_FORWARDING in self._off:
             self.raft.receive(peer, message)

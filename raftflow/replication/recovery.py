@@ -15,6 +15,7 @@ from raftflow.replication.segments import (
     REPAIR,
     TEMPORARY_SUFFIX,
     JournalCorruptError,
+    JournalForeignError,
     Scan,
     Segment,
     corrupt,
@@ -127,8 +128,9 @@ def recover(fs: FileSystem, directory: Path, check_command: Callable[[bytes], No
         try:
             check_command(command)
         except ValueError as error:
-            raise JournalCorruptError(
-                f"{directory}: the command of entry {index} is not ours: {error}. {REPAIR}"
+            raise JournalForeignError(
+                f"{directory}: the command of entry {index} is not ours: {error}. If a newer version of raftflow "
+                f"wrote it, start that one. {REPAIR}"
             ) from None
     return Recovered(image, segments, last, leftovers)
 

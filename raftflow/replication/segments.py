@@ -56,6 +56,10 @@ class JournalCorruptError(LogFailedError):
     """The journal on disk is not what was written. The message names the file, the offset and what to do."""
 
 
+class JournalForeignError(JournalCorruptError):
+    """The journal is whole, but holds what this program does not know: perhaps a newer one wrote it."""
+
+
 def corrupt(path: Path, offset: int, what: str) -> JournalCorruptError:
     """Build the error for a damaged journal."""
     return JournalCorruptError(f"{path} at offset {offset}: {what}. {REPAIR}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import struct
 import time
 from functools import partial
@@ -52,6 +53,9 @@ _BLOCK = struct.Struct("<II")
 _TRAILER_BODY = struct.Struct("<IIQ32s")
 _PREFIX_BYTES = _PREFIX.size + 4
 _TRAILER_BYTES = _TRAILER_BODY.size + 4
+
+
+_log = logging.getLogger(__name__)
 
 
 class SnapshotCorruptError(LogFailedError):
@@ -198,6 +202,17 @@ class SnapshotStore:
                 damaged.append(str(error))
         return good, damaged
 
+    def damaged(self) -> list[str]:
+        """Read every snapshot and return the file names of those that are damaged."""
+        names: list[str] = []
+        for name in self._names():
+            try:
+                for _ in self.read(self._inspect(name)):
+                    pass
+            except SnapshotCorruptError:
+                names.append(name)
+        return names
+
     def load_newest(self, journal_first_index: int) -> SnapshotInfo | None:
         """Return the snapshot from which to start: the newest good one, provided that the journal reaches back to it.
 
@@ -217,6 +232,8 @@ class SnapshotStore:
                 f"missing. Move the "
                 f"directory away and let this replica join anew from its peers under a new name."
             )
+        for problem in damaged:
+            _log.error("%s. It is not needed: the state comes from another one, or from the log.", problem)
         return info
 
     def read(self, info: SnapshotInfo) -> Iterator[bytes]:

@@ -26,7 +26,14 @@ from raftflow.domain.events import AgentChanged
 from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.log import LogFailedError, NoQuorumError, Role
-from raftflow.replication.membership import VOTERS_MIN, ChangeableLog, ChangeRefusedError, MemberInfo, Membership
+from raftflow.replication.membership import (
+    VOTERS_MIN,
+    ChangeableLog,
+    ChangeRefusedError,
+    MemberInfo,
+    Membership,
+    NotReadyError,
+)
 
 if TYPE_CHECKING:
     from raftflow.coordinator.config import CoordinatorConfig
@@ -287,9 +294,10 @@ class Replica:
         if not isinstance(self.log, ChangeableLog):
             raise ChangeRefusedError("the members of this log cannot be changed")
         if self.machine.state.feature_level < MEMBERS_LEVEL:
-            raise ChangeRefusedError(
-                f"the cluster is on feature level {self.machine.state.feature_level}; its members "
-                f"can be changed from level {MEMBERS_LEVEL} on, when all replicas run a version that knows it"
+            raise NotReadyError(
+                f"the cluster is on feature level {self.machine.state.feature_level}, and its members can be changed "
+                f"from level {MEMBERS_LEVEL} on; that comes by itself when all replicas are connected and run a "
+                f"version that knows it"
             )
         return self.log
 

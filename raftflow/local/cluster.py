@@ -276,6 +276,38 @@ class LocalCluster:
             argv += ["--work-dir", str(work), *agent.arguments]
             agent.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
 
+    def add_replica(self) -> str:
+        """Start a replica on an empty disk and make it a member; returns its name when it counts for majorities.
+
+        Agents and clients that run already know the old replicas only. Raises `LocalClusterError`, `ClientError`.
+        """
+        with self._changing():
+            number = 1 + max(int(replica.name[1:]) for replica in self._content.replicas)
+            ports = _free_ports(2)
+            url, peer = f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
+            while self.config_file(f"n{number}").exists():
+                number += 1  # a name is never used again
+            place = ReplicaPlace(name=f"n{number}", url=url, peer=peer)
+            pattern = self.config_file(self._content.replicas[0].name).read_text(encoding="utf-8")
+            self._content.replicas.append(place)
+            head = _replica_head(self._content, place, join=True)
+            settings = pattern[pattern.index("[timing]") :]
+            self.config_file(place.name).write_text(f"{head}\n{settings}", encoding="utf-8")
+        self.start_replica(place.name)
+        with self.client() as client:
+            client.add_member(place.name, place.peer, place.url)
+        return place.name
+
+    def remove_replica(self, name: str, grace_s: float = 20.0) -> None:
+        """Take a replica out of the cluster for ever; its process stops by itself, by force after `grace_s`."""
+        with self.client() as client:
+            client.remove_member(name)
+        process = self._place(name).process
+        if process is not None and not processes.wait_end(process, grace_s):
+            processes.stop(process, grace_s=grace_s)
+        with self._changing():
+            self._content.replicas = [replica for replica in self._content.replicas if replica.name != name]
+
     def add_agent(self, name: str, arguments: list[str]) -> None:
         """Add an agent with its own command-line arguments and start it."""
         with self._changing():
@@ -430,6 +462,12 @@ def _clean_environment() -> dict[str, str]:
 
 
 def _replica_toml(content: ClusterFile, replica: ReplicaPlace, options: Options) -> str:
+    timing = {"lease_ms": options.lease_ms, **options.timing}
+    lines = [_replica_head(content, replica), "[timing]", *(f"{key} = {value}" for key, value in timing.items())]
+    return "\n".join([*lines, "", options.replica_toml]) + "\n"
+
+
+def _replica_head(content: ClusterFile, replica: ReplicaPlace, *, join: bool = False) -> str:
     lines = ["[cluster]", f'id = "{content.cluster_id}"', 'secret_file = "secret"', ""]
     for member in content.replicas:
         lines += [
@@ -439,7 +477,5 @@ def _replica_toml(content: ClusterFile, replica: ReplicaPlace, options: Options)
             f'url = "{member.url}"',
             "",
         ]
-    lines += ["[replica]", f'name = "{replica.name}"', f'data_dir = "{replica.name}"', ""]
-    timing = {"lease_ms": options.lease_ms, **options.timing}
-    lines += ["[timing]", *(f"{key} = {value}" for key, value in timing.items()), "", options.replica_toml]
-    return "\n".join(lines) + "\n"
+    lines += ["[replica]", f'name = "{replica.name}"', f'data_dir = "{replica.name}"']
+    return "\n".join([*lines, *(["join = true"] if join else []), ""])

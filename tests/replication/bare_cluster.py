@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from raftflow.replication import envelope
 from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, use_clock
-from raftflow.replication.guard import NO_RULES, GuardedTransport
+from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
+from raftflow.replication.membership import Membership
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from raftflow.replication.core import Entry, Message
-    from raftflow.replication.guard import Rule
 
 TIMING = Timing(election_min_s=1000, election_max_s=2000, heartbeat_s=0.5, fallback_s=9000)
 
@@ -80,7 +80,7 @@ class Node:
         self.cluster = cluster
         self.name = name
         self.applied: list[str] = []
-        self.snapshot: tuple[list[str], Entry, Entry] | None = cluster.snapshots.get(name)
+        self.snapshot: tuple[list[str], Entry, Entry, Membership] | None = cluster.snapshots.get(name)
         self.load_fails = False
         self.guard = GuardedTransport(
             lambda peer, message: cluster.emit(name, peer, message),
@@ -96,7 +96,11 @@ class Node:
             journal=cluster.journals[name],
             snapshots=SnapshotPort(self._write_snapshot, self._load),
             apply=self._apply,
+            membership=Membership.of(cluster.founders if name in cluster.founders else ()),
+            members_when_applied=Rule.LOGGED_MEMBERS in cluster.disabled_rules,
+            outsiders_stand=Rule.OUTSIDERS_PASSIVE in cluster.disabled_rules,
         )
+        self.raft.on_membership = self.guard.check_membership
         self.guard.attach(self.raft)
         if self.snapshot is not None:
             self.raft.load_snapshot()
@@ -105,15 +109,19 @@ class Node:
         self.applied.append(payload.decode())
 
     def _write_snapshot(self, last: Entry, previous: Entry) -> None:
-        self.snapshot = self.cluster.snapshots[self.name] = (list(self.applied), last, previous)
+        tracker = self.raft.members
+        current = Rule.SNAPSHOT_MEMBERS in self.cluster.disabled_rules
+        members = tracker.current if current else tracker.at(last[1])
+        self.snapshot = self.cluster.snapshots[self.name] = (list(self.applied), last, previous, members)
         self.raft.snapshots.finish_write(durable=True)
 
     def _load(self) -> tuple[Entry, Entry]:
         if self.load_fails:
             raise OSError("the disk cannot read it")
         assert self.snapshot is not None
-        words, last, previous = self.snapshot
+        words, last, previous, members = self.snapshot
         self.applied = list(words)
+        self.raft.members.rebase(members, last[1])
         return last, previous
 
     def _send_snapshot(self, peer: str) -> None:
@@ -133,7 +141,7 @@ class Node:
         sender.guard.end_snapshot(self.name)
         if not self.guard.follows(peer, message["term"]):
             return
-        _words, last, _previous = message["snapshot"]
+        _words, last, _previous, _members = message["snapshot"]
         if self.guard.covers(last[1], last[2]):
             self.guard.acknowledge_covered(peer, last[1])
             return
@@ -153,8 +161,17 @@ class Node:
 class Bare:
     """A cluster under a history's control. `acked` holds the words that a client was told are safe."""
 
-    def __init__(self, names: str = "ABC", *, disabled_rules: Iterable[Rule] = NO_RULES, batch: int = 1000) -> None:
+    def __init__(
+        self,
+        names: str = "ABC",
+        *,
+        disabled_rules: Iterable[Rule] = NO_RULES,
+        batch: int = 1000,
+        founders: str | None = None,
+    ) -> None:
+        """`founders` are the members at first; the others join with an empty list."""
         self.names = tuple(names)
+        self.founders = tuple(founders or names)
         self.disabled_rules = frozenset(disabled_rules)
         self.batch = batch
         self.now = 0.0
@@ -163,7 +180,7 @@ class Bare:
             (one, other): deque() for one in self.names for other in self.names if one != other
         }
         self.journals = {name: ListJournal() for name in self.names}
-        self.snapshots: dict[str, tuple[list[str], Entry, Entry]] = {}
+        self.snapshots: dict[str, tuple[list[str], Entry, Entry, Membership]] = {}
         self.outcomes: dict[str, int] = {}
         self.nodes = {name: Node(self, name) for name in self.names}
         for one in self.names:

@@ -24,7 +24,7 @@ from raftflow.replication.envelope import NO_OP
 from raftflow.replication.identity import DataDir, store_file
 from raftflow.replication.journal import Journal, JournalCorruptError
 from raftflow.replication.log import LogFailedError
-from raftflow.replication.segments import JournalForeignError, parse_segment_name
+from raftflow.replication.segments import REPAIR, JournalForeignError, parse_segment_name
 from raftflow.replication.snapshots import SnapshotCorruptError, SnapshotInfo, SnapshotStore
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class StorageOpener:
                 return self._open(mark)
             except (JournalCorruptError, SnapshotCorruptError) as error:
                 promises = self._promises_despite(error)
-                _log.error("%s", error)
+                _log.error("%s", str(error).removesuffix(REPAIR))  # what it advises is what happens now
                 first = _Mark(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
                 return self._open(self._begin_anew(first))
         except OSError as error:

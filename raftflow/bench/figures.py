@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any
 
 _DIGITS = 4
-_FASTER_IS_LESS = ("seconds", "ms_", "_ms", "_s_")
+_RATE = "per_s"
+"""In the name of every figure of which more is better; the others are times."""
 
 
 def rounded(value: float) -> float:
@@ -26,6 +27,6 @@ def summary(runs: Sequence[Mapping[str, Any]], figures: Iterable[str]) -> dict[s
 
 def times_better(figure: str, ours: float, theirs: float) -> float:
     """Return how many times better ours is: of rates the greater is better, of times the smaller."""
-    if any(part in figure for part in _FASTER_IS_LESS):
+    if _RATE not in figure:
         ours, theirs = theirs, ours
     return rounded(ours / theirs)

@@ -55,7 +55,9 @@ def test_what_cannot_be_run_is_refused_before_anything_starts(tmp_path: Path) ->
 
 def test_a_ratio_above_one_is_better_for_rates_and_for_times() -> None:
     assert figures.times_better("tasks_per_s", 300.0, 100.0) == 3
+    assert figures.times_better("per_s_64", 300.0, 100.0) == 3
     assert figures.times_better("ms_per_hop", 2.0, 6.0) == 3
+    assert figures.times_better("ms_median", 2.0, 6.0) == 3
     assert figures.times_better("seconds", 1.0, 2.0) == 2
     runs = [{"per_s": 1.0}, {"per_s": 3.0}, {"per_s": 2.0}]
     assert figures.summary(runs, ["per_s"]) == {"median": {"per_s": 2.0}, "spread": {"per_s": [1.0, 3.0]}}

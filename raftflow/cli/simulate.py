@@ -91,3 +91,39 @@ def faults(  # noqa: PLR0917 - click passes options by name
         sys.stdout.flush()
         seeds_found = sorted({found.seed for found in summary.violations})
         raise Failure(f"violations with seeds {', '.join(map(str, seeds_found[:20]))}", FAILED)
+
+
+@simulate.command()
+@click.option("--name", "names", multiple=True, help="Only this one; may be given more than once.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
+@output_option
+def mutants(names: tuple[str, ...], jobs: int, output: str) -> None:
+    """Plant faults in the code, one at a time; the simulation must find each. Exits with 1 if one survives."""
+    from raftflow.simulation.mutants import MUTANTS, hunt_all  # noqa: PLC0415 - heavy
+
+    known = [mutant.name for mutant in MUTANTS]
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"no mutant is named {name!r}; there are: {', '.join(known)}")
+    findings = list(hunt_all(list(names) or known, jobs=jobs))
+    if output == "table":
+        print_table(
+            ["mutant", "found", "seed", "kind", "tried", "within"],
+            [
+                [
+                    found.mutant,
+                    "yes" if found.found else "NO",
+                    "" if found.seed is None else str(found.seed),
+                    found.kind,
+                    str(found.tried),
+                    str(found.seeds_max),
+                ]
+                for found in findings
+            ],
+        )
+    else:
+        print_json(findings)
+    survivors = [found.mutant for found in findings if not found.found]
+    if survivors:
+        sys.stdout.flush()
+        raise Failure(f"not found: {', '.join(survivors)}", FAILED)

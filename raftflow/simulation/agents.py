@@ -95,6 +95,7 @@ class Machine:
         self._process = process
         self._programs: dict[int, tuple[tuple[str, str], Callable[[int, Ended], None]]] = {}
         self._world = contextvars.Context()
+        self.long_programs = False
         self.hurried = False
         """Programs end quickly, so that a run can come to rest."""
         self._lease_timer: asyncio.TimerHandle | None = None
@@ -105,7 +106,7 @@ class Machine:
         self._history.execution_started(self._process.name, task, fence)
         self._programs[fence] = (task, ended)
         shape = self._rng.random()
-        shape *= 0.0 if self.hurried else 1.0
+        shape = 0.0 if self.hurried else max(shape, 0.5 + shape / 2) if self.long_programs else shape
         bounds = (0.005, 0.1) if shape < 0.6 else (0.1, 1.5) if shape < 0.9 else (1.5, 4.0)
         run_s = self._rng.uniform(*bounds)
         ok = self._rng.random() < 0.9
@@ -237,6 +238,7 @@ class SimAgent:
         history: History,
         replicas: tuple[str, ...],
         graves: list[object],
+        long_programs: bool = False,
     ) -> None:
         self.name = name
         self._loop = loop
@@ -246,6 +248,7 @@ class SimAgent:
         self._history = history
         self._replicas = replicas
         self._graves = graves
+        self._long_programs = long_programs
         self._cpus = rng.choice((1, 2, 4))
         self._prefetch = rng.choice((0, 1, 4))
         self.process: Process | None = None
@@ -274,6 +277,7 @@ class SimAgent:
     async def _live(self, process: Process) -> None:
         machine = self._machine = Machine(self._loop, self._rng, self._history, process)
         machine.hurried = self._hurried
+        machine.long_programs = self._long_programs
         config = AgentConfig(
             peers=("sim://a",),
             name=self.name,

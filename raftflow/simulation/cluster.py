@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from raftflow.coordinator.audit import AuditFile
     from raftflow.machine.machine import EntryResult
     from raftflow.replication.guard import Rule
-    from raftflow.replication.log import ReplicatedLog, Role, StateMachine
+    from raftflow.replication.log import LogStatus, ReplicatedLog, Role, StateMachine
     from raftflow.simulation.calls import Calls
     from raftflow.simulation.checks import History
     from raftflow.simulation.loop import VirtualLoop
@@ -159,6 +159,11 @@ class Cluster:
                 best = max(best or (0, ""), (host.replica.log.status().term, name))
         return None if best is None else best[1]
 
+    def views(self) -> dict[str, LogStatus]:
+        """Return how the replicas that serve see the log."""
+        hosts = [self.hosts[name] for name in self.names]
+        return {host.name: host.replica.log.status() for host in hosts if host.serving and host.replica is not None}
+
     # Lives.
 
     def start(self, name: str) -> None:
@@ -167,7 +172,7 @@ class Cluster:
         if host.process is not None or host.refused:
             return
         host.lives += 1
-        host.may_fail = None
+        host.may_fail = None if host.disk.capacity_bytes is None else "the disk is full"
         host.refuse_restore = False
         process = host.process = Process(name)
         self._calls.off.discard(name)

@@ -46,6 +46,7 @@ KINDS: Final[dict[str, int]] = {
     "bad restore": 2,
     "burst": 16,
     "ex-leader": 6,
+    "election": 4,
     "snapshot": 8,
     "transfer": 5,
     "agent": 8,
@@ -142,6 +143,7 @@ class Faults:
             "bad restore": self._spoil_restore,
             "burst": self._burst,
             "ex-leader": self._ex_leader,
+            "election": self._election,
             "snapshot": self._snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
@@ -277,6 +279,33 @@ class Faults:
             self._hand_over(successor, first)
             await asyncio.sleep(0.05)
             self._bursts.fire(first, 5)
+
+    def _election(self, _name: str) -> None:
+        """Take the leader away, and cut the power of whoever has just voted; it comes back at once."""
+        self._dramas.append(self._loop.create_task(self._elect()))
+
+    async def _elect(self) -> None:
+        rng, cluster = self._rng, self._cluster
+        leader = cluster.leader()
+        if leader is None:
+            return
+        before = max((status.term for status in cluster.views().values()), default=0)
+        self._crash(leader)
+        for _ in range(700):
+            await asyncio.sleep(0.001)
+            voters = [name for name, status in cluster.views().items() if status.term > before]
+            if voters:
+                break
+        else:
+            return
+        await asyncio.sleep(rng.choice((0.0, 0.0005, 0.001, 0.002, 0.005)))
+        for name in rng.sample(voters, 1 if rng.random() < 0.7 else len(voters)):
+            self._crash(name)
+            await asyncio.sleep(rng.uniform(0.0, 0.01))
+            self._cluster.repair_disk(name)
+            self._cluster.restart(name, Loss.ALL)
+        await asyncio.sleep(rng.uniform(0.1, 0.5))
+        self._restart(leader)
 
     async def _successor(self, first: str) -> str | None:
         for _ in range(75):

@@ -7,6 +7,8 @@ this is reachable from anywhere but `raftflow simulate mutants` and the tests.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import multiprocessing
 import random
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
@@ -35,7 +37,7 @@ from raftflow.replication.journal import Journal
 from raftflow.replication.reads import ReadRounds
 from raftflow.replication.writer import SegmentWriter
 from raftflow.simulation import agents as simulated_agents
-from raftflow.simulation.run import Options, simulate
+from raftflow.simulation.run import FAMILIES, Options, simulate
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from raftflow.machine.state import Agent
     from raftflow.machine.step import Step
 
-SEEDS_MAX: Final = 60
+SEEDS_MAX: Final = 40
 """Seeds within which a mutant must be found, unless it says otherwise."""
 Patch = contextlib.AbstractContextManager[object]
 
@@ -59,6 +61,8 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     """Called before a run; a context manager that puts the fault in and takes it out."""
     rule: Rule | None = None
     """A rule that is switched off."""
+    family: str | None = None
+    """Only seeds of this family of scenarios are run; all of them are part of the normal seeds."""
     seeds_max: int = SEEDS_MAX
 
 
@@ -340,12 +344,23 @@ _RULES: Final[dict[Rule, str]] = {
     Rule.SYNC_LEADER: "the leader counts itself before its disk has the entries",
 }
 
+_RULE_FAMILIES: Final = {
+    Rule.TERM_STAMP: "log",
+    Rule.RESUME_HINT: "log",
+    Rule.NO_FORWARDING: "log",
+    Rule.COMMIT_VERIFIED: "snapshots",
+    Rule.LOAD_CHECKED: "snapshots",
+    Rule.SNAPSHOT_NEEDED: "snapshots",
+    Rule.SYNC_VOTES: "votes",
+}
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
     *(
         Mutant(
             name=f"{rule.value} off",
             about=about,
             rule=rule,
+            family=_RULE_FAMILIES.get(rule),
             plant=_swallow_failed_load if rule is Rule.LOAD_CHECKED else contextlib.nullcontext,
         )
         for rule, about in _RULES.items()
@@ -353,7 +368,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="no sync", about="the journal is never synced", plant=_attribute(SegmentWriter, "sync", _sync_nothing)
     ),
-    Mutant(name="votes not durable", about="the vote is not written", plant=_forget_votes),
+    Mutant(name="votes not durable", about="the vote is not written", plant=_forget_votes, family="votes"),
     Mutant(name="failed sync ignored", about="a sync that fails counts as done", plant=_ignore_failed_sync),
     Mutant(
         name="snapshot not synced",
@@ -365,6 +380,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="log not aligned",
         about="the log is not cut to the snapshot at the start, so the library clears it",
         plant=_attribute(Journal, "align", lambda _self, _previous, _last: None),
+        family="snapshots",
     ),
     Mutant(
         name="requests not in snapshot",
@@ -380,17 +396,30 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         plant=_attribute(machine_apply, "_apply_once", _apply_again),
     ),
     Mutant(name="stale end accepted", about="the end of an old attempt ends the present one", plant=_accept_stale),
-    Mutant(name="old incarnation accepted", about="reports of lost agents count", plant=_any_incarnation),
+    Mutant(
+        name="old incarnation accepted", about="reports of lost agents count", plant=_any_incarnation, family="leases"
+    ),
     Mutant(name="duplicate end counted", about="a repeated end is accepted again", plant=_count_duplicates),
     Mutant(name="double release", about="the ledger gives a demand back twice", plant=_release_twice),
     Mutant(name="queue overtaken", about="a small attempt overtakes the head of the queue", plant=_promote_any),
     Mutant(name="dice in apply", about="applying depends on more than the entry", plant=_roll_dice),
-    Mutant(name="leases on wall clock", about="a clock that jumps makes agents lost", plant=_leases_on_wall_clock),
     Mutant(
-        name="short patience", about="the leader gives agents up before their lease ends", plant=_impatient_leases
+        name="leases on wall clock",
+        about="a clock that jumps makes agents lost",
+        plant=_leases_on_wall_clock,
+        family="leases",
     ),
     Mutant(
-        name="no fresh leases", about="a new leader holds silence before its time against agents", plant=_stale_leases
+        name="short patience",
+        about="the leader gives agents up before their lease ends",
+        plant=_impatient_leases,
+        family="leases",
+    ),
+    Mutant(
+        name="no fresh leases",
+        about="a new leader holds silence before its time against agents",
+        plant=_stale_leases,
+        family="leases",
     ),
     Mutant(
         name="reads without quorum",
@@ -401,6 +430,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="agents ignore their lease",
         about="agents go on although no leader heard them",
         plant=_agents_without_lease,
+        family="leases",
     ),
 )
 
@@ -411,7 +441,8 @@ def hunt(mutant: Mutant, first_seed: int = 0) -> Finding:
     A seed counts only if the run without the mutant is clean.
     """
     options = Options(disabled_rules=NO_RULES if mutant.rule is None else frozenset({mutant.rule}))
-    for tried, seed in enumerate(range(first_seed, first_seed + mutant.seeds_max), 1):
+    seeds = (seed for seed in itertools.count(first_seed) if mutant.family in (None, FAMILIES[seed % len(FAMILIES)]))
+    for tried, seed in enumerate(itertools.islice(seeds, mutant.seeds_max), 1):
         with mutant.plant():
             report = simulate(seed, options)
         if report.violations and not simulate(seed, Options()).violations:
@@ -434,3 +465,18 @@ def hunt(mutant: Mutant, first_seed: int = 0) -> Finding:
         tried=mutant.seeds_max,
         seeds_max=mutant.seeds_max,
     )
+
+
+def hunt_named(name: str) -> Finding:
+    """Hunt the mutant of that name."""
+    return hunt(next(mutant for mutant in MUTANTS if mutant.name == name))
+
+
+def hunt_all(names: list[str], *, jobs: int = 1) -> Iterator[Finding]:
+    """Hunt mutants in several processes; the findings come in the order of the names."""
+    if jobs <= 1 or len(names) == 1:
+        yield from map(hunt_named, names)
+        return
+    context: Any = multiprocessing.get_context("spawn")
+    with context.Pool(jobs) as pool:
+        yield from pool.imap(hunt_named, names, chunksize=1)

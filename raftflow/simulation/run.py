@@ -37,6 +37,8 @@ REST_WITHIN_S: Final = 90.0
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
+FAMILIES: Final = ("all", "log", "all", "snapshots", "all", "votes", "all", "leases")
+"""By the seed's remainder."""
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
 
@@ -68,6 +70,7 @@ class Report(msgspec.Struct, kw_only=True):
 class Plan(msgspec.Struct, kw_only=True):
     """What a seed means."""
 
+    family: str
     replicas: int
     seconds: float
     weights: dict[str, int]
@@ -80,17 +83,19 @@ class Plan(msgspec.Struct, kw_only=True):
     agents: int
     pause_s: float
     settings: dict[str, Any]
+    long_programs: bool = False
+    """Many programs run longer than a lease."""
 
 
-def make_plan(rng: random.Random, options: Options) -> Plan:
-    """Draw a run."""
-    replicas = options.replicas or rng.choice((3, 3, 3, 3, 3, 5, 5, 7))
+def make_plan(seed: int, options: Options) -> Plan:
+    """Draw a run. One seed in two is of a family that goes deep into one part, the others have everything."""
+    rng = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
     share = rng.choice((0.3, 0.6, 1.0))
-    weights = {kind: weight for kind, weight in KINDS.items() if rng.random() < share}
-    return Plan(
-        replicas=replicas,
-        seconds=options.seconds or rng.uniform(5.0, 14.0),
-        weights=weights,
+    plan = Plan(
+        family=FAMILIES[seed % len(FAMILIES)],
+        replicas=rng.choice((3, 3, 3, 3, 3, 5, 5, 7)),
+        seconds=rng.uniform(5.0, 12.0),
+        weights={kind: weight for kind, weight in KINDS.items() if rng.random() < share},
         every_s=rng.choice((0.08, 0.2, 0.5)),
         calm=rng.choice((0.03, 0.1, 0.3)),
         slow=rng.choice((0.0, 0.0, 0.0, 0.1, 0.3)),
@@ -109,6 +114,44 @@ def make_plan(rng: random.Random, options: Options) -> Plan:
             "snapshot_chunks_in_flight": rng.choice((1, 8)),
         },
     )
+    _go_deep(plan, rng)
+    plan.replicas = options.replicas or plan.replicas
+    plan.seconds = options.seconds or plan.seconds
+    return plan
+
+
+def _go_deep(plan: Plan, rng: random.Random) -> None:
+    """Make a plan one of its family."""
+    settings = plan.settings
+    if plan.family == "log":
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5, 5)), 1, 1, 0.1
+        plan.weights = {"ex-leader": 10, "burst": 10, "transfer": 3, "slow link": 2, "kill": 1}
+        plan.every_s, plan.calm, plan.slow = 0.4, 0.1, 0.0
+        settings |= {"append_bytes_max": 300, "window_bytes": 10**7, "snapshot_entries": rng.choice((100, 10**6))}
+    elif plan.family == "snapshots":
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
+        plan.weights = {
+            "crash": 10,
+            "kill": 5,
+            "burst": 15,
+            "snapshot": 10,
+            "blackout": 4,
+            "bad restore": 6,
+            "isolate": 4,
+            "crash at step": 5,
+            "lose connection": 3,
+            "slow link": 3,
+        }
+        plan.every_s, plan.calm = 0.15, 0.3
+        settings |= {"snapshot_entries": 20, "segment_bytes": 4096}
+    elif plan.family == "votes":
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5)), 1, 1, 0.1
+        plan.weights = {"election": 10, "slow disk": 3, "burst": 3}
+        plan.every_s, plan.calm, plan.slow = 0.5, 0.1, 0.3
+    elif plan.family == "leases":
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 3, 0.05
+        plan.weights = {"agent": 10, "clock": 6, "transfer": 2, "pause": 1}
+        plan.every_s, plan.late_calls, plan.long_programs = 0.4, 0.05, True
 
 
 class World:
@@ -118,8 +161,7 @@ class World:
         self.loop = loop
         self.trace = trace = Trace(loop)
         self.history = history = History(trace)
-        draw = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
-        self.plan = plan = make_plan(draw, options)
+        self.plan = plan = make_plan(seed, options)
         self.weather = Weather(self._rng(seed, "weather"), loop, plan.slow)
         self.network = Network(loop, self._rng(seed, "network"), trace, self.weather.link_s)
         call_rng = self._rng(seed, "calls")
@@ -146,6 +188,7 @@ class World:
                 rng=self._rng(seed, name),
                 replicas=self.cluster.names,
                 graves=self.cluster.graves,
+                long_programs=plan.long_programs,
                 **shared,
             )
             for name in names

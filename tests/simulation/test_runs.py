@@ -1,0 +1,151 @@
+"""Whole runs: clean seeds, the same run from the same seed, planted faults that must show."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from raftflow.cli.main import root
+from raftflow.simulation.campaign import campaign
+from raftflow.simulation.mutants import MUTANTS, hunt_named
+from raftflow.simulation.run import GUARD_RULES, Options, simulate
+
+REGRESSIONS = [
+    int(line.split()[0])
+    for line in Path(__file__).with_name("seeds.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def clean(seeds: range, **options: object) -> None:
+    summary = campaign(seeds, Options(**options))
+    assert summary.violations == []
+    assert summary.seeds == len(seeds)
+    assert summary.acknowledged > summary.seeds
+
+
+@pytest.mark.parametrize("first", range(0, 16, 4))
+def test_nothing_that_is_promised_breaks(first: int) -> None:
+    clean(range(first, first + 4))
+
+
+def test_five_replicas() -> None:
+    clean(range(100, 104), replicas=5)
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_seeds_that_once_failed(seed: int) -> None:
+    assert simulate(seed).violations == []
+
+
+def test_a_seed_is_one_run() -> None:
+    first, second, other = simulate(5), simulate(5), simulate(6)
+    assert (first.digest, first.entries, first.trace) == (second.digest, second.entries, second.trace)
+    assert first.digest != other.digest
+
+
+def test_a_seed_is_one_run_in_every_process() -> None:
+    code = "from raftflow.simulation.run import simulate; print(simulate(5).digest)"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert digests == {simulate(5).digest + "\n"}
+
+
+def test_every_kind_of_fault_takes_effect() -> None:
+    summary = campaign(range(12), Options(seconds=4.0))
+    assert {
+        "power loss",
+        "kill",
+        "crash at a disk operation",
+        "power loss of all",
+        "link cut",
+        "link cut one way",
+        "replica cut off",
+        "connection lost",
+        "slow link",
+        "slow disk",
+        "process stopped",
+        "wall clock jumps",
+        "leadership handed over",
+        "agent killed",
+        "agent stopped",
+    } <= set(summary.faults)
+
+
+@pytest.mark.parametrize("name", ["T2 off", "double release", "request ids ignored"])
+def test_planted_faults_are_found(name: str) -> None:
+    assert hunt_named(name).found
+
+
+def test_the_command_tells_of_a_clean_seed() -> None:
+    result = CliRunner().invoke(root, ["simulate", "faults", "--seed", "3", "--duration", "2", "-o", "json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["violations"] == []
+    assert told["seeds"] == 1
+    assert told["acknowledged"] > 0
+    assert all(isinstance(count, int) for count in told["faults"].values())
+
+
+def test_the_command_tells_of_a_violation_with_seed_and_trace() -> None:
+    result = CliRunner().invoke(root, ["simulate", "faults", "--seeds", "0:3", "--jobs", "1", "--no-guard"])
+    assert result.exit_code == 1
+    assert "seed 0: " in result.stderr
+    assert " starts, life 1" in result.stderr
+    assert "violations with seeds" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "5"], ["--seeds", "5:5"], ["--trace"]])
+def test_the_command_refuses_what_means_nothing(arguments: list[str]) -> None:
+    assert CliRunner().invoke(root, ["simulate", "faults", *arguments]).exit_code == 2
+
+
+def test_a_mutant_must_be_named_rightly() -> None:
+    result = CliRunner().invoke(root, ["simulate", "mutants", "--name", "nothing"])
+    assert result.exit_code == 2
+    assert "double release" in result.stderr
+
+
+def test_there_are_enough_mutants() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_without_the_guard_acknowledged_writes_are_lost() -> None:
+    summary = campaign(range(40), Options(disabled_rules=GUARD_RULES), jobs=2)
+    assert any(found.kind == "lost" for found in summary.violations)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_hundred_seeds() -> None:
+    assert campaign(range(1000, 1200), Options(), jobs=2).violations == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("replicas", [3, 5, 7])
+def test_many_seeds(replicas: int) -> None:
+    assert campaign(range(2000, 3000), Options(replicas=replicas), jobs=2).violations == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS])
+def test_every_planted_fault_is_found(name: str) -> None:
+    assert hunt_named(name).found

@@ -382,12 +382,12 @@ class PySyncObjLog:
     def _go_on_with_repair(self, repair: Repair) -> None:
         """End the repair if this replica has everything that it ever acknowledged; until then it does not stand."""
         raft = self._raft
-        commit = raft.commit_index
-        if raft.term_at(commit) > repair.term and self._journal.durable_index >= commit:
+        applied = raft.applied_index  # committed for certain, and always in the log
+        if raft.term_at(applied) > repair.term and self._journal.durable_index >= applied:
             repair.finish()
             self._repair = None
             self._guard.votes = True
-            _log.warning("this replica is whole again, up to entry %d", commit)
+            _log.warning("this replica is whole again, up to entry %d", applied)
             return
         raft.election_deadline = self._loop.time() + self._config.election_max_s
         leader = self._roles.leader(raft)

@@ -16,6 +16,8 @@ from raftflow.replication.introductions import Introducer
 from raftflow.replication.links import StreamLinks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from raftflow.coordinator.audit import AuditFile
     from raftflow.coordinator.clock import WallClock
     from raftflow.coordinator.config import CoordinatorConfig
@@ -30,13 +32,18 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: WallClock
     """Return a replica that is ready to start. Raises `ConfigError`."""
     log_config = _log_config(config)
     level = _level()
-    links = _links(config, Introducer(fs, config.data_dir, level=level))
+
+    def shut_out(why: str) -> None:
+        replica.shut_out(why)
+
+    links = _links(config, Introducer(fs, config.data_dir, level=level), shut_out)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         follow = PeerDirectory(config, links.set_peers).follow
         return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.sync, on_members=follow)
 
-    return Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
+    replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
+    return replica
 
 
 def _level() -> int:
@@ -69,7 +76,7 @@ def _log_config(config: CoordinatorConfig) -> LogConfig:
         raise ConfigError(f"the log cannot work with this configuration: {error}") from error
 
 
-def _links(config: CoordinatorConfig, introducer: Introducer) -> StreamLinks:
+def _links(config: CoordinatorConfig, introducer: Introducer, on_shut_out: Callable[[str], None]) -> StreamLinks:
     files = config.tls
     server = client = None
     if files.peer_cert is not None and files.peer_key is not None and files.peer_ca is not None:
@@ -91,4 +98,5 @@ def _links(config: CoordinatorConfig, introducer: Introducer) -> StreamLinks:
         tls_server=server,
         tls_client=client,
         introducer=introducer,
+        on_shut_out=on_shut_out,
     )

@@ -171,6 +171,10 @@ class Replica:
         error.__cause__ = self._failure
         return error
 
+    def shut_out(self, why: str) -> None:
+        """Stop, since the others will never talk to this replica as it is configured."""
+        self._fail(ReplicaFailedError(why))
+
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error

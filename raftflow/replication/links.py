@@ -33,6 +33,7 @@ Address = tuple[str, int]
 
 _STEADY_S: Final = 1.0
 _FLUSH_S: Final = 0.2
+_OTHER_SECRET: Final = frozenset({"refused_wrong_secret", "refused_by_peer_wrong_secret"})
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ class _Meeting:
 class StreamLinks:
     """`Links` over TCP. `peers` maps the other replicas' names to (host, port); names are resolved at every dial.
 
-    `stats` counts connections made and every refusal and loss by reason.
+    `stats` counts connections made and every refusal and loss by reason. `on_shut_out` is told, with what to do, if a
+    majority of the cluster turns out to have another secret before any link was up.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class StreamLinks:
         tls_client: ssl.SSLContext | None = None,
         limits: LinkLimits | None = None,
         introducer: Introducer | None = None,
+        on_shut_out: Callable[[str], None] | None = None,
     ) -> None:
         if (tls_server is None) != (tls_client is None):
             raise ValueError("TLS between replicas needs the accepting and the dialling context, or neither")
@@ -112,6 +115,8 @@ class StreamLinks:
         self._tls_client = tls_client
         self._listener = Listener(bind, self._accept, self._limits, tls_server, self._accept_failed)
         self._introducer = introducer
+        self._on_shut_out = on_shut_out
+        self._other_secret: set[str] = set()
         self._meetings: dict[Connection, _Meeting] = {}
         self._levels: dict[str, int] = {}
         self._up: dict[str, Connection] = {}
@@ -270,6 +275,8 @@ class StreamLinks:
         self._unproven.pop(connection, None)
         self._end_meeting(connection)
         self.stats[failure.reason] += 1
+        if failure.reason in _OTHER_SECRET:
+            self._note_other_secret(failure.peer)
         peer = connection.peer
         if peer and self._up.get(peer) is connection:
             del self._up[peer]
@@ -277,6 +284,21 @@ class StreamLinks:
             self._on_down(peer)
         elif failure.detail:
             self._complain(failure.reason, failure.peer, f"{connection.remote}: {failure.detail}")
+
+    def _note_other_secret(self, peer: str | None) -> None:
+        """Tell the owner if a majority of the cluster has another secret and nobody has shared ours so far.
+
+        Once a link has been up, the secret is known to be right and strangers can claim what they like.
+        """
+        if peer not in self._peers or self.stats["connected"] or self._on_shut_out is None:
+            return
+        self._other_secret.add(peer)
+        if 2 * len(self._other_secret) > len(self._peers) + 1:
+            self._on_shut_out(
+                f"a majority of the cluster ({', '.join(sorted(self._other_secret))}) has another secret than this "
+                f"replica: copy their secret file here, or correct secret_file or RAFTFLOW_CLUSTER_SECRET, and start "
+                f"it again"
+            )
 
     # -- inside --------------------------------------------------------------------------------------------------
 

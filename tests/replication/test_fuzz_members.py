@@ -64,3 +64,20 @@ def test_nothing_is_lost_while_members_change(seed: int) -> None:
     cluster = run_virtual(scenario(seed, replicas=3 + seed % 3), seed)
     assert cluster.violations == []
     assert cluster.acked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_in_some_more_seeds() -> None:
+    for seed in range(200, 240):
+        cluster = run_virtual(scenario(seed, replicas=3 + seed % 3), seed)
+        assert cluster.violations == [], f"seed {seed}"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("replicas", [3, 4, 5])
+def test_nothing_is_lost_in_many_seeds(replicas: int) -> None:
+    for seed in range(1000, 1200):
+        cluster = run_virtual(scenario(seed, replicas=replicas), seed)
+        assert cluster.violations == [], f"seed {seed}"

@@ -34,7 +34,7 @@ HEADS_MAX = 128
 """Different heads that are tried; of more, evenly picked ones."""
 
 JOIN_HEADS_MAX = 16
-"""As above, for what lies before one task."""
+"""As above, for what lies before one task, and for large workflows."""
 
 JOIN_MEASURES_MAX = 3
 """Measures, those with most work, by which what lies before one task is bounded."""
@@ -89,8 +89,9 @@ def lower_bounds(problem: Problem) -> LowerBounds:
                 measures += [measure for measure in mine if measure.work]
     heads, tails = _heads_and_tails(problem, measures)
     path_ms = max(map(sum, zip(heads, problem.fastest_ms, tails, strict=True)))
+    windows = HEADS_MAX if len(problem) <= JOINED_TASKS_MAX else JOIN_HEADS_MAX
     window_ms = max(
-        (_window_ms(measure, measure.work, problem.fastest_ms, (heads, tails), HEADS_MAX) for measure in measures),
+        (_window_ms(measure, measure.work, problem.fastest_ms, (heads, tails), windows) for measure in measures),
         default=0,
     )
     critical_path_ms = max(map(sum, zip(problem.heads_ms, problem.fastest_ms, strict=True)))

@@ -45,3 +45,38 @@ async def test_transfers_that_cannot_be(trio: Any, one: Any) -> None:
     assert gone in answer.json["detail"]
     assert leader.replica.leader.leading
     assert (await one.post("/v1/members/transfer", {})).word == "conflict"
+
+
+async def test_changes_that_cannot_be(trio: Any, one: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    follower = cluster.followers()[0]
+    await leader.until(lambda: leader.replica.machine.state.feature_level >= 2)
+    new = {"name": "n4", "peer": "127.0.0.1:1", "url": "http://127.0.0.1:2"}
+    for wrong in ({"name": "no/name"}, {"peer": "nowhere"}, {"url": "127.0.0.1"}, {"more": 1}):
+        assert (await follower.post("/v1/members", {**new, **wrong})).word == "invalid-document", wrong
+    known = {**new, "name": "n1"}
+    assert "already" in (await follower.post("/v1/members", known)).json["detail"]
+    for name in ("n9", leader.config.name, follower.config.name):
+        answer = await follower.post(f"/v1/members/{name}/remove")
+        assert answer.word == "conflict", answer.body
+    assert leader.replica.leader.leading
+    assert (await one.post("/v1/members", new)).word == "conflict"
+    assert [member["name"] for member in (await one.get("/v1/members")).json["members"]] == ["n1"]
+
+
+async def test_a_replica_that_never_starts_stays_a_learner_and_can_be_removed(trio: Any, monkeypatch: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    await leader.until(lambda: leader.replica.machine.state.feature_level >= 2)
+    monkeypatch.setattr("raftflow.coordinator.replica.CHANGE_S", 0.5)
+    answer = await leader.post("/v1/members", {"name": "n4", "peer": "127.0.0.1:1", "url": "http://127.0.0.1:2"})
+    assert answer.word == "outcome-unknown"
+    assert "cannot be reached" in answer.json["detail"]
+    listed = (await leader.get("/v1/members")).json["members"]
+    assert [(member["name"], member["voting"]) for member in listed][-1] == ("n4", False)
+    await leader.submit({"id": "a", "command": ["true"]})
+    answer = await cluster.followers()[0].post("/v1/members/n4/remove")
+    assert answer.status == 200
+    assert answer.json["removed"] == ["n4"]
+    assert (await leader.post("/v1/members/n4/remove")).status == 200

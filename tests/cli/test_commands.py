@@ -267,6 +267,12 @@ def test_members(run: Run, fake: Any) -> None:
         "yes",
         "-",
     ]
+    fake.routes["POST", "/v1/members"] = listed
+    fake.routes["POST", "/v1/members/n1/remove"] = listed
+    new = {"name": "n4", "peer": "10.0.0.4:7101", "url": "http://10.0.0.4:7001"}
+    run("member", "add", "n4", "--peer", new["peer"], "--url", new["url"])
+    assert fake.requests[-1][4] == new
+    run("member", "remove", "n1")
     run("member", "transfer", "n1")
     assert fake.requests[-1][4] == {"to": "n1"}
     run("member", "transfer")

@@ -194,6 +194,8 @@ class History:
         self._commit: dict[str, int] = {}
         self._said: dict[str, tuple[int, str]] = {}
         """For each replica the last term in which it gave its vote away, and to whom."""
+        self._reloaded: set[str] = set()
+        """Replicas that have just loaded a snapshot."""
         self._logs: dict[str, Any] = {}
         """The logs of the replicas that serve."""
         self._count = 0
@@ -235,14 +237,21 @@ class History:
                 if commit > self._commit[host.name]:
                     self._check_majority(host.name, log, commit)
             self._commit[host.name] = commit
+            if host.name in self._reloaded:
+                self._reloaded.discard(host.name)
+                self._check_beliefs_in(host.name)
             update()
 
         roles.update = watched
         self._check_memory(host.name, log)
         self._listen(host.name, log._traffic)  # noqa: SLF001
+        self._check_beliefs_in(host.name)
+
+    def _check_beliefs_in(self, peer: str) -> None:
+        """What the leaders believe of a replica must still be true after a start, or after a snapshot was loaded."""
         for name, other in self._logs.items():
-            if other._raft.is_leader:  # noqa: SLF001
-                self._check_belief(name, other, host.name, other._raft.match_index(host.name))  # noqa: SLF001
+            if name != peer and other._raft.is_leader:  # noqa: SLF001
+                self._check_belief(name, other, peer, other._raft.match_index(peer))  # noqa: SLF001
 
     def _check_memory(self, name: str, log: Any) -> None:
         """What a replica has told others of its term and vote, its disk must know after a restart."""
@@ -278,7 +287,7 @@ class History:
         if not _holds(other, log, match):
             self.violation(
                 "false acknowledgement",
-                f"{leader} believes that {peer} has entry {match} of term {log._raft.term_at(match)} on disk",  # noqa: SLF001
+                f"{leader} believes that {peer} has its entry {match} on disk",
             )
 
     def _check_majority(self, leader: str, log: Any, commit: int) -> None:
@@ -316,6 +325,8 @@ class History:
         known = self.canon.get(index)
         if known is None or known.chain != machine.chain:
             self.violation("diverged", f"{host.name} restored a state of entry {index} that no replica had there")
+        if host.serving:
+            self._reloaded.add(host.name)
         self._trace.note(host.name, f"restored {index}")
         self._check_invariants(host.name, machine)
 
@@ -498,7 +509,9 @@ class History:
 def _holds(log: Any, leader: Any, index: int) -> bool:
     """Return True if a replica has the leader's entry at `index` on its disk."""
     raft, other = log._raft, leader._raft  # noqa: SLF001
-    if index > log._journal.durable_index:  # noqa: SLF001
+    if index <= log._writer.snapshot_index:  # noqa: SLF001 - a durable snapshot covers it
+        return True
+    if index > min(log._journal.durable_index, other.last_index):  # noqa: SLF001
         return False
     if index < max(raft.first_index, other.first_index):
         return True

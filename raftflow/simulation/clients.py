@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0
+READS_MAX: Final = 20
+"""Reads under way of a client that only reads."""
 KNOWN_MAX: Final = 12
 """Workflows that a client goes on to steer and read."""
 Action = Literal["cancel", "pause", "resume", "retry"]
@@ -103,7 +105,7 @@ class Client:
         while not self.stopping:
             chance = self._rng.random()
             if self._reads_only:
-                await self._read()
+                self._read_aside()
             elif chance < 0.45:
                 await self._submit()
             elif chance < 0.6:
@@ -195,7 +197,14 @@ class Client:
         if not isinstance(reply, Rejection):
             self._history.acknowledge(request_id, reply)
 
-    async def _read(self) -> None:
+    def _read_aside(self) -> None:
+        """Ask any replica, without waiting for the answer: a leader that was replaced may answer late."""
+        self._strays = [task for task in self._strays if not task.done()]
+        if len(self._strays) < READS_MAX:
+            self._strays.append(self._loop.create_task(self._read(self._rng.choice(self._replicas))))
+
+    async def _read(self, target: str | None = None) -> None:
+        """Read from whoever leads, or try one replica once."""
         if self._known and self._rng.random() < 0.7:
             query: tuple[str, ...] = (self._rng.choice(("workflow", "tasks")), self._rng.choice(self._known))
         else:
@@ -206,7 +215,13 @@ class Client:
             return replica.config.name, replica.machine.applied_index, answer(replica.machine, query)
 
         floor = self._history.floor
-        found = await self._persist(serve, tries_max=5)
+        if target is None:
+            found = await self._persist(serve, tries_max=5)
+        else:
+            try:
+                found = await self._calls.call(self.process, target, serve, TIMEOUT_S)
+            except (ProposeError, CallFailed):
+                return
         if found is not None:
             name, index, content = found
             self._history.read(name, floor, Read(index, query, content))

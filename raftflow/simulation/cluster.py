@@ -6,6 +6,7 @@ between two operations on the disk; `start` begins the next.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import errno
 import functools
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 EPOCH_MS: Final = 1_700_000_000_000
 NAMES: Final = "abcdefg"
 _FULL_BYTES: Final = 2_000
+STOP_WITHIN_S: Final = 0.5
 
 
 class SimClock:
@@ -100,9 +102,22 @@ class ObservedMachine:
             self._host.refuse_restore = False
             self._host.may_fail = "a snapshot cannot be restored"
             self._history.fault("snapshot refused", self._host.name)
+            self._must_stop()
             raise ValueError("a snapshot of a version that this one cannot read")
         self._inner.restore(pieces)
         self._history.restored(self._host)
+
+    def _must_stop(self) -> None:
+        """A replica that could not load a snapshot must not go on as though it had."""
+        host, process = self._host, self._host.process
+
+        def check() -> None:
+            if host.process is process and process is not None and not process.frozen:
+                self._history.violation(
+                    "failed load ignored", f"{host.name} goes on without the state of its snapshot"
+                )
+
+        asyncio.get_running_loop().call_later(STOP_WITHIN_S, check, context=contextvars.Context())
 
 
 class Cluster:

@@ -260,16 +260,18 @@ class Faults:
         rng.shuffle(others)
         if len(others) >= 4 and rng.random() < 0.8:
             friend = others.pop()
-            slow_s = rng.choice((0.5, 1.0, 2.0))
+            slow_s = rng.choice((1.0, 2.0, 2.0))
             self._weather.slow_until[friend, first] = (self._loop.time() + 0.3, slow_s)
         self._trace.fault("leader cut off with a tail", first)
         for other in others:
             network.cut(first, other)
             network.cut(other, first)
-        self._bursts.fire(first, rng.choice((2, 5, 20)))
+        self._bursts.fire(first, rng.choice((2, 5, 20, 40)))
         successor = await self._successor(first)
         if successor is not None:
-            self._bursts.fire(successor, rng.choice((2, 8, 30)))
+            self._bursts.fire(successor, rng.choice((1, 2, 8, 30)))
+            if rng.random() < 0.3:
+                self._snapshot(successor)
             await asyncio.sleep(rng.choice((0.0, 0.02, 0.1)))
         for other in others:
             network.heal(first, other)
@@ -422,6 +424,8 @@ class Faults:
         chance = self._rng.random()
         if chance < 0.25:
             agent.kill()
+            if self._rng.random() < 0.5:
+                self._loop.call_later(0.05, agent.start, context=contextvars.Context())
         elif chance < 0.5:
             process = agent.process
             if process is not None and not process.frozen:

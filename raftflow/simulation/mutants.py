@@ -347,7 +347,7 @@ _RULES: Final[dict[Rule, str]] = {
 _RULE_FAMILIES: Final = {
     Rule.TERM_STAMP: "log",
     Rule.RESUME_HINT: "log",
-    Rule.NO_FORWARDING: "log",
+    Rule.NO_FORWARDING: "reads",
     Rule.COMMIT_VERIFIED: "snapshots",
     Rule.LOAD_CHECKED: "snapshots",
     Rule.SNAPSHOT_NEEDED: "snapshots",
@@ -425,6 +425,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="reads without quorum",
         about="a leader answers reads without asking whether it still leads",
         plant=_attribute(ReadRounds, "begin", _read_alone),
+        family="reads",
     ),
     Mutant(
         name="agents ignore their lease",

@@ -37,7 +37,7 @@ REST_WITHIN_S: Final = 90.0
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
-FAMILIES: Final = ("all", "log", "all", "snapshots", "all", "votes", "all", "leases")
+FAMILIES: Final = ("all", "log", "all", "snapshots", "reads", "votes", "all", "leases")
 """By the seed's remainder."""
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
@@ -129,7 +129,7 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
         plan.every_s, plan.calm, plan.slow = 0.4, 0.1, 0.0
         settings |= {"append_bytes_max": 300, "window_bytes": 10**7, "snapshot_entries": rng.choice((100, 10**6))}
     elif plan.family == "snapshots":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 5)), 1, 1, 0.1
         plan.weights = {
             "crash": 10,
             "kill": 5,
@@ -138,12 +138,17 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
             "blackout": 4,
             "bad restore": 6,
             "isolate": 4,
+            "ex-leader": 6,
             "crash at step": 5,
             "lose connection": 3,
             "slow link": 3,
         }
         plan.every_s, plan.calm = 0.15, 0.3
         settings |= {"snapshot_entries": 20, "segment_bytes": 4096}
+    elif plan.family == "reads":
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 1, 0.05
+        plan.weights = {"pause": 10, "burst": 15, "isolate": 2}
+        plan.every_s, plan.calm, plan.slow = 0.15, 0.05, 0.0
     elif plan.family == "votes":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5)), 1, 1, 0.1
         plan.weights = {"election": 10, "slow disk": 3, "burst": 3}
@@ -151,7 +156,7 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
     elif plan.family == "leases":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 3, 0.05
         plan.weights = {"agent": 10, "clock": 6, "transfer": 2, "pause": 1}
-        plan.every_s, plan.late_calls, plan.long_programs = 0.4, 0.05, True
+        plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True
 
 
 class World:

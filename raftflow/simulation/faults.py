@@ -62,6 +62,8 @@ class Weather:
         self._loop = loop
         self.slow = slow
         """Share of frames and syncs that take long."""
+        self.steady = False
+        """Frames that leave together arrive together."""
         self.slow_until: dict[Direction, tuple[float, float]] = {}
         """Direction of a link to when it is fast again, and how slow it is."""
         self.disk_until: dict[str, tuple[float, float]] = {}
@@ -69,7 +71,7 @@ class Weather:
     def link_s(self, direction: Direction) -> float:
         """Return how long a frame takes."""
         until_s, extra_s = self.slow_until.get(direction, (0.0, 0.0))
-        base_s = self._rng.uniform(0.0003, 0.002)
+        base_s = 0.001 if self.steady else self._rng.uniform(0.0003, 0.002)
         if self._loop.time() < until_s:
             return base_s + self._rng.uniform(0.2, 1.0) * extra_s
         return base_s + (self._rng.choice((0.02, 0.05, 0.15)) if self._rng.random() < self.slow else 0.0)

@@ -83,6 +83,8 @@ class Plan(msgspec.Struct, kw_only=True):
     agents: int
     pause_s: float
     settings: dict[str, Any]
+    steady: bool = False
+    """Frames that leave together arrive together."""
     long_programs: bool = False
     """Many programs run longer than a lease."""
 
@@ -126,7 +128,7 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
     if plan.family == "log":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5, 5)), 1, 1, 0.1
         plan.weights = {"ex-leader": 10, "burst": 10, "transfer": 3, "slow link": 2, "kill": 1}
-        plan.every_s, plan.calm, plan.slow = 0.4, 0.1, 0.0
+        plan.every_s, plan.calm, plan.slow, plan.steady = 0.4, 0.1, 0.0, rng.random() < 0.6
         settings |= {"append_bytes_max": 300, "window_bytes": 10**7, "snapshot_entries": rng.choice((100, 10**6))}
     elif plan.family == "snapshots":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 5)), 1, 1, 0.1
@@ -168,6 +170,7 @@ class World:
         self.history = history = History(trace)
         self.plan = plan = make_plan(seed, options)
         self.weather = Weather(self._rng(seed, "weather"), loop, plan.slow)
+        self.weather.steady = plan.steady
         self.network = Network(loop, self._rng(seed, "network"), trace, self.weather.link_s)
         call_rng = self._rng(seed, "calls")
         self.calls = Calls(loop, call_rng, self.network, lambda: self._call_s(call_rng))

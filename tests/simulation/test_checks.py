@@ -1,0 +1,398 @@
+"""Every check can fail: each is shown what must never happen."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from raftflow.domain.commands import (
+    AttemptEnd,
+    CommitPlacements,
+    FireTimers,
+    Placement,
+    RegisterAgent,
+    ReportAttempts,
+    SubmitWorkflow,
+    encode_entry,
+)
+from raftflow.domain.contract import AuditRecord, AuditTransition
+from raftflow.domain.replies import AgentAccepted, Done, EndVerdict, Fired, Reported
+from raftflow.domain.task import AttemptOutcome
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine.machine import Machine
+from raftflow.replication.log import Role
+from raftflow.simulation.checks import History, Read, answer
+from raftflow.simulation.loop import VirtualLoop
+from raftflow.simulation.trace import Trace
+
+
+@pytest.fixture
+def history():
+    with closing(VirtualLoop()) as loop:
+        yield History(Trace(loop))
+
+
+class Journal:
+    """What a disk knows."""
+
+    def __init__(self, durable_index=0, term=1, vote=None) -> None:
+        self.durable_index, self.term, self.vote = durable_index, term, vote
+
+    def getCurrentTerm(self):  # noqa: N802 - the library's name
+        return self.term
+
+    def getVotedForNodeId(self):  # noqa: N802 - the library's name
+        return self.vote
+
+
+def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0):
+    """A log whose entries, from index 1 on, have these terms."""
+    raft = SimpleNamespace(
+        term=term,
+        is_leader=leads,
+        commit_index=commit,
+        first_index=1,
+        last_index=len(terms),
+        peers=tuple(match or {}),
+        term_at=lambda index: terms[index - 1],
+        match_index=lambda peer: (match or {}).get(peer, 0),
+    )
+    sent = []
+    return SimpleNamespace(
+        _raft=raft,
+        _roles=SimpleNamespace(update=lambda: None),
+        _journal=Journal(len(terms) if durable is None else durable, term),
+        _writer=SimpleNamespace(snapshot_index=0),
+        _traffic=SimpleNamespace(transmit=lambda peer, message: sent.append((peer, message))),
+    )
+
+
+def host(name, *, log=None, machine=None):
+    replica = SimpleNamespace(log=log, machine=machine or Machine())
+    return SimpleNamespace(name=name, replica=replica, serving=True)
+
+
+def kinds(history):
+    return [found.kind for found in history.violations]
+
+
+def entry(request_id="", at_ms=1):
+    return encode_entry((FireTimers(at_ms=at_ms, actor="leader:a", request_id=request_id),))
+
+
+def apply(history, who, index, data, term=1):
+    result = who.replica.machine.apply(index, term, data)
+    history.applied(who, index, term, data, result)
+
+
+def test_equal_replicas_are_fine(history) -> None:
+    a, b = host("a"), host("b")
+    for who in (a, b):
+        apply(history, who, 2, entry("one"))
+        apply(history, who, 4, entry("two"))
+    history.acknowledge("one", Fired(0))
+    history.check_end([a, b])
+    assert kinds(history) == []
+
+
+def test_another_entry_at_an_index(history) -> None:
+    apply(history, host("a"), 2, entry())
+    apply(history, host("b"), 2, entry(at_ms=2))
+    assert kinds(history) == ["diverged"]
+
+
+def test_an_acknowledged_entry_that_is_replaced_is_lost(history) -> None:
+    apply(history, host("a"), 2, entry("one"))
+    history.acknowledge("one", Fired(0))
+    apply(history, host("b"), 2, entry())
+    assert kinds(history) == ["diverged", "lost"]
+
+
+def test_an_entry_that_another_replica_skips(history) -> None:
+    apply(history, host("a"), 2, entry())
+    apply(history, host("b"), 3, entry())
+    assert kinds(history) == ["diverged"]
+
+
+def test_an_entry_where_others_have_none(history) -> None:
+    apply(history, host("a"), 3, entry())
+    apply(history, host("b"), 2, entry())
+    assert kinds(history) == ["diverged"]
+
+
+def test_the_same_entry_with_another_outcome(history) -> None:
+    other = host("b")
+    other.replica.machine.chain = b"x" * 32
+    apply(history, host("a"), 2, entry())
+    apply(history, other, 2, entry())
+    assert kinds(history) == ["diverged"]
+
+
+def test_a_restored_state_that_nobody_had(history) -> None:
+    who = host("b")
+    apply(history, host("a"), 2, entry())
+    who.replica.machine.applied_index = 2
+    history.restored(who)
+    assert kinds(history) == ["diverged"]
+
+
+def test_a_request_that_is_carried_out_twice(history) -> None:
+    who = host("a")
+    apply(history, who, 2, entry("one"))
+    who.replica.machine.state.requests._replies.clear()
+    apply(history, who, 3, entry("one"))
+    assert kinds(history) == ["twice"]
+
+
+def test_an_acknowledgement_of_what_nobody_applied(history) -> None:
+    history.acknowledge("ghost", Fired(0))
+    assert kinds(history) == ["lost"]
+
+
+def test_an_acknowledged_command_that_a_replica_lacks_at_the_end(history) -> None:
+    a, b = host("a"), host("b")
+    apply(history, a, 2, entry("one"))
+    history.acknowledge("one", Fired(0))
+    history.check_acknowledged([a, b])
+    assert kinds(history) == ["lost"]
+
+
+def test_a_leader_without_what_was_acknowledged(history) -> None:
+    apply(history, host("a"), 2, entry("one"))
+    history.acknowledge("one", Fired(0))
+    history.role_changed(host("b"), Role.LEADER, 2)
+    assert kinds(history) == ["lost"]
+
+
+def test_a_refused_entry_that_is_applied(history) -> None:
+    a = host("a")
+    apply(history, a, 2, entry("one"))
+    history.refuse("one")
+    history.check_end([a])
+    assert kinds(history) == ["refused and applied"]
+
+
+def test_two_leaders_of_one_term(history) -> None:
+    history.role_changed(host("a"), Role.LEADER, 1)
+    history.role_changed(host("b"), Role.LEADER, 1)
+    assert kinds(history) == ["two leaders"]
+
+
+def test_two_leaders_that_were_never_announced(history) -> None:
+    for name in ("a", "b"):
+        log = make_log([1], leads=True)
+        history.started(host(name, log=log))
+        log._roles.update()
+    assert kinds(history) == ["two leaders"]
+
+
+def test_a_commit_index_that_goes_back(history) -> None:
+    log = make_log([1, 1], commit=2)
+    history.started(host("a", log=log))
+    log._roles.update()
+    log._raft.commit_index = 1
+    log._roles.update()
+    assert kinds(history) == ["commit went back"]
+
+
+@pytest.mark.parametrize(
+    "follower",
+    [make_log([1]), make_log([1, 1], durable=1), make_log([1, 2])],
+    ids=["too short", "not on disk", "another entry"],
+)
+def test_a_leader_that_believes_too_much(history, follower) -> None:
+    leader = make_log([1, 1], leads=True, match={"b": 2})
+    history.started(host("b", log=follower))
+    history.started(host("a", log=leader))
+    leader._roles.update()
+    assert kinds(history) == ["false acknowledgement"]
+
+
+def test_a_restart_that_forgets_what_the_leader_believes(history) -> None:
+    history.started(host("a", log=make_log([1, 1], leads=True, match={"b": 2})))
+    history.started(host("b", log=make_log([1])))
+    assert kinds(history) == ["false acknowledgement"]
+
+
+def test_a_commit_that_a_majority_lacks(history) -> None:
+    leader = make_log([1, 1], leads=True, match={"b": 0, "c": 0}, commit=2, durable=1)
+    history.started(host("a", log=leader))
+    history.started(host("b", log=make_log([1])))
+    leader._roles.update()
+    assert kinds(history) == ["commit without majority"]
+
+
+def test_a_second_vote_in_a_term(history) -> None:
+    log = make_log([1])
+    history.started(host("a", log=log))
+    log._traffic.transmit("b", {"type": "response_vote", "term": 3})
+    log._traffic.transmit("c", {"type": "response_vote", "term": 3})
+    assert kinds(history) == ["voted twice"]
+
+
+def test_a_vote_that_the_disk_has_forgotten(history) -> None:
+    log = make_log([1])
+    history.started(host("a", log=log))
+    log._traffic.transmit("b", {"type": "response_vote", "term": 3})
+    history.ended(host("a"))
+    history.started(host("a", log=make_log([1], term=3)))
+    assert kinds(history) == ["vote forgotten"]
+
+
+def test_a_read_of_what_was_overtaken(history) -> None:
+    apply(history, host("a"), 5, entry("one"))
+    history.acknowledge("one", Fired(0))
+    history.read("b", history.floor, Read(4, ("agents",), b""))
+    assert kinds(history) == ["stale read"]
+
+
+def test_a_read_that_goes_behind_an_earlier_one(history) -> None:
+    history.read("a", 0, Read(7, ("agents",), b""))
+    history.read("b", history.floor, Read(6, ("agents",), b""))
+    assert kinds(history) == ["stale read"]
+
+
+def test_a_read_of_something_that_the_log_does_not_say(history) -> None:
+    a = host("a")
+    apply(history, a, 2, entry())
+    history.read("a", 0, Read(2, ("agents",), answer(a.replica.machine, ("agents",))))
+    history.check_end([a])
+    assert kinds(history) == []
+    history.read("a", 0, Read(2, ("agents",), b"{}"))
+    history.check_end([a])
+    assert kinds(history) == ["wrong read"]
+
+
+def test_a_table_that_does_not_fit_its_facts(history) -> None:
+    a = host("a")
+    apply(history, a, 2, entry())
+    a.replica.machine.state.live_tasks = 3
+    history.check_end([a])
+    assert "invariant" in kinds(history)
+
+
+def test_two_agents_that_run_one_task(history) -> None:
+    history.execution_started("a1", ("wf", "t"), 1)
+    history.execution_ended("a1", ("wf", "t"), 1, "succeeded")
+    history.execution_started("a2", ("wf", "t"), 2)
+    assert kinds(history) == []
+    history.execution_started("a3", ("wf", "t"), 3)
+    assert kinds(history) == ["two agents"]
+
+
+def test_a_success_whose_program_did_not_succeed(history) -> None:
+    end = AttemptEnd(1, "wf", "t", AttemptOutcome.SUCCEEDED)
+    command = ReportAttempts(at_ms=1, actor="agent:a1", agent="a1", incarnation=1, ends=(end,))
+    history.execution_started("a1", ("wf", "t"), 1)
+    history.execution_ended("a1", ("wf", "t"), 1, "was killed")
+    history._compare_ends(command, Reported((EndVerdict(1, "accepted"),)))
+    assert kinds(history) == ["wrong end"]
+
+
+# --- the model of attempts
+
+
+def step(task, before, event, after, fence):
+    return AuditTransition("wf", task, before, event, after, 1, fence, "a1")
+
+
+def record(*transitions, outcome="ok"):
+    return AuditRecord(
+        index=1,
+        position=0,
+        term=1,
+        at_ms=1,
+        actor="",
+        command="",
+        subject="",
+        request_id="",
+        outcome=outcome,
+        transitions=transitions,
+    )
+
+
+@pytest.fixture
+def model(history):
+    """One agent with one CPU and a workflow of three tasks that want one each."""
+    attempts = history.attempts
+    register = RegisterAgent(at_ms=1, actor="", name="a1", instance="i", capacity={"cpu": 1000}, prefetch=4)
+    attempts.follow(register, AgentAccepted("a1", 1), record())
+    attempts.capacity["a1"] = {"cpu": 1000}
+    for task in "xyz":
+        attempts.demands["wf", task] = {"cpu": 1000}
+    return attempts
+
+
+PLACE = CommitPlacements(at_ms=1, actor="", placements=(Placement("wf", 0, "a1", 1),))
+
+
+def placed(model, *transitions):
+    return model.follow(PLACE, Done(), record(*transitions))
+
+
+def report(model, fence, *, incarnation=1, verdict="accepted"):
+    end = AttemptEnd(fence, "wf", "x", AttemptOutcome.SUCCEEDED)
+    command = ReportAttempts(at_ms=1, actor="", agent="a1", incarnation=incarnation, ends=(end,))
+    done = step("x", "running", "succeeded", "succeeded", fence)
+    transitions = (done,) if verdict == "accepted" else ()
+    return model.follow(command, Reported((EndVerdict(fence, verdict),)), record(*transitions))
+
+
+def test_an_orderly_life(model) -> None:
+    assert placed(model, step("x", "ready", "started", "running", 1)) == []
+    assert placed(model, step("y", "ready", "queued", "queued", 2)) == []
+    assert report(model, 1) == []
+    assert placed(model, step("y", "queued", "promoted", "running", 2)) == []
+
+
+def test_more_than_there_is(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert "2000 cpu" in placed(model, step("y", "ready", "started", "running", 2))[0]
+
+
+def test_a_fence_that_does_not_grow(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 5))
+    assert "after fence 5" in placed(model, step("y", "ready", "queued", "queued", 5))[0]
+
+
+def test_a_queue_that_is_overtaken(model) -> None:
+    placed(model, step("x", "ready", "queued", "queued", 1), step("y", "ready", "queued", "queued", 2))
+    assert "before the head" in placed(model, step("y", "queued", "promoted", "running", 2))[0]
+    assert "wait" in placed(model, step("z", "ready", "started", "running", 3))[0]
+
+
+def test_a_task_that_jumps(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert "but was running" in placed(model, step("x", "ready", "started", "running", 2))[0]
+
+
+def test_an_old_fence_that_ends_the_present_attempt(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    placed(model, step("x", "running", "agent_lost", "ready", 1), step("x", "ready", "started", "running", 2))
+    problems = report(model, 1)
+    assert any("accepted; it is not" in problem for problem in problems)
+
+
+def test_an_end_that_counts_twice(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert report(model, 1) == []
+    assert any("accepted twice" in problem for problem in report(model, 1))
+
+
+def test_a_report_of_an_old_incarnation(model) -> None:
+    assert "incarnation 7" in report(model, 1, incarnation=7, verdict="stale")[0]
+
+
+def test_demands_and_capacities_are_learnt_from_the_commands(history) -> None:
+    who = host("a")
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="t", command=("true",), resources={"cpu": 700}),))
+    submit = SubmitWorkflow(at_ms=1, actor="client:c", workflow_id="wf-1", spec=spec)
+    register = RegisterAgent(at_ms=1, actor="agent:a1", name="a1", instance="instance", capacity={"cpu": 1000})
+    apply(history, who, 2, encode_entry((submit, register)))
+    assert kinds(history) == []
+    assert history.attempts.demands == {("wf-1", "t"): {"cpu": 700}}
+    assert history.attempts.capacity == {"a1": {"cpu": 1000}}
+    assert msgspec.json.decode(answer(who.replica.machine, ("workflow", "wf-1")))["name"] == "w"

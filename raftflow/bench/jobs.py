@@ -132,7 +132,14 @@ async def _one_run(job: Job, settings: Settings, cluster: LocalCluster, client: 
     seconds = await _once(client, document, job)
     cpu_us = roles.spent_us_each(len(document["tasks"]))
     value = job.value(seconds, settings.tasks)
-    run = {job.figure: value, "seconds": seconds, "cpu_us_per_task": cpu_us, "load_before": load}
+    changed = await asyncio.to_thread(roles.leader_changed)
+    run = {
+        job.figure: value,
+        "seconds": seconds,
+        "cpu_us_per_task": cpu_us,
+        "leader_changed": changed,
+        "load_before": load,
+    }
     if job.bare:
         bare_per_s = await asyncio.to_thread(bare, settings.tasks, settings.slots)
         run |= {"bare_per_s": bare_per_s, "times_bare": bare_per_s / value}

@@ -22,7 +22,7 @@ class Settings:
     slots: int = 4
     """Tasks that run at the same time, over all agents."""
     agents: int = 2
-    prefetch: int = 64
+    prefetch: int = 256
     """Tasks that may wait at each agent for a free slot."""
     seconds: float = 5.0
     """How long each measurement of a rate goes on."""

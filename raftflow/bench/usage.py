@@ -52,7 +52,8 @@ class Roles:
 
     def __init__(self, cluster: LocalCluster) -> None:
         """Note who leads now, and start the clock."""
-        leader = cluster.wait_leader()
+        self._cluster = cluster
+        self._name = leader = cluster.wait_leader()
         pids = {name: cluster.pid_of(name) for name in (*cluster.replica_names, *cluster.agent_names)}
         self._leader = [pid for name, pid in pids.items() if name == leader and pid]
         self._followers = [
@@ -71,6 +72,10 @@ class Roles:
             "workers": sum(map(cpu_s, workers)),
             "client": times.user + times.system,
         }
+
+    def leader_changed(self) -> bool:
+        """Tell whether another replica leads now: then `leader` and `follower` are mixed in the figures."""
+        return self._cluster.wait_leader() != self._name
 
     def spent_s(self) -> dict[str, float]:
         """Return the CPU seconds of each role since the start."""

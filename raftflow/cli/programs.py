@@ -117,7 +117,7 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
 @click.option("--tasks", type=click.IntRange(1, 2_000_000), help="Size of the work: tasks, hops, agents, rounds.")
 @click.option("--slots", type=click.IntRange(1, 1_024), help="Tasks at the same time, over all agents (4).")
 @click.option("--agents", type=click.IntRange(1, 64), help="Agents that run them (2).")
-@click.option("--prefetch", type=click.IntRange(0, 1_024), help="Tasks that may wait at each agent (64).")
+@click.option("--prefetch", type=click.IntRange(0, 1_024), help="Tasks that may wait at each agent (256).")
 @click.option("--seconds", type=click.FloatRange(0.1, 86_400), help="How long each measurement of a rate goes on.")
 @click.option("--versus", metavar="PEER,...", callback=_names, help="dask, ray, celery, procrastinate; commit: etcd.")
 @output_option

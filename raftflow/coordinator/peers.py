@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 from raftflow.coordinator.config import parse_address
+from raftflow.coordinator.settings import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from raftflow.coordinator.config import CoordinatorConfig
     from raftflow.replication.membership import Membership
+
+_log = logging.getLogger(__name__)
 
 FAREWELL_S: Final = 30.0
 """For so long a removed replica can still be reached, so that it hears of its removal."""
@@ -36,10 +40,14 @@ class PeerDirectory:
         self._leaving: set[str] = set()
 
     def follow(self, membership: Membership) -> None:
-        """Take over a membership. Raises `ConfigError` for an address that is none."""
+        """Take over a membership."""
         for member in (*membership.voters, *membership.learners):
             if member.name not in self._named and member.peer:
-                address = parse_address(member.peer, f"peer address of member {member.name}")
+                try:
+                    address = parse_address(member.peer, f"peer address of member {member.name}")
+                except ConfigError as error:
+                    _log.error("%s: it cannot be reached unless this replica's file names it", error)
+                    continue
                 self._known[member.name] = (address.host, address.port)
         for name in membership.removed:
             if name in self._known and name not in self._leaving:

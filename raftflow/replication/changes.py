@@ -23,6 +23,8 @@ from raftflow.replication.membership import (
     ChangeRefusedError,
     MembershipError,
     NotReadyError,
+    check_command,
+    command_of,
 )
 
 if TYPE_CHECKING:
@@ -182,9 +184,10 @@ class MemberChanges:
                 done.set_result(error)
 
         try:
-            self._append(changed, on_result)
+            check_command(command_of(changed))
         except MembershipError as error:
-            raise ChangeRefusedError(str(error)) from error
+            raise ChangeRefusedError(f"the list of members cannot be written: {error}") from error
+        self._append(changed, on_result)
         while not done.done():
             if not self._raft.is_leader:
                 raise NotReadyError("leadership was lost before the change was committed")

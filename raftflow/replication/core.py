@@ -22,7 +22,7 @@ from pysyncobj.config import SERIALIZER_STATE
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
-from raftflow.replication.membership import Membership, MembershipTracker, command_of
+from raftflow.replication.membership import Membership, MembershipTracker, check_command, command_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -314,10 +314,13 @@ class Raft:
     def append_membership(self, membership: Membership, callback: Callable[[object, int], None]) -> None:
         """Put a membership in the log of this leader and in force. The caller has checked that it may (M1).
 
-        Not by the library's queue: between a check and the append nothing may happen.
+        Not by the library's queue: between a check and the append nothing may happen. Raises `MembershipError`, and
+        changes nothing, if nobody could read the entry.
         """
+        command = command_of(membership)
+        check_command(command)
         index, term = self.last_index + 1, self.term
-        self._log.add(command_of(membership), index, term)
+        self._log.add(command, index, term)
         self._engine._SyncObj__commandsWaitingCommit[index].append((term, callback))
         self.update_members()
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem, Lock, OpenFile
 
 MAGIC: Final = b"RFAUDIT1"
+_MAGIC_ANY: Final = b"RFAUDIT"
+"""What the magic of every format begins with; the rest is the format."""
 _HEAD: Final = struct.Struct("<IIBQ")
 _CRC_BYTES: Final = 4
 RECORD: Final = 1
@@ -127,6 +129,11 @@ class AuditFile:
         """Open the last segment for appending; False if it held nothing and was removed."""
         segment = self._segments[-1]
         data = self._fs.read(segment.path)
+        if data[: len(MAGIC)] != MAGIC and data.startswith(_MAGIC_ANY):
+            raise AuditError(
+                f"{segment.path}: audit format {data[len(_MAGIC_ANY) : len(MAGIC)]!r}, but this program reads "
+                f"{MAGIC[len(_MAGIC_ANY) :]!r}. Start the version of raftflow that wrote it, or a newer one."
+            )
         good, last = _scan(data)
         if good < len(data):
             self._keep_torn(segment, data[good:])

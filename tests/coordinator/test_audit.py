@@ -240,6 +240,18 @@ async def test_a_foreign_file_is_refused(fs: Any, tmp_path: Path) -> None:
         open_audit(fs, tmp_path)
 
 
+async def test_a_newer_format_is_refused_and_kept(fs: Any, tmp_path: Path, history: History) -> None:
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 5)
+    await audit.close()
+    (file,) = tmp_path.glob("audit-*")  # noqa: ASYNC240 - nothing else runs
+    data = file.read_bytes().replace(audit_module.MAGIC, b"RFAUDIT2", 1)
+    file.write_bytes(data)
+    with pytest.raises(AuditError, match="audit format b'2'"):
+        open_audit(fs, tmp_path)
+    assert file.read_bytes() == data
+
+
 async def write_raw(audit: AuditFile, *frames: tuple[int, int, bytes]) -> None:
     for kind, index, payload in frames:
         audit._write_frame(kind, index, payload)

@@ -7,6 +7,7 @@
     two leaders     two replicas led one term
     voted twice, vote forgotten   a replica gave its vote away and did not remember
     false acknowledgement, commit without majority: a leader believes what is not on the disks of the others
+    needless snapshot   a replica drops a log that has all of the snapshot, and perhaps more
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
@@ -270,7 +271,8 @@ class History:
         transmit = traffic.transmit
 
         def heard(peer: str, message: dict[str, Any]) -> None:
-            if message["type"] in {"response_vote", "request_vote"}:
+            asks_for_term = message["type"] == "request_vote" and message["last_log_index"] == 0  # and for no vote
+            if message["type"] in {"response_vote", "request_vote"} and not asks_for_term:
                 term, vote = message["term"], peer if message["type"] == "response_vote" else name
                 if self._said.get(name, (0, ""))[0] == term and self._said[name][1] != vote:
                     self.violation("voted twice", f"{name} for {self._said[name][1]} and for {vote} in term {term}")
@@ -284,6 +286,8 @@ class History:
         other = self._logs.get(peer)
         if match == 0 or other is None or other._raft.term != log._raft.term:  # noqa: SLF001
             return
+        if other.repairing:
+            return  # it was true when it was said, and it elects nobody before the next term (RECOVERY.md)
         if not _holds(other, log, match):
             self.violation(
                 "false acknowledgement",
@@ -325,8 +329,11 @@ class History:
         known = self.canon.get(index)
         if known is None or known.chain != machine.chain:
             self.violation("diverged", f"{host.name} restored a state of entry {index} that no replica had there")
-        if host.serving:
+        if host.serving and host.replica is not None:
             self._reloaded.add(host.name)
+            log: Any = host.replica.log
+            if log._raft.holds(index, machine.applied_term):  # noqa: SLF001
+                self.violation("needless snapshot", f"{host.name} holds entry {index} and loads a snapshot of it")
         self._trace.note(host.name, f"restored {index}")
         self._check_invariants(host.name, machine)
 

@@ -47,6 +47,8 @@ KINDS: Final[dict[str, int]] = {
     "burst": 16,
     "ex-leader": 6,
     "election": 4,
+    "stall": 4,
+    "left behind": 5,
     "snapshot": 8,
     "transfer": 5,
     "agent": 8,
@@ -146,6 +148,8 @@ class Faults:
             "burst": self._burst,
             "ex-leader": self._ex_leader,
             "election": self._election,
+            "stall": self._stall,
+            "left behind": self._leave_behind,
             "snapshot": self._snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
@@ -244,7 +248,8 @@ class Faults:
         self._trace.fault("wall clock jumps", name, f"to {clock.offset_ms} ms")
 
     def _burst(self, name: str) -> None:
-        self._bursts.fire(self._cluster.leader() or name, self._rng.choice((3, 10, 30)))
+        target = name if self._rng.random() < 0.15 else self._cluster.leader() or name
+        self._bursts.fire(target, self._rng.choice((3, 10, 30)))
 
     def _ex_leader(self, _name: str) -> None:
         """Cut a leader off while it takes entries, have another one elected, and let the first one lead again.
@@ -310,6 +315,60 @@ class Faults:
             self._cluster.restart(name, Loss.ALL)
         await asyncio.sleep(rng.uniform(0.1, 0.5))
         self._restart(leader)
+
+    def _stall(self, name: str) -> None:
+        """Stop a leader that nobody reaches but clients: when it goes on it does not know that it was replaced."""
+        self._dramas.append(self._loop.create_task(self._hold_up(self._cluster.leader() or name)))
+
+    async def _hold_up(self, name: str) -> None:
+        process = self._cluster.hosts[name].process
+        others = [other for other in self._cluster.names if other != name]
+        if process is None or process.frozen:
+            return
+        self._trace.fault("leader cut off and stopped", name)
+        for other in others:
+            self._network.cut(name, other)
+            self._network.cut(other, name)
+            self._network.lose(name, other, "cut")
+        await asyncio.sleep(0.004)
+        self._loop.freeze(process)
+        await asyncio.sleep(self._rng.uniform(0.6, 1.0))
+        self._bursts.fire(self._cluster.leader() or name, 3)
+        await asyncio.sleep(self._rng.uniform(0.1, 0.5))
+        self._loop.thaw(process)
+        await asyncio.sleep(self._rng.uniform(0.0, 0.3))
+        for other in others:
+            self._network.heal(name, other)
+            self._network.heal(other, name)
+
+    def _leave_behind(self, _name: str) -> None:
+        """Let a follower miss so much that the leader has only a snapshot for it, or believes so."""
+        self._dramas.append(self._loop.create_task(self._miss()))
+
+    async def _miss(self) -> None:
+        rng, network = self._rng, self._network
+        leader = self._cluster.leader()
+        if leader is None:
+            return
+        follower = self._other(leader)
+        self._trace.fault("follower left behind", follower)
+        self._bursts.fire(leader, rng.choice((3, 30)))
+        await asyncio.sleep(rng.choice((0.0, 0.003, 0.005, 0.02)))
+        network.cut(leader, follower)
+        network.cut(follower, leader)
+        await asyncio.sleep(rng.choice((0.01, 0.05)))
+        self._snapshot(leader)
+        await asyncio.sleep(rng.choice((0.05, 0.15)))
+        self._bursts.fire(leader, rng.choice((1, 5, 30)))
+        await asyncio.sleep(0.02)
+        if rng.random() < 0.3:
+            self._snapshot(leader)
+            await asyncio.sleep(0.1)
+        if "bad restore" in self._kinds and rng.random() < 0.5:
+            self._spoil_restore(follower)
+        network.lose(leader, follower, "cut")
+        network.heal(leader, follower)
+        network.heal(follower, leader)
 
     async def _successor(self, first: str) -> str | None:
         for _ in range(75):

@@ -6,6 +6,7 @@ this is reachable from anywhere but `raftflow simulate mutants` and the tests.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import multiprocessing
@@ -29,18 +30,19 @@ from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.machine import Machine
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.timers import Timers
-from raftflow.replication import snapshots
+from raftflow.replication import envelope, snapshots
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import SnapshotPort
+from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.replication.journal import Journal
+from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.reads import ReadRounds
 from raftflow.replication.writer import SegmentWriter
 from raftflow.simulation import agents as simulated_agents
 from raftflow.simulation.run import FAMILIES, Options, simulate
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
 
     from raftflow.domain.commands import AttemptEnd
@@ -127,6 +129,24 @@ def _ignore_failed_sync() -> Patch:
             await sync(self)
 
     return patch.object(SegmentWriter, "sync", hopeful)
+
+
+def _submit_anywhere() -> Patch:
+    submit = PySyncObjLog.submit
+
+    async def careless(self: PySyncObjLog, entry: bytes, timeout_s: float) -> Any:
+        """Give the library a command though this replica follows: it forwards it to the leader."""
+        if self._raft.is_leader or self._stopped:
+            return await submit(self, entry, timeout_s)
+        submission = self._submissions.admit(len(entry), self._position)
+        if submission is None:
+            return Rejected("queue_full")
+        self._raft.submit(envelope.seal(entry), submission.on_result)
+        self._driver.request_turn()
+        asyncio.get_running_loop().call_later(timeout_s, submission.resolve, Unknown("timeout"))
+        return await submission.future
+
+    return patch.object(PySyncObjLog, "submit", careless)
 
 
 def _swallow_failed_load() -> Patch:
@@ -354,6 +374,12 @@ _RULE_FAMILIES: Final = {
     Rule.SYNC_VOTES: "votes",
 }
 
+_RULE_PLANTS: Final = {
+    # The engine looks for itself as well; with the rule off alone nothing would happen.
+    Rule.LOAD_CHECKED: _swallow_failed_load,
+    Rule.NO_FORWARDING: _submit_anywhere,
+}
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
     *(
         Mutant(
@@ -361,7 +387,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             about=about,
             rule=rule,
             family=_RULE_FAMILIES.get(rule),
-            plant=_swallow_failed_load if rule is Rule.LOAD_CHECKED else contextlib.nullcontext,
+            plant=_RULE_PLANTS.get(rule, contextlib.nullcontext),
         )
         for rule, about in _RULES.items()
     ),

@@ -141,16 +141,17 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
             "bad restore": 6,
             "isolate": 4,
             "ex-leader": 6,
+            "left behind": 25,
             "crash at step": 5,
             "lose connection": 3,
             "slow link": 3,
         }
-        plan.every_s, plan.calm = 0.15, 0.3
-        settings |= {"snapshot_entries": 20, "segment_bytes": 4096}
+        plan.every_s, plan.calm, plan.steady = 0.25, 0.3, rng.random() < 0.5
+        settings |= {"snapshot_entries": rng.choice((20, 10**6)), "segment_bytes": 4096}
     elif plan.family == "reads":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 1, 0.05
-        plan.weights = {"pause": 10, "burst": 15, "isolate": 2}
-        plan.every_s, plan.calm, plan.slow = 0.15, 0.05, 0.0
+        plan.weights = {"stall": 10, "pause": 3, "burst": 10, "isolate": 2}
+        plan.every_s, plan.calm, plan.slow = 0.5, 0.05, 0.0
     elif plan.family == "votes":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5)), 1, 1, 0.1
         plan.weights = {"election": 10, "slow disk": 3, "burst": 3}

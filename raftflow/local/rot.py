@@ -17,12 +17,14 @@ from raftflow.coordinator.audit import AuditError, AuditFile, Frame
 from raftflow.replication import envelope, records
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir
+from raftflow.replication.introductions import Introducer
 from raftflow.replication.log import LogFailedError
+from raftflow.replication.membership import Membership, load_first
 from raftflow.replication.recovery import Image, recover
 from raftflow.replication.segments import Scan, read_segment
 from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
 
-_WEIGHTS: Final = {"journal": 10, "snapshot": 6, "identity": 2, "audit": 2}
+_WEIGHTS: Final = {"journal": 10, "snapshot": 6, "meta": 3, "audit": 2}
 _USED_SHARE: Final = 0.9
 """So many of the changed bytes lie where something was written, the others anywhere in the file."""
 
@@ -81,8 +83,7 @@ class Patient:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._fs = RealFileSystem()
-        with contextlib.closing(self._open_dir()) as data:
-            self.identity = data.identity
+        self._meta = self._read_meta()
         recovered = recover(self._fs, directory / "journal", envelope.check)
         self.image: Image = recovered.image
         self.segments = [segment.path for segment in recovered.segments]
@@ -97,7 +98,7 @@ class Patient:
         self.files: dict[str, list[Path]] = {
             "journal": self.segments,
             "snapshot": sorted((directory / "snapshots").glob("*.snapshot")),
-            "identity": [directory / "identity"],
+            "meta": [directory / name for name in ("identity", "peers", "members")],
             "audit": sorted((directory / "audit").glob("audit-*")),
         }
 
@@ -126,8 +127,8 @@ class Patient:
                     return self._judge_journal(damage)
                 if damage.kind == "snapshot":
                     return self._judge_snapshots()
-                if damage.kind == "identity":
-                    return self._judge_identity()
+                if damage.kind == "meta":
+                    return self._judge_meta()
                 return self._judge_audit()
             except (LogFailedError, AuditError) as error:
                 words = str(error)
@@ -198,11 +199,18 @@ class Patient:
             return Finding("repaired", "snapshot: an older one, which is not needed")
         return Finding("repaired", "snapshot: the older one and the journal hold everything")
 
-    def _judge_identity(self) -> Finding:
+    def _judge_meta(self) -> Finding:
+        found = self._read_meta()
+        if found == self._meta:
+            return Finding("harmless", "identity, peers, members: read the same")
+        return Finding("ACCEPTED", f"{found}")
+
+    def _read_meta(self) -> tuple[object, ...]:
+        """Read the small files beside the log: whose directory it is, the peers' disks, the first members."""
         with contextlib.closing(self._open_dir()) as data:
-            if data.identity == self.identity:
-                return Finding("harmless", "identity: reads the same")
-            return Finding("ACCEPTED", f"{data.identity}")
+            introducer = Introducer(self._fs, self.directory, level=1)
+            introducer.open()
+            return data.identity, introducer.known, load_first(self._fs, self.directory, Membership())
 
     def _judge_audit(self) -> Finding:
         with tempfile.TemporaryDirectory(dir=self.directory.parent) as place:

@@ -91,6 +91,11 @@ class Introducer:
         except OSError as error:
             raise PeersFileError(f"cannot read {self._file}: {error}. Repair the disk and start again.") from error
 
+    @property
+    def known(self) -> dict[str, str]:
+        """The disk id of every peer that was ever met."""
+        return dict(self._disks)
+
     def introduction(self) -> bytes:
         """Return the first frame."""
         return msgspec.msgpack.encode(Introduction(format=FORMAT, disk=self._disk, level=self._level))

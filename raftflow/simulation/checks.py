@@ -332,8 +332,9 @@ class History:
         if host.serving and host.replica is not None:
             self._reloaded.add(host.name)
             log: Any = host.replica.log
-            if log._raft.holds(index, machine.applied_term):  # noqa: SLF001
-                self.violation("needless snapshot", f"{host.name} holds entry {index} and loads a snapshot of it")
+            info = log._loading  # noqa: SLF001 - its last entry may be one that the state machine does not see
+            if log._raft.holds(info.index, info.term):  # noqa: SLF001
+                self.violation("needless snapshot", f"{host.name} has entry {info.index} and loads a snapshot of it")
         self._trace.note(host.name, f"restored {index}")
         self._check_invariants(host.name, machine)
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from raftflow.simulation.cluster import Host
     from raftflow.simulation.trace import Trace
 
-VIOLATIONS_MAX: Final = 20
+VIOLATIONS_MAX: Final = 5
+"""Of one kind in one run."""
 INVARIANTS_EVERY: Final = 40
 """Applied entries, of all replicas together, from one check of every invariant to the next."""
 Task = tuple[str, str]
@@ -203,7 +204,7 @@ class History:
 
     def violation(self, kind: str, detail: str) -> None:
         """Note what must never happen."""
-        if len(self.violations) < VIOLATIONS_MAX:
+        if sum(known.kind == kind for known in self.violations) < VIOLATIONS_MAX:
             self.violations.append(Violation(kind, detail[:2000]))
             self._trace.note("CHECK", f"{kind}: {detail[:300]}")
 
@@ -332,7 +333,7 @@ class History:
         if host.serving and host.replica is not None:
             self._reloaded.add(host.name)
             log: Any = host.replica.log
-            info = log._loading  # noqa: SLF001 - its last entry may be one that the state machine does not see
+            info = log._loading  # noqa: SLF001 - its last entry may be none of the state machine's
             if log._raft.holds(info.index, info.term):  # noqa: SLF001
                 self.violation("needless snapshot", f"{host.name} has entry {info.index} and loads a snapshot of it")
         self._trace.note(host.name, f"restored {index}")

@@ -48,7 +48,7 @@ class Journal:
         return self.vote
 
 
-def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0):
+def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, loading=0):
     """A log whose entries, from index 1 on, have these terms."""
     raft = SimpleNamespace(
         term=term,
@@ -58,20 +58,26 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0):
         last_index=len(terms),
         peers=tuple(match or {}),
         term_at=lambda index: terms[index - 1],
+        holds=lambda index, of: index <= len(terms) and terms[index - 1] == of,
         match_index=lambda peer: (match or {}).get(peer, 0),
     )
     sent = []
     return SimpleNamespace(
+        repairing=False,
+        _loading=SimpleNamespace(index=loading, term=1),
         _raft=raft,
         _roles=SimpleNamespace(update=lambda: None),
         _journal=Journal(len(terms) if durable is None else durable, term),
         _writer=SimpleNamespace(snapshot_index=0),
+        _loading=SimpleNamespace(index=len(terms), term=1),
+        repairing=False,
+        _loading=SimpleNamespace(index=loading, term=1),
         _traffic=SimpleNamespace(transmit=lambda peer, message: sent.append((peer, message))),
     )
 
 
 def host(name, *, log=None, machine=None):
-    replica = SimpleNamespace(log=log, machine=machine or Machine())
+    replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine())
     return SimpleNamespace(name=name, replica=replica, serving=True)
 
 
@@ -137,6 +143,14 @@ def test_a_restored_state_that_nobody_had(history) -> None:
     who.replica.machine.applied_index = 2
     history.restored(who)
     assert kinds(history) == ["diverged"]
+
+
+def test_a_snapshot_of_what_is_there(history) -> None:
+    a, b = host("a"), host("b", log=make_log([1, 1, 1], loading=2))
+    for who in (a, b):
+        apply(history, who, 2, entry())
+    history.restored(b)
+    assert kinds(history) == ["needless snapshot"]
 
 
 def test_a_request_that_is_carried_out_twice(history) -> None:

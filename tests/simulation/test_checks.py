@@ -69,10 +69,6 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
         _roles=SimpleNamespace(update=lambda: None),
         _journal=Journal(len(terms) if durable is None else durable, term),
         _writer=SimpleNamespace(snapshot_index=0),
-        _loading=SimpleNamespace(index=len(terms), term=1),
-        _loading=SimpleNamespace(index=len(terms), term=1),
-        repairing=False,
-        _loading=SimpleNamespace(index=loading, term=1),
         _traffic=SimpleNamespace(transmit=lambda peer, message: sent.append((peer, message))),
     )
 

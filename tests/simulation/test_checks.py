@@ -58,7 +58,7 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
         last_index=len(terms),
         peers=tuple(match or {}),
         term_at=lambda index: terms[index - 1],
-        holds=lambda index, of: index <= len(terms) and terms[index - 1] == of,
+        holds=lambda index, of: 0 < index <= len(terms) and terms[index - 1] == of,
         match_index=lambda peer: (match or {}).get(peer, 0),
     )
     sent = []

@@ -104,7 +104,8 @@ async def test_it_serves_and_stops_and_remembers(launch: Any, ports: list[int]) 
     await process.end()
     process = await launch(document(ports))
     assert (await fetch(f"{url}/v1/workflows/{made['id']}"))["state"] == "pending"
-    assert (await fetch(f"{url}/v1/audit/verify"))["records"] == 1
+    # The submission, and the feature level that the first leader raised.
+    assert (await fetch(f"{url}/v1/audit/verify"))["records"] == 2
     process.child.send_signal(signal.SIGINT)
     assert (await process.end())[0] == 0
 
@@ -156,13 +157,18 @@ async def test_a_damaged_audit_stops_the_replica_loudly(launch: Any, ports: list
     process.child.send_signal(signal.SIGTERM)
     await process.end()
     [segment] = [path for path in (tmp_path / "n1" / "audit").iterdir() if path.suffix == ".log"]
-    data = segment.read_bytes().replace(b"client:api", b"client:bpi", 1)
+    data = segment.read_bytes()
     # A forger who also repairs the checksum is found by the comparison with the log.
     from zlib import crc32
 
-    size = int.from_bytes(data[12:16], "little")
-    end = 8 + 17 + size
-    data = data[:8] + crc32(data[12:end]).to_bytes(4, "little") + data[12:end] + data[end:]
+    start = 8
+    while True:
+        end = start + 17 + int.from_bytes(data[start + 4 : start + 8], "little")
+        if b"client:api" in data[start:end]:
+            break
+        start = end
+    forged = data[start + 4 : end].replace(b"client:api", b"client:bpi", 1)
+    data = data[:start] + crc32(forged).to_bytes(4, "little") + forged + data[end:]
     segment.write_bytes(data)
     process = await launch(document(ports))
     code, _, err = await process.end()

@@ -18,10 +18,16 @@ from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.links import StreamLinks
 from raftflow.replication.log import Role
+from raftflow.replication.membership import MemberInfo, Membership
 
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER, NAME, PEERS = "golden", "n1", ("n2", "n3")
 SEGMENT_BYTES = 1024
+MEMBERS = Membership(
+    (MemberInfo("n1", "host1:7000", "https://host1:7001"), MemberInfo("n2", "host2:7000", "")),
+    (MemberInfo("n3", "[::1]:7000", "https://host3:7001"),),
+    ("n0",),
+)
 START_MS = 1_700_000_000_000
 
 

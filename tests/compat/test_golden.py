@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from golden_replica import CLUSTER, GOLDEN, NAME, PEERS, SEGMENT_BYTES, opened
+from golden_replica import CLUSTER, GOLDEN, MEMBERS, NAME, PEERS, SEGMENT_BYTES, opened
 
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
 from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.machine.machine import Machine
-from raftflow.replication import envelope
+from raftflow.replication import envelope, membership
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir
 from raftflow.replication.introductions import Introducer, Introduction
@@ -83,6 +83,17 @@ def test_the_identity_and_the_peers(golden: Golden) -> None:
             frame = msgspec.msgpack.encode(Introduction(format=1, disk=disk, level=1))
             assert introducer.meet(peer, frame)[0].accepted == accepted
     data.close()
+    fs.close()
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if (GOLDEN / name / "membership.bin").exists()])
+def test_the_members(name: str, tmp_path: Path) -> None:
+    data = (GOLDEN / name / "membership.bin").read_bytes()
+    envelope.check(data)
+    assert membership.decode(data[1:]) == MEMBERS
+    assert membership.command_of(MEMBERS) == data
+    golden, fs = Golden(name, tmp_path), RealFileSystem()
+    assert membership.load_first(fs, golden.directory, MEMBERS) == membership.Membership.of((NAME,))
     fs.close()
 
 

@@ -129,11 +129,14 @@ class AuditFile:
         """Open the last segment for appending; False if it held nothing and was removed."""
         segment = self._segments[-1]
         data = self._fs.read(segment.path)
-        if data[: len(MAGIC)] != MAGIC and data.startswith(_MAGIC_ANY):
-            raise AuditError(
-                f"{segment.path}: audit format {data[len(_MAGIC_ANY) : len(MAGIC)]!r}, but this program reads "
-                f"{MAGIC[len(_MAGIC_ANY) :]!r}. Start the version of raftflow that wrote it, or a newer one."
-            )
+        if data.startswith(_MAGIC_ANY) and not data.startswith(MAGIC):
+            version = data[len(_MAGIC_ANY) : len(MAGIC)]
+            if version.isalnum():  # anything else is a first write that was cut short
+                raise AuditError(
+                    f"{segment.path}: audit format {version.decode()}, but this program reads format "
+                    f"{MAGIC[len(_MAGIC_ANY) :].decode()}. Start the version of raftflow that wrote it, or a newer "
+                    f"one."
+                )
         good, last = _scan(data)
         if good < len(data):
             self._keep_torn(segment, data[good:])

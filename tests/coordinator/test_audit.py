@@ -247,9 +247,20 @@ async def test_a_newer_format_is_refused_and_kept(fs: Any, tmp_path: Path, histo
     (file,) = tmp_path.glob("audit-*")  # noqa: ASYNC240 - nothing else runs
     data = file.read_bytes().replace(audit_module.MAGIC, b"RFAUDIT2", 1)
     file.write_bytes(data)
-    with pytest.raises(AuditError, match="audit format b'2'"):
+    with pytest.raises(AuditError, match="audit format 2"):
         open_audit(fs, tmp_path)
     assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize("left", [b"", b"RFAU", b"RFAUDIT", b"RFAUDIT\0\0\0", bytes(20)])
+async def test_a_first_write_that_was_cut_short_is_no_format(
+    fs: Any, tmp_path: Path, history: History, left: bytes
+) -> None:
+    (tmp_path / "audit-00000001-00000000000000000003.log").write_bytes(left)
+    audit = open_audit(fs, tmp_path)
+    feed(audit, history, 1, 5)
+    assert await indexes(audit) == [n for n in range(1, 6) for _ in range(2)]
+    await audit.close()
 
 
 async def write_raw(audit: AuditFile, *frames: tuple[int, int, bytes]) -> None:

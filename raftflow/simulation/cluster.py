@@ -312,12 +312,12 @@ class Cluster:
 
     # Faults of a machine.
 
-    def fail_disk(self, name: str, operation: str, error: int) -> None:
-        """Let the next such operation on a replica's disk fail."""
+    def fail_disk(self, name: str, operation: str, error: int, *, where: str = "") -> None:
+        """Let the next such operation on a replica's disk fail, on a path that contains `where`."""
         host = self.hosts[name]
 
-        def fail(asked: str, _path: Path) -> int | None:
-            if asked != operation or host.process is None:
+        def fail(asked: str, path: Path) -> int | None:
+            if asked != operation or where not in str(path) or host.process is None:
                 return None
             host.disk.fail = _sound
             host.may_fail = f"{operation} fails with {errno.errorcode[error]}"

@@ -395,7 +395,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="no sync", about="the journal is never synced", plant=_attribute(SegmentWriter, "sync", _sync_nothing)
     ),
     Mutant(name="votes not durable", about="the vote is not written", plant=_forget_votes, family="votes"),
-    Mutant(name="failed sync ignored", about="a sync that fails counts as done", plant=_ignore_failed_sync),
+    Mutant(
+        name="failed sync ignored",
+        about="a sync that fails counts as done",
+        plant=_ignore_failed_sync,
+        family="snapshots",
+    ),
     Mutant(
         name="snapshot not synced",
         about="a snapshot gets its name before its bytes are on disk",

@@ -139,6 +139,7 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
             "snapshot": 10,
             "blackout": 4,
             "bad restore": 6,
+            "failing disk": 6,
             "isolate": 4,
             "ex-leader": 6,
             "left behind": 25,

@@ -81,13 +81,14 @@ def test_one_machine_and_the_operators_table(folder: Path) -> None:
 
     commands = re.findall(r"`(raftflow [^`]+)`, `(audit verify)`|`(raftflow [^`]+)` \|", section("Operating"))
     flat = [("raftflow " + word if word.startswith("audit") else word) for row in commands for word in row if word]
-    assert len(flat) == 10, flat
+    assert len(flat) == 12, flat
     where = {"RAFTFLOW_PEERS": peers_of(folder)}
     listed = run("raftflow workflow list -o jsonl", folder, **where)
     workflow = json.loads(listed.splitlines()[0])["id"]
     for command in flat:
         line = command.replace("NAME", "a1").replace("WORKFLOW", workflow).replace("TASK", "words")
-        line = line.replace("bench failover", "bench failover --runs 1")
+        line = line.replace("bench failover", "bench failover --runs 1").replace("FILE", "hello.toml")
+        line = line.replace("simulate faults", "simulate faults --seeds 0:1")
         shown = run(line, folder, **where)
         if "task logs" in line:
             assert '"numbers"' in shown

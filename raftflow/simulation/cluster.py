@@ -153,7 +153,7 @@ class Cluster:
         """What belonged to dead processes: kept, so that nothing of it is torn down while the run goes on."""
         self._members = tuple(Member(name=name, peer=Address(name, 1), url=f"sim://{name}") for name in self.names)
         for host in self.hosts.values():
-            host.disk.latency = lambda operation, name=host.name: latency(name, operation)  # type: ignore[misc]
+            host.disk.delay_s = lambda operation, name=host.name: latency(name, operation)  # type: ignore[misc]
 
     # Views.
 
@@ -192,7 +192,7 @@ class Cluster:
         process = host.process = Process(name)
         self._calls.off.discard(name)
         self._trace.note(name, f"starts, life {host.lives}")
-        host.disk.on_crash = lambda: self._crashed_inside(host, process)
+        host.disk.on_power_loss = lambda: self._crashed_inside(host, process)
         process.context.run(self._build, host, process)
         self._loop.call_soon(self._begin, host, process, context=process.context)
 

@@ -9,7 +9,7 @@ A sync that fails (`fail`) leaves what Linux leaves: the page cache shows the ne
 does not have them, the next sync succeeds. Only `read` (of the whole file, from the device) shows the truth.
 
 No threads; the only choices are those of the random generator given to `restart`. How long a sync or other work off
-the loop takes is asked of `latency`, in seconds of the running loop's clock.
+the loop takes is asked of `delay_s`, in seconds of the running loop's clock.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class FaultyFile:
         """Make durable what was written before the call; others run meanwhile."""
         self._check()
         up_to = self._fs.writes
-        await asyncio.sleep(self._fs.latency("sync"))
+        await asyncio.sleep(self._fs.delay_s("sync"))
         self._check()
         self._sync(up_to)
 
@@ -243,9 +243,9 @@ class FaultyFileSystem:
         """Crash before the operation with this number (from 1)."""
         self.fail: Callable[[str, Path], int | None] = lambda _operation, _path: None
         """Asked before every operation; an error number makes it fail with that error."""
-        self.latency: Callable[[str], float] = lambda _operation: 0.0
+        self.delay_s: Callable[[str], float] = lambda _operation: 0.0
         """Asked how long a `sync` or `work` off the loop takes, in seconds; `work` takes a turn at least."""
-        self.on_crash: Callable[[], None] = lambda: None
+        self.on_power_loss: Callable[[], None] = lambda: None
         """Called at the moment of a crash that was set by `crash_at`, before anything else happens."""
         self.capacity_bytes = capacity_bytes
         self._keep_trace = keep_trace
@@ -267,7 +267,7 @@ class FaultyFileSystem:
             self.trace.append(f"{operation} {path}")
         if self.steps == self.crash_at:
             self._crashed = True
-            self.on_crash()
+            self.on_power_loss()
             raise SimulatedCrash
         error = self.fail(operation, path)
         if error is not None:
@@ -390,7 +390,7 @@ class FaultyFileSystem:
 
     async def off_loop(self, work: Callable[[], T], *, urgent: bool = False) -> T:
         """Run the work after others had a turn."""
-        await asyncio.sleep(self.latency("urgent" if urgent else "work"))
+        await asyncio.sleep(self.delay_s("urgent" if urgent else "work"))
         return work()
 
     def _inode(self, path: Path) -> Inode:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from raftflow.replication.journal import Journal
 
 if TYPE_CHECKING:
-    from faulty_fs import FaultyFileSystem
-
     from raftflow.replication.records import Entry
+    from raftflow.simulation.disk import FaultyFileSystem
 
 DIRECTORY = Path("/data/journal")
 

@@ -7,7 +7,6 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faulty_fs import SimulatedCrash
 from virtual_cluster import Cluster, Disk, Machine, SimLinks
 
 from raftflow.replication.config import LogConfig
@@ -15,6 +14,7 @@ from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.guard import RemovedError
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.membership import ChangeRefusedError, MemberInfo, NotReadyError
+from raftflow.simulation.disk import SimulatedCrash
 
 if TYPE_CHECKING:
     import random

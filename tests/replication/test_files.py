@@ -8,9 +8,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from faulty_fs import FaultyFileSystem, Loss, SimulatedCrash
 
 from raftflow.replication.files import RealFileSystem
+from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 
 @pytest.fixture

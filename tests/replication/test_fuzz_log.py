@@ -6,10 +6,10 @@ import asyncio
 import random
 
 import pytest
-from faulty_fs import Loss
 from virtual_cluster import Cluster, run_virtual
 
 from raftflow.replication.guard import Rule
+from raftflow.simulation.disk import Loss
 
 LOSSES = (Loss.ALL, Loss.ALL, Loss.SOME, Loss.TORN, Loss.NONE)
 

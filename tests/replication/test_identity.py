@@ -8,11 +8,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from faulty_fs import FaultyFileSystem, Loss, SimulatedCrash
 
 from raftflow.replication import identity
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir, IdentityError
+from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 PATH = Path("/data")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from faulty_fs import FaultyFileSystem, Loss
 from journal_driver import DIRECTORY, Driver
 
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import LogFailedError
+from raftflow.simulation.disk import FaultyFileSystem, Loss
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from faulty_fs import FaultyFileSystem, Loss, SimulatedCrash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_driver import Driver
+
+from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,13 +9,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from faulty_fs import FaultyFileSystem, Loss
 from journal_driver import DIRECTORY, Driver
 from test_journal_crash import SCENARIOS, run
 
 from raftflow.replication import records
 from raftflow.replication.journal import Journal, JournalCorruptError
 from raftflow.replication.log import LogFailedError
+from raftflow.simulation.disk import FaultyFileSystem, Loss
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

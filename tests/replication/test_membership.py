@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from faulty_fs import FaultyFileSystem
 
 from raftflow.replication import envelope, membership
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.membership import MemberInfo, Membership, MembershipError, MembershipTracker
+from raftflow.simulation.disk import FaultyFileSystem
 
 ABC = Membership(tuple(MemberInfo(name, f"{name}:1", f"http://{name}") for name in "abc"))
 D = MemberInfo("d", "d:1", "http://d")

@@ -7,7 +7,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from faulty_fs import FaultyFileSystem, Loss, SimulatedCrash
 from journal_driver import DIRECTORY, Driver
 from virtual_cluster import run_virtual, running
 
@@ -16,6 +15,7 @@ from raftflow.replication.identity import DataDir
 from raftflow.replication.journal import JournalCorruptError
 from raftflow.replication.log import Applied, LogFailedError
 from raftflow.replication.repair import RepairError, StorageOpener, last_promises
+from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 PATH = Path("/n1")
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from faulty_fs import FaultyFileSystem, Loss, SimulatedCrash
 
 from raftflow.replication import snapshots
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.snapshots import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,11 +14,10 @@ import selectors
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faulty_fs import FaultyFile, FaultyFileSystem, Loss, SimulatedCrash
-
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rejected, Role
+from raftflow.simulation.disk import FaultyFile, FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence

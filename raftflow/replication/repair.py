@@ -148,6 +148,8 @@ class StorageOpener:
         data = self._data
         self._journal = journal = self._open_journal()
         data.note_journal()
+        if journal.recovered is not None:
+            _log.warning("%s", journal.recovered)
         store = SnapshotStore(self._fs, data.snapshot_dir, clock=self._clock)
         newest = store.load_newest(journal.first_index)
         if newest is not None:

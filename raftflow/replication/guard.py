@@ -394,9 +394,13 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         passed.update(prevLogIdx=last, prevLogTerm=raft.term_at(last), entries=[], commit_index=commit)
         raft.receive(peer, passed)
 
+    def is_outdated(self, message: Message) -> bool:
+        """T1: return True for an acknowledgement of another term, which counts for nothing."""
+        return bool(message["term"] != self.raft.term) and Rule.TERM_STAMP not in self._off
+
     def _receive_next_index(self, peer: str, message: Message) -> None:
         raft = self.raft
-        if message["term"] != raft.term and Rule.TERM_STAMP not in self._off:
+        if self.is_outdated(message):
             return
         if not raft.is_leader or (peer not in raft.peers and Rule.MEMBERS_COUNT not in self._off):
             return

@@ -106,7 +106,9 @@ class PeerTraffic:
             if self._gate.is_blocked(peer) and self._disk_is_slow():
                 self._transmit_life(peer)
         elif kind == "next_node_idx":
-            if not self._gate.accept(peer, message) and self._disk_is_slow():
+            # One of another term may show more than this replica will ever have: waiting for its disk, it would hold
+            # back every answer behind it.
+            if not self._guard.is_outdated(message) and not self._gate.accept(peer, message) and self._disk_is_slow():
                 self._guard.receive(peer, {**message, "reset": False, "success": False})
         elif kind in {"read_probe", "read_ack"}:
             self._receive_read(peer, message)

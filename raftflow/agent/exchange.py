@@ -37,6 +37,8 @@ _END_BYTES = 256
 """About what an end costs beside its result and its error."""
 LOG_BYTES_MAX = 128 << 10
 """Of one log piece, and about of all in one poll. In JSON they take a third more."""
+LAST_WORDS_S = 2.0
+"""Longest wait for the refusal of ends that come too late."""
 _LOGS_MAX = 64
 """Log pieces that wait to be sent."""
 _LEASE_PART = 3
@@ -154,6 +156,16 @@ class Exchange:
         if self._handle is not None:
             self._handle.cancel()
 
+    async def last_words(self) -> None:
+        """Send once what nobody has heard of an incarnation that is over: it is refused, and the audit has it."""
+        if not self._book.ends:
+            return
+        request = self._compose(news=True, goodbye=False)
+        try:
+            await self._leader.poll(self._registration.id, _encode(request), LAST_WORDS_S)
+        except (StaleIncarnationError, RefusedError, NoLeaderError) as error:
+            _log.info("%d ends of a lost incarnation were not taken: %s", len(request.ends), error)
+
     def _finish(self, outcome: Outcome) -> None:
         if not self.over.done():
             self.over.set_result(outcome)
@@ -242,6 +254,8 @@ class Exchange:
         try:
             response = await self._leader.poll(registration.id, _encode(request), timeout_s)
         except StaleIncarnationError as error:
+            for end in request.ends:  # refused, and recorded as such
+                self._book.ends.pop(end.fence, None)
             if not self.over.done():
                 _log.warning("incarnation %d counts no more: %s", registration.incarnation, error)
                 self._finish("stale")

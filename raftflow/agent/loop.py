@@ -103,6 +103,7 @@ class Agent:
                 exchange.close()
             if outcome == "stale":
                 await self._forget_everything()
+                await exchange.last_words()
                 await self._avoid_war(self._loop.time() - began_at_s)
             elif not self._book.empty:
                 _log.warning("leaving with %d unreported ends", len(self._book.ends))

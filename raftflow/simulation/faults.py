@@ -125,6 +125,7 @@ class Faults:
         self._agents = agents
         self._bursts = bursts
         self._dramas: list[asyncio.Task[None]] = []
+        self._strokes: list[asyncio.TimerHandle] = []
         self._weather = weather
         self._every_s = every_s
         self._calm = calm
@@ -169,6 +170,12 @@ class Faults:
             if self._kinds:
                 kind = self._rng.choices(self._kinds, self._weights)[0]
                 self._deeds[kind](self._victim())
+
+    def end(self) -> None:
+        """Let no fault that is still being acted out reach into the time after."""
+        deeds: list[asyncio.Task[None] | asyncio.TimerHandle] = [*self._dramas, *self._strokes]
+        for deed in deeds:
+            deed.cancel()
 
     async def _breathe(self) -> None:
         """Heal everything for a while, so that there is something to lose."""
@@ -411,7 +418,7 @@ class Faults:
                 # What such a sync did not write is gone when the power goes, though it can still be read before.
                 self._cluster.fail_disk(name, "sync", errno.EIO, where="journal")
                 after_s = self._rng.uniform(0.05, 0.3)
-                self._loop.call_later(after_s, self._crash, name, context=contextvars.Context())
+                self._strokes.append(self._loop.call_later(after_s, self._crash, name, context=contextvars.Context()))
                 return
             operation = self._rng.choice(("sync", "sync", "write", "create", "rename", "sync_dir"))
             self._cluster.fail_disk(name, operation, errno.EIO)

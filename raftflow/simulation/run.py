@@ -275,6 +275,7 @@ class World:
 
     def _heal(self) -> None:
         self.trace.note("-", "everything heals")
+        self.faults.end()
         self.network.heal_all()
         self.weather.clear()
         self.calls.lose_answers = self.plan.late_calls = 0.0

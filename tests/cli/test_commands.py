@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,17 +85,15 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
     assert [line.split()[0] for line in shown.split("Commands:")[1].splitlines() if re.match(r"  \w", line)] == nouns
     for noun in nouns:
         assert run(noun, "--help").exit_code == 0
-    code = "import sys; sys.argv = ['raftflow', '--help']\nfrom raftflow.cli.main import main\n"
-    code += "try: main()\nexcept SystemExit: pass\nheavy = {'aiohttp', 'rich', 'yaml', 'msgspec', 'pysyncobj'}\n"
-    code += "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    # What makes a start slow is what it imports: that is the same on a busy machine.
+    code = "import sys; bare = len(sys.modules); sys.argv = ['raftflow', '--help']\n"
+    code += "from raftflow.cli.main import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "heavy = {'aiohttp', 'asyncio', 'rich', 'yaml', 'msgspec', 'pysyncobj'}\n"
+    code += "print(sorted(heavy & set(sys.modules)), len(sys.modules) - bare, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == "[]\n"
-    times = []
-    for _ in range(5):
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "raftflow", "--help"], capture_output=True, timeout=60, check=True)
-        times.append(time.monotonic() - started)
-    assert min(times) < 0.3, "help must not wait for heavy imports"
+    heavy, _, count = done.stderr.strip().rpartition(" ")
+    assert heavy == "[]"
+    assert int(count) < 100, "help must not wait for heavy imports"
 
 
 def test_submit_prints_the_id(run: Run, fake: Any, flow: str) -> None:

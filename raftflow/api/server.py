@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from raftflow.api.app import Api
 from raftflow.api.forward import Forwarder
 from raftflow.coordinator.build import build_replica
-from raftflow.coordinator.replica import Replica, ReplicaFailedError
+from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRemovedError
 from raftflow.coordinator.settings import ConfigError
 from raftflow.replication.files import RealFileSystem
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXIT_OK = 0
+"""Asked to stop, or removed from the cluster: a supervisor that restarts what failed leaves it alone."""
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 """The configuration or the data directory cannot be used."""
@@ -196,7 +197,11 @@ async def _until_end(replica: Replica, stop: asyncio.Event) -> int:
     await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if failing.done():
-        _log.critical("the replica stops: %s", failing.result())
+        reason = failing.result()
+        if isinstance(reason, ReplicaRemovedError):
+            _log.warning("the replica stops, as it was removed from the cluster")
+            return EXIT_OK
+        _log.critical("the replica stops: %s", reason)
         return EXIT_FAILED
     failing.cancel()
     _log.info("asked to stop")

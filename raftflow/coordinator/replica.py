@@ -25,7 +25,7 @@ from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaSt
 from raftflow.domain.events import AgentChanged
 from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
 from raftflow.machine.machine import EntryResult, Machine
-from raftflow.replication.log import LogFailedError, NoQuorumError, Role
+from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
 from raftflow.replication.membership import (
     VOTERS_MIN,
     ChangeableLog,
@@ -56,6 +56,10 @@ LogFactory = Callable[["StateMachine", AuditFile], "ReplicatedLog"]
 
 class ReplicaFailedError(Exception):
     """The replica cannot go on. Says what to do."""
+
+
+class ReplicaRemovedError(ReplicaFailedError):
+    """The replica is no member of the cluster any more: it stops, and nothing is wrong with it."""
 
 
 class Replica:
@@ -165,9 +169,10 @@ class Replica:
         await self.audit.close()
 
     async def wait_failed(self) -> ReplicaFailedError:
-        """Return when the replica cannot go on, with the reason."""
+        """Return when the replica cannot go on, with the reason; `ReplicaRemovedError` if it is no member now."""
         await self._failed.wait()
-        error = ReplicaFailedError(str(self._failure) or repr(self._failure))
+        kind = ReplicaRemovedError if isinstance(self._failure, RemovedError) else ReplicaFailedError
+        error = kind(str(self._failure) or repr(self._failure))
         error.__cause__ = self._failure
         return error
 

@@ -1,7 +1,7 @@
 """A load that remembers what was acknowledged, and the search for it afterwards.
 
-`Submissions` submits small workflows, `Reporter` is an agent without processes that reports at once. What they list
-was answered by the cluster; `Ledger.missing` tells what of it the cluster does not know any more.
+`Submissions` and `Writer` submit small workflows, `Reporter` is an agent without processes that reports at once. What
+they list was answered by the cluster; `Ledger.missing` tells what of it the cluster does not know any more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -29,6 +29,7 @@ _ATTEMPT_S: Final = 2.0
 _SUBMIT: Final = SubmitWorkflow.__struct_config__.tag
 _JOIN_S: Final = 60.0
 _PAUSE_S: Final = 0.02
+_PATIENCE_S: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -90,6 +91,62 @@ class Submissions(_Thread):
                     time.sleep(_PAUSE_S)  # not acknowledged: nothing is promised
                     continue
                 self._acknowledged.workflows.append(created.id)
+
+
+@dataclass(slots=True)
+class Watch:
+    """How long a writer had to wait, at most, for an acknowledgement while something was done to the cluster."""
+
+    longest_s: float = 0.0
+
+
+class Writer(_Thread):
+    """Submits one small workflow after the other, without a pause of its own, and knows when each was acknowledged.
+
+    `urls` is asked again and again, since members may change.
+    """
+
+    def __init__(self, urls: Callable[[], Sequence[str]], acknowledged: Acknowledged, *, prefix: str) -> None:
+        super().__init__(f"writer-{prefix}")
+        self._urls = urls
+        self._acknowledged = acknowledged
+        self._prefix = prefix
+        self._at_s: list[float] = []
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """Measure the longest pause between two acknowledgements from here to the first one after the block.
+
+        Raises `RuntimeError` if there is none within a minute.
+        """
+        watch = Watch()
+        first = max(0, self._wait_for(1) - 1)
+        yield watch
+        last = self._wait_for(len(self._at_s) + 1)
+        watch.longest_s = max(after - before for before, after in itertools.pairwise(self._at_s[first:last]))
+
+    def _wait_for(self, count: int) -> int:
+        """Wait for so many acknowledgements; returns how many there are."""
+        deadline = time.monotonic() + _JOIN_S
+        while len(self._at_s) < count:
+            if time.monotonic() >= deadline:
+                raise RuntimeError(f"nothing was acknowledged to {self._thread.name} for {_JOIN_S:g} s")
+            time.sleep(0.002)
+        return len(self._at_s)
+
+    def _work(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            urls = list(self._urls())
+            with Client(urls, timeout_s=_PATIENCE_S) as client:
+                while not self._stop.is_set() and list(self._urls()) == urls:
+                    number += 1
+                    # A client that gives up is the end of the test: nothing here takes so long.
+                    created = client.submit(
+                        {"name": f"{self._prefix}-{number}", "tasks": [{"id": "t", "command": ["true"]}]}
+                    )
+                    self._acknowledged.workflows.append(created.id)
+                    self._at_s.append(time.monotonic())
 
 
 class Reporter(_Thread):

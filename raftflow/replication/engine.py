@@ -36,6 +36,7 @@ from raftflow.replication.log import (
     Outcome,
     PeerStatus,
     Rejected,
+    RemovedError,
     Role,
     Unknown,
 )
@@ -332,7 +333,10 @@ class PySyncObjLog:
         reason = self._as_failure(error)
         if reason is not error:
             reason.__cause__ = error
-        _log.critical("%s", reason, exc_info=error)
+        if isinstance(reason, RemovedError):
+            _log.warning("%s", reason)
+        else:
+            _log.critical("%s", reason, exc_info=error)
         for peer in self._guard.connected():
             self._gate.forget(peer)
         self._end_waiting("closed")

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from pysyncobj.transport import Transport
 
 from raftflow.replication.core import INSTALLED, Failure
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.log import RemovedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,8 +62,8 @@ APPLY_ENTRIES_MAX: Final = 64
 """How many entries a follower applies in one tick, so that a long backlog does not stop its loop."""
 
 _REMOVED_ADVICE: Final = (
-    "Stop it and wipe its data; its name is never used again. A new replica joins under a new name, with an empty "
-    "directory and `join = true`."
+    "It stops, and its data can be wiped; its name is never used again. A new replica joins under a new name, with "
+    "an empty directory and `join = true`."
 )
 
 NO_RULES: Final[frozenset[Rule]] = frozenset()
@@ -71,10 +71,6 @@ NO_RULES: Final[frozenset[Rule]] = frozenset()
 
 class SafetyViolationError(Exception):
     """A peer asked for something that no correct replica asks for. Going on could lose acknowledged entries."""
-
-
-class RemovedError(LogFailedError):
-    """This replica is no member any more."""
 
 
 class GuardedTransport(Transport):  # type: ignore[misc]

@@ -112,6 +112,10 @@ class LogFailedError(Exception):
     """The log stopped for good: a disk that fails, a corrupt file, an `apply` that raised. Says what to do."""
 
 
+class RemovedError(LogFailedError):
+    """This replica is no member any more: it stops, and nothing is wrong with it."""
+
+
 class NoQuorumError(Exception):
     """A linearizable read could not be confirmed: not the leader, or no majority answered in time."""
 

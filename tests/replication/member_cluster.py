@@ -11,8 +11,7 @@ from virtual_cluster import Cluster, Disk, Machine, SimLinks
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.guard import RemovedError
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.log import LogFailedError, RemovedError
 from raftflow.replication.membership import ChangeRefusedError, MemberInfo, NotReadyError
 from raftflow.simulation.disk import SimulatedCrash
 

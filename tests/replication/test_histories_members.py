@@ -14,7 +14,8 @@ from member_cluster import MemberCluster
 from virtual_cluster import run_virtual
 
 from raftflow.replication.core import Failure
-from raftflow.replication.guard import RemovedError, Rule
+from raftflow.replication.guard import Rule
+from raftflow.replication.log import RemovedError
 from raftflow.replication.membership import ChangeRefusedError, MemberInfo, Membership, NotReadyError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from raftflow.coordinator.clock import WallClock
@@ -25,7 +25,9 @@ from raftflow.domain.commands import (
     RetireWorkflows,
     Supported,
 )
+from raftflow.domain.contract import ReportedEnd
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet
+from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
 
@@ -53,6 +55,10 @@ class Planner(Protocol):
 
     def plan(self) -> tuple[Placement, ...]:
         """Propose placements for now; empty if there is nothing to place or no room."""
+        ...
+
+    def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
+        """Propose placements that will hold once these ends of the agent's attempts are applied."""
         ...
 
 
@@ -278,6 +284,19 @@ class LeaderLoop:
                 CommitPlacements(at_ms=self._clock.now_ms(), actor=self._actor, placements=placements)
             )
 
+    def place_after(self, agent: str, ends: Sequence[ReportedEnd]) -> None:
+        """Propose what the ends, proposed in this turn of the event loop, leave room for (`foresight`)."""
+        if not self._leading:
+            return
+        placements = self._planner.after(agent, ends)
+        if placements:
+            reply = self._submitter.enqueue(
+                CommitPlacements(at_ms=self._clock.now_ms(), actor=self._actor, placements=placements)
+            )
+            if isinstance(reply, asyncio.Future):
+                # Whatever becomes of it, the ordinary placing sees what is still ready.
+                reply.add_done_callback(_ignore)
+
     # --- retention
 
     def _retire_later(self) -> None:
@@ -323,3 +342,9 @@ class LeaderLoop:
             RaiseFeatureLevel(at_ms=self._now_ms(), actor=self._actor, level=level, supported=supported)
         )
         _log.info("the cluster is on feature level %d", self._machine.state.feature_level)
+
+
+def _ignore(reply: asyncio.Future[AnyReply]) -> None:
+    """Mark the outcome as seen."""
+    if not reply.cancelled():
+        reply.exception()

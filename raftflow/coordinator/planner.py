@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from raftflow.coordinator.foresight import placements_after
 from raftflow.domain.commands import Placement
+from raftflow.domain.contract import ReportedEnd
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
 from raftflow.domain.rooms import AgentRoom
 from raftflow.machine import queries
@@ -74,6 +76,10 @@ class QueuePlanner:
             placements_max=PLACEMENTS_MAX,
         )
         return tuple(place(view))
+
+    def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
+        """Propose what will run at once where the ends happened; empty while other tasks wait for a decision."""
+        return () if len(self._queue) else placements_after(self._machine, agent, ends)
 
 
 def _worth_showing(rooms: Iterable[AgentRoom]) -> int:

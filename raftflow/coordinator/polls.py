@@ -254,7 +254,7 @@ class PollDesk:
             return []
         if missing:
             _log.warning("agent %s does not hold attempts that it was sent: %s", name, missing[:20])
-        reply = await self._submitter.propose(
+        queued = self._submitter.enqueue(
             ReportAttempts(
                 at_ms=self._clock.now_ms(),
                 actor=f"agent:{name}",
@@ -264,6 +264,10 @@ class PollDesk:
                 missing=missing,
             )
         )
+        if isinstance(queued, Rejection):
+            return queued
+        self._leader.place_after(name, request.ends)
+        reply = await queued
         if isinstance(reply, Rejection):
             return reply
         assert isinstance(reply, Reported)  # noqa: S101 - the machine's contract

@@ -147,6 +147,13 @@ class Submitter:
         `bounded` commands are refused with `BusyError` when too many are waiting. Raises `ProposeError`s; after
         `OutcomeUnknownError` alone the command may have been applied.
         """
+        queued = self.enqueue(command, bounded=bounded)
+        return queued if isinstance(queued, Rejection) else await queued
+
+    def enqueue(
+        self, command: AnyCommand | Prepared, *, bounded: bool = False
+    ) -> asyncio.Future[AnyReply] | Rejection:
+        """Do as `propose` does, without waiting. Commands of one turn of the event loop leave in this order."""
         if self._closed:
             raise NoLeaderError("this replica is stopping")
         prepared = command if isinstance(command, Prepared) else prepare(command)
@@ -163,7 +170,7 @@ class Submitter:
         future: asyncio.Future[AnyReply] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(prepared.encoded, future, bounded=bounded))
         self._schedule_pump()
-        return await future
+        return future
 
     def refuse(self) -> None:
         """Refuse what waits and whatever comes from now on."""

@@ -98,6 +98,7 @@ class Replica:
             waiting_max=config.limits.submissions_in_flight,
             timeout_s=timing.submit_timeout_ms / 1000,
             on_commit=self.commits.add,
+            feature_level=lambda: self.machine.state.feature_level,
         )
         self.leader = LeaderLoop(
             name=config.name,

@@ -15,7 +15,9 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.commands import AnyCommand, encode_entry
+from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.machine.features import refusal
 from raftflow.replication.log import Applied, Rejected, Unknown
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ class Prepared(NamedTuple):
     """A command that was found fit for the log, encoded once."""
 
     encoded: bytes
+    tag: str
+    level: int
+    """The feature level that the cluster must be on."""
 
 
 def prepare(command: AnyCommand) -> Prepared | Rejection:
@@ -86,7 +91,7 @@ def prepare(command: AnyCommand) -> Prepared | Rejection:
             f"the request takes {len(encoded)} bytes when stored, the limit is {limits.ENTRY_BYTES_MAX}",
             limit=limits.ENTRY_BYTES_MAX,
         )
-    return Prepared(encoded)
+    return Prepared(encoded, str(type(command).__struct_config__.tag), level_of(command))
 
 
 class _Waiting:
@@ -109,6 +114,8 @@ class Submitter:
         waiting_max: commands of clients that may wait or be in flight. The leader's own and the agents' reports
             do not count: their number is bounded by the number of agents.
         timeout_s: after this an entry's outcome is unknown.
+        feature_level: returns the level that the cluster is on. A command that needs a higher one must not come into
+            the log, for older replicas could not read the entry.
     """
 
     def __init__(
@@ -121,6 +128,7 @@ class Submitter:
         commands_max: int = 1_024,
         timeout_s: float = 5.0,
         on_commit: Callable[[float, int], None] | None = None,
+        feature_level: Callable[[], int] = lambda: LEVEL,
     ) -> None:
         self._log = log
         self._find_leader = find_leader
@@ -129,6 +137,7 @@ class Submitter:
         self._commands_max = commands_max
         self._timeout_s = timeout_s
         self._on_commit = on_commit
+        self._feature_level = feature_level
         self._queue: deque[_Waiting] = deque()
         self._bounded = 0
         self._bounded_bytes = 0
@@ -159,6 +168,9 @@ class Submitter:
         prepared = command if isinstance(command, Prepared) else prepare(command)
         if isinstance(prepared, Rejection):
             return prepared
+        level = self._feature_level()
+        if prepared.level > level:
+            return refusal(prepared.tag, prepared.level, level)
         size = len(prepared.encoded)
         if bounded:
             if self._bounded >= self._waiting_max:

@@ -10,7 +10,7 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.ids import name_problem
-from raftflow.domain.resources import DEFAULT_DEMAND
+from raftflow.domain.resources import DEFAULT_DEMAND, MEMORY
 from raftflow.domain.workflow import GraphProblem, TaskSpec
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -25,7 +25,7 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _json_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
-def check_workflow_values(name: str, priority: int) -> list[GraphProblem]:
+def check_workflow_values(name: str, priority: int, max_parallel: int | None = None) -> list[GraphProblem]:
     """List what is wrong with a workflow's own values."""
     problems = []
     wrong = name_problem(name)
@@ -33,6 +33,8 @@ def check_workflow_values(name: str, priority: int) -> list[GraphProblem]:
         problems.append(GraphProblem("name", f"{name[:80]!r} {wrong}"))
     if not 0 <= priority <= limits.PRIORITY_MAX:
         problems.append(GraphProblem("priority", f"must be 0 to {limits.PRIORITY_MAX}"))
+    if max_parallel is not None and not 1 <= max_parallel <= limits.TASKS_PER_WORKFLOW_MAX:
+        problems.append(GraphProblem("max_parallel", f"must be 1 to {limits.TASKS_PER_WORKFLOW_MAX}"))
     return problems
 
 
@@ -49,12 +51,8 @@ def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
         _check_command(task.command, wrong)
     if task.python is not None and not _CALLABLE.fullmatch(task.python):
         wrong("python", f"{task.python[:80]!r} is not of the form package.module:function")
-    if task.args and not _decodes(_array_decoder, task.args):
-        wrong("args", "must be a JSON array")
-    if task.kwargs and not _decodes(_object_decoder, task.kwargs):
-        wrong("kwargs", "must be a JSON object")
-    if (task.args or task.kwargs) and task.python is None:
-        wrong("args", "arguments are for python callables; a command has them in its list")
+    if task.args or task.kwargs:
+        _check_arguments(task, wrong)
     for key, value in task.env.items():
         if not key or "=" in key or "\0" in key or "\0" in value:
             wrong("env", f"{key[:80]!r} cannot be an environment variable")
@@ -71,6 +69,8 @@ def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
             wrong("resources", message)
     for message in label_problems(task.labels):
         wrong("labels", message)
+    if task.kind and (bad := name_problem(task.kind)) is not None:
+        wrong("kind", f"{task.kind[:80]!r} {bad}")
     return problems
 
 
@@ -151,6 +151,15 @@ def _check_command(command: tuple[str, ...], wrong: _Wrong) -> None:
         wrong("command", "arguments cannot hold a NUL character")
 
 
+def _check_arguments(task: TaskSpec, wrong: _Wrong) -> None:
+    if task.args and not _decodes(_array_decoder, task.args):
+        wrong("args", "must be a JSON array")
+    if task.kwargs and not _decodes(_object_decoder, task.kwargs):
+        wrong("kwargs", "must be a JSON object")
+    if task.python is None:
+        wrong("args", "arguments are for python callables; a command has them in its list")
+
+
 def _check_numbers(task: TaskSpec, wrong: _Wrong) -> None:
     if not 0 <= task.retries <= limits.RETRIES_MAX:
         wrong("retries", f"must be 0 to {limits.RETRIES_MAX}")
@@ -161,6 +170,10 @@ def _check_numbers(task: TaskSpec, wrong: _Wrong) -> None:
         _check_duration("timeout", task.timeout_ms, 1, wrong)
     if task.expected_ms is not None:
         _check_duration("expected", task.expected_ms, 0, wrong)
+    if task.memory_max_mib is not None:
+        wanted_mib = task.resources.get(MEMORY, 0)
+        if not wanted_mib <= task.memory_max_mib <= limits.RESOURCE_UNITS_MAX:
+            wrong("memory_max", f"must be at least the demand, {wanted_mib} MiB")
 
 
 def _check_duration(field: str, value_ms: int, least_ms: int, wrong: _Wrong) -> None:

@@ -9,8 +9,10 @@ stops.
 | --- | --- |
 | 1 | the first release |
 | 2 | the level can be raised; members of the cluster can be changed |
+| 3 | backup attempts, usage, moved work, quarantine, drain deadlines, cache, kinds, exclusive tasks, max_parallel |
 
-A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`.
+A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`. A new field of a workflow
+or a task goes into `_spec_level`: an older replica cannot even read an entry that holds it.
 """
 
 from __future__ import annotations
@@ -18,16 +20,38 @@ from __future__ import annotations
 from typing import Final
 
 from raftflow.domain import commands as c
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 
 LEVEL_FIRST: Final = 1
-LEVEL: Final = 2
+LEVEL: Final = 3
 """The highest level that this program understands."""
 
 MEMBERS_LEVEL: Final = 2
 """The level from which on the log may hold changes of the members."""
 
+ONLINE_LEVEL: Final = 3
+"""The level from which on running work is watched and adjusted, results are cached and kinds of tasks learnt."""
+
 NEEDS: Final[dict[type[c.Command], int]] = {}
 """The level that a command needs; those of the first release are not listed."""
+
+
+def level_of(command: c.Command) -> int:
+    """Return the level that the cluster must be on for this command: that of its kind, and of what it holds."""
+    needed = NEEDS.get(type(command), LEVEL_FIRST)
+    if isinstance(command, c.SubmitWorkflow):
+        needed = max(needed, _spec_level(command.spec))
+    return needed
+
+
+def _spec_level(spec: WorkflowSpec) -> int:
+    if spec.max_parallel is not None or any(map(_is_online, spec.tasks)):
+        return ONLINE_LEVEL
+    return LEVEL_FIRST
+
+
+def _is_online(task: TaskSpec) -> bool:
+    return bool(task.kind) or task.cache is not None or task.exclusive or task.memory_max_mib is not None
 
 
 class FeatureLevelError(Exception):

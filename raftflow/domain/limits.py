@@ -27,6 +27,9 @@ DURATION_MS_MAX = 366 * 24 * 3600 * 1000
 
 PRIORITY_MAX = 100
 
+CACHE_KEY_CHARS_MAX = 1_024
+"""Characters of the template of a cache key."""
+
 ENTRY_BYTES_MAX = 16 * 1024 * 1024
 """Bytes of one log entry; also bounds a workflow document."""
 

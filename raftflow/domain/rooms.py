@@ -14,19 +14,22 @@ import msgspec
 class Shape(msgspec.Struct, frozen=True, array_like=True, cache_hash=True, weakref=True):
     """What placement needs to know about a task. Tasks of equal shape are interchangeable for it.
 
-    Both fields are sorted by name and hold no zero amounts, so equal wishes are equal shapes. Amounts are integer
-    units (`raftflow.domain.resources`).
+    Demand and labels are sorted by name and hold no zero amounts, so equal wishes are equal shapes. Amounts are
+    integer units (`raftflow.domain.resources`).
     """
 
     demand: tuple[tuple[str, int], ...]
     labels: tuple[tuple[str, str], ...] = ()
+    exclusive: bool = False
+    """It wants an agent on which nothing else runs."""
 
 
-def shape_of(resources: Mapping[str, int], labels: Mapping[str, str]) -> Shape:
-    """Return the shape of a demand and the labels that the agent must carry."""
+def shape_of(resources: Mapping[str, int], labels: Mapping[str, str], *, exclusive: bool = False) -> Shape:
+    """Return the shape of a demand, the labels that the agent must carry, and whether it wants an agent alone."""
     return Shape(
         tuple((name, resources[name]) for name in sorted(resources) if resources[name]),
         tuple(sorted(labels.items())),
+        exclusive,
     )
 
 

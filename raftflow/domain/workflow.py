@@ -6,12 +6,13 @@ again, since it trusts nobody.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.cachekeys import referred
 from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import DEFAULT_DEMAND
 
@@ -48,6 +49,16 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """Expected run time; ranks and plans use it."""
     labels: dict[str, str] = {}
     """Labels that the agent must carry."""
+    kind: str = ""
+    """What it has in common with tasks that take alike: expected times are learnt for each kind. By default the name
+    of what it runs."""
+    cache: str | None = None
+    """Whether an equal task's result may stand for its own: None for no, a template of the key
+    (`raftflow.domain.cachekeys`), or empty for the automatic key, all that the task runs and its inputs."""
+    exclusive: bool = False
+    """It wants an agent for itself."""
+    memory_max_mib: int | None = None
+    """How far its demand for memory may be raised when it outgrows it."""
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -59,6 +70,8 @@ class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """0..100, higher first."""
     on_failure: OnFailure = "stop"
     """`stop`: the first task that fails for good cancels the rest. `continue`: only what needs it is cancelled."""
+    max_parallel: int | None = None
+    """Most tasks of it that are queued or running at the same time."""
 
 
 class GraphProblem(msgspec.Struct, frozen=True):
@@ -126,8 +139,24 @@ def _check_needs(spec: WorkflowSpec, position: dict[str, int], problems: list[Gr
             elif need in seen:
                 problems.append(GraphProblem(path, f"{need!r} is listed twice"))
             seen.add(need)
+        _check_cache(task, seen, number, problems)
     if edges > limits.EDGES_PER_WORKFLOW_MAX:
         problems.append(GraphProblem("tasks", f"{edges} needs in all, the limit is {limits.EDGES_PER_WORKFLOW_MAX}"))
+
+
+def _check_cache(task: TaskSpec, needs: Collection[str], number: int, problems: list[GraphProblem]) -> None:
+    """Add the faults of the template of a cache key."""
+    if task.cache:
+        try:
+            wanted = referred(task.cache)
+        except ValueError as error:
+            problems.append(GraphProblem(f"tasks[{number}].cache.key", str(error)))
+            return
+        problems.extend(
+            GraphProblem(f"tasks[{number}].cache.key", f"the key refers to {need!r}, so it must be in `needs`")
+            for need in wanted
+            if need not in needs
+        )
 
 
 def find_cycle(spec: WorkflowSpec) -> list[str]:

@@ -19,6 +19,7 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.contract import FieldProblem
 from raftflow.domain.ids import name_problem
+from raftflow.domain.resources import MEMORY
 from raftflow.domain.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
 from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, Faults, shown
 from raftflow.formats.fields import READERS, Part
@@ -29,7 +30,7 @@ __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
 ENTRY_OVERHEAD_BYTES = 4 * 1024
 """Room left in a log entry for what surrounds the workflow."""
 
-_TOP_KEYS = ("name", "priority", "on_failure", "defaults", "tasks")
+_TOP_KEYS = ("name", "priority", "on_failure", "max_parallel", "defaults", "tasks")
 _COMMAND_FIELDS = ("command", "_command_bytes")
 _PYTHON_FIELDS = ("python", "args", "kwargs", "_args_bytes", "_kwargs_bytes", "_args_refs", "_kwargs_refs")
 _BOTH = "a task has either `command` or `python`, not both"
@@ -51,11 +52,12 @@ def normalize(document: object) -> WorkflowSpec:
     name = _read_name(document, faults)
     priority = _read_priority(document.get("priority", 50), faults)
     on_failure = _read_on_failure(document.get("on_failure", "stop"), faults)
+    max_parallel = _read_max_parallel(document.get("max_parallel"), faults)
     raw_tasks = _read_task_list(document, faults)
     reader = _Tasks(faults)
     reader.read_defaults(document.get("defaults", {}))
     tasks = tuple(reader.read(number, raw) for number, raw in enumerate(raw_tasks))
-    spec = WorkflowSpec(name=name, tasks=tasks, priority=priority, on_failure=on_failure)
+    spec = WorkflowSpec(name=name, tasks=tasks, priority=priority, on_failure=on_failure, max_parallel=max_parallel)
     if tasks:
         for problem in check_graph(spec, PROBLEMS_MAX):
             if problem.path not in reader.bad_id_paths:
@@ -95,6 +97,16 @@ def _read_on_failure(value: object, faults: Faults) -> OnFailure:
         faults.add("on_failure", 'must be "stop" or "continue"')
         return "stop"
     return value
+
+
+def _read_max_parallel(value: object, faults: Faults) -> int | None:
+    if value is None:
+        return None
+    most = limits.TASKS_PER_WORKFLOW_MAX
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+        return value
+    faults.add("max_parallel", f"must be a whole number from 1 to {most}")
+    return None
 
 
 def _read_task_list(document: Mapping[str, Any], faults: Faults) -> list[Any]:
@@ -138,7 +150,7 @@ class _Tasks:
                 continue
             read = READERS.get(key) if isinstance(key, str) else None
             if read is None:
-                self.faults.unknown_key("defaults.", key, READERS.keys() - {"id", "needs", "cache"})
+                self.faults.unknown_key("defaults.", key, READERS.keys() - {"id", "needs"})
             else:
                 read(part, value, fields)
         if "command" in fields and "python" in fields:
@@ -160,7 +172,7 @@ class _Tasks:
         for key, value in raw.items():
             read = READERS.get(key) if isinstance(key, str) else None
             if read is None:
-                self.faults.unknown_key(f"{part.where}.", key, READERS.keys() - {"cache"})
+                self.faults.unknown_key(f"{part.where}.", key, READERS.keys())
             else:
                 read(part, value, fields)
         if "id" not in fields:
@@ -217,6 +229,9 @@ def check_whole(part: Part, fields: dict[str, Any]) -> None:
         field = "command" if "command" in fields else "args"
         limit = limits.SPEC_BYTES_MAX
         part.fault(field, f"command, arguments and environment take {size} bytes, the limit is {limit}", limit)
+    most_mib, wanted_mib = fields.get("memory_max_mib"), fields.get("resources", {}).get(MEMORY, 0)
+    if most_mib is not None and most_mib < wanted_mib:
+        part.fault("memory_max", f"is less than the demand, {wanted_mib} MiB")
     labels = fields.get("labels")
     if labels and len(labels) > limits.LABELS_MAX:
         part.fault("constraints.labels", f"{len(labels)} labels, the limit is {limits.LABELS_MAX}", limits.LABELS_MAX)

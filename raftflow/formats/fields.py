@@ -13,8 +13,9 @@ from typing import Any
 import orjson
 
 from raftflow.domain import limits
+from raftflow.domain.cachekeys import parse_key
 from raftflow.domain.ids import name_problem
-from raftflow.domain.resources import DEFAULT_DEMAND, parse_amount
+from raftflow.domain.resources import DEFAULT_DEMAND, MEMORY, parse_amount
 from raftflow.formats.durations import parse_duration_ms
 from raftflow.formats.faults import Faults, shown
 from raftflow.formats.values import RESULT_KEY, check_value, text_bytes
@@ -240,8 +241,13 @@ def _constraints(part: Part, value: object, fields: dict[str, Any]) -> None:
         part.fault("constraints", 'must be a table such as { labels = { zone = "a" } }')
         return
     for key, item in value.items():
-        if key != "labels":
-            part.faults.unknown_key(f"{part.where}.constraints.", key, ("labels",))
+        if key == "exclusive":
+            if isinstance(item, bool):
+                fields["exclusive"] = item
+            else:
+                part.fault("constraints.exclusive", "must be true or false")
+        elif key != "labels":
+            part.faults.unknown_key(f"{part.where}.constraints.", key, ("labels", "exclusive"))
         elif not isinstance(item, dict):
             part.fault("constraints.labels", "must be a table of texts")
         else:
@@ -259,8 +265,40 @@ def _constraints(part: Part, value: object, fields: dict[str, Any]) -> None:
 
 
 def _cache(part: Part, value: object, fields: dict[str, Any]) -> None:
-    del value, fields
-    part.fault("cache", "not supported yet: take it out")
+    if isinstance(value, bool):
+        fields["cache"] = "" if value else None
+        return
+    if not isinstance(value, dict):
+        part.fault("cache", 'must be true, false, or a table such as { key = "train-${fetch.digest}" }')
+        return
+    for key in value:
+        if key != "key":
+            part.faults.unknown_key(f"{part.where}.cache.", key, ("key",))
+    template = value.get("key")
+    if not isinstance(template, str) or not template or text_bytes(template) < 0:
+        part.fault("cache.key", "must be a text; `cache = true` makes a key of all that the task runs")
+        return
+    try:
+        parse_key(template)
+    except ValueError as error:
+        part.fault("cache.key", str(error))
+    else:
+        fields["cache"] = template
+
+
+def _kind(part: Part, value: object, fields: dict[str, Any]) -> None:
+    wrong = name_problem(value) if isinstance(value, str) else "is no text"
+    if wrong is not None:
+        part.fault("kind", f"{shown(value)} {wrong}")
+    else:
+        fields["kind"] = value
+
+
+def _memory_max(part: Part, value: object, fields: dict[str, Any]) -> None:
+    try:
+        fields["memory_max_mib"] = parse_amount(MEMORY, _sane_number(value))
+    except ValueError as error:
+        part.fault("memory_max", str(error)[:300])
 
 
 def _sane_number(value: object) -> object:
@@ -299,5 +337,7 @@ READERS: dict[str, Reader] = {
     "grace": _duration_reader("grace"),
     "expected": _duration_reader("expected"),
     "constraints": _constraints,
+    "kind": _kind,
     "cache": _cache,
+    "memory_max": _memory_max,
 }

@@ -32,7 +32,7 @@ from typing import Any
 
 from raftflow.domain import commands as c
 from raftflow.domain.contract import AuditRecord, AuditTransition
-from raftflow.domain.features import LEVEL_FIRST, NEEDS
+from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
@@ -63,10 +63,11 @@ def apply_command(
     """Apply one command and return its reply and its audit record, not yet sealed."""
     step.clock_ms = max(step.clock_ms, command.at_ms)
     tag, handler, subject_field = HANDLERS[type(command)]
-    needed = NEEDS.get(type(command), LEVEL_FIRST) if NEEDS else LEVEL_FIRST
+    level = step.state.feature_level
     reply: AnyReply
-    if needed > step.state.feature_level:
-        reply, outcome = features.refusal(tag, needed, step.state.feature_level), RejectionCode.FEATURE_LEVEL.value
+    # On the highest level that this program knows, no command that it can read needs a higher one.
+    if level < LEVEL and (needed := level_of(command)) > level:
+        reply, outcome = features.refusal(tag, needed, level), RejectionCode.FEATURE_LEVEL.value
     elif command.request_id:
         reply, outcome = _apply_once(step, command, handler)
     else:

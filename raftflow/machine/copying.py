@@ -42,6 +42,7 @@ class WorkflowRecord(msgspec.Struct, array_like=True, frozen=True):
     profiles: int
     """How many follow, and then how many tasks."""
     tasks: int
+    max_parallel: int | None = None
 
 
 class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -76,6 +77,7 @@ def encode_workflow(workflow: Workflow) -> bytes:
             workflow.warnings,
             len(workflow.profiles),
             len(workflow.tasks),
+            workflow.max_parallel,
         )
     )
 

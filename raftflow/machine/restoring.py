@@ -75,6 +75,7 @@ class Builder:
         workflow.stopping = record.stopping
         workflow.placed = record.placed
         workflow.warnings = record.warnings
+        workflow.max_parallel = record.max_parallel
         self._current = workflow
         self._profiles_wanted = record.profiles
         self._tasks_wanted = record.tasks

@@ -97,6 +97,11 @@ class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
     retry_delay_max_ms: int
     timeout_ms: int | None
     grace_ms: int
+    kind: str = ""
+    """As the document says; empty for the one that follows from what it runs."""
+    cache: str | None = None
+    """Template of the key of its result, empty for the automatic one, None if it is not cached."""
+    memory_max_mib: int | None = None
 
 
 class Workflow:
@@ -110,6 +115,7 @@ class Workflow:
         "finished_ms",
         "finished_number",
         "id",
+        "max_parallel",
         "name",
         "number",
         "on_failure",
@@ -146,6 +152,8 @@ class Workflow:
         self.placed = False
         """An attempt has been placed."""
         self.warnings: tuple[str, ...] = ()
+        self.max_parallel: int | None = None
+        """Most of its tasks that may be queued or running."""
         self.profiles: list[Profile] = []
         self.tasks: list[Task] = []
         self.by_id: dict[str, Task] = {}

@@ -50,7 +50,7 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
         return _invalid([GraphProblem("id", f"{command.workflow_id[:80]!r} {wrong}")])
     if command.workflow_id in state.workflows:
         return Rejection(RejectionCode.CONFLICT, f"there is a workflow {command.workflow_id!r} already")
-    problems = check_graph(spec, PROBLEMS_MAX) + check_workflow_values(spec.name, spec.priority)
+    problems = check_graph(spec, PROBLEMS_MAX) + check_workflow_values(spec.name, spec.priority, spec.max_parallel)
     numbers, distinct = _distinct_profiles(spec, problems)
     if problems:
         return _invalid(problems[:PROBLEMS_MAX])
@@ -66,6 +66,7 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
         on_failure=spec.on_failure,
         submitted_ms=step.clock_ms,
     )
+    workflow.max_parallel = spec.max_parallel
     workflow.profiles = [_profile(state, task) for task in distinct]
     workflow.warnings = tuple(_warnings(state.kinds, workflow.profiles, distinct))
     workflow.tasks = _tasks(spec, numbers)
@@ -113,6 +114,7 @@ def _distinct_profiles(spec: WorkflowSpec, problems: list[GraphProblem]) -> tupl
             (
                 task.command, task.python, task.args, task.kwargs, task.env, task.cwd, task.resources, task.labels,
                 task.retries, task.retry_delay_ms, task.retry_delay_max_ms, task.timeout_ms, task.grace_ms,
+                task.kind, task.cache, task.exclusive, task.memory_max_mib,
             )
         )  # fmt: skip
         number = known.setdefault(key, len(distinct))
@@ -134,12 +136,15 @@ def _profile(state: State, task: TaskSpec) -> Profile:
         task.kwargs,
         task.env,
         task.cwd,
-        state.shape(shape_of(task.resources, task.labels)),
+        state.shape(shape_of(task.resources, task.labels, exclusive=task.exclusive)),
         task.retries,
         task.retry_delay_ms,
         task.retry_delay_max_ms,
         task.timeout_ms,
         task.grace_ms,
+        task.kind,
+        task.cache,
+        task.memory_max_mib,
     )
 
 

@@ -14,7 +14,8 @@ from golden_replica import CLUSTER, GOLDEN, MEMBERS, NAME, PEERS, SEGMENT_BYTES,
 
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
-from raftflow.domain.features import LEVEL, FeatureLevelError
+from raftflow.domain.features import LEVEL, ONLINE_LEVEL, FeatureLevelError
+from raftflow.machine import snapshot
 from raftflow.machine.machine import Machine
 from raftflow.replication import envelope, membership
 from raftflow.replication.files import RealFileSystem
@@ -26,6 +27,39 @@ from raftflow.replication.snapshots import SnapshotStore
 
 SETS = sorted(path.name for path in GOLDEN.iterdir())
 NEWEST = f"level-{LEVEL}"
+
+FIELDS_OF_LEVEL_2 = {b"H": 14, b"A": 8, b"W": 15, b"P": 12, b"T": 16, "attempt": 12, "shape": 2}
+"""How many fields the records of a snapshot had, by the kind of their frame, up to level 2. More came behind them."""
+
+
+def digest_of(machine: Machine, level: int) -> str:
+    """Return the digest of the state as a program of a level would have written it."""
+    data = b"".join(machine.snapshot())
+    if level < ONLINE_LEVEL:
+        frames = []
+        for kind, payload in snapshot._frames([data]):
+            record = msgspec.msgpack.decode(payload)
+            if kind == b"P":
+                for profile in record:
+                    cut(profile, FIELDS_OF_LEVEL_2[kind])
+                    cut(profile[6], FIELDS_OF_LEVEL_2["shape"])
+            elif kind == b"T":
+                for task in record:
+                    cut(task, FIELDS_OF_LEVEL_2[kind])
+                    for attempt in (task[12], *task[13]):
+                        cut(attempt or [], FIELDS_OF_LEVEL_2["attempt"])
+            elif kind in FIELDS_OF_LEVEL_2:
+                cut(record, FIELDS_OF_LEVEL_2[kind])
+            content = msgspec.msgpack.encode(record)
+            frames.append((len(content) + 1).to_bytes(4, "big") + kind + content)
+        data = b"".join(frames)
+    return hashlib.sha256(data).hexdigest()
+
+
+def cut(record: list[Any], fields: int) -> None:
+    """Take newer fields off a record, which must say nothing: nothing of an older log can have set them."""
+    assert not any(record[fields:]), record
+    del record[fields:]
 
 
 class Golden:
@@ -40,7 +74,7 @@ class Golden:
 
     def check(self, machine: Machine) -> None:
         assert machine.chain.hex() == self.recorded["chain"]
-        assert hashlib.sha256(b"".join(machine.snapshot())).hexdigest() == self.recorded["state"]
+        assert digest_of(machine, self.level) == self.recorded["state"]
 
 
 def apply_all(machine: Machine, entries: list[bytes]) -> None:
@@ -53,6 +87,11 @@ def golden(request: Any, tmp_path: Path) -> Golden:
     return Golden(request.param, tmp_path)
 
 
+@pytest.mark.xfail(
+    NEWEST not in SETS,
+    reason=f"no golden data of {NEWEST} yet: it is recorded once the level is complete",
+    strict=True,
+)
 def test_the_newest_set_has_every_command() -> None:
     recorded = json.loads((GOLDEN / NEWEST / "recorded.json").read_text())
     tags = sorted(kind.__struct_config__.tag for kind in AnyCommand.__args__)

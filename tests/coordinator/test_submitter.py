@@ -212,3 +212,18 @@ async def test_waiting_bytes_are_bounded(log: FakeLog, monkeypatch: pytest.Monke
     await turn()
     log.gates[1].set_result(None)
     await second
+
+
+async def test_what_older_replicas_cannot_read_stays_out_of_the_log(log: FakeLog) -> None:
+    level = 2
+    submitter = make(log, feature_level=lambda: level)
+    refused = await submitter.propose(submission(kind="fit"))
+    assert isinstance(refused, Rejection)
+    assert refused.code is RejectionCode.FEATURE_LEVEL
+    assert "workflow.submit needs feature level 3" in refused.message
+    assert log.entries == []
+    level = 3
+    accepted = asyncio.ensure_future(submitter.propose(submission(kind="fit")))
+    await turn()
+    log.gates[0].set_result(None)
+    await accepted

@@ -26,6 +26,7 @@ GOOD = [
     {"command": None, "python": "a.b:c.d", "args": b"[1]", "kwargs": b'{"a":2}'},
     {"env": {"A": "b=c"}, "cwd": "/tmp", "timeout_ms": 1, "expected_ms": 0, "retries": limits.RETRIES_MAX},
     {"resources": {}, "labels": {"zone": ""}},
+    {"kind": "fit", "memory_max_mib": 64, "resources": {"memory": 64}},
 ]
 
 
@@ -58,6 +59,9 @@ BAD = [
     ({"timeout_ms": 0}, "timeout"),
     ({"grace_ms": -1}, "grace"),
     ({"expected_ms": -1}, "expected"),
+    ({"kind": "a b"}, "kind"),
+    ({"memory_max_mib": 63, "resources": {"memory": 64}}, "memory_max"),
+    ({"memory_max_mib": 2**60}, "memory_max"),
     ({"resources": {"cpu": -1}}, "resources"),
     ({"labels": {"a b": "x"}}, "labels"),
 ]
@@ -69,8 +73,9 @@ def test_bad_values(fields, path):
 
 
 def test_workflow_values():
-    assert check_workflow_values("a", 100) == []
-    assert [problem.path for problem in check_workflow_values("a b", 101)] == ["name", "priority"]
+    assert check_workflow_values("a", 100) == check_workflow_values("a", 0, 1) == []
+    found = check_workflow_values("a b", 101, 0)
+    assert [problem.path for problem in found] == ["name", "priority", "max_parallel"]
 
 
 def test_resources_and_labels():

@@ -36,6 +36,22 @@ BROKEN = {
 }
 
 
+KEYS = [
+    ("x-${a.digest}", []),
+    ("${a.result}", []),
+    ("plain", []),
+    ("${b.digest}", ["the key refers to 'b', so it must be in `needs`"]),
+    ("${a.size}", ["'${a.size}' is no reference: write ${ID.digest} or ${ID.result}"]),
+]
+
+
+@pytest.mark.parametrize(("key", "messages"), KEYS)
+def test_cache_keys_refer_to_needs(key, messages):
+    tasks = (TaskSpec(id="a", command=("x",)), TaskSpec(id="b", command=("x",), needs=("a",), cache=key))
+    problems = check_graph(WorkflowSpec(name="w", tasks=tasks))
+    assert [(problem.path, problem.message) for problem in problems] == [("tasks[1].cache.key", m) for m in messages]
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_faults_are_told_with_their_path(case):
     needs, expected = BROKEN[case]

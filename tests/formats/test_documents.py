@@ -16,6 +16,7 @@ import raftflow.formats
 from raftflow.domain import limits
 from raftflow.domain.checks import check_task_values, check_workflow_values
 from raftflow.domain.contract import FieldProblem
+from raftflow.domain.ids import name_problem
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
 from raftflow.formats.fields import READERS
@@ -185,7 +186,7 @@ def test_every_fault_is_named_at_once() -> None:
             {"id": "a", "command": "x"},
             {"command": ["x"], "needs": ["zz"]},
             {"id": "d"},
-            {"id": "e", "command": ["x"], "python": "m:f", "cache": {"key": "k"}},
+            {"id": "e", "command": ["x"], "python": "m:f", "cache": {"key": 1, "kye": 2}},
             {"id": "f", "python": "nofunction", "kwargs": {"x": {"$result": "a"}}, "retries": 1.5},
             {"id": "g", "command": ["x"], "args": [1], "env": {"A=B": "1", "RAFTFLOW_TASK": "x", "C": None}},
             {"id": "h", "command": [], "timeout": 0, "constraints": {"label": {}, "labels": {"a": 1}}},
@@ -197,7 +198,7 @@ def test_every_fault_is_named_at_once() -> None:
         name prioriti priority on_failure defaults.id defaults.retrys
         tasks[0].resources.cpu tasks[0].resources.memory tasks[0].resources
         tasks[1].id tasks[1].command tasks[2].id tasks[2].needs[0] tasks[3].command
-        tasks[4].command tasks[4].cache tasks[5].python tasks[5].kwargs.x tasks[5].retries
+        tasks[4].command tasks[4].cache.key tasks[4].cache.kye tasks[5].python tasks[5].kwargs.x tasks[5].retries
         tasks[6].args tasks[6].env tasks[6].env.RAFTFLOW_TASK tasks[6].env.C
         tasks[7].command tasks[7].timeout tasks[7].constraints.label tasks[7].constraints.labels.a
         tasks[8] tasks[9].id
@@ -212,9 +213,48 @@ def test_unknown_keys_come_with_a_guess() -> None:
     assert "known keys" in faults({"name": "w", "tasks": [task(zzzzzz=3)]})["tasks[0].zzzzzz"]
 
 
-def test_cache_is_not_supported_yet() -> None:
-    assert faults({"name": "w", "tasks": [task(cache={"key": "x"})]}) == {
-        "tasks[0].cache": "not supported yet: take it out"
+def test_what_is_learnt_cached_and_limited() -> None:
+    document = {
+        "name": "w",
+        "max_parallel": 10,
+        "defaults": {"cache": True, "constraints": {"exclusive": True}, "kind": "fit"},
+        "tasks": [
+            task(),
+            task(id="b", needs=["a"], cache={"key": "b-${a.digest}"}, kind="other", constraints={"exclusive": False}),
+            task(id="c", cache=False, memory_max="2GiB", resources={"memory": "1GiB"}),
+        ],
+    }
+    spec = normalize(document)
+    assert spec.max_parallel == 10
+    first, second, third = spec.tasks
+    assert (first.cache, first.exclusive, first.kind) == ("", True, "fit")
+    assert (second.cache, second.exclusive, second.kind) == ("b-${a.digest}", False, "other")
+    assert (third.cache, third.exclusive, third.memory_max_mib) == (None, True, 2048)
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "message"),
+    [
+        ({"cache": "x"}, "cache", 'must be true, false, or a table such as { key = "train-${fetch.digest}" }'),
+        ({"cache": {}}, "cache.key", "must be a text; `cache = true` makes a key of all that the task runs"),
+        ({"cache": {"key": "x", "kye": 1}}, "cache.kye", "unknown key 'kye'; did you mean 'key'?"),
+        ({"cache": {"key": "${b}"}}, "cache.key", "'${b}' is no reference: write ${ID.digest} or ${ID.result}"),
+        ({"cache": {"key": "${b.digest}"}}, "cache.key", "the key refers to 'b', so it must be in `needs`"),
+        ({"kind": "a b"}, "kind", f"'a b' {name_problem('a b')}"),
+        ({"kind": 1}, "kind", "a int is no text"),
+        ({"memory_max": "x;"}, "memory_max", "'x;' is not an amount"),
+        ({"memory_max": 1, "resources": {"memory": 2}}, "memory_max", "is less than the demand, 2 MiB"),
+        ({"constraints": {"exclusive": 1}}, "constraints.exclusive", "must be true or false"),
+    ],
+)  # fmt: skip
+def test_faults_of_those(fields: dict[str, Any], path: str, message: str) -> None:
+    assert faults({"name": "w", "tasks": [task(**fields)]}) == {f"tasks[0].{path}": message}
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True, "3", 100_001])
+def test_max_parallel_is_a_count(value: object) -> None:
+    assert faults({"name": "w", "max_parallel": value, "tasks": [task()]}) == {
+        "max_parallel": "must be a whole number from 1 to 100000"
     }
 
 
@@ -400,4 +440,4 @@ def test_the_reference_names_every_key() -> None:
     named = {
         key for cell in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)
     }
-    assert named == {*READERS, "name", "priority", "on_failure", "defaults", "tasks"}
+    assert named == {*READERS, "name", "priority", "on_failure", "max_parallel", "defaults", "tasks"}

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from raftflow.domain import commands as c
-from raftflow.domain.features import LEVEL, LEVEL_FIRST, NEEDS, FeatureLevelError
+from raftflow.domain.features import LEVEL, LEVEL_FIRST, NEEDS, ONLINE_LEVEL, FeatureLevelError, level_of
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.replies import Done
+from raftflow.domain.replies import Done, WorkflowAccepted
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.audit import decode_record
 from raftflow.machine.machine import Machine
 
@@ -67,6 +68,33 @@ def test_a_command_above_the_level_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert record.outcome == "feature_level"
     apply(machine, raise_to(2, n1=2))
     assert apply(machine, command)[1].outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("workflow", "task"),
+    [
+        ({"max_parallel": 2}, {}),
+        ({}, {"kind": "fit"}),
+        ({}, {"cache": ""}),
+        ({}, {"exclusive": True}),
+        ({}, {"memory_max_mib": 64}),
+    ],
+)
+def test_a_workflow_that_older_replicas_cannot_read(workflow: dict[str, Any], task: dict[str, Any]) -> None:
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", command=("x",), **task),), **workflow)
+    command = c.SubmitWorkflow(at_ms=1, actor="client:t", workflow_id="wf-1", spec=spec)
+    assert level_of(command) == ONLINE_LEVEL
+    machine = Machine()
+    apply(machine, raise_to(2, n1=2))
+    refused, _ = apply(machine, command)
+    assert refused.code is RejectionCode.FEATURE_LEVEL and "workflow.submit needs feature level 3" in refused.message
+    apply(machine, raise_to(3, n1=3))
+    assert apply(machine, command)[0] == WorkflowAccepted("wf-1", ("a: no agent is up; it waits until one comes",))
+
+
+def test_a_plain_workflow_needs_no_level() -> None:
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", command=("x",)),))
+    assert level_of(c.SubmitWorkflow(at_ms=1, actor="client:t", workflow_id="wf-1", spec=spec)) == LEVEL_FIRST
 
 
 def test_what_commands_need_is_understood_by_this_program() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from raftflow.api import problems
 from raftflow.api.bodies import check_depth, decode
-from raftflow.api.calls import Access, Answer, Call, Handler, Route, accepted, found
+from raftflow.api.calls import Access, Answer, Call, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.domain import limits
-from raftflow.domain.commands import ControlAgent, RegisterAgent
+from raftflow.domain.commands import ControlAgent, DrainAgent, RegisterAgent
 from raftflow.domain.contract import (
     AgentList,
     AgentView,
+    DrainRequest,
     FieldProblem,
     PollRequest,
     PollResponse,
@@ -122,19 +125,37 @@ def _overlay(call: Call, view: AgentView) -> None:
         view.pid, view.version, view.load = call.replica.desk.told_by(view.id)
 
 
-def _control(action: str) -> Handler:
-    async def control(call: Call) -> Answer:
-        command = ControlAgent(
-            at_ms=call.replica.clock.now_ms(),
-            actor="client:api",
-            request_id=call.idempotency_key,
-            name=call.path("id"),
-            action=action,  # type: ignore[arg-type]  # `drain` or `resume`
-        )
-        accepted(await call.replica.propose(command))
-        return await show(call)
+async def drain(call: Call) -> Answer:
+    """Give an agent no new work, and perhaps no more than some time for what runs there."""
+    request = decode(call.body, DrainRequest) if call.body else DrainRequest()
+    if request.deadline_s is None:
+        return await _control(call, "drain")
+    command = DrainAgent(
+        at_ms=call.replica.clock.now_ms(),
+        actor="client:api",
+        request_id=call.idempotency_key,
+        name=call.path("id"),
+        deadline_ms=round(request.deadline_s * 1000),
+    )
+    accepted(await call.replica.propose(command))
+    return await show(call)
 
-    return control
+
+async def resume(call: Call) -> Answer:
+    """Let an agent work again."""
+    return await _control(call, "resume")
+
+
+async def _control(call: Call, action: Literal["drain", "resume"]) -> Answer:
+    command = ControlAgent(
+        at_ms=call.replica.clock.now_ms(),
+        actor="client:api",
+        request_id=call.idempotency_key,
+        name=call.path("id"),
+        action=action,
+    )
+    accepted(await call.replica.propose(command))
+    return await show(call)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -161,19 +182,24 @@ ROUTES: tuple[Route, ...] = (
         body=PollRequest,
         problems=(problems.STALE_INCARNATION, problems.TOO_LARGE),
     ),
-    *(
-        Route(
-            "POST",
-            f"/v1/agents/{{id}}/{action}",
-            Access.WRITE,
-            _control(action),
-            summary,
-            AgentView,
-            problems=(problems.CONFLICT,),
-        )
-        for action, summary in (
-            ("drain", "Give an agent no new work"),
-            ("resume", "Let a draining agent work again"),
-        )
+    Route(
+        "POST",
+        "/v1/agents/{id}/drain",
+        Access.WRITE,
+        drain,
+        "Give an agent no new work; with a deadline, what still runs then is moved to other agents",
+        AgentView,
+        body=DrainRequest,
+        body_required=False,
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "POST",
+        "/v1/agents/{id}/resume",
+        Access.WRITE,
+        resume,
+        "Let an agent that drains work again",
+        AgentView,
+        problems=(problems.CONFLICT,),
     ),
 )

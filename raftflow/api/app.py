@@ -156,10 +156,10 @@ class Api:
             self._bodies_bytes -= size
 
     async def _body(self, route: Route, request: web.Request) -> bytes:
+        if not request.can_read_body and (route.body is None or not route.body_required):
+            return b""
         if route.body is not None:
             bodies.require_json(request)
-        elif not request.can_read_body:
-            return b""
         small = route.access is Access.POLL or route.body is None
         return await bodies.read_body(request, self._limits.poll_bytes if small else self._limits.body_bytes)
 

@@ -124,6 +124,7 @@ class Route(NamedTuple):
     status: int = 200
     body: Any = None
     """Type of the request body, None for none."""
+    body_required: bool = True
     params: tuple[Param, ...] = ()
     problems: tuple[Kind, ...] = ()
     """Those that this operation adds to the ones that every operation has."""

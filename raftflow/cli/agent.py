@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from raftflow.cli.options import connect, connection_options, given_flags, output_option
+from raftflow.cli.options import Duration, connect, connection_options, given_flags, output_option
 from raftflow.cli.output import print_items, print_json, print_one
 from raftflow.cli.programs import log_option, start_logging
+
+if TYPE_CHECKING:
+    from raftflow.domain.contract import AgentView
 
 _COLUMNS = {
     "NAME": "name",
@@ -116,19 +119,32 @@ def show(name: str, output: str) -> None:
         print_one(output, client.agent(name))
 
 
-def _control(action: str, method: str, help_text: str) -> None:
-    @agent.command(action, help=help_text)
-    @click.argument("name")
-    @output_option
-    @connection_options
-    def control(name: str, output: str) -> None:
-        with connect() as client:
-            view = getattr(client, method)(name)
-        if output == "table":
-            click.echo(f"{view.name} {view.state}")
-        else:
-            print_json(view, indent=output == "json")
+@agent.command()
+@click.argument("name")
+@click.option("--deadline", "deadline_s", type=Duration(), help="Move what still runs after this time, such as 10m.")
+@output_option
+@connection_options
+def drain(name: str, deadline_s: float | None, output: str) -> None:
+    """Give an agent no new work; running attempts end.
+
+    With --deadline, attempts that still run then are stopped and run elsewhere, at no cost in retries.
+    """
+    with connect() as client:
+        _print_state(client.drain(name, deadline_s), output)
 
 
-_control("drain", "drain", "Give an agent no new work; running attempts end.")
-_control("resume", "resume_agent", "Let a draining agent work again.")
+@agent.command()
+@click.argument("name")
+@output_option
+@connection_options
+def resume(name: str, output: str) -> None:
+    """Let a draining agent work again."""
+    with connect() as client:
+        _print_state(client.resume_agent(name), output)
+
+
+def _print_state(view: AgentView, output: str) -> None:
+    if output == "table":
+        click.echo(f"{view.name} {view.state}")
+    else:
+        print_json(view, indent=output == "json")

@@ -241,9 +241,13 @@ class AsyncClient:
         """Return one agent. Raises `NotFound`."""
         return await self._get(f"/v1/agents/{_part(name)}", AgentView)
 
-    async def drain(self, name: str) -> AgentView:
-        """Give an agent no new work; running attempts end."""
-        return await self._post(f"/v1/agents/{_part(name)}/drain", AgentView)
+    async def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
+        """Give an agent no new work; running attempts end, or are moved to other agents after `deadline_s`."""
+        path = f"/v1/agents/{_part(name)}/drain"
+        if deadline_s is None:
+            return await self._post(path, AgentView)
+        body = orjson.dumps({"deadline_s": deadline_s})
+        return await self._transport.call(Call("POST", path, body=body, idempotency_key=new_key()), AgentView)
 
     async def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""

@@ -163,9 +163,9 @@ class Client:
         """Return one agent. Raises `NotFound`."""
         return self._run(self._client.agent(name))
 
-    def drain(self, name: str) -> AgentView:
-        """Give an agent no new work; running attempts end."""
-        return self._run(self._client.drain(name))
+    def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
+        """Give an agent no new work; running attempts end, or are moved to other agents after `deadline_s`."""
+        return self._run(self._client.drain(name, deadline_s))
 
     def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""

@@ -74,6 +74,17 @@ class ControlAgent(Command, frozen=True, tag="agent.control"):
     action: Literal["drain", "resume"]
 
 
+class DrainAgent(Command, frozen=True, tag="agent.drain"):
+    """Drain an agent by a time: running attempts may go on until then and are moved to other agents after it.
+
+    For an agent that drains already the deadline is set anew. Replies `Done`.
+    """
+
+    name: str
+    deadline_ms: int = 0
+    """How long running attempts may go on, in ms from now; 0 for as long as they take."""
+
+
 class RemoveAgent(Command, frozen=True, tag="agent.remove"):
     """Take an agent and its live attempts out: `lost` when its lease ran out, `left` when it said goodbye.
 
@@ -169,6 +180,7 @@ AnyCommand = (
     | ControlWorkflow
     | RegisterAgent
     | ControlAgent
+    | DrainAgent
     | RemoveAgent
     | CommitPlacements
     | ReportAttempts

@@ -317,6 +317,15 @@ class AgentView(msgspec.Struct, kw_only=True):
     last_seen_s: float | None = None
     """Seconds since its last poll, as the leader knows; None elsewhere."""
     load: AgentLoad | None = None
+    drain_deadline: str | None = None
+    """When what still runs on a draining agent is moved; None for never, and when that was ordered."""
+
+
+class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`POST /v1/agents/{id}/drain`; the body may be left out."""
+
+    deadline_s: Annotated[float, msgspec.Meta(ge=0.001, le=366 * 24 * 3600)] | None = None
+    """How long running attempts may go on before they are moved to other agents; None for as long as they take."""
 
 
 class AgentList(msgspec.Struct, kw_only=True):

@@ -55,6 +55,8 @@ class TaskEvent(enum.IntEnum):
     """The workflow was retried; the task still has needs to wait for."""
     REVIVED_READY = 12
     """The workflow was retried and everything that the task needs has succeeded."""
+    MOVED = 13
+    """The agent stopped the attempt, as it was told, so that the task runs elsewhere; it costs no retry."""
 
 
 _S, _E = TaskState, TaskEvent
@@ -83,6 +85,7 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     # An agent that has stopped starting work lets its queue go after an attempt ended: that end, ahead in the same
     # report, has promoted the one that is given back.
     (_S.RUNNING, _E.RELEASED): _S.READY,
+    (_S.RUNNING, _E.MOVED): _S.READY,
     (_S.RUNNING, _E.CANCELLED): _S.CANCELLED,
     (_S.FAILED, _E.REVIVED_WAITING): _S.WAITING,
     (_S.FAILED, _E.REVIVED_READY): _S.READY,

@@ -14,10 +14,10 @@ from raftflow.domain.workflow import GraphProblem
 from raftflow.machine import ledger
 from raftflow.machine.attempts import end_attempt, unreported
 from raftflow.machine.flow import give_order
-from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Agent
+from raftflow.machine.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent
+    from raftflow.domain.commands import ControlAgent, DrainAgent, RegisterAgent, RemoveAgent
     from raftflow.machine.step import Step
 
 T = TypeVar("T")
@@ -108,18 +108,56 @@ def _update(step: Step, agent: Agent, command: RegisterAgent) -> AgentAccepted |
 
 def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
     """Drain an agent, or let it work again."""
-    agent = step.state.agents.get(command.name)
-    if agent is None:
-        return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {command.name[:80]!r}")
-    if not agent.present:
-        return Rejection(RejectionCode.CONFLICT, f"agent {agent.name} is {agent.state.value}")
+    agent = _find_present(step, command.name)
+    if isinstance(agent, Rejection):
+        return agent
     wanted = AgentState.DRAINING if command.action == "drain" else AgentState.UP
     if agent.state is wanted:
         return Done(changed=False)
+    _control(step, agent, wanted)
+    return Done()
+
+
+def drain_agent(step: Step, command: DrainAgent) -> Done | Rejection:
+    """Drain an agent by a time."""
+    agent = _find_present(step, command.name)
+    if isinstance(agent, Rejection):
+        return agent
+    if not 0 <= command.deadline_ms <= limits.DURATION_MS_MAX:
+        return Rejection(
+            RejectionCode.INVALID, f"the deadline must be 0 to {limits.DURATION_MS_MAX} ms, not {command.deadline_ms}"
+        )
+    due_ms = step.clock_ms + command.deadline_ms if command.deadline_ms else 0
+    if agent.state is AgentState.DRAINING:
+        if agent.drain_deadline_ms in {due_ms, DRAIN_OVER}:  # what was told to move cannot be called back
+            return Done(changed=False)
+        step.touch_agent(agent)
+    else:
+        _control(step, agent, AgentState.DRAINING)
+    agent.drain_deadline_ms = due_ms
+    if due_ms:
+        step.set_agent_timer(agent, due_ms)
+    else:
+        step.state.agent_timers.clear(agent.name)
+    return Done()
+
+
+def _find_present(step: Step, name: str) -> Agent | Rejection:
+    agent = step.state.agents.get(name)
+    if agent is None:
+        return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {name[:80]!r}")
+    if not agent.present:
+        return Rejection(RejectionCode.CONFLICT, f"agent {agent.name} is {agent.state.value}")
+    return agent
+
+
+def _control(step: Step, agent: Agent, wanted: AgentState) -> None:
+    """Turn a present agent to draining or up, with what that means for its queue."""
     step.touch_agent(agent)
     agent.state = wanted
     draining = wanted is AgentState.DRAINING
     step.state.add_kind(agent, -1 if draining else 1)
+    _forget_deadline(step, agent)
     for fence in agent.queue:
         workflow, task = agent.live[fence]
         attempt = task.last
@@ -128,7 +166,11 @@ def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
             give_order(step, workflow, task, ORDER_RELEASE)
         elif not draining and attempt.order == ORDER_RELEASE and not workflow.paused:
             give_order(step, workflow, task, ORDER_NONE)
-    return Done()
+
+
+def _forget_deadline(step: Step, agent: Agent) -> None:
+    step.state.agent_timers.clear(agent.name)
+    agent.drain_deadline_ms = 0
 
 
 def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
@@ -159,5 +201,6 @@ def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
         step.state.add_kind(agent, -1)
     agent.state = state
     agent.void = []
+    _forget_deadline(step, agent)
     for fence, (workflow, task) in list(agent.live.items()):
         end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.LOST, why))

@@ -47,6 +47,7 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.ControlWorkflow: ("workflow.control", workflows.control_workflow, "workflow_id"),
     c.RegisterAgent: ("agent.register", agents.register_agent, "name"),
     c.ControlAgent: ("agent.control", agents.control_agent, "name"),
+    c.DrainAgent: ("agent.drain", agents.drain_agent, "name"),
     c.RemoveAgent: ("agent.remove", agents.remove_agent, "name"),
     c.CommitPlacements: ("placements.commit", attempts.commit_placements, ""),
     c.ReportAttempts: ("attempts.report", attempts.report_attempts, "agent"),

@@ -14,8 +14,8 @@ from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import ledger
-from raftflow.machine.flow import cancel_downstream, stop_workflow
-from raftflow.machine.state import ORDER_NONE, ORDER_STOP, VOID_FENCES_MAX, Attempt
+from raftflow.machine.flow import cancel_downstream, move_away, stop_workflow
+from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, VOID_FENCES_MAX, Attempt
 from raftflow.machine.step import move
 from raftflow.machine.timers import BACKOFF
 
@@ -33,6 +33,7 @@ TIMERS_PER_COMMAND_MAX = 4_096
 _READY, _RUNNING, _WAITING = TaskState.READY, TaskState.RUNNING, TaskState.WAITING
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
 _DOUBLINGS_MAX = 40
+_TOLD_TO_END = frozenset({ORDER_STOP, ORDER_MOVE})
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
 
 
@@ -161,7 +162,7 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     | --------------- | ----------------------------------- | ------------------------------------------- |
     | succeeded       | succeeded: the work is done         | succeeded                                   |
     | failed, timeout | cancelled                           | delayed while retries are left, then failed |
-    | cancelled       | cancelled                           | as failed: nobody asked for it              |
+    | cancelled       | cancelled                           | ready if told to move, else as failed       |
     | lost, abandoned | cancelled                           | ready; failed after `LOSSES_MAX` in a row   |
     | released        | cancelled                           | ready                                       |
     """
@@ -173,7 +174,7 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         problem = result_problem(end.result)
         if problem is not None:
             outcome, error = AttemptOutcome.FAILED, problem
-    elif outcome is AttemptOutcome.CANCELLED and not error and attempt.order != ORDER_STOP:
+    elif outcome is AttemptOutcome.CANCELLED and not error and attempt.order not in _TOLD_TO_END:
         error = "the agent cancelled it without having been told to"
     if len(error) > limits.ERROR_CHARS_MAX:
         error = error[: limits.ERROR_CHARS_MAX]
@@ -188,6 +189,8 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         task.detail = "stopped"
     elif outcome is AttemptOutcome.RELEASED:
         move(step, workflow, task, TaskEvent.RELEASED, attempt)
+    elif attempt.order == ORDER_MOVE and outcome is AttemptOutcome.CANCELLED:
+        move(step, workflow, task, TaskEvent.MOVED, attempt)
     elif outcome in _FAILURES:
         _count_failure(step, workflow, task, attempt, error or outcome.value)
     else:
@@ -271,9 +274,15 @@ def _fail(step: Step, workflow: Workflow, task: Task) -> None:
 
 
 def fire_timers(step: Step, command: FireTimers) -> Fired:  # noqa: ARG001 - the clock has taken its time already
-    """Fire what is due: delayed tasks are ready again, overdue attempts are given up."""
+    """Fire what is due: drains are over, delayed tasks are ready again, overdue attempts are given up."""
     state = step.state
     count = 0
+    while count < TIMERS_PER_COMMAND_MAX:
+        name = state.agent_timers.pop_due(step.clock_ms)
+        if name is None:
+            break
+        move_away(step, state.agents[name])
+        count += 1
     while count < TIMERS_PER_COMMAND_MAX:
         due = state.timers.pop_due(state.by_number, step.clock_ms)
         if due is None:

@@ -56,6 +56,7 @@ class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
     prefetch: int
     state: AgentState
     void: list[int]
+    drain_deadline_ms: int = 0
 
 
 def encode_workflow(workflow: Workflow) -> bytes:
@@ -99,6 +100,7 @@ def encode_agent(agent: Agent) -> bytes:
             agent.prefetch,
             agent.state,
             agent.void,
+            agent.drain_deadline_ms,
         )
     )
 

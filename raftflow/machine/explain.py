@@ -9,7 +9,7 @@ from raftflow.domain.resources import show_amount
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc
-from raftflow.machine.state import ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
 from raftflow.machine.workflows import never_fits
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def _queued(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG
 
 def _running(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG001
     text = f"attempt {attempt.number} runs on {attempt.agent} since {iso_utc(attempt.started_ms)}"
+    if attempt.order == ORDER_MOVE:
+        return f"{text}; the drain of that agent is over: it was told to stop it, and the task runs elsewhere"
     return f"{text}; the agent was told to stop it" if attempt.order == ORDER_STOP else text
 
 

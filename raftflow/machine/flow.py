@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain.task import TaskEvent, TaskState
-from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP
 from raftflow.machine.step import move
 
 if TYPE_CHECKING:
-    from raftflow.machine.state import Task, Workflow
+    from raftflow.machine.state import Agent, Task, Workflow
     from raftflow.machine.step import Step
 
 _NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY})
@@ -32,6 +32,15 @@ def give_order(step: Step, workflow: Workflow, task: Task, order: int) -> None:
     attempt.order = order
     step.agents_changed[attempt.agent] = None
     step.workflows_changed[workflow.id] = None
+
+
+def move_away(step: Step, agent: Agent) -> None:
+    """The deadline of a draining agent has passed: tell it to end what runs there, so that it runs elsewhere."""
+    step.touch_agent(agent)
+    agent.drain_deadline_ms = DRAIN_OVER
+    for workflow, task in agent.live.values():
+        if task.state is TaskState.RUNNING and task.last is not None and task.last.order == ORDER_NONE:
+            give_order(step, workflow, task, ORDER_MOVE)
 
 
 def stop_workflow(step: Step, workflow: Workflow, why: str) -> None:

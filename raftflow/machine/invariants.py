@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.task import FINAL, LIVE_ATTEMPT, AgentState, TaskState
-from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, ORDER_STOP, VOID_FENCES_MAX
+from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP, VOID_FENCES_MAX
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
@@ -126,6 +126,11 @@ def _attempt_problems(state: State, workflow: Workflow, task: Task, attempt: Att
         yield f"attempt {attempt.number} is live and was not told to stop, but its workflow is being stopped"
     if attempt.order == ORDER_RELEASE and task.state is not TaskState.QUEUED:
         yield f"attempt {attempt.number} runs and is asked back"
+    if attempt.order == ORDER_MOVE and task.state is not TaskState.RUNNING:
+        yield f"attempt {attempt.number} is to move and does not run"
+    over = agent is not None and agent.drain_deadline_ms == DRAIN_OVER
+    if over and task.state is TaskState.RUNNING and attempt.order not in {ORDER_MOVE, ORDER_STOP}:
+        yield f"attempt {attempt.number} runs on {attempt.agent}, whose drain is over, and was not told to end"
 
 
 # --- agents and their accounts
@@ -136,6 +141,8 @@ def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
         yield f"is in the table under another name or incarnation ({agent.name}, {agent.incarnation})"
     if not agent.present and (agent.live or agent.void):
         yield f"is {agent.state.value} and still holds attempts"
+    if agent.drain_deadline_ms and agent.state is not AgentState.DRAINING:
+        yield f"is {agent.state.value} and has a drain deadline"
     allocated = dict.fromkeys(agent.capacity, 0)
     queued = []
     for fence, (workflow, task) in agent.live.items():
@@ -209,6 +216,9 @@ def _fence_problems(state: State) -> Iterator[str]:
 
 
 def _timer_problems(state: State) -> Iterator[str]:
+    wanted_ms = {name: agent.drain_deadline_ms for name, agent in state.agents.items() if agent.drain_deadline_ms > 0}
+    if wanted_ms != state.agent_timers.by_name():
+        yield f"timers of agents are {state.agent_timers.by_name()}, the agents give {wanted_ms}"
     timers = set(state.timers)
     for workflow in state.workflows.values():
         for task in workflow.tasks:

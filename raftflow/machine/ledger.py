@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.rooms import fits_in
 from raftflow.domain.task import TaskEvent
-from raftflow.machine.state import ORDER_RELEASE
+from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE, ORDER_STOP
 from raftflow.machine.step import move
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def promote(step: Step, agent: Agent) -> None:
     """Start attempts from the head of the agent's queue while they fit.
 
     Heads that the agent was asked to give back are promoted too: it may have started them before it was asked. An
-    attempt that starts is no longer asked back; one that is to stop still is.
+    attempt that starts is no longer asked back; one that is to stop still is. What starts on an agent whose drain is
+    over is moved like the rest.
     """
     queue = agent.queue
     while queue:
@@ -64,7 +65,7 @@ def promote(step: Step, agent: Agent) -> None:
         assert attempt is not None  # noqa: S101 - what is in the live table has one
         move(step, workflow, task, _PROMOTED, attempt)
         allocate(agent, profile.shape)
-        if attempt.order == ORDER_RELEASE:
-            attempt.order = 0
+        if attempt.order != ORDER_STOP:
+            attempt.order = ORDER_MOVE if agent.drain_deadline_ms == DRAIN_OVER else ORDER_NONE
         start(step, workflow, task, attempt, profile)
         step.agents_changed[agent.name] = None

@@ -25,7 +25,7 @@ from raftflow.domain.rooms import AgentRoom, ReadyTask
 from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc, iso_utc_or_none
 from raftflow.machine.explain import explain
-from raftflow.machine.state import ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
@@ -168,6 +168,8 @@ def _detail(task: Task) -> str:
     if attempt is not None and task.state in LIVE_ATTEMPT:
         if attempt.order == ORDER_STOP:
             return "stopping"
+        if attempt.order == ORDER_MOVE:
+            return "moving to another agent"
         if task.state is TaskState.QUEUED:
             return f"queued on {attempt.agent}"
     return task.detail
@@ -226,6 +228,7 @@ def _agent_view(agent: Agent) -> AgentView:
         labels=agent.labels,
         running=len(agent.live) - len(agent.queue),
         queued=len(agent.queue),
+        drain_deadline=iso_utc_or_none(max(agent.drain_deadline_ms, 0)),
     )
 
 
@@ -295,7 +298,7 @@ def orders(machine: Machine, agent: str) -> tuple[list[int], list[int]]:
     release = []
     for fence, (_, task) in known.live.items():
         order = 0 if task.last is None else task.last.order
-        if order == ORDER_STOP:
+        if order in {ORDER_STOP, ORDER_MOVE}:
             stop.append(fence)
         elif order == ORDER_RELEASE:
             release.append(fence)

@@ -52,6 +52,9 @@ class Builder:
             state=record.state,
         )
         agent.void = record.void
+        agent.drain_deadline_ms = record.drain_deadline_ms
+        if agent.drain_deadline_ms > 0:
+            self.state.agent_timers.set(agent.name, agent.drain_deadline_ms)
         self.state.agents[agent.name] = agent
         self._names[agent.name] = agent.name
         if agent.state is AgentState.UP:

@@ -17,6 +17,7 @@ from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.rooms import Shape
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState, WorkflowState
 from raftflow.domain.workflow import OnFailure
+from raftflow.machine.agent_timers import AgentTimers
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.timers import Timers
 
@@ -25,6 +26,11 @@ ORDER_RELEASE = 1
 """The agent is asked to give the queued attempt back if it has not started."""
 ORDER_STOP = 2
 """The agent is told to end the attempt."""
+ORDER_MOVE = 3
+"""The agent is told to end the running attempt, and the task runs elsewhere at no cost."""
+
+DRAIN_OVER = -1
+"""In the place of a drain deadline: it has passed, and what still ran was ordered to move."""
 
 VOID_FENCES_MAX = 1_024
 """Fences that an agent is still told to stop although their attempts are over."""
@@ -201,6 +207,7 @@ class Agent:
 
     __slots__ = (
         "capacity",
+        "drain_deadline_ms",
         "free",
         "incarnation",
         "instance",
@@ -239,6 +246,8 @@ class Agent:
         """Fences of the queued ones, in order."""
         self.void: list[int] = []
         """Fences of attempts that are over here but that the agent may still run: it is told to stop them."""
+        self.drain_deadline_ms = 0
+        """When what runs is moved if it still drains; 0 for never, `DRAIN_OVER` once that was ordered."""
 
     @property
     def present(self) -> bool:
@@ -268,6 +277,7 @@ class State:
         """One object for equal shapes."""
         self.requests = RequestTable(requests_max)
         self.timers = Timers()
+        self.agent_timers = AgentTimers()
         self.live_tasks = 0
         """Tasks of unfinished workflows."""
         self.fence = 0
@@ -281,7 +291,10 @@ class State:
     @property
     def next_timer_ms(self) -> int | None:
         """When the earliest timer is due, None if there is none."""
-        return self.timers.next_due_ms(self.by_number)
+        of_tasks, of_agents = self.timers.next_due_ms(self.by_number), self.agent_timers.next_due_ms()
+        if of_tasks is None or of_agents is None:
+            return of_agents if of_tasks is None else of_tasks
+        return min(of_tasks, of_agents)
 
     def shape(self, shape: Shape) -> Shape:
         """Return the shared object that equals `shape`."""

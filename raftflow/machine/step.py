@@ -113,6 +113,14 @@ class Step:
             self.events.append(TimerSet(due_ms))
         state.timers.sweep(state.by_number)
 
+    def set_agent_timer(self, agent: Agent, due_ms: int) -> None:
+        """Set an agent's timer, and tell the leader if it is now the earliest of all."""
+        state = self.state
+        earliest_ms = state.next_timer_ms
+        state.agent_timers.set(agent.name, due_ms)
+        if earliest_ms is None or due_ms < earliest_ms:
+            self.events.append(TimerSet(due_ms))
+
 
 def move(step: Step, workflow: Workflow, task: Task, event: TaskEvent, attempt: Attempt | None = None) -> None:
     """Let `event` happen to a task: the only way in which a task's state changes.

@@ -211,6 +211,8 @@ def test_controls(run: Run, fake: Any) -> None:
     for action in ("drain", "resume"):
         fake.routes["POST", f"/v1/agents/a1/{action}"] = AGENT
         assert run("agent", action, "a1").stdout == "a1 up\n"
+    assert run("agent", "drain", "a1", "--deadline", "10m").stdout == "a1 up\n"
+    assert fake.requests[-1][4] == {"deadline_s": 600}
     fake.routes["GET", "/v1/agents/a1"] = AGENT
     assert json.loads(run("agent", "show", "a1", "-o", "json").stdout)["incarnation"] == 3
 

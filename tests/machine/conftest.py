@@ -9,6 +9,7 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import Event
+from raftflow.domain.features import LEVEL
 from raftflow.domain.task import AttemptOutcome, TaskState
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine import queries
@@ -79,6 +80,13 @@ class Drive:
 
     def control_agent(self, action: Any, name: str = "a1") -> Any:
         return self.do(c.ControlAgent(at_ms=self.now_ms, actor="client:test", name=name, action=action))
+
+    def raise_level(self, level: int = LEVEL) -> Any:
+        supported = (c.Supported("r1", level),)
+        return self.do(c.RaiseFeatureLevel(at_ms=self.now_ms, actor="leader:r1", level=level, supported=supported))
+
+    def drain(self, deadline_ms: int = 0, name: str = "a1") -> Any:
+        return self.do(c.DrainAgent(at_ms=self.now_ms, actor="client:test", name=name, deadline_ms=deadline_ms))
 
     def remove(self, name: str = "a1", reason: Any = "lost", incarnation: int | None = None) -> Any:
         if incarnation is None:

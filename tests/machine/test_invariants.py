@@ -6,7 +6,7 @@ import pytest
 
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.machine.invariants import PROBLEMS_MAX, check
-from raftflow.machine.state import ORDER_RELEASE, Attempt
+from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt
 
 
 def _wf(drive):
@@ -76,6 +76,10 @@ FAULTS = {
     "started at 0": _set(_last(0), "started_ms", 0),
     "was not told to stop": _set(_wf, "cancelled", value=True),
     "runs and is asked back": _set(_last(0), "order", ORDER_RELEASE),
+    "is to move and does not run": _set(_last(1), "order", ORDER_MOVE),
+    "whose drain is over, and was not told to end": _set(_agent, "drain_deadline_ms", DRAIN_OVER),
+    "is up and has a drain deadline": _set(_agent, "drain_deadline_ms", 7),
+    "timers of agents are": _do(lambda d: d.machine.state.agent_timers.set("a1", 7)),
     "under another name": _set(_agent, "incarnation", 77),
     "is lost and still holds": _set(_agent, "state", AgentState.LOST),
     "which is not the live attempt of": _do(lambda d: _agent(d).live.update({9: (_wf(d), d.task(4))})),

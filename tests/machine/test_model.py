@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady
+from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.replies import AgentAccepted, Rejection
 from raftflow.domain.task import AttemptOutcome, TaskState
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
@@ -158,8 +159,9 @@ class Model(RuleBasedStateMachine):
     def do(self, kind: Any, **fields: Any) -> Any:
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
 
-    @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3))
-    def a_cluster_at_work(self, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int) -> None:
+    @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([1, 3, 3]))
+    def a_cluster_at_work(self, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
+        self.do(c.RaiseFeatureLevel, level=level, supported=(c.Supported("n1", level),))
         self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch)
         self.register(name="a2", restart=True, cpu=2000, prefetch=2)
         self.submit("wf-0", spec, 30)
@@ -215,6 +217,10 @@ class Model(RuleBasedStateMachine):
     @rule(name=AGENTS, action=st.sampled_from(["drain", "resume"]))
     def control_agent(self, name: str, action: Any) -> None:
         self.do(c.ControlAgent, name=name, action=action)
+
+    @rule(name=AGENTS, deadline_ms=st.sampled_from([0, 1, 1, 10]))
+    def drain(self, name: str, deadline_ms: int) -> None:
+        self.do(c.DrainAgent, name=name, deadline_ms=deadline_ms)
 
     @rule(name=AGENTS, reason=st.sampled_from(["lost", "left"]), stale=st.booleans())
     def remove(self, *, name: str, reason: Any, stale: bool) -> None:
@@ -323,6 +329,10 @@ class Model(RuleBasedStateMachine):
         self.do(c.FireTimers)
         due = self.machine.state.next_timer_ms
         assert due is None or due > self.now_ms
+
+    @rule()
+    def raise_level(self) -> None:
+        self.do(c.RaiseFeatureLevel, level=ONLINE_LEVEL, supported=(c.Supported("n1", ONLINE_LEVEL),))
 
     # --- snapshots
 

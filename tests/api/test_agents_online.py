@@ -1,0 +1,56 @@
+"""What agents go through while work runs: drains with a deadline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+WORK = {"id": "a", "command": ["true"]}
+
+
+@pytest.fixture
+async def online(one: Any) -> Any:
+    """A replica at the level that knows deadlines."""
+    await one.until(lambda: one.replica.machine.state.feature_level >= 3)
+    return one
+
+
+async def test_a_drain_with_a_deadline_moves_what_runs(online: Any) -> None:
+    workflow = await online.submit(WORK)
+    incarnation = await online.register()
+    fence = (await online.poll(incarnation=incarnation, seq=1, wait_ms=500)).json["assign"][0]["fence"]
+    drained = (await online.post("/v1/agents/a1/drain", {"deadline_s": 0.05})).json
+    assert (drained["state"], drained["drain_deadline"] > "2020") == ("draining", True)
+    held = {"incarnation": incarnation, "seen": fence, "running": [fence]}
+    answer = await online.poll(**held, seq=2, wait_ms=1000)
+    if not answer.json.get("stop"):  # told at once that it drains; the order follows
+        answer = await online.poll(**held, seq=3, wait_ms=1000)
+    assert answer.json["stop"] == [fence]
+    end = {"fence": fence, "workflow_id": workflow, "task_id": "a", "outcome": "cancelled", "exit_code": -15}
+    answer = await online.poll(incarnation=incarnation, seq=4, seen=fence, ends=[end])
+    assert answer.json["verdicts"][0]["verdict"] == "accepted"
+    task = (await online.get(f"/v1/workflows/{workflow}/tasks/a")).json
+    assert (task["state"], task["history"][0]["outcome"]) == ("ready", "cancelled")
+    other = await online.register("a2", instance="j" * 8)
+    assigned = (await online.poll("a2", incarnation=other, seq=1, wait_ms=1000)).json["assign"]
+    assert [item["attempt"] for item in assigned] == [2]
+    records = (await online.get("/v1/audit?limit=100")).json["records"]
+    moved = [t for record in records for t in record["transitions"] if "moved" in str(t)]
+    assert len(moved) == 1
+
+
+async def test_a_drain_without_a_body_or_with_an_empty_one(online: Any) -> None:
+    await online.register()
+    for body in (None, {}, {"deadline_s": None}):
+        drained = (await online.post("/v1/agents/a1/drain", body)).json
+        assert (drained["state"], drained["drain_deadline"]) == ("draining", None)
+        assert (await online.post("/v1/agents/a1/resume")).json["state"] == "up"
+
+
+@pytest.mark.parametrize("body", [{"deadline_s": 0}, {"deadline_s": "soon"}, {"deadline": 3}, {"deadline_s": 1e12}])
+async def test_a_drain_that_makes_no_sense(online: Any, body: Any) -> None:
+    await online.register()
+    answer = await online.post("/v1/agents/a1/drain", body)
+    assert (answer.status, answer.word) == (400, "invalid-document")
+    assert (await online.get("/v1/agents/a1")).json["state"] == "up"

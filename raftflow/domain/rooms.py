@@ -10,6 +10,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+AGE_STEP_MS = 300_000
+"""Workflows that were submitted within the same five minutes are of the same age."""
+NEAR_MAX = 4
+"""Agents that a task names as holding its inputs."""
+
 
 class Shape(msgspec.Struct, frozen=True, array_like=True, cache_hash=True, weakref=True):
     """What placement needs to know about a task. Tasks of equal shape are interchangeable for it.
@@ -58,6 +63,19 @@ class AgentRoom(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts that wait in its queue. While there are any, a new attempt joins them and does not run at once."""
     prefetch: int = 0
     """How many may wait there."""
+    pressure: int = 0
+    """0..4: how much busier it is than what is allocated on it explains, by its own reports. 0 if nothing is known."""
+    speed: int = 1_000
+    """How fast it has been with tasks of known length, per mille of what was expected."""
+    faults: int = 0
+    """Its history of failures in coarse steps, 0..15; see `raftflow.scheduler.view.fault_class`."""
+    suspect: bool = False
+    """True if it was not heard for so long that it may be gone: it gets nothing until it is heard again."""
+    cost: int = 0
+    """Thousandths that a second of use costs, for the policy of least cost."""
+    given: int = 0
+    """Work that it was given so far, in any unit: of agents that are equal otherwise, the one with the least comes
+    first."""
 
 
 class ReadyTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,3 +90,15 @@ class ReadyTask(msgspec.Struct, frozen=True, kw_only=True):
     """Upward rank: expected ms from its start to the end of its workflow."""
     number: int = 0
     """Number of its workflow in order of submission."""
+    age: int = 0
+    """When its workflow was submitted, in steps of `AGE_STEP_MS` since any moment: less is older."""
+    lost: bool = False
+    """True if its last attempt was lost with its agent or moved away: it goes before everything that is fresh."""
+    near: tuple[str, ...] = ()
+    """Agents that hold what it needs, those that hold most first."""
+    avoid: tuple[str, ...] = ()
+    """Agents on which attempts of it failed: others are preferred."""
+    avoid_hard: tuple[str, ...] = ()
+    """Agents with which attempts of it were lost: not taken as long as another one that is up could ever run it."""
+    limited: bool = False
+    """True if its workflow limits how many of its tasks are under way at a time."""

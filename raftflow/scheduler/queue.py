@@ -8,21 +8,41 @@ events from then on. A task that was proposed and not yet decided is *held*: it 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
+from itertools import chain
 
 from raftflow.domain.rooms import ReadyTask, Shape
-from raftflow.scheduler.view import Group
+from raftflow.scheduler.view import NO_BUDGETS, Group
 
 TaskKey = tuple[str, int]
 """Workflow id and position."""
+_LaneKey = tuple[Shape, str]
+"""Shape, and the workflow if it limits itself, else empty."""
 
 OrderKey = tuple[int, int, int, int, int]
+"""See `order_key`."""
+_Entry = tuple[OrderKey, int, ReadyTask]
+"""A task under its key and its serial number, which settles every comparison."""
+
+POINTS_PER_AGE_STEP = 5
+"""Priority that a workflow gains over later ones with each `AGE_STEP_MS` that it is older."""
 
 
-def order_key(task: ReadyTask) -> tuple[int, int, int, int]:
-    """Sort by priority, then rank, both highest first, then submission, then position in the document."""
-    return (-task.priority, -task.rank, task.number, task.task)
+def order_key(task: ReadyTask) -> OrderKey:
+    """Sort by what was lost first, then priority with ageing, then rank, then submission, then position.
+
+    A workflow gains priority over those that come after it, a point a minute, so that nothing waits for ever behind
+    a stream of more urgent work; that needs no clock, for both of any two get older alike. Inside a workflow what was
+    lost goes first, and rank decides alone.
+    """
+    return (
+        0 if task.lost else 1,
+        task.age * POINTS_PER_AGE_STEP - task.priority,
+        -task.rank,
+        task.number,
+        task.task,
+    )
 
 
 class _Lane:
@@ -36,14 +56,14 @@ class _Lane:
     __slots__ = ("_front", "_heap", "size")
 
     def __init__(self) -> None:
-        self._front: list[tuple[OrderKey, ReadyTask]] = []
-        self._heap: list[tuple[OrderKey, ReadyTask]] = []
+        self._front: list[_Entry] = []
+        self._heap: list[_Entry] = []
         self.size = 0
 
     def add(self, task: ReadyTask, serial: int) -> None:
-        entry = ((*order_key(task), serial), task)
-        if self._front and entry[0] < self._front[-1][0]:
-            insort(self._front, entry, key=_key)
+        entry = (order_key(task), serial, task)
+        if self._front and entry < self._front[-1]:
+            insort(self._front, entry)
         else:
             heappush(self._heap, entry)
         self.size += 1
@@ -54,9 +74,9 @@ class _Lane:
         kept = []
         place = 0
         for place, entry in enumerate(self._front):  # noqa: B007 - where the walk ended is wanted below
-            key, task = entry
+            _, serial, task = entry
             identity = (task.workflow_id, task.task)
-            if serials.get(identity) == key[4]:
+            if serials.get(identity) == serial:
                 kept.append(entry)
                 if identity not in held:
                     shown.append(task)
@@ -66,9 +86,9 @@ class _Lane:
         heap = self._heap
         while heap and len(shown) < limit:
             entry = heappop(heap)
-            key, task = entry
+            _, serial, task = entry
             identity = (task.workflow_id, task.task)
-            if serials.get(identity) == key[4]:
+            if serials.get(identity) == serial:
                 self._front.append(entry)
                 if identity not in held:
                     shown.append(task)
@@ -79,16 +99,12 @@ class _Lane:
         return shown
 
 
-def _key(entry: tuple[OrderKey, ReadyTask]) -> OrderKey:
-    return entry[0]
-
-
 class ReadyQueue:
     """Ready tasks by shape. Adding and removing cost O(log n)."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Shape, _Lane] = {}
-        self._shapes: dict[TaskKey, Shape] = {}
+        self._lanes: dict[_LaneKey, _Lane] = {}
+        self._lane_of: dict[TaskKey, _LaneKey] = {}
         self._serials: dict[TaskKey, int] = {}
         self._held: dict[TaskKey, None] = {}
         self._serial = 0
@@ -102,7 +118,7 @@ class ReadyQueue:
 
     @property
     def shapes(self) -> int:
-        """How many different shapes wait."""
+        """How many different shapes wait, counted anew for each workflow that limits itself."""
         return len(self._lanes)
 
     def add(self, task: ReadyTask) -> None:
@@ -112,10 +128,11 @@ class ReadyQueue:
             return
         self._serial += 1
         self._serials[key] = self._serial
-        self._shapes[key] = task.shape
-        lane = self._lanes.get(task.shape)
+        # A workflow that limits itself has lanes of its own: what it may not start must not stand before others.
+        lane_key = self._lane_of[key] = (task.shape, task.workflow_id if task.limited else "")
+        lane = self._lanes.get(lane_key)
         if lane is None:
-            lane = self._lanes[task.shape] = _Lane()
+            lane = self._lanes[lane_key] = _Lane()
         lane.add(task, self._serial)
 
     def discard(self, workflow_id: str, task: int) -> None:
@@ -124,11 +141,11 @@ class ReadyQueue:
         if self._serials.pop(key, None) is None:
             return
         self._held.pop(key, None)
-        shape = self._shapes.pop(key)
-        lane = self._lanes[shape]
+        lane_key = self._lane_of.pop(key)
+        lane = self._lanes[lane_key]
         lane.size -= 1
         if lane.size == 0:
-            del self._lanes[shape]
+            del self._lanes[lane_key]
 
     def hold(self, keys: Iterable[TaskKey]) -> None:
         """Hide tasks that were proposed, until `let_go`."""
@@ -141,12 +158,20 @@ class ReadyQueue:
         for key in keys:
             self._held.pop(key, None)
 
-    def groups(self, limit: int) -> tuple[Group, ...]:
-        """Return every shape with the first `limit` of its tasks, shapes in order of their first task."""
-        groups = []
-        for shape, lane in self._lanes.items():
-            tasks = lane.first(limit, self._serials, self._held)
+    def groups(self, limit: int, budgets: Mapping[str, int] = NO_BUDGETS) -> tuple[Group, ...]:
+        """Return every shape with the first `limit` of its tasks, shapes in order of their first task.
+
+        `budgets` says how many tasks each workflow that limits itself may start; no more of each shape are shown.
+        """
+        found: dict[Shape, list[list[ReadyTask]]] = {}
+        for (shape, workflow_id), lane in self._lanes.items():
+            most = min(limit, budgets.get(workflow_id, limit)) if workflow_id else limit
+            tasks = lane.first(most, self._serials, self._held) if most > 0 else []
             if tasks:
-                groups.append(Group(shape=shape, tasks=tuple(tasks)))
+                found.setdefault(shape, []).append(tasks)
+        groups = []
+        for shape, lists in found.items():
+            tasks = lists[0] if len(lists) == 1 else sorted(chain.from_iterable(lists), key=order_key)[:limit]
+            groups.append(Group(shape=shape, tasks=tuple(tasks)))
         groups.sort(key=lambda group: order_key(group.tasks[0]))
         return tuple(groups)

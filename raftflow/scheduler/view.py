@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
+from raftflow.domain.resources import CPU, MEMORY
 from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
+
+NO_BUDGETS: Mapping[str, int] = MappingProxyType({})
+NO_RESERVATIONS: Mapping[str, Shape] = MappingProxyType({})
+
+FAULT_CLASS_MAX = 15
+PRESSURE_MAX = 4
+_PER_MILLE = 1_000
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,10 +29,19 @@ class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     """Input of `place`."""
 
     agents: tuple[AgentRoom, ...]
-    """Agents that are up."""
+    """Agents that are up, at least those with room."""
     groups: tuple[Group, ...]
     placements_max: int
     """Most placements that one decision may make."""
+    policy: str = "critical-path"
+    """A name of `scores.POLICIES`."""
+    full: tuple[AgentRoom, ...] = ()
+    """Agents that are up and have no room. They are asked nothing but whether they could ever run a task that keeps
+    away from another one."""
+    budgets: Mapping[str, int] = NO_BUDGETS
+    """How many tasks may be placed now of each workflow that limits itself."""
+    reserved: Mapping[str, Shape] = NO_RESERVATIONS
+    """Agents that are kept for a shape which could nowhere run for long; see `reserve.py`."""
 
 
 def has_room(room: AgentRoom) -> bool:
@@ -29,3 +49,33 @@ def has_room(room: AgentRoom) -> bool:
     if room.queued < room.prefetch:
         return True
     return room.queued == 0 and (not room.free or any(room.free.values()))
+
+
+def fault_class(faults: int) -> int:
+    """Put a count of recent faults into coarse steps, so that one more or less rarely changes a decision."""
+    return min(FAULT_CLASS_MAX, faults.bit_length())
+
+
+def pressure_of(
+    room: AgentRoom,
+    *,
+    cpu_busy_per_mille: int | None = None,
+    run_queue: int | None = None,
+    memory_free_mib: int | None = None,
+) -> int:
+    """Return how much busier an agent is than what is allocated on it explains, 0 to `PRESSURE_MAX`.
+
+    `cpu_busy_per_mille` is of all its processors, `run_queue` counts what runs or wants to; what is not known is
+    None. Steps: a quarter of the processors each, or half as many waiting threads as processors each. Memory that
+    is promised and not there is the highest step, for the next task may be killed for it.
+    """
+    steps = 0
+    cpu = room.capacity.get(CPU, 0)
+    used = cpu - room.free.get(CPU, 0)
+    if cpu and cpu_busy_per_mille is not None:
+        steps = max(steps, (cpu_busy_per_mille - used * _PER_MILLE // cpu) * 4 // _PER_MILLE)
+    if cpu and run_queue is not None:
+        steps = max(steps, (run_queue * _PER_MILLE - max(cpu, used)) * 2 // cpu)
+    if memory_free_mib is not None and memory_free_mib < room.free.get(MEMORY, 0) // 2:
+        steps = PRESSURE_MAX
+    return max(0, min(PRESSURE_MAX, steps))

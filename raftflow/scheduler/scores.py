@@ -1,0 +1,92 @@
+"""Scores: which of the agents that could take a task is best for it.
+
+Integers, compared one after the other; the least is best. In this order, each counting only among equals in what
+stands before it:
+
+1. agents that the task keeps away from for good (`ReadyTask.avoid_hard`) are no candidates at all;
+2. scarce resources: how many custom resources of the agent, a GPU say, the task would block without wanting them;
+3. agents on which the task has failed before come last (`ReadyTask.avoid`);
+4. what the policy holds of the agent itself: its pressure, its faults, its speed, its cost (`Policy.weigh`);
+5. locality: an agent that holds inputs of the task (`ReadyTask.near`);
+6. what would be left over, the least first (best fit) or the most first (spread);
+7. the agent that was given least so far, or the name.
+
+For a place in a queue, 4 and 6 are replaced by how long the task would wait there: places in the queue, divided by
+the agent's speed and stretched by its pressure.
+
+2, 4 and 6 are equal for all tasks of a shape. Only tasks that have wishes of their own (3, 5) are looked at alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from raftflow.domain.resources import CPU, MEMORY
+from raftflow.domain.rooms import AgentRoom, Shape
+
+PER_MILLE: Final = 1_000
+SCARCE_SHIFT: Final = 32
+"""The first number of a score holds 2 above this many bits and 4 below."""
+_WEIGHT_MAX: Final = (1 << SCARCE_SHIFT) - 1
+_FAULTS_SHIFT: Final = 16
+_PRESSURE_SHIFT: Final = 24
+_SPEED_STEPS: Final = 4
+"""Speeds within an eighth of the nominal one are taken for equal."""
+_SLOWNESS_MAX: Final = (1 << _FAULTS_SHIFT) - 1
+_QUEUE_UNIT: Final = 4
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How agents are told apart that could all run a task."""
+
+    weigh: Callable[[AgentRoom], int]
+    """What speaks against an agent, whatever runs there. Below 2**32."""
+    left_over: int
+    """1: the least left over is best. -1: the most. 0: it does not matter."""
+    near: bool = True
+    """Whether locality counts."""
+    even: bool = True
+    """Whether equal agents take turns by what they were given; else by name."""
+
+
+def _trouble(room: AgentRoom) -> int:
+    return (room.pressure << _PRESSURE_SHIFT) | (room.faults << _FAULTS_SHIFT)
+
+
+def _trouble_and_speed(room: AgentRoom) -> int:
+    steps = (room.speed * _SPEED_STEPS + PER_MILLE // 2) // PER_MILLE
+    return _trouble(room) | (_SLOWNESS_MAX - min(steps, _SLOWNESS_MAX))
+
+
+def _cost(room: AgentRoom) -> int:
+    """What a second of work costs there: a slow agent takes longer for it."""
+    return min(room.cost * PER_MILLE // max(1, room.speed), _WEIGHT_MAX)
+
+
+POLICIES: Final[dict[str, Policy]] = {
+    "critical-path": Policy(weigh=_trouble_and_speed, left_over=1),
+    "first-come": Policy(weigh=lambda _room: 0, left_over=0, near=False, even=False),
+    "binpack": Policy(weigh=_trouble, left_over=1, even=False),
+    "spread": Policy(weigh=_trouble, left_over=-1, near=False),
+    "least-cost": Policy(weigh=_cost, left_over=1),
+}
+"""By name. `critical-path` is what the coordinator uses."""
+
+
+def scarce(shape: Shape, capacity: dict[str, int]) -> int:
+    """Count the custom resources that a task of this shape would keep others from without wanting them."""
+    wanted = {name for name, _ in shape.demand}
+    return sum(1 for name, amount in capacity.items() if amount and name not in {CPU, MEMORY} and name not in wanted)
+
+
+def wait_in_queue(room: AgentRoom, queued: int) -> int:
+    """Return how long a task would wait behind `queued` others, in thousandths of a quarter of a turn."""
+    return (queued + 1) * (_QUEUE_UNIT + room.pressure) * PER_MILLE // max(1, room.speed)
+
+
+def share(amounts: dict[str, int], capacity: dict[str, int]) -> int:
+    """Return amounts as thousandths of the capacity, summed over the resources."""
+    return sum(amount * PER_MILLE // capacity[name] for name, amount in amounts.items() if amount)

@@ -64,7 +64,7 @@ class AgentRoom(msgspec.Struct, frozen=True, kw_only=True):
     prefetch: int = 0
     """How many may wait there."""
     pressure: int = 0
-    """0..4: how much busier it is than what is allocated on it explains, by its own reports. 0 if nothing is known."""
+    """0..4: how much busier it is than what is allocated on it explains, by its own reports. 0 if unknown."""
     speed: int = 1_000
     """How fast it has been with tasks of known length, per mille of what was expected."""
     faults: int = 0

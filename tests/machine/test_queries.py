@@ -186,7 +186,13 @@ def test_what_the_scheduler_is_told(drive):
     drive.place(0, agent="a2", workflow_id="wf-2")
     assert list(q.ready_tasks(drive.machine)) == [("wf-1", 0), ("wf-2", 1)]
     assert q.ready_task(drive.machine, "wf-1", 0) == ReadyTask(
-        workflow_id="wf-1", task=0, shape=Shape((("cpu", 1000),)), priority=50, rank=2_000, number=1
+        workflow_id="wf-1",
+        task=0,
+        shape=Shape((("cpu", 1000),)),
+        priority=50,
+        rank=2_000,
+        number=1,
+        age=drive.now_ms // 300_000,
     )
     for workflow_id, task in (("wf-1", 1), ("wf-3", 0), ("wf-9", 0), ("wf-1", 7)):
         assert q.ready_task(drive.machine, workflow_id, task) is None
@@ -202,3 +208,44 @@ def test_what_the_scheduler_is_told(drive):
     )
     assert q.agent_room(drive.machine, "a3") is None
     assert q.agent_room(drive.machine, "a9") is None
+
+
+def _ready(drive, task):
+    return q.ready_task(drive.machine, "wf-1", task)
+
+
+def test_near_is_where_most_of_what_it_needs_was_made(drive):
+    for name in ("a1", "a2", "a3", "a4", "a5"):
+        drive.register(name, cpu=4)
+    drive.submit(drive.tasks((), (), (), (), (), (), (0,), (0, 1, 2, 3, 4, 5)))
+    for task, agent in enumerate(("a5", "a1", "a2", "a2", "a3", "a4")):
+        (fence,) = drive.place(task, agent=agent)
+        drive.finish(fence, agent=agent)
+    assert _ready(drive, 6).near == ("a5",)
+    assert _ready(drive, 7).near == ("a2", "a5", "a1", "a3")
+    # A result that no attempt made is nowhere.
+    drive.task(2).last = drive.task(0).last = None
+    assert _ready(drive, 6).near == ()
+    assert _ready(drive, 7).near == ("a1", "a2", "a3", "a4")
+
+
+def test_what_was_lost_goes_first_and_elsewhere(drive):
+    drive.register("a1")
+    drive.register("a2")
+    drive.submit(drive.bag(2, retries=3, retry_delay_ms=1_000))
+    drive.place(0)
+    drive.place(1, agent="a2")
+    drive.remove("a1")
+    lost = _ready(drive, 0)
+    assert (lost.lost, lost.avoid, lost.avoid_hard) == (True, (), ("a1",))
+    drive.finish(2, "failed", agent="a2")
+    drive.fire(1_000)
+    failed = _ready(drive, 1)
+    assert (failed.lost, failed.avoid, failed.avoid_hard) == (False, ("a2",), ())
+    (fence,) = drive.place(0, agent="a2")
+    drive.finish(fence, "abandoned", agent="a2")
+    both = _ready(drive, 0)
+    assert (both.lost, both.avoid, both.avoid_hard) == (True, ("a2",), ("a1",))
+    (fence,) = drive.place(0, agent="a2")
+    drive.finish(fence, "released", agent="a2")
+    assert not _ready(drive, 0).lost

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.domain.rooms import AgentRoom, ReadyTask, fits_in, shape_of, suits
+from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape, fits_in, shape_of, suits
 from raftflow.scheduler.place import place
 from raftflow.scheduler.queue import ReadyQueue
 from raftflow.scheduler.view import PlacementView
@@ -23,6 +23,10 @@ class World:
         self.queue = ReadyQueue()
         self.names: dict[tuple[str, int], str] = {}
         self.expected: dict[str, str | None] = {}
+        self.full: list[AgentRoom] = []
+        self.policy = "critical-path"
+        self.budgets: dict[str, int] = {}
+        self.reserved: dict[str, Shape] = {}
 
     def agent(
         self,
@@ -32,11 +36,15 @@ class World:
         queued: int = 0,
         prefetch: int = 0,
         labels: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
         **capacity: int,
     ) -> World:
+        """Add an agent; `more` are other fields of its room, and `full` for one that is up and has no room."""
+        more = dict(more or {})
+        rooms = self.full if more.pop("full", False) else self.rooms
         units = {key: amount * DIMENSIONS.get(key, 1000) for key, amount in capacity.items()}
         free = {key: amount - (used or {}).get(key, 0) * DIMENSIONS.get(key, 1000) for key, amount in units.items()}
-        self.rooms.append(
+        rooms.append(
             AgentRoom(
                 name=name,
                 incarnation=len(self.rooms) + 1,
@@ -45,6 +53,7 @@ class World:
                 labels=labels or {},
                 queued=queued,
                 prefetch=prefetch,
+                **more,
             )
         )
         return self
@@ -57,23 +66,29 @@ class World:
         priority: int = 50,
         rank: int = 0,
         labels: dict[str, str] | None = None,
+        workflow: str = "wf",
+        more: dict[str, Any] | None = None,
         **demand: int,
     ) -> World:
-        """Add a ready task that is expected on an agent: `a1` at once, `a1+` in its queue, None nowhere."""
+        """Add a ready task that is expected on an agent: `a1` at once, `a1+` in its queue, None nowhere.
+
+        `more` are other fields of the task.
+        """
         number = len(self.names)
         demand = demand or {"cpu": 1}
         units = {key: amount * DIMENSIONS.get(key, 1000) for key, amount in demand.items()}
         self.queue.add(
             ReadyTask(
-                workflow_id="wf",
+                workflow_id=workflow,
                 task=number,
                 shape=shape_of(units, labels or {}),
                 priority=priority,
                 rank=rank,
                 number=1,
+                **(more or {}),
             )
         )
-        self.names["wf", number] = name
+        self.names[workflow, number] = name
         self.expected[name] = on
         return self
 
@@ -82,11 +97,20 @@ class World:
             self.task(f"t{len(self.names)}", on, **more)
         return self
 
+    def view(self, placements_max: int = 100) -> PlacementView:
+        return PlacementView(
+            agents=tuple(self.rooms),
+            groups=self.queue.groups(placements_max, self.budgets),
+            placements_max=placements_max,
+            policy=self.policy,
+            full=tuple(self.full),
+            budgets=self.budgets,
+            reserved=self.reserved,
+        )
+
     def decide(self, placements_max: int = 100) -> list[tuple[str, str]]:
         """Return (task, agent) in order, `+` behind an agent whose queue it joins; check that each holds."""
-        view = PlacementView(
-            agents=tuple(self.rooms), groups=self.queue.groups(placements_max), placements_max=placements_max
-        )
+        view = self.view(placements_max)
         placements = place(view)
         assert placements == place(view)
         assert len(placements) <= placements_max

@@ -92,6 +92,25 @@ class WorkflowCreated(msgspec.Struct, kw_only=True):
     warnings: list[str] = []
 
 
+class KindView(msgspec.Struct, kw_only=True):
+    """What was learnt of a kind of tasks: what the next one is expected to take and to use."""
+
+    kind: str
+    count: int
+    """Attempts that it is learnt from."""
+    mean_s: float
+    deviation_s: float
+    cpu_s: float | None = None
+    peak_mib: int | None = None
+    learnt_at: str
+
+
+class KindList(msgspec.Struct, kw_only=True):
+    """Every kind of which something was learnt, in order of the names."""
+
+    kinds: list[KindView]
+
+
 class AttemptView(msgspec.Struct, kw_only=True):
     """One attempt of a task."""
 

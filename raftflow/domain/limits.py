@@ -27,6 +27,9 @@ DURATION_MS_MAX = 366 * 24 * 3600 * 1000
 
 PRIORITY_MAX = 100
 
+KINDS_MAX = 10_000
+"""Kinds of tasks of which run times are remembered."""
+
 CACHE_KEY_CHARS_MAX = 1_024
 """Characters of the template of a cache key."""
 

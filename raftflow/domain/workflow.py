@@ -200,16 +200,22 @@ def dependents_of(spec: WorkflowSpec, position: dict[str, int]) -> list[list[int
     return dependents
 
 
-def upward_ranks(spec: WorkflowSpec, order: Sequence[int] | None = None) -> list[int]:
+def upward_ranks(
+    spec: WorkflowSpec, order: Sequence[int] | None = None, learnt_ms: Sequence[int | None] | None = None
+) -> list[int]:
     """Return for each task the longest expected time, in ms, from its start to the workflow's end.
 
+    `learnt_ms` is for each task the time that one is taken to run that names no `expected`, None where it is unknown.
     The upward rank of HEFT (Topcuoglu, Hariri, Wu 2002) with equal agents and free communication.
     """
     position = {task.id: number for number, task in enumerate(spec.tasks)}
     ranks = [0] * len(spec.tasks)
     for number in reversed(topological_order(spec) if order is None else order):
         task = spec.tasks[number]
-        rank = ranks[number] + (EXPECTED_DEFAULT_MS if task.expected_ms is None else task.expected_ms)
+        expected_ms = task.expected_ms
+        if expected_ms is None and learnt_ms is not None:
+            expected_ms = learnt_ms[number]
+        rank = ranks[number] + (EXPECTED_DEFAULT_MS if expected_ms is None else expected_ms)
         ranks[number] = rank
         for need in task.needs:
             before = position[need]

@@ -13,7 +13,7 @@ from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
-from raftflow.machine import ledger
+from raftflow.machine import learning, ledger
 from raftflow.machine.flow import cancel_downstream, move_away, stop_workflow
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, VOID_FENCES_MAX, Attempt
 from raftflow.machine.step import move
@@ -183,6 +183,7 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         task.losses = 0
         task.finished_ms = step.clock_ms
         task.result = end.result
+        learning.learn(step, workflow.profiles[task.profile], end.duration_ms)
     elif attempt.order == ORDER_STOP:
         move(step, workflow, task, TaskEvent.CANCELLED, attempt)
         task.finished_ms = step.clock_ms

@@ -41,7 +41,7 @@ def _problems(state: State, clock_ms: int) -> Iterator[str]:
     for name, agent in state.agents.items():
         for problem in _agent_problems(state, name, agent):
             yield f"agent {name}: {problem}"
-    yield from _table_problems(state)
+    yield from _table_problems(state, clock_ms)
     yield from _fence_problems(state)
     yield from _timer_problems(state)
 
@@ -182,7 +182,7 @@ def _head_problems(agent: Agent) -> Iterator[str]:
 # --- tables
 
 
-def _table_problems(state: State) -> Iterator[str]:
+def _table_problems(state: State, clock_ms: int) -> Iterator[str]:
     if {workflow.number: workflow for workflow in state.workflows.values()} != state.by_number:
         yield "the table of workflows by number does not match the one by id"
     if list(state.by_number) != sorted(state.by_number) or any(n > state.workflow_number for n in state.by_number):
@@ -200,9 +200,19 @@ def _table_problems(state: State) -> Iterator[str]:
             kinds[agent.kind()] = kinds.get(agent.kind(), 0) + 1
     if kinds != state.kinds:
         yield "the table of kinds of agents does not match the agents that are up"
+    yield from _kind_problems(state, clock_ms)
     incarnations = [agent.incarnation for agent in state.agents.values()]
     if incarnations != sorted(set(incarnations)):
         yield "agents are out of order of their incarnations"
+
+
+def _kind_problems(state: State, clock_ms: int) -> Iterator[str]:
+    if len(state.kinds_learnt) > limits.KINDS_MAX:
+        yield f"{len(state.kinds_learnt)} kinds are learnt, the limit is {limits.KINDS_MAX}"
+    for kind, learnt in state.kinds_learnt.items():
+        amounts = (learnt.count - 1, learnt.mean_us, learnt.deviation_us, learnt.cpu_ms, learnt.peak_mib)
+        if learnt.kind != kind or min(amounts) < 0 or learnt.last_ms > clock_ms:
+            yield f"what was learnt of the kind {kind!r} makes no sense"
 
 
 def _fence_problems(state: State) -> Iterator[str]:

@@ -12,6 +12,8 @@ from raftflow.domain.contract import (
     AgentView,
     Assignment,
     AttemptView,
+    KindList,
+    KindView,
     LedgerLine,
     LedgerView,
     TaskCounts,
@@ -24,7 +26,9 @@ from raftflow.domain.resources import show_resources
 from raftflow.domain.rooms import AGE_STEP_MS, NEAR_MAX, AgentRoom, ReadyTask
 from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, AttemptOutcome, TaskState
 from raftflow.domain.times import iso_utc, iso_utc_or_none
+from raftflow.machine import learning
 from raftflow.machine.explain import explain
+from raftflow.machine.learning import Estimate, estimate_of, kind_of_profile
 from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ __all__ = [
     "assignments",
     "attempt_location",
     "explain",
+    "kind_estimate",
+    "kinds",
     "ledger_view",
     "live_fences",
     "orders",
@@ -316,6 +322,37 @@ def live_fences(machine: Machine, agent: str) -> list[int]:
     """Return the fences of an agent's live attempts, in the order in which they were assigned."""
     known = machine.state.agents.get(agent)
     return [] if known is None else list(known.live)
+
+
+# --- what was learnt
+
+
+def kinds(machine: Machine) -> KindList:
+    """Show what was learnt of every kind of tasks, in order of the names."""
+    learnt = machine.state.kinds_learnt
+    return KindList(
+        kinds=[
+            KindView(
+                kind=kind,
+                count=estimate.count,
+                mean_s=estimate.mean_ms / 1000,
+                deviation_s=estimate.deviation_ms / 1000,
+                cpu_s=estimate.cpu_ms / 1000 if estimate.cpu_ms else None,
+                peak_mib=estimate.peak_mib or None,
+                learnt_at=iso_utc(learnt[kind].last_ms),
+            )
+            for kind in sorted(learnt)
+            for estimate in [estimate_of(learnt[kind])]
+        ]
+    )
+
+
+def kind_estimate(machine: Machine, workflow_id: str, task: int) -> Estimate | None:
+    """Return what is known of the kind of a task (by position), None if nothing is or there is no such task."""
+    workflow = machine.state.workflows.get(workflow_id)
+    if workflow is None or not 0 <= task < len(workflow.tasks):
+        return None
+    return learning.estimate(machine.state, kind_of_profile(workflow.profiles[workflow.tasks[task].profile]))
 
 
 # --- for the scheduler

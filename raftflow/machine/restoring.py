@@ -15,6 +15,7 @@ from raftflow.machine.timers import BACKOFF
 if TYPE_CHECKING:
     from raftflow.machine.copying import AgentRecord, WorkflowRecord
     from raftflow.machine.requests import Remembered
+    from raftflow.machine.state import Learnt
 
 _profiles_decoder = msgspec.msgpack.Decoder(list[Profile])
 _tasks_decoder = msgspec.msgpack.Decoder(list[Task])
@@ -39,6 +40,11 @@ class Builder:
         """Add remembered replies, oldest first."""
         for entry in entries:
             self.state.requests.remember(entry)
+
+    def add_kinds(self, kinds: list[Learnt]) -> None:
+        """Add what was learnt of kinds of tasks, in order."""
+        for learnt in kinds:
+            self.state.kinds_learnt[learnt.kind] = learnt
 
     def add_agent(self, record: AgentRecord) -> None:
         """Add an agent."""
@@ -127,11 +133,12 @@ class Builder:
         self.state.workflows[workflow.id] = workflow
         self.state.by_number[workflow.number] = workflow
 
-    def finish(self, requests: int, agents: int, workflows: int) -> None:
+    def finish(self, requests: int, agents: int, workflows: int, kinds: int) -> None:
         """Derive the rest. Raises `SnapshotError` if the records do not fit together."""
         self._complete()
         state = self.state
-        if (len(state.requests), len(state.agents), len(state.workflows)) != (requests, agents, workflows):
+        found = (len(state.requests), len(state.agents), len(state.workflows), len(state.kinds_learnt))
+        if found != (requests, agents, workflows, kinds):
             raise SnapshotError("the snapshot holds another number of records than its header says")
         ended = []
         for workflow in state.workflows.values():

@@ -1,7 +1,7 @@
 """Snapshots: the machine as a stream of bytes, and back.
 
     frame   = length (4 bytes, big endian, of what follows) + kind (1 byte) + MessagePack
-    stream  = HEADER, REQUESTS*, AGENT*, (WORKFLOW, PROFILES*, TASKS*)*, END
+    stream  = HEADER, REQUESTS*, KINDS*, AGENT*, (WORKFLOW, PROFILES*, TASKS*)*, END
 
 Pieces are cuts of that stream at any place. What follows from something else is not in it (ledger, queues, timers,
 counts, dependents): restoring derives it again, so that a restored machine is equal in every later answer. Equal
@@ -17,7 +17,7 @@ import msgspec
 from raftflow.machine.copying import CHUNK, CHUNK_BITS, AgentRecord, CopyOnWrite, WorkflowRecord
 from raftflow.machine.requests import Remembered
 from raftflow.machine.restoring import Builder, SnapshotError
-from raftflow.machine.state import State, Workflow
+from raftflow.machine.state import Learnt, State, Workflow
 from raftflow.machine.step import Step
 
 __all__ = ["FORMAT", "PIECE_BYTES_MAX", "Header", "Snapshot", "SnapshotError", "read_snapshot"]
@@ -30,9 +30,10 @@ PIECE_BYTES = 64 * 1024
 PIECE_BYTES_MAX = 256 * 1024
 PIECE_FRAMES_MAX = 1_000
 BATCH = 500
-"""Remembered requests or profiles in a frame."""
+"""Remembered requests, kinds or profiles in a frame."""
 
 _HEADER, _REQUESTS, _AGENT, _WORKFLOW, _PROFILES, _TASKS, _END = b"H", b"R", b"A", b"W", b"P", b"T", b"E"
+_KINDS = b"K"
 _FRAME_BYTES_MAX = 2**31
 
 _encoder = msgspec.msgpack.Encoder()
@@ -55,10 +56,12 @@ class Header(msgspec.Struct, array_like=True, frozen=True):
     requests: int
     agents: int
     workflows: int
+    kinds: int = 0
 
 
 _header_decoder = msgspec.msgpack.Decoder(Header)
 _requests_decoder = msgspec.msgpack.Decoder(list[Remembered])
+_kinds_decoder = msgspec.msgpack.Decoder(list[Learnt])
 _agent_decoder = msgspec.msgpack.Decoder(AgentRecord)
 _workflow_decoder = msgspec.msgpack.Decoder(WorkflowRecord)
 
@@ -78,6 +81,7 @@ class Snapshot:
         requests = list(state.requests)
         agents = list(state.agents.values())
         workflows = list(state.workflows.values())
+        kinds = list(state.kinds_learnt.values())
         header = Header(
             MAGIC,
             FORMAT,
@@ -93,6 +97,7 @@ class Snapshot:
             len(requests),
             len(agents),
             len(workflows),
+            len(kinds),
         )
         copying = self._copying
 
@@ -100,6 +105,8 @@ class Snapshot:
             yield _HEADER, _encoder.encode(header)
             for first in range(0, len(requests), BATCH):
                 yield _REQUESTS, _encoder.encode(requests[first : first + BATCH])
+            for first in range(0, len(kinds), BATCH):
+                yield _KINDS, _encoder.encode(kinds[first : first + BATCH])
             for agent in agents:
                 yield _AGENT, copying.write_agent(agent)
             for workflow in workflows:
@@ -205,6 +212,8 @@ def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Hea
             builder.add_agent(_agent_decoder.decode(payload))
         elif kind == _REQUESTS:
             builder.add_requests(_requests_decoder.decode(payload))
+        elif kind == _KINDS:
+            builder.add_kinds(_kinds_decoder.decode(payload))
         elif kind == _END:
             break
         else:
@@ -213,7 +222,7 @@ def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Hea
         raise SnapshotError("the snapshot has no end: it was cut off")
     if next(frames, None) is not None:
         raise SnapshotError("the snapshot goes on after its end")
-    builder.finish(header.requests, header.agents, header.workflows)
+    builder.finish(header.requests, header.agents, header.workflows, header.kinds)
     return header, state
 
 

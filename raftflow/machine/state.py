@@ -104,7 +104,7 @@ class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
     timeout_ms: int | None
     grace_ms: int
     kind: str = ""
-    """As the document says; empty for the one that follows from what it runs."""
+    """Empty if it was submitted before kinds were learnt (`learning.kind_of_profile`)."""
     cache: str | None = None
     """Template of the key of its result, empty for the automatic one, None if it is not cached."""
     memory_max_mib: int | None = None
@@ -259,6 +259,19 @@ class Agent:
         return Kind(tuple(sorted(self.capacity.items())), tuple(sorted(self.labels.items())))
 
 
+class Learnt(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What was learnt of a kind of tasks (`learning.py`)."""
+
+    kind: str
+    count: int
+    mean_us: int
+    deviation_us: int
+    cpu_ms: int
+    peak_mib: int
+    last_ms: int
+    """When it was learnt last."""
+
+
 class State:
     """Everything that is replicated, aside from the clock and the chain."""
 
@@ -273,6 +286,8 @@ class State:
         """In order of incarnation, gone ones included."""
         self.kinds: dict[Kind, int] = {}
         """How many agents that are up are of each kind."""
+        self.kinds_learnt: dict[str, Learnt] = {}
+        """By kind of task, in the order in which they were met."""
         self.shapes: weakref.WeakValueDictionary[Shape, Shape] = weakref.WeakValueDictionary()
         """One object for equal shapes."""
         self.requests = RequestTable(requests_max)

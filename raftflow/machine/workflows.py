@@ -9,7 +9,9 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.checks import check_task_values, check_workflow_values
 from raftflow.domain.events import TaskNotReady, TaskReady
+from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.ids import name_problem
+from raftflow.domain.kinds import kind_of
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, Retired, WorkflowAccepted
 from raftflow.domain.rooms import Shape, shape_of, suits
@@ -22,6 +24,7 @@ from raftflow.domain.workflow import (
     topological_order,
     upward_ranks,
 )
+from raftflow.machine import learning
 from raftflow.machine.flow import stop_workflow, take_back_queued
 from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Profile, Task, Workflow
 from raftflow.machine.step import move
@@ -69,7 +72,7 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
     workflow.max_parallel = spec.max_parallel
     workflow.profiles = [_profile(state, task) for task in distinct]
     workflow.warnings = tuple(_warnings(state.kinds, workflow.profiles, distinct))
-    workflow.tasks = _tasks(spec, numbers)
+    workflow.tasks = _tasks(spec, numbers, [learning.expected_ms(state, profile) for profile in workflow.profiles])
     workflow.index_tasks()
     state.workflows[workflow.id] = workflow
     state.by_number[workflow.number] = workflow
@@ -142,15 +145,15 @@ def _profile(state: State, task: TaskSpec) -> Profile:
         task.retry_delay_max_ms,
         task.timeout_ms,
         task.grace_ms,
-        task.kind,
+        kind_of(task.kind, task.python, task.command) if state.feature_level >= ONLINE_LEVEL else "",
         task.cache,
         task.memory_max_mib,
     )
 
 
-def _tasks(spec: WorkflowSpec, numbers: list[int]) -> list[Task]:
+def _tasks(spec: WorkflowSpec, numbers: list[int], learnt_ms: list[int | None]) -> list[Task]:
     order = topological_order(spec)
-    ranks = upward_ranks(spec, order)
+    ranks = upward_ranks(spec, order, [learnt_ms[number] for number in numbers])
     position_of = {task.id: position for position, task in enumerate(spec.tasks)}
     tasks = []
     for position, task in enumerate(spec.tasks):

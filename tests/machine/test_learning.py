@@ -1,0 +1,149 @@
+"""What is learnt from attempts that succeeded, and who uses it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine import learning, queries
+from raftflow.machine.invariants import check
+from raftflow.machine.learning import Estimate
+from raftflow.machine.machine import Machine
+from raftflow.machine.state import State
+
+
+@pytest.fixture
+def online(drive):
+    drive.raise_level()
+    drive.register(cpu=4)
+    return drive
+
+
+def run(drive, duration_ms, workflow_id, **task):
+    """Run one task to its success."""
+    task.setdefault("command", ("python3", "/srv/fit.py"))
+    drive.submit(WorkflowSpec(name="w", tasks=(TaskSpec(id="t", **task),)), workflow_id)
+    (fence,) = drive.place(0, workflow_id=workflow_id)
+    assert drive.finish(fence, duration_ms=duration_ms) == "accepted"
+
+
+def test_times_are_learnt_by_kind(online):
+    run(online, 1_000, "wf-1")
+    assert queries.kind_estimate(online.machine, "wf-1", 0) == Estimate("fit.py", 1, 1_000, 500, 0, 0)
+    run(online, 1_800, "wf-2")
+    assert queries.kind_estimate(online.machine, "wf-2", 0) == Estimate("fit.py", 2, 1_100, 575, 0, 0)
+    run(online, 300, "wf-3")
+    assert queries.kind_estimate(online.machine, "wf-3", 0) == Estimate("fit.py", 3, 1_000, 631, 0, 0)
+    run(online, 70, "wf-4", kind="other")
+    run(online, 40, "wf-5", command=None, python="a.b:c")
+    assert [(view.kind, view.mean_s) for view in queries.kinds(online.machine).kinds] == [
+        ("a.b:c", 0.04),
+        ("fit.py", 1.0),
+        ("other", 0.07),
+    ]
+
+
+def test_only_success_teaches(online):
+    online.submit(online.bag(2, retries=1))
+    first, second = online.place(0, 1)
+    online.finish(first, "failed", duration_ms=5)
+    online.finish(second, "succeeded", result=b"{", duration_ms=5)
+    assert queries.kinds(online.machine).kinds == []
+    assert queries.kind_estimate(online.machine, "wf-1", 0) is None
+    assert queries.kind_estimate(online.machine, "wf-1", 2) is None
+    assert queries.kind_estimate(online.machine, "wf-2", 0) is None
+
+
+def test_nothing_is_learnt_below_the_level(drive):
+    drive.register()
+    run(drive, 1_000, "wf-1")
+    assert drive.machine.state.kinds_learnt == {}
+    drive.raise_level()
+    drive.submit(drive.chain(1), "wf-2")
+    (fence,) = drive.place(0, workflow_id="wf-2")
+    drive.finish(fence, duration_ms=20)
+    assert list(drive.machine.state.kinds_learnt) == ["true"]
+
+
+def test_a_workflow_that_was_submitted_before_has_kinds_too(drive):
+    drive.register()
+    drive.submit(drive.chain(1))
+    assert drive.machine.state.workflows["wf-1"].profiles[0].kind == ""
+    drive.raise_level()
+    (fence,) = drive.place(0)
+    drive.finish(fence, duration_ms=20)
+    assert queries.kind_estimate(drive.machine, "wf-1", 0) == Estimate("true", 1, 20, 10, 0, 0)
+
+
+def test_ranks_use_what_was_learnt_where_nothing_is_said(online):
+    run(online, 250, "wf-1", command=("a",))
+    run(online, 0, "wf-2", command=("b",))
+    tasks = (
+        TaskSpec(id="a", command=("a",)),
+        TaskSpec(id="b", command=("b",), needs=("a",)),
+        TaskSpec(id="c", command=("c",), needs=("b",)),
+        TaskSpec(id="d", command=("a",), needs=("c",), expected_ms=7),
+    )
+    online.submit(WorkflowSpec(name="w", tasks=tasks), "wf-3")
+    ranks = [task.rank for task in online.machine.state.workflows["wf-3"].tasks]
+    assert ranks == [250 + 1 + 1_000 + 7, 1 + 1_000 + 7, 1_000 + 7, 7]
+
+
+def test_use_is_learnt_where_it_is_told():
+    state, clock = State(), SimpleNamespace(clock_ms=5)
+    state.feature_level = 3
+    step = SimpleNamespace(state=state, **vars(clock))
+    profile = SimpleNamespace(kind="k")
+    for cpu_ms, peak_mib in ((0, 0), (800, 100), (0, 0), (1_600, 20), (0, 300), (-1, -1)):
+        learning.learn(step, profile, 10, cpu_ms, peak_mib)
+    assert learning.estimate(state, "k") == Estimate("k", 6, 10, 1, 900, 300)
+    learning.learn(step, profile, -5, 0, 20)
+    assert learning.estimate(state, "k").peak_mib == 265
+    learning.learn(step, profile, 2**62, 2**62, 2**62)
+    known = state.kinds_learnt["k"]
+    assert max(known.mean_us, known.deviation_us, known.cpu_ms, known.peak_mib) < 2**60, "numbers stay small"
+
+
+def test_kinds_that_were_not_learnt_for_longest_go(online, monkeypatch):
+    monkeypatch.setattr(learning, "KINDS_MAX", 4)
+    monkeypatch.setattr(learning, "FORGOTTEN", 2)
+    for number, kind in enumerate("abcdac"):
+        online.now_ms += 1
+        run(online, 10, f"wf-{number}", kind=kind)
+    online.now_ms += 1
+    run(online, 10, "wf-9", kind="e")
+    assert list(online.machine.state.kinds_learnt) == ["a", "c", "e"]
+
+
+def test_it_is_in_the_snapshot(online):
+    run(online, 10, "wf-1")
+    copy = Machine()
+    copy.restore(online.machine.snapshot())
+    assert copy.state.kinds_learnt == online.machine.state.kinds_learnt
+    assert queries.kinds(copy) == queries.kinds(online.machine)
+
+
+def test_a_snapshot_shows_what_was_learnt_when_it_was_opened(online):
+    run(online, 10, "wf-1")
+    before = online.encoding()
+    pieces = online.machine.snapshot()
+    online.submit(online.chain(1), "wf-2")
+    (fence,) = online.place(0, workflow_id="wf-2")
+    online.finish(fence, duration_ms=70)
+    assert b"".join(pieces) == before
+
+
+def test_invariants(online, monkeypatch):
+    run(online, 10, "wf-1")
+    learnt = online.machine.state.kinds_learnt
+    good = learnt["fit.py"]
+    for bad in ({"count": 0}, {"mean_us": -1}, {"last_ms": online.now_ms + 1}, {"kind": "x"}):
+        learnt["fit.py"] = msgspec.structs.replace(good, **bad)
+        assert check(online.machine) == ["what was learnt of the kind 'fit.py' makes no sense"]
+    learnt["fit.py"] = good
+    monkeypatch.setattr("raftflow.domain.limits.KINDS_MAX", 0)
+    assert check(online.machine) == ["1 kinds are learnt, the limit is 0"]
+    monkeypatch.undo()

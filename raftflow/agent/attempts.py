@@ -11,19 +11,24 @@ from typing import Literal
 import msgspec
 
 from raftflow.agent.clock import now_ns
-from raftflow.agent.executors.base import Ended, Executor
+from raftflow.agent.executors.base import Ended, Executor, Watched
+from raftflow.agent.usage import Sample, Usage, UsageWatch, to_mib
 from raftflow.domain.contract import Assignment, ReportedEnd
 from raftflow.domain.limits import ERROR_CHARS_MAX
+from raftflow.domain.resources import MEMORY
 
 _log = logging.getLogger("raftflow.agent.attempts")
 
-StopReason = Literal["cancelled", "timeout", "abandoned"]
+StopReason = Literal["cancelled", "timeout", "abandoned", "outgrown"]
+
+OUTGROWN_GRACE_S = 1.0
+"""Longest grace of an attempt that uses too much memory: others on the machine may need it meanwhile."""
 
 
 class Running:
     """One attempt that runs."""
 
-    __slots__ = ("assignment", "executor", "kill_timer", "reason", "started_at_ns", "timeout_timer", "why")
+    __slots__ = ("assignment", "executor", "kill_timer", "reason", "started_at_ns", "timeout_timer", "usage", "why")
 
     def __init__(self, assignment: Assignment, executor: Executor) -> None:
         self.assignment = assignment
@@ -33,6 +38,16 @@ class Running:
         self.why = ""
         self.timeout_timer: asyncio.TimerHandle | None = None
         self.kill_timer: asyncio.TimerHandle | None = None
+        self.usage = Usage()
+
+    @property
+    def memory_mib(self) -> int:
+        """Memory that it demands, 0 if its demand names none."""
+        return self.assignment.resources.get(MEMORY, 0)
+
+    def watched(self) -> Watched | None:
+        """Return where it can be observed."""
+        return self.executor.watched(self.assignment.fence)
 
 
 class Attempts:
@@ -45,6 +60,7 @@ class Attempts:
         *,
         before_end: Callable[[], None],
         on_end: Callable[[ReportedEnd], None],
+        sample: Sample | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._command = command
@@ -54,6 +70,7 @@ class Attempts:
         self._running: dict[int, Running] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self.usage = UsageWatch(self._running, sample, self._outgrown)
 
     def start(self, assignment: Assignment) -> None:
         """Start an attempt. Its end comes through `on_end`, never before this returns."""
@@ -61,6 +78,7 @@ class Attempts:
         running = Running(assignment, executor)
         self._running[assignment.fence] = running
         self._idle.clear()
+        self.usage.started()
         try:
             executor.start(assignment, self._ended)
         except OSError as error:
@@ -77,6 +95,10 @@ class Attempts:
         if running is not None:
             limit_ms = running.assignment.timeout_ms
             self.stop(fence, "timeout", f"ran longer than its timeout of {limit_ms} ms")
+
+    def _outgrown(self, fence: int, why: str) -> None:
+        _log.warning("stopping attempt %d: it %s", fence, why)
+        self.stop(fence, "outgrown", why, OUTGROWN_GRACE_S)
 
     def stop(self, fence: int, reason: StopReason, why: str, grace_max_s: float | None = None) -> None:
         """Stop an attempt: SIGTERM, its grace (at most `grace_max_s`), SIGKILL.
@@ -121,7 +143,7 @@ class Attempts:
         if not self._running:
             self._idle.set()
         assignment = running.assignment
-        outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned"]
+        outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown"]
         error = how.error
         if running.reason is not None:
             outcome = running.reason
@@ -138,6 +160,8 @@ class Attempts:
             exit_code=how.exit_code,
             error=error if len(error) <= ERROR_CHARS_MAX else error[: ERROR_CHARS_MAX - 3] + "...",
             duration_ms=(now_ns() - running.started_at_ns) // 1_000_000,
+            cpu_ms=max(how.cpu_ms, running.usage.cpu_ms),
+            peak_mib=to_mib(max(how.rss_max_kib, running.usage.peak_kib)),
         )
         if outcome == "succeeded" and how.result:
             end.result = msgspec.Raw(how.result)

@@ -22,7 +22,9 @@ from raftflow.agent.clock import now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
-from raftflow.domain.contract import LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
+from raftflow.agent.usage import TELL_EVERY_S, UsageWatch
+from raftflow.domain.contract import AttemptUsage, LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
+from raftflow.domain.features import ONLINE_LEVEL
 
 _log = logging.getLogger("raftflow.agent.exchange")
 
@@ -88,6 +90,13 @@ def hold_ms(registration: RegisterResponse) -> int:
     return min(registration.poll_wait_ms, lease_ms // _LEASE_PART, max(spare_ms, lease_ms // 10))
 
 
+def _plain(end: ReportedEnd) -> ReportedEnd:
+    """Return an end as a coordinator below level 3 takes it."""
+    if end.cpu_ms or end.peak_mib:
+        return msgspec.structs.replace(end, cpu_ms=0, peak_mib=0)
+    return end
+
+
 class Exchange:
     """Polls until the incarnation is over. Everything happens in the event loop's thread.
 
@@ -102,6 +111,7 @@ class Exchange:
         config: AgentConfig,
         leader: LeaderClient,
         load: LoadSampler,
+        usage: UsageWatch,
         patience: Patience,
         before: Callable[[], None],
         answered: Callable[[PollResponse, int], None],
@@ -111,6 +121,9 @@ class Exchange:
         self._config = config
         self._leader = leader
         self._load = load
+        self._usage = usage
+        self.level = registration.feature_level
+        """The cluster's, as far as it was told."""
         self._patience = patience
         self._before = before
         self._answered = answered
@@ -200,6 +213,12 @@ class Exchange:
         self._seq += 1
         self._urgent = False
         ends, later = self._next_ends()
+        online = self.level >= ONLINE_LEVEL
+        usage: list[AttemptUsage] = []
+        if online:
+            usage = self._usage.report()
+        else:
+            ends = [_plain(end) for end in ends]
         registration = self._registration
         wait_ms = hold_ms(registration)
         if self._leaving or self._patience.trouble or (news and not ends):
@@ -207,6 +226,8 @@ class Exchange:
             # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders
             # went on dying.
             wait_ms = 0
+        elif online and self._book.running:
+            wait_ms = min(wait_ms, int(TELL_EVERY_S * 1000))
         return PollRequest(
             incarnation=registration.incarnation,
             seq=self._seq,
@@ -216,6 +237,7 @@ class Exchange:
             queued=[assignment.fence for assignment in self._book.queue],
             ends=ends,
             logs=self._next_pieces(),
+            usage=usage,
             load=self._load.sample(),
             wait_ms=wait_ms,
             leaving=self._leaving,
@@ -275,6 +297,7 @@ class Exchange:
         self._before()
         self._patience.succeeded()
         self._wait_until_s = 0.0
+        self.level = max(self.level, response.feature_level)
         self._book.answered(response.verdicts)
         if request.ends:
             if all(end.fence in self._book.ends for end in request.ends):
@@ -291,8 +314,7 @@ class Exchange:
             self._failed(f"the coordinator refuses the poll: {error}")
         elif len(ends) > 1:
             self._ends_max = max(len(ends) // 2, 1)
-        else:
-            end = ends[0]
+        elif (end := self._book.ends.get(ends[0].fence)) is not None:
             end.outcome = "failed"
             end.error = f"the coordinator refuses the result: {error}"[:1_000]
             end.result = msgspec.Raw(b"null")

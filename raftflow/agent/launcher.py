@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -28,7 +29,18 @@ from pathlib import Path
 import msgspec
 
 from raftflow.agent.capture import Stream
-from raftflow.agent.messages import CONTROL_FD, Exited, Lease, Signal, Spawn, ToLauncher
+from raftflow.agent.messages import (
+    CONTROL_FD,
+    Exited,
+    FromLauncher,
+    Lease,
+    Sample,
+    Sampled,
+    Signal,
+    Spawn,
+    ToLauncher,
+)
+from raftflow.agent.process_tree import read_tree, session_of
 
 _PACKET_BYTES_MAX = 1 << 20
 _CHUNK_BYTES = 1 << 16
@@ -143,6 +155,8 @@ class Launcher:
                         _kill_group(child.pid, number)
                 case Lease(until_ns=until_ns):
                     self._until_ns = until_ns
+                case Sample(wanted=wanted):
+                    self._send(self._sample(wanted))
         finally:
             for fd in fds:
                 os.close(fd)
@@ -223,15 +237,20 @@ class Launcher:
             child = self._pids.pop(info.si_pid, None)
             if child is not None:
                 _kill_group(child.pid, signal.SIGKILL)
-            _, status = os.waitpid(info.si_pid, 0)
+            _, status, usage = os.wait4(info.si_pid, 0)
             reaped = True
             if child is not None:
-                self._finish(child, os.waitstatus_to_exitcode(status))
+                self._finish(child, os.waitstatus_to_exitcode(status), usage)
         if reaped:
             self._kill_orphans()
 
-    def _finish(self, child: Child, code: int) -> None:
+    def _finish(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
         del self._children[child.id]
+        cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
+        # A program begins its life in the launcher's memory, so anything below the launcher's own peak says nothing.
+        rss_max_kib = usage.ru_maxrss
+        if rss_max_kib <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+            rss_max_kib = 0
         for stream in child.streams:
             for _ in range(_DRAIN_READS_MAX):
                 if not stream.read():
@@ -239,13 +258,35 @@ class Launcher:
             self._streams.pop(stream.fd, None)
             stream.close()
         if not child.streams:
-            self._send(Exited(child.id, code, "", child.lease_over))
+            self._send(Exited(child.id, code, "", child.lease_over, cpu_ms=cpu_ms, rss_max_kib=rss_max_kib))
             return
         out, err = child.streams
+        sizes, truncated = (out.size, err.size), (out.truncated, err.truncated)
         tail = err.tail if code else b""
-        self._send(
-            Exited(child.id, code, "", child.lease_over, (out.size, err.size), (out.truncated, err.truncated), tail)
-        )
+        self._send(Exited(child.id, code, "", child.lease_over, sizes, truncated, tail, cpu_ms, rss_max_kib))
+
+    def _sample(self, wanted: list[tuple[int, int]]) -> Sampled:
+        """Return what programs use."""
+        roots = {identity: [self._children[identity].pid] for identity, _ in wanted if identity in self._children}
+        self._add_orphans(roots)
+        used: list[tuple[int, int, int, list[int]]] = []
+        for identity, limit_kib in wanted:
+            if identity in roots:
+                tree = read_tree(roots[identity])
+                named = tree.pids if limit_kib and tree.rss_kib >= limit_kib else []
+                used.append((identity, tree.cpu_ms, tree.rss_kib, named))
+        return Sampled(used)
+
+    def _add_orphans(self, roots: dict[int, list[int]]) -> None:
+        """Add adopted processes to the programs that they belong to: by their session, or else by their fence."""
+        orphans = [pid for pid in self._child_pids() if pid not in self._pids]
+        if not orphans:
+            return
+        by_fence = {child.fence: child for child in self._children.values() if child.fence is not None}
+        for pid in orphans:
+            child = self._pids.get(session_of(pid)) or by_fence.get(_fence_of(pid) or "")
+            if child is not None and child.id in roots:
+                roots[child.id].append(pid)
 
     def _kill_orphans(self) -> None:
         """Kill adopted processes whose attempt is over: descendants that had left its process group.
@@ -288,7 +329,7 @@ class Launcher:
                 return
             time.sleep(0.002)
 
-    def _send(self, message: Exited) -> None:
+    def _send(self, message: FromLauncher) -> None:
         """Never blocks: while the agent is stopped, its lease must still be watched."""
         self._outgoing.append(_encode(message))
         if len(self._outgoing) == 1:

@@ -112,6 +112,7 @@ class Agent:
             timer.cancel()
         self._attempts.stop_all("abandoned", "the agent is leaving", 0.0)
         await self._attempts.wait_idle()
+        self._attempts.usage.stop()
         return code
 
     def leave(self) -> None:
@@ -203,6 +204,7 @@ class Agent:
             config=self._config,
             leader=self._leader,
             load=self._load,
+            usage=self._attempts.usage,
             patience=self._patience,
             before=self._check_lease,
             answered=self._answered,

@@ -95,7 +95,7 @@ async def _run(config: AgentConfig, folder: Path) -> int:
         command.result_bytes_max = python.result_bytes_max = registration.result_bytes_max
 
     def attempts(before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
-        return Attempts(command, python, before_end=before_end, on_end=on_end)
+        return Attempts(command, python, before_end=before_end, on_end=on_end, sample=launcher.sample)
 
     agent = Agent(config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered)
     handled = _handle_signals(loop, agent)

@@ -1,7 +1,9 @@
 """What the agent says to its launcher and to its python workers, and what they answer. MessagePack, arrays.
 
-agent  -- Spawn, Signal, Lease -->  launcher  -- Exited -->  agent      (one packet a message, SOCK_SEQPACKET)
-agent  -- Call -->  worker  -- Returned -->  agent                      (4 bytes of length before each message)
+agent  -- Spawn, Signal, Lease, Sample -->  launcher  -- Exited, Sampled -->  agent
+agent  -- Call -->  worker  -- Returned -->  agent
+
+To the launcher: one packet a message, SOCK_SEQPACKET. To a worker: 4 bytes of length before each message.
 """
 
 from __future__ import annotations
@@ -55,6 +57,20 @@ class Lease(_Message, frozen=True, tag="lease"):
     until_ns: int
 
 
+class Sample(_Message, frozen=True, tag="sample"):
+    """Say what programs use. One `Sampled` answers it."""
+
+    wanted: list[tuple[int, int]]
+    """Id of a program, and the memory in KiB from which on its processes are named; 0 for never."""
+
+
+class Sampled(_Message, frozen=True, tag="sampled"):
+    """What programs use, children included; programs that have ended are left out."""
+
+    used: list[tuple[int, int, int, list[int]]]
+    """Id, CPU time in ms, sum of resident memory in KiB, and its processes if it uses as much as was said."""
+
+
 class Exited(_Message, frozen=True, tag="exited"):
     """A program ended, its process group is dead and its output is on disk."""
 
@@ -70,6 +86,10 @@ class Exited(_Message, frozen=True, tag="exited"):
     truncated: tuple[bool, bool] = (False, False)
     stderr_tail: bytes = b""
     """Only of a program that failed."""
+    cpu_ms: int = 0
+    """CPU time of the program and of its children that it waited for."""
+    rss_max_kib: int = 0
+    """Most memory of one of these; 0 if it was less than can be told."""
 
 
 class Call(_Message, frozen=True):
@@ -106,6 +126,14 @@ class Returned(_Message, frozen=True):
     leftovers: bool = False
     """The call left child processes behind: the worker must go, with its group."""
     rss_max_kib: int = 0
+    """Most memory of the worker, or of one of its children, during the call."""
+    rss_kib: int = 0
+    """Memory that the worker keeps after the call."""
+    cpu_ms: int = 0
+    """CPU time of the call, children that were waited for included."""
+    cpu_life_ms: int = 0
+    """CPU time of the worker since it was started."""
 
 
-ToLauncher = Spawn | Signal | Lease
+ToLauncher = Spawn | Signal | Lease | Sample
+FromLauncher = Exited | Sampled

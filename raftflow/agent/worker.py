@@ -35,6 +35,7 @@ _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
 _REFERENCE_KEY = "$result"
 _RECEIVE_BYTES = 1 << 16
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -124,6 +125,7 @@ class Worker:
         self._pid = os.getpid()
         # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
+        self._meter = _Meter()
 
     def run(self) -> None:
         """Serve."""
@@ -148,6 +150,7 @@ class Worker:
             received += chunk
 
     def _serve(self, call: Call) -> Returned:
+        self._meter.begin()
         inputs = Inputs(call.inputs)
         environ = {
             "RAFTFLOW_WORKFLOW": call.workflow,
@@ -179,16 +182,9 @@ class Worker:
             if call.cwd is not None:
                 os.chdir(self._home)
         sizes, truncated = self._keep_output(call, error)
-        return Returned(
-            call.fence,
-            not error,
-            result,
-            error,
-            sizes,
-            truncated,
-            _has_children(),
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        )
+        task.forget_progress()
+        leftovers = _has_children()
+        return Returned(call.fence, not error, result, error, sizes, truncated, leftovers, *self._meter.end())
 
     def _call(self, call: Call, inputs: Inputs) -> bytes:
         if call.cwd is not None:
@@ -224,6 +220,37 @@ class Worker:
             _write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
         kept = [_keep(fd, f"{call.directory}/{name}", call.output_bytes_max) for fd, name in self._streams]
         return (kept[0][0], kept[1][0]), (kept[0][1], kept[1][1])
+
+
+class _Meter:
+    """What a call uses."""
+
+    def __init__(self) -> None:
+        self._clear_refs = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._cpu_ms = 0
+        self._children_rss_kib = 0
+
+    def begin(self) -> None:
+        """A call begins: forget the peak of those before."""
+        os.write(self._clear_refs, b"5")
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._cpu_ms = _cpu_ms(resource.getrusage(resource.RUSAGE_SELF), children)
+        self._children_rss_kib = children.ru_maxrss
+
+    def end(self) -> tuple[int, int, int, int]:
+        """Return the last four fields of `Returned`. Children that are left have been looked for already."""
+        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        peak_kib = own.ru_maxrss
+        if children.ru_maxrss > self._children_rss_kib:  # it never falls, so it tells only of larger ones
+            peak_kib = max(peak_kib, children.ru_maxrss)
+        kept_kib = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_KIB
+        cpu_ms = _cpu_ms(own, children)
+        return peak_kib, kept_kib, max(cpu_ms - self._cpu_ms, 0), cpu_ms
+
+
+def _cpu_ms(*usages: resource.struct_rusage) -> int:
+    return int(sum(usage.ru_utime + usage.ru_stime for usage in usages) * 1000)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -50,6 +50,7 @@ async def register(call: Call) -> Answer:
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
             result_bytes_max=limits.RESULT_BYTES_MAX,
+            feature_level=call.replica.machine.state.feature_level,
         )
     )
 
@@ -83,7 +84,12 @@ async def poll(call: Call) -> Answer:
 
 def _check_numbers(request: PollRequest) -> None:
     """JSON knows numbers of any size, the log and the ledger do not."""
-    fences = (*request.running, *request.queued, *(end.fence for end in request.ends))
+    fences = (
+        *request.running,
+        *request.queued,
+        *(end.fence for end in request.ends),
+        *(usage.fence for usage in request.usage),
+    )
     for path, value in (("incarnation", request.incarnation), ("seq", request.seq), ("seen", request.seen)):
         if not 0 <= value <= _FENCE_MAX:
             raise ProblemError(

@@ -19,6 +19,7 @@ from raftflow.domain.contract import (
     TaskLog,
     TaskPage,
     TaskView,
+    UsageView,
     WorkflowCreated,
     WorkflowPage,
     WorkflowView,
@@ -135,8 +136,27 @@ def _cursor_checked() -> Iterator[None]:
 
 async def task(call: Call) -> Answer:
     """Show a task with its attempts."""
-    view = queries.task_view(call.replica.machine, call.path("id"), call.path("task"))
-    return Answer(found(view, _what(call)))
+    view = found(queries.task_view(call.replica.machine, call.path("id"), call.path("task")), _what(call))
+    if call.replica.leader.leading:
+        _overlay(call, view)
+    return Answer(view)
+
+
+def _overlay(call: Call, view: TaskView) -> None:
+    """Add what only the leader's memory holds."""
+    now_s = asyncio.get_running_loop().time()
+    for attempt in view.history:
+        sample = call.replica.desk.usage.get(attempt.agent, attempt.fence) if attempt.outcome is None else None
+        if sample is not None:
+            attempt.usage = UsageView(
+                cpu_ms=sample.cpu_ms,
+                memory_mib=sample.memory_mib,
+                peak_mib=sample.peak_mib,
+                progress=sample.progress,
+                age_s=round(now_s - sample.at_s, 3),
+            )
+            if attempt.agent == view.agent:
+                view.usage = attempt.usage
 
 
 async def explain(call: Call) -> Answer:

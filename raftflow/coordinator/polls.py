@@ -23,6 +23,7 @@ from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.relay import LogRelay
 from raftflow.coordinator.submitter import BusyError, Submitter
+from raftflow.coordinator.usage import UsageStore
 from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
 from raftflow.domain.commands import AttemptEnd, ControlAgent, RemoveAgent, ReportAttempts
@@ -112,6 +113,8 @@ class PollDesk:
         relay: LogRelay | None = None,
     ) -> None:
         self.relay = relay or LogRelay(self.wake)
+        self.usage = UsageStore()
+        """What running attempts use, as their agents told."""
         self._machine = machine
         self._submitter = submitter
         self._leader = leader
@@ -144,6 +147,9 @@ class PollDesk:
 
     def wake(self, agent: str) -> None:
         """Look again, in one of the next turns of the loop, whether there is news for an agent."""
+        known = self._machine.state.agents.get(agent)
+        if known is None or not known.present:
+            self.usage.forget(agent)
         if agent not in self._seats:
             return
         if not self._to_wake:
@@ -162,6 +168,7 @@ class PollDesk:
     def step_down(self) -> None:
         """Send every held poll away: this replica no longer leads."""
         self.relay.fail_all("the leader changed meanwhile; ask again")
+        self.usage.clear()
         for agent in self._seats:
             self.wake(agent)
         self._seats = {agent: seat for agent, seat in self._seats.items() if seat.wakers}
@@ -190,6 +197,8 @@ class PollDesk:
         seat.load = request.load or seat.load
         self._leader.contact(name)
         self.relay.deliver(name, request.logs)
+        if request.usage or self.usage.of_agent(name):
+            self.usage.take(name, request.running, request.usage, asyncio.get_running_loop().time())
         if request.seq > seat.seq:
             seat.seq = request.seq
             self._answer_older(seat)
@@ -216,6 +225,7 @@ class PollDesk:
                 raise BusyError(f"{SEATS_MAX} agents are remembered already")
             if seat is not None:
                 seat.look()
+            self.usage.forget(name)
             fresh = _Seat(name, incarnation)
             if seat is not None:
                 fresh.pid, fresh.version = seat.pid, seat.version
@@ -291,6 +301,7 @@ class PollDesk:
         if isinstance(reply, Rejection):
             return reply
         self._seats.pop(name, None)
+        self.usage.forget(name)
         return PollResponse(lease_ms=self._lease_ms, verdicts=verdicts, draining=True)
 
     async def _check_unknown(self, agent: Agent, request: PollRequest) -> None:
@@ -374,6 +385,7 @@ class PollDesk:
             stop=stop,
             release=release,
             draining=draining,
+            feature_level=self._machine.state.feature_level,
         )
         orders = {*stop, *release}
         news = bool(

@@ -23,6 +23,9 @@ HEADER_IDEMPOTENCY_KEY = "Idempotency-Key"
 HEADER_FORWARDED = "X-Raftflow-Forwarded"
 """Set by a replica that passes a request on; a request with it is never passed on again."""
 
+_USAGE_MAX = 2**53
+"""Largest number that a usage may have: what every JSON reader takes exactly."""
+
 PROBLEM_TYPE_PREFIX = "https://raftflow.invalid/problems/"
 """Stable names, not addresses: nothing is fetched from there."""
 
@@ -124,6 +127,20 @@ class AttemptView(msgspec.Struct, kw_only=True):
     assigned_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    usage: UsageView | None = None
+    """Of an attempt that runs, as its agent last told the leader."""
+
+
+class UsageView(msgspec.Struct, kw_only=True):
+    """What a running attempt uses."""
+
+    cpu_ms: int
+    memory_mib: int
+    peak_mib: int
+    progress: float | None
+    """0 to 1, None if the task does not tell."""
+    age_s: float
+    """How long ago the leader was told."""
 
 
 class TaskView(msgspec.Struct, kw_only=True):
@@ -141,6 +158,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     """For a person: `queued on a1`, `next attempt at ...`, `stopping`."""
     needs: list[str] = []
     history: list[AttemptView] = []
+    usage: UsageView | None = None
+    """Of the present attempt while it runs; lists leave it out."""
 
 
 class TaskPage(msgspec.Struct, kw_only=True):
@@ -200,6 +219,8 @@ class RegisterResponse(msgspec.Struct, kw_only=True):
     poll_wait_ms: int
     """How long the leader may hold an idle poll."""
     result_bytes_max: int
+    feature_level: int = 1
+    """The cluster's level (`domain.features`): what the agent may say. It never goes down."""
 
 
 class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -208,12 +229,17 @@ class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     fence: int
     workflow_id: str
     task_id: str
-    outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "released"]
+    outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown"]
+    """`outgrown`: it used more memory than its demand and was stopped; from level 3 on."""
     exit_code: int | None = None
     error: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)] = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     """Any JSON."""
     duration_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cpu_ms: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    """CPU time of the attempt's processes. From level 3 on, as `peak_mib`."""
+    peak_mib: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    """Most memory that its processes were seen to use; 0 if nobody saw it, as of short attempts that used little."""
 
 
 class LogPiece(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -226,6 +252,20 @@ class LogPiece(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     truncated: bool
     complete: bool
     error: str = ""
+
+
+class AttemptUsage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a running attempt uses, children of its processes included; stays in the leader's memory."""
+
+    fence: int
+    cpu_ms: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    """CPU time so far."""
+    memory_mib: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    """Memory now: see `raftflow/agent/DESIGN.md` for what is counted."""
+    peak_mib: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    """Largest `memory_mib` so far."""
+    progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """As the task itself says, None if it does not."""
 
 
 class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -255,6 +295,8 @@ class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     ends: list[ReportedEnd] = []
     """Ends that no answer has confirmed yet, in the order in which they happened."""
     logs: list[LogPiece] = []
+    usage: Annotated[list[AttemptUsage], msgspec.Meta(max_length=limits.USAGE_PER_POLL_MAX)] = []
+    """Of attempts that have been running for a while, every other second. From level 3 on."""
     load: AgentLoad | None = None
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 0
     """How long the leader may hold this poll when it has nothing to say."""
@@ -317,6 +359,8 @@ class PollResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Queued attempts to give back if they have not started."""
     logs: list[LogWanted] = []
     draining: bool = False
+    feature_level: int = 1
+    """The cluster's level; see `RegisterResponse`."""
 
 
 class AgentView(msgspec.Struct, kw_only=True):

@@ -52,3 +52,6 @@ ATTEMPT_HISTORY_MAX = 16
 
 PREFETCH_MAX = 1_024
 """Attempts that may wait in one agent's queue."""
+
+USAGE_PER_POLL_MAX = 4_096
+"""Running attempts whose usage one poll tells; those beyond it are told with the next ones."""

@@ -120,6 +120,9 @@ class Machine:
             after_s = 0.001 if number == signal.SIGKILL else self._rng.choice((0.002, 0.05, 10.0))
             self._loop.call_later(after_s, self._exit, fence, how, "was stopped", context=self._world)
 
+    def watched(self, fence: int) -> None:
+        """Show nothing."""
+
     def lease(self, until_ns: int) -> None:
         """Take the end of the lease, as the launcher does."""
         if self._lease_timer is not None:
@@ -177,6 +180,7 @@ class SimLeaderClient:
                 lease_ms=timing.lease_ms,
                 poll_wait_ms=timing.poll_wait_ms,
                 result_bytes_max=RESULT_BYTES_MAX,
+                feature_level=replica.machine.state.feature_level,
             )
 
         registration: RegisterResponse = await self._pass(serve, self._timeout_s)

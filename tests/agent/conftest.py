@@ -23,6 +23,7 @@ from raftflow.agent.main import run_agent
 from raftflow.domain.contract import (
     PROBLEM_TYPE_PREFIX,
     Assignment,
+    AttemptUsage,
     LogPiece,
     LogWanted,
     PollRequest,
@@ -41,6 +42,7 @@ class FakeLeader:
         self.lease_ms = 10_000
         self.poll_wait_ms = 2_000
         self.result_bytes_max = 64 * 1024
+        self.feature_level = 1
         self.poll_bytes_max = 1 << 20
         self.redirect_to: str | None = None
         self.no_leader = False
@@ -131,6 +133,7 @@ class FakeLeader:
             lease_ms=self.lease_ms,
             poll_wait_ms=self.poll_wait_ms,
             result_bytes_max=self.result_bytes_max,
+            feature_level=self.feature_level,
         )
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
@@ -184,7 +187,7 @@ class FakeLeader:
             self.cut_after_apply -= 1
             return self._cut(request)
         await self.notify()
-        answer = PollResponse(lease_ms=self.lease_ms, verdicts=verdicts)
+        answer = PollResponse(lease_ms=self.lease_ms, verdicts=verdicts, feature_level=self.feature_level)
         deadline = time.monotonic() + poll.wait_ms / 1000
         while True:
             changes = self._changes
@@ -240,6 +243,18 @@ class FakeLeader:
         """Assign one task and wait for its end."""
         (fence,) = await self.assign(task)
         return await self.end_of(fence)
+
+    async def usage_of(
+        self, fence: int, true: Callable[[AttemptUsage], Any], timeout_s: float = 15.0
+    ) -> AttemptUsage:
+        """Wait until a poll tells of an attempt what the test waits for."""
+
+        def find() -> AttemptUsage | None:
+            told = (usage for poll in self.polls for usage in poll.usage)
+            return next((usage for usage in told if usage.fence == fence and true(usage)), None)
+
+        usage: AttemptUsage = await self.until(find, timeout_s)
+        return usage
 
     async def log_of(self, fence: int, stream: str, offset: int = 0, bytes_max: int = 1 << 20) -> LogPiece:
         name = f"log-{len(self.pieces)}-{fence}-{stream}"

@@ -37,3 +37,36 @@ async def test_a_workflow_runs_to_its_end(one: Any) -> None:
     ]
     assert (await one.get("/v1/ledger/verify")).json["ok"]
     assert (await one.get("/v1/audit/verify")).json["problems"] == []
+
+
+async def test_a_task_that_runs_shows_what_it_uses(one: Any) -> None:
+    workflow = await one.submit({"id": "a", **SLEEP})
+    path = f"/v1/workflows/{workflow}/tasks/a"
+    incarnation = await one.register()
+    fence = (await one.poll(incarnation=incarnation, seq=1, wait_ms=1000)).json["assign"][0]["fence"]
+    assert (await one.get(path)).json["usage"] is None
+    usage = {"fence": fence, "cpu_ms": 1200, "memory_mib": 10, "peak_mib": 20, "progress": 0.25}
+    await one.poll(incarnation=incarnation, seq=2, seen=fence, running=[fence], usage=[usage])
+    shown = (await one.get(path)).json
+    age_s = shown["usage"].pop("age_s")
+    assert 0 <= age_s < 5
+    assert shown["usage"] == {"cpu_ms": 1200, "memory_mib": 10, "peak_mib": 20, "progress": 0.25}
+    assert shown["history"][0]["usage"]["peak_mib"] == 20
+    end = {
+        "fence": fence,
+        "workflow_id": workflow,
+        "task_id": "a",
+        "outcome": "succeeded",
+        "cpu_ms": 5,
+        "peak_mib": 6,
+    }
+    await one.poll(incarnation=incarnation, seq=3, seen=fence, ends=[end])
+    shown = (await one.get(path)).json
+    assert (shown["usage"], shown["history"][0]["usage"]) == (None, None)
+
+
+async def test_usage_that_makes_no_sense_is_refused(one: Any) -> None:
+    incarnation = await one.register()
+    for wrong in ({"cpu_ms": -1}, {"progress": 1.01}, {"memory_mib": 2**60}, {"fence": 2**64}, {"nice": 1}):
+        answer = await one.poll(incarnation=incarnation, seq=1, usage=[{"fence": 1, **wrong}])
+        assert answer.status in (400, 422), wrong

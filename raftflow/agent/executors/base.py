@@ -21,6 +21,23 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """JSON; empty for none."""
     abandoned: bool = False
     """The agent's own machinery ended it (the lease was over, the launcher died): not the task's failure."""
+    cpu_ms: int = 0
+    """CPU time, as the system accounted for it at the end."""
+    rss_max_kib: int = 0
+    """Most memory of one of its processes; 0 if it is not known."""
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a running attempt can be observed."""
+
+    id: int
+    """The launcher's, of the program."""
+    cpu_before_ms: int = 0
+    """CPU time that the program had used before the attempt began."""
+    kept_kib: int = 0
+    """Memory that the program had kept from what it did before."""
+    progress: str = ""
+    """The file in which the attempt tells its progress."""
 
 
 class Executor(Protocol):
@@ -34,3 +51,6 @@ class Executor(Protocol):
 
     def signal(self, fence: int, number: int) -> None:
         """Send a signal to a running attempt; ignored if it has ended."""
+
+    def watched(self, fence: int) -> Watched | None:
+        """Return where a running attempt can be observed, None if it cannot or has ended."""

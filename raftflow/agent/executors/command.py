@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from raftflow.agent.executors.base import Ended
+from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.messages import Exited
 from raftflow.agent.output import OutputStore, remove_file
@@ -59,6 +59,7 @@ class CommandExecutor:
             "RAFTFLOW_FENCE": str(fence),
             "RAFTFLOW_RESULT": self._result_of(fence),
             "RAFTFLOW_INPUTS": inputs,
+            "RAFTFLOW_PROGRESS": self._progress_of(fence),
         }
         self._store.began(fence)
         identity = self._launcher.spawn(
@@ -78,9 +79,15 @@ class CommandExecutor:
         if entry is not None:
             self._launcher.signal(entry[0], number)
 
+    def watched(self, fence: int) -> Watched | None:
+        """Return the program's id and where it tells its progress."""
+        entry = self._running.get(fence)
+        return None if entry is None else Watched(id=entry[0], progress=self._progress_of(fence))
+
     def _exited(self, fence: int, exited: Exited) -> None:
         _, assignment, ended = self._running.pop(fence)
         how = self._how(fence, exited)
+        remove_file(self._progress_of(fence))
         if assignment.inputs:
             remove_file(f"{self._exchange}/{fence}.inputs.json")
         self._store.ended(fence, exited.sizes, exited.truncated)
@@ -89,16 +96,32 @@ class CommandExecutor:
     def _result_of(self, fence: int) -> str:
         return f"{self._exchange}/{fence}.result.json"
 
+    def _progress_of(self, fence: int) -> str:
+        return f"{self._exchange}/{fence}.progress"
+
     def _how(self, fence: int, exited: Exited) -> Ended:
         result, error = take_result(self._result_of(fence), self.result_bytes_max)
-        if exited.code == 0 and not exited.lease_over:
-            return Ended(ok=not error, exit_code=0, error=error, result=result)
-        if exited.lease_over or exited.code is None:
-            why = exited.error or LEASE_OVER
-            return Ended(ok=False, exit_code=exited.code, error=why, abandoned=exited.lease_over)
-        tail = exited.stderr_tail.decode(errors="replace").rstrip()
-        what = exit_text(exited.code)
-        return Ended(ok=False, exit_code=exited.code, error=f"{what}: {tail}" if tail else what)
+        ok = exited.code == 0 and not exited.lease_over
+        if not ok:
+            result, error = b"", _why(exited)
+        return Ended(
+            ok=ok and not error,
+            exit_code=exited.code,
+            error=error,
+            result=result,
+            abandoned=exited.lease_over,
+            cpu_ms=exited.cpu_ms,
+            rss_max_kib=exited.rss_max_kib,
+        )
+
+
+def _why(exited: Exited) -> str:
+    """Return what was wrong with a program that failed."""
+    if exited.lease_over or exited.code is None:
+        return exited.error or LEASE_OVER
+    tail = exited.stderr_tail.decode(errors="replace").rstrip()
+    what = exit_text(exited.code)
+    return f"{what}: {tail}" if tail else what
 
 
 def exit_text(code: int) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from raftflow.agent.messages import Exited, Lease, Signal, Spawn, ToLauncher, is_secret
+from raftflow.agent.messages import Exited, FromLauncher, Lease, Sample, Sampled, Signal, Spawn, ToLauncher, is_secret
 
 _log = logging.getLogger("raftflow.agent.launcher")
 
@@ -33,7 +33,7 @@ INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
 """In the environment of the launcher and of all that it starts: finds them again if the launcher is killed."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Exited).decode
+_decode = msgspec.msgpack.Decoder(FromLauncher).decode
 
 
 class LauncherError(RuntimeError):
@@ -50,6 +50,7 @@ class Launcher:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Callable[[Exited], None]] = {}
+        self._on_sampled: Callable[[Sampled], None] | None = None
         self._next_id = 1
         self._outgoing: deque[tuple[bytes, int | None]] = deque()
         self._lease: Lease | None = None
@@ -110,6 +111,14 @@ class Launcher:
         """Let programs run until `until_ns` of CLOCK_BOOTTIME."""
         self._lease = Lease(until_ns)
         self._send(self._lease)
+
+    def sample(self, wanted: list[tuple[int, int]], on_sampled: Callable[[Sampled], None]) -> None:
+        """Ask what programs use: see `Sample`. `on_sampled` is called once, later, unless the launcher dies.
+
+        Only the last one who asked is answered.
+        """
+        self._on_sampled = on_sampled
+        self._send(Sample(wanted))
 
     async def close(self) -> None:
         """End the launcher, and with it everything that it started."""
@@ -181,7 +190,12 @@ class Launcher:
             if not data:
                 self._died()
                 return
-            self._exited(_decode(data))
+            message = _decode(data)
+            if isinstance(message, Exited):
+                self._exited(message)
+            elif self._on_sampled is not None:
+                on_sampled, self._on_sampled = self._on_sampled, None
+                on_sampled(message)
 
     def _exited(self, message: Exited) -> None:
         on_exit = self._waiting.pop(message.id, None)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from raftflow.agent.executors.base import Ended
+from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.messages import MESSAGE_BYTES_MAX, Call, Exited, Returned
-from raftflow.agent.output import STREAMS, OutputStore, keep_head
+from raftflow.agent.output import STREAMS, OutputStore, keep_head, remove_file
 from raftflow.domain.contract import Assignment
 
 _log = logging.getLogger("raftflow.agent.python")
@@ -37,18 +37,21 @@ class Worker:
 
     __slots__ = (
         "calls",
+        "cpu_ms",
         "doomed",
         "fence",
         "id",
         "incoming",
+        "kept_kib",
         "outgoing",
+        "progress",
         "returned",
         "socket",
         "streams",
         "truncated",
     )
 
-    def __init__(self, control: socket.socket, streams: tuple[Path, Path]) -> None:
+    def __init__(self, control: socket.socket, streams: tuple[Path, Path], progress: str) -> None:
         self.id = 0
         self.socket: socket.socket | None = control
         self.streams = streams
@@ -59,6 +62,12 @@ class Worker:
         self.returned: Ended | None = None
         """How its call ended, while the worker and what the call left behind are being killed."""
         self.calls = 0
+        self.cpu_ms = 0
+        """CPU time up to the end of the last call."""
+        self.kept_kib = 0
+        """Memory at the end of the last call."""
+        self.progress = progress
+        """The file in which a call tells its progress; the worker removes it."""
         self.incoming = bytearray()
         self.outgoing = b""
         self.truncated = [False, False]
@@ -133,16 +142,25 @@ class PythonExecutor:
             entry[0].doomed = True
             self._launcher.signal(entry[0].id, number)
 
+    def watched(self, fence: int) -> Watched | None:
+        """Return the worker's id, what it has used before, and where the call tells its progress."""
+        entry = self._running.get(fence)
+        if entry is None:
+            return None
+        worker = entry[0]
+        return Watched(id=worker.id, cpu_before_ms=worker.cpu_ms, kept_kib=worker.kept_kib, progress=worker.progress)
+
     def _start_worker(self) -> Worker:
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         self._started += 1
         out, err = (self._folder / f"{self._started}.{name}" for name in STREAMS)
-        worker = Worker(ours, (out, err))
+        progress = f"{self._folder}/{self._started}.progress"
+        worker = Worker(ours, (out, err), progress)
         with theirs:
             worker.id = self._launcher.spawn(
                 [sys.executable, "-m", "raftflow.agent.worker"],
-                {},
+                {"RAFTFLOW_PROGRESS": progress},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
                 stdout=str(out),
@@ -208,7 +226,14 @@ class PythonExecutor:
         truncated = (returned.truncated[0] or worker.truncated[0], returned.truncated[1] or worker.truncated[1])
         worker.truncated = [False, False]
         self._store.ended(fence, returned.sizes, truncated)
-        how = Ended(ok=returned.ok, error=returned.error, result=returned.result)
+        worker.cpu_ms, worker.kept_kib = returned.cpu_life_ms, returned.rss_kib
+        how = Ended(
+            ok=returned.ok,
+            error=returned.error,
+            result=returned.result,
+            cpu_ms=returned.cpu_ms,
+            rss_max_kib=returned.rss_max_kib,
+        )
         if returned.leftovers or worker.doomed:
             # Children of the call may still run. They end with the worker's group, and only then has the attempt.
             worker.returned = how
@@ -250,6 +275,7 @@ class PythonExecutor:
             ended(fence, how)
         for path in worker.streams:
             path.unlink(missing_ok=True)
+        remove_file(worker.progress)
 
     def _rescue_output(self, worker: Worker, fence: int) -> tuple[tuple[int, int], tuple[bool, bool]]:
         folder = self._store.directory(fence)
@@ -260,12 +286,14 @@ class PythonExecutor:
         return (out[0], err[0]), (out[1] or worker.truncated[0], err[1] or worker.truncated[1])
 
     def _how(self, worker: Worker, exited: Exited) -> Ended:
+        cpu_ms = max(exited.cpu_ms - worker.cpu_ms, 0)
         if exited.lease_over or exited.code is None:
-            return Ended(ok=False, error=exited.error or LEASE_OVER, abandoned=exited.lease_over)
+            return Ended(ok=False, error=exited.error or LEASE_OVER, abandoned=exited.lease_over, cpu_ms=cpu_ms)
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
         what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
         tail = _tail(worker.streams[1])
-        return Ended(ok=False, error=f"worker died: {what}" + (f": {tail}" if tail else ""))
+        error = f"worker died: {what}" + (f": {tail}" if tail else "")
+        return Ended(ok=False, error=error, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
 
     def _cut(self) -> None:
         """Keep the capture files of running calls from growing without bound."""

@@ -1,0 +1,97 @@
+"""What the processes of an attempt use, read from /proc.
+
+Only files are read that the kernel answers without waiting for the process (`stat`, `children`): the launcher calls
+this, and must never hang. Kernels without CONFIG_PROC_CHILDREN show the first process of a tree only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+PROCESSES_MAX = 4_096
+"""Processes of one tree that are looked at; the rest is left out."""
+
+_TICK_MS = 1000 // os.sysconf("SC_CLK_TCK")
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+_STAT_BYTES = 1 << 10
+_CHILDREN_BYTES = 1 << 16
+
+
+class Tree(NamedTuple):
+    """Processes and what they use together."""
+
+    cpu_ms: int
+    """CPU time, with that of children that have ended and were waited for."""
+    rss_kib: int
+    """Sum of their resident memory; what several of them share is counted once for each."""
+    pids: list[int]
+
+
+class _Stat(NamedTuple):
+    """Of one process."""
+
+    session: int
+    ticks: int
+    threads: int
+    pages: int
+
+
+def read_tree(roots: Iterable[int]) -> Tree:
+    """Return what these processes and their descendants use now; those that have ended meanwhile use nothing."""
+    ticks, pages = 0, 0
+    pids: list[int] = []
+    waiting = list(roots)
+    while waiting and len(pids) < PROCESSES_MAX:
+        pid = waiting.pop()
+        stat = _stat(pid)
+        if stat is None:
+            continue
+        pids.append(pid)
+        ticks += stat.ticks
+        pages += stat.pages
+        waiting.extend(_children(pid, stat.threads))
+    return Tree(ticks * _TICK_MS, pages * _PAGE_KIB, pids)
+
+
+def session_of(pid: int) -> int:
+    """Return the id of the process's session, 0 if it has ended."""
+    stat = _stat(pid)
+    return 0 if stat is None else stat.session
+
+
+def _stat(pid: int) -> _Stat | None:
+    data = _read(f"/proc/{pid}/stat", _STAT_BYTES)
+    # The name of the program may hold anything, so the fields are counted from its closing bracket.
+    fields = data[data.rfind(b")") + 2 :].split()
+    if len(fields) < 22:
+        return None
+    ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
+    return _Stat(int(fields[3]), ticks, int(fields[17]), int(fields[21]))
+
+
+def _children(pid: int, threads: int) -> Iterator[int]:
+    """Yield the children of a process. Each thread has its own list of those that it made."""
+    names: Iterable[str] = (str(pid),)
+    if threads > 1:
+        try:
+            names = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            return
+    for name in names:
+        yield from map(int, _read(f"/proc/{pid}/task/{name}/children", _CHILDREN_BYTES).split())
+
+
+def _read(path: str, bytes_max: int) -> bytes:
+    """Return a file of /proc; nothing if the process has ended."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, bytes_max)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)

@@ -1,0 +1,218 @@
+"""What running attempts use: read from real processes, told every other second, held to their demands."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftflow.agent.process_tree import read_tree
+from raftflow.agent.usage import read_progress, shares_kib
+
+HOLD_MIB = "import sys, time; held = bytearray(int(sys.argv[1]) << 20); time.sleep(300)"
+SPIN_S = "import sys, time\nwhile time.process_time() < float(sys.argv[1]): pass"
+
+
+@pytest.fixture(autouse=True)
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.fixture
+def online(leader: Any) -> Any:
+    leader.feature_level = 3
+    leader.poll_wait_ms = 300
+    return leader
+
+
+def python(text: str, *args: object) -> list[str]:
+    return [sys.executable, "-c", text, *map(str, args)]
+
+
+# --- reading
+
+
+def test_a_tree_is_a_process_with_all_its_descendants() -> None:
+    """A shell's child holds memory; a process in a session of its own is found through its parent."""
+    hold = f"{sys.executable} -c '{HOLD_MIB}; ' 64"
+    with subprocess.Popen(["sh", "-c", f"setsid {hold} & echo; wait"], stdout=subprocess.PIPE) as shell:
+        try:
+            assert shell.stdout is not None
+            shell.stdout.readline()
+            until_s = time.monotonic() + 15
+            while (shares := shares_kib((tree := read_tree([shell.pid])).pids)) < 64 << 10:
+                assert time.monotonic() < until_s, tree
+            assert tree.pids[0] == shell.pid
+            assert len(tree.pids) >= 2
+            assert shares <= read_tree([shell.pid]).rss_kib
+        finally:
+            for pid in read_tree([shell.pid]).pids:
+                os.kill(pid, 9)
+
+
+def test_children_of_every_thread_are_found(tmp_path: Path) -> None:
+    text = (
+        "import subprocess, threading, time\n"
+        "def run(): subprocess.Popen(['sleep', '300']); print(flush=True); time.sleep(300)\n"
+        "threading.Thread(target=run).start()"
+    )
+    with subprocess.Popen(python(text), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        tree = read_tree([process.pid])
+        for pid in tree.pids:
+            os.kill(pid, 9)
+    assert len(tree.pids) == 2
+
+
+def test_cpu_time_counts_children_that_ended() -> None:
+    own = read_tree([os.getpid()]).cpu_ms
+    subprocess.run(python(SPIN_S, 0.3), check=True)
+    assert read_tree([os.getpid()]).cpu_ms >= own + 290
+
+
+def test_a_process_that_is_gone_uses_nothing() -> None:
+    with subprocess.Popen(["/bin/true"]) as process:
+        process.wait()
+    assert read_tree([process.pid]) == (0, 0, [])
+    assert shares_kib([process.pid]) == 0
+
+
+def test_pages_that_processes_share_are_counted_once_in_their_shares() -> None:
+    """A parent and three forks hold the same 64 MiB: the plain sum has them four times."""
+    text = (
+        "import os, time\nheld = bytearray(64 << 20)\n"
+        "for _ in range(3):\n    if os.fork() == 0: time.sleep(300)\nprint(flush=True); time.sleep(300)"
+    )
+    with subprocess.Popen(python(text), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        tree = read_tree([process.pid])
+        shared = shares_kib(tree.pids)
+        for pid in tree.pids:
+            os.kill(pid, 9)
+    assert tree.rss_kib > 4 * (64 << 10)
+    assert 64 << 10 <= shared < 2 * (64 << 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.25\n", 0.25), ("1", 1.0), ("0", 0.0), ("", 0.1), ("1.5", 0.1), ("nan", 0.1), ("-1", 0.1), ("half", 0.1)],
+)
+def test_progress_that_makes_no_sense_is_not_taken(tmp_path: Path, text: str, value: float) -> None:
+    file = tmp_path / "progress"
+    file.write_text(text)
+    assert read_progress(str(file), 0.1) == value
+
+
+def test_progress_may_be_no_file_at_all(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "none", tmp_path, tmp_path / "fifo"):
+        assert read_progress(str(path), None) is None
+
+
+# --- telling
+
+
+async def test_a_command_that_runs_is_told_of_with_its_children(online: Any, start_agent: Any) -> None:
+    start_agent()
+    inner = f"{sys.executable} -c '{HOLD_MIB}' 64"
+    (fence,) = await online.assign({"command": ["sh", "-c", f"{inner} & echo 0.5 > $RAFTFLOW_PROGRESS; wait"]})
+    usage = await online.usage_of(fence, lambda usage: usage.memory_mib >= 64)
+    assert usage.memory_mib < 200
+    assert usage.peak_mib >= usage.memory_mib
+    assert (await online.usage_of(fence, lambda usage: usage.cpu_ms > 0)).progress == 0.5
+    online.stop = [fence]
+    await online.notify()
+    end = await online.end_of(fence)
+    assert (end.outcome, end.peak_mib >= 64, end.cpu_ms > 0) == ("cancelled", True, True)
+
+
+async def test_a_python_call_is_told_of_without_what_its_worker_did_before(
+    online: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    """The first call burns CPU time and leaves memory behind; the second, in the same worker, is not charged."""
+    (tmp_path / "jobs.py").write_text(
+        "import os, time\nfrom raftflow.task import progress\nkept = []\n"
+        "def greedy():\n    kept.append(bytearray(128 << 20))\n"
+        "    while time.process_time() < 0.5: pass\n    return os.getpid()\n"
+        "def modest():\n    progress(0.25)\n    time.sleep(300)\n"
+    )
+    start_agent(resources={"cpu": 1})
+    first = await online.run(python="jobs:greedy")
+    assert first.peak_mib >= 128
+    assert 300 <= first.cpu_ms < 5_000
+    (fence,) = await online.assign({"python": "jobs:modest"})
+    usage = await online.usage_of(fence, lambda _: True)
+    assert usage.memory_mib < 100
+    assert usage.cpu_ms < 300
+    assert usage.progress == 0.25
+    online.stop = [fence]
+    await online.notify()
+    end = await online.end_of(fence)
+    assert end.cpu_ms < 300
+    again = await online.run(python="jobs:greedy")
+    assert again.result != first.result  # the worker that was stopped is gone
+
+
+async def test_short_attempts_are_measured_at_their_end_alone(online: Any, start_agent: Any) -> None:
+    start_agent()
+    end = await online.run(command=python("held = bytearray(96 << 20)\n" + SPIN_S, 0.2))
+    assert end.cpu_ms >= 200
+    assert 96 <= end.peak_mib < 200
+    assert not [usage for poll in online.polls for usage in poll.usage]
+    small = await online.run(command=["/bin/true"])
+    assert small.peak_mib == 0  # less than can be told
+
+
+async def test_usage_is_told_every_other_second(online: Any, start_agent: Any) -> None:
+    start_agent()
+    await online.assign({"command": ["sleep", "300"]})
+    at_s: list[float] = []
+    for _ in range(3):
+        seen = len(online.polls)
+        await online.until(lambda seen=seen: any(poll.usage for poll in online.polls[seen:]))
+        at_s.append(time.monotonic())
+    assert at_s[1] - at_s[0] > 1.5
+    assert at_s[2] - at_s[1] > 1.5
+    assert len(online.polls) > len([poll for poll in online.polls if poll.usage])
+
+
+async def test_a_leader_of_a_lower_level_is_told_nothing_new(leader: Any, start_agent: Any) -> None:
+    """It would refuse the poll. When the level rises, the next answer says so."""
+    leader.poll_wait_ms = 200
+    start_agent(resources={"cpu": 2})
+    (fence,) = await leader.assign({"command": ["sleep", "300"]})
+    end = await leader.run(command=python(SPIN_S, 1.5))
+    assert (end.cpu_ms, end.peak_mib) == (0, 0)
+    assert not any(poll.usage for poll in leader.polls)
+    leader.feature_level = 3
+    await leader.usage_of(fence, lambda _: True)
+    end = await leader.run(command=python(SPIN_S, 0.1))
+    assert end.cpu_ms >= 100
+
+
+async def test_a_launcher_that_dies_while_it_is_asked_is_replaced(online: Any, agent_process: Any, gone: Any) -> None:
+    agent = agent_process(resources={"cpu": 2})
+    (fence,) = await online.assign({"command": ["sleep", "300"]})
+    await online.usage_of(fence, lambda _: True)
+    (launcher,) = agent.children()
+    os.kill(launcher, 9)
+    assert (await online.end_of(fence)).outcome == "abandoned"
+    await gone(launcher)
+    (other,) = await online.assign({"command": ["sleep", "300"]})
+    await online.usage_of(other, lambda _: True)
+
+
+async def test_a_held_poll_ends_in_time_to_tell(leader: Any, start_agent: Any) -> None:
+    """Polls of an agent with work that runs are held for two seconds at most, however long the leader allows."""
+    leader.feature_level = 3
+    leader.lease_ms, leader.poll_wait_ms = 60_000, 10_000
+    start_agent()
+    assert (await leader.until(lambda: leader.polls))[-1].wait_ms == 10_000
+    (fence,) = await leader.assign({"command": ["sleep", "300"]})
+    await leader.until(lambda: leader.polls[-1].running == [fence])
+    assert leader.polls[-1].wait_ms == 2_000

@@ -46,34 +46,33 @@ def learn(step: Step, profile: Profile, duration_ms: int, cpu_ms: int = 0, peak_
     state = step.state
     if state.feature_level < ONLINE_LEVEL:
         return
-    kind = kind_of_profile(profile)
-    table = state.kinds_learnt
-    known = table.get(kind)
-    us = min(max(duration_ms, 0), DURATION_MS_MAX) * 1000
-    cpu_ms = min(max(cpu_ms, 0), DURATION_MS_MAX)
-    peak_mib = min(max(peak_mib, 0), RESOURCE_UNITS_MAX)
+    known = state.kinds_learnt.get(profile.kind or kind_of_profile(profile))
+    if not 0 <= duration_ms <= DURATION_MS_MAX:
+        duration_ms = min(max(duration_ms, 0), DURATION_MS_MAX)
     if known is None:
-        if len(table) >= KINDS_MAX:
-            _forget(state)
-        table[kind] = Learnt(kind, 1, us, us // 2, cpu_ms, peak_mib, step.clock_ms)
-        return
-    mean_us = known.mean_us
-    off_us = us - mean_us
-    deviation_us = known.deviation_us
-    table[kind] = Learnt(
-        kind,
-        known.count + 1,
-        mean_us + off_us // 8,
-        deviation_us + (abs(off_us) - deviation_us) // 4,
-        _moved(known.cpu_ms, cpu_ms) if cpu_ms else known.cpu_ms,
-        max(peak_mib, _moved(known.peak_mib, peak_mib)) if peak_mib else known.peak_mib,
-        step.clock_ms,
-    )
+        known = _first(step, kind_of_profile(profile), duration_ms)
+    else:
+        # In place, and shifted: this is done for every task that succeeds.
+        off_us = duration_ms * 1000 - known.mean_us
+        known.mean_us += off_us >> 3
+        known.deviation_us += (abs(off_us) - known.deviation_us) >> 2
+        known.count += 1
+        known.last_ms = step.clock_ms
+    if cpu_ms > 0:
+        cpu_ms = min(cpu_ms, DURATION_MS_MAX)
+        known.cpu_ms += (cpu_ms - known.cpu_ms) >> 3 if known.cpu_ms else cpu_ms
+    if peak_mib > 0:
+        peak_mib = min(peak_mib, RESOURCE_UNITS_MAX)
+        known.peak_mib = max(peak_mib, known.peak_mib + ((peak_mib - known.peak_mib) >> 3))
 
 
-def _moved(average: int, value: int) -> int:
-    """Return the average after a further value; the first one is the average."""
-    return average + (value - average) // 8 if average else value
+def _first(step: Step, kind: str, duration_ms: int) -> Learnt:
+    """Begin a kind with its first time."""
+    table = step.state.kinds_learnt
+    if len(table) >= KINDS_MAX:
+        _forget(step.state)
+    table[kind] = first = Learnt(kind, 1, duration_ms * 1000, duration_ms * 500, 0, 0, step.clock_ms)
+    return first
 
 
 def _forget(state: State) -> None:

@@ -82,6 +82,8 @@ class Snapshot:
         agents = list(state.agents.values())
         workflows = list(state.workflows.values())
         kinds = list(state.kinds_learnt.values())
+        # They are few, and change in place: they are written before anything can change them.
+        kind_frames = [_encoder.encode(kinds[first : first + BATCH]) for first in range(0, len(kinds), BATCH)]
         header = Header(
             MAGIC,
             FORMAT,
@@ -105,8 +107,8 @@ class Snapshot:
             yield _HEADER, _encoder.encode(header)
             for first in range(0, len(requests), BATCH):
                 yield _REQUESTS, _encoder.encode(requests[first : first + BATCH])
-            for first in range(0, len(kinds), BATCH):
-                yield _KINDS, _encoder.encode(kinds[first : first + BATCH])
+            for frame in kind_frames:
+                yield _KINDS, frame
             for agent in agents:
                 yield _AGENT, copying.write_agent(agent)
             for workflow in workflows:

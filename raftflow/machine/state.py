@@ -259,7 +259,7 @@ class Agent:
         return Kind(tuple(sorted(self.capacity.items())), tuple(sorted(self.labels.items())))
 
 
-class Learnt(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class Learnt(msgspec.Struct, array_like=True, gc=False):
     """What was learnt of a kind of tasks (`learning.py`)."""
 
     kind: str

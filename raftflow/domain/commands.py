@@ -116,6 +116,16 @@ class CommitPlacements(Command, frozen=True, tag="placements.commit"):
     placements: tuple[Placement, ...]
 
 
+class CommitBackups(Command, frozen=True, tag="backups.commit"):
+    """Give running tasks a second attempt on another agent: the first to succeed wins. Replies `Placed`.
+
+    Every placement is checked again, alone. A backup starts at once or not at all: it never waits in a queue. It has
+    a number and a fence as every attempt, but the end of one of two without success costs nothing. Needs level 3.
+    """
+
+    placements: tuple[Placement, ...]
+
+
 class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The end of one attempt, as its agent saw it."""
 
@@ -183,6 +193,7 @@ AnyCommand = (
     | DrainAgent
     | RemoveAgent
     | CommitPlacements
+    | CommitBackups
     | ReportAttempts
     | FireTimers
     | RetireWorkflows

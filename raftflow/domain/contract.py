@@ -127,6 +127,8 @@ class AttemptView(msgspec.Struct, kw_only=True):
     assigned_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    index: int | None = None
+    """Place in the log of the decision that made it; None for one of before feature level 3."""
     usage: UsageView | None = None
     """Of an attempt that runs, as its agent last told the leader."""
 

@@ -32,7 +32,10 @@ MEMBERS_LEVEL: Final = 2
 ONLINE_LEVEL: Final = 3
 """The level from which on running work is watched and adjusted, results are cached and kinds of tasks learnt."""
 
-NEEDS: Final[dict[type[c.Command], int]] = {c.DrainAgent: ONLINE_LEVEL}
+NEEDS: Final[dict[type[c.Command], int]] = {
+    c.DrainAgent: ONLINE_LEVEL,
+    c.CommitBackups: ONLINE_LEVEL,
+}
 """The level that a command needs; those of the first release are not listed."""
 
 

@@ -1,7 +1,8 @@
 """The life of a task, as data.
 
 `TRANSITIONS` says which event moves a task from which state to which; nothing else moves one. An *attempt* is one
-try to run a task on one agent; it exists while the task is queued or running.
+try to run a task on one agent; it exists while the task is queued or running. A running task may have two, the second
+of which is its *backup*: the first of them to succeed wins.
 
     waiting   some task that it needs has not succeeded yet
     delayed   an attempt failed; the next may start when the back-off is over
@@ -57,6 +58,10 @@ class TaskEvent(enum.IntEnum):
     """The workflow was retried and everything that the task needs has succeeded."""
     MOVED = 13
     """The agent stopped the attempt, as it was told, so that the task runs elsewhere; it costs no retry."""
+    BACKUP_STARTED = 14
+    """A second attempt of a running task started on another agent."""
+    BACKUP_ENDED = 15
+    """One of the two attempts of a task is over without success; the other goes on."""
 
 
 _S, _E = TaskState, TaskEvent
@@ -87,6 +92,8 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.RUNNING, _E.RELEASED): _S.READY,
     (_S.RUNNING, _E.MOVED): _S.READY,
     (_S.RUNNING, _E.CANCELLED): _S.CANCELLED,
+    (_S.RUNNING, _E.BACKUP_STARTED): _S.RUNNING,
+    (_S.RUNNING, _E.BACKUP_ENDED): _S.RUNNING,
     (_S.FAILED, _E.REVIVED_WAITING): _S.WAITING,
     (_S.FAILED, _E.REVIVED_READY): _S.READY,
     (_S.CANCELLED, _E.REVIVED_WAITING): _S.WAITING,
@@ -136,6 +143,8 @@ class AttemptOutcome(enum.StrEnum):
     """The agent was declared lost, or came back without the attempt. Never reported by an agent."""
     RELEASED = "released"
     """Given back from an agent's queue without having started."""
+    SUPERSEDED = "superseded"
+    """The task's other attempt succeeded first. Never reported by an agent."""
 
 
 class AgentState(enum.StrEnum):

@@ -161,7 +161,7 @@ def _control(step: Step, agent: Agent, wanted: AgentState) -> None:
     for fence in agent.queue:
         workflow, task = agent.live[fence]
         attempt = task.last
-        assert attempt is not None  # noqa: S101 - what is in the live table has one
+        assert attempt is not None  # noqa: S101 - a queued task has one, and no backup
         if draining and attempt.order == ORDER_NONE:
             give_order(step, workflow, task, ORDER_RELEASE)
         elif not draining and attempt.order == ORDER_RELEASE and not workflow.paused:

@@ -14,11 +14,13 @@ How it works
 3. A task's state changes in `step.move` alone, along `domain.task.TRANSITIONS`. A move that is not there raises: a
    bug, which stops the replica loudly rather than let it differ from the others.
 4. An *attempt* is live from its placement to its end. It has a fence, a number that only grows. Only the agent, in
-   the incarnation, that holds the fence can end it; whoever else reports it is told that the report is stale.
+   the incarnation, that holds the fence can end it; whoever else reports it is told that the report is stale. A
+   running task has one (`last`) or two (and `backup`): `state.attempt_of` tells which of them a fence names.
 5. A *running* attempt holds its demand in the agent's account, a *queued* one holds nothing. Whatever frees something
    promotes from the head of the queue while it fits, in the order in which the agent starts them (`ledger.promote`).
 6. Live work is never taken away from an agent that is present: it gets an order (stop, release), and the attempt ends
-   when the agent says so. Only the removal of the agent, or a deadline long passed, ends one without its word.
+   when the agent says so. Only the removal of the agent, a deadline long passed, or the success of the task's other
+   attempt ends one without its word; then its fence is *void*, and the agent is told to stop it.
 7. A command with a request id that was accepted before gets the remembered reply and changes nothing. Refusals are
    not remembered: they changed nothing, so the same request may succeed later.
 8. A command that needs a higher feature level than the cluster's is refused (`domain.features`).
@@ -36,7 +38,7 @@ from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine import agents, attempts, features, workflows
+from raftflow.machine import agents, attempts, backups, features, workflows
 from raftflow.machine.requests import Remembered, fingerprint_of
 from raftflow.machine.step import Step
 
@@ -50,6 +52,7 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.DrainAgent: ("agent.drain", agents.drain_agent, "name"),
     c.RemoveAgent: ("agent.remove", agents.remove_agent, "name"),
     c.CommitPlacements: ("placements.commit", attempts.commit_placements, ""),
+    c.CommitBackups: ("backups.commit", backups.commit_backups, ""),
     c.ReportAttempts: ("attempts.report", attempts.report_attempts, "agent"),
     c.FireTimers: ("timers.fire", attempts.fire_timers, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),

@@ -9,13 +9,15 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
 from raftflow.domain.commands import AttemptEnd
+from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import learning, ledger
-from raftflow.machine.flow import cancel_downstream, move_away, stop_workflow
-from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, VOID_FENCES_MAX, Attempt
+from raftflow.machine.backups import drop, remember, win
+from raftflow.machine.flow import cancel_downstream, move_away, stop_workflow, void
+from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.step import move
 from raftflow.machine.timers import BACKOFF
 
@@ -42,10 +44,11 @@ _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOut
 
 def commit_placements(step: Step, command: CommitPlacements) -> Placed:
     """Assign what still can be assigned."""
-    return Placed(tuple([_place(step, placement) for placement in command.placements]))
+    index = step.index if step.state.feature_level >= ONLINE_LEVEL else 0
+    return Placed(tuple([_place(step, placement, index) for placement in command.placements]))
 
 
-def _place(step: Step, placement: Placement) -> int:
+def _place(step: Step, placement: Placement, index: int) -> int:
     """Assign one task and return the attempt's fence, or 0 if the placement no longer holds."""
     state = step.state
     workflow = state.workflows.get(placement.workflow_id)
@@ -75,9 +78,11 @@ def _place(step: Step, placement: Placement) -> int:
     state.fence = fence = state.fence + 1
     now_ms = step.clock_ms
     attempt = Attempt(task.attempts + 1, fence, agent.name, agent.incarnation, now_ms)
+    if index:
+        attempt.index = index
     move(step, workflow, task, event, attempt)
     if task.last is not None:
-        task.history = (*task.history, task.last)[1 - limits.ATTEMPT_HISTORY_MAX :]
+        remember(task, task.last)
     task.last = attempt
     task.attempts = attempt.number
     agent.live[fence] = (workflow, task)
@@ -158,6 +163,9 @@ def _forget_void(step: Step, agent: Agent, fence: int) -> None:
 def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: AttemptEnd) -> None:
     """End a live attempt: decide what becomes of the task, free what it held, and let the agent's queue move up.
 
+    Where the task has another live attempt, a success supersedes that one, and any other end leaves the task to it
+    (`backups`). Else:
+
     | outcome         | told to stop                        | otherwise                                   |
     | --------------- | ----------------------------------- | ------------------------------------------- |
     | succeeded       | succeeded: the work is done         | succeeded                                   |
@@ -166,8 +174,7 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     | lost, abandoned | cancelled                           | ready; failed after `LOSSES_MAX` in a row   |
     | released        | cancelled                           | ready                                       |
     """
-    attempt = task.last
-    assert attempt is not None  # noqa: S101 - what is in the live table has one
+    attempt = attempt_of(task, end.fence)
     running = task.state is _RUNNING
     outcome, error = end.outcome, end.error
     if outcome is _SUCCEEDED:
@@ -178,24 +185,21 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         error = "the agent cancelled it without having been told to"
     if len(error) > limits.ERROR_CHARS_MAX:
         error = error[: limits.ERROR_CHARS_MAX]
+    if task.backup is not None:
+        if outcome is not _SUCCEEDED:
+            drop(step, workflow, task, attempt, outcome)
+            attempt.exit_code = end.exit_code
+            attempt.error = error
+            return
+        win(step, workflow, task, attempt.fence)
     if outcome is _SUCCEEDED:
         move(step, workflow, task, TaskEvent.SUCCEEDED, attempt)
         task.losses = 0
         task.finished_ms = step.clock_ms
         task.result = end.result
         learning.learn(step, workflow.profiles[task.profile], end.duration_ms)
-    elif attempt.order == ORDER_STOP:
-        move(step, workflow, task, TaskEvent.CANCELLED, attempt)
-        task.finished_ms = step.clock_ms
-        task.detail = "stopped"
-    elif outcome is AttemptOutcome.RELEASED:
-        move(step, workflow, task, TaskEvent.RELEASED, attempt)
-    elif attempt.order == ORDER_MOVE and outcome is AttemptOutcome.CANCELLED:
-        move(step, workflow, task, TaskEvent.MOVED, attempt)
-    elif outcome in _FAILURES:
-        _count_failure(step, workflow, task, attempt, error or outcome.value)
     else:
-        _count_loss(step, workflow, task, attempt, error or outcome.value)
+        _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value)
     attempt.outcome = outcome
     attempt.finished_ms = step.clock_ms
     attempt.exit_code = end.exit_code
@@ -213,6 +217,24 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         _fail(step, workflow, task)
     if agent.queue and agent.present:
         ledger.promote(step, agent)
+
+
+def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here
+    step: Step, workflow: Workflow, task: Task, attempt: Attempt, outcome: AttemptOutcome, why: str
+) -> None:
+    """Decide what becomes of a task whose only attempt ended without success."""
+    if attempt.order == ORDER_STOP:
+        move(step, workflow, task, TaskEvent.CANCELLED, attempt)
+        task.finished_ms = step.clock_ms
+        task.detail = "stopped"
+    elif outcome is AttemptOutcome.RELEASED:
+        move(step, workflow, task, TaskEvent.RELEASED, attempt)
+    elif attempt.order == ORDER_MOVE and outcome is AttemptOutcome.CANCELLED:
+        move(step, workflow, task, TaskEvent.MOVED, attempt)
+    elif outcome in _FAILURES:
+        _count_failure(step, workflow, task, attempt, why)
+    else:
+        _count_loss(step, workflow, task, attempt, why)
 
 
 def unreported(fence: int, outcome: AttemptOutcome, why: str) -> AttemptEnd:
@@ -292,17 +314,14 @@ def fire_timers(step: Step, command: FireTimers) -> Fired:  # noqa: ARG001 - the
         if fence == BACKOFF:
             move(step, workflow, task, TaskEvent.BACKOFF_OVER)
         else:
-            _give_up(step, workflow, task)
+            _give_up(step, workflow, task, fence)
         count += 1
     return Fired(count)
 
 
-def _give_up(step: Step, workflow: Workflow, task: Task) -> None:
+def _give_up(step: Step, workflow: Workflow, task: Task, fence: int) -> None:
     """End an attempt whose agent should have ended it long ago, and have the agent stop it."""
-    attempt = task.last
-    assert attempt is not None  # noqa: S101 - `is_current` has seen to it
-    agent = step.state.agents[attempt.agent]
-    step.touch_agent(agent)
-    agent.void = [*agent.void, attempt.fence][-VOID_FENCES_MAX:]
+    agent = step.state.agents[attempt_of(task, fence).agent]
+    void(step, agent, fence)
     why = "the agent did not end it within its timeout and grace"
-    end_attempt(step, agent, workflow, task, unreported(attempt.fence, AttemptOutcome.TIMEOUT, why))
+    end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.TIMEOUT, why))

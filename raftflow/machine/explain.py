@@ -65,8 +65,13 @@ def _queued(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG
 def _running(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG001
     text = f"attempt {attempt.number} runs on {attempt.agent} since {iso_utc(attempt.started_ms)}"
     if attempt.order == ORDER_MOVE:
-        return f"{text}; the drain of that agent is over: it was told to stop it, and the task runs elsewhere"
-    return f"{text}; the agent was told to stop it" if attempt.order == ORDER_STOP else text
+        text = f"{text}; the drain of that agent is over: it was told to stop it, and the task runs elsewhere"
+    elif attempt.order == ORDER_STOP:
+        text = f"{text}; the agent was told to stop it"
+    backup = task.backup
+    if backup is not None:
+        text = f"{text}; backup attempt {backup.number} runs on {backup.agent} since {iso_utc(backup.started_ms)}"
+    return text
 
 
 def _succeeded(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG001

@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain.task import TaskEvent, TaskState
-from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.state import (
+    DRAIN_OVER,
+    ORDER_MOVE,
+    ORDER_NONE,
+    ORDER_RELEASE,
+    ORDER_STOP,
+    VOID_FENCES_MAX,
+    attempt_of,
+)
 from raftflow.machine.step import move
 
 if TYPE_CHECKING:
-    from raftflow.machine.state import Agent, Task, Workflow
+    from raftflow.machine.state import Agent, Attempt, Task, Workflow
     from raftflow.machine.step import Step
 
 _NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY})
@@ -24,9 +32,15 @@ def cancel_task(step: Step, workflow: Workflow, task: Task, why: str) -> None:
 
 
 def give_order(step: Step, workflow: Workflow, task: Task, order: int) -> None:
-    """Have the agent of a live attempt stop it, give it back, or forget that it was asked to."""
-    attempt = task.last
-    if attempt is None or attempt.order == order:
+    """Have the agents of a task's live attempts stop them, give them back, or forget that they were asked to."""
+    for attempt in (task.last, task.backup):
+        if attempt is not None:
+            order_attempt(step, workflow, task, attempt, order)
+
+
+def order_attempt(step: Step, workflow: Workflow, task: Task, attempt: Attempt, order: int) -> None:
+    """Give an order to the agent of one live attempt."""
+    if attempt.order == order:
         return
     step.touch_task(workflow, task)
     attempt.order = order
@@ -38,9 +52,16 @@ def move_away(step: Step, agent: Agent) -> None:
     """The deadline of a draining agent has passed: tell it to end what runs there, so that it runs elsewhere."""
     step.touch_agent(agent)
     agent.drain_deadline_ms = DRAIN_OVER
-    for workflow, task in agent.live.values():
-        if task.state is TaskState.RUNNING and task.last is not None and task.last.order == ORDER_NONE:
-            give_order(step, workflow, task, ORDER_MOVE)
+    for fence, (workflow, task) in agent.live.items():
+        attempt = attempt_of(task, fence)
+        if task.state is TaskState.RUNNING and attempt.order == ORDER_NONE:
+            order_attempt(step, workflow, task, attempt, ORDER_MOVE)
+
+
+def void(step: Step, agent: Agent, fence: int) -> None:
+    """Have an agent stop an attempt that is over here, or about to be."""
+    step.touch_agent(agent)
+    agent.void = [*agent.void, fence][-VOID_FENCES_MAX:]
 
 
 def stop_workflow(step: Step, workflow: Workflow, why: str) -> None:

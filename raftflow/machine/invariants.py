@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.task import FINAL, LIVE_ATTEMPT, AgentState, TaskState
-from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP, VOID_FENCES_MAX
+from raftflow.machine.state import (
+    DRAIN_OVER,
+    ORDER_MOVE,
+    ORDER_NONE,
+    ORDER_RELEASE,
+    ORDER_STOP,
+    VOID_FENCES_MAX,
+    attempts_of,
+)
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
@@ -94,19 +102,41 @@ def _task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) 
         yield f"is {task.state.name}, finished at {task.finished_ms}"
     if len(task.history) >= limits.ATTEMPT_HISTORY_MAX:
         yield f"remembers {len(task.history)} attempts before the last"
-    attempts = [*task.history] if task.last is None else [*task.history, task.last]
-    numbers = [attempt.number for attempt in attempts]
-    if numbers != list(range(task.attempts - len(attempts) + 1, task.attempts + 1)):
-        yield f"attempts are numbered {numbers}, the last should be {task.attempts}"
-    fences = [attempt.fence for attempt in attempts]
-    if fences != sorted(set(fences)) or (fences and fences[-1] > state.fence):
-        yield f"fences {fences} do not grow up to {state.fence}"
+    attempts = attempts_of(task)
+    yield from _order_problems(state, task, attempts)
+    yield from _backup_problems(task)
     for attempt in attempts:
         yield from _attempt_problems(state, workflow, task, attempt, clock_ms)
 
 
+def _order_problems(state: State, task: Task, attempts: list[Attempt]) -> Iterator[str]:
+    """Numbers and fences grow together; only the first attempt of a running task may be older than all remembered."""
+    history = [attempt.number for attempt in task.history]
+    if history != sorted(history):
+        yield f"its history {history} is out of order"
+    numbers = [attempt.number for attempt in attempts]
+    gaps = numbers[1:] if attempts and attempts[0] is task.last else numbers
+    if numbers[-1:] != [task.attempts][: len(numbers)] or gaps != list(
+        range(task.attempts - len(gaps) + 1, task.attempts + 1)
+    ):
+        yield f"attempts are numbered {numbers}, the last should be {task.attempts}"
+    fences = [attempt.fence for attempt in attempts]
+    if fences != sorted(set(fences)) or (fences and fences[-1] > state.fence):
+        yield f"fences {fences} do not grow up to {state.fence}"
+
+
+def _backup_problems(task: Task) -> Iterator[str]:
+    last, backup = task.last, task.backup
+    if backup is None:
+        return
+    if task.state is not TaskState.RUNNING or last is None:
+        yield f"is {task.state.name} and has a backup attempt"
+    elif backup.number != task.attempts or last.number >= backup.number or last.agent == backup.agent:
+        yield f"its backup attempt {backup.number} on {backup.agent} does not follow {last.number} on {last.agent}"
+
+
 def _attempt_problems(state: State, workflow: Workflow, task: Task, attempt: Attempt, clock_ms: int) -> Iterator[str]:
-    live = attempt is task.last and task.state in LIVE_ATTEMPT
+    live = attempt is task.backup or (attempt is task.last and task.state in LIVE_ATTEMPT)
     if live != (attempt.outcome is None) or live == bool(attempt.finished_ms):
         yield f"is {task.state.name}, attempt {attempt.number} has outcome {attempt.outcome}"
     if not attempt.assigned_ms <= max(attempt.started_ms, attempt.assigned_ms) <= clock_ms:
@@ -146,7 +176,7 @@ def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
     allocated = dict.fromkeys(agent.capacity, 0)
     queued = []
     for fence, (workflow, task) in agent.live.items():
-        if task.last is None or task.last.fence != fence or task.last.agent != name or task.state not in LIVE_ATTEMPT:
+        if task.state not in LIVE_ATTEMPT or (fence, name) not in _holders(task):
             yield f"holds fence {fence}, which is not the live attempt of {workflow.id}/{task.id}"
         elif task.state is TaskState.QUEUED:
             queued.append(fence)
@@ -168,6 +198,11 @@ def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
     if list(agent.free) != list(agent.capacity):
         yield "its account names other resources than its capacity"
     yield from _head_problems(agent)
+
+
+def _holders(task: Task) -> list[tuple[int, str]]:
+    """Return the fences of a task's live attempts, each with its agent."""
+    return [(attempt.fence, attempt.agent) for attempt in (task.last, task.backup) if attempt is not None]
 
 
 def _head_problems(agent: Agent) -> Iterator[str]:
@@ -219,10 +254,10 @@ def _fence_problems(state: State) -> Iterator[str]:
     seen: dict[int, str] = {}
     for workflow in state.workflows.values():
         for task in workflow.tasks:
-            if task.last is not None:
-                other = seen.setdefault(task.last.fence, task.id)
+            for fence, _ in _holders(task):
+                other = seen.setdefault(fence, task.id)
                 if other != task.id:
-                    yield f"fence {task.last.fence} belongs to {other} and to {task.id}"
+                    yield f"fence {fence} belongs to {other} and to {task.id}"
 
 
 def _timer_problems(state: State) -> Iterator[str]:
@@ -232,11 +267,14 @@ def _timer_problems(state: State) -> Iterator[str]:
     timers = set(state.timers)
     for workflow in state.workflows.values():
         for task in workflow.tasks:
+            wanted = []
             if task.state is TaskState.DELAYED:
-                wanted = (task.due_ms, workflow.number, task.position, BACKOFF)
-            elif task.state is TaskState.RUNNING and task.last is not None and task.last.deadline_ms:
-                wanted = (task.last.deadline_ms, workflow.number, task.position, task.last.fence)
-            else:
-                continue
-            if wanted not in timers:
-                yield f"task {workflow.id}/{task.id}: its timer for {wanted[0]} is missing"
+                wanted = [(task.due_ms, BACKOFF)]
+            elif task.state is TaskState.RUNNING:
+                attempts = (task.last, task.backup)
+                wanted = [
+                    (each.deadline_ms, each.fence) for each in attempts if each is not None and each.deadline_ms
+                ]
+            for due_ms, fence in wanted:
+                if (due_ms, workflow.number, task.position, fence) not in timers:
+                    yield f"task {workflow.id}/{task.id}: its timer for {due_ms} is missing"

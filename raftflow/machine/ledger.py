@@ -62,7 +62,7 @@ def promote(step: Step, agent: Agent) -> None:
             return
         queue.popleft()
         attempt = task.last
-        assert attempt is not None  # noqa: S101 - what is in the live table has one
+        assert attempt is not None  # noqa: S101 - a queued task has one, and no backup
         move(step, workflow, task, _PROMOTED, attempt)
         allocate(agent, profile.shape)
         if attempt.order != ORDER_STOP:

@@ -64,6 +64,7 @@ class Machine:
             raise ValueError(f"entry {index} after entry {self.applied_index}: the log went back")
         batch = decode_entry(entry)
         step = self._step
+        step.index = index
         chain = self.chain
         replies = []
         audit = []

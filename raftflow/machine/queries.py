@@ -29,7 +29,7 @@ from raftflow.domain.times import iso_utc, iso_utc_or_none
 from raftflow.machine import learning
 from raftflow.machine.explain import explain
 from raftflow.machine.learning import Estimate, estimate_of, kind_of_profile
-from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of, attempts_of
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
@@ -158,20 +158,15 @@ def _task_view(workflow: Workflow, task: Task, *, history: bool) -> TaskView:
     return TaskView(
         id=task.id,
         state=PUBLIC_NAME[task.state],  # type: ignore[arg-type]  # the table holds just these words
-        attempt=task.attempts,
+        attempt=task.attempts if last is None else last.number,
         agent=None if last is None else last.agent,
         started_at=None if last is None else iso_utc_or_none(last.started_ms),
         finished_at=iso_utc_or_none(task.finished_ms),
         result=msgspec.Raw(task.result) if task.result else None,
         detail=_detail(task),
         needs=[workflow.tasks[need].id for need in task.needs],
-        history=[_attempt_view(attempt) for attempt in _attempts(task)] if history else [],
+        history=[_attempt_view(attempt) for attempt in attempts_of(task)] if history else [],
     )
-
-
-def _attempts(task: Task) -> tuple[Attempt, ...]:
-    """Return the remembered attempts, oldest first."""
-    return task.history if task.last is None else (*task.history, task.last)
 
 
 def _detail(task: Task) -> str:
@@ -199,6 +194,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         assigned_at=iso_utc_or_none(attempt.assigned_ms),
         started_at=iso_utc_or_none(attempt.started_ms),
         finished_at=iso_utc_or_none(attempt.finished_ms),
+        index=attempt.index or None,
     )
 
 
@@ -209,8 +205,9 @@ def attempt_location(
     found = _find(machine, workflow_id, task_id)
     if found is None:
         return None
-    for known in reversed(_attempts(found[1])):
-        if attempt is None or known.number == attempt:
+    task = found[1]
+    for known in [task.last] if attempt is None else attempts_of(task):
+        if known is not None and attempt in {None, known.number}:
             return known.agent, known.fence, known.number
     return None
 
@@ -288,7 +285,7 @@ def _assignment(workflow: Workflow, task: Task, fence: int) -> Assignment:
         workflow_id=workflow.id,
         workflow_name=workflow.name,
         task_id=task.id,
-        attempt=task.attempts,
+        attempt=attempt_of(task, fence).number,
         resources=dict(profile.shape.demand),
         command=None if profile.command is None else list(profile.command),
         python=profile.python,
@@ -310,7 +307,7 @@ def orders(machine: Machine, agent: str) -> tuple[list[int], list[int]]:
     stop = list(known.void)
     release = []
     for fence, (_, task) in known.live.items():
-        order = 0 if task.last is None else task.last.order
+        order = attempt_of(task, fence).order
         if order in {ORDER_STOP, ORDER_MOVE}:
             stop.append(fence)
         elif order == ORDER_RELEASE:
@@ -409,7 +406,7 @@ def _avoided(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the agents on which attempts of a task failed, and those with which attempts of it were lost."""
     failed: dict[str, None] = {}
     lost: dict[str, None] = {}
-    for attempt in _attempts(task):
+    for attempt in attempts_of(task):
         if attempt.outcome is AttemptOutcome.LOST:
             lost[attempt.agent] = None
         elif attempt.outcome in _FAILURES:

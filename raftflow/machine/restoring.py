@@ -9,7 +9,7 @@ import msgspec
 from raftflow.domain.rooms import fits_in
 from raftflow.domain.task import LIVE_ATTEMPT, AgentState, TaskState
 from raftflow.machine import ledger
-from raftflow.machine.state import Agent, Profile, State, Task, Workflow
+from raftflow.machine.state import Agent, Profile, State, Task, Workflow, attempt_of
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
@@ -109,13 +109,17 @@ class Builder:
             ):
                 raise SnapshotError(f"{workflow.id}/{task.id}: refers to what is not there")
             workflow.tasks.append(task)
-            for attempt in (task.last, *task.history):
+            for attempt in (task.last, task.backup, *task.history):
                 if attempt is not None:
                     attempt.agent = self._names.setdefault(attempt.agent, attempt.agent)
             if task.state in LIVE_ATTEMPT:
                 if task.last is None:
                     raise SnapshotError(f"{workflow.id}/{task.id}: {task.state.name.lower()} without an attempt")
                 self._live.append((task.last.fence, workflow, task))
+            if task.backup is not None:
+                if task.state is not TaskState.RUNNING:
+                    raise SnapshotError(f"{workflow.id}/{task.id}: {task.state.name.lower()} with a backup attempt")
+                self._live.append((task.backup.fence, workflow, task))
 
     def _begun(self) -> Workflow:
         if self._current is None:
@@ -154,9 +158,9 @@ class Builder:
     def _derive_accounts(self) -> None:
         self._live.sort(key=lambda found: found[0])
         for fence, workflow, task in self._live:
-            attempt = task.last
-            agent = None if attempt is None else self.state.agents.get(attempt.agent)
-            if attempt is None or agent is None or not agent.present or agent.incarnation != attempt.incarnation:
+            attempt = attempt_of(task, fence)
+            agent = self.state.agents.get(attempt.agent)
+            if agent is None or not agent.present or agent.incarnation != attempt.incarnation:
                 raise SnapshotError(f"{workflow.id}/{task.id}: its attempt is on no agent that is present")
             agent.live[fence] = (workflow, task)
             if task.state is TaskState.QUEUED:
@@ -175,5 +179,6 @@ class Builder:
                     if task.state is TaskState.DELAYED:
                         timers.add(workflow, task, task.due_ms, BACKOFF)
         for fence, workflow, task in self._live:
-            if task.state is TaskState.RUNNING and task.last is not None and task.last.deadline_ms:
-                timers.add(workflow, task, task.last.deadline_ms, fence)
+            deadline_ms = attempt_of(task, fence).deadline_ms
+            if deadline_ms:
+                timers.add(workflow, task, deadline_ms, fence)

@@ -55,6 +55,8 @@ class Attempt(msgspec.Struct, array_like=True, gc=False, eq=False):
     outcome: AttemptOutcome | None = None
     exit_code: int | None = None
     error: str = ""
+    index: int = 0
+    """Place in the log of the decision that made it; 0 below feature level 3."""
 
 
 class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
@@ -86,6 +88,28 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     result: bytes = b""
     detail: str = ""
     """Why it failed or was cancelled."""
+    backup: Attempt | None = None
+    """A second live attempt, which started after `last` and may overtake it. Only a running task has one."""
+
+
+def attempt_of(task: Task, fence: int) -> Attempt:
+    """Return the live attempt of a task that an agent's table holds under `fence`."""
+    attempt = task.last
+    if attempt is None or attempt.fence != fence:
+        attempt = task.backup
+    assert attempt is not None and attempt.fence == fence  # noqa: S101, PT018 - what is in the table is one of the two
+    return attempt
+
+
+def attempts_of(task: Task) -> list[Attempt]:
+    """Return the remembered attempts of a task, live ones included, in order of their numbers."""
+    attempts = [*task.history]
+    if task.last is not None:
+        attempts.append(task.last)
+    if task.backup is not None:
+        attempts.append(task.backup)
+    attempts.sort(key=lambda attempt: attempt.number)
+    return attempts
 
 
 class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -58,6 +58,7 @@ class Step:
         "clock_ms",
         "copying",
         "events",
+        "index",
         "level_max",
         "state",
         "transitions",
@@ -69,6 +70,8 @@ class Step:
         self.level_max = level_max
         """The highest feature level that this replica understands. Replicas may differ in it, and in nothing else."""
         self.clock_ms = 0
+        self.index = 0
+        """Of the entry at hand."""
         self.copying: CopyOnWrite | None = None
         """The open snapshot."""
         self.transitions: list[Transition] = []

@@ -30,7 +30,10 @@ def is_current(task: Task, due_ms: int, fence: int) -> bool:
     """Tell whether a timer of this task still means something."""
     if fence == BACKOFF:
         return task.state is TaskState.DELAYED and task.due_ms == due_ms
-    return task.state is TaskState.RUNNING and task.last is not None and task.last.fence == fence
+    if task.state is not TaskState.RUNNING:
+        return False
+    last, backup = task.last, task.backup
+    return (last is not None and last.fence == fence) or (backup is not None and backup.fence == fence)
 
 
 class Timers:

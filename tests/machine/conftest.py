@@ -103,13 +103,23 @@ class Drive:
         reply = self.do(c.CommitPlacements(at_ms=self.now_ms, actor="leader:r1", placements=placements))
         return reply.fences
 
+    def back_up(
+        self, *tasks: int, agent: str = "a2", workflow_id: str = "wf-1", incarnation: int | None = None
+    ) -> Any:
+        """Start backups of tasks (by position) and return the fences."""
+        if incarnation is None:
+            incarnation = self.machine.state.agents[agent].incarnation
+        placements = tuple(c.Placement(workflow_id, task, agent, incarnation) for task in tasks)
+        return self.do(c.CommitBackups(at_ms=self.now_ms, actor="leader:r1", placements=placements)).fences
+
     def end(self, fence: int, outcome: str = "succeeded", **more: Any) -> c.AttemptEnd:
         """Make the end of an attempt; where it is not given, the task is looked up by its fence."""
         workflow_id, task_id = more.pop("workflow_id", "wf-1"), more.pop("task_id", None)
         for workflow in self.machine.state.workflows.values():
             for task in workflow.tasks:
                 if task_id is None and any(
-                    attempt is not None and attempt.fence == fence for attempt in (task.last, *task.history)
+                    attempt is not None and attempt.fence == fence
+                    for attempt in (task.last, task.backup, *task.history)
                 ):
                     workflow_id, task_id = workflow.id, task.id
         return c.AttemptEnd(fence, workflow_id, task_id or "nobody", AttemptOutcome(outcome), **more)

@@ -51,6 +51,11 @@ def _swap_live(drive):
     agent.live = dict(reversed(list(agent.live.items())))
 
 
+def _only_a_backup(drive):
+    task = drive.task(0)
+    task.backup, task.last = task.last, None
+
+
 # t0 runs (fence 1), t1 is queued (2), t2 is delayed (3, on a2), t3 waits for t0, t4 is ready. wf-2 succeeded.
 FAULTS = {
     "counts [": _set(_wf, "counts", [0] * 8),
@@ -98,6 +103,12 @@ FAULTS = {
     "order of their incarnations": _do(_swap_agents),
     "fence 1 belongs to": _set(_last(1), "fence", 1),
     "its timer for": _do(lambda d: setattr(d.task(2), "due_ms", 5)),
+    "is RUNNING and has a backup attempt": _do(_only_a_backup),
+    "is QUEUED and has a backup attempt": _do(lambda d: setattr(d.task(1), "backup", d.task(0).last)),
+    "its backup attempt 1 on a1 does not follow 1 on a1": _do(lambda d: setattr(d.task(0), "backup", d.task(0).last)),
+    "its history [2, 1] is out of order": _set(
+        _task(0), "history", (Attempt(2, 1, "a1", 1, 0), Attempt(1, 1, "a1", 1, 0))
+    ),
     "t0: its timer for": _do(lambda d: setattr(d.task(0).last, "deadline_ms", 5)),
 }
 

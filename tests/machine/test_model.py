@@ -136,6 +136,10 @@ class Model(RuleBasedStateMachine):
     def machine(self) -> Machine:
         return self.replicas[0]
 
+    @property
+    def online(self) -> bool:
+        return self.machine.state.feature_level >= ONLINE_LEVEL
+
     def apply(self, *commands: c.AnyCommand) -> tuple[Any, ...]:
         self.index += 1
         entry = c.encode_entry(commands)
@@ -160,7 +164,7 @@ class Model(RuleBasedStateMachine):
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
 
     @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([1, 3, 3]))
-    def a_cluster_at_work(self, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
+    def a_cluster_at_work(self, *, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
         self.do(c.RaiseFeatureLevel, level=level, supported=(c.Supported("n1", level),))
         self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch)
         self.register(name="a2", restart=True, cpu=2000, prefetch=2)
@@ -318,10 +322,31 @@ class Model(RuleBasedStateMachine):
             workflow_id, task = ready[number % len(ready)] if ready else ("wf-0", number)
             known = self.machine.state.agents.get(agent)
             placements.append(c.Placement(workflow_id, task, agent, 0 if known is None else known.incarnation))
-        reply = self.do(c.CommitPlacements, placements=tuple(placements))
+        self._placed(self.do(c.CommitPlacements, placements=tuple(placements)))
+
+    def _placed(self, reply: Any) -> None:
         for fence in reply.fences:
             assert fence == 0 or fence > self.fence
             self.fence = max(self.fence, fence)
+
+    @precondition(lambda self: self.online and any(agent.running for agent in self.agents.values()))
+    @rule(number=NUMBERS, name=AGENTS, wanted=st.booleans())
+    def back_up(self, *, number: int, name: str, wanted: bool) -> None:
+        """A second attempt for something that runs, or for anything at all."""
+        key: tuple[str, int] = ("wf-0", number % 8)
+        if wanted:
+            running = [
+                (workflow.id, task.position)
+                for agent in self.machine.state.agents.values()
+                for workflow, task in agent.live.values()
+                if agent.name != name and task.state is TaskState.RUNNING
+            ]
+            key = running[number % len(running)] if running else key
+        known = self.machine.state.agents.get(name)
+        incarnation = 0 if known is None else known.incarnation
+        self._placed(self.do(c.CommitBackups, placements=(c.Placement(*key, name, incarnation),)))
+        if name in self.agents:
+            self.agents[name].fetch(self.machine, name)
 
     @rule(after=st.sampled_from([0, 1, 10, 50, 70_000]))
     def fire(self, after: int) -> None:

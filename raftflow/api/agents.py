@@ -8,6 +8,7 @@ from raftflow.api import problems
 from raftflow.api.bodies import check_depth, decode
 from raftflow.api.calls import Access, Answer, Call, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
+from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, DrainAgent, RegisterAgent
 from raftflow.domain.contract import (
@@ -72,14 +73,19 @@ def _capacity(request: RegisterRequest) -> dict[str, int]:
 
 async def poll(call: Call) -> Answer:
     """Take reports in; hand renewals, assignments and orders out."""
-    request = decode(call.body, PollRequest)
+    return Answer(await answer_poll(call.replica, call.path("id"), call.body))
+
+
+async def answer_poll(replica: Replica, name: str, body: bytes) -> PollResponse:
+    """Answer one poll on the leader. Raises `ProblemError`s and `ProposeError`s."""
+    request = decode(body, PollRequest)
     _check_numbers(request)
     for end in request.ends:
         check_depth(bytes(end.result))
-    reply = await call.replica.desk.poll(call.path("id"), request)
+    reply = await replica.desk.poll(name, request)
     if isinstance(reply, Rejection):
-        raise from_rejection(reply, current_attempt=_current_attempt(call, request))
-    return Answer(reply)
+        raise from_rejection(reply, current_attempt=_current_attempt(replica, request))
+    return reply
 
 
 def _check_numbers(request: PollRequest) -> None:
@@ -99,11 +105,11 @@ def _check_numbers(request: PollRequest) -> None:
         raise ProblemError(problems.INVALID_DOCUMENT, "a fence is out of range")
 
 
-def _current_attempt(call: Call, request: PollRequest) -> int | None:
+def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
     """For a report that was refused as a whole: the attempt that counts now, of its first task."""
     if not request.ends:
         return None
-    view = queries.task_view(call.replica.machine, request.ends[0].workflow_id, request.ends[0].task_id)
+    view = queries.task_view(replica.machine, request.ends[0].workflow_id, request.ends[0].task_id)
     return None if view is None else view.attempt
 
 

@@ -104,13 +104,13 @@ class Api:
         return response
 
     def _stamp(self, response: web.StreamResponse, request_id: str) -> None:
-        status = self._replica.log.status()
+        stamp = self._replica.log.stamp()
         headers = response.headers
         headers[HEADER_REQUEST_ID] = request_id
         # An answer that was passed on keeps what the leader said.
-        headers.setdefault(HEADER_INDEX, str(status.applied_index))
-        headers.setdefault(HEADER_TERM, str(status.term))
-        headers.setdefault(HEADER_LEADER, status.leader or "")
+        headers.setdefault(HEADER_INDEX, str(stamp.applied_index))
+        headers.setdefault(HEADER_TERM, str(stamp.term))
+        headers.setdefault(HEADER_LEADER, stamp.leader or "")
 
     def _check_caller(self, request: web.Request) -> None:
         if self._token is not None and request.path not in _OPEN_PATHS:

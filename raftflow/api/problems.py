@@ -106,17 +106,17 @@ class ProblemError(Exception):
         )
         self.headers = headers or {}
 
-    def response(self) -> web.Response:
-        """Return the answer."""
-        headers = dict(self.headers)
+    def parts(self) -> tuple[int, dict[str, str], bytes]:
+        """Return the answer's status, headers and body."""
+        headers = {**self.headers, "Content-Type": CONTENT_TYPE}
         if self.kind in _RETRY_LATER:
             headers.setdefault("Retry-After", str(RETRY_AFTER_S))
-        return web.Response(
-            status=self.kind.status,
-            body=msgspec.json.encode(self.problem),
-            content_type=CONTENT_TYPE,
-            headers=headers,
-        )
+        return self.kind.status, headers, msgspec.json.encode(self.problem)
+
+    def response(self) -> web.Response:
+        """Return the answer."""
+        status, headers, body = self.parts()
+        return web.Response(status=status, body=body, headers=headers)
 
 
 def from_rejection(rejection: Rejection, *, current_attempt: int | None = None) -> ProblemError:

@@ -12,9 +12,10 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from raftflow.api.app import Api
+from raftflow.api.connection import Connection
+from raftflow.api.express import ExpressLane
 from raftflow.api.forward import Forwarder
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRemovedError
@@ -34,8 +35,6 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 2
 """The configuration or the data directory cannot be used."""
 
-HEADER_TIMEOUT_S = 15.0
-"""A connection whose first request has not begun by then is closed."""
 KEEPALIVE_S = 75.0
 LINE_BYTES_MAX = 8 * 1024
 BACKLOG = 1024
@@ -72,33 +71,6 @@ def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
 
 
-class Connection(RequestHandler):
-    """A connection that is closed if it says nothing for long."""
-
-    _first: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock."""
-        super().connection_made(transport)
-        self._first = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, transport.abort)  # type: ignore[attr-defined]
-
-    def data_received(self, data: bytes) -> None:
-        """Pass on, and stop the clock once a whole request head is there."""
-        super().data_received(data)
-        if self._first is not None and (self._messages or self._current_request is not None):
-            self._stop_clock()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop the clock."""
-        self._stop_clock()
-        super().connection_lost(exc)
-
-    def _stop_clock(self) -> None:
-        if self._first is not None:
-            self._first.cancel()
-            self._first = None
-
-
 class _Refused(asyncio.Protocol):
     """Closes a connection that is one too many."""
 
@@ -113,6 +85,7 @@ class HttpServer:
         self._replica = replica
         self._limit = replica.config.limits.connections
         self._tls = tls_context(replica.config)
+        self.lane = ExpressLane(replica)
         api = Api(replica, Forwarder(forward_context(replica.config)))
         self._runner = web.AppRunner(
             api.application(),
@@ -147,7 +120,7 @@ class HttpServer:
         if len(server.connections) >= self._limit:
             return _Refused()
         arguments: dict[str, Any] = server._kwargs  # noqa: SLF001 - aiohttp offers no other way to its own handler
-        return Connection(server, loop=asyncio.get_running_loop(), **arguments)
+        return Connection(server, loop=asyncio.get_running_loop(), lane=self.lane, **arguments)
 
     async def stop(self) -> None:
         """Accept nothing more, let requests end, close."""

@@ -38,6 +38,7 @@ from raftflow.replication.log import (
     Rejected,
     RemovedError,
     Role,
+    Stamp,
     Unknown,
 )
 from raftflow.replication.membership import MemberInfo, Membership, NotReadyError
@@ -602,6 +603,13 @@ class PySyncObjLog:
             peers=peers,
             members=raft.members.current,
         )
+
+    def stamp(self) -> Stamp:
+        """Return what goes with every answer."""
+        if not self._running:
+            return Stamp(0, 0, None)
+        raft = self._raft
+        return Stamp(raft.applied_index, raft.term, self._roles.leader(raft))
 
     def _is_ready(self) -> bool:
         if self._stopped or self._repair is not None:

@@ -8,7 +8,7 @@ engine could stand behind them.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -83,6 +83,14 @@ class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Who belongs to the cluster by this replica's log; None for a log whose members cannot change."""
 
 
+class Stamp(NamedTuple):
+    """What goes with every answer of a replica: a small part of `LogStatus`."""
+
+    applied_index: int
+    term: int
+    leader: str | None
+
+
 class Applied(msgspec.Struct, frozen=True):
     """The entry is committed, durable on a majority, and applied here. `reply` is what `apply` returned."""
 
@@ -152,6 +160,10 @@ class ReplicatedLog(Protocol):
 
     def status(self) -> LogStatus:
         """Return the present view. Cheap: no I/O."""
+        ...
+
+    def stamp(self) -> Stamp:
+        """Return a part of `status` that is cheap enough for every request."""
         ...
 
     def on_role_change(self, callback: Callable[[Role, int], None]) -> None:

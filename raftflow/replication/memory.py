@@ -19,6 +19,7 @@ from raftflow.replication.log import (
     Outcome,
     Rejected,
     Role,
+    Stamp,
     Unknown,
 )
 
@@ -126,6 +127,10 @@ class MemoryLog:
             snapshot_index=self._snapshot_index,
             ready=leads and not self._stopped,
         )
+
+    def stamp(self) -> Stamp:
+        """Return what goes with every answer."""
+        return Stamp(self._index, self._term, self._name if self._role is Role.LEADER else None)
 
     def on_role_change(self, callback: Callable[[Role, int], None]) -> None:
         """Call `callback(role, term)` on each change."""

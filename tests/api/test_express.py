@@ -1,0 +1,231 @@
+"""The express lane of polls: the same answers, whatever arrives in which pieces, and never a message misread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from raftflow.api import connection as connection_module
+from raftflow.api import server as server_module
+from raftflow.coordinator.config import Limits
+
+LIMIT_S = 5.0
+
+
+class Wire:
+    """A connection that is written to byte by byte if need be."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self) -> tuple[int, dict[str, str], Any]:
+        async with asyncio.timeout(LIMIT_S):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(head[0].split()[1]), headers, msgspec.json.decode(body) if body else None
+
+    async def closed(self) -> bool:
+        async with asyncio.timeout(LIMIT_S):
+            with contextlib.suppress(ConnectionResetError):
+                return await self.reader.read() == b""
+            return True
+
+
+@contextlib.asynccontextmanager
+async def wire_to(one: Any) -> AsyncIterator[Wire]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+
+
+def request(body: bytes, *more: str, agent: str = "a1", length: int | None = None) -> bytes:
+    lines = [
+        f"POST /v1/agents/{agent}/poll HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body) if length is None else length}",
+        *more,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def poll(incarnation: int, seq: int, *more: str, **fields: Any) -> bytes:
+    return request(msgspec.json.encode({"incarnation": incarnation, "seq": seq, **fields}), *more)
+
+
+async def test_both_ways_give_the_same_answer(one: Any) -> None:
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        answers = []
+        for seq, more in ((1, ()), (2, ("X-Request-Id: mine",))):
+            wire.send(poll(incarnation, seq, *more))
+            answers.append(await wire.answer())
+    assert one.server.lane.taken == 1, "a header that is not plain sends a poll the other way"
+    (status, headers, body), (other_status, other_headers, other_body) = answers
+    assert (status, body) == (other_status, other_body) == (200, {"lease_ms": 5_000})
+    assert headers.keys() == other_headers.keys() - {"server"}
+    differing = {"x-request-id", "date"}
+    assert {k: v for k, v in headers.items() if k not in differing} == {
+        k: v for k, v in other_headers.items() if k not in differing | {"server"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "word"),
+    [
+        (request(b"{"), 400, "invalid-document"),
+        (request(b'{"incarnation": 1}'), 400, "invalid-document"),
+        (request(b'{"incarnation": 99, "seq": 1}'), 409, "stale-incarnation"),
+        (request(b'{"incarnation": 1, "seq": 1}', agent="nobody"), 404, "not-found"),
+    ],
+)
+async def test_refusals_are_the_same_too(one: Any, raw: bytes, status: int, word: str) -> None:
+    await one.register()
+    async with wire_to(one) as wire:
+        wire.send(raw)
+        mine = await wire.answer()
+        wire.send(raw.replace(b"Host: x", b"Host: x\r\nAccept-Language: en"))
+        other = await wire.answer()
+    assert one.server.lane.taken == 1
+    assert mine[0] == other[0] == status
+    assert mine[2] == other[2]
+    assert mine[2]["type"].endswith(word)
+    assert mine[1]["content-type"] == other[1]["content-type"] == "application/problem+json"
+
+
+async def test_a_poll_may_arrive_in_any_pieces(one: Any) -> None:
+    incarnation = await one.register()
+    raw = poll(incarnation, 1)
+    head = raw.index(b"\r\n\r\n") + 4
+    for taken, cut in enumerate((head, head + 1, len(raw) - 1), start=1):
+        async with wire_to(one) as wire:
+            wire.send(raw[:cut])
+            await one.until(lambda: any(each._poll for each in one.server._runner.server.connections))
+            wire.send(raw[cut:])
+            assert (await wire.answer())[0] == 200
+        assert one.server.lane.taken == taken
+    async with wire_to(one) as wire:  # a cut head goes the other way
+        for byte in range(len(raw)):
+            wire.send(raw[byte : byte + 1])
+            await asyncio.sleep(0)
+        assert (await wire.answer())[0] == 200
+
+
+async def test_polls_sent_ahead_are_answered_in_order(one: Any) -> None:
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(poll(incarnation, 1) + poll(incarnation, 2) + poll(incarnation, 3)[:-2])
+        for _ in range(2):
+            assert (await wire.answer())[0] == 200
+        wire.send(poll(incarnation, 3)[-2:])
+        assert (await wire.answer())[0] == 200
+
+
+async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) -> None:
+    incarnation = await one.register()
+    hidden = poll(incarnation, 1)
+    outer = (
+        b"POST /v1/workflows HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: " + str(len(hidden)).encode() + b"\r\n\r\n"
+    )
+    for first, second in ((outer, hidden), (outer[:20], outer[20:] + hidden)):
+        async with wire_to(one) as wire:
+            wire.send(first)
+            await asyncio.sleep(0.05)
+            wire.send(second)
+            assert (await wire.answer())[0] == 400
+            wire.send(hidden)  # a connection whose messages came in pieces stays out of the lane
+            assert (await wire.answer())[0] == 200
+    assert one.server.lane.taken == 0
+
+
+@pytest.mark.parametrize("more", ["Transfer-Encoding: chunked", "Content-Length: 0", "Expect: 100-continue", "X : y"])
+async def test_ambiguous_framing_is_left_to_the_framework(one: Any, more: str) -> None:
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(poll(incarnation, 1, more))
+        await wire.reader.read(12)
+    assert one.server.lane.taken == 0
+
+
+async def test_the_token_is_asked_for(serve: Any) -> None:
+    one = await serve(token="secret-token")
+    async with wire_to(one) as wire:
+        for more in ((), ("Authorization: Bearer wrong",), ("Authorization: Basic secret-token",)):
+            wire.send(poll(1, 1, *more))
+            assert (await wire.answer())[0] == 401
+        assert one.server.lane.taken == 0
+        wire.send(poll(1, 1, "Authorization: Bearer secret-token"))
+        assert (await wire.answer())[0] == 404
+        assert one.server.lane.taken == 1
+
+
+async def test_a_poll_that_never_arrives_is_given_up(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "BODY_TIMEOUT_S", 0.05)
+    async with wire_to(one) as wire:
+        wire.send(poll(1, 1)[:-1])
+        assert await wire.closed()
+
+
+async def test_an_idle_connection_is_closed_and_a_polling_one_is_not(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "KEEPALIVE_S", 0.3)
+    one = await serve()
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        for seq in range(1, 4):
+            wire.send(poll(incarnation, seq, wait_ms=200))
+            assert (await wire.answer())[0] == 200
+        assert await wire.closed()
+
+
+async def test_what_is_sent_ahead_is_bounded(one: Any) -> None:
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(poll(incarnation, 1, wait_ms=5_000))
+        await one.until(lambda: one.replica.desk.held == 1)
+        wire.send(b"x" * (connection_module.AHEAD_BYTES_MAX + 1))
+        assert await wire.closed()
+
+
+async def test_a_large_poll_is_refused_by_the_framework(serve: Any) -> None:
+    one = await serve(limits=Limits(poll_bytes=4096))
+    async with wire_to(one) as wire:
+        wire.send(request(b"x" * 5000))
+        status, _, body = await wire.answer()
+    assert (status, body["limit"], one.server.lane.taken) == (413, 4096, 0)
+
+
+async def test_a_held_poll_is_answered_at_the_end(one: Any) -> None:
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(poll(incarnation, 1, wait_ms=1_000))
+        await one.until(lambda: one.replica.desk.held == 1)
+        stopping = asyncio.ensure_future(one.stop())
+        assert (await wire.answer())[0] == 200
+        await stopping
+
+
+async def test_a_follower_says_where_the_leader_is(trio: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    incarnation = await leader.register()
+    follower = cluster.followers()[0]
+    async with wire_to(follower) as wire:
+        wire.send(poll(incarnation, 1))
+        status, headers, _ = await wire.answer()
+    assert (status, follower.server.lane.taken) == (307, 0)
+    assert headers["location"].endswith("/v1/agents/a1/poll")

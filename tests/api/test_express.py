@@ -74,7 +74,8 @@ async def test_both_ways_give_the_same_answer(one: Any) -> None:
             answers.append(await wire.answer())
     assert one.server.lane.taken == 1, "a header that is not plain sends a poll the other way"
     (status, headers, body), (other_status, other_headers, other_body) = answers
-    assert (status, body) == (other_status, other_body) == (200, {"lease_ms": 5_000})
+    assert (status, body) == (other_status, other_body)
+    assert (status, body["lease_ms"]) == (200, 5_000)
     assert headers.keys() == other_headers.keys() - {"server"}
     differing = {"x-request-id", "date"}
     assert {k: v for k, v in headers.items() if k not in differing} == {

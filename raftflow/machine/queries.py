@@ -23,13 +23,14 @@ from raftflow.domain.contract import (
     WorkflowView,
 )
 from raftflow.domain.resources import show_resources
-from raftflow.domain.rooms import AGE_STEP_MS, NEAR_MAX, AgentRoom, ReadyTask
-from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, AttemptOutcome, TaskState
+from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask
+from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc, iso_utc_or_none
 from raftflow.machine import learning
 from raftflow.machine.explain import explain
 from raftflow.machine.learning import Estimate, estimate_of, kind_of_profile
 from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of, attempts_of
+from raftflow.machine.wishes import avoided, budget, holdings, near, taken_away
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
@@ -43,7 +44,9 @@ __all__ = [
     "agent_view",
     "assignments",
     "attempt_location",
+    "budget",
     "explain",
+    "holdings",
     "kind_estimate",
     "kinds",
     "ledger_view",
@@ -59,13 +62,6 @@ __all__ = [
 
 PAGE_MAX = 10_000
 """Most lines of a page, whatever limit is asked for."""
-
-NEAR_NEEDS_MAX = 1_000
-"""Needs of a task that are asked where their results were made."""
-
-_FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.ABANDONED})
-_TAKEN_AWAY = frozenset({AttemptOutcome.LOST, AttemptOutcome.ABANDONED})
-"""Outcomes of attempts that were under way and ended by no fault of theirs: the task goes first."""
 
 _NO_ARGS = msgspec.Raw(b"[]")
 _NO_KWARGS = msgspec.Raw(b"{}")
@@ -372,7 +368,7 @@ def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | Non
     found = workflow.tasks[task]
     if found.state is not TaskState.READY:
         return None
-    avoid, avoid_hard = _avoided(found) if found.last is not None else ((), ())
+    avoid, avoid_hard = ((), ()) if found.last is None else avoided(found)
     return ReadyTask(
         workflow_id=workflow_id,
         task=task,
@@ -381,37 +377,12 @@ def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | Non
         rank=found.rank,
         number=workflow.number,
         age=workflow.submitted_ms // AGE_STEP_MS,
-        lost=found.last is not None and found.last.outcome in _TAKEN_AWAY,
-        near=_near(workflow, found) if found.needs else (),
+        lost=found.last is not None and taken_away(found.last),
+        near=near(workflow, found) if found.needs else (),
         avoid=avoid,
         avoid_hard=avoid_hard,
+        limited=workflow.max_parallel is not None,
     )
-
-
-def _near(workflow: Workflow, task: Task) -> tuple[str, ...]:
-    """Return the agents on which what a task needs was made, those that made most of it first."""
-    tasks = workflow.tasks
-    if len(task.needs) == 1:
-        last = tasks[task.needs[0]].last
-        return () if last is None else (last.agent,)
-    made: dict[str, int] = {}
-    for need in task.needs[:NEAR_NEEDS_MAX]:
-        last = tasks[need].last
-        if last is not None:
-            made[last.agent] = made.get(last.agent, 0) + 1
-    return tuple(sorted(made, key=made.__getitem__, reverse=True)[:NEAR_MAX])
-
-
-def _avoided(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the agents on which attempts of a task failed, and those with which attempts of it were lost."""
-    failed: dict[str, None] = {}
-    lost: dict[str, None] = {}
-    for attempt in attempts_of(task):
-        if attempt.outcome is AttemptOutcome.LOST:
-            lost[attempt.agent] = None
-        elif attempt.outcome in _FAILURES:
-            failed[attempt.agent] = None
-    return tuple(failed), tuple(lost)
 
 
 def agent_room(machine: Machine, name: str) -> AgentRoom | None:

@@ -249,3 +249,22 @@ def test_what_was_lost_goes_first_and_elsewhere(drive):
     (fence,) = drive.place(0, agent="a2")
     drive.finish(fence, "released", agent="a2")
     assert not _ready(drive, 0).lost
+
+
+def test_budgets_are_what_the_limit_leaves(drive):
+    drive.raise_level()
+    drive.register("a1", cpu=1, prefetch=1)
+    drive.submit(msgspec.structs.replace(drive.bag(4), max_parallel=3))
+    drive.submit(drive.bag(1), "wf-2")
+    assert (_ready(drive, 0).limited, q.ready_task(drive.machine, "wf-2", 0).limited) == (True, False)
+    assert q.budget(drive.machine, "wf-1") == 3
+    drive.place(0, 1)
+    assert [q.budget(drive.machine, name) for name in ("wf-1", "wf-2", "wf-9")] == [1, None, None]
+
+
+def test_what_runs_holds_its_demand_until_it_is_expected_to_end(drive):
+    drive.register("a1", cpu=2, prefetch=2)
+    drive.submit(drive.tasks((), (0,), (), (), expected_ms=5_000))
+    drive.place(0, 2, 3)
+    assert q.holdings(drive.machine, "a1") == [(drive.now_ms + 5_000, (("cpu", 1_000),))] * 2
+    assert q.holdings(drive.machine, "a9") == []

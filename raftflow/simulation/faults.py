@@ -7,6 +7,7 @@ may happen to everybody, at once as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from raftflow.simulation.disk import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from random import Random
 
     from raftflow.simulation.agents import SimAgent
@@ -48,6 +49,7 @@ KINDS: Final[dict[str, int]] = {
     "bad restore": 2,
     "burst": 16,
     "ex-leader": 6,
+    "slow majority": 6,
     "election": 4,
     "stall": 4,
     "left behind": 5,
@@ -126,6 +128,7 @@ class Faults:
         self._bursts = bursts
         self._dramas: list[asyncio.Task[None]] = []
         self._strokes: list[asyncio.TimerHandle] = []
+        self._held = False
         self._weather = weather
         self._every_s = every_s
         self._calm = calm
@@ -150,6 +153,7 @@ class Faults:
             "bad restore": self._spoil_restore,
             "burst": self._burst,
             "ex-leader": self._ex_leader,
+            "slow majority": self._slow_majority,
             "election": self._election,
             "stall": self._stall,
             "left behind": self._leave_behind,
@@ -164,6 +168,8 @@ class Faults:
             await asyncio.sleep(self._rng.expovariate(1 / self._every_s))
             if self._loop.time() >= until_s:
                 return
+            if self._held:
+                continue
             if self._rng.random() < self._calm:
                 await self._breathe()
             self._revive()
@@ -176,6 +182,16 @@ class Faults:
         deeds: list[asyncio.Task[None] | asyncio.TimerHandle] = [*self._dramas, *self._strokes]
         for deed in deeds:
             deed.cancel()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make no fault meanwhile, and end those that are being acted out."""
+        self.end()
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
 
     async def _breathe(self) -> None:
         """Heal everything for a while, so that there is something to lose."""
@@ -298,6 +314,32 @@ class Faults:
             self._hand_over(successor, first)
             await asyncio.sleep(0.05)
             self._bursts.fire(first, 5)
+
+    def _slow_majority(self, _name: str) -> None:
+        """Leave a leader the followers that it needs, on links so slow that it sends again what is on its way."""
+        self._dramas.append(self._loop.create_task(self._crawl()))
+
+    async def _crawl(self) -> None:
+        rng, network = self._rng, self._network
+        leader = self._cluster.leader()
+        if leader is None:
+            return
+        others = [name for name in self._cluster.names if name != leader]
+        rng.shuffle(others)
+        needed, spare = others[: len(others) // 2], others[len(others) // 2 :]
+        slow_s, until_s = rng.choice((0.1, 0.2, 0.3)), self._loop.time() + rng.uniform(0.5, 1.5)
+        self._trace.fault("slow majority", leader, f"with {','.join(needed)}, {slow_s} s")
+        for name in spare:
+            network.cut(leader, name)
+            network.cut(name, leader)
+        for name in needed:
+            self._weather.slow_until[leader, name] = (until_s, slow_s)
+        while self._loop.time() < until_s:
+            self._bursts.fire(leader, rng.choice((1, 2, 5)))
+            await asyncio.sleep(rng.uniform(0.01, 0.06))
+        for name in spare:
+            network.heal(leader, name)
+            network.heal(name, leader)
 
     def _election(self, _name: str) -> None:
         """Take the leader away, and cut the power of whoever has just voted; it comes back at once."""

@@ -61,6 +61,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._serial = 0
         self._busy_passes = 0
+        self.stuck: str | None = None
+        """Why the run cannot go on: it ends with `StuckError` before the next pass."""
         self.over = False
         """Set at the end of a run: whatever is scheduled by code that is being torn down is dropped."""
 
@@ -129,6 +131,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         timers, ready = self._timers, self._ready
+        if self.stuck is not None:
+            raise StuckError(self.stuck)
         if ready:
             self._busy_passes += 1
             if self._busy_passes > PASSES_MAX:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
+from raftflow.simulation.loop import START_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 PATIENCE_MIN_S: Final = 0.3
 PATIENCE_MAX_S: Final = 3.0
 """How long a connection survives a cut."""
+FRAMES_MAX: Final = 20_000
+FRAMES_PER_S_MAX: Final = 1_000
+"""Beside a fixed number: several times what the busiest run sends. More is an exchange that never ends."""
 Direction = tuple[str, str]
 
 
@@ -237,6 +242,8 @@ class Network:
         if connection is None or connection.epoch != epoch:
             return  # the sender does not know yet that its connection is gone
         self.frames += 1
+        if self.frames > FRAMES_MAX + FRAMES_PER_S_MAX * (self._loop.time() - START_S):
+            self._loop.stuck = f"{self.frames} frames were sent, the last ones from {links.name} to {peer}"
         direction = (links.name, peer)
         connection.bytes[direction] = connection.bytes.get(direction, 0) + len(frame)
         self._trace.mix(b"%d %d " % (zlib.crc32(frame), epoch))

@@ -26,6 +26,7 @@ from raftflow.simulation.disk import SimulatedCrash
 from raftflow.simulation.faults import KINDS, LOSSES, Faults, Weather
 from raftflow.simulation.loop import StuckError, VirtualLoop, current_process
 from raftflow.simulation.network import Network
+from raftflow.simulation.pursuit import Pursuit
 from raftflow.simulation.trace import Trace, TraceHandler
 
 if TYPE_CHECKING:
@@ -127,7 +128,14 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
     settings = plan.settings
     if plan.family == "log":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5, 5)), 1, 1, 0.1
-        plan.weights = {"ex-leader": 10, "burst": 10, "transfer": 3, "slow link": 2, "kill": 1}
+        plan.weights = {
+            "ex-leader": 10,
+            "slow majority": 4,
+            "burst": 10,
+            "transfer": 3,
+            "slow link": 2,
+            "kill": 1,
+        }
         plan.every_s, plan.calm, plan.slow, plan.steady = 0.4, 0.1, 0.0, rng.random() < 0.6
         settings |= {"append_bytes_max": 300, "window_bytes": 10**7, "snapshot_entries": rng.choice((100, 10**6))}
     elif plan.family == "snapshots":
@@ -229,6 +237,15 @@ class World:
             every_s=plan.every_s,
             calm=plan.calm,
         )
+        self._pursuit = Pursuit(
+            loop=loop,
+            trace=trace,
+            cluster=self.cluster,
+            network=self.network,
+            history=history,
+            faults=self.faults,
+        )
+        self._pursuing = bool(options.disabled_rules)
         self._ends = self._rng(seed, "end")
 
     @staticmethod
@@ -251,7 +268,10 @@ class World:
             agent.start()
         for client in self.clients:
             client.start()
+        pursuit = self.loop.create_task(self._pursuit.run()) if self._pursuing else None
         await self.faults.run(self.loop.time() + self.plan.seconds)
+        if pursuit is not None:
+            pursuit.cancel()
         clean = not self.history.violations
         self._heal()
         await self._recover()

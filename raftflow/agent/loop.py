@@ -35,6 +35,7 @@ from raftflow.domain.contract import (
     RegisterResponse,
     ReportedEnd,
 )
+from raftflow.domain.features import ONLINE_LEVEL
 
 _log = logging.getLogger("raftflow.agent.loop")
 
@@ -198,6 +199,7 @@ class Agent:
         self._lease.start(sent_at_ns, registration.lease_ms)
         self._on_lease(self._lease.until_ns)
         self._on_registered(registration)
+        self._attempts.usage.holds_to_demand = registration.feature_level >= ONLINE_LEVEL
         return Exchange(
             registration,
             self._book,
@@ -307,6 +309,8 @@ class Agent:
         if not self._lease.over():
             self._lapsed = False
             self._on_lease(self._lease.until_ns)
+        if response.feature_level >= ONLINE_LEVEL:
+            self._attempts.usage.holds_to_demand = True
         self._book.receive(response.assign)
         if self._leaving.is_set():
             self._release(self._book.give_back())

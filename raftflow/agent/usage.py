@@ -130,10 +130,12 @@ class UsageWatch:
     def _look(self) -> None:
         """Ask about every attempt that has been running for long enough."""
         self._timer = None
-        self.tells = False
         if not self._running or self._sample is None:
+            self.tells = False
             return
         self._timer = self._loop.call_later(SAMPLE_EVERY_S, self._look)
+        if self._measuring is not None:  # one look after the other
+            return
         begun_ns = now_ns() - int(SAMPLE_EVERY_S * 1e9)
         asked: dict[int, tuple[int, Watched]] = {}
         wanted: list[tuple[int, int]] = []
@@ -163,7 +165,7 @@ class UsageWatch:
             else:
                 usage.over = 0
                 _remember(usage, max(rss_kib - watched.kept_kib, 0))
-        if suspects and self._measuring is None:
+        if suspects:
             self._measuring = self._loop.create_task(self._measure(suspects))
             self._measuring.add_done_callback(self._measured)
 

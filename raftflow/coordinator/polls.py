@@ -438,7 +438,9 @@ def attempt_end(end: ReportedEnd) -> AttemptEnd:
     A result that cannot be kept makes the attempt a failed one that says so: refusing the report would only make
     the agent send it again.
     """
-    outcome, error = AttemptOutcome(end.outcome), end.error
+    error = end.error
+    # This command is older than that outcome.
+    outcome = AttemptOutcome.FAILED if end.outcome == "outgrown" else AttemptOutcome(end.outcome)
     result = bytes(end.result)
     if result == b"null" or outcome is not AttemptOutcome.SUCCEEDED:
         result = b""

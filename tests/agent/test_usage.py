@@ -1,5 +1,6 @@
 """What running attempts use: read from real processes, told every other second, held to their demands."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from raftflow.agent import usage as usage_module
+from raftflow.agent.clock import now_ns
+from raftflow.agent.executors.base import Watched
+from raftflow.agent.messages import Sampled
 from raftflow.agent.process_tree import read_tree
-from raftflow.agent.usage import read_progress, shares_kib
+from raftflow.agent.usage import Usage, UsageWatch, read_progress, shares_kib
 
 HOLD_MIB = "import sys, time; held = bytearray(int(sys.argv[1]) << 20); time.sleep(300)"
 SPIN_S = "import sys, time\nwhile time.process_time() < float(sys.argv[1]): pass"
@@ -216,3 +221,120 @@ async def test_a_held_poll_ends_in_time_to_tell(leader: Any, start_agent: Any) -
     (fence,) = await leader.assign({"command": ["sleep", "300"]})
     await leader.until(lambda: leader.polls[-1].running == [fence])
     assert leader.polls[-1].wait_ms == 2_000
+
+
+# --- more memory than the demand
+
+
+class FakeAttempt:
+    def __init__(self, number: int, memory_mib: int, kept_kib: int = 0) -> None:
+        self.number = number
+        self.started_at_ns = now_ns() - 10**12
+        self.usage = Usage()
+        self.memory_mib = memory_mib
+        self.kept_kib = kept_kib
+
+    def watched(self) -> Watched:
+        return Watched(id=self.number, kept_kib=self.kept_kib)
+
+
+class Looks:
+    """Plays the launcher: answers each look with the next figures, and with shares that are as large."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(usage_module, "SAMPLE_EVERY_S", 0.001)
+        monkeypatch.setattr(usage_module, "shares_kib", lambda pids: pids[1])
+        self.figures: list[dict[int, tuple[int, int]]] = []
+        """For each look, of each attempt: sum of resident memory and shares, in MiB."""
+        self.stopped: list[int] = []
+        self.looked = asyncio.Event()
+
+    def sample(self, wanted: list[tuple[int, int]], on_sampled: Any) -> None:
+        if not self.figures:
+            self.looked.set()
+            return
+        figures = self.figures.pop(0)
+        used = []
+        for identity, limit_kib in wanted:
+            rss_kib, shares = (mib << 10 for mib in figures[identity])
+            used.append((identity, 0, rss_kib, [identity, shares] if 0 < limit_kib <= rss_kib else []))
+        on_sampled(Sampled(used))
+
+    async def play(self, attempts: list[FakeAttempt], figures: list[dict[int, tuple[int, int]]]) -> list[int]:
+        self.figures = figures
+        running = {100 + attempt.number: attempt for attempt in attempts}
+        watch = UsageWatch(running, self.sample, lambda fence, _: self.stopped.append(fence))
+        watch.holds_to_demand = True
+        watch.started()
+        await asyncio.wait_for(self.looked.wait(), 10)
+        watch.stop()
+        return self.stopped
+
+
+@pytest.mark.parametrize(
+    ("figures", "stopped"),
+    [
+        ([(90, 90), (100, 100), (100, 100)], []),  # all of the demand is not more than it
+        ([(120, 120), (90, 90), (120, 120), (90, 90)], []),  # never twice in a row
+        ([(120, 120), (101, 101)], [101]),
+        ([(400, 60), (400, 60), (400, 60)], []),  # the sum counts shared pages several times
+        ([(400, 60), (400, 160), (400, 60), (400, 160)], []),
+        ([(400, 160), (400, 160)], [101]),
+    ],
+)
+async def test_two_looks_in_a_row_decide(
+    monkeypatch: pytest.MonkeyPatch, figures: list[tuple[int, int]], stopped: list[int]
+) -> None:
+    looks = Looks(monkeypatch)
+    assert await looks.play([FakeAttempt(1, 100)], [{1: figure} for figure in figures]) == stopped
+
+
+async def test_attempts_without_a_demand_and_memory_that_a_worker_kept_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = Looks(monkeypatch)
+    attempts = [FakeAttempt(1, 0), FakeAttempt(2, 100, kept_kib=300 << 10), FakeAttempt(3, 100, kept_kib=1 << 10)]
+    assert await looks.play(attempts, [{1: (900, 900), 2: (390, 390), 3: (110, 110)}] * 3) == [103]
+    assert [attempt.usage.peak_kib >> 10 for attempt in attempts] == [900, 90, 109]
+
+
+async def test_an_attempt_that_outgrows_its_demand_is_stopped(online: Any, start_agent: Any) -> None:
+    """The memory is that of a child of its program."""
+    start_agent()
+    inner = f"{sys.executable} -c '{HOLD_MIB}' 128"
+    resources = {"cpu": 1000, "memory": 64}
+    end = await online.run(command=["sh", "-c", f"trap '' TERM; {inner} & wait; sleep 300"], resources=resources)
+    assert end.outcome == "outgrown"
+    assert end.peak_mib >= 128
+    assert "more than its demand of 64 MiB" in end.error
+
+
+async def test_a_python_call_that_outgrows_its_demand_is_stopped(
+    online: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_module, "SAMPLE_EVERY_S", 0.2)
+    (tmp_path / "jobs.py").write_text(
+        "import time\nkept = []\ndef hold(mib, s):\n    kept.append(bytearray(mib << 20))\n    time.sleep(s)\n"
+    )
+    start_agent(resources={"cpu": 1, "memory": 4096})
+    resources = {"cpu": 1000, "memory": 128}
+    assert (await online.run(python="jobs:hold", args=[256, 0], resources=resources)).outcome == "succeeded"
+    end = await online.run(python="jobs:hold", args=[64, 1.0], resources=resources)
+    assert (end.outcome, end.error) == ("succeeded", "")  # what the worker kept from before is not its fault
+    end = await online.run(python="jobs:hold", args=[256, 300], resources=resources)
+    assert end.outcome == "outgrown"
+
+
+async def test_nobody_is_stopped_before_the_cluster_knows_the_outcome(
+    leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_module, "SAMPLE_EVERY_S", 0.2)
+    leader.poll_wait_ms = 200
+    start_agent(resources={"cpu": 2, "memory": 4096})
+    resources = {"cpu": 1000, "memory": 16}
+    assert (await leader.run(command=python(HOLD_MIB.replace("300", "1"), 64), resources=resources)).outcome == (
+        "succeeded"
+    )
+    (fence,) = await leader.assign({"command": python(HOLD_MIB, 64), "resources": resources})
+    leader.feature_level = 3
+    assert (await leader.end_of(fence)).outcome == "outgrown"

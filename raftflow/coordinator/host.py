@@ -47,8 +47,13 @@ class HostedMachine:
         """Freeze the state and return its encoding in pieces."""
         return self.machine.snapshot()
 
-    def restore(self, pieces: Iterable[bytes]) -> None:
-        """Replace the state; what the audit lacks up to there becomes a gap in it."""
-        self.open_audit()
-        self.machine.restore(pieces)
-        self._audit.restored(self.machine.applied_index, self.machine.chain)
+    def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
+        """Read a snapshot. When its state is taken, what the audit lacks up to there becomes a gap in it."""
+        become = self.machine.prepare(pieces)
+
+        def become_and_note() -> None:
+            self.open_audit()
+            become()
+            self._audit.restored(self.machine.applied_index, self.machine.chain)
+
+        return become_and_note

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -85,19 +85,27 @@ class Machine:
         """
         return Snapshot(self._step, self.applied_index, self.applied_term, self.chain)
 
-    def restore(self, pieces: Iterable[bytes]) -> None:
-        """Become what the snapshot holds.
+    def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
+        """Read a snapshot, and return what makes this machine become what it holds.
 
-        Raises `ValueError` if it cannot be read, `FeatureLevelError` if this replica does not understand its level;
-        then nothing has changed.
+        May run in another thread: nothing here is looked at that `apply` changes. Raises `ValueError` if the snapshot
+        cannot be read, `FeatureLevelError` if this replica does not understand its level.
         """
         header, state = read_snapshot(pieces, self._requests_max)
         if state.feature_level > self.level_max:
             raise FeatureLevelError(state.feature_level, self.level_max)
         step = Step(state, self.level_max)
         step.clock_ms = header.clock_ms
-        self._step.copying = None
-        self._step = step
-        self.applied_index = header.applied_index
-        self.applied_term = header.applied_term
-        self.chain = header.chain
+
+        def become() -> None:
+            self._step.copying = None
+            self._step = step
+            self.applied_index = header.applied_index
+            self.applied_term = header.applied_term
+            self.chain = header.chain
+
+        return become
+
+    def restore(self, pieces: Iterable[bytes]) -> None:
+        """Become what the snapshot holds. Raises as `prepare` does; then nothing has changed."""
+        self.prepare(pieces)()

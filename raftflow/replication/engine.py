@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from raftflow.replication import envelope, membership, wire
 from raftflow.replication.changes import MemberChanges
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
     from raftflow.replication.snapshots import SnapshotInfo
 
 _log = logging.getLogger(__name__)
+
+_SIGNS_OF_LIFE: Final = 5
+"""How often a follower that checks and reads a snapshot says so in the time after which the leader gives it up."""
 
 
 class PySyncObjLog:
@@ -203,7 +207,15 @@ class PySyncObjLog:
         self._changes = MemberChanges(self._raft, self._guard, self._roles, self._append_members, self._off)
         self._handover = Handover(self._raft, self._guard, self._roles, self._send_now)
         self._sender = SnapshotSender(config, self._store, self._emit, self._end_transfer)
-        self._receiver = SnapshotReceiver(self._guard, self._store, self._emit, self._install, self._driver)
+        self._receiver = SnapshotReceiver(
+            self._guard,
+            self._store,
+            self._emit,
+            prepare=self._prepare,
+            install=self._install,
+            driver=self._driver,
+            alive_s=config.snapshot_stall_s / _SIGNS_OF_LIFE,
+        )
 
         self._traffic = PeerTraffic(
             config,
@@ -232,7 +244,7 @@ class PySyncObjLog:
         """Put the newest snapshot and everything known to be committed into the machine; make the disk agree."""
         newest = self._start_snapshot
         if newest is not None:
-            self._loading = newest
+            self._loading, self._load_state = newest, self._read_state(newest)
             if self._raft.entries(self._raft.first_index, 2) != list(_ends(newest)):
                 # The library would clear the log. Nothing was changed yet, so nothing is lost by stopping.
                 raise LogFailedError(f"bug: the log does not begin with the snapshot of entry {newest.index}")
@@ -540,7 +552,7 @@ class PySyncObjLog:
         if info is None:
             raise LogFailedError("bug: a snapshot is loaded that nobody chose")
         members = membership.decode(info.membership) if info.membership else None
-        self._machine.restore(self._store.read(info))
+        self._load_state()
         self._raft.members.rebase(members, info.index)
         previous, last = _ends(info)
         return last, previous
@@ -552,15 +564,26 @@ class PySyncObjLog:
         self._guard.end_snapshot(peer)
         self._send_now()
 
-    def _install(self, peer: str, info: SnapshotInfo) -> None:
-        """Load a snapshot that came from the leader and is durable here."""
+    def _read_state(self, info: SnapshotInfo) -> Callable[[], None]:
+        """Read a snapshot into a new state; returns what puts it in place, or raises what is wrong with it (T5)."""
+        try:
+            return self._machine.prepare(self._store.read(info))
+        except Exception as error:  # noqa: BLE001 - raised by the function returned
+            return partial(_raise, error)
+
+    async def _prepare(self, info: SnapshotInfo) -> Callable[[], None]:
+        """Read a snapshot off the loop, so that this replica goes on answering meanwhile."""
+        return await self._fs.off_loop(lambda: self._read_state(info))
+
+    def _install(self, peer: str, info: SnapshotInfo, load_state: Callable[[], None]) -> None:
+        """Load a snapshot that came from the leader, is durable here, and was read by `_prepare`."""
         self._writer.cancel()  # it would go on with a state that is about to be replaced
-        self._loading = info
+        self._loading, self._load_state = info, load_state
         self._guard.install(peer, info.index)
         if self._snapshots.failure is not None:
             raise self._cannot_restore(info) from self._snapshots.failure
         self._writer.note_installed(info.index)
-        self._postpone_election()  # restoring may have taken longer than a follower waits
+        self._postpone_election()  # what the leader sent while this was loaded has not been heard yet
 
     # View.
 
@@ -618,6 +641,10 @@ class PySyncObjLog:
             quorum = 2 * (len(self._guard.connected() & self._raft.other_voters) + 1) > len(self._raft.voters)
             return quorum and self._roles.leads(self._raft)
         return self._roles.has_caught_up(self._raft)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _ends(info: SnapshotInfo) -> tuple[Entry, Entry]:

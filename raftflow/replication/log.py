@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StateMachine(Protocol):
-    """What a log drives. All calls come from the event loop's thread, one at a time."""
+    """What a log drives. All calls but `prepare` come from the event loop's thread, one at a time."""
 
     def apply(self, index: int, term: int, entry: bytes) -> object:
         """Apply one committed entry and return its reply.
@@ -38,8 +38,13 @@ class StateMachine(Protocol):
         """
         ...
 
-    def restore(self, pieces: Iterable[bytes]) -> None:
-        """Replace the whole state by a snapshot. Raises `ValueError` and changes nothing if it cannot be read."""
+    def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
+        """Read a snapshot; the function returned replaces the whole state by it, at once.
+
+        Raises `ValueError` if it cannot be read. Unlike everything else here this may run in another thread while
+        `apply` goes on, so that a large snapshot does not silence a replica. It looks at nothing
+        that `apply` changes.
+        """
         ...
 
 

@@ -139,7 +139,7 @@ class MemoryLog:
     def request_snapshot(self) -> None:
         """Take a snapshot of the machine and restore it at once, so that tests meet a machine that cannot."""
         if not self._stopped:
-            self._machine.restore(list(self._machine.snapshot()))
+            self._machine.prepare(list(self._machine.snapshot()))()
             self._snapshot_index = self._index
 
     async def wait_failed(self) -> LogFailedError:

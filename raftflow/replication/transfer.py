@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from raftflow.replication.log import LogFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from raftflow.replication import snapshots
     from raftflow.replication.config import LogConfig
@@ -190,8 +190,10 @@ class SnapshotReceiver:
         guard: decides from whom a snapshot is taken and whether it is needed.
         store: where it is put.
         emit: sends a message to a peer.
-        install: loads the snapshot that was made durable; called inside the loop, inside `driver.guarded`.
+        prepare: reads the snapshot that was made durable, without standing in the loop's way; returns what takes it.
+        install: loads what was read; called inside the loop, inside `driver.guarded`.
         driver: told about failures.
+        alive_s: how often the leader is told that this side is still busy with what arrived.
     """
 
     def __init__(
@@ -199,14 +201,19 @@ class SnapshotReceiver:
         guard: GuardedTransport,
         store: snapshots.SnapshotStore,
         emit: Callable[[str, Message], None],
-        install: Callable[[str, snapshots.SnapshotInfo], None],
+        *,
+        prepare: Callable[[snapshots.SnapshotInfo], Awaitable[Callable[[], None]]],
+        install: Callable[[str, snapshots.SnapshotInfo, Callable[[], None]], None],
         driver: Driver,
+        alive_s: float,
     ) -> None:
         self._guard = guard
         self._store = store
         self._emit = emit
+        self._prepare = prepare
         self._install = install
         self._driver = driver
+        self._alive_s = alive_s
         self._incoming: _Incoming | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -283,31 +290,42 @@ class SnapshotReceiver:
         self._answer(incoming.peer, message, incoming.receiver.received, "more")
 
     async def _finish(self, incoming: _Incoming) -> None:
-        """Check the file, make it durable, let the library load it."""
+        """Check the file, make it durable, read it, let the library load it."""
         message = {"term": incoming.term, "transfer_id": incoming.transfer_id}
         size = incoming.receiver.received
+        busy = asyncio.get_running_loop().create_task(self._show_life(incoming.peer, message, size))
         try:
             info = await incoming.receiver.finish()
             if (info.index, info.term) != (incoming.index, incoming.snap_term):
                 raise ValueError(f"the file is of entry {info.index}, but {incoming.index} was announced")  # noqa: TRY301
+            load = await self._prepare(info)
         except (ValueError, OSError, LogFailedError) as error:
             self._refuse(incoming.peer, message, error)
         else:
-            self._driver.guarded(lambda: self._take(incoming, info, message, size))
+            self._driver.guarded(lambda: self._take(incoming, info, load, message))
         finally:
+            busy.cancel()
             self._incoming = None
             self._task = None
             self._driver.request_turn()
 
-    def _take(self, incoming: _Incoming, info: snapshots.SnapshotInfo, message: Message, size: int) -> None:
+    async def _show_life(self, peer: str, message: Message, size: int) -> None:
+        """Keep the leader's patience while a large snapshot is checked and read."""
+        while True:
+            await asyncio.sleep(self._alive_s)
+            self._answer(peer, message, size, "more")
+
+    def _take(
+        self, incoming: _Incoming, info: snapshots.SnapshotInfo, load: Callable[[], None], message: Message
+    ) -> None:
         peer = incoming.peer
         if not self._guard.follows(peer, incoming.term):
             return
-        self._answer(peer, message, size, "done")
+        self._answer(peer, message, info.size, "done")
         if self._guard.covers(info.index, info.term):
             self._guard.acknowledge_covered(peer, info.index)
         else:
-            self._install(peer, info)
+            self._install(peer, info, load)
 
     def _answer(self, peer: str, message: Message, offset: int, status: str) -> None:
         if self._guard.is_up(peer):

@@ -96,16 +96,21 @@ class ObservedMachine:
         """Freeze the state."""
         return self._inner.snapshot()
 
-    def restore(self, pieces: Iterable[bytes]) -> None:
-        """Replace the state."""
-        if self._host.refuse_restore and self._host.serving:
-            self._host.refuse_restore = False
-            self._host.may_fail = "a snapshot cannot be restored"
-            self._history.fault("snapshot refused", self._host.name)
-            self._must_stop()
-            raise ValueError("a snapshot of a version that this one cannot read")
-        self._inner.restore(pieces)
-        self._history.restored(self._host)
+    def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
+        """Read a snapshot."""
+        become = self._inner.prepare(pieces)
+
+        def become_observed() -> None:
+            if self._host.refuse_restore and self._host.serving:
+                self._host.refuse_restore = False
+                self._host.may_fail = "a snapshot cannot be restored"
+                self._history.fault("snapshot refused", self._host.name)
+                self._must_stop()
+                raise ValueError("a snapshot of a version that this one cannot read")
+            become()
+            self._history.restored(self._host)
+
+        return become_observed
 
     def _must_stop(self) -> None:
         """A replica that could not load a snapshot must not go on as though it had."""

@@ -225,13 +225,18 @@ def _promote_any() -> Patch:
 
 def _restore_without(change: Callable[[Machine], None]) -> Callable[[], Patch]:
     def plant() -> Patch:
-        restore = Machine.restore
+        prepare = Machine.prepare
 
-        def lossy(self: Machine, pieces: Any) -> None:
-            restore(self, pieces)
-            change(self)
+        def lossy(self: Machine, pieces: Any) -> Callable[[], None]:
+            become = prepare(self, pieces)
 
-        return patch.object(Machine, "restore", lossy)
+            def become_less() -> None:
+                become()
+                change(self)
+
+            return become_less
+
+        return patch.object(Machine, "prepare", lossy)
 
     return plant
 

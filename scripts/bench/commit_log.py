@@ -28,7 +28,7 @@ from raftflow.replication.links import StreamLinks
 from raftflow.replication.log import Applied, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from multiprocessing.connection import Connection
 
 NAMES = ("a", "b", "c")
@@ -50,9 +50,10 @@ class Counter:
         """Return the count."""
         return iter([b"%d" % self.count])
 
-    def restore(self, pieces: Iterable[bytes]) -> None:
+    def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
         """Take the count."""
-        self.count = int(b"".join(pieces))
+        count = int(b"".join(pieces))
+        return lambda: setattr(self, "count", count)
 
 
 async def replica(name: str, ports: dict[str, int], directory: Path, options: argparse.Namespace) -> dict | None:

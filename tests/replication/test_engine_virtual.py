@@ -18,6 +18,9 @@ from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rej
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+SNAPSHOT_BEGIN = 9
+"""The kind of its frame (wire.py)."""
+
 
 def on_virtual_loop(test: Callable) -> Callable:
     """Run a coroutine test on a virtual loop."""
@@ -304,6 +307,42 @@ async def test_leader_stays_while_its_only_follower_receives_a_snapshot() -> Non
 
 
 @on_virtual_loop
+async def test_a_follower_goes_on_while_it_reads_a_large_snapshot() -> None:
+    """Checking and reading takes longer than the leader's patience; both live, nothing is sent twice."""
+    cluster, leader, followers = await started(snapshot_stall_s=5.0)
+    cluster.crash(followers[0])
+    for _ in range(100):
+        await cluster.put(leader)
+    cluster.logs[leader].request_snapshot()
+    assert await cluster.wait(lambda: cluster.logs[leader]._raft.first_index > 50)
+    cluster.crash(followers[1])
+    began = []
+
+    def count(source: str, target: str, frame: bytes) -> bool:
+        if frame[1] == SNAPSHOT_BEGIN:
+            began.append(frame)
+        return False
+
+    cluster.network.drop = count
+    await cluster.start(followers[0])
+    log, term = cluster.logs[followers[0]], cluster.logs[leader].status().term
+    cluster.disks[followers[0]].delay_s = lambda operation: 12.0 if operation == "work" else 0.0
+    read_at: list[float] = []
+    prepare = cluster.machines[followers[0]].prepare
+
+    def slowly(pieces: Iterable[bytes]) -> Callable[[], None]:
+        read_at.append(asyncio.get_running_loop().time())
+        return prepare(pieces)
+
+    cluster.machines[followers[0]].prepare = slowly
+    assert await cluster.wait(lambda: log.status().snapshot_index > 50, 60.0)
+    assert len(began) == len(read_at) == 1
+    assert isinstance(await cluster.put(leader), Applied)
+    assert cluster.logs[leader].status().term == log.status().term == term
+    await cluster.close()
+
+
+@on_virtual_loop
 async def test_log_is_trimmed_after_the_hook_and_not_if_it_fails() -> None:
     cluster, leader, _ = await started()
     log = cluster.logs[leader]
@@ -411,7 +450,7 @@ async def test_snapshot_that_the_machine_refuses_stops_the_follower_unacknowledg
         raise ValueError("a format of the future")
 
     await cluster.start(followers[0])
-    cluster.machines[followers[0]].restore = refuse
+    cluster.machines[followers[0]].prepare = refuse
     error = await cluster.logs[followers[0]].wait_failed()
     assert "a format of the future" in str(error)
     match = {peer.name: peer.match_index for peer in cluster.logs[leader].status().peers}

@@ -113,8 +113,13 @@ class Machine:
     def snapshot(self) -> Iterator[bytes]:
         return iter([entry + b"\n" for entry in self.entries])
 
-    def restore(self, pieces: Iterable[bytes]) -> None:
-        self.entries = b"".join(pieces).split(b"\n")[:-1]
+    def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
+        entries = b"".join(pieces).split(b"\n")[:-1]
+
+        def become() -> None:
+            self.entries = entries
+
+        return become
 
 
 class SimLinks:

@@ -1,0 +1,131 @@
+"""Why this agent and not another one: the candidates of a task in words, from the view of a decision.
+
+The same `Lane` that decides is asked, so what is told is what was weighed. The first candidate is the one that
+`place` takes if the task is decided alone; in a decision with others, those before it have taken their room already.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from raftflow.domain.resources import CPU, MEMORY, show_amount
+from raftflow.domain.rooms import NEAR_MAX, AgentRoom, ReadyTask, suits
+from raftflow.scheduler.fleet import Fleet, Lane, Score
+from raftflow.scheduler.scores import PER_MILLE, SCARCE_SHIFT
+
+if TYPE_CHECKING:
+    from raftflow.domain.rooms import Shape
+    from raftflow.scheduler.view import PlacementView
+
+CANDIDATES_MAX: Final = 5
+
+_WEIGHT_MASK: Final = (1 << SCARCE_SHIFT) - 1
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent as a task sees it."""
+
+    agent: str
+    where: Literal["run", "queue", "no"]
+    """Whether the task could run there at once, wait in its queue, or neither."""
+    score: tuple[int, ...]
+    """Compared one after the other, the least is best: scarce resources blocked, failed there before, weight of the
+    agent, locality (the place among those that hold inputs), left over. In a queue the wait stands for the weight."""
+    why: str
+
+
+def candidates(view: PlacementView, task: ReadyTask, limit: int = CANDIDATES_MAX) -> list[Candidate]:
+    """Return the best `limit` agents for a task, best first, and after them those that cannot take it now."""
+    fleet = Fleet(view)
+    lane = Lane(task.shape, (task,), fleet)
+    hard = lane.hard(task)
+    runs: list[tuple[tuple[int, ...], int]] = []
+    queues: list[tuple[tuple[int, ...], int]] = []
+    noes: list[Candidate] = []
+    for number, agent in enumerate(fleet.agents):
+        run, queue = lane.run_score(number), lane.queue_score(number)
+        if agent.name in hard or (run is None and queue is None):
+            noes.append(_no(agent.name, _why_not(view, agent, task, lost=agent.name in hard)))
+        elif run is not None:
+            runs.append(((*_key(fleet, task, run, agent), run[1]), number))
+        else:
+            assert queue is not None  # noqa: S101 - one of the two is there
+            key = _key(fleet, task, (queue[0] & ~_WEIGHT_MASK | queue[1], 0, *queue[2:]), agent)
+            queues.append(((*key, 0), number))
+    runs.sort()
+    queues.sort()
+    found = [_yes(fleet, task, "run", score, number) for score, number in runs]
+    found += [_yes(fleet, task, "queue", score, number) for score, number in queues]
+    noes += [_no(agent.name, "it was not heard for a while") for agent in view.agents if agent.suspect]
+    return (found + noes)[:limit]
+
+
+def _key(fleet: Fleet, task: ReadyTask, score: Score, agent: AgentRoom) -> tuple[int, int, int, int]:
+    """Return what is compared before the left-over."""
+    avoided = agent.name in task.avoid or agent.name in task.avoid_hard
+    holds = fleet.policy.near and not avoided and agent.name in task.near
+    near = task.near.index(agent.name) if holds else NEAR_MAX
+    return score[0] >> SCARCE_SHIFT, int(avoided), score[0] & _WEIGHT_MASK, near
+
+
+def _yes(
+    fleet: Fleet, task: ReadyTask, where: Literal["run", "queue"], score: tuple[int, ...], number: int
+) -> Candidate:
+    agent = fleet.agents[number]
+    words = [
+        "has room now" if where == "run" else f"its queue has room: {fleet.queued[number]} would be before it there"
+    ]
+    wanted = {name for name, _ in task.shape.demand}
+    blocked = [
+        name for name, amount in agent.capacity.items() if amount and name not in {CPU, MEMORY} and name not in wanted
+    ]
+    if blocked:
+        words.append(f"keeps {', '.join(blocked)} from those who want it")
+    if agent.name in task.avoid:
+        words.append("an attempt failed there")
+    if agent.name in task.avoid_hard:
+        words.append("an attempt was lost there, and no other agent could ever run it")
+    if agent.pressure:
+        words.append(f"busier than its work explains ({agent.pressure} of 4)")
+    if agent.faults:
+        words.append(f"has failed lately ({agent.faults} of 15)")
+    if agent.speed != PER_MILLE:
+        words.append(f"speed {agent.speed / PER_MILLE:g}")
+    if agent.name in task.near:
+        words.append("holds inputs")
+    if where == "run" and fleet.policy.left_over:
+        left = fleet.policy.left_over * score[-1]
+        words.append(f"leaves {left / PER_MILLE / max(1, len(agent.capacity)):.0%} of it free")
+    return Candidate(agent=agent.name, where=where, score=score, why="; ".join(words))
+
+
+def _no(name: str, why: str) -> Candidate:
+    return Candidate(agent=name, where="no", score=(), why=why)
+
+
+def _why_not(view: PlacementView, agent: AgentRoom, task: ReadyTask, *, lost: bool) -> str:
+    shape = task.shape
+    if not suits(shape, agent.capacity, agent.labels):
+        return _never(shape, agent)
+    if lost:
+        return "an attempt was lost there, and another agent could run it"
+    if view.reserved.get(agent.name, shape) != shape:
+        return "it is kept for a task that waited too long"
+    if agent.queued:
+        return f"{agent.queued} wait in its queue, which is full, and nothing passes it"
+    short = [
+        f"{show_amount(name, agent.free.get(name, 0))} {name} is free, {show_amount(name, amount)} is wanted"
+        for name, amount in shape.demand
+        if agent.free.get(name, 0) < amount
+    ]
+    return "; ".join(short) or "something runs there, and the task wants an agent for itself"
+
+
+def _never(shape: Shape, agent: AgentRoom) -> str:
+    wrong = [f"{key}={value}" for key, value in shape.labels if agent.labels.get(key) != value]
+    if wrong:
+        return f"it does not carry {', '.join(wrong)}"
+    short = [name for name, amount in shape.demand if agent.capacity.get(name, 0) < amount]
+    return f"it never has enough {', '.join(short)}"

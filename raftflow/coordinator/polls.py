@@ -207,7 +207,7 @@ class PollDesk:
             return verdicts
         if request.goodbye:
             return await self._goodbye(name, request, verdicts)
-        if request.leaving and agent.state is AgentState.UP:
+        if request.leaving and agent.state is not AgentState.DRAINING:
             await self._submitter.propose(
                 ControlAgent(at_ms=self._clock.now_ms(), actor=f"agent:{name}", name=name, action="drain")
             )

@@ -370,7 +370,9 @@ class AgentView(msgspec.Struct, kw_only=True):
 
     id: str
     name: str
-    state: Literal["up", "draining", "lost", "left"]
+    state: Literal["up", "suspect", "returned", "quarantine", "draining", "lost", "left"]
+    """As the replicas know it; and as the leader alone knows it, in place of `up`: `suspect` while it has been silent
+    for a good part of its lease, and `returned` from its return after a loss to its first success."""
     incarnation: int
     resources: dict[str, float]
     allocated: dict[str, float]
@@ -384,6 +386,12 @@ class AgentView(msgspec.Struct, kw_only=True):
     load: AgentLoad | None = None
     drain_deadline: str | None = None
     """When what still runs on a draining agent is moved; None for never, and when that was ordered."""
+    quarantine_until: str | None = None
+    """When it gets work again by itself; `resume` ends it at once."""
+    losses: int = 0
+    """How often it was lost in short succession; an hour without a loss forgets it."""
+    faults_per_mille: int = 0
+    """How many of its last attempts, some sixteen, failed there or vanished with it."""
 
 
 class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -153,6 +153,8 @@ class AgentState(enum.StrEnum):
     UP = "up"
     DRAINING = "draining"
     """Gets no new work; running attempts end."""
+    QUARANTINE = "quarantine"
+    """It was lost again and again, and is back: gets no new work for a while."""
     LOST = "lost"
     """Silent for longer than its lease; its attempts were taken away."""
     LEFT = "left"

@@ -1,4 +1,4 @@
-"""Agents: coming, draining, going."""
+"""Agents: coming, draining, going. What is remembered of one that comes and goes: `quarantine.py`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from raftflow.domain.workflow import GraphProblem
 from raftflow.machine import ledger
 from raftflow.machine.attempts import end_attempt, unreported
 from raftflow.machine.flow import give_order
+from raftflow.machine.quarantine import note_loss, take_over
 from raftflow.machine.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Reject
         labels=_sorted(command.labels),
         prefetch=command.prefetch,
     )
+    if known is not None:
+        take_over(step, agent, known)
     state.agents[agent.name] = agent
-    state.add_kind(agent, 1)
+    if agent.state is AgentState.UP:
+        state.add_kind(agent, 1)
     step.agents_changed[agent.name] = None
     return AgentAccepted(agent.name, agent.incarnation)
 
@@ -152,12 +156,10 @@ def _find_present(step: Step, name: str) -> Agent | Rejection:
 
 
 def _control(step: Step, agent: Agent, wanted: AgentState) -> None:
-    """Turn a present agent to draining or up, with what that means for its queue."""
+    """Turn a present agent to draining or up, with what that means for its queue. A quarantine ends with it."""
     step.touch_agent(agent)
-    agent.state = wanted
     draining = wanted is AgentState.DRAINING
-    step.state.add_kind(agent, -1 if draining else 1)
-    _forget_deadline(step, agent)
+    _become(step, agent, wanted)
     for fence in agent.queue:
         workflow, task = agent.live[fence]
         attempt = task.last
@@ -168,9 +170,16 @@ def _control(step: Step, agent: Agent, wanted: AgentState) -> None:
             give_order(step, workflow, task, ORDER_NONE)
 
 
-def _forget_deadline(step: Step, agent: Agent) -> None:
+def _become(step: Step, agent: Agent, wanted: AgentState) -> None:
+    """Change a present agent's state, after it was touched: no timer of the former state is left."""
+    if agent.state is AgentState.UP:
+        step.state.add_kind(agent, -1)
+    elif wanted is AgentState.UP:
+        step.state.add_kind(agent, 1)
+    agent.state = wanted
     step.state.agent_timers.clear(agent.name)
     agent.drain_deadline_ms = 0
+    agent.quarantine_until_ms = 0
 
 
 def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
@@ -197,10 +206,9 @@ def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
     if not agent.present:
         return
     step.touch_agent(agent)
-    if agent.state is AgentState.UP:
-        step.state.add_kind(agent, -1)
-    agent.state = state
+    _become(step, agent, state)
     agent.void = []
-    _forget_deadline(step, agent)
+    if state is AgentState.LOST:
+        note_loss(step, agent)
     for fence, (workflow, task) in list(agent.live.items()):
         end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.LOST, why))

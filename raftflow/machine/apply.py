@@ -42,6 +42,9 @@ from raftflow.machine import agents, attempts, backups, features, workflows
 from raftflow.machine.requests import Remembered, fingerprint_of
 from raftflow.machine.step import Step
 
+NOTES_MAX = 20
+"""Notes in the detail of one audit record."""
+
 Handler = Callable[[Step, Any], AnyReply]
 
 HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
@@ -88,11 +91,13 @@ def apply_command(
         subject=getattr(command, subject_field) if subject_field else "",
         request_id=command.request_id,
         outcome=outcome,
-        detail=_detail(reply),
+        detail=_detail(reply, step.notes),
         transitions=_as_transitions(transitions),
     )
     if transitions:
         step.transitions = []
+    if step.notes:
+        step.notes = []
     return reply, record
 
 
@@ -119,10 +124,13 @@ def _apply_once(step: Step, command: c.AnyCommand, handler: Handler) -> tuple[An
     return reply, "ok"
 
 
-def _detail(reply: AnyReply) -> str:
+def _detail(reply: AnyReply, notes: list[str]) -> str:
     """Return what a person should see in the audit."""
     if type(reply) is Rejection:
         return reply.message
+    if notes:
+        more = f"; and {len(notes) - NOTES_MAX} more" if len(notes) > NOTES_MAX else ""
+        return "; ".join(notes[:NOTES_MAX]) + more
     if type(reply) is Reported:
         stale = [str(verdict.fence) for verdict in reply.verdicts if verdict.verdict == "stale"]
         if stale:

@@ -16,7 +16,8 @@ from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import learning, ledger
 from raftflow.machine.backups import drop, remember, win
-from raftflow.machine.flow import cancel_downstream, move_away, stop_workflow, void
+from raftflow.machine.flow import cancel_downstream, stop_workflow, void
+from raftflow.machine.quarantine import agent_due, note_end
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.step import move
 from raftflow.machine.timers import BACKOFF
@@ -185,6 +186,8 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         error = "the agent cancelled it without having been told to"
     if len(error) > limits.ERROR_CHARS_MAX:
         error = error[: limits.ERROR_CHARS_MAX]
+    if agent.faults or outcome is not _SUCCEEDED:
+        note_end(step, agent, outcome)
     if task.backup is not None:
         if outcome is not _SUCCEEDED:
             drop(step, workflow, task, attempt, outcome)
@@ -297,14 +300,14 @@ def _fail(step: Step, workflow: Workflow, task: Task) -> None:
 
 
 def fire_timers(step: Step, command: FireTimers) -> Fired:  # noqa: ARG001 - the clock has taken its time already
-    """Fire what is due: drains are over, delayed tasks are ready again, overdue attempts are given up."""
+    """Fire what is due: drains and quarantines end, delayed tasks are ready again, overdue attempts are given up."""
     state = step.state
     count = 0
     while count < TIMERS_PER_COMMAND_MAX:
         name = state.agent_timers.pop_due(step.clock_ms)
         if name is None:
             break
-        move_away(step, state.agents[name])
+        agent_due(step, state.agents[name])
         count += 1
     while count < TIMERS_PER_COMMAND_MAX:
         due = state.timers.pop_due(state.by_number, step.clock_ms)

@@ -57,6 +57,10 @@ class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
     state: AgentState
     void: list[int]
     drain_deadline_ms: int = 0
+    losses: int = 0
+    lost_ms: int = 0
+    quarantine_until_ms: int = 0
+    faults: int = 0
 
 
 def encode_workflow(workflow: Workflow) -> bytes:
@@ -101,6 +105,10 @@ def encode_agent(agent: Agent) -> bytes:
             agent.state,
             agent.void,
             agent.drain_deadline_ms,
+            agent.losses,
+            agent.lost_ms,
+            agent.quarantine_until_ms,
+            agent.faults,
         )
     )
 

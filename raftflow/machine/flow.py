@@ -52,10 +52,13 @@ def move_away(step: Step, agent: Agent) -> None:
     """The deadline of a draining agent has passed: tell it to end what runs there, so that it runs elsewhere."""
     step.touch_agent(agent)
     agent.drain_deadline_ms = DRAIN_OVER
+    count = 0
     for fence, (workflow, task) in agent.live.items():
         attempt = attempt_of(task, fence)
         if task.state is TaskState.RUNNING and attempt.order == ORDER_NONE:
             order_attempt(step, workflow, task, attempt, ORDER_MOVE)
+            count += 1
+    step.notes.append(f"the drain of agent {agent.name} is over, attempts to move: {count}")
 
 
 def void(step: Step, agent: Agent, fence: int) -> None:

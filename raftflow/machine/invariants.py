@@ -169,10 +169,7 @@ def _attempt_problems(state: State, workflow: Workflow, task: Task, attempt: Att
 def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
     if agent.name != name or not 0 < agent.incarnation <= state.incarnation:
         yield f"is in the table under another name or incarnation ({agent.name}, {agent.incarnation})"
-    if not agent.present and (agent.live or agent.void):
-        yield f"is {agent.state.value} and still holds attempts"
-    if agent.drain_deadline_ms and agent.state is not AgentState.DRAINING:
-        yield f"is {agent.state.value} and has a drain deadline"
+    yield from _state_problems(agent)
     allocated = dict.fromkeys(agent.capacity, 0)
     queued = []
     for fence, (workflow, task) in agent.live.items():
@@ -203,6 +200,17 @@ def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
 def _holders(task: Task) -> list[tuple[int, str]]:
     """Return the fences of a task's live attempts, each with its agent."""
     return [(attempt.fence, attempt.agent) for attempt in (task.last, task.backup) if attempt is not None]
+
+
+def _state_problems(agent: Agent) -> Iterator[str]:
+    if not agent.present and (agent.live or agent.void):
+        yield f"is {agent.state.value} and still holds attempts"
+    if agent.drain_deadline_ms and agent.state is not AgentState.DRAINING:
+        yield f"is {agent.state.value} and has a drain deadline"
+    if (agent.state is AgentState.QUARANTINE) != bool(agent.quarantine_until_ms):
+        yield f"is {agent.state.value}, in quarantine until {agent.quarantine_until_ms}"
+    if agent.quarantine_until_ms and agent.live:
+        yield "is in quarantine and holds attempts"
 
 
 def _head_problems(agent: Agent) -> Iterator[str]:
@@ -261,7 +269,7 @@ def _fence_problems(state: State) -> Iterator[str]:
 
 
 def _timer_problems(state: State) -> Iterator[str]:
-    wanted_ms = {name: agent.drain_deadline_ms for name, agent in state.agents.items() if agent.drain_deadline_ms > 0}
+    wanted_ms = {name: agent.timer_ms for name, agent in state.agents.items() if agent.timer_ms}
     if wanted_ms != state.agent_timers.by_name():
         yield f"timers of agents are {state.agent_timers.by_name()}, the agents give {wanted_ms}"
     timers = set(state.timers)

@@ -234,6 +234,9 @@ def _agent_view(agent: Agent) -> AgentView:
         labels=agent.labels,
         running=len(agent.live) - len(agent.queue),
         queued=len(agent.queue),
+        quarantine_until=iso_utc_or_none(agent.quarantine_until_ms),
+        losses=agent.losses,
+        faults_per_mille=agent.faults,
         drain_deadline=iso_utc_or_none(max(agent.drain_deadline_ms, 0)),
     )
 

@@ -59,8 +59,11 @@ class Builder:
         )
         agent.void = record.void
         agent.drain_deadline_ms = record.drain_deadline_ms
-        if agent.drain_deadline_ms > 0:
-            self.state.agent_timers.set(agent.name, agent.drain_deadline_ms)
+        agent.losses, agent.lost_ms, agent.faults = record.losses, record.lost_ms, record.faults
+        agent.quarantine_until_ms = record.quarantine_until_ms
+        due_ms = agent.timer_ms
+        if due_ms:
+            self.state.agent_timers.set(agent.name, due_ms)
         self.state.agents[agent.name] = agent
         self._names[agent.name] = agent.name
         if agent.state is AgentState.UP:

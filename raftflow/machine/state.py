@@ -226,19 +226,26 @@ class Kind(msgspec.Struct, frozen=True):
     labels: tuple[tuple[str, str], ...]
 
 
+_PRESENT = frozenset({AgentState.UP, AgentState.DRAINING, AgentState.QUARANTINE})
+
+
 class Agent:
     """An agent in one incarnation, its account in the ledger, and its live attempts."""
 
     __slots__ = (
         "capacity",
         "drain_deadline_ms",
+        "faults",
         "free",
         "incarnation",
         "instance",
         "labels",
         "live",
+        "losses",
+        "lost_ms",
         "name",
         "prefetch",
+        "quarantine_until_ms",
         "queue",
         "state",
         "void",
@@ -272,11 +279,24 @@ class Agent:
         """Fences of attempts that are over here but that the agent may still run: it is told to stop them."""
         self.drain_deadline_ms = 0
         """When what runs is moved if it still drains; 0 for never, `DRAIN_OVER` once that was ordered."""
+        self.losses = 0
+        """Losses in short succession, over all incarnations. See `quarantine.py`; the same holds for what follows."""
+        self.lost_ms = 0
+        """When it was lost last."""
+        self.quarantine_until_ms = 0
+        """0 unless it is in quarantine."""
+        self.faults = 0
+        """Per mille of its last attempts that were its fault, or failed there."""
 
     @property
     def present(self) -> bool:
         """True while the agent may hold work."""
-        return self.state in {AgentState.UP, AgentState.DRAINING}
+        return self.state in _PRESENT
+
+    @property
+    def timer_ms(self) -> int:
+        """When something happens to it by itself: the end of its quarantine or of its drain; 0 for never."""
+        return self.quarantine_until_ms or max(self.drain_deadline_ms, 0)
 
     def kind(self) -> Kind:
         """Return what it could run."""

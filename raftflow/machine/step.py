@@ -60,6 +60,7 @@ class Step:
         "events",
         "index",
         "level_max",
+        "notes",
         "state",
         "transitions",
         "workflows_changed",
@@ -76,6 +77,8 @@ class Step:
         """The open snapshot."""
         self.transitions: list[Transition] = []
         """Of the command at hand."""
+        self.notes: list[str] = []
+        """What else the command at hand did, in words for the audit. Only from feature level 3 on."""
         self.events: list[Event] = []
         self.agents_changed: dict[str, None] = {}
         self.workflows_changed: dict[str, None] = {}

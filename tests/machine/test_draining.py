@@ -136,7 +136,7 @@ def test_resume_forgets_the_deadline_but_calls_nothing_back(online):
 
 def test_an_agent_that_goes_has_no_deadline(online):
     online.drain(100)
-    online.remove()
+    online.remove(reason="left")
     assert online.machine.state.next_timer_ms is None
     online.register(instance="i2")
     online.drain(100)

@@ -1,0 +1,99 @@
+"""Agents that come and go: how often one was lost, what failed on it, and how long it gets no work for that.
+
+A first loss is nobody's fault: the agent that returns gets work at once. A second one within `SUCCESSION_MS` of the
+first puts it into quarantine when it returns, and every further one within that time of the one before doubles it,
+up to `QUARANTINE_MAX_MS`. A loss that comes later leaves the count as it is, until `FORGET_MS` without one forget it.
+So an agent that flaps costs its tasks a few losses an hour, not one every few seconds.
+
+The failure history is the share of the agent's last attempts that failed, timed out or vanished there: an integer in
+per mille that moves by a sixteenth with every end, so the last sixteen or so count. A task that fails everywhere
+raises it everywhere; what matters is the difference between agents. Losing an agent counts as one fault, however many
+attempts it held.
+
+All of it is kept from feature level 3 on, and carried over when an agent's name registers anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.task import AgentState, AttemptOutcome
+from raftflow.machine.flow import move_away
+
+if TYPE_CHECKING:
+    from raftflow.machine.state import Agent
+    from raftflow.machine.step import Step
+
+SUCCESSION_MS = 10 * 60_000
+FORGET_MS = 60 * 60_000
+QUARANTINE_FIRST_MS = 10_000
+QUARANTINE_MAX_MS = 5 * 60_000
+_DOUBLINGS_MAX = 5
+
+_PER_MILLE = 1_000
+_SHARE_BITS = 4
+_FAULTS = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.LOST})
+
+
+def note_end(step: Step, agent: Agent, outcome: AttemptOutcome) -> None:
+    """Take the end of an attempt into the history of a present agent. Nobody is blamed for what was called off."""
+    if step.state.feature_level < ONLINE_LEVEL or not agent.present:
+        return
+    if outcome in _FAULTS:
+        step.touch_agent(agent)
+        _count_fault(agent)
+    elif agent.faults and outcome is AttemptOutcome.SUCCEEDED:
+        step.touch_agent(agent)
+        agent.faults -= (agent.faults + (1 << _SHARE_BITS) - 1) >> _SHARE_BITS
+
+
+def _count_fault(agent: Agent) -> None:
+    agent.faults += (_PER_MILLE - agent.faults) >> _SHARE_BITS
+
+
+def note_loss(step: Step, agent: Agent) -> None:
+    """Count a loss of an agent, which the caller has touched."""
+    if step.state.feature_level < ONLINE_LEVEL:
+        return
+    since_ms = step.clock_ms - agent.lost_ms
+    if not agent.losses or since_ms >= FORGET_MS:
+        agent.losses = 1
+    elif since_ms <= SUCCESSION_MS:
+        agent.losses += 1
+    agent.lost_ms = step.clock_ms
+    _count_fault(agent)
+    if agent.losses > 1:
+        step.notes.append(f"agent {agent.name} was lost {agent.losses} times in short succession")
+
+
+def take_over(step: Step, agent: Agent, before: Agent) -> None:
+    """Give a new incarnation, which is not up yet, the history of the one before, and quarantine if that is bad.
+
+    Only one that was lost is kept waiting: an agent that said goodbye does not flap.
+    """
+    if step.state.feature_level < ONLINE_LEVEL:
+        return
+    agent.losses, agent.lost_ms, agent.faults = before.losses, before.lost_ms, before.faults
+    if before.state is not AgentState.LOST or agent.losses < 2 or step.clock_ms - agent.lost_ms >= FORGET_MS:
+        return
+    doublings = min(agent.losses - 2, _DOUBLINGS_MAX)
+    pause_ms = min(QUARANTINE_FIRST_MS << doublings, QUARANTINE_MAX_MS)
+    agent.state = AgentState.QUARANTINE
+    agent.quarantine_until_ms = step.clock_ms + pause_ms
+    step.set_agent_timer(agent, agent.quarantine_until_ms)
+    step.notes.append(
+        f"agent {agent.name} is in quarantine for {pause_ms // 1000} s: lost {agent.losses} times in short succession"
+    )
+
+
+def agent_due(step: Step, agent: Agent) -> None:
+    """Do what an agent's timer is for: its quarantine is over, or its drain."""
+    if agent.state is AgentState.QUARANTINE:
+        step.touch_agent(agent)
+        agent.state = AgentState.UP
+        agent.quarantine_until_ms = 0
+        step.state.add_kind(agent, 1)
+        step.notes.append(f"the quarantine of agent {agent.name} is over")
+    else:
+        move_away(step, agent)

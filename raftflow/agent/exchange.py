@@ -21,7 +21,7 @@ from raftflow.agent.book import Book
 from raftflow.agent.clock import now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
-from raftflow.agent.load import LoadSampler
+from raftflow.agent.load import LoadSampler, plain
 from raftflow.agent.usage import TELL_EVERY_S, UsageWatch
 from raftflow.domain.contract import AttemptUsage, LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
 from raftflow.domain.features import ONLINE_LEVEL
@@ -215,10 +215,12 @@ class Exchange:
         ends, later = self._next_ends()
         online = self.level >= ONLINE_LEVEL
         usage: list[AttemptUsage] = []
+        load = self._load.sample()
         if online:
             usage = self._usage.report()
         else:
             ends = [_plain(end) for end in ends]
+            load = plain(load)
         registration = self._registration
         wait_ms = hold_ms(registration)
         if self._leaving or self._patience.trouble or (news and not ends):
@@ -238,7 +240,7 @@ class Exchange:
             ends=ends,
             logs=self._next_pieces(),
             usage=usage,
-            load=self._load.sample(),
+            load=load,
             wait_ms=wait_ms,
             leaving=self._leaving,
             goodbye=goodbye,

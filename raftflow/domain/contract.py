@@ -271,11 +271,16 @@ class AttemptUsage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Load of the agent's machine; stays in the leader's memory."""
+    """Load of the agent's machine, whoever causes it; stays in the leader's memory."""
 
     load_1m: float = 0.0
     cpu_count: int = 0
     memory_free_mib: int = 0
+    """What programs could still get without swapping."""
+    cpu_busy_per_mille: Annotated[int, msgspec.Meta(ge=0, le=1000)] | msgspec.UnsetType = msgspec.UNSET
+    """Share of all CPUs' time that was used over the last seconds. From level 3 on, as `run_queue`."""
+    run_queue: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] | msgspec.UnsetType = msgspec.UNSET
+    """Threads that run or wait for a CPU now."""
 
 
 class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

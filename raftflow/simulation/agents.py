@@ -80,9 +80,9 @@ class _NoOutput:
 class _NoLoad:
     """Stands for the load of the machine."""
 
-    def sample(self) -> AgentLoad | None:
-        """Return nothing."""
-        return None
+    def sample(self) -> AgentLoad:
+        """Return no load."""
+        return AgentLoad(cpu_busy_per_mille=0, run_queue=0)
 
 
 class Machine:

@@ -444,9 +444,10 @@ class Faults:
         )
 
     def _snapshot(self, name: str) -> None:
-        replica = self._cluster.hosts[name].replica
-        if replica is not None and self._cluster.hosts[name].serving:
-            replica.log.request_snapshot()
+        host = self._cluster.hosts[name]
+        if host.replica is not None and host.serving and host.process is not None:
+            # In the replica's own process: what is scheduled from outside would outlive it.
+            self._loop.call_soon(host.replica.log.request_snapshot, context=host.process.context)
             self._trace.note(name, "is asked for a snapshot")
 
     def _transfer(self, name: str) -> None:

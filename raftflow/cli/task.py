@@ -103,3 +103,8 @@ def explain(workflow_id: str, task_id: str, output: str) -> None:
     click.echo(f"{explanation.id} is {explanation.state}: {explanation.reason}")
     if explanation.waits_for:
         click.echo(f"waits for: {', '.join(explanation.waits_for)}")
+    if explanation.index is not None:
+        click.echo(f"placed on {explanation.agent} by the decision with index {explanation.index} in the log")
+    for candidate in explanation.candidates:
+        score = " ".join(map(str, candidate.score))
+        click.echo(f"  {candidate.agent}: {candidate.why}" + (f" [{score}]" if score else ""))

@@ -171,6 +171,39 @@ class TaskPage(msgspec.Struct, kw_only=True):
     next: str | None = None
 
 
+WaitingKind = Literal[
+    "", "needs", "equal-task", "back-off", "paused", "no-agent", "never-fits", "agents-away", "max-parallel",
+    "exclusive", "reserved", "avoids", "no-room", "next", "queued",
+]  # fmt: skip
+"""What a task waits for, empty if it does not wait.
+
+    needs         other tasks of its workflow
+    equal-task    an equal task whose result it will take
+    back-off      the pause after a failed attempt
+    paused        its workflow goes on
+    no-agent      any agent at all
+    never-fits    an agent with such labels, as much of a resource, or all of it at once: none that is up has
+    agents-away   those that could run it take no new work: draining, quarantined, suspect
+    max-parallel  its workflow has as many tasks under way as it may
+    exclusive     an agent on which nothing runs
+    reserved      an agent is kept for it until it fits, or those with room are kept for another task
+    avoids        another agent than the one with which it was lost
+    no-room       room on an agent
+    next          the next decision: an agent has room
+    queued        those before it in the queue of its agent
+"""
+
+
+class CandidateView(msgspec.Struct, kw_only=True):
+    """An agent as a task saw it when it was placed."""
+
+    agent: str
+    where: Literal["run", "queue", "no"]
+    score: list[int]
+    """Compared one after the other, the least is best."""
+    why: str
+
+
 class TaskExplanation(msgspec.Struct, kw_only=True):
     """Why a task is where it is."""
 
@@ -178,6 +211,13 @@ class TaskExplanation(msgspec.Struct, kw_only=True):
     state: str
     reason: str
     waits_for: list[str] = []
+    waiting: WaitingKind = ""
+    agent: str | None = None
+    """Where its present or last attempt was placed."""
+    index: int | None = None
+    """Index in the log of the decision that placed it."""
+    candidates: list[CandidateView] = []
+    """Best first; as far as the leader remembers them."""
 
 
 class TaskLog(msgspec.Struct, kw_only=True):

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from raftflow.domain.contract import TaskExplanation
+import msgspec
+
+from raftflow.domain.contract import TaskExplanation, WaitingKind
 from raftflow.domain.resources import show_amount
-from raftflow.domain.rooms import fits_in, suits
+from raftflow.domain.rooms import Shape, fits_in, suits
 from raftflow.domain.task import PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc
 from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.wishes import avoided, budget
 from raftflow.machine.workflows import never_fits
 
 if TYPE_CHECKING:
-    from raftflow.domain.rooms import Shape
     from raftflow.machine.machine import Machine
-    from raftflow.machine.state import Attempt, Task, Workflow
+    from raftflow.machine.state import Agent, Attempt, Task, Workflow
 
 WAITS_FOR_MAX = 100
+NAMES_MAX = 5
 
 
-def explain(machine: Machine, workflow_id: str, task_id: str) -> TaskExplanation | None:
+class Memory(msgspec.Struct, frozen=True):
+    """What only the leader knows, of what tasks wait for."""
+
+    reserved: Mapping[str, Shape] = MappingProxyType({})
+    """Agents that are kept for a shape."""
+    suspect: frozenset[str] = frozenset()
+    """Agents that were not heard for a while."""
+
+
+NO_MEMORY = Memory()
+_Told = tuple[str, WaitingKind]
+
+
+def explain(machine: Machine, workflow_id: str, task_id: str, memory: Memory = NO_MEMORY) -> TaskExplanation | None:
     """Explain a task, None if it or its workflow is not known."""
     workflow = machine.state.workflows.get(workflow_id)
     task = None if workflow is None else workflow.by_id.get(task_id)
@@ -31,18 +49,29 @@ def explain(machine: Machine, workflow_id: str, task_id: str) -> TaskExplanation
         waits_for = [
             workflow.tasks[need].id for need in task.needs if workflow.tasks[need].state is not TaskState.SUCCEEDED
         ][:WAITS_FOR_MAX]
-        reason = f"waits for {task.open_needs} of the {len(task.needs)} tasks that it needs"
+        reason, waiting = _waiting(task)
     elif task.state is TaskState.READY:
-        reason = _ready(machine, workflow, task)
+        reason, waiting = _ready(machine, workflow, task, memory)
     elif task.last is not None and task.state in _WITH_ATTEMPT:
-        reason = _WITH_ATTEMPT[task.state](machine, task, task.last)
+        reason, waiting = _WITH_ATTEMPT[task.state](machine, task, task.last), _WAITING_KIND.get(task.state, "")
     else:
-        reason = task.detail or task.state.name.lower()
+        reason, waiting = task.detail or task.state.name.lower(), ""
     if workflow.paused and task.state in _PAUSABLE:
-        reason = f"the workflow is paused; {reason}"
-    return TaskExplanation(id=task.id, state=PUBLIC_NAME[task.state], reason=reason, waits_for=waits_for)
+        reason, waiting = f"the workflow is paused; {reason}", "paused"
+    placed = task.last if task.state in _PLACED else None
+    return TaskExplanation(
+        id=task.id,
+        state=PUBLIC_NAME[task.state],
+        reason=reason,
+        waits_for=waits_for,
+        waiting=waiting,
+        agent=None if placed is None else placed.agent,
+        index=None if placed is None else placed.index or None,
+    )
 
 
+_PLACED = frozenset({TaskState.QUEUED, TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.FAILED})
+_WAITING_KIND: dict[TaskState, WaitingKind] = {TaskState.DELAYED: "back-off", TaskState.QUEUED: "queued"}
 _PAUSABLE = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY, TaskState.QUEUED})
 
 
@@ -91,23 +120,70 @@ _WITH_ATTEMPT = {
 }
 
 
-def _ready(machine: Machine, workflow: Workflow, task: Task) -> str:
-    """Say what a ready task lacks."""
+def _waiting(task: Task) -> _Told:
+    if not task.open_needs:
+        return "an equal task is under way: this one takes its result when it succeeds", "equal-task"
+    return f"waits for {task.open_needs} of the {len(task.needs)} tasks that it needs", "needs"
+
+
+def _ready(machine: Machine, workflow: Workflow, task: Task, memory: Memory) -> _Told:
+    """Say what a ready task lacks: first what no decision could mend."""
     state = machine.state
     shape = workflow.profiles[task.profile].shape
-    never = never_fits(state.kinds, shape)
-    if never is not None:
-        return f"{never}; it holds nothing and waits until one comes"
-    able = [
-        agent
-        for agent in state.agents.values()
-        if agent.state is AgentState.UP and suits(shape, agent.capacity, agent.labels)
-    ]
-    if any(not agent.queue and fits_in(shape, agent.free) for agent in able):
-        return "an agent has room for it: it is placed with the next decision, in order of priority and rank"
+    able = [agent for agent in state.agents.values() if agent.present and suits(shape, agent.capacity, agent.labels)]
+    taking = [agent for agent in able if agent.state is AgentState.UP and agent.name not in memory.suspect]
+    if not taking:
+        if able:
+            names = ", ".join(f"{agent.name} ({_away(agent, memory)})" for agent in able[:NAMES_MAX])
+            more = f" and {len(able) - NAMES_MAX} more" if len(able) > NAMES_MAX else ""
+            return f"{_count(able)} could run it and take no new work now: {names}{more}", "agents-away"
+        never = never_fits(state.kinds, shape)
+        return f"{never}; it holds nothing and waits until one comes", "never-fits" if state.kinds else "no-agent"
+    if budget(machine, workflow.id) == 0:
+        most = workflow.max_parallel
+        return f"its workflow may have {most} of its tasks under way at a time, and has", "max-parallel"
+    return _in_turn(task, shape, taking, memory)
+
+
+def _in_turn(task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _Told:
+    """Say what a ready task lacks that some agent, which takes work, could run."""
+    lost = avoided(task)[1]
+    if all(agent.name in lost for agent in able):
+        lost = ()
+    free = [agent for agent in able if _fits_now(shape, agent)]
+    kept = [agent for agent in free if memory.reserved.get(agent.name, shape) != shape]
+    shunned = [agent for agent in free if agent.name in lost]
+    if any(agent not in kept and agent not in shunned for agent in free):
+        return "an agent has room for it: it is placed with the next decision, in order of priority and rank", "next"
+    if kept:
+        return f"{_count(kept)} with room, {kept[0].name} first, is kept for a task that waited too long", "reserved"
+    if shunned:
+        return (
+            f"an attempt of it was lost with {shunned[0].name}, which has room: it waits for another agent",
+            "avoids",
+        )
+    own = next((name for name, kept_for in memory.reserved.items() if kept_for == shape), None)
+    if own is not None:
+        return f"it was overtaken for long: {own} is kept for it and takes nothing else until it fits", "reserved"
+    if shape.exclusive:
+        return (
+            f"it wants an agent for itself: {_count(able)} could run it, and on each of them something runs",
+            "exclusive",
+        )
     lacks = _scarcest(shape, [agent.free for agent in able])
-    count = "1 agent" if len(able) == 1 else f"{len(able)} agents"
-    return f"{count} could run it, and none has room now{lacks}"
+    return f"{_count(able)} could run it, and none has room now{lacks}", "no-room"
+
+
+def _fits_now(shape: Shape, agent: Agent) -> bool:
+    return not agent.queue and fits_in(shape, agent.free) and not (shape.exclusive and agent.live)
+
+
+def _away(agent: Agent, memory: Memory) -> str:
+    return "suspect" if agent.name in memory.suspect else agent.state.value
+
+
+def _count(agents: list[Agent]) -> str:
+    return "1 agent" if len(agents) == 1 else f"{len(agents)} agents"
 
 
 def _scarcest(shape: Shape, free: list[dict[str, int]]) -> str:

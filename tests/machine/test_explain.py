@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+import msgspec
 import pytest
 
+from raftflow.domain.contract import WaitingKind
+from raftflow.domain.rooms import shape_of
+from raftflow.machine.explain import Memory
 from raftflow.machine.queries import explain
 
 
@@ -162,3 +168,159 @@ def test_what_is_unknown_is_none(drive):
     drive.submit()
     assert explain(drive.machine, "wf-1", "t9") is None
     assert explain(drive.machine, "wf-9", "t0") is None
+
+
+# --- the kinds of waiting
+
+
+def _needs(drive):
+    drive.register()
+    drive.submit(drive.tasks((1,), ()))
+
+
+def _limited(drive):
+    drive.raise_level()
+    drive.register(cpu=4)
+    drive.submit(msgspec.structs.replace(drive.bag(3), max_parallel=2))
+    drive.place(1, 2)
+
+
+def _labels(drive):
+    drive.register()
+    drive.submit(drive.bag(1, labels={"zone": "b", "disk": "ssd"}))
+
+
+def _at_once(drive):
+    drive.register("a1", cpu=4)
+    drive.register("a2", capacity={"cpu": 1000, "gpu": 1000})
+    drive.submit(drive.bag(1, resources={"cpu": 4000, "gpu": 1000}))
+
+
+def _draining(drive):
+    for name in ("a1", "a2", "a3", "a4", "a5", "a6", "a7"):
+        drive.register(name, cpu=2)
+        drive.control_agent("drain", name)
+    drive.register("small")
+    drive.submit(drive.bag(1, resources={"cpu": 2000}))
+
+
+def _alone(drive):
+    drive.raise_level()
+    drive.register("a1", cpu=2)
+    drive.submit(drive.bag(1), "wf-2")
+    drive.place(0, workflow_id="wf-2")
+    drive.submit(drive.bag(1, exclusive=True))
+
+
+def _large(drive):
+    drive.register("a1", cpu=2)
+    drive.submit(drive.bag(1), "wf-2")
+    drive.place(0, workflow_id="wf-2")
+    drive.submit(drive.bag(1, resources={"cpu": 2000}))
+
+
+def _small(drive):
+    drive.register("a1", cpu=2)
+    drive.submit()
+
+
+def _lost(drive):
+    """Its only other agent is full, and the one with which it was lost is back."""
+    drive.register("a1")
+    drive.register("a2")
+    drive.submit(drive.bag(1))
+    drive.submit(drive.bag(1), "wf-2")
+    drive.place(0)
+    drive.place(0, agent="a2", workflow_id="wf-2")
+    drive.remove("a1")
+    drive.register("a1", instance="i2")
+
+
+def _lost_alone(drive):
+    _lost(drive)
+    drive.remove("a2")
+
+
+LARGE = shape_of({"cpu": 2000}, {})
+KINDS = {
+    "needs": (_needs, {}, "needs", "waits for 1 of the 1 tasks that it needs"),
+    "back-off": (_delayed, {}, "back-off", "the next may start at"),
+    "paused": (_then(_needs, _pause), {}, "paused", "the workflow is paused; waits for 1"),
+    "no agent": (_submitted, {}, "no-agent", "no agent is up"),
+    "never: a resource": (_gpu, {}, "never-fits", "no agent that is up has as much gpu"),
+    "never: labels": (_labels, {}, "never-fits", "no agent that is up carries the labels disk=ssd, zone=b"),
+    "never: all at once": (_at_once, {}, "never-fits", "no agent that is up has all that it wants at once"),
+    "draining": (
+        _draining,
+        {},
+        "agents-away",
+        (
+            "7 agents could run it and take no new work now: a1 (draining), a2 (draining), a3 (draining), "
+            "a4 (draining), a5 (draining) and 2 more"
+        ),
+    ),
+    "suspect": (
+        _small,
+        {"suspect": frozenset({"a1"})},
+        "agents-away",
+        "1 agent could run it and take no new work now: a1 (suspect)",
+    ),
+    "max_parallel": (_limited, {}, "max-parallel", "may have 2 of its tasks under way at a time, and has"),
+    "exclusive": (_alone, {}, "exclusive", "it wants an agent for itself: 1 agent could run it"),
+    "kept for it": (
+        _large,
+        {"reserved": {"a9": 1, "a1": LARGE}},
+        "reserved",
+        "overtaken for long: a1 is kept for it",
+    ),
+    "kept for another": (
+        _small,
+        {"reserved": {"a1": LARGE}},
+        "reserved",
+        "1 agent with room, a1 first, is kept for a",
+    ),
+    "lost there": (_lost, {}, "avoids", "an attempt of it was lost with a1, which has room: it waits for another"),
+    "lost on the only one": (_lost_alone, {}, "next", "an agent has room for it"),
+    "no room": (_full, {}, "no-room", "none has room now: it wants 1.5 cpu, at most 0.5 is free on one"),
+    "next": (_small, {}, "next", "an agent has room for it: it is placed with the next decision"),
+    "queued": (_queued, {}, "queued", "assigned to a1 ahead of time, 1 before it in the queue there"),
+    "nothing": (_running, {}, "", "attempt 1 runs on a1"),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_kind_of_waiting(drive, case):
+    arrange, memory, kind, reason = KINDS[case]
+    arrange(drive)
+    found = explain(drive.machine, "wf-1", "t0", Memory(**memory))
+    assert reason in found.reason
+    assert found.waiting == kind
+
+
+def test_an_equal_task_is_waited_for(drive):
+    """As the cache leaves a task: all that it needs is there, and it waits."""
+    _needs(drive)
+    drive.task(0).open_needs = 0
+    found = explain(drive.machine, "wf-1", "t0")
+    drive.task(0).open_needs = 1
+    assert found.waiting == "equal-task"
+    assert "an equal task is under way: this one takes its result" in found.reason
+
+
+def test_every_kind_of_waiting_is_in_the_table():
+    assert {kind for _, _, kind, _ in KINDS.values()} | {"equal-task"} == set(get_args(WaitingKind))
+
+
+def test_a_placed_task_names_its_agent_and_the_decision(drive):
+    drive.raise_level()
+    drive.register()
+    drive.submit()
+    before = explain(drive.machine, "wf-1", "t0")
+    assert (before.agent, before.index) == (None, None)
+    drive.place(0)
+    decided_at = drive.index
+    for outcome in (None, "succeeded"):
+        if outcome is not None:
+            drive.finish(1, outcome)
+        found = explain(drive.machine, "wf-1", "t0")
+        assert (found.agent, found.index) == ("a1", decided_at)

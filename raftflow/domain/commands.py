@@ -155,6 +155,46 @@ class ReportAttempts(Command, frozen=True, tag="attempts.report"):
     """Fences of live attempts that the agent was sent and neither holds nor reported: they are lost."""
 
 
+class AttemptFinish(AttemptEnd, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The end of one attempt with what it used. For an outgrown one `peak_mib` says how much it would have needed."""
+
+    cpu_ms: int = 0
+    """CPU time of all its processes; 0 if it is not known."""
+    peak_mib: int = 0
+    """Most memory that its processes used together; 0 if it is not known."""
+
+
+class ReportEnds(ReportAttempts, frozen=True, tag="attempts.end"):
+    """As `ReportAttempts`, with what each attempt used. Needs feature level 3."""
+
+    ends: tuple[AttemptFinish, ...]
+
+
+class OfferEnds(Command, frozen=True, tag="attempts.offer"):
+    """Successes of a former incarnation that an agent brings back. Replies `Reported`, a verdict for each.
+
+    Accepted where the task's last attempt is that one, lost with the agent, and nobody else has the task since: then
+    it need not run again. `stale` otherwise. Refused as a whole as `ReportAttempts`. Needs feature level 3.
+    """
+
+    agent: str
+    incarnation: int
+    """The present one."""
+    ends: tuple[AttemptFinish, ...]
+
+
+class RecallAttempts(Command, frozen=True, tag="attempts.recall"):
+    """Ask an agent to give queued attempts back, so that they run where there is room. Replies `Done`.
+
+    What the agent has not started it gives back, and the task is ready again at no cost; what has started meanwhile
+    goes on. Needs feature level 3.
+    """
+
+    agent: str
+    incarnation: int
+    fences: tuple[int, ...]
+
+
 class FireTimers(Command, frozen=True, tag="timers.fire"):
     """Fire every timer that is due at `at_ms`: back-offs, deadlines. Replies `Fired`."""
 
@@ -195,6 +235,9 @@ AnyCommand = (
     | CommitPlacements
     | CommitBackups
     | ReportAttempts
+    | ReportEnds
+    | OfferEnds
+    | RecallAttempts
     | FireTimers
     | RetireWorkflows
     | RaiseFeatureLevel

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Final
 
 from raftflow.domain import commands as c
+from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 
 LEVEL_FIRST: Final = 1
@@ -35,8 +36,14 @@ ONLINE_LEVEL: Final = 3
 NEEDS: Final[dict[type[c.Command], int]] = {
     c.DrainAgent: ONLINE_LEVEL,
     c.CommitBackups: ONLINE_LEVEL,
+    c.ReportEnds: ONLINE_LEVEL,
+    c.OfferEnds: ONLINE_LEVEL,
+    c.RecallAttempts: ONLINE_LEVEL,
 }
 """The level that a command needs; those of the first release are not listed."""
+
+ONLINE_OUTCOMES: Final = (AttemptOutcome.OUTGROWN, AttemptOutcome.SUPERSEDED)
+"""Ends of attempts that an older replica cannot read."""
 
 
 def level_of(command: c.Command) -> int:
@@ -44,6 +51,8 @@ def level_of(command: c.Command) -> int:
     needed = NEEDS.get(type(command), LEVEL_FIRST)
     if isinstance(command, c.SubmitWorkflow):
         needed = max(needed, _spec_level(command.spec))
+    elif needed < ONLINE_LEVEL and isinstance(command, c.ReportAttempts):
+        needed = max([needed, *[ONLINE_LEVEL for end in command.ends if end.outcome in ONLINE_OUTCOMES]])
     return needed
 
 

@@ -62,6 +62,10 @@ class TaskEvent(enum.IntEnum):
     """A second attempt of a running task started on another agent."""
     BACKUP_ENDED = 15
     """One of the two attempts of a task is over without success; the other goes on."""
+    OUTGROWN = 16
+    """The attempt used more memory than its demand: the next one gets more. It costs no retry."""
+    OFFERED = 17
+    """The agent with which the attempt was lost came back and brought its result."""
 
 
 _S, _E = TaskState, TaskEvent
@@ -94,6 +98,10 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.RUNNING, _E.CANCELLED): _S.CANCELLED,
     (_S.RUNNING, _E.BACKUP_STARTED): _S.RUNNING,
     (_S.RUNNING, _E.BACKUP_ENDED): _S.RUNNING,
+    (_S.QUEUED, _E.OUTGROWN): _S.READY,
+    (_S.RUNNING, _E.OUTGROWN): _S.READY,
+    (_S.READY, _E.OFFERED): _S.SUCCEEDED,
+    (_S.DELAYED, _E.OFFERED): _S.SUCCEEDED,
     (_S.FAILED, _E.REVIVED_WAITING): _S.WAITING,
     (_S.FAILED, _E.REVIVED_READY): _S.READY,
     (_S.CANCELLED, _E.REVIVED_WAITING): _S.WAITING,
@@ -143,6 +151,8 @@ class AttemptOutcome(enum.StrEnum):
     """The agent was declared lost, or came back without the attempt. Never reported by an agent."""
     RELEASED = "released"
     """Given back from an agent's queue without having started."""
+    OUTGROWN = "outgrown"
+    """The agent stopped it since it used more memory than its demand."""
     SUPERSEDED = "superseded"
     """The task's other attempt succeeded first. Never reported by an agent."""
 

@@ -38,7 +38,7 @@ from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine import agents, attempts, backups, features, workflows
+from raftflow.machine import agents, attempts, backups, features, recall, workflows
 from raftflow.machine.requests import Remembered, fingerprint_of
 from raftflow.machine.step import Step
 
@@ -57,6 +57,9 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.CommitPlacements: ("placements.commit", attempts.commit_placements, ""),
     c.CommitBackups: ("backups.commit", backups.commit_backups, ""),
     c.ReportAttempts: ("attempts.report", attempts.report_attempts, "agent"),
+    c.ReportEnds: ("attempts.end", attempts.report_attempts, "agent"),
+    c.OfferEnds: ("attempts.offer", attempts.offer_ends, "agent"),
+    c.RecallAttempts: ("attempts.recall", recall.recall_attempts, "agent"),
     c.FireTimers: ("timers.fire", attempts.fire_timers, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
     c.RaiseFeatureLevel: ("features.raise", features.raise_level, ""),

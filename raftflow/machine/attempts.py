@@ -8,13 +8,13 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
-from raftflow.domain.commands import AttemptEnd
+from raftflow.domain.commands import AttemptEnd, AttemptFinish
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
-from raftflow.machine import learning, ledger
+from raftflow.machine import growth, learning, ledger
 from raftflow.machine.backups import drop, remember, win
 from raftflow.machine.flow import cancel_downstream, stop_workflow, void
 from raftflow.machine.quarantine import agent_due, note_end
@@ -23,8 +23,8 @@ from raftflow.machine.step import move
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import CommitPlacements, FireTimers, Placement, ReportAttempts
-    from raftflow.machine.state import Agent, Task, Workflow
+    from raftflow.domain.commands import CommitPlacements, FireTimers, OfferEnds, Placement, ReportAttempts
+    from raftflow.machine.state import Agent, Profile, Task, Workflow
     from raftflow.machine.step import Step
 
 LOSSES_MAX = 100
@@ -35,6 +35,8 @@ TIMERS_PER_COMMAND_MAX = 4_096
 
 _READY, _RUNNING, _WAITING = TaskState.READY, TaskState.RUNNING, TaskState.WAITING
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
+_NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED})
+_OFFERABLE = frozenset({TaskState.READY, TaskState.DELAYED})
 _DOUBLINGS_MAX = 40
 _TOLD_TO_END = frozenset({ORDER_STOP, ORDER_MOVE})
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
@@ -106,12 +108,7 @@ def report_attempts(step: Step, command: ReportAttempts) -> Reported | Rejection
     """Take the ends that an agent reports, in order."""
     agent = step.state.agents.get(command.agent)
     if agent is None or agent.incarnation != command.incarnation or not agent.present:
-        fences = ", ".join(str(end.fence) for end in command.ends[:20])
-        return Rejection(
-            RejectionCode.STALE_INCARNATION,
-            f"agent {command.agent!r} is not present under incarnation {command.incarnation}: it was lost or has "
-            f"registered anew, so its attempts are void; register again (reported fences: {fences or 'none'})",
-        )
+        return _stale_incarnation(command)
     verdicts = tuple([_report_end(step, agent, end) for end in command.ends])
     for fence in command.missing:
         found = agent.live.get(fence)
@@ -123,6 +120,15 @@ def report_attempts(step: Step, command: ReportAttempts) -> Reported | Rejection
     return Reported(verdicts)
 
 
+def _stale_incarnation(command: ReportAttempts | OfferEnds) -> Rejection:
+    fences = ", ".join(str(end.fence) for end in command.ends[:20])
+    return Rejection(
+        RejectionCode.STALE_INCARNATION,
+        f"agent {command.agent!r} is not present under incarnation {command.incarnation}: it was lost or has "
+        f"registered anew, so its attempts are void; register again (reported fences: {fences or 'none'})",
+    )
+
+
 def _report_end(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
     """Take one end."""
     fence = end.fence
@@ -130,7 +136,7 @@ def _report_end(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
     if found is not None:
         workflow, task = found
         if task.id == end.task_id and workflow.id == end.workflow_id:
-            if end.outcome is AttemptOutcome.LOST:
+            if end.outcome is not _SUCCEEDED and end.outcome in _NEVER_REPORTED:
                 end = msgspec.structs.replace(end, outcome=AttemptOutcome.ABANDONED)
             end_attempt(step, agent, workflow, task, end)
             return EndVerdict(fence, "accepted")
@@ -150,6 +156,42 @@ def _report_end(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
         ):
             return EndVerdict(fence, "duplicate")
     return EndVerdict(fence, "stale", ended.attempts)
+
+
+def offer_ends(step: Step, command: OfferEnds) -> Reported | Rejection:
+    """Take the results that an agent brings back from a former incarnation, where they are still wanted."""
+    agent = step.state.agents.get(command.agent)
+    if agent is None or agent.incarnation != command.incarnation or not agent.present:
+        return _stale_incarnation(command)
+    return Reported(tuple([_offer_end(step, agent, end) for end in command.ends]))
+
+
+def _offer_end(step: Step, agent: Agent, end: AttemptFinish) -> EndVerdict:
+    """Take one result if its attempt was the task's last, was lost with this agent, and nobody has the task since."""
+    workflow = step.state.workflows.get(end.workflow_id)
+    task = None if workflow is None else workflow.by_id.get(end.task_id)
+    if workflow is None or task is None:
+        return EndVerdict(end.fence, "stale")
+    attempt = task.last
+    if attempt is None or attempt.fence != end.fence or attempt.agent != agent.name:
+        return EndVerdict(end.fence, "stale", task.attempts)
+    if attempt.outcome is _SUCCEEDED and end.outcome is _SUCCEEDED:
+        return EndVerdict(end.fence, "duplicate")
+    if (
+        attempt.outcome is not _LOST
+        or task.state not in _OFFERABLE
+        or end.outcome is not _SUCCEEDED
+        or result_problem(end.result) is not None
+    ):
+        return EndVerdict(end.fence, "stale", task.attempts)
+    move(step, workflow, task, TaskEvent.OFFERED, attempt)
+    _take_result(step, task, workflow.profiles[task.profile], end)
+    attempt.outcome = _SUCCEEDED
+    attempt.finished_ms = step.clock_ms
+    attempt.exit_code = end.exit_code
+    attempt.error = ""
+    _meet_needs(step, workflow, task)
+    return EndVerdict(end.fence, "accepted")
 
 
 def _forget_void(step: Step, agent: Agent, fence: int) -> None:
@@ -174,9 +216,11 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     | cancelled       | cancelled                           | ready if told to move, else as failed       |
     | lost, abandoned | cancelled                           | ready; failed after `LOSSES_MAX` in a row   |
     | released        | cancelled                           | ready                                       |
+    | outgrown        | cancelled                           | ready with more memory; at its limit failed |
     """
     attempt = attempt_of(task, end.fence)
     running = task.state is _RUNNING
+    profile = workflow.profiles[task.profile]
     outcome, error = end.outcome, end.error
     if outcome is _SUCCEEDED:
         problem = result_problem(end.result)
@@ -197,10 +241,9 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         win(step, workflow, task, attempt.fence)
     if outcome is _SUCCEEDED:
         move(step, workflow, task, TaskEvent.SUCCEEDED, attempt)
-        task.losses = 0
-        task.finished_ms = step.clock_ms
-        task.result = end.result
-        learning.learn(step, workflow.profiles[task.profile], end.duration_ms)
+        _take_result(step, task, profile, end)
+    elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
+        error = _grow(step, workflow, task, attempt, end)
     else:
         _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value)
     attempt.outcome = outcome
@@ -211,7 +254,7 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     del agent.live[attempt.fence]
     step.agents_changed[agent.name] = None
     if running:
-        ledger.release(agent, workflow.profiles[task.profile].shape)
+        ledger.release(agent, profile.shape)
     else:
         agent.queue.remove(attempt.fence)
     if task.state is TaskState.SUCCEEDED:
@@ -220,6 +263,33 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         _fail(step, workflow, task)
     if agent.queue and agent.present:
         ledger.promote(step, agent)
+
+
+def _take_result(step: Step, task: Task, profile: Profile, end: AttemptEnd) -> None:
+    """Note the result of a task that has just succeeded, and what is to be learnt from it."""
+    task.losses = 0
+    task.finished_ms = step.clock_ms
+    task.result = end.result
+    if type(end) is AttemptFinish:
+        learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
+    else:
+        learning.learn(step, profile, end.duration_ms)
+
+
+def _grow(step: Step, workflow: Workflow, task: Task, attempt: Attempt, end: AttemptEnd) -> str:
+    """Give a task that outgrew its memory more of it, or count a failure if there is no more. Returns the error."""
+    profile = workflow.profiles[task.profile]
+    peak_mib = end.peak_mib if isinstance(end, AttemptFinish) else 0
+    why = f"used {peak_mib} MiB, more than its demand of {growth.memory_of(profile)} MiB"
+    number = growth.grow(step, workflow, profile, peak_mib)
+    if number is None:
+        why = f"outgrew all the memory that it may have: {why}"
+        _count_failure(step, workflow, task, attempt, why)
+        return why
+    move(step, workflow, task, TaskEvent.OUTGROWN, attempt)
+    task.profile = number
+    task.losses = 0
+    return f"{why}; the next attempt gets {growth.memory_of(workflow.profiles[number])} MiB"
 
 
 def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here

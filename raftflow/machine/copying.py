@@ -120,7 +120,7 @@ HEAD = -1
 class CopyOnWrite:
     """The part of an open snapshot that `apply` knows."""
 
-    __slots__ = ("_agents", "_chunks", "cursor", "last_incarnation", "last_number", "passed_incarnation")
+    __slots__ = ("_agents", "_chunks", "_profiles", "cursor", "last_incarnation", "last_number", "passed_incarnation")
 
     def __init__(self, state: State) -> None:
         self.last_number = state.workflow_number
@@ -130,6 +130,8 @@ class CopyOnWrite:
         self.passed_incarnation = 0
         """The same for agents, by incarnation."""
         self._chunks: dict[tuple[int, int], bytes] = {}
+        self._profiles: dict[int, int] = {}
+        """How many profiles a workflow had when its own fields were kept; more are only ever added behind them."""
         self._agents: dict[int, bytes] = {}
 
     def before_task(self, workflow: Workflow, task: Task) -> None:
@@ -143,6 +145,7 @@ class CopyOnWrite:
         key = (workflow.number, HEAD)
         if key[0] <= self.last_number and key > self.cursor and key not in self._chunks:
             self._chunks[key] = encode_workflow(workflow)
+            self._profiles[key[0]] = len(workflow.profiles)
 
     def before_agent(self, agent: Agent) -> None:
         """Keep the agent as it is, if the snapshot still needs it."""
@@ -150,11 +153,13 @@ class CopyOnWrite:
         if self.passed_incarnation < number <= self.last_incarnation and number not in self._agents:
             self._agents[number] = encode_agent(agent)
 
-    def write_head(self, workflow: Workflow) -> bytes:
-        """Take a workflow's own fields for the snapshot."""
+    def write_head(self, workflow: Workflow) -> tuple[bytes, int]:
+        """Take a workflow's own fields for the snapshot, and how many of its profiles belong to it."""
         self.cursor = key = (workflow.number, HEAD)
         kept = self._chunks.pop(key, None)
-        return encode_workflow(workflow) if kept is None else kept
+        if kept is None:
+            return encode_workflow(workflow), len(workflow.profiles)
+        return kept, self._profiles.pop(workflow.number)
 
     def write_chunk(self, workflow: Workflow, chunk: int) -> bytes:
         """Take a chunk of tasks for the snapshot."""

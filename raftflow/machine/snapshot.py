@@ -144,9 +144,10 @@ class Snapshot:
 
 
 def _workflow_frames(copying: CopyOnWrite, workflow: Workflow) -> Iterator[tuple[bytes, bytes]]:
-    yield _WORKFLOW, copying.write_head(workflow)
-    for first in range(0, len(workflow.profiles), BATCH):
-        yield _PROFILES, _encoder.encode(workflow.profiles[first : first + BATCH])
+    head, profiles = copying.write_head(workflow)
+    yield _WORKFLOW, head
+    for first in range(0, profiles, BATCH):
+        yield _PROFILES, _encoder.encode(workflow.profiles[first : min(first + BATCH, profiles)])
     for chunk in range((len(workflow.tasks) + CHUNK - 1) >> CHUNK_BITS):
         yield _TASKS, copying.write_chunk(workflow, chunk)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from raftflow.domain import commands as c
@@ -145,6 +146,39 @@ class Drive:
         """Report one end and return its verdict."""
         (verdict,) = self.report(self.end(fence, outcome, **more), agent=agent)
         return verdict
+
+    def finished(
+        self, fence: int, outcome: str = "succeeded", cpu_ms: int = 0, peak_mib: int = 0, **more: Any
+    ) -> c.AttemptFinish:
+        """Make the end of an attempt with what it used, looked up as by `end`."""
+        end = self.end(fence, outcome, **more)
+        return c.AttemptFinish(**msgspec.structs.asdict(end), cpu_ms=cpu_ms, peak_mib=peak_mib)
+
+    def report_ends(self, *ends: c.AttemptFinish, agent: str = "a1", missing: tuple[int, ...] = ()) -> Any:
+        """Report ends with usage and return the verdicts."""
+        return self._ends(c.ReportEnds, ends, agent, missing=missing)
+
+    def offer(self, *ends: c.AttemptFinish, agent: str = "a1", incarnation: int | None = None) -> Any:
+        """Offer results of a former incarnation and return the verdicts."""
+        return self._ends(c.OfferEnds, ends, agent, incarnation)
+
+    def _ends(self, kind: Any, ends: Any, agent: str, incarnation: int | None = None, **more: Any) -> Any:
+        if incarnation is None:
+            incarnation = self.machine.state.agents[agent].incarnation
+        reply = self.do(
+            kind(at_ms=self.now_ms, actor=f"agent:{agent}", agent=agent, incarnation=incarnation, ends=ends, **more)
+        )
+        return [verdict.verdict for verdict in reply.verdicts] if hasattr(reply, "verdicts") else reply
+
+    def recall(self, *fences: int, agent: str = "a1", incarnation: int | None = None) -> Any:
+        """Ask an agent to give queued attempts back."""
+        if incarnation is None:
+            incarnation = self.machine.state.agents[agent].incarnation
+        return self.do(
+            c.RecallAttempts(
+                at_ms=self.now_ms, actor="leader:r1", agent=agent, incarnation=incarnation, fences=fences
+            )
+        )
 
     def fire(self, after_ms: int = 0) -> int:
         self.now_ms += after_ms

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,14 +24,16 @@ from hypothesis.stateful import (
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import ONLINE_LEVEL, ONLINE_OUTCOMES
 from raftflow.domain.replies import AgentAccepted, Rejection
-from raftflow.domain.task import AttemptOutcome, TaskState
+from raftflow.domain.rooms import fits_in, suits
+from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine import queries
 from raftflow.machine.audit import verify_chain
 from raftflow.machine.invariants import check
 from raftflow.machine.machine import Machine
+from raftflow.machine.state import ORDER_NONE
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
 WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")
@@ -52,6 +55,7 @@ def specs(draw: Callable[..., Any]) -> WorkflowSpec:
                 resources={
                     "cpu": draw(st.sampled_from([500, 1000, 1000, 2000, 0])),
                     "gpu": draw(st.sampled_from([0, 0, 0, 1])),
+                    "memory": draw(st.sampled_from([0, 0, 100])),
                 },
                 labels=draw(st.sampled_from([{}, {}, {"zone": "a"}])),
                 retries=draw(st.integers(0, 2)),
@@ -73,7 +77,7 @@ class FakeAgent:
         self.seen = 0
         self.running: dict[int, Any] = {}
         self.waiting: dict[int, Any] = {}
-        self.ends: list[c.AttemptEnd] = []
+        self.ends: list[c.AttemptFinish] = []
 
     def fetch(self, machine: Machine, name: str) -> None:
         if machine.state.agents[name].incarnation != self.incarnation:
@@ -107,12 +111,15 @@ class FakeAgent:
 
     def _end(self, assignment: Any, outcome: str) -> None:
         self.ends.append(
-            c.AttemptEnd(
+            c.AttemptFinish(
                 assignment.fence,
                 assignment.workflow_id,
                 assignment.task_id,
                 AttemptOutcome(outcome),
                 result=b'"done"' if outcome == "succeeded" else b"",
+                duration_ms=assignment.fence,
+                cpu_ms=assignment.fence,
+                peak_mib=assignment.fence * 20,
             )
         )
 
@@ -199,7 +206,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(name=AGENTS, restart=st.booleans(), cpu=st.sampled_from([1000, 2000]), prefetch=st.integers(0, 3))
     def register(self, *, name: str, restart: bool, cpu: int, prefetch: int) -> None:
-        capacity = {"cpu": cpu, "gpu": 1} if name == "a1" else {"cpu": cpu}
+        capacity = {"cpu": cpu, "gpu": 1} if name == "a1" else {"cpu": cpu, "memory": 300}
         known = self.machine.state.agents.get(name)
         instance = known.instance if known is not None and not restart else f"i{self.index}"
         if known is not None and known.present and not restart:
@@ -243,15 +250,17 @@ class Model(RuleBasedStateMachine):
         agent = self.agents.get(name)
         if agent is not None and agent.running:
             fences = list(agent.running)
-            agent.finish(fences[number % len(fences)], "abandoned" if outcome in {"lost", "released"} else outcome)
+            fence = fences[number % len(fences)]
+            abandons = outcome in {"lost", "released"} or (not self.online and outcome in ONLINE_OUTCOMES)
+            agent.finish(fence, "abandoned" if abandons else outcome)
 
     @precondition(lambda self: any(agent.running for agent in self.agents.values()))
-    @rule(name=AGENTS)
-    def finish_one(self, name: str) -> None:
-        """The oldest attempt succeeds and is reported at once."""
+    @rule(name=AGENTS, outcome=st.sampled_from(["succeeded", "succeeded", "failed", "outgrown"]))
+    def finish_one(self, name: str, outcome: str) -> None:
+        """The oldest attempt ends and is reported at once."""
         agent = self.agents.get(name)
         if agent is not None and agent.running:
-            agent.finish(next(iter(agent.running)), "succeeded")
+            agent.finish(next(iter(agent.running)), outcome if self.online else "succeeded")
             self._report(name, agent)
             agent.ends.clear()
 
@@ -270,9 +279,11 @@ class Model(RuleBasedStateMachine):
             agent.ends.clear()
 
     def _report(self, name: str, agent: FakeAgent, missing: tuple[int, ...] = ()) -> None:
-        reply = self.do(
-            c.ReportAttempts, agent=name, incarnation=agent.incarnation, ends=tuple(agent.ends), missing=missing
-        )
+        kind, ends = c.ReportEnds, tuple(agent.ends)
+        if not self.online:
+            kind = c.ReportAttempts
+            ends = tuple(c.AttemptEnd(*msgspec.structs.astuple(end)[:8]) for end in ends)
+        reply = self.do(kind, agent=name, incarnation=agent.incarnation, ends=ends, missing=missing)
         if isinstance(reply, Rejection):
             return
         assert [verdict.fence for verdict in reply.verdicts] == [end.fence for end in agent.ends]
@@ -289,6 +300,18 @@ class Model(RuleBasedStateMachine):
         assert before == [
             [task.state for task in workflow.tasks] for workflow in self.machine.state.workflows.values()
         ]
+
+    @precondition(lambda self: self.gone and self.online)
+    @rule(number=NUMBERS)
+    def an_offer(self, number: int) -> None:
+        """An agent that was replaced is back, and offers what it never got answered."""
+        name, former = self.gone[number % len(self.gone)]
+        for fence in list(former.running):
+            former.finish(fence, "succeeded" if fence % 2 else "failed")
+        agent = self.agents[name]
+        reply = self.do(c.OfferEnds, agent=name, incarnation=agent.incarnation, ends=tuple(former.ends))
+        if not isinstance(reply, Rejection):
+            former.ends.clear()
 
     @rule(
         name=AGENTS,
@@ -329,23 +352,46 @@ class Model(RuleBasedStateMachine):
             assert fence == 0 or fence > self.fence
             self.fence = max(self.fence, fence)
 
-    @precondition(lambda self: self.online and any(agent.running for agent in self.agents.values()))
-    @rule(number=NUMBERS, name=AGENTS, wanted=st.booleans())
-    def back_up(self, *, number: int, name: str, wanted: bool) -> None:
-        """A second attempt for something that runs, or for anything at all."""
-        key: tuple[str, int] = ("wf-0", number % 8)
-        if wanted:
-            running = [
-                (workflow.id, task.position)
-                for agent in self.machine.state.agents.values()
-                for workflow, task in agent.live.values()
-                if agent.name != name and task.state is TaskState.RUNNING
-            ]
-            key = running[number % len(running)] if running else key
+    @precondition(lambda self: self.online)
+    @rule(number=NUMBERS, name=AGENTS)
+    def back_up_anything(self, number: int, name: str) -> None:
         known = self.machine.state.agents.get(name)
+        placement = c.Placement("wf-0", number % 8, name, 0 if known is None else known.incarnation)
+        self._placed(self.do(c.CommitBackups, placements=(placement,)))
+
+    @precondition(lambda self: self.online and self._backups())
+    @rule(number=NUMBERS)
+    def back_up(self, number: int) -> None:
+        """A second attempt of something that runs, where there is room for it."""
+        backups = self._backups()
+        placement = backups[number % len(backups)]
+        self._placed(self.do(c.CommitBackups, placements=(placement,)))
+        self.agents[placement.agent].fetch(self.machine, placement.agent)
+
+    def _backups(self) -> list[c.Placement]:
+        """Backups that could be started."""
+        return [
+            c.Placement(workflow.id, task.position, agent.name, agent.incarnation)
+            for agent in self.machine.state.agents.values()
+            if agent.state is AgentState.UP and not agent.queue
+            for workflow in self.machine.state.workflows.values()
+            if not workflow.paused
+            for task in workflow.tasks
+            if task.state is TaskState.RUNNING and task.backup is None
+            if task.last.agent != agent.name and task.last.order == ORDER_NONE
+            if fits_in(workflow.profiles[task.profile].shape, agent.free)
+            if suits(workflow.profiles[task.profile].shape, agent.capacity, agent.labels)
+        ]
+
+    @precondition(lambda self: self.online)
+    @rule(name=AGENTS, numbers=st.lists(NUMBERS, max_size=4), at_once=st.booleans())
+    def recall(self, *, name: str, numbers: list[int], at_once: bool) -> None:
+        """Some of what waits in a queue, or anything at all, is asked back."""
+        known = self.machine.state.agents.get(name)
+        fences = numbers if known is None else [*numbers, *known.queue]
         incarnation = 0 if known is None else known.incarnation
-        self._placed(self.do(c.CommitBackups, placements=(c.Placement(*key, name, incarnation),)))
-        if name in self.agents:
+        self.do(c.RecallAttempts, agent=name, incarnation=incarnation, fences=tuple(fences))
+        if at_once and name in self.agents:
             self.agents[name].fetch(self.machine, name)
 
     @rule(after=st.sampled_from([0, 1, 10, 50, 70_000]))
@@ -413,11 +459,11 @@ class Model(RuleBasedStateMachine):
             c.RegisterAgent,
             name="peace",
             instance="i",
-            capacity={"cpu": 4000, "gpu": 4},
+            capacity={"cpu": 4000, "gpu": 4, "memory": 4000},
             labels={"zone": "a"},
             prefetch=2,
         )
-        agent = FakeAgent(reply.incarnation, {"cpu": 4000, "gpu": 4})
+        agent = FakeAgent(reply.incarnation, {"cpu": 4000, "gpu": 4, "memory": 4000})
         for workflow_id in list(self.machine.state.workflows):
             self.do(c.ControlWorkflow, workflow_id=workflow_id, action="resume")
         for _ in range(200):
@@ -436,7 +482,7 @@ class Model(RuleBasedStateMachine):
                 break
         assert all(workflow.finished_ms for workflow in self.machine.state.workflows.values())
         assert check(self.machine) == []
-        assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4}
+        assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4, "memory": 4000}
 
 
 def test_any_sequence_of_commands_keeps_every_invariant():

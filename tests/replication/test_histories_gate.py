@@ -10,8 +10,9 @@ import asyncio
 import pytest
 from virtual_cluster import Cluster, run_virtual
 
+from raftflow.replication import wire
 from raftflow.replication.core import Raft
-from raftflow.replication.guard import Rule
+from raftflow.replication.guard import GuardedTransport, Rule
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import Applied
 
@@ -161,6 +162,37 @@ def test_log_that_is_not_aligned_is_not_handed_to_the_library(monkeypatch: pytes
     violations = run_virtual(power_fails_between_snapshot_and_trim())
     assert len(violations) == 3
     assert all("does not begin with the snapshot" in violation for violation in violations)
+
+
+async def old_acknowledgement_comes_late() -> list[str]:
+    """An acknowledgement of a term that is over shows more than the new leader has; what comes after it must count.
+
+    The link held it back while others led and its entries were replaced. Waiting until this replica's disk has that
+    many entries, it would hold back every later answer of its follower.
+    """
+    cluster, first, (second, third) = await steady(frozenset())
+    old_term = cluster.logs[first].status().term
+    cluster.logs[second]._raft.campaign_now()
+    cluster.logs[second]._driver.request_turn()
+    assert await cluster.wait(lambda: cluster.logs[second].status().leader == second)
+    assert await cluster.settle()
+    beyond = cluster.logs[second].status().last_index + 100
+    late = {"type": "next_node_idx", "term": old_term, "next_node_idx": beyond, "reset": False, "success": True}
+    cluster.logs[second]._traffic.on_frame(third, wire.encode(late))
+    cluster.network.isolate(first)
+    if not isinstance(await cluster.put(second, timeout_s=5.0), Applied):
+        cluster.violations.append("the answers of a follower in the new term do not count")
+    await cluster.close()
+    return cluster.violations
+
+
+def test_an_old_acknowledgement_does_not_hold_back_new_ones() -> None:
+    assert run_virtual(old_acknowledgement_comes_late()) == []
+
+
+def test_an_old_acknowledgement_that_waits_for_the_disk_blocks_its_follower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GuardedTransport, "is_outdated", lambda self, message: False)
+    assert run_virtual(old_acknowledgement_comes_late()) == ["the answers of a follower in the new term do not count"]
 
 
 class Anything:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.coordinator.audit import AuditFile
-    from raftflow.coordinator.clock import WallClock
+    from raftflow.coordinator.clock import MachineClock
     from raftflow.coordinator.config import CoordinatorConfig
     from raftflow.replication.files import FileSystem
     from raftflow.replication.log import ReplicatedLog, StateMachine
@@ -28,7 +28,7 @@ LEVEL_VARIABLE: Final = "RAFTFLOW_TEST_FEATURE_LEVEL"
 """Caps the feature level of a process, so that tests have an older version to upgrade from."""
 
 
-def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: WallClock | None = None) -> Replica:
+def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineClock | None = None) -> Replica:
     """Return a replica that is ready to start. Raises `ConfigError`."""
     log_config = _log_config(config)
     level = _level()

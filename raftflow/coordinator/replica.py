@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import raftflow
 from raftflow.coordinator.audit import AuditError, AuditFile
-from raftflow.coordinator.clock import ClusterClock, IdSource, SystemClock, WallClock
+from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.planner import QueuePlanner
@@ -71,7 +71,7 @@ class Replica:
         make_log: LogFactory,
         fs: FileSystem,
         *,
-        clock: WallClock | None = None,
+        clock: MachineClock | None = None,
         ids: IdSource | None = None,
         level: int = LEVEL,
         peer_levels: Callable[[], Mapping[str, int]] = dict,
@@ -86,7 +86,7 @@ class Replica:
         self.ids = ids or IdSource(wall)
         self.machine = Machine(level_max=level)
         self._peer_levels = peer_levels
-        self.clock: WallClock = ClusterClock(wall, lambda: self.machine.clock_ms)
+        self.clock = ClusterClock(wall, lambda: self.machine.clock_ms, lambda: self.leader.leading)
         self.audit = AuditFile(fs, config.data_dir / "audit", self._fail)
         self.commits = CommitTimes()
         self._hosted = HostedMachine(self.machine, self.audit, self._applied)
@@ -196,6 +196,7 @@ class Replica:
             self.desk.step_down()
 
     def _applied(self, result: EntryResult) -> None:
+        self.clock.follow()
         events = result.events
         if events and self.leader.leading:
             self.leader.on_applied(events)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from raftflow.simulation.network import Network
     from raftflow.simulation.trace import Trace
 
+AHEAD_AT_START_MS_MAX: Final = 50_000
+"""No clock is further ahead when a process starts: beyond the margin of a minute, deadlines of running attempts pass
+before their time."""
 EPOCH_MS: Final = 1_700_000_000_000
 NAMES: Final = "abcdefg"
 _FULL_BYTES: Final = 2_000
@@ -53,6 +56,14 @@ class SimClock:
     def now_ms(self) -> int:
         """Return milliseconds since the epoch, as far as this machine knows."""
         return EPOCH_MS + int((self._loop.time() - START_S) * 1000) + self.offset_ms
+
+    def running_s(self) -> float:
+        """Return seconds that nobody can set."""
+        return self._loop.time()
+
+    def boot(self) -> None:
+        """Put the clock right before a process starts: the time at that moment is believed (`ClusterClock`)."""
+        self.offset_ms = min(self.offset_ms, AHEAD_AT_START_MS_MAX)
 
 
 class Host:
@@ -192,6 +203,7 @@ class Cluster:
         if host.process is not None or host.refused:
             return
         host.lives += 1
+        host.clock.boot()
         host.may_fail = None if host.disk.capacity_bytes is None else "the disk is full"
         host.refuse_restore = False
         process = host.process = Process(name)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PATIENCE_MIN_S: Final = 0.3
 PATIENCE_MAX_S: Final = 3.0
 """How long a connection survives a cut."""
-FRAMES_MAX: Final = 20_000
-FRAMES_PER_S_MAX: Final = 1_000
+FRAMES_MAX: Final = 40_000
+FRAMES_PER_S_MAX: Final = 2_000
 """Beside a fixed number: several times what the busiest run sends. More is an exchange that never ends."""
 Direction = tuple[str, str]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from raftflow.replication.memory import MemoryLog
 
 
 class FakeClock:
-    """Stands still until it is moved."""
+    """A wall clock that stands still until it is moved; time goes on, and ahead with it."""
 
     def __init__(self, ms: int = 1_700_000_000_000) -> None:
-        self.ms = ms
+        self.ms = self._first_ms = ms
 
     def now_ms(self) -> int:
         return self.ms
+
+    def running_s(self) -> float:
+        return max(self.ms - self._first_ms, 0) / 1000 + time.monotonic()
 
 
 class Bench:

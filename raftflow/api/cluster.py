@@ -10,7 +10,7 @@ import msgspec
 from raftflow.api import problems
 from raftflow.api.calls import Access, Answer, Call, Param, Route
 from raftflow.api.problems import ProblemError
-from raftflow.coordinator.audit import GAP, AuditError, Frame, record_of
+from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, record_of
 from raftflow.domain.contract import AuditCheck, AuditLine, AuditPage, LedgerCheck, LedgerView, ReplicaStatus
 from raftflow.domain.times import iso_utc
 from raftflow.machine import invariants, queries

@@ -156,8 +156,8 @@ def _compare(client: Client, checks: list[tuple[str, AuditCheck]]) -> tuple[int,
         if check.last_index == common:
             chains[check.replica] = check.chain
             continue
-        if any(first <= common <= last for first, last in check.gaps):
-            continue  # a snapshot stands for these records here; there is nothing to compare with
+        if common <= check.anchor_index or any(first <= common <= last for first, last in check.gaps):
+            continue  # dropped here, or a snapshot stands for these records: there is nothing to compare with
         at = [record for record in client.audit(url, common, 1).records if record.index == common]
         chains[check.replica] = at[-1].chain if at else "no record"
     if len(set(chains.values())) <= 1:

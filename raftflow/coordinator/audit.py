@@ -1,25 +1,24 @@
 """The audit file: one checksummed record for every command that this replica applied, append-only.
 
 ```
-DIR/audit-<number>-<first index>.log      segments, oldest first
-    "RFAUDIT1"                            8 bytes
-    frame*                                crc32 u32 | payload length u32 | kind u8 | index u64 | payload
+DIR/audit-<number>-<first index>.log      segments, oldest first (audit_frames.py)
+DIR/anchor                                where the file begins, once its oldest segments were dropped
 ```
-
-The crc covers the rest of the frame. Kind 1 is a record, as the state machine made it; kind 2 is a gap: a snapshot
-brought everything up to `index` in place of entries, and the payload says since when and with which chain hash.
 
 Records are buffered and written without being synced: after a crash the log applies its entries again, and this
 file compares what it has with what comes, byte by byte, before it goes on appending. The log compacts only what has
-been synced here (`sync` is its `before_compaction`), so a record that is lost in a crash can always be made again.
+been synced here (`compact` is its `before_compaction`), so a record that is lost in a crash can always be made again.
 A torn tail is cut off at the start; a difference means that the history was changed, and stops the replica.
+
+When the segments have more than `bytes_max` together, the oldest are dropped. First the anchor is made durable: the
+last index that goes and the chain hash after it. The chain of what remains is verified from there, and it seals what
+was dropped too: whoever kept a copy can still prove it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -27,47 +26,49 @@ from zlib import crc32
 
 import msgspec
 
-from raftflow.domain.contract import AuditRecord
-from raftflow.machine.audit import decode_record
+from raftflow.coordinator.audit_frames import (
+    GAP,
+    MAGIC,
+    MAGIC_ANY,
+    RECORD,
+    AuditError,
+    Frame,
+    Gap,
+    chain_of,
+    encode_frame,
+    frames_in,
+    read_plain,
+    scan,
+)
+from raftflow.machine.audit import CHAIN_START, decode_record
+from raftflow.replication.identity import store_file
 
 if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem, Lock, OpenFile
 
-MAGIC: Final = b"RFAUDIT1"
-_MAGIC_ANY: Final = b"RFAUDIT"
-"""What the magic of every format begins with; the rest is the format."""
-_HEAD: Final = struct.Struct("<IIBQ")
-_CRC_BYTES: Final = 4
-RECORD: Final = 1
-GAP: Final = 2
 SEGMENT_BYTES: Final = 8 * 1024 * 1024
 """A segment that has grown to this is closed."""
-FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+BYTES_MAX: Final = 4 * 1024**3
+"""Beyond this the oldest segments are dropped, unless the configuration says otherwise."""
 _BUFFER_BYTES: Final = 256 * 1024
 _FLUSH_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
 
 
-class AuditError(Exception):
-    """The audit file cannot be used, or contradicts the log. Says what to do."""
+class Anchor(msgspec.Struct, frozen=True):
+    """Where the file begins, and the chain hash there."""
+
+    index: int = 0
+    """Index of the last record that was dropped."""
+    chain: bytes = CHAIN_START
+    segment: int = 0
+    """Number of the last segment that was dropped."""
 
 
-class Gap(msgspec.Struct, frozen=True, array_like=True):
-    """Indexes that a snapshot brought in place of entries."""
-
-    first: int
-    last: int
-    chain: bytes
-    """Chain hash after `last`."""
-
-
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One piece of the file."""
-
-    kind: int
-    index: int
-    payload: bytes
+class _StoredAnchor(msgspec.Struct, frozen=True):
+    body: bytes
+    crc32: int
 
 
 class _Segment(NamedTuple):
@@ -83,12 +84,24 @@ class AuditFile:
         fs: where it lives; writes go to the page cache in the event loop's thread, syncs and long reads do not.
         directory: exists already.
         on_failure: called once if a write fails later than in `append`.
+        bytes_max: how much is kept; at least the newest segment is.
     """
 
-    def __init__(self, fs: FileSystem, directory: Path, on_failure: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: Path,
+        on_failure: Callable[[Exception], None],
+        *,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
         self._fs = fs
         self._directory = directory
         self._on_failure = on_failure
+        self._bytes_max = bytes_max
+        self._bytes_of: dict[int, int] = {}
+        """Sizes of closed segments by number."""
+        self.anchor = Anchor()
         self._segments: list[_Segment] = []
         self._file: OpenFile | None = None
         self._lock: Lock | None = None
@@ -119,25 +132,55 @@ class AuditFile:
         try:
             names = [name for name in self._fs.list_dir(self._directory) if name.startswith("audit-")]
             self._segments = sorted(_parse_name(self._directory, name) for name in names)
+            self._take_anchor()
             while self._segments and not self._open_last():
                 self._segments.pop()
+            self._bytes_of = {segment.number: self._size_of(segment) for segment in self._segments[:-1]}
         except OSError as error:
             raise AuditError(f"the audit in {self._directory} cannot be opened: {error}. Repair the disk.") from error
         self._expected = self._frames_after(0)
+        self._covered = self.anchor.index
+
+    def _take_anchor(self) -> None:
+        """Read the anchor, and remove what a crash left of the segments before it."""
+        path = self._directory / "anchor"
+        if path.name not in self._fs.list_dir(self._directory):
+            return
+        try:
+            stored = msgspec.json.decode(self._fs.read(path), type=_StoredAnchor)
+            if crc32(stored.body) != stored.crc32:
+                raise ValueError("it does not match its checksum")  # noqa: TRY301 - told below
+            self.anchor = msgspec.json.decode(stored.body, type=Anchor)
+        except ValueError as error:
+            raise AuditError(
+                f"{path} is damaged: {error}. Move it away and start again: the records go on, and only the first of "
+                f"them cannot be verified any more on this replica."
+            ) from error
+        for segment in [each for each in self._segments if each.number <= self.anchor.segment]:
+            self._fs.remove(segment.path)
+            self._segments.remove(segment)
+        self._last_index, self._last_chain = self.anchor.index, self.anchor.chain
+
+    def _size_of(self, segment: _Segment) -> int:
+        file = self._fs.open(segment.path)
+        try:
+            return file.size()
+        finally:
+            file.close()
 
     def _open_last(self) -> bool:
         """Open the last segment for appending; False if it held nothing and was removed."""
         segment = self._segments[-1]
         data = self._fs.read(segment.path)
-        if data.startswith(_MAGIC_ANY) and not data.startswith(MAGIC):
-            version = data[len(_MAGIC_ANY) : len(MAGIC)]
+        if data.startswith(MAGIC_ANY) and not data.startswith(MAGIC):
+            version = data[len(MAGIC_ANY) : len(MAGIC)]
             if version.isalnum():  # anything else is a first write that was cut short
                 raise AuditError(
                     f"{segment.path}: audit format {version.decode()}, but this program reads format "
-                    f"{MAGIC[len(_MAGIC_ANY) :].decode()}. Start the version of raftflow that wrote it, or a newer "
+                    f"{MAGIC[len(MAGIC_ANY) :].decode()}. Start the version of raftflow that wrote it, or a newer "
                     f"one."
                 )
-        good, last = _scan(data)
+        good, last = scan(data)
         if good < len(data):
             self._keep_torn(segment, data[good:])
         if last is None:
@@ -148,7 +191,7 @@ class AuditFile:
             file.truncate(good)
         self._file, self._size = file, good
         self._unsynced.append(file)
-        self._last_index, self._last_chain = last.index, _chain_of(last)
+        self._last_index, self._last_chain = last.index, chain_of(last)
         return True
 
     def _keep_torn(self, segment: _Segment, tail: bytes) -> None:
@@ -183,22 +226,24 @@ class AuditFile:
                 f"join anew with an empty directory."
             )
         self._expected = self._frames_after(index)
-        self._covered = 0
+        self._covered = self.anchor.index
 
     def _chain_at(self, index: int) -> bytes | None:
         """Return the chain hash after `index`, or None if the file begins later."""
         if index == 0:
             return None
+        if index == self.anchor.index:
+            return self.anchor.chain
         known = None
         for segment in reversed(self._segments):
             if segment.first_index > index:
                 continue
-            for frame in _frames(self._fs.read(segment.path), segment.path):
+            for frame in frames_in(self._fs.read(segment.path), segment.path):
                 if frame.index > index:
                     break
                 known = frame
             if known is not None:
-                return _chain_of(known)
+                return chain_of(known)
         return None
 
     def _frames_after(self, index: int) -> Iterator[Frame]:
@@ -207,7 +252,7 @@ class AuditFile:
         for place, segment in enumerate(segments):
             if place + 1 < len(segments) and segments[place + 1].first_index <= index:
                 continue
-            for frame in _frames(self._fs.read(segment.path), segment.path):
+            for frame in frames_in(self._fs.read(segment.path), segment.path):
                 if frame.index > index:
                     yield frame
 
@@ -253,10 +298,7 @@ class AuditFile:
     def _write_frame(self, kind: int, index: int, payload: bytes) -> None:
         if self._file is None or self._size + len(self._buffer) >= SEGMENT_BYTES:
             self._roll(index)
-        head = _HEAD.pack(0, len(payload), kind, index)[_CRC_BYTES:]
-        self._buffer += crc32(payload, crc32(head)).to_bytes(_CRC_BYTES, "little")
-        self._buffer += head
-        self._buffer += payload
+        self._buffer += encode_frame(kind, index, payload)
         if len(self._buffer) >= _BUFFER_BYTES:
             self.flush()
         elif self._flush_timer is None:
@@ -265,7 +307,9 @@ class AuditFile:
     def _roll(self, first_index: int) -> None:
         """Begin a new segment."""
         self.flush()
-        number = self._segments[-1].number + 1 if self._segments else 1
+        if self._segments:
+            self._bytes_of[self._segments[-1].number] = self._size
+        number = 1 + (self._segments[-1].number if self._segments else self.anchor.segment)
         path = self._directory / f"audit-{number:08d}-{first_index:020d}.log"
         file = self._fs.open(path, create=True)
         file.write_at(0, MAGIC)
@@ -317,6 +361,43 @@ class AuditFile:
             self._failed = True
             raise
 
+    async def compact(self) -> None:
+        """Make everything durable, and drop the oldest segments beyond the limit. Raises `OSError`."""
+        await self.sync()
+        if self._expected is not None or self._failed:
+            return  # what the file holds is still being compared
+        excess = sum(self._bytes_of.values()) + self._size - self._bytes_max
+        going: list[_Segment] = []
+        for segment in self._segments[:-1]:
+            if excess <= 0:
+                break
+            going.append(segment)
+            excess -= self._bytes_of[segment.number]
+        if going:
+            following = self._segments[len(going)]
+            await self._drop(going, following)
+
+    async def _drop(self, going: list[_Segment], following: _Segment) -> None:
+        """Note where the file begins from now on, then remove `going`."""
+        number, path = going[-1].number, going[-1].path
+        data = await self._fs.off_loop(lambda: read_plain(self._fs, path))
+        good, last = scan(data)
+        if last is None or good < len(data):
+            _log.error("%s is damaged at byte %d: nothing is dropped from the audit", path, good)
+            return
+        if last.index == following.first_index:
+            return  # an entry's records stay together; more segments go next time
+        anchor = Anchor(last.index, chain_of(last), number)
+        body = msgspec.json.encode(anchor)
+        stored = msgspec.json.encode(_StoredAnchor(body, crc32(body)))
+        await self._fs.off_loop(lambda: store_file(self._fs, self._directory / "anchor", stored))
+        self.anchor = anchor
+        self._segments = [segment for segment in self._segments if segment.number > number]
+        for segment in going:
+            self._bytes_of.pop(segment.number)
+            await self._fs.off_loop(lambda path=segment.path: self._fs.remove(path))  # type: ignore[misc]
+        _log.info("audit: %d segments up to index %d were dropped, as the limit says", len(going), anchor.index)
+
     async def close(self) -> None:
         """Write, sync and close. Does not raise: the log can make again what could not be written."""
         try:
@@ -341,12 +422,18 @@ class AuditFile:
         self.flush()
         segments = list(self._segments)
 
-        def scan() -> tuple[list[Frame], int | None]:
+        def look() -> tuple[list[Frame], int | None]:
             found: list[Frame] = []
             for place, segment in enumerate(segments):
                 if place + 1 < len(segments) and segments[place + 1].first_index < first_index:
                     continue
-                for frame in _frames(_read_plain(self._fs, segment.path), segment.path):
+                try:
+                    data = read_plain(self._fs, segment.path)
+                except FileNotFoundError:
+                    if segment.number <= self.anchor.segment:
+                        continue  # dropped meanwhile
+                    raise
+                for frame in frames_in(data, segment.path):
                     if frame.index < first_index:
                         continue
                     # An entry's records stay together, since the cursor is an index.
@@ -355,7 +442,7 @@ class AuditFile:
                     found.append(frame)
             return found, None
 
-        return await self._fs.off_loop(scan)
+        return await self._fs.off_loop(look)
 
     async def segments(self) -> list[Path]:
         """Return the paths of the segments, everything appended so far being in them."""
@@ -364,21 +451,7 @@ class AuditFile:
 
     async def frames_of(self, path: Path) -> list[Frame]:
         """Read one segment whole. Raises `AuditError` if it is damaged."""
-        return await self._fs.off_loop(lambda: list(_frames(_read_plain(self._fs, path), path)))
-
-
-def decode_gap(frame: Frame) -> Gap:
-    """Decode a frame of kind `GAP`."""
-    return msgspec.msgpack.decode(frame.payload, type=Gap)
-
-
-def record_of(frame: Frame) -> AuditRecord:
-    """Decode a frame of kind `RECORD`."""
-    return decode_record(frame.payload)
-
-
-def _chain_of(frame: Frame) -> bytes:
-    return decode_gap(frame).chain if frame.kind == GAP else record_of(frame).chain
+        return await self._fs.off_loop(lambda: list(frames_in(read_plain(self._fs, path), path)))
 
 
 def _parse_name(directory: Path, name: str) -> _Segment:
@@ -386,49 +459,3 @@ def _parse_name(directory: Path, name: str) -> _Segment:
     if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()) or not name.endswith(".log"):
         raise AuditError(f"{directory / name} is not a segment of the audit; move it away")
     return _Segment(int(parts[1]), int(parts[2]), directory / name)
-
-
-def _read_plain(fs: FileSystem, path: Path) -> bytes:
-    """Read without dropping caches, as for a listing."""
-    file = fs.open(path)
-    try:
-        return file.read_at(0, file.size())
-    finally:
-        file.close()
-
-
-def _scan(data: bytes) -> tuple[int, Frame | None]:
-    """Return how many bytes are whole frames, and the last of them."""
-    if not data.startswith(MAGIC):
-        return 0, None
-    offset, last = len(MAGIC), None
-    while (step := _frame_at(data, offset)) is not None:
-        offset, last = step
-    return offset, last
-
-
-def _frames(data: bytes, path: Path) -> Iterator[Frame]:
-    """Yield the frames of a segment. Raises `AuditError` at the first damaged one."""
-    offset = len(MAGIC) if data.startswith(MAGIC) else 0
-    while offset < len(data):
-        step = _frame_at(data, offset) if offset else None
-        if step is None:
-            raise AuditError(
-                f"{path} is damaged at byte {offset}. The other replicas hold the same records: let this replica "
-                f"join anew with an empty directory, or move the file away and keep it as evidence."
-            )
-        offset, frame = step
-        yield frame
-
-
-def _frame_at(data: bytes, offset: int) -> tuple[int, Frame] | None:
-    start = offset + _HEAD.size
-    if start > len(data):
-        return None
-    crc, size, kind, index = _HEAD.unpack_from(data, offset)
-    end = start + size
-    if size > FRAME_BYTES_MAX or end > len(data) or kind not in {RECORD, GAP}:
-        return None
-    if crc32(memoryview(data)[offset + _CRC_BYTES : end]) != crc:
-        return None
-    return end, Frame(kind, index, data[start:end])

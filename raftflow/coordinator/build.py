@@ -40,7 +40,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         follow = PeerDirectory(config, links.set_peers).follow
-        return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.sync, on_members=follow)
+        return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.compact, on_members=follow)
 
     replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
     return replica

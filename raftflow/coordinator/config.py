@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from raftflow.coordinator import settings
+from raftflow.coordinator import audit, settings
 from raftflow.coordinator.settings import ConfigError, Given
 from raftflow.domain.ids import name_problem
 from raftflow.replication.secret import SecretError, load_secret
@@ -101,6 +101,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long finished workflows are kept."""
     snapshot_entries: int = 20_000
     snapshot_bytes: int = 64 * 1024 * 1024
+    audit_bytes: int = audit.BYTES_MAX
+    """The oldest part of the audit file beyond this is dropped."""
 
 
 class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import raftflow
-from raftflow.coordinator.audit import AuditError, AuditFile
+from raftflow.coordinator.audit import AuditFile
+from raftflow.coordinator.audit_frames import AuditError
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
@@ -87,7 +88,7 @@ class Replica:
         self.machine = Machine(level_max=level)
         self._peer_levels = peer_levels
         self.clock = ClusterClock(wall, lambda: self.machine.clock_ms, lambda: self.leader.leading)
-        self.audit = AuditFile(fs, config.data_dir / "audit", self._fail)
+        self.audit = AuditFile(fs, config.data_dir / "audit", self._fail, bytes_max=config.limits.audit_bytes)
         self.commits = CommitTimes()
         self._hosted = HostedMachine(self.machine, self.audit, self._applied)
         self.log = make_log(self._hosted, self.audit)

@@ -50,6 +50,7 @@ NUMBERS: dict[str, dict[str, _Bounds]] = {
         "connections": _Bounds(10, 1_000_000),
         "snapshot_entries": _Bounds(100, 100_000_000),
         "snapshot_bytes": _Bounds(_MIB, 64 * 1024 * _MIB),
+        "audit_bytes": _Bounds(_MIB, 1024 * 1024 * _MIB),
     },
 }
 

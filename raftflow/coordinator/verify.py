@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from raftflow.coordinator.audit import GAP, AuditError, AuditFile, Frame, decode_gap, record_of
+from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, decode_gap, record_of
 from raftflow.domain.contract import AuditCheck
-from raftflow.machine.audit import CHAIN_START, verify_chain
+from raftflow.machine.audit import verify_chain
 
 if TYPE_CHECKING:
+    from raftflow.coordinator.audit import Anchor, AuditFile
     from raftflow.machine.machine import Machine
 
 PROBLEMS_MAX = 100
+_TRIES = 3
 _SLICE = 200
 """Records checked before the event loop gets its turn: about two milliseconds."""
 
@@ -20,11 +22,11 @@ _SLICE = 200
 class _Check:
     """What was found so far."""
 
-    def __init__(self) -> None:
-        self.chain = CHAIN_START
+    def __init__(self, anchor: Anchor) -> None:
+        self.chain = anchor.chain
         self.records = 0
         self.first_index = 0
-        self.last_index = 0
+        self.last_index = anchor.index
         self.gaps: list[list[int]] = []
         self.problems: list[str] = []
 
@@ -75,8 +77,18 @@ class _Check:
 
 async def verify_audit(audit: AuditFile, replica: str, machine: Machine) -> AuditCheck:
     """Check everything up to what is applied now, slice by slice, so that the replica goes on serving."""
+    for _ in range(_TRIES):
+        anchor = audit.anchor
+        found = await _verify_once(audit, replica, machine)
+        if audit.anchor is anchor:
+            break  # or its oldest part was dropped while it was read
+    return found
+
+
+async def _verify_once(audit: AuditFile, replica: str, machine: Machine) -> AuditCheck:
+    anchor = audit.anchor
     until_index, expected = machine.applied_index, machine.chain
-    check = _Check()
+    check = _Check(anchor)
     for path in await audit.segments():
         try:
             frames = await audit.frames_of(path)
@@ -98,6 +110,7 @@ async def verify_audit(audit: AuditFile, replica: str, machine: Machine) -> Audi
         first_index=check.first_index,
         last_index=check.last_index,
         chain=check.chain.hex(),
+        anchor_index=anchor.index,
         gaps=check.gaps,
         problems=check.problems,
     )

@@ -555,6 +555,8 @@ class AuditCheck(msgspec.Struct, kw_only=True):
     gaps: list[list[int]]
     """[from, to] of indexes that a snapshot brought in place of entries."""
     problems: list[str]
+    anchor_index: int = 0
+    """Records up to this index were dropped, as the file has a limit; the chain is verified from the hash there."""
 
 
 class PeerView(msgspec.Struct, kw_only=True):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raftflow.coordinator.audit import AuditError, AuditFile, Frame
+from raftflow.coordinator.audit import AuditFile
+from raftflow.coordinator.audit_frames import AuditError, Frame
 from raftflow.replication import envelope, records
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir

@@ -241,7 +241,7 @@ class Cluster:
                 observed,
                 links,
                 host.disk,
-                before_compaction=audit.sync,
+                before_compaction=audit.compact,
                 disabled_rules=self._disabled_rules,
             )
 

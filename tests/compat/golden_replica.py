@@ -50,7 +50,7 @@ class GoldenReplica:
             election_max_s=0.3,
         )
         hosted = HostedMachine(self.machine, self.audit, lambda _result: None)
-        self.log = PySyncObjLog(config, hosted, links, self.fs, before_compaction=self.audit.sync)
+        self.log = PySyncObjLog(config, hosted, links, self.fs, before_compaction=self.audit.compact)
         self.hosted = hosted
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import pytest
 
 from raftflow.coordinator import audit as audit_module
-from raftflow.coordinator.audit import GAP, AuditError, AuditFile, Frame, decode_gap, record_of
+from raftflow.coordinator import audit_frames
+from raftflow.coordinator.audit import AuditFile
+from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, decode_gap, record_of
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.contract import AuditRecord
 from raftflow.machine.audit import CHAIN_START, seal
 from raftflow.replication.files import RealFileSystem
+from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 
 class History:
@@ -62,8 +67,10 @@ def history() -> History:
     return made
 
 
-def open_audit(fs: Any, directory: Path, failures: list[Exception] | None = None) -> AuditFile:
-    audit = AuditFile(fs, directory, (failures if failures is not None else []).append)
+def open_audit(
+    fs: Any, directory: Path, failures: list[Exception] | None = None, bytes_max: int = audit_module.BYTES_MAX
+) -> AuditFile:
+    audit = AuditFile(fs, directory, (failures if failures is not None else []).append, bytes_max=bytes_max)
     audit.open()
     return audit
 
@@ -245,7 +252,7 @@ async def test_a_newer_format_is_refused_and_kept(fs: Any, tmp_path: Path, histo
     feed(audit, history, 1, 5)
     await audit.close()
     (file,) = tmp_path.glob("audit-*")  # noqa: ASYNC240 - nothing else runs
-    data = file.read_bytes().replace(audit_module.MAGIC, b"RFAUDIT2", 1)
+    data = file.read_bytes().replace(audit_frames.MAGIC, b"RFAUDIT2", 1)
     file.write_bytes(data)
     with pytest.raises(AuditError, match="audit format 2"):
         open_audit(fs, tmp_path)
@@ -274,7 +281,7 @@ async def test_verify_finds_what_checksums_cannot(fs: Any, tmp_path: Path, histo
     import msgspec
 
     entries = history.entries
-    gap = msgspec.msgpack.encode(audit_module.Gap(9, 10, history.chains[10]))
+    gap = msgspec.msgpack.encode(audit_frames.Gap(9, 10, history.chains[10]))
     cases: list[tuple[list[tuple[int, int, bytes]], str]] = [
         ([(1, 1, entries[1][0]), (1, 1, entries[1][0])], "out of order"),
         ([(1, 1, entries[1][0]), (1, 2, entries[2][0])], "the chain does not fit"),
@@ -296,5 +303,115 @@ async def test_verify_finds_what_checksums_cannot(fs: Any, tmp_path: Path, histo
 def test_a_gap_round_trips() -> None:
     import msgspec
 
-    gap = audit_module.Gap(1, 2, b"c")
+    gap = audit_frames.Gap(1, 2, b"c")
     assert decode_gap(Frame(GAP, 2, msgspec.msgpack.encode(gap))) == gap
+
+
+SMALL = 1500
+"""What is kept in the tests of dropping; segments have about 600 bytes, two or three entries."""
+
+
+async def shortened(fs: Any, directory: Path, history: History) -> AuditFile:
+    audit = open_audit(fs, directory, bytes_max=SMALL)
+    audit.restored(0, CHAIN_START)
+    feed(audit, history, 1, 20)
+    await audit.compact()
+    return audit
+
+
+async def test_the_oldest_segments_go_and_the_rest_is_still_sealed(
+    fs: Any, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "SEGMENT_BYTES", 600)
+    audit = await shortened(fs, tmp_path, history)
+    anchor = audit.anchor
+    assert 5 < anchor.index < 20 and anchor.chain == history.chains[anchor.index]
+    files = list(tmp_path.glob("audit-*"))  # noqa: ASYNC240 - nothing else runs
+    assert sum(file.stat().st_size for file in files) <= SMALL
+    rest = [index for index in range(anchor.index + 1, 21) for _ in range(2)]
+    assert await indexes(audit) == rest
+    check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+    assert (check.ok, check.anchor_index, check.first_index) == (True, anchor.index, anchor.index + 1)
+    await audit.close()
+    # A restart from a snapshot before the anchor: what was dropped is not compared, the rest is.
+    audit = open_audit(fs, tmp_path, bytes_max=SMALL)
+    audit.restored(3, history.chains[3])
+    feed(audit, history, 4, 20)
+    assert await indexes(audit) == rest
+    history.grow(40)
+    feed(audit, history, 21, 40)
+    await audit.compact()
+    assert audit.anchor.index > 20
+    assert (await verify_audit(audit, "n1", history)).ok  # type: ignore[arg-type]
+    await audit.close()
+    # One at the anchor itself, which is also compared.
+    audit = open_audit(fs, tmp_path, bytes_max=SMALL)
+    with pytest.raises(AuditError, match="different histories"):
+        audit.restored(audit.anchor.index, b"x" * 32)
+    audit.restored(audit.anchor.index, audit.anchor.chain)
+    await audit.close()
+
+
+async def test_an_anchor_that_is_not_the_records_is_found(
+    fs: Any, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "SEGMENT_BYTES", 600)
+    audit = await shortened(fs, tmp_path, history)
+    audit.anchor = audit_module.Anchor(audit.anchor.index, b"x" * 32, audit.anchor.segment)
+    check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+    assert any("the chain does not fit" in problem for problem in check.problems)
+    await audit.close()
+    (tmp_path / "anchor").write_bytes(b"{}")
+    with pytest.raises(AuditError, match="anchor is damaged"):
+        open_audit(fs, tmp_path)
+
+
+async def test_a_damaged_segment_is_not_dropped(
+    fs: Any, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "SEGMENT_BYTES", 600)
+    audit = open_audit(fs, tmp_path, bytes_max=SMALL)
+    audit.restored(0, CHAIN_START)
+    feed(audit, history, 1, 20)
+    files = await audit.segments()
+    for file in files[:-1]:
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    await audit.compact()
+    assert audit.anchor.index == 0
+    assert await audit.segments() == files
+    await audit.close()
+
+
+@pytest.mark.parametrize("loss", list(Loss))
+async def test_power_may_fail_at_any_step_of_dropping(
+    history: History, monkeypatch: pytest.MonkeyPatch, loss: Loss
+) -> None:
+    monkeypatch.setattr(audit_module, "SEGMENT_BYTES", 600)
+    directory = Path("/audit")
+    crashes = 0
+    for step in itertools.count(1):
+        disk = FaultyFileSystem()
+        disk.make_dir(directory)
+        audit = open_audit(disk, directory, bytes_max=SMALL)
+        audit.restored(0, CHAIN_START)
+        feed(audit, history, 1, 20)
+        await audit.sync()
+        disk.crash_at = disk.steps + step
+        try:
+            await audit.compact()
+        except SimulatedCrash:
+            crashes += 1
+            disk.restart(loss, random.Random(step))
+        else:
+            disk.crash_at = None
+            await audit.close()
+        audit = open_audit(disk, directory, bytes_max=SMALL)
+        audit.restored(4, history.chains[4])
+        feed(audit, history, 5, 20)
+        check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
+        assert check.ok, (step, check.problems)
+        assert check.last_index == 20
+        await audit.close()
+        if disk.crash_at is None and crashes < step:
+            break
+    assert crashes > 5

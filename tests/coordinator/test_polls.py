@@ -232,7 +232,7 @@ async def test_unknown_agents_and_old_incarnations_must_register(bench: Any) -> 
     assert reply.code is RejectionCode.STALE_INCARNATION
     assert one.machine.applied_index == index + 1, "the refusal is in the audit"
     frames, _ = await one.replica.audit.read(index + 1, 1)
-    from raftflow.coordinator.audit import record_of
+    from raftflow.coordinator.audit_frames import record_of
 
     record = record_of(frames[0])
     assert (record.command, record.outcome, record.transitions) == ("attempts.report", "stale_incarnation", ())

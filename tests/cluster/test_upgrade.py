@@ -1,7 +1,12 @@
-"""Versions mixed on real processes: replicas of feature level N-1 and N, upgraded one by one under load."""
+"""Versions mixed on real processes: replicas of feature level N-1 and N, upgraded one by one under load.
+
+Nothing acknowledged is lost, and no step makes a writing client wait for longer than a failover, which is measured in
+the same test.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -11,11 +16,15 @@ from raftflow.coordinator.build import LEVEL_VARIABLE
 from raftflow.domain.features import LEVEL
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.load import Acknowledged, Ledger, Reporter, Submissions
+from raftflow.local.load import Acknowledged, Ledger, Reporter, Writer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+LOG = logging.getLogger(__name__)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 OLDER = {LEVEL_VARIABLE: str(LEVEL - 1)}
+FAILOVERS = 2
+NOISE = 1.5
+"""How much longer than the longest failover a step may take: clients spread their tries at random."""
 LOOKS_S = 2.5
 """Longer than the leader takes between two looks at what the members understand."""
 
@@ -32,46 +41,68 @@ def levels(cluster: LocalCluster) -> set[tuple[int, int]]:
     return {(s.feature_level, s.feature_level_max) for s in cluster.statuses().values() if s is not None}
 
 
+def failover(cluster: LocalCluster, writer: Writer) -> float:
+    """Kill the leader and return how long the writer had to wait; the old leader comes back."""
+    with writer.watch() as watch:
+        leader = cluster.wait_leader()
+        cluster.kill(leader)
+    cluster.start_replica(leader, OLDER)
+    cluster.wait_ready()
+    return watch.longest_s
+
+
 def test_an_upgrade_one_by_one(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(start=False, agents=0, replica_toml="[limits]\nsnapshot_entries = 200\n")
     for name in cluster.replica_names:
         cluster.start_replica(name, OLDER)
     cluster.wait_ready()
     acknowledged = Acknowledged()
+    pauses_s: dict[str, float] = {}
     with (
         Reporter(cluster.urls, acknowledged, name="reporter"),
-        Submissions(cluster.urls, acknowledged, prefix="upgrade"),
+        Writer(lambda: cluster.urls, acknowledged, prefix="upgrade") as writer,
     ):
         wait_for_more(acknowledged)
+        failovers_s = [failover(cluster, writer) for _ in range(FAILOVERS)]
         assert levels(cluster) == {(LEVEL - 1, LEVEL - 1)}
         *first, last = cluster.replica_names
         for name in first:
-            cluster.stop(name)
-            cluster.start_replica(name)
-            cluster.wait_ready()
+            with writer.watch() as watch:
+                cluster.stop(name)
+                cluster.start_replica(name)
+                cluster.wait_ready()
+            pauses_s[f"{name} is upgraded"] = watch.longest_s
             wait_for_more(acknowledged)
             time.sleep(LOOKS_S)
             assert {level for level, _ in levels(cluster)} == {LEVEL - 1}, "raised before all understand it"
-        cluster.stop(last)
-        time.sleep(LOOKS_S)
-        assert {level for level, _ in levels(cluster)} == {LEVEL - 1}, "raised although a member was away"
-        cluster.start_replica(last)
-        cluster.wait_ready()
-        cluster._wait(lambda: levels(cluster) == {(LEVEL, LEVEL)}, 20.0, "the level does not rise")
+        with writer.watch() as watch:
+            cluster.stop(last)
+            time.sleep(LOOKS_S)
+            assert {level for level, _ in levels(cluster)} == {LEVEL - 1}, "raised although a member was away"
+            cluster.start_replica(last)
+            cluster.wait_ready()
+        pauses_s[f"{last} is upgraded"] = watch.longest_s
+        with writer.watch() as watch:
+            cluster._wait(lambda: levels(cluster) == {(LEVEL, LEVEL)}, 20.0, "the level does not rise")
+        pauses_s["the level rises"] = watch.longest_s
         wait_for_more(acknowledged)
 
         # The older version does not come back, and says why; the others go on.
-        cluster.stop(last)
-        cluster.log_file(last).unlink()
-        cluster.start_replica(last, OLDER)
-        process = cluster._replica(last).process
-        assert processes.wait_end(process, 30.0), "it runs although it does not understand the cluster's level"
+        with writer.watch() as watch:
+            cluster.stop(last)
+            cluster.log_file(last).unlink()
+            cluster.start_replica(last, OLDER)
+            process = cluster._replica(last).process
+            assert processes.wait_end(process, 30.0), "it runs although it does not understand the cluster's level"
+        pauses_s["the older one tries to come back"] = watch.longest_s
         words = cluster.log_file(last).read_text()
         assert processes.exit_code(process) == 2, words
         assert f"understands levels up to {LEVEL - 1}" in words
         wait_for_more(acknowledged)
         cluster.start_replica(last)
         cluster.wait_ready()
+    LOG.info("failovers %s, pauses %s", failovers_s, pauses_s)
+    assert {step: took for step, took in pauses_s.items() if took > NOISE * max(failovers_s)} == {}, failovers_s
     statuses = cluster.wait_equal()
     assert len({status.digest for status in statuses.values()}) == 1
     ledger = Ledger()

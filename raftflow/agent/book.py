@@ -25,6 +25,8 @@ class Book:
         self.running: dict[int, Assignment] = {}
         self.ends: dict[int, ReportedEnd] = {}
         """In the order in which they happened, until some answer has a verdict for them."""
+        self.refused: list[ReportedEnd] = []
+        """Ends that nobody took since the incarnation is over."""
 
     def receive(self, assignments: Iterable[Assignment]) -> None:
         """Put new attempts into the queue. Those that were received before are ignored."""
@@ -68,6 +70,14 @@ class Book:
     def answered(self, verdicts: Iterable[ReportVerdict]) -> int:
         """Forget ends that got a verdict, whatever it is. Returns how many."""
         return sum(self.ends.pop(verdict.fence, None) is not None for verdict in verdicts)
+
+    def refuse(self, ends: Iterable[ReportedEnd]) -> None:
+        """Give ends up: the coordinator takes none of this incarnation any more."""
+        self.refused += [end for end in ends if self.ends.pop(end.fence, None) is not None]
+
+    def unheard(self) -> list[ReportedEnd]:
+        """Return the successes that no answer has confirmed, in the order in which they happened."""
+        return [end for end in (*self.refused, *self.ends.values()) if end.outcome == "succeeded"]
 
     @property
     def empty(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -77,6 +77,18 @@ class Patience:
             _log.info("the leader answers again")
         self.trouble = False
         self._next_s = _BACKOFF_MIN_S
+
+
+def first_of(ends: Iterable[ReportedEnd], count_max: int) -> list[ReportedEnd]:
+    """Return the first ends, as many as one request should carry; at least one."""
+    first: list[ReportedEnd] = []
+    size = 0
+    for end in ends:
+        size += len(bytes(end.result)) + len(end.error.encode()) + _END_BYTES
+        if first and (size > _ENDS_BYTES_MAX or len(first) >= count_max):
+            break
+        first.append(end)
+    return first
 
 
 def hold_ms(registration: RegisterResponse) -> int:
@@ -248,13 +260,7 @@ class Exchange:
 
     def _next_ends(self) -> tuple[list[ReportedEnd], list[int]]:
         """Return the ends for the next poll, and the fences of those that must wait for the one after."""
-        ends: list[ReportedEnd] = []
-        size = 0
-        for end in self._book.ends.values():
-            size += len(bytes(end.result)) + len(end.error.encode()) + _END_BYTES
-            if ends and (size > _ENDS_BYTES_MAX or len(ends) >= self._ends_max):
-                break
-            ends.append(end)
+        ends = first_of(self._book.ends.values(), self._ends_max)
         return ends, list(self._book.ends)[len(ends) :]
 
     def _next_pieces(self) -> list[LogPiece]:
@@ -278,8 +284,7 @@ class Exchange:
         try:
             response = await self._leader.poll(registration.id, _encode(request), timeout_s)
         except StaleIncarnationError as error:
-            for end in request.ends:  # refused, and recorded as such
-                self._book.ends.pop(end.fence, None)
+            self._book.refuse(request.ends)  # and the refusal is on record
             if not self.over.done():
                 _log.warning("incarnation %d counts no more: %s", registration.incarnation, error)
                 self._finish("stale")

@@ -22,8 +22,8 @@ from raftflow.agent.attempts import Attempts
 from raftflow.agent.book import Book
 from raftflow.agent.clock import Lease, now_ns
 from raftflow.agent.config import AgentConfig
-from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience
-from raftflow.agent.leader import LeaderClient, NoLeaderError, StaleIncarnationError
+from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience, first_of
+from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output import OutputStore
 from raftflow.domain.contract import (
@@ -36,6 +36,7 @@ from raftflow.domain.contract import (
     ReportedEnd,
 )
 from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.limits import OFFERS_MAX
 
 _log = logging.getLogger("raftflow.agent.loop")
 
@@ -83,6 +84,8 @@ class Agent:
         self._leave_timers: list[asyncio.TimerHandle] = []
         self._goodbye_limited = False
         self._short_lives = 0
+        self._offers: list[ReportedEnd] = []
+        """Successes of the last incarnation that nobody took."""
 
     # --- life
 
@@ -105,6 +108,7 @@ class Agent:
             if outcome == "stale":
                 await self._forget_everything()
                 await exchange.last_words()
+                self._keep_offers(exchange.level)
                 await self._avoid_war(self._loop.time() - began_at_s)
             elif not self._book.empty:
                 _log.warning("leaving with %d unreported ends", len(self._book.ends))
@@ -164,6 +168,7 @@ class Agent:
             prefetch=config.prefetch,
             pid=os.getpid(),
             version=_version(),
+            offers=self._offers,
         )
         leaving = asyncio.ensure_future(self._leaving.wait())
         try:
@@ -181,6 +186,13 @@ class Agent:
                     wait_s = self._patience.failed(f"cannot register: {error}", error.retry_after_s)
                 except StaleIncarnationError as error:
                     wait_s = self._patience.failed(f"cannot register: {error}")
+                except RefusedError as error:
+                    if not self._offers:
+                        raise
+                    _log.warning("dropping %d results of a lost incarnation: %s", len(self._offers), error)
+                    self._offers = []
+                    request.offers = []
+                    wait_s = 0.0
                 await asyncio.wait((leaving,), timeout=wait_s)
             return None
         finally:
@@ -194,6 +206,10 @@ class Agent:
             registration.lease_ms,
         )
         self._patience.succeeded()
+        if self._offers:
+            taken = sum(verdict.verdict == "accepted" for verdict in registration.verdicts)
+            _log.info("%d of %d results of the lost incarnation were still wanted", taken, len(self._offers))
+            self._offers = []
         self._book = Book(self._capacity)
         self._lapsed = False
         self._lease.start(sent_at_ns, registration.lease_ms)
@@ -224,6 +240,11 @@ class Agent:
         book.give_back()
         self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
         await self._attempts.wait_idle()
+
+    def _keep_offers(self, level: int) -> None:
+        """Remember what the next incarnation may bring back; the rest of the old one is void."""
+        if level >= ONLINE_LEVEL:
+            self._offers = first_of(self._book.unheard(), OFFERS_MAX)
 
     async def _avoid_war(self, lived_s: float) -> None:
         """Wait longer and longer if one incarnation after the other is lost at once."""

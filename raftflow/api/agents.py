@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from raftflow.api import problems
@@ -31,6 +32,9 @@ _FENCE_MAX = 2**63 - 1
 async def register(call: Call) -> Answer:
     """Bring an agent up."""
     request = decode(call.body, RegisterRequest)
+    _check_fences(end.fence for end in request.offers)
+    for end in request.offers:
+        check_depth(bytes(end.result))
     command = RegisterAgent(
         at_ms=call.replica.clock.now_ms(),
         actor=f"agent:{request.name}",
@@ -41,7 +45,8 @@ async def register(call: Call) -> Answer:
         labels=request.labels,
         prefetch=request.prefetch,
     )
-    reply = accepted(await call.replica.propose(command))
+    reply, verdicts = await call.replica.registrar.register(command, request.offers)
+    reply = accepted(reply)
     call.replica.desk.registered(request, reply.incarnation)
     timing = call.replica.config.timing
     return Answer(
@@ -52,6 +57,7 @@ async def register(call: Call) -> Answer:
             poll_wait_ms=timing.poll_wait_ms,
             result_bytes_max=limits.RESULT_BYTES_MAX,
             feature_level=call.replica.machine.state.feature_level,
+            verdicts=verdicts,
         )
     )
 
@@ -101,6 +107,10 @@ def _check_numbers(request: PollRequest) -> None:
             raise ProblemError(
                 problems.INVALID_DOCUMENT, f"{path} is out of range", errors=[FieldProblem(path, "is out of range")]
             )
+    _check_fences(fences)
+
+
+def _check_fences(fences: Iterable[int]) -> None:
     if any(not 0 <= fence <= _FENCE_MAX for fence in fences):
         raise ProblemError(problems.INVALID_DOCUMENT, "a fence is out of range")
 

@@ -20,25 +20,24 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 
 from raftflow.coordinator.clock import WallClock
+from raftflow.coordinator.ends import report, verdicts_of
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.relay import LogRelay
 from raftflow.coordinator.submitter import BusyError, Submitter
 from raftflow.coordinator.usage import UsageStore
 from raftflow.domain import limits
-from raftflow.domain.checks import result_problem
-from raftflow.domain.commands import AttemptEnd, ControlAgent, RemoveAgent, ReportAttempts
+from raftflow.domain.commands import ControlAgent, RemoveAgent
 from raftflow.domain.contract import (
     AgentLoad,
     Assignment,
     PollRequest,
     PollResponse,
     RegisterRequest,
-    ReportedEnd,
     ReportVerdict,
 )
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Reported
-from raftflow.domain.task import AgentState, AttemptOutcome
+from raftflow.domain.task import AgentState
 from raftflow.machine import queries
 from raftflow.machine.machine import Machine
 from raftflow.machine.state import Agent
@@ -264,16 +263,8 @@ class PollDesk:
             return []
         if missing:
             _log.warning("agent %s does not hold attempts that it was sent: %s", name, missing[:20])
-        queued = self._submitter.enqueue(
-            ReportAttempts(
-                at_ms=self._clock.now_ms(),
-                actor=f"agent:{name}",
-                agent=name,
-                incarnation=request.incarnation,
-                ends=tuple(attempt_end(end) for end in request.ends),
-                missing=missing,
-            )
-        )
+        level = self._machine.state.feature_level
+        queued = self._submitter.enqueue(report(name, request, missing, at_ms=self._clock.now_ms(), level=level))
         if isinstance(queued, Rejection):
             return queued
         self._leader.place_after(name, request.ends)
@@ -281,10 +272,7 @@ class PollDesk:
         if isinstance(reply, Rejection):
             return reply
         assert isinstance(reply, Reported)  # noqa: S101 - the machine's contract
-        return [
-            ReportVerdict(fence=item.fence, verdict=item.verdict, current_attempt=item.current_attempt)
-            for item in reply.verdicts
-        ]
+        return verdicts_of(reply.verdicts)
 
     async def _goodbye(
         self, name: str, request: PollRequest, verdicts: list[ReportVerdict]
@@ -430,30 +418,3 @@ def _missing(agent: Agent, request: PollRequest) -> tuple[int, ...]:
         return ()
     known = {*request.running, *request.queued, *(end.fence for end in request.ends)}
     return tuple(fence for fence in agent.live if fence <= request.seen and fence not in known)
-
-
-def attempt_end(end: ReportedEnd) -> AttemptEnd:
-    """Turn a reported end into what the log carries.
-
-    A result that cannot be kept makes the attempt a failed one that says so: refusing the report would only make
-    the agent send it again.
-    """
-    error = end.error
-    # This command is older than that outcome.
-    outcome = AttemptOutcome.FAILED if end.outcome == "outgrown" else AttemptOutcome(end.outcome)
-    result = bytes(end.result)
-    if result == b"null" or outcome is not AttemptOutcome.SUCCEEDED:
-        result = b""
-    problem = result_problem(result)
-    if problem is not None:
-        outcome, error, result = AttemptOutcome.FAILED, problem, b""
-    return AttemptEnd(
-        fence=end.fence,
-        workflow_id=end.workflow_id,
-        task_id=end.task_id,
-        outcome=outcome,
-        exit_code=end.exit_code,
-        error=error,
-        result=result,
-        duration_ms=end.duration_ms,
-    )

@@ -20,6 +20,7 @@ from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
+from raftflow.coordinator.registrar import Registrar
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus
@@ -122,6 +123,7 @@ class Replica:
             poll_wait_ms=timing.poll_wait_ms,
             held_max=config.limits.held_polls,
         )
+        self.registrar = Registrar(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
         self._started_s = 0.0
         self._watcher: asyncio.Task[None] | None = None

@@ -240,7 +240,7 @@ class TaskLog(msgspec.Struct, kw_only=True):
 # --- agents
 
 
-class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /v1/agents`."""
 
     name: Name
@@ -250,6 +250,9 @@ class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 0
     pid: int | None = None
     version: str = ""
+    offers: Annotated[list[ReportedEnd], msgspec.Meta(max_length=limits.OFFERS_MAX)] = []
+    """Successes of the former incarnation, which was declared lost, that nobody took: perhaps they are still wanted.
+    From level 3 on."""
 
 
 class RegisterResponse(msgspec.Struct, kw_only=True):
@@ -263,6 +266,8 @@ class RegisterResponse(msgspec.Struct, kw_only=True):
     result_bytes_max: int
     feature_level: int = 1
     """The cluster's level (`domain.features`): what the agent may say. It never goes down."""
+    verdicts: list[ReportVerdict] = []
+    """Of the offers; the agent forgets them whatever the verdict."""
 
 
 class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

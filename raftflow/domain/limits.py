@@ -53,5 +53,8 @@ ATTEMPT_HISTORY_MAX = 16
 PREFETCH_MAX = 1_024
 """Attempts that may wait in one agent's queue."""
 
+OFFERS_MAX = 1_000
+"""Finished results that an agent brings back when it returns."""
+
 USAGE_PER_POLL_MAX = 4_096
 """Running attempts whose usage one poll tells; those beyond it are told with the next ones."""

@@ -30,7 +30,6 @@ from raftflow.domain.commands import RegisterAgent
 from raftflow.domain.contract import AgentLoad, PollRequest, PollResponse, RegisterRequest, RegisterResponse
 from raftflow.domain.limits import RESULT_BYTES_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.replies import AgentAccepted
 from raftflow.domain.resources import parse_amount
 from raftflow.simulation.calls import CallFailed
 from raftflow.simulation.loop import START_S, Process
@@ -168,10 +167,9 @@ class SimLeaderClient:
                 labels=dict(request.labels),
                 prefetch=request.prefetch,
             )
-            reply = await replica.propose(command)
+            reply, verdicts = await replica.registrar.register(command, request.offers)
             if isinstance(reply, Rejection):
                 return reply
-            assert isinstance(reply, AgentAccepted)  # noqa: S101 - the machine's contract
             replica.desk.registered(request, reply.incarnation)
             timing = replica.config.timing
             return RegisterResponse(
@@ -181,6 +179,7 @@ class SimLeaderClient:
                 poll_wait_ms=timing.poll_wait_ms,
                 result_bytes_max=RESULT_BYTES_MAX,
                 feature_level=replica.machine.state.feature_level,
+                verdicts=verdicts,
             )
 
         registration: RegisterResponse = await self._pass(serve, self._timeout_s)

@@ -44,6 +44,9 @@ class FakeLeader:
         self.result_bytes_max = 64 * 1024
         self.feature_level = 1
         self.poll_bytes_max = 1 << 20
+        self.deaf_registrations = 0
+        """So many registrations are cut off after they were read."""
+        self.refuses_offers = False
         self.redirect_to: str | None = None
         self.no_leader = False
         self.tokens: set[str] = set()
@@ -127,6 +130,11 @@ class FakeLeader:
             self._last_seq = 0
         self.registrations.append(registration)
         await self.notify()
+        if self.deaf_registrations:
+            self.deaf_registrations -= 1
+            return self._cut(request)
+        if registration.offers and self.refuses_offers:
+            return self._problem(422, "invalid-document")
         answer = RegisterResponse(
             id=registration.name,
             incarnation=self.incarnation,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from raftflow.domain.commands import RemoveAgent
 
 SLEEP = {"command": ["true"]}
 
@@ -70,3 +73,23 @@ async def test_usage_that_makes_no_sense_is_refused(one: Any) -> None:
     for wrong in ({"cpu_ms": -1}, {"progress": 1.01}, {"memory_mib": 2**60}, {"fence": 2**64}, {"nice": 1}):
         answer = await one.poll(incarnation=incarnation, seq=1, usage=[{"fence": 1, **wrong}])
         assert answer.status in (400, 422), wrong
+
+
+async def test_a_lost_agent_brings_its_result_back_over_http(one: Any) -> None:
+    workflow = await one.submit({"id": "a", **SLEEP})
+    incarnation = await one.register()
+    fence = (await one.poll(incarnation=incarnation, seq=1, wait_ms=1000)).json["assign"][0]["fence"]
+    await one.replica.propose(
+        RemoveAgent(
+            at_ms=one.replica.clock.now_ms(), actor="leader:n1", name="a1", incarnation=incarnation, reason="lost"
+        )
+    )
+    offer = {"fence": fence, "workflow_id": workflow, "task_id": "a", "outcome": "succeeded", "result": [1]}
+    body = {"name": "a1", "instance": "i" * 8, "resources": {"cpu": 1}}
+    assert (await one.post("/v1/agents", {**body, "offers": [{**offer, "fence": 2**64}]})).status in (400, 422)
+    deep = "[" * 100 + "]" * 100
+    assert (await one.post("/v1/agents", {**body, "offers": [{**offer, "result": json.loads(deep)}]})).status == 400
+    answer = await one.post("/v1/agents", {**body, "offers": [offer]})
+    assert answer.json["verdicts"] == [{"fence": fence, "verdict": "accepted"}]
+    shown = (await one.get(f"/v1/workflows/{workflow}/tasks/a")).json
+    assert (shown["state"], shown["result"], shown["attempt"]) == ("succeeded", [1], 1)

@@ -51,6 +51,8 @@ async def test_agents_and_the_ledger(one: Any) -> None:
         "lease_ms": 5_000,
         "poll_wait_ms": 1_000,
         "result_bytes_max": 65_536,
+        "feature_level": one.replica.machine.state.feature_level,
+        "verdicts": [],
     }
     again = await one.post("/v1/agents", {**body, "version": "0.1", "labels": {"zone": "x"}})
     assert again.json["incarnation"] == 1

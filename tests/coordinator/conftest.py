@@ -14,6 +14,7 @@ from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Memb
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.commands import RegisterAgent, SubmitWorkflow
 from raftflow.domain.contract import PollRequest, PollResponse, ReportedEnd
+from raftflow.domain.features import LEVEL
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.memory import MemoryLog
@@ -35,7 +36,7 @@ class FakeClock:
 class Bench:
     """A replica on a log in memory, driven directly."""
 
-    def __init__(self, directory: Path, timing: Timing, limits: Limits, *, leads: bool) -> None:
+    def __init__(self, directory: Path, timing: Timing, limits: Limits, *, leads: bool, level: int = LEVEL) -> None:
         self.fs = RealFileSystem()
         self.clock = FakeClock()
         self.fs.make_dir(directory / "audit")
@@ -57,7 +58,7 @@ class Bench:
             self.log = MemoryLog(machine, name="n1", leads=leads)
             return self.log
 
-        self.replica = Replica(config, make_log, self.fs, clock=self.clock)
+        self.replica = Replica(config, make_log, self.fs, clock=self.clock, level=level)
         self.machine = self.replica.machine
         self.desk = self.replica.desk
         self.sent = 0
@@ -118,11 +119,13 @@ async def bench(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start replicas; all are stopped at the end, and none may have failed."""
     started: list[Bench] = []
 
-    async def start(*, leads: bool = True, limits: Limits | None = None, **timing: int) -> Bench:
+    async def start(*, leads: bool = True, limits: Limits | None = None, level: int = LEVEL, **timing: int) -> Bench:
         chosen = Timing(**{"lease_ms": 5_000, "poll_wait_ms": 1_000, **timing})
-        one = Bench(tmp_path / str(len(started)), chosen, limits or Limits(), leads=leads)
+        one = Bench(tmp_path / str(len(started)), chosen, limits or Limits(), leads=leads, level=level)
         started.append(one)
         await one.replica.start()
+        if leads:
+            await one.until(lambda: one.machine.state.feature_level == level)
         return one
 
     yield start

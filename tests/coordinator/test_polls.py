@@ -15,7 +15,7 @@ from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, ControlWorkflow
 from raftflow.domain.contract import AgentLoad, LogPiece, PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.task import AgentState, AttemptOutcome, TaskState, WorkflowState
+from raftflow.domain.task import AgentState, TaskState, WorkflowState
 from raftflow.machine import invariants
 
 
@@ -235,7 +235,7 @@ async def test_unknown_agents_and_old_incarnations_must_register(bench: Any) -> 
     from raftflow.coordinator.audit_frames import record_of
 
     record = record_of(frames[0])
-    assert (record.command, record.outcome, record.transitions) == ("attempts.report", "stale_incarnation", ())
+    assert (record.command, record.outcome, record.transitions) == ("attempts.end", "stale_incarnation", ())
     reply = await one.poll(new + 5, 1)
     assert reply.code is RejectionCode.STALE_INCARNATION
     assert [item.attempt for item in (await one.work(new, 1)).assign] == [2]
@@ -409,9 +409,3 @@ async def test_output_is_wanted_a_little_at_a_time(bench: Any) -> None:
         piece = LogPiece(request=wanted[0].request, data=b"x", size=1, truncated=False, complete=True)
         one.desk.relay.deliver("a1", [piece])
         assert (await task).data == b"x"
-
-
-async def test_an_outgrown_attempt_is_a_failed_one_below_level_3(bench: Any) -> None:
-    one = await bench()
-    end = polls_module.attempt_end(one.end(1, "wf-1", "t", "outgrown", error="used too much"))
-    assert (end.outcome, end.error) == (AttemptOutcome.FAILED, "used too much")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from raftflow.coordinator.audit import record_of
+from raftflow.coordinator.audit_frames import record_of
 from raftflow.coordinator.ends import attempt_end, attempt_finish
 from raftflow.domain.commands import ControlWorkflow, RegisterAgent, RemoveAgent
 from raftflow.domain.contract import ReportedEnd

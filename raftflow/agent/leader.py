@@ -2,6 +2,8 @@
 
 Any replica may be asked first; one that is not the leader answers a poll with 307, or with 503 while there is none.
 One call here is one pass: the remembered leader, then every peer in order. Waiting between passes is the caller's.
+Answers name the members of the cluster, so that the peers follow it when replicas are replaced; those of the
+configuration are asked last then.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import deque
+from collections.abc import Mapping
 from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -17,7 +20,15 @@ import msgspec
 from yarl import URL
 
 from raftflow.agent.config import AgentConfig, ConfigError
-from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, PollResponse, Problem, RegisterRequest, RegisterResponse
+from raftflow.domain.contract import (
+    HEADER_PEERS,
+    PROBLEM_TYPE_PREFIX,
+    PollResponse,
+    Problem,
+    RegisterRequest,
+    RegisterResponse,
+)
+from raftflow.domain.peers import learn_peers, order_peers
 
 _log = logging.getLogger("raftflow.agent.leader")
 
@@ -59,7 +70,10 @@ class LeaderClient:
     """Talks to whichever replica leads. Use `start` and `close` around it."""
 
     def __init__(self, config: AgentConfig) -> None:
-        self._peers = [peer.rstrip("/") for peer in config.peers]
+        self._configured = [peer.rstrip("/") for peer in config.peers]
+        self._peers = list(self._configured)
+        self._told = ""
+        """The list of members that is followed, as the leader sent it."""
         self._config = config
         self._leader: str | None = None
         self._urls: dict[tuple[str, str], URL] = {}
@@ -110,7 +124,7 @@ class LeaderClient:
                 continue
             tried.add(base)
             try:
-                status, location, data = await self._post(base, path, body, timeout_s)
+                status, headers, data = await self._post(base, path, body, timeout_s)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._failed(base)
                 reasons.append(f"{base}: {type(error).__name__} {error}".rstrip())
@@ -122,7 +136,9 @@ class LeaderClient:
                     reasons.append(f"{base}: an answer that is not the contract's: {error}")
                     continue
                 self._remember(base)
+                self._learn(headers.get(HEADER_PEERS, ""), base)
                 return answer
+            location = headers.get("Location") or headers.get("Retry-After")
             if status in (307, 308) and location:
                 target = _base_of(urljoin(base, location), path)
                 if target is None or (base.startswith("https:") and not target.startswith("https:")):
@@ -133,8 +149,10 @@ class LeaderClient:
             reasons.append(f"{base}: {self._judge(base, status, data, location)}")
         raise NoLeaderError("; ".join(reasons) or "no replica could be asked")
 
-    async def _post(self, base: str, path: str, body: bytes, timeout_s: float) -> tuple[int, str | None, bytes]:
-        """Send one request. Returns the status, `Location` or `Retry-After`, and the body."""
+    async def _post(
+        self, base: str, path: str, body: bytes, timeout_s: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send one request. Returns the status, the headers and the body."""
         if self._session is None:
             raise RuntimeError("LeaderClient.start() was not called")
         url = self._urls.get((base, path))
@@ -147,8 +165,7 @@ class LeaderClient:
             if (response.content_length or 0) > _ANSWER_BYTES_MAX:
                 raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes")
             data = await response.read()
-            headers = response.headers
-            return response.status, headers.get("Location") or headers.get("Retry-After"), data
+            return response.status, response.headers, data
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
         """Return the text of an answer that another replica may better, or raise what it means."""
@@ -175,6 +192,15 @@ class LeaderClient:
         if base != self._leader:
             _log.info("the leader is at %s", base)
             self._leader = base
+
+    def _learn(self, told: str, base: str) -> None:
+        """Follow the list of members that came with an answer."""
+        if not told or told == self._told:
+            return
+        learned = learn_peers(told, base)
+        if learned is not None:
+            self._told = told
+            self._peers = order_peers(base, learned, self._configured)
 
     def _failed(self, base: str) -> None:
         """Forget a leader that cannot be reached, and ask a peer that cannot be reached last."""

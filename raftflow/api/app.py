@@ -31,6 +31,7 @@ from raftflow.domain.contract import (
     HEADER_FORWARDED,
     HEADER_INDEX,
     HEADER_LEADER,
+    HEADER_PEERS,
     HEADER_REQUEST_ID,
     HEADER_TERM,
 )
@@ -111,6 +112,7 @@ class Api:
         headers.setdefault(HEADER_INDEX, str(stamp.applied_index))
         headers.setdefault(HEADER_TERM, str(stamp.term))
         headers.setdefault(HEADER_LEADER, stamp.leader or "")
+        headers[HEADER_PEERS] = self._replica.peer_urls()
 
     def _check_caller(self, request: web.Request) -> None:
         if self._token is not None and request.path not in _OPEN_PATHS:

@@ -27,7 +27,7 @@ from raftflow.api.calls import encode
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.coordinator.relay import LogUnavailableError
 from raftflow.coordinator.submitter import NotLeaderError, ProposeError
-from raftflow.domain.contract import HEADER_INDEX, HEADER_LEADER, HEADER_REQUEST_ID, HEADER_TERM
+from raftflow.domain.contract import HEADER_INDEX, HEADER_LEADER, HEADER_PEERS, HEADER_REQUEST_ID, HEADER_TERM
 
 if TYPE_CHECKING:
     from raftflow.coordinator.replica import Replica
@@ -122,6 +122,7 @@ class ExpressLane:
             HEADER_INDEX: str(stamp.applied_index),
             HEADER_TERM: str(stamp.term),
             HEADER_LEADER: stamp.leader or "",
+            HEADER_PEERS: replica.peer_urls(),
         }
         lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
         return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n\r\n".encode() + content

@@ -94,7 +94,7 @@ class AsyncClient:
 
     @property
     def peers(self) -> list[str]:
-        """The URLs of the replicas."""
+        """The URLs of the replicas: those that were given, or the members as the cluster told them since."""
         return list(self._transport.peers)
 
     # --- workflows
@@ -296,8 +296,9 @@ class AsyncClient:
                 return []
 
         # The agents' list needs a leader; without one the replicas' own words are all there is.
-        agents, answers = await asyncio.gather(ask_agents(), asyncio.gather(*(ask(url) for url in self.peers)))
-        return overview(dict(zip(self.peers, answers, strict=True)), agents)
+        urls = self.peers
+        agents, answers = await asyncio.gather(ask_agents(), asyncio.gather(*(ask(url) for url in urls)))
+        return overview(dict(zip(urls, answers, strict=True)), agents)
 
     # --- the members
 

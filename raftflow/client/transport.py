@@ -1,7 +1,8 @@
 """One call, as many requests as it takes: peers in turn, back-off, a deadline, one idempotency key.
 
 Any replica answers any call (a follower passes it to the leader), so the client stays with the peer that answered
-last and moves on when it fails. What is retried until the call's deadline: connections that fail, time-outs, 503
+last and moves on when it fails. Answers name the cluster's members, and the peers follow them; those that were given
+are asked last then. What is retried until the call's deadline: connections that fail, time-outs, 503
 (no leader, outcome unknown), 429 and 502/504 of a proxy in between. A write carries one `Idempotency-Key` for the
 whole call, so a request that was carried out although its answer was lost gets its first answer again.
 """
@@ -34,7 +35,8 @@ from raftflow.client.errors import (
     Unreachable,
     UsageError,
 )
-from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, HEADER_LEADER, PROBLEM_TYPE_PREFIX, Problem
+from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, HEADER_LEADER, HEADER_PEERS, PROBLEM_TYPE_PREFIX, Problem
+from raftflow.domain.peers import learn_peers, order_peers
 
 PEERS_MAX = 99
 TIMEOUT_S = 30.0
@@ -95,6 +97,9 @@ class Transport:
             raise UsageError(f"{len(self.peers)} peers were given: name 1 to {PEERS_MAX} replicas by their URLs")
         if not timeout_s > 0:
             raise UsageError("timeout_s must be above 0")
+        self._configured = list(self.peers)
+        self._told = ""
+        """The list of members that is followed, as a replica sent it."""
         self.timeout_s = timeout_s
         self._headers = {"User-Agent": f"raftflow/{__version__}", "Accept": "application/json"}
         if token is not None:
@@ -123,14 +128,14 @@ class Transport:
     async def call_raw(self, call: Call, *, timeout_s: float | None = None) -> bytes:
         """Make a call and return the body of its answer. Raises a `ClientError`."""
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
-        order = [checked_url(call.replica)] if call.replica is not None else self._order()
+        only = None if call.replica is None else [checked_url(call.replica)]
         failures: dict[str, str] = {}
         last: Problem | None = None
         sent = False
         pause_s = _PAUSE_FIRST_S
         while True:
             asked_s = 0.0
-            for peer in order:
+            for peer in only or self._order():
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     break
@@ -155,8 +160,9 @@ class Transport:
             pause_s = min(pause_s * 1.6, _PAUSE_MAX_S)
 
     def _order(self) -> list[str]:
-        """Return the peers, beginning with the one that answered last."""
-        return self.peers[self._preferred :] + self.peers[: self._preferred]
+        """Return the peers, beginning with the one that answered last; the configuration's others come last."""
+        members = self.peers[self._preferred :] + self.peers[: self._preferred]
+        return order_peers(members[0], members, self._configured)
 
     async def _request(self, call: Call, peer: str, timeout_s: float) -> bytes | _Again:
         """Send one request. Returns the body, or the problem of an answer that calls for another try."""
@@ -178,6 +184,7 @@ class Transport:
         ) as response:
             data = await _read(response)
             if response.status < 300:
+                self._follow(response.headers.get(HEADER_PEERS, ""), peer)
                 self._prefer(self._url_of.get(response.headers.get(HEADER_LEADER, ""), peer))
                 return data
             problem = _problem(response.status, data, peer)
@@ -188,6 +195,14 @@ class Transport:
     def learn(self, name: str, url: str) -> None:
         """Remember which peer a replica's name belongs to: answers tell the leader by its name."""
         self._url_of[name] = url
+
+    def _follow(self, told: str, base: str) -> None:
+        """Take the list of members that came with an answer as the peers from now on."""
+        if not told or told == self._told:
+            return
+        learned = learn_peers(told, base)
+        if learned is not None:
+            self._told, self.peers, self._preferred = told, learned, learned.index(base)
 
     def _prefer(self, url: str) -> None:
         """Begin with this peer from now on. Going to the leader at once saves a hop."""

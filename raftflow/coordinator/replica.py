@@ -26,6 +26,7 @@ from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus
 from raftflow.domain.events import AgentChanged
 from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
+from raftflow.domain.peers import tell_peers
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
 from raftflow.replication.membership import (
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+PEERS_FRESH_S = 1.0
+"""How old the list of members may be that goes with every answer."""
 TRANSFER_S = 2.0
 """How long a planned stop tries to hand leadership over."""
 CHANGE_S = 20.0
@@ -126,6 +129,8 @@ class Replica:
         self.registrar = Registrar(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
         self._started_s = 0.0
+        self._peers_told = ""
+        self._peers_until_s = 0.0
         self._watcher: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
@@ -277,6 +282,14 @@ class Replica:
         return MemberList(
             replica=self.config.name, leader=log.leader, term=log.term, members=views, removed=list(listed.removed)
         )
+
+    def peer_urls(self) -> str:
+        """Return what answers tell of the members' URLs, at most `PEERS_FRESH_S` old: it goes with every answer."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._peers_until_s:
+            self._peers_until_s = now_s + PEERS_FRESH_S
+            self._peers_told = tell_peers(member.url or "" for member in self.members().members if member.voting)
+        return self._peers_told
 
     def _addressed(self, name: str) -> MemberInfo:
         """Return a member as this replica's file knows it; without addresses if it does not."""

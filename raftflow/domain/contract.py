@@ -18,6 +18,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MA
 HEADER_INDEX = "X-Raftflow-Index"
 HEADER_TERM = "X-Raftflow-Term"
 HEADER_LEADER = "X-Raftflow-Leader"
+HEADER_PEERS = "X-Raftflow-Peers"
+"""URLs of the voting members, with commas between: agents and clients follow them (`peers.py`)."""
 HEADER_REQUEST_ID = "X-Request-Id"
 HEADER_IDEMPOTENCY_KEY = "Idempotency-Key"
 HEADER_FORWARDED = "X-Raftflow-Forwarded"

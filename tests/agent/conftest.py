@@ -48,6 +48,8 @@ class FakeLeader:
         """So many registrations are cut off after they were read."""
         self.refuses_offers = False
         self.redirect_to: str | None = None
+        self.peers_told = ""
+        """What answers tell of the cluster's members."""
         self.no_leader = False
         self.tokens: set[str] = set()
         self.refused = 0
@@ -92,6 +94,7 @@ class FakeLeader:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/agents", self._register)
         app.router.add_post("/v1/agents/{id}/poll", self._poll)
+        app.on_response_prepare.append(self._tell_peers)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls)
@@ -106,6 +109,9 @@ class FakeLeader:
                     connection.transport.abort()
             await self._runner.cleanup()
             self._runner = None
+
+    async def _tell_peers(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Raftflow-Peers"] = self.peers_told
 
     def _problem(self, status: int, word: str, **headers: str) -> web.Response:
         body = {"type": PROBLEM_TYPE_PREFIX + word, "title": word, "status": status, "detail": "as the test wants"}

@@ -160,6 +160,34 @@ async def test_a_follower_sends_the_agent_to_the_leader(leader: Any, make_leader
     assert not follower.polls
 
 
+async def test_the_agent_follows_the_members_to_replicas_that_it_was_not_told_of(
+    leader: Any, make_leader: Any, start_agent: Any
+) -> None:
+    old = await make_leader()
+    old.peers_told = f"{old.url},{leader.url}"
+    leader.no_leader = True
+    start_agent(peers=[old.url])
+    assert (await old.run(command=TRUE)).outcome == "succeeded"
+    await old.close()
+    leader.no_leader = False
+    leader.incarnation = old.incarnation
+    await leader.until(lambda: leader.polls)
+
+
+async def test_the_agent_keeps_its_own_list_if_the_members_have_addresses_of_another_network(
+    leader: Any, make_leader: Any, start_agent: Any
+) -> None:
+    old = await make_leader()
+    old.peers_told = "http://127.0.0.1:1"
+    leader.no_leader = True
+    start_agent(peers=[old.url, leader.url])
+    assert (await old.run(command=TRUE)).outcome == "succeeded"
+    await old.close()
+    leader.no_leader = False
+    leader.incarnation = old.incarnation
+    await leader.until(lambda: leader.polls)
+
+
 async def test_failover_keeps_what_runs_and_reports_to_the_new_leader(
     leader: Any, make_leader: Any, start_agent: Any, tmp_path: Path
 ) -> None:

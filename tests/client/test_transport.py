@@ -53,6 +53,40 @@ async def test_two_calls_have_two_keys_and_a_given_key_is_taken(replicas: list[A
     assert third == "mine"
 
 
+async def test_the_peers_follow_the_members(replicas: list[Any], make: Any, dead_url: str) -> None:
+    one, two, three = replicas
+    agents = {"agents": []}
+    told = {"X-Raftflow-Peers": ",".join(urls(replicas))}
+    one.routes["GET", "/v1/agents"] = lambda _request: make.answer(agents, **told)
+    two.routes["GET", "/v1/agents"] = lambda _request: make.answer(agents, **told)
+    async with AsyncClient([dead_url, one.url], timeout_s=5) as client:
+        assert await client.agents() == []
+        assert client.peers == urls(replicas)
+        await one.stop()
+        assert await client.agents() == []
+        assert (len(two.seen), three.seen) == (1, [])
+
+
+async def test_what_was_given_is_asked_when_no_member_answers(replicas: list[Any], make: Any, dead_url: str) -> None:
+    one, two, _three = replicas
+    told = {"X-Raftflow-Peers": f"{one.url},{dead_url}"}
+    one.routes["GET", "/v1/agents"] = lambda _request: make.answer({"agents": []}, **told)
+    two.routes["GET", "/v1/agents"] = {"agents": []}
+    async with AsyncClient([one.url, two.url], timeout_s=5) as client:
+        assert await client.agents() == []
+        await one.stop()
+        assert await client.agents() == []
+        assert len(two.seen) == 1
+
+
+async def test_a_list_of_other_addresses_is_not_followed(replicas: list[Any], make: Any, dead_url: str) -> None:
+    one = replicas[0]
+    one.routes["GET", "/v1/agents"] = lambda _request: make.answer({"agents": []}, **{"X-Raftflow-Peers": dead_url})
+    async with AsyncClient([one.url]) as client:
+        assert await client.agents() == []
+        assert client.peers == [one.url]
+
+
 async def test_the_peer_that_answered_is_asked_again(replicas: list[Any], dead_url: str) -> None:
     replicas[1].routes["GET", "/v1/agents"] = {"agents": []}
     async with AsyncClient([dead_url, replicas[1].url, replicas[2].url]) as client:

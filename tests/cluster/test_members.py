@@ -181,6 +181,23 @@ def test_three_become_five_and_three_again_under_load(make_trial: Callable[[], T
             client.add_member(first, "127.0.0.1:1", "http://127.0.0.1:1")
 
 
+def test_agents_and_clients_follow_when_all_replicas_are_replaced(make_cluster: Callable[..., LocalCluster]) -> None:
+    """Started with the first three URLs, an agent and a client go on when none of these replicas is left."""
+    cluster = make_cluster(nodes=3, agents=1)
+    wait_for_level(cluster)
+    first = list(cluster.replica_names)
+    agent = cluster.pid_of(cluster.agent_names[0])
+    with cluster.client() as client:
+        for name in first:
+            cluster.add_replica()
+            cluster.remove_replica(name)
+            created = client.submit({"name": "w", "tasks": [{"id": "t", "command": ["true"]}]})
+            assert client.wait(created.id, timeout_s=60).state == "succeeded"
+        assert set(client.peers) == set(cluster.urls)
+        assert not set(first) & set(cluster.replica_names)
+    assert cluster.pid_of(cluster.agent_names[0]) == agent
+
+
 def test_leadership_is_handed_over_before_a_planned_stop(make_trial: Callable[[], Trial]) -> None:
     trial = make_trial()
     cluster = trial.cluster

@@ -7,12 +7,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from hashlib import sha256
 from typing import Literal
 
 import msgspec
 
 from raftflow.domain.limits import CACHE_KEY_CHARS_MAX, NAME_CHARS_MAX
 
+_NULL = b"null"
+_SMALL_BYTES = 1_024
+
+_encoder = msgspec.msgpack.Encoder()
 _PLACEHOLDER = re.compile(r"\$\{([^{}]*)\}")
 
 
@@ -55,3 +62,44 @@ def _add_text(pieces: list[Piece], text: str) -> None:
 def referred(template: str) -> list[str]:
     """Return the ids of the tasks that a template refers to. Raises `ValueError` as `parse_key`."""
     return [piece.task for piece in parse_key(template) if isinstance(piece, Reference)]
+
+
+def fill(template: str, result_of: Callable[[str], bytes]) -> str:
+    """Return the key that a template makes of the results of the needs. A longer one than the limit is hashed.
+
+    `result_of` returns the result of a task as JSON, empty for none.
+    """
+    parts = []
+    for piece in parse_key(template):
+        if isinstance(piece, str):
+            parts.append(piece)
+        elif piece.part == "digest":
+            parts.append(digest_of(result_of(piece.task)))
+        else:
+            parts.append((result_of(piece.task) or _NULL).decode())
+    key = "".join(parts)
+    return key if len(key) <= CACHE_KEY_CHARS_MAX else f"sha256:{sha256(key.encode()).hexdigest()}"
+
+
+def automatic_key(
+    what: tuple[tuple[str, ...] | None, str | None, bytes, bytes, str | None],
+    env: Mapping[str, str],
+    results: Iterable[tuple[str, bytes]],
+) -> str:
+    """Return the key of all that a task runs (command, callable, arguments, working directory) and its inputs.
+
+    `results` are the ids of the tasks that it needs and their results, in any order: it sees them by id.
+    """
+    inputs = sorted((task, digest_of(result)) for task, result in results)
+    return f"sha256:{sha256(_encoder.encode((what, sorted(env.items()), inputs))).hexdigest()}"
+
+
+def digest_of(result: bytes) -> str:
+    """Return the SHA-256, in hex, of a result; no result is `null`."""
+    return _large_digest(result) if len(result) > _SMALL_BYTES else sha256(result or _NULL).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _large_digest(result: bytes) -> str:
+    """Many tasks may need the same large result."""
+    return sha256(result).hexdigest()

@@ -206,6 +206,14 @@ class RetireWorkflows(Command, frozen=True, tag="workflows.retire"):
     count_max: int = 1_000
 
 
+class ClearCache(Command, frozen=True, tag="cache.clear"):
+    """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all. Replies `Cleared`."""
+
+    key: str | None = None
+    prefix: str = ""
+    """Looked at if `key` is None."""
+
+
 class Supported(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What one member of the cluster understands, as it told the leader."""
 
@@ -241,6 +249,7 @@ AnyCommand = (
     | FireTimers
     | RetireWorkflows
     | RaiseFeatureLevel
+    | ClearCache
 )
 
 

@@ -97,6 +97,37 @@ class WorkflowCreated(msgspec.Struct, kw_only=True):
     warnings: list[str] = []
 
 
+class CachedResultView(msgspec.Struct, kw_only=True):
+    """A result that may stand for those of equal tasks."""
+
+    key: str
+    size: int
+    """Bytes of the result."""
+    workflow_id: str
+    """Of the task that made it, and that task's id."""
+    task_id: str
+    made_at: str
+    used_at: str
+    hits: int
+    """Tasks that it stood for."""
+
+
+class CachePage(msgspec.Struct, kw_only=True):
+    """Cached results in order of the keys. `next` is the cursor of the next page, None at the end."""
+
+    entries: list[CachedResultView]
+    total: int
+    """Of all cached results, listed or not; `bytes` too, with what surrounds them."""
+    bytes: int
+    next: str | None = None
+
+
+class CacheCleared(msgspec.Struct, kw_only=True):
+    """How many cached results were forgotten."""
+
+    cleared: int
+
+
 class KindView(msgspec.Struct, kw_only=True):
     """What was learnt of a kind of tasks: what the next one is expected to take and to use."""
 
@@ -164,6 +195,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     history: list[AttemptView] = []
     usage: UsageView | None = None
     """Of the present attempt while it runs; lists leave it out."""
+    cached: bool = False
+    """It succeeded by the result of an equal task."""
 
 
 class TaskPage(msgspec.Struct, kw_only=True):

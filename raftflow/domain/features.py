@@ -39,6 +39,7 @@ NEEDS: Final[dict[type[c.Command], int]] = {
     c.ReportEnds: ONLINE_LEVEL,
     c.OfferEnds: ONLINE_LEVEL,
     c.RecallAttempts: ONLINE_LEVEL,
+    c.ClearCache: ONLINE_LEVEL,
 }
 """The level that a command needs; those of the first release are not listed."""
 

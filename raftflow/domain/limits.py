@@ -31,7 +31,12 @@ KINDS_MAX = 10_000
 """Kinds of tasks of which run times are remembered."""
 
 CACHE_KEY_CHARS_MAX = 1_024
-"""Characters of the template of a cache key."""
+"""Characters of a cache key, and of its template."""
+CACHE_ENTRIES_MAX = 10_000
+CACHE_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of the cached results and what surrounds them. The least recently used go first."""
+CACHE_LINE_MAX = 100_000
+"""Tasks that wait for one that is equal to them; one more runs by itself."""
 
 ENTRY_BYTES_MAX = 16 * 1024 * 1024
 """Bytes of one log entry; also bounds a workflow document."""

@@ -70,4 +70,10 @@ class Retired(_Reply, frozen=True, tag="retired"):
     workflow_ids: tuple[str, ...]
 
 
-AnyReply = Done | WorkflowAccepted | AgentAccepted | Placed | Reported | Fired | Retired | Rejection
+class Cleared(_Reply, frozen=True, tag="cleared"):
+    """How many cached results were forgotten."""
+
+    count: int
+
+
+AnyReply = Done | WorkflowAccepted | AgentAccepted | Placed | Reported | Fired | Retired | Cleared | Rejection

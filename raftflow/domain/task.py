@@ -4,7 +4,7 @@
 try to run a task on one agent; it exists while the task is queued or running. A running task may have two, the second
 of which is its *backup*: the first of them to succeed wins.
 
-    waiting   some task that it needs has not succeeded yet
+    waiting   some task that it needs has not succeeded yet, or an equal one runs whose result will be reused
     delayed   an attempt failed; the next may start when the back-off is over
     ready     may run as soon as an agent has room
     queued    assigned ahead of time: waits in an agent's queue and holds nothing in the ledger
@@ -66,17 +66,24 @@ class TaskEvent(enum.IntEnum):
     """The attempt used more memory than its demand: the next one gets more. It costs no retry."""
     OFFERED = 17
     """The agent with which the attempt was lost came back and brought its result."""
+    CACHED = 18
+    """The result of an equal task stands for its own."""
+    YIELDED = 19
+    """An equal task that is more urgent, or not paused, runs in its place."""
 
 
 _S, _E = TaskState, TaskEvent
 
 TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.WAITING, _E.NEEDS_MET): _S.READY,
+    (_S.WAITING, _E.CACHED): _S.SUCCEEDED,
     (_S.WAITING, _E.CANCELLED): _S.CANCELLED,
     (_S.DELAYED, _E.BACKOFF_OVER): _S.READY,
+    (_S.DELAYED, _E.YIELDED): _S.WAITING,
     (_S.DELAYED, _E.CANCELLED): _S.CANCELLED,
     (_S.READY, _E.QUEUED): _S.QUEUED,
     (_S.READY, _E.STARTED): _S.RUNNING,
+    (_S.READY, _E.YIELDED): _S.WAITING,
     (_S.READY, _E.CANCELLED): _S.CANCELLED,
     (_S.QUEUED, _E.PROMOTED): _S.RUNNING,
     (_S.QUEUED, _E.RELEASED): _S.READY,

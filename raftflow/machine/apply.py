@@ -38,7 +38,7 @@ from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine import agents, attempts, backups, features, recall, workflows
+from raftflow.machine import agents, attempts, backups, cache, features, recall, workflows
 from raftflow.machine.requests import Remembered, fingerprint_of
 from raftflow.machine.step import Step
 
@@ -63,6 +63,7 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.FireTimers: ("timers.fire", attempts.fire_timers, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
     c.RaiseFeatureLevel: ("features.raise", features.raise_level, ""),
+    c.ClearCache: ("cache.clear", cache.clear_cache, ""),
 }
 """For each command: its tag, what applies it, and the field that names what it is about."""
 

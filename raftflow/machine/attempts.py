@@ -14,7 +14,7 @@ from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
-from raftflow.machine import growth, learning, ledger
+from raftflow.machine import cache, growth, learning, ledger
 from raftflow.machine.backups import drop, remember, win
 from raftflow.machine.flow import cancel_downstream, stop_workflow, void
 from raftflow.machine.quarantine import agent_due, note_end
@@ -259,8 +259,8 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         agent.queue.remove(attempt.fence)
     if task.state is TaskState.SUCCEEDED:
         _meet_needs(step, workflow, task)
-    elif task.state is TaskState.FAILED:
-        _fail(step, workflow, task)
+    elif task.state is TaskState.FAILED or task.claim:
+        _fall_back(step, workflow, task)
     if agent.queue and agent.present:
         ledger.promote(step, agent)
 
@@ -347,6 +347,9 @@ def _fail_for_good(step: Step, workflow: Workflow, task: Task, attempt: Attempt,
 
 def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:
     """Tell the tasks that need this one that it has succeeded."""
+    if workflow.caches:
+        cache.succeeded(step, workflow, task)
+        return
     tasks = workflow.tasks
     for position in workflow.dependents[task.position]:
         dependent = tasks[position]
@@ -354,6 +357,14 @@ def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:
         dependent.open_needs -= 1
         if dependent.open_needs == 0 and dependent.state is _WAITING:
             move(step, workflow, dependent, TaskEvent.NEEDS_MET)
+
+
+def _fall_back(step: Step, workflow: Workflow, task: Task) -> None:
+    """Do what follows for others when an attempt ended without success."""
+    if task.state is TaskState.FAILED:
+        _fail(step, workflow, task)
+    if task.claim:
+        cache.attempt_over(step, workflow, task)
 
 
 def _fail(step: Step, workflow: Workflow, task: Task) -> None:

@@ -13,6 +13,7 @@ from raftflow.domain.resources import show_amount
 from raftflow.domain.rooms import Shape, fits_in, suits
 from raftflow.domain.task import PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc
+from raftflow.machine import cache
 from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
 from raftflow.machine.wishes import avoided, budget
 from raftflow.machine.workflows import never_fits
@@ -50,15 +51,18 @@ def explain(machine: Machine, workflow_id: str, task_id: str, memory: Memory = N
             workflow.tasks[need].id for need in task.needs if workflow.tasks[need].state is not TaskState.SUCCEEDED
         ][:WAITS_FOR_MAX]
         reason, waiting = _waiting(task)
+        equal = cache.waits_for(machine.state, workflow, task)
+        if equal is not None:
+            waits_for = [f"{equal[0].id}/{equal[1].id}"]
     elif task.state is TaskState.READY:
         reason, waiting = _ready(machine, workflow, task, memory)
-    elif task.last is not None and task.state in _WITH_ATTEMPT:
+    elif task.last is not None and not task.cached and task.state in _WITH_ATTEMPT:
         reason, waiting = _WITH_ATTEMPT[task.state](machine, task, task.last), _WAITING_KIND.get(task.state, "")
     else:
         reason, waiting = task.detail or task.state.name.lower(), ""
     if workflow.paused and task.state in _PAUSABLE:
         reason, waiting = f"the workflow is paused; {reason}", "paused"
-    placed = task.last if task.state in _PLACED else None
+    placed = task.last if task.state in _PLACED and not task.cached else None
     return TaskExplanation(
         id=task.id,
         state=PUBLIC_NAME[task.state],

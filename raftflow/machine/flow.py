@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain.task import TaskEvent, TaskState
+from raftflow.machine import cache
 from raftflow.machine.state import (
     DRAIN_OVER,
     ORDER_MOVE,
@@ -29,6 +30,8 @@ def cancel_task(step: Step, workflow: Workflow, task: Task, why: str) -> None:
     move(step, workflow, task, TaskEvent.CANCELLED)
     task.finished_ms = step.clock_ms
     task.detail = why
+    if task.claim:
+        cache.let_go(step, workflow, task)
 
 
 def give_order(step: Step, workflow: Workflow, task: Task, order: int) -> None:

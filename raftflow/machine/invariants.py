@@ -65,6 +65,9 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
     if counts != workflow.counts:
         yield f"{prefix}counts {workflow.counts}, its tasks give {counts}"
     unfinished = sum(task.state not in FINAL for task in workflow.tasks)
+    cached = sum(task.cached for task in workflow.tasks)
+    if workflow.cached != cached:
+        yield f"{prefix}{workflow.cached} tasks with cached results counted, there are {cached}"
     if workflow.open != unfinished:
         yield f"{prefix}{workflow.open} open tasks counted, there are {unfinished}"
     finished = unfinished == 0
@@ -91,13 +94,17 @@ def _task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) 
         yield f"{task.open_needs} open needs counted, there are {open_needs}"
     if open_needs and task.state not in {TaskState.WAITING, TaskState.CANCELLED}:
         yield f"is {task.state.name} although {open_needs} of its needs have not succeeded"
-    if not open_needs and task.state is TaskState.WAITING:
+    if not open_needs and task.state is TaskState.WAITING and not task.claim:
         yield "waits although all its needs have succeeded"
     if task.state in {TaskState.WAITING, TaskState.READY, TaskState.DELAYED}:
         if workflow.cancelled or workflow.stopping:
             yield f"is {task.state.name} although its workflow is being stopped"
         if any(workflow.tasks[need].state in {TaskState.FAILED, TaskState.CANCELLED} for need in task.needs):
             yield "waits for a task that will not succeed"
+    if task.claim and (open_needs or task.state in FINAL or task.claim not in state.claims):
+        yield f"is {task.state.name} and holds a claim"
+    if task.cached and task.state is not TaskState.SUCCEEDED:
+        yield f"is {task.state.name} by a cached result"
     if (task.state in FINAL) != bool(task.finished_ms):
         yield f"is {task.state.name}, finished at {task.finished_ms}"
     if len(task.history) >= limits.ATTEMPT_HISTORY_MAX:
@@ -244,6 +251,7 @@ def _table_problems(state: State, clock_ms: int) -> Iterator[str]:
     if kinds != state.kinds:
         yield "the table of kinds of agents does not match the agents that are up"
     yield from _kind_problems(state, clock_ms)
+    yield from _cache_problems(state)
     incarnations = [agent.incarnation for agent in state.agents.values()]
     if incarnations != sorted(set(incarnations)):
         yield "agents are out of order of their incarnations"
@@ -256,6 +264,29 @@ def _kind_problems(state: State, clock_ms: int) -> Iterator[str]:
         amounts = (learnt.count - 1, learnt.mean_us, learnt.deviation_us, learnt.cpu_ms, learnt.peak_mib)
         if learnt.kind != kind or min(amounts) < 0 or learnt.last_ms > clock_ms:
             yield f"what was learnt of the kind {kind!r} makes no sense"
+
+
+def _cache_problems(state: State) -> Iterator[str]:
+    size = sum(entry.size_bytes for entry in state.results)
+    if state.results.size_bytes != size:
+        yield f"{state.results.size_bytes} bytes of cached results counted, there are {size}"
+    if len(state.results) > limits.CACHE_ENTRIES_MAX or size > limits.CACHE_BYTES_MAX:
+        yield f"{len(state.results)} results of {size} bytes are cached, which is too much"
+    owners: dict[str, tuple[int, int]] = {}
+    lines: dict[str, list[tuple[int, int]]] = {}
+    for workflow in state.workflows.values():
+        for task in workflow.tasks:
+            if task.claim and task.state is TaskState.WAITING:
+                lines.setdefault(task.claim, []).append((workflow.number, task.position))
+            elif task.claim and owners.setdefault(task.claim, (workflow.number, task.position)) != (
+                workflow.number,
+                task.position,
+            ):
+                yield f"task {workflow.id}/{task.id}: runs beside an equal one"
+    for name in {**state.claims, **owners, **lines}:
+        claim = state.claims.get(name)
+        if claim is None or claim.owner != owners.get(name) or sorted(claim.line) != lines.get(name, []):
+            yield f"the claim {name.split(chr(0))[0]!r} does not match the tasks that share it"
 
 
 def _fence_problems(state: State) -> Iterator[str]:

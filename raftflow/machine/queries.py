@@ -12,6 +12,8 @@ from raftflow.domain.contract import (
     AgentView,
     Assignment,
     AttemptView,
+    CachedResultView,
+    CachePage,
     KindList,
     KindView,
     LedgerLine,
@@ -45,6 +47,7 @@ __all__ = [
     "assignments",
     "attempt_location",
     "budget",
+    "cache_page",
     "explain",
     "holdings",
     "kind_estimate",
@@ -91,6 +94,7 @@ def _workflow_view(workflow: Workflow) -> WorkflowView:
             ready=counts[TaskState.READY] + counts[TaskState.QUEUED],
             waiting=counts[TaskState.WAITING] + counts[TaskState.DELAYED],
             cancelled=counts[TaskState.CANCELLED],
+            cached=workflow.cached,
         ),
         submitted_at=iso_utc(workflow.submitted_ms),
         finished_at=iso_utc_or_none(workflow.finished_ms),
@@ -160,6 +164,7 @@ def _task_view(workflow: Workflow, task: Task, *, history: bool) -> TaskView:
         finished_at=iso_utc_or_none(task.finished_ms),
         result=msgspec.Raw(task.result) if task.result else None,
         detail=_detail(task),
+        cached=task.cached,
         needs=[workflow.tasks[need].id for need in task.needs],
         history=[_attempt_view(attempt) for attempt in attempts_of(task)] if history else [],
     )
@@ -318,6 +323,39 @@ def live_fences(machine: Machine, agent: str) -> list[int]:
     """Return the fences of an agent's live attempts, in the order in which they were assigned."""
     known = machine.state.agents.get(agent)
     return [] if known is None else list(known.live)
+
+
+# --- cached results
+
+
+def cache_page(machine: Machine, prefix: str, limit: int, cursor: str | None) -> CachePage:
+    """List the cached results whose keys begin with `prefix`, in order of the keys.
+
+    `cursor` is the `next` of the page before: the last key of it.
+    """
+    results = machine.state.results
+    keys = sorted(
+        entry.key for entry in results if entry.key.startswith(prefix) and (cursor is None or entry.key > cursor)
+    )
+    limit = max(1, min(limit, PAGE_MAX))
+    found = [entry for key in keys[:limit] if (entry := results.get(key)) is not None]
+    return CachePage(
+        entries=[
+            CachedResultView(
+                key=entry.key,
+                size=len(entry.result),
+                workflow_id=entry.workflow_id,
+                task_id=entry.task_id,
+                made_at=iso_utc(entry.made_ms),
+                used_at=iso_utc(entry.used_ms),
+                hits=entry.hits,
+            )
+            for entry in found
+        ],
+        total=len(results),
+        bytes=results.size_bytes,
+        next=keys[limit - 1] if len(keys) > limit else None,
+    )
 
 
 # --- what was learnt

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from raftflow.domain.rooms import fits_in
-from raftflow.domain.task import LIVE_ATTEMPT, AgentState, TaskState
+from raftflow.domain.task import FINAL, LIVE_ATTEMPT, AgentState, TaskState
 from raftflow.machine import ledger
-from raftflow.machine.state import Agent, Profile, State, Task, Workflow, attempt_of
+from raftflow.machine.state import Agent, Claim, Profile, State, Task, Workflow, attempt_of
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
     from raftflow.machine.copying import AgentRecord, WorkflowRecord
     from raftflow.machine.requests import Remembered
+    from raftflow.machine.results import CachedResult
     from raftflow.machine.state import Learnt
 
 _profiles_decoder = msgspec.msgpack.Decoder(list[Profile])
@@ -45,6 +47,11 @@ class Builder:
         """Add what was learnt of kinds of tasks, in order."""
         for learnt in kinds:
             self.state.kinds_learnt[learnt.kind] = learnt
+
+    def add_results(self, entries: list[CachedResult]) -> None:
+        """Add cached results, least recently used first."""
+        for entry in entries:
+            self.state.results.put(entry)
 
     def add_agent(self, record: AgentRecord) -> None:
         """Add an agent."""
@@ -115,6 +122,8 @@ class Builder:
             for attempt in (task.last, task.backup, *task.history):
                 if attempt is not None:
                     attempt.agent = self._names.setdefault(attempt.agent, attempt.agent)
+            if task.claim:
+                self._claim(workflow, task)
             if task.state in LIVE_ATTEMPT:
                 if task.last is None:
                     raise SnapshotError(f"{workflow.id}/{task.id}: {task.state.name.lower()} without an attempt")
@@ -123,6 +132,17 @@ class Builder:
                 if task.state is not TaskState.RUNNING:
                     raise SnapshotError(f"{workflow.id}/{task.id}: {task.state.name.lower()} with a backup attempt")
                 self._live.append((task.backup.fence, workflow, task))
+
+    def _claim(self, workflow: Workflow, task: Task) -> None:
+        """Enter a task as the owner of its claim, or in line."""
+        member = (workflow.number, task.position)
+        claim = self.state.claims.setdefault(task.claim, Claim(None))
+        if task.state is TaskState.WAITING:
+            claim.line[member] = None
+        elif task.state in FINAL or claim.owner is not None:
+            raise SnapshotError(f"{workflow.id}/{task.id}: holds a claim that is not its own")
+        else:
+            claim.owner = member
 
     def _begun(self) -> Workflow:
         if self._current is None:
@@ -140,12 +160,15 @@ class Builder:
         self.state.workflows[workflow.id] = workflow
         self.state.by_number[workflow.number] = workflow
 
-    def finish(self, requests: int, agents: int, workflows: int, kinds: int) -> None:
-        """Derive the rest. Raises `SnapshotError` if the records do not fit together."""
+    def finish(self, *counts: int) -> None:
+        """Derive the rest. Raises `SnapshotError` if the records do not fit together.
+
+        `counts` are those of requests, agents, workflows, kinds and cached results.
+        """
         self._complete()
         state = self.state
-        found = (len(state.requests), len(state.agents), len(state.workflows), len(state.kinds_learnt))
-        if found != (requests, agents, workflows, kinds):
+        tables: tuple[Sized, ...] = (state.requests, state.agents, state.workflows, state.kinds_learnt, state.results)
+        if tuple(map(len, tables)) != counts:
             raise SnapshotError("the snapshot holds another number of records than its header says")
         ended = []
         for workflow in state.workflows.values():
@@ -155,6 +178,8 @@ class Builder:
                 state.live_tasks += len(workflow.tasks)
         ended.sort(key=lambda workflow: workflow.finished_number)
         state.finished = {workflow.id: workflow for workflow in ended}
+        if any(claim.owner is None for claim in state.claims.values()):
+            raise SnapshotError("tasks wait for an equal one that is not there")
         self._derive_accounts()
         self._derive_timers()
 

@@ -1,7 +1,7 @@
 """Snapshots: the machine as a stream of bytes, and back.
 
     frame   = length (4 bytes, big endian, of what follows) + kind (1 byte) + MessagePack
-    stream  = HEADER, REQUESTS*, KINDS*, AGENT*, (WORKFLOW, PROFILES*, TASKS*)*, END
+    stream  = HEADER, REQUESTS*, KINDS*, RESULTS*, AGENT*, (WORKFLOW, PROFILES*, TASKS*)*, END
 
 Pieces are cuts of that stream at any place. What follows from something else is not in it (ledger, queues, timers,
 counts, dependents): restoring derives it again, so that a restored machine is equal in every later answer. Equal
@@ -17,6 +17,7 @@ import msgspec
 from raftflow.machine.copying import CHUNK, CHUNK_BITS, AgentRecord, CopyOnWrite, WorkflowRecord
 from raftflow.machine.requests import Remembered
 from raftflow.machine.restoring import Builder, SnapshotError
+from raftflow.machine.results import CachedResult
 from raftflow.machine.state import Learnt, State, Workflow
 from raftflow.machine.step import Step
 
@@ -33,7 +34,7 @@ BATCH = 500
 """Remembered requests, kinds or profiles in a frame."""
 
 _HEADER, _REQUESTS, _AGENT, _WORKFLOW, _PROFILES, _TASKS, _END = b"H", b"R", b"A", b"W", b"P", b"T", b"E"
-_KINDS = b"K"
+_KINDS, _RESULTS = b"K", b"C"
 _FRAME_BYTES_MAX = 2**31
 
 _encoder = msgspec.msgpack.Encoder()
@@ -57,11 +58,13 @@ class Header(msgspec.Struct, array_like=True, frozen=True):
     agents: int
     workflows: int
     kinds: int = 0
+    results: int = 0
 
 
 _header_decoder = msgspec.msgpack.Decoder(Header)
 _requests_decoder = msgspec.msgpack.Decoder(list[Remembered])
 _kinds_decoder = msgspec.msgpack.Decoder(list[Learnt])
+_results_decoder = msgspec.msgpack.Decoder(list[CachedResult])
 _agent_decoder = msgspec.msgpack.Decoder(AgentRecord)
 _workflow_decoder = msgspec.msgpack.Decoder(WorkflowRecord)
 
@@ -81,6 +84,7 @@ class Snapshot:
         requests = list(state.requests)
         agents = list(state.agents.values())
         workflows = list(state.workflows.values())
+        results = list(state.results)
         kinds = list(state.kinds_learnt.values())
         # They are few, and change in place: they are written before anything can change them.
         kind_frames = [_encoder.encode(kinds[first : first + BATCH]) for first in range(0, len(kinds), BATCH)]
@@ -100,6 +104,7 @@ class Snapshot:
             len(agents),
             len(workflows),
             len(kinds),
+            len(results),
         )
         copying = self._copying
 
@@ -109,6 +114,8 @@ class Snapshot:
                 yield _REQUESTS, _encoder.encode(requests[first : first + BATCH])
             for frame in kind_frames:
                 yield _KINDS, frame
+            for batch in _result_batches(results):
+                yield _RESULTS, _encoder.encode(batch)
             for agent in agents:
                 yield _AGENT, copying.write_agent(agent)
             for workflow in workflows:
@@ -150,6 +157,20 @@ def _workflow_frames(copying: CopyOnWrite, workflow: Workflow) -> Iterator[tuple
         yield _PROFILES, _encoder.encode(workflow.profiles[first : min(first + BATCH, profiles)])
     for chunk in range((len(workflow.tasks) + CHUNK - 1) >> CHUNK_BITS):
         yield _TASKS, copying.write_chunk(workflow, chunk)
+
+
+def _result_batches(results: list[CachedResult]) -> Iterator[list[CachedResult]]:
+    """Put cached results together up to the size of a piece, for one alone may be large."""
+    batch: list[CachedResult] = []
+    size = 0
+    for result in results:
+        batch.append(result)
+        size += result.size_bytes
+        if size >= PIECE_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _cut(frames: Iterator[tuple[bytes, bytes]]) -> Iterator[bytes]:
@@ -217,6 +238,8 @@ def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Hea
             builder.add_requests(_requests_decoder.decode(payload))
         elif kind == _KINDS:
             builder.add_kinds(_kinds_decoder.decode(payload))
+        elif kind == _RESULTS:
+            builder.add_results(_results_decoder.decode(payload))
         elif kind == _END:
             break
         else:
@@ -225,7 +248,7 @@ def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Hea
         raise SnapshotError("the snapshot has no end: it was cut off")
     if next(frames, None) is not None:
         raise SnapshotError("the snapshot goes on after its end")
-    builder.finish(header.requests, header.agents, header.workflows, header.kinds)
+    builder.finish(header.requests, header.agents, header.workflows, header.kinds, header.results)
     return header, state
 
 

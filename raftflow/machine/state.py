@@ -19,6 +19,7 @@ from raftflow.domain.task import AgentState, AttemptOutcome, TaskState, Workflow
 from raftflow.domain.workflow import OnFailure
 from raftflow.machine.agent_timers import AgentTimers
 from raftflow.machine.requests import RequestTable
+from raftflow.machine.results import ResultTable
 from raftflow.machine.timers import Timers
 
 ORDER_NONE = 0
@@ -90,6 +91,11 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     """Why it failed or was cancelled."""
     backup: Attempt | None = None
     """A second live attempt, which started after `last` and may overtake it. Only a running task has one."""
+    claim: str = ""
+    """Among equal tasks one runs and the others wait for it: what they are known by (`cache.py`). Empty for a task
+    that is not cached, whose needs are not met, or that has ended."""
+    cached: bool = False
+    """It succeeded by the result of an equal task."""
 
 
 def attempt_of(task: Task, fence: int) -> Attempt:
@@ -139,6 +145,8 @@ class Workflow:
 
     __slots__ = (
         "by_id",
+        "cached",
+        "caches",
         "cancelled",
         "counts",
         "dependents",
@@ -193,6 +201,10 @@ class Workflow:
         """Tasks by state."""
         self.open = 0
         """Tasks that have not ended."""
+        self.cached = 0
+        """Tasks that succeeded by the result of an equal one."""
+        self.caches = False
+        """Some of its tasks are cached."""
 
     @property
     def state(self) -> WorkflowState:
@@ -216,6 +228,8 @@ class Workflow:
                 dependents[need].append(task.position)
         self.dependents = [tuple(positions) for positions in dependents]
         self.counts = counts
+        self.cached = sum(task.cached for task in self.tasks)
+        self.caches = any(profile.cache is not None for profile in self.profiles)
         self.open = len(self.tasks) - sum(counts[TaskState.SUCCEEDED :])
 
 
@@ -316,6 +330,17 @@ class Learnt(msgspec.Struct, array_like=True, gc=False):
     """When it was learnt last."""
 
 
+class Claim:
+    """Equal tasks, by workflow number and position: one that runs, or may run, and those that wait for it."""
+
+    __slots__ = ("line", "owner")
+
+    def __init__(self, owner: tuple[int, int] | None) -> None:
+        self.owner = owner
+        """None only while a workflow is being stopped, or while a snapshot is read."""
+        self.line: dict[tuple[int, int], None] = {}
+
+
 class State:
     """Everything that is replicated, aside from the clock and the chain."""
 
@@ -335,6 +360,10 @@ class State:
         self.shapes: weakref.WeakValueDictionary[Shape, Shape] = weakref.WeakValueDictionary()
         """One object for equal shapes."""
         self.requests = RequestTable(requests_max)
+        self.results = ResultTable()
+        """Results that may stand for those of equal tasks."""
+        self.claims: dict[str, Claim] = {}
+        """Which of equal tasks runs, and which wait for it."""
         self.timers = Timers()
         self.agent_timers = AgentTimers()
         self.live_tasks = 0

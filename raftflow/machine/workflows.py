@@ -24,7 +24,7 @@ from raftflow.domain.workflow import (
     topological_order,
     upward_ranks,
 )
-from raftflow.machine import learning
+from raftflow.machine import cache, learning
 from raftflow.machine.flow import stop_workflow, take_back_queued
 from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Profile, Task, Workflow
 from raftflow.machine.step import move
@@ -81,6 +81,7 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
     for task in workflow.tasks:
         if task.state is TaskState.READY:
             step.events.append(TaskReady(workflow.id, task.position))
+    _admit(step, workflow)
     return WorkflowAccepted(workflow.id, workflow.warnings)
 
 
@@ -158,9 +159,16 @@ def _tasks(spec: WorkflowSpec, numbers: list[int], learnt_ms: list[int | None]) 
     tasks = []
     for position, task in enumerate(spec.tasks):
         needs = tuple([position_of[need] for need in task.needs])
-        state = TaskState.WAITING if needs else TaskState.READY
+        state = TaskState.WAITING if needs or task.cache is not None else TaskState.READY
         tasks.append(Task(task.id, position, numbers[position], needs, ranks[position], state, len(needs)))
     return tasks
+
+
+def _admit(step: Step, workflow: Workflow) -> None:
+    """Let the cached tasks that need nothing (more) come in, once all tasks are in the tables."""
+    if workflow.caches:
+        met = [task for task in workflow.tasks if task.state is TaskState.WAITING and task.open_needs == 0]
+        cache.admit(step, workflow, met)
 
 
 def _warnings(kinds: dict[Kind, int], profiles: list[Profile], examples: list[TaskSpec]) -> list[str]:
@@ -245,6 +253,7 @@ def _pause(step: Step, workflow: Workflow) -> Done | Rejection:
             step.events.append(TaskNotReady(workflow.id, task.position))
     workflow.paused = True
     take_back_queued(step, workflow, ORDER_RELEASE)
+    cache.reconsider(step, workflow)
     return Done()
 
 
@@ -257,6 +266,7 @@ def _resume(step: Step, workflow: Workflow) -> Done:
         if task.state is TaskState.READY:
             step.events.append(TaskReady(workflow.id, task.position))
     take_back_queued(step, workflow, ORDER_NONE)
+    cache.reconsider(step, workflow)
     return Done()
 
 
@@ -277,11 +287,13 @@ def _retry(step: Step, workflow: Workflow) -> Done | Rejection:
     workflow.stopping = False
     for task in workflow.tasks:
         if task.state is not TaskState.SUCCEEDED:
-            move(step, workflow, task, TaskEvent.REVIVED_WAITING if task.open_needs else TaskEvent.REVIVED_READY)
+            waits = task.open_needs or workflow.profiles[task.profile].cache is not None
+            move(step, workflow, task, TaskEvent.REVIVED_WAITING if waits else TaskEvent.REVIVED_READY)
             task.failures = 0
             task.losses = 0
             task.finished_ms = 0
             task.detail = ""
+    _admit(step, workflow)
     return Done()
 
 

@@ -44,9 +44,11 @@ NUMBERS = st.integers(0, 30)
 @st.composite
 def specs(draw: Callable[..., Any]) -> WorkflowSpec:
     count = draw(st.integers(1, 8))
+    caches = draw(st.sampled_from([[None], [None, "", "k"], [None, "", "k-${t0.digest}"]]))
     tasks = []
     for position in range(count):
         needs = draw(st.lists(st.integers(0, position - 1), unique=True, max_size=2)) if position % 2 else []
+        cache = draw(st.sampled_from(caches))
         tasks.append(
             TaskSpec(
                 id=f"t{position}",
@@ -61,6 +63,7 @@ def specs(draw: Callable[..., Any]) -> WorkflowSpec:
                 retries=draw(st.integers(0, 2)),
                 retry_delay_ms=draw(st.sampled_from([0, 10])),
                 timeout_ms=draw(st.sampled_from([None, 50])),
+                cache="k" if cache is not None and "t0" in cache and 0 not in needs else cache,
             )
         )
     return WorkflowSpec(
@@ -182,6 +185,9 @@ class Model(RuleBasedStateMachine):
 
     @rule(workflow_id=WORKFLOWS, spec=specs(), request=NUMBERS)
     def submit(self, workflow_id: str, spec: WorkflowSpec, request: int) -> None:
+        if not self.online:
+            tasks = tuple(msgspec.structs.replace(task, cache=None) for task in spec.tasks)
+            spec = msgspec.structs.replace(spec, tasks=tasks)
         self.do(c.SubmitWorkflow, workflow_id=workflow_id, spec=spec, request_id=f"r{request}" if request < 9 else "")
 
     @rule(workflow_id=WORKFLOWS, action=st.sampled_from(["cancel", "pause", "resume", "retry"]), request=NUMBERS)
@@ -201,6 +207,11 @@ class Model(RuleBasedStateMachine):
     @rule(before=st.integers(0, 200), count=st.integers(0, 2))
     def retire(self, before: int, count: int) -> None:
         self.do(c.RetireWorkflows, before_ms=self.now_ms - before, count_max=count)
+
+    @precondition(lambda self: self.online and len(self.machine.state.results) > 0)
+    @rule(prefix=st.sampled_from(["", "k", "sha256:"]))
+    def clear_cache(self, prefix: str) -> None:
+        self.do(c.ClearCache, prefix=prefix)
 
     # --- agents
 

@@ -143,6 +143,7 @@ def _overlay(call: Call, view: AgentView) -> None:
     """Add what only the leader's memory holds."""
     leader = call.replica.leader
     if leader.leading:
+        view.state = leader.stands(view.id, view.state)
         view.last_seen_s = leader.silent_s(view.id)
         view.pid, view.version, view.load = call.replica.desk.told_by(view.id)
 

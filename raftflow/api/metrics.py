@@ -41,6 +41,12 @@ def _lines(replica: Replica) -> Iterable[str]:
         agents[agent.state.value] = agents.get(agent.state.value, 0) + 1
     for name in sorted(agents):
         yield f'raftflow_agents{{state="{name}"}} {agents[name]}'
+    calm = replica.leader.calm
+    text = "Times that so many agents fell silent at once that they are given up slowly, since this replica started"
+    yield from _metric("raftflow_mass_losses_total", "counter", text, calm.begun)
+    yield from _metric(
+        "raftflow_agents_overdue", "gauge", "Agents whose lease is over, kept for now in a mass loss", calm.held_back
+    )
     yield from _metric("raftflow_polls_held", "gauge", "Polls that wait for news", replica.desk.held)
     yield from _metric("raftflow_commands_waiting", "gauge", "Commands that wait", replica.submitter.waiting)
     yield from _histogram(replica.commits)

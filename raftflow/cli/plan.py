@@ -136,7 +136,7 @@ def _live_agents() -> list[PlanAgent]:
     from raftflow.scheduler.plan import PlanAgent  # noqa: PLC0415
 
     with connect() as client:
-        found = [agent for agent in client.agents() if agent.state == "up"]
+        found = [agent for agent in client.agents() if agent.up]
     if not found:
         raise Failure("the cluster has no agent that is up; give --agents FILE")
     return [

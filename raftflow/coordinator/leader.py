@@ -12,9 +12,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
+from raftflow.coordinator.calm import Calm
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import STALL_S, Leases
+from raftflow.coordinator.standing import Standing
 from raftflow.coordinator.submitter import ProposeError, Submitter
 from raftflow.domain.commands import (
     CommitPlacements,
@@ -25,7 +27,7 @@ from raftflow.domain.commands import (
     RetireWorkflows,
     Supported,
 )
-from raftflow.domain.contract import ReportedEnd
+from raftflow.domain.contract import AgentWord, ReportedEnd
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
@@ -34,6 +36,8 @@ from raftflow.replication.log import Role
 _log = logging.getLogger(__name__)
 
 LEASE_CHECK_LEAST_S = 0.05
+CALM_CHECK_S = 0.2
+"""The same during a mass loss: removals come a few at a time."""
 RETIRE_EVERY_S = 30.0
 RETIRE_COUNT_MAX = 1_000
 LEVEL_EVERY_S = 1.0
@@ -55,6 +59,10 @@ class Planner(Protocol):
 
     def plan(self) -> tuple[Placement, ...]:
         """Propose placements for now; empty if there is nothing to place or no room."""
+        ...
+
+    def suspect(self, agent: str, *, silent: bool) -> None:
+        """Give an agent nothing while it is silent, or take it into account again."""
         ...
 
     def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
@@ -80,11 +88,14 @@ class LeaderLoop:
         clock: WallClock,
         planner: Planner,
         lease_ms: int,
+        poll_wait_ms: int,
         retention_ms: int,
         on_bug: Callable[[BaseException], None],
         member_levels: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
-        self.leases = Leases(lease_ms)
+        self.leases = Leases(lease_ms, poll_wait_ms)
+        self.standing = Standing()
+        self.calm = Calm()
         self._actor = f"leader:{name}"
         self._machine = machine
         self._submitter = submitter
@@ -131,6 +142,7 @@ class LeaderLoop:
         now_s = asyncio.get_running_loop().time()
         self.leases.clear()
         for agent in self._machine.state.agents.values():
+            self.standing.known(agent)
             if agent.present:
                 self.leases.contact(agent.name, now_s)
         for errand in self._errands:
@@ -156,6 +168,8 @@ class LeaderLoop:
         self._lease_timer = self._wake_timer = self._retire_timer = self._level_timer = None
         self._wake_due_ms = None
         self.leases.clear()
+        self.standing.clear()
+        self.calm.reset()
 
     def on_applied(self, events: list[Event]) -> None:
         """Take note of an applied entry."""
@@ -180,6 +194,8 @@ class LeaderLoop:
         """Note that an agent was heard."""
         if self._leading:
             self.leases.contact(agent, asyncio.get_running_loop().time())
+            if agent in self.standing.suspects:
+                self._trust(agent)
             if self._lease_timer is None:
                 self._arm_leases()
 
@@ -188,20 +204,32 @@ class LeaderLoop:
         heard_s = self.leases.last_heard_s(agent)
         return None if heard_s is None else round(asyncio.get_running_loop().time() - heard_s, 3)
 
+    def stands(self, agent: str, state: AgentWord) -> AgentWord:
+        """Return an agent's state as users see it, given the one that the replicas know. While leading."""
+        return self.standing.word(agent, state, asyncio.get_running_loop().time())
+
     def _watch(self, name: str) -> None:
         agent = self._machine.state.agents.get(name)
         if agent is None or not agent.present:
             self.leases.forget(name)
-        elif self.leases.last_heard_s(name) is None:
+            self.standing.settled(name)
+            if name in self.standing.suspects:
+                self._trust(name)
+            return
+        self.standing.changed(agent, asyncio.get_running_loop().time())
+        if self.leases.last_heard_s(name) is None:
             self.contact(name)
 
     def _arm_leases(self) -> None:
         loop = asyncio.get_running_loop()
-        due_s = self.leases.next_expiry_s()
-        if due_s is None:
+        expiry_s = self.leases.next_expiry_s()
+        if expiry_s is None:
             self._lease_timer = None
             return
-        due_s = max(due_s, loop.time() + LEASE_CHECK_LEAST_S)
+        suspicion_s = self.leases.next_suspicion_s(self.standing.suspects)
+        due_s = expiry_s if suspicion_s is None else min(expiry_s, suspicion_s)
+        least_s = CALM_CHECK_S if self.calm.active else LEASE_CHECK_LEAST_S
+        due_s = max(due_s, loop.time() + least_s)
         self._lease_timer = loop.call_at(due_s, self._check_leases, due_s)
 
     def _check_leases(self, due_s: float) -> None:
@@ -210,13 +238,51 @@ class LeaderLoop:
         if late_s > STALL_S:
             _log.warning("this replica stood still for %.1f s; every agent gets a full lease again", late_s)
             self.leases.renew_all(now_s)
+            for name in tuple(self.standing.suspects):
+                self._trust(name)
+        self._note_suspects(now_s)
+        over: list[tuple[str, int]] = []
         for name in self.leases.expired(now_s):
             agent = self._machine.state.agents.get(name)
             if agent is None or not agent.present:
                 self.leases.forget(name)
             elif (name, agent.incarnation) not in self._removals:
-                self._remove(name, agent.incarnation, "lost")
+                over.append((name, agent.incarnation))
+        for name, incarnation in over[: self._may_remove(len(over), now_s)]:
+            self._remove(name, incarnation, "lost")
         self._arm_leases()
+
+    def _trust(self, name: str) -> None:
+        """Give a suspect work again."""
+        del self.standing.suspects[name]
+        self._planner.suspect(name, silent=False)
+        self._placing.kick()
+
+    def _note_suspects(self, now_s: float) -> None:
+        """Give nothing more to agents that have been silent for long."""
+        suspects = self.standing.suspects
+        for name in self.leases.suspects(now_s):
+            if name not in suspects:
+                suspects[name] = None
+                self._planner.suspect(name, silent=True)
+
+    def _may_remove(self, wanted: int, now_s: float) -> int:
+        """Return how many of the agents whose leases are over may be given up now."""
+        if not wanted:
+            if self.calm.active and not self._removals:
+                _log.warning("the mass loss of agents is over")
+                self.calm.reset()
+            return 0
+        present = sum(agent.present for agent in self._machine.state.agents.values())
+        begun = self.calm.begun
+        granted = self.calm.grant(wanted, silent=len(self.standing.suspects), present=present, now_s=now_s)
+        if self.calm.begun != begun:
+            _log.warning(
+                "%d of %d agents are silent at once: they are given up slowly, and kept if they are heard again",
+                len(self.standing.suspects),
+                present,
+            )
+        return granted
 
     def _remove(self, name: str, incarnation: int, reason: Literal["lost", "left"]) -> None:
         key = (name, incarnation)

@@ -34,6 +34,7 @@ class QueuePlanner:
         """Agents with room, as of the last plan."""
         self._changed: dict[str, None] = {}
         """Agents to be looked at again, in the order of the events."""
+        self._suspects: dict[str, None] = {}
 
     def reset(self) -> None:
         """Read everything anew from the state machine."""
@@ -41,6 +42,7 @@ class QueuePlanner:
         for workflow_id, position in queries.ready_tasks(self._machine):
             self._add(workflow_id, position)
         self._rooms.clear()
+        self._suspects.clear()
         self._changed = dict.fromkeys(self._machine.state.agents)
 
     def observe(self, events: list[Event]) -> None:
@@ -53,6 +55,14 @@ class QueuePlanner:
             elif isinstance(event, AgentChanged):
                 self._changed[event.name] = None
 
+    def suspect(self, agent: str, *, silent: bool) -> None:
+        """Give an agent nothing while it is silent, or take it into account again."""
+        if silent:
+            self._suspects[agent] = None
+        else:
+            self._suspects.pop(agent, None)
+        self._changed[agent] = None
+
     def _add(self, workflow_id: str, position: int) -> None:
         # Later events of the same entry may have changed it again; then there is nothing to add.
         task = queries.ready_task(self._machine, workflow_id, position)
@@ -63,7 +73,7 @@ class QueuePlanner:
         """Propose placements for now; empty if nothing is ready or nobody has room."""
         for name in self._changed:
             room = queries.agent_room(self._machine, name)
-            if room is not None and has_room(room):
+            if room is not None and has_room(room) and name not in self._suspects:
                 self._rooms[name] = room
             else:
                 self._rooms.pop(name, None)

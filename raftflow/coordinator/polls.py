@@ -272,6 +272,8 @@ class PollDesk:
         if isinstance(reply, Rejection):
             return reply
         assert isinstance(reply, Reported)  # noqa: S101 - the machine's contract
+        if any(end.outcome == "succeeded" for end in request.ends):
+            self._leader.standing.settled(name)
         return verdicts_of(reply.verdicts)
 
     async def _goodbye(

@@ -112,6 +112,7 @@ class Replica:
             clock=self.clock,
             planner=QueuePlanner(self.machine),
             lease_ms=timing.lease_ms,
+            poll_wait_ms=timing.poll_wait_ms,
             retention_ms=config.limits.retention_ms,
             on_bug=self._fail,
             member_levels=self._member_levels,

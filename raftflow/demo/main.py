@@ -97,7 +97,7 @@ class Demo:
         console.print(f"[red]killed the leader {leader}[/red] (SIGKILL, term {status.term})", highlight=False)
 
     def _kill_agent(self, client: Client, console: Console) -> None:
-        busy = [agent for agent in client.agents() if agent.state == "up" and agent.running > 0]
+        busy = [agent for agent in client.agents() if agent.up and agent.running > 0]
         if not busy:
             return
         victim = max(busy, key=lambda agent: (agent.running + agent.queued, agent.name))

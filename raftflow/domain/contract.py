@@ -450,12 +450,16 @@ class PollResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The cluster's level; see `RegisterResponse`."""
 
 
+AgentWord = Literal["up", "suspect", "returned", "quarantine", "draining", "lost", "left"]
+"""State of an agent, as users see it."""
+
+
 class AgentView(msgspec.Struct, kw_only=True):
     """What `agent list` prints."""
 
     id: str
     name: str
-    state: Literal["up", "suspect", "returned", "quarantine", "draining", "lost", "left"]
+    state: AgentWord
     """As the replicas know it; and as the leader alone knows it, in place of `up`: `suspect` while it has been silent
     for a good part of its lease, and `returned` from its return after a loss to its first success."""
     incarnation: int
@@ -477,6 +481,11 @@ class AgentView(msgspec.Struct, kw_only=True):
     """How often it was lost in short succession; an hour without a loss forgets it."""
     faults_per_mille: int = 0
     """How many of its last attempts, some sixteen, failed there or vanished with it."""
+
+    @property
+    def up(self) -> bool:
+        """True if the replicas know it as up, whatever the leader thinks of it."""
+        return self.state in {"up", "suspect", "returned"}
 
 
 class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

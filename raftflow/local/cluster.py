@@ -376,7 +376,7 @@ class LocalCluster:
         def up() -> bool:
             wanted = {name for name in self.agent_names if self.pid_of(name) is not None}
             with self.client(timeout_s=5.0) as client:
-                return wanted <= {agent.name for agent in client.agents() if agent.state == "up"}
+                return wanted <= {agent.name for agent in client.agents() if agent.up}
 
         self._wait(up, timeout_s, "the agents have not registered")
 

@@ -321,8 +321,8 @@ def _leases_on_wall_clock() -> Patch:
 def _impatient_leases() -> Patch:
     init = Leases.__init__
 
-    def short(self: Leases, lease_ms: int) -> None:
-        init(self, lease_ms // 3)
+    def short(self: Leases, lease_ms: int, poll_wait_ms: int = 0) -> None:
+        init(self, lease_ms // 3, poll_wait_ms)
 
     return patch.object(Leases, "__init__", short)
 

@@ -54,3 +54,27 @@ async def test_a_drain_that_makes_no_sense(online: Any, body: Any) -> None:
     answer = await online.post("/v1/agents/a1/drain", body)
     assert (answer.status, answer.word) == (400, "invalid-document")
     assert (await online.get("/v1/agents/a1")).json["state"] == "up"
+
+
+async def test_the_leader_s_own_view_of_agents(online: Any) -> None:
+    await online.register()
+    leader = online.replica.leader
+    leader.leases._heard_s["a1"] -= 3.0
+    leader._arm_leases()
+    await online.until(lambda: "a1" in leader.standing.suspects)
+    assert (await online.get("/v1/agents/a1")).json["state"] == "suspect"
+    assert [each["state"] for each in (await online.get("/v1/agents")).json["agents"]] == ["suspect"]
+    assert "raftflow_mass_losses_total 0\n" in (await online.get("/metrics")).body.decode()
+
+
+async def test_an_agent_that_is_lost_again_and_again(online: Any) -> None:
+    for number in range(3):
+        await online.register(instance=f"instance-{number}")
+    agent = (await online.get("/v1/agents/a1")).json
+    assert (agent["state"], agent["losses"]) == ("quarantine", 2)
+    assert agent["quarantine_until"] > "2020"
+    resumed = (await online.post("/v1/agents/a1/resume")).json
+    assert (resumed["state"], resumed["quarantine_until"]) == ("returned", None)
+    records = (await online.get("/v1/audit?limit=100")).json["records"]
+    (told,) = [record["detail"] for record in records if "quarantine" in record["detail"]]
+    assert told.startswith("agent a1 was lost 2 times in short succession; agent a1 is in quarantine for 10 s")

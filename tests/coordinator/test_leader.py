@@ -11,9 +11,11 @@ from raftflow.coordinator import leader as leader_module
 from raftflow.coordinator.config import Limits
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import Leases
+from raftflow.coordinator.standing import Standing
 from raftflow.coordinator.submitter import NoLeaderError
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.task import AgentState, TaskState, WorkflowState
+from raftflow.machine.state import Agent
 
 
 def test_leases_expire_after_lease_and_margin() -> None:
@@ -83,6 +85,103 @@ async def test_a_pause_of_the_leader_costs_no_lease(bench: Any, monkeypatch: pyt
     assert loop._removals == {}
     await asyncio.sleep(0.01)
     assert one.machine.state.agents["a1"].state is AgentState.UP
+
+
+def test_suspicion_comes_before_the_lease_is_over() -> None:
+    leases = Leases(10_000, 3_000)
+    leases.contact("a", 100.0)
+    leases.contact("b", 104.0)
+    assert (leases.suspects(104.9), leases.suspects(105.0)) == ([], ["a"])
+    assert leases.next_suspicion_s({}) == 105.0
+    assert leases.next_suspicion_s({"a"}) == 109.0
+    assert leases.next_suspicion_s({"a", "b"}) is None
+    patient = Leases(10_000, 5_000)
+    patient.contact("a", 100.0)
+    assert (patient.suspects(106.9), patient.suspects(107.0)) == ([], ["a"]), "polls are held for half the lease"
+
+
+async def test_a_silent_agent_gets_nothing_more_until_it_is_heard(bench: Any) -> None:
+    one = await bench(lease_ms=4_000, poll_wait_ms=100)
+    incarnation = await one.register(cpu=4)
+    await one.register("a2", instance="2" * 8)
+    leader = one.replica.leader
+    leader.leases._heard_s["a1"] -= 3.0
+    leader._arm_leases()
+    await one.until(lambda: "a1" in leader.standing.suspects)
+    assert (leader.stands("a1", "up"), leader.stands("a2", "up")) == ("suspect", "up")
+    assert leader.stands("a1", "draining") == "draining"
+    await one.submit("t", "u")
+    await one.until(lambda: one.machine.state.agents["a2"].live)
+    assert not one.machine.state.agents["a1"].live
+    answer = await one.work(incarnation, 1)
+    assert [item.task_id for item in answer.assign] == ["u"]
+    assert leader.stands("a1", "up") == "up"
+
+
+async def test_a_suspect_that_is_lost_and_back_gets_work(bench: Any) -> None:
+    one = await bench(lease_ms=400, poll_wait_ms=50)
+    await one.until(lambda: one.machine.state.feature_level >= 3)
+    await one.register()
+    leader = one.replica.leader
+    await one.until(lambda: "a1" in leader.standing.suspects)
+    await one.until(lambda: one.machine.state.agents["a1"].state is AgentState.LOST)
+    assert not leader.standing.suspects
+    workflow = await one.submit("t", "u")
+    incarnation = await one.register(instance="2" * 8)
+    assert leader.stands("a1", "up") == "returned"
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+    await one.work(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t", "failed")])
+    assert leader.stands("a1", "up") == "returned"
+    fence = one.machine.state.fence
+    await one.work(incarnation, 3, seen=fence, ends=[one.end(fence, workflow, "u")])
+    assert leader.stands("a1", "up") == "up"
+
+
+def test_who_returned_is_up_like_others_after_a_minute() -> None:
+    standing = Standing()
+    agent = Agent("a1", "i", 3, capacity={}, labels={}, prefetch=0)
+    standing.changed(agent, 10.0)
+    assert standing.word("a1", "up", 11.0) == "up", "it is new, not back"
+    again = Agent("a1", "j", 4, capacity={}, labels={}, prefetch=0)
+    again.losses = 1
+    standing.changed(again, 20.0)
+    standing.changed(again, 70.0)
+    assert (standing.word("a1", "up", 79.9), standing.word("a1", "up", 80.0)) == ("returned", "up")
+    other = Standing()
+    other.known(again)
+    other.changed(again, 20.0)
+    assert other.word("a1", "up", 21.0) == "up", "it was there before this replica led"
+
+
+async def test_a_mass_loss_is_slow_and_who_is_heard_again_is_kept(bench: Any, caplog: Any) -> None:
+    one = await bench(lease_ms=600, poll_wait_ms=100)
+    names = [f"a{number}" for number in range(1, 8)]
+    incarnations = {name: await one.register(name, instance=name * 4) for name in names}
+    agents = one.machine.state.agents
+    await one.until(lambda: agents["a1"].state is AgentState.LOST)
+    await one.work(incarnations["a7"], 1, name="a7")
+    assert sum(agent.present for agent in agents.values()) >= 3, "they do not go all at once"
+    assert one.replica.leader.calm.active
+    seq = 1
+    while any(agents[name].present for name in names[:-1]):
+        seq += 1
+        await one.work(incarnations["a7"], seq, name="a7")
+    assert agents["a7"].state is AgentState.UP
+    assert one.replica.leader.calm.begun == 1
+    assert "given up slowly" in caplog.text
+    await one.until(lambda: not one.replica.leader.calm.active)
+
+
+async def test_a_pause_of_the_leader_makes_nobody_suspect(bench: Any) -> None:
+    one = await bench(lease_ms=1_000, poll_wait_ms=100)
+    await one.register()
+    leader = one.replica.leader
+    now_s = asyncio.get_running_loop().time()
+    leader.leases.contact("a1", now_s - 0.7)
+    leader._check_leases(now_s)
+    assert list(leader.standing.suspects) == ["a1"]
+    leader._check_leases(now_s - 1.0)
+    assert not leader.standing.suspects
 
 
 async def test_a_back_off_ends_by_itself(bench: Any) -> None:

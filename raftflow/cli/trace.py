@@ -51,10 +51,10 @@ class Rate(click.ParamType[float]):
     "--policy",
     "policies",
     multiple=True,
-    type=click.Choice(["critical-path", "first-come"]),
+    type=click.Choice(["critical-path", "first-come", "binpack", "spread", "least-cost"]),
     default=("critical-path",),
     show_default=True,
-    help="Order of ready tasks; give it twice to compare.",
+    help="How agents are chosen, and the order of ready tasks; give several to compare.",
 )
 @click.option("--tick", type=Duration(), default=0.01, help="Least time between two decisions (default 10ms).")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the failures.")

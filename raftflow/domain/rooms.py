@@ -68,7 +68,7 @@ class AgentRoom(msgspec.Struct, frozen=True, kw_only=True):
     speed: int = 1_000
     """How fast it has been with tasks of known length, per mille of what was expected."""
     faults: int = 0
-    """Its history of failures in coarse steps, 0..15; see `raftflow.scheduler.view.fault_class`."""
+    """0..4: the share of its late attempts that failed there, in quarters (`fault_class`)."""
     suspect: bool = False
     """True if it was not heard for so long that it may be gone: it gets nothing until it is heard again."""
     cost: int = 0
@@ -76,6 +76,11 @@ class AgentRoom(msgspec.Struct, frozen=True, kw_only=True):
     given: int = 0
     """Work that it was given so far, in any unit: of agents that are equal otherwise, the one with the least comes
     first."""
+
+
+def fault_class(faults_per_mille: int) -> int:
+    """Put the share of attempts that failed into quarters, so that a task which fails by itself changes nothing."""
+    return faults_per_mille // 250
 
 
 class ReadyTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from raftflow.domain.contract import (
     WorkflowView,
 )
 from raftflow.domain.resources import show_resources
-from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask
+from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask, fault_class
 from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc, iso_utc_or_none
 from raftflow.machine import learning
@@ -439,6 +439,7 @@ def agent_room(machine: Machine, name: str) -> AgentRoom | None:
         labels=agent.labels,
         queued=len(agent.queue),
         prefetch=agent.prefetch,
+        faults=fault_class(agent.faults),
     )
 
 

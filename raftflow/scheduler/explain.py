@@ -90,7 +90,7 @@ def _yes(
     if agent.pressure:
         words.append(f"busier than its work explains ({agent.pressure} of 4)")
     if agent.faults:
-        words.append(f"has failed lately ({agent.faults} of 15)")
+        words.append(f"attempts failed there lately ({agent.faults} of 4)")
     if agent.speed != PER_MILLE:
         words.append(f"speed {agent.speed / PER_MILLE:g}")
     if agent.name in task.near:

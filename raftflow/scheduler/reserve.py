@@ -37,6 +37,11 @@ class Reservations:
         """Shapes of which no task was placed since others overtook them, in the order in which that began."""
         self._kept: dict[Shape, str] = {}
 
+    @property
+    def idle(self) -> bool:
+        """True if nothing is overtaken, so that no agent is kept."""
+        return not self._since_ms
+
     def note(self, now_ms: int, decision: Decision, waiting: Mapping[Shape, object]) -> None:
         """Take note of a decision. `waiting` are the shapes that still wait; the others are forgotten."""
         for shape in decision.placed:

@@ -12,7 +12,7 @@ stands before it:
 7. the agent that was given least so far, or the name.
 
 For a place in a queue, 4 and 6 are replaced by how long the task would wait there: places in the queue, divided by
-the agent's speed and stretched by its pressure.
+the agent's speed and stretched by its pressure and faults (what fails at once empties a queue fastest).
 
 2, 4 and 6 are equal for all tasks of a shape. Only tasks that have wishes of their own (3, 5) are looked at alone.
 """
@@ -84,7 +84,7 @@ def scarce(shape: Shape, capacity: dict[str, int]) -> int:
 
 def wait_in_queue(room: AgentRoom, queued: int) -> int:
     """Return how long a task would wait behind `queued` others, in thousandths of a quarter of a turn."""
-    return (queued + 1) * (_QUEUE_UNIT + room.pressure) * PER_MILLE // max(1, room.speed)
+    return (queued + 1) * (_QUEUE_UNIT + room.pressure + room.faults) * PER_MILLE // max(1, room.speed)
 
 
 def share(amounts: dict[str, int], capacity: dict[str, int]) -> int:

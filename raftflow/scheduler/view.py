@@ -13,7 +13,6 @@ from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
 NO_BUDGETS: Mapping[str, int] = MappingProxyType({})
 NO_RESERVATIONS: Mapping[str, Shape] = MappingProxyType({})
 
-FAULT_CLASS_MAX = 15
 PRESSURE_MAX = 4
 _PER_MILLE = 1_000
 
@@ -49,11 +48,6 @@ def has_room(room: AgentRoom) -> bool:
     if room.queued < room.prefetch:
         return True
     return room.queued == 0 and (not room.free or any(room.free.values()))
-
-
-def fault_class(faults: int) -> int:
-    """Put a count of recent faults into coarse steps, so that one more or less rarely changes a decision."""
-    return min(FAULT_CLASS_MAX, faults.bit_length())
 
 
 def pressure_of(

@@ -36,7 +36,7 @@ class Running(msgspec.Struct, gc=False, array_like=True):
 class Virtual:
     """One agent."""
 
-    __slots__ = ("agent", "alive", "busy_ms", "fails_per_hour", "incarnation", "life", "running")
+    __slots__ = ("agent", "alive", "busy_ms", "fails_per_hour", "given_ms", "incarnation", "life", "running")
 
     def __init__(self, agent: PlanAgent, fails_per_hour: float) -> None:
         self.agent = agent
@@ -48,6 +48,8 @@ class Virtual:
         self.running: dict[int, Running] = {}
         self.busy_ms = 0
         """Sum of the run times of its attempts, lost ones included."""
+        self.given_ms = 0
+        """The same with what is to come of those that run."""
 
 
 class Fleet:
@@ -86,6 +88,7 @@ class Fleet:
             return
         virtual.running[fence] = work
         lasts_ms = -(-expected_ms * MILLI // virtual.agent.speed_milli)
+        virtual.given_ms += lasts_ms
         heappush(self._happenings, (work.start_ms + lasts_ms, END, number, virtual.life, fence))
 
     def advance(self, until_ms: int) -> list[RegisterAgent | RemoveAgent | ReportAttempts]:

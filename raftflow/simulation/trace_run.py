@@ -22,13 +22,14 @@ import msgspec
 from raftflow.domain.commands import AnyCommand, CommitPlacements, Placement, SubmitWorkflow, encode_entry
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
 from raftflow.domain.replies import AgentAccepted, AnyReply, Placed, Reported
-from raftflow.domain.rooms import AgentRoom
+from raftflow.domain.rooms import AgentRoom, Shape
 from raftflow.machine import invariants, queries
 from raftflow.machine.apply import apply_command
 from raftflow.machine.machine import Machine
-from raftflow.scheduler.place import place
+from raftflow.scheduler.place import decide
 from raftflow.scheduler.plan import MILLI, PlanAgent
 from raftflow.scheduler.queue import ReadyQueue
+from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 from raftflow.simulation.trace_fleet import REPAIR_MS, Fleet, Running
 from raftflow.simulation.trace_load import Load, load_bounds
@@ -40,7 +41,8 @@ PLACEMENTS_MAX = 8_192
 TICK_MS = 10
 START_MS = 1
 """A clock of 0 stands for "not yet" in the tables."""
-POLICIES = ("critical-path", "first-come")
+GIVEN_STEP_MS = 1_000
+"""Agents that were given the same work, to the second, count as equal."""
 
 
 class StuckError(Exception):
@@ -85,6 +87,10 @@ class Simulation:
         self._machine = _LightMachine()
         self._queue = ReadyQueue()
         self._rooms: dict[str, AgentRoom] = {}
+        """Agents that are up and have room."""
+        self._full: dict[str, AgentRoom] = {}
+        """Agents that are up and have none."""
+        self._reservations = Reservations()
         self._changed: dict[str, None] = {}
         self._templates: dict[str, int] = {}
         self._expected_ms = [
@@ -180,24 +186,47 @@ class Simulation:
         """Place until nothing more can be placed now."""
         while len(self._queue):
             for name in self._changed:
-                room = queries.agent_room(self._machine, name)
-                if room is not None and has_room(room):
-                    self._rooms[name] = room
-                else:
-                    self._rooms.pop(name, None)
+                self._look_at(name)
             self._changed.clear()
             if not self._rooms:
                 return
-            view = PlacementView(
-                agents=tuple(self._rooms.values()),
-                groups=self._queue.groups(PLACEMENTS_MAX),
-                placements_max=PLACEMENTS_MAX,
+            groups = self._queue.groups(PLACEMENTS_MAX)
+            decision = decide(
+                PlacementView(
+                    agents=tuple(self._rooms.values()),
+                    groups=groups,
+                    placements_max=PLACEMENTS_MAX,
+                    policy=self._policy,
+                    full=tuple(self._full.values()),
+                    reserved=self._reserved(),
+                )
             )
-            placements = tuple(place(view))
             self._decisions += 1
-            if not placements:
+            self._reservations.note(self._now_ms, decision, dict.fromkeys(group.shape for group in groups))
+            if not decision.placements:
                 return
+            placements = tuple(decision.placements)
             self._apply([CommitPlacements(at_ms=self._now_ms, actor="leader:sim", placements=placements)])
+
+    def _look_at(self, name: str) -> None:
+        """Take an agent as it is now."""
+        self._rooms.pop(name, None)
+        self._full.pop(name, None)
+        room = queries.agent_room(self._machine, name)
+        if room is not None:
+            virtual = self._fleet.agents[self._fleet.number[name]]
+            agent = virtual.agent
+            room = msgspec.structs.replace(
+                room, speed=agent.speed_milli, cost=agent.cost_rate_milli, given=virtual.given_ms // GIVEN_STEP_MS
+            )
+            (self._rooms if has_room(room) else self._full)[name] = room
+
+    def _reserved(self) -> dict[str, Shape]:
+        if self._reservations.idle:
+            return {}
+        return self._reservations.choose(
+            self._now_ms, {**self._rooms, **self._full}, lambda name: queries.holdings(self._machine, name)
+        )
 
     def _start(self, placements: Sequence[Placement], fences: Sequence[int]) -> None:
         workflows = self._machine.state.workflows

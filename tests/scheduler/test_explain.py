@@ -33,8 +33,8 @@ def test_the_best_come_first_each_with_its_reasons(world):
         (
             "a1", "run",
             (
-                "has room now; busier than its work explains (2 of 4); has failed lately (3 of 15); leaves 75% of it "
-                "free"
+                "has room now; busier than its work explains (2 of 4); attempts failed there lately (3 of 4); "
+                "leaves 75% of it free"
             ),
         ),
         ("a5", "run", "has room now; an attempt failed there; leaves 50% of it free"),

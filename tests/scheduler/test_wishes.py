@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from raftflow.domain.rooms import AgentRoom, shape_of
+from raftflow.domain.rooms import AgentRoom, fault_class, shape_of
 from raftflow.scheduler.place import decide
 from raftflow.scheduler.queue import ReadyQueue
 from raftflow.scheduler.scores import POLICIES
-from raftflow.scheduler.view import fault_class, pressure_of
+from raftflow.scheduler.view import pressure_of
 
 # --- order
 
@@ -40,7 +40,7 @@ def test_within_an_age_step_priority_decides_to_the_point(world):
     ("better", "worse"),
     [
         ({}, {"pressure": 1}),
-        ({"faults": 15}, {"pressure": 1}),
+        ({"faults": 4}, {"pressure": 1}),
         ({"speed": 100}, {"faults": 1}),
         ({"speed": 2_000}, {"speed": 1_000}),
         ({"speed": 1_000}, {"speed": 800}),
@@ -59,7 +59,7 @@ def test_small_differences_of_speed_do_not_count(world):
 
 
 def test_gpus_are_kept_even_from_those_who_flee_trouble(world):
-    world.agent("gpu", cpu=2, gpu=1).agent("a2", cpu=1, more={"pressure": 4, "faults": 15, "speed": 1})
+    world.agent("gpu", cpu=2, gpu=1).agent("a2", cpu=1, more={"pressure": 4, "faults": 4, "speed": 1})
     world.task("any", "a2").check()
 
 
@@ -73,13 +73,14 @@ def test_equal_agents_take_turns(world):
     world.check()
 
 
-def test_a_slow_or_busy_agent_gets_a_shorter_queue(world):
+def test_a_slow_or_busy_or_failing_agent_gets_a_shorter_queue(world):
     world.agent("a1", cpu=1, used={"cpu": 1}, prefetch=9)
     world.agent("a2", cpu=1, used={"cpu": 1}, prefetch=9, more={"speed": 250})
     world.agent("a3", cpu=1, used={"cpu": 1}, prefetch=9, more={"pressure": 4})
-    world.tasks(11)
+    world.agent("a4", cpu=1, used={"cpu": 1}, prefetch=9, more={"faults": 4})
+    world.tasks(14)
     agents = [agent for _, agent in world.decide()]
-    assert [agents.count(f"a{n}+") for n in (1, 2, 3)] == [7, 1, 3]
+    assert [agents.count(f"a{n}+") for n in (1, 2, 3, 4)] == [7, 1, 3, 3]
 
 
 # --- wishes of tasks
@@ -251,8 +252,8 @@ def test_policies(world, policy, expected):
 # --- what is made of reports
 
 
-def test_faults_in_steps():
-    assert [fault_class(n) for n in (0, 1, 2, 3, 4, 100, 10**9)] == [0, 1, 2, 2, 3, 7, 15]
+def test_faults_in_quarters():
+    assert [fault_class(n) for n in (0, 125, 249, 250, 999, 1_000)] == [0, 0, 0, 1, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -218,18 +218,14 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     | released        | cancelled                           | ready                                       |
     | outgrown        | cancelled                           | ready with more memory; at its limit failed |
     """
-    attempt = attempt_of(task, end.fence)
+    attempt = task.last
+    if attempt is None or attempt.fence != end.fence:
+        attempt = attempt_of(task, end.fence)
     running = task.state is _RUNNING
     profile = workflow.profiles[task.profile]
     outcome, error = end.outcome, end.error
-    if outcome is _SUCCEEDED:
-        problem = result_problem(end.result)
-        if problem is not None:
-            outcome, error = AttemptOutcome.FAILED, problem
-    elif outcome is AttemptOutcome.CANCELLED and not error and attempt.order not in _TOLD_TO_END:
-        error = "the agent cancelled it without having been told to"
-    if len(error) > limits.ERROR_CHARS_MAX:
-        error = error[: limits.ERROR_CHARS_MAX]
+    if outcome is not _SUCCEEDED or error or result_problem(end.result) is not None:
+        outcome, error = _judged(attempt, end)
     if agent.faults or outcome is not _SUCCEEDED:
         note_end(step, agent, outcome)
     if task.backup is not None:
@@ -263,6 +259,18 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         _fall_back(step, workflow, task)
     if agent.queue and agent.present:
         ledger.promote(step, agent)
+
+
+def _judged(attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
+    """Return the outcome and the error of an attempt, whatever its agent says."""
+    outcome, error = end.outcome, end.error
+    if outcome is _SUCCEEDED:
+        problem = result_problem(end.result)
+        if problem is not None:
+            outcome, error = AttemptOutcome.FAILED, problem
+    elif outcome is AttemptOutcome.CANCELLED and not error and attempt.order not in _TOLD_TO_END:
+        error = "the agent cancelled it without having been told to"
+    return outcome, error[: limits.ERROR_CHARS_MAX]
 
 
 def _take_result(step: Step, task: Task, profile: Profile, end: AttemptEnd) -> None:

@@ -58,12 +58,17 @@ def learn(step: Step, profile: Profile, duration_ms: int, cpu_ms: int = 0, peak_
         known.deviation_us += (abs(off_us) - known.deviation_us) >> 2
         known.count += 1
         known.last_ms = step.clock_ms
+    # Comparisons, for min() and max() would take as long as all the rest.
     if cpu_ms > 0:
-        cpu_ms = min(cpu_ms, DURATION_MS_MAX)
-        known.cpu_ms += (cpu_ms - known.cpu_ms) >> 3 if known.cpu_ms else cpu_ms
+        if cpu_ms > DURATION_MS_MAX:  # noqa: PLR1730 - see above
+            cpu_ms = DURATION_MS_MAX
+        before = known.cpu_ms
+        known.cpu_ms = before + ((cpu_ms - before) >> 3) if before else cpu_ms
     if peak_mib > 0:
-        peak_mib = min(peak_mib, RESOURCE_UNITS_MAX)
-        known.peak_mib = max(peak_mib, known.peak_mib + ((peak_mib - known.peak_mib) >> 3))
+        if peak_mib > RESOURCE_UNITS_MAX:  # noqa: PLR1730
+            peak_mib = RESOURCE_UNITS_MAX
+        before = known.peak_mib
+        known.peak_mib = before + ((peak_mib - before) >> 3) if before > peak_mib else peak_mib
 
 
 def _first(step: Step, kind: str, duration_ms: int) -> Learnt:

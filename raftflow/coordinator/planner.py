@@ -11,6 +11,7 @@ from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
 from raftflow.domain.rooms import AgentRoom
 from raftflow.machine import queries
 from raftflow.machine.machine import Machine
+from raftflow.machine.wishes import budget
 from raftflow.scheduler.place import place
 from raftflow.scheduler.queue import ReadyQueue
 from raftflow.scheduler.view import PlacementView, has_room
@@ -80,10 +81,12 @@ class QueuePlanner:
         self._changed.clear()
         if not self._rooms or not len(self._queue):
             return ()
+        budgets = {name: budget(self._machine, name) or 0 for name in self._queue.limited()}
         view = PlacementView(
             agents=tuple(self._rooms.values()),
-            groups=self._queue.groups(_worth_showing(self._rooms.values())),
+            groups=self._queue.groups(_worth_showing(self._rooms.values()), budgets),
             placements_max=PLACEMENTS_MAX,
+            budgets=budgets,
         )
         return tuple(place(view))
 

@@ -16,7 +16,7 @@ from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import cache, growth, learning, ledger
 from raftflow.machine.backups import drop, remember, win
-from raftflow.machine.flow import cancel_downstream, stop_workflow, void
+from raftflow.machine.flow import at_limit, cancel_downstream, stop_workflow, void
 from raftflow.machine.quarantine import agent_due, note_end
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.step import move
@@ -66,7 +66,7 @@ def _place(step: Step, placement: Placement, index: int) -> int:
     ):
         return 0
     task = workflow.tasks[placement.task]
-    if task.state is not _READY:
+    if task.state is not _READY or (workflow.max_parallel is not None and at_limit(workflow)):
         return 0
     profile = workflow.profiles[task.profile]
     shape = profile.shape

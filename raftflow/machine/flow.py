@@ -25,6 +25,13 @@ _NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY}
 _LIVE = frozenset({TaskState.QUEUED, TaskState.RUNNING})
 
 
+def at_limit(workflow: Workflow) -> bool:
+    """Tell whether as many tasks of a workflow that limits itself are queued or running as it allows."""
+    counts = workflow.counts
+    limit = workflow.max_parallel
+    return limit is not None and counts[TaskState.QUEUED] + counts[TaskState.RUNNING] >= limit
+
+
 def cancel_task(step: Step, workflow: Workflow, task: Task, why: str) -> None:
     """Cancel a task that has no live attempt."""
     move(step, workflow, task, TaskEvent.CANCELLED)

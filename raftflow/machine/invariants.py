@@ -64,6 +64,9 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
         counts[task.state] += 1
     if counts != workflow.counts:
         yield f"{prefix}counts {workflow.counts}, its tasks give {counts}"
+    under_way = counts[TaskState.QUEUED] + counts[TaskState.RUNNING]
+    if workflow.max_parallel is not None and under_way > workflow.max_parallel:
+        yield f"{prefix}{under_way} tasks are queued or running, its limit is {workflow.max_parallel}"
     unfinished = sum(task.state not in FINAL for task in workflow.tasks)
     cached = sum(task.cached for task in workflow.tasks)
     if workflow.cached != cached:

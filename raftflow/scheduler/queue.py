@@ -147,6 +147,10 @@ class ReadyQueue:
         if lane.size == 0:
             del self._lanes[lane_key]
 
+    def limited(self) -> list[str]:
+        """Return the workflows that limit how many of their tasks are under way, of those with ready tasks."""
+        return list(dict.fromkeys(workflow_id for _, workflow_id in self._lanes if workflow_id))
+
     def hold(self, keys: Iterable[TaskKey]) -> None:
         """Hide tasks that were proposed, until `let_go`."""
         for key in keys:

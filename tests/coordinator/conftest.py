@@ -76,7 +76,7 @@ class Bench:
         )
         return int(reply.incarnation)
 
-    async def submit(self, *tasks: str, **fields: Any) -> str:
+    async def submit(self, *tasks: str, max_parallel: int | None = None, **fields: Any) -> str:
         """Submit tasks written `id` or `id<need`."""
         self.sent += 1
         specs = []
@@ -89,7 +89,7 @@ class Bench:
                 at_ms=self.clock.ms,
                 actor="client:test",
                 workflow_id=workflow_id,
-                spec=WorkflowSpec(name="w", tasks=tuple(specs)),
+                spec=WorkflowSpec(name="w", tasks=tuple(specs), max_parallel=max_parallel),
             )
         )
         return str(reply.workflow_id)

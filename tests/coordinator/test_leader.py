@@ -241,6 +241,29 @@ async def test_a_follower_places_nothing(bench: Any) -> None:
     await one.until(lambda: one.machine.state.workflows[workflow].tasks[0].state is TaskState.RUNNING)
 
 
+async def test_a_workflow_that_limits_itself_holds_nobody_back(bench: Any) -> None:
+    one = await bench()
+    await one.until(lambda: one.machine.state.feature_level >= 3)
+    incarnation = await one.register(cpu=4)
+    limited = await one.submit("a", "b", "c", max_parallel=1)
+    other = await one.submit("d", "e")
+    await one.until(lambda: len(one.machine.state.agents["a1"].live) == 3)
+    answer = await one.work(incarnation, 1)
+    assert [(item.workflow_id, item.task_id) for item in answer.assign] == [
+        (limited, "a"),
+        (other, "d"),
+        (other, "e"),
+    ]
+    seq, fence = 1, answer.assign[0].fence
+    for task, following in (("a", "b"), ("b", "c")):
+        seq += 1
+        running = [item for item in one.machine.state.agents["a1"].live if item != fence]
+        end = one.end(fence, limited, task)
+        answer = await one.work(incarnation, seq, seen=one.machine.state.fence, running=running, ends=[end])
+        assert [item.task_id for item in answer.assign] == [following]
+        fence = answer.assign[0].fence
+
+
 async def test_what_was_ready_before_an_election_is_placed_after_it(bench: Any) -> None:
     one = await bench()
     workflow = await one.submit("t")

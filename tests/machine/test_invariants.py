@@ -60,6 +60,7 @@ def _only_a_backup(drive):
 FAULTS = {
     "counts [": _set(_wf, "counts", [0] * 8),
     "open tasks counted": _set(_wf, "open", 9),
+    "2 tasks are queued or running, its limit is 1": _set(_wf, "max_parallel", 1),
     "tasks have not ended": _set(_wf, "finished_ms", 5),
     "paused although": _do(lambda d: (setattr(_wf(d), "paused", 1), setattr(_wf(d), "cancelled", 1))),
     "table of ids": _do(lambda d: _wf(d).by_id.pop("t0")),

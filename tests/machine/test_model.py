@@ -67,7 +67,11 @@ def specs(draw: Callable[..., Any]) -> WorkflowSpec:
             )
         )
     return WorkflowSpec(
-        name="model", tasks=tuple(tasks), on_failure=draw(st.sampled_from(["stop", "continue"])), priority=count
+        name="model",
+        tasks=tuple(tasks),
+        on_failure=draw(st.sampled_from(["stop", "continue"])),
+        priority=count,
+        max_parallel=draw(st.sampled_from([None, None, 1, 2])),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,3 +141,14 @@ def _compare(queue: ReadyQueue, model: dict, held: set, limit: int) -> None:
     expected.sort(key=lambda tasks: order_key(tasks[0]))
     assert [group.tasks for group in queue.groups(limit)] == expected
     assert len(queue) == len(model)
+
+
+def test_workflows_that_limit_themselves_are_known_while_they_have_ready_tasks():
+    queue = ReadyQueue()
+    for workflow, limited in ((3, True), (1, False), (2, True), (3, True)):
+        queue.add(msgspec.structs.replace(ready(len(queue), workflow=workflow), limited=limited))
+    queue.add(msgspec.structs.replace(ready(9, cpu=2, workflow=2), limited=True))
+    assert queue.limited() == ["wf-3", "wf-2"]
+    for task in (0, 3):
+        queue.discard("wf-3", task)
+    assert queue.limited() == ["wf-2"]

@@ -142,6 +142,16 @@ def mounted_images(
             raise failures[0]
 
 
+@contextlib.contextmanager
+def memory_disk(mountpoint: Path, *, size: int) -> Iterator[None]:
+    """Mount a file system of `size` bytes in memory, which can be filled up below an image. Raises `ImageError`."""
+    _run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mountpoint)])
+    try:
+        yield
+    finally:
+        _run(["umount", str(mountpoint)])
+
+
 def _escaped(path: Path) -> str:
     """Return an absolute path as `/proc/self/mountinfo` writes it."""
     text = str(path)

@@ -11,7 +11,7 @@ import pytest
 
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.images import DiskImage, mounted_images, why_impossible
+from raftflow.local.images import DiskImage, memory_disk, mounted_images, why_impossible
 from raftflow.local.load import Acknowledged, Ledger, Reporter, Submissions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -181,3 +181,30 @@ def test_a_sync_that_fails_once(
         trouble.cluster.start_replica(VICTIM)
         trouble.cluster.wait_ready()
     trouble.nothing_lost()
+
+
+def test_a_sync_that_fails_on_a_real_disk(make_cluster: Callable[..., LocalCluster], tmp_path: Path) -> None:
+    """The image lies in a file system that is full: blocks that were never used cannot be written behind it."""
+    reason = why_impossible()
+    if reason is not None:
+        pytest.skip(f"NOT CHECKED: {reason}")
+    trouble = Trouble(make_cluster(start=False, agents=0, replica_toml="[limits]\nsnapshot_entries = 200\n"))
+    below = tmp_path / "below"
+    below.mkdir()
+    with ExitStack() as stack:
+        stack.enter_context(memory_disk(below, size=300 * 1024 * 1024))
+        mountpoint = trouble.cluster.directory / VICTIM
+        (image,) = stack.enter_context(mounted_images(below, [mountpoint], size=1024 * 1024 * 1024))
+        stack.callback(trouble.cluster.down)
+        trouble.cluster.start()
+        with trouble.load():
+            ballast = fill(below)
+            words = trouble.ended()
+            assert any(error in words for error in ("Input/output error", "No space left", "Read-only file system"))
+            trouble.wait_for_more()
+            ballast.unlink()
+            image.unmount()
+            image.mount()
+            trouble.cluster.start_replica(VICTIM)
+            trouble.cluster.wait_ready()
+        trouble.nothing_lost()

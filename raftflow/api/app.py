@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from raftflow.api import agents, bodies, cluster, members, metrics, openapi, problems, workflows
+from raftflow.api import agents, bodies, cluster, members, metrics, openapi, problems, reuse, workflows
 from raftflow.api.calls import Access, Answer, Call, Route, check_query, encode
 from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
 from raftflow.api.problems import ProblemError, from_error
@@ -48,7 +48,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
-_DESCRIBED = (*workflows.ROUTES, *agents.ROUTES, *cluster.ROUTES, *members.ROUTES, *metrics.ROUTES)
+_DESCRIBED = (*workflows.ROUTES, *agents.ROUTES, *cluster.ROUTES, *members.ROUTES, *reuse.ROUTES, *metrics.ROUTES)
 ROUTES: tuple[Route, ...] = (*_DESCRIBED, openapi.route_of(_DESCRIBED))
 
 

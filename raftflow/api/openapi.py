@@ -118,7 +118,7 @@ def problems_of(route: Route) -> list[problems.Kind]:
         kinds.append(problems.NOT_FOUND)
     if route.access is not Access.LOCAL:
         kinds.append(problems.NO_LEADER)
-    if route.method == "POST":
+    if route.method != "GET":
         kinds += [problems.FORBIDDEN, problems.QUEUE_FULL, problems.OUTCOME_UNKNOWN]
         if route.access is Access.WRITE:
             kinds.append(problems.REQUEST_MISMATCH)
@@ -178,7 +178,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
                 "schema": {"type": "string"},
             }
         )
-    if route.method == "POST" and route.access is Access.WRITE:
+    if route.method != "GET" and route.access is Access.WRITE:
         parameters.append(
             {
                 "name": HEADER_IDEMPOTENCY_KEY,

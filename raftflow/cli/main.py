@@ -20,6 +20,7 @@ _COMMANDS = {
     "agent": ("raftflow.cli.agent", "agent", "Run an agent; list, drain and resume agents."),
     "workflow": ("raftflow.cli.workflow", "workflow", "Submit workflows, watch and steer them."),
     "task": ("raftflow.cli.task", "task", "Look at tasks, their output, and why they wait."),
+    "cache": ("raftflow.cli.cache", "cache", "Results that equal tasks share: list, clear."),
     "ledger": ("raftflow.cli.books", "ledger", "Who has which resources, and whether the books balance."),
     "audit": ("raftflow.cli.books", "audit", "What every replica applied, and whether all agree."),
     "simulate": ("raftflow.cli.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),

@@ -13,6 +13,7 @@ from raftflow.cli.options import Duration, connect, connection_options, output_o
 from raftflow.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
+    from raftflow.domain.workflow import WorkflowSpec
     from raftflow.scheduler.bounds import LowerBounds
     from raftflow.scheduler.plan import Plan, PlanAgent, Problem
     from raftflow.scheduler.plan_report import PlanReport
@@ -75,7 +76,10 @@ def plan(  # noqa: PLR0917 - click passes options by name
     if gantt_file is not None and (compare or gantt_file.suffix not in {".svg", ".png"}):
         raise click.UsageError("--gantt draws one plan, into a file called .svg or .png")
     spec = normalize(load_file(file, format_name, **scales))
-    agents = _live_agents() if agents_file is None else agents_of(agents_file)[0]
+    if agents_file is None:
+        agents, spec = _live(spec)
+    else:
+        agents = agents_of(agents_file)[0]
     try:
         problem = Problem(spec, agents)
         bounds = lower_bounds(problem)
@@ -130,16 +134,27 @@ def agents_of(path: Path) -> tuple[list[PlanAgent], dict[str, float]]:
     return agents, {entry.name: entry.fails_per_hour for entry in entries if entry.fails_per_hour is not None}
 
 
-def _live_agents() -> list[PlanAgent]:
-    """Ask the cluster for its agents that are up: all of equal speed and cost, and empty in the plan."""
+def _live(spec: WorkflowSpec) -> tuple[list[PlanAgent], WorkflowSpec]:
+    """Ask the cluster for its agents that are up, and for what it has learnt of the tasks' kinds.
+
+    The agents are of equal speed and cost, and empty in the plan. Tasks without an expected time get the learnt one.
+    """
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    from raftflow.client import NotFound  # noqa: PLC0415
+    from raftflow.domain.kinds import kind_of  # noqa: PLC0415
     from raftflow.domain.resources import parse_amount  # noqa: PLC0415
     from raftflow.scheduler.plan import PlanAgent  # noqa: PLC0415
 
     with connect() as client:
         found = [agent for agent in client.agents() if agent.up]
+        try:
+            mean_s = {kind.kind: kind.mean_s for kind in client.kinds()}
+        except NotFound:  # a replica of an older version
+            mean_s = {}
     if not found:
         raise Failure("the cluster has no agent that is up; give --agents FILE")
-    return [
+    agents = [
         PlanAgent(
             name=agent.name,
             capacity={name: parse_amount(name, amount) for name, amount in agent.resources.items()},
@@ -147,6 +162,12 @@ def _live_agents() -> list[PlanAgent]:
         )
         for agent in sorted(found, key=lambda agent: agent.name)
     ]
+    tasks = []
+    for task in spec.tasks:
+        learnt_s = mean_s.get(kind_of(task.kind, task.python, task.command))
+        known = task.expected_ms is not None or learnt_s is None
+        tasks.append(task if known else replace(task, expected_ms=round((learnt_s or 0) * 1000)))
+    return agents, replace(spec, tasks=tuple(tasks))
 
 
 def _given(problem: Problem, path: Path) -> Plan:

@@ -1,4 +1,4 @@
-"""`raftflow task`: list, show, logs, explain."""
+"""`raftflow task`: list, show, logs, explain, kinds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ _COLUMNS = {
     "DETAIL": "detail",
 }
 _ATTEMPT_COLUMNS = ("ATTEMPT", "FENCE", "AGENT", "OUTCOME", "EXIT", "STARTED", "FINISHED", "ERROR")
+_KIND_COLUMNS = {
+    "KIND": "kind",
+    "COUNT": "count",
+    "MEAN_S": "mean_s",
+    "DEVIATION_S": "deviation_s",
+    "CPU_S": "cpu_s",
+    "PEAK_MIB": "peak_mib",
+    "LEARNT": "learnt_at",
+}
 _FOLLOW_PAUSE_S = 0.3
 
 
@@ -108,3 +117,12 @@ def explain(workflow_id: str, task_id: str, output: str) -> None:
     for candidate in explanation.candidates:
         score = " ".join(map(str, candidate.score))
         click.echo(f"  {candidate.agent}: {candidate.why}" + (f" [{score}]" if score else ""))
+
+
+@task.command()
+@output_option
+@connection_options
+def kinds(output: str) -> None:
+    """List what was learnt of kinds of tasks: how long they take and what they use."""
+    with connect() as client:
+        print_items(output, client.kinds(), _KIND_COLUMNS)

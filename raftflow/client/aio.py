@@ -20,6 +20,11 @@ from raftflow.domain.contract import (
     AgentView,
     AuditCheck,
     AuditPage,
+    CacheCleared,
+    CachedResultView,
+    CachePage,
+    KindList,
+    KindView,
     LedgerCheck,
     LedgerView,
     MemberList,
@@ -299,6 +304,38 @@ class AsyncClient:
         urls = self.peers
         agents, answers = await asyncio.gather(ask_agents(), asyncio.gather(*(ask(url) for url in urls)))
         return overview(dict(zip(urls, answers, strict=True)), agents)
+
+    # --- what is remembered of work that is done
+
+    async def cache_page(self, *, prefix: str = "", limit: int = PAGE_SIZE, cursor: str | None = None) -> CachePage:
+        """Return one page of the cached results whose keys begin with `prefix`, in order of the keys."""
+        return await self._get("/v1/cache", CachePage, prefix=prefix or None, limit=limit, cursor=cursor)
+
+    async def cached_results(
+        self, *, prefix: str = "", limit: int | None = None
+    ) -> AsyncGenerator[CachedResultView, None]:
+        """Go through the cached results, in order of the keys, all or at most `limit` of them."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
+            page = await self.cache_page(prefix=prefix, limit=size, cursor=cursor)
+            for view in page.entries:
+                yield view
+            left = None if left is None else left - len(page.entries)
+            cursor = page.next
+            if cursor is None:
+                return
+
+    async def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
+        """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
+        params = {name: value for name, value in (("key", key), ("prefix", prefix)) if value is not None}
+        call = Call("DELETE", "/v1/cache", params=params, idempotency_key=new_key())
+        return await self._transport.call(call, CacheCleared)
+
+    async def kinds(self) -> list[KindView]:
+        """Return what was learnt of kinds of tasks, in order of the names."""
+        return (await self._get("/v1/kinds", KindList)).kinds
 
     # --- the members
 

@@ -17,6 +17,9 @@ from raftflow.domain.contract import (
     AgentView,
     AuditCheck,
     AuditPage,
+    CacheCleared,
+    CachedResultView,
+    KindView,
     LedgerCheck,
     LedgerView,
     MemberList,
@@ -196,6 +199,20 @@ class Client:
     def cluster_status(self) -> ClusterStatus:
         """Ask every peer, and the leader for the agents. Raises `Unreachable` if not one of them answers."""
         return self._run(self._client.cluster_status())
+
+    # --- what is remembered of work that is done
+
+    def cached_results(self, *, prefix: str = "", limit: int | None = None) -> Iterator[CachedResultView]:
+        """Go through the cached results, in order of the keys, all or at most `limit` of them."""
+        return self._iterate(self._client.cached_results(prefix=prefix, limit=limit))
+
+    def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
+        """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
+        return self._run(self._client.clear_cache(key=key, prefix=prefix))
+
+    def kinds(self) -> list[KindView]:
+        """Return what was learnt of kinds of tasks, in order of the names."""
+        return self._run(self._client.kinds())
 
     # --- the members
 

@@ -76,6 +76,7 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
         "agent",
         "workflow",
         "task",
+        "cache",
         "ledger",
         "audit",
         "simulate",
@@ -447,3 +448,46 @@ def test_demo_and_bench_pass_their_flags_on(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(raftflow.bench.main, "run", lambda name, **given: {**result, "given": given["runs"]})
     assert json.loads(run("bench", "failover", "--runs", "2", "-o", "json").stdout) == {**result, "given": 2}
     assert run("bench", "failover").stdout.splitlines()[2].split() == ["seconds", "1.5"]
+
+
+CACHED = {
+    "key": "fit-1",
+    "size": 7,
+    "workflow_id": "wf-1",
+    "task_id": "a",
+    "made_at": "2026-01-01T00:00:00Z",
+    "used_at": "2026-01-01T00:00:01Z",
+    "hits": 3,
+}
+
+
+def test_cached_results_are_listed_page_by_page(run: Run, fake: Any) -> None:
+    pages = {None: ([CACHED], "fit-1"), "fit-1": ([{**CACHED, "key": "fit-2"}], None)}
+
+    def answer(query: dict[str, str]) -> Any:
+        assert query["prefix"] == "fit"
+        entries, following = pages[query.get("cursor")]
+        return {"entries": entries, "total": 2, "bytes": 600, "next": following}
+
+    fake.routes["GET", "/v1/cache"] = answer
+    shown = run("cache", "list", "--prefix", "fit")
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["KEY", "fit-1", "fit-2"]
+    assert json.loads(run("cache", "list", "--prefix", "fit", "-o", "json", "--limit", "1").stdout) == [CACHED]
+
+
+def test_the_cache_is_cleared_by_key_by_prefix_or_whole(run: Run, fake: Any) -> None:
+    fake.routes["DELETE", "/v1/cache"] = {"cleared": 1}
+    assert run("cache", "clear", "--key", "fit-1").stdout == "1 cached result forgotten\n"
+    assert json.loads(run("cache", "clear", "--prefix", "fit", "-o", "json").stdout) == {"cleared": 1}
+    assert run("cache", "clear", "--all").exit_code == 0
+    assert [query for _, _, query, _, _ in fake.requests] == [{"key": "fit-1"}, {"prefix": "fit"}, {}]
+    assert all("Idempotency-Key" in headers for _, _, _, headers, _ in fake.requests)
+    for arguments in ((), ("--all", "--key", "x")):
+        assert run("cache", "clear", *arguments).exit_code == 2
+
+
+def test_kinds_are_listed(run: Run, fake: Any) -> None:
+    kind = {"kind": "fit.py", "count": 3, "mean_s": 1.5, "deviation_s": 0.5, "learnt_at": "2026-01-01T00:00:00Z"}
+    fake.routes["GET", "/v1/kinds"] = {"kinds": [kind]}
+    shown = run("task", "kinds").stdout.splitlines()
+    assert shown[1].split() == ["fit.py", "3", "1.5", "0.5", "-", "-", "2026-01-01T00:00:00Z"]

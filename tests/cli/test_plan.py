@@ -125,6 +125,25 @@ def test_agents_of_the_cluster(plan, fake):
     assert "no agent that is up" in result.stderr
 
 
+def test_times_that_the_cluster_has_learnt(run, fake, files):
+    """They stand in for those that are not given."""
+    kind = {"kind": "true", "count": 3, "mean_s": 7.5, "deviation_s": 1.0, "learnt_at": "2026-01-01T00:00:00Z"}
+    agent = {"id": "a", "name": "a", "state": "up", "incarnation": 1, "resources": {"cpu": 1}, "allocated": {}}
+    fake.routes["GET", "/v1/agents"] = {"agents": [agent]}
+    (files / "wf.toml").write_text(
+        'name = "w"\n[[tasks]]\nid = "A"\ncommand = ["true"]\n[[tasks]]\nid = "B"\ncommand = ["other"]\n'
+        '[[tasks]]\nid = "C"\ncommand = ["/bin/true"]\nexpected = "2s"\n'
+    )
+
+    def lengths() -> dict[str, float]:
+        told = json.loads(run("workflow", "plan", str(files / "wf.toml"), "-o", "json").output)
+        return {task["id"]: task["end_s"] - task["start_s"] for task in told["tasks"]}
+
+    assert lengths() == {"A": 1, "B": 1, "C": 2}, "a replica that knows no kinds"
+    fake.routes["GET", "/v1/kinds"] = {"kinds": [kind]}
+    assert lengths() == {"A": 7.5, "B": 1, "C": 2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

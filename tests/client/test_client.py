@@ -194,7 +194,7 @@ def test_the_two_clients_have_the_same_methods() -> None:
     def methods(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert methods(Client) == methods(AsyncClient) - {"workflows_page", "tasks_page"}
+    assert methods(Client) == methods(AsyncClient) - {"workflows_page", "tasks_page", "cache_page"}
 
 
 def test_the_builder_makes_a_document() -> None:

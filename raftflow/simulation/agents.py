@@ -146,10 +146,13 @@ class Machine:
 class SimLeaderClient:
     """Finds the leader as `agent.leader.LeaderClient` does, over simulated calls."""
 
-    def __init__(self, calls: Calls, process: Process, peers: list[str], timeout_s: float) -> None:
+    def __init__(self, calls: Calls, process: Process, replicas: list[str], rng: Random, timeout_s: float) -> None:
         self._calls = calls
         self._process = process
-        self._peers = peers
+        self._replicas = replicas
+        """Those that are there; the list changes in place."""
+        self._peers = list(replicas)
+        rng.shuffle(self._peers)
         self._timeout_s = timeout_s
         self._leader: str | None = None
         self._decode_poll = msgspec.json.Decoder(PollResponse)
@@ -195,6 +198,8 @@ class SimLeaderClient:
         return self._decode_poll.decode(await self._pass(serve, timeout_s))
 
     async def _pass(self, serve: Callable[[Replica], Any], timeout_s: float) -> Any:
+        self._peers = [name for name in self._peers if name in self._replicas]
+        self._peers += [name for name in self._replicas if name not in self._peers]
         targets = [*([] if self._leader is None else [self._leader]), *self._peers]
         tried: list[str] = []
         while targets:
@@ -239,7 +244,7 @@ class SimAgent:
         trace: Trace,
         calls: Calls,
         history: History,
-        replicas: tuple[str, ...],
+        replicas: list[str],
         graves: list[object],
         long_programs: bool = False,
     ) -> None:
@@ -295,9 +300,7 @@ class SimAgent:
         def make(before: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
             return Attempts(machine, machine, before_end=before, on_end=on_end)
 
-        peers = list(self._replicas)
-        self._rng.shuffle(peers)
-        client: Any = SimLeaderClient(self._calls, process, peers, 0.7)
+        client: Any = SimLeaderClient(self._calls, process, self._replicas, self._rng, 0.7)
         store: Any = _NoOutput()
         load: Any = _NoLoad()
         agent = self._agent = Agent(

@@ -8,6 +8,7 @@
     voted twice, vote forgotten   a replica gave its vote away and did not remember
     false acknowledgement, commit without majority: a leader believes what is not on the disks of the others
     needless snapshot   a replica drops a log that has all of the snapshot, and perhaps more
+    two changes, wrong members, without majority, outsider, removed, too new: see `member_checks.py`
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
@@ -23,13 +24,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from raftflow.domain.commands import RegisterAgent, RemoveAgent, ReportAttempts, SubmitWorkflow, decode_entry
-from raftflow.domain.rejections import Rejection
+from raftflow.domain.features import LEVEL_FIRST, NEEDS
+from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 from raftflow.domain.task import AttemptOutcome
 from raftflow.machine import invariants, queries
 from raftflow.machine.audit import decode_record
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
+from raftflow.simulation.member_checks import MemberModel
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import AnyCommand
@@ -177,6 +180,7 @@ class History:
         self.violations: list[Violation] = []
         self.canon: dict[int, Applied] = {}
         self.attempts = Attempts()
+        self.members = MemberModel(self.violation)
         self.leaders: dict[int, str] = {}
         self.acknowledged: dict[str, AnyReply] = {}
         self.refused: dict[str, None] = {}
@@ -231,6 +235,7 @@ class History:
                 term = raft.term
                 if self.leaders.setdefault(term, host.name) != host.name:
                     self.violation("two leaders", f"{host.name} and {self.leaders[term]} lead term {term}")
+                self.members.leads(host.name, log)
                 for peer in raft.peers:
                     match = raft.match_index(peer)
                     if match > believed.get((term, peer), 0):
@@ -246,7 +251,8 @@ class History:
 
         roles.update = watched
         self._check_memory(host.name, log)
-        self._listen(host.name, log._traffic)  # noqa: SLF001
+        self.members.watch(host, log)
+        self._listen(host.name, log)
         self._check_beliefs_in(host.name)
 
     def _check_beliefs_in(self, peer: str) -> None:
@@ -267,8 +273,9 @@ class History:
                 "vote forgotten", f"{name} has voted for {vote} in term {term} and does not know it any more"
             )
 
-    def _listen(self, name: str, traffic: Any) -> None:
+    def _listen(self, name: str, log: Any) -> None:
         """Hear the votes of a replica: one for each term."""
+        traffic = log._traffic  # noqa: SLF001
         transmit = traffic.transmit
 
         def heard(peer: str, message: dict[str, Any]) -> None:
@@ -278,6 +285,8 @@ class History:
                 if self._said.get(name, (0, ""))[0] == term and self._said[name][1] != vote:
                     self.violation("voted twice", f"{name} for {self._said[name][1]} and for {vote} in term {term}")
                 self._said[name] = (term, vote)
+                if vote == peer:
+                    self.members.voted(name, log, peer, term)
             transmit(peer, message)
 
         traffic.transmit = heard
@@ -297,8 +306,10 @@ class History:
 
     def _check_majority(self, leader: str, log: Any, commit: int) -> None:
         """What a leader commits must be on the disks of a majority. Replicas that are down get the benefit."""
-        missing = [name for name, other in self._logs.items() if not _holds(other, log, commit)]
-        if 2 * len(missing) >= len(log._raft.peers) + 1:  # noqa: SLF001
+        voters = self.members.in_force(leader, log)[1].voter_names
+        logs = {name: self._logs[name] for name in sorted(voters & self._logs.keys())}
+        missing = [name for name, other in logs.items() if not other.repairing and not _holds(other, log, commit)]
+        if 2 * len(missing) >= len(voters):
             self.violation("commit without majority", f"{leader} commits {commit}, which {', '.join(missing)} lack")
 
     def ended(self, host: Host) -> None:
@@ -340,6 +351,12 @@ class History:
                 self.violation("needless snapshot", f"{host.name} has entry {info.index} and loads a snapshot of it")
         self._trace.note(host.name, f"restored {index}")
         self._check_invariants(host.name, machine)
+
+    def applying(self, host: Host, index: int, entry: bytes) -> None:
+        """A replica of an older version is about to apply an entry."""
+        for command in decode_entry(entry).commands:
+            if NEEDS.get(type(command), LEVEL_FIRST) > host.level:
+                self.violation("too new", f"{host.name} cannot read {type(command).__name__} at {index}")
 
     def applied(self, host: Host, index: int, term: int, entry: bytes, result: EntryResult) -> None:
         """A replica applied an entry."""
@@ -395,6 +412,8 @@ class History:
         commands = decode_entry(entry).commands
         for command, reply, encoded in zip(commands, result.replies, result.audit, strict=True):
             record = decode_record(encoded)
+            if record.outcome == RejectionCode.FEATURE_LEVEL.value:
+                self.violation("too new", f"{type(command).__name__} at {index} came before the level that it needs")
             if record.request_id and record.outcome == "ok":
                 first = self.index_of.setdefault(record.request_id, index)
                 if first != index:

@@ -70,7 +70,7 @@ class Client:
         trace: Trace,
         calls: Calls,
         history: History,
-        replicas: tuple[str, ...],
+        replicas: list[str],
         agents: tuple[str, ...],
         pause_s: float,
         reads_only: bool = False,

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from raftflow.coordinator.clock import IdSource
 from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica, ReplicaFailedError
+from raftflow.domain.features import LEVEL
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.log import RemovedError
 from raftflow.simulation.calls import Server
 from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 from raftflow.simulation.loop import START_S, Process
@@ -44,6 +47,8 @@ EPOCH_MS: Final = 1_700_000_000_000
 NAMES: Final = "abcdefg"
 _FULL_BYTES: Final = 2_000
 STOP_WITHIN_S: Final = 0.5
+FILE_MAX: Final = 9
+"""Replicas that the configuration of a newcomer names."""
 
 
 class SimClock:
@@ -87,6 +92,13 @@ class Host:
         """The state machine will refuse the next snapshot that is installed in this life."""
         self.refused: str | None = None
         """Why it does not start any more."""
+        self.gone: str | None = None
+        """Why this machine is no more: its disk was lost for good, or it heard that it was removed."""
+        self.level = LEVEL
+        """The highest feature level that the version which is installed here understands."""
+        self.join = False
+        self.file: tuple[str, ...] = ()
+        """The replicas in the configuration with which it was started first."""
 
 
 class ObservedMachine:
@@ -99,6 +111,8 @@ class ObservedMachine:
 
     def apply(self, index: int, term: int, entry: bytes) -> object:
         """Apply one entry and compare what came of it."""
+        if self._host.level < LEVEL:
+            self._history.applying(self._host, index, entry)
         result: EntryResult = self._inner.apply(index, term, entry)  # type: ignore[assignment]
         self._history.applied(self._host, index, term, entry, result)
         return result
@@ -163,13 +177,34 @@ class Cluster:
         self._disabled_rules = disabled_rules
         self._settings = settings
         self._timing = Timing(**timing)
-        self.names = tuple(NAMES[:replicas])
-        self.hosts = {name: Host(name, loop) for name in self.names}
+        self.founders = tuple(NAMES[:replicas])
+        self.names = list(self.founders)
+        """The machines that are there, members or not. The list changes in place."""
+        self.hosts: dict[str, Host] = {}
+        """All machines that ever were."""
+        self._latency = latency
+        for name in self.founders:
+            self._new_host(name, self.founders)
+        history.members.founded(self.founders)
         self.graves: list[object] = []
         """What belonged to dead processes: kept, so that nothing of it is torn down while the run goes on."""
-        self._members = tuple(Member(name=name, peer=Address(name, 1), url=f"sim://{name}") for name in self.names)
-        for host in self.hosts.values():
-            host.disk.delay_s = lambda operation, name=host.name: latency(name, operation)  # type: ignore[misc]
+
+    def _new_host(self, name: str, file: tuple[str, ...]) -> Host:
+        host = self.hosts[name] = Host(name, self._loop)
+        host.disk.delay_s = lambda operation: self._latency(name, operation)
+        host.file = file
+        return host
+
+    def add_host(self) -> str:
+        """Set up a machine with an empty disk, which will join; returns its new name."""
+        name = f"j{len(self.hosts) - len(self.founders) + 1}"
+        latest = self._history.members.latest
+        members = [other for other in self.names if latest.find(other) is not None]
+        host = self._new_host(name, (*members[: FILE_MAX - 1], name))
+        host.join = True
+        self.names.append(name)
+        self._trace.note(name, "is set up")
+        return name
 
     # Views.
 
@@ -180,6 +215,19 @@ class Cluster:
     def down(self) -> list[str]:
         """Return the replicas that could be started."""
         return [name for name in self.names if self.hosts[name].process is None and not self.hosts[name].refused]
+
+    def lost(self, *, damaged: bool = True) -> frozenset[str]:
+        """Return the machines that never come back, with those whose disks are damaged unless told otherwise."""
+        return frozenset(
+            name
+            for name, host in self.hosts.items()
+            if host.gone is not None or host.refused or (damaged and host.damaged)
+        )
+
+    def level(self) -> int:
+        """Return the feature level of the cluster, as far as anybody who runs knows."""
+        replicas = [self.hosts[name].replica for name in self.running()]
+        return max((replica.machine.state.feature_level for replica in replicas if replica is not None), default=0)
 
     def leader(self) -> str | None:
         """Return the announced leader of the highest term."""
@@ -200,7 +248,7 @@ class Cluster:
     def start(self, name: str) -> None:
         """Begin a life."""
         host = self.hosts[name]
-        if host.process is not None or host.refused:
+        if host.process is not None or host.refused or host.gone:
             return
         host.lives += 1
         host.clock.boot()
@@ -214,11 +262,11 @@ class Cluster:
         self._loop.call_soon(self._begin, host, process, context=process.context)
 
     def _build(self, host: Host, process: Process) -> None:
-        links = host.links = SimLinks(self._network, process)
+        links = host.links = SimLinks(self._network, process, host.level)
         config = CoordinatorConfig(
             cluster_id="simulation",
             secret=b"s" * 32,
-            members=self._members,
+            members=tuple(_member(name) for name in self._named(host)),
             name=host.name,
             data_dir=Path("/data"),
             bind=Address(host.name, 2),
@@ -228,9 +276,11 @@ class Cluster:
         )
         log_config = LogConfig(
             name=host.name,
-            members=self.names,
+            members=host.file,
             cluster_id="simulation",
             data_dir=Path("/data"),
+            addresses={name: (f"{name}:1", f"sim://{name}") for name in host.file},
+            join=host.join,
             **self._settings,
         )
 
@@ -243,11 +293,29 @@ class Cluster:
                 host.disk,
                 before_compaction=audit.compact,
                 disabled_rules=self._disabled_rules,
+                on_members=PeerDirectory(config, links.set_peers).follow,
             )
 
         ids = IdSource(host.clock, self._rng.getrandbits)
-        host.replica = Replica(config, make_log, host.disk, clock=host.clock, ids=ids)
+        host.replica = Replica(
+            config, make_log, host.disk, clock=host.clock, ids=ids, level=host.level, peer_levels=links.levels
+        )
         host.replica.log.on_role_change(lambda role, term: self._role_changed(host, role, term))
+
+    def _named(self, host: Host) -> list[str]:
+        """Return whom a replica's file names: as at its first start, and whoever lives if that is nobody any more."""
+        lonely = not self._living(host) & set(host.file)
+        return [*host.file, *(name for name in self.names if lonely and name not in host.file)]
+
+    def _living(self, host: Host) -> set[str]:
+        """Return the other members that have not gone."""
+        latest = self._history.members.latest
+        return {name for name in self.names if name != host.name and latest.find(name) is not None}
+
+    def is_lonely(self, name: str) -> bool:
+        """Return True if a replica runs and has no address of any member: its file must name one that lives."""
+        host = self.hosts[name]
+        return host.links is not None and not any(map(host.links.knows, self._living(host)))
 
     def _role_changed(self, host: Host, role: Role, term: int) -> None:
         self._trace.note(host.name, f"{role.value} in term {term}")
@@ -255,7 +323,12 @@ class Cluster:
 
     def _begin(self, host: Host, process: Process) -> None:
         task = self._loop.create_task(self._live(host, process), context=process.context)
+        task.add_done_callback(self._lived)
         self.graves.append(task)
+
+    def _lived(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a life ended", "exception": error})
 
     async def _live(self, host: Host, process: Process) -> None:
         """One life, inside its process."""
@@ -264,25 +337,29 @@ class Cluster:
         try:
             await replica.start()
         except ReplicaFailedError as error:
-            self._tell(host, process, str(error), at_start=True)
+            self._tell(host, process, error, at_start=True)
             return
         self._history.started(host)
         host.serving = True
         self._calls.servers[host.name] = Server(replica, process)
         reason = await replica.wait_failed()
-        self._tell(host, process, str(reason), at_start=False)
+        self._tell(host, process, reason, at_start=False)
 
-    def _tell(self, host: Host, process: Process, why: str, *, at_start: bool) -> None:
+    def _tell(self, host: Host, process: Process, why: ReplicaFailedError, *, at_start: bool) -> None:
         self._loop.call_soon(
             functools.partial(self._stopped, host, process, why, at_start=at_start), context=contextvars.Context()
         )
 
-    def _stopped(self, host: Host, process: Process, why: str, *, at_start: bool) -> None:
-        """A replica stopped by itself: right after a fault of its disk, wrong otherwise."""
+    def _stopped(self, host: Host, process: Process, error: ReplicaFailedError, *, at_start: bool) -> None:
+        """A replica stopped by itself: right after a fault of its disk or its removal, wrong otherwise."""
         if host.process is not process:
             return
+        why = str(error)
         self._trace.note(host.name, f"stopped: {why[:200]}")
-        if host.damaged and at_start:
+        if isinstance(error.__cause__, RemovedError):
+            self._history.members.told(host.name)
+            self._leave(host, "removed")
+        elif host.damaged and at_start:
             host.refused = why
         elif host.may_fail is None and not host.damaged:
             self._history.violation("stopped", f"{host.name} stopped without a fault of its disk: {why}")
@@ -323,9 +400,31 @@ class Cluster:
     def restart(self, name: str, loss: Loss) -> None:
         """Start again after a crash, with what the disk kept."""
         host = self.hosts[name]
-        if host.process is None and not host.refused:
+        if host.process is None and not host.refused and not host.gone:
             host.disk.restart(loss, self._rng)
             self.start(name)
+
+    def upgrade(self, name: str) -> None:
+        """Install the present version on a machine, whose process ends; it is to be started again."""
+        host = self.hosts[name]
+        if host.process is not None:
+            self._trace.note(name, "is stopped for the upgrade")
+            self._end(host, silently=False)
+            host.disk.restart(Loss.NONE, self._rng)
+        host.level = LEVEL
+
+    def destroy(self, name: str) -> None:
+        """Take a machine away for good, with its disk."""
+        host = self.hosts[name]
+        if host.gone is None:
+            self._trace.fault("replica lost for good", name)
+            if host.process is not None:
+                self._end(host, silently=True)
+            self._leave(host, "destroyed")
+
+    def _leave(self, host: Host, why: str) -> None:
+        host.gone = why
+        self.names.remove(host.name)
 
     # Faults of a machine.
 
@@ -365,6 +464,10 @@ class Cluster:
         """End every life."""
         for name in self.running():
             self._end(self.hosts[name], silently=True)
+
+
+def _member(name: str) -> Member:
+    return Member(name=name, peer=Address(name, 1), url=f"sim://{name}")
 
 
 def _sound(_operation: str, _path: Path) -> int | None:

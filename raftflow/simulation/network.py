@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from raftflow.simulation.loop import START_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
     from raftflow.simulation.loop import Process, VirtualLoop
@@ -32,12 +32,17 @@ Direction = tuple[str, str]
 class SimLinks:
     """The links of one life of one replica: implements `replication.links.Links`."""
 
-    def __init__(self, network: Network, process: Process) -> None:
+    def __init__(self, network: Network, process: Process, level: int = 0) -> None:
         self._network = network
         self.process = process
         self.name = process.name
+        self.level = level
+        """The highest feature level that this replica understands; each end tells it to the other."""
+        self.peers: frozenset[str] | None = None
+        """Whom it knows; None for everybody. A connection is made if both ends know each other."""
         self.up: dict[str, int] = {}
         """The number of the connection with each peer, as far as this replica knows."""
+        self._levels: dict[str, int] = {}
         self._alive = False
         self.on_frame: Callable[[str, bytes], None]
         self.on_up: Callable[[str], None]
@@ -56,6 +61,19 @@ class SimLinks:
         """Join the network."""
         self._alive = True
         self._network.join(self)
+
+    def set_peers(self, peers: Mapping[str, object]) -> None:
+        """Replace the list of peers: links to those that left are dropped, new ones are made."""
+        left = (self.peers or frozenset()) - peers.keys()
+        self.peers = frozenset(peers)
+        for name in sorted(left):
+            self.reset(name)
+        if self._alive:
+            self._network.join(self)
+
+    def levels(self) -> dict[str, int]:
+        """Return the highest feature level that each connected peer understands."""
+        return {peer: self._levels[peer] for peer in self.up}
 
     def send(self, peer: str, frame: bytes | Sequence[bytes]) -> bool:
         """Send one frame."""
@@ -82,13 +100,18 @@ class SimLinks:
             self._alive = False
             self._network.leave(self)
 
+    def knows(self, peer: str) -> bool:
+        """Return True if this replica has an address of a peer."""
+        return self.peers is None or peer in self.peers
+
     # What the network tells, in the replica's own time.
 
-    def made(self, peer: str, epoch: int) -> None:
-        """A connection works."""
+    def made(self, peer: str, epoch: int, level: int) -> None:
+        """A connection with a peer that understands this feature level works."""
         if self._alive:
             if peer in self.up:
                 self.lost(peer, self.up[peer])
+            self._levels[peer] = level
             self.up[peer] = epoch
             self.on_up(peer)
 
@@ -137,11 +160,12 @@ class Network:
     # Joining and leaving.
 
     def join(self, links: SimLinks) -> None:
-        """A replica listens and dials."""
+        """A replica listens, and dials whom it knows and has no connection with."""
         self._links[links.name] = links
         for peer in sorted(self._links):
-            if peer != links.name:
-                self._connect_soon(frozenset((links.name, peer)))
+            pair = frozenset((links.name, peer))
+            if peer != links.name and links.knows(peer) and pair not in self._connections:
+                self._connect_soon(pair)
 
     def leave(self, links: SimLinks, *, silently: bool = False) -> None:
         """A replica ends. If its machine lost power (`silently`) nobody tells the peers; patience does."""
@@ -166,13 +190,15 @@ class Network:
         first, second = self._links.get(one), self._links.get(other)
         if pair in self._connections or first is None or second is None:
             return
+        if not (first.knows(other) and second.knows(one)):
+            return
         if (one, other) in self.blocked or (other, one) in self.blocked:
             return
         self._epoch += 1
         self.connects += 1
         self._connections[pair] = _Connection(self._epoch)
-        for end, peer in ((first, other), (second, one)):
-            self._loop.call_soon(end.made, peer, self._epoch, context=end.process.context)
+        for end, peer in ((first, second), (second, first)):
+            self._loop.call_soon(end.made, peer.name, self._epoch, peer.level, context=end.process.context)
 
     def lose(self, one: str, other: str, why: str) -> None:
         """Break a connection; it is made again soon. Each end learns of it within milliseconds."""

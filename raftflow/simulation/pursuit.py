@@ -59,7 +59,7 @@ class Pursuit:
     async def run(self) -> None:
         """Watch until enough was struck."""
         for _ in range(STRIKES_MAX):
-            while 2 * len(lacking := self._lacking()) <= len(self._cluster.hosts):
+            while 2 * len(lacking := self._lacking()) <= len(self._history.members.latest.voters):
                 await asyncio.sleep(LOOK_EVERY_S)
             await self._strike(lacking)
 
@@ -69,7 +69,9 @@ class Pursuit:
         known = self._history.canon.get(index)
         if known is None:
             return {}
-        found = {host.name: self._lack(host, index, known.term) for host in self._cluster.hosts.values()}
+        voters = self._history.members.latest.voter_names
+        hosts = [self._cluster.hosts[name] for name in self._cluster.names if name in voters]
+        found = {host.name: self._lack(host, index, known.term) for host in hosts}
         return {name: loss for name, loss in found.items() if loss is not None}
 
     def _lack(self, host: Host, index: int, term: int) -> Loss | None:

@@ -15,6 +15,8 @@ from unittest.mock import patch
 
 import msgspec
 
+from raftflow.coordinator import replica as coordinator_replica
+from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.simulation.agents import SimAgent, virtual_agents
 from raftflow.simulation.bursts import Bursts
@@ -23,11 +25,15 @@ from raftflow.simulation.checks import History, Violation
 from raftflow.simulation.clients import Client
 from raftflow.simulation.cluster import Cluster
 from raftflow.simulation.disk import SimulatedCrash
-from raftflow.simulation.faults import KINDS, LOSSES, Faults, Weather
+from raftflow.simulation.faults import KINDS, Faults
 from raftflow.simulation.loop import StuckError, VirtualLoop, current_process
+from raftflow.simulation.member_faults import MemberFaults
 from raftflow.simulation.network import Network
+from raftflow.simulation.operator import CHANGE_S, Operator
 from raftflow.simulation.pursuit import Pursuit
+from raftflow.simulation.stage import LOSSES, Stage
 from raftflow.simulation.trace import Trace, TraceHandler
+from raftflow.simulation.weather import Weather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,8 +44,14 @@ REST_WITHIN_S: Final = 90.0
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
-FAMILIES: Final = ("all", "log", "all", "snapshots", "reads", "votes", "all", "leases")
+FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all", "leases")
 """By the seed's remainder."""
+CHANGES: Final = ("add member", "remove member", "replace member")
+CHANGING_SHARE: Final = 0.6
+"""Share of the seeds of other families in which members change."""
+MIXED_SHARE: Final = 0.25
+"""Share of seeds that begin with older versions."""
+MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("M"))
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
 
@@ -84,6 +96,8 @@ class Plan(msgspec.Struct, kw_only=True):
     agents: int
     pause_s: float
     settings: dict[str, Any]
+    levels: tuple[int, ...] = ()
+    """Feature levels of the founders' versions, where they are older."""
     steady: bool = False
     """Frames that leave together arrive together."""
     long_programs: bool = False
@@ -117,7 +131,20 @@ def make_plan(seed: int, options: Options) -> Plan:
             "snapshot_chunks_in_flight": rng.choice((1, 8)),
         },
     )
+    # A rule of the log is hunted without changes of the members, which would only thin out what it needs.
+    deep = not options.disabled_rules <= MEMBER_RULES
+    if deep and plan.family == "members":
+        plan.family = "log"
     _go_deep(plan, rng)
+    if deep:
+        plan.weights = {kind: weight for kind, weight in plan.weights.items() if kind not in CHANGES}
+    elif plan.family not in {"all", "members"} and rng.random() < CHANGING_SHARE:
+        plan.weights |= dict.fromkeys(CHANGES, sum(plan.weights.values()) // 12 + 1)
+    if rng.random() < MIXED_SHARE:
+        plan.weights["upgrade"] = sum(plan.weights.values()) // 6 + 1
+        plan.levels = tuple(rng.randint(LEVEL_FIRST, LEVEL) for _ in range(7))
+    else:
+        plan.weights.pop("upgrade", None)
     plan.replicas = options.replicas or plan.replicas
     plan.seconds = options.seconds or plan.seconds
     return plan
@@ -165,6 +192,26 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5)), 1, 1, 0.1
         plan.weights = {"election": 10, "slow disk": 3, "burst": 3}
         plan.every_s, plan.calm, plan.slow = 0.5, 0.1, 0.3
+    elif plan.family == "members":
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 4, 5)), 1, 1, 0.1
+        plan.weights = {
+            "add member": 10,
+            "remove member": 10,
+            "replace member": 8,
+            "crash": 6,
+            "kill": 4,
+            "crash at step": 5,
+            "transfer": 4,
+            "isolate": 4,
+            "ex-leader": 3,
+            "left behind": 4,
+            "snapshot": 5,
+            "burst": 8,
+            "lose connection": 3,
+            "blackout": 1,
+        }
+        plan.every_s, plan.calm = rng.choice((0.15, 0.3)), 0.15
+        settings |= {"snapshot_entries": rng.choice((20, 60, 10**6))}
     elif plan.family == "leases":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 3, 0.05
         plan.weights = {"agent": 10, "clock": 6, "transfer": 2, "pause": 1}
@@ -223,16 +270,20 @@ class World:
             )
             for number in range(plan.clients + 1)
         ]
-        self.faults = Faults(
+        self.operator = Operator(rng=self._rng(seed, "operator"), cluster=self.cluster, **shared)
+        self.stage = Stage(
             loop=loop,
             rng=self._rng(seed, "faults"),
             trace=trace,
             cluster=self.cluster,
             network=self.network,
-            calls=self.calls,
             agents=self.agents,
             bursts=Bursts(loop, self._rng(seed, "bursts"), self.cluster, history),
             weather=self.weather,
+        )
+        self.faults = Faults(
+            self.stage,
+            MemberFaults(self.stage, self.operator),
             weights=plan.weights,
             every_s=plan.every_s,
             calm=plan.calm,
@@ -246,6 +297,8 @@ class World:
             faults=self.faults,
         )
         self._pursuing = bool(options.disabled_rules)
+        for name, level in zip(self.cluster.founders, plan.levels, strict=False):
+            self.cluster.hosts[name].level = level
         self._ends = self._rng(seed, "end")
 
     @staticmethod
@@ -277,7 +330,7 @@ class World:
         await self._recover()
         if clean and not self.history.violations:
             await self._rest()
-        hosts = [self.cluster.hosts[name] for name in self.cluster.running()]
+        hosts = [self.cluster.hosts[name] for name in self._members()]
         if self.history.violations:
             await asyncio.sleep(AFTERMATH_S)
             self.history.check_acknowledged(hosts)
@@ -295,7 +348,7 @@ class World:
 
     def _heal(self) -> None:
         self.trace.note("-", "everything heals")
-        self.faults.end()
+        self.stage.end()
         self.network.heal_all()
         self.weather.clear()
         self.calls.lose_answers = self.plan.late_calls = 0.0
@@ -304,6 +357,8 @@ class World:
             self.cluster.repair_disk(name)
             if host.process is not None and host.process.frozen:
                 self.loop.thaw(host.process)
+            if self.cluster.is_lonely(name):
+                self.stage.kill(name)  # it is started with a file that names those who live
             self.cluster.restart(name, self._ends.choice(LOSSES))
         for agent in self.agents:
             agent.hurry()
@@ -334,14 +389,21 @@ class World:
             self.cluster.restart(name, LOSSES[0])
 
     def _views(self) -> list[Any]:
-        replicas = [self.cluster.hosts[name].replica for name in self.cluster.running()]
+        replicas = [self.cluster.hosts[name].replica for name in self._members()]
         return [replica.log.status() for replica in replicas if replica is not None]
+
+    def _members(self) -> list[str]:
+        """Return the members that run, by the list that is known to be committed."""
+        latest = self.history.members.latest
+        return [name for name in self.cluster.running() if latest.find(name) is not None]
 
     async def _rest(self) -> None:
         """All work done, all replicas equal."""
         history = self.history
         if not await self._until(lambda: all(client.done.is_set() for client in self.clients), EQUAL_WITHIN_S):
             history.violation("no rest", f"clients still wait for answers {EQUAL_WITHIN_S:g} s after healing")
+            return
+        if not await self._tidy_members():
             return
         await self._tidy()
 
@@ -361,10 +423,44 @@ class World:
 
         def equal() -> bool:
             views = self._views()
-            return len({(view.applied_index, view.last_index, view.term) for view in views}) == 1
+            return len({(view.applied_index, view.last_index, view.term, view.members) for view in views}) == 1
 
         if not await self._until(equal, EQUAL_WITHIN_S):
             history.violation("no rest", f"the replicas do not become equal: {self._views()}")
+
+    async def _tidy_members(self) -> bool:
+        """Let the operator finish; then the members are those that live, and all of them use the newest level."""
+        history, cluster = self.history, self.cluster
+        try:
+            async with asyncio.timeout(REST_WITHIN_S):
+                await self.operator.finish()
+        except TimeoutError:
+            history.violation("no rest", f"the members cannot be put in order: {self._views()}")
+            return False
+
+        def settled() -> bool:
+            self._start_down()
+            latest = history.members.latest
+            machines = [cluster.hosts[name].replica for name in self._members()]
+            return (
+                len(machines) == len(latest.voters)
+                and all(replica and replica.machine.state.feature_level == LEVEL for replica in machines)
+                and not any(self._reachable(name) for name in latest.removed)
+            )
+
+        if not await self._until(settled, EQUAL_WITHIN_S):
+            removed = [name for name in history.members.latest.removed if self._reachable(name)]
+            history.violation("no rest", f"levels, or {removed} go on though removed: {self._views()}")
+            return False
+        shown = self.operator.members()
+        if shown is not None:
+            history.members.check_end(shown)
+        return True
+
+    def _reachable(self, name: str) -> bool:
+        """Return True if a removed replica runs and could hear of its removal."""
+        links = self.cluster.hosts[name].links
+        return links is not None and any(peer in links.up for peer in self._members())
 
     async def _tidy(self) -> None:
         """Resume what was paused or drained."""
@@ -406,7 +502,10 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
     gc.disable()  # what a collection tears down would run code of dead processes at a moment of its own
     random.seed(f"global {seed}")
     try:
-        with patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"):
+        with (
+            patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"),
+            patch.object(coordinator_replica, "CHANGE_S", CHANGE_S),
+        ):
             yield
     finally:
         random.setstate(state)

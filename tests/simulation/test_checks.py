@@ -19,11 +19,13 @@ from raftflow.domain.commands import (
     encode_entry,
 )
 from raftflow.domain.contract import AuditRecord, AuditTransition
+from raftflow.domain.features import LEVEL
 from raftflow.domain.replies import AgentAccepted, Done, EndVerdict, Fired, Reported
 from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
+from raftflow.replication.membership import Membership
 from raftflow.simulation.checks import History, Read, answer
 from raftflow.simulation.loop import VirtualLoop
 from raftflow.simulation.trace import Trace
@@ -32,7 +34,12 @@ from raftflow.simulation.trace import Trace
 @pytest.fixture
 def history():
     with closing(VirtualLoop()) as loop:
-        yield History(Trace(loop))
+        history = History(Trace(loop))
+        history.members.founded(("a", "b", "c"))
+        for leader in "abc":  # everybody for everybody: `test_member_checks.py` looks at elections
+            for voter in "abc":
+                history.members.voted(voter, make_log([]), leader, 1)
+        yield history
 
 
 class Journal:
@@ -60,6 +67,9 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
         term_at=lambda index: terms[index - 1],
         holds=lambda index, of: 0 < index <= len(terms) and terms[index - 1] == of,
         match_index=lambda peer: (match or {}).get(peer, 0),
+        append_membership=lambda _listed, _callback: None,
+        on_membership=lambda: None,
+        members=SimpleNamespace(base_index=0, base=Membership()),
     )
     sent = []
     return SimpleNamespace(
@@ -75,7 +85,7 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
 
 def host(name, *, log=None, machine=None):
     replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine())
-    return SimpleNamespace(name=name, replica=replica, serving=True)
+    return SimpleNamespace(name=name, replica=replica, serving=True, level=LEVEL)
 
 
 def kinds(history):

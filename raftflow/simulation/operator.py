@@ -1,0 +1,191 @@
+"""The operator of a simulated cluster: adds, removes and upgrades replicas, asks again when refused, cleans up.
+
+He knows what a cluster survives: he never asks for a change after which replicas that are lost for good could be more
+than a minority of the voters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from raftflow.coordinator.submitter import NotLeaderError, ProposeError
+from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
+from raftflow.replication.membership import VOTERS_MIN, ChangeRefusedError, MemberInfo, NotReadyError
+from raftflow.simulation.calls import CallFailed
+from raftflow.simulation.disk import Loss
+from raftflow.simulation.loop import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from raftflow.coordinator.replica import Replica
+    from raftflow.replication.membership import Membership
+    from raftflow.simulation.calls import Calls
+    from raftflow.simulation.checks import History
+    from raftflow.simulation.cluster import Cluster
+    from raftflow.simulation.loop import VirtualLoop
+    from raftflow.simulation.trace import Trace
+
+CHANGE_S: Final = 2.0
+"""How long a replica works on one request to change the members."""
+TIMEOUT_S: Final = 1.2
+LATE_S: Final = 2.5
+"""How long a request may be on its way to a replica."""
+LOOK_S: Final = 0.02
+Change = tuple[str, str]
+"""`add` or `remove`, and whom."""
+Voters = frozenset[str]
+
+
+class Operator:
+    """Asks for changes of the members."""
+
+    def __init__(
+        self, *, loop: VirtualLoop, rng: Random, trace: Trace, calls: Calls, cluster: Cluster, history: History
+    ) -> None:
+        self.process = Process("operator")
+        self._loop = loop
+        self._rng = rng
+        self._trace = trace
+        self._calls = calls
+        self._cluster = cluster
+        self._history = history
+        self._leader: str | None = None
+        self._asked: dict[int, tuple[Change, float]] = {}
+        """Changes that may still be carried out, and until when, by the number of the request."""
+        self._serial = 0
+
+    # What may be done.
+
+    def members(self) -> Membership | None:
+        """Return the members as the leader shows them."""
+        name = self._cluster.leader()
+        replica = None if name is None else self._cluster.hosts[name].replica
+        return None if replica is None else replica.log.status().members
+
+    def may_lose(self, name: str) -> bool:
+        """Return True if this replica can be lost for good, whatever becomes of the changes under way."""
+        if self._cluster.level() < MEMBERS_LEVEL:
+            return False  # nobody could take its place: the level is raised when all members are there
+        lost = self._cluster.lost() | {name}
+        return all(_survives(voters, lost) for voters in self._possible() if name in voters)
+
+    def _possible(self) -> set[Voters]:
+        """Return every list of voters that may be in force soon."""
+        lists = self._history.members.possible()
+        for change, until_s in self._asked.values():
+            if until_s >= self._loop.time():
+                lists |= {_changed(voters, change) for voters in lists}
+        return lists
+
+    def _may_ask(self, change: Change) -> bool:
+        lost = self._cluster.lost()
+        return all(_survives(_changed(voters, change), lost) for voters in self._possible())
+
+    # Changes.
+
+    async def add(self, name: str, *, tries_max: int = 12) -> bool:
+        """Have a replica added. True once that was acknowledged."""
+        member = MemberInfo(name, f"{name}:1", f"sim://{name}")
+        return await self._ask(("add", name), lambda replica: replica.add_member(member), tries_max)
+
+    async def remove(self, name: str, *, tries_max: int = 12) -> bool:
+        """Have a replica removed. True once that was acknowledged."""
+        self._history.members.removal_asked(name)
+        return await self._ask(("remove", name), lambda replica: replica.remove_member(name), tries_max)
+
+    async def _ask(self, change: Change, work: Callable[[Replica], Awaitable[None]], tries_max: int) -> bool:
+        if not self._may_ask(change):
+            return False
+
+        async def serve(replica: Replica) -> str:
+            try:
+                await work(replica)
+            except (ChangeRefusedError, NotReadyError) as error:
+                return str(error)
+            return ""
+
+        kind, name = change
+        self._serial += 1
+        serial = self._serial
+        self._asked[serial] = change, float("inf")
+        try:
+            for _ in range(tries_max):
+                refusal = await self._call(serve)
+                if refusal == "":
+                    self._trace.fault("member added" if kind == "add" else "member removed", name)
+                    self._history.members.acknowledge(kind, name)
+                    return True
+                if refusal is not None:
+                    self._trace.fault("change of members refused", name, f"{kind}: {refusal[:100]}")
+                await asyncio.sleep(self._rng.uniform(0.02, 0.3))
+        finally:
+            self._asked[serial] = change, self._loop.time() + CHANGE_S + LATE_S
+        return False
+
+    async def _call(self, serve: Callable[[Replica], Awaitable[str]]) -> str | None:
+        """Ask whoever leads, or anybody. None if no answer came."""
+        target = self._leader or self._rng.choice(self._cluster.names)
+        self._leader = None
+        try:
+            answer = await self._calls.call(self.process, target, serve, TIMEOUT_S)
+        except NotLeaderError as error:
+            self._leader = error.leader
+            return None
+        except (ProposeError, CallFailed):
+            return None
+        self._leader = target
+        return answer
+
+    # The end of a run.
+
+    async def finish(self) -> None:
+        """Replace what is lost, upgrade what is old, let newcomers become members, until nothing is left to do."""
+        while not self._history.violations:
+            members = self.members()
+            if members is None:
+                await asyncio.sleep(LOOK_S)
+            elif not await self._go_on(members) and not self._open():
+                return
+
+    def _open(self) -> bool:
+        """Return True while a request that nobody waits for may still be worked on."""
+        return any(until_s >= self._loop.time() for _change, until_s in self._asked.values())
+
+    async def _go_on(self, members: Membership) -> bool:
+        """Do the next thing. False if there is none."""
+        lost = self._cluster.lost(damaged=False)
+        dead = sorted(lost & members.voter_names)
+        for name in self._cluster.names:
+            if self._cluster.hosts[name].level < LEVEL:
+                self._cluster.upgrade(name)
+                self._cluster.restart(name, Loss.NONE)
+                return True
+        for learner in sorted(members.learner_names):
+            await (self.remove(learner) if learner in lost else self.add(learner))
+            return True
+        if dead and len(members.voters) > VOTERS_MIN:
+            await self.remove(dead[0])
+            return True
+        if dead:
+            known = members.voter_names | set(members.removed) | self._cluster.lost()
+            spare = [name for name in self._cluster.names if name not in known]
+            name = spare[0] if spare else self._cluster.add_host()
+            self._cluster.restart(name, Loss.ALL)
+            await self.add(name)
+            return True
+        await asyncio.sleep(LOOK_S)
+        return False
+
+
+def _survives(voters: Voters, lost: frozenset[str]) -> bool:
+    return 2 * len(voters & lost) < len(voters)
+
+
+def _changed(voters: Voters, change: Change) -> Voters:
+    kind, name = change
+    if kind == "add":
+        return voters | {name}
+    return voters - {name} if len(voters) > VOTERS_MIN else voters

@@ -1,0 +1,109 @@
+"""A real agent at a real replica, over HTTP: what it tells of running attempts, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from raftflow.agent import leader as leader_module
+from raftflow.agent import usage as usage_module
+from raftflow.agent.config import load_config
+from raftflow.agent.main import run_agent
+from raftflow.coordinator.config import Timing
+from raftflow.domain.task import AgentState
+
+HOLD = "held = bytearray(100 << 20); import time; time.sleep(2)"
+
+
+@pytest.fixture
+async def start_agent(tmp_path: Path) -> AsyncIterator[Callable[..., None]]:
+    """Run agents in this event loop."""
+    tasks: list[asyncio.Task[int]] = []
+
+    def start(url: str, **settings: Any) -> None:
+        flags = {"name": "a1", "peers": [url], "work_dir": str(tmp_path / "agent"), **settings}
+        flags.setdefault("resources", {"cpu": 2, "memory": 4096})
+        tasks.append(asyncio.ensure_future(run_agent(load_config(None, {}, flags))))
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def shown(one: Any, workflow: str, task: str, true: Callable[[Any], Any]) -> Any:
+    """Show a task until it is as the test wants."""
+    async with asyncio.timeout(30):
+        while not true(view := (await one.get(f"/v1/workflows/{workflow}/tasks/{task}")).json):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # nothing announces it over HTTP
+    return view
+
+
+async def test_progress_and_memory_of_a_running_task_are_shown(one: Any, start_agent: Any) -> None:
+    start_agent(one.url)
+    text = f"echo 0.75 > $RAFTFLOW_PROGRESS; exec {sys.executable} -c '{HOLD.replace('2)', '300)')}'"
+    workflow = await one.submit({"id": "a", "command": ["sh", "-c", text]})
+    view = await shown(one, workflow, "a", lambda view: view["usage"] and view["usage"]["memory_mib"] >= 100)
+    assert view["usage"]["progress"] == 0.75
+
+
+async def test_a_task_that_outgrows_its_memory_runs_again_with_more(
+    one: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_module, "SAMPLE_EVERY_S", 0.2)
+    start_agent(one.url)
+    task = {"command": [sys.executable, "-c", HOLD], "resources": {"cpu": 1, "memory": "64MiB"}}
+    limited = {"id": "b", **task, "memory_max": "80MiB"}
+    workflow = await one.submit({"id": "a", **task}, limited, on_failure="continue")
+    view = await shown(one, workflow, "a", lambda view: view["state"] in ("succeeded", "failed"))
+    assert (view["state"], view["attempt"]) == ("succeeded", 2)
+    assert [attempt["outcome"] for attempt in view["history"]] == ["outgrown", "succeeded"]
+    view = await shown(one, workflow, "b", lambda view: view["state"] in ("succeeded", "failed"))
+    assert (view["state"], view["attempt"]) == ("failed", 2)
+    assert "outgrew" in view["detail"]
+    assert (await one.get("/v1/ledger/verify")).json["ok"]
+
+
+async def test_what_an_agent_finished_while_it_was_cut_off_counts(
+    serve: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lost meanwhile; its task waits, for there is nobody else. When it returns, nothing is run again."""
+    one = await serve(timing=Timing(lease_ms=1_500, poll_wait_ms=200))
+    cut = False
+    post = leader_module.LeaderClient._post  # the cable
+
+    async def through(client: Any, *args: Any) -> Any:
+        if cut:
+            raise aiohttp.ClientConnectionError("cut")
+        answer = await post(client, *args)
+        if cut:
+            raise aiohttp.ClientConnectionError("cut")
+        return answer
+
+    monkeypatch.setattr(leader_module.LeaderClient, "_post", through)
+    start_agent(one.url)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    workflow = await one.submit({"id": "a", "command": ["sh", "-c", f'cat {fifo} > "$RAFTFLOW_RESULT"']})
+    writing = await asyncio.to_thread(os.open, fifo, os.O_WRONLY)  # the program runs
+    cut = True
+    os.write(writing, b"42")
+    os.close(writing)
+    await one.until(lambda: one.replica.machine.state.agents["a1"].state is AgentState.LOST)
+    assert (await one.get(f"/v1/workflows/{workflow}/tasks/a")).json["state"] == "ready"
+    cut = False
+    view = await shown(one, workflow, "a", lambda view: view["state"] == "succeeded")
+    assert (view["result"], view["attempt"]) == (42, 1)
+    moves = [
+        step["event"] if isinstance(step, dict) else step[3]
+        for line in (await one.get("/v1/audit?limit=1000")).json["records"]
+        for step in line["transitions"]
+    ]
+    assert moves == ["started", "agent_lost", "offered"]

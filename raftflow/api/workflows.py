@@ -161,7 +161,7 @@ def _overlay(call: Call, view: TaskView) -> None:
 
 async def explain(call: Call) -> Answer:
     """Say why a task is where it is."""
-    explanation = queries.explain(call.replica.machine, call.path("id"), call.path("task"))
+    explanation = call.replica.explain(call.path("id"), call.path("task"))
     return Answer(found(explanation, _what(call)))
 
 

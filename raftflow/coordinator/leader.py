@@ -350,6 +350,10 @@ class LeaderLoop:
                 CommitPlacements(at_ms=self._clock.now_ms(), actor=self._actor, placements=placements)
             )
 
+    def look_again(self) -> None:
+        """Plan anew though nothing was applied: time went on, or agents told something."""
+        self._placing.kick()
+
     def place_after(self, agent: str, ends: Sequence[ReportedEnd]) -> None:
         """Propose what the ends, proposed in this turn of the event loop, leave room for (`foresight`)."""
         if not self._leading:

@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from raftflow.coordinator.foresight import placements_after
+from raftflow.coordinator.outlook import Outlook
 from raftflow.domain.commands import Placement
 from raftflow.domain.contract import ReportedEnd
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
-from raftflow.domain.rooms import AgentRoom
+from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
 from raftflow.machine import queries
 from raftflow.machine.machine import Machine
-from raftflow.machine.wishes import budget
-from raftflow.scheduler.place import place
-from raftflow.scheduler.queue import ReadyQueue
+from raftflow.scheduler.place import decide
+from raftflow.scheduler.queue import ReadyQueue, TaskKey
+from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
 PLACEMENTS_MAX = 512
 """Placements of one command. When they are applied the next ones are computed."""
 SHOWN_LEAST = 8
+REMEMBERED_MAX = 256
+"""Decisions that are remembered, to explain them."""
+
+
+class Decided(NamedTuple):
+    """A decision that placed a task."""
+
+    task: ReadyTask | None
+    """The task as the scheduler saw it; None if it was placed ahead, with the report that made it ready."""
+    view: PlacementView | None
 
 
 class QueuePlanner:
-    """Keeps the scheduler's queue of ready tasks and the agents that have room, and asks for placements.
+    """Keeps the scheduler's queue of ready tasks and the agents that are up, and asks for placements.
 
     At most one proposal is under way at a time, so nothing has to be held back: what was placed has left the queue
     by its event before the next plan is made.
+
+    Args:
+        now_ms: the cluster's time.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, now_ms: Callable[[], int], outlook: Outlook | None = None) -> None:
         self._machine = machine
+        self._now_ms = now_ms
+        self._outlook = outlook or Outlook()
         self._queue = ReadyQueue()
-        self._rooms: dict[str, AgentRoom] = {}
-        """Agents with room, as of the last plan."""
+        self._open: dict[str, AgentRoom] = {}
+        """Agents that are up and have room, as of the last plan."""
+        self._full: dict[str, AgentRoom] = {}
+        """Those that have none."""
         self._changed: dict[str, None] = {}
         """Agents to be looked at again, in the order of the events."""
         self._suspects: dict[str, None] = {}
+        """Agents that are silent."""
+        self._reservations = Reservations()
+        self.settled = False
+        """True if the last plan found nothing to place, and nothing has changed since."""
+        self._remembered: deque[tuple[PlacementView | None, tuple[Placement, ...]]] = deque()
+        self._decision: dict[TaskKey, tuple[PlacementView | None, tuple[Placement, ...]]] = {}
+        """The remembered decision that placed a task last."""
 
     def reset(self) -> None:
         """Read everything anew from the state machine."""
         self._queue = ReadyQueue()
         for workflow_id, position in queries.ready_tasks(self._machine):
             self._add(workflow_id, position)
-        self._rooms.clear()
+        self._open.clear()
+        self._full.clear()
         self._suspects.clear()
         self._changed = dict.fromkeys(self._machine.state.agents)
+        self._reservations = Reservations()
+        self._remembered.clear()
+        self._decision.clear()
 
     def observe(self, events: list[Event]) -> None:
         """Take note of what an applied entry changed."""
+        self.settled = False
         for event in events:
             if isinstance(event, TaskReady):
                 self._add(event.workflow_id, event.task)
@@ -72,27 +104,120 @@ class QueuePlanner:
 
     def plan(self) -> tuple[Placement, ...]:
         """Propose placements for now; empty if nothing is ready or nobody has room."""
-        for name in self._changed:
-            room = queries.agent_room(self._machine, name)
-            if room is not None and has_room(room) and name not in self._suspects:
-                self._rooms[name] = room
-            else:
-                self._rooms.pop(name, None)
-        self._changed.clear()
-        if not self._rooms or not len(self._queue):
+        placements = self._decide()
+        self.settled = not placements
+        return placements
+
+    def _decide(self) -> tuple[Placement, ...]:
+        self._look()
+        if not self._open or not len(self._queue):
             return ()
-        budgets = {name: budget(self._machine, name) or 0 for name in self._queue.limited()}
+        budgets = self._budgets()
+        groups = self._queue.groups(_worth_showing(self._open.values()), budgets)
+        if not groups:
+            return ()
+        now_ms = self._now_ms()
         view = PlacementView(
-            agents=tuple(self._rooms.values()),
-            groups=self._queue.groups(_worth_showing(self._rooms.values()), budgets),
+            agents=tuple(self._open.values()),
+            full=tuple(self._full.values()),
+            groups=groups,
             placements_max=PLACEMENTS_MAX,
             budgets=budgets,
+            reserved=self._reserved(now_ms),
         )
-        return tuple(place(view))
+        decision = decide(view)
+        self._reservations.note(now_ms, decision, {group.shape: None for group in groups})
+        placements = tuple(decision.placements)
+        self._remember(view, placements)
+        return placements
+
+    def _look(self) -> None:
+        """Look again at the agents of which something has changed."""
+        for name in (*self._changed, *self._outlook.take_changed()):
+            self._open.pop(name, None)
+            self._full.pop(name, None)
+            room = queries.agent_room(self._machine, name)
+            if room is not None:
+                room = self._outlook.see(room, suspect=name in self._suspects)
+                (self._open if has_room(room) else self._full)[name] = room
+        self._changed.clear()
+
+    def _budgets(self) -> dict[str, int]:
+        return {name: queries.budget(self._machine, name) or 0 for name in self._queue.limited()}
+
+    def _reserved(self, now_ms: int) -> dict[str, Shape]:
+        reservations = self._reservations
+        if reservations.idle:
+            return {}
+        rooms = {**self._full, **self._open}
+        return reservations.choose(now_ms, rooms, lambda name: queries.holdings(self._machine, name))
+
+    def next_look_ms(self) -> int | None:
+        """Return when a plan is to be made though nothing changes, None if never: an agent is to be kept by then."""
+        return self._reservations.next_ms()
+
+    # --- what others ask
 
     def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
         """Propose what will run at once where the ends happened; empty while other tasks wait for a decision."""
-        return () if len(self._queue) else placements_after(self._machine, agent, ends)
+        if len(self._queue):
+            return ()
+        placements = placements_after(self._machine, agent, ends)
+        self._remember(None, placements)
+        return placements
+
+    def rooms(self) -> dict[str, AgentRoom]:
+        """Return the agents that are up, with what is known of them. Not a copy to keep."""
+        self._look()
+        return {**self._full, **self._open}
+
+    def suspects(self) -> frozenset[str]:
+        """Return the agents that are silent and get nothing."""
+        return frozenset(self._suspects)
+
+    def decision_of(self, workflow_id: str, position: int) -> Decided | None:
+        """Return the decision of this leader that last placed a task, None if it is not remembered."""
+        found = self._decision.get((workflow_id, position))
+        if found is None:
+            return None
+        view = found[0]
+        groups = () if view is None else view.groups
+        task = next((each for group in groups for each in group.tasks if _key(each) == (workflow_id, position)), None)
+        return Decided(task, view)
+
+    def reserved(self) -> dict[str, Shape]:
+        """Return the agents that are kept, and for which shape."""
+        return self._reserved(self._now_ms())
+
+    def view_now(self) -> PlacementView:
+        """Return agents and limits as the next decision would see them, without tasks."""
+        self._look()
+        return PlacementView(
+            agents=tuple(self._open.values()),
+            full=tuple(self._full.values()),
+            groups=(),
+            placements_max=PLACEMENTS_MAX,
+            budgets=self._budgets(),
+            reserved=self.reserved(),
+        )
+
+    def _remember(self, view: PlacementView | None, placements: tuple[Placement, ...]) -> None:
+        if not placements:
+            return
+        decision = (view, placements)
+        self._remembered.append(decision)
+        for placement in placements:
+            self._decision[placement.workflow_id, placement.task] = decision
+        if len(self._remembered) > REMEMBERED_MAX:
+            oldest = self._remembered.popleft()
+            for placement in oldest[1]:
+                key = (placement.workflow_id, placement.task)
+                if self._decision.get(key) is oldest:
+                    del self._decision[key]
+
+
+def _key(task: ReadyTask) -> TaskKey:
+    return task.workflow_id, task.task
 
 
 def _worth_showing(rooms: Iterable[AgentRoom]) -> int:

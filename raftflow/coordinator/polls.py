@@ -22,6 +22,7 @@ from itertools import islice
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.ends import report, verdicts_of
 from raftflow.coordinator.leader import LeaderLoop
+from raftflow.coordinator.outlook import MEASURED_LEAST_MS, SAMPLES_LEAST, Outlook
 from raftflow.coordinator.relay import LogRelay
 from raftflow.coordinator.submitter import BusyError, Submitter
 from raftflow.coordinator.usage import UsageStore
@@ -33,6 +34,7 @@ from raftflow.domain.contract import (
     PollRequest,
     PollResponse,
     RegisterRequest,
+    ReportedEnd,
     ReportVerdict,
 )
 from raftflow.domain.rejections import Rejection, RejectionCode
@@ -110,8 +112,10 @@ class PollDesk:
         poll_wait_ms: int,
         held_max: int,
         relay: LogRelay | None = None,
+        outlook: Outlook | None = None,
     ) -> None:
         self.relay = relay or LogRelay(self.wake)
+        self.outlook = outlook or Outlook()
         self.usage = UsageStore()
         """What running attempts use, as their agents told."""
         self._machine = machine
@@ -149,6 +153,7 @@ class PollDesk:
         known = self._machine.state.agents.get(agent)
         if known is None or not known.present:
             self.usage.forget(agent)
+            self.outlook.forget(agent)
         if agent not in self._seats:
             return
         if not self._to_wake:
@@ -168,6 +173,7 @@ class PollDesk:
         """Send every held poll away: this replica no longer leads."""
         self.relay.fail_all("the leader changed meanwhile; ask again")
         self.usage.clear()
+        self.outlook.clear()
         for agent in self._seats:
             self.wake(agent)
         self._seats = {agent: seat for agent, seat in self._seats.items() if seat.wakers}
@@ -193,7 +199,9 @@ class PollDesk:
             refused = await self._report(name, request, ()) if request.ends else []
             return refused if isinstance(refused, Rejection) else agent
         seat = self._seat(name, request.incarnation)
-        seat.load = request.load or seat.load
+        if request.load is not None:
+            seat.load = request.load
+            self.outlook.told(name, request.load)
         self._leader.contact(name)
         self.relay.deliver(name, request.logs)
         if request.usage or self.usage.of_agent(name):
@@ -268,6 +276,7 @@ class PollDesk:
         if isinstance(queued, Rejection):
             return queued
         self._leader.place_after(name, request.ends)
+        self._measure(name, request.ends)
         reply = await queued
         if isinstance(reply, Rejection):
             return reply
@@ -275,6 +284,18 @@ class PollDesk:
         if any(end.outcome == "succeeded" for end in request.ends):
             self._leader.standing.settled(name)
         return verdicts_of(reply.verdicts)
+
+    def _measure(self, name: str, ends: list[ReportedEnd]) -> None:
+        """Note how fast the agent was with what is known to take some time."""
+        for end in ends:
+            if end.duration_ms >= MEASURED_LEAST_MS and end.outcome == "succeeded":
+                agent = self._machine.state.agents.get(name)
+                found = None if agent is None else agent.live.get(end.fence)
+                if found is None:
+                    continue
+                known = queries.kind_estimate(self._machine, found[0].id, found[1].position)
+                if known is not None and known.count >= SAMPLES_LEAST:
+                    self.outlook.ran(name, known.mean_ms, end.duration_ms)
 
     async def _goodbye(
         self, name: str, request: PollRequest, verdicts: list[ReportVerdict]

@@ -13,20 +13,24 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import raftflow
+from raftflow.coordinator import why
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.audit_frames import AuditError
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
+from raftflow.coordinator.outlook import Outlook
 from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
 from raftflow.coordinator.registrar import Registrar
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
 from raftflow.coordinator.verify import verify_audit
-from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus
+from raftflow.coordinator.watch import Watch, WatchLoop
+from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus, TaskExplanation
 from raftflow.domain.events import AgentChanged
 from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
 from raftflow.domain.peers import tell_peers
+from raftflow.machine import queries
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
 from raftflow.replication.membership import (
@@ -105,12 +109,14 @@ class Replica:
             on_commit=self.commits.add,
             feature_level=lambda: self.machine.state.feature_level,
         )
+        self.outlook = Outlook()
+        self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.outlook)
         self.leader = LeaderLoop(
             name=config.name,
             machine=self.machine,
             submitter=self.submitter,
             clock=self.clock,
-            planner=QueuePlanner(self.machine),
+            planner=self.planner,
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
             retention_ms=config.limits.retention_ms,
@@ -126,6 +132,22 @@ class Replica:
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
             held_max=config.limits.held_polls,
+            outlook=self.outlook,
+        )
+        self.watch = WatchLoop(
+            watch=Watch(
+                machine=self.machine,
+                planner=self.planner,
+                outlook=self.outlook,
+                usage=self.desk.usage,
+                actor=f"leader:{config.name}",
+                now_ms=self._now_ms,
+                now_s=lambda: asyncio.get_running_loop().time(),
+            ),
+            machine=self.machine,
+            submitter=self.submitter,
+            look_again=self.leader.look_again,
+            on_bug=self._fail,
         )
         self.registrar = Registrar(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
@@ -173,6 +195,7 @@ class Replica:
             self._watcher = None
         self.desk.close()
         self.leader.stop()
+        self.watch.stop()
         self.submitter.refuse()
         await self.log.close()
         await self.submitter.close()
@@ -195,13 +218,17 @@ class Replica:
             self._failure = error
             self._failed.set()
             self.leader.stop()
+            self.watch.stop()
 
     async def _watch_log(self) -> None:
         self._fail(await self.log.wait_failed())
 
     def _role_changed(self, role: Role, term: int) -> None:
         self.leader.on_role_change(role, term)
-        if not self.leader.leading:
+        if self.leader.leading:
+            self.watch.start()
+        else:
+            self.watch.stop()
             self.desk.step_down()
 
     def _applied(self, result: EntryResult) -> None:
@@ -209,6 +236,7 @@ class Replica:
         events = result.events
         if events and self.leader.leading:
             self.leader.on_applied(events)
+            self.watch.on_applied(events)
             for event in events:
                 if isinstance(event, AgentChanged):
                     self.desk.wake(event.name)
@@ -221,7 +249,16 @@ class Replica:
             return None
         return {self.config.name: self.machine.level_max, **{peer: told[peer] for peer in peers}}
 
+    def _now_ms(self) -> int:
+        return max(self.clock.now_ms(), self.machine.clock_ms)
+
     # --- what the API asks
+
+    def explain(self, workflow_id: str, task_id: str) -> TaskExplanation | None:
+        """Say why a task is where it is, None if it is not known; the leader says most."""
+        if not self.leader.leading:
+            return queries.explain(self.machine, workflow_id, task_id)
+        return why.explain(self.machine, self.planner, workflow_id, task_id)
 
     def find_leader(self) -> tuple[str, str] | None:
         """Return (name, url) of another replica that leads, or None."""

@@ -1,0 +1,266 @@
+"""The watch on the leader: queued work that moves to idle agents, backups of late attempts, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from raftflow.coordinator import watch as watch_module
+from raftflow.coordinator.outlook import Outlook
+from raftflow.coordinator.planner import REMEMBERED_MAX
+from raftflow.domain.commands import CommitBackups, RecallAttempts
+from raftflow.domain.contract import AgentLoad, AttemptUsage
+from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.rooms import AgentRoom
+from raftflow.domain.task import TaskState
+from raftflow.machine import invariants
+
+SECOND_MS = 1_000
+
+
+async def online(bench: Any, **options: Any) -> Any:
+    one = await bench(**options)
+    await one.until(lambda: one.machine.state.feature_level >= ONLINE_LEVEL)
+    one.replica.watch.stop()  # the tests look themselves
+    return one
+
+
+async def settled(one: Any) -> None:
+    """Wait until the scheduler has found nothing more to place."""
+    await one.until(lambda: one.replica.planner.settled)
+
+
+def look(one: Any) -> list[Any]:
+    return list(one.replica.watch._watch.look())
+
+
+async def learn(one: Any, incarnation: int, ms: int, count: int = 6, agent: str = "a1") -> int:
+    """Let an agent run tasks of the kind `true` that take so long; returns its last fence."""
+    workflow = await one.submit(*(f"t{n}" for n in range(count)))
+    seen = 0
+    ends: list[Any] = []
+    for seq in range(1, 100):
+        answer = await one.work(incarnation, seq, name=agent, seen=seen, ends=ends)
+        ends = [one.end(item.fence, workflow, item.task_id, duration_ms=ms) for item in answer.assign]
+        seen = max([seen, *(item.fence for item in answer.assign)])
+        if one.machine.state.workflows[workflow].finished_ms:
+            return int(seen)
+    raise AssertionError("the tasks did not come")
+
+
+def later(one: Any, ms: int) -> None:
+    """Let time go on for the watch alone."""
+    one.replica.watch._watch._now_ms = lambda: one.machine.clock_ms + ms
+
+
+async def test_queued_work_goes_to_an_agent_that_joins(bench: Any) -> None:
+    one = await online(bench)
+    first = await one.register("a1", prefetch=10)
+    await one.submit(*(f"t{n}" for n in range(9)))
+    answer = await one.work(first, 1)
+    assert len(answer.assign) == 9
+    await settled(one)
+    assert look(one) == [], "nobody is idle"
+    second = await one.register("a2", prefetch=10)
+    await settled(one)
+    (recall,) = look(one)
+    assert isinstance(recall, RecallAttempts)
+    fences = [item.fence for item in answer.assign]
+    assert (recall.agent, recall.incarnation) == ("a1", first)
+    assert recall.fences == tuple(fences[5:]), "the later half: one to run, and half as many to wait as wait here"
+    for fence in recall.fences:
+        await one.replica.propose(recall)
+        assert one.machine.state.agents["a1"].live[fence]
+    await settled(one)
+    assert look(one) == [], "what was asked back already is not asked back again"
+    told = await one.work(first, 2, seen=fences[-1], running=fences[:1], queued=fences[1:])
+    assert told.release == list(recall.fences)
+    workflow = answer.assign[0].workflow_id
+    released = [one.end(item.fence, workflow, item.task_id, "released") for item in answer.assign[5:]]
+    await one.poll(first, 3, seen=fences[-1], running=fences[:1], queued=fences[1:5], ends=released)
+    moved = await one.work(second, 1, name="a2")
+    assert {item.task_id for item in moved.assign} == {item.task_id for item in answer.assign[5:]}
+    assert invariants.check(one.machine) == []
+
+
+async def test_nothing_is_moved_while_fresh_work_waits(bench: Any) -> None:
+    one = await online(bench)
+    await one.register("a1", prefetch=4)
+    await one.submit(*(f"t{n}" for n in range(9)))
+    await settled(one)
+    one.replica.planner.settled = False
+    await one.register("a2", prefetch=4)
+    assert look(one) == []
+
+
+async def test_a_late_attempt_gets_a_backup_elsewhere(bench: Any) -> None:
+    one = await online(bench)
+    first = await one.register("a1")
+    seen = await learn(one, first, 2_000)
+    await one.submit("late")
+    (item,) = (await one.work(first, 500, seen=seen)).assign
+    await settled(one)
+    later(one, 20 * SECOND_MS)
+    assert look(one) == [], "no agent is idle"
+    await one.register("a2")
+    await settled(one)
+    (command,) = look(one)
+    assert isinstance(command, CommitBackups)
+    assert [(placement.agent, placement.task) for placement in command.placements] == [("a2", 0)]
+    await one.replica.propose(command)
+    task = one.machine.state.workflows[item.workflow_id].tasks[0]
+    assert (task.state, task.backup.agent) == (TaskState.RUNNING, "a2")
+    await settled(one)
+    assert look(one) == [], "one backup is enough"
+    assert invariants.check(one.machine) == []
+
+
+async def test_who_is_in_time_gets_none(bench: Any) -> None:
+    one = await online(bench)
+    first = await one.register("a1")
+    await one.register("a2")
+    await one.submit("unknown")
+    await one.work(first, 1)
+    await settled(one)
+    later(one, 3600 * SECOND_MS)
+    assert look(one) == [], "nobody knows how long that takes"
+
+
+async def test_progress_that_ends_soon_is_waited_for(bench: Any) -> None:
+    one = await online(bench)
+    first = await one.register("a1")
+    seen = await learn(one, first, 2_000)
+    await one.submit("late")
+    (item,) = (await one.work(first, 500, seen=seen)).assign
+    later(one, 20 * SECOND_MS)
+    await one.register("a2")
+    for seq, progress, wanted in ((501, 0.95, 0), (502, 0.2, 1)):
+        usage = [AttemptUsage(fence=item.fence, cpu_ms=1, memory_mib=1, peak_mib=1, progress=progress)]
+        await one.poll(first, seq, seen=item.fence, running=[item.fence], usage=usage)
+        await settled(one)
+        assert len(look(one)) == wanted
+
+
+async def test_a_slow_agent_is_not_waited_for(bench: Any) -> None:
+    one = await online(bench)
+    second = await one.register("a2")
+    await learn(one, second, 2_000, agent="a2")
+    await one.register("a1")
+    for _ in range(5):
+        one.replica.outlook.ran("a1", 2_000, 20_000)
+    await settled(one)
+    rooms = one.replica.planner.rooms()
+    assert (rooms["a1"].speed, rooms["a2"].speed) == (125, 1_000)
+    await one.submit("x", "y")
+    await settled(one)
+    agents = one.machine.state.agents
+    assert (len(agents["a1"].live), len(agents["a2"].live)) == (1, 1)
+    assert look(one) == [], "the other one is busy"
+    workflow, task = next(iter(agents["a2"].live.values()))
+    fence = task.last.fence
+    await one.poll(second, 900, name="a2", seen=fence, ends=[one.end(fence, workflow.id, task.id, duration_ms=2_000)])
+    await settled(one)
+    (command,) = look(one)
+    assert [placement.agent for placement in command.placements] == ["a2"]
+
+
+async def test_the_loop_runs_while_there_is_work_and_rests_without(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "WATCH_S", 0.02)
+    one = await bench()
+    await one.until(lambda: one.machine.state.feature_level >= ONLINE_LEVEL)
+    first = await one.register("a1", prefetch=10)
+    await one.until(lambda: one.replica.watch._timer is None)
+    workflow = await one.submit(*(f"t{n}" for n in range(4)))
+    answer = await one.work(first, 1)
+    fences = [item.fence for item in answer.assign]
+    await one.register("a2", prefetch=10)
+    told = await one.work(first, 2, seen=fences[-1], running=fences[:1], queued=fences[1:])
+    assert told.release, "asked back within a few looks"
+    ends = [one.end(item.fence, workflow, item.task_id) for item in answer.assign]
+    await one.poll(first, 3, seen=fences[-1], ends=ends)
+    await one.until(lambda: one.replica.watch._timer is None)
+
+
+async def test_the_leader_says_why_this_agent(bench: Any) -> None:
+    one = await online(bench)
+    await one.register("a1", cpu=4)
+    second = await one.register("a2")
+    workflow = await one.submit("a", "b<a")
+    answer = await one.work(second, 1, name="a2")
+    told = one.replica.explain(workflow, "a")
+    assert told.agent == "a2"
+    assert told.index == one.machine.state.workflows[workflow].tasks[0].last.index
+    assert [(found.agent, found.where) for found in told.candidates] == [("a2", "run"), ("a1", "run")]
+    fence = answer.assign[0].fence
+    await one.poll(second, 2, name="a2", seen=fence, ends=[one.end(fence, workflow, "a")])
+    told = one.replica.explain(workflow, "b")
+    assert (told.agent, told.candidates) == ("a2", [])
+    assert "with the report" in told.reason
+    assert one.replica.explain(workflow, "nothing") is None
+
+
+async def test_the_leader_says_who_could_take_a_task_that_waits(bench: Any) -> None:
+    one = await online(bench)
+    await one.register("a1")
+    workflow = await one.submit("large", resources={"cpu": 9_000})
+    told = one.replica.explain(workflow, "large")
+    assert [(found.agent, found.where) for found in told.candidates] == [("a1", "no")]
+    assert "never has enough cpu" in told.candidates[0].why
+
+
+async def test_decisions_are_remembered_within_a_bound(bench: Any) -> None:
+    one = await online(bench)
+    first = await one.register("a1")
+    oldest = await one.submit("t")
+    seen = (await one.work(first, 1)).assign[0].fence
+    await one.poll(first, 2, seen=seen, ends=[one.end(seen, oldest, "t")])
+    assert one.replica.planner.decision_of(oldest, 0) is not None
+    for seq in range(3, REMEMBERED_MAX + 3):
+        workflow = await one.submit("t")
+        seen = (await one.work(first, 2 * seq, seen=seen)).assign[0].fence
+        await one.poll(first, 2 * seq + 1, seen=seen, ends=[one.end(seen, workflow, "t")])
+    assert one.replica.planner.decision_of(oldest, 0) is None
+    assert "not remembered" in one.replica.explain(oldest, "t").reason
+
+
+def room(name: str = "a1") -> AgentRoom:
+    return AgentRoom(name=name, incarnation=1, capacity={"cpu": 4_000}, free={"cpu": 4_000})
+
+
+def test_the_outlook_tells_of_changes_in_coarse_steps() -> None:
+    outlook = Outlook()
+    load = AgentLoad(cpu_count=4, memory_free_mib=4_000, cpu_busy_per_mille=100, run_queue=0)
+    outlook.told("a1", load)
+    assert outlook.take_changed() == {"a1": None}
+    outlook.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=120, run_queue=0))
+    assert outlook.take_changed() == {}
+    outlook.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=990, run_queue=9))
+    assert outlook.take_changed() == {"a1": None}
+    assert outlook.see(room()).pressure > 0
+    outlook.forget("a1")
+    assert outlook.see(room()) == room()
+
+
+def test_the_outlook_measures_speed() -> None:
+    outlook = Outlook()
+    outlook.ran("a1", 50, 5_000)
+    assert outlook.speed("a1") == 1_000, "too short to tell"
+    outlook.ran("a1", 1_000, 10_000)
+    assert outlook.speed("a1") == 100, "a crawl is believed at once"
+    for _ in range(40):
+        outlook.ran("a1", 1_000, 500)
+    assert 1_900 <= outlook.speed("a1") <= 2_000
+    outlook.clear()
+    assert outlook.speed("a1") == 1_000
+
+
+async def test_a_new_leader_begins_with_nothing(bench: Any) -> None:
+    one = await online(bench)
+    one.replica.outlook.told("a1", AgentLoad(cpu_count=4))
+    one.replica.desk.step_down()
+    assert one.replica.outlook.take_changed() == {}
+    await asyncio.sleep(0)

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from raftflow.domain.commands import RegisterAgent, RemoveAgent, ReportAttempts, SubmitWorkflow, decode_entry
+from raftflow.domain.commands import (
+    OfferEnds,
+    RegisterAgent,
+    RemoveAgent,
+    ReportAttempts,
+    SubmitWorkflow,
+    decode_entry,
+)
 from raftflow.domain.features import LEVEL_FIRST, NEEDS
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
@@ -82,6 +89,10 @@ class Attempts:
         self.live: dict[int, tuple[Task, str]] = {}
         """Fence to task and agent."""
         self.fence_of: dict[Task, int] = {}
+        self.backup_of: dict[Task, int] = {}
+        """Fence of a task's second live attempt."""
+        self.backups: dict[int, None] = {}
+        """Fences of all backups that ever were."""
         self.running: dict[str, dict[int, dict[str, int]]] = {}
         """Agent to fence to demand."""
         self.queued: dict[str, list[int]] = {}
@@ -125,7 +136,10 @@ class Attempts:
             known = self.live.get(end.fence)
             if end.fence in self.ended:
                 problems.append(f"the end of fence {end.fence} was accepted twice")
-            elif known != (task, command.agent) or self.fence_of.get(task) != end.fence:
+            elif known != (task, command.agent) or end.fence not in {
+                self.fence_of.get(task),
+                self.backup_of.get(task),
+            }:
                 problems.append(f"an end of {task} with fence {end.fence} by {command.agent} was accepted; it is not")
             self.ended[end.fence] = end.outcome
         return problems
@@ -136,6 +150,10 @@ class Attempts:
         self.states[task] = step.after
         if before != step.before:
             return f"goes from {step.before}, but was {before}"
+        if step.event == "backup_started":
+            return self._back_up(task, step)
+        if step.event == "backup_ended":
+            return self._drop(task, step)
         if step.before in _LIVE:
             held = self.fence_of.get(task)
             if held != step.fence:
@@ -161,6 +179,31 @@ class Attempts:
             elif queue:
                 return f"fence {step.fence} starts although {queue} wait"
         return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
+
+    def _back_up(self, task: Task, step: AuditTransition) -> str | None:
+        """A running task got a second attempt."""
+        first = self.live.get(self.fence_of.get(task, 0))
+        if task in self.backup_of or first is None or first[1] == step.agent:
+            return f"got backup {step.fence} on {step.agent} beside {first}, {self.backup_of.get(task)}"
+        if step.fence <= self.fence:
+            return f"got fence {step.fence} after fence {self.fence} was given"
+        if self.queued.get(step.agent):
+            return f"backup {step.fence} starts although {self.queued[step.agent]} wait"
+        self.fence = self.backup_of[task] = step.fence
+        self.backups[step.fence] = None
+        self.live[step.fence] = (task, step.agent)
+        return self._allocate(step.agent, step.fence, task)
+
+    def _drop(self, task: Task, step: AuditTransition) -> str | None:
+        """One of two attempts is over; the other one goes on alone."""
+        backup = self.backup_of.pop(task, None)
+        if backup is None or step.fence not in {backup, self.fence_of.get(task)}:
+            return f"fence {step.fence} ended as one of two, but {self.fence_of.get(task)} and {backup} are live"
+        if step.fence != backup:
+            self.fence_of[task] = backup
+        self.live.pop(step.fence, None)
+        self.running.get(step.agent, {}).pop(step.fence, None)
+        return None
 
     def _allocate(self, agent: str, fence: int, task: Task) -> str | None:
         running = self.running.setdefault(agent, {})
@@ -189,8 +232,8 @@ class History:
         self.top_acknowledged = 0
         self.top_read = 0
         self.reads: list[Read] = []
-        self.executing: dict[Task, tuple[str, int]] = {}
-        """Who runs a task at the moment: agent and fence."""
+        self.executing: dict[Task, dict[int, str]] = {}
+        """Who runs a task at the moment: fence to agent."""
         self.finished: dict[int, str] = {}
         """Fence to how the program itself ended."""
         self._announced_term = 0
@@ -422,10 +465,10 @@ class History:
                     )
             for problem in self.attempts.follow(command, reply, record):
                 self.violation("attempt", f"at {index}: {problem}")
-            if isinstance(command, ReportAttempts) and isinstance(reply, Reported):
+            if isinstance(command, ReportAttempts | OfferEnds) and isinstance(reply, Reported):
                 self._compare_ends(command, reply)
 
-    def _compare_ends(self, command: ReportAttempts, reply: Reported) -> None:
+    def _compare_ends(self, command: ReportAttempts | OfferEnds, reply: Reported) -> None:
         """What is accepted as a success must have run to its end."""
         for end, verdict in zip(command.ends, reply.verdicts, strict=True):
             ran = self.finished.get(end.fence)
@@ -463,19 +506,21 @@ class History:
 
     def execution_started(self, agent: str, task: Task, fence: int) -> None:
         """A program was started."""
-        other = self.executing.get(task)
-        if other is not None:
-            self.violation(
-                "two agents",
-                f"{agent} starts {task} with fence {fence} while {other[0]} runs it with fence {other[1]}",
-            )
-        self.executing[task] = (agent, fence)
+        running = self.executing.setdefault(task, {})
+        for other, holder in running.items():
+            if len(running) > 1 or not (fence in self.attempts.backups or other in self.attempts.backups):
+                self.violation(
+                    "two agents",
+                    f"{agent} starts {task} with fence {fence} while {holder} runs it with fence {other}",
+                )
+        running[fence] = agent
 
     def execution_ended(self, agent: str, task: Task, fence: int, how: str) -> None:
         """A program ended, however it ended."""
         self.finished[fence] = how
-        if self.executing.get(task) == (agent, fence):
-            del self.executing[task]
+        running = self.executing.get(task, {})
+        if running.get(fence) == agent:
+            del running[fence]
 
     # At the end.
 

@@ -19,7 +19,7 @@ import msgspec
 from raftflow.agent.clock import Lease
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.leases import Leases
-from raftflow.domain.commands import ReportAttempts
+from raftflow.domain.commands import ReportAttempts, ReportEnds
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import EndVerdict
 from raftflow.domain.rooms import fits_in
@@ -179,7 +179,8 @@ def _accept_stale() -> Patch:
         if end.outcome is AttemptOutcome.RELEASED:
             return judge(step, agent, end)
         assert workflow is not None  # noqa: S101 - the task is its
-        attempts.end_attempt(step, holder, workflow, task, end)
+        present = msgspec.structs.replace(end, fence=task.last.fence)
+        attempts.end_attempt(step, holder, workflow, task, present)
         return EndVerdict(end.fence, "accepted")
 
     return patch.object(attempts, "_report_end", lenient)
@@ -279,8 +280,9 @@ def _any_incarnation() -> Patch:
             command = msgspec.structs.replace(command, incarnation=agent.incarnation)
         return report(step, command)
 
-    tag, _, subject = machine_apply.HANDLERS[ReportAttempts]
-    return patch.dict(machine_apply.HANDLERS, {ReportAttempts: (tag, trusting, subject)})
+    handlers = machine_apply.HANDLERS
+    changed = {kind: (handlers[kind][0], trusting, handlers[kind][2]) for kind in (ReportAttempts, ReportEnds)}
+    return patch.dict(handlers, changed)
 
 
 # --- the leader

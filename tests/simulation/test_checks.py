@@ -304,6 +304,15 @@ def test_two_agents_that_run_one_task(history) -> None:
     assert kinds(history) == ["two agents"]
 
 
+def test_a_task_and_its_backup_run_at_once(history) -> None:
+    history.attempts.backups[2] = None
+    history.execution_started("a1", ("wf", "t"), 1)
+    history.execution_started("a2", ("wf", "t"), 2)
+    assert kinds(history) == []
+    history.execution_started("a3", ("wf", "t"), 3)
+    assert set(kinds(history)) == {"two agents"}
+
+
 def test_a_success_whose_program_did_not_succeed(history) -> None:
     end = AttemptEnd(1, "wf", "t", AttemptOutcome.SUCCEEDED)
     command = ReportAttempts(at_ms=1, actor="agent:a1", agent="a1", incarnation=1, ends=(end,))
@@ -316,8 +325,8 @@ def test_a_success_whose_program_did_not_succeed(history) -> None:
 # --- the model of attempts
 
 
-def step(task, before, event, after, fence):
-    return AuditTransition("wf", task, before, event, after, 1, fence, "a1")
+def step(task, before, event, after, fence, agent="a1"):  # noqa: PLR0917 - the order of a line in the audit
+    return AuditTransition("wf", task, before, event, after, 1, fence, agent)
 
 
 def record(*transitions, outcome="ok"):
@@ -367,6 +376,34 @@ def test_an_orderly_life(model) -> None:
     assert placed(model, step("y", "ready", "queued", "queued", 2)) == []
     assert report(model, 1) == []
     assert placed(model, step("y", "queued", "promoted", "running", 2)) == []
+
+
+def test_a_backup_wins(model) -> None:
+    model.capacity["a2"] = {"cpu": 1000}
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert placed(model, step("x", "running", "backup_started", "running", 2, "a2")) == []
+    over = step("x", "running", "backup_ended", "running", 1)
+    won = step("x", "running", "succeeded", "succeeded", 2, "a2")
+    assert placed(model, over, won) == []
+    assert (model.live, model.running, model.backup_of) == ({}, {"a1": {}, "a2": {}}, {})
+
+
+def test_a_backup_that_ends_leaves_the_first(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    placed(model, step("x", "running", "backup_started", "running", 2, "a2"))
+    assert placed(model, step("x", "running", "backup_ended", "running", 2, "a2")) == []
+    assert report(model, 1) == []
+
+
+def test_backups_that_must_not_be(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert "beside" in placed(model, step("x", "running", "backup_started", "running", 2))[0]
+    assert "after fence 1" in placed(model, step("x", "running", "backup_started", "running", 1, "a2"))[0]
+    assert "ended as one of two" in placed(model, step("x", "running", "backup_ended", "running", 1))[0]
+    placed(model, step("y", "ready", "queued", "queued", 3, "a2"))
+    assert "although [3] wait" in placed(model, step("x", "running", "backup_started", "running", 4, "a2"))[0]
+    assert placed(model, step("x", "running", "backup_started", "running", 5, "a3")) == []
+    assert "beside" in placed(model, step("x", "running", "backup_started", "running", 6, "a4"))[0]
 
 
 def test_more_than_there_is(model) -> None:

@@ -178,6 +178,12 @@ def _needs(drive):
     drive.submit(drive.tasks((1,), ()))
 
 
+def _equal(drive):
+    drive.raise_level()
+    drive.submit(drive.bag(1, cache=""), "wf-2")
+    drive.submit(drive.bag(1, cache=""))
+
+
 def _limited(drive):
     drive.raise_level()
     drive.register(cpu=4)
@@ -244,6 +250,7 @@ def _lost_alone(drive):
 LARGE = shape_of({"cpu": 2000}, {})
 KINDS = {
     "needs": (_needs, {}, "needs", "waits for 1 of the 1 tasks that it needs"),
+    "an equal task": (_equal, {}, "equal-task", "an equal task is under way: this one takes its result"),
     "back-off": (_delayed, {}, "back-off", "the next may start at"),
     "paused": (_then(_needs, _pause), {}, "paused", "the workflow is paused; waits for 1"),
     "no agent": (_submitted, {}, "no-agent", "no agent is up"),
@@ -297,18 +304,8 @@ def test_kind_of_waiting(drive, case):
     assert found.waiting == kind
 
 
-def test_an_equal_task_is_waited_for(drive):
-    """As the cache leaves a task: all that it needs is there, and it waits."""
-    _needs(drive)
-    drive.task(0).open_needs = 0
-    found = explain(drive.machine, "wf-1", "t0")
-    drive.task(0).open_needs = 1
-    assert found.waiting == "equal-task"
-    assert "an equal task is under way: this one takes its result" in found.reason
-
-
 def test_every_kind_of_waiting_is_in_the_table():
-    assert {kind for _, _, kind, _ in KINDS.values()} | {"equal-task"} == set(get_args(WaitingKind))
+    assert {kind for _, _, kind, _ in KINDS.values()} == set(get_args(WaitingKind))
 
 
 def test_a_placed_task_names_its_agent_and_the_decision(drive):

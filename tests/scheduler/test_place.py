@@ -203,16 +203,23 @@ SCRIPT = """
 from raftflow.domain.rooms import AgentRoom, ReadyTask, shape_of
 from raftflow.scheduler.place import place
 from raftflow.scheduler.queue import ReadyQueue
+from raftflow.scheduler.scores import POLICIES
 from raftflow.scheduler.view import PlacementView
 queue = ReadyQueue()
 for n in range(60):
     shape = shape_of({"cpu": 1 + n % 3, "gpu": n % 2}, {"zone": "ab"[n % 2]} if n % 5 == 0 else {})
-    queue.add(ReadyTask(workflow_id=f"w{n % 4}", task=n, shape=shape, rank=n % 7))
+    queue.add(ReadyTask(workflow_id=f"w{n % 4}", task=n, shape=shape, rank=n % 7, lost=n % 11 == 0,
+                        limited=n % 4 == 3, near=("a3", f"a{n % 9}"), avoid=(f"a{n % 5}",),
+                        avoid_hard=(f"a{n % 7}",) * (n % 3 == 0)))
 agents = tuple(
     AgentRoom(name=f"a{n}", incarnation=n, capacity={"cpu": 6, "gpu": n % 3}, free={"cpu": 6 - n % 4, "gpu": n % 3},
-              labels={"zone": "ab"[n % 2]}, prefetch=n % 3) for n in range(9))
-for p in place(PlacementView(agents=agents, groups=queue.groups(50), placements_max=50)):
-    print(p.workflow_id, p.task, p.agent)
+              labels={"zone": "ab"[n % 2]}, prefetch=n % 3, pressure=n % 2, faults=n % 3, given=n % 4)
+    for n in range(9))
+budgets = {"w3": 2}
+for policy in POLICIES:
+    for p in place(PlacementView(agents=agents, groups=queue.groups(50, budgets), placements_max=50, policy=policy,
+                                 budgets=budgets, reserved={"a4": shape_of({"cpu": 3}, {})})):
+        print(policy, p.workflow_id, p.task, p.agent)
 """
 
 
@@ -226,4 +233,4 @@ def test_the_same_view_gives_the_same_plan_under_any_hash_seed():
             ).stdout
         )
     assert len(outputs) == 1
-    assert outputs.pop().count(b"\n") > 20
+    assert outputs.pop().count(b"\n") > 60

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from raftflow.cli.main import root
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan import PlanAgent, PlanError
+from raftflow.scheduler.scores import POLICIES
 from raftflow.simulation import trace_run
 from raftflow.simulation.trace_fleet import LEASE_MS, rates_of
 from raftflow.simulation.trace_load import load_bounds, mix
@@ -69,6 +70,34 @@ def test_policies_order_what_waits():
     load = mix([spec])
     assert simulate(load, agents(2)).makespan_s == 6.0
     assert simulate(load, agents(2), policy="first-come").makespan_s == 7.0
+
+
+def test_least_cost_takes_the_cheap_agent_and_the_default_the_fast_one():
+    fleet = [
+        PlanAgent(name="cheap", capacity={"cpu": 2000}, speed_milli=1000, cost_rate_milli=1000),
+        PlanAgent(name="fast", capacity={"cpu": 2000}, speed_milli=2000, cost_rate_milli=5000),
+    ]
+    load = mix([DIAMOND])
+    dear, fair = (simulate(load, fleet, policy=policy) for policy in ("critical-path", "least-cost"))
+    assert (dear.makespan_s, dear.cost) == (2.5, 17.5)
+    assert (fair.makespan_s, fair.cost) == (5.0, 7.0)
+
+
+def test_spread_is_even_and_binpack_is_not():
+    load = mix([workflow(task("a", 5))], repeat=8)
+    even, packed = (simulate(load, agents(4, cpu=4000), policy=policy) for policy in ("spread", "binpack"))
+    assert even.balance.variation == 0.0
+    assert packed.balance.variation == 1.0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_is_large_runs_under_every_policy_though_small_ones_never_stop(policy):
+    """Without kept agents it would begin when the last of the small ones has begun, and end after 690 s."""
+    large = workflow(task("head", 1), task("large", 300, "head", cpu=4000))
+    small = workflow(*(task(f"s{n}", 9 + n % 4) for n in range(300)))
+    report = simulate(mix([large, small]), agents(2, cpu=4000), policy=policy)
+    assert report.makespan_s < 600
+    assert report.problems == []
 
 
 def test_tick_delays_decisions():

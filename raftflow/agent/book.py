@@ -23,6 +23,8 @@ class Book:
         """Largest fence that was received."""
         self.queue: deque[Assignment] = deque()
         self.running: dict[int, Assignment] = {}
+        self._alone = False
+        """What runs is exclusive."""
         self.ends: dict[int, ReportedEnd] = {}
         """In the order in which they happened, until some answer has a verdict for them."""
         self.refused: list[ReportedEnd] = []
@@ -36,13 +38,16 @@ class Book:
                 self.queue.append(assignment)
 
     def start_next(self) -> Assignment | None:
-        """Take the head of the queue if it fits, and hold its demand."""
-        if not self.queue or not fits(self.queue[0].resources, self.free):
+        """Take the head of the queue if it fits, and hold its demand. Nothing runs beside an exclusive one."""
+        if not self.queue or self._alone or (self.queue[0].exclusive and self.running):
+            return None
+        if not fits(self.queue[0].resources, self.free):
             return None
         assignment = self.queue.popleft()
         for name, amount in assignment.resources.items():
             self.free[name] = self.free.get(name, 0) - amount
         self.running[assignment.fence] = assignment
+        self._alone = assignment.exclusive
         return assignment
 
     def take_misfit(self) -> Assignment | None:
@@ -63,6 +68,7 @@ class Book:
         """An attempt ended, or was given back: free what it held, keep the end until it is answered."""
         assignment = self.running.pop(end.fence, None)
         if assignment is not None:
+            self._alone = False
             for name, amount in assignment.resources.items():
                 self.free[name] = self.free.get(name, 0) + amount
         self.ends[end.fence] = end

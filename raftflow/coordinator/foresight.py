@@ -80,7 +80,7 @@ def _fitting(agent: Agent, free: dict[str, int], ready: list[tuple[Workflow, Tas
     count = 0
     for workflow, task in ready:
         shape = workflow.profiles[task.profile].shape
-        if not fits_in(shape, free) or not suits(shape, agent.capacity, agent.labels):
+        if shape.exclusive or not fits_in(shape, free) or not suits(shape, agent.capacity, agent.labels):
             continue
         for resource, amount in shape.demand:
             free[resource] -= amount

@@ -402,7 +402,9 @@ class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
     task_id: str
     attempt: int
     resources: dict[str, int]
-    """Integer units: milli-CPU, MiB, milli-units."""
+    """What it holds while it runs, in integer units: milli-CPU, MiB, milli-units."""
+    exclusive: bool = False
+    """It starts when nothing else runs, and nothing else starts while it runs. It holds the whole capacity."""
     command: list[str] | None = None
     python: str | None = None
     args: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"[]"))

@@ -26,7 +26,7 @@ class Shape(msgspec.Struct, frozen=True, array_like=True, cache_hash=True, weakr
     demand: tuple[tuple[str, int], ...]
     labels: tuple[tuple[str, str], ...] = ()
     exclusive: bool = False
-    """It wants an agent on which nothing else runs."""
+    """It wants an agent on which nothing else runs, and holds the whole of it."""
 
 
 def shape_of(resources: Mapping[str, int], labels: Mapping[str, str], *, exclusive: bool = False) -> Shape:
@@ -46,6 +46,18 @@ def fits_in(shape: Shape, free: Mapping[str, int]) -> bool:
     return True
 
 
+def fits_now(shape: Shape, free: Mapping[str, int], *, running: int, alone: bool) -> bool:
+    """Tell whether a task can start on an agent now.
+
+    Args:
+        shape: what the task wants.
+        free: what is not allocated there.
+        running: how many attempts run there.
+        alone: whether one of them is exclusive: then nothing starts beside it, not even what demands nothing.
+    """
+    return not alone and not (running and shape.exclusive) and fits_in(shape, free)
+
+
 def suits(shape: Shape, capacity: Mapping[str, int], labels: Mapping[str, str]) -> bool:
     """Tell whether an agent could ever run this: when empty, and with the labels that it carries."""
     return all(labels.get(key) == value for key, value in shape.labels) and fits_in(shape, capacity)
@@ -63,6 +75,10 @@ class AgentRoom(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts that wait in its queue. While there are any, a new attempt joins them and does not run at once."""
     prefetch: int = 0
     """How many may wait there."""
+    running: int = 0
+    """Attempts that run there."""
+    alone: bool = False
+    """True if an exclusive one runs there, beside which nothing starts."""
     pressure: int = 0
     """0..4: how much busier it is than what is allocated on it explains, by its own reports. 0 if unknown."""
     speed: int = 1_000

@@ -90,6 +90,11 @@ def _update(step: Step, agent: Agent, command: RegisterAgent) -> AgentAccepted |
     if capacity == agent.capacity and labels == agent.labels and command.prefetch == agent.prefetch:
         return accepted
     free = dict(capacity)
+    if agent.alone and capacity != agent.capacity:
+        return Rejection(
+            RejectionCode.CONFLICT,
+            f"agent {agent.name}: an exclusive attempt holds the whole of its capacity; drain it first",
+        )
     for name, amount in agent.capacity.items():
         allocated = amount - agent.free[name]
         if allocated:

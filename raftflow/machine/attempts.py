@@ -12,7 +12,7 @@ from raftflow.domain.commands import AttemptEnd, AttemptFinish
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
-from raftflow.domain.rooms import fits_in, suits
+from raftflow.domain.rooms import suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import cache, growth, learning, ledger
 from raftflow.machine.backups import drop, remember, win
@@ -70,7 +70,7 @@ def _place(step: Step, placement: Placement, index: int) -> int:
         return 0
     profile = workflow.profiles[task.profile]
     shape = profile.shape
-    if not agent.queue and fits_in(shape, agent.free):
+    if not agent.queue and ledger.fits(agent, shape):
         if shape.labels and not suits(shape, agent.capacity, agent.labels):
             return 0
         event = TaskEvent.STARTED

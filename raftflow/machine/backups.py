@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.limits import ATTEMPT_HISTORY_MAX
 from raftflow.domain.replies import Placed
-from raftflow.domain.rooms import fits_in, suits
+from raftflow.domain.rooms import suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import ledger
 from raftflow.machine.flow import void
@@ -50,7 +50,7 @@ def _start(step: Step, placement: Placement) -> int:
     task = workflow.tasks[placement.task]
     profile = workflow.profiles[task.profile]
     if not _wants_backup(task, agent) or not (
-        fits_in(profile.shape, agent.free) and suits(profile.shape, agent.capacity, agent.labels)
+        ledger.fits(agent, profile.shape) and suits(profile.shape, agent.capacity, agent.labels)
     ):
         return 0
     state.fence = fence = state.fence + 1

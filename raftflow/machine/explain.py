@@ -10,10 +10,10 @@ import msgspec
 
 from raftflow.domain.contract import TaskExplanation, WaitingKind
 from raftflow.domain.resources import show_amount
-from raftflow.domain.rooms import Shape, fits_in, suits
+from raftflow.domain.rooms import Shape, suits
 from raftflow.domain.task import PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc
-from raftflow.machine import cache
+from raftflow.machine import cache, ledger
 from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
 from raftflow.machine.wishes import avoided, budget
 from raftflow.machine.workflows import never_fits
@@ -179,7 +179,7 @@ def _in_turn(task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _To
 
 
 def _fits_now(shape: Shape, agent: Agent) -> bool:
-    return not agent.queue and fits_in(shape, agent.free) and not (shape.exclusive and agent.live)
+    return not agent.queue and ledger.fits(agent, shape)
 
 
 def _away(agent: Agent, memory: Memory) -> str:

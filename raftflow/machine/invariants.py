@@ -182,14 +182,20 @@ def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
     yield from _state_problems(agent)
     allocated = dict.fromkeys(agent.capacity, 0)
     queued = []
+    running = alone = 0
     for fence, (workflow, task) in agent.live.items():
         if task.state not in LIVE_ATTEMPT or (fence, name) not in _holders(task):
             yield f"holds fence {fence}, which is not the live attempt of {workflow.id}/{task.id}"
         elif task.state is TaskState.QUEUED:
             queued.append(fence)
         else:
-            for resource, amount in workflow.profiles[task.profile].shape.demand:
+            shape = workflow.profiles[task.profile].shape
+            alone += shape.exclusive
+            running += 1
+            for resource, amount in agent.capacity.items() if shape.exclusive else shape.demand:
                 allocated[resource] = allocated.get(resource, 0) + amount
+    if alone > 1 or (alone and running > 1) or bool(alone) != agent.alone:
+        yield f"{running} attempts run, {alone} of them exclusive"
     if list(agent.live) != sorted(agent.live):
         yield "its live attempts are out of order"
     if queued != list(agent.queue):
@@ -227,8 +233,12 @@ def _head_problems(agent: Agent) -> Iterator[str]:
     """A queue whose head fits should have moved up."""
     if agent.queue and agent.queue[0] in agent.live:
         workflow, task = agent.live[agent.queue[0]]
-        demand = workflow.profiles[task.profile].shape.demand
-        if all(amount <= agent.free.get(resource, 0) for resource, amount in demand):
+        shape = workflow.profiles[task.profile].shape
+        if shape.exclusive:
+            fits = len(agent.live) == len(agent.queue)
+        else:
+            fits = not agent.alone and all(amount <= agent.free.get(name, 0) for name, amount in shape.demand)
+        if fits:
             yield f"the head of its queue, fence {agent.queue[0]}, fits and was not started"
 
 

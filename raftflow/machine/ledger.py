@@ -1,7 +1,8 @@
 """The resource ledger: what is allocated on each agent, and who is next when something is freed.
 
 For every agent and resource, allocated = the sum of the demands of its running attempts <= capacity. Queued attempts
-hold nothing. The queue is in the order of the fences; only its head can be promoted, as the agent starts its queue in
+hold nothing. An exclusive attempt starts where nothing runs, holds the whole capacity, and nothing starts beside
+it. The queue is in the order of the fences; only its head can be promoted, as the agent starts its queue in
 the same order.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.domain.rooms import fits_in
+from raftflow.domain.rooms import fits_now
 from raftflow.domain.task import TaskEvent
 from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE, ORDER_STOP
 from raftflow.machine.step import move
@@ -25,15 +26,33 @@ DEADLINE_MARGIN_MS = 60_000
 _PROMOTED = TaskEvent.PROMOTED
 
 
+def fits(agent: Agent, shape: Shape) -> bool:
+    """Tell whether a task of this shape can start on an agent now, its queue aside."""
+    return fits_now(shape, agent.free, running=len(agent.live) - len(agent.queue), alone=agent.alone)
+
+
+def held_by(agent: Agent, shape: Shape) -> dict[str, int]:
+    """Return what a running attempt of this shape holds: its demand, or the whole agent if it is exclusive."""
+    return agent.capacity if shape.exclusive else dict(shape.demand)
+
+
 def allocate(agent: Agent, shape: Shape) -> None:
-    """Take a demand that fits."""
+    """Take what a shape that fits holds."""
+    if shape.exclusive:
+        agent.free = dict.fromkeys(agent.capacity, 0)
+        agent.alone = True
+        return
     free = agent.free
     for name, amount in shape.demand:
         free[name] -= amount
 
 
 def release(agent: Agent, shape: Shape) -> None:
-    """Give a demand back."""
+    """Give back what was taken."""
+    if shape.exclusive:
+        agent.free = dict(agent.capacity)
+        agent.alone = False
+        return
     free = agent.free
     for name, amount in shape.demand:
         free[name] += amount
@@ -58,7 +77,7 @@ def promote(step: Step, agent: Agent) -> None:
     while queue:
         workflow, task = agent.live[queue[0]]
         profile = workflow.profiles[task.profile]
-        if not fits_in(profile.shape, agent.free):
+        if not fits(agent, profile.shape):
             return
         queue.popleft()
         attempt = task.last

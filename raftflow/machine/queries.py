@@ -31,6 +31,7 @@ from raftflow.domain.times import iso_utc, iso_utc_or_none
 from raftflow.machine import learning
 from raftflow.machine.explain import explain
 from raftflow.machine.learning import Estimate, estimate_of, kind_of_profile
+from raftflow.machine.ledger import held_by
 from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of, attempts_of
 from raftflow.machine.wishes import avoided, budget, holdings, near, taken_away
 
@@ -278,10 +279,10 @@ def assignments(machine: Machine, agent: str, after_fence: int) -> list[Assignme
         if fence <= after_fence:
             break
         fresh.append(fence)
-    return [_assignment(*known.live[fence], fence) for fence in reversed(fresh)]
+    return [_assignment(known, *known.live[fence], fence) for fence in reversed(fresh)]
 
 
-def _assignment(workflow: Workflow, task: Task, fence: int) -> Assignment:
+def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int) -> Assignment:
     profile = workflow.profiles[task.profile]
     tasks = workflow.tasks
     return Assignment(
@@ -290,7 +291,8 @@ def _assignment(workflow: Workflow, task: Task, fence: int) -> Assignment:
         workflow_name=workflow.name,
         task_id=task.id,
         attempt=attempt_of(task, fence).number,
-        resources=dict(profile.shape.demand),
+        resources=dict(held_by(agent, profile.shape)),
+        exclusive=profile.shape.exclusive,
         command=None if profile.command is None else list(profile.command),
         python=profile.python,
         args=msgspec.Raw(profile.args) if profile.args else _NO_ARGS,
@@ -439,6 +441,8 @@ def agent_room(machine: Machine, name: str) -> AgentRoom | None:
         labels=agent.labels,
         queued=len(agent.queue),
         prefetch=agent.prefetch,
+        running=len(agent.live) - len(agent.queue),
+        alone=agent.alone,
         faults=fault_class(agent.faults),
     )
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from raftflow.domain.rooms import fits_in
 from raftflow.domain.task import FINAL, LIVE_ATTEMPT, AgentState, TaskState
 from raftflow.machine import ledger
 from raftflow.machine.state import Agent, Claim, Profile, State, Task, Workflow, attempt_of
@@ -190,14 +189,14 @@ class Builder:
             agent = self.state.agents.get(attempt.agent)
             if agent is None or not agent.present or agent.incarnation != attempt.incarnation:
                 raise SnapshotError(f"{workflow.id}/{task.id}: its attempt is on no agent that is present")
-            agent.live[fence] = (workflow, task)
+            shape = workflow.profiles[task.profile].shape
             if task.state is TaskState.QUEUED:
                 agent.queue.append(fence)
-                continue
-            shape = workflow.profiles[task.profile].shape
-            if not fits_in(shape, agent.free):
+            elif ledger.fits(agent, shape):
+                ledger.allocate(agent, shape)
+            else:
                 raise SnapshotError(f"agent {agent.name}: more is allocated than it has")
-            ledger.allocate(agent, shape)
+            agent.live[fence] = (workflow, task)
 
     def _derive_timers(self) -> None:
         timers = self.state.timers

@@ -247,6 +247,7 @@ class Agent:
     """An agent in one incarnation, its account in the ledger, and its live attempts."""
 
     __slots__ = (
+        "alone",
         "capacity",
         "drain_deadline_ms",
         "faults",
@@ -285,6 +286,8 @@ class Agent:
         self.state = state
         self.free = dict(capacity)
         """Capacity less the demands of the running attempts."""
+        self.alone = False
+        """An exclusive attempt runs on it."""
         self.live: dict[int, tuple[Workflow, Task]] = {}
         """Queued and running attempts by fence, in the order in which they were assigned."""
         self.queue: deque[int] = deque()

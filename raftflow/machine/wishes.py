@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.rooms import NEAR_MAX
 from raftflow.domain.task import AttemptOutcome, TaskState
+from raftflow.machine.ledger import held_by
 from raftflow.machine.state import attempt_of, attempts_of
 
 if TYPE_CHECKING:
@@ -69,11 +70,13 @@ def holdings(machine: Machine, name: str) -> list[tuple[int, tuple[tuple[str, in
     What a task is expected to take is what its rank adds to the largest one after it.
     """
     agent = machine.state.agents.get(name)
+    if agent is None:
+        return []
     held = []
-    for fence, (workflow, task) in () if agent is None else agent.live.items():
+    for fence, (workflow, task) in agent.live.items():
         attempt = attempt_of(task, fence)
         if attempt.started_ms:
             after = max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
-            demand = workflow.profiles[task.profile].shape.demand
+            demand = tuple(held_by(agent, workflow.profiles[task.profile].shape).items())
             held.append((attempt.started_ms + task.rank - after, demand))
     return held

@@ -34,6 +34,8 @@ class Fleet:
         self.left = [share(agent.free, agent.capacity) for agent in agents]
         """What is free, in thousandths of the capacity, summed over the resources."""
         self.queued = [agent.queued for agent in agents]
+        self.running = [agent.running for agent in agents]
+        self.alone = [agent.alone for agent in agents]
         self.weight = [policy.weigh(agent) for agent in agents]
         self.touched: list[int] = []
         """Agents whose room changed, in order: each lane reads on from where it stopped."""
@@ -55,7 +57,9 @@ class Fleet:
     def run(self, number: int, lane: Lane) -> None:
         """Take what a task of the lane's shape wants."""
         free = self.free[number]
-        for name, amount in lane.shape.demand:
+        self.running[number] += 1
+        self.alone[number] = lane.shape.exclusive
+        for name, amount in self.agents[number].capacity.items() if lane.shape.exclusive else lane.shape.demand:
             free[name] -= amount
         self.left[number] -= lane.wants[self.kind[number]]
         self._touch(number)
@@ -96,7 +100,8 @@ class Lane:
             able = (kept_for is None or kept_for == shape) and suits(shape, agent.capacity, agent.labels)
             self._suited.append(able)
             self._scarce.append(scarce(shape, agent.capacity) << SCARCE_SHIFT if able else 0)
-            self.wants.append(share(dict(shape.demand), agent.capacity) if able else 0)
+            holds = agent.capacity if shape.exclusive else dict(shape.demand)
+            self.wants.append(share(holds, agent.capacity) if able else 0)
         self._read: int | None = None
         self._read_queues: int | None = None
         self._runs: list[Score] = []
@@ -145,7 +150,9 @@ class Lane:
         """Return the score of running on an agent now, None if it cannot."""
         fleet = self._fleet
         kind = fleet.kind[number]
-        if not self._suited[kind] or fleet.queued[number] or not fits_in(self.shape, fleet.free[number]):
+        if not self._suited[kind] or fleet.queued[number] or fleet.alone[number]:
+            return None
+        if (self.shape.exclusive and fleet.running[number]) or not fits_in(self.shape, fleet.free[number]):
             return None
         left_over = fleet.policy.left_over * (fleet.left[number] - self.wants[kind])
         return self._scarce[kind] + fleet.weight[number], left_over, number, fleet.version[number]

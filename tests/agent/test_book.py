@@ -1,5 +1,7 @@
 from typing import Any
 
+import msgspec
+
 from raftflow.agent.book import Book
 from raftflow.domain.contract import Assignment, ReportedEnd, ReportVerdict
 
@@ -39,6 +41,26 @@ def test_every_resource_must_fit_and_is_given_back() -> None:
     book.end(end(1))
     assert book.free == {"cpu": 4000, "gpu": 1000}
     assert start_all(book) == [2]
+
+
+def test_an_exclusive_attempt_runs_alone() -> None:
+    """Nothing runs beside it, not even what demands nothing."""
+
+    def alone(fence: int) -> Assignment:
+        return msgspec.structs.replace(attempt(fence, cpu=2000), exclusive=True)
+
+    book = Book({"cpu": 2000})
+    book.receive([attempt(1), alone(2), attempt(3), attempt(4, cpu=1000), alone(5)])
+    assert start_all(book) == [1]
+    book.end(end(1))
+    assert start_all(book) == [2]
+    book.end(end(2))
+    assert start_all(book) == [3, 4]
+    book.end(end(3))
+    assert start_all(book) == []
+    book.end(end(4))
+    assert start_all(book) == [5]
+    assert book.free == {"cpu": 0}
 
 
 def test_what_was_received_before_is_ignored() -> None:

@@ -96,6 +96,7 @@ FAULTS = {
     "out of order": _do(_swap_live),
     "its queue is []": _do(lambda d: _agent(d).queue.clear()),
     "fences to stop are too many, or live": _set(_agent, "void", [1]),
+    "1 attempts run, 0 of them exclusive": _set(_agent, "alone", value=True),
     "its attempts want": _do(lambda d: _agent(d).free.update(cpu=500)),
     "its capacity is 500": _do(lambda d: _agent(d).capacity.update(cpu=500)),
     "names other resources": _do(lambda d: _agent(d).free.update(gpu=0)),

@@ -44,6 +44,7 @@ NUMBERS = st.integers(0, 30)
 @st.composite
 def specs(draw: Callable[..., Any]) -> WorkflowSpec:
     count = draw(st.integers(1, 8))
+    alone = draw(st.sampled_from([-1, -1, 0, 1]))
     caches = draw(st.sampled_from([[None], [None, "", "k"], [None, "", "k-${t0.digest}"]]))
     tasks = []
     for position in range(count):
@@ -60,6 +61,7 @@ def specs(draw: Callable[..., Any]) -> WorkflowSpec:
                     "memory": draw(st.sampled_from([0, 0, 100])),
                 },
                 labels=draw(st.sampled_from([{}, {}, {"zone": "a"}])),
+                exclusive=position % 4 == alone,
                 retries=draw(st.integers(0, 2)),
                 retry_delay_ms=draw(st.sampled_from([0, 10])),
                 timeout_ms=draw(st.sampled_from([None, 50])),
@@ -104,6 +106,8 @@ class FakeAgent:
     def start(self) -> None:
         for fence, assignment in list(self.waiting.items()):
             if any(amount > self.free.get(name, 0) for name, amount in assignment.resources.items()):
+                return
+            if self.running and (assignment.exclusive or any(other.exclusive for other in self.running.values())):
                 return
             for name, amount in assignment.resources.items():
                 self.free[name] -= amount

@@ -85,6 +85,7 @@ def test_in_quarantine_it_gets_no_work_and_then_some(online):
     assert queries.agent_room(online.machine, "a1") is None
     view = queries.agent_view(online.machine, "a1")
     assert (view.state, view.losses, view.quarantine_until) == ("quarantine", 2, "2023-11-14T22:13:30.000Z")
+    assert not view.up
     assert online.fire(QUARANTINE_FIRST_MS - 1) == 0
     assert online.fire(1) == 1
     assert online.records[-1].detail == "the quarantine of agent a1 is over"

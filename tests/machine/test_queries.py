@@ -205,6 +205,7 @@ def test_what_the_scheduler_is_told(drive):
         labels={"zone": "a"},
         queued=0,
         prefetch=3,
+        running=1,
     )
     assert q.agent_room(drive.machine, "a3") is None
     assert q.agent_room(drive.machine, "a9") is None

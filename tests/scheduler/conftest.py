@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape, fits_in, shape_of, suits
+from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape, fits_now, shape_of, suits
 from raftflow.scheduler.place import place
 from raftflow.scheduler.queue import ReadyQueue
 from raftflow.scheduler.view import PlacementView
@@ -67,6 +67,7 @@ class World:
         rank: int = 0,
         labels: dict[str, str] | None = None,
         workflow: str = "wf",
+        exclusive: bool = False,
         more: dict[str, Any] | None = None,
         **demand: int,
     ) -> World:
@@ -81,7 +82,7 @@ class World:
             ReadyTask(
                 workflow_id=workflow,
                 task=number,
-                shape=shape_of(units, labels or {}),
+                shape=shape_of(units, labels or {}, exclusive=exclusive),
                 priority=priority,
                 rank=rank,
                 number=1,
@@ -119,17 +120,22 @@ class World:
         free = {room.name: dict(room.free) for room in self.rooms}
         queued = {room.name: room.queued for room in self.rooms}
         rooms = {room.name: room for room in self.rooms}
+        running = {room.name: room.running for room in self.rooms}
+        alone = {room.name: room.alone for room in self.rooms}
         decided = []
         for placement in placements:
             shape = shapes[placement.workflow_id, placement.task]
             room = rooms[placement.agent]
             assert placement.incarnation == room.incarnation
             assert suits(shape, room.capacity, room.labels)
-            waits = bool(queued[room.name]) or not fits_in(shape, free[room.name])
+            fits = fits_now(shape, free[room.name], running=running[room.name], alone=alone[room.name])
+            waits = bool(queued[room.name]) or not fits
             if waits:
                 queued[room.name] += 1
                 assert queued[room.name] <= room.prefetch
             else:
+                running[room.name] += 1
+                alone[room.name] = shape.exclusive
                 for name, amount in shape.demand:
                     free[room.name][name] -= amount
             decided.append((self.names[placement.workflow_id, placement.task], room.name + "+" * waits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from raftflow.cli.plan import plan
 if TYPE_CHECKING:
     from raftflow.client import Client
     from raftflow.domain.contract import WorkflowView
+    from raftflow.domain.workflow import WorkflowSpec
 
 _COLUMNS = {
     "ID": "id",
@@ -28,6 +30,8 @@ _COLUMNS = {
     "SUBMITTED": "submitted_at",
     "FINISHED": "finished_at",
 }
+_PATH_SHOWN = 20
+"""Tasks of the critical path that `validate` prints in a line."""
 _STATES = ["pending", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
@@ -126,12 +130,39 @@ def validate(file: str, format_name: str | None, output: str, **scales: Any) -> 
         else:
             print_json({"ok": False, "problems": error.problems}, indent=output == "json")
         raise Failure(f"{file} is not right: {len(error.problems)} fault(s)", FAILED) from None
-    edges = sum(len(task.needs) for task in spec.tasks)
-    if output == "table":
-        click.echo(f"{spec.name}: {len(spec.tasks)} tasks, {edges} needs, no faults")
-    else:
-        facts = {"ok": True, "name": spec.name, "tasks": len(spec.tasks), "needs": edges, "problems": []}
-        print_json(facts, indent=output == "json")
+    facts = _facts(spec)
+    if output != "table":
+        print_json({"ok": True, "name": spec.name, **facts, "problems": []}, indent=output == "json")
+        return
+    click.echo(f"{spec.name}: {facts['tasks']} tasks, {facts['needs']} needs, no faults")
+    click.echo(f"levels         {facts['levels']}, at most {facts['widest_level']} tasks in one")
+    path = facts["critical_path"]
+    shown = " -> ".join([*path[:_PATH_SHOWN], *(["..."] if len(path) > _PATH_SHOWN else [])])
+    click.echo(f"critical path  {facts['critical_path_s']:g} s: {shown}")
+    if facts["redundant_needs"]:
+        click.echo(f"redundant      {facts['redundant_needs']} needs follow from others and cost nothing")
+
+
+def _facts(spec: WorkflowSpec) -> dict[str, Any]:
+    """Say what the graph is like: the cluster prepares it in the same way."""
+    from raftflow.domain.preparation import critical_path, levels_of, without_redundant  # noqa: PLC0415
+    from raftflow.domain.workflow import topological_order, upward_ranks  # noqa: PLC0415
+
+    number = {task.id: position for position, task in enumerate(spec.tasks)}
+    needs = [[number[need] for need in task.needs] for task in spec.tasks]
+    order = topological_order(spec)
+    ranks, levels = upward_ranks(spec, order), levels_of(needs, order)
+    path = critical_path(needs, order, ranks)
+    reduced = without_redundant(needs, order, levels)
+    return {
+        "tasks": len(spec.tasks),
+        "needs": sum(map(len, needs)),
+        "redundant_needs": sum(len(needs[position]) - len(left) for position, left in reduced.items()),
+        "levels": 1 + max(levels),
+        "widest_level": max(Counter(levels).values()),
+        "critical_path": [spec.tasks[position].id for position in path],
+        "critical_path_s": ranks[path[0]] / 1000,
+    }
 
 
 @workflow.command("list")

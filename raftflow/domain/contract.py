@@ -81,6 +81,12 @@ class WorkflowView(msgspec.Struct, kw_only=True):
     finished_at: str | None = None
     priority: int = 50
     warnings: list[str] = []
+    levels: int | None = None
+    """Tasks on the longest chain of needs. Lists leave it out, and what follows."""
+    critical_path: list[str] = []
+    """The chain of tasks that is expected to take longest, first to last, its first 100."""
+    critical_path_s: float | None = None
+    """Expected time along all of it."""
 
 
 class WorkflowPage(msgspec.Struct, kw_only=True):

@@ -49,8 +49,9 @@ def explain(machine: Machine, workflow_id: str, task_id: str, memory: Memory = N
     if task.state is TaskState.WAITING:
         waits_for = [
             workflow.tasks[need].id for need in task.needs if workflow.tasks[need].state is not TaskState.SUCCEEDED
-        ][:WAITS_FOR_MAX]
-        reason, waiting = _waiting(task)
+        ]
+        reason, waiting = _waiting(task, len(waits_for))
+        waits_for = waits_for[:WAITS_FOR_MAX]
         equal = cache.waits_for(machine.state, workflow, task)
         if equal is not None:
             waits_for = [f"{equal[0].id}/{equal[1].id}"]
@@ -124,10 +125,10 @@ _WITH_ATTEMPT = {
 }
 
 
-def _waiting(task: Task) -> _Told:
+def _waiting(task: Task, count: int) -> _Told:
     if not task.open_needs:
         return "an equal task is under way: this one takes its result when it succeeds", "equal-task"
-    return f"waits for {task.open_needs} of the {len(task.needs)} tasks that it needs", "needs"
+    return f"waits for {count} of the {len(task.needs)} tasks that it needs", "needs"
 
 
 def _ready(machine: Machine, workflow: Workflow, task: Task, memory: Memory) -> _Told:

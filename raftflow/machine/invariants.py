@@ -82,7 +82,7 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
         yield f"{prefix}the table of ids does not match its tasks"
     below: list[list[int]] = [[] for _ in workflow.tasks]
     for task in workflow.tasks:
-        for need in task.needs:
+        for need in task.waited:
             below[need].append(task.position)
     if [tuple(positions) for positions in below] != workflow.dependents:
         yield f"{prefix}the table of dependents does not match its tasks"
@@ -92,9 +92,11 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
 
 
 def _task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) -> Iterator[str]:
-    open_needs = sum(workflow.tasks[need].state is not TaskState.SUCCEEDED for need in task.needs)
+    open_needs = sum(workflow.tasks[need].state is not TaskState.SUCCEEDED for need in task.waited)
     if task.open_needs != open_needs:
         yield f"{task.open_needs} open needs counted, there are {open_needs}"
+    if not open_needs and any(workflow.tasks[need].state is not TaskState.SUCCEEDED for need in task.needs):
+        yield "does not wait for one of its needs"
     if open_needs and task.state not in {TaskState.WAITING, TaskState.CANCELLED}:
         yield f"is {task.state.name} although {open_needs} of its needs have not succeeded"
     if not open_needs and task.state is TaskState.WAITING and not task.claim:

@@ -114,7 +114,7 @@ class Builder:
             if (
                 task.position != len(workflow.tasks)
                 or not 0 <= task.profile < self._profiles_wanted
-                or any(not 0 <= need < self._tasks_wanted for need in task.needs)
+                or any(not 0 <= need < self._tasks_wanted for need in (*task.needs, *task.waited))
             ):
                 raise SnapshotError(f"{workflow.id}/{task.id}: refers to what is not there")
             workflow.tasks.append(task)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from raftflow.machine.agent_timers import AgentTimers
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.results import ResultTable
 from raftflow.machine.timers import Timers
+
+if TYPE_CHECKING:
+    from raftflow.machine.graphs import GraphFacts
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -96,6 +100,13 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     that is not cached, whose needs are not met, or that has ended."""
     cached: bool = False
     """It succeeded by the result of an equal task."""
+    waits: tuple[int, ...] | None = None
+    """Those of its needs that it waits for, where some are redundant (`domain.preparation`); None for all."""
+
+    @property
+    def waited(self) -> tuple[int, ...]:
+        """Positions of the tasks whose success it waits for."""
+        return self.needs if self.waits is None else self.waits
 
 
 def attempt_of(task: Task, fence: int) -> Attempt:
@@ -150,6 +161,7 @@ class Workflow:
         "cancelled",
         "counts",
         "dependents",
+        "facts",
         "finished_ms",
         "finished_number",
         "id",
@@ -201,6 +213,8 @@ class Workflow:
         """Tasks by state."""
         self.open = 0
         """Tasks that have not ended."""
+        self.facts: GraphFacts | None = None
+        """What `graphs.facts_of` has found."""
         self.cached = 0
         """Tasks that succeeded by the result of an equal one."""
         self.caches = False
@@ -224,7 +238,7 @@ class Workflow:
         counts = [0] * len(TaskState)
         for task in self.tasks:
             counts[task.state] += 1
-            for need in task.needs:
+            for need in task.waited:
                 dependents[need].append(task.position)
         self.dependents = [tuple(positions) for positions in dependents]
         self.counts = counts

@@ -29,6 +29,9 @@ VIEW = {
     "finished_at": "2026-01-01T00:00:09Z",
     "priority": 50,
     "warnings": [],
+    "levels": 2,
+    "critical_path": ["s", "t"],
+    "critical_path_s": 3.5,
 }
 TASK = {
     "id": "t",
@@ -135,8 +138,29 @@ def test_submit_and_wait_prints_what_show_prints(run: Run, fake: Any, flow: str)
 
 
 def test_validate(run: Run, flow: str, tmp_path: Path) -> None:
-    assert run("workflow", "validate", flow).stdout == "w: 1 tasks, 0 needs, no faults\n"
+    assert run("workflow", "validate", flow).stdout.splitlines() == [
+        "w: 1 tasks, 0 needs, no faults",
+        "levels         1, at most 1 tasks in one",
+        "critical path  1 s: a",
+    ]
     assert json.loads(run("workflow", "validate", flow, "-o", "json").stdout)["ok"] is True
+    graph = tmp_path / "graph.json"
+    tasks = [{"id": f"t{n}", "command": ["true"], "needs": [f"t{m}" for m in range(n)]} for n in range(4)]
+    graph.write_text(json.dumps({"name": "g", "tasks": tasks}))
+    told = json.loads(run("workflow", "validate", str(graph), "-o", "json").stdout)
+    assert told == {
+        "ok": True,
+        "name": "g",
+        "tasks": 4,
+        "needs": 6,
+        "redundant_needs": 3,
+        "levels": 4,
+        "widest_level": 1,
+        "critical_path": ["t0", "t1", "t2", "t3"],
+        "critical_path_s": 4,
+        "problems": [],
+    }
+    assert "3 needs follow from others" in run("workflow", "validate", str(graph)).stdout
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: w\ntasks:\n- {id: a, retires: 3}\n")
     result = run("workflow", "validate", str(bad))

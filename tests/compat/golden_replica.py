@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
+from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -71,7 +72,7 @@ async def opened(directory: Path, level: int) -> AsyncIterator[GoldenReplica]:
         replica.fs.close()
 
 
-def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
+def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
     """Yield batches that use every command and every field, with values that differ from the defaults."""
     clock = iter(range(START_MS, START_MS + 10**9, 1_000))
 
@@ -135,6 +136,73 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     yield (c.RetireWorkflows(**stamp(), before_ms=START_MS + 10**6, count_max=1),)
     yield (c.RaiseFeatureLevel(**stamp(), level=2, supported=(c.Supported("n1", 2),)),)
     yield (c.SubmitWorkflow(**stamp("submit-9"), workflow_id="wf-9", spec=WorkflowSpec(name="last", tasks=tasks)),)
+    if level >= ONLINE_LEVEL:
+        yield from online(stamp)
+
+
+def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield what level 3 brings. The first batch leaves a backup, a larger demand and a cached result behind."""
+    large = {"cpu": 1_000, "memory": 100}
+    tasks = (
+        TaskSpec(id="a", command=("slow",), resources=large, kind="slow"),
+        TaskSpec(id="b", command=("large",), resources=large, memory_max_mib=300),
+        TaskSpec(id="c", command=("same",), resources=large, cache="key-1"),
+        TaskSpec(id="d", command=("same",), resources=large, cache="key-1"),
+        TaskSpec(id="e", command=("alone",), exclusive=True, needs=("a", "c")),
+        TaskSpec(id="f", command=("twice",), cache="", needs=("b",)),
+    )
+    yield (
+        c.RaiseFeatureLevel(**stamp(), level=3, supported=(c.Supported("n1", 3),)),
+        c.RegisterAgent(**stamp(), name="b1", instance="i", capacity={"cpu": 4_000, "memory": 4_096}, prefetch=4),
+        c.RegisterAgent(**stamp(), name="b2", instance="i", capacity={"cpu": 4_000, "memory": 4_096}),
+        c.SubmitWorkflow(
+            **stamp("submit-10"), workflow_id="wf-10", spec=WorkflowSpec(name="online", tasks=tasks, max_parallel=5)
+        ),
+        c.CommitPlacements(**stamp(), placements=tuple(c.Placement("wf-10", task, "b1", 3) for task in range(3))),
+        c.CommitBackups(**stamp(), placements=(c.Placement("wf-10", 0, "b2", 4),)),
+        c.ReportEnds(
+            **stamp(),
+            agent="b1",
+            incarnation=3,
+            ends=(
+                c.AttemptFinish(6, "wf-10", "b", AttemptOutcome.OUTGROWN, -9, "", b"", 40, 30, 150),
+                c.AttemptFinish(7, "wf-10", "c", AttemptOutcome.SUCCEEDED, 0, "", b'{"n":2}', 1_300, 900, 80),
+            ),
+        ),
+    )
+    yield (
+        c.ReportEnds(
+            **stamp(),
+            agent="b2",
+            incarnation=4,
+            ends=(c.AttemptFinish(8, "wf-10", "a", AttemptOutcome.SUCCEEDED, 0, "", b"1", 700, 600, 90),),
+            missing=(77,),
+        ),
+    )
+    yield (c.SubmitWorkflow(**stamp(), workflow_id="wf-11", spec=WorkflowSpec(name="more", tasks=tasks[:2])),)
+    yield (
+        c.CommitPlacements(
+            **stamp(),
+            placements=tuple(
+                c.Placement(workflow, task, "b1", 3) for workflow, task in (("wf-11", 0), ("wf-10", 1), ("wf-10", 4))
+            ),
+        ),
+    )
+    yield (c.RecallAttempts(**stamp(), agent="b1", incarnation=3, fences=(9, 11)),)
+    yield (c.DrainAgent(**stamp(), name="b1", deadline_ms=2_000),)
+    yield (c.FireTimers(**stamp()),)
+    yield (c.FireTimers(**stamp()),)
+    yield (c.RemoveAgent(**stamp(), name="b1", incarnation=3, reason="lost"),)
+    yield (c.RegisterAgent(**stamp(), name="b1", instance="j", capacity={"cpu": 4_000, "memory": 4_096}, prefetch=4),)
+    yield (
+        c.OfferEnds(
+            **stamp(),
+            agent="b1",
+            incarnation=5,
+            ends=(c.AttemptFinish(9, "wf-11", "a", AttemptOutcome.SUCCEEDED, 0, "", b"9", 800, 700, 60),),
+        ),
+    )
+    yield (c.ClearCache(**stamp(), key="key-1"), c.ClearCache(**stamp(), prefix="no"))
 
 
 def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:

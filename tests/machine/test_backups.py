@@ -12,6 +12,7 @@ from raftflow.machine import queries
 from raftflow.machine.ledger import DEADLINE_MARGIN_MS
 from raftflow.machine.machine import Machine
 from raftflow.machine.state import Attempt, attempt_of
+from raftflow.machine.timers import is_current
 
 
 @pytest.fixture
@@ -244,6 +245,16 @@ def test_the_deadline_of_a_backup_that_is_over_never_fires(pair):
     pair.back_up(0)
     assert pair.fire(1_000 + 5_000 + DEADLINE_MARGIN_MS - 100) == 1
     assert pair.task(0).backup is None and pair.task(0).last.fence == 3
+
+
+def test_the_timer_of_a_backup_is_current_while_it_lives(pair):
+    pair.back_up(0)
+    task = pair.task(0)
+    assert [is_current(task, 0, fence) for fence in (1, 2, 3)] == [True, True, False]
+    pair.finish(1, "failed")
+    assert [is_current(task, 0, fence) for fence in (1, 2, 3)] == [False, True, False]
+    pair.finish(2, agent="a2")
+    assert not is_current(task, 0, 2)
 
 
 def test_a_snapshot_holds_both(pair):

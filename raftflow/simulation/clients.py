@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from raftflow.coordinator.submitter import NotLeaderError, ProposeError
-from raftflow.domain.commands import ControlAgent, ControlWorkflow, SubmitWorkflow
+from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, SubmitWorkflow
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0
+_DRAIN_DEADLINE_MS: Final = 200
 READS_MAX: Final = 20
 """Reads under way of a client that only reads."""
 KNOWN_MAX: Final = 12
@@ -158,7 +159,21 @@ class Client:
     async def _control_agent(self, agent: str) -> None:
         self._serial += 1
         action: Literal["drain", "resume"] = "drain" if self._rng.random() < 0.4 else "resume"
-        await self.control_agent(f"{self._name}-{self._serial}", agent, action)
+        request_id = f"{self._name}-{self._serial}"
+        if action == "drain" and self._serial % 2:
+            # Refused until the cluster is on the level that knows deadlines.
+            await self.propose(
+                request_id,
+                lambda replica: DrainAgent(
+                    at_ms=replica.clock.now_ms(),
+                    actor="client:api",
+                    request_id=request_id,
+                    name=agent,
+                    deadline_ms=_DRAIN_DEADLINE_MS,
+                ),
+            )
+        else:
+            await self.control_agent(request_id, agent, action)
 
     async def control_agent(self, request_id: str, agent: str, action: Literal["drain", "resume"]) -> None:
         """Drain or resume an agent."""

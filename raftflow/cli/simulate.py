@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import click
 
@@ -10,6 +11,9 @@ from raftflow.cli.exits import FAILED, Failure
 from raftflow.cli.options import output_option
 from raftflow.cli.output import print_json, print_table
 from raftflow.cli.trace import trace
+
+PROGRESS_EVERY: Final = 100
+"""Seeds from one line about the progress to the next."""
 
 
 class SeedRange(click.ParamType[range]):
@@ -68,7 +72,14 @@ def faults(  # noqa: PLR0917 - click passes options by name
         disabled_rules=GUARD_RULES if no_guard else NO_RULES,
     )
 
+    chosen = seeds if seed is None else range(seed, seed + 1)
+    done = violations = 0
+
     def progress(report: Report) -> None:
+        nonlocal done, violations
+        done, violations = done + 1, violations + len(report.violations)
+        if done % PROGRESS_EVERY == 0:
+            click.echo(f"{done} of {len(chosen)} seeds, {violations} violations", err=True)
         if report.violations or trace:
             for line in report.trace:
                 click.echo(line, err=True)
@@ -76,7 +87,6 @@ def faults(  # noqa: PLR0917 - click passes options by name
                 click.echo(f"seed {report.seed}: {found.kind}: {found.detail}", err=True)
             click.echo(f"seed {report.seed}: digest {report.digest}", err=True)
 
-    chosen = seeds if seed is None else range(seed, seed + 1)
     summary = campaign(chosen, options, jobs=jobs if seed is None else 1, progress=progress)
     if output == "table":
         print_table(["fault", "count"], [[kind, str(count)] for kind, count in summary.faults.items()])

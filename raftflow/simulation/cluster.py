@@ -183,6 +183,8 @@ class Cluster:
         self.hosts: dict[str, Host] = {}
         """All machines that ever were."""
         self._latency = latency
+        self.files_current = False
+        """The operator has put all members into the files of those that are started from now on."""
         for name in self.founders:
             self._new_host(name, self.founders)
         history.members.founded(self.founders)
@@ -303,19 +305,20 @@ class Cluster:
         host.replica.log.on_role_change(lambda role, term: self._role_changed(host, role, term))
 
     def _named(self, host: Host) -> list[str]:
-        """Return whom a replica's file names: as at its first start, and whoever lives if that is nobody any more."""
-        lonely = not self._living(host) & set(host.file)
-        return [*host.file, *(name for name in self.names if lonely and name not in host.file)]
+        """Return whom a replica's file names: as at its first start, and the members if it would know too few."""
+        living = self._living(host)
+        named = self.files_current or not living & set(host.file)
+        return [*host.file, *(name for name in sorted(living) if named and name not in host.file)]
 
     def _living(self, host: Host) -> set[str]:
         """Return the other members that have not gone."""
         latest = self._history.members.latest
         return {name for name in self.names if name != host.name and latest.find(name) is not None}
 
-    def is_lonely(self, name: str) -> bool:
-        """Return True if a replica runs and has no address of any member: its file must name one that lives."""
+    def lacks_addresses(self, name: str) -> bool:
+        """Return True if a replica runs and does not know all members: it may never hear of the leader."""
         host = self.hosts[name]
-        return host.links is not None and not any(map(host.links.knows, self._living(host)))
+        return host.links is not None and not all(map(host.links.knows, self._living(host)))
 
     def _role_changed(self, host: Host, role: Role, term: int) -> None:
         self._trace.note(host.name, f"{role.value} in term {term}")

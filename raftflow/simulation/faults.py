@@ -52,6 +52,9 @@ KINDS: Final[dict[str, int]] = {
     "remove member": 9,
     "replace member": 6,
     "upgrade": 8,
+    "lone change": 4,
+    "ghost": 3,
+    "damaged voter": 3,
 }
 """Kinds of faults with their usual weight."""
 
@@ -108,6 +111,9 @@ class Faults:
             "remove member": changes.remove,
             "replace member": changes.replace,
             "upgrade": changes.upgrade,
+            "lone change": changes.lone_change,
+            "ghost": changes.ghost,
+            "damaged voter": changes.damaged_voter,
         }
 
     async def run(self, until_s: float) -> None:

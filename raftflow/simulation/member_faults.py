@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STORIES_MAX: Final = 2
 """Changes that are under way at once."""
 VOTERS_MAX: Final = 7
+JOURNAL_BYTES_MIN: Final = 200
 HOSTS_MAX: Final = 14
 """Machines in one run, dead ones counted."""
 
@@ -50,6 +51,95 @@ class MemberFaults:
         old = [each for each in cluster.names if cluster.hosts[each].level < LEVEL]
         if old:
             self._stage.play(self._upgrade(name if name in old else self._stage.rng.choice(old)))
+
+    def lone_change(self, _name: str) -> None:
+        """Ask a leader that is cut off for a change, have it write a snapshot and start again, and let it rejoin."""
+        self._begin(self._change_alone())
+
+    def ghost(self, _name: str) -> None:
+        """Lose a replica and have one added that never runs, as with a wrong address; then clear both away."""
+        self._begin(self._add_ghost())
+
+    def damaged_voter(self, _name: str) -> None:
+        """Damage the journal of the only follower that has the newest entries, and take the leader away."""
+        self._stage.play(self._damage())
+
+    async def _change_alone(self) -> None:
+        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        leader, members = cluster.leader(), self._operator.members()
+        if leader is None or members is None:
+            return
+        others = stage.others(leader)
+        voters = sorted(members.voter_names - {leader})
+        stage.trace.fault("change at a leader cut off", leader)
+        stage.cut_off(leader, others)
+        if len(voters) > 2:
+            for name in voters[: rng.choice((1, 2))]:
+                stage.play(self._operator.change_at(leader, ("remove", name)))
+        else:
+            newcomer = self._newcomer()
+            if newcomer is not None:
+                stage.play(self._operator.change_at(leader, ("add", newcomer)))
+        await asyncio.sleep(rng.choice((0.01, 0.03, 0.06)))
+        stage.snapshot(leader)
+        await asyncio.sleep(rng.choice((0.05, 0.1, 0.2)))
+        stage.kill(leader)
+        await asyncio.sleep(rng.uniform(0.1, 0.8))
+        stage.rejoin(leader, others)
+        stage.restart(leader)
+
+    async def _add_ghost(self) -> None:
+        stage, cluster = self._stage, self._stage.cluster
+        members = self._operator.members()
+        if members is None or len(cluster.hosts) >= HOSTS_MAX:
+            return
+        followers = [name for name in sorted(members.voter_names) if name != cluster.leader()]
+        victim = stage.rng.choice(followers)
+        if self.may_lose(victim):
+            cluster.destroy(victim)
+        ghost = cluster.add_host()
+        cluster.hosts[ghost].gone = "never runs"
+        cluster.names.remove(ghost)
+        stage.trace.fault("replica that never runs added", ghost)
+        await self._operator.add_ghost(ghost)
+        await self._operator.remove(ghost)
+
+    async def _damage(self) -> None:
+        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        leader, members = cluster.leader(), self._operator.members()
+        if leader is None or members is None:
+            return
+        followers = [name for name in sorted(members.voter_names) if name != leader]
+        rng.shuffle(followers)
+        victim, laggards = followers[0], followers[1:]
+        if not self.may_lose(victim):
+            return
+        stage.cut_off(leader, laggards)
+        stage.cut_off(victim, laggards)
+        stage.bursts.fire(leader, rng.choice((3, 10)))
+        await asyncio.sleep(0.05)
+        stage.trace.fault("voter damaged", victim)
+        stage.kill(victim)
+        stage.kill(leader)
+        self._flip_journal(victim)
+        stage.rejoin(victim, laggards)
+        stage.restart(victim)
+        for name in laggards:
+            stage.restart(name)
+        await asyncio.sleep(rng.uniform(1.0, 2.0))
+        stage.rejoin(leader, laggards)
+        stage.restart(leader)
+
+    def _flip_journal(self, name: str) -> None:
+        """Flip a bit in the older half of a replica's journal, which it can notice and repair."""
+        rng, host = self._stage.rng, self._stage.cluster.hosts[name]
+        disk = host.disk
+        written = {path: len(disk.content(path).rstrip(b"\0")) for path in disk.files() if "journal" in str(path)}
+        journal = [path for path, used in written.items() if used > JOURNAL_BYTES_MIN]
+        if journal:
+            offset = rng.randrange(JOURNAL_BYTES_MIN // 2, written[journal[0]] // 2 + 1)
+            disk.flip(journal[0], offset, 1 << rng.randrange(8))
+            host.damaged = True
 
     def _begin(self, story: Coroutine[Any, Any, None]) -> None:
         self._stories = [task for task in self._stories if not task.done()]

@@ -34,13 +34,13 @@ from raftflow.replication import envelope, snapshots
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import SnapshotPort
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.guard import NO_RULES, Rule
+from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.reads import ReadRounds
 from raftflow.replication.writer import SegmentWriter
 from raftflow.simulation import agents as simulated_agents
-from raftflow.simulation.run import FAMILIES, Options, simulate
+from raftflow.simulation.run import FAMILIES, MEMBER_RULES, Options, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,6 +147,10 @@ def _submit_anywhere() -> Patch:
         return await submission.future
 
     return patch.object(PySyncObjLog, "submit", careless)
+
+
+def _vote_always() -> Patch:
+    return patch.object(GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None))
 
 
 def _swallow_failed_load() -> Patch:
@@ -369,6 +373,12 @@ _RULES: Final[dict[Rule, str]] = {
     Rule.SYNC_ACKS: "a follower acknowledges before its disk has the entries",
     Rule.SYNC_VOTES: "a vote leaves before the disk has it",
     Rule.SYNC_LEADER: "the leader counts itself before its disk has the entries",
+    Rule.ONE_CHANGE: "a change of the members begins before the one before is settled",
+    Rule.LOGGED_MEMBERS: "a logged change counts only when it is applied",
+    Rule.SNAPSHOT_MEMBERS: "a snapshot holds the list of the moment, changes that are not committed included",
+    Rule.MEMBERS_COUNT: "removed replicas are heard, and not told",
+    Rule.OUTSIDERS_PASSIVE: "who is no voter by its own log stands for election",
+    Rule.LEARN_FIRST: "a newcomer counts at once, whether or not it runs",
 }
 
 _RULE_FAMILIES: Final = {
@@ -379,6 +389,7 @@ _RULE_FAMILIES: Final = {
     Rule.LOAD_CHECKED: "snapshots",
     Rule.SNAPSHOT_NEEDED: "snapshots",
     Rule.SYNC_VOTES: "votes",
+    **dict.fromkeys(MEMBER_RULES, "members"),
 }
 
 _RULE_PLANTS: Final = {
@@ -412,6 +423,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="snapshot not synced",
         about="a snapshot gets its name before its bytes are on disk",
         plant=_attribute(snapshots._Writer, "finish", _finish_unsynced),  # noqa: SLF001
+    ),
+    Mutant(
+        name="votes during repair",
+        about="a replica that takes its log from the others again votes meanwhile",
+        plant=_vote_always,
+        family="repairs",
     ),
     Mutant(name="log trimmed early", about="the log is trimmed before the snapshot is durable", plant=_trim_early),
     Mutant(

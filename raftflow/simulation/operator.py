@@ -35,7 +35,7 @@ LATE_S: Final = 2.5
 """How long a request may be on its way to a replica."""
 LOOK_S: Final = 0.02
 Change = tuple[str, str]
-"""`add` or `remove`, and whom."""
+"""`add`, `add ghost` or `remove`, and whom."""
 Voters = frozenset[str]
 
 
@@ -91,6 +91,42 @@ class Operator:
         member = MemberInfo(name, f"{name}:1", f"sim://{name}")
         return await self._ask(("add", name), lambda replica: replica.add_member(member), tries_max)
 
+    async def add_ghost(self, name: str) -> None:
+        """Have a replica added that never runs: it cannot become a voter. It is cleared away afterwards."""
+        member = MemberInfo(name, f"{name}:1", f"sim://{name}")
+        serial = self._note(("add ghost", name))
+        try:
+            await self._call(_serving(lambda replica: replica.add_member(member)))
+            await self._call(_serving(lambda replica: replica.add_member(member)))
+        finally:
+            self._over(serial)
+
+    async def change_at(self, target: str, change: Change) -> None:
+        """Ask one replica, whether it leads or not, for one change."""
+        kind, name = change
+        if not self._may_ask(change):
+            return
+        if kind == "remove":
+            self._history.members.removal_asked(name)
+        member = MemberInfo(name, f"{name}:1", f"sim://{name}")
+        serial = self._note(change)
+        try:
+            self._leader = target
+            await self._call(
+                _serving(lambda replica: replica.add_member(member) if kind == "add" else replica.remove_member(name))
+            )
+        finally:
+            self._over(serial)
+
+    def _note(self, change: Change) -> int:
+        self._serial += 1
+        self._asked[self._serial] = change, float("inf")
+        return self._serial
+
+    def _over(self, serial: int) -> None:
+        """Nobody waits for the answer any more; the replica may still work on it."""
+        self._asked[serial] = self._asked[serial][0], self._loop.time() + CHANGE_S + LATE_S
+
     async def remove(self, name: str, *, tries_max: int = 12) -> bool:
         """Have a replica removed. True once that was acknowledged."""
         self._history.members.removal_asked(name)
@@ -99,18 +135,8 @@ class Operator:
     async def _ask(self, change: Change, work: Callable[[Replica], Awaitable[None]], tries_max: int) -> bool:
         if not self._may_ask(change):
             return False
-
-        async def serve(replica: Replica) -> str:
-            try:
-                await work(replica)
-            except (ChangeRefusedError, NotReadyError) as error:
-                return str(error)
-            return ""
-
         kind, name = change
-        self._serial += 1
-        serial = self._serial
-        self._asked[serial] = change, float("inf")
+        serve, serial = _serving(work), self._note(change)
         try:
             for _ in range(tries_max):
                 refusal = await self._call(serve)
@@ -122,7 +148,7 @@ class Operator:
                     self._trace.fault("change of members refused", name, f"{kind}: {refusal[:100]}")
                 await asyncio.sleep(self._rng.uniform(0.02, 0.3))
         finally:
-            self._asked[serial] = change, self._loop.time() + CHANGE_S + LATE_S
+            self._over(serial)
         return False
 
     async def _call(self, serve: Callable[[Replica], Awaitable[str]]) -> str | None:
@@ -180,6 +206,18 @@ class Operator:
         return False
 
 
+def _serving(work: Callable[[Replica], Awaitable[None]]) -> Callable[[Replica], Awaitable[str]]:
+    async def serve(replica: Replica) -> str:
+        """Return why not, or nothing."""
+        try:
+            await work(replica)
+        except (ChangeRefusedError, NotReadyError) as error:
+            return str(error)
+        return ""
+
+    return serve
+
+
 def _survives(voters: Voters, lost: frozenset[str]) -> bool:
     return 2 * len(voters & lost) < len(voters)
 
@@ -188,4 +226,6 @@ def _changed(voters: Voters, change: Change) -> Voters:
     kind, name = change
     if kind == "add":
         return voters | {name}
+    if kind == "add ghost":
+        return voters
     return voters - {name} if len(voters) > VOTERS_MIN else voters

@@ -44,9 +44,9 @@ REST_WITHIN_S: Final = 90.0
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
-FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all", "leases")
+FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all", "leases", "repairs")
 """By the seed's remainder."""
-CHANGES: Final = ("add member", "remove member", "replace member")
+CHANGES: Final = ("add member", "remove member", "replace member", "lone change", "ghost")
 CHANGING_SHARE: Final = 0.6
 """Share of the seeds of other families in which members change."""
 MIXED_SHARE: Final = 0.25
@@ -138,7 +138,7 @@ def make_plan(seed: int, options: Options) -> Plan:
     _go_deep(plan, rng)
     if deep:
         plan.weights = {kind: weight for kind, weight in plan.weights.items() if kind not in CHANGES}
-    elif plan.family not in {"all", "members"} and rng.random() < CHANGING_SHARE:
+    elif plan.family not in {"all", "members", "repairs"} and rng.random() < CHANGING_SHARE:
         plan.weights |= dict.fromkeys(CHANGES, sum(plan.weights.values()) // 12 + 1)
     if rng.random() < MIXED_SHARE:
         plan.weights["upgrade"] = sum(plan.weights.values()) // 6 + 1
@@ -198,6 +198,8 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
             "add member": 10,
             "remove member": 10,
             "replace member": 8,
+            "lone change": 6,
+            "ghost": 4,
             "crash": 6,
             "kill": 4,
             "crash at step": 5,
@@ -212,6 +214,11 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
         }
         plan.every_s, plan.calm = rng.choice((0.15, 0.3)), 0.15
         settings |= {"snapshot_entries": rng.choice((20, 60, 10**6))}
+    elif plan.family == "repairs":
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
+        plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
+        plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0
+        settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 3, 0.05
         plan.weights = {"agent": 10, "clock": 6, "transfer": 2, "pause": 1}
@@ -348,6 +355,7 @@ class World:
 
     def _heal(self) -> None:
         self.trace.note("-", "everything heals")
+        self.cluster.files_current = True
         self.stage.end()
         self.network.heal_all()
         self.weather.clear()
@@ -357,8 +365,8 @@ class World:
             self.cluster.repair_disk(name)
             if host.process is not None and host.process.frozen:
                 self.loop.thaw(host.process)
-            if self.cluster.is_lonely(name):
-                self.stage.kill(name)  # it is started with a file that names those who live
+            if self.cluster.lacks_addresses(name):
+                self.stage.kill(name)
             self.cluster.restart(name, self._ends.choice(LOSSES))
         for agent in self.agents:
             agent.hurry()

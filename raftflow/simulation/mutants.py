@@ -150,7 +150,9 @@ def _submit_anywhere() -> Patch:
 
 
 def _vote_always() -> Patch:
-    return patch.object(GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None))
+    return patch.object(
+        GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None), create=True
+    )
 
 
 def _swallow_failed_load() -> Patch:

@@ -145,7 +145,8 @@ class Attempts:
         assignment = running.assignment
         outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown"]
         error = how.error
-        if running.reason is not None:
+        # An agent that stood still tells its attempts to end before it hears that one has succeeded long ago.
+        if running.reason is not None and not (how.ok and how.by_itself):
             outcome = running.reason
             error = running.why
         elif how.abandoned:

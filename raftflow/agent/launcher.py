@@ -57,7 +57,7 @@ _decode = msgspec.msgpack.Decoder(ToLauncher).decode
 class Child:
     """A running program."""
 
-    __slots__ = ("fence", "id", "lease_over", "pid", "streams")
+    __slots__ = ("fence", "id", "lease_over", "pid", "signalled", "streams")
 
     def __init__(self, spawn: Spawn, pid: int, streams: list[Stream]) -> None:
         self.id = spawn.id
@@ -65,6 +65,7 @@ class Child:
         self.pid = pid
         self.streams = streams
         self.lease_over = False
+        self.signalled = False
 
 
 class Launcher:
@@ -129,7 +130,7 @@ class Launcher:
             return
         for child in self._children.values():
             if not child.lease_over:
-                child.lease_over = True
+                child.lease_over = child.signalled = True
                 _kill_group(child.pid, signal.SIGKILL)
 
     def _is_lease_over(self) -> bool:
@@ -152,6 +153,7 @@ class Launcher:
                 case Signal(id=identity, signal=number):
                     child = self._children.get(identity)
                     if child is not None:
+                        child.signalled = True
                         _kill_group(child.pid, number)
                 case Lease(until_ns=until_ns):
                     self._until_ns = until_ns
@@ -258,12 +260,35 @@ class Launcher:
             self._streams.pop(stream.fd, None)
             stream.close()
         if not child.streams:
-            self._send(Exited(child.id, code, "", child.lease_over, cpu_ms=cpu_ms, rss_max_kib=rss_max_kib))
+            self._send(
+                Exited(
+                    child.id,
+                    code,
+                    "",
+                    child.lease_over,
+                    cpu_ms=cpu_ms,
+                    rss_max_kib=rss_max_kib,
+                    signalled=child.signalled,
+                )
+            )
             return
         out, err = child.streams
         sizes, truncated = (out.size, err.size), (out.truncated, err.truncated)
         tail = err.tail if code else b""
-        self._send(Exited(child.id, code, "", child.lease_over, sizes, truncated, tail, cpu_ms, rss_max_kib))
+        self._send(
+            Exited(
+                child.id,
+                code,
+                "",
+                child.lease_over,
+                sizes,
+                truncated,
+                tail,
+                cpu_ms,
+                rss_max_kib,
+                child.signalled,
+            )
+        )
 
     def _sample(self, wanted: list[tuple[int, int]]) -> Sampled:
         """Return what programs use."""

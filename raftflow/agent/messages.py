@@ -90,6 +90,8 @@ class Exited(_Message, frozen=True, tag="exited"):
     """CPU time of the program and of its children that it waited for."""
     rss_max_kib: int = 0
     """Most memory of one of these; 0 if it was less than can be told."""
+    signalled: bool = False
+    """The agent, or the launcher for it, had sent it a signal before it ended."""
 
 
 class Call(_Message, frozen=True):

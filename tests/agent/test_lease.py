@@ -107,6 +107,47 @@ async def test_a_failover_shorter_than_the_lease_stops_nothing(leader: Any, star
     assert fence not in leader.accepted
 
 
+async def test_what_succeeded_while_the_agent_stood_still_is_offered(
+    leader: Any, agent_process: Any, tmp_path: Path, gone: Any
+) -> None:
+    """The program ended before anybody told it to: the agent finds its end only after its own lease was over."""
+    leader.feature_level = 3
+    leader.lease_ms = 3_000
+    leader.poll_wait_ms = 100
+    agent = agent_process(resources={"cpu": 1})
+    started, go = tmp_path / "started", tmp_path / "go"
+    os.mkfifo(started)
+    os.mkfifo(go)
+    script = f'echo $$ > {started}; read _ < {go}; echo 42 > "$RAFTFLOW_RESULT"'
+    (fence,) = await leader.assign({"command": ["sh", "-c", script]})
+    pid = int(await asyncio.to_thread(started.read_text))
+    agent.signal(signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    await asyncio.to_thread(go.write_text, "\n")
+    await gone(pid)
+    assert time.monotonic() < stopped_s + 2, "too slow here to end within the lease"
+    leader.lose_agent()
+    await asyncio.sleep(max(0.0, stopped_s + leader.lease_ms / 1000 - time.monotonic()))  # the lease itself
+    agent.signal(signal.SIGCONT)
+    await leader.until(lambda: len(leader.registrations) == 2)
+    (offer,) = leader.registrations[1].offers
+    assert (offer.fence, offer.outcome, bytes(offer.result)) == (fence, "succeeded", b"42")
+
+
+async def test_a_program_that_ends_well_when_told_to_stop_has_not_succeeded(
+    leader: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    start_agent()
+    script = f"trap 'exit 0' TERM; echo $$ > {started}; while :; do sleep 0.02; done"
+    (fence,) = await leader.assign({"command": ["sh", "-c", script]})
+    await asyncio.to_thread(started.read_text)
+    leader.stop = [fence]
+    await leader.notify()
+    assert (await leader.end_of(fence)).outcome == "cancelled"
+
+
 @pytest.mark.parametrize("kind", ["command", "python"])
 async def test_a_stopped_agents_attempts_end_with_the_lease_and_its_reports_are_refused(
     leader: Any, agent_process: Any, tmp_path: Path, gone: Any, kind: str

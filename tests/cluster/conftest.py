@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from raftflow.demo.main import read_audit
+from raftflow.domain.contract import AuditLine, AuditTransition
+from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.local.cluster import LocalCluster, Options
+
+T = TypeVar("T")
+
+EVENTUALLY_S = 40.0
+_POLL_S = 0.02
 
 
 @pytest.fixture
@@ -25,3 +35,59 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., LocalCluster]]:
     yield make
     for cluster in made:
         cluster.down()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., object]:
+    """Return a function that asks until the answer is true, and returns it."""
+    return _eventually
+
+
+def _eventually(condition: Callable[[], T], timeout_s: float = EVENTUALLY_S, what: str = "it") -> T:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"{what} did not come true in {timeout_s} s"
+        time.sleep(_POLL_S)
+
+
+@pytest.fixture
+def online(make_cluster: Callable[..., LocalCluster]) -> Callable[..., LocalCluster]:
+    """Return a function that starts a cluster and waits until it is on the level of the on-line scheduler."""
+
+    def make(**options: object) -> LocalCluster:
+        cluster = make_cluster(**options)
+        with cluster.client() as client:
+            url = cluster.url_of(cluster.wait_leader())
+            _eventually(lambda: client.status(url).feature_level >= ONLINE_LEVEL, what="the feature level")
+        return cluster
+
+    return make
+
+
+@pytest.fixture
+def audit() -> Callable[[LocalCluster], list[AuditLine]]:
+    """Return a function that reads the leader's whole audit."""
+
+    def read(cluster: LocalCluster) -> list[AuditLine]:
+        with cluster.client() as client:
+            return read_audit(client, cluster.url_of(cluster.wait_leader()))
+
+    return read
+
+
+@pytest.fixture
+def moves(audit: Callable[[LocalCluster], list[AuditLine]]) -> Callable[..., list[tuple[AuditLine, AuditTransition]]]:
+    """Return a function that lists the transitions of a cluster's tasks in order, each with its record."""
+
+    def read(cluster: LocalCluster, *events: str) -> list[tuple[AuditLine, AuditTransition]]:
+        return [
+            (record, move)
+            for record in audit(cluster)
+            for move in record.transitions
+            if not events or move.event in events
+        ]
+
+    return read

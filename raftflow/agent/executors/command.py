@@ -110,6 +110,7 @@ class CommandExecutor:
             error=error,
             result=result,
             abandoned=exited.lease_over,
+            by_itself=not exited.signalled,
             cpu_ms=exited.cpu_ms,
             rss_max_kib=exited.rss_max_kib,
         )

@@ -8,11 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 Needs = Sequence[Sequence[int]]
 """For each task the positions of those that it needs."""
 
 WORK_PER_EDGE = 4
 WORK_MIN = 10_000
+PATH_MAX = 100
+"""Tasks of the critical path that are kept."""
+
+
+class GraphFacts(msgspec.Struct, array_like=True, frozen=True):
+    """What a graph is like."""
+
+    levels: int
+    """Tasks on the longest chain of needs."""
+    path: tuple[int, ...]
+    """Positions along the critical path, first to last, its first `PATH_MAX`."""
+    path_ms: int
+    """Expected time along all of it."""
+
+
+def facts_of(needs: Needs, order: Sequence[int], ranks: Sequence[int], levels: Sequence[int]) -> GraphFacts:
+    """Return the facts of a graph with at least one task. `needs` may leave out redundant ones."""
+    path = critical_path(needs, order, ranks)
+    return GraphFacts(1 + max(levels), tuple(path[:PATH_MAX]), ranks[path[0]])
 
 
 def levels_of(needs: Needs, order: Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from raftflow.domain.preparation import GraphFacts
 from raftflow.domain.task import AgentState
 from raftflow.domain.workflow import OnFailure
 
@@ -43,6 +44,7 @@ class WorkflowRecord(msgspec.Struct, array_like=True, frozen=True):
     """How many follow, and then how many tasks."""
     tasks: int
     max_parallel: int | None = None
+    facts: GraphFacts | None = None
 
 
 class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -83,6 +85,7 @@ def encode_workflow(workflow: Workflow) -> bytes:
             len(workflow.profiles),
             len(workflow.tasks),
             workflow.max_parallel,
+            workflow.facts,
         )
     )
 

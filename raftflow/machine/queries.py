@@ -30,7 +30,6 @@ from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskStat
 from raftflow.domain.times import iso_utc, iso_utc_or_none
 from raftflow.machine import learning
 from raftflow.machine.explain import explain
-from raftflow.machine.graphs import facts_of
 from raftflow.machine.learning import Estimate, estimate_of, kind_of_profile
 from raftflow.machine.ledger import held_by
 from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of, attempts_of
@@ -81,10 +80,11 @@ def workflow_view(machine: Machine, workflow_id: str) -> WorkflowView | None:
     workflow = machine.state.workflows.get(workflow_id)
     if workflow is None:
         return None
-    view, facts = _workflow_view(workflow), facts_of(workflow)
-    view.levels = facts.levels
-    view.critical_path = [workflow.tasks[position].id for position in facts.path]
-    view.critical_path_s = facts.path_ms / 1000
+    view, facts = _workflow_view(workflow), workflow.facts
+    if facts is not None:
+        view.levels = facts.levels
+        view.critical_path = [workflow.tasks[position].id for position in facts.path]
+        view.critical_path_s = facts.path_ms / 1000
     return view
 
 

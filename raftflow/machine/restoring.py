@@ -94,6 +94,7 @@ class Builder:
         workflow.placed = record.placed
         workflow.warnings = record.warnings
         workflow.max_parallel = record.max_parallel
+        workflow.facts = record.facts
         self._current = workflow
         self._profiles_wanted = record.profiles
         self._tasks_wanted = record.tasks
@@ -155,6 +156,9 @@ class Builder:
             return
         if len(workflow.profiles) != self._profiles_wanted or len(workflow.tasks) != self._tasks_wanted:
             raise SnapshotError(f"{workflow.id}: some of its tasks are missing")
+        path = () if workflow.facts is None else workflow.facts.path
+        if any(not 0 <= position < self._tasks_wanted for position in path):
+            raise SnapshotError(f"{workflow.id}: its critical path refers to what is not there")
         workflow.index_tasks()
         self.state.workflows[workflow.id] = workflow
         self.state.by_number[workflow.number] = workflow

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from raftflow.domain.features import LEVEL_FIRST
 from raftflow.domain.limits import REQUEST_IDS_MAX
+from raftflow.domain.preparation import GraphFacts
 from raftflow.domain.rooms import Shape
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState, WorkflowState
 from raftflow.domain.workflow import OnFailure
@@ -22,9 +22,6 @@ from raftflow.machine.agent_timers import AgentTimers
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.results import ResultTable
 from raftflow.machine.timers import Timers
-
-if TYPE_CHECKING:
-    from raftflow.machine.graphs import GraphFacts
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -214,7 +211,7 @@ class Workflow:
         self.open = 0
         """Tasks that have not ended."""
         self.facts: GraphFacts | None = None
-        """What `graphs.facts_of` has found."""
+        """What its graph is like; None if it was submitted before graphs were prepared."""
         self.cached = 0
         """Tasks that succeeded by the result of an equal one."""
         self.caches = False

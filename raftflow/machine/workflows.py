@@ -12,7 +12,7 @@ from raftflow.domain.events import TaskNotReady, TaskReady
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.ids import name_problem
 from raftflow.domain.kinds import kind_of
-from raftflow.domain.preparation import levels_of, without_redundant
+from raftflow.domain.preparation import facts_of, levels_of, without_redundant
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, Retired, WorkflowAccepted
 from raftflow.domain.rooms import Shape, shape_of, suits
@@ -73,9 +73,7 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
     workflow.max_parallel = spec.max_parallel
     workflow.profiles = [_profile(state, task) for task in distinct]
     workflow.warnings = tuple(_warnings(state.kinds, workflow.profiles, distinct))
-    workflow.tasks = _tasks(
-        state, spec, numbers, [learning.expected_ms(state, profile) for profile in workflow.profiles]
-    )
+    _add_tasks(state, workflow, spec, numbers)
     workflow.index_tasks()
     state.workflows[workflow.id] = workflow
     state.by_number[workflow.number] = workflow
@@ -155,21 +153,24 @@ def _profile(state: State, task: TaskSpec) -> Profile:
     )
 
 
-def _tasks(state: State, spec: WorkflowSpec, numbers: list[int], learnt_ms: list[int | None]) -> list[Task]:
+def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: list[int]) -> None:
+    """Make the tasks, and prepare the graph."""
     order = topological_order(spec)
+    learnt_ms = [learning.expected_ms(state, profile) for profile in workflow.profiles]
     ranks = upward_ranks(spec, order, [learnt_ms[number] for number in numbers])
     position_of = {task.id: position for position, task in enumerate(spec.tasks)}
     needs = [tuple([position_of[need] for need in task.needs]) for task in spec.tasks]
-    tasks = []
+    tasks = workflow.tasks
     for position, task in enumerate(spec.tasks):
         wanted = needs[position]
         first = TaskState.WAITING if wanted or task.cache is not None else TaskState.READY
         tasks.append(Task(task.id, position, numbers[position], wanted, ranks[position], first, len(wanted)))
     if state.feature_level >= ONLINE_LEVEL:
-        for position, left in without_redundant(needs, order, levels_of(needs, order)).items():
-            tasks[position].waits = left
+        levels = levels_of(needs, order)
+        for position, left in without_redundant(needs, order, levels).items():
+            tasks[position].waits = needs[position] = left
             tasks[position].open_needs = len(left)
-    return tasks
+        workflow.facts = facts_of(needs, order, ranks, levels)
 
 
 def _admit(step: Step, workflow: Workflow) -> None:

@@ -230,6 +230,8 @@ def test_when_the_owner_is_cancelled_the_next_in_line_runs(online, placed):
     if placed:
         (fence,) = online.place(0)
     online.control("cancel")
+    last = [] if placed else ["t0 ready cancelled cancelled", "t waiting needs_met ready"]
+    assert online.transitions() == [*last, "t1 waiting cancelled cancelled"], "the cancelled one is not tried first"
     if placed:
         assert (online.states("wf-1"), online.states("wf-2")) == ("RC", "W")
         online.finish(fence, "cancelled")
@@ -288,6 +290,20 @@ def test_the_more_urgent_one_runs(online):
     assert (online.states("wf-2"), online.states("wf-4")) == ("R", "W"), "what runs goes on"
     online.finish(1, "failed")
     assert [online.states(f"wf-{number}") for number in (1, 3, 4)] == ["W", "W", "E"]
+
+
+def test_those_in_line_succeed_in_the_order_of_their_submission(online, new_drive):
+    """However they came into line: a restored replica knows no other order."""
+    online.submit(one(priority=10), "wf-1")
+    online.submit(one(priority=5), "wf-2")
+    online.submit(one(priority=20), "wf-3")
+    online.place(0, workflow_id="wf-3")
+    other = new_drive()
+    other.machine.restore(online.machine.snapshot())
+    other.index, other.now_ms = online.index, online.now_ms
+    for drive in (online, other):
+        drive.finish(1)
+        assert [t.workflow_id for t in drive.records[-1].transitions] == ["wf-3", "wf-1", "wf-2"]
 
 
 def test_a_delayed_owner_gives_way(online):

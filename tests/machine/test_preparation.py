@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from raftflow.domain.preparation import GraphFacts
 from raftflow.machine import queries
 from raftflow.machine.invariants import check
 from raftflow.machine.machine import Machine
+from raftflow.machine.restoring import SnapshotError
 
 SHORTCUTS = ((), (0,), (0, 1), (0, 1, 2))
 
@@ -60,6 +62,7 @@ def test_they_are_restored_and_retried(online):
 def test_below_the_level_every_need_is_waited_for(drive):
     drive.submit(drive.tasks(*SHORTCUTS))
     assert [task.open_needs for task in drive.machine.state.workflows["wf-1"].tasks] == [0, 1, 2, 3]
+    assert queries.workflow_view(drive.machine, "wf-1").levels is None
 
 
 def test_levels_and_critical_path_are_shown(online):
@@ -69,11 +72,23 @@ def test_levels_and_critical_path_are_shown(online):
         msgspec.structs.replace(task, expected_ms=ms) for task, ms in zip(spec.tasks, expected, strict=True)
     )
     online.submit(msgspec.structs.replace(spec, tasks=tasks))
-    for _ in range(2):
-        view = queries.workflow_view(online.machine, "wf-1")
+    copy = Machine()
+    copy.restore(online.machine.snapshot())
+    for machine in (online.machine, copy):
+        view = queries.workflow_view(machine, "wf-1")
         assert (view.levels, view.critical_path, view.critical_path_s) == (3, ["t0", "t1", "t3"], 0.065)
     (listed,) = queries.workflow_page(online.machine, None, 10, None).workflows
     assert (listed.levels, listed.critical_path) == (None, [])
+
+
+def test_a_path_along_tasks_that_are_not_there(online):
+    online.submit(online.chain(2))
+    workflow = online.machine.state.workflows["wf-1"]
+    good = workflow.facts
+    workflow.facts = GraphFacts(2, (0, 7), 5)
+    with pytest.raises(SnapshotError, match="its critical path"):
+        Machine().restore(online.machine.snapshot())
+    workflow.facts = good
 
 
 def test_a_need_that_nobody_waits_for_is_found(online):

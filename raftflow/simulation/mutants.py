@@ -6,52 +6,30 @@ this is reachable from anywhere but `raftflow simulate mutants` and the tests.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import multiprocessing
-import random
 from typing import TYPE_CHECKING, Any, Final
-from unittest.mock import patch
 
 import msgspec
 
-from raftflow.agent.clock import Lease
-from raftflow.coordinator.leader import LeaderLoop
-from raftflow.coordinator.leases import Leases
-from raftflow.domain.commands import ReportAttempts, ReportEnds
-from raftflow.domain.rejections import Rejection
-from raftflow.domain.replies import EndVerdict
-from raftflow.domain.rooms import fits_in
-from raftflow.domain.task import AttemptOutcome
 from raftflow.machine import apply as machine_apply
-from raftflow.machine import attempts, ledger
-from raftflow.machine.audit import CHAIN_START
-from raftflow.machine.machine import Machine
 from raftflow.machine.requests import RequestTable
-from raftflow.machine.timers import Timers
-from raftflow.replication import envelope, snapshots
-from raftflow.replication.compaction import SnapshotWriter
-from raftflow.replication.core import SnapshotPort
-from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
+from raftflow.replication import snapshots
+from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.replication.journal import Journal
-from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.reads import ReadRounds
 from raftflow.replication.writer import SegmentWriter
-from raftflow.simulation import agents as simulated_agents
-from raftflow.simulation.run import FAMILIES, MEMBER_RULES, Options, simulate
+from raftflow.simulation import plants
+from raftflow.simulation.plan import FAMILIES, MEMBER_RULES, Options
+from raftflow.simulation.run import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from raftflow.domain.commands import AttemptEnd
-    from raftflow.machine.state import Agent
-    from raftflow.machine.step import Step
 
 SEEDS_MAX: Final = 40
 """Seeds within which a mutant must be found, unless it says otherwise."""
-Patch = contextlib.AbstractContextManager[object]
 
 
 class Mutant(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,289 +57,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     tried: int
     """Seeds that were run."""
     seeds_max: int
-
-
-def _attribute(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
-    return lambda: patch.object(owner, name, value)
-
-
-# --- disk
-
-
-async def _sync_nothing(self: SegmentWriter) -> None:
-    """Claim to have synced."""
-    self._durable_offset = self._offset
-
-
-def _forget_votes() -> Patch:
-    write = Journal._write  # noqa: SLF001
-
-    def without_vote(self: Journal) -> None:
-        vote, self._vote = self._vote, None
-        write(self)
-        self._vote = vote
-
-    return patch.object(Journal, "_write", without_vote)
-
-
-def _finish_unsynced(self: Any) -> None:
-    """Write the trailer and do not sync."""
-    body = snapshots._TRAILER_BODY.pack(0, self._blocks, self._bytes, self._digest.digest())  # noqa: SLF001
-    self._append(body + snapshots._U32.pack(snapshots._crc(body, self._offset)))  # noqa: SLF001
-
-
-def _trim_early() -> Patch:
-    write = SnapshotWriter._write  # noqa: SLF001
-
-    async def trimmed_first(self: SnapshotWriter, info: Any, pieces: Any, driver: Any) -> None:
-        self._port.finish_write(durable=True)
-        driver.request_turn()
-        await write(self, info, pieces, driver)
-
-    return patch.object(SnapshotWriter, "_write", trimmed_first)
-
-
-def _ignore_failed_sync() -> Patch:
-    sync = SegmentWriter.sync
-
-    async def hopeful(self: SegmentWriter) -> None:
-        with contextlib.suppress(OSError):
-            await sync(self)
-
-    return patch.object(SegmentWriter, "sync", hopeful)
-
-
-def _submit_anywhere() -> Patch:
-    submit = PySyncObjLog.submit
-
-    async def careless(self: PySyncObjLog, entry: bytes, timeout_s: float) -> Any:
-        """Give the library a command though this replica follows: it forwards it to the leader."""
-        if self._raft.is_leader or self._stopped:
-            return await submit(self, entry, timeout_s)
-        submission = self._submissions.admit(len(entry), self._position)
-        if submission is None:
-            return Rejected("queue_full")
-        self._raft.submit(envelope.seal(entry), submission.on_result)
-        self._driver.request_turn()
-        asyncio.get_running_loop().call_later(timeout_s, submission.resolve, Unknown("timeout"))
-        return await submission.future
-
-    return patch.object(PySyncObjLog, "submit", careless)
-
-
-def _vote_always() -> Patch:
-    return patch.object(
-        GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None), create=True
-    )
-
-
-def _swallow_failed_load() -> Patch:
-    def deserialize(self: SnapshotPort) -> Any:
-        """Load, and forget that it failed, as the library does by itself."""
-        self.failure = None
-        last, previous = self._load()
-        return None, last, previous, ()
-
-    return patch.object(SnapshotPort, "deserialize", deserialize)
-
-
-# --- the machine
-
-
-def _no_requests(_self: RequestTable) -> Iterator[Any]:
-    return iter(())
-
-
-def _accept_stale() -> Patch:
-    judge = attempts._report_end  # noqa: SLF001
-
-    def lenient(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
-        """Take any end of a task for the end of its present attempt."""
-        workflow = step.state.workflows.get(end.workflow_id)
-        task = None if workflow is None else workflow.by_id.get(end.task_id)
-        if task is None or task.last is None or task.last.outcome is not None:
-            return judge(step, agent, end)
-        holder = step.state.agents[task.last.agent]
-        if end.outcome is AttemptOutcome.RELEASED:
-            return judge(step, agent, end)
-        assert workflow is not None  # noqa: S101 - the task is its
-        present = msgspec.structs.replace(end, fence=task.last.fence)
-        attempts.end_attempt(step, holder, workflow, task, present)
-        return EndVerdict(end.fence, "accepted")
-
-    return patch.object(attempts, "_report_end", lenient)
-
-
-def _count_duplicates() -> Patch:
-    judge = attempts._report_end  # noqa: SLF001
-
-    def forgetful(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
-        verdict = judge(step, agent, end)
-        return EndVerdict(end.fence, "accepted") if verdict.verdict == "duplicate" else verdict
-
-    return patch.object(attempts, "_report_end", forgetful)
-
-
-def _release_twice() -> Patch:
-    release = ledger.release
-
-    def twice(agent: Agent, shape: Any) -> None:
-        release(agent, shape)
-        release(agent, shape)
-
-    return patch.object(ledger, "release", twice)
-
-
-def _promote_any() -> Patch:
-    promote = ledger.promote
-
-    def smallest_first(step: Step, agent: Agent) -> None:
-        """Let something that fits overtake a head that does not."""
-        promote(step, agent)
-        queue = agent.queue
-        for fence in list(queue):
-            workflow, task = agent.live[fence]
-            if fits_in(workflow.profiles[task.profile].shape, agent.free):
-                queue.remove(fence)
-                queue.appendleft(fence)
-                promote(step, agent)
-                return
-
-    return patch.object(ledger, "promote", smallest_first)
-
-
-def _restore_without(change: Callable[[Machine], None]) -> Callable[[], Patch]:
-    def plant() -> Patch:
-        prepare = Machine.prepare
-
-        def lossy(self: Machine, pieces: Any) -> Callable[[], None]:
-            become = prepare(self, pieces)
-
-            def become_less() -> None:
-                become()
-                change(self)
-
-            return become_less
-
-        return patch.object(Machine, "prepare", lossy)
-
-    return plant
-
-
-def _forget_chain(machine: Machine) -> None:
-    machine.chain = CHAIN_START
-
-
-def _forget_fence(machine: Machine) -> None:
-    machine.state.fence = 0
-
-
-def _forget_timers(machine: Machine) -> None:
-    machine.state.timers = Timers()
-
-
-def _apply_again(step: Step, command: Any, handler: Any) -> Any:
-    """Carry a command out whether or not its request id was seen."""
-    reply = handler(step, command)
-    return reply, reply.code.value if type(reply) is Rejection else "ok"
-
-
-def _roll_dice() -> Patch:
-    end = attempts.end_attempt
-
-    def erratic(step: Step, agent: Agent, workflow: Any, task: Any, *args: Any, **named: Any) -> None:
-        end(step, agent, workflow, task, *args, **named)
-        if task.due_ms:
-            task.due_ms += random.randrange(2)  # noqa: S311 - the fault itself
-
-    return patch.object(attempts, "end_attempt", erratic)
-
-
-def _any_incarnation() -> Patch:
-    report = attempts.report_attempts
-
-    def trusting(step: Step, command: Any) -> Any:
-        agent = step.state.agents.get(command.agent)
-        if agent is not None:
-            command = msgspec.structs.replace(command, incarnation=agent.incarnation)
-        return report(step, command)
-
-    handlers = machine_apply.HANDLERS
-    changed = {kind: (handlers[kind][0], trusting, handlers[kind][2]) for kind in (ReportAttempts, ReportEnds)}
-    return patch.dict(handlers, changed)
-
-
-# --- the leader
-
-
-class _WallLeases(Leases):
-    """Leases on the wall clock."""
-
-    def __init__(self, lease_ms: int, clock: Any) -> None:
-        super().__init__(lease_ms)
-        self._clock = clock
-
-    def contact(self, name: str, now_s: float) -> None:
-        """Note the time of day."""
-        del now_s
-        super().contact(name, self._clock.now_ms() / 1000)
-
-    def expired(self, now_s: float) -> list[str]:
-        """Compare with the time of day."""
-        del now_s
-        return super().expired(self._clock.now_ms() / 1000)
-
-    def next_expiry_s(self) -> float | None:
-        """Look often."""
-        return 0.0 if self._heard_s else None
-
-
-def _leases_on_wall_clock() -> Patch:
-    init = LeaderLoop.__init__
-
-    def with_wall_clock(self: LeaderLoop, **named: Any) -> None:
-        init(self, **named)
-        self.leases = _WallLeases(named["lease_ms"], named["clock"])
-
-    return patch.object(LeaderLoop, "__init__", with_wall_clock)
-
-
-def _impatient_leases() -> Patch:
-    init = Leases.__init__
-
-    def short(self: Leases, lease_ms: int, poll_wait_ms: int = 0) -> None:
-        init(self, lease_ms // 3, poll_wait_ms)
-
-    return patch.object(Leases, "__init__", short)
-
-
-def _stale_leases() -> Patch:
-    start = LeaderLoop._start  # noqa: SLF001
-
-    def without_grace(self: LeaderLoop) -> None:
-        start(self)
-        for name in self.leases._heard_s:  # noqa: SLF001
-            self.leases._heard_s[name] -= 3600.0  # noqa: SLF001
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
-        self._arm_leases()
-
-    return patch.object(LeaderLoop, "_start", without_grace)
-
-
-def _read_alone(self: ReadRounds, future: asyncio.Future[None]) -> None:
-    """Confirm a leadership without asking anybody."""
-    del self
-    future.set_result(None)
-
-
-@contextlib.contextmanager
-def _agents_without_lease() -> Iterator[None]:
-    with (
-        patch.object(Lease, "over", lambda _self: False),
-        patch.object(simulated_agents.Machine, "lease", lambda _self, _until_ns: None),
-    ):
-        yield
 
 
 _RULES: Final[dict[Rule, str]] = {
@@ -396,8 +91,8 @@ _RULE_FAMILIES: Final = {
 
 _RULE_PLANTS: Final = {
     # The engine looks for itself as well; with the rule off alone nothing would happen.
-    Rule.LOAD_CHECKED: _swallow_failed_load,
-    Rule.NO_FORWARDING: _submit_anywhere,
+    Rule.LOAD_CHECKED: plants.swallow_failed_load,
+    Rule.NO_FORWARDING: plants.submit_anywhere,
 }
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -412,82 +107,99 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         for rule, about in _RULES.items()
     ),
     Mutant(
-        name="no sync", about="the journal is never synced", plant=_attribute(SegmentWriter, "sync", _sync_nothing)
+        name="no sync",
+        about="the journal is never synced",
+        plant=plants.attribute(SegmentWriter, "sync", plants.sync_nothing),
     ),
-    Mutant(name="votes not durable", about="the vote is not written", plant=_forget_votes, family="votes"),
+    Mutant(name="votes not durable", about="the vote is not written", plant=plants.forget_votes, family="votes"),
     Mutant(
         name="failed sync ignored",
         about="a sync that fails counts as done",
-        plant=_ignore_failed_sync,
+        plant=plants.ignore_failed_sync,
         family="snapshots",
     ),
     Mutant(
         name="snapshot not synced",
         about="a snapshot gets its name before its bytes are on disk",
-        plant=_attribute(snapshots._Writer, "finish", _finish_unsynced),  # noqa: SLF001
+        plant=plants.attribute(snapshots._Writer, "finish", plants.finish_unsynced),  # noqa: SLF001
     ),
     Mutant(
         name="votes during repair",
         about="a replica that takes its log from the others again votes meanwhile",
-        plant=_vote_always,
+        plant=plants.vote_always,
         family="repairs",
     ),
-    Mutant(name="log trimmed early", about="the log is trimmed before the snapshot is durable", plant=_trim_early),
+    Mutant(
+        name="log trimmed early", about="the log is trimmed before the snapshot is durable", plant=plants.trim_early
+    ),
     Mutant(
         name="log not aligned",
         about="the log is not cut to the snapshot at the start, so the library clears it",
-        plant=_attribute(Journal, "align", lambda _self, _previous, _last: None),
+        plant=plants.attribute(Journal, "align", lambda _self, _previous, _last: None),
         family="snapshots",
     ),
     Mutant(
         name="requests not in snapshot",
         about="remembered replies are left out of snapshots",
-        plant=_attribute(RequestTable, "__iter__", _no_requests),
+        plant=plants.attribute(RequestTable, "__iter__", plants.no_requests),
     ),
-    Mutant(name="chain not in snapshot", about="the audit chain begins anew", plant=_restore_without(_forget_chain)),
-    Mutant(name="fence not in snapshot", about="fences begin anew", plant=_restore_without(_forget_fence)),
-    Mutant(name="timers not in snapshot", about="timers are lost", plant=_restore_without(_forget_timers)),
+    Mutant(
+        name="chain not in snapshot",
+        about="the audit chain begins anew",
+        plant=plants.restore_without(plants.forget_chain),
+    ),
+    Mutant(
+        name="fence not in snapshot", about="fences begin anew", plant=plants.restore_without(plants.forget_fence)
+    ),
+    Mutant(
+        name="timers not in snapshot", about="timers are lost", plant=plants.restore_without(plants.forget_timers)
+    ),
     Mutant(
         name="request ids ignored",
         about="a retried write is carried out again",
-        plant=_attribute(machine_apply, "_apply_once", _apply_again),
+        plant=plants.attribute(machine_apply, "_apply_once", plants.apply_again),
     ),
-    Mutant(name="stale end accepted", about="the end of an old attempt ends the present one", plant=_accept_stale),
     Mutant(
-        name="old incarnation accepted", about="reports of lost agents count", plant=_any_incarnation, family="leases"
+        name="stale end accepted", about="the end of an old attempt ends the present one", plant=plants.accept_stale
     ),
-    Mutant(name="duplicate end counted", about="a repeated end is accepted again", plant=_count_duplicates),
-    Mutant(name="double release", about="the ledger gives a demand back twice", plant=_release_twice),
-    Mutant(name="queue overtaken", about="a small attempt overtakes the head of the queue", plant=_promote_any),
-    Mutant(name="dice in apply", about="applying depends on more than the entry", plant=_roll_dice),
+    Mutant(
+        name="old incarnation accepted",
+        about="reports of lost agents count",
+        plant=plants.any_incarnation,
+        family="leases",
+    ),
+    Mutant(name="duplicate end counted", about="a repeated end is accepted again", plant=plants.count_duplicates),
+    Mutant(name="double release", about="the ledger gives a demand back twice", plant=plants.release_twice),
+    Mutant(name="queue overtaken", about="a small attempt overtakes the head of the queue", plant=plants.promote_any),
+    Mutant(name="dice in apply", about="applying depends on more than the entry", plant=plants.roll_dice),
     Mutant(
         name="leases on wall clock",
         about="a clock that jumps makes agents lost",
-        plant=_leases_on_wall_clock,
+        plant=plants.leases_on_wall_clock,
         family="leases",
     ),
     Mutant(
         name="short patience",
         about="the leader gives agents up before their lease ends",
-        plant=_impatient_leases,
+        plant=plants.impatient_leases,
         family="leases",
     ),
     Mutant(
         name="no fresh leases",
         about="a new leader holds silence before its time against agents",
-        plant=_stale_leases,
+        plant=plants.stale_leases,
         family="leases",
     ),
     Mutant(
         name="reads without quorum",
         about="a leader answers reads without asking whether it still leads",
-        plant=_attribute(ReadRounds, "begin", _read_alone),
+        plant=plants.attribute(ReadRounds, "begin", plants.read_alone),
         family="reads",
     ),
     Mutant(
         name="agents ignore their lease",
         about="agents go on although no leader heard them",
-        plant=_agents_without_lease,
+        plant=plants.agents_without_lease,
         family="leases",
     ),
 )

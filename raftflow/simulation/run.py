@@ -16,8 +16,8 @@ from unittest.mock import patch
 import msgspec
 
 from raftflow.coordinator import replica as coordinator_replica
-from raftflow.domain.features import LEVEL, LEVEL_FIRST
-from raftflow.replication.guard import NO_RULES, Rule
+from raftflow.domain.features import LEVEL
+from raftflow.replication.guard import NO_RULES
 from raftflow.simulation.agents import SimAgent, virtual_agents
 from raftflow.simulation.bursts import Bursts
 from raftflow.simulation.calls import Calls
@@ -25,11 +25,12 @@ from raftflow.simulation.checks import History, Violation
 from raftflow.simulation.clients import Client
 from raftflow.simulation.cluster import Cluster
 from raftflow.simulation.disk import SimulatedCrash
-from raftflow.simulation.faults import KINDS, Faults
+from raftflow.simulation.faults import Faults
 from raftflow.simulation.loop import StuckError, VirtualLoop, current_process
 from raftflow.simulation.member_faults import MemberFaults
 from raftflow.simulation.network import Network
 from raftflow.simulation.operator import CHANGE_S, Operator
+from raftflow.simulation.plan import GUARD_RULES, Options, Plan, make_plan
 from raftflow.simulation.pursuit import Pursuit
 from raftflow.simulation.stage import LOSSES, Stage
 from raftflow.simulation.trace import Trace, TraceHandler
@@ -44,26 +45,6 @@ REST_WITHIN_S: Final = 90.0
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
-FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all", "leases", "repairs")
-"""By the seed's remainder."""
-CHANGES: Final = ("add member", "remove member", "replace member", "lone change", "ghost")
-CHANGING_SHARE: Final = 0.6
-"""Share of the seeds of other families in which members change."""
-MIXED_SHARE: Final = 0.25
-"""Share of seeds that begin with older versions."""
-MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("M"))
-GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run may be told beside its seed."""
-
-    replicas: int | None = None
-    """3, 5 or 7; drawn by the seed if None."""
-    seconds: float | None = None
-    """How long faults go on, in simulated seconds; drawn if None."""
-    disabled_rules: frozenset[Rule] = NO_RULES
-    """Rules of the guard and the gate that are switched off: for tests only."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -78,151 +59,6 @@ class Report(msgspec.Struct, kw_only=True):
     simulated_s: float
     digest: str
     trace: list[str] = []
-
-
-class Plan(msgspec.Struct, kw_only=True):
-    """What a seed means."""
-
-    family: str
-    replicas: int
-    seconds: float
-    weights: dict[str, int]
-    every_s: float
-    calm: float
-    slow: float
-    lose_answers: float
-    late_calls: float
-    clients: int
-    agents: int
-    pause_s: float
-    settings: dict[str, Any]
-    levels: tuple[int, ...] = ()
-    """Feature levels of the founders' versions, where they are older."""
-    steady: bool = False
-    """Frames that leave together arrive together."""
-    long_programs: bool = False
-    """Many programs run longer than a lease."""
-
-
-def make_plan(seed: int, options: Options) -> Plan:
-    """Draw a run. One seed in two is of a family that goes deep into one part, the others have everything."""
-    rng = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
-    share = rng.choice((0.3, 0.6, 1.0))
-    plan = Plan(
-        family=FAMILIES[seed % len(FAMILIES)],
-        replicas=rng.choice((3, 3, 3, 3, 3, 5, 5, 7)),
-        seconds=rng.uniform(5.0, 12.0),
-        weights={kind: weight for kind, weight in KINDS.items() if rng.random() < share},
-        every_s=rng.choice((0.08, 0.2, 0.5)),
-        calm=rng.choice((0.03, 0.1, 0.3)),
-        slow=rng.choice((0.0, 0.0, 0.0, 0.1, 0.3)),
-        lose_answers=rng.choice((0.0, 0.02, 0.1)),
-        late_calls=rng.choice((0.0, 0.01, 0.05)),
-        clients=rng.choice((1, 2, 3)),
-        agents=rng.choice((1, 2, 3)),
-        pause_s=rng.choice((0.01, 0.04, 0.1)),
-        settings={
-            "segment_bytes": rng.choice((4096, 16384, 65536)),
-            "snapshot_entries": rng.choice((20, 60, 200, 10**6)),
-            "window_bytes": rng.choice((500, 20_000, 10**7)),
-            "append_bytes_max": rng.choice((300, 5000, 10**6)),
-            "snapshot_stall_s": 0.5,
-            "snapshot_retry_s": 1.0,
-            "snapshot_chunks_in_flight": rng.choice((1, 8)),
-        },
-    )
-    # A rule of the log is hunted without changes of the members, which would only thin out what it needs.
-    deep = not options.disabled_rules <= MEMBER_RULES
-    if deep and plan.family == "members":
-        plan.family = "log"
-    _go_deep(plan, rng)
-    if deep:
-        plan.weights = {kind: weight for kind, weight in plan.weights.items() if kind not in CHANGES}
-    elif plan.family not in {"all", "members", "repairs"} and rng.random() < CHANGING_SHARE:
-        plan.weights |= dict.fromkeys(CHANGES, sum(plan.weights.values()) // 12 + 1)
-    if rng.random() < MIXED_SHARE:
-        plan.weights["upgrade"] = sum(plan.weights.values()) // 6 + 1
-        plan.levels = tuple(rng.randint(LEVEL_FIRST, LEVEL) for _ in range(7))
-    else:
-        plan.weights.pop("upgrade", None)
-    plan.replicas = options.replicas or plan.replicas
-    plan.seconds = options.seconds or plan.seconds
-    return plan
-
-
-def _go_deep(plan: Plan, rng: random.Random) -> None:
-    """Make a plan one of its family."""
-    settings = plan.settings
-    if plan.family == "log":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5, 5)), 1, 1, 0.1
-        plan.weights = {
-            "ex-leader": 10,
-            "slow majority": 4,
-            "burst": 10,
-            "transfer": 3,
-            "slow link": 2,
-            "kill": 1,
-        }
-        plan.every_s, plan.calm, plan.slow, plan.steady = 0.4, 0.1, 0.0, rng.random() < 0.6
-        settings |= {"append_bytes_max": 300, "window_bytes": 10**7, "snapshot_entries": rng.choice((100, 10**6))}
-    elif plan.family == "snapshots":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 5)), 1, 1, 0.1
-        plan.weights = {
-            "crash": 10,
-            "kill": 5,
-            "burst": 15,
-            "snapshot": 10,
-            "blackout": 4,
-            "bad restore": 6,
-            "failing disk": 6,
-            "isolate": 4,
-            "ex-leader": 6,
-            "left behind": 25,
-            "crash at step": 5,
-            "lose connection": 3,
-            "slow link": 3,
-        }
-        plan.every_s, plan.calm, plan.steady = 0.25, 0.3, rng.random() < 0.5
-        settings |= {"snapshot_entries": rng.choice((20, 10**6)), "segment_bytes": 4096}
-    elif plan.family == "reads":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 1, 0.05
-        plan.weights = {"stall": 10, "pause": 3, "burst": 10, "isolate": 2}
-        plan.every_s, plan.calm, plan.slow = 0.5, 0.05, 0.0
-    elif plan.family == "votes":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5)), 1, 1, 0.1
-        plan.weights = {"election": 10, "slow disk": 3, "burst": 3}
-        plan.every_s, plan.calm, plan.slow = 0.5, 0.1, 0.3
-    elif plan.family == "members":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 4, 5)), 1, 1, 0.1
-        plan.weights = {
-            "add member": 10,
-            "remove member": 10,
-            "replace member": 8,
-            "lone change": 6,
-            "ghost": 4,
-            "crash": 6,
-            "kill": 4,
-            "crash at step": 5,
-            "transfer": 4,
-            "isolate": 4,
-            "ex-leader": 3,
-            "left behind": 4,
-            "snapshot": 5,
-            "burst": 8,
-            "lose connection": 3,
-            "blackout": 1,
-        }
-        plan.every_s, plan.calm = rng.choice((0.15, 0.3)), 0.15
-        settings |= {"snapshot_entries": rng.choice((20, 60, 10**6))}
-    elif plan.family == "repairs":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
-        plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
-        plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0
-        settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
-    elif plan.family == "leases":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 3, 0.05
-        plan.weights = {"agent": 10, "clock": 6, "transfer": 2, "pause": 1}
-        plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True
 
 
 class World:

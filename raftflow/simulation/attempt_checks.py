@@ -1,0 +1,156 @@
+"""The model of attempts: it knows nothing of the state machine's tables.
+
+It follows the transitions in the audit records, and the capacities and demands in the commands, and looks whether
+they make sense.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from raftflow.domain.commands import RegisterAgent, RemoveAgent, ReportAttempts, SubmitWorkflow
+from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
+
+if TYPE_CHECKING:
+    from raftflow.domain.commands import AnyCommand
+    from raftflow.domain.contract import AuditRecord, AuditTransition
+    from raftflow.domain.replies import AnyReply
+    from raftflow.domain.task import AttemptOutcome
+
+Task = tuple[str, str]
+"""Workflow and task id."""
+_LIVE: Final = frozenset({"queued", "running"})
+
+
+class Attempts:
+    """The model: who holds what, from the transitions alone."""
+
+    def __init__(self) -> None:
+        self.states: dict[Task, str] = {}
+        self.live: dict[int, tuple[Task, str]] = {}
+        """Fence to task and agent."""
+        self.fence_of: dict[Task, int] = {}
+        self.backup_of: dict[Task, int] = {}
+        """Fence of a task's second live attempt."""
+        self.backups: dict[int, None] = {}
+        """Fences of all backups that ever were."""
+        self.running: dict[str, dict[int, dict[str, int]]] = {}
+        """Agent to fence to demand."""
+        self.queued: dict[str, list[int]] = {}
+        """Agent to the fences in its queue, in order."""
+        self.capacity: dict[str, dict[str, int]] = {}
+        self.demands: dict[Task, dict[str, int]] = {}
+        self.incarnation: dict[str, int] = {}
+        """Agents that are present."""
+        self.fence = 0
+        self.ended: dict[int, AttemptOutcome] = {}
+
+    def follow(self, command: AnyCommand, reply: AnyReply, record: AuditRecord) -> list[str]:
+        """Take one applied command; returns what is wrong with it."""
+        problems: list[str] = []
+        if record.outcome == "ok":
+            if isinstance(command, SubmitWorkflow) and isinstance(reply, WorkflowAccepted):
+                for task in command.spec.tasks:
+                    self.demands[command.workflow_id, task.id] = task.resources
+            elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
+                self.capacity[command.name] = command.capacity
+        if isinstance(reply, AgentAccepted):
+            self.incarnation[reply.name] = reply.incarnation
+        elif isinstance(command, RemoveAgent) and isinstance(reply, Done) and reply.changed:
+            self.incarnation.pop(command.name, None)
+        if isinstance(command, ReportAttempts) and isinstance(reply, Reported):
+            if self.incarnation.get(command.agent) != command.incarnation:
+                problems.append(f"a report of incarnation {command.incarnation} of {command.agent} counted")
+            problems += self._judge_ends(command, reply)
+        for transition in record.transitions:
+            problem = self._move(transition)
+            if problem is not None:
+                problems.append(f"{transition.workflow_id}/{transition.task_id}: {problem}")
+        return problems
+
+    def _judge_ends(self, command: ReportAttempts, reply: Reported) -> list[str]:
+        problems = []
+        for end, verdict in zip(command.ends, reply.verdicts, strict=True):
+            if verdict.verdict != "accepted":
+                continue
+            task = (end.workflow_id, end.task_id)
+            known = self.live.get(end.fence)
+            if end.fence in self.ended:
+                problems.append(f"the end of fence {end.fence} was accepted twice")
+            elif known != (task, command.agent) or end.fence not in {
+                self.fence_of.get(task),
+                self.backup_of.get(task),
+            }:
+                problems.append(f"an end of {task} with fence {end.fence} by {command.agent} was accepted; it is not")
+            self.ended[end.fence] = end.outcome
+        return problems
+
+    def _move(self, step: AuditTransition) -> str | None:
+        task = (step.workflow_id, step.task_id)
+        before = self.states.get(task, step.before)
+        self.states[task] = step.after
+        if before != step.before:
+            return f"goes from {step.before}, but was {before}"
+        if step.event == "backup_started":
+            return self._back_up(task, step)
+        if step.event == "backup_ended":
+            return self._drop(task, step)
+        if step.before in _LIVE:
+            held = self.fence_of.get(task)
+            if held != step.fence:
+                return f"{step.event} of fence {step.fence}, but fence {held} is live"
+            queue = self.queued.get(step.agent, [])
+            if step.event == "promoted" and queue[:1] != [step.fence]:
+                return f"fence {step.fence} is promoted before the head of the queue {queue}"
+            if step.before == "queued" and step.fence in queue:
+                queue.remove(step.fence)
+            if step.after not in _LIVE:
+                del self.fence_of[task]
+                self.live.pop(step.fence, None)
+                self.running.get(step.agent, {}).pop(step.fence, None)
+        elif step.after in _LIVE:
+            if step.fence <= self.fence:
+                return f"got fence {step.fence} after fence {self.fence} was given"
+            self.fence = step.fence
+            self.fence_of[task] = step.fence
+            self.live[step.fence] = (task, step.agent)
+            queue = self.queued.setdefault(step.agent, [])
+            if step.after == "queued":
+                queue.append(step.fence)
+            elif queue:
+                return f"fence {step.fence} starts although {queue} wait"
+        return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
+
+    def _back_up(self, task: Task, step: AuditTransition) -> str | None:
+        """A running task got a second attempt."""
+        first = self.live.get(self.fence_of.get(task, 0))
+        if task in self.backup_of or first is None or first[1] == step.agent:
+            return f"got backup {step.fence} on {step.agent} beside {first}, {self.backup_of.get(task)}"
+        if step.fence <= self.fence:
+            return f"got fence {step.fence} after fence {self.fence} was given"
+        if self.queued.get(step.agent):
+            return f"backup {step.fence} starts although {self.queued[step.agent]} wait"
+        self.fence = self.backup_of[task] = step.fence
+        self.backups[step.fence] = None
+        self.live[step.fence] = (task, step.agent)
+        return self._allocate(step.agent, step.fence, task)
+
+    def _drop(self, task: Task, step: AuditTransition) -> str | None:
+        """One of two attempts is over; the other one goes on alone."""
+        backup = self.backup_of.pop(task, None)
+        if backup is None or step.fence not in {backup, self.fence_of.get(task)}:
+            return f"fence {step.fence} ended as one of two, but {self.fence_of.get(task)} and {backup} are live"
+        if step.fence != backup:
+            self.fence_of[task] = backup
+        self.live.pop(step.fence, None)
+        self.running.get(step.agent, {}).pop(step.fence, None)
+        return None
+
+    def _allocate(self, agent: str, fence: int, task: Task) -> str | None:
+        running = self.running.setdefault(agent, {})
+        running[fence] = self.demands.get(task, {})
+        for resource, capacity in self.capacity.get(agent, {}).items():
+            used = sum(demand.get(resource, 0) for demand in running.values())
+            if used > capacity:
+                return f"{used} {resource} are allocated on {agent}, which has {capacity}"
+        return None

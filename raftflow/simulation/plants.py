@@ -1,0 +1,329 @@
+# ruff: noqa: D103 - the table in mutants.py says of each what it does
+"""The planted faults themselves: each is a context manager that patches the code under test, and takes it back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import msgspec
+
+from raftflow.agent.clock import Lease
+from raftflow.coordinator.leader import LeaderLoop
+from raftflow.coordinator.leases import Leases
+from raftflow.domain.commands import ReportAttempts, ReportEnds
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import EndVerdict
+from raftflow.domain.rooms import fits_in
+from raftflow.domain.task import AttemptOutcome
+from raftflow.machine import apply as machine_apply
+from raftflow.machine import attempts, ledger
+from raftflow.machine.audit import CHAIN_START
+from raftflow.machine.machine import Machine
+from raftflow.machine.requests import RequestTable
+from raftflow.machine.timers import Timers
+from raftflow.replication import envelope, snapshots
+from raftflow.replication.compaction import SnapshotWriter
+from raftflow.replication.core import SnapshotPort
+from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.guard import GuardedTransport
+from raftflow.replication.journal import Journal
+from raftflow.replication.log import Rejected, Unknown
+from raftflow.replication.reads import ReadRounds
+from raftflow.replication.writer import SegmentWriter
+from raftflow.simulation import agents as simulated_agents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from raftflow.domain.commands import AttemptEnd
+    from raftflow.machine.state import Agent
+    from raftflow.machine.step import Step
+
+Patch = contextlib.AbstractContextManager[object]
+
+
+def attribute(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
+    return lambda: patch.object(owner, name, value)
+
+
+# --- disk
+
+
+async def sync_nothing(self: SegmentWriter) -> None:
+    """Claim to have synced."""
+    self._durable_offset = self._offset
+
+
+def forget_votes() -> Patch:
+    write = Journal._write  # noqa: SLF001
+
+    def without_vote(self: Journal) -> None:
+        vote, self._vote = self._vote, None
+        write(self)
+        self._vote = vote
+
+    return patch.object(Journal, "_write", without_vote)
+
+
+def finish_unsynced(self: Any) -> None:
+    """Write the trailer and do not sync."""
+    body = snapshots._TRAILER_BODY.pack(0, self._blocks, self._bytes, self._digest.digest())  # noqa: SLF001
+    self._append(body + snapshots._U32.pack(snapshots._crc(body, self._offset)))  # noqa: SLF001
+
+
+def trim_early() -> Patch:
+    write = SnapshotWriter._write  # noqa: SLF001
+
+    async def trimmed_first(self: SnapshotWriter, info: Any, pieces: Any, driver: Any) -> None:
+        self._port.finish_write(durable=True)
+        driver.request_turn()
+        await write(self, info, pieces, driver)
+
+    return patch.object(SnapshotWriter, "_write", trimmed_first)
+
+
+def ignore_failed_sync() -> Patch:
+    sync = SegmentWriter.sync
+
+    async def hopeful(self: SegmentWriter) -> None:
+        with contextlib.suppress(OSError):
+            await sync(self)
+
+    return patch.object(SegmentWriter, "sync", hopeful)
+
+
+def submit_anywhere() -> Patch:
+    submit = PySyncObjLog.submit
+
+    async def careless(self: PySyncObjLog, entry: bytes, timeout_s: float) -> Any:
+        """Give the library a command though this replica follows: it forwards it to the leader."""
+        if self._raft.is_leader or self._stopped:
+            return await submit(self, entry, timeout_s)
+        submission = self._submissions.admit(len(entry), self._position)
+        if submission is None:
+            return Rejected("queue_full")
+        self._raft.submit(envelope.seal(entry), submission.on_result)
+        self._driver.request_turn()
+        asyncio.get_running_loop().call_later(timeout_s, submission.resolve, Unknown("timeout"))
+        return await submission.future
+
+    return patch.object(PySyncObjLog, "submit", careless)
+
+
+def vote_always() -> Patch:
+    return patch.object(
+        GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None), create=True
+    )
+
+
+def swallow_failed_load() -> Patch:
+    def deserialize(self: SnapshotPort) -> Any:
+        """Load, and forget that it failed, as the library does by itself."""
+        self.failure = None
+        last, previous = self._load()
+        return None, last, previous, ()
+
+    return patch.object(SnapshotPort, "deserialize", deserialize)
+
+
+# --- the machine
+
+
+def no_requests(_self: RequestTable) -> Iterator[Any]:
+    return iter(())
+
+
+def accept_stale() -> Patch:
+    judge = attempts._report_end  # noqa: SLF001
+
+    def lenient(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
+        """Take any end of a task for the end of its present attempt."""
+        workflow = step.state.workflows.get(end.workflow_id)
+        task = None if workflow is None else workflow.by_id.get(end.task_id)
+        if task is None or task.last is None or task.last.outcome is not None:
+            return judge(step, agent, end)
+        holder = step.state.agents[task.last.agent]
+        if end.outcome is AttemptOutcome.RELEASED:
+            return judge(step, agent, end)
+        assert workflow is not None  # noqa: S101 - the task is its
+        present = msgspec.structs.replace(end, fence=task.last.fence)
+        attempts.end_attempt(step, holder, workflow, task, present)
+        return EndVerdict(end.fence, "accepted")
+
+    return patch.object(attempts, "_report_end", lenient)
+
+
+def count_duplicates() -> Patch:
+    judge = attempts._report_end  # noqa: SLF001
+
+    def forgetful(step: Step, agent: Agent, end: AttemptEnd) -> EndVerdict:
+        verdict = judge(step, agent, end)
+        return EndVerdict(end.fence, "accepted") if verdict.verdict == "duplicate" else verdict
+
+    return patch.object(attempts, "_report_end", forgetful)
+
+
+def release_twice() -> Patch:
+    release = ledger.release
+
+    def twice(agent: Agent, shape: Any) -> None:
+        release(agent, shape)
+        release(agent, shape)
+
+    return patch.object(ledger, "release", twice)
+
+
+def promote_any() -> Patch:
+    promote = ledger.promote
+
+    def smallest_first(step: Step, agent: Agent) -> None:
+        """Let something that fits overtake a head that does not."""
+        promote(step, agent)
+        queue = agent.queue
+        for fence in list(queue):
+            workflow, task = agent.live[fence]
+            if fits_in(workflow.profiles[task.profile].shape, agent.free):
+                queue.remove(fence)
+                queue.appendleft(fence)
+                promote(step, agent)
+                return
+
+    return patch.object(ledger, "promote", smallest_first)
+
+
+def restore_without(change: Callable[[Machine], None]) -> Callable[[], Patch]:
+    def plant() -> Patch:
+        prepare = Machine.prepare
+
+        def lossy(self: Machine, pieces: Any) -> Callable[[], None]:
+            become = prepare(self, pieces)
+
+            def become_less() -> None:
+                become()
+                change(self)
+
+            return become_less
+
+        return patch.object(Machine, "prepare", lossy)
+
+    return plant
+
+
+def forget_chain(machine: Machine) -> None:
+    machine.chain = CHAIN_START
+
+
+def forget_fence(machine: Machine) -> None:
+    machine.state.fence = 0
+
+
+def forget_timers(machine: Machine) -> None:
+    machine.state.timers = Timers()
+
+
+def apply_again(step: Step, command: Any, handler: Any) -> Any:
+    """Carry a command out whether or not its request id was seen."""
+    reply = handler(step, command)
+    return reply, reply.code.value if type(reply) is Rejection else "ok"
+
+
+def roll_dice() -> Patch:
+    end = attempts.end_attempt
+
+    def erratic(step: Step, agent: Agent, workflow: Any, task: Any, *args: Any, **named: Any) -> None:
+        end(step, agent, workflow, task, *args, **named)
+        if task.due_ms:
+            task.due_ms += random.randrange(2)  # noqa: S311 - the fault itself
+
+    return patch.object(attempts, "end_attempt", erratic)
+
+
+def any_incarnation() -> Patch:
+    report = attempts.report_attempts
+
+    def trusting(step: Step, command: Any) -> Any:
+        agent = step.state.agents.get(command.agent)
+        if agent is not None:
+            command = msgspec.structs.replace(command, incarnation=agent.incarnation)
+        return report(step, command)
+
+    handlers = machine_apply.HANDLERS
+    changed = {kind: (handlers[kind][0], trusting, handlers[kind][2]) for kind in (ReportAttempts, ReportEnds)}
+    return patch.dict(handlers, changed)
+
+
+# --- the leader
+
+
+class WallLeases(Leases):
+    """Leases on the wall clock."""
+
+    def __init__(self, lease_ms: int, clock: Any) -> None:
+        super().__init__(lease_ms)
+        self._clock = clock
+
+    def contact(self, name: str, now_s: float) -> None:
+        """Note the time of day."""
+        del now_s
+        super().contact(name, self._clock.now_ms() / 1000)
+
+    def expired(self, now_s: float) -> list[str]:
+        """Compare with the time of day."""
+        del now_s
+        return super().expired(self._clock.now_ms() / 1000)
+
+    def next_expiry_s(self) -> float | None:
+        """Look often."""
+        return 0.0 if self._heard_s else None
+
+
+def leases_on_wall_clock() -> Patch:
+    init = LeaderLoop.__init__
+
+    def with_wall_clock(self: LeaderLoop, **named: Any) -> None:
+        init(self, **named)
+        self.leases = WallLeases(named["lease_ms"], named["clock"])
+
+    return patch.object(LeaderLoop, "__init__", with_wall_clock)
+
+
+def impatient_leases() -> Patch:
+    init = Leases.__init__
+
+    def short(self: Leases, lease_ms: int, poll_wait_ms: int = 0) -> None:
+        init(self, lease_ms // 3, poll_wait_ms)
+
+    return patch.object(Leases, "__init__", short)
+
+
+def stale_leases() -> Patch:
+    start = LeaderLoop._start  # noqa: SLF001
+
+    def without_grace(self: LeaderLoop) -> None:
+        start(self)
+        for name in self.leases._heard_s:  # noqa: SLF001
+            self.leases._heard_s[name] -= 3600.0  # noqa: SLF001
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        self._arm_leases()
+
+    return patch.object(LeaderLoop, "_start", without_grace)
+
+
+def read_alone(self: ReadRounds, future: asyncio.Future[None]) -> None:
+    """Confirm a leadership without asking anybody."""
+    del self
+    future.set_result(None)
+
+
+@contextlib.contextmanager
+def agents_without_lease() -> Iterator[None]:
+    with (
+        patch.object(Lease, "over", lambda _self: False),
+        patch.object(simulated_agents.Machine, "lease", lambda _self, _until_ns: None),
+    ):
+        yield

@@ -38,7 +38,6 @@ _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
 _NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED})
 _OFFERABLE = frozenset({TaskState.READY, TaskState.DELAYED})
 _DOUBLINGS_MAX = 40
-_TOLD_TO_END = frozenset({ORDER_STOP, ORDER_MOVE})
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
 
 
@@ -268,8 +267,11 @@ def _judged(attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
         problem = result_problem(end.result)
         if problem is not None:
             outcome, error = AttemptOutcome.FAILED, problem
-    elif outcome is AttemptOutcome.CANCELLED and not error and attempt.order not in _TOLD_TO_END:
-        error = "the agent cancelled it without having been told to"
+    elif outcome is AttemptOutcome.CANCELLED:
+        if attempt.order == ORDER_MOVE:
+            error = ""  # no fault to be told of, whatever the agent says; `wishes.taken_away` knows it by that
+        elif not error and attempt.order != ORDER_STOP:
+            error = "the agent cancelled it without having been told to"
     return outcome, error[: limits.ERROR_CHARS_MAX]
 
 

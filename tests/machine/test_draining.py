@@ -40,8 +40,9 @@ def test_what_runs_is_moved_at_the_deadline(online):
     assert online.orders() == ([1, 2], [])
     assert queries.task_view(online.machine, "wf-1", "t0").detail == "moving to another agent"
     assert "the task runs elsewhere" in queries.explain(online.machine, "wf-1", "t0").reason
-    assert online.finish(1, "cancelled") == "accepted"
+    assert online.finish(1, "cancelled", error="cancelled by the coordinator") == "accepted"
     assert online.transitions() == ["t0 running moved ready"]
+    assert queries.ready_task(online.machine, "wf-1", 0).lost, "it goes before fresh work"
     assert (online.task(0).failures, online.task(0).losses, online.task(0).last.error) == (0, 0, "")
     assert online.finish(2) == "accepted"
     assert online.states() == "ESE"

@@ -92,7 +92,9 @@ class SnapshotWriter:
             last_command=last[0],
             prev_command=previous[0],
             members=tuple(sorted(members.voter_names)),
-            membership=membership.encode(members),
+            # A replica that joins begins with an empty list, which is nobody's: until it has applied another one it
+            # knows only that nothing had changed, and whoever takes its snapshot keeps the list of his first start.
+            membership=membership.encode(members) if members.voters else b"",
         )
         self._bytes = 0
         self._task = asyncio.get_running_loop().create_task(self._write(info, self._machine.snapshot(), driver))

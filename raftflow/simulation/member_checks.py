@@ -125,6 +125,8 @@ class MemberModel:
         if index == 0:
             return
         known = max(at for at in self._committed if at <= index)
+        if known == 0 and not base.voters and name not in self._first:
+            return  # it joins, and has not applied any list yet
         if self._committed[known].voters and _names(base) == _names(self._committed[known]):
             return
         at = max(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.rooms import shape_of
+from raftflow.domain.rooms import ReadyTask, shape_of
 from raftflow.scheduler.explain import candidates
 from raftflow.scheduler.place import place
 from raftflow.scheduler.scores import POLICIES
@@ -71,6 +71,15 @@ def test_labels_and_the_only_agent(world):
     assert told(world) == [
         ("a2", "run", "has room now; an attempt was lost there, and no other agent could ever run it"),
         ("a1", "no", "it does not carry zone=a"),
+    ]
+
+
+def test_an_agent_on_which_something_runs_is_not_for_an_exclusive_task(world):
+    world.agent("a1", cpu=2, more={"running": 1}).agent("a2", cpu=4)
+    world.queue.add(ReadyTask(workflow_id="wf", task=0, shape=shape_of({"cpu": 1000}, {}, exclusive=True)))
+    assert told(world) == [
+        ("a2", "run", "has room now; leaves 0% of it free"),
+        ("a1", "no", "something runs there, and the task wants an agent for itself"),
     ]
 
 

@@ -39,10 +39,12 @@ WAITING = {SMALL: 1, LARGE: 1, HUGE: 1}
 def test_an_agent_is_kept_after_a_while_and_until_the_shape_is_placed():
     kept = Reservations()
     assert kept.next_ms() is None
+    assert kept.idle
     kept.note(1_000, decision(placed=(SMALL,), overtaken=(LARGE,)), WAITING)
     kept.note(2_000, decision(overtaken=(LARGE,)), WAITING)
     fleet = rooms(room("a1"), room("a2"))
     assert kept.next_ms() == 1_000 + WAIT_MS
+    assert not kept.idle
     assert kept.choose(999 + WAIT_MS, fleet, nothing) == {}
     assert kept.choose(1_000 + WAIT_MS, fleet, nothing) == {"a1": LARGE}
     assert kept.next_ms() is None

@@ -29,6 +29,7 @@ TASKS = st.lists(
         st.lists(st.integers(1, 6), max_size=2),
         st.integers(0, 3),
         st.sampled_from(["succeeded", "succeeded", "failed", "lose the agent", "stay"]),
+        st.sampled_from([False, False, False, True]),
     ),
     min_size=1,
     max_size=14,
@@ -63,11 +64,12 @@ class Cluster:
                     needs=tuple(dict.fromkeys(f"t{number - back}" for back in needs if number >= back)),
                     command=("true",),
                     resources={"cpu": cpu * 1_000, "gpu": gpu * 1_000},
+                    exclusive=exclusive,
                     expected_ms=1_000 * length,
                     retries=9,
                     retry_delay_ms=1,
                 )
-                for number, (cpu, gpu, needs, length, _) in enumerate(tasks)
+                for number, (cpu, gpu, needs, length, _, exclusive) in enumerate(tasks)
             ),
         )
         self.apply(c.SubmitWorkflow(at_ms=self.now_ms, actor="client", workflow_id="wf", spec=spec))

@@ -43,7 +43,7 @@ class Running:
     @property
     def memory_mib(self) -> int:
         """Memory that it demands, 0 if its demand names none."""
-        return self.assignment.resources.get(MEMORY, 0)
+        return 0 if self.assignment.exclusive else self.assignment.resources.get(MEMORY, 0)
 
     def watched(self) -> Watched | None:
         """Return where it can be observed."""

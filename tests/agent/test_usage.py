@@ -335,6 +335,11 @@ async def test_nobody_is_stopped_before_the_cluster_knows_the_outcome(
     assert (await leader.run(command=python(HOLD_MIB.replace("300", "1"), 64), resources=resources)).outcome == (
         "succeeded"
     )
-    (fence,) = await leader.assign({"command": python(HOLD_MIB, 64), "resources": resources})
+    alone, fence = await leader.assign(
+        {"command": python(HOLD_MIB, 64), "resources": resources, "exclusive": True},
+        {"command": python(HOLD_MIB, 64), "resources": resources},
+    )
     leader.feature_level = 3
     assert (await leader.end_of(fence)).outcome == "outgrown"
+    await leader.usage_of(alone, lambda usage: usage.memory_mib >= 64)  # and runs on
+    assert alone not in leader.accepted

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from unittest.mock import patch
 
 import msgspec
@@ -18,13 +18,15 @@ import msgspec
 from raftflow.agent import attempts as agent_attempts
 from raftflow.agent import exchange as agent_exchange
 from raftflow.agent import loop as agent_loop
+from raftflow.agent import usage as agent_usage
 from raftflow.agent.attempts import Attempts
 from raftflow.agent.clock import Lease
 from raftflow.agent.config import AgentConfig
-from raftflow.agent.executors.base import Ended
+from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.leader import NoLeaderError as AgentNoLeaderError
 from raftflow.agent.leader import RefusedError, StaleIncarnationError
 from raftflow.agent.loop import Agent
+from raftflow.agent.messages import Sampled
 from raftflow.coordinator.submitter import BusyError, NotLeaderError, ProposeError
 from raftflow.domain.commands import RegisterAgent
 from raftflow.domain.contract import AgentLoad, PollRequest, PollResponse, RegisterRequest, RegisterResponse
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from raftflow.simulation.trace import Trace
 
 _BOOT_NS: Final = 10**15
+_PROGRAM_KIB: Final = 8 << 10
+"""Memory of a program: less than any task demands."""
 
 
 def virtual_ns(loop: VirtualLoop) -> int:
@@ -64,6 +68,7 @@ def virtual_agents(loop: VirtualLoop) -> Iterator[None]:
         patch.object(agent_loop, "now_ns", now_ns),
         patch.object(agent_exchange, "now_ns", now_ns),
         patch.object(agent_attempts, "now_ns", now_ns),
+        patch.object(agent_usage, "now_ns", now_ns),
         patch.object(agent_loop, "_version", lambda: "simulated"),
     ):
         yield
@@ -84,6 +89,14 @@ class _NoLoad:
         return AgentLoad(cpu_busy_per_mille=0, run_queue=0)
 
 
+class _Program(NamedTuple):
+    """What runs."""
+
+    task: tuple[str, str]
+    ended: Callable[[int, Ended], None]
+    started_s: float
+
+
 class Machine:
     """Runs programs for one life of an agent, and ends them when the lease or the agent ends."""
 
@@ -92,7 +105,7 @@ class Machine:
         self._rng = rng
         self._history = history
         self._process = process
-        self._programs: dict[int, tuple[tuple[str, str], Callable[[int, Ended], None]]] = {}
+        self._programs: dict[int, _Program] = {}
         self._world = contextvars.Context()
         self.long_programs = False
         self.hurried = False
@@ -103,7 +116,7 @@ class Machine:
         """Start a program: implements `Executor`."""
         fence, task = assignment.fence, (assignment.workflow_id, assignment.task_id)
         self._history.execution_started(self._process.name, task, fence)
-        self._programs[fence] = (task, ended)
+        self._programs[fence] = _Program(task, ended, self._loop.time())
         shape = self._rng.random()
         shape = 0.0 if self.hurried else max(shape, 0.5 + shape / 2) if self.long_programs else shape
         bounds = (0.005, 0.1) if shape < 0.6 else (0.1, 1.5) if shape < 0.9 else (1.5, 4.0)
@@ -119,8 +132,19 @@ class Machine:
             after_s = 0.001 if number == signal.SIGKILL else self._rng.choice((0.002, 0.05, 10.0))
             self._loop.call_later(after_s, self._exit, fence, how, "was stopped", context=self._world)
 
-    def watched(self, fence: int) -> None:
-        """Show nothing."""
+    def watched(self, fence: int) -> Watched | None:
+        """Show where a program can be observed: by its fence, in `sample`."""
+        return Watched(id=fence) if fence in self._programs else None
+
+    def sample(self, wanted: list[tuple[int, int]], on_sampled: Callable[[Sampled], None]) -> None:
+        """Tell what programs use, as the launcher does: each a CPU and a little memory, so that none is stopped."""
+        now_s = self._loop.time()
+        used: list[tuple[int, int, int, list[int]]] = [
+            (fence, int((now_s - self._programs[fence].started_s) * 1000), _PROGRAM_KIB, [])
+            for fence, _ in wanted
+            if fence in self._programs
+        ]
+        self._loop.call_soon(on_sampled, Sampled(used), context=self._process.context)
 
     def lease(self, until_ns: int) -> None:
         """Take the end of the lease, as the launcher does."""
@@ -135,12 +159,11 @@ class Machine:
             self._exit(fence, Ended(ok=False, error="the lease was over", abandoned=True), "was killed")
 
     def _exit(self, fence: int, how: Ended, word: str) -> None:
-        found = self._programs.pop(fence, None)
-        if found is None:
+        program = self._programs.pop(fence, None)
+        if program is None:
             return
-        task, ended = found
-        self._history.execution_ended(self._process.name, task, fence, word)
-        self._loop.call_soon(ended, fence, how, context=self._process.context)
+        self._history.execution_ended(self._process.name, program.task, fence, word)
+        self._loop.call_soon(program.ended, fence, how, context=self._process.context)
 
 
 class SimLeaderClient:
@@ -298,7 +321,7 @@ class SimAgent:
         )
 
         def make(before: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
-            return Attempts(machine, machine, before_end=before, on_end=on_end)
+            return Attempts(machine, machine, before_end=before, on_end=on_end, sample=machine.sample)
 
         client: Any = SimLeaderClient(self._calls, process, self._replicas, self._rng, 0.7)
         store: Any = _NoOutput()

@@ -335,11 +335,16 @@ async def test_nobody_is_stopped_before_the_cluster_knows_the_outcome(
     assert (await leader.run(command=python(HOLD_MIB.replace("300", "1"), 64), resources=resources)).outcome == (
         "succeeded"
     )
-    alone, fence = await leader.assign(
-        {"command": python(HOLD_MIB, 64), "resources": resources, "exclusive": True},
-        {"command": python(HOLD_MIB, 64), "resources": resources},
-    )
+    (fence,) = await leader.assign({"command": python(HOLD_MIB, 64), "resources": resources})
     leader.feature_level = 3
     assert (await leader.end_of(fence)).outcome == "outgrown"
-    await leader.usage_of(alone, lambda usage: usage.memory_mib >= 64)  # and runs on
-    assert alone not in leader.accepted
+
+
+async def test_an_exclusive_attempt_is_not_held_to_what_it_holds(
+    online: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_module, "SAMPLE_EVERY_S", 0.2)
+    start_agent(resources={"cpu": 1, "memory": 32})
+    command = python(HOLD_MIB.replace("300", "1.5"), 64)
+    end = await online.run(command=command, resources={"cpu": 1000, "memory": 32}, exclusive=True)
+    assert (end.outcome, end.peak_mib >= 64) == ("succeeded", True)

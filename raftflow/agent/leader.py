@@ -11,15 +11,13 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import deque
-from collections.abc import Mapping
 from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from raftflow.agent.config import AgentConfig, ConfigError
+from raftflow.agent.wire import Answer, Wire
 from raftflow.domain.contract import (
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
@@ -34,11 +32,8 @@ _log = logging.getLogger("raftflow.agent.leader")
 
 STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
 _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
-_ANSWER_BYTES_MAX = 256 << 20
 _REDIRECTS_MAX = 8
-_CONNECTIONS_MAX = 8
-_URLS_MAX = 256
-_KEEP_ALIVE_S = 75.0
+_PEERS = HEADER_PEERS.lower()
 
 _encode = msgspec.json.Encoder().encode
 _decode_problem = msgspec.json.Decoder(Problem).decode
@@ -76,8 +71,7 @@ class LeaderClient:
         """The list of members that is followed, as the leader sent it."""
         self._config = config
         self._leader: str | None = None
-        self._urls: dict[tuple[str, str], URL] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._wire: Wire | None = None
         self._decode_poll = msgspec.json.Decoder(PollResponse)
         self._decode_registration = msgspec.json.Decoder(RegisterResponse)
 
@@ -87,23 +81,17 @@ class LeaderClient:
         return self._leader
 
     async def start(self) -> None:
-        """Open the session. Raises `ConfigError` if certificates cannot be used."""
+        """Get ready. Raises `ConfigError` if certificates cannot be used."""
         headers = {"Content-Type": "application/json"}
         if self._config.token:
             headers["Authorization"] = f"Bearer {self._config.token}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=_CONNECTIONS_MAX, keepalive_timeout=_KEEP_ALIVE_S, ssl=_ssl_context(self._config)
-            ),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._wire = Wire(headers, _ssl_context(self._config))
 
     async def close(self) -> None:
-        """Close the session."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close the connections."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     async def register(self, request: RegisterRequest) -> RegisterResponse:
         """Register the agent. Raises `NoLeaderError` or `RefusedError`."""
@@ -125,7 +113,7 @@ class LeaderClient:
             tried.add(base)
             try:
                 status, headers, data = await self._post(base, path, body, timeout_s)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (TimeoutError, OSError) as error:
                 self._failed(base)
                 reasons.append(f"{base}: {type(error).__name__} {error}".rstrip())
                 continue
@@ -136,9 +124,9 @@ class LeaderClient:
                     reasons.append(f"{base}: an answer that is not the contract's: {error}")
                     continue
                 self._remember(base)
-                self._learn(headers.get(HEADER_PEERS, ""), base)
+                self._learn(headers.get(_PEERS, ""), base)
                 return answer
-            location = headers.get("Location") or headers.get("Retry-After")
+            location = headers.get("location") or headers.get("retry-after")
             if status in (307, 308) and location:
                 target = _base_of(urljoin(base, location), path)
                 if target is None or (base.startswith("https:") and not target.startswith("https:")):
@@ -149,23 +137,13 @@ class LeaderClient:
             reasons.append(f"{base}: {self._judge(base, status, data, location)}")
         raise NoLeaderError("; ".join(reasons) or "no replica could be asked")
 
-    async def _post(
-        self, base: str, path: str, body: bytes, timeout_s: float
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Send one request. Returns the status, the headers and the body."""
-        if self._session is None:
+    async def _post(self, base: str, path: str, body: bytes, timeout_s: float) -> Answer:
+        """Send one request. Every one of them may be sent again."""
+        if self._wire is None:
             raise RuntimeError("LeaderClient.start() was not called")
-        url = self._urls.get((base, path))
-        if url is None:
-            if len(self._urls) >= _URLS_MAX:
-                self._urls.clear()
-            url = self._urls[base, path] = URL(base + path)
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._config.connect_timeout_s)
-        async with self._session.post(url, data=body, timeout=timeout, allow_redirects=False) as response:
-            if (response.content_length or 0) > _ANSWER_BYTES_MAX:
-                raise aiohttp.ClientPayloadError(f"an answer of {response.content_length} bytes")
-            data = await response.read()
-            return response.status, response.headers, data
+        return await self._wire.post(
+            base, path, body, timeout_s=timeout_s, connect_timeout_s=self._config.connect_timeout_s
+        )
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
         """Return the text of an answer that another replica may better, or raise what it means."""
@@ -219,9 +197,9 @@ def _base_of(url: str, path: str) -> str | None:
     return f"{parts.scheme}://{parts.netloc}{prefix}".rstrip("/")
 
 
-def _ssl_context(config: AgentConfig) -> ssl.SSLContext | bool:
+def _ssl_context(config: AgentConfig) -> ssl.SSLContext | None:
     if not config.cacert and not config.client_cert:
-        return True
+        return None
     try:
         context = ssl.create_default_context(cafile=config.cacert or None)
         if config.client_cert:

@@ -1,0 +1,228 @@
+"""The agent's HTTP connections to replicas: kept open, one request at a time on each, no more machinery than that.
+
+A poll every few milliseconds is what an agent with short tasks does, and a general client spends more time on one
+than the replica that answers. Parsing is httptools', so whatever a proxy in between makes of an answer (chunks,
+informational answers, `Connection: close`) is understood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Final, NamedTuple, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+ANSWER_BYTES_MAX: Final = 256 << 20
+HEADER_BYTES_MAX: Final = 64 << 10
+IDLE_MAX: Final = 4
+"""Connections to one replica that are kept while nothing is asked."""
+
+
+class WireError(ConnectionError):
+    """The connection broke, or what came is no HTTP."""
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case; of one that comes twice, the last."""
+    body: bytes
+
+
+class Connection(asyncio.Protocol):
+    """One connection. `ask` is not to be called again before it has returned."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[Answer] | None = None
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._bytes = 0
+        self._begun = False
+        """Something of the present answer has arrived."""
+
+    @property
+    def open(self) -> bool:
+        """True if another request can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def begun(self) -> bool:
+        """True if part of the last answer has arrived: the replica has read the request."""
+        return self._begun
+
+    async def ask(self, request: bytes) -> Answer:
+        """Send a request and return its answer. Raises `WireError`. Being cancelled closes the connection."""
+        if self._transport is None:
+            raise WireError("the connection was closed")
+        self._answer = self._loop.create_future()
+        self._begun = False
+        self._transport.write(request)
+        try:
+            return await self._answer
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close at once. Safe to call twice."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where to write."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in a piece of an answer."""
+        if self._answer is None or self._answer.done():
+            self.close()  # nobody has asked
+            return
+        self._begun = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(WireError("the answer changes the protocol"))
+        except httptools.HttpParserError as error:
+            self._fail(error.__context__ if isinstance(error.__context__, WireError) else WireError(str(error)))
+
+    def eof_received(self) -> None:
+        """Close when the other side has."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail the request that waits."""
+        self._transport = None
+        self._fail(WireError(f"the connection was closed{f': {exc}' if exc else ''}"))
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+            self._answer.exception()  # whoever asked may be gone already
+        self.close()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Begin an answer."""
+        self._headers = {}
+        self._body = []
+        self._bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._count(len(name) + len(value), HEADER_BYTES_MAX)
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """Refuse what is too large before it arrives."""
+        self._bytes = 0
+        length = self._headers.get("content-length", "")
+        if length.isdigit() and int(length) > ANSWER_BYTES_MAX:
+            raise WireError(f"an answer of {length} bytes")
+
+    def on_body(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        self._count(len(piece), ANSWER_BYTES_MAX)
+        self._body.append(piece)
+
+    def on_message_complete(self) -> None:
+        """Hand the answer over, unless it only informs."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        if not self._parser.should_keep_alive():
+            self.close()
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        answer, self._body = Answer(status, self._headers, body), []
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+    def _count(self, size: int, limit: int) -> None:
+        self._bytes += size
+        if self._bytes > limit:
+            raise WireError(f"an answer of more than {limit} bytes")
+
+
+class Wire:
+    """Posts JSON to replicas over connections that are kept open.
+
+    Args:
+        headers: sent with every request.
+        tls: for `https`; the system's default if it is None.
+    """
+
+    def __init__(self, headers: dict[str, str], tls: ssl.SSLContext | None = None) -> None:
+        self._more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._tls = tls
+        self._idle: dict[str, list[Connection]] = {}
+        self._closed = False
+
+    async def post(self, base: str, path: str, body: bytes, *, timeout_s: float, connect_timeout_s: float) -> Answer:
+        """Send a request and return its answer, whatever its status. Redirects are not followed.
+
+        A kept connection that turns out to be closed before anything came back is replaced once, so the request may
+        arrive twice: it has to be one that may. Raises `WireError`, `TimeoutError`, `OSError`.
+        """
+        host = urlsplit(base).netloc
+        request = (
+            f"POST {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+            f"{self._more}\r\n"
+        ).encode("latin-1") + body
+        async with asyncio.timeout(timeout_s):
+            while True:
+                connection = self._take(base)
+                kept = connection is not None
+                if connection is None:
+                    async with asyncio.timeout(connect_timeout_s):
+                        connection = await self._connect(base)
+                try:
+                    answer = await connection.ask(request)
+                except WireError:
+                    if kept and not connection.begun:
+                        continue
+                    raise
+                self._keep(base, connection)
+                return answer
+
+    def _take(self, base: str) -> Connection | None:
+        idle = self._idle.get(base, [])
+        while idle:
+            connection = idle.pop()
+            if connection.open:
+                return connection
+        return None
+
+    def _keep(self, base: str, connection: Connection) -> None:
+        idle = self._idle.setdefault(base, [])
+        if connection.open and len(idle) < IDLE_MAX and not self._closed:
+            idle.append(connection)
+        else:
+            connection.close()
+
+    async def _connect(self, base: str) -> Connection:
+        parts = urlsplit(base)
+        if parts.hostname is None:
+            raise WireError(f"{base} names no host")
+        tls: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            tls = self._tls or ssl.create_default_context()
+        loop = asyncio.get_running_loop()
+        port = parts.port or (443 if tls else 80)
+        _, connection = await loop.create_connection(Connection, parts.hostname, port, ssl=tls)
+        return connection
+
+    def close(self) -> None:
+        """Close every connection that is kept; those in use close when they are done."""
+        self._closed = True
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()

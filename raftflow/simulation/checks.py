@@ -28,7 +28,7 @@ from raftflow.domain.commands import (
     ReportAttempts,
     decode_entry,
 )
-from raftflow.domain.features import LEVEL_FIRST, NEEDS
+from raftflow.domain.features import level_of
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Reported
 from raftflow.domain.task import AttemptOutcome
@@ -258,7 +258,7 @@ class History:
     def applying(self, host: Host, index: int, entry: bytes) -> None:
         """A replica of an older version is about to apply an entry."""
         for command in decode_entry(entry).commands:
-            if NEEDS.get(type(command), LEVEL_FIRST) > host.level:
+            if level_of(command) > host.level:
                 self.violation("too new", f"{host.name} cannot read {type(command).__name__} at {index}")
 
     def applied(self, host: Host, index: int, term: int, entry: bytes, result: EntryResult) -> None:

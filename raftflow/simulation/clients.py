@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0
+_CACHED_EACH: Final = 3
+"""One in so many workflows of a client has cached tasks."""
 _DRAIN_DEADLINE_MS: Final = 200
 READS_MAX: Final = 20
 """Reads under way of a client that only reads."""
@@ -37,8 +39,8 @@ Action = Literal["cancel", "pause", "resume", "retry"]
 _ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "resume", "resume", "retry", "retry")
 
 
-def make_workflow(rng: Random, name: str) -> WorkflowSpec:
-    """Return a small workflow."""
+def make_workflow(rng: Random, name: str, *, caches: bool = False) -> WorkflowSpec:
+    """Return a small workflow, of which `caches` says whether its tasks share results with equal ones."""
     tasks: list[TaskSpec] = []
     for number in range(rng.choice((1, 1, 1, 2, 3, 5))):
         needs = tuple(task.id for task in tasks if rng.random() < 0.4)
@@ -54,6 +56,7 @@ def make_workflow(rng: Random, name: str) -> WorkflowSpec:
                 timeout_ms=rng.choice((None, None, 1000)),
                 grace_ms=rng.choice((0, 100)),
                 env={"X": "x" * rng.choice((0, 0, 10, 300))},
+                cache="" if caches else None,
             )
         )
     return WorkflowSpec(name=name, tasks=tuple(tasks), on_failure=rng.choice(("stop", "continue")))
@@ -123,7 +126,8 @@ class Client:
     async def _submit(self) -> None:
         self._serial += 1
         name = f"{self._name}-{self._serial}"
-        spec = make_workflow(self._rng, name)
+        # Refused until the cluster is on the level that caches.
+        spec = make_workflow(self._rng, name, caches=self._serial % _CACHED_EACH == 0)
 
         def command(replica: Replica) -> AnyCommand:
             return SubmitWorkflow(

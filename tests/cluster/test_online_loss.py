@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -135,6 +136,9 @@ def test_half_of_all_agents_lost_at_once(
         after = client.status(cluster.url_of(leader))
         assert (after.role, after.term) == (before.role, before.term), "the leader did not change"
         assert client.ledger_verify(cluster.url_of(leader)).ok
+        with urlopen(cluster.url_of(leader) + "/metrics", timeout=10) as answer:
+            metrics = answer.read().decode()
+        assert "raftflow_mass_losses_total 1" in metrics.splitlines(), "operators are told"
     gone = removals(audit(cluster))
     assert sorted(record.subject for record in gone) == sorted(dead)
     times = [seconds(record) for record in gone]

@@ -5,7 +5,8 @@ neither of the two below ever takes room from it.
 
 **Moved work.** Attempts that wait in the queue of a busy agent while others have nothing to do are asked back
 (`RecallAttempts`). The agent gives back what it has not started, and the ordinary placing finds the idle agent. How
-many are asked back follows from the scheduler itself: what it would place elsewhere, it gets.
+many are asked back follows from the scheduler itself: what it would place elsewhere, it gets. Equals share a queue by
+half, others by their speeds.
 
 **Backup attempts.** An attempt that has run far longer than its kind takes, or that would take far longer on its slow
 agent than it would take anew elsewhere, gets a second one on an idle agent (`CommitBackups`). The first to succeed
@@ -131,18 +132,19 @@ class Watch:
         if not busy:
             return []
         busy.sort(key=lambda agent: (-len(agent.queue) * _PER_MILLE // self._outlook.speed(agent.name), agent.name))
-        longest = len(busy[0].queue)
+        best = max(room.speed for room in idle)
         fences: dict[tuple[str, int], tuple[str, int]] = {}
         tasks: list[ReadyTask] = []
         for agent in busy:
-            for fence in _movable(agent):
+            for fence in _movable(agent, self._share(agent, best)):
                 if len(tasks) == MOVED_MAX:
                     break
                 workflow, task = agent.live[fence]
                 fences[workflow.id, task.position] = (agent.name, fence)
                 tasks.append(_as_ready(workflow, task, (agent.name,)))
-        # Their queues are filled to half of the longest one, so that the next look finds them even.
-        rooms = [msgspec.structs.replace(room, prefetch=min(room.prefetch, longest // 2)) for room in idle]
+        # Their queues are filled to their share of the longest one, so that the next look finds them even.
+        share = len(busy[0].queue) * best // (best + self._outlook.speed(busy[0].name))
+        rooms = [msgspec.structs.replace(room, prefetch=min(room.prefetch, share)) for room in idle]
         wanted: dict[str, list[int]] = {}
         for placement in self._placed(tasks, rooms, MOVED_MAX):
             name, fence = fences[placement.workflow_id, placement.task]
@@ -158,6 +160,11 @@ class Watch:
             )
             for name, asked in wanted.items()
         ]
+
+    def _share(self, agent: Agent, best_speed: int) -> int:
+        """Return how much of a queue may go elsewhere: half of it among equals, more of it if its agent is slow."""
+        speeds = best_speed + self._outlook.speed(agent.name)
+        return (len(agent.queue) * best_speed + speeds - 1) // speeds
 
     # --- backups
 
@@ -252,9 +259,9 @@ class Watch:
         )
 
 
-def _movable(agent: Agent) -> Iterable[int]:
-    """Yield the fences that may be asked back: the later half of the queue, the last first, and not those asked."""
-    for fence in islice(reversed(agent.queue), (len(agent.queue) + 1) // 2):
+def _movable(agent: Agent, count: int) -> Iterable[int]:
+    """Yield fences that may be asked back: the last `count` of the queue, the last first, and not those asked."""
+    for fence in islice(reversed(agent.queue), count):
         workflow, task = agent.live[fence]
         if attempt_of(task, fence).order == ORDER_NONE and not workflow.paused:
             yield fence

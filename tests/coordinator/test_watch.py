@@ -85,6 +85,20 @@ async def test_queued_work_goes_to_an_agent_that_joins(bench: Any) -> None:
     assert invariants.check(one.machine) == []
 
 
+@pytest.mark.parametrize(("slow", "moved"), [("a1", 8), ("a2", 1)])
+async def test_how_much_is_moved_follows_from_the_speeds(bench: Any, slow: str, moved: int) -> None:
+    """A slow agent is left with little, and an idle one that is slow is given little."""
+    one = await online(bench)
+    first = await one.register("a1", prefetch=10)
+    await one.submit(*(f"t{n}" for n in range(9)))
+    await one.work(first, 1)
+    await one.register("a2", prefetch=10)
+    one.replica.outlook.ran(slow, SECOND_MS, 10 * SECOND_MS)
+    await settled(one)
+    (recall,) = look(one)
+    assert (recall.agent, len(recall.fences)) == ("a1", moved)
+
+
 async def test_nothing_is_moved_while_fresh_work_waits(bench: Any) -> None:
     one = await online(bench)
     await one.register("a1", prefetch=4)

@@ -336,6 +336,6 @@ class WatchLoop:
 
     async def _propose(self) -> None:
         queued = [self._submitter.enqueue(command) for command in self._watch.look()]
-        for reply in queued:
-            if isinstance(reply, asyncio.Future):
-                await reply
+        # What got no reply is decided anew by the next look.
+        replies = [reply for reply in queued if isinstance(reply, asyncio.Future)]
+        await asyncio.gather(*replies, return_exceptions=True)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from raftflow.agent import leader as leader_module
@@ -81,10 +80,10 @@ async def test_what_an_agent_finished_while_it_was_cut_off_counts(
 
     async def through(client: Any, *args: Any) -> Any:
         if cut:
-            raise aiohttp.ClientConnectionError("cut")
+            raise ConnectionError("cut")
         answer = await post(client, *args)
         if cut:
-            raise aiohttp.ClientConnectionError("cut")
+            raise ConnectionError("cut")
         return answer
 
     monkeypatch.setattr(leader_module.LeaderClient, "_post", through)

@@ -107,25 +107,39 @@ async def test_a_failover_shorter_than_the_lease_stops_nothing(leader: Any, star
     assert fence not in leader.accepted
 
 
+@pytest.mark.parametrize("kind", ["command", "python"])
 async def test_what_succeeded_while_the_agent_stood_still_is_offered(
-    leader: Any, agent_process: Any, tmp_path: Path, gone: Any
+    leader: Any, agent_process: Any, tmp_path: Path, gone: Any, kind: str
 ) -> None:
     """The program ended before anybody told it to: the agent finds its end only after its own lease was over."""
     leader.feature_level = 3
     leader.lease_ms = 3_000
     leader.poll_wait_ms = 100
     agent = agent_process(resources={"cpu": 1})
-    started, go = tmp_path / "started", tmp_path / "go"
-    os.mkfifo(started)
-    os.mkfifo(go)
-    script = f'echo $$ > {started}; read _ < {go}; echo 42 > "$RAFTFLOW_RESULT"'
-    (fence,) = await leader.assign({"command": ["sh", "-c", script]})
+    started, go, done = tmp_path / "started", tmp_path / "go", tmp_path / "done"
+    for fifo in (started, go, done):
+        os.mkfifo(fifo)
+    if kind == "command":
+        script = f'echo $$ > {started}; read _ < {go}; echo 42 > "$RAFTFLOW_RESULT"; echo > {done}'
+        task: dict[str, Any] = {"command": ["sh", "-c", script]}
+    else:
+        (tmp_path / "passer.py").write_text(
+            "import os, pathlib\n"
+            "def work(started, go, done):\n"
+            "    pathlib.Path(started).write_text(str(os.getpid()))\n"
+            "    pathlib.Path(go).read_text()\n"
+            "    pathlib.Path(done).write_text('x')\n"
+            "    return 42\n"
+        )
+        task = {"python": "passer:work", "args": [str(started), str(go), str(done)]}
+    (fence,) = await leader.assign(task)
     pid = int(await asyncio.to_thread(started.read_text))
     agent.signal(signal.SIGSTOP)
     stopped_s = time.monotonic()
     await asyncio.to_thread(go.write_text, "\n")
-    await gone(pid)
+    await asyncio.to_thread(done.read_text)
     assert time.monotonic() < stopped_s + 2, "too slow here to end within the lease"
+    await gone(pid)  # a worker is killed when the lease is over
     leader.lose_agent()
     await asyncio.sleep(max(0.0, stopped_s + leader.lease_ms / 1000 - time.monotonic()))  # the lease itself
     agent.signal(signal.SIGCONT)

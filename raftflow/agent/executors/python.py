@@ -36,6 +36,7 @@ class Worker:
     """The agent's end of one worker process."""
 
     __slots__ = (
+        "answered",
         "calls",
         "cpu_ms",
         "doomed",
@@ -59,6 +60,8 @@ class Worker:
         """Of the call that runs; None if idle."""
         self.doomed = False
         """It was sent a signal, which may reach it at any later time: it gets no other call."""
+        self.answered = False
+        """Its answer was there already when it was sent a signal for the first time."""
         self.returned: Ended | None = None
         """How its call ended, while the worker and what the call left behind are being killed."""
         self.calls = 0
@@ -139,8 +142,11 @@ class PythonExecutor:
         """Send a signal to the worker's process group; any that it does not handle ends the worker."""
         entry = self._running.get(fence)
         if entry is not None:
-            entry[0].doomed = True
-            self._launcher.signal(entry[0].id, number)
+            worker = entry[0]
+            if not worker.doomed:
+                worker.answered = bool(worker.incoming) or _has_data(worker.socket)
+                worker.doomed = True
+            self._launcher.signal(worker.id, number)
 
     def watched(self, fence: int) -> Watched | None:
         """Return the worker's id, what it has used before, and where the call tells its progress."""
@@ -233,6 +239,7 @@ class PythonExecutor:
             result=returned.result,
             cpu_ms=returned.cpu_ms,
             rss_max_kib=returned.rss_max_kib,
+            by_itself=worker.answered or not worker.doomed,
         )
         if returned.leftovers or worker.doomed:
             # Children of the call may still run. They end with the worker's group, and only then has the attempt.
@@ -306,6 +313,16 @@ class PythonExecutor:
                         worker.truncated[index] = True
         if self._running:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
+
+
+def _has_data(control: socket.socket | None) -> bool:
+    """Tell whether something can be read that nobody has read yet."""
+    if control is None:
+        return False
+    try:
+        return bool(control.recv(1, socket.MSG_PEEK))
+    except (BlockingIOError, ConnectionError):
+        return False
 
 
 def _tail(path: Path, bytes_max: int = 2_048) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raftflow.coordinator.config import CoordinatorConfig
     from raftflow.replication.files import FileSystem
     from raftflow.replication.log import ReplicatedLog, StateMachine
+    from raftflow.replication.membership import Standing
 
 LEVEL_VARIABLE: Final = "RAFTFLOW_TEST_FEATURE_LEVEL"
 """Caps the feature level of a process, so that tests have an older version to upgrade from."""
@@ -36,10 +37,16 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
     def shut_out(why: str) -> None:
         replica.shut_out(why)
 
-    links = _links(config, Introducer(fs, config.data_dir, level=level), shut_out)
+    introducer = Introducer(fs, config.data_dir, level=level)
+    links = _links(config, introducer, shut_out)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
-        follow = PeerDirectory(config, links.set_peers).follow
+        directory = PeerDirectory(config, links.set_peers)
+
+        def follow(standing: Standing) -> None:
+            introducer.update(standing)
+            directory.follow(standing)
+
         return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.compact, on_members=follow)
 
     replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from raftflow.coordinator.config import CoordinatorConfig
-    from raftflow.replication.membership import Membership
+    from raftflow.replication.membership import Standing
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ FAREWELL_S: Final = 30.0
 class PeerDirectory:
     """Keeps the links' peers in step with the members.
 
-    A replica that the file names is linked at the address given there, member or not: one that was away while all
-    others were replaced finds the cluster again when its file names one of them. All others come from the log.
+    A replica that the file names is linked at the address given there, member or not. All others come from the log.
+    One that was away while all others were replaced is dialled by them (`replication/introductions.py`).
 
     Args:
         config: of this replica.
@@ -39,8 +39,9 @@ class PeerDirectory:
         self._known = dict(self._named)
         self._leaving: set[str] = set()
 
-    def follow(self, membership: Membership) -> None:
-        """Take over a membership."""
+    def follow(self, standing: Standing) -> None:
+        """Take over the members of the log."""
+        membership = standing.members
         for member in (*membership.voters, *membership.learners):
             if member.name not in self._named and member.peer:
                 try:

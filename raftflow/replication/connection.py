@@ -40,6 +40,8 @@ class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
     retry_min_s: float = 0.02
     """First pause between attempts to dial; doubles up to `retry_max_s`."""
     retry_max_s: float = 0.5
+    seek_s: float = 1.0
+    """Longest time from one look to the next whether a peer that should dial this replica has to be dialled."""
     unproven_max: int = 64
     """Accepted connections that may be in their handshake; one more pushes out the oldest."""
     complaint_s: float = 10.0

@@ -42,7 +42,7 @@ from raftflow.replication.log import (
     Stamp,
     Unknown,
 )
-from raftflow.replication.membership import MemberInfo, Membership, NotReadyError
+from raftflow.replication.membership import MemberInfo, Membership, NotReadyError, Standing
 from raftflow.replication.reads import ReadRounds
 from raftflow.replication.repair import MEMBERS_MIN, Repair, StorageOpener
 from raftflow.replication.roles import RoleTracker
@@ -77,7 +77,8 @@ class PySyncObjLog:
         before_compaction: awaited after a snapshot is durable and before the log behind it is dropped. Whatever has
             to outlive those entries is made durable there. An `OSError` keeps the log untrimmed for now.
         disabled_rules: for tests and simulation only: rules that are not applied.
-        on_members: told the membership at the start and whenever it changes, so that links can be made.
+        on_members: told the membership at the start and whenever it changes or becomes certain, so that links can be
+            made.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class PySyncObjLog:
         *,
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
-        on_members: Callable[[Membership], None] | None = None,
+        on_members: Callable[[Standing], None] | None = None,
     ) -> None:
         self._config = config
         self._on_members = on_members
@@ -269,7 +270,7 @@ class PySyncObjLog:
         self._reads.set_peers(self._raft.other_voters)
         self._roles.wake()
         if self._on_members is not None:
-            self._on_members(self._raft.members.current)
+            self._on_members(self._raft.members.standing)
 
     def _postpone_election(self) -> None:
         """Give a leader the time of one election timeout to be heard."""

@@ -230,10 +230,17 @@ class Acceptor:
     first = b""
 
     def __init__(
-        self, me: Credentials, peers: Collection[str], *, nonce: Callable[[int], bytes] = os.urandom
+        self,
+        me: Credentials,
+        peers: Collection[str],
+        *,
+        strangers: bool = False,
+        nonce: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._me = me
         self._peers = peers
+        self._strangers = strangers
+        """Who is no peer may prove that it holds the secret; the owner judges it then."""
         self._nonce = nonce
         self.need = _HELLO.size
         self.session: Session | None = None
@@ -279,7 +286,7 @@ class Acceptor:
         if target != self._me.name:
             return Verdict.WRONG_ADDRESS
         if dialer not in self._peers:
-            return Verdict.UNKNOWN_PEER
+            return Verdict.OK if self._strangers else Verdict.UNKNOWN_PEER
         if dialer > self._me.name:
             return Verdict.WRONG_DIRECTION
         return Verdict.OK

@@ -4,12 +4,17 @@ A replica whose disk was emptied has forgotten its votes and what it acknowledge
 elect a leader that lacks committed entries. It has another disk id then (`identity.py`). So every replica remembers
 durably which disk id it met under each name, and refuses the name with another one. The first contact is believed.
 
+A replica that was away, or lost its log, while the members changed may know none of those who lead now. They know it
+and dial it. It takes a stranger in if that one knows a *newer* list of members than itself, with both of them in it
+(`is_welcome`). A stranger with an older list, or with none, is refused like anybody who is no member.
+
 ```
 DIR/peers        JSON with a checksum: format, disk id of every peer that was ever met
-first frame      MessagePack: {format, disk, level}       from both sides, unknown keys are ignored
-second frame     MessagePack: {accepted, reason}          from both sides; the link is up when both have accepted
+first frame      MessagePack: {format, disk, level, members, members_index}   from both sides
+second frame     MessagePack: {accepted, reason, stranger}                    from both sides
 ```
 
+Unknown keys are ignored. The link is up when both sides have accepted.
 `level` is the highest feature level (`domain/features.py`) that the process understands.
 """
 
@@ -23,6 +28,7 @@ import msgspec
 
 from raftflow.replication.identity import read_identity, store_file
 from raftflow.replication.log import LogFailedError
+from raftflow.replication.membership import LEARNERS_MAX, VOTERS_MAX, Name, Standing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +52,10 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     disk: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     level: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    members: Annotated[tuple[Name, ...], msgspec.Meta(max_length=VOTERS_MAX + LEARNERS_MAX)] = ()
+    """Voters and learners of the list in force."""
+    members_index: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """`Standing.index` of that list."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +63,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     accepted: bool
     reason: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+    stranger: bool = False
+    """Refused since the replica is nobody's peer here."""
 
 
 class _Peers(msgspec.Struct, frozen=True):
@@ -63,6 +75,15 @@ class _Peers(msgspec.Struct, frozen=True):
 class _Stored(msgspec.Struct, frozen=True):
     peers: msgspec.Raw
     crc32: int
+
+
+def is_welcome(me: str, stranger: str, told: Introduction, certain_index: int) -> bool:
+    """Return True if a stranger may be linked: it has a list with both that is newer than what is certain here.
+
+    That only decides who is heard. Who counts is decided by the list in this replica's own log (M4, M5), and whoever
+    holds an older list than this replica's is refused: it was removed, or was never a member.
+    """
+    return me in told.members and stranger in told.members and told.members_index > certain_index
 
 
 class Introducer:
@@ -81,10 +102,13 @@ class Introducer:
         self._level = level
         self._disk = ""
         self._disks: dict[str, str] = {}
+        self._name = ""
+        self._standing = Standing()
 
     def open(self) -> None:
         """Read what is remembered. Blocking. Raises `LogFailedError`."""
-        self._disk = read_identity(self._fs, self._dir).disk_id
+        identity = read_identity(self._fs, self._dir)
+        self._disk, self._name = identity.disk_id, identity.replica
         try:
             if self._file.name in self._fs.list_dir(self._dir):
                 self._disks = _decode(self._file, self._fs.read(self._file))
@@ -96,16 +120,35 @@ class Introducer:
         """The disk id of every peer that was ever met."""
         return dict(self._disks)
 
+    def update(self, standing: Standing) -> None:
+        """Take note of the list of members in this replica's log."""
+        self._standing = standing
+
     def introduction(self) -> bytes:
         """Return the first frame."""
-        return msgspec.msgpack.encode(Introduction(format=FORMAT, disk=self._disk, level=self._level))
+        return msgspec.msgpack.encode(
+            Introduction(
+                format=FORMAT,
+                disk=self._disk,
+                level=self._level,
+                members=self._standing.members.names,
+                members_index=self._standing.index,
+            )
+        )
 
-    def meet(self, peer: str, frame: bytes) -> tuple[Answer, int]:
-        """Judge a peer's first frame; returns the answer and the peer's level. A new peer is remembered durably.
+    def welcomes(self, stranger: str, told: Introduction) -> bool:
+        """Return True if a replica that is no peer may be linked, by what it tells of the members."""
+        return is_welcome(self._name, stranger, told, self._standing.certain_index)
 
-        Blocks for a sync at the first meeting. Raises `ValueError` for a frame that is none, `OSError`.
+    def read(self, frame: bytes) -> Introduction:
+        """Read a peer's first frame. Raises `ValueError` for one that is none."""
+        return msgspec.msgpack.decode(frame, type=Introduction)
+
+    def meet(self, peer: str, told: Introduction) -> Answer:
+        """Judge a peer by its disk. A new peer is remembered durably.
+
+        Blocks for a sync at the first meeting. Raises `OSError`.
         """
-        told = msgspec.msgpack.decode(frame, type=Introduction)
         known = self._disks.get(peer)
         if known is None:
             if len(self._disks) >= PEERS_MAX:
@@ -115,8 +158,16 @@ class Introducer:
             store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
             self._disks = disks
         elif known != told.disk:
-            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk)), told.level
-        return Answer(accepted=True), told.level
+            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk))
+        return Answer(accepted=True)
+
+    def refuse(self, stranger: str) -> Answer:
+        """Return the answer to a replica that is no peer and not welcome."""
+        return Answer(
+            accepted=False,
+            reason=f"{stranger} is no member by the log of {self._name}; compare the peer lists of both",
+            stranger=True,
+        )
 
 
 def _other_disk(peer: str, known: str, told: str) -> str:

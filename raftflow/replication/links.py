@@ -6,7 +6,9 @@ older one of the same peer, which may be half-open after a crash. Per peer `on_u
 and a frame is delivered only between the two of its own connection.
 
 With an `Introducer` a proven connection begins with introductions (`introductions.py`), and the link is up when both
-sides have accepted the other's.
+sides have accepted the other's. A peer that should dial and does not may not know this replica: it is dialled then,
+now and again, and takes a stranger in if that one knows a newer list of members. A replica that knows the other
+refuses to be dialled in the wrong direction, so there is never more than one connection.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import msgspec
 
 from raftflow.replication.connection import Connection, Failure, LinkLimits
 from raftflow.replication.handshake import Acceptor, Credentials, Dialer, Session, encode_name
-from raftflow.replication.introductions import Answer, Introducer
+from raftflow.replication.introductions import Answer, Introducer, Introduction
 from raftflow.replication.listener import Listener, tune
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ Address = tuple[str, int]
 
 _STEADY_S: Final = 1.0
 _FLUSH_S: Final = 0.2
+_QUIET: Final = frozenset({"refused_wrong_direction", "refused_by_peer_wrong_direction"})
+"""What happens when both ends look for each other at the same time."""
 _OTHER_SECRET: Final = frozenset({"refused_wrong_secret", "refused_by_peer_wrong_secret"})
 
 _log = logging.getLogger(__name__)
@@ -82,7 +86,8 @@ class _Meeting:
         self.deadline = deadline
         self.ours: Answer | None = None
         """What we answered; None until the peer has introduced itself."""
-        self.level = 0
+        self.told: Introduction | None = None
+        """What the peer said; None until then."""
 
 
 class StreamLinks:
@@ -119,6 +124,8 @@ class StreamLinks:
         self._other_secret: set[str] = set()
         self._meetings: dict[Connection, _Meeting] = {}
         self._levels: dict[str, int] = {}
+        self._guests: dict[str, Introduction] = {}
+        """Strangers that are linked, with what they told."""
         self._up: dict[str, Connection] = {}
         self._unproven: dict[Connection, None] = {}  # accepted ones, oldest first
         self._dialers: dict[str, asyncio.Task[None]] = {}
@@ -159,6 +166,11 @@ class StreamLinks:
             if dialer is not None:
                 dialer.cancel()
             self.reset(name)
+        for name, told in list(self._guests.items()):
+            if name in self._peers:
+                del self._guests[name]
+            elif not self._is_welcome(name, told):
+                self.reset(name)
         if self._running:
             self._dial_missing()
 
@@ -222,7 +234,9 @@ class StreamLinks:
         peer = connection.peer
         try:
             if meeting.ours is None:
-                meeting.ours, meeting.level = introducer.meet(peer, frame)
+                meeting.told = told = introducer.read(frame)
+                known = peer in self._peers or introducer.welcomes(peer, told)
+                meeting.ours = introducer.meet(peer, told) if known else introducer.refuse(peer)
                 connection.send((msgspec.msgpack.encode(meeting.ours),))
                 return
             theirs = msgspec.msgpack.decode(frame, type=Answer)
@@ -230,15 +244,15 @@ class StreamLinks:
             connection.drop(Failure("bad_introduction", f"the introduction failed: {error}", peer))
             return
         if meeting.ours.accepted and theirs.accepted:
-            self._levels[peer] = meeting.level
             self._end_meeting(connection)
-            self._put_up(connection)
+            self._put_up(connection, meeting.told)
             return
-        for refused, reason, text in (
-            (not meeting.ours.accepted, "refused_disk", f"it is refused: {meeting.ours.reason}"),
-            (not theirs.accepted, "refused_by_peer_disk", f"it refuses this replica: {theirs.reason}"),
+        for answer, by, text in (
+            (meeting.ours, "", f"it is refused: {meeting.ours.reason}"),
+            (theirs, "by_peer_", f"it refuses this replica: {theirs.reason}"),
         ):
-            if refused:
+            if not answer.accepted:
+                reason = f"refused_{by}{'unknown_peer' if answer.stranger else 'disk'}"
                 self.stats[reason] += 1
                 self._complain(reason, peer, text)
         connection.finish_writing()  # so that the peer hears why
@@ -248,15 +262,23 @@ class StreamLinks:
         if meeting is not None:
             meeting.deadline.cancel()
 
-    def _put_up(self, connection: Connection) -> None:
+    def _is_welcome(self, stranger: str, told: Introduction) -> bool:
+        return self._introducer is not None and self._introducer.welcomes(stranger, told)
+
+    def _put_up(self, connection: Connection, told: Introduction | None = None) -> None:
         """Put a connection in the place of the peer's older one, if there is one."""
         peer = connection.peer
         older = self._up.get(peer)
         if older is not None:
             older.drop(Failure("replaced", "a newer connection took its place; does another process use its name?"))
-        if connection.over or not self._running or peer not in self._peers:
+        is_guest = peer not in self._peers and told is not None and self._is_welcome(peer, told)
+        if connection.over or not self._running or not (peer in self._peers or is_guest):
             connection.drop(Failure("reset"))
             return
+        if told is not None:
+            self._levels[peer] = told.level
+            if is_guest:
+                self._guests[peer] = told
         self.stats["connected"] += 1
         _log.info("link to %s is up (%s)", peer, connection.remote)
         self._up[peer] = connection
@@ -280,9 +302,10 @@ class StreamLinks:
         peer = connection.peer
         if peer and self._up.get(peer) is connection:
             del self._up[peer]
+            self._guests.pop(peer, None)
             _log.info("link to %s is down: %s %s", peer, failure.reason, failure.detail)
             self._on_down(peer)
-        elif failure.detail:
+        elif failure.detail and failure.reason not in _QUIET:
             self._complain(failure.reason, failure.peer, f"{connection.remote}: {failure.detail}")
 
     def _note_other_secret(self, peer: str | None) -> None:
@@ -330,38 +353,56 @@ class StreamLinks:
         while len(self._unproven) >= self._limits.unproven_max:
             oldest = next(iter(self._unproven))
             oldest.drop(Failure("crowded_out", "too many connections are in their handshake"))
-        connection = Connection(Acceptor(self._me, self._peers), self, self._limits, remote)
+        acceptor = Acceptor(self._me, self._peers, strangers=self._introducer is not None)
+        connection = Connection(acceptor, self, self._limits, remote)
         self._unproven[connection] = None
         return connection
 
     def _dial_missing(self) -> None:
         for peer in self._peers:
-            if self._me.name < peer and peer not in self._dialers:
+            if peer in self._dialers:
+                continue
+            if self._me.name < peer:
                 self._dialers[peer] = asyncio.get_running_loop().create_task(self._keep_dialled(peer))
+            elif self._introducer is not None:
+                self._dialers[peer] = asyncio.get_running_loop().create_task(self._seek(peer))
+
+    async def _seek(self, peer: str) -> None:
+        """Dial a peer that should dial this replica, when there is no link: it may not know this replica."""
+        attempt = 0
+        while True:
+            await asyncio.sleep(self._limits.seek_s * self._jitter.uniform(0.5, 1.0))
+            if peer not in self._up:
+                await self._dial(peer, attempt)
+                attempt += 1
 
     async def _keep_dialled(self, peer: str) -> None:
         """Keep a connection to one peer for as long as it is a peer."""
         pause_s, attempt = 0.0, 0
         while True:
-            host, port = self._peers[peer]
-            connection = Connection(Dialer(self._me, peer), self, self._limits, f"{host}:{port}")
-            try:
-                await self._open(connection, host, port, attempt)
-                await connection.ended.wait()
-            except TimeoutError:
-                reason = f"no connection within {self._limits.dial_s} s"
-                connection.drop(Failure("unreachable", f"cannot be reached: {reason}", peer))
-            except Exception as error:  # noqa: BLE001 - a dialler that ends would cut off its peer for good
-                reason = str(error) or repr(error)
-                connection.drop(Failure("unreachable", f"cannot be reached: {reason}", peer))
-            finally:
-                connection.drop(Failure("closed"))
+            up_at = await self._dial(peer, attempt)
             attempt += 1
-            up_at = connection.established_at
             if up_at is not None and asyncio.get_running_loop().time() - up_at >= _STEADY_S:
                 pause_s = 0.0
             pause_s = min(max(2 * pause_s, self._limits.retry_min_s), self._limits.retry_max_s)
             await asyncio.sleep(pause_s * self._jitter.uniform(0.5, 1.0))
+
+    async def _dial(self, peer: str, attempt: int) -> float | None:
+        """Make one connection and wait for its end. Returns the loop time at which the peer had proved itself."""
+        host, port = self._peers[peer]
+        connection = Connection(Dialer(self._me, peer), self, self._limits, f"{host}:{port}")
+        try:
+            await self._open(connection, host, port, attempt)
+            await connection.ended.wait()
+        except TimeoutError:
+            reason = f"no connection within {self._limits.dial_s} s"
+            connection.drop(Failure("unreachable", f"cannot be reached: {reason}", peer))
+        except Exception as error:  # noqa: BLE001 - a dialler that ends would cut off its peer for good
+            reason = str(error) or repr(error)
+            connection.drop(Failure("unreachable", f"cannot be reached: {reason}", peer))
+        finally:
+            connection.drop(Failure("closed"))
+        return connection.established_at
 
     async def _open(self, connection: Connection, host: str, port: int, attempt: int) -> None:
         """Connect to one of the host's addresses, another one at each attempt."""

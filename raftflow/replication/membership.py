@@ -88,6 +88,11 @@ class Membership(msgspec.Struct, frozen=True):
         """Who is fed and does not count."""
         return frozenset(member.name for member in self.learners)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Voters, then learners."""
+        return tuple(member.name for member in (*self.voters, *self.learners))
+
     def find(self, name: str) -> MemberInfo | None:
         """Return a voter or learner."""
         return next((member for member in (*self.voters, *self.learners) if member.name == name), None)
@@ -108,6 +113,17 @@ class Membership(msgspec.Struct, frozen=True):
             tuple(each for each in self.learners if each.name != name),
             tuple(sorted((*self.removed, name))),
         )
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How new the list is that a replica goes by."""
+
+    members: Membership = Membership()
+    """In force: the latest in the log, committed or not."""
+    index: int = 0
+    """Of its entry, or of the snapshot that brought it; 0 for the list of the first start."""
+    certain_index: int = 0
+    """Of the latest applied entry with a list, or snapshot: up to here the lists are known and final."""
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -205,6 +221,11 @@ class MembershipTracker:
         self.current = base
         self.index = 0
         """Index of the entry that is in force; 0 for the list of the first start."""
+
+    @property
+    def standing(self) -> Standing:
+        """What is in force, for those who make links."""
+        return Standing(self.current, self.index, self.base_index)
 
     @property
     def pending(self) -> bool:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import EntryResult
     from raftflow.replication.guard import Rule
     from raftflow.replication.log import LogStatus, ReplicatedLog, Role, StateMachine
+    from raftflow.replication.membership import Standing
     from raftflow.simulation.calls import Calls
     from raftflow.simulation.checks import History
     from raftflow.simulation.loop import VirtualLoop
@@ -183,8 +184,6 @@ class Cluster:
         self.hosts: dict[str, Host] = {}
         """All machines that ever were."""
         self._latency = latency
-        self.files_current = False
-        """The operator has put all members into the files of those that are started from now on."""
         for name in self.founders:
             self._new_host(name, self.founders)
         history.members.founded(self.founders)
@@ -268,7 +267,7 @@ class Cluster:
         config = CoordinatorConfig(
             cluster_id="simulation",
             secret=b"s" * 32,
-            members=tuple(_member(name) for name in self._named(host)),
+            members=tuple(_member(name) for name in host.file),
             name=host.name,
             data_dir=Path("/data"),
             bind=Address(host.name, 2),
@@ -286,6 +285,12 @@ class Cluster:
             **self._settings,
         )
 
+        directory = PeerDirectory(config, links.set_peers)
+
+        def follow(standing: Standing) -> None:
+            links.standing = standing
+            directory.follow(standing)
+
         def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
             observed = ObservedMachine(machine, host, self._history)
             return PySyncObjLog(
@@ -295,7 +300,7 @@ class Cluster:
                 host.disk,
                 before_compaction=audit.compact,
                 disabled_rules=self._disabled_rules,
-                on_members=PeerDirectory(config, links.set_peers).follow,
+                on_members=follow,
             )
 
         ids = IdSource(host.clock, self._rng.getrandbits)
@@ -303,22 +308,6 @@ class Cluster:
             config, make_log, host.disk, clock=host.clock, ids=ids, level=host.level, peer_levels=links.levels
         )
         host.replica.log.on_role_change(lambda role, term: self._role_changed(host, role, term))
-
-    def _named(self, host: Host) -> list[str]:
-        """Return whom a replica's file names: as at its first start, and the members if it would know too few."""
-        living = self._living(host)
-        named = self.files_current or not living & set(host.file)
-        return [*host.file, *(name for name in sorted(living) if named and name not in host.file)]
-
-    def _living(self, host: Host) -> set[str]:
-        """Return the other members that have not gone."""
-        latest = self._history.members.latest
-        return {name for name in self.names if name != host.name and latest.find(name) is not None}
-
-    def lacks_addresses(self, name: str) -> bool:
-        """Return True if a replica runs and does not know all members: it may never hear of the leader."""
-        host = self.hosts[name]
-        return host.links is not None and not all(map(host.links.knows, self._living(host)))
 
     def _role_changed(self, host: Host, role: Role, term: int) -> None:
         self._trace.note(host.name, f"{role.value} in term {term}")

@@ -15,7 +15,7 @@ import msgspec
 
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
-from raftflow.replication import snapshots
+from raftflow.replication import introductions, snapshots
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.replication.journal import Journal
 from raftflow.replication.reads import ReadRounds
@@ -127,6 +127,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="votes during repair",
         about="a replica that takes its log from the others again votes meanwhile",
         plant=plants.vote_always,
+        family="repairs",
+    ),
+    Mutant(
+        name="strangers refused",
+        about="who returns after all that it knew were replaced takes none of the members in",
+        plant=plants.attribute(introductions, "is_welcome", lambda *_: False),
         family="repairs",
     ),
     Mutant(

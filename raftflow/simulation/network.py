@@ -11,6 +11,8 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
+from raftflow.replication import introductions
+from raftflow.replication.membership import Standing
 from raftflow.simulation.loop import START_S
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 PATIENCE_MIN_S: Final = 0.3
 PATIENCE_MAX_S: Final = 3.0
 """How long a connection survives a cut."""
+SEEK_S: Final = 1.0
+"""Longest time until a replica is dialled by one that it does not know."""
 FRAMES_MAX: Final = 40_000
 FRAMES_PER_S_MAX: Final = 2_000
 """Beside a fixed number: several times what the busiest run sends. More is an exchange that never ends."""
@@ -39,7 +43,8 @@ class SimLinks:
         self.level = level
         """The highest feature level that this replica understands; each end tells it to the other."""
         self.peers: frozenset[str] | None = None
-        """Whom it knows; None for everybody. A connection is made if both ends know each other."""
+        """Whom it knows; None for everybody. A connection is made if each end knows or welcomes the other."""
+        self.standing = Standing()
         self.up: dict[str, int] = {}
         """The number of the connection with each peer, as far as this replica knows."""
         self._levels: dict[str, int] = {}
@@ -66,7 +71,7 @@ class SimLinks:
         """Replace the list of peers: links to those that left are dropped, new ones are made."""
         left = (self.peers or frozenset()) - peers.keys()
         self.peers = frozenset(peers)
-        for name in sorted(left):
+        for name in sorted(left | {name for name in self.up if not self.takes(self._network.links.get(name))}):
             self.reset(name)
         if self._alive:
             self._network.join(self)
@@ -103,6 +108,15 @@ class SimLinks:
     def knows(self, peer: str) -> bool:
         """Return True if this replica has an address of a peer."""
         return self.peers is None or peer in self.peers
+
+    def takes(self, other: SimLinks | None) -> bool:
+        """Return True if this replica knows another one, or would take it in as a stranger (`is_welcome`)."""
+        if other is None or self.knows(other.name):
+            return True
+        told = introductions.Introduction(
+            format=1, disk="-", level=0, members=other.standing.members.names, members_index=other.standing.index
+        )
+        return introductions.is_welcome(self.name, other.name, told, self.standing.certain_index)
 
     # What the network tells, in the replica's own time.
 
@@ -147,7 +161,7 @@ class Network:
         self._rng = rng
         self._trace = trace
         self._delay = delay
-        self._links: dict[str, SimLinks] = {}
+        self.links: dict[str, SimLinks] = {}
         self._connections: dict[frozenset[str], _Connection] = {}
         self._epoch = 0
         self.blocked: dict[Direction, int] = {}
@@ -161,17 +175,21 @@ class Network:
 
     def join(self, links: SimLinks) -> None:
         """A replica listens, and dials whom it knows and has no connection with."""
-        self._links[links.name] = links
-        for peer in sorted(self._links):
+        self.links[links.name] = links
+        for peer, other in sorted(self.links.items()):
             pair = frozenset((links.name, peer))
-            if peer != links.name and links.knows(peer) and pair not in self._connections:
+            if peer == links.name or pair in self._connections:
+                continue
+            if links.knows(peer) and other.knows(links.name):
                 self._connect_soon(pair)
+            elif links.takes(other) and other.takes(links):
+                self._loop.call_later(self._rng.uniform(0.001, SEEK_S), self._connect, pair)
 
     def leave(self, links: SimLinks, *, silently: bool = False) -> None:
         """A replica ends. If its machine lost power (`silently`) nobody tells the peers; patience does."""
-        if self._links.get(links.name) is not links:
+        if self.links.get(links.name) is not links:
             return
-        del self._links[links.name]
+        del self.links[links.name]
         for pair in sorted(self._connections, key=sorted):
             if links.name in pair:
                 (peer,) = pair - {links.name}
@@ -187,10 +205,10 @@ class Network:
 
     def _connect(self, pair: frozenset[str]) -> None:
         one, other = sorted(pair)
-        first, second = self._links.get(one), self._links.get(other)
+        first, second = self.links.get(one), self.links.get(other)
         if pair in self._connections or first is None or second is None:
             return
-        if not (first.knows(other) and second.knows(one)):
+        if not (first.takes(second) and second.takes(first)):
             return
         if (one, other) in self.blocked or (other, one) in self.blocked:
             return
@@ -212,7 +230,7 @@ class Network:
     def _drop(self, pair: frozenset[str], only: str | None, after_s: float) -> None:
         epoch = self._connections.pop(pair).epoch
         for name in sorted(pair):
-            end = self._links.get(name)
+            end = self.links.get(name)
             if end is None or (only is not None and name != only):
                 continue
             (peer,) = pair - {name}
@@ -289,6 +307,6 @@ class Network:
             connection.held.setdefault(direction, []).append(frame)
             return
         connection.bytes[direction] -= len(frame)
-        end = self._links.get(target)
+        end = self.links.get(target)
         if end is not None:
             self._loop.call_soon(end.arrived, source, connection.epoch, frame, context=end.process.context)

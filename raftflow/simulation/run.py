@@ -191,7 +191,6 @@ class World:
 
     def _heal(self) -> None:
         self.trace.note("-", "everything heals")
-        self.cluster.files_current = True
         self.stage.end()
         self.network.heal_all()
         self.weather.clear()
@@ -201,8 +200,6 @@ class World:
             self.cluster.repair_disk(name)
             if host.process is not None and host.process.frozen:
                 self.loop.thaw(host.process)
-            if self.cluster.lacks_addresses(name):
-                self.stage.kill(name)
             self.cluster.restart(name, self._ends.choice(LOSSES))
         for agent in self.agents:
             agent.hurry()

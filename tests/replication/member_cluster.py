@@ -7,12 +7,13 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virtual_cluster import Cluster, Disk, Machine, SimLinks
+from virtual_cluster import Cluster, Disk, Machine, Network, SimLinks
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.introductions import Introduction, is_welcome
 from raftflow.replication.log import LogFailedError, RemovedError
-from raftflow.replication.membership import ChangeRefusedError, MemberInfo, NotReadyError
+from raftflow.replication.membership import ChangeRefusedError, MemberInfo, NotReadyError, Standing
 from raftflow.simulation.disk import SimulatedCrash
 
 if TYPE_CHECKING:
@@ -21,11 +22,41 @@ if TYPE_CHECKING:
     from raftflow.replication.membership import Membership
 
 
-class MemberCluster(Cluster):
-    """`names` are the replicas that may run: members, replicas that join, and removed ones that do not know it."""
+class KnowingLinks(SimLinks):
+    """Links to whom the file or the log names, as in production, and to strangers that are welcome."""
 
-    def __init__(self, seed: int, **settings: object) -> None:
+    def __init__(self, network: Network, name: str, named: tuple[str, ...], *, strangers: bool) -> None:
+        super().__init__(network, name)
+        self.named = frozenset(named)
+        self.strangers = strangers
+        self.standing = Standing()
+        self.lists: list[Membership] = []
+        """All that were in force."""
+
+    def follow(self, standing: Standing) -> None:
+        self.standing = standing
+        self.lists.append(standing.members)
+        if self.alive:
+            self.network.joined(self)
+
+    def takes(self, other: KnowingLinks) -> bool:
+        if other.name in self.named or self.standing.members.find(other.name) is not None:
+            return True
+        told = Introduction(
+            format=1, disk="-", level=1, members=other.standing.members.names, members_index=other.standing.index
+        )
+        return self.strangers and is_welcome(self.name, other.name, told, self.standing.certain_index)
+
+
+class MemberCluster(Cluster):
+    """`names` are the replicas that may run: members, replicas that join, and removed ones that do not know it.
+
+    `strangers` tells whether a replica takes in those it does not know; None links everybody with everybody.
+    """
+
+    def __init__(self, seed: int, *, strangers: bool | None = None, **settings: object) -> None:
         super().__init__(seed, **settings)
+        self.strangers = strangers
         self.founders = self.names
         self.destroyed: set[str] = set()
         self.added: set[str] = set()
@@ -50,18 +81,27 @@ class MemberCluster(Cluster):
 
     async def _start(self, name: str) -> None:
         machine = self.machines[name] = Machine(lambda index, entry: self._check_apply(name, index, entry))
-        links = self.links[name] = SimLinks(self.network, name)
         join = name not in self.founders
+        members = (*self.founders, name) if join else self.founders
+        knowing = None
+        if self.strangers is not None:
+            knowing = KnowingLinks(self.network, name, members, strangers=self.strangers)
+        links = self.links[name] = knowing or SimLinks(self.network, name)
         config = LogConfig(
             name=name,
-            members=(*self.founders, name) if join else self.founders,
+            members=members,
             cluster_id="test",
             data_dir=Path("/") / name,
             join=join,
             **self.settings,
         )
         log = self.logs[name] = PySyncObjLog(
-            config, machine, links, self.disks[name], disabled_rules=self.disabled_rules
+            config,
+            machine,
+            links,
+            self.disks[name],
+            disabled_rules=self.disabled_rules,
+            on_members=None if knowing is None else knowing.follow,
         )
         log.on_role_change(lambda role, term: self._check_role(name, role, term))
         try:
@@ -82,6 +122,10 @@ class MemberCluster(Cluster):
         self.told.add(name)
         self.names = tuple(each for each in self.names if each != name)
         self.crash(name)
+
+    def damaged_files(self, name: str) -> int:
+        """How many files of a replica's journal were put aside."""
+        return sum(".damaged-" in file for file in self.disks[name].list_dir(Path("/") / name / "journal"))
 
     def destroy(self, name: str) -> None:
         """A replica loses its disk and never comes back."""

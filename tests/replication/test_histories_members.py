@@ -17,6 +17,7 @@ from raftflow.replication.core import Failure
 from raftflow.replication.guard import Rule
 from raftflow.replication.log import RemovedError
 from raftflow.replication.membership import ChangeRefusedError, MemberInfo, Membership, NotReadyError
+from raftflow.simulation.disk import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,3 +180,37 @@ def test_a_learner_gets_entries_and_does_not_count() -> None:
     assert c["D"].raft.last_index == c["A"].raft.last_index
     assert c.acked == []
     assert not c["D"].raft.is_voter
+
+
+async def empty_list_in_snapshot() -> list[str]:
+    """j1 joins and writes a snapshot before it comes to the entry with its first list; a, left behind, gets it."""
+    cluster = MemberCluster(1, replicas=3, strangers=True, append_bytes_max=2000)
+    await cluster.start()
+    await cluster.elect()
+    assert await cluster.settle()
+    cluster.crash("a", Loss.NONE)
+    assert await cluster.wait(lambda: cluster.leader() in {"b", "c"})
+    leader = await cluster.elect()
+    for _ in range(200):
+        await cluster.put(leader)
+    joiner = cluster.new_disk()
+    await cluster.start(joiner)
+    adding = asyncio.ensure_future(cluster.add(joiner, 20.0))
+    log = cluster.logs[joiner]
+    assert await cluster.wait(lambda: log.status().applied_index > 1, every_s=0.0001)
+    log.request_snapshot()
+    assert await cluster.wait(lambda: log.status().snapshot_index > 0, every_s=0.0001)
+    assert log.status().snapshot_index < 200, "it knows its list already, so this shows nothing"
+    assert await adding
+    assert await cluster.logs[leader].transfer_leadership(joiner, 5.0)
+    assert await cluster.wait(lambda: cluster.leader() == joiner)
+    await cluster.start("a")
+    assert await cluster.settle_members()
+    assert cluster.logs["a"].status().snapshot_index > 0, "a needed no snapshot"
+    lists = cluster.links["a"].lists
+    await cluster.close()
+    return ["a founder counts nobody"] if any(not each.voters for each in lists) else []
+
+
+def test_a_joining_replica_puts_no_empty_list_into_a_snapshot() -> None:
+    assert run_virtual(empty_list_in_snapshot()) == []

@@ -151,6 +151,10 @@ class SimLinks:
             self.network.left(self)
             self.alive = False
 
+    def takes(self, other: SimLinks) -> bool:
+        """Whether this end lets a connection with another one be made."""
+        return True
+
 
 class Network:
     """Connections between replicas. `delay()` is how long a frame takes, in seconds."""
@@ -220,9 +224,11 @@ class Network:
     def _connect(self, pair: frozenset[str]) -> None:
         if pair in self.connections or pair in self.cut_pairs or not all(name in self.links for name in pair):
             return
+        one, other = sorted(pair)
+        if not (self.links[one].takes(self.links[other]) and self.links[other].takes(self.links[one])):
+            return
         self.epoch += 1
         self.connections[pair] = self.epoch
-        one, other = sorted(pair)
         self.links[one].on_up(other)
         if pair in self.connections:
             self.links[other].on_up(one)

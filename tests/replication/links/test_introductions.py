@@ -19,22 +19,21 @@ def introducer(directory: Path, name: str, *, level: int = 1) -> Introducer:
     return Introducer(fs, directory, level=level)
 
 
-def words(disk: str, level: int = 1) -> bytes:
-    return msgspec.msgpack.encode(Introduction(format=1, disk=disk, level=level))
+def words(disk: str) -> Introduction:
+    return Introduction(format=1, disk=disk, level=1)
 
 
 def test_a_disk_is_remembered_over_restarts(tmp_path: Path) -> None:
     first = introducer(tmp_path, "a")
     first.open()
-    assert first.meet("b", words("disk-b", 7))[0].accepted
+    assert first.meet("b", words("disk-b")).accepted
     again = introducer(tmp_path, "a")
     again.open()
-    answer, level = again.meet("b", words("disk-b", 8))
-    assert answer.accepted and level == 8
-    answer, _ = again.meet("b", words("another"))
+    assert again.meet("b", words("disk-b")).accepted
+    answer = again.meet("b", words("another"))
     assert not answer.accepted
     assert "join under a new name" in answer.reason
-    assert again.meet("b", words("disk-b"))[0].accepted
+    assert again.meet("b", words("disk-b")).accepted
 
 
 @pytest.mark.parametrize("at", [0, 10, 30, -3])
@@ -53,10 +52,12 @@ def test_unknown_keys_are_ignored_and_garbage_is_not_taken(tmp_path: Path) -> No
     first = introducer(tmp_path, "a")
     first.open()
     later = msgspec.msgpack.encode({"format": 2, "disk": "disk-b", "level": 3, "more": [1]})
-    assert first.meet("b", later)[0].accepted
-    for frame in (b"", b"\xc1", msgspec.msgpack.encode({"format": 1}), words("")):
+    told = first.read(later)
+    assert (told.level, told.members) == (3, ())
+    assert first.meet("b", told).accepted
+    for frame in (b"", b"\xc1", msgspec.msgpack.encode({"format": 1}), msgspec.msgpack.encode(words(""))):
         with pytest.raises(ValueError, match=r".+"):
-            first.meet("c", frame)
+            first.read(frame)
 
 
 async def test_links_are_up_when_both_have_accepted(world: Any, tmp_path: Path) -> None:

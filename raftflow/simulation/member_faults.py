@@ -118,6 +118,10 @@ class MemberFaults:
         stage.cut_off(victim, laggards)
         stage.bursts.fire(leader, rng.choice((3, 10)))
         await asyncio.sleep(0.05)
+        if not self.may_lose(victim):  # others were damaged or lost meanwhile
+            stage.rejoin(leader, laggards)
+            stage.rejoin(victim, laggards)
+            return
         stage.trace.fault("voter damaged", victim)
         stage.kill(victim)
         stage.kill(leader)

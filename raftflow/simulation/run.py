@@ -212,7 +212,12 @@ class World:
         """A leader within three seconds, equal replicas within ten."""
         history, cluster = self.history, self.cluster
         began_s = self.loop.time()
-        if not await self._until(lambda: cluster.leader() is not None, LEADER_WITHIN_S):
+
+        def led() -> bool:
+            self._start_down()
+            return cluster.leader() is not None
+
+        if not await self._until(led, LEADER_WITHIN_S):
             history.violation("no leader", f"none {LEADER_WITHIN_S:g} s after healing: {self._views()}")
             return
         target = max((view.commit_index for view in self._views()), default=0)

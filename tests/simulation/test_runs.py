@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,13 +10,16 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from raftflow.cli.main import root
-from raftflow.simulation import network
+from raftflow.domain.features import MEMBERS_LEVEL
+from raftflow.simulation import network, run
 from raftflow.simulation.campaign import campaign, run_many
 from raftflow.simulation.mutants import MUTANTS, hunt_named
+from raftflow.simulation.plan import Plan, make_plan
 from raftflow.simulation.run import GUARD_RULES, Options, simulate
 
 SEEDS_FOR_ALL_KINDS = 150
@@ -47,6 +51,45 @@ def test_five_replicas() -> None:
 @pytest.mark.parametrize("seed", REGRESSIONS)
 def test_seeds_that_once_failed(seed: int) -> None:
     assert simulate(seed).violations == []
+
+
+def planned(monkeypatch, **plan: object) -> None:
+    """Let every seed mean this, beside what it draws."""
+
+    def make(seed: int, options: Options) -> Plan:
+        return msgspec.structs.replace(make_plan(seed, options), levels=(), slow=0.0, **plan)
+
+    monkeypatch.setattr(run, "make_plan", make)
+
+
+def test_a_fault_that_shows_after_the_healing_is_no_end(monkeypatch) -> None:
+    """One of three is lost, and the disk of another fails when it votes, before there is a leader again."""
+    planned(monkeypatch, weights={})
+    heal, seen = run.World._heal, []
+
+    def heal_and_fail(world: run.World) -> None:
+        cluster, leader = world.cluster, world.cluster.leader()
+        assert cluster.level() >= MEMBERS_LEVEL
+        seen.append(leader)
+        cluster.destroy(next(name for name in cluster.names if name != leader))
+        world.stage.kill(leader)
+        heal(world)
+        cluster.fail_disk(leader, "sync", errno.EIO)
+
+    monkeypatch.setattr(run.World, "_heal", heal_and_fail)
+    report = simulate(1, Options(replicas=3, seconds=1.0))
+    assert report.violations == []
+    assert len(seen) == report.faults["failing sync"] == 1
+    assert any(f"{seen[0]} stopped: " in line for line in report.trace)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_two_of_three_voters_are_damaged_however_often_that_is_wanted(monkeypatch, seed: int) -> None:
+    planned(monkeypatch, weights={"damaged voter": 1}, every_s=0.03, calm=0.0)
+    report = simulate(seed, Options(replicas=3, seconds=2.0))
+    assert report.violations == []
+    damaged = {line.split()[1] for line in report.trace if line.endswith("! voter damaged")}
+    assert len(damaged) == 1
 
 
 def test_a_seed_is_one_run() -> None:

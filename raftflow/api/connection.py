@@ -28,6 +28,8 @@ class Connection(RequestHandler):
         self._lane = lane
         self._first: asyncio.TimerHandle | None = None
         self._slow: asyncio.TimerHandle | None = None
+        self._fresh = True
+        """Nothing has arrived yet. aiohttp may not even have begun to wait."""
         self._poll: Poll | None = None
         """The poll that is being read or answered here."""
         self._held = bytearray()
@@ -45,6 +47,7 @@ class Connection(RequestHandler):
             self._held += data
             self._go_on()
         elif self._lane is not None and self._waits_for_a_message() and (poll := self._lane.read(data)) is not None:
+            self._fresh = False
             self._poll = poll
             self._held += data
             self._go_on()
@@ -55,11 +58,13 @@ class Connection(RequestHandler):
             self._first = None
 
     def _waits_for_a_message(self) -> bool:
-        return self._waiter is not None and not self._waiter.done()
+        return self._fresh or (self._waiter is not None and not self._waiter.done())
 
     def _pass_on(self, data: bytes) -> None:
-        if self._lane is not None and not (self._waits_for_a_message() and is_one_message(data)):
+        # aiohttp itself hands over nothing, to go on with what it has.
+        if data and self._lane is not None and not (self._waits_for_a_message() and is_one_message(data)):
             self._lane = None
+        self._fresh = False
         super().data_received(data)
 
     # --- the lane

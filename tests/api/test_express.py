@@ -134,6 +134,43 @@ async def test_polls_sent_ahead_are_answered_in_order(one: Any) -> None:
         assert (await wire.answer())[0] == 200
 
 
+class Transport(asyncio.Transport):
+    """Takes what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    resume_reading = close = abort = pause_reading
+
+
+@pytest.mark.parametrize("first", ["poll", "register"])
+async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, first: str) -> None:
+    """Some event loops hand the first bytes over in the turn in which the connection is made."""
+    incarnation = await one.register()
+    body = msgspec.json.encode({"name": "a1", "instance": "i" * 8, "resources": {"cpu": 2}})
+    head = f"POST /v1/agents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    made, transport = one.server._connect(), Transport()
+    made.connection_made(transport)
+    if first == "register":
+        made.data_received(head.encode() + b"\r\n\r\n" + body)
+        await one.until(lambda: transport.written.endswith(b"}"))
+        transport.written = b""
+    made.data_received(poll(incarnation, 1))
+    await one.until(lambda: transport.written.startswith(b"HTTP/1.1 200"))
+    assert one.server.lane.taken == 1
+    made.connection_lost(None)
+
+
 async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) -> None:
     incarnation = await one.register()
     hidden = poll(incarnation, 1)

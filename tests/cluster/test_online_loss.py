@@ -55,21 +55,22 @@ def test_what_a_killed_agent_had_is_placed_first_and_in_time(
 ) -> None:
     cluster = online(agents=2, agent_cpus=2, prefetch=1, lease_ms=LEASE_MS)
     with cluster.client() as client:
-        workflow = client.submit({"name": "bag", "tasks": sleeps(60, 0.4)}).id
+        workflow = client.submit({"name": "bag", "tasks": sleeps(100, 0.25)}).id
         eventually(lambda: client.workflow(workflow).tasks.succeeded >= 8)
         eventually(lambda: (held := client.agent("a1")).running == 2 and held.queued)
         killed_s = kill_group(cluster, "a1")
-        # It comes back once it was given up, and works again.
         eventually(lambda: client.agent("a1").state == "lost")
+        (removal,) = removals(audit(cluster))
+        lost = {move.task_id for move in removal.transitions if move.event == "agent_lost"}
+        assert 2 <= len(lost) <= 3, "both that ran, and what waited"
+        eventually(lambda: all(client.task(workflow, task).attempt >= 2 for task in lost), what="their next attempts")
         assert client.workflow(workflow).state == "running"
+        # It comes back, and works again. (Before, it would be given fresh work: what was lost with it keeps away.)
         cluster.start_agent("a1")
         eventually(lambda: client.agent("a1").state == "returned", what="the word for its return")
         assert client.wait(workflow, timeout_s=90).state == "succeeded"
         assert client.agent("a1").state == "up", "the first success has shown that it is well"
         assert client.ledger_verify(cluster.url_of(cluster.wait_leader())).ok
-    (removal,) = removals(audit(cluster))
-    lost = {move.task_id for move in removal.transitions if move.event == "agent_lost"}
-    assert 2 <= len(lost) <= 3, "both that ran, and what waited"
     after = [(record, move) for record, move in moves(cluster, *PLACED) if record.index > removal.index]
     first = [move.task_id for _, move in after[: len(lost)]]
     assert set(first) == lost, f"fresh work came before {lost}: {first}"

@@ -112,6 +112,11 @@ class Machine:
         """Programs end quickly, so that a run can come to rest."""
         self._lease_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def running(self) -> int:
+        """How many programs run."""
+        return len(self._programs)
+
     def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
         """Start a program: implements `Executor`."""
         fence, task = assignment.fence, (assignment.workflow_id, assignment.task_id)
@@ -287,6 +292,11 @@ class SimAgent:
         self._machine: Machine | None = None
         self.lives = 0
         self._hurried = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether it runs a program."""
+        return self._machine is not None and self._machine.running > 0
 
     def hurry(self) -> None:
         """Let programs that start from now on end quickly."""

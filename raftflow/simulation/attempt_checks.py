@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from raftflow.domain.commands import RegisterAgent, RemoveAgent, ReportAttempts, SubmitWorkflow
+from raftflow.domain.commands import OfferEnds, RegisterAgent, RemoveAgent, ReportAttempts, SubmitWorkflow
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raftflow.domain.contract import AuditRecord, AuditTransition
     from raftflow.domain.replies import AnyReply
     from raftflow.domain.task import AttemptOutcome
+    from raftflow.domain.workflow import WorkflowSpec
 
 Task = tuple[str, str]
 """Workflow and task id."""
@@ -40,6 +41,13 @@ class Attempts:
         """Agent to the fences in its queue, in order."""
         self.capacity: dict[str, dict[str, int]] = {}
         self.demands: dict[Task, dict[str, int]] = {}
+        self.exclusive: dict[Task, None] = {}
+        self.timeouts: dict[Task, int] = {}
+        """Milliseconds that an attempt may take, the grace after SIGTERM included."""
+        self.limits: dict[str, int] = {}
+        """`max_parallel` of the workflows that have one."""
+        self.lost: dict[Task, tuple[int, str]] = {}
+        """Fence and agent of the last attempt of tasks that nobody has: perhaps lost, if nobody reported its end."""
         self.incarnation: dict[str, int] = {}
         """Agents that are present."""
         self.fence = 0
@@ -50,25 +58,36 @@ class Attempts:
         problems: list[str] = []
         if record.outcome == "ok":
             if isinstance(command, SubmitWorkflow) and isinstance(reply, WorkflowAccepted):
-                for task in command.spec.tasks:
-                    self.demands[command.workflow_id, task.id] = task.resources
+                self._learn(command.workflow_id, command.spec)
             elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
                 self.capacity[command.name] = command.capacity
         if isinstance(reply, AgentAccepted):
             self.incarnation[reply.name] = reply.incarnation
         elif isinstance(command, RemoveAgent) and isinstance(reply, Done) and reply.changed:
             self.incarnation.pop(command.name, None)
-        if isinstance(command, ReportAttempts) and isinstance(reply, Reported):
+        if isinstance(command, ReportAttempts | OfferEnds) and isinstance(reply, Reported):
             if self.incarnation.get(command.agent) != command.incarnation:
                 problems.append(f"a report of incarnation {command.incarnation} of {command.agent} counted")
             problems += self._judge_ends(command, reply)
         for transition in record.transitions:
+            if transition.event == "offered" and not isinstance(command, OfferEnds):
+                problems.append(f"{transition.task_id} was offered by {type(command).__name__}")
             problem = self._move(transition)
             if problem is not None:
                 problems.append(f"{transition.workflow_id}/{transition.task_id}: {problem}")
         return problems
 
-    def _judge_ends(self, command: ReportAttempts, reply: Reported) -> list[str]:
+    def _learn(self, workflow: str, spec: WorkflowSpec) -> None:
+        if spec.max_parallel is not None:
+            self.limits[workflow] = spec.max_parallel
+        for task in spec.tasks:
+            self.demands[workflow, task.id] = task.resources
+            if task.timeout_ms is not None:
+                self.timeouts[workflow, task.id] = task.timeout_ms + task.grace_ms
+            if task.exclusive:
+                self.exclusive[workflow, task.id] = None
+
+    def _judge_ends(self, command: ReportAttempts | OfferEnds, reply: Reported) -> list[str]:
         problems = []
         for end, verdict in zip(command.ends, reply.verdicts, strict=True):
             if verdict.verdict != "accepted":
@@ -77,6 +96,10 @@ class Attempts:
             known = self.live.get(end.fence)
             if end.fence in self.ended:
                 problems.append(f"the end of fence {end.fence} was accepted twice")
+            elif isinstance(command, OfferEnds):
+                last = self.lost.get(task)
+                if last != (end.fence, command.agent):
+                    problems.append(f"{command.agent} offered {task} with fence {end.fence}, but its last was {last}")
             elif known != (task, command.agent) or end.fence not in {
                 self.fence_of.get(task),
                 self.backup_of.get(task),
@@ -105,6 +128,8 @@ class Attempts:
             if step.before == "queued" and step.fence in queue:
                 queue.remove(step.fence)
             if step.after not in _LIVE:
+                if step.event != "failed_retry":
+                    self.lost[task] = (step.fence, step.agent)
                 del self.fence_of[task]
                 self.live.pop(step.fence, None)
                 self.running.get(step.agent, {}).pop(step.fence, None)
@@ -112,6 +137,7 @@ class Attempts:
             if step.fence <= self.fence:
                 return f"got fence {step.fence} after fence {self.fence} was given"
             self.fence = step.fence
+            self.lost.pop(task, None)
             self.fence_of[task] = step.fence
             self.live[step.fence] = (task, step.agent)
             queue = self.queued.setdefault(step.agent, [])
@@ -119,6 +145,9 @@ class Attempts:
                 queue.append(step.fence)
             elif queue:
                 return f"fence {step.fence} starts although {queue} wait"
+            limit = self.limits.get(task[0])
+            if limit is not None and (live := sum(other[0] == task[0] for other in self.fence_of)) > limit:
+                return f"is one of {live} under way, and {limit} may be"
         return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
 
     def _back_up(self, task: Task, step: AuditTransition) -> str | None:
@@ -149,6 +178,8 @@ class Attempts:
     def _allocate(self, agent: str, fence: int, task: Task) -> str | None:
         running = self.running.setdefault(agent, {})
         running[fence] = self.demands.get(task, {})
+        if len(running) > 1 and any(self.live[other][0] in self.exclusive for other in running):
+            return f"runs on {agent} with {sorted(running)}, and one of them is exclusive"
         for resource, capacity in self.capacity.get(agent, {}).items():
             used = sum(demand.get(resource, 0) for demand in running.values())
             if used > capacity:

@@ -9,6 +9,7 @@
     false acknowledgement, commit without majority: a leader believes what is not on the disks of the others
     needless snapshot   a replica drops a log that has all of the snapshot, and perhaps more
     two changes, wrong members, without majority, outsider, removed, too new: see `member_checks.py`
+    early deadline  an attempt was given up before its time, by a clock that nobody can set
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from raftflow.domain.commands import (
+    FireTimers,
     OfferEnds,
     ReportAttempts,
     decode_entry,
@@ -40,6 +42,7 @@ from raftflow.simulation.attempt_checks import Attempts, Task
 from raftflow.simulation.member_checks import MemberModel
 
 if TYPE_CHECKING:
+    from raftflow.domain.contract import AuditRecord
     from raftflow.domain.replies import AnyReply
     from raftflow.machine.machine import EntryResult
     from raftflow.simulation.cluster import Host
@@ -96,6 +99,8 @@ class History:
         """Who runs a task at the moment: fence to agent."""
         self.finished: dict[int, str] = {}
         """Fence to how the program itself ended."""
+        self._started_s: dict[int, float] = {}
+        """When attempts began to run, by the log."""
         self._announced_term = 0
         self._empty: set[int] = set()
         """Indexes of no-ops."""
@@ -325,8 +330,24 @@ class History:
                     )
             for problem in self.attempts.follow(command, reply, record):
                 self.violation("attempt", f"at {index}: {problem}")
+            self._watch_deadlines(record, fired=isinstance(command, FireTimers))
             if isinstance(command, ReportAttempts | OfferEnds) and isinstance(reply, Reported):
                 self._compare_ends(command, reply)
+
+    def _watch_deadlines(self, record: AuditRecord, *, fired: bool) -> None:
+        """Wall clocks may say what they like: an attempt has the time that its task gives it."""
+        now_s = self._trace.now_s()
+        for step in record.transitions:
+            if step.event in {"failed_retry", "failed_final"} and fired:
+                took_ms = (now_s - self._started_s.get(step.fence, now_s)) * 1000
+                may_ms = self.attempts.timeouts.get((step.workflow_id, step.task_id), 0)
+                if took_ms < may_ms:
+                    self.violation(
+                        "early deadline",
+                        f"{step.workflow_id}/{step.task_id} was given up after {took_ms:.0f} ms of {may_ms}",
+                    )
+            elif step.after == "running":
+                self._started_s.setdefault(step.fence, now_s)
 
     def _compare_ends(self, command: ReportAttempts | OfferEnds, reply: Reported) -> None:
         """What is accepted as a success must have run to its end."""

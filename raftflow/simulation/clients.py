@@ -40,7 +40,11 @@ _ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "re
 
 
 def make_workflow(rng: Random, name: str, *, caches: bool = False) -> WorkflowSpec:
-    """Return a small workflow, of which `caches` says whether its tasks share results with equal ones."""
+    """Return a small workflow. With `caches` its tasks share results with equal ones, or it has other limits.
+
+    What comes with `caches` needs feature level 3.
+    """
+    online = caches and rng.random() < 0.5
     tasks: list[TaskSpec] = []
     for number in range(rng.choice((1, 1, 1, 2, 3, 5))):
         needs = tuple(task.id for task in tasks if rng.random() < 0.4)
@@ -56,10 +60,16 @@ def make_workflow(rng: Random, name: str, *, caches: bool = False) -> WorkflowSp
                 timeout_ms=rng.choice((None, None, 1000)),
                 grace_ms=rng.choice((0, 100)),
                 env={"X": "x" * rng.choice((0, 0, 10, 300))},
-                cache="" if caches else None,
+                cache="" if caches and not online else None,
+                exclusive=online and rng.random() < 0.3,
             )
         )
-    return WorkflowSpec(name=name, tasks=tuple(tasks), on_failure=rng.choice(("stop", "continue")))
+    return WorkflowSpec(
+        name=name,
+        tasks=tuple(tasks),
+        on_failure=rng.choice(("stop", "continue")),
+        max_parallel=rng.choice((None, 1, 2)) if online else None,
+    )
 
 
 class Client:

@@ -56,7 +56,13 @@ KINDS: Final[dict[str, int]] = {
     "ghost": 3,
     "damaged voter": 3,
 }
-"""Kinds of faults with their usual weight."""
+"""Kinds of faults with their usual weight. "clock ahead" is of the family `leases` only."""
+
+
+HOUR_MS: Final = 3_600_000
+LOOKS_MAX: Final = 50
+AWAY_S: Final = (1.6, 3.0)
+"""How long an agent is cut off that is to be given up; a lease is 1.5 s."""
 
 
 class Faults:
@@ -78,6 +84,8 @@ class Faults:
         self._every_s = every_s
         self._calm = calm
         self._held = False
+        self._away: set[str] = set()
+        """Agents that are cut off for longer than their lease."""
         self._kinds = list(weights)
         self._weights = list(weights.values())
         dramas = Dramas(stage, spoil_restores="bad restore" in weights)
@@ -107,6 +115,7 @@ class Faults:
             "snapshot": stage.snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
+            "clock ahead": self._clock_ahead,
             "add member": changes.add,
             "remove member": changes.remove,
             "replace member": changes.replace,
@@ -162,7 +171,7 @@ class Faults:
             if self._rng.random() < 0.5:
                 self._stage.restart(name)
         for direction in sorted(self._network.blocked):
-            if self._rng.random() < 0.2:
+            if self._rng.random() < 0.2 and direction[0] not in self._away:
                 self._network.heal(*direction)
         for agent in self._agents:
             if agent.process is None and self._rng.random() < 0.3:
@@ -203,6 +212,20 @@ class Faults:
         jump_ms = self._rng.choice((-3_600_000, -60_000, -5_000, -500, 500, 5_000, 50_000, 3_600_000))
         clock.offset_ms = 0 if self._rng.random() < 0.3 else clock.offset_ms + jump_ms
         self._trace.fault("wall clock jumps", name, f"to {clock.offset_ms} ms")
+
+    def _clock_ahead(self, _name: str) -> None:
+        self._stage.play(self._put_an_hour_ahead())
+
+    async def _put_an_hour_ahead(self) -> None:
+        """Put the leader's wall clock an hour ahead while attempts run, which is beyond every deadline of theirs."""
+        for _ in range(LOOKS_MAX):
+            leader = self._cluster.leader()
+            if leader is not None and any(agent.busy for agent in self._agents):
+                self._cluster.hosts[leader].clock.offset_ms = HOUR_MS
+                self._trace.fault("hour ahead at work", leader)
+                self._bursts.fire(leader, 3)
+                return
+            await asyncio.sleep(0.02)
 
     def _burst(self, name: str) -> None:
         target = name if self._rng.random() < 0.15 else self._cluster.leader() or name
@@ -301,7 +324,31 @@ class Faults:
                 self._loop.call_later(seconds, self._loop.thaw, process, context=contextvars.Context())
         elif chance < 0.65:
             agent.leave()
+        elif chance < 0.8:
+            self._stage.play(self._cut_off_for_long())
         else:
             self._trace.fault("agent cut off", agent.name)
             for replica in self._cluster.names:
                 self._network.cut(agent.name, replica)
+
+    async def _cut_off_for_long(self) -> None:
+        """Cut an agent off at work until it is given up, and let it come back with what it had finished before."""
+        for _ in range(LOOKS_MAX):
+            busy = [agent.name for agent in self._agents if agent.busy and agent.name not in self._away]
+            if busy:
+                break
+            await asyncio.sleep(0.02)
+        else:
+            return
+        agent = self._rng.choice(busy)
+        self._trace.fault("agent given up at work", agent)
+        replicas = list(self._cluster.names)
+        self._away.add(agent)
+        try:
+            for replica in replicas:
+                self._network.cut(agent, replica)
+            await asyncio.sleep(self._rng.uniform(*AWAY_S))
+        finally:
+            self._away.discard(agent)
+        for replica in replicas:
+            self._network.heal(agent, replica)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from raftflow.coordinator.clock import ClusterClock
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
@@ -183,6 +184,19 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="a clock that jumps makes agents lost",
         plant=plants.leases_on_wall_clock,
         family="leases",
+    ),
+    Mutant(
+        name="clock jumps with the wall",
+        about="cluster time is the leader's wall clock",
+        plant=plants.attribute(ClusterClock, "now_ms", plants.wall_time),
+        family="leases",
+    ),
+    Mutant(
+        name="superseded offer accepted",
+        about="a returning agent's result counts for whatever attempt was the last",
+        plant=plants.accept_superseded,
+        family="leases",
+        seeds_max=80,
     ),
     Mutant(
         name="short patience",

@@ -12,11 +12,12 @@ from unittest.mock import patch
 import msgspec
 
 from raftflow.agent.clock import Lease
+from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.leases import Leases
-from raftflow.domain.commands import ReportAttempts, ReportEnds
+from raftflow.domain.commands import OfferEnds, ReportAttempts, ReportEnds
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.replies import EndVerdict
+from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.rooms import fits_in
 from raftflow.domain.task import AttemptOutcome
 from raftflow.machine import apply as machine_apply
@@ -289,6 +290,33 @@ def leases_on_wall_clock() -> Patch:
         self.leases = WallLeases(named["lease_ms"], named["clock"])
 
     return patch.object(LeaderLoop, "__init__", with_wall_clock)
+
+
+def wall_time(self: ClusterClock) -> int:
+    """Tell the time of day, or the state machine's if that is later."""
+    return max(self._clock.now_ms(), self._seen_ms())
+
+
+def accept_superseded() -> Patch:
+    judge = attempts._offer_end  # noqa: SLF001
+
+    def generous(step: Step, command: Any) -> Reported:
+        """Take any success for that of the task's last attempt, whoever had it."""
+        verdicts = []
+        for end in command.ends:
+            workflow = step.state.workflows.get(end.workflow_id)
+            task = None if workflow is None else workflow.by_id.get(end.task_id)
+            if task is None or workflow is None or task.last is None or task.state not in attempts._OFFERABLE:  # noqa: SLF001
+                verdicts.append(judge(step, step.state.agents[command.agent], end))
+                continue
+            task.last.outcome = AttemptOutcome.LOST
+            present = msgspec.structs.replace(end, fence=task.last.fence)
+            verdicts.append(judge(step, step.state.agents[task.last.agent], present))
+        return Reported(tuple(verdicts))
+
+    handlers = machine_apply.HANDLERS
+    name, _handler, subject = handlers[OfferEnds]
+    return patch.dict(handlers, {OfferEnds: (name, generous, subject)})
 
 
 def impatient_leases() -> Patch:

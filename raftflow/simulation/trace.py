@@ -26,6 +26,10 @@ class Trace:
         self.faults: Counter[str] = Counter()
         """Faults that took effect, by kind."""
 
+    def now_s(self) -> float:
+        """Return the simulated time."""
+        return self._loop.time()
+
     def note(self, who: str, what: str) -> None:
         """Remember an event."""
         line = f"{self._loop.time() - START_S:10.6f} {who:>9} {what}"

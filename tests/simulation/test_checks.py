@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing
 from types import SimpleNamespace
 
@@ -10,8 +11,10 @@ import pytest
 
 from raftflow.domain.commands import (
     AttemptEnd,
+    AttemptFinish,
     CommitPlacements,
     FireTimers,
+    OfferEnds,
     Placement,
     RegisterAgent,
     ReportAttempts,
@@ -444,13 +447,86 @@ def test_a_report_of_an_old_incarnation(model) -> None:
     assert "incarnation 7" in report(model, 1, incarnation=7, verdict="stale")[0]
 
 
+def offer(model, fence, agent="a1", *, verdict="accepted", incarnation=1):
+    end = AttemptFinish(fence, "wf", "x", AttemptOutcome.SUCCEEDED)
+    command = OfferEnds(at_ms=1, actor="", agent=agent, incarnation=incarnation, ends=(end,))
+    came = step("x", "ready", "offered", "succeeded", fence, agent)
+    return model.follow(
+        command, Reported((EndVerdict(fence, verdict),)), record(*((came,) if verdict == "accepted" else ()))
+    )
+
+
+def test_a_lost_agent_brings_its_result_back(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    placed(model, step("x", "running", "agent_lost", "ready", 1))
+    assert offer(model, 1) == []
+    assert any("accepted twice" in problem for problem in offer(model, 1))
+
+
+def test_offers_that_must_not_count(model) -> None:
+    """Of an attempt that is live, and of another task's."""
+    model.capacity["a2"] = {"cpu": 1000}
+    model.incarnation["a2"] = 1
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert any("its last was None" in problem for problem in offer(model, 1))
+    placed(
+        model, step("y", "ready", "started", "running", 2, "a2"), step("y", "running", "agent_lost", "ready", 2, "a2")
+    )
+    assert any("its last was None" in problem for problem in offer(model, 2, "a2"))
+
+
+def test_an_offer_of_a_superseded_attempt(model) -> None:
+    model.capacity["a2"] = {"cpu": 1000}
+    placed(model, step("x", "ready", "started", "running", 1))
+    placed(model, step("x", "running", "agent_lost", "ready", 1), step("x", "ready", "started", "running", 2, "a2"))
+    placed(model, step("x", "running", "agent_lost", "ready", 2, "a2"))
+    assert any("its last was (2, 'a2')" in problem for problem in offer(model, 1))
+
+
+def test_an_offer_under_an_old_incarnation(model) -> None:
+    assert "incarnation 7" in offer(model, 1, incarnation=7, verdict="stale")[0]
+
+
+def test_a_task_that_is_offered_by_another_command(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    placed(model, step("x", "running", "agent_lost", "ready", 1))
+    assert "was offered by CommitPlacements" in placed(model, step("x", "ready", "offered", "succeeded", 1))[0]
+
+
+def test_more_of_a_workflow_than_it_allows(model) -> None:
+    model.limits["wf"] = 1
+    placed(model, step("x", "ready", "queued", "queued", 1))
+    assert "one of 2 under way" in placed(model, step("y", "ready", "queued", "queued", 2))[0]
+
+
+def test_an_exclusive_task_that_is_not_alone(model) -> None:
+    model.capacity["a1"] = {"cpu": 4000}
+    model.exclusive["wf", "x"] = None
+    assert placed(model, step("x", "ready", "started", "running", 1)) == []
+    assert "one of them is exclusive" in placed(model, step("y", "ready", "started", "running", 2))[0]
+
+
+@pytest.mark.parametrize(("wait_s", "wrong"), [(0.5, ["early deadline"]), (2.0, [])])
+def test_a_deadline_that_passes_before_its_time(model, history, wait_s: float, wrong: list[str]) -> None:
+    model.timeouts["wf", "x"] = 1000
+    history._watch_deadlines(record(step("x", "ready", "started", "running", 1)), fired=False)
+    history._trace._loop.run_until_complete(asyncio.sleep(wait_s))
+    given_up = record(step("x", "running", "failed_retry", "delayed", 1))
+    history._watch_deadlines(given_up, fired=False)
+    assert kinds(history) == [], "the agent said so"
+    history._watch_deadlines(given_up, fired=True)
+    assert kinds(history) == wrong
+
+
 def test_demands_and_capacities_are_learnt_from_the_commands(history) -> None:
     who = host("a")
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="t", command=("true",), resources={"cpu": 700}),))
+    task = TaskSpec(id="t", command=("true",), resources={"cpu": 700}, timeout_ms=1000, grace_ms=100)
+    spec = WorkflowSpec(name="w", tasks=(task,))
     submit = SubmitWorkflow(at_ms=1, actor="client:c", workflow_id="wf-1", spec=spec)
     register = RegisterAgent(at_ms=1, actor="agent:a1", name="a1", instance="instance", capacity={"cpu": 1000})
     apply(history, who, 2, encode_entry((submit, register)))
     assert kinds(history) == []
     assert history.attempts.demands == {("wf-1", "t"): {"cpu": 700}}
+    assert history.attempts.timeouts == {("wf-1", "t"): 1100}
     assert history.attempts.capacity == {"a1": {"cpu": 1000}}
     assert msgspec.json.decode(answer(who.replica.machine, ("workflow", "wf-1")))["name"] == "w"

@@ -34,6 +34,8 @@ TIMEOUT_S: Final = 1.2
 LATE_S: Final = 2.5
 """How long a request may be on its way to a replica."""
 LOOK_S: Final = 0.02
+FINISH_S: Final = 120.0
+"""A healed world whose members are not in order by then never will be."""
 Change = tuple[str, str]
 """`add`, `add ghost` or `remove`, and whom."""
 Voters = frozenset[str]
@@ -169,7 +171,12 @@ class Operator:
 
     async def finish(self) -> None:
         """Replace what is lost, upgrade what is old, let newcomers become members, until nothing is left to do."""
+        until_s = self._loop.time() + FINISH_S
         while not self._history.violations:
+            if self._loop.time() > until_s:
+                who = [f"{name} {each.role.value} of {each.term}" for name, each in self._cluster.views().items()]
+                self._history.violation("members do not settle", f"in {FINISH_S:g} s of a healed world: {who}")
+                return
             members = self.members()
             if members is None:
                 await asyncio.sleep(LOOK_S)

@@ -10,20 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from raftflow.coordinator.calm import Calm
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import STALL_S, Leases
+from raftflow.coordinator.removals import Removals
 from raftflow.coordinator.standing import Standing
-from raftflow.coordinator.submitter import ProposeError, Submitter
+from raftflow.coordinator.submitter import Submitter
 from raftflow.domain.commands import (
     CommitPlacements,
     FireTimers,
     Placement,
     RaiseFeatureLevel,
-    RemoveAgent,
     RetireWorkflows,
     Supported,
 )
@@ -97,6 +97,7 @@ class LeaderLoop:
         self.standing = Standing()
         self.calm = Calm()
         self._actor = f"leader:{name}"
+        self.removals = Removals(actor=self._actor, submitter=submitter, clock=clock, on_bug=on_bug)
         self._machine = machine
         self._submitter = submitter
         self._clock = clock
@@ -110,7 +111,6 @@ class LeaderLoop:
         self._retiring = Errand("retire", self._retire, on_bug)
         self._raising = Errand("level", self._raise, on_bug)
         self._errands = (self._placing, self._firing, self._retiring, self._raising)
-        self._removals: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._lease_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
         self._wake_due_ms: int | None = None
@@ -159,9 +159,7 @@ class LeaderLoop:
         self._leading = False
         for errand in self._errands:
             errand.stop()
-        for task in self._removals.values():
-            task.cancel()
-        self._removals.clear()
+        self.removals.stop()
         for timer in (self._lease_timer, self._wake_timer, self._retire_timer, self._level_timer):
             if timer is not None:
                 timer.cancel()
@@ -246,10 +244,10 @@ class LeaderLoop:
             agent = self._machine.state.agents.get(name)
             if agent is None or not agent.present:
                 self.leases.forget(name)
-            elif (name, agent.incarnation) not in self._removals:
+            elif (name, agent.incarnation) not in self.removals:
                 over.append((name, agent.incarnation))
         for name, incarnation in over[: self._may_remove(len(over), now_s)]:
-            self._remove(name, incarnation, "lost")
+            self.removals.begin(name, incarnation)
         self._arm_leases()
 
     def _trust(self, name: str) -> None:
@@ -269,7 +267,7 @@ class LeaderLoop:
     def _may_remove(self, wanted: int, now_s: float) -> int:
         """Return how many of the agents whose leases are over may be given up now."""
         if not wanted:
-            if self.calm.active and not self._removals:
+            if self.calm.active and not self.removals:
                 _log.warning("the mass loss of agents is over")
                 self.calm.reset()
             return 0
@@ -283,29 +281,6 @@ class LeaderLoop:
                 present,
             )
         return granted
-
-    def _remove(self, name: str, incarnation: int, reason: Literal["lost", "left"]) -> None:
-        key = (name, incarnation)
-        task = asyncio.get_running_loop().create_task(self._propose_removal(name, incarnation, reason))
-        self._removals[key] = task
-        task.add_done_callback(lambda done: self._removed(key, done))
-
-    async def _propose_removal(self, name: str, incarnation: int, reason: Literal["lost", "left"]) -> None:
-        _log.warning("agent %s (incarnation %d) was silent for longer than its lease", name, incarnation)
-        command = RemoveAgent(
-            at_ms=self._clock.now_ms(), actor=self._actor, name=name, incarnation=incarnation, reason=reason
-        )
-        try:
-            await self._submitter.propose(command)
-        except ProposeError as error:
-            # The lease stays expired, so the next check decides again; a second removal would be refused as stale.
-            _log.info("agent %s could not be removed yet: %s", name, error)
-
-    def _removed(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
-        if self._removals.get(key) is task:
-            del self._removals[key]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_bug(error)
 
     # --- timers
 

@@ -2,7 +2,8 @@
 
 An agent stops its attempts when its lease ends, counted from when it *sent* the last poll that was answered. The
 leader counts from when that poll *arrived*, and adds a margin, so it gives an agent up only after the agent has given
-up itself. A new leader knows nothing and gives everybody a full fresh lease.
+up itself. A new leader knows nothing and gives everybody a full fresh lease. From the moment when an agent is
+given up until that is settled, its polls are not answered (`removals.py`).
 """
 
 from __future__ import annotations

@@ -245,6 +245,9 @@ class PollDesk:
             # Perhaps this replica was replaced and has not heard of it, and the agent knows more than we do.
             await self._barrier()
             agent = self._machine.state.agents.get(name)
+        if await self._leader.removals.settled(name, request.incarnation):
+            self._require_leading()
+            agent = self._machine.state.agents.get(name)
         if agent is None:
             return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {name!r}; it must register first")
         if agent.incarnation != request.incarnation or not agent.present:

@@ -74,6 +74,7 @@ def _judge_replica(evidence: Evidence, replica: str, records: Sequence[AuditLine
     strangers = sorted(agent for agent in reruns if agent != evidence.dead_agent)
     failures = account.failures()
     again = sum(reruns.values())
+    overtaken = account.overtaken_agents()[evidence.dead_agent or ""]
     return [
         Check(
             name=f"{replica}: every task succeeded exactly once",
@@ -90,8 +91,9 @@ def _judge_replica(evidence: Evidence, replica: str, records: Sequence[AuditLine
         ),
         Check(
             name=f"{replica}: attempts re-run only for the dead agent",
-            ok=not strangers and not failures and (evidence.dead_agent is None or again > 0),
+            ok=not strangers and not failures and (evidence.dead_agent is None or again + overtaken > 0),
             detail=f"{again} taken back from {evidence.dead_agent or 'nobody'}"
+            + (f", {overtaken} overtaken by backups" if overtaken else "")
             + (f", also from {strangers}" if strangers else "")
             + (f", failed: {failures}" if failures else ""),
         ),

@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 
 from raftflow.domain.contract import AuditLine
 
-_BEGINS = {"queued", "started"}
-_ENDS = {"released", "succeeded", "failed_retry", "failed_final", "agent_lost", "cancelled"}
+_BEGINS = {"queued", "started", "backup_started"}
+_ENDS = {
+    "released", "succeeded", "failed_retry", "failed_final", "agent_lost", "cancelled", "backup_ended", "moved",
+    "outgrown",
+}  # fmt: skip
+_SUCCESSES = {"succeeded", "cached", "offered"}
+"""`cached` has no attempt, and `offered` is the late word of one that had ended as lost."""
 
 
 @dataclass(slots=True)
@@ -44,6 +49,10 @@ class Account:
         """Count, by agent, the attempts that were taken away because their agent was gone."""
         return Counter(self.assigned[fence][1] for fence, event in self.ended.items() if event == "agent_lost")
 
+    def overtaken_agents(self) -> Counter[str]:
+        """Count, by agent, the attempts of which there were two and that were not the one that went on."""
+        return Counter(self.assigned[fence][1] for fence, event in self.ended.items() if event == "backup_ended")
+
     def failures(self) -> list[str]:
         """Tasks with an attempt that failed by itself."""
         return sorted(self.assigned[fence][0] for fence, event in self.ended.items() if event.startswith("failed"))
@@ -57,7 +66,7 @@ def account_of(records: Iterable[AuditLine], workflow_id: str) -> Account:
             if move.workflow_id != workflow_id:
                 continue
             account.last_states[move.task_id] = move.after
-            if move.event == "succeeded":
+            if move.event in _SUCCESSES:
                 account.succeeded[move.task_id] += 1
             if move.event in _BEGINS:
                 account.assigned[move.fence] = (move.task_id, move.agent)

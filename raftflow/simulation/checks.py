@@ -11,6 +11,7 @@
     two changes, wrong members, without majority, outsider, removed, too new: see `member_checks.py`
     early deadline  an attempt was given up before its time, by a clock that nobody can set
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
+    failed sync ignored   a replica goes on after its journal could not be synced
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
 

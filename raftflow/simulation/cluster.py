@@ -11,7 +11,7 @@ import contextvars
 import errno
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from raftflow.coordinator.clock import IdSource
 from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
@@ -48,6 +48,9 @@ EPOCH_MS: Final = 1_700_000_000_000
 NAMES: Final = "abcdefg"
 _FULL_BYTES: Final = 2_000
 STOP_WITHIN_S: Final = 0.5
+SYNC_STOP_WITHIN_S: Final = 2.5
+"""Longer than the slowest disk takes to tell that a sync failed."""
+LOOK_S: Final = 0.02
 FILE_MAX: Final = 9
 """Replicas that the configuration of a newcomer names."""
 
@@ -430,9 +433,29 @@ class Cluster:
             host.disk.fail = _sound
             host.may_fail = f"{operation} fails with {errno.errorcode[error]}"
             self._trace.fault(f"failing {operation}", name)
+            if operation == "sync" and path.suffix == ".segment":
+                self._must_stop(host)
             return error
 
         host.disk.fail = fail
+
+    def _must_stop(self, host: Host) -> None:
+        """A replica whose journal could not be synced must not go on: what it believes is not on its disk."""
+        process, log = host.process, cast("Any", host.replica).log
+        durable, until_s = log._journal.durable_index, self._loop.time() + SYNC_STOP_WITHIN_S  # noqa: SLF001
+
+        def check() -> None:
+            if host.process is not process or process is None or process.frozen:
+                return
+            now_durable = log._journal.durable_index  # noqa: SLF001
+            if now_durable > durable or self._loop.time() >= until_s:
+                self._history.violation(
+                    "failed sync ignored", f"{host.name} goes on and believes in {now_durable}, after {durable}"
+                )
+                return
+            self._loop.call_later(LOOK_S, check, context=contextvars.Context())
+
+        self._loop.call_later(LOOK_S, check, context=contextvars.Context())
 
     def fill_disk(self, name: str, room_bytes: int = _FULL_BYTES) -> None:
         """Leave so many bytes on a replica's disk."""

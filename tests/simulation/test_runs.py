@@ -161,7 +161,7 @@ def test_a_run_without_the_guard_ends() -> None:
     assert "frames were sent" in next(found.detail for found in report.violations if found.kind == "spinning")
 
 
-@pytest.mark.parametrize("name", ["T2 off", "double release", "request ids ignored"])
+@pytest.mark.parametrize("name", ["T2 off", "double release", "request ids ignored", "failed sync ignored"])
 def test_planted_faults_are_found(name: str) -> None:
     assert hunt_named(name).found
 

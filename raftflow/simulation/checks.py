@@ -9,6 +9,7 @@
     false acknowledgement, commit without majority: a leader believes what is not on the disks of the others
     needless snapshot   a replica drops a log that has all of the snapshot, and perhaps more
     two changes, wrong members, without majority, outsider, removed, too new: see `member_checks.py`
+    given up early  an agent was declared lost that had been heard within its lease
     early deadline  an attempt was given up before its time, by a clock that nobody can set
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
     failed sync ignored   a replica goes on after its journal could not be synced
@@ -163,6 +164,27 @@ class History:
         self.members.watch(host, log)
         self._listen(host.name, log)
         self._check_beliefs_in(host.name)
+        self._watch_leases(host)
+
+    def _watch_leases(self, host: Host) -> None:
+        """A leader gives an agent up when it has not heard it for a lease, by a clock that nobody can set."""
+        assert host.replica is not None  # noqa: S101 - it serves
+        leader: Any = host.replica.leader
+        lease_s = host.replica.config.timing.lease_ms / 1000
+        contact, begin = leader.leases.contact, leader.removals.begin
+        heard_s: dict[str, float] = {}
+
+        def heard(name: str, now_s: float) -> None:
+            heard_s[name] = self._trace.now_s()
+            contact(name, now_s)
+
+        def give_up(name: str, incarnation: int) -> None:
+            silent_s = self._trace.now_s() - heard_s.get(name, 0.0)
+            if silent_s < lease_s:
+                self.violation("given up early", f"{host.name} gives {name} up, heard {silent_s:.3f} s ago")
+            begin(name, incarnation)
+
+        leader.leases.contact, leader.removals.begin = heard, give_up
 
     def _check_beliefs_in(self, peer: str) -> None:
         """What the leaders believe of a replica must still be true after a start, or after a snapshot was loaded."""

@@ -423,8 +423,10 @@ class Cluster:
 
     # Faults of a machine.
 
-    def fail_disk(self, name: str, operation: str, error: int, *, where: str = "") -> None:
-        """Let the next such operation on a replica's disk fail, on a path that contains `where`."""
+    def fail_disk(
+        self, name: str, operation: str, error: int, *, where: str = "", then: Callable[[], None] = lambda: None
+    ) -> None:
+        """Let the next such operation on a disk fail, on a path that contains `where`; then call `then`."""
         host = self.hosts[name]
 
         def fail(asked: str, path: Path) -> int | None:
@@ -435,6 +437,7 @@ class Cluster:
             self._trace.fault(f"failing {operation}", name)
             if operation == "sync" and path.suffix == ".segment":
                 self._must_stop(host)
+            then()
             return error
 
         host.disk.fail = fail

@@ -239,10 +239,16 @@ class Faults:
     def _fail_disk(self, name: str) -> None:
         if self._cluster.hosts[name].process is not None:
             if self._rng.random() < 0.4:
-                # What such a sync did not write is gone when the power goes, though it can still be read before.
-                self._cluster.fail_disk(name, "sync", errno.EIO, where="journal")
-                after_s = self._rng.uniform(0.05, 0.3)
-                self._stage.strike(after_s, self._cluster.crash, name)
+                # What such a sync did not write is gone when the power goes, though it can still be read before. If
+                # that is soon nothing stands behind it, and the journal does not look damaged.
+                after_s = 0.001 * 100.0 ** self._rng.random()
+                self._cluster.fail_disk(
+                    name,
+                    "sync",
+                    errno.EIO,
+                    where="journal",
+                    then=lambda: self._stage.strike(after_s, self._cluster.crash, name),
+                )
                 return
             operation = self._rng.choice(("sync", "sync", "write", "create", "rename", "sync_dir"))
             self._cluster.fail_disk(name, operation, errno.EIO)

@@ -176,6 +176,6 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
         plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 3, 0.05
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 5, 0.05
         plan.weights = {"agent": 10, "clock": 6, "clock ahead": 3, "transfer": 2, "pause": 1}
         plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True

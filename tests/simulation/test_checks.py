@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from raftflow.coordinator.leases import Leases
 from raftflow.domain.commands import (
     AttemptEnd,
     AttemptFinish,
@@ -32,6 +33,8 @@ from raftflow.replication.membership import Membership
 from raftflow.simulation.checks import History, Read, answer
 from raftflow.simulation.loop import VirtualLoop
 from raftflow.simulation.trace import Trace
+
+LEASE_MS = 500
 
 
 @pytest.fixture
@@ -87,7 +90,10 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
 
 
 def host(name, *, log=None, machine=None):
-    replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine())
+    removals = SimpleNamespace(begin=lambda _name, _incarnation: None)
+    leader = SimpleNamespace(leases=Leases(LEASE_MS), removals=removals)
+    config = SimpleNamespace(timing=SimpleNamespace(lease_ms=LEASE_MS))
+    replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine(), leader=leader, config=config)
     return SimpleNamespace(name=name, replica=replica, serving=True, level=LEVEL)
 
 
@@ -516,6 +522,19 @@ def test_a_deadline_that_passes_before_its_time(model, history, wait_s: float, w
     assert kinds(history) == [], "the agent said so"
     history._watch_deadlines(given_up, fired=True)
     assert kinds(history) == wrong
+
+
+@pytest.mark.parametrize(("wait_s", "wrong"), [(0.4, 1), (0.6, 0)])
+def test_an_agent_that_is_given_up_early(history, wait_s: float, wrong: int) -> None:
+    who = host("a")
+    history.started(who)
+    leader = who.replica.leader
+    leader.leases.contact("a1", 17.0)
+    assert leader.leases.last_heard_s("a1") == 17.0
+    history._trace._loop.run_until_complete(asyncio.sleep(wait_s))
+    leader.removals.begin("a1", 1)
+    leader.removals.begin("a2", 1)
+    assert kinds(history) == ["given up early"] * wrong
 
 
 def test_demands_and_capacities_are_learnt_from_the_commands(history) -> None:

@@ -34,7 +34,7 @@ TIMEOUT_S: Final = 1.2
 LATE_S: Final = 2.5
 """How long a request may be on its way to a replica."""
 LOOK_S: Final = 0.02
-FINISH_S: Final = 120.0
+FINISH_S: Final = 60.0
 """A healed world whose members are not in order by then never will be."""
 Change = tuple[str, str]
 """`add`, `add ghost` or `remove`, and whom."""
@@ -182,6 +182,8 @@ class Operator:
                 await asyncio.sleep(LOOK_S)
             elif not await self._go_on(members) and not self._open():
                 return
+            else:
+                await asyncio.sleep(LOOK_S)  # a request may have been answered without any time passing
 
     def _open(self) -> bool:
         """Return True while a request that nobody waits for may still be worked on."""

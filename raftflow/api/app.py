@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from raftflow.api import agents, bodies, cluster, members, metrics, openapi, problems, reuse, workflows
-from raftflow.api.calls import Access, Answer, Call, Route, check_query, encode
+from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, Access, Answer, Call, Route, check_query, encode
 from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.coordinator.relay import LogUnavailableError
@@ -38,12 +38,9 @@ from raftflow.domain.contract import (
 
 _log = logging.getLogger(__name__)
 
-LEADER_WAIT_S = 1.0
-"""How long a request waits for an election that is under way before it is answered with 503."""
 BODIES_BYTES_MAX = 256 * 1024 * 1024
 """Bytes of large bodies that may be in memory at one time."""
 SMALL_BODY_BYTES = 64 * 1024
-_LEADER_LOOK_S = 0.02
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -186,7 +183,7 @@ class Api:
                 failure = error
             if loop.time() >= until_s or HEADER_FORWARDED in call.request.headers:
                 raise failure
-            await asyncio.sleep(_LEADER_LOOK_S)
+            await asyncio.sleep(LEADER_LOOK_S)
 
     async def _elsewhere(self, call: Call, leader: NoLeaderError | NotLeaderError) -> web.StreamResponse:
         if isinstance(leader, NoLeaderError):

@@ -21,6 +21,11 @@ _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _NUMBER_MAX = 2**63 - 1
 
 
+LEADER_WAIT_S = 1.0
+"""How long a request waits for an election that is under way before it is answered with 503."""
+LEADER_LOOK_S = 0.02
+
+
 class Access(enum.Enum):
     """Which replica answers."""
 

@@ -13,6 +13,7 @@ message while it waited for one. The first message of which that cannot be said 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -23,10 +24,10 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from raftflow.api import problems
 from raftflow.api.agents import answer_poll
-from raftflow.api.calls import encode
+from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, encode
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.coordinator.relay import LogUnavailableError
-from raftflow.coordinator.submitter import NotLeaderError, ProposeError
+from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
 from raftflow.domain.contract import HEADER_INDEX, HEADER_LEADER, HEADER_PEERS, HEADER_REQUEST_ID, HEADER_TERM
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class ExpressLane:
         request_id = replica.ids.request_id()
         status, headers = 200, {"Content-Type": "application/json"}
         try:
-            content = encode(await answer_poll(replica, poll.agent, body))
+            content = await self._carry_out(poll, body)
         except NotLeaderError as error:
             status, headers, content = 307, {"Location": error.leader_url + poll.path}, b""
         except (ProblemError, ProposeError, LogUnavailableError) as error:
@@ -126,6 +127,20 @@ class ExpressLane:
         }
         lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
         return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n\r\n".encode() + content
+
+    async def _carry_out(self, poll: Poll, body: bytes) -> bytes:
+        """Answer on the leader; while a leader is elected, wait for it a little, as the framework's way does."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + LEADER_WAIT_S
+        while True:
+            try:
+                if not self._replica.leader.leading:
+                    raise self._replica.submitter.no_leader_error()
+                return encode(await answer_poll(self._replica, poll.agent, body))
+            except NoLeaderError:
+                if loop.time() >= until_s:
+                    raise
+            await asyncio.sleep(LEADER_LOOK_S)
 
 
 def plain_headers(lines: list[bytes]) -> dict[bytes, bytes] | None:

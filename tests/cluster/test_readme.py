@@ -79,9 +79,9 @@ def test_one_machine_and_the_operators_table(folder: Path) -> None:
     assert "hello" in out
     assert "succeeded" in out
 
-    commands = re.findall(r"`(raftflow [^`]+)`, `(audit verify)`|`(raftflow [^`]+)` \|", section("Operating"))
-    flat = [("raftflow " + word if word.startswith("audit") else word) for row in commands for word in row if word]
-    assert len(flat) == 12, flat
+    commands = re.findall(r"`(raftflow [^`]+)`(?:, `([a-z]+ [a-z -]+)`)? \|", section("Operating"))
+    flat = [word for first, second in commands for word in (first, f"raftflow {second}" if second else "") if word]
+    assert len(flat) == 16, flat
     where = {"RAFTFLOW_PEERS": peers_of(folder)}
     listed = run("raftflow workflow list -o jsonl", folder, **where)
     workflow = json.loads(listed.splitlines()[0])["id"]
@@ -125,8 +125,8 @@ def test_three_machines(folder: Path) -> None:
         for process in reversed(processes):
             process.terminate()
         codes = [process.wait(timeout=60) for process in reversed(processes)]
-    # The replica that was removed had ended by itself, and said so.
-    assert sorted(codes) == [0, 0, 0, 0, 1]
+    # The replica that was removed had ended by itself, and well.
+    assert codes == [0, 0, 0, 0, 0]
 
 
 def replace_a_machine(configs: Path, work: str) -> subprocess.Popen[bytes]:

@@ -115,7 +115,7 @@ def test_the_identity_and_the_peers(golden: Golden) -> None:
     for peer in PEERS:
         for disk, accepted in ((f"disk-{peer}", True), ("another", False)):
             frame = msgspec.msgpack.encode(Introduction(format=1, disk=disk, level=1))
-            assert introducer.meet(peer, frame)[0].accepted == accepted
+            assert introducer.meet(peer, introducer.read(frame)).accepted == accepted
     data.close()
     fs.close()
 

@@ -91,11 +91,13 @@ def wait_end(record: ProcessRecord, timeout_s: float) -> bool:
     """Wait until the process has ended. False if it still runs after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
+        running = alive(record)
         child = _children.get(record.pid)
+        # After the look: a child that was seen to have ended has a code to be fetched, for certain.
         if child is not None and child.poll() is not None:
             _codes[record] = child.returncode
             del _children[record.pid]
-        if not alive(record):
+        if not running:
             return True
         if time.monotonic() >= deadline:
             return False

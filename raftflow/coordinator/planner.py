@@ -152,10 +152,6 @@ class QueuePlanner:
         rooms = {**self._full, **self._open}
         return reservations.choose(now_ms, rooms, lambda name: queries.holdings(self._machine, name))
 
-    def next_look_ms(self) -> int | None:
-        """Return when a plan is to be made though nothing changes, None if never: an agent is to be kept by then."""
-        return self._reservations.next_ms()
-
     # --- what others ask
 
     def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:

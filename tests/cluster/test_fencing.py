@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,20 +16,9 @@ from raftflow.local.cluster import LocalCluster
 LEASE_MS = 1_500
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -> object:
-    """Ask until the answer is true."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 def test_reports_of_a_paused_agent_are_refused_recorded_and_change_nothing(
-    make_cluster: Callable[..., LocalCluster],
+    make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any]
 ) -> None:
     cluster = make_cluster(agents=1, agent_cpus=2, prefetch=0, lease_ms=LEASE_MS)
     with cluster.client() as client:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,6 @@ from raftflow.demo.main import read_audit
 from raftflow.local.cluster import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 40.0) -> object:
-    """Ask until the answer is true."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.05)
 
 
 def traced(trace: Path, seconds: float = 0) -> list[str]:
@@ -48,7 +36,7 @@ def counts(client: Client, workflow: str) -> tuple[int, int]:
 
 
 def test_equal_tasks_run_once_and_share_their_result(
-    make_cluster: Callable[..., LocalCluster], tmp_path: Path
+    make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
     cluster = make_cluster(agents=2, agent_cpus=2)
     trace = tmp_path / "trace"
@@ -94,7 +82,7 @@ def test_equal_tasks_run_once_and_share_their_result(
 
 
 def test_when_the_owner_fails_or_its_agent_dies_another_runs(
-    make_cluster: Callable[..., LocalCluster], tmp_path: Path
+    make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
     cluster = make_cluster(agents=1, agent_cpus=2, lease_ms=1_500)
     trace = tmp_path / "trace"

@@ -97,7 +97,7 @@ class Call:
     def idempotency_key(self) -> str:
         """The client's key, or an empty text. Raises `ProblemError` if it cannot be one."""
         key = self.request.headers.get(HEADER_IDEMPOTENCY_KEY, "")
-        if key and not _KEY.fullmatch(key):
+        if key and not is_key(key):
             raise ProblemError(
                 problems.INVALID_DOCUMENT,
                 f"{HEADER_IDEMPOTENCY_KEY} must have 1 to 200 printable ASCII characters and no spaces",
@@ -135,6 +135,11 @@ class Route(NamedTuple):
     """Those that this operation adds to the ones that every operation has."""
     is_open: bool = False
     """True if no token is asked for."""
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a text can be an idempotency key."""
+    return _KEY.fullmatch(text) is not None
 
 
 def accepted(reply: AnyReply) -> Any:

@@ -1,4 +1,4 @@
-"""One HTTP connection: aiohttp's, with a clock for silent ones and the express lane for polls (`express`)."""
+"""One HTTP connection: aiohttp's, with a clock for silent ones and the express lane (`express`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from aiohttp.web_protocol import RequestHandler
 from raftflow.api.express import is_one_message
 
 if TYPE_CHECKING:
-    from raftflow.api.express import ExpressLane, Poll
+    from raftflow.api.express import ExpressLane, Request
 
 HEADER_TIMEOUT_S = 15.0
 """A connection whose first request has not begun by then is closed."""
 BODY_TIMEOUT_S = 30.0
-"""A poll in the lane that has not arrived as a whole by then closes its connection."""
+"""A request in the lane that has not arrived as a whole by then closes its connection."""
 AHEAD_BYTES_MAX = 64 * 1024
-"""Bytes that a client may send before its poll is answered; more is no way to talk to this server."""
+"""Bytes that a client may send before its request is answered; more is no way to talk to this server."""
 
 
 class Connection(RequestHandler):
@@ -30,8 +30,8 @@ class Connection(RequestHandler):
         self._slow: asyncio.TimerHandle | None = None
         self._fresh = True
         """Nothing has arrived yet. aiohttp may not even have begun to wait."""
-        self._poll: Poll | None = None
-        """The poll that is being read or answered here."""
+        self._request: Request | None = None
+        """What is being read or answered here."""
         self._held = bytearray()
         """What has arrived of it, or, while it is answered, after it."""
         self._answering: asyncio.Task[None] | None = None
@@ -42,20 +42,25 @@ class Connection(RequestHandler):
         self._first = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, transport.abort)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
-        """Take a poll into the lane, pass everything else on, and stop the clock once a whole head is there."""
-        if self._poll is not None:
+        """Take what is for the lane, pass everything else on, and stop the clock once a whole head is there."""
+        if self._request is not None:
             self._held += data
             self._go_on()
-        elif self._lane is not None and self._waits_for_a_message() and (poll := self._lane.read(data)) is not None:
+        elif (
+            self._lane is not None and self._waits_for_a_message() and (request := self._lane.read(data)) is not None
+        ):
             self._fresh = False
-            self._poll = poll
+            self._request = request
             self._held += data
             self._go_on()
         else:
             self._pass_on(data)
-        if self._first is not None and (self._poll or self._messages or self._current_request):
+        if self._first is not None and (self._request or self._messages or self._current_request):
             self._first.cancel()
             self._first = None
+
+    def _read_for_lane(self, data: bytes) -> Request | None:
+        return None if self._lane is None or not self._waits_for_a_message() else self._lane.read(data)
 
     def _waits_for_a_message(self) -> bool:
         return self._fresh or (self._waiter is not None and not self._waiter.done())
@@ -70,32 +75,35 @@ class Connection(RequestHandler):
     # --- the lane
 
     def _go_on(self) -> None:
-        """Answer the poll if all of it is here."""
-        poll = self._poll
-        assert poll is not None  # noqa: S101 - the callers have one
+        """Answer the request if all of it is here."""
+        request = self._request
+        assert request is not None  # noqa: S101 - the callers have one
         if self._answering is not None:
             if len(self._held) > AHEAD_BYTES_MAX:
                 self.force_close()
             return
-        if len(self._held) < poll.size:
+        if len(self._held) < request.size:
             if self._slow is None:
                 self._slow = self._loop.call_later(BODY_TIMEOUT_S, self.force_close)
             return
         if self._slow is not None:
             self._slow.cancel()
             self._slow = None
-        body = bytes(self._held[poll.body_at : poll.size])
-        del self._held[: poll.size]
-        self._answering = self._loop.create_task(self._answer(poll, body))
+        message = bytes(self._held[: request.size])
+        del self._held[: request.size]
+        self._answering = self._loop.create_task(self._answer(request, message))
 
-    async def _answer(self, poll: Poll, body: bytes) -> None:
-        assert self._lane is not None  # noqa: S101 - it has read the poll, and stays while one is answered
+    async def _answer(self, request: Request, message: bytes) -> None:
+        assert self._lane is not None  # noqa: S101 - it has read the request, and stays while one is answered
         self._stay_open()
-        answer = await self._lane.answer(poll, body)
-        self._poll = self._answering = None
+        answer = await self._lane.answer(request, message[request.body_at :])
+        self._request = self._answering = None
         if self.transport is None:
             return
-        self.transport.write(answer)
+        if answer is None:
+            super().data_received(message)
+        else:
+            self.transport.write(answer)
         self._stay_open()
         if self._held:
             ahead = bytes(self._held)
@@ -110,13 +118,13 @@ class Connection(RequestHandler):
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
-        """Let the poll under way be answered, then close."""
+        """Let the request under way be answered, then close."""
         if self._answering is not None:
             await asyncio.wait((self._answering,), timeout=timeout)
         await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop the clocks. A poll under way ends by itself: what it brought counts all the same."""
+        """Stop the clocks. A request under way ends by itself: what it brought counts all the same."""
         for timer in (self._first, self._slow):
             if timer is not None:
                 timer.cancel()

@@ -1,10 +1,11 @@
-"""The express lane: agents' polls, answered without the web framework around them.
+"""The express lane: agents' polls and small submissions, answered without the web framework around them.
 
 A poll of an idle agent costs some 0.2 ms, most of it in general machinery: parser, request object, router,
-middlewares, response object. Thousands of idle agents, and every hop of a chain of short tasks, pay that. So a
-request that is plainly a poll (this path, no header that would change its meaning, framed by a Content-Length) is
-read here from the bytes as they arrive. Everything else goes to aiohttp as it came, refusals included: whatever is
-odd about a request, one piece of code judges it.
+middlewares, response object. Thousands of idle agents, every hop of a chain of short tasks, and every small workflow
+pay that. So a request that is plainly a poll or a small submission (these paths, no header that would change its
+meaning, framed by a Content-Length) is read here from the bytes as they arrive. Everything else goes to aiohttp as it
+came, refusals included: whatever is odd about a request, one piece of code judges it. A submission whose replica
+stops leading on the way goes there too, to be passed on.
 
 Two parsers on one connection must agree on where a message begins. They do because a connection stays in the lane
 only while every message on it has been whole: read here to its last byte, or handed to aiohttp as exactly one
@@ -24,11 +25,19 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from raftflow.api import problems
 from raftflow.api.agents import answer_poll
-from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, encode
+from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, encode, is_key
 from raftflow.api.problems import ProblemError, from_error
+from raftflow.api.workflows import OFF_LOOP_BYTES, submit_document
 from raftflow.coordinator.relay import LogUnavailableError
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
-from raftflow.domain.contract import HEADER_INDEX, HEADER_LEADER, HEADER_PEERS, HEADER_REQUEST_ID, HEADER_TERM
+from raftflow.domain.contract import (
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_INDEX,
+    HEADER_LEADER,
+    HEADER_PEERS,
+    HEADER_REQUEST_ID,
+    HEADER_TERM,
+)
 
 if TYPE_CHECKING:
     from raftflow.coordinator.replica import Replica
@@ -36,21 +45,27 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HEAD_END = b"\r\n\r\n"
-_PREFIX = b"POST /v1/agents/"
-_POLL = re.compile(rb"POST (/v1/agents/([A-Za-z0-9_.:@+-]{1,200})/poll) HTTP/1\.1")
+_PREFIX = b"POST /v1/"
+_FIRST = re.compile(rb"POST (/v1/(?:agents/([A-Za-z0-9_.:@+-]{1,200})/poll|workflows)) HTTP/1\.1")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 _PLAIN = frozenset(
     {b"host", b"content-type", b"content-length", b"authorization", b"user-agent", b"accept", b"accept-encoding"}
 )
-"""Headers that do not change what a poll means."""
+"""Headers that do not change what a request means."""
+_KEY = HEADER_IDEMPOTENCY_KEY.lower().encode()
+_PLAIN_SUBMISSION = _PLAIN | {_KEY}
+_JSON = {"Content-Type": "application/json"}
 HEAD_BYTES_MAX = 8 * 1024
 
 
-class Poll(NamedTuple):
-    """A poll whose head has been read."""
+class Request(NamedTuple):
+    """A poll or a submission whose head has been read."""
 
     path: str
     agent: str
+    """Whose poll it is; empty for a submission."""
+    key: str
+    """The idempotency key of a submission; empty for none."""
     size: int
     """Bytes of head and body."""
     body_at: int
@@ -58,37 +73,49 @@ class Poll(NamedTuple):
 
 
 class ExpressLane:
-    """Reads and answers polls of one replica."""
+    """Reads and answers polls and small submissions of one replica."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         token = replica.config.token
         self._token = None if token is None else token.encode()
         self._bytes_max = replica.config.limits.poll_bytes
+        self._submission_bytes_max = min(replica.config.limits.body_bytes, OFF_LOOP_BYTES)
         self.taken = 0
-        """Polls that went this way."""
+        """Requests that went this way."""
 
-    def read(self, data: bytes) -> Poll | None:
-        """Return the poll whose whole head `data` begins with, None if it is not one for this lane."""
+    def read(self, data: bytes) -> Request | None:
+        """Return the request whose whole head `data` begins with, None if it is not one for this lane.
+
+        A poll's body may come later. A submission that is not here as a whole is the framework's, which says so if
+        the rest never comes.
+        """
         if not data.startswith(_PREFIX):
             return None
         end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
         if end < 0:
             return None
         first, *lines = data[:end].split(b"\r\n")
-        match = _POLL.fullmatch(first)
+        match = _FIRST.fullmatch(first)
         headers = plain_headers(lines)
-        if match is None or headers is None or not headers.keys() <= _PLAIN or not self._may(headers):
+        if match is None or headers is None:
             return None
-        length = headers.get(b"content-length", b"")
+        agent = match[2] or b""
+        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._may(headers):
+            return None
+        length, key = headers.get(b"content-length", b""), headers.get(_KEY)
         if (
             headers.get(b"content-type", b"").lower() != b"application/json"
             or not _LENGTH.fullmatch(length)
-            or int(length) > self._bytes_max
+            or int(length) > (self._bytes_max if agent else self._submission_bytes_max)
+            or not (key is None or is_key(key.decode("latin-1")))
         ):
             return None
         body_at = end + len(_HEAD_END)
-        return Poll(match[1].decode(), match[2].decode(), body_at + int(length), body_at)
+        size = body_at + int(length)
+        if not agent and len(data) < size:
+            return None
+        return Request(match[1].decode(), agent.decode(), (key or b"").decode(), size, body_at)
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
         if b"host" not in headers or not self._replica.leader.leading:
@@ -98,25 +125,28 @@ class ExpressLane:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
 
-    async def answer(self, poll: Poll, body: bytes) -> bytes:
-        """Answer a poll: the bytes to send."""
+    async def answer(self, request: Request, body: bytes) -> bytes | None:
+        """Answer a request: the bytes to send, None if the framework must pass it on to another leader."""
         self.taken += 1
         replica = self._replica
         request_id = replica.ids.request_id()
-        status, headers = 200, {"Content-Type": "application/json"}
+        status, headers = 200, _JSON
         try:
-            content = await self._carry_out(poll, body)
+            status, headers, content = await self._carry_out(request, body)
         except NotLeaderError as error:
-            status, headers, content = 307, {"Location": error.leader_url + poll.path}, b""
+            if not request.agent:
+                return None
+            status, headers, content = 307, {"Location": error.leader_url + request.path}, b""
         except (ProblemError, ProposeError, LogUnavailableError) as error:
             problem = error if isinstance(error, ProblemError) else from_error(error)
             status, headers, content = problem.parts()
-        except Exception:  # noqa: BLE001 - logged; the agent gets no more than the request id
-            _log.exception("request %s: a poll of agent %s failed", request_id, poll.agent)
+        except Exception:  # noqa: BLE001 - logged; the client gets no more than the request id
+            _log.exception("request %s: POST %s failed", request_id, request.path)
             text = f"the replica failed; its log has the reason under request id {request_id}"
             status, headers, content = ProblemError(problems.INTERNAL, text).parts()
         stamp = replica.log.stamp()
-        headers |= {
+        headers = {
+            **headers,
             "Content-Length": str(len(content)),
             "Date": rfc822_formatted_time(),
             HEADER_REQUEST_ID: request_id,
@@ -128,7 +158,7 @@ class ExpressLane:
         lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
         return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n\r\n".encode() + content
 
-    async def _carry_out(self, poll: Poll, body: bytes) -> bytes:
+    async def _carry_out(self, request: Request, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Answer on the leader; while a leader is elected, wait for it a little, as the framework's way does."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + LEADER_WAIT_S
@@ -136,7 +166,10 @@ class ExpressLane:
             try:
                 if not self._replica.leader.leading:
                     raise self._replica.submitter.no_leader_error()
-                return encode(await answer_poll(self._replica, poll.agent, body))
+                if request.agent:
+                    return 200, _JSON, encode(await answer_poll(self._replica, request.agent, body))
+                answer = await submit_document(self._replica, body, request.key)
+                return answer.status, {**_JSON, **(answer.headers or {})}, encode(answer.content)
             except NoLeaderError:
                 if loop.time() >= until_s:
                     raise

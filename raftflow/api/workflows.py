@@ -12,6 +12,7 @@ from raftflow.api.bodies import decode_document
 from raftflow.api.calls import Access, Answer, Call, Handler, Param, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.coordinator.relay import PIECE_BYTES_MAX
+from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.submitter import Prepared, prepare
 from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
 from raftflow.domain.contract import (
@@ -69,8 +70,12 @@ def _read_document(body: bytes) -> WorkflowSpec:
 
 async def submit(call: Call) -> Answer:
     """Add a workflow, all of it or nothing."""
-    body = call.body
-    request_id, at_ms, workflow_id = call.idempotency_key, call.replica.clock.now_ms(), call.replica.ids.workflow_id()
+    return await submit_document(call.replica, call.body, call.idempotency_key)
+
+
+async def submit_document(replica: Replica, body: bytes, request_id: str) -> Answer:
+    """Read a workflow document and submit it under a request id, which may be empty. Raises `ProblemError`."""
+    at_ms, workflow_id = replica.clock.now_ms(), replica.ids.workflow_id()
 
     def read() -> Prepared | Rejection:
         spec = _read_document(body)
@@ -81,7 +86,7 @@ async def submit(call: Call) -> Answer:
     command = await _beside_the_loop(read) if len(body) > OFF_LOOP_BYTES else read()
     if isinstance(command, Rejection):
         raise from_rejection(command)
-    reply = accepted(await call.replica.propose(command))
+    reply = accepted(await replica.propose(command))
     return Answer(
         WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),
         201,

@@ -1,4 +1,4 @@
-"""The express lane of polls: the same answers, whatever arrives in which pieces, and never a message misread."""
+"""The express lane: the same answers as the framework's, whatever arrives in which pieces, and no message misread."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_poll_may_arrive_in_any_pieces(one: Any) -> None:
     for taken, cut in enumerate((head, head + 1, len(raw) - 1), start=1):
         async with wire_to(one) as wire:
             wire.send(raw[:cut])
-            await one.until(lambda: any(each._poll for each in one.server._runner.server.connections))
+            await one.until(lambda: any(each._request for each in one.server._runner.server.connections))
             wire.send(raw[cut:])
             assert (await wire.answer())[0] == 200
         assert one.server.lane.taken == taken
@@ -267,3 +267,97 @@ async def test_a_follower_says_where_the_leader_is(trio: Any) -> None:
         status, headers, _ = await wire.answer()
     assert (status, follower.server.lane.taken) == (307, 0)
     assert headers["location"].endswith("/v1/agents/a1/poll")
+
+
+def submission(body: bytes, *more: str, length: int | None = None) -> bytes:
+    lines = [
+        "POST /v1/workflows HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body) if length is None else length}",
+        *more,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+WORKFLOW = b'{"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}'
+OTHER_WAY = "Accept-Language: en"
+
+
+async def test_a_submission_goes_either_way_and_is_done_once(one: Any) -> None:
+    async with wire_to(one) as wire:
+        answers = []
+        for more in ((), (OTHER_WAY,), ()):
+            wire.send(submission(WORKFLOW, "Idempotency-Key: k1", *more))
+            answers.append(await wire.answer())
+    assert one.server.lane.taken == 2
+    first = answers[0]
+    assert first[0] == 201
+    assert first[1]["location"] == f"/v1/workflows/{first[2]['id']}".lower()
+    assert all((status, body) == (201, first[2]) for status, _, body in answers)
+    assert answers[0][1].keys() == answers[1][1].keys() - {"server"}
+    assert len(one.replica.machine.state.workflows) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        (b"{", 400, "invalid-document"),
+        (b"[" * 100 + b"]" * 100, 400, "invalid-document"),
+        (b'{"name": "w", "tasks": []}', 400, "invalid-document"),
+        (b"\xff", 400, "invalid-document"),
+    ],
+)
+async def test_a_submission_is_refused_alike_both_ways(one: Any, body: bytes, status: int, word: str) -> None:
+    async with wire_to(one) as wire:
+        wire.send(submission(body))
+        mine = await wire.answer()
+        wire.send(submission(body, OTHER_WAY))
+        other = await wire.answer()
+    assert one.server.lane.taken == 1
+    assert mine[0] == other[0] == status
+    assert mine[2] == other[2]
+    assert mine[2]["type"].endswith(word)
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["Idempotency-Key: not one", "Idempotency-Key: a b", "Origin: http://elsewhere", "Idempotency-Key:"],
+)
+async def test_what_is_odd_about_a_submission_is_judged_by_the_framework(one: Any, more: str) -> None:
+    async with wire_to(one) as wire:
+        wire.send(submission(WORKFLOW, more))
+        await wire.answer()
+    assert one.server.lane.taken == 0
+
+
+async def test_a_submission_in_pieces_is_left_to_the_framework(one: Any) -> None:
+    raw = submission(WORKFLOW)
+    async with wire_to(one) as wire:
+        wire.send(raw[:-5])
+        await one.until(lambda: any(each._current_request for each in one.server._runner.server.connections))
+        wire.send(raw[-5:])
+        assert (await wire.answer())[0] == 201
+    assert one.server.lane.taken == 0
+
+
+async def test_a_submission_whose_leader_steps_down_is_passed_on(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leadership is lost between reading the request and proposing it: the framework passes it on."""
+    cluster = await trio()
+    old = await cluster.leader()
+    step_down = old.server.lane.answer
+
+    async def answer(request: Any, body: bytes) -> bytes | None:
+        assert await old.replica.hand_over()
+        await cluster.leader(other_than=old.config.name)
+        await old.until(lambda: old.replica.find_leader() is not None)
+        return await step_down(request, body)
+
+    monkeypatch.setattr(old.server.lane, "answer", answer)
+    async with wire_to(old) as wire:
+        wire.send(submission(WORKFLOW, "Idempotency-Key: k1"))
+        status, headers, body = await wire.answer()
+        wire.send(submission(WORKFLOW, "Idempotency-Key: k1"))
+        again = await wire.answer()
+    assert (status, again[0], again[2]) == (201, 201, body)
+    assert headers["x-raftflow-leader"] != old.config.name

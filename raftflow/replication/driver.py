@@ -112,9 +112,22 @@ class Driver:
     def settle(self) -> None:
         """Write what the library changed, start a sync if needed, and arm the timer."""
         self._journal.flush()
-        if self._journal.durable_seq < self._journal.write_seq and self._syncing is None:
-            self._syncing = self._loop.create_task(self._sync())
+        if self._must_sync() and self._syncing is None:
+            if not self._sync_at_once():
+                self._syncing = self._loop.create_task(self._sync())
+            elif self._raft.is_leader or not self._raft.other_voters:
+                self.request_turn()  # what waited for this disk may be committed now
         self._arm()
+
+    def _must_sync(self) -> bool:
+        return self._journal.durable_seq < self._journal.write_seq
+
+    def _sync_at_once(self) -> bool:
+        """Sync without another thread, if the disk is quick; False if that was not done."""
+        done = self._syncing is None and self._journal.sync_if_quick()
+        if done:
+            self._on_durable()
+        return done
 
     def _run_turn(self) -> None:
         self._turn = None
@@ -132,6 +145,8 @@ class Driver:
 
     def _tick(self) -> None:
         raft, journal = self._raft, self._journal
+        if not raft.is_leader and self._must_sync():
+            self._sync_at_once()  # so that an acknowledgement does not wait until older entries are applied
         if raft.other_voters or journal.durable_seq >= journal.write_seq:
             # A single voter commits whatever is in its log: it does not tick before that is durable.
             self._before()
@@ -172,7 +187,7 @@ class Driver:
     async def _sync(self) -> None:
         """Sync until everything written is durable."""
         try:
-            while self._journal.durable_seq < self._journal.write_seq and not self.stopped:
+            while self._must_sync() and not self.stopped:
                 self._sync_since = self._loop.time()
                 await self._journal.sync()
                 self._sync_since = None

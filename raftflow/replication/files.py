@@ -15,8 +15,9 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,13 @@ class OpenFile(Protocol):
 
     def sync(self) -> None:
         """Make content and length durable now (`fdatasync`), blocking."""
+        ...
+
+    def sync_if_quick(self) -> bool:
+        """Make durable now what little was written, if the disk is so quick that another thread would cost more.
+
+        False if that was not done. Raises `OSError`.
+        """
         ...
 
     async def sync_off_loop(self) -> None:
@@ -114,10 +122,40 @@ class FileSystem(Protocol):
         ...
 
 
+QUICK_SYNC_S: Final = 0.001
+"""A sync that is no slower costs the event loop less than the two switches of threads around it."""
+QUICK_STREAK: Final = 32
+"""So many quick syncs in a row make a quick disk, one that is slower a slow one."""
+
+
+class Syncer:
+    """The thread for syncs, and whether the disk is so quick at present that small ones need none.
+
+    A disk that is stuck then holds the event loop once, for one sync, and every sync after that goes to the thread.
+    """
+
+    def __init__(self) -> None:
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-sync")
+        self.others = 0
+        """Other file work that is under way, whose writes a sync may have to wait for."""
+        self._streak = 0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a small sync may be done on the event loop."""
+        return self._streak >= QUICK_STREAK and not self.others
+
+    def fdatasync(self, fd: int) -> None:
+        """Sync, and note how long it took. Raises `OSError`."""
+        began_s = time.perf_counter()
+        os.fdatasync(fd)
+        self._streak = self._streak + 1 if time.perf_counter() - began_s <= QUICK_SYNC_S else 0
+
+
 class RealFile:
     """An `OpenFile` on the operating system."""
 
-    def __init__(self, path: Path, fd: int, syncer: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, fd: int, syncer: Syncer) -> None:
         self._path = path
         self._fd = fd
         self._syncer = syncer
@@ -161,11 +199,18 @@ class RealFile:
         with self._open:
             if self._fd < 0:  # a ValueError from fdatasync itself would look like a bug
                 raise OSError(errno.EBADF, "the file is closed", str(self._path))
-            os.fdatasync(self._fd)
+            self._syncer.fdatasync(self._fd)
+
+    def sync_if_quick(self) -> bool:
+        """`fdatasync` if the disk has been quick of late."""
+        if not self._syncer.is_quick:
+            return False
+        self.sync()
+        return True
 
     async def sync_off_loop(self) -> None:
         """`fdatasync` in the file system's sync thread."""
-        await asyncio.get_running_loop().run_in_executor(self._syncer, self.sync)
+        await asyncio.get_running_loop().run_in_executor(self._syncer.executor, self.sync)
 
     def close(self) -> None:
         """Close the descriptor, after a sync that is under way; a second close is harmless."""
@@ -192,11 +237,12 @@ class RealFileSystem:
     """A `FileSystem` on the operating system.
 
     The journal's syncs and urgent work run in a thread of their own, so that a snapshot or the preparation of a
-    segment never stands before them; other blocking work has a second thread. `close` ends both.
+    segment never stands before them; other blocking work has a second thread. `close` ends both. While the disk is
+    quick and nothing else is written, small syncs are done on the event loop (`Syncer`).
     """
 
     def __init__(self) -> None:
-        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-sync")
+        self._syncer = Syncer()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-files")
 
     def make_dir(self, path: Path) -> None:
@@ -260,10 +306,14 @@ class RealFileSystem:
 
     async def off_loop(self, work: Callable[[], T], *, urgent: bool = False) -> T:
         """Run `work` in the file thread, or in the sync thread if it is urgent."""
-        executor = self._syncer if urgent else self._worker
-        return await asyncio.get_running_loop().run_in_executor(executor, work)
+        executor = self._syncer.executor if urgent else self._worker
+        self._syncer.others += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, work)
+        finally:
+            self._syncer.others -= 1
 
     def close(self) -> None:
         """End the threads, waiting for work that is under way."""
-        self._syncer.shutdown(wait=True)
+        self._syncer.executor.shutdown(wait=True)
         self._worker.shutdown(wait=True)

@@ -269,6 +269,24 @@ class Journal:
             if self._failure is not None:
                 raise self._failure
 
+    def sync_if_quick(self) -> bool:
+        """Make everything buffered so far durable at once if that takes hardly any time. Raises `LogFailedError`.
+
+        False if it was not done: while another sync runs, if much was written, or if the disk is not quick.
+        """
+        if self._sync_task is not None or self._writer.starting:
+            return False
+        self.flush()
+        seq, index = self._flushed_seq, self._flushed_index
+        try:
+            if not self._writer.sync_if_quick():
+                return False
+        except OSError as error:
+            raise self._fail("sync", error) from error
+        self._syncing_index = index
+        self._note_durable(seq)
+        return True
+
     def sync_now(self) -> None:
         """Make everything buffered so far durable, blocking: for start and end. Raises `LogFailedError`."""
         if self._writer.starting:

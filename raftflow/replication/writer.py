@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raftflow.replication import records
 from raftflow.replication.records import Batch
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem, OpenFile
+
+SMALL_BYTES: Final = 256 * 1024
+"""So much is written within the time that a sync takes anyway."""
 
 
 class SegmentWriter:
@@ -115,6 +118,17 @@ class SegmentWriter:
         if file is self._file:
             self._durable_offset = max(self._durable_offset, offset)
         self._keep_up(self._release(unneeded))
+
+    def sync_if_quick(self) -> bool:
+        """Make everything appended durable at once if it is little and the disk quick; False if it was not done."""
+        if self._offset >= self._segment_bytes or self._offset - self._durable_offset > SMALL_BYTES:
+            return False
+        unneeded = self._unneeded()
+        if not self._file.sync_if_quick():
+            return False
+        self._durable_offset = self._offset
+        self._keep_up(self._release(unneeded))
+        return True
 
     def sync_now(self) -> None:
         """Make everything appended durable, blocking. Afterwards no segment is being started."""

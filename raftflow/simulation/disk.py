@@ -197,6 +197,14 @@ class FaultyFile:
         self._check()
         self._sync(self._fs.writes)
 
+    def sync_if_quick(self) -> bool:
+        """Make everything written durable if that takes no longer than `quick_s`."""
+        self._check()
+        if self._fs.quick_s < 0 or self._fs.delay_s("sync") > self._fs.quick_s:
+            return False
+        self._sync(self._fs.writes)
+        return True
+
     async def sync_off_loop(self) -> None:
         """Make durable what was written before the call; others run meanwhile."""
         self._check()
@@ -245,6 +253,8 @@ class FaultyFileSystem:
         """Asked before every operation; an error number makes it fail with that error."""
         self.delay_s: Callable[[str], float] = lambda _operation: 0.0
         """Asked how long a `sync` or `work` off the loop takes, in seconds; `work` takes a turn at least."""
+        self.quick_s = -1.0
+        """A small sync that takes no longer is done at once; none is if this is negative."""
         self.on_power_loss: Callable[[], None] = lambda: None
         """Called at the moment of a crash that was set by `crash_at`, before anything else happens."""
         self.capacity_bytes = capacity_bytes

@@ -20,7 +20,6 @@ from raftflow.replication import introductions, snapshots
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.replication.journal import Journal
 from raftflow.replication.reads import ReadRounds
-from raftflow.replication.writer import SegmentWriter
 from raftflow.simulation import plants
 from raftflow.simulation.plan import FAMILIES, MEMBER_RULES, Options
 from raftflow.simulation.run import simulate
@@ -110,7 +109,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="no sync",
         about="the journal is never synced",
-        plant=plants.attribute(SegmentWriter, "sync", plants.sync_nothing),
+        plant=plants.never_sync,
     ),
     Mutant(name="votes not durable", about="the vote is not written", plant=plants.forget_votes, family="votes"),
     Mutant(

@@ -38,7 +38,7 @@ from raftflow.replication.writer import SegmentWriter
 from raftflow.simulation import agents as simulated_agents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from raftflow.domain.commands import AttemptEnd
     from raftflow.machine.state import Agent
@@ -54,9 +54,17 @@ def attribute(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
 # --- disk
 
 
-async def sync_nothing(self: SegmentWriter) -> None:
-    """Claim to have synced."""
-    self._durable_offset = self._offset
+def sync_with(sync: Callable[[SegmentWriter], Awaitable[None]]) -> Patch:
+    """Let every sync of the journal be this one."""
+    return patch.multiple(SegmentWriter, sync=sync, sync_if_quick=lambda _self: False)
+
+
+def never_sync() -> Patch:
+    async def sync_nothing(self: SegmentWriter) -> None:
+        """Claim to have synced."""
+        self._durable_offset = self._offset
+
+    return sync_with(sync_nothing)
 
 
 def forget_votes() -> Patch:
@@ -94,7 +102,7 @@ def ignore_failed_sync() -> Patch:
         with contextlib.suppress(OSError):
             await sync(self)
 
-    return patch.object(SegmentWriter, "sync", hopeful)
+    return sync_with(hopeful)
 
 
 def submit_anywhere() -> Patch:

@@ -13,6 +13,7 @@ from virtual_cluster import Cluster, Machine, SimLinks, run_virtual
 from raftflow.replication import wire
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.journal import Journal
 from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rejected, Role, Unknown
 
 if TYPE_CHECKING:
@@ -645,4 +646,29 @@ async def test_disk_full_for_a_snapshot_of_its_own_leaves_the_log_untrimmed() ->
     await asyncio.sleep(2.0)
     await cluster.put(leader)
     assert await cluster.wait(lambda: cluster.logs[leader]._raft.first_index > 40)
+    await finish(cluster)
+
+
+@on_virtual_loop
+async def test_a_follower_acknowledges_an_entry_before_it_applies_the_one_before() -> None:
+    """With a quick disk. It learns with an entry that the one before is committed, and applying may take long."""
+    cluster = Cluster(3)
+    for disk in cluster.disks.values():
+        disk.quick_s = 1.0
+    await cluster.start()
+    leader = await cluster.elect()
+    await cluster.put(leader)
+    assert await cluster.settle()
+    applied = []
+    for name in set(cluster.names) - {leader}:
+        journal = cluster.logs[name]._journal
+
+        def note(_index: int, _entry: bytes, journal: Journal = journal) -> None:
+            applied.append((journal.durable_index, journal.last_index))
+
+        cluster.machines[name]._on_apply = note
+    for _ in range(5):
+        await cluster.put(leader)
+    assert len(applied) >= 8
+    assert all(durable == last for durable, last in applied)
     await finish(cluster)

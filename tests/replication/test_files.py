@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from random import Random
 
 import pytest
 
+from raftflow.replication import files
 from raftflow.replication.files import RealFileSystem
 from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
 
@@ -118,3 +120,32 @@ def test_a_simulated_failed_sync_leaves_a_ghost(disk: FaultyFileSystem) -> None:
     file.sync()
     assert file.read_at(0, 3) == b"new"
     assert disk.read(PATH) == b"old"
+
+
+async def test_small_syncs_are_done_at_once_while_the_disk_is_quick(
+    real: RealFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "QUICK_STREAK", 3)
+    monkeypatch.setattr(files, "QUICK_SYNC_S", 60.0)
+    synced: list[int] = []
+    monkeypatch.setattr(files.os, "fdatasync", lambda _fd: synced.append(threading.get_ident()))
+    file = real.open(tmp_path / "x", create=True)
+    assert not file.sync_if_quick(), "nothing is known of the disk yet"
+    for _ in range(3):
+        await file.sync_off_loop()
+    here = threading.get_ident()
+    assert here not in synced
+    assert file.sync_if_quick()
+    assert synced[3:] == [here]
+    release = threading.Event()
+    busy = asyncio.ensure_future(real.off_loop(release.wait))
+    await asyncio.sleep(0)
+    assert not file.sync_if_quick(), "other work may write a lot"
+    release.set()
+    await busy
+    assert file.sync_if_quick()
+    monkeypatch.setattr(files, "QUICK_SYNC_S", -1.0)
+    assert file.sync_if_quick(), "it could not be known beforehand"
+    assert not file.sync_if_quick(), "one slow sync is enough"
+    file.close()
+    real.close()

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from journal_driver import DIRECTORY, Driver
 
+from raftflow.replication import writer
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import LogFailedError
@@ -288,3 +289,50 @@ async def test_on_a_real_disk(tmp_path: Path) -> None:
     assert again.first_index == 151
     again.close()
     fs.close()
+
+
+async def test_a_quick_disk_is_synced_at_once(driver: Driver) -> None:
+    journal, disk = driver.journal, driver.fs
+    driver.add(20)
+    assert not journal.sync_if_quick(), "the disk is not quick"
+    assert journal.durable_seq < journal.write_seq
+    disk.quick_s = 0.0
+    assert journal.sync_if_quick()
+    assert (journal.durable_seq, journal.durable_index) == (journal.write_seq, 1)
+    disk.restart(Loss.ALL, Random(1))
+    reopened = Driver(disk)
+    reopened.open()
+    assert reopened.journal.last_index == 1
+
+
+async def test_what_takes_long_is_never_synced_at_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = driver.journal
+    driver.fs.quick_s = 0.0
+    driver.add(20)
+    running = asyncio.ensure_future(journal.sync())
+    await asyncio.sleep(0)
+    driver.add(20)
+    assert not journal.sync_if_quick(), "one sync at a time"
+    await running
+    monkeypatch.setattr(writer, "SMALL_BYTES", 100)
+    driver.add(200)
+    assert not journal.sync_if_quick(), "much was written"
+    await journal.sync()
+    driver.add(driver.segment_bytes)
+    monkeypatch.setattr(writer, "SMALL_BYTES", 1 << 20)
+    assert not journal.sync_if_quick(), "a segment is to be started"
+    await journal.sync()
+    assert journal.durable_index == journal.last_index
+
+
+async def test_a_sync_at_once_that_fails_is_the_end(driver: Driver) -> None:
+    journal = driver.journal
+    driver.fs.quick_s = 0.0
+    driver.add(20)
+    driver.fs.fail = lambda operation, _path: errno.EIO if operation == "sync" else None
+    with pytest.raises(LogFailedError, match="cannot sync"):
+        journal.sync_if_quick()
+    driver.fs.fail = lambda _operation, _path: None
+    with pytest.raises(LogFailedError):
+        journal.sync_if_quick()
+    assert journal.durable_index == 0

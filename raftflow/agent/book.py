@@ -27,6 +27,8 @@ class Book:
         """What runs is exclusive."""
         self.ends: dict[int, ReportedEnd] = {}
         """In the order in which they happened, until some answer has a verdict for them."""
+        self.pressing = False
+        """There is an end that is no success, and no poll has been composed since."""
         self.refused: list[ReportedEnd] = []
         """Ends that nobody took since the incarnation is over."""
 
@@ -72,6 +74,7 @@ class Book:
             for name, amount in assignment.resources.items():
                 self.free[name] = self.free.get(name, 0) + amount
         self.ends[end.fence] = end
+        self.pressing |= end.outcome != "succeeded"
 
     def answered(self, verdicts: Iterable[ReportVerdict]) -> int:
         """Forget ends that got a verdict, whatever it is. Returns how many."""

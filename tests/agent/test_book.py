@@ -86,6 +86,17 @@ def test_ends_are_kept_in_order_until_any_verdict() -> None:
     assert book.empty
 
 
+def test_an_end_that_is_no_success_is_pressing() -> None:
+    book = Book({"cpu": 2000})
+    book.receive([attempt(fence, cpu=1000) for fence in range(1, 4)])
+    start_all(book)
+    book.end(end(1))
+    assert not book.pressing
+    book.end(end(3, "released"))
+    book.end(end(2))
+    assert book.pressing
+
+
 def test_give_back_takes_only_what_waits() -> None:
     book = Book({"cpu": 1000})
     book.receive([attempt(fence, cpu=1000) for fence in (1, 2, 3, 4)])

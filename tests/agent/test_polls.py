@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,74 @@ async def test_what_ends_while_a_report_is_in_flight_goes_with_the_next(
     reports = [[end.fence for end in poll.ends] for poll in leader.polls if poll.ends]
     assert reports == [fences[:1], fences[1:5], fences[5:]]
     assert leader.in_flight_max <= 2
+
+
+async def gathering(leader: Any, folder: Path, *tasks: dict[str, Any]) -> tuple[list[int], Path]:
+    """Assign to an agent with one place: one attempt that is reported, these, one that reads a fifo, forty more.
+
+    When this returns, the one with the fifo runs: all before it have ended.
+    """
+    (fifo,) = make_fifos(folder, 1)
+    blocked = {"command": ["sh", "-c", f"echo > {fifo}; cat {fifo}"]}
+    rest = ({"command": TRUE} for _ in range(40))
+    fences: list[int] = await leader.assign({"command": TRUE}, *tasks, blocked, *rest)
+    await asyncio.to_thread(fifo.read_text)
+    await leader.end_of(fences[0])
+    return fences, fifo
+
+
+async def test_ends_are_gathered_until_they_are_a_part_of_what_waits(
+    leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raftflow.agent.exchange._DISTANCE_S", 600.0)
+    start_agent(resources={"cpu": 1})
+    fences, fifo = await gathering(leader, tmp_path, {"command": TRUE}, {"command": TRUE})
+    assert [end.fence for end in leader.reports] == fences[:1]
+    await open_fifo(fifo)
+    await leader.until(lambda: len(leader.accepted) == len(fences))
+    reports = [(len(poll.ends), len(poll.queued)) for poll in leader.polls if poll.ends]
+    assert all(ended >= waiting // 4 for ended, waiting in reports[1:])
+    assert reports[1][0] >= 8
+    assert list(leader.accepted) == fences
+
+
+async def test_ends_are_gathered_for_a_moment_only_and_orders_still_arrive(
+    leader: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    start_agent(resources={"cpu": 1})
+    fences, _ = await gathering(leader, tmp_path, {"command": TRUE}, {"command": TRUE})
+    await leader.end_of(fences[2])
+    assert fences[3] in leader.polls[-1].running
+    leader.stop = fences[3:]
+    await leader.notify()
+    assert (await leader.end_of(fences[3])).outcome == "cancelled"
+
+
+async def test_an_end_that_is_no_success_is_reported_at_once_with_all_before_it(
+    leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raftflow.agent.exchange._DISTANCE_S", 600.0)
+    start_agent(resources={"cpu": 1})
+    fences, fifo = await gathering(leader, tmp_path, {"command": TRUE}, {"command": ["/bin/false"]})
+    assert (await leader.end_of(fences[2])).outcome == "failed"
+    assert list(leader.accepted) == fences[:3]
+    await open_fifo(fifo)
+    await leader.until(lambda: len(leader.accepted) == len(fences))
+
+
+async def test_an_agent_that_leaves_reports_what_it_has_gathered(
+    leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raftflow.agent.exchange._DISTANCE_S", 600.0)
+    running = start_agent(resources={"cpu": 1})
+    fences, fifo = await gathering(leader, tmp_path, {"command": TRUE}, {"command": TRUE})
+    os.kill(os.getpid(), signal.SIGTERM)
+    await leader.until(lambda: len(leader.accepted) == len(fences) - 1)
+    await open_fifo(fifo)
+    assert await asyncio.wait_for(running, 10) == 0
+    outcomes = [leader.accepted[fence].outcome for fence in fences]
+    assert outcomes == ["succeeded"] * 4 + ["released"] * 40
+    assert leader.goodbye
 
 
 async def test_more_ends_than_one_poll_takes(

@@ -44,9 +44,13 @@ from raftflow.agent.process_tree import read_tree, session_of
 
 _PACKET_BYTES_MAX = 1 << 20
 _CHUNK_BYTES = 1 << 16
+_SHORT_BYTES = 1 << 11
 _DRAIN_READS_MAX = 32
 _TICK_S = 1.0
 """Longest sleep while a lease is watched: sleeping does not count time in suspend, the lease does."""
+_WATCH_AFTER_S = 0.005
+"""From what age on a program's output is read while it runs. Most programs that end sooner have written less than a
+pipe holds, and are spared four calls of the system and a wake-up; one that writes more waits for so long, once."""
 _OWN_PEAK_S = 5.0
 """How long the launcher's own peak is taken for unchanged; it holds a few MiB for each program that runs."""
 _GONE_WAIT_S = 5.0
@@ -59,13 +63,15 @@ _decode = msgspec.msgpack.Decoder(ToLauncher).decode
 class Child:
     """A running program."""
 
-    __slots__ = ("fence", "id", "lease_over", "pid", "signalled", "streams")
+    __slots__ = ("ended", "fence", "id", "lease_over", "pid", "signalled", "streams", "watch_at_s")
 
     def __init__(self, spawn: Spawn, pid: int, streams: list[Stream]) -> None:
         self.id = spawn.id
         self.fence = spawn.env.get("RAFTFLOW_FENCE")
         self.pid = pid
         self.streams = streams
+        self.watch_at_s = time.monotonic() + _WATCH_AFTER_S
+        self.ended = False
         self.lease_over = False
         self.signalled = False
 
@@ -81,13 +87,18 @@ class Launcher:
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
         self._streams: dict[int, Stream] = {}
+        """Streams that are watched."""
+        self._young: deque[Child] = deque()
+        """Programs whose streams are not watched yet, the oldest first; some may have ended."""
         self._outgoing: deque[bytes] = deque()
+        self._is_full = False
+        """The agent's socket takes nothing more for now."""
         self._until_ns: int | None = None
         self._environ = {key: value for key, value in os.environ.items() if not key.startswith("_RAFTFLOW_")}
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._home = os.open(".", os.O_PATH | os.O_CLOEXEC)
         self._epoll = select.epoll()
-        self._children_file = f"/proc/self/task/{os.getpid()}/children"
+        self._child_list = _open_child_list()
         wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = wake
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -107,6 +118,7 @@ class Launcher:
             while True:
                 events = self._epoll.poll(self._timeout_s())
                 self._check_lease()
+                self._watch_streams()
                 for fd, mask in events:
                     if fd == control:
                         if mask & select.EPOLLOUT:
@@ -124,10 +136,23 @@ class Launcher:
             self._kill_everything()
 
     def _timeout_s(self) -> float:
+        while self._young and self._young[0].ended:
+            self._young.popleft()
+        if self._young:  # sooner than any tick: the lease is looked at after it
+            return max(self._young[0].watch_at_s - time.monotonic(), 0.0)
         if self._until_ns is None or all(child.lease_over for child in self._children.values()):
             return -1
         left_s = (self._until_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) / 1e9
         return min(max(left_s, 0.0) + 0.001, _TICK_S)
+
+    def _watch_streams(self) -> None:
+        """Watch the streams of programs that have come of age."""
+        while self._young and (self._young[0].ended or self._young[0].watch_at_s <= time.monotonic()):
+            child = self._young.popleft()
+            if not child.ended:
+                for stream in child.streams:
+                    self._streams[stream.fd] = stream
+                    self._epoll.register(stream.fd, select.EPOLLIN)
 
     def _check_lease(self) -> None:
         if not self._is_lease_over():
@@ -203,9 +228,8 @@ class Launcher:
                 os.close(write)
         child = Child(spawn, pid, streams)
         self._children[spawn.id] = self._pids[pid] = child
-        for stream in streams:
-            self._streams[stream.fd] = stream
-            self._epoll.register(stream.fd, select.EPOLLIN)
+        if streams:
+            self._young.append(child)
 
     def _posix_spawn(self, spawn: Spawn, actions: list[tuple[int, ...] | tuple[int, int, str, int, int]]) -> int:
         if not spawn.argv:
@@ -266,6 +290,7 @@ class Launcher:
 
     def _finish(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
         del self._children[child.id]
+        child.ended = True
         cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
         # A program begins its life in the launcher's memory, so anything below the launcher's own peak says nothing.
         rss_max_kib = usage.ru_maxrss
@@ -346,16 +371,12 @@ class Launcher:
                 _kill(pid)
 
     def _child_pids(self) -> list[int]:
-        try:
-            fd = os.open(self._children_file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        if self._child_list is None:
             return []
-        try:
-            data = b""
-            while chunk := os.read(fd, _CHUNK_BYTES):
-                data += chunk
-        finally:
-            os.close(fd)
+        data = os.pread(self._child_list, _CHUNK_BYTES, 0)
+        # The kernel fills about a page at a time: what is much shorter is all.
+        while len(data) >= _SHORT_BYTES and (more := os.pread(self._child_list, _CHUNK_BYTES, len(data))):
+            data += more
         return [int(word) for word in data.split()]
 
     def _kill_everything(self) -> None:
@@ -384,11 +405,22 @@ class Launcher:
                 self._control.send(self._outgoing[0])
                 self._outgoing.popleft()
         except BlockingIOError:
+            self._is_full = True
             self._epoll.modify(self._control.fileno(), select.EPOLLIN | select.EPOLLOUT)
             return
         except ConnectionError:  # the next receive finds the agent gone
             self._outgoing.clear()
-        self._epoll.modify(self._control.fileno(), select.EPOLLIN)
+        if self._is_full:
+            self._is_full = False
+            self._epoll.modify(self._control.fileno(), select.EPOLLIN)
+
+
+def _open_child_list() -> int | None:
+    """Return a descriptor of the list of this process's children, None if the kernel has none."""
+    try:
+        return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # CONFIG_PROC_CHILDREN is not set
+        return None
 
 
 def _find(program: str, path: str, cwd: str | None) -> str:

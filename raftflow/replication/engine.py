@@ -412,7 +412,7 @@ class PySyncObjLog:
         others = self._guard.connected() & raft.other_voters
         quorum = 2 * len(others) > len(raft.voters)
         if raft.term == repair.term and leader is not None and quorum and self._roles.has_caught_up(raft):
-            self._guard.ask_for_new_term(leader)
+            self._guard.ask_for_new_term(leader, raft.term + 1)
 
     def _lose_leadership(self) -> None:
         """End what only a leader can finish. Entries in the log may still be committed by the next one."""

@@ -248,13 +248,21 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         answer = {"type": "next_node_idx", "next_node_idx": 1, "reset": False, "success": False}
         self._emit_next_index(peer, answer)
 
-    def ask_for_new_term(self, leader: str) -> None:
-        """Make `leader` step down, so that the next one begins a term: the repair of this replica ends with that.
+    def ask_for_new_term(self, leader: str, term: int) -> None:
+        """Make `leader` step down in favour of `term`, so that the next one begins a later one.
 
         It looks like a candidate whose log is empty, so nobody votes for it, and it would not count a vote.
         """
-        term = self.raft.term + 1
         self._emit(leader, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": 0})
+
+    def _answer_old_leader(self, peer: str) -> None:
+        """Answer a leader of an older term, which the library leaves without an answer.
+
+        The library relies on it that this replica stands for election and is heard by that. One under repair, or one
+        that is no voter (M5), never does, and would hear nobody until the others come to its term by chance.
+        """
+        if not self.votes or not self.raft.is_voter:
+            self.ask_for_new_term(peer, self.raft.term)
 
     # From the network to the library.
 
@@ -300,6 +308,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         raft = self.raft
         term = message["term"]
         if term < raft.term:
+            self._answer_old_leader(peer)
             return
         if term == raft.term and raft.is_leader:
             raise SafetyViolationError(f"{peer} leads term {term}, and so does this replica")

@@ -71,6 +71,12 @@ class Calls:
         self.lost_answers = 0
         self.lose_answers = 0.0
         """Share of answers that get lost."""
+        self._open: set[_Pending] = set()
+        """Requests that may still be carried out, whether or not anybody waits for the answer."""
+
+    def under_way(self, source: str) -> bool:
+        """Return True while a request of `source` is on its way to a replica, or a replica works on it."""
+        return any(pending.source == source for pending in self._open)
 
     async def call(
         self,
@@ -81,6 +87,7 @@ class Calls:
     ) -> T:
         """Let `target` serve a request. Raises what `serve` raised there, or `CallFailed`."""
         pending = _Pending(caller, caller.name, target, self._loop.create_future())
+        self._open.add(pending)
         self._loop.call_later(self._delay(), self._arrive, pending, serve)
         try:
             async with asyncio.timeout(timeout_s):
@@ -90,9 +97,11 @@ class Calls:
 
     def _arrive(self, pending: _Pending, serve: Callable[[Replica], Awaitable[Any]]) -> None:
         if not self._network.passes(pending.source, pending.target) or pending.target in self.off:
+            self._open.discard(pending)
             return
         server = self.servers.get(pending.target)
         if server is None:
+            self._open.discard(pending)
             self._answer(pending, CallFailed(f"{pending.target} refuses the connection"), None)
             return
         self._serial += 1
@@ -112,6 +121,7 @@ class Calls:
             error = problem
         pending = server.pending.pop(serial, None)
         if pending is not None:
+            self._open.discard(pending)
             self._answer(pending, error, result)
 
     def _answer(self, pending: _Pending, error: Exception | None, result: Any) -> None:
@@ -127,7 +137,10 @@ class Calls:
     def died(self, name: str, *, silently: bool) -> None:
         """A replica is gone: calls that it was serving fail, unless its whole machine is gone."""
         server = self.servers.pop(name, None)
-        if server is not None and not silently:
+        if server is None:
+            return
+        self._open.difference_update(server.pending.values())
+        if not silently:
             for pending in server.pending.values():
                 self._answer(pending, CallFailed(f"{name} closed the connection"), None)
 

@@ -108,6 +108,12 @@ class Client:
         self.done = asyncio.Event()
         self.answered = 0
 
+    @property
+    def at_rest(self) -> bool:
+        """True once it has stopped and nothing that it asked for, a repetition for instance, may still be done."""
+        strays = any(not task.done() for task in self._strays)
+        return self.done.is_set() and not strays and not self._calls.under_way(self._name)
+
     def start(self) -> None:
         """Begin to work."""
         self._loop.call_soon(self._begin, context=self.process.context)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 LEADER_WITHIN_S: Final = 3.0
 EQUAL_WITHIN_S: Final = 10.0
 REST_WITHIN_S: Final = 90.0
+LOOK_S: Final = 0.02
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
@@ -170,6 +171,16 @@ class World:
             pursuit.cancel()
         clean = not self.history.violations
         self._heal()
+        starter = self.loop.create_task(self._start_what_stops())
+        try:
+            await self._end(clean=clean)
+        finally:
+            starter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starter
+
+    async def _end(self, *, clean: bool) -> None:
+        """Everything is healed: recover, come to rest if nothing was wrong so far, check."""
         await self._recover()
         if clean and not self.history.violations:
             await self._rest()
@@ -186,7 +197,7 @@ class World:
         while not condition() and not self.history.violations:
             if self.loop.time() >= until_s:
                 return False
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(LOOK_S)
         return True
 
     def _heal(self) -> None:
@@ -213,26 +224,23 @@ class World:
         history, cluster = self.history, self.cluster
         began_s = self.loop.time()
 
-        def led() -> bool:
-            self._start_down()
-            return cluster.leader() is not None
-
-        if not await self._until(led, LEADER_WITHIN_S):
+        if not await self._until(lambda: cluster.leader() is not None, LEADER_WITHIN_S):
             history.violation("no leader", f"none {LEADER_WITHIN_S:g} s after healing: {self._views()}")
             return
         target = max((view.commit_index for view in self._views()), default=0)
 
         def caught_up() -> bool:
-            self._start_down()
             return all(view.applied_index >= target for view in self._views())
 
         if not await self._until(caught_up, EQUAL_WITHIN_S - (self.loop.time() - began_s)):
             history.violation("no rest", f"not all have applied {target} after {EQUAL_WITHIN_S:g} s: {self._views()}")
 
-    def _start_down(self) -> None:
-        """An operator starts what stopped because of a fault that showed late."""
-        for name in self.cluster.down():
-            self.cluster.restart(name, LOSSES[0])
+    async def _start_what_stops(self) -> None:
+        """Somebody starts what stops because of a fault that shows late, in whatever phase of the end that is."""
+        while True:
+            for name in self.cluster.down():
+                self.cluster.restart(name, LOSSES[0])
+            await asyncio.sleep(LOOK_S)
 
     def _views(self) -> list[Any]:
         replicas = [self.cluster.hosts[name].replica for name in self._members()]
@@ -246,8 +254,8 @@ class World:
     async def _rest(self) -> None:
         """All work done, all replicas equal."""
         history = self.history
-        if not await self._until(lambda: all(client.done.is_set() for client in self.clients), EQUAL_WITHIN_S):
-            history.violation("no rest", f"clients still wait for answers {EQUAL_WITHIN_S:g} s after healing")
+        if not await self._until(self._clients_at_rest, EQUAL_WITHIN_S):
+            history.violation("no rest", f"requests of clients are still under way {EQUAL_WITHIN_S:g} s later")
             return
         if not await self._tidy_members():
             return
@@ -258,7 +266,7 @@ class World:
                 agent.start()
             name = self.cluster.leader()
             replica = None if name is None else self.cluster.hosts[name].replica
-            if replica is None:
+            if replica is None or not self._clients_at_rest():
                 return False
             state = replica.machine.state
             return len(state.finished) == len(state.workflows)
@@ -274,6 +282,10 @@ class World:
         if not await self._until(equal, EQUAL_WITHIN_S):
             history.violation("no rest", f"the replicas do not become equal: {self._views()}")
 
+    def _clients_at_rest(self) -> bool:
+        """Return True when no request can change anything any more: one that is late may open a workflow again."""
+        return all(client.at_rest for client in self.clients)
+
     async def _tidy_members(self) -> bool:
         """Let the operator finish; then the members are those that live, and all of them use the newest level."""
         history, cluster = self.history, self.cluster
@@ -285,7 +297,6 @@ class World:
             return False
 
         def settled() -> bool:
-            self._start_down()
             latest = history.members.latest
             machines = [cluster.hosts[name].replica for name in self._members()]
             return (

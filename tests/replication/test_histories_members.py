@@ -182,6 +182,34 @@ def test_a_learner_gets_entries_and_does_not_count() -> None:
     assert not c["D"].raft.is_voter
 
 
+def test_a_learner_hears_a_leader_of_an_older_term_than_its_own() -> None:
+    """By a list that is never committed E is a voter, and is asked for its vote in a term that nobody else comes to."""
+    c = Bare("ABCDE", founders="ABCD")
+    c.elect("B", among="ACD")
+    learner = Membership(list_of("ABCD").voters, (MemberInfo("E"),))
+    c["B"].raft.append_membership(learner, lambda _result, _error: None)
+    c.run(6)
+    c.cut("B", "A", "C", "D")
+    c["B"].raft.append_membership(list_of("ABCDE"), lambda _result, _error: None)
+    c.elect("A", among="CD")
+    c.run(6, among="ACDE")
+    c.restart("B")
+    c.connect("B", "E")
+    for _ in range(3):
+        c.campaign("B")
+        c.deliver("B", "E")
+    c.cut("B")
+    assert not c["E"].raft.is_voter
+    assert c["E"].raft.term > c["A"].raft.term
+    c.put("A", "word")
+    c.run(4, among="ACDE")
+    assert not c["A"].raft.is_leader, "nobody told it of the newer term"
+    c.elect("A", among="CD")
+    c.put("A", "another")
+    c.run(6, among="ACDE")
+    assert c["E"].applied[-2:] == ["word", "another"]
+
+
 async def empty_list_in_snapshot() -> list[str]:
     """j1 joins and writes a snapshot before it comes to the entry with its first list; a, left behind, gets it."""
     cluster = MemberCluster(1, replicas=3, strangers=True, append_bytes_max=2000)

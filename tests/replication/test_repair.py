@@ -196,3 +196,30 @@ async def _never_too_early() -> None:
         await cluster.elect()
         assert await cluster.wait(lambda: not log.repairing)
         assert await cluster.settle()
+
+
+def test_a_replica_under_repair_hears_a_leader_of_an_older_term_than_its_own() -> None:
+    run_virtual(_older_leader())
+
+
+async def _older_leader() -> None:
+    """One that heard nobody stood for election alone, again and again, and is damaged then. It may not stand now."""
+    async with running(seed=4) as cluster:
+        leader = await cluster.elect()
+        lonely = next(name for name in cluster.names if name != leader)
+        for _ in range(10):
+            await cluster.put(leader)
+        await cluster.settle()
+        term = cluster.logs[leader].status().term
+        cluster.network.drop = lambda source, target, _frame: lonely in {source, target}
+        assert await cluster.wait(lambda: cluster.logs[lonely].status().term > term + 2)
+        await cluster.logs.pop(lonely).close()
+        disk = cluster.disks[lonely]
+        disk.flip(next(path for path in disk._names if path.name.endswith(".segment")), 700, 1)
+        cluster.network.drop = lambda _source, _target, _frame: False
+        assert (cluster.leader(), cluster.logs[leader].status().term) == (leader, term)
+        await cluster.start(lonely)
+        log = cluster.logs[lonely]
+        assert log.repairing
+        assert await cluster.wait(lambda: not log.repairing)
+        assert await cluster.settle()

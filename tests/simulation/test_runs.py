@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import msgspec
@@ -17,10 +20,16 @@ from click.testing import CliRunner
 from raftflow.cli.main import root
 from raftflow.domain.features import MEMBERS_LEVEL
 from raftflow.simulation import network, run
+from raftflow.simulation.calls import CallFailed
 from raftflow.simulation.campaign import campaign, run_many
+from raftflow.simulation.loop import Process, current_process
 from raftflow.simulation.mutants import MUTANTS, hunt_named
+from raftflow.simulation.operator import Operator
 from raftflow.simulation.plan import Plan, make_plan
 from raftflow.simulation.run import GUARD_RULES, Options, simulate
+
+if TYPE_CHECKING:
+    from raftflow.coordinator.replica import Replica
 
 SEEDS_FOR_ALL_KINDS = 150
 """Within so many seeds every kind of fault has to take effect; a few dozen do in most versions."""
@@ -81,6 +90,53 @@ def test_a_fault_that_shows_after_the_healing_is_no_end(monkeypatch) -> None:
     assert report.violations == []
     assert len(seen) == report.faults["failing sync"] == 1
     assert any(f"{seen[0]} stopped: " in line for line in report.trace)
+
+
+def test_what_stops_while_the_members_are_put_in_order_is_started_again(monkeypatch) -> None:
+    planned(monkeypatch, weights={})
+    heal, add, stopped = run.World._heal, Operator.add, []
+
+    def lose_one_and_heal(world: run.World) -> None:
+        world.cluster.destroy(next(name for name in world.cluster.names if name != world.cluster.leader()))
+        heal(world)
+
+    async def stop_and_add(operator: Operator, name: str) -> bool:
+        if not stopped:
+            stopped.append(name)
+            operator._cluster.crash(name)
+        return await add(operator, name)
+
+    monkeypatch.setattr(run.World, "_heal", lose_one_and_heal)
+    monkeypatch.setattr(Operator, "add", stop_and_add)
+    report = simulate(1, Options(replicas=3, seconds=1.0))
+    assert report.violations == []
+    assert stopped == ["j1"]
+
+
+def test_a_run_ends_when_no_request_is_under_way_any_more(monkeypatch) -> None:
+    """A repetition that is two seconds late, as requests are before the healing, is still carried out."""
+    planned(monkeypatch, weights={})
+    heal, served_s, healed_s = run.World._heal, [], []
+
+    async def serve(replica: Replica) -> None:
+        served_s.append(asyncio.get_running_loop().time())
+        await replica.read_barrier()
+
+    def ask_and_heal(world: run.World) -> None:
+        late, usual, leader = Process(world.clients[-1].process.name), world.calls._delay, world.cluster.leader()
+
+        async def ask() -> None:
+            with contextlib.suppress(CallFailed):
+                await world.calls.call(late, leader, serve, 1.0)
+
+        monkeypatch.setattr(world.calls, "_delay", lambda: 2.0 if current_process() is late else usual())
+        world.loop.create_task(ask(), context=late.context)
+        healed_s.append(world.loop.time())
+        heal(world)
+
+    monkeypatch.setattr(run.World, "_heal", ask_and_heal)
+    assert simulate(1, Options(replicas=3, seconds=1.0)).violations == []
+    assert [time_s - healed_s[0] for time_s in served_s] == [pytest.approx(2.0, abs=0.01)]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -211,3 +211,39 @@ def test_a_lost_answer_is_no_answer() -> None:
     with pytest.raises(CallFailed):
         virtually(lambda loop: _serve_calls(loop, serve, prepare=lossy))
     assert served == [True]
+
+
+def test_a_request_is_under_way_until_it_can_do_nothing_any_more() -> None:
+    """Also when the caller has lost its patience, while it is late or a replica still works on it."""
+
+    async def main(loop):
+        network = Network(loop, random.Random(1), Trace(loop), lambda _direction: 0.0)
+        calls = Calls(loop, random.Random(1), network, lambda: 2.0)
+        seen = []
+
+        async def serve(_replica):
+            await asyncio.sleep(1.0)
+
+        async def ask(target, looks):
+            with pytest.raises(CallFailed):
+                await calls.call(Process("client"), target, serve, 0.5)
+            for wait_s in looks:
+                await asyncio.sleep(wait_s)
+                seen.append((target, calls.under_way("client"), calls.under_way("another")))
+
+        calls.servers["a"], calls.servers["b"] = Server(None, Process("a")), Server(None, Process("b"))
+        await ask("a", (1.4, 0.7, 0.5))  # on its way, being served, done
+        loop.call_later(2.5, lambda: calls.died("b", silently=True), context=contextvars.Context())
+        await ask("b", (1.9, 0.2))  # being served, and its replica is gone
+        await ask("c", (1.4, 0.2))  # nobody is there
+        network.cut("client", "a")
+        await ask("a", (1.4, 0.2))  # cut off
+        return seen
+
+    yes, no = (True, False), (False, False)
+    assert virtually(main) == [
+        *(("a", *yes), ("a", *yes), ("a", *no)),
+        *(("b", *yes), ("b", *no)),
+        *(("c", *yes), ("c", *no)),
+        *(("a", *yes), ("a", *no)),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +19,18 @@ LEASE_MS = 1_500
 
 @pytest.mark.slow
 def test_reports_of_a_paused_agent_are_refused_recorded_and_change_nothing(
-    make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any]
+    make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
     cluster = make_cluster(agents=1, agent_cpus=2, prefetch=0, lease_ms=LEASE_MS)
     with cluster.client() as client:
         # The attempts end while their agent is paused, so that it has something to report when it wakes.
-        tasks = [{"id": f"t{n}", "command": ["sleep", "1"], "retries": 0} for n in range(2)]
+        paused = tmp_path / "paused"
+        command = ["sh", "-c", f"while [ ! -e {paused} ]; do sleep 0.05; done"]
+        tasks = [{"id": f"t{n}", "command": command, "retries": 0} for n in range(2)]
         workflow = client.submit({"name": "paused", "tasks": tasks}).id
         eventually(lambda: client.workflow(workflow).tasks.running == 2)
         assert cluster.signal("a1", signal.SIGSTOP)
+        paused.touch()
         eventually(lambda: client.agent("a1").state == "lost")
         second = client.submit({"name": "other", "tasks": [{"id": "x", "command": ["true"]}]})
         url = cluster.url_of(cluster.wait_leader())

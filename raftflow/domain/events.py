@@ -26,6 +26,12 @@ class TaskNotReady(msgspec.Struct, frozen=True, gc=False):
     task: int
 
 
+class WorkflowReady(msgspec.Struct, frozen=True, gc=False):
+    """Every task of the workflow that is ready may be placed now. In place of a `TaskReady` for each."""
+
+    workflow_id: str
+
+
 class AgentChanged(msgspec.Struct, frozen=True, gc=False):
     """There is news for the agent (assignments, stops, releases), or its room changed."""
 
@@ -51,4 +57,4 @@ class TimerSet(msgspec.Struct, frozen=True, gc=False):
     due_ms: int
 
 
-Event = TaskReady | TaskNotReady | AgentChanged | WorkflowChanged | WorkflowFinished | TimerSet
+Event = TaskReady | TaskNotReady | WorkflowReady | AgentChanged | WorkflowChanged | WorkflowFinished | TimerSet

@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from raftflow.domain.commands import AnyCommand, SubmitWorkflow
+from raftflow.domain.commands import AnyCommand, FinishWorkflow, SubmitWorkflow
 from raftflow.domain.replies import AnyReply
 
 FINGERPRINT_BYTES = 16
@@ -19,8 +19,11 @@ _encoder = msgspec.msgpack.Encoder()
 def fingerprint_of(command: AnyCommand) -> bytes:
     """Return a hash of what the command means: all of it but when it was made, by whom, and the id minted for it.
 
-    A client that retries through another replica gets another time and another workflow id, and means the same.
+    A client that retries through another replica gets another time and another workflow id, and means the same. So
+    does one whose workflow comes in pieces, the last of which brings that hash with it.
     """
+    if isinstance(command, FinishWorkflow):
+        return command.fingerprint
     if isinstance(command, SubmitWorkflow):
         command = msgspec.structs.replace(command, at_ms=0, actor="", workflow_id="")
     else:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,6 +24,9 @@ from raftflow.machine.agent_timers import AgentTimers
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.results import ResultTable
 from raftflow.machine.timers import Timers
+
+if TYPE_CHECKING:
+    from raftflow.machine.upload import Upload
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -204,8 +209,8 @@ class Workflow:
         self.profiles: list[Profile] = []
         self.tasks: list[Task] = []
         self.by_id: dict[str, Task] = {}
-        self.dependents: list[tuple[int, ...]] = []
-        """For each task the positions of those that need it."""
+        self.dependents: list[Sequence[int]] = []
+        """For each task the positions of those that wait for it, in order."""
         self.counts = [0] * len(TaskState)
         """Tasks by state."""
         self.open = 0
@@ -382,6 +387,10 @@ class State:
         self.agent_timers = AgentTimers()
         self.live_tasks = 0
         """Tasks of unfinished workflows."""
+        self.uploads: dict[str, Upload] = {}
+        """Workflows that come in pieces, in the order in which they were begun. Nobody is shown them."""
+        self.upload_tasks = 0
+        """Tasks that they will have."""
         self.fence = 0
         """The last one given. The same holds for the numbers that follow."""
         self.incarnation = 0

@@ -28,7 +28,7 @@ from raftflow.domain.commands import (
     Supported,
 )
 from raftflow.domain.contract import AgentWord, ReportedEnd
-from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet
+from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet, WorkflowReady
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
@@ -49,8 +49,17 @@ TIMER_SLEEP_MOST_S = 3600.0
 class Planner(Protocol):
     """Turns the state into placements. Follows the events of every entry that is applied while leading."""
 
+    @property
+    def behind(self) -> bool:
+        """True while it lacks something of what `reset` or `observe` told, which `catch_up` takes in."""
+        ...
+
     def reset(self) -> None:
-        """Read everything anew from the state machine."""
+        """Read everything anew from the state machine, or begin to."""
+        ...
+
+    def catch_up(self) -> None:
+        """Take in a slice of what is lacking: no more than one turn of the event loop should do."""
         ...
 
     def observe(self, events: list[Event]) -> None:
@@ -111,6 +120,7 @@ class LeaderLoop:
         self._retiring = Errand("retire", self._retire, on_bug)
         self._raising = Errand("level", self._raise, on_bug)
         self._errands = (self._placing, self._firing, self._retiring, self._raising)
+        self._catching_up: asyncio.Handle | None = None
         self._lease_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
         self._wake_due_ms: int | None = None
@@ -148,6 +158,7 @@ class LeaderLoop:
         for errand in self._errands:
             errand.start()
         self._planner.reset()
+        self._catch_up_soon()
         self._placing.kick()
         self._arm_leases()
         self._arm_timer()
@@ -160,9 +171,11 @@ class LeaderLoop:
         for errand in self._errands:
             errand.stop()
         self.removals.stop()
-        for timer in (self._lease_timer, self._wake_timer, self._retire_timer, self._level_timer):
+        timers = (self._lease_timer, self._wake_timer, self._retire_timer, self._level_timer, self._catching_up)
+        for timer in timers:
             if timer is not None:
                 timer.cancel()
+        self._catching_up = None
         self._lease_timer = self._wake_timer = self._retire_timer = self._level_timer = None
         self._wake_due_ms = None
         self.leases.clear()
@@ -181,6 +194,8 @@ class LeaderLoop:
             elif isinstance(event, AgentChanged):
                 self._placing.kick()
                 self._watch(event.name)
+            elif isinstance(event, WorkflowReady):
+                self._catch_up_soon()
             elif isinstance(event, TimerSet):
                 timers = True
         if timers:
@@ -317,6 +332,17 @@ class LeaderLoop:
         self._arm_timer()
 
     # --- placing
+
+    def _catch_up_soon(self) -> None:
+        """Let the planner go on in the next turn of the event loop, so that others get theirs in between."""
+        if self._planner.behind and self._catching_up is None:
+            self._catching_up = asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._catching_up = None
+        self._planner.catch_up()
+        self._placing.kick()
+        self._catch_up_soon()
 
     async def _place(self) -> None:
         placements = self._planner.plan()

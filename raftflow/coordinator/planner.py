@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from raftflow.coordinator.foresight import placements_after
 from raftflow.coordinator.outlook import Outlook
 from raftflow.domain.commands import Placement
 from raftflow.domain.contract import ReportedEnd
-from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
-from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
+from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, WorkflowReady
+from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask, Shape
 from raftflow.machine import queries
 from raftflow.machine.machine import Machine
 from raftflow.scheduler.place import decide
-from raftflow.scheduler.queue import ReadyQueue, TaskKey
+from raftflow.scheduler.queue import ReadyQueue, TaskKey, workflow_order
 from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
 PLACEMENTS_MAX = 512
 """Placements of one command. When they are applied the next ones are computed."""
+SLICE = 1_000
+"""Tasks that are looked at in one turn of the event loop while whole workflows are taken into the queue."""
 SHOWN_LEAST = 8
 REMEMBERED_MAX = 256
 """Decisions that are remembered, to explain them."""
@@ -38,7 +41,8 @@ class QueuePlanner:
     """Keeps the scheduler's queue of ready tasks and the agents that are up, and asks for placements.
 
     At most one proposal is under way at a time, so nothing has to be held back: what was placed has left the queue
-    by its event before the next plan is made.
+    by its event before the next plan is made. Whole workflows (all of them when a replica begins to lead) are taken
+    in slices, the most urgent first; what is not in the queue yet waits a little longer, and nothing else.
 
     Args:
         now_ms: the cluster's time.
@@ -49,6 +53,8 @@ class QueuePlanner:
         self._now_ms = now_ms
         self._outlook = outlook or Outlook()
         self._queue = ReadyQueue()
+        self._backlog: list[tuple[tuple[int, int], str, int]] = []
+        """Workflows that are to be taken in: their order, their id, and the position to go on from. A heap."""
         self._open: dict[str, AgentRoom] = {}
         """Agents that are up and have room, as of the last plan."""
         self._full: dict[str, AgentRoom] = {}
@@ -65,10 +71,12 @@ class QueuePlanner:
         """The remembered decision that placed a task last."""
 
     def reset(self) -> None:
-        """Read everything anew from the state machine."""
+        """Read everything anew from the state machine: the first slice now, the rest by `catch_up`."""
         self._queue = ReadyQueue()
-        for workflow_id, position in queries.ready_tasks(self._machine):
-            self._add(workflow_id, position)
+        found = queries.workflows_with_ready(self._machine)
+        self._backlog = [(self._order_of(workflow_id), workflow_id, 0) for workflow_id in found]
+        heapify(self._backlog)
+        self.catch_up()
         self._open.clear()
         self._full.clear()
         self._suspects.clear()
@@ -87,6 +95,29 @@ class QueuePlanner:
                 self._queue.discard(event.workflow_id, event.task)
             elif isinstance(event, AgentChanged):
                 self._changed[event.name] = None
+            elif isinstance(event, WorkflowReady) and event.workflow_id in self._machine.state.workflows:
+                heappush(self._backlog, (self._order_of(event.workflow_id), event.workflow_id, 0))
+
+    @property
+    def behind(self) -> bool:
+        """True while `catch_up` has something to do."""
+        return bool(self._backlog)
+
+    def catch_up(self) -> None:
+        """Take the next slice of ready tasks into the queue."""
+        left = SLICE
+        while left > 0 and self._backlog:
+            order, workflow_id, first = heappop(self._backlog)
+            found, looked_at = queries.ready_positions(self._machine, workflow_id, first, left)
+            for position in found:
+                self._add(workflow_id, position)
+            if looked_at == left:
+                heappush(self._backlog, (order, workflow_id, first + left))
+            left -= max(1, looked_at)
+
+    def _order_of(self, workflow_id: str) -> tuple[int, int]:
+        workflow = self._machine.state.workflows[workflow_id]
+        return workflow_order(workflow.submitted_ms // AGE_STEP_MS, workflow.priority), workflow.number
 
     def suspect(self, agent: str, *, silent: bool) -> None:
         """Give an agent nothing while it is silent, or take it into account again."""
@@ -105,7 +136,7 @@ class QueuePlanner:
     def plan(self) -> tuple[Placement, ...]:
         """Propose placements for now; empty if nothing is ready or nobody has room."""
         placements = self._decide()
-        self.settled = not placements
+        self.settled = not placements and not self._backlog
         return placements
 
     def _decide(self) -> tuple[Placement, ...]:
@@ -156,7 +187,7 @@ class QueuePlanner:
 
     def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
         """Propose what will run at once where the ends happened; empty while other tasks wait for a decision."""
-        if len(self._queue):
+        if len(self._queue) or self._backlog:
             return ()
         placements = placements_after(self._machine, agent, ends)
         self._remember(None, placements)

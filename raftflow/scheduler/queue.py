@@ -1,7 +1,7 @@
 """The leader's ready tasks, grouped by shape, each group in the order in which its tasks should run.
 
 A decision then costs per shape and not per task: tasks of one shape fit on the same agents. The queue mirrors what
-the machine holds as ready; it is filled from `queries.ready_tasks` when a replica becomes leader, and follows the
+the machine holds as ready; it is filled workflow by workflow when a replica becomes leader, and follows the
 events from then on. A task that was proposed and not yet decided is *held*: it stays in the queue and is not shown.
 """
 
@@ -38,11 +38,16 @@ def order_key(task: ReadyTask) -> OrderKey:
     """
     return (
         0 if task.lost else 1,
-        task.age * POINTS_PER_AGE_STEP - task.priority,
+        workflow_order(task.age, task.priority),
         -task.rank,
         task.number,
         task.task,
     )
+
+
+def workflow_order(age: int, priority: int) -> int:
+    """Sort workflows by priority with ageing; `age` is when one was submitted, in steps of `AGE_STEP_MS`."""
+    return age * POINTS_PER_AGE_STEP - priority
 
 
 class _Lane:

@@ -24,6 +24,7 @@ from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
 from raftflow.coordinator.registrar import Registrar
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
+from raftflow.coordinator.uploads import Uploads
 from raftflow.coordinator.verify import verify_audit
 from raftflow.coordinator.watch import Watch, WatchLoop
 from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus, TaskExplanation
@@ -149,6 +150,13 @@ class Replica:
             look_again=self.leader.look_again,
             on_bug=self._fail,
         )
+        self.uploads = Uploads(
+            name=config.name,
+            machine=self.machine,
+            submitter=self.submitter,
+            now_ms=self.clock.now_ms,
+            on_bug=self._fail,
+        )
         self.registrar = Registrar(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
         self._started_s = 0.0
@@ -196,6 +204,7 @@ class Replica:
         self.desk.close()
         self.leader.stop()
         self.watch.stop()
+        self.uploads.stop()
         self.submitter.refuse()
         await self.log.close()
         await self.submitter.close()
@@ -219,6 +228,7 @@ class Replica:
             self._failed.set()
             self.leader.stop()
             self.watch.stop()
+            self.uploads.stop()
 
     async def _watch_log(self) -> None:
         self._fail(await self.log.wait_failed())
@@ -226,14 +236,18 @@ class Replica:
     def _role_changed(self, role: Role, term: int) -> None:
         self.leader.on_role_change(role, term)
         if self.leader.leading:
+            self.uploads.start()
             self.watch.start()
         else:
+            self.uploads.stop()
             self.watch.stop()
             self.desk.step_down()
 
     def _applied(self, result: EntryResult) -> None:
         self.clock.follow()
         events = result.events
+        if self.leader.leading and self.machine.state.uploads:
+            self.uploads.look()
         if events and self.leader.leading:
             self.leader.on_applied(events)
             self.watch.on_applied(events)

@@ -1,7 +1,7 @@
 """Large submissions: read by a process of their own, sent into the log in pieces (`coordinator.uploads`).
 
-A client that gives up and asks again under the same idempotency key finds its first request at work, waits for it, and
-gets its answer. Without a key nobody could ask for that answer, so the work ends when the client is gone.
+A client that gives up and asks again under the same idempotency key finds its first request at work, waits for it,
+and gets its answer. Without a key nobody could ask for that answer, so the work ends when the client is gone.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ async def submit(call: Call, *, request_id: str, workflow_id: str, actor: str) -
                 raise ProblemError(problems.INVALID_DOCUMENT, "the client went away") from None
 
 
-async def _submit(
-    reader: DocumentReader, call: Call, request_id: str, workflow_id: str, actor: str
-) -> AnyReply:
+async def _submit(reader: DocumentReader, call: Call, request_id: str, workflow_id: str, actor: str) -> AnyReply:
     replica = call.replica
     state = replica.machine.state
     if state.feature_level < PIECES_LEVEL:

@@ -1,7 +1,7 @@
 """The process that reads large workflow documents, so that the replica never stands still for one.
 
-It parses a document, checks and normalises it, and cuts it into pieces (`domain.pieces`). In the replica's own process
-that would be seconds of work, some of it in single calls that keep every other thread waiting. It has no state: it
+It parses a document, checks and normalises it, and cuts it into pieces (`domain.pieces`). In the replica's own
+process that would be seconds of work, some of it in single calls that keep every other thread waiting. It has no state: it
 is given a document and answers with frames; its end of the pipe closes when the replica is gone, and so it ends.
 
     frame   = length (4 bytes, big endian) + MessagePack
@@ -133,8 +133,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
     """Answer until there are no more requests."""
     while len(head := incoming.read(LENGTH_BYTES)) == LENGTH_BYTES:
         ask = _ask_decoder.decode(incoming.read(int.from_bytes(head, "big")))
-        for message in answer(ask):
-            outgoing.write(frame(message))
+        outgoing.writelines(frame(message) for message in answer(ask))
         outgoing.flush()
 
 

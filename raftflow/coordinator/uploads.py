@@ -1,7 +1,7 @@
 """Large workflows on their way into the log, piece by piece, and the end of those that nobody will finish.
 
-One piece is in the log at a time, whoever's it is, and uploads take turns: so whatever else is proposed meanwhile goes
-in between, and no entry holds more of them than a replica can apply without standing still.
+One piece is in the log at a time, whoever's it is, and uploads take turns: so whatever else is proposed meanwhile
+goes in between, and no entry holds more of them than a replica can apply without standing still.
 
 An upload belongs to the leader that began it, in one stretch of leading. What the state machine holds of others, or
 of uploads that failed here, is dropped as soon as it is seen. Until its last command an upload has no effect, so
@@ -202,6 +202,4 @@ class Uploads:
 def _add(at_ms: int, actor: str, workflow_id: str, number: int, piece: Piece) -> AddTasks:
     # Profiles and tasks are encoded already; `Raw` puts those bytes into the command as they are.
     profiles, tasks = (cast("Any", msgspec.Raw(data)) for data in piece)
-    return AddTasks(
-        at_ms=at_ms, actor=actor, workflow_id=workflow_id, number=number, profiles=profiles, tasks=tasks
-    )
+    return AddTasks(at_ms=at_ms, actor=actor, workflow_id=workflow_id, number=number, profiles=profiles, tasks=tasks)

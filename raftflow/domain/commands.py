@@ -41,8 +41,8 @@ class SubmitWorkflow(Command, frozen=True, tag="workflow.submit"):
 class BeginWorkflow(Command, frozen=True, tag="workflow.begin"):
     """Begin the upload of a workflow that comes in pieces. Replies `Done`. Needs feature level 4.
 
-    Nothing of it is seen until `FinishWorkflow`, but its tasks count towards the limits from now on. An upload belongs
-    to the leader that began it: every new leader drops those that it finds.
+    Nothing of it is seen until `FinishWorkflow`, but its tasks count towards the limits from now on. An upload
+    belongs to the leader that began it: every new leader drops those that it finds.
     """
 
     workflow_id: str

@@ -10,7 +10,7 @@ machines give equal bytes. A reader of format 1 refuses any other format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -235,35 +235,35 @@ def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Hea
     state.incarnation = header.incarnation
     state.workflow_number = header.workflow_number
     state.finished_number = header.finished_number
+    takers = _takers(builder)
     for kind, payload in frames:
-        if kind == _TASKS:
-            builder.add_tasks(payload)
-        elif kind == _PROFILES:
-            builder.add_profiles(payload)
-        elif kind == _WORKFLOW:
-            builder.add_workflow(_workflow_decoder.decode(payload))
-        elif kind == _AGENT:
-            builder.add_agent(_agent_decoder.decode(payload))
-        elif kind == _REQUESTS:
-            builder.add_requests(_requests_decoder.decode(payload))
-        elif kind == _KINDS:
-            builder.add_kinds(_kinds_decoder.decode(payload))
-        elif kind == _RESULTS:
-            builder.add_results(_results_decoder.decode(payload))
-        elif kind == _UPLOAD:
-            builder.add_upload(_upload_decoder.decode(payload))
-        elif kind == _PIECE:
-            builder.add_piece(payload)
-        elif kind == _END:
+        if kind == _END:
             break
-        else:
+        take = takers.get(kind)
+        if take is None:
             raise SnapshotError(f"a frame of unknown kind {kind!r}")
+        take(payload)
     else:
         raise SnapshotError("the snapshot has no end: it was cut off")
     if next(frames, None) is not None:
         raise SnapshotError("the snapshot goes on after its end")
     builder.finish(header.requests, header.agents, header.workflows, header.kinds, header.results, header.uploads)
     return header, state
+
+
+def _takers(builder: Builder) -> dict[bytes, Callable[[bytes], None]]:
+    """Return for each kind of frame who takes its content."""
+    return {
+        _REQUESTS: lambda payload: builder.add_requests(_requests_decoder.decode(payload)),
+        _KINDS: lambda payload: builder.add_kinds(_kinds_decoder.decode(payload)),
+        _RESULTS: lambda payload: builder.add_results(_results_decoder.decode(payload)),
+        _AGENT: lambda payload: builder.add_agent(_agent_decoder.decode(payload)),
+        _WORKFLOW: lambda payload: builder.add_workflow(_workflow_decoder.decode(payload)),
+        _PROFILES: builder.add_profiles,
+        _TASKS: builder.add_tasks,
+        _UPLOAD: lambda payload: builder.add_upload(_upload_decoder.decode(payload)),
+        _PIECE: builder.add_piece,
+    }
 
 
 def _frames(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -170,9 +170,7 @@ class Upload:
     def _at(self, position: int) -> bool:
         return self.tasks[position] is not None
 
-    def _needs_problem(
-        self, task: TaskPart, references: list[tuple[str, ...]], fresh: dict[int, str]
-    ) -> str | None:
+    def _needs_problem(self, task: TaskPart, references: list[tuple[str, ...]], fresh: dict[int, str]) -> str | None:
         """Say what is wrong with the needs of one task."""
         count = len(self.tasks)
         for need in task.needs:

@@ -24,7 +24,7 @@ from raftflow.machine.workflows import admit, enter, invalid, limit_problem, war
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import AddTasks, BeginWorkflow, DropUploads, FinishWorkflow
-    from raftflow.machine.state import State, Workflow
+    from raftflow.machine.state import State
     from raftflow.machine.step import Step
 
 

@@ -229,7 +229,11 @@ def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
     def add(name: str, number: int, profiles: tuple[TaskSpec, ...], *tasks: c.TaskPart) -> c.AddTasks:
         return c.AddTasks(**stamp(), workflow_id=name, number=number, profiles=profiles, tasks=tasks)
 
-    first, second, third = c.TaskPart(2, "a", 0, 3_000), c.TaskPart(0, "b", 1, 2_000, (2,)), c.TaskPart(1, "c", 0, 9, (0,))
+    first, second, third = (
+        c.TaskPart(2, "a", 0, 3_000),
+        c.TaskPart(0, "b", 1, 2_000, (2,)),
+        c.TaskPart(1, "c", 0, 9, (0,)),
+    )
     yield (c.RaiseFeatureLevel(**stamp(), level=4, supported=(c.Supported("n1", 4),)), begin("wf-12", 3))
     yield (add("wf-12", 0, profiles[:1], first), begin("wf-13", 4))
     yield (add("wf-13", 0, profiles, first, second), begin("wf-14", 5))

@@ -92,7 +92,9 @@ class Drive:
         entry = c.decode_entry(c.encode_entry((begin, *adds, finish)))
         return list(entry.commands)
 
-    def upload(self, spec: WorkflowSpec | None = None, workflow_id: str = "wf-1", request_id: str = "", **more: Any) -> Any:
+    def upload(
+        self, spec: WorkflowSpec | None = None, workflow_id: str = "wf-1", request_id: str = "", **more: Any
+    ) -> Any:
         """Bring a workflow in pieces, one per entry, and return the last reply, or the first refusal."""
         reply = None
         for command in self.pieces(self.chain(1) if spec is None else spec, workflow_id, request_id, **more):

@@ -188,7 +188,9 @@ class Model(RuleBasedStateMachine):
     def do(self, kind: Any, **fields: Any) -> Any:
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
 
-    @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([1, 3, LEVEL, LEVEL]))
+    @initialize(
+        spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([1, 3, LEVEL, LEVEL])
+    )
     def a_cluster_at_work(self, *, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
         self.do(c.RaiseFeatureLevel, level=level, supported=(c.Supported("n1", level),))
         self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch)

@@ -203,6 +203,19 @@ def test_dependents_are_sorted_though_they_come_otherwise(pieces):
     assert pieces.machine.state.workflows["wf-1"].dependents[0] == list(range(1, 40))
 
 
+def test_it_warns_of_what_no_agent_can_run(new_drive):
+    """Of the first shapes, as one command would."""
+    tasks = [TaskSpec(id=f"t{n}", command=("x",), resources={"cpu": 1000, "gpu": n}) for n in range(25)]
+    spec = WorkflowSpec(name="w", tasks=tuple(tasks))
+    drives = [new_drive(), new_drive()]
+    for drive in drives:
+        drive.raise_level()
+        drive.register()
+    whole, pieces = drives[0].submit(spec), drives[1].upload(spec)
+    assert whole == pieces
+    assert len(whole.warnings) == upload.SHAPES_MAX - 1
+
+
 def test_the_search_for_redundant_needs_is_bounded(pieces, monkeypatch):
     spec = pieces.tasks((), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
     monkeypatch.setattr(upload, "WORK_PER_PIECE", 1)
@@ -274,7 +287,10 @@ def test_ids_are_unique(pieces):
 
 def test_below_the_level_all_of_it_is_refused(drive):
     drive.raise_level(3)
-    replies = [drive.do(command) for command in (*drive.pieces(drive.bag(1)), c.DropUploads(at_ms=1, actor="x", workflow_ids=()))]
+    replies = [
+        drive.do(command)
+        for command in (*drive.pieces(drive.bag(1)), c.DropUploads(at_ms=1, actor="x", workflow_ids=()))
+    ]
     assert {reply.code for reply in replies} == {RejectionCode.FEATURE_LEVEL}
 
 

@@ -1,8 +1,9 @@
 """The process that reads large workflow documents, so that the replica never stands still for one.
 
 It parses a document, checks and normalises it, and cuts it into pieces (`domain.pieces`). In the replica's own
-process that would be seconds of work, some of it in single calls that keep every other thread waiting. It has no state: it
-is given a document and answers with frames; its end of the pipe closes when the replica is gone, and so it ends.
+process that would be seconds of work, some of it in single calls that keep every other thread waiting. It has no
+state: it is given a document and answers with frames; its end of the pipe closes when the replica is gone, and so it
+ends.
 
     frame   = length (4 bytes, big endian) + MessagePack
     request = Ask

@@ -1,5 +1,6 @@
-"""Large documents are read by a process of their own (`document_worker`): started with the first, kept warm, one at a
-time in the order in which they came, ended when none has come for a while.
+"""The reader of large documents: a process of its own (`document_worker`), one document at a time, in their order.
+
+It is started with the first one, kept warm, and ended when none has come for a while.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ async def test_a_key_means_the_same_on_both_roads(newest: Any, monkeypatch: Any)
     first = await newest.post("/v1/workflows", document(), headers=keyed("k"))
     monkeypatch.setattr(large, "PIECES_LEVEL", LEVEL + 1)
     second = await newest.post("/v1/workflows", document(), headers=keyed("k"))
-    monkeypatch.setattr(large, "LARGE_BYTES", 10**9)
+    monkeypatch.setattr("raftflow.api.workflows.OFF_LOOP_BYTES", 10**9)
     third = await newest.post("/v1/workflows", document(), headers=keyed("k"))
     assert first.json["id"] == second.json["id"] == third.json["id"]
 

@@ -28,7 +28,15 @@ from raftflow.domain.commands import (
     Supported,
 )
 from raftflow.domain.contract import AgentWord, ReportedEnd
-from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet, WorkflowReady
+from raftflow.domain.events import (
+    AgentChanged,
+    Event,
+    TaskNotReady,
+    TaskReady,
+    TimerSet,
+    WorkflowNotReady,
+    WorkflowReady,
+)
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
@@ -194,7 +202,7 @@ class LeaderLoop:
             elif isinstance(event, AgentChanged):
                 self._placing.kick()
                 self._watch(event.name)
-            elif isinstance(event, WorkflowReady):
+            elif isinstance(event, WorkflowReady | WorkflowNotReady):
                 self._catch_up_soon()
             elif isinstance(event, TimerSet):
                 timers = True

@@ -32,6 +32,12 @@ class WorkflowReady(msgspec.Struct, frozen=True, gc=False):
     workflow_id: str
 
 
+class WorkflowNotReady(msgspec.Struct, frozen=True, gc=False):
+    """No task of the workflow may be placed any more: it is paused."""
+
+    workflow_id: str
+
+
 class AgentChanged(msgspec.Struct, frozen=True, gc=False):
     """There is news for the agent (assignments, stops, releases), or its room changed."""
 
@@ -57,4 +63,13 @@ class TimerSet(msgspec.Struct, frozen=True, gc=False):
     due_ms: int
 
 
-Event = TaskReady | TaskNotReady | WorkflowReady | AgentChanged | WorkflowChanged | WorkflowFinished | TimerSet
+Event = (
+    TaskReady
+    | TaskNotReady
+    | WorkflowReady
+    | WorkflowNotReady
+    | AgentChanged
+    | WorkflowChanged
+    | WorkflowFinished
+    | TimerSet
+)

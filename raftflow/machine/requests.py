@@ -44,23 +44,24 @@ class RequestTable:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._replies: dict[str, Remembered] = {}
+        self.replies: dict[str, Remembered] = {}
+        """By request id."""
         self._order: deque[str] = deque()
 
     def __len__(self) -> int:
-        return len(self._replies)
+        return len(self.replies)
 
     def __iter__(self) -> Iterator[Remembered]:
         """Oldest first."""
-        return (self._replies[request_id] for request_id in self._order)
+        return (self.replies[request_id] for request_id in self._order)
 
     def get(self, request_id: str) -> Remembered | None:
         """Return what was answered, None if it is unknown or forgotten."""
-        return self._replies.get(request_id)
+        return self.replies.get(request_id)
 
     def remember(self, entry: Remembered) -> None:
         """Add an answer under an id that is not there yet."""
         if len(self._order) >= self._limit:
-            del self._replies[self._order.popleft()]
-        self._replies[entry.request_id] = entry
+            del self.replies[self._order.popleft()]
+        self.replies[entry.request_id] = entry
         self._order.append(entry.request_id)

@@ -13,6 +13,7 @@ from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady,
 from raftflow.domain.events import WorkflowFinished as Finished
 from raftflow.domain.features import LEVEL
 from raftflow.domain.task import FINAL, TRANSITIONS, TaskEvent, TaskState
+from raftflow.machine.discard import Discarded
 
 if TYPE_CHECKING:
     from raftflow.machine.copying import CopyOnWrite
@@ -57,6 +58,7 @@ class Step:
         "agents_changed",
         "clock_ms",
         "copying",
+        "discarded",
         "events",
         "index",
         "level_max",
@@ -75,6 +77,8 @@ class Step:
         """Of the entry at hand."""
         self.copying: CopyOnWrite | None = None
         """The open snapshot."""
+        self.discarded = Discarded()
+        """What left the tables and is large."""
         self.transitions: list[Transition] = []
         """Of the command at hand."""
         self.notes: list[str] = []

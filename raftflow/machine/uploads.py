@@ -136,6 +136,7 @@ def drop_uploads(step: Step, command: DropUploads) -> Done:
     found = [state.uploads[name] for name in dict.fromkeys(command.workflow_ids) if name in state.uploads]
     for upload in found:
         _forget(state, upload)
+        step.discarded.put(upload)
     return Done(changed=bool(found))
 
 

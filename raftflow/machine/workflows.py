@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.checks import check_task_values, check_workflow_values
-from raftflow.domain.events import TaskNotReady, TaskReady
+from raftflow.domain.events import TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.ids import name_problem
 from raftflow.domain.pieces import profile_key
@@ -238,9 +238,8 @@ def _pause(step: Step, workflow: Workflow) -> Done | Rejection:
     if workflow.cancelled or workflow.stopping:
         return _conflict(workflow, "it is being stopped, there is nothing to pause")
     step.touch_workflow(workflow)
-    for task in workflow.tasks:
-        if task.state is TaskState.READY:
-            step.events.append(TaskNotReady(workflow.id, task.position))
+    if workflow.counts[TaskState.READY]:
+        step.events.append(WorkflowNotReady(workflow.id))
     workflow.paused = True
     take_back_queued(step, workflow, ORDER_RELEASE)
     cache.reconsider(step, workflow)
@@ -252,9 +251,8 @@ def _resume(step: Step, workflow: Workflow) -> Done:
         return Done(changed=False)
     step.touch_workflow(workflow)
     workflow.paused = False
-    for task in workflow.tasks:
-        if task.state is TaskState.READY:
-            step.events.append(TaskReady(workflow.id, task.position))
+    if workflow.counts[TaskState.READY]:
+        step.events.append(WorkflowReady(workflow.id))
     take_back_queued(step, workflow, ORDER_NONE)
     cache.reconsider(step, workflow)
     return Done()
@@ -303,4 +301,5 @@ def retire_workflows(step: Step, command: RetireWorkflows) -> Retired:
         del state.workflows[workflow_id]
         del state.by_number[workflow.number]
         step.workflows_changed[workflow_id] = None
+        step.discarded.put(workflow)
     return Retired(tuple(retired))

@@ -103,6 +103,14 @@ class _Lane:
             del self._front[2 * limit :]
         return shown
 
+    def dissolve(self, count: int) -> int:
+        """Free up to `count` entries; returns how many."""
+        entries = self._front or self._heap
+        taken = min(count, len(entries))
+        if taken:
+            del entries[-taken:]
+        return taken
+
 
 class ReadyQueue:
     """Ready tasks by shape. Adding and removing cost O(log n)."""
@@ -151,6 +159,24 @@ class ReadyQueue:
         lane.size -= 1
         if lane.size == 0:
             del self._lanes[lane_key]
+
+    def dissolve(self, count: int) -> bool:
+        """Free up to `count` entries of a queue that is not used any more. False once nothing is left.
+
+        Freeing a million tasks at once would take a second.
+        """
+        for table in (self._serials, self._lane_of):
+            taken = min(count, len(table))
+            for _ in range(taken):
+                table.popitem()
+            count -= taken
+        while count > 0 and self._lanes:
+            key, lane = next(iter(self._lanes.items()))
+            taken = lane.dissolve(count)
+            if not taken:
+                del self._lanes[key]
+            count -= max(1, taken)
+        return bool(self._serials or self._lane_of or self._lanes)
 
     def limited(self) -> list[str]:
         """Return the workflows that limit how many of their tasks are under way, of those with ready tasks."""

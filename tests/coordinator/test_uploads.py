@@ -13,6 +13,7 @@ from raftflow.coordinator.submitter import BusyError, NoLeaderError, NotLeaderEr
 from raftflow.coordinator.uploads import ClientGoneError
 from raftflow.domain import commands as c
 from raftflow.domain import limits
+from raftflow.domain.events import WorkflowNotReady, WorkflowReady
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
@@ -263,6 +264,37 @@ async def test_what_is_in_line_may_change_meanwhile(bench: Any, monkeypatch: Any
     await one.until(lambda: not one.replica.planner.behind)
     assert list(queries.ready_tasks(one.machine)) == []
     await one.until(lambda: len(one.replica.planner._queue) == 0)
+
+
+async def test_a_paused_workflow_leaves_and_comes_back_in_slices(bench: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(planner, "SLICE", 3)
+    one = await bench()
+    await begin(one, count=10)
+    queue = one.replica.planner
+    await one.until(lambda: len(queue._queue) == 10)
+
+    async def control(action: Any) -> None:
+        await one.replica.propose(c.ControlWorkflow(at_ms=1, actor="client:t", workflow_id="wf-1", action=action))
+
+    await control("pause")
+    assert queue.behind and not queue.settled
+    await one.until(lambda: not queue.behind)
+    assert len(queue._queue) == 0
+    await control("resume")
+    await one.until(lambda: len(queue._queue) == 10)
+    # One that goes on before it has left: what ended meanwhile does not stay behind.
+    await asyncio.gather(control("pause"), control("cancel"))
+    await one.until(lambda: not queue.behind)
+    assert len(queue._queue) == 0
+    await asyncio.gather(control("retry"), control("pause"), control("resume"))
+    await one.until(lambda: not queue.behind)
+    assert len(queue._queue) == 10
+
+
+async def test_workflows_that_are_gone_by_the_end_of_the_entry(bench: Any) -> None:
+    one = await bench()
+    one.replica.planner.observe([WorkflowReady("wf-9"), WorkflowNotReady("wf-9")])
+    assert not one.replica.planner.behind
 
 
 async def test_new_leader_places_what_is_ready(bench: Any, monkeypatch: Any) -> None:

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from raftflow.domain import commands as c
-from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowReady
+from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
 from raftflow.domain.pieces import Draft
 from raftflow.domain.replies import AgentAccepted, Rejection
@@ -179,6 +179,8 @@ class Model(RuleBasedStateMachine):
                 self.ready.update(dict.fromkeys((event.workflow_id, position) for position in found))
             elif isinstance(event, TaskNotReady):
                 self.ready.pop((event.workflow_id, event.task), None)
+            elif isinstance(event, WorkflowNotReady):
+                self.ready = {key: None for key in self.ready if key[0] != event.workflow_id}
         for reply in first.replies:
             if isinstance(reply, Rejection):
                 assert reply.message

@@ -6,7 +6,13 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.domain import limits
-from raftflow.domain.events import AgentChanged, TaskNotReady, TaskReady, WorkflowChanged
+from raftflow.domain.events import (
+    AgentChanged,
+    TaskReady,
+    WorkflowChanged,
+    WorkflowNotReady,
+    WorkflowReady,
+)
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
@@ -119,13 +125,13 @@ def test_pause_takes_queued_work_back_and_resume_gives_it_again(drive):
     drive.submit(drive.bag(4))
     drive.place(0, 1, 2)
     assert drive.control("pause") == Done()
-    assert drive.events == [TaskNotReady("wf-1", 3), AgentChanged("a1"), WorkflowChanged("wf-1")]
+    assert drive.events == [WorkflowNotReady("wf-1"), AgentChanged("a1"), WorkflowChanged("wf-1")]
     assert (drive.state(), drive.orders()) == ("paused", ([], [2, 3]))
     assert drive.control("pause") == Done(changed=False)
     assert drive.finish(3, "released") == "accepted"
     assert drive.events == [AgentChanged("a1"), WorkflowChanged("wf-1")]
     assert drive.control("resume") == Done()
-    assert drive.events == [TaskReady("wf-1", 2), TaskReady("wf-1", 3), AgentChanged("a1"), WorkflowChanged("wf-1")]
+    assert drive.events == [WorkflowReady("wf-1"), AgentChanged("a1"), WorkflowChanged("wf-1")]
     assert (drive.states(), drive.orders()) == ("RQEE", ([], []))
     assert drive.control("resume") == Done(changed=False)
 
@@ -294,7 +300,7 @@ def test_a_command_of_an_entry_fails_alone(drive):
         c.ControlWorkflow(workflow_id="wf-1", action="pause", **at),
     )
     assert [type(reply).__name__ for reply in result.replies] == ["Rejection", "WorkflowAccepted", "Done"]
-    assert result.events == [TaskReady("wf-1", 0), TaskNotReady("wf-1", 0), WorkflowChanged("wf-1")]
+    assert result.events == [TaskReady("wf-1", 0), WorkflowNotReady("wf-1"), WorkflowChanged("wf-1")]
     assert [record.position for record in drive.records] == [0, 1, 2]
 
 

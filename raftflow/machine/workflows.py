@@ -26,7 +26,7 @@ from raftflow.domain.workflow import (
 from raftflow.machine import cache, learning
 from raftflow.machine.flow import stop_workflow, take_back_queued
 from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Task, Workflow
-from raftflow.machine.step import move
+from raftflow.machine.step import in_bulk, move
 from raftflow.machine.upload import SHAPES_MAX, profile_of
 
 if TYPE_CHECKING:
@@ -273,6 +273,13 @@ def _retry(step: Step, workflow: Workflow) -> Done | Rejection:
     workflow.finished_number = 0
     workflow.cancelled = False
     workflow.stopping = False
+    with in_bulk(step, workflow, len(workflow.tasks), ready=True):
+        _revive(step, workflow)
+    admit(step, workflow)
+    return Done()
+
+
+def _revive(step: Step, workflow: Workflow) -> None:
     for task in workflow.tasks:
         if task.state is not TaskState.SUCCEEDED:
             waits = task.open_needs or workflow.profiles[task.profile].cache is not None
@@ -281,8 +288,6 @@ def _retry(step: Step, workflow: Workflow) -> Done | Rejection:
             task.losses = 0
             task.finished_ms = 0
             task.detail = ""
-    admit(step, workflow)
-    return Done()
 
 
 # --- retirement

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -30,11 +31,12 @@ from raftflow.domain.replies import AgentAccepted, Rejection
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import queries
+from raftflow.machine import attempts, cache, queries, step
 from raftflow.machine.audit import verify_chain
 from raftflow.machine.invariants import check
 from raftflow.machine.machine import Machine
 from raftflow.machine.state import ORDER_NONE
+from raftflow.machine.step import BULK_LEAST
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
 WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")
@@ -568,7 +570,11 @@ class Model(RuleBasedStateMachine):
         assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4, "memory": 4000}
 
 
-def test_any_sequence_of_commands_keeps_every_invariant():
+@pytest.mark.parametrize("bulk", [BULK_LEAST, 2])
+def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
+    """Also where one event stands for many moves."""
+    for module in (attempts, cache, step):
+        monkeypatch.setattr(module, "BULK_LEAST", bulk)
     run_state_machine_as_test(
         Model,
         settings=settings(

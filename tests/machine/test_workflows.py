@@ -16,6 +16,7 @@ from raftflow.domain.events import (
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine import attempts, cache, step
 
 
 def test_a_submission_is_taken_whole(drive):
@@ -319,3 +320,25 @@ def test_time_never_runs_back(drive):
     assert drive.machine.clock_ms == drive.now_ms + 5_000
     assert drive.task(0, "wf-2").finished_ms == 0
     assert drive.machine.state.workflows["wf-2"].submitted_ms == drive.now_ms + 5_000
+
+
+def test_many_moves_are_one_event(drive, monkeypatch):
+    """Of the tasks of one workflow: those of others are told of as ever."""
+    for module in (step, attempts, cache):
+        monkeypatch.setattr(module, "BULK_LEAST", 3)
+    drive.raise_level()
+    drive.register(cpu=9)
+    drive.submit(drive.tasks((), (0,), (0,), (0,), cache="k"), "wf-2")
+    drive.submit(drive.tasks((), (0,), (0,), (0,), (), cache=None))
+    drive.place(0)
+    drive.finish(1)
+    changed = [AgentChanged("a1"), WorkflowChanged("wf-1")]
+    assert drive.events == [WorkflowReady("wf-1"), *changed]
+    drive.control("cancel")
+    assert WorkflowNotReady("wf-1") in drive.events and len(drive.events) == 3
+    drive.control("retry")
+    assert drive.events == [WorkflowReady("wf-1"), WorkflowChanged("wf-1")]
+    assert drive.states() == "SEEEE"
+    drive.control("pause")
+    drive.control("cancel")
+    assert [type(event).__name__ for event in drive.events] == ["WorkflowFinished", "WorkflowChanged"]

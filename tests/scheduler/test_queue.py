@@ -163,5 +163,5 @@ def test_a_queue_that_is_not_used_any_more_is_freed_in_slices():
     while queue.dissolve(2):
         slices += 1
     assert slices == 6
-    assert (len(queue), queue.shapes) == (0, 0)
+    assert queue.shapes == 0
     assert not queue.dissolve(2)

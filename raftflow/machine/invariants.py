@@ -82,7 +82,7 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
         yield f"{prefix}{unfinished} tasks have not ended, finished at {workflow.finished_ms}"
     if workflow.paused and (workflow.finished_ms or workflow.cancelled):
         yield f"{prefix}paused although it has ended or is cancelled"
-    if [workflow.by_id.get(task.id) for task in workflow.tasks] != workflow.tasks:
+    if tuple([workflow.by_id.get(task.id) for task in workflow.tasks]) != workflow.tasks:
         yield f"{prefix}the table of ids does not match its tasks"
     below: list[list[int]] = [[] for _ in workflow.tasks]
     for task in workflow.tasks:
@@ -198,7 +198,7 @@ def _upload_problems(name: str, upload: Upload) -> Iterator[str]:
             below[need].append(task.position)
         if any(upload.tasks[need] is None for need in task.needs) or task.open_needs != len(task.waited):
             yield f"the task {task.id} came before what it needs"
-    if [tuple(positions) for positions in below] != [tuple(positions) for positions in workflow.dependents]:
+    if [tuple(positions) for positions in below] != [tuple(positions) for positions in upload.dependents]:
         yield "the table of dependents does not match its tasks"
     counts = [sum(task.state is state for task in tasks) for state in TaskState]
     if counts != workflow.counts or workflow.open != len(tasks):

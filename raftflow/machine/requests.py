@@ -31,7 +31,7 @@ def fingerprint_of(command: AnyCommand) -> bytes:
     return blake2b(_encoder.encode(command), digest_size=FINGERPRINT_BYTES).digest()
 
 
-class Remembered(msgspec.Struct, frozen=True, array_like=True):
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One answered request."""
 
     request_id: str

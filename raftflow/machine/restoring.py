@@ -36,6 +36,9 @@ class Builder:
         self._names: dict[str, str] = {}
         self._live: list[tuple[int, Workflow, Task]] = []
         self._current: Workflow | None = None
+        self._profiles: list[Profile] = []
+        self._tasks: list[Task] = []
+        """Those of the present workflow that were read."""
         self._profiles_wanted = 0
         self._tasks_wanted = 0
         self._upload: Upload | None = None
@@ -100,15 +103,17 @@ class Builder:
         workflow.max_parallel = record.max_parallel
         workflow.facts = record.facts
         self._current = workflow
+        self._profiles = []
+        self._tasks = []
         self._profiles_wanted = record.profiles
         self._tasks_wanted = record.tasks
 
     def add_profiles(self, payload: bytes) -> None:
         """Add profiles of the workflow that was begun last."""
-        workflow = self._begun()
+        self._begun()
         for profile in _profiles_decoder.decode(payload):
             shared = self.state.shape(profile.shape)
-            workflow.profiles.append(
+            self._profiles.append(
                 profile if shared is profile.shape else msgspec.structs.replace(profile, shape=shared)
             )
 
@@ -117,12 +122,12 @@ class Builder:
         workflow = self._begun()
         for task in _tasks_decoder.decode(payload):
             if (
-                task.position != len(workflow.tasks)
+                task.position != len(self._tasks)
                 or not 0 <= task.profile < self._profiles_wanted
                 or any(not 0 <= need < self._tasks_wanted for need in (*task.needs, *task.waited))
             ):
                 raise SnapshotError(f"{workflow.id}/{task.id}: refers to what is not there")
-            workflow.tasks.append(task)
+            self._tasks.append(task)
             for attempt in (task.last, task.backup, *task.history):
                 if attempt is not None:
                     attempt.agent = self._names.setdefault(attempt.agent, attempt.agent)
@@ -158,6 +163,7 @@ class Builder:
         workflow = self._current
         if workflow is None:
             return
+        workflow.profiles, workflow.tasks = tuple(self._profiles), self._tasks
         if len(workflow.profiles) != self._profiles_wanted or len(workflow.tasks) != self._tasks_wanted:
             raise SnapshotError(f"{workflow.id}: some of its tasks are missing")
         path = () if workflow.facts is None else workflow.facts.path

@@ -65,10 +65,12 @@ class Upload:
         "_levels",
         "_references",
         "arrived",
+        "dependents",
         "highest",
         "needs",
         "needs_arrived",
         "pieces",
+        "profiles",
         "shapes",
         "tasks",
         "workflow",
@@ -102,7 +104,10 @@ class Upload:
         """The first shapes, each with the first task that has it."""
         self.pieces: list[bytes] = []
         """What came, in order: profiles and tasks in MessagePack."""
-        workflow.dependents = [()] * tasks
+        self.profiles: list[Profile] = []
+        """What the tasks run and want, as far as it has come."""
+        self.dependents: list[Sequence[int]] = [()] * tasks
+        """For each task the positions of those that wait for it, in order."""
         self._levels = [0] * tasks
         self._references: list[tuple[str, ...]] = []
         """For each profile the tasks that the template of its cache key names."""
@@ -122,7 +127,7 @@ class Upload:
         most = limits.PIECE_TASKS_MAX
         if len(profiles) > most or len(tasks) > most:
             return [GraphProblem("tasks", f"more than {most} tasks or profiles in a piece")]
-        if len(self.workflow.profiles) + len(profiles) > len(self.tasks):
+        if len(self.profiles) + len(profiles) > len(self.tasks):
             return [GraphProblem("profiles", "there are more profiles than tasks")]
         references: list[tuple[str, ...]] = []
         for number, profile in enumerate(profiles):
@@ -139,7 +144,7 @@ class Upload:
     ) -> None:
         """Add what is wrong with the tasks. `references` are those of the profiles that come with them."""
         known = self.workflow.by_id
-        profiles = len(self.workflow.profiles)
+        profiles = len(self.profiles)
         fresh: dict[int, str] = {}
         """Position to id of those of the piece that were looked at."""
         ids: dict[str, None] = {}
@@ -200,7 +205,7 @@ class Upload:
         workflow = self.workflow
         for profile in profiles:
             made = profile_of(state, profile)
-            workflow.profiles.append(made)
+            self.profiles.append(made)
             workflow.caches = workflow.caches or made.cache is not None
             self._references.append(_references(profile, "", []))
             if len(self.shapes) < SHAPES_MAX:
@@ -208,7 +213,7 @@ class Upload:
 
     def _add_tasks(self, tasks: Sequence[TaskPart]) -> None:
         workflow = self.workflow
-        counts, by_id, levels, profiles = workflow.counts, workflow.by_id, self._levels, workflow.profiles
+        counts, by_id, levels, profiles = workflow.counts, workflow.by_id, self._levels, self.profiles
         work = WORK_PER_PIECE
         for part in tasks:
             position, needs = part.position, part.needs
@@ -258,7 +263,7 @@ class Upload:
 
     def _depend(self, need: int, position: int) -> None:
         """Note that the task at `position` waits for that at `need`."""
-        dependents = self.workflow.dependents
+        dependents = self.dependents
         known = dependents[need]
         if isinstance(known, list):
             if position > known[-1]:
@@ -291,7 +296,9 @@ class Upload:
     def finish(self) -> Workflow:
         """Return the workflow, all of whose tasks have come."""
         workflow = self.workflow
-        workflow.tasks = self.tasks  # type: ignore[assignment]  # none is missing
+        workflow.profiles = tuple(self.profiles)
+        workflow.tasks = tuple(self.tasks)  # type: ignore[arg-type]  # none is missing
+        workflow.dependents = tuple(self.dependents)
         return workflow
 
 

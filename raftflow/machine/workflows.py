@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
@@ -61,7 +62,7 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
         0, command.workflow_id, spec.name, priority=spec.priority, on_failure=spec.on_failure, submitted_ms=0
     )
     workflow.max_parallel = spec.max_parallel
-    workflow.profiles = [profile_of(state, task) for task in distinct]
+    workflow.profiles = tuple([profile_of(state, task) for task in distinct])
     workflow.warnings = tuple(warnings_of(state.kinds, _examples(workflow.profiles, distinct)))
     _add_tasks(state, workflow, spec, numbers)
     workflow.index_tasks()
@@ -136,7 +137,7 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
     ranks = upward_ranks(spec, order, [learnt_ms[number] for number in numbers])
     position_of = {task.id: position for position, task in enumerate(spec.tasks)}
     needs = [tuple([position_of[need] for need in task.needs]) for task in spec.tasks]
-    tasks = workflow.tasks
+    tasks: list[Task] = []
     for position, task in enumerate(spec.tasks):
         wanted = needs[position]
         first = TaskState.WAITING if wanted or task.cache is not None else TaskState.READY
@@ -147,6 +148,7 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
             tasks[position].waits = needs[position] = left
             tasks[position].open_needs = len(left)
         workflow.facts = facts_of(needs, order, ranks, levels)
+    workflow.tasks = tasks
 
 
 def admit(step: Step, workflow: Workflow) -> None:
@@ -156,7 +158,7 @@ def admit(step: Step, workflow: Workflow) -> None:
         cache.admit(step, workflow, met)
 
 
-def _examples(profiles: list[Profile], tasks: list[TaskSpec]) -> dict[Shape, str]:
+def _examples(profiles: Sequence[Profile], tasks: list[TaskSpec]) -> dict[Shape, str]:
     """Return the first shapes, each with the first task that has it."""
     shapes: dict[Shape, str] = {}
     for profile, task in zip(profiles, tasks, strict=True):

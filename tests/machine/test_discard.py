@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from typing import Any
 
@@ -94,3 +95,17 @@ def test_nothing_to_free() -> None:
     nothing.sweep(10)
     assert len(nothing) == 0
     assert not Machine().sweeping
+
+
+def test_the_collector_has_hardly_anything_to_walk(drive: Any) -> None:
+    """A full collection stops the replica for as long as it takes: the state must be outside, however large it is."""
+    drive.raise_level()
+    drive.register(cpu=8)
+    drive.submit(drive.chain(20), "wf-0")
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(1, 101):
+        drive.submit(drive.chain(20), f"wf-{number}")
+    drive.records.clear()
+    gc.collect()
+    assert len(gc.get_objects()) - before < 2 * 100

@@ -152,7 +152,7 @@ UPLOAD_FAULTS = {
     "tasks have come": lambda d: setattr(_upload(d), "arrived", 1),
     "3 of 2 needs have come": lambda d: setattr(_upload(d), "needs_arrived", 3),
     "before what it needs": lambda d: setattr(_upload(d).tasks[1], "open_needs", 2),
-    "dependents does not match": lambda d: _upload(d).workflow.dependents.pop(),
+    "dependents does not match": lambda d: _upload(d).dependents.pop(),
     "its tasks give [1, 0, 1,": lambda d: _upload(d).workflow.counts.reverse(),
     "7 tasks of 1 uploads counted, there are 3": lambda d: setattr(d.machine.state, "upload_tasks", 7),
 }

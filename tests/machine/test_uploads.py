@@ -128,9 +128,9 @@ def test_pieces_come_to_what_one_command_comes_to(new_drive, spec, tasks_max, by
         assert reply == again
     assert reply == accepted
     assert one.facts() == other.facts() == third.facts()
-    assert one.machine.state.workflows["wf-1"].dependents == [
-        tuple(positions) for positions in other.machine.state.workflows["wf-1"].dependents
-    ]
+    assert one.machine.state.workflows["wf-1"].dependents == tuple(
+        [tuple(positions) for positions in other.machine.state.workflows["wf-1"].dependents]
+    )
     assert one.do(commands[-1]) == accepted, "it is the same request"
 
 

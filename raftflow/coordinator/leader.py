@@ -17,6 +17,7 @@ from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import STALL_S, Leases
 from raftflow.coordinator.removals import Removals
+from raftflow.coordinator.retention import Retention
 from raftflow.coordinator.standing import Standing
 from raftflow.coordinator.submitter import Submitter
 from raftflow.domain.commands import (
@@ -106,7 +107,7 @@ class LeaderLoop:
         planner: Planner,
         lease_ms: int,
         poll_wait_ms: int,
-        retention_ms: int,
+        retention: Retention,
         on_bug: Callable[[BaseException], None],
         member_levels: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
@@ -119,7 +120,7 @@ class LeaderLoop:
         self._submitter = submitter
         self._clock = clock
         self._planner = planner
-        self._retention_ms = retention_ms
+        self._retention = retention
         self._on_bug = on_bug
         self._member_levels = member_levels
         self._leading = False
@@ -385,21 +386,17 @@ class LeaderLoop:
         self._retiring.kick()
         self._retire_later()
 
-    def _before_ms(self) -> int:
-        return self._now_ms() - self._retention_ms
-
     async def _retire(self) -> None:
-        while self._leading:
-            oldest = next(iter(self._machine.state.finished.values()), None)
-            if oldest is None or oldest.finished_ms > self._before_ms():
-                return
-            before = len(self._machine.state.finished)
+        finished = self._machine.state.finished
+        excess, before_ms = self._retention.excess(finished, self._now_ms())
+        while self._leading and excess > 0:
+            before, count = len(finished), min(excess, RETIRE_COUNT_MAX)
             await self._submitter.propose(
-                RetireWorkflows(
-                    at_ms=self._now_ms(), actor=self._actor, before_ms=self._before_ms(), count_max=RETIRE_COUNT_MAX
-                )
+                RetireWorkflows(at_ms=self._now_ms(), actor=self._actor, before_ms=before_ms, count_max=count)
             )
-            if len(self._machine.state.finished) >= before:
+            finished = self._machine.state.finished
+            excess -= before - len(finished)
+            if len(finished) >= before:
                 return  # nothing went; the next round looks again
 
     # --- feature levels

@@ -23,6 +23,7 @@ from raftflow.coordinator.outlook import Outlook
 from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
 from raftflow.coordinator.registrar import Registrar
+from raftflow.coordinator.retention import Retention
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
 from raftflow.coordinator.uploads import Uploads
 from raftflow.coordinator.verify import verify_audit
@@ -120,7 +121,7 @@ class Replica:
             planner=self.planner,
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
-            retention_ms=config.limits.retention_ms,
+            retention=Retention(config.limits.retention_ms, config.limits.kept_workflows, config.limits.kept_tasks),
             on_bug=self._fail,
             member_levels=self._member_levels,
         )

@@ -51,7 +51,11 @@ class Discarded:
 def _parts_of(thing: object) -> Iterable[Any] | None:
     """Return what is large in a thing; None for a plain list or dict."""
     if isinstance(thing, Workflow):
-        thing.profiles, thing.dependents, thing.tasks = list(thing.profiles), list(thing.dependents), list(thing.tasks)
+        thing.profiles, thing.dependents, thing.tasks = (
+            list(thing.profiles),
+            list(thing.dependents),
+            list(thing.tasks),
+        )
         return (thing.profiles, thing.dependents, thing.by_id, thing.tasks)
     if isinstance(thing, Upload):
         return (thing.workflow, thing.pieces, thing.dependents, thing.tasks)

@@ -2,8 +2,10 @@
 
 Records that exist by the million are structs outside the garbage collector: they hold no reference back to what
 holds them (a task names its agent, an agent's table of live attempts holds the tasks), so there are no cycles that it
-would have to find. Nor is there much that it would have to walk: tuples and tables of such records are outside as well,
-a long list would be walked by every full collection, which stops the replica meanwhile. They are encoded as they are into snapshots, so a new field goes to the end and gets a default.
+would have to find. Nor is there much that it would have to walk: tuples and tables of such records are outside as
+well, while long lists would be walked by every full collection, which stops the replica meanwhile.
+
+Records are encoded as they are into snapshots, so a new field goes to the end and gets a default.
 """
 
 from __future__ import annotations

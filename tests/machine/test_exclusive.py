@@ -110,9 +110,7 @@ def test_a_snapshot_in_which_it_is_not_alone_is_refused(mixed):
     workflow = mixed.machine.state.workflows["wf-1"]
     kept, number = workflow.profiles, mixed.task(2).profile
     mixed.place(3)
-    alone = msgspec.structs.replace(
-        kept[number], shape=msgspec.structs.replace(kept[number].shape, exclusive=True)
-    )
+    alone = msgspec.structs.replace(kept[number], shape=msgspec.structs.replace(kept[number].shape, exclusive=True))
     workflow.profiles = (*kept[:number], alone, *kept[number + 1 :])
     pieces = list(mixed.machine.snapshot())
     with pytest.raises(SnapshotError, match="more is allocated than it has"):

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from raftflow.api import agents, bodies, cluster, members, metrics, openapi, problems, reuse, workflows
+from raftflow.api import agents, bodies, cluster, large, members, metrics, openapi, problems, reuse, workflows
 from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, Access, Answer, Call, Route, check_query, encode
 from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
 from raftflow.api.problems import ProblemError, from_error
@@ -68,10 +68,12 @@ class Api:
         app = web.Application(middlewares=[self._frame], client_max_size=0)
         for route in ROUTES:
             app.router.add_route(route.method, route.path, self._serve(route))
+        app[large.KEY] = large.LargeSubmissions()
         app.on_cleanup.append(self._cleanup)
         return app
 
-    async def _cleanup(self, _app: web.Application) -> None:
+    async def _cleanup(self, app: web.Application) -> None:
+        await app[large.KEY].reader.close()
         await self._forwarder.close()
 
     # --- around every request

@@ -26,6 +26,7 @@ def _lines(replica: Replica) -> Iterable[str]:
     state = replica.machine.state
     yield from _metric("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
     yield from _metric("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
+    yield from _metric("raftflow_uploads", "gauge", "Large workflows that are being taken in", len(state.uploads))
     counts = [0] * len(TaskState)
     for workflow in state.workflows.values():
         for task_state, count in enumerate(workflow.counts):

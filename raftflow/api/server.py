@@ -40,7 +40,7 @@ LINE_BYTES_MAX = 8 * 1024
 BACKLOG = 1024
 
 SWITCH_S = 0.001
-"""How long a thread that reads a large document may keep the interpreter from the event loop."""
+"""How long another thread, such as one that reads a snapshot, may keep the interpreter from the event loop."""
 _GC_THRESHOLDS = (50_000, 50, 100)
 """The state's records are outside the collector; what is left is short-lived, so that it may come by rarely."""
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raftflow.api import problems
+from raftflow.api import large, problems
 from raftflow.api.bodies import decode_document
 from raftflow.api.calls import Access, Answer, Call, Handler, Param, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.coordinator.relay import PIECE_BYTES_MAX
 from raftflow.coordinator.replica import Replica
-from raftflow.coordinator.submitter import Prepared, prepare
+from raftflow.coordinator.submitter import prepare
 from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
 from raftflow.domain.contract import (
     TaskExplanation,
@@ -26,34 +25,18 @@ from raftflow.domain.contract import (
     WorkflowView,
 )
 from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import AnyReply
 from raftflow.domain.task import WorkflowState
 from raftflow.domain.workflow import WorkflowSpec
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.machine import queries
 
 OFF_LOOP_BYTES = 32 * 1024
-"""Documents larger than this are read in a thread, so that the replica keeps its heartbeats."""
-
-WAITING_MAX = 8
-"""Large documents that may wait for that thread."""
-
-_reader = ThreadPoolExecutor(1, thread_name_prefix="raftflow-documents")
-_waiting = [0]
+"""Larger documents are read by another process and come in pieces (`large.py`); others are read on the spot."""
 
 PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100)
 CURSOR = Param("cursor", "string", "the `next` of the page before")
 _CLIENT = "client:api"
-
-
-async def _beside_the_loop(read: Callable[[], Prepared | Rejection]) -> Prepared | Rejection:
-    """Read a large document in the one thread for that: several would keep the interpreter from the heartbeats."""
-    if _waiting[0] >= WAITING_MAX:
-        raise ProblemError(problems.QUEUE_FULL, "many large documents wait to be read; try again later")
-    _waiting[0] += 1
-    try:
-        return await asyncio.get_running_loop().run_in_executor(_reader, read)
-    finally:
-        _waiting[0] -= 1
 
 
 def _read_document(body: bytes) -> WorkflowSpec:
@@ -70,23 +53,31 @@ def _read_document(body: bytes) -> WorkflowSpec:
 
 async def submit(call: Call) -> Answer:
     """Add a workflow, all of it or nothing."""
-    return await submit_document(call.replica, call.body, call.idempotency_key)
+    request_id = call.idempotency_key
+    if len(call.body) <= OFF_LOOP_BYTES:
+        return await submit_document(call.replica, call.body, request_id)
+    workflow_id = call.replica.ids.workflow_id()
+    return _created(await large.submit(call, request_id=request_id, workflow_id=workflow_id, actor=_CLIENT))
 
 
 async def submit_document(replica: Replica, body: bytes, request_id: str) -> Answer:
-    """Read a workflow document and submit it under a request id, which may be empty. Raises `ProblemError`."""
-    at_ms, workflow_id = replica.clock.now_ms(), replica.ids.workflow_id()
-
-    def read() -> Prepared | Rejection:
-        spec = _read_document(body)
-        return prepare(
-            SubmitWorkflow(at_ms=at_ms, actor=_CLIENT, request_id=request_id, workflow_id=workflow_id, spec=spec)
+    """Read a small workflow document and submit it under a request id, which may be empty. Raises `ProblemError`."""
+    command = prepare(
+        SubmitWorkflow(
+            at_ms=replica.clock.now_ms(),
+            actor=_CLIENT,
+            request_id=request_id,
+            workflow_id=replica.ids.workflow_id(),
+            spec=_read_document(body),
         )
-
-    command = await _beside_the_loop(read) if len(body) > OFF_LOOP_BYTES else read()
+    )
     if isinstance(command, Rejection):
         raise from_rejection(command)
-    reply = accepted(await replica.propose(command))
+    return _created(await replica.propose(command))
+
+
+def _created(answer: AnyReply) -> Answer:
+    reply = accepted(answer)
     return Answer(
         WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),
         201,

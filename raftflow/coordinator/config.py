@@ -98,7 +98,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     held_polls: int = 40_000
     connections: int = 50_000
     retention_ms: int = 7 * 24 * 3600 * 1000
-    """How long finished workflows are kept."""
+    """How long finished workflows are kept, if there are not too many."""
+    kept_workflows: int = 50_000
+    """Finished workflows that are kept at most; the oldest are forgotten first. The same holds for their tasks."""
+    kept_tasks: int = 250_000
     snapshot_entries: int = 20_000
     snapshot_bytes: int = 64 * 1024 * 1024
     audit_bytes: int = audit.BYTES_MAX

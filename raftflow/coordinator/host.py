@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from raftflow.coordinator.audit import AuditFile
 from raftflow.domain.features import FeatureLevelError
 from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.log import LogFailedError
+
+SWEEP_EVERY_S: Final = 0.002
+SWEPT_PER_TURN: Final = 2_000
+"""About a millisecond of work."""
 
 
 class HostedMachine:
@@ -23,6 +29,7 @@ class HostedMachine:
         self._audit = audit
         self._on_applied = on_applied
         self._opened = False
+        self._sweeping: asyncio.TimerHandle | None = None
 
     def open_audit(self) -> None:
         """Open the audit unless it is open. Raises `AuditError`."""
@@ -41,6 +48,7 @@ class HostedMachine:
             raise LogFailedError(str(error)) from error  # with nothing around it: it says what to do
         self._audit.append(index, result.audit)
         self._on_applied(result)
+        self._sweep_soon()
         return result
 
     def snapshot(self) -> Iterator[bytes]:
@@ -55,5 +63,16 @@ class HostedMachine:
             self.open_audit()
             become()
             self._audit.restored(self.machine.applied_index, self.machine.chain)
+            self._sweep_soon()
 
         return become_and_note
+
+    def _sweep_soon(self) -> None:
+        """Free what the state machine no longer uses in many turns of the event loop, with others in between."""
+        if self._sweeping is None and self.machine.sweeping:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        self.machine.sweep(SWEPT_PER_TURN)
+        self._sweep_soon()

@@ -17,6 +17,7 @@ from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import STALL_S, Leases
 from raftflow.coordinator.removals import Removals
+from raftflow.coordinator.retention import Retention
 from raftflow.coordinator.standing import Standing
 from raftflow.coordinator.submitter import Submitter
 from raftflow.domain.commands import (
@@ -28,7 +29,15 @@ from raftflow.domain.commands import (
     Supported,
 )
 from raftflow.domain.contract import AgentWord, ReportedEnd
-from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet
+from raftflow.domain.events import (
+    AgentChanged,
+    Event,
+    TaskNotReady,
+    TaskReady,
+    TimerSet,
+    WorkflowNotReady,
+    WorkflowReady,
+)
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
@@ -49,8 +58,17 @@ TIMER_SLEEP_MOST_S = 3600.0
 class Planner(Protocol):
     """Turns the state into placements. Follows the events of every entry that is applied while leading."""
 
+    @property
+    def behind(self) -> bool:
+        """True while it lacks something of what `reset` or `observe` told, which `catch_up` takes in."""
+        ...
+
     def reset(self) -> None:
-        """Read everything anew from the state machine."""
+        """Read everything anew from the state machine, or begin to."""
+        ...
+
+    def catch_up(self) -> None:
+        """Take in a slice of what is lacking: no more than one turn of the event loop should do."""
         ...
 
     def observe(self, events: list[Event]) -> None:
@@ -89,7 +107,7 @@ class LeaderLoop:
         planner: Planner,
         lease_ms: int,
         poll_wait_ms: int,
-        retention_ms: int,
+        retention: Retention,
         on_bug: Callable[[BaseException], None],
         member_levels: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
@@ -102,7 +120,7 @@ class LeaderLoop:
         self._submitter = submitter
         self._clock = clock
         self._planner = planner
-        self._retention_ms = retention_ms
+        self._retention = retention
         self._on_bug = on_bug
         self._member_levels = member_levels
         self._leading = False
@@ -111,6 +129,7 @@ class LeaderLoop:
         self._retiring = Errand("retire", self._retire, on_bug)
         self._raising = Errand("level", self._raise, on_bug)
         self._errands = (self._placing, self._firing, self._retiring, self._raising)
+        self._catching_up: asyncio.Handle | None = None
         self._lease_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
         self._wake_due_ms: int | None = None
@@ -148,6 +167,7 @@ class LeaderLoop:
         for errand in self._errands:
             errand.start()
         self._planner.reset()
+        self._catch_up_soon()
         self._placing.kick()
         self._arm_leases()
         self._arm_timer()
@@ -160,9 +180,11 @@ class LeaderLoop:
         for errand in self._errands:
             errand.stop()
         self.removals.stop()
-        for timer in (self._lease_timer, self._wake_timer, self._retire_timer, self._level_timer):
+        timers = (self._lease_timer, self._wake_timer, self._retire_timer, self._level_timer, self._catching_up)
+        for timer in timers:
             if timer is not None:
                 timer.cancel()
+        self._catching_up = None
         self._lease_timer = self._wake_timer = self._retire_timer = self._level_timer = None
         self._wake_due_ms = None
         self.leases.clear()
@@ -181,6 +203,8 @@ class LeaderLoop:
             elif isinstance(event, AgentChanged):
                 self._placing.kick()
                 self._watch(event.name)
+            elif isinstance(event, WorkflowReady | WorkflowNotReady):
+                self._catch_up_soon()
             elif isinstance(event, TimerSet):
                 timers = True
         if timers:
@@ -318,6 +342,17 @@ class LeaderLoop:
 
     # --- placing
 
+    def _catch_up_soon(self) -> None:
+        """Let the planner go on in the next turn of the event loop, so that others get theirs in between."""
+        if self._planner.behind and self._catching_up is None:
+            self._catching_up = asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._catching_up = None
+        self._planner.catch_up()
+        self._placing.kick()
+        self._catch_up_soon()
+
     async def _place(self) -> None:
         placements = self._planner.plan()
         if placements:
@@ -351,21 +386,17 @@ class LeaderLoop:
         self._retiring.kick()
         self._retire_later()
 
-    def _before_ms(self) -> int:
-        return self._now_ms() - self._retention_ms
-
     async def _retire(self) -> None:
-        while self._leading:
-            oldest = next(iter(self._machine.state.finished.values()), None)
-            if oldest is None or oldest.finished_ms > self._before_ms():
-                return
-            before = len(self._machine.state.finished)
+        finished = self._machine.state.finished
+        excess, before_ms = self._retention.excess(finished, self._now_ms())
+        while self._leading and excess > 0:
+            before, count = len(finished), min(excess, RETIRE_COUNT_MAX)
             await self._submitter.propose(
-                RetireWorkflows(
-                    at_ms=self._now_ms(), actor=self._actor, before_ms=self._before_ms(), count_max=RETIRE_COUNT_MAX
-                )
+                RetireWorkflows(at_ms=self._now_ms(), actor=self._actor, before_ms=before_ms, count_max=count)
             )
-            if len(self._machine.state.finished) >= before:
+            finished = self._machine.state.finished
+            excess -= before - len(finished)
+            if len(finished) >= before:
                 return  # nothing went; the next round looks again
 
     # --- feature levels

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from raftflow.coordinator.foresight import placements_after
 from raftflow.coordinator.outlook import Outlook
 from raftflow.domain.commands import Placement
 from raftflow.domain.contract import ReportedEnd
-from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
-from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
+from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
+from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask, Shape
 from raftflow.machine import queries
 from raftflow.machine.machine import Machine
 from raftflow.scheduler.place import decide
-from raftflow.scheduler.queue import ReadyQueue, TaskKey
+from raftflow.scheduler.queue import ReadyQueue, TaskKey, workflow_order
 from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
 PLACEMENTS_MAX = 512
 """Placements of one command. When they are applied the next ones are computed."""
+SLICE = 1_000
+"""Tasks that are looked at in one turn of the event loop while whole workflows are taken into the queue."""
 SHOWN_LEAST = 8
 REMEMBERED_MAX = 256
 """Decisions that are remembered, to explain them."""
@@ -38,7 +41,8 @@ class QueuePlanner:
     """Keeps the scheduler's queue of ready tasks and the agents that are up, and asks for placements.
 
     At most one proposal is under way at a time, so nothing has to be held back: what was placed has left the queue
-    by its event before the next plan is made.
+    by its event before the next plan is made. Whole workflows (all of them when a replica begins to lead) are taken
+    in slices, the most urgent first; what is not in the queue yet waits a little longer, and nothing else.
 
     Args:
         now_ms: the cluster's time.
@@ -49,6 +53,12 @@ class QueuePlanner:
         self._now_ms = now_ms
         self._outlook = outlook or Outlook()
         self._queue = ReadyQueue()
+        self._backlog: list[tuple[tuple[int, int], str, int]] = []
+        """Workflows that are to be taken in: their order, their id, and the position to go on from. A heap."""
+        self._leaving: dict[str, tuple[int, int]] = {}
+        """Workflows that are to be taken out: the position to go on from, and how many tasks they have."""
+        self._replaced: list[ReadyQueue] = []
+        """Queues of former times, which are freed in slices."""
         self._open: dict[str, AgentRoom] = {}
         """Agents that are up and have room, as of the last plan."""
         self._full: dict[str, AgentRoom] = {}
@@ -65,10 +75,14 @@ class QueuePlanner:
         """The remembered decision that placed a task last."""
 
     def reset(self) -> None:
-        """Read everything anew from the state machine."""
+        """Read everything anew from the state machine: the first slice now, the rest by `catch_up`."""
+        self._replaced.append(self._queue)
         self._queue = ReadyQueue()
-        for workflow_id, position in queries.ready_tasks(self._machine):
-            self._add(workflow_id, position)
+        self._leaving.clear()
+        found = queries.workflows_with_ready(self._machine)
+        self._backlog = [(self._order_of(workflow_id), workflow_id, 0) for workflow_id in found]
+        heapify(self._backlog)
+        self.catch_up()
         self._open.clear()
         self._full.clear()
         self._suspects.clear()
@@ -87,6 +101,58 @@ class QueuePlanner:
                 self._queue.discard(event.workflow_id, event.task)
             elif isinstance(event, AgentChanged):
                 self._changed[event.name] = None
+            elif isinstance(event, WorkflowReady | WorkflowNotReady):
+                self._note_workflow(event)
+
+    def _note_workflow(self, event: WorkflowReady | WorkflowNotReady) -> None:
+        """Put a whole workflow in line, to be taken in or out."""
+        workflow = self._machine.state.workflows.get(event.workflow_id)
+        if workflow is None:
+            return  # later events of the same entry took it away
+        if isinstance(event, WorkflowNotReady):
+            self._leaving[workflow.id] = (0, len(workflow.tasks))
+        else:
+            heappush(self._backlog, (self._order_of(workflow.id), workflow.id, 0))
+
+    @property
+    def behind(self) -> bool:
+        """True while `catch_up` has something to do."""
+        return bool(self._backlog or self._replaced or self._leaving)
+
+    def catch_up(self) -> None:
+        """Take the next slice of tasks out of the queue or into it, and free a slice of a former one."""
+        if self._replaced and not self._replaced[-1].dissolve(SLICE):
+            self._replaced.pop()
+        left = self._take_out(SLICE)
+        while left > 0 and self._backlog:
+            order, workflow_id, first = heappop(self._backlog)
+            found, looked_at = queries.ready_positions(self._machine, workflow_id, first, left)
+            for position in found:
+                self._add(workflow_id, position)
+            if looked_at == left:
+                heappush(self._backlog, (order, workflow_id, first + left))
+            left -= max(1, looked_at)
+
+    def _take_out(self, count: int) -> int:
+        """Take up to `count` tasks of paused workflows out; returns how much of `count` is left.
+
+        Before any are taken in: so a workflow that was resumed meanwhile comes in anew, as it is now.
+        """
+        while count > 0 and self._leaving:
+            workflow_id, (first, total) = next(iter(self._leaving.items()))
+            end = min(first + count, total)
+            for position in range(first, end):
+                self._queue.discard(workflow_id, position)
+            if end == total:
+                del self._leaving[workflow_id]
+            else:
+                self._leaving[workflow_id] = (end, total)
+            count -= end - first
+        return count
+
+    def _order_of(self, workflow_id: str) -> tuple[int, int]:
+        workflow = self._machine.state.workflows[workflow_id]
+        return workflow_order(workflow.submitted_ms // AGE_STEP_MS, workflow.priority), workflow.number
 
     def suspect(self, agent: str, *, silent: bool) -> None:
         """Give an agent nothing while it is silent, or take it into account again."""
@@ -105,7 +171,7 @@ class QueuePlanner:
     def plan(self) -> tuple[Placement, ...]:
         """Propose placements for now; empty if nothing is ready or nobody has room."""
         placements = self._decide()
-        self.settled = not placements
+        self.settled = not placements and not self._backlog and not self._leaving
         return placements
 
     def _decide(self) -> tuple[Placement, ...]:
@@ -156,7 +222,7 @@ class QueuePlanner:
 
     def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
         """Propose what will run at once where the ends happened; empty while other tasks wait for a decision."""
-        if len(self._queue):
+        if len(self._queue) or self._backlog:
             return ()
         placements = placements_after(self._machine, agent, ends)
         self._remember(None, placements)

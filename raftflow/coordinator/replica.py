@@ -23,7 +23,9 @@ from raftflow.coordinator.outlook import Outlook
 from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
 from raftflow.coordinator.registrar import Registrar
+from raftflow.coordinator.retention import Retention
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
+from raftflow.coordinator.uploads import Uploads
 from raftflow.coordinator.verify import verify_audit
 from raftflow.coordinator.watch import Watch, WatchLoop
 from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus, TaskExplanation
@@ -119,7 +121,7 @@ class Replica:
             planner=self.planner,
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
-            retention_ms=config.limits.retention_ms,
+            retention=Retention(config.limits.retention_ms, config.limits.kept_workflows, config.limits.kept_tasks),
             on_bug=self._fail,
             member_levels=self._member_levels,
         )
@@ -147,6 +149,13 @@ class Replica:
             machine=self.machine,
             submitter=self.submitter,
             look_again=self.leader.look_again,
+            on_bug=self._fail,
+        )
+        self.uploads = Uploads(
+            name=config.name,
+            machine=self.machine,
+            submitter=self.submitter,
+            now_ms=self.clock.now_ms,
             on_bug=self._fail,
         )
         self.registrar = Registrar(machine=self.machine, submitter=self.submitter, leader=self.leader)
@@ -196,6 +205,7 @@ class Replica:
         self.desk.close()
         self.leader.stop()
         self.watch.stop()
+        self.uploads.stop()
         self.submitter.refuse()
         await self.log.close()
         await self.submitter.close()
@@ -219,6 +229,7 @@ class Replica:
             self._failed.set()
             self.leader.stop()
             self.watch.stop()
+            self.uploads.stop()
 
     async def _watch_log(self) -> None:
         self._fail(await self.log.wait_failed())
@@ -226,14 +237,18 @@ class Replica:
     def _role_changed(self, role: Role, term: int) -> None:
         self.leader.on_role_change(role, term)
         if self.leader.leading:
+            self.uploads.start()
             self.watch.start()
         else:
+            self.uploads.stop()
             self.watch.stop()
             self.desk.step_down()
 
     def _applied(self, result: EntryResult) -> None:
         self.clock.follow()
         events = result.events
+        if self.leader.leading and self.machine.state.uploads:
+            self.uploads.look()
         if events and self.leader.leading:
             self.leader.on_applied(events)
             self.watch.on_applied(events)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raftflow.domain.limits import TASKS_PER_WORKFLOW_MAX, WORKFLOWS_MAX
 from raftflow.formats.durations import parse_duration_ms
 from raftflow.replication.handshake import SECRET_BYTES_MIN
 
@@ -48,6 +49,8 @@ NUMBERS: dict[str, dict[str, _Bounds]] = {
         "submissions_in_flight": _Bounds(1, 1_000_000),
         "held_polls": _Bounds(1, 1_000_000),
         "connections": _Bounds(10, 1_000_000),
+        "kept_workflows": _Bounds(1_000, WORKFLOWS_MAX // 2),
+        "kept_tasks": _Bounds(TASKS_PER_WORKFLOW_MAX, 100_000_000),
         "snapshot_entries": _Bounds(100, 100_000_000),
         "snapshot_bytes": _Bounds(_MIB, 64 * 1024 * _MIB),
         "audit_bytes": _Bounds(_MIB, 1024 * 1024 * _MIB),

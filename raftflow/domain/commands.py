@@ -15,7 +15,7 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.task import AttemptOutcome
-from raftflow.domain.workflow import WorkflowSpec
+from raftflow.domain.workflow import OnFailure, TaskSpec, WorkflowSpec
 
 ENTRY_VERSION = 1
 
@@ -36,6 +36,71 @@ class SubmitWorkflow(Command, frozen=True, tag="workflow.submit"):
 
     workflow_id: str
     spec: WorkflowSpec
+
+
+class BeginWorkflow(Command, frozen=True, tag="workflow.begin"):
+    """Begin the upload of a workflow that comes in pieces. Replies `Done`. Needs feature level 4.
+
+    Nothing of it is seen until `FinishWorkflow`, but its tasks count towards the limits from now on. An upload
+    belongs to the leader that began it: every new leader drops those that it finds.
+    """
+
+    workflow_id: str
+    name: str
+    tasks: int
+    """How many will come."""
+    needs: int
+    """How many needs they have, all together."""
+    priority: int = 50
+    on_failure: OnFailure = "stop"
+    max_parallel: int | None = None
+
+
+class TaskPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A task in a piece of a workflow. What it runs stands in one of the profiles that came with it or before."""
+
+    position: int
+    """Its place in the document."""
+    id: str
+    profile: int
+    """Index of its profile, in the order in which they come."""
+    rank: int
+    """Expected time from its start to the end of the workflow, in ms. Advice for the scheduler: nobody checks it."""
+    needs: tuple[int, ...] = ()
+    """Positions of the tasks that it needs, all of which came before it: so there is no circle."""
+
+
+class AddTasks(Command, frozen=True, tag="workflow.add"):
+    """Add a piece to an upload, all of it or nothing. Replies `Done`. Needs feature level 4."""
+
+    workflow_id: str
+    number: int
+    """How many pieces came before: none counts twice."""
+    profiles: tuple[TaskSpec, ...]
+    """What tasks run and want: for each new profile the first task of the document that has it, without its needs."""
+    tasks: tuple[TaskPart, ...]
+
+
+class FinishWorkflow(Command, frozen=True, tag="workflow.finish"):
+    """Make a workflow of an upload that is complete. Replies `WorkflowAccepted`. Needs feature level 4.
+
+    Its request id is that of the submission, which is answered as `SubmitWorkflow` would be.
+    """
+
+    workflow_id: str
+    fingerprint: bytes
+    """Hash of the submission: that of the `SubmitWorkflow` that would say the same (`machine.requests`)."""
+    path: tuple[int, ...]
+    """Positions along the critical path, its beginning (`domain.preparation`). For show."""
+
+
+class DropUploads(Command, frozen=True, tag="uploads.drop"):
+    """Forget uploads that will not be finished; those that are not there are passed over. Replies `Done`.
+
+    Needs feature level 4.
+    """
+
+    workflow_ids: tuple[str, ...]
 
 
 class ControlWorkflow(Command, frozen=True, tag="workflow.control"):
@@ -235,6 +300,10 @@ class RaiseFeatureLevel(Command, frozen=True, tag="features.raise"):
 
 AnyCommand = (
     SubmitWorkflow
+    | BeginWorkflow
+    | AddTasks
+    | FinishWorkflow
+    | DropUploads
     | ControlWorkflow
     | RegisterAgent
     | ControlAgent

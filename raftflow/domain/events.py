@@ -26,6 +26,18 @@ class TaskNotReady(msgspec.Struct, frozen=True, gc=False):
     task: int
 
 
+class WorkflowReady(msgspec.Struct, frozen=True, gc=False):
+    """Every task of the workflow that is ready may be placed now. In place of a `TaskReady` for each."""
+
+    workflow_id: str
+
+
+class WorkflowNotReady(msgspec.Struct, frozen=True, gc=False):
+    """No task of the workflow may be placed any more: it is paused."""
+
+    workflow_id: str
+
+
 class AgentChanged(msgspec.Struct, frozen=True, gc=False):
     """There is news for the agent (assignments, stops, releases), or its room changed."""
 
@@ -51,4 +63,13 @@ class TimerSet(msgspec.Struct, frozen=True, gc=False):
     due_ms: int
 
 
-Event = TaskReady | TaskNotReady | AgentChanged | WorkflowChanged | WorkflowFinished | TimerSet
+Event = (
+    TaskReady
+    | TaskNotReady
+    | WorkflowReady
+    | WorkflowNotReady
+    | AgentChanged
+    | WorkflowChanged
+    | WorkflowFinished
+    | TimerSet
+)

@@ -10,6 +10,7 @@ stops.
 | 1 | the first release |
 | 2 | the level can be raised; members of the cluster can be changed |
 | 3 | backup attempts, usage, moved work, quarantine, drain deadlines, cache, kinds, exclusive tasks, max_parallel |
+| 4 | large workflows come in pieces |
 
 A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`. A new field of a workflow
 or a task goes into `_spec_level`: an older replica cannot even read an entry that holds it.
@@ -24,7 +25,7 @@ from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 
 LEVEL_FIRST: Final = 1
-LEVEL: Final = 3
+LEVEL: Final = 4
 """The highest level that this program understands."""
 
 MEMBERS_LEVEL: Final = 2
@@ -33,6 +34,9 @@ MEMBERS_LEVEL: Final = 2
 ONLINE_LEVEL: Final = 3
 """The level from which on running work is watched and adjusted, results are cached and kinds of tasks learnt."""
 
+PIECES_LEVEL: Final = 4
+"""The level from which on large workflows come in pieces."""
+
 NEEDS: Final[dict[type[c.Command], int]] = {
     c.DrainAgent: ONLINE_LEVEL,
     c.CommitBackups: ONLINE_LEVEL,
@@ -40,6 +44,10 @@ NEEDS: Final[dict[type[c.Command], int]] = {
     c.OfferEnds: ONLINE_LEVEL,
     c.RecallAttempts: ONLINE_LEVEL,
     c.ClearCache: ONLINE_LEVEL,
+    c.BeginWorkflow: PIECES_LEVEL,
+    c.AddTasks: PIECES_LEVEL,
+    c.FinishWorkflow: PIECES_LEVEL,
+    c.DropUploads: PIECES_LEVEL,
 }
 """The level that a command needs; those of the first release are not listed."""
 

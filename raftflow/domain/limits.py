@@ -45,7 +45,16 @@ WORKFLOWS_MAX = 100_000
 """Workflows in the task table, finished ones that are still kept included."""
 
 LIVE_TASKS_MAX = 2_000_000
-"""Tasks of unfinished workflows. A submission that would pass it is refused until others finish."""
+"""Tasks of unfinished workflows and of uploads. A submission that would pass it is refused until others finish."""
+
+UPLOADS_MAX = 8
+"""Workflows that come in pieces at the same time."""
+PIECE_TASKS_MAX = 1_000
+"""Tasks in one piece of a workflow, and profiles in it."""
+PIECE_NEEDS_MAX = 10_000
+"""Needs of the tasks of one piece, all together."""
+PIECE_BYTES_MAX = 256 * 1024
+"""Bytes of the profiles and tasks of one piece."""
 
 AGENTS_MAX = 20_000
 

@@ -19,7 +19,7 @@ PATH_MAX = 100
 """Tasks of the critical path that are kept."""
 
 
-class GraphFacts(msgspec.Struct, array_like=True, frozen=True):
+class GraphFacts(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What a graph is like."""
 
     levels: int

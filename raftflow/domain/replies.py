@@ -9,7 +9,7 @@ import msgspec
 from raftflow.domain.rejections import Rejection
 
 
-class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Reply(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Base of every acceptance."""
 
 
@@ -43,7 +43,7 @@ class Placed(_Reply, frozen=True, tag="placed"):
 Verdict = Literal["accepted", "duplicate", "stale"]
 
 
-class EndVerdict(msgspec.Struct, frozen=True, array_like=True):
+class EndVerdict(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of one reported end."""
 
     fence: int

@@ -99,7 +99,7 @@ def fault_class(faults_per_mille: int) -> int:
     return faults_per_mille // 250
 
 
-class ReadyTask(msgspec.Struct, frozen=True, kw_only=True):
+class ReadyTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A task that may be placed, with all that orders it."""
 
     workflow_id: str

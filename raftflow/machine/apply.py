@@ -38,7 +38,7 @@ from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine import agents, attempts, backups, cache, features, recall, workflows
+from raftflow.machine import agents, attempts, backups, cache, features, recall, uploads, workflows
 from raftflow.machine.requests import Remembered, fingerprint_of
 from raftflow.machine.step import Step
 
@@ -49,6 +49,10 @@ Handler = Callable[[Step, Any], AnyReply]
 
 HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.SubmitWorkflow: ("workflow.submit", workflows.submit_workflow, "workflow_id"),
+    c.BeginWorkflow: ("workflow.begin", uploads.begin_workflow, "workflow_id"),
+    c.AddTasks: ("workflow.add", uploads.add_tasks, "workflow_id"),
+    c.FinishWorkflow: ("workflow.finish", uploads.finish_workflow, "workflow_id"),
+    c.DropUploads: ("uploads.drop", uploads.drop_uploads, ""),
     c.ControlWorkflow: ("workflow.control", workflows.control_workflow, "workflow_id"),
     c.RegisterAgent: ("agent.register", agents.register_agent, "name"),
     c.ControlAgent: ("agent.control", agents.control_agent, "name"),

@@ -19,7 +19,7 @@ from raftflow.machine.backups import drop, remember, win
 from raftflow.machine.flow import at_limit, cancel_downstream, stop_workflow, void
 from raftflow.machine.quarantine import agent_due, note_end
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
-from raftflow.machine.step import move
+from raftflow.machine.step import BULK_LEAST, move
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
@@ -357,11 +357,12 @@ def _fail_for_good(step: Step, workflow: Workflow, task: Task, attempt: Attempt,
 
 def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:
     """Tell the tasks that need this one that it has succeeded."""
-    if workflow.caches:
+    dependents = workflow.dependents[task.position]
+    if workflow.caches or len(dependents) >= BULK_LEAST:
         cache.succeeded(step, workflow, task)
         return
     tasks = workflow.tasks
-    for position in workflow.dependents[task.position]:
+    for position in dependents:
         dependent = tasks[position]
         step.touch_task(workflow, dependent)
         dependent.open_needs -= 1

@@ -26,10 +26,10 @@ from raftflow.domain.replies import Cleared
 from raftflow.domain.task import FINAL, TaskEvent, TaskState
 from raftflow.machine.results import CachedResult
 from raftflow.machine.state import Claim
-from raftflow.machine.step import move
+from raftflow.machine.step import BULK_LEAST, in_bulk, move
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from raftflow.domain.commands import ClearCache
     from raftflow.domain.rooms import Shape
@@ -135,16 +135,26 @@ def _cascade(step: Step, work: _Work) -> None:
     for workflow, task in work:
         if task.claim:
             _publish(step, workflow, task, work)
-        tasks = workflow.tasks
-        for position in workflow.dependents[task.position]:
-            dependent = tasks[position]
-            step.touch_task(workflow, dependent)
-            dependent.open_needs -= 1
-            if dependent.open_needs == 0 and dependent.state is TaskState.WAITING:
-                if workflow.profiles[dependent.profile].cache is None:
-                    move(step, workflow, dependent, TaskEvent.NEEDS_MET)
-                else:
-                    _enter(step, workflow, dependent, work)
+        dependents = workflow.dependents[task.position]
+        if len(dependents) < BULK_LEAST:
+            _tell(step, workflow, dependents, work)
+        else:
+            with in_bulk(step, workflow, len(dependents), ready=True):
+                _tell(step, workflow, dependents, work)
+
+
+def _tell(step: Step, workflow: Workflow, dependents: Sequence[int], work: _Work) -> None:
+    """Count a success for those that waited for it."""
+    tasks = workflow.tasks
+    for position in dependents:
+        dependent = tasks[position]
+        step.touch_task(workflow, dependent)
+        dependent.open_needs -= 1
+        if dependent.open_needs == 0 and dependent.state is TaskState.WAITING:
+            if workflow.profiles[dependent.profile].cache is None:
+                move(step, workflow, dependent, TaskEvent.NEEDS_MET)
+            else:
+                _enter(step, workflow, dependent, work)
 
 
 def _publish(step: Step, workflow: Workflow, task: Task, work: _Work) -> None:

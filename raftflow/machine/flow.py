@@ -15,7 +15,7 @@ from raftflow.machine.state import (
     VOID_FENCES_MAX,
     attempt_of,
 )
-from raftflow.machine.step import move
+from raftflow.machine.step import in_bulk, move
 
 if TYPE_CHECKING:
     from raftflow.machine.state import Agent, Attempt, Task, Workflow
@@ -79,11 +79,12 @@ def void(step: Step, agent: Agent, fence: int) -> None:
 
 def stop_workflow(step: Step, workflow: Workflow, why: str) -> None:
     """Cancel everything that has no live attempt and tell live attempts to stop."""
-    for task in workflow.tasks:
-        if task.state in _NOT_STARTED:
-            cancel_task(step, workflow, task, why)
-        elif task.state in _LIVE:
-            give_order(step, workflow, task, ORDER_STOP)
+    with in_bulk(step, workflow, workflow.counts[TaskState.READY], ready=False):
+        for task in workflow.tasks:
+            if task.state in _NOT_STARTED:
+                cancel_task(step, workflow, task, why)
+            elif task.state in _LIVE:
+                give_order(step, workflow, task, ORDER_STOP)
 
 
 def cancel_downstream(step: Step, workflow: Workflow, failed: Task) -> None:

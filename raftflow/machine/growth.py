@@ -55,8 +55,8 @@ def grow(step: Step, workflow: Workflow, profile: Profile, peak_mib: int) -> int
         if profiles[number] == grown:
             return number
     step.touch_workflow(workflow)
-    profiles.append(grown)
-    return len(profiles) - 1
+    workflow.profiles = (*profiles, grown)
+    return len(profiles)
 
 
 def _largest(state: State, shape: Shape, otherwise_mib: int) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from raftflow.machine.machine import Machine
     from raftflow.machine.state import Agent, Attempt, Kind, State, Task, Workflow
+    from raftflow.machine.upload import Upload
 
 PROBLEMS_MAX = 100
 """Told at most; more of the same helps nobody."""
@@ -49,6 +50,9 @@ def _problems(state: State, clock_ms: int) -> Iterator[str]:
     for name, agent in state.agents.items():
         for problem in _agent_problems(state, name, agent):
             yield f"agent {name}: {problem}"
+    for name, upload in state.uploads.items():
+        for problem in _upload_problems(name, upload):
+            yield f"upload {name}: {problem}"
     yield from _table_problems(state, clock_ms)
     yield from _fence_problems(state)
     yield from _timer_problems(state)
@@ -78,13 +82,13 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
         yield f"{prefix}{unfinished} tasks have not ended, finished at {workflow.finished_ms}"
     if workflow.paused and (workflow.finished_ms or workflow.cancelled):
         yield f"{prefix}paused although it has ended or is cancelled"
-    if [workflow.by_id.get(task.id) for task in workflow.tasks] != workflow.tasks:
+    if tuple([workflow.by_id.get(task.id) for task in workflow.tasks]) != workflow.tasks:
         yield f"{prefix}the table of ids does not match its tasks"
     below: list[list[int]] = [[] for _ in workflow.tasks]
     for task in workflow.tasks:
         for need in task.waited:
             below[need].append(task.position)
-    if [tuple(positions) for positions in below] != workflow.dependents:
+    if [tuple(positions) for positions in below] != [tuple(positions) for positions in workflow.dependents]:
         yield f"{prefix}the table of dependents does not match its tasks"
 
 
@@ -175,6 +179,32 @@ def _attempt_problems(state: State, workflow: Workflow, task: Task, attempt: Att
         yield f"attempt {attempt.number} runs on {attempt.agent}, whose drain is over, and was not told to end"
 
 
+# --- uploads
+
+
+def _upload_problems(name: str, upload: Upload) -> Iterator[str]:
+    """An upload is what its pieces give."""
+    workflow = upload.workflow
+    if workflow.id != name or workflow.number or workflow.tasks or workflow.placed:
+        yield "is in the table under another name, or is a workflow already"
+    tasks = [task for task in upload.tasks if task is not None]
+    if len(tasks) != upload.arrived or {task.id: task for task in tasks} != workflow.by_id:
+        yield f"{upload.arrived} tasks have come, there are {len(tasks)}"
+    if sum(len(task.needs) for task in tasks) != upload.needs_arrived or upload.needs_arrived > upload.needs:
+        yield f"{upload.needs_arrived} of {upload.needs} needs have come"
+    below: list[list[int]] = [[] for _ in upload.tasks]
+    for task in tasks:
+        for need in task.waited:
+            below[need].append(task.position)
+        if any(upload.tasks[need] is None for need in task.needs) or task.open_needs != len(task.waited):
+            yield f"the task {task.id} came before what it needs"
+    if [tuple(positions) for positions in below] != [tuple(positions) for positions in upload.dependents]:
+        yield "the table of dependents does not match its tasks"
+    counts = [sum(task.state is state for task in tasks) for state in TaskState]
+    if counts != workflow.counts or workflow.open != len(tasks):
+        yield f"counts {workflow.counts}, its tasks give {counts}"
+
+
 # --- agents and their accounts
 
 
@@ -259,6 +289,9 @@ def _table_problems(state: State, clock_ms: int) -> Iterator[str]:
     live_tasks = sum(len(workflow.tasks) for workflow in state.workflows.values() if not workflow.finished_ms)
     if state.live_tasks != live_tasks:
         yield f"{state.live_tasks} live tasks counted, there are {live_tasks}"
+    upload_tasks = sum(len(upload.tasks) for upload in state.uploads.values())
+    if state.upload_tasks != upload_tasks or len(state.uploads) > limits.UPLOADS_MAX:
+        yield f"{state.upload_tasks} tasks of {len(state.uploads)} uploads counted, there are {upload_tasks}"
     kinds: dict[Kind, int] = {}
     for agent in state.agents.values():
         if agent.state is AgentState.UP:

@@ -98,6 +98,11 @@ def expected_ms(state: State, profile: Profile) -> int | None:
     return None if known is None else max(1, known.mean_us // 1000)
 
 
+def expected_times(state: State) -> dict[str, int]:
+    """Return for every kind that is known how long its tasks are taken to run that do not say so: ms, at least 1."""
+    return {kind: max(1, known.mean_us // 1000) for kind, known in state.kinds_learnt.items()}
+
+
 def estimate(state: State, kind: str) -> Estimate | None:
     """Return what is known of a kind, None if nothing is."""
     known = state.kinds_learnt.get(kind)

@@ -17,6 +17,9 @@ from raftflow.machine.snapshot import Snapshot, read_snapshot
 from raftflow.machine.state import State
 from raftflow.machine.step import Step
 
+SWEPT_PER_ENTRY = 200
+"""Parts of what is no longer used that are freed after an entry."""
+
 
 class EntryResult(msgspec.Struct):
     """What applying one entry came to."""
@@ -76,7 +79,21 @@ class Machine:
         self.chain = chain
         self.applied_index = index
         self.applied_term = term
+        self.sweep(SWEPT_PER_ENTRY)
         return EntryResult(index, term, tuple(replies), step.take_events(), audit)
+
+    @property
+    def sweeping(self) -> bool:
+        """True while `sweep` has something to do."""
+        return bool(self._step.discarded) and self._step.copying is None
+
+    def sweep(self, count: int) -> None:
+        """Free up to `count` parts of what has left the tables, or of a state that was replaced.
+
+        `apply` does that too, a little each time. An open snapshot may still want them: then nothing is freed.
+        """
+        if self.sweeping:
+            self._step.discarded.sweep(count)
 
     def snapshot(self) -> Iterator[bytes]:
         """Return the state as of now, in pieces of at most 256 KiB, while `apply` may go on.
@@ -98,7 +115,10 @@ class Machine:
         step.clock_ms = header.clock_ms
 
         def become() -> None:
-            self._step.copying = None
+            before = self._step
+            before.copying = None
+            step.discarded = before.discarded
+            step.discarded.put(before.state)
             self._step = step
             self.applied_index = header.applied_index
             self.applied_term = header.applied_term

@@ -56,12 +56,14 @@ __all__ = [
     "ledger_view",
     "live_fences",
     "orders",
+    "ready_positions",
     "ready_task",
     "ready_tasks",
     "task_page",
     "task_view",
     "workflow_page",
     "workflow_view",
+    "workflows_with_ready",
 ]
 
 PAGE_MAX = 10_000
@@ -408,6 +410,26 @@ def ready_tasks(machine: Machine) -> Iterator[tuple[str, int]]:
             for task in workflow.tasks:
                 if task.state is TaskState.READY:
                     yield workflow.id, task.position
+
+
+def workflows_with_ready(machine: Machine) -> list[str]:
+    """Return the workflows some of whose tasks may be placed now, oldest first."""
+    return [
+        workflow.id
+        for workflow in machine.state.workflows.values()
+        if workflow.counts[TaskState.READY] and not workflow.paused
+    ]
+
+
+def ready_positions(machine: Machine, workflow_id: str, first: int, count: int) -> tuple[list[int], int]:
+    """Look at up to `count` tasks of a workflow from position `first` on, for those that are ready.
+
+    Returns their positions, and how many tasks were looked at: less than `count` at the end of the workflow, none if
+    it is not known (any more).
+    """
+    workflow = machine.state.workflows.get(workflow_id)
+    looked_at = [] if workflow is None else workflow.tasks[first : first + count]
+    return [task.position for task in looked_at if task.state is TaskState.READY], len(looked_at)
 
 
 def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | None:

@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from raftflow.domain.commands import AnyCommand, SubmitWorkflow
+from raftflow.domain.commands import AnyCommand, FinishWorkflow, SubmitWorkflow
 from raftflow.domain.replies import AnyReply
 
 FINGERPRINT_BYTES = 16
@@ -19,8 +19,11 @@ _encoder = msgspec.msgpack.Encoder()
 def fingerprint_of(command: AnyCommand) -> bytes:
     """Return a hash of what the command means: all of it but when it was made, by whom, and the id minted for it.
 
-    A client that retries through another replica gets another time and another workflow id, and means the same.
+    A client that retries through another replica gets another time and another workflow id, and means the same. So
+    does one whose workflow comes in pieces, the last of which brings that hash with it.
     """
+    if isinstance(command, FinishWorkflow):
+        return command.fingerprint
     if isinstance(command, SubmitWorkflow):
         command = msgspec.structs.replace(command, at_ms=0, actor="", workflow_id="")
     else:
@@ -28,7 +31,7 @@ def fingerprint_of(command: AnyCommand) -> bytes:
     return blake2b(_encoder.encode(command), digest_size=FINGERPRINT_BYTES).digest()
 
 
-class Remembered(msgspec.Struct, frozen=True, array_like=True):
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One answered request."""
 
     request_id: str
@@ -41,23 +44,24 @@ class RequestTable:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._replies: dict[str, Remembered] = {}
+        self.replies: dict[str, Remembered] = {}
+        """By request id."""
         self._order: deque[str] = deque()
 
     def __len__(self) -> int:
-        return len(self._replies)
+        return len(self.replies)
 
     def __iter__(self) -> Iterator[Remembered]:
         """Oldest first."""
-        return (self._replies[request_id] for request_id in self._order)
+        return (self.replies[request_id] for request_id in self._order)
 
     def get(self, request_id: str) -> Remembered | None:
         """Return what was answered, None if it is unknown or forgotten."""
-        return self._replies.get(request_id)
+        return self.replies.get(request_id)
 
     def remember(self, entry: Remembered) -> None:
         """Add an answer under an id that is not there yet."""
         if len(self._order) >= self._limit:
-            del self._replies[self._order.popleft()]
-        self._replies[entry.request_id] = entry
+            del self.replies[self._order.popleft()]
+        self.replies[entry.request_id] = entry
         self._order.append(entry.request_id)

@@ -11,12 +11,14 @@ from raftflow.domain.task import FINAL, LIVE_ATTEMPT, AgentState, TaskState
 from raftflow.machine import ledger
 from raftflow.machine.state import Agent, Claim, Profile, State, Task, Workflow, attempt_of
 from raftflow.machine.timers import BACKOFF
+from raftflow.machine.upload import Upload, decode_piece
 
 if TYPE_CHECKING:
     from raftflow.machine.copying import AgentRecord, WorkflowRecord
     from raftflow.machine.requests import Remembered
     from raftflow.machine.results import CachedResult
     from raftflow.machine.state import Learnt
+    from raftflow.machine.upload import UploadRecord
 
 _profiles_decoder = msgspec.msgpack.Decoder(list[Profile])
 _tasks_decoder = msgspec.msgpack.Decoder(list[Task])
@@ -34,8 +36,13 @@ class Builder:
         self._names: dict[str, str] = {}
         self._live: list[tuple[int, Workflow, Task]] = []
         self._current: Workflow | None = None
+        self._profiles: list[Profile] = []
+        self._tasks: list[Task] = []
+        """Those of the present workflow that were read."""
         self._profiles_wanted = 0
         self._tasks_wanted = 0
+        self._upload: Upload | None = None
+        self._pieces_wanted = 0
 
     def add_requests(self, entries: list[Remembered]) -> None:
         """Add remembered replies, oldest first."""
@@ -96,15 +103,17 @@ class Builder:
         workflow.max_parallel = record.max_parallel
         workflow.facts = record.facts
         self._current = workflow
+        self._profiles = []
+        self._tasks = []
         self._profiles_wanted = record.profiles
         self._tasks_wanted = record.tasks
 
     def add_profiles(self, payload: bytes) -> None:
         """Add profiles of the workflow that was begun last."""
-        workflow = self._begun()
+        self._begun()
         for profile in _profiles_decoder.decode(payload):
             shared = self.state.shape(profile.shape)
-            workflow.profiles.append(
+            self._profiles.append(
                 profile if shared is profile.shape else msgspec.structs.replace(profile, shape=shared)
             )
 
@@ -113,12 +122,12 @@ class Builder:
         workflow = self._begun()
         for task in _tasks_decoder.decode(payload):
             if (
-                task.position != len(workflow.tasks)
+                task.position != len(self._tasks)
                 or not 0 <= task.profile < self._profiles_wanted
                 or any(not 0 <= need < self._tasks_wanted for need in (*task.needs, *task.waited))
             ):
                 raise SnapshotError(f"{workflow.id}/{task.id}: refers to what is not there")
-            workflow.tasks.append(task)
+            self._tasks.append(task)
             for attempt in (task.last, task.backup, *task.history):
                 if attempt is not None:
                     attempt.agent = self._names.setdefault(attempt.agent, attempt.agent)
@@ -154,6 +163,7 @@ class Builder:
         workflow = self._current
         if workflow is None:
             return
+        workflow.profiles, workflow.tasks = tuple(self._profiles), self._tasks
         if len(workflow.profiles) != self._profiles_wanted or len(workflow.tasks) != self._tasks_wanted:
             raise SnapshotError(f"{workflow.id}: some of its tasks are missing")
         path = () if workflow.facts is None else workflow.facts.path
@@ -163,14 +173,55 @@ class Builder:
         self.state.workflows[workflow.id] = workflow
         self.state.by_number[workflow.number] = workflow
 
+    def add_upload(self, record: UploadRecord) -> None:
+        """Begin an upload; its pieces follow."""
+        self._complete_upload()
+        upload = Upload(
+            record.id,
+            record.name,
+            priority=record.priority,
+            on_failure=record.on_failure,
+            max_parallel=record.max_parallel,
+            tasks=record.tasks,
+            needs=record.needs,
+        )
+        self.state.uploads[record.id] = upload
+        self.state.upload_tasks += record.tasks
+        self._upload = upload
+        self._pieces_wanted = record.pieces
+
+    def add_piece(self, payload: bytes) -> None:
+        """Add a piece of the upload that was begun last."""
+        upload = self._upload
+        if upload is None:
+            raise SnapshotError("a piece without an upload")
+        profiles, tasks = decode_piece(payload)
+        problems = upload.problems(profiles, tasks)
+        if problems:
+            raise SnapshotError(f"{upload.workflow.id}: {problems[0].path}: {problems[0].message}")
+        upload.add(self.state, profiles, tasks)
+
+    def _complete_upload(self) -> None:
+        upload = self._upload
+        if upload is not None and len(upload.pieces) != self._pieces_wanted:
+            raise SnapshotError(f"{upload.workflow.id}: some of its pieces are missing")
+
     def finish(self, *counts: int) -> None:
         """Derive the rest. Raises `SnapshotError` if the records do not fit together.
 
-        `counts` are those of requests, agents, workflows, kinds and cached results.
+        `counts` are those of requests, agents, workflows, kinds, cached results and uploads.
         """
         self._complete()
+        self._complete_upload()
         state = self.state
-        tables: tuple[Sized, ...] = (state.requests, state.agents, state.workflows, state.kinds_learnt, state.results)
+        tables: tuple[Sized, ...] = (
+            state.requests,
+            state.agents,
+            state.workflows,
+            state.kinds_learnt,
+            state.results,
+            state.uploads,
+        )
         if tuple(map(len, tables)) != counts:
             raise SnapshotError("the snapshot holds another number of records than its header says")
         ended = []

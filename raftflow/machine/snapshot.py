@@ -1,7 +1,7 @@
 """Snapshots: the machine as a stream of bytes, and back.
 
     frame   = length (4 bytes, big endian, of what follows) + kind (1 byte) + MessagePack
-    stream  = HEADER, REQUESTS*, KINDS*, RESULTS*, AGENT*, (WORKFLOW, PROFILES*, TASKS*)*, END
+    stream  = HEADER, REQUESTS*, KINDS*, RESULTS*, AGENT*, (WORKFLOW, PROFILES*, TASKS*)*, (UPLOAD, PIECE*)*, END
 
 Pieces are cuts of that stream at any place. What follows from something else is not in it (ledger, queues, timers,
 counts, dependents): restoring derives it again, so that a restored machine is equal in every later answer. Equal
@@ -10,7 +10,7 @@ machines give equal bytes. A reader of format 1 refuses any other format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -20,6 +20,7 @@ from raftflow.machine.restoring import Builder, SnapshotError
 from raftflow.machine.results import CachedResult
 from raftflow.machine.state import Learnt, State, Workflow
 from raftflow.machine.step import Step
+from raftflow.machine.upload import UploadRecord
 
 __all__ = ["FORMAT", "PIECE_BYTES_MAX", "Header", "Snapshot", "SnapshotError", "read_snapshot"]
 
@@ -34,7 +35,7 @@ BATCH = 500
 """Remembered requests, kinds or profiles in a frame."""
 
 _HEADER, _REQUESTS, _AGENT, _WORKFLOW, _PROFILES, _TASKS, _END = b"H", b"R", b"A", b"W", b"P", b"T", b"E"
-_KINDS, _RESULTS = b"K", b"C"
+_KINDS, _RESULTS, _UPLOAD, _PIECE = b"K", b"C", b"U", b"I"
 _FRAME_BYTES_MAX = 2**31
 
 _encoder = msgspec.msgpack.Encoder()
@@ -59,6 +60,7 @@ class Header(msgspec.Struct, array_like=True, frozen=True):
     workflows: int
     kinds: int = 0
     results: int = 0
+    uploads: int = 0
 
 
 _header_decoder = msgspec.msgpack.Decoder(Header)
@@ -67,6 +69,7 @@ _kinds_decoder = msgspec.msgpack.Decoder(list[Learnt])
 _results_decoder = msgspec.msgpack.Decoder(list[CachedResult])
 _agent_decoder = msgspec.msgpack.Decoder(AgentRecord)
 _workflow_decoder = msgspec.msgpack.Decoder(WorkflowRecord)
+_upload_decoder = msgspec.msgpack.Decoder(UploadRecord)
 
 
 class Snapshot:
@@ -86,6 +89,8 @@ class Snapshot:
         workflows = list(state.workflows.values())
         results = list(state.results)
         kinds = list(state.kinds_learnt.values())
+        # Pieces are only ever added, and never change.
+        uploads = [(upload.record(), list(upload.pieces)) for upload in state.uploads.values()]
         # They are few, and change in place: they are written before anything can change them.
         kind_frames = [_encoder.encode(kinds[first : first + BATCH]) for first in range(0, len(kinds), BATCH)]
         header = Header(
@@ -105,6 +110,7 @@ class Snapshot:
             len(workflows),
             len(kinds),
             len(results),
+            len(uploads),
         )
         copying = self._copying
 
@@ -120,6 +126,10 @@ class Snapshot:
                 yield _AGENT, copying.write_agent(agent)
             for workflow in workflows:
                 yield from _workflow_frames(copying, workflow)
+            for record, received in uploads:
+                yield _UPLOAD, _encoder.encode(record)
+                for piece in received:
+                    yield _PIECE, piece
             yield _END, b"\xc0"
 
         self._pieces = _cut(frames())
@@ -225,31 +235,35 @@ def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Hea
     state.incarnation = header.incarnation
     state.workflow_number = header.workflow_number
     state.finished_number = header.finished_number
+    takers = _takers(builder)
     for kind, payload in frames:
-        if kind == _TASKS:
-            builder.add_tasks(payload)
-        elif kind == _PROFILES:
-            builder.add_profiles(payload)
-        elif kind == _WORKFLOW:
-            builder.add_workflow(_workflow_decoder.decode(payload))
-        elif kind == _AGENT:
-            builder.add_agent(_agent_decoder.decode(payload))
-        elif kind == _REQUESTS:
-            builder.add_requests(_requests_decoder.decode(payload))
-        elif kind == _KINDS:
-            builder.add_kinds(_kinds_decoder.decode(payload))
-        elif kind == _RESULTS:
-            builder.add_results(_results_decoder.decode(payload))
-        elif kind == _END:
+        if kind == _END:
             break
-        else:
+        take = takers.get(kind)
+        if take is None:
             raise SnapshotError(f"a frame of unknown kind {kind!r}")
+        take(payload)
     else:
         raise SnapshotError("the snapshot has no end: it was cut off")
     if next(frames, None) is not None:
         raise SnapshotError("the snapshot goes on after its end")
-    builder.finish(header.requests, header.agents, header.workflows, header.kinds, header.results)
+    builder.finish(header.requests, header.agents, header.workflows, header.kinds, header.results, header.uploads)
     return header, state
+
+
+def _takers(builder: Builder) -> dict[bytes, Callable[[bytes], None]]:
+    """Return for each kind of frame who takes its content."""
+    return {
+        _REQUESTS: lambda payload: builder.add_requests(_requests_decoder.decode(payload)),
+        _KINDS: lambda payload: builder.add_kinds(_kinds_decoder.decode(payload)),
+        _RESULTS: lambda payload: builder.add_results(_results_decoder.decode(payload)),
+        _AGENT: lambda payload: builder.add_agent(_agent_decoder.decode(payload)),
+        _WORKFLOW: lambda payload: builder.add_workflow(_workflow_decoder.decode(payload)),
+        _PROFILES: builder.add_profiles,
+        _TASKS: builder.add_tasks,
+        _UPLOAD: lambda payload: builder.add_upload(_upload_decoder.decode(payload)),
+        _PIECE: builder.add_piece,
+    }
 
 
 def _frames(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:

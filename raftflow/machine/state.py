@@ -2,13 +2,18 @@
 
 Records that exist by the million are structs outside the garbage collector: they hold no reference back to what
 holds them (a task names its agent, an agent's table of live attempts holds the tasks), so there are no cycles that it
-would have to find. They are encoded as they are into snapshots, so a new field goes to the end and gets a default.
+would have to find. Nor is there much that it would have to walk: tuples and tables of such records are outside as
+well, while long lists would be walked by every full collection, which stops the replica meanwhile.
+
+Records are encoded as they are into snapshots, so a new field goes to the end and gets a default.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,6 +27,9 @@ from raftflow.machine.agent_timers import AgentTimers
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.results import ResultTable
 from raftflow.machine.timers import Timers
+
+if TYPE_CHECKING:
+    from raftflow.machine.upload import Upload
 
 ORDER_NONE = 0
 ORDER_RELEASE = 1
@@ -148,74 +156,46 @@ class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
     memory_max_mib: int | None = None
 
 
-class Workflow:
+class Workflow(msgspec.Struct, gc=False, eq=False):
     """A workflow and its tasks, in document order."""
 
-    __slots__ = (
-        "by_id",
-        "cached",
-        "caches",
-        "cancelled",
-        "counts",
-        "dependents",
-        "facts",
-        "finished_ms",
-        "finished_number",
-        "id",
-        "max_parallel",
-        "name",
-        "number",
-        "on_failure",
-        "open",
-        "paused",
-        "placed",
-        "priority",
-        "profiles",
-        "stopping",
-        "submitted_ms",
-        "tasks",
-        "warnings",
-    )
-
-    def __init__(
-        self, number: int, workflow_id: str, name: str, *, priority: int, on_failure: OnFailure, submitted_ms: int
-    ) -> None:
-        self.number = number
-        """In order of submission, from 1."""
-        self.id = workflow_id
-        self.name = name
-        self.priority = priority
-        self.on_failure: OnFailure = on_failure
-        self.submitted_ms = submitted_ms
-        self.finished_ms = 0
-        """0 until the last task ended."""
-        self.finished_number = 0
-        """In order of finishing, from 1; 0 while unfinished."""
-        self.paused = False
-        self.cancelled = False
-        """A client cancelled it."""
-        self.stopping = False
-        """A task failed for good and the rest is cancelled."""
-        self.placed = False
-        """An attempt has been placed."""
-        self.warnings: tuple[str, ...] = ()
-        self.max_parallel: int | None = None
-        """Most of its tasks that may be queued or running."""
-        self.profiles: list[Profile] = []
-        self.tasks: list[Task] = []
-        self.by_id: dict[str, Task] = {}
-        self.dependents: list[tuple[int, ...]] = []
-        """For each task the positions of those that need it."""
-        self.counts = [0] * len(TaskState)
-        """Tasks by state."""
-        self.open = 0
-        """Tasks that have not ended."""
-        self.facts: GraphFacts | None = None
-        """What its graph is like; None if it was submitted before graphs were prepared."""
-        self.cached = 0
-        """Tasks that succeeded by the result of an equal one."""
-        self.caches = False
-        """Some of its tasks are cached."""
+    number: int
+    """In order of submission, from 1."""
+    id: str
+    name: str
+    priority: int
+    on_failure: OnFailure
+    submitted_ms: int
+    finished_ms: int = 0
+    """0 until the last task ended."""
+    finished_number: int = 0
+    """In order of finishing, from 1; 0 while unfinished."""
+    paused: bool = False
+    cancelled: bool = False
+    """A client cancelled it."""
+    stopping: bool = False
+    """A task failed for good and the rest is cancelled."""
+    placed: bool = False
+    """An attempt has been placed."""
+    warnings: tuple[str, ...] = ()
+    max_parallel: int | None = None
+    """Most of its tasks that may be queued or running."""
+    profiles: Sequence[Profile] = ()
+    tasks: Sequence[Task] = ()
+    """This and the like are tuples: unlike lists these are left alone by the garbage collector."""
+    by_id: dict[str, Task] = msgspec.field(default_factory=dict)
+    dependents: Sequence[Sequence[int]] = ()
+    """For each task the positions of those that wait for it, in order."""
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * len(TaskState))
+    """Tasks by state."""
+    open: int = 0
+    """Tasks that have not ended."""
+    facts: GraphFacts | None = None
+    """What its graph is like; None if it was submitted before graphs were prepared."""
+    cached: int = 0
+    """Tasks that succeeded by the result of an equal one."""
+    caches: bool = False
+    """Some of its tasks are cached."""
 
     @property
     def state(self) -> WorkflowState:
@@ -230,6 +210,7 @@ class Workflow:
 
     def index_tasks(self) -> None:
         """Build everything that follows from the tasks: lookups, dependents, counts."""
+        self.tasks = tuple(self.tasks)
         self.by_id = {task.id: task for task in self.tasks}
         dependents: list[list[int]] = [[] for _ in self.tasks]
         counts = [0] * len(TaskState)
@@ -237,7 +218,7 @@ class Workflow:
             counts[task.state] += 1
             for need in task.waited:
                 dependents[need].append(task.position)
-        self.dependents = [tuple(positions) for positions in dependents]
+        self.dependents = tuple([tuple(positions) for positions in dependents])
         self.counts = counts
         self.cached = sum(task.cached for task in self.tasks)
         self.caches = any(profile.cache is not None for profile in self.profiles)
@@ -382,6 +363,10 @@ class State:
         self.agent_timers = AgentTimers()
         self.live_tasks = 0
         """Tasks of unfinished workflows."""
+        self.uploads: dict[str, Upload] = {}
+        """Workflows that come in pieces, in the order in which they were begun. Nobody is shown them."""
+        self.upload_tasks = 0
+        """Tasks that they will have."""
         self.fence = 0
         """The last one given. The same holds for the numbers that follow."""
         self.incarnation = 0

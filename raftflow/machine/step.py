@@ -7,12 +7,24 @@ count, the end of the workflow) happens here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, TimerSet, WorkflowChanged
+from raftflow.domain.events import (
+    AgentChanged,
+    Event,
+    TaskNotReady,
+    TaskReady,
+    TimerSet,
+    WorkflowChanged,
+    WorkflowNotReady,
+    WorkflowReady,
+)
 from raftflow.domain.events import WorkflowFinished as Finished
 from raftflow.domain.features import LEVEL
 from raftflow.domain.task import FINAL, TRANSITIONS, TaskEvent, TaskState
+from raftflow.machine.discard import Discarded
 
 if TYPE_CHECKING:
     from raftflow.machine.copying import CopyOnWrite
@@ -22,6 +34,9 @@ Transition = tuple[str, str, str, str, str, int, int, str]
 """The fields of `contract.AuditTransition`, which has the same encoding."""
 
 _READY = TaskState.READY
+
+BULK_LEAST = 1_000
+"""So many moves of tasks of one workflow are told of by one event."""
 
 
 class TransitionError(Exception):
@@ -55,8 +70,10 @@ class Step:
 
     __slots__ = (
         "agents_changed",
+        "bulk",
         "clock_ms",
         "copying",
+        "discarded",
         "events",
         "index",
         "level_max",
@@ -75,11 +92,15 @@ class Step:
         """Of the entry at hand."""
         self.copying: CopyOnWrite | None = None
         """The open snapshot."""
+        self.discarded = Discarded()
+        """What left the tables and is large."""
         self.transitions: list[Transition] = []
         """Of the command at hand."""
         self.notes: list[str] = []
         """What else the command at hand did, in words for the audit. Only from feature level 3 on."""
         self.events: list[Event] = []
+        self.bulk: Workflow | None = None
+        """A workflow of which so many tasks are being moved that one event stands for those of all: see `in_bulk`."""
         self.agents_changed: dict[str, None] = {}
         self.workflows_changed: dict[str, None] = {}
 
@@ -153,14 +174,31 @@ def move(step: Step, workflow: Workflow, task: Task, event: TaskEvent, attempt: 
         )
     step.workflows_changed[workflow.id] = None
     if row.readies:
-        if not workflow.paused:
+        if not workflow.paused and workflow is not step.bulk:
             step.events.append(TaskReady(workflow.id, task.position))
-    elif row.unreadies and not workflow.paused:
+    elif row.unreadies and not workflow.paused and workflow is not step.bulk:
         step.events.append(TaskNotReady(workflow.id, task.position))
     if row.opened:
         workflow.open += row.opened
         if workflow.open == 0:
             _finish(step, workflow)
+
+
+@contextmanager
+def in_bulk(step: Step, workflow: Workflow, count: int, *, ready: bool) -> Iterator[None]:
+    """Tell the leader of about `count` moves of a workflow's tasks, to READY or from it; by one event if it is many.
+
+    Those that were ready before and those that become it are all told of, so it may be used while some are.
+    """
+    if count < BULK_LEAST or workflow.paused:
+        yield
+        return
+    step.bulk = workflow
+    try:
+        yield
+    finally:
+        step.bulk = None
+    step.events.append(WorkflowReady(workflow.id) if ready else WorkflowNotReady(workflow.id))
 
 
 def _finish(step: Step, workflow: Workflow) -> None:

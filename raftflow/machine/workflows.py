@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.checks import check_task_values, check_workflow_values
-from raftflow.domain.events import TaskNotReady, TaskReady
+from raftflow.domain.events import TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.ids import name_problem
-from raftflow.domain.kinds import kind_of
+from raftflow.domain.pieces import profile_key
 from raftflow.domain.preparation import facts_of, levels_of, without_redundant
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, Retired, WorkflowAccepted
-from raftflow.domain.rooms import Shape, shape_of, suits
+from raftflow.domain.rooms import Shape, suits
 from raftflow.domain.task import TaskEvent, TaskState
 from raftflow.domain.workflow import (
     GraphProblem,
@@ -27,19 +26,17 @@ from raftflow.domain.workflow import (
 )
 from raftflow.machine import cache, learning
 from raftflow.machine.flow import stop_workflow, take_back_queued
-from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Profile, Task, Workflow
-from raftflow.machine.step import move
+from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, Task, Workflow
+from raftflow.machine.step import in_bulk, move
+from raftflow.machine.upload import SHAPES_MAX, profile_of
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import ControlWorkflow, RetireWorkflows, SubmitWorkflow
-    from raftflow.machine.state import Kind, State
+    from raftflow.machine.state import Kind, Profile, State
     from raftflow.machine.step import Step
 
 PROBLEMS_MAX = 100
-WARNINGS_MAX = 20
 RETIRE_MAX = 10_000
-
-_encoder = msgspec.msgpack.Encoder()
 
 
 # --- submission
@@ -51,58 +48,65 @@ def submit_workflow(step: Step, command: SubmitWorkflow) -> WorkflowAccepted | R
     spec = command.spec
     wrong = name_problem(command.workflow_id)
     if wrong is not None:
-        return _invalid([GraphProblem("id", f"{command.workflow_id[:80]!r} {wrong}")])
-    if command.workflow_id in state.workflows:
+        return invalid([GraphProblem("id", f"{command.workflow_id[:80]!r} {wrong}")])
+    if command.workflow_id in state.workflows or command.workflow_id in state.uploads:
         return Rejection(RejectionCode.CONFLICT, f"there is a workflow {command.workflow_id!r} already")
     problems = check_graph(spec, PROBLEMS_MAX) + check_workflow_values(spec.name, spec.priority, spec.max_parallel)
     numbers, distinct = _distinct_profiles(spec, problems)
     if problems:
-        return _invalid(problems[:PROBLEMS_MAX])
-    full = _limit_problem(state, len(spec.tasks), new_workflow=True)
+        return invalid(problems)
+    full = limit_problem(state, len(spec.tasks), new_workflow=True)
     if full is not None:
         return full
-    state.workflow_number += 1
     workflow = Workflow(
-        state.workflow_number,
-        command.workflow_id,
-        spec.name,
-        priority=spec.priority,
-        on_failure=spec.on_failure,
-        submitted_ms=step.clock_ms,
+        0, command.workflow_id, spec.name, priority=spec.priority, on_failure=spec.on_failure, submitted_ms=0
     )
     workflow.max_parallel = spec.max_parallel
-    workflow.profiles = [_profile(state, task) for task in distinct]
-    workflow.warnings = tuple(_warnings(state.kinds, workflow.profiles, distinct))
+    workflow.profiles = tuple([profile_of(state, task) for task in distinct])
+    workflow.warnings = tuple(warnings_of(state.kinds, _examples(workflow.profiles, distinct)))
     _add_tasks(state, workflow, spec, numbers)
     workflow.index_tasks()
+    enter(step, workflow)
+    for task in workflow.tasks:
+        if task.state is TaskState.READY:
+            step.events.append(TaskReady(workflow.id, task.position))
+    admit(step, workflow)
+    return WorkflowAccepted(workflow.id, workflow.warnings)
+
+
+def enter(step: Step, workflow: Workflow) -> None:
+    """Enter a workflow into the tables, as the newest."""
+    state = step.state
+    state.workflow_number += 1
+    workflow.number = state.workflow_number
+    workflow.submitted_ms = step.clock_ms
     state.workflows[workflow.id] = workflow
     state.by_number[workflow.number] = workflow
     state.live_tasks += len(workflow.tasks)
     step.workflows_changed[workflow.id] = None
-    for task in workflow.tasks:
-        if task.state is TaskState.READY:
-            step.events.append(TaskReady(workflow.id, task.position))
-    _admit(step, workflow)
-    return WorkflowAccepted(workflow.id, workflow.warnings)
 
 
-def _invalid(problems: list[GraphProblem]) -> Rejection:
+def invalid(problems: list[GraphProblem]) -> Rejection:
+    """Refuse a command in which something is wrong."""
     first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return Rejection(RejectionCode.INVALID, f"{first.path}: {first.message}{more}", tuple(problems))
+    shown = problems[:PROBLEMS_MAX]
+    more = f" (and {len(shown) - 1} more)" if len(shown) > 1 else ""
+    return Rejection(RejectionCode.INVALID, f"{first.path}: {first.message}{more}", tuple(shown))
 
 
-def _limit_problem(state: State, tasks: int, *, new_workflow: bool) -> Rejection | None:
-    if new_workflow and len(state.workflows) >= limits.WORKFLOWS_MAX:
+def limit_problem(state: State, tasks: int, *, new_workflow: bool) -> Rejection | None:
+    """Refuse what would pass a limit; uploads count as if they were finished."""
+    if new_workflow and len(state.workflows) + len(state.uploads) >= limits.WORKFLOWS_MAX:
         return Rejection(
             RejectionCode.LIMIT,
             f"{limits.WORKFLOWS_MAX} workflows are kept, no more fit; finished ones are retired with time",
             limit=limits.WORKFLOWS_MAX,
         )
-    if state.live_tasks + tasks > limits.LIVE_TASKS_MAX:
+    live = state.live_tasks + state.upload_tasks
+    if live + tasks > limits.LIVE_TASKS_MAX:
         return Rejection(
             RejectionCode.LIMIT,
-            f"{state.live_tasks} tasks are unfinished and {tasks} more would pass the limit of "
+            f"{live} tasks are unfinished and {tasks} more would pass the limit of "
             f"{limits.LIVE_TASKS_MAX}; submit again when some have ended",
             limit=limits.LIVE_TASKS_MAX,
         )
@@ -115,14 +119,7 @@ def _distinct_profiles(spec: WorkflowSpec, problems: list[GraphProblem]) -> tupl
     distinct: list[TaskSpec] = []
     numbers = []
     for position, task in enumerate(spec.tasks):
-        key = _encoder.encode(
-            (
-                task.command, task.python, task.args, task.kwargs, task.env, task.cwd, task.resources, task.labels,
-                task.retries, task.retry_delay_ms, task.retry_delay_max_ms, task.timeout_ms, task.grace_ms,
-                task.kind, task.cache, task.exclusive, task.memory_max_mib,
-            )
-        )  # fmt: skip
-        number = known.setdefault(key, len(distinct))
+        number = known.setdefault(profile_key(task), len(distinct))
         if number == len(distinct):
             distinct.append(task)
             if len(problems) < PROBLEMS_MAX:
@@ -133,26 +130,6 @@ def _distinct_profiles(spec: WorkflowSpec, problems: list[GraphProblem]) -> tupl
     return numbers, distinct
 
 
-def _profile(state: State, task: TaskSpec) -> Profile:
-    return Profile(
-        task.command,
-        task.python,
-        task.args,
-        task.kwargs,
-        task.env,
-        task.cwd,
-        state.shape(shape_of(task.resources, task.labels, exclusive=task.exclusive)),
-        task.retries,
-        task.retry_delay_ms,
-        task.retry_delay_max_ms,
-        task.timeout_ms,
-        task.grace_ms,
-        kind_of(task.kind, task.python, task.command) if state.feature_level >= ONLINE_LEVEL else "",
-        task.cache,
-        task.memory_max_mib,
-    )
-
-
 def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: list[int]) -> None:
     """Make the tasks, and prepare the graph."""
     order = topological_order(spec)
@@ -160,7 +137,7 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
     ranks = upward_ranks(spec, order, [learnt_ms[number] for number in numbers])
     position_of = {task.id: position for position, task in enumerate(spec.tasks)}
     needs = [tuple([position_of[need] for need in task.needs]) for task in spec.tasks]
-    tasks = workflow.tasks
+    tasks: list[Task] = []
     for position, task in enumerate(spec.tasks):
         wanted = needs[position]
         first = TaskState.WAITING if wanted or task.cache is not None else TaskState.READY
@@ -171,27 +148,33 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
             tasks[position].waits = needs[position] = left
             tasks[position].open_needs = len(left)
         workflow.facts = facts_of(needs, order, ranks, levels)
+    workflow.tasks = tasks
 
 
-def _admit(step: Step, workflow: Workflow) -> None:
+def admit(step: Step, workflow: Workflow) -> None:
     """Let the cached tasks that need nothing (more) come in, once all tasks are in the tables."""
     if workflow.caches:
         met = [task for task in workflow.tasks if task.state is TaskState.WAITING and task.open_needs == 0]
         cache.admit(step, workflow, met)
 
 
-def _warnings(kinds: dict[Kind, int], profiles: list[Profile], examples: list[TaskSpec]) -> list[str]:
-    """Say which demands no present agent can meet, for the first few shapes."""
-    warnings: list[str] = []
-    seen: dict[Shape, None] = {}
-    for profile, example in zip(profiles, examples, strict=True):
-        if len(seen) >= WARNINGS_MAX:
+def _examples(profiles: Sequence[Profile], tasks: list[TaskSpec]) -> dict[Shape, str]:
+    """Return the first shapes, each with the first task that has it."""
+    shapes: dict[Shape, str] = {}
+    for profile, task in zip(profiles, tasks, strict=True):
+        if len(shapes) >= SHAPES_MAX:
             break
-        if profile.shape not in seen:
-            seen[profile.shape] = None
-            why = never_fits(kinds, profile.shape)
-            if why is not None:
-                warnings.append(f"{example.id}: {why}; it waits until one comes")
+        shapes.setdefault(profile.shape, task.id)
+    return shapes
+
+
+def warnings_of(kinds: dict[Kind, int], examples: dict[Shape, str]) -> list[str]:
+    """Say which demands no present agent can meet."""
+    warnings: list[str] = []
+    for shape, task_id in examples.items():
+        why = never_fits(kinds, shape)
+        if why is not None:
+            warnings.append(f"{task_id}: {why}; it waits until one comes")
     return warnings
 
 
@@ -257,9 +240,8 @@ def _pause(step: Step, workflow: Workflow) -> Done | Rejection:
     if workflow.cancelled or workflow.stopping:
         return _conflict(workflow, "it is being stopped, there is nothing to pause")
     step.touch_workflow(workflow)
-    for task in workflow.tasks:
-        if task.state is TaskState.READY:
-            step.events.append(TaskNotReady(workflow.id, task.position))
+    if workflow.counts[TaskState.READY]:
+        step.events.append(WorkflowNotReady(workflow.id))
     workflow.paused = True
     take_back_queued(step, workflow, ORDER_RELEASE)
     cache.reconsider(step, workflow)
@@ -271,9 +253,8 @@ def _resume(step: Step, workflow: Workflow) -> Done:
         return Done(changed=False)
     step.touch_workflow(workflow)
     workflow.paused = False
-    for task in workflow.tasks:
-        if task.state is TaskState.READY:
-            step.events.append(TaskReady(workflow.id, task.position))
+    if workflow.counts[TaskState.READY]:
+        step.events.append(WorkflowReady(workflow.id))
     take_back_queued(step, workflow, ORDER_NONE)
     cache.reconsider(step, workflow)
     return Done()
@@ -284,7 +265,7 @@ def _retry(step: Step, workflow: Workflow) -> Done | Rejection:
         return _conflict(workflow, "it has not ended yet; cancel it first to run it anew")
     if workflow.counts[TaskState.SUCCEEDED] == len(workflow.tasks):
         return _conflict(workflow, "every task has succeeded, there is nothing to retry")
-    full = _limit_problem(step.state, len(workflow.tasks), new_workflow=False)
+    full = limit_problem(step.state, len(workflow.tasks), new_workflow=False)
     if full is not None:
         return full
     step.touch_workflow(workflow)
@@ -294,6 +275,13 @@ def _retry(step: Step, workflow: Workflow) -> Done | Rejection:
     workflow.finished_number = 0
     workflow.cancelled = False
     workflow.stopping = False
+    with in_bulk(step, workflow, len(workflow.tasks), ready=True):
+        _revive(step, workflow)
+    admit(step, workflow)
+    return Done()
+
+
+def _revive(step: Step, workflow: Workflow) -> None:
     for task in workflow.tasks:
         if task.state is not TaskState.SUCCEEDED:
             waits = task.open_needs or workflow.profiles[task.profile].cache is not None
@@ -302,8 +290,6 @@ def _retry(step: Step, workflow: Workflow) -> Done | Rejection:
             task.losses = 0
             task.finished_ms = 0
             task.detail = ""
-    _admit(step, workflow)
-    return Done()
 
 
 # --- retirement
@@ -322,4 +308,5 @@ def retire_workflows(step: Step, command: RetireWorkflows) -> Retired:
         del state.workflows[workflow_id]
         del state.by_number[workflow.number]
         step.workflows_changed[workflow_id] = None
+        step.discarded.put(workflow)
     return Retired(tuple(retired))

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from raftflow.domain.commands import OfferEnds, RegisterAgent, RemoveAgent, ReportAttempts, SubmitWorkflow
+from raftflow.domain.commands import (
+    AddTasks,
+    BeginWorkflow,
+    DropUploads,
+    FinishWorkflow,
+    OfferEnds,
+    RegisterAgent,
+    RemoveAgent,
+    ReportAttempts,
+    SubmitWorkflow,
+)
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 
 if TYPE_CHECKING:
@@ -16,7 +26,7 @@ if TYPE_CHECKING:
     from raftflow.domain.contract import AuditRecord, AuditTransition
     from raftflow.domain.replies import AnyReply
     from raftflow.domain.task import AttemptOutcome
-    from raftflow.domain.workflow import WorkflowSpec
+    from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 
 Task = tuple[str, str]
 """Workflow and task id."""
@@ -46,6 +56,9 @@ class Attempts:
         """Milliseconds that an attempt may take, the grace after SIGTERM included."""
         self.limits: dict[str, int] = {}
         """`max_parallel` of the workflows that have one."""
+        self.uploads: dict[str, dict[str, TaskSpec]] = {}
+        """What came so far of workflows in pieces: for each task what it runs."""
+        self._profiles: dict[str, list[TaskSpec]] = {}
         self.lost: dict[Task, tuple[int, str]] = {}
         """Fence and agent of the last attempt of tasks that nobody has: perhaps lost, if nobody reported its end."""
         self.incarnation: dict[str, int] = {}
@@ -61,6 +74,8 @@ class Attempts:
                 self._learn(command.workflow_id, command.spec)
             elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
                 self.capacity[command.name] = command.capacity
+            else:
+                self._follow_upload(command)
         if isinstance(reply, AgentAccepted):
             self.incarnation[reply.name] = reply.incarnation
         elif isinstance(command, RemoveAgent) and isinstance(reply, Done) and reply.changed:
@@ -70,6 +85,8 @@ class Attempts:
                 problems.append(f"a report of incarnation {command.incarnation} of {command.agent} counted")
             problems += self._judge_ends(command, reply)
         for transition in record.transitions:
+            if transition.workflow_id in self.uploads:
+                problems.append(f"{transition.workflow_id}/{transition.task_id} moves before all of it has come")
             if transition.event == "offered" and not isinstance(command, OfferEnds):
                 problems.append(f"{transition.task_id} was offered by {type(command).__name__}")
             problem = self._move(transition)
@@ -81,11 +98,31 @@ class Attempts:
         if spec.max_parallel is not None:
             self.limits[workflow] = spec.max_parallel
         for task in spec.tasks:
-            self.demands[workflow, task.id] = task.resources
-            if task.timeout_ms is not None:
-                self.timeouts[workflow, task.id] = task.timeout_ms + task.grace_ms
-            if task.exclusive:
-                self.exclusive[workflow, task.id] = None
+            self._learn_task(workflow, task.id, task)
+
+    def _learn_task(self, workflow: str, task_id: str, runs: TaskSpec) -> None:
+        self.demands[workflow, task_id] = runs.resources
+        if runs.timeout_ms is not None:
+            self.timeouts[workflow, task_id] = runs.timeout_ms + runs.grace_ms
+        if runs.exclusive:
+            self.exclusive[workflow, task_id] = None
+
+    def _follow_upload(self, command: AnyCommand) -> None:
+        """Follow what was accepted of a workflow in pieces."""
+        if isinstance(command, BeginWorkflow):
+            self.uploads[command.workflow_id], self._profiles[command.workflow_id] = {}, []
+            if command.max_parallel is not None:
+                self.limits[command.workflow_id] = command.max_parallel
+        elif isinstance(command, AddTasks):
+            profiles = self._profiles[command.workflow_id]
+            profiles += command.profiles
+            self.uploads[command.workflow_id] |= {task.id: profiles[task.profile] for task in command.tasks}
+        elif isinstance(command, FinishWorkflow):
+            for task_id, runs in self.uploads.pop(command.workflow_id).items():
+                self._learn_task(command.workflow_id, task_id, runs)
+        elif isinstance(command, DropUploads):
+            for workflow_id in command.workflow_ids:
+                self.uploads.pop(workflow_id, None)
 
     def _judge_ends(self, command: ReportAttempts | OfferEnds, reply: Reported) -> list[str]:
         problems = []

@@ -46,6 +46,7 @@ from raftflow.simulation.member_checks import MemberModel
 if TYPE_CHECKING:
     from raftflow.domain.contract import AuditRecord
     from raftflow.domain.replies import AnyReply
+    from raftflow.domain.workflow import WorkflowSpec
     from raftflow.machine.machine import EntryResult
     from raftflow.simulation.cluster import Host
     from raftflow.simulation.trace import Trace
@@ -91,6 +92,8 @@ class History:
         self.members = MemberModel(self.violation)
         self.leaders: dict[int, str] = {}
         self.acknowledged: dict[str, AnyReply] = {}
+        self.submitted: dict[str, WorkflowSpec] = {}
+        """Workflows that clients were told are there, as they submitted them."""
         self.refused: dict[str, None] = {}
         self.index_of: dict[str, int] = {}
         """Where a request id was applied."""
@@ -458,9 +461,23 @@ class History:
             self._check_invariants(name, machine)
             if b"".join(machine.snapshot()) != b"".join(replay.snapshot()):
                 self.violation("diverged", f"{name} holds another state than the log gives")
+            self._check_submitted(name, machine)
             open_ = [workflow.id for workflow in machine.state.workflows.values() if not workflow.finished_ms]
             if open_:
                 self.violation("no rest", f"{len(open_)} workflows never finished, {open_[0]} for one")
+            if machine.state.uploads:
+                self.violation("no rest", f"uploads that nobody will finish: {', '.join(machine.state.uploads)}")
+
+    def _check_submitted(self, name: str, machine: Machine) -> None:
+        """What clients were told is there is what they submitted, all of it."""
+        for workflow_id, spec in self.submitted.items():
+            workflow = machine.state.workflows.get(workflow_id)
+            if workflow is None:
+                self.violation("lost", f"{name} lacks the workflow {workflow_id}")
+            elif [(task.id, tuple(workflow.tasks[need].id for need in task.needs)) for task in workflow.tasks] != [
+                (task.id, task.needs) for task in spec.tasks
+            ]:
+                self.violation("lost", f"{name} has another graph of {workflow_id} than was submitted")
 
     def _replay(self) -> Machine:
         """Apply the log to a fresh machine, and ask it what the reads were told."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from raftflow.coordinator.submission import submission_of
 from raftflow.coordinator.submitter import NotLeaderError, ProposeError
 from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, SubmitWorkflow
+from raftflow.domain.features import PIECES_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine import learning
 from raftflow.simulation.calls import CallFailed
 from raftflow.simulation.checks import Read, answer
 from raftflow.simulation.loop import Process
@@ -30,6 +33,10 @@ TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0
 _CACHED_EACH: Final = 3
 """One in so many workflows of a client has cached tasks."""
+_LARGE_EACH: Final = 4
+"""One in so many is large, for a simulation: it comes in pieces."""
+_LARGE_TASKS: Final = (6, 12, 24)
+_PIECE_TASKS: Final = 1
 _DRAIN_DEADLINE_MS: Final = 200
 READS_MAX: Final = 20
 """Reads under way of a client that only reads."""
@@ -39,14 +46,16 @@ Action = Literal["cancel", "pause", "resume", "retry"]
 _ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "resume", "resume", "retry", "retry")
 
 
-def make_workflow(rng: Random, name: str, *, caches: bool = False) -> WorkflowSpec:
+def make_workflow(
+    rng: Random, name: str, *, caches: bool = False, sizes: tuple[int, ...] = (1, 1, 1, 2, 3, 5)
+) -> WorkflowSpec:
     """Return a small workflow. With `caches` its tasks share results with equal ones, or it has other limits.
 
     What comes with `caches` needs feature level 3.
     """
     online = caches and rng.random() < 0.5
     tasks: list[TaskSpec] = []
-    for number in range(rng.choice((1, 1, 1, 2, 3, 5))):
+    for number in range(rng.choice(sizes)):
         needs = tuple(task.id for task in tasks if rng.random() < 0.4)
         tasks.append(
             TaskSpec(
@@ -143,19 +152,26 @@ class Client:
         self._serial += 1
         name = f"{self._name}-{self._serial}"
         # Refused until the cluster is on the level that caches.
-        spec = make_workflow(self._rng, name, caches=self._serial % _CACHED_EACH == 0)
+        caches = self._serial % _CACHED_EACH == 0
+        large = self._serial % _LARGE_EACH == 0
+        spec = make_workflow(self._rng, name, caches=caches, **({"sizes": _LARGE_TASKS} if large else {}))
 
-        def command(replica: Replica) -> AnyCommand:
-            return SubmitWorkflow(
-                at_ms=replica.clock.now_ms(),
-                actor="client:api",
-                request_id=name,
-                workflow_id=replica.ids.workflow_id(),
-                spec=spec,
+        async def serve(replica: Replica) -> AnyReply:
+            if large and replica.machine.state.feature_level >= PIECES_LEVEL:
+                return await _upload(replica, spec, name)
+            return await replica.propose(
+                SubmitWorkflow(
+                    at_ms=replica.clock.now_ms(),
+                    actor="client:api",
+                    request_id=name,
+                    workflow_id=replica.ids.workflow_id(),
+                    spec=spec,
+                )
             )
 
-        reply = await self.propose(name, command)
+        reply = await self._request(name, serve)
         if isinstance(reply, WorkflowAccepted):
+            self._history.submitted[reply.workflow_id] = spec
             self._known.append(reply.workflow_id)
             del self._known[:-KNOWN_MAX]
 
@@ -210,6 +226,9 @@ class Client:
         async def serve(replica: Replica) -> AnyReply:
             return await replica.propose(command(replica))
 
+        return await self._request(request_id, serve)
+
+    async def _request(self, request_id: str, serve: Callable[[Replica], Awaitable[AnyReply]]) -> AnyReply | None:
         if self._rng.random() < 0.05:
             # The same request a second time, through any replica: a retry that overtakes.
             stray = self._loop.create_task(self._repeat(request_id, serve))
@@ -279,3 +298,17 @@ class Client:
                 self._leader = target
                 return reply
         return None
+
+
+async def _upload(replica: Replica, spec: WorkflowSpec, request_id: str) -> AnyReply:
+    """Take a workflow in by pieces, as the API does with a large document."""
+    if not replica.leader.leading:
+        raise replica.submitter.no_leader_error()
+    async with replica.uploads.alone(request_id):
+        known = learning.expected_times(replica.machine.state)
+        return await replica.uploads.submit(
+            submission_of(spec, request_id, known, tasks_max=_PIECE_TASKS),
+            workflow_id=replica.ids.workflow_id(),
+            request_id=request_id,
+            actor="client:api",
+        )

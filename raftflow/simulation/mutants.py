@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from raftflow.coordinator.clock import ClusterClock
+from raftflow.coordinator.uploads import Uploads
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
@@ -159,6 +160,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         name="timers not in snapshot", about="timers are lost", plant=plants.restore_without(plants.forget_timers)
+    ),
+    Mutant(
+        name="uploads not in snapshot",
+        about="workflows that come in pieces are left out of snapshots",
+        plant=plants.restore_without(plants.forget_uploads),
+        family="snapshots",
+    ),
+    Mutant(
+        name="uploads not dropped",
+        about="a new leader leaves the uploads of others as they are",
+        plant=plants.attribute(Uploads, "look", lambda _self: None),
     ),
     Mutant(
         name="request ids ignored",

@@ -230,6 +230,11 @@ def forget_fence(machine: Machine) -> None:
     machine.state.fence = 0
 
 
+def forget_uploads(machine: Machine) -> None:
+    machine.state.uploads.clear()
+    machine.state.upload_tasks = 0
+
+
 def forget_timers(machine: Machine) -> None:
     machine.state.timers = Timers()
 

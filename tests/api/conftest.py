@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from raftflow.api.server import HttpServer
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
 from raftflow.coordinator.replica import Replica
+from raftflow.domain.features import LEVEL
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.memory import MemoryLog
 
@@ -168,9 +170,9 @@ def config_of(
     )
 
 
-def in_memory(config: CoordinatorConfig, fs: RealFileSystem) -> Replica:
+def in_memory(config: CoordinatorConfig, fs: RealFileSystem, level: int = LEVEL) -> Replica:
     fs.make_dir(config.data_dir / "audit")
-    return Replica(config, lambda machine, _audit: MemoryLog(machine, name=config.name), fs)
+    return Replica(config, lambda machine, _audit: MemoryLog(machine, name=config.name), fs, level=level)
 
 
 def on_disk(config: CoordinatorConfig, fs: RealFileSystem) -> Replica:
@@ -182,8 +184,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start single replicas on a log in memory; all are stopped at the end."""
     started: list[Served] = []
 
-    async def start(**options: Any) -> Served:
-        served = Served(config_of(tmp_path / str(len(started)), **options), in_memory)
+    async def start(*, level: int = LEVEL, **options: Any) -> Served:
+        made = partial(in_memory, level=level)
+        served = Served(config_of(tmp_path / str(len(started)), **options), made)
         started.append(served)
         await served.start()
         return served

@@ -344,14 +344,6 @@ async def test_a_read_that_no_majority_confirms_is_not_answered(one: Any, monkey
         assert (await one.get(path + "?stale")).status == 200
 
 
-async def test_large_documents_wait_in_a_bounded_line(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftflow.api.workflows.WAITING_MAX", 0)
-    tasks = [{"id": f"t{number}", "command": ["x" * 40]} for number in range(1000)]
-    answer = await one.post("/v1/workflows", {"name": "w", "tasks": tasks})
-    assert (answer.status, answer.word) == (429, "queue-full")
-    assert (await one.post("/v1/workflows", DOCUMENT)).status == 201
-
-
 async def test_two_replicas_that_take_each_other_for_the_leader(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request takes one hop and ends; here the replica even sends it to itself."""
     one.replica.log.lose_leadership()

@@ -176,3 +176,13 @@ async def test_a_large_ledger_is_verified_beside_the_loop(one: Any, monkeypatch:
     monkeypatch.setattr("raftflow.machine.invariants.check", check)
     assert (await one.get("/v1/ledger/verify")).json["ok"]
     assert len(calls) == 4
+    monkeypatch.setattr("raftflow.api.cluster._CHECK_TRIES", 3)
+    calls.clear()
+    answer = await one.get("/v1/ledger/verify")
+    assert (answer.status, answer.word) == (429, "queue-full")
+
+    def broken(_machine: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("raftflow.machine.invariants.check", broken)
+    assert (await one.get("/v1/ledger/verify")).status == 500

@@ -10,7 +10,7 @@ from pathlib import Path
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import ONLINE_LEVEL, PIECES_LEVEL
 from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -136,6 +136,8 @@ def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
     yield (c.RetireWorkflows(**stamp(), before_ms=START_MS + 10**6, count_max=1),)
     yield (c.RaiseFeatureLevel(**stamp(), level=2, supported=(c.Supported("n1", 2),)),)
     yield (c.SubmitWorkflow(**stamp("submit-9"), workflow_id="wf-9", spec=WorkflowSpec(name="last", tasks=tasks)),)
+    if level >= PIECES_LEVEL:
+        yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
     if level >= ONLINE_LEVEL:
         yield from online(stamp)
 
@@ -203,6 +205,43 @@ def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         ),
     )
     yield (c.ClearCache(**stamp(), key="key-1"), c.ClearCache(**stamp(), prefix="no"))
+
+
+def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield what level 4 brings. One upload is finished, one dropped, and one left in the middle."""
+    profiles = (
+        TaskSpec(id="a", command=("prog", "--ä"), env={"K": "V"}, retries=2),
+        TaskSpec(id="b", python="package.module:function", args=b"[1]", cache="key-${a.digest}"),
+    )
+
+    def begin(name: str, tasks: int) -> c.BeginWorkflow:
+        return c.BeginWorkflow(
+            **stamp(),
+            workflow_id=name,
+            name="pieces",
+            tasks=tasks,
+            needs=2,
+            priority=70,
+            on_failure="continue",
+            max_parallel=2,
+        )
+
+    def add(name: str, number: int, profiles: tuple[TaskSpec, ...], *tasks: c.TaskPart) -> c.AddTasks:
+        return c.AddTasks(**stamp(), workflow_id=name, number=number, profiles=profiles, tasks=tasks)
+
+    first, second, third = (
+        c.TaskPart(2, "a", 0, 3_000),
+        c.TaskPart(0, "b", 1, 2_000, (2,)),
+        c.TaskPart(1, "c", 0, 9, (0,)),
+    )
+    yield (c.RaiseFeatureLevel(**stamp(), level=4, supported=(c.Supported("n1", 4),)), begin("wf-12", 3))
+    yield (add("wf-12", 0, profiles[:1], first), begin("wf-13", 4))
+    yield (add("wf-13", 0, profiles, first, second), begin("wf-14", 5))
+    yield (add("wf-12", 1, profiles[1:], second, third),)
+    yield (
+        c.FinishWorkflow(**stamp("submit-12"), workflow_id="wf-12", fingerprint=bytes(range(16)), path=(2, 0, 1)),
+        c.DropUploads(**stamp(), workflow_ids=("wf-14", "wf-15")),
+    )
 
 
 def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:

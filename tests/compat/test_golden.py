@@ -14,7 +14,7 @@ from golden_replica import CLUSTER, GOLDEN, MEMBERS, NAME, PEERS, SEGMENT_BYTES,
 
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
-from raftflow.domain.features import LEVEL, ONLINE_LEVEL, FeatureLevelError
+from raftflow.domain.features import LEVEL, ONLINE_LEVEL, PIECES_LEVEL, FeatureLevelError
 from raftflow.machine import snapshot
 from raftflow.machine.machine import Machine
 from raftflow.replication import envelope, membership
@@ -30,16 +30,20 @@ NEWEST = f"level-{LEVEL}"
 
 FIELDS_OF_LEVEL_2 = {b"H": 14, b"A": 8, b"W": 15, b"P": 12, b"T": 16, "attempt": 12, "shape": 2}
 """How many fields the records of a snapshot had, by the kind of their frame, up to level 2. More came behind them."""
+HEADER_FIELDS_OF_LEVEL_3 = 16
 
 
 def digest_of(machine: Machine, level: int) -> str:
     """Return the digest of the state as a program of a level would have written it."""
     data = b"".join(machine.snapshot())
-    if level < ONLINE_LEVEL:
+    if level < PIECES_LEVEL:
         frames = []
         for kind, payload in snapshot._frames([data]):
             record = msgspec.msgpack.decode(payload)
-            if kind == b"P":
+            if level == ONLINE_LEVEL:
+                if kind == b"H":
+                    cut(record, HEADER_FIELDS_OF_LEVEL_3)
+            elif kind == b"P":
                 for profile in record:
                     cut(profile, FIELDS_OF_LEVEL_2[kind])
                     cut(profile[6], FIELDS_OF_LEVEL_2["shape"])

@@ -13,6 +13,7 @@ from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import Leases
 from raftflow.coordinator.standing import Standing
 from raftflow.coordinator.submitter import NoLeaderError
+from raftflow.domain.commands import ControlWorkflow
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.task import AgentState, TaskState, WorkflowState
 from raftflow.machine.state import Agent
@@ -227,6 +228,29 @@ async def test_finished_workflows_are_forgotten(bench: Any, monkeypatch: pytest.
     assert one.machine.applied_index == index, "nothing is proposed before its time"
     one.clock.ms += 70_000
     await one.until(lambda: not one.machine.state.workflows)
+
+
+@pytest.mark.parametrize("limit", [{"kept_workflows": 2}, {"kept_tasks": 5}])
+async def test_the_oldest_finished_workflows_make_room(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
+) -> None:
+    """With two tasks each: no more than two of them, or than five tasks, are kept however young they are."""
+    monkeypatch.setattr(leader_module, "RETIRE_EVERY_S", 0.02)
+    one = await bench(limits=Limits(**limit))
+    workflows = []
+    for _ in range(5):
+        workflows.append(await one.submit("t", "u"))
+        at_ms = one.clock.now_ms()
+        await one.replica.propose(
+            ControlWorkflow(at_ms=at_ms, actor="client:x", workflow_id=workflows[-1], action="cancel")
+        )
+        one.clock.ms += 1
+    running = await one.submit("t", "u", "v")
+    await one.until(lambda: list(one.machine.state.workflows) == [*workflows[3:], running])
+    for _ in range(3):
+        before = one.replica.leader._retire_timer
+        await one.until(lambda before=before: one.replica.leader._retire_timer is not before)
+    assert list(one.machine.state.workflows) == [*workflows[3:], running]
 
 
 async def test_a_follower_places_nothing(bench: Any) -> None:

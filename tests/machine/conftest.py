@@ -11,12 +11,16 @@ import pytest
 from raftflow.domain import commands as c
 from raftflow.domain.events import Event
 from raftflow.domain.features import LEVEL
+from raftflow.domain.pieces import Draft
+from raftflow.domain.rejections import Rejection
 from raftflow.domain.task import AttemptOutcome, TaskState
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine import queries
 from raftflow.machine.audit import decode_record, verify_chain
 from raftflow.machine.invariants import check
+from raftflow.machine.learning import expected_times
 from raftflow.machine.machine import EntryResult, Machine
+from raftflow.machine.requests import fingerprint_of
 
 START_MS = 1_700_000_000_000
 
@@ -59,6 +63,45 @@ class Drive:
                 spec=self.chain(1) if spec is None else spec,
             )
         )
+
+    def pieces(
+        self, spec: WorkflowSpec, workflow_id: str = "wf-1", request_id: str = "", tasks_max: int = 2, **more: Any
+    ) -> list[c.AnyCommand]:
+        """Make the commands that bring a workflow in pieces."""
+        stamp = {"at_ms": self.now_ms, "actor": "client:test", "workflow_id": workflow_id}
+        draft = Draft(spec)
+        known = expected_times(self.machine.state)
+        draft.rank([known.get(kind) for kind in draft.kinds()])
+        whole = c.SubmitWorkflow(**{**stamp, "request_id": request_id}, spec=spec)
+        begin = c.BeginWorkflow(
+            **stamp,
+            name=spec.name,
+            tasks=len(spec.tasks),
+            needs=draft.needs,
+            priority=spec.priority,
+            on_failure=spec.on_failure,
+            max_parallel=spec.max_parallel,
+        )
+        adds = [
+            c.AddTasks(**stamp, number=number, profiles=msgspec.Raw(piece.profiles), tasks=msgspec.Raw(piece.tasks))
+            for number, piece in enumerate(draft.cut(tasks_max, **more))
+        ]
+        finish = c.FinishWorkflow(
+            **stamp, request_id=request_id, fingerprint=fingerprint_of(whole), path=draft.path()
+        )
+        entry = c.decode_entry(c.encode_entry((begin, *adds, finish)))
+        return list(entry.commands)
+
+    def upload(
+        self, spec: WorkflowSpec | None = None, workflow_id: str = "wf-1", request_id: str = "", **more: Any
+    ) -> Any:
+        """Bring a workflow in pieces, one per entry, and return the last reply, or the first refusal."""
+        reply = None
+        for command in self.pieces(self.chain(1) if spec is None else spec, workflow_id, request_id, **more):
+            reply = self.do(command)
+            if isinstance(reply, Rejection):
+                break
+        return reply
 
     def control(self, action: Any, workflow_id: str = "wf-1", request_id: str = "") -> Any:
         return self.do(

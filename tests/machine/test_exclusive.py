@@ -107,16 +107,15 @@ def test_a_restored_machine_agrees(mixed):
 def test_a_snapshot_in_which_it_is_not_alone_is_refused(mixed):
     mixed.place(2)
     mixed.checked = False
-    profile = mixed.machine.state.workflows["wf-1"].profiles
-    kept = profile[mixed.task(2).profile]
+    workflow = mixed.machine.state.workflows["wf-1"]
+    kept, number = workflow.profiles, mixed.task(2).profile
     mixed.place(3)
-    profile[mixed.task(2).profile] = msgspec.structs.replace(
-        kept, shape=msgspec.structs.replace(kept.shape, exclusive=True)
-    )
+    alone = msgspec.structs.replace(kept[number], shape=msgspec.structs.replace(kept[number].shape, exclusive=True))
+    workflow.profiles = (*kept[:number], alone, *kept[number + 1 :])
     pieces = list(mixed.machine.snapshot())
     with pytest.raises(SnapshotError, match="more is allocated than it has"):
         Machine().restore(pieces)
-    profile[mixed.task(2).profile] = kept
+    workflow.profiles = kept
 
 
 def test_it_needs_the_level(drive):

@@ -143,6 +143,33 @@ def test_fault(scene, told):
     assert any(told in problem for problem in problems), problems
 
 
+def _upload(drive):
+    return drive.machine.state.uploads["wf-3"]
+
+
+UPLOAD_FAULTS = {
+    "under another name": lambda d: setattr(_upload(d).workflow, "number", 3),
+    "tasks have come": lambda d: setattr(_upload(d), "arrived", 1),
+    "3 of 2 needs have come": lambda d: setattr(_upload(d), "needs_arrived", 3),
+    "before what it needs": lambda d: setattr(_upload(d).tasks[1], "open_needs", 2),
+    "dependents does not match": lambda d: _upload(d).dependents.pop(),
+    "its tasks give [1, 0, 1,": lambda d: _upload(d).workflow.counts.reverse(),
+    "7 tasks of 1 uploads counted, there are 3": lambda d: setattr(d.machine.state, "upload_tasks", 7),
+}
+
+
+@pytest.mark.parametrize("told", UPLOAD_FAULTS)
+def test_fault_of_an_upload(drive, told):
+    drive.raise_level()
+    for command in drive.pieces(drive.chain(3), "wf-3")[:2]:
+        drive.do(command)
+    kept = drive.encoding()
+    UPLOAD_FAULTS[told](drive)
+    problems = check(drive.machine)
+    assert any(told in problem for problem in problems), problems
+    drive.machine.restore([kept])
+
+
 def test_more_faults_of_attempts(scene):
     scene.task(0).last = None
     assert any("which is not the live attempt" in problem for problem in check(scene.machine))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,17 +24,19 @@ from hypothesis.stateful import (
 )
 
 from raftflow.domain import commands as c
-from raftflow.domain.events import TaskNotReady, TaskReady
-from raftflow.domain.features import ONLINE_LEVEL, ONLINE_OUTCOMES
+from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
+from raftflow.domain.features import LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
+from raftflow.domain.pieces import Draft
 from raftflow.domain.replies import AgentAccepted, Rejection
 from raftflow.domain.rooms import fits_in, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import queries
+from raftflow.machine import attempts, cache, queries, step
 from raftflow.machine.audit import verify_chain
 from raftflow.machine.invariants import check
 from raftflow.machine.machine import Machine
 from raftflow.machine.state import ORDER_NONE
+from raftflow.machine.step import BULK_LEAST
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
 WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")
@@ -149,6 +152,8 @@ class Model(RuleBasedStateMachine):
         self.succeeded: dict[tuple[str, str], int] = {}
         self.fence = 0
         self.pieces: Any = None
+        self.uploads: dict[str, list[c.AnyCommand]] = {}
+        """What is still to come of each upload."""
 
     @property
     def machine(self) -> Machine:
@@ -166,12 +171,18 @@ class Model(RuleBasedStateMachine):
         assert first.events == second.events
         assert first.audit == second.audit
         self.records += first.audit
+        whole = [event.workflow_id for event in first.events if isinstance(event, WorkflowReady)]
         for event in first.events:
             if isinstance(event, TaskReady):
-                assert (event.workflow_id, event.task) not in self.ready
+                assert (event.workflow_id, event.task) not in self.ready or event.workflow_id in whole
                 self.ready[event.workflow_id, event.task] = None
+            elif isinstance(event, WorkflowReady):
+                found, _ = queries.ready_positions(self.machine, event.workflow_id, 0, 100)
+                self.ready.update(dict.fromkeys((event.workflow_id, position) for position in found))
             elif isinstance(event, TaskNotReady):
                 self.ready.pop((event.workflow_id, event.task), None)
+            elif isinstance(event, WorkflowNotReady):
+                self.ready = {key: None for key in self.ready if key[0] != event.workflow_id}
         for reply in first.replies:
             if isinstance(reply, Rejection):
                 assert reply.message
@@ -181,7 +192,9 @@ class Model(RuleBasedStateMachine):
     def do(self, kind: Any, **fields: Any) -> Any:
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
 
-    @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([1, 3, 3]))
+    @initialize(
+        spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([1, 3, LEVEL, LEVEL])
+    )
     def a_cluster_at_work(self, *, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
         self.do(c.RaiseFeatureLevel, level=level, supported=(c.Supported("n1", level),))
         self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch)
@@ -197,6 +210,59 @@ class Model(RuleBasedStateMachine):
             tasks = tuple(msgspec.structs.replace(task, cache=None) for task in spec.tasks)
             spec = msgspec.structs.replace(spec, tasks=tasks)
         self.do(c.SubmitWorkflow, workflow_id=workflow_id, spec=spec, request_id=f"r{request}" if request < 9 else "")
+
+    @precondition(lambda self: self.machine.state.feature_level >= PIECES_LEVEL)
+    @rule(workflow_id=WORKFLOWS, spec=specs(), request=NUMBERS, size=st.integers(1, 3), at_once=st.booleans())
+    def upload(self, *, workflow_id: str, spec: WorkflowSpec, request: int, size: int, at_once: bool) -> None:
+        """Begin to bring a workflow in pieces, or bring all of it."""
+        draft = Draft(spec)
+        draft.rank([None] * len(draft.kinds()))
+        fields = {"at_ms": self.now_ms, "actor": "model", "workflow_id": workflow_id}
+        commands: list[c.AnyCommand] = [
+            c.BeginWorkflow(
+                **fields,
+                name=spec.name,
+                tasks=len(spec.tasks),
+                needs=draft.needs,
+                priority=spec.priority,
+                on_failure=spec.on_failure,
+                max_parallel=spec.max_parallel,
+            )
+        ]
+        for number, piece in enumerate(draft.cut(size)):
+            profiles, tasks = msgspec.Raw(piece.profiles), msgspec.Raw(piece.tasks)
+            commands.append(c.AddTasks(**fields, number=number, profiles=profiles, tasks=tasks))
+        commands.append(
+            c.FinishWorkflow(
+                **fields,
+                request_id=f"r{request}" if request < 9 else "",
+                fingerprint=bytes([size]) * 16,
+                path=draft.path(),
+            )
+        )
+        commands = list(c.decode_entry(c.encode_entry(tuple(commands))).commands)
+        if isinstance(self.apply(commands[0])[0], Rejection):
+            return
+        self.uploads[workflow_id] = commands[1:]
+        while at_once and self.uploads.get(workflow_id):
+            self._send_piece(workflow_id)
+
+    @precondition(lambda self: self.uploads)
+    @rule(number=NUMBERS)
+    def send_piece(self, number: int) -> None:
+        self._send_piece(list(self.uploads)[number % len(self.uploads)])
+
+    def _send_piece(self, workflow_id: str) -> None:
+        reply = self.apply(self.uploads[workflow_id].pop(0))[0]
+        if isinstance(reply, Rejection) or not self.uploads[workflow_id]:
+            del self.uploads[workflow_id]
+
+    @precondition(lambda self: self.uploads)
+    @rule(count=st.integers(1, 3))
+    def another_leader(self, count: int) -> None:
+        """It drops what it finds."""
+        self.do(c.DropUploads, workflow_ids=tuple(self.machine.state.uploads)[:count])
+        self.uploads = {name: left for name, left in self.uploads.items() if name in self.machine.state.uploads}
 
     @rule(workflow_id=WORKFLOWS, action=st.sampled_from(["cancel", "pause", "resume", "retry"]), request=NUMBERS)
     def control(self, workflow_id: str, action: Any, request: int) -> None:
@@ -422,7 +488,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def raise_level(self) -> None:
-        self.do(c.RaiseFeatureLevel, level=ONLINE_LEVEL, supported=(c.Supported("n1", ONLINE_LEVEL),))
+        self.do(c.RaiseFeatureLevel, level=LEVEL, supported=(c.Supported("n1", LEVEL),))
 
     # --- snapshots
 
@@ -504,7 +570,11 @@ class Model(RuleBasedStateMachine):
         assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4, "memory": 4000}
 
 
-def test_any_sequence_of_commands_keeps_every_invariant():
+@pytest.mark.parametrize("bulk", [BULK_LEAST, 2])
+def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
+    """Also where one event stands for many moves."""
+    for module in (attempts, cache, step):
+        monkeypatch.setattr(module, "BULK_LEAST", bulk)
     run_state_machine_as_test(
         Model,
         settings=settings(

@@ -32,7 +32,7 @@ def test_redundant_needs_are_not_waited_for(online):
     assert [task.waited for task in tasks] == [(), (0,), (1,), (2,)]
     assert [task.needs for task in tasks] == list(SHORTCUTS)
     assert [task.open_needs for task in tasks] == [0, 1, 1, 1]
-    assert online.machine.state.workflows["wf-1"].dependents == [(1,), (2,), (3,), ()]
+    assert online.machine.state.workflows["wf-1"].dependents == ((1,), (2,), (3,), ())
     for position in range(3):
         explained = queries.explain(online.machine, "wf-1", "t3")
         assert explained.reason == f"waits for {3 - position} of the 3 tasks that it needs"

@@ -185,6 +185,11 @@ def test_what_the_scheduler_is_told(drive):
     drive.control("pause", "wf-3")
     drive.place(0, agent="a2", workflow_id="wf-2")
     assert list(q.ready_tasks(drive.machine)) == [("wf-1", 0), ("wf-2", 1)]
+    assert q.workflows_with_ready(drive.machine) == ["wf-1", "wf-2"]
+    looks = [("wf-1", 0, 5), ("wf-1", 0, 1), ("wf-1", 1, 1), ("wf-2", 0, 2), ("wf-2", 2, 2), ("wf-9", 0, 2)]
+    assert [q.ready_positions(drive.machine, *look) for look in looks] == [
+        ([0], 2), ([0], 1), ([], 1), ([1], 2), ([], 0), ([], 0)
+    ]  # fmt: skip
     assert q.ready_task(drive.machine, "wf-1", 0) == ReadyTask(
         workflow_id="wf-1",
         task=0,

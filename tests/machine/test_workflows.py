@@ -6,10 +6,17 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.domain import limits
-from raftflow.domain.events import AgentChanged, TaskNotReady, TaskReady, WorkflowChanged
+from raftflow.domain.events import (
+    AgentChanged,
+    TaskReady,
+    WorkflowChanged,
+    WorkflowNotReady,
+    WorkflowReady,
+)
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine import attempts, cache, step
 
 
 def test_a_submission_is_taken_whole(drive):
@@ -119,13 +126,13 @@ def test_pause_takes_queued_work_back_and_resume_gives_it_again(drive):
     drive.submit(drive.bag(4))
     drive.place(0, 1, 2)
     assert drive.control("pause") == Done()
-    assert drive.events == [TaskNotReady("wf-1", 3), AgentChanged("a1"), WorkflowChanged("wf-1")]
+    assert drive.events == [WorkflowNotReady("wf-1"), AgentChanged("a1"), WorkflowChanged("wf-1")]
     assert (drive.state(), drive.orders()) == ("paused", ([], [2, 3]))
     assert drive.control("pause") == Done(changed=False)
     assert drive.finish(3, "released") == "accepted"
     assert drive.events == [AgentChanged("a1"), WorkflowChanged("wf-1")]
     assert drive.control("resume") == Done()
-    assert drive.events == [TaskReady("wf-1", 2), TaskReady("wf-1", 3), AgentChanged("a1"), WorkflowChanged("wf-1")]
+    assert drive.events == [WorkflowReady("wf-1"), AgentChanged("a1"), WorkflowChanged("wf-1")]
     assert (drive.states(), drive.orders()) == ("RQEE", ([], []))
     assert drive.control("resume") == Done(changed=False)
 
@@ -294,7 +301,7 @@ def test_a_command_of_an_entry_fails_alone(drive):
         c.ControlWorkflow(workflow_id="wf-1", action="pause", **at),
     )
     assert [type(reply).__name__ for reply in result.replies] == ["Rejection", "WorkflowAccepted", "Done"]
-    assert result.events == [TaskReady("wf-1", 0), TaskNotReady("wf-1", 0), WorkflowChanged("wf-1")]
+    assert result.events == [TaskReady("wf-1", 0), WorkflowNotReady("wf-1"), WorkflowChanged("wf-1")]
     assert [record.position for record in drive.records] == [0, 1, 2]
 
 
@@ -313,3 +320,25 @@ def test_time_never_runs_back(drive):
     assert drive.machine.clock_ms == drive.now_ms + 5_000
     assert drive.task(0, "wf-2").finished_ms == 0
     assert drive.machine.state.workflows["wf-2"].submitted_ms == drive.now_ms + 5_000
+
+
+def test_many_moves_are_one_event(drive, monkeypatch):
+    """Of the tasks of one workflow: those of others are told of as ever."""
+    for module in (step, attempts, cache):
+        monkeypatch.setattr(module, "BULK_LEAST", 3)
+    drive.raise_level()
+    drive.register(cpu=9)
+    drive.submit(drive.tasks((), (0,), (0,), (0,), cache="k"), "wf-2")
+    drive.submit(drive.tasks((), (0,), (0,), (0,), (), cache=None))
+    drive.place(0)
+    drive.finish(1)
+    changed = [AgentChanged("a1"), WorkflowChanged("wf-1")]
+    assert drive.events == [WorkflowReady("wf-1"), *changed]
+    drive.control("cancel")
+    assert WorkflowNotReady("wf-1") in drive.events and len(drive.events) == 3
+    drive.control("retry")
+    assert drive.events == [WorkflowReady("wf-1"), WorkflowChanged("wf-1")]
+    assert drive.states() == "SEEEE"
+    drive.control("pause")
+    drive.control("cancel")
+    assert [type(event).__name__ for event in drive.events] == ["WorkflowFinished", "WorkflowChanged"]

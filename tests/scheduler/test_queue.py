@@ -152,3 +152,16 @@ def test_workflows_that_limit_themselves_are_known_while_they_have_ready_tasks()
     for task in (0, 3):
         queue.discard("wf-3", task)
     assert queue.limited() == ["wf-2"]
+
+
+def test_a_queue_that_is_not_used_any_more_is_freed_in_slices():
+    queue = ReadyQueue()
+    for task in range(5):
+        queue.add(ready(task, cpu=1 + task % 2))
+    queue.groups(1)  # some are in front, some in the heap
+    slices = 1
+    while queue.dissolve(2):
+        slices += 1
+    assert slices == 6
+    assert queue.shapes == 0
+    assert not queue.dissolve(2)

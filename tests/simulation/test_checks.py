@@ -172,7 +172,7 @@ def test_a_snapshot_of_what_is_there(history) -> None:
 def test_a_request_that_is_carried_out_twice(history) -> None:
     who = host("a")
     apply(history, who, 2, entry("one"))
-    who.replica.machine.state.requests._replies.clear()
+    who.replica.machine.state.requests.replies.clear()
     apply(history, who, 3, entry("one"))
     assert kinds(history) == ["twice"]
 

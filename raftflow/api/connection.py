@@ -16,6 +16,8 @@ HEADER_TIMEOUT_S = 15.0
 """A connection whose first request has not begun by then is closed."""
 BODY_TIMEOUT_S = 30.0
 """A request in the lane that has not arrived as a whole by then closes its connection."""
+BETWEEN_TURNS_MAX = 8
+"""Turns of the event loop that aiohttp gets between an answer and its wait for the next message. It needs one or two."""
 AHEAD_BYTES_MAX = 64 * 1024
 """Bytes that a client may send before its request is answered; more is no way to talk to this server."""
 
@@ -35,6 +37,8 @@ class Connection(RequestHandler):
         self._held = bytearray()
         """What has arrived of it, or, while it is answered, after it."""
         self._answering: asyncio.Task[None] | None = None
+        self._between = bytearray()
+        """What has arrived since aiohttp gave its last answer and before it waits for the next message."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock."""
@@ -46,9 +50,11 @@ class Connection(RequestHandler):
         if self._request is not None:
             self._held += data
             self._go_on()
-        elif (
-            self._lane is not None and self._waits_for_a_message() and (request := self._lane.read(data)) is not None
-        ):
+        elif self._between or self._is_between():
+            if not self._between:
+                self._loop.call_soon(self._look_between, BETWEEN_TURNS_MAX)
+            self._between += data
+        elif (request := self._read_for_lane(data)) is not None:
             self._fresh = False
             self._request = request
             self._held += data
@@ -64,6 +70,28 @@ class Connection(RequestHandler):
 
     def _waits_for_a_message(self) -> bool:
         return self._fresh or (self._waiter is not None and not self._waiter.done())
+
+    def _is_between(self) -> bool:
+        """Tell whether aiohttp has given an answer and is about to wait for the next message."""
+        return (
+            self._lane is not None
+            and not (self._fresh or self._messages or self._current_request)
+            and self._waiter is None
+        )
+
+    def _look_between(self, turns: int) -> None:
+        """Go on with what arrived between an answer and the wait for the next message, once aiohttp waits."""
+        if self.transport is None:
+            return
+        if turns and self._is_between():
+            self._loop.call_soon(self._look_between, turns - 1)
+            return
+        data = bytes(self._between)
+        self._between.clear()
+        if self._is_between():
+            self._pass_on(data)
+        else:
+            self.data_received(data)
 
     def _pass_on(self, data: bytes) -> None:
         # aiohttp itself hands over nothing, to go on with what it has.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from raftflow.coordinator import holding
 from raftflow.coordinator import polls as polls_module
 from raftflow.coordinator.config import Limits
 from raftflow.coordinator.relay import LogUnavailableError
@@ -333,7 +334,7 @@ async def test_held_polls_are_bounded(bench: Any) -> None:
 
 
 async def test_large_inputs_are_spread_over_answers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polls_module, "ANSWER_BYTES", 3)
+    monkeypatch.setattr(holding, "ANSWER_BYTES", 3)
     one = await bench()
     incarnation = await one.register(cpu=3)
     await one.submit("a", "b", "c")

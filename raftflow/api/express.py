@@ -43,8 +43,8 @@ from raftflow.domain.contract import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.coordinator.holding import Outcome
     from raftflow.coordinator.replica import Replica
+    from raftflow.coordinator.seats import Outcome
     from raftflow.domain.contract import PollRequest
 
 _log = logging.getLogger(__name__)

@@ -1,146 +1,179 @@
-"""What the leader remembers of agents, polls that are held for them, and what is said in answer to one."""
+"""Polls that are held: each is answered the moment there is a reason to, and not before.
+
+A held poll is an object, a timer, and an entry in its agent's seat. It has no task of its own: what wakes it looks at
+the state and answers in the same turn of the event loop.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
 
-from raftflow.domain.contract import Assignment, PollResponse
-from raftflow.domain.rejections import Rejection
-from raftflow.domain.task import AgentState
-from raftflow.machine import queries
+from raftflow.coordinator.seats import HeldPoll, news_for
+from raftflow.coordinator.submitter import BusyError
+from raftflow.domain.contract import PollResponse
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
-    from raftflow.domain.contract import AgentLoad, PollRequest, ReportVerdict
+    from raftflow.coordinator.leader import LeaderLoop
+    from raftflow.coordinator.relay import LogRelay
+    from raftflow.coordinator.seats import Outcome, Seat
+    from raftflow.domain.contract import PollRequest, ReportVerdict
     from raftflow.machine.machine import Machine
-    from raftflow.machine.state import Agent
 
-Outcome = PollResponse | Rejection | Exception
-"""What becomes of a poll: the answer, the refusal of an agent that must register first, or what kept it from both."""
-
-ANSWER_BYTES = 4 * 1024 * 1024
-"""Inputs of tasks in one answer; a single task with more gets an answer of its own."""
+PLACING_WAIT_S = 0.05
+"""How long the answer to a report waits for the placement that follows it."""
+REPEAT_S = 1.0
+"""How often an order is repeated to an agent that has not carried it out yet."""
 
 
-class Seat:
-    """What the leader remembers of one agent."""
+class HeldPolls:
+    """Answers polls whose reports are in the log, at once or when there is news.
 
-    __slots__ = (
-        "draining_told",
-        "incarnation",
-        "load",
-        "name",
-        "orders_told",
-        "pid",
-        "polls",
-        "seq",
-        "told_s",
-        "version",
-    )
-
-    def __init__(self, name: str, incarnation: int) -> None:
-        self.name = name
-        self.incarnation = incarnation
-        self.seq = -1
-        self.polls: dict[int, HeldPoll] = {}
-        """Those that have no answer yet, by their seq."""
-        self.orders_told: frozenset[int] = frozenset()
-        self.draining_told = False
-        self.told_s = 0.0
-        self.pid: int | None = None
-        self.version = ""
-        self.load: AgentLoad | None = None
-
-    def tell(self, news: News, now_s: float) -> None:
-        """Remember what the agent is told now."""
-        self.orders_told = frozenset((*news.stop, *news.release)) if news.stop or news.release else _NOTHING
-        self.draining_told = news.draining
-        self.told_s = now_s
-
-
-_NOTHING: frozenset[int] = frozenset()
-
-
-class HeldPoll:
-    """A poll that has been taken in and has no answer yet."""
-
-    __slots__ = ("answered", "due_s", "held", "name", "placing", "request", "seat", "timer", "until_s", "verdicts")
+    Args:
+        no_leader: makes the error that says where the leader is.
+        gone: takes over a poll whose agent was removed while it was held: name, request, and what takes the answer.
+        wake: has an agent's polls looked at in one of the next turns.
+    """
 
     def __init__(
+        self,
+        *,
+        machine: Machine,
+        leader: LeaderLoop,
+        relay: LogRelay,
+        no_leader: Callable[[], Exception],
+        gone: Callable[[str, PollRequest, Callable[[Outcome], None]], None],
+        wake: Callable[[str], None],
+        lease_ms: int,
+        poll_wait_ms: int,
+        held_max: int,
+    ) -> None:
+        self.count = 0
+        """Polls that wait for news."""
+        self.closing = False
+        """Everything is answered at once, before a planned stop."""
+        self._machine = machine
+        self._leader = leader
+        self._relay = relay
+        self._no_leader = no_leader
+        self._gone = gone
+        self._wake = wake
+        self._lease_ms = lease_ms
+        self._poll_wait_s = poll_wait_ms / 1000
+        self._held_max = held_max
+
+    def begin(
         self,
         seat: Seat,
         request: PollRequest,
         verdicts: list[ReportVerdict],
-        until_s: float,
         answered: Callable[[Outcome], None],
     ) -> None:
-        self.name = seat.name
-        self.seat = seat
-        self.request = request
-        self.verdicts = verdicts
-        self.until_s = until_s
-        """When it is answered at the latest, on the event loop's clock."""
-        self.answered: Callable[[Outcome], None] | None = answered
-        """Takes the answer; None once it has it."""
-        self.placing = False
-        """A placement that its report made possible is still to come."""
-        self.held = False
-        """It counts as held."""
-        self.timer: asyncio.TimerHandle | None = None
-        self.due_s = 0.0
-        """When the timer goes off."""
+        """Answer a poll, or hold it while there is nothing to say."""
+        now_s = asyncio.get_running_loop().time()
+        wait_s = PLACING_WAIT_S if verdicts else min(request.wait_ms / 1000, self._poll_wait_s)
+        poll = HeldPoll(seat, request, verdicts, now_s + wait_s, answered)
+        if verdicts:
+            # A report freed room or made tasks ready: if a placement is on its way, it will be in this answer.
+            poll.placing = self._leader.when_placed(partial(self._placed, poll))
+        twin = seat.polls.get(request.seq)
+        if twin is not None:  # the same poll twice: the first copy is answered now
+            self.overtake(twin)
+        seat.polls[request.seq] = poll
+        self.look(poll)
 
+    def _placed(self, poll: HeldPoll) -> None:
+        poll.placing = False
+        self._wake(poll.name)
 
-class News(NamedTuple):
-    """What there is to tell an agent in answer to a poll, as of now."""
+    def overtake(self, poll: HeldPoll) -> None:
+        """Have a poll answered that a newer one has overtaken: soon, so that the newer one is told of news first."""
+        asyncio.get_running_loop().call_soon(self.look, poll)
 
-    assign: list[Assignment]
-    stop: list[int]
-    release: list[int]
-    draining: bool
+    def look(self, poll: HeldPoll) -> None:
+        """Answer a poll if there is a reason to."""
+        if poll.answered is None:
+            return
+        try:
+            outcome = self._outcome(poll)
+        except Exception as error:  # noqa: BLE001 - handed on, not swallowed
+            outcome = error
+        if outcome is not None:
+            answered = self.drop(poll)
+            answered(outcome)
 
+    def _outcome(self, poll: HeldPoll) -> Outcome | None:
+        """Compose the answer to a poll; None if it goes on to be held."""
+        if not self._leader.leading:
+            raise self._no_leader()
+        name, seat, request, verdicts = poll.name, poll.seat, poll.request, poll.verdicts
+        agent = self._machine.state.agents.get(name)
+        if agent is None or agent.incarnation != request.incarnation or not agent.present:
+            self._gone(name, request, self.drop(poll))
+            return None
+        news = news_for(self._machine, agent, request)
+        assign, stop, release, draining = news
+        now_s = asyncio.get_running_loop().time()
+        limit_s = min(poll.until_s, seat.told_s + REPEAT_S) if stop or release else poll.until_s
+        if not (
+            assign
+            or (verdicts and not poll.placing)
+            or seat.seq > request.seq
+            or seat.polls.get(request.seq) is not poll
+            or self.closing
+            or now_s >= limit_s
+            or draining != seat.draining_told
+            or not seat.orders_told.issuperset(stop)
+            or not seat.orders_told.issuperset(release)
+            or self._relay.fresh(name)
+        ):
+            if poll.held or self.count < self._held_max:
+                self._hold(poll, limit_s)
+                return None
+            if not verdicts:
+                raise BusyError(f"{self.count} polls are held, the limit is {self._held_max}")
+        seat.tell(news, now_s)
+        return PollResponse(
+            lease_ms=self._lease_ms,
+            verdicts=verdicts,
+            assign=assign,
+            stop=stop,
+            release=release,
+            logs=self._relay.wanted(name),
+            draining=draining,
+            feature_level=self._machine.state.feature_level,
+        )
 
-def news_for(machine: Machine, agent: Agent, request: PollRequest) -> News:
-    """Find out what an agent that holds what its poll says should know."""
-    draining = agent.state is AgentState.DRAINING
-    if not (agent.live or agent.void or request.running or request.queued):
-        return News([], [], [], draining)
-    stop, release = queries.orders(machine, agent.name)
-    ended = {end.fence for end in request.ends}
-    held = [fence for fence in (*request.running, *request.queued) if fence not in ended]
-    if held or stop or release:
-        unknown = [fence for fence in held if fence not in agent.live and fence <= machine.state.fence]
-        present = set(held)
-        stop = sorted({fence for fence in stop if fence in present or fence > request.seen} | set(unknown))
-        release = [fence for fence in release if fence in present]
-    return News(_bounded(queries.assignments(machine, agent.name, request.seen)), stop, release, draining)
+    def _hold(self, poll: HeldPoll, limit_s: float) -> None:
+        """Hold a poll until there is news for its agent, or until `limit_s`."""
+        if not poll.held:
+            poll.held = True
+            self.count += 1
+        if poll.timer is None or poll.due_s != limit_s:
+            if poll.timer is not None:
+                poll.timer.cancel()
+            poll.due_s = limit_s
+            poll.timer = asyncio.get_running_loop().call_at(limit_s, self._due, poll)
 
+    def _due(self, poll: HeldPoll) -> None:
+        poll.timer = None
+        self.look(poll)
 
-def _bounded(assignments: list[Assignment]) -> list[Assignment]:
-    """Return as many from the head as an answer should carry; the rest comes with the next one."""
-    size = 0
-    for count, assignment in enumerate(assignments):
-        size += len(assignment.args) + len(assignment.kwargs) + sum(map(len, assignment.inputs.values()))
-        if size > ANSWER_BYTES and count:
-            return assignments[:count]
-    return assignments
-
-
-def missing_of(agent: Agent, request: PollRequest) -> tuple[int, ...]:
-    """Return the live fences that the agent was sent and does not account for. `polls` says why they are lost."""
-    if not agent.live:
-        return ()
-    known = {*request.running, *request.queued, *(end.fence for end in request.ends)}
-    return tuple([fence for fence in agent.live if fence <= request.seen and fence not in known])
-
-
-def unknown_of(agent: Agent, request: PollRequest) -> bool:
-    """Tell whether the agent holds something that is not live here."""
-    live = agent.live
-    for fences in (request.running, request.queued):
-        for fence in fences:
-            if fence not in live:
-                return True
-    return False
+    def drop(self, poll: HeldPoll) -> Callable[[Outcome], None]:
+        """Forget a poll that has no answer yet. Returns what takes the answer."""
+        answered = poll.answered
+        assert answered is not None  # noqa: S101 - the callers looked
+        poll.answered = None
+        if poll.timer is not None:
+            poll.timer.cancel()
+            poll.timer = None
+        if poll.held:
+            poll.held = False
+            self.count -= 1
+        polls = poll.seat.polls
+        if polls.get(poll.request.seq) is poll:
+            del polls[poll.request.seq]
+        return answered

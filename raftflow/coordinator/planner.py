@@ -20,8 +20,8 @@ from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
 PLACEMENTS_MAX = 1024
-"""Placements of one command. When they are applied the next ones are computed. A decision looks at all agents that have
-room, so many small ones cost more; applying one of this size holds the event loop for some 20 ms."""
+"""Placements of one command. When they are applied the next ones are computed. A decision looks at all agents that
+have room, so many small ones cost more; applying one of this size holds the event loop for some 20 ms."""
 SHOWN_LEAST = 8
 REMEMBERED_MAX = 256
 """Decisions that are remembered, to explain them."""

@@ -23,11 +23,12 @@ from itertools import islice
 from typing import Any
 
 from raftflow.coordinator.clock import WallClock
-from raftflow.coordinator.ends import report, verdicts_of
-from raftflow.coordinator.holding import HeldPoll, Outcome, Seat, missing_of, news_for, unknown_of
+from raftflow.coordinator.holding import HeldPolls
 from raftflow.coordinator.leader import LeaderLoop
-from raftflow.coordinator.outlook import MEASURED_LEAST_MS, SAMPLES_LEAST, Outlook
+from raftflow.coordinator.outlook import Outlook
 from raftflow.coordinator.relay import LogRelay
+from raftflow.coordinator.reports import Reports
+from raftflow.coordinator.seats import Outcome, Seat, missing_of, unknown_of
 from raftflow.coordinator.submitter import BusyError, OutcomeUnknownError, Submitter
 from raftflow.coordinator.usage import UsageStore
 from raftflow.domain import limits
@@ -37,29 +38,23 @@ from raftflow.domain.contract import (
     PollRequest,
     PollResponse,
     RegisterRequest,
-    ReportedEnd,
     ReportVerdict,
 )
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.replies import AnyReply, Reported
+from raftflow.domain.replies import AnyReply
 from raftflow.domain.task import AgentState
-from raftflow.machine import queries
 from raftflow.machine.machine import Machine
 from raftflow.machine.state import Agent
 
 _log = logging.getLogger(__name__)
 
-PLACING_WAIT_S = 0.05
-"""How long the answer to a report waits for the placement that follows it."""
-REPEAT_S = 1.0
-"""How often an order is repeated to an agent that has not carried it out yet."""
 SEATS_MAX = 2 * limits.AGENTS_MAX
 WAKES_PER_TURN = 128
 """Agents whose held polls are looked at in one turn of the loop. An answer takes some 0.05 ms: thousands of them in
 one turn would hold back the replica's heartbeats for so long that it lost its term."""
-REPORTS_PER_TURN = 64
-"""Polls with ends that are taken in within one turn of the loop, for the same reason."""
-REPORTS_LEAST = 8
+POLLS_PER_TURN = 128
+"""Polls that are taken in within one turn of the loop, for the same reason."""
+POLLS_LEAST = 8
 """The same while agents wait to be told of work: what is placed goes out before what is done comes in, since a fleet
 that is woken at once reports at once, and what runs long should not wait for what runs short."""
 
@@ -95,22 +90,32 @@ class PollDesk:
         self._clock = clock
         self._barrier = barrier
         self._lease_ms = lease_ms
-        self._poll_wait_s = poll_wait_ms / 1000
-        self._held_max = held_max
-        self._held = 0
+        self._holding = HeldPolls(
+            machine=machine,
+            leader=leader,
+            relay=self.relay,
+            no_leader=submitter.no_leader_error,
+            gone=self._removed,
+            wake=self.wake,
+            lease_ms=lease_ms,
+            poll_wait_ms=poll_wait_ms,
+            held_max=held_max,
+        )
+        self._reports = Reports(
+            machine=machine, submitter=submitter, leader=leader, clock=clock, outlook=self.outlook
+        )
         self._seats: dict[str, Seat] = {}
         self._to_wake: dict[str, None] = {}
         """Agents whose held polls are looked at in one of the next turns, in order."""
-        self._reports: deque[tuple[str, PollRequest, Callable[[Outcome], None]]] = deque()
-        """Polls with ends that are taken in in one of the next turns, in order."""
+        self._arrived: deque[tuple[str, PollRequest, Callable[[Outcome], None]]] = deque()
+        """Polls that are taken in in one of the next turns, in order."""
         self._turning = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
 
     @property
     def held(self) -> int:
         """Polls that are waiting for news."""
-        return self._held
+        return self._holding.count
 
     def told_by(self, agent: str) -> tuple[int | None, str, AgentLoad | None]:
         """Return (pid, version, load) as the agent last told this leader."""
@@ -139,7 +144,7 @@ class PollDesk:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Do one turn's share of what waits: tell agents their news, and take reports in."""
+        """Do one turn's share of what waits: tell agents their news, and take polls in."""
         self._turning = False
         try:
             for agent in list(islice(self._to_wake, WAKES_PER_TURN)):
@@ -147,11 +152,11 @@ class PollDesk:
                 seat = self._seats.get(agent)
                 if seat is not None:
                     for poll in tuple(seat.polls.values()):
-                        self._look(poll)
-            for _ in range(min(REPORTS_LEAST if self._to_wake else REPORTS_PER_TURN, len(self._reports))):
-                self._take(*self._reports.popleft())
+                        self._holding.look(poll)
+            for _ in range(min(POLLS_LEAST if self._to_wake else POLLS_PER_TURN, len(self._arrived))):
+                self._take(*self._arrived.popleft())
         finally:
-            if self._to_wake or self._reports:
+            if self._to_wake or self._arrived:
                 self._turn_soon()
 
     def step_down(self) -> None:
@@ -165,7 +170,7 @@ class PollDesk:
 
     def close(self) -> None:
         """Answer every held poll now, and new ones at once, before a planned stop."""
-        self._closing = True
+        self._holding.closing = True
         for agent in self._seats:
             self.wake(agent)
 
@@ -192,11 +197,8 @@ class PollDesk:
         Nearly all polls come and go without a task: thousands are held at a time, and a task, a timeout and an event
         for each cost more than all that is said.
         """
-        if request.ends:
-            self._reports.append((name, request, answered))
-            self._turn_soon()
-        else:
-            self._take(name, request, answered)
+        self._arrived.append((name, request, answered))
+        self._turn_soon()
 
     def _take(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
         agent = self._machine.state.agents.get(name)
@@ -211,7 +213,7 @@ class PollDesk:
             return
         try:
             seat = self._heard(name, request)
-            queued = self._propose(name, request, missing_of(agent, request))
+            queued = self._reports.propose(name, request, missing_of(agent, request))
         except Exception as error:  # noqa: BLE001 - handed on, not swallowed
             answered(error)
             return
@@ -232,7 +234,7 @@ class PollDesk:
     ) -> None:
         """Go on with a poll whose report has its reply."""
         try:
-            verdicts = self._verdicts(agent.name, request, reply.result())
+            verdicts = self._reports.verdicts(agent.name, request, reply.result())
         except asyncio.CancelledError:
             answered(OutcomeUnknownError("the replica is stopping"))
         except Exception as error:  # noqa: BLE001 - handed on, not swallowed
@@ -255,7 +257,7 @@ class PollDesk:
         if request.goodbye or request.leaving or unknown_of(agent, request):
             self._spawn(self._settle(agent, seat, request, verdicts, answered), answered)
         else:
-            self._begin(seat, request, verdicts, answered)
+            self._holding.begin(seat, request, verdicts, answered)
 
     def _spawn(self, work: Coroutine[Any, Any, None], answered: Callable[[Outcome], None]) -> None:
         """Go on with a poll in a task, for it may have to wait for other things than news."""
@@ -278,11 +280,11 @@ class PollDesk:
         agent = await self._agent_of(name, request)
         if isinstance(agent, Rejection):
             # The ends go into the log all the same, so that the refusal is in the audit.
-            refused = await self._report(name, request, ()) if request.ends else []
+            refused = await self._reports.send(name, request, ()) if request.ends else []
             answered(refused if isinstance(refused, Rejection) else agent)
             return
         seat = self._heard(name, request)
-        verdicts = await self._report(name, request, missing_of(agent, request))
+        verdicts = await self._reports.send(name, request, missing_of(agent, request))
         if isinstance(verdicts, Rejection):
             answered(verdicts)
         else:
@@ -307,7 +309,23 @@ class PollDesk:
         if unknown_of(agent, request):
             # Make sure that what the agent holds and we do not know is really over, before it is told to stop it.
             await self._barrier()
-        self._begin(seat, request, verdicts, answered)
+        self._holding.begin(seat, request, verdicts, answered)
+
+    def _abandon(self, name: str, answered: Callable[[Outcome], None]) -> None:
+        """Forget a held poll for whose answer nobody waits any more."""
+        seat = self._seats.get(name)
+        for poll in () if seat is None else tuple(seat.polls.values()):
+            if poll.answered is answered:
+                self._holding.drop(poll)
+
+    def _removed(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
+        self._spawn(self._gone(name, request, answered), answered)
+
+    async def _gone(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
+        agent = await self._agent_of(name, request)
+        if not isinstance(agent, Rejection):
+            agent = Rejection(RejectionCode.STALE_INCARNATION, f"agent {name} was removed; register again")
+        answered(agent)
 
     def _require_leading(self) -> None:
         if not self._leader.leading:
@@ -327,12 +345,8 @@ class PollDesk:
         if request.seq > seat.seq:
             seat.seq = request.seq
             for poll in seat.polls.values():
-                self._overtake(poll)
+                self._holding.overtake(poll)
         return seat
-
-    def _overtake(self, poll: HeldPoll) -> None:
-        """Have a poll answered that a newer one has overtaken: soon, so that the newer one is told of news first."""
-        asyncio.get_running_loop().call_soon(self._look, poll)
 
     def _seat(self, name: str, incarnation: int) -> Seat:
         seat = self._seats.get(name)
@@ -341,7 +355,7 @@ class PollDesk:
                 raise BusyError(f"{SEATS_MAX} agents are remembered already")
             if seat is not None:
                 for poll in seat.polls.values():
-                    self._overtake(poll)
+                    self._holding.overtake(poll)
             self.usage.forget(name)
             fresh = Seat(name, incarnation)
             if seat is not None:
@@ -368,53 +382,6 @@ class PollDesk:
             )
         return agent
 
-    # --- reports
-
-    def _propose(
-        self, name: str, request: PollRequest, missing: tuple[int, ...]
-    ) -> asyncio.Future[AnyReply] | Rejection | None:
-        """Put ends and missing attempts on their way into the log, if there are any. Raises `ProposeError`s."""
-        if not request.ends and not missing:
-            return None
-        if missing:
-            _log.warning("agent %s does not hold attempts that it was sent: %s", name, missing[:20])
-        level = self._machine.state.feature_level
-        queued = self._submitter.enqueue(report(name, request, missing, at_ms=self._clock.now_ms(), level=level))
-        if not isinstance(queued, Rejection):
-            self._leader.place_after(name, request.ends)
-            self._measure(name, request.ends)
-        return queued
-
-    async def _report(
-        self, name: str, request: PollRequest, missing: tuple[int, ...]
-    ) -> list[ReportVerdict] | Rejection:
-        """Put ends and missing attempts into the log, if there are any, and wait for the verdicts."""
-        queued = self._propose(name, request, missing)
-        if queued is None or isinstance(queued, Rejection):
-            return queued or []
-        return self._verdicts(name, request, await queued)
-
-    def _verdicts(self, name: str, request: PollRequest, reply: AnyReply) -> list[ReportVerdict] | Rejection:
-        """Return what the log says of a report."""
-        if isinstance(reply, Rejection):
-            return reply
-        assert isinstance(reply, Reported)  # noqa: S101 - the machine's contract
-        if any(end.outcome == "succeeded" for end in request.ends):
-            self._leader.standing.settled(name)
-        return verdicts_of(reply.verdicts)
-
-    def _measure(self, name: str, ends: list[ReportedEnd]) -> None:
-        """Note how fast the agent was with what is known to take some time."""
-        for end in ends:
-            if end.duration_ms >= MEASURED_LEAST_MS and end.outcome == "succeeded":
-                agent = self._machine.state.agents.get(name)
-                found = None if agent is None else agent.live.get(end.fence)
-                if found is None:
-                    continue
-                known = queries.kind_estimate(self._machine, found[0].id, found[1].position)
-                if known is not None and known.count >= SAMPLES_LEAST:
-                    self.outlook.ran(name, known.mean_ms, end.duration_ms)
-
     async def _goodbye(
         self, name: str, request: PollRequest, verdicts: list[ReportVerdict]
     ) -> PollResponse | Rejection:
@@ -432,130 +399,6 @@ class PollDesk:
         self._seats.pop(name, None)
         self.usage.forget(name)
         return PollResponse(lease_ms=self._lease_ms, verdicts=verdicts, draining=True)
-
-    # --- answers
-
-    def _begin(
-        self,
-        seat: Seat,
-        request: PollRequest,
-        verdicts: list[ReportVerdict],
-        answered: Callable[[Outcome], None],
-    ) -> None:
-        """Answer a poll, or hold it while there is nothing to say."""
-        now_s = asyncio.get_running_loop().time()
-        wait_s = PLACING_WAIT_S if verdicts else min(request.wait_ms / 1000, self._poll_wait_s)
-        poll = HeldPoll(seat, request, verdicts, now_s + wait_s, answered)
-        if verdicts:
-            # A report freed room or made tasks ready: if a placement is on its way, it will be in this answer.
-            poll.placing = self._leader.when_placed(partial(self._placed, poll))
-        twin = seat.polls.get(request.seq)
-        if twin is not None:  # the same poll twice: the first copy is answered now
-            self._overtake(twin)
-        seat.polls[request.seq] = poll
-        self._look(poll)
-
-    def _placed(self, poll: HeldPoll) -> None:
-        poll.placing = False
-        self.wake(poll.name)
-
-    def _look(self, poll: HeldPoll) -> None:
-        """Answer a poll if there is a reason to."""
-        if poll.answered is None:
-            return
-        try:
-            outcome = self._outcome(poll)
-        except Exception as error:  # noqa: BLE001 - handed on, not swallowed
-            outcome = error
-        if outcome is not None:
-            answered = self._drop(poll)
-            answered(outcome)
-
-    def _outcome(self, poll: HeldPoll) -> Outcome | None:
-        """Compose the answer to a poll; None if it goes on to be held."""
-        self._require_leading()
-        name, seat, request, verdicts = poll.name, poll.seat, poll.request, poll.verdicts
-        agent = self._machine.state.agents.get(name)
-        if agent is None or agent.incarnation != request.incarnation or not agent.present:
-            answered = self._drop(poll)
-            self._spawn(self._gone(name, request, answered), answered)
-            return None
-        news = news_for(self._machine, agent, request)
-        assign, stop, release, draining = news
-        now_s = asyncio.get_running_loop().time()
-        limit_s = min(poll.until_s, seat.told_s + REPEAT_S) if stop or release else poll.until_s
-        if not (
-            assign
-            or (verdicts and not poll.placing)
-            or seat.seq > request.seq
-            or seat.polls.get(request.seq) is not poll
-            or self._closing
-            or now_s >= limit_s
-            or draining != seat.draining_told
-            or not seat.orders_told.issuperset(stop)
-            or not seat.orders_told.issuperset(release)
-            or self.relay.fresh(name)
-        ):
-            if poll.held or self._held < self._held_max:
-                self._hold(poll, limit_s)
-                return None
-            if not verdicts:
-                raise BusyError(f"{self._held} polls are held, the limit is {self._held_max}")
-        seat.tell(news, now_s)
-        return PollResponse(
-            lease_ms=self._lease_ms,
-            verdicts=verdicts,
-            assign=assign,
-            stop=stop,
-            release=release,
-            logs=self.relay.wanted(name),
-            draining=draining,
-            feature_level=self._machine.state.feature_level,
-        )
-
-    def _hold(self, poll: HeldPoll, limit_s: float) -> None:
-        """Hold a poll until there is news for its agent, or until `limit_s`."""
-        if not poll.held:
-            poll.held = True
-            self._held += 1
-        if poll.timer is None or poll.due_s != limit_s:
-            if poll.timer is not None:
-                poll.timer.cancel()
-            poll.due_s = limit_s
-            poll.timer = asyncio.get_running_loop().call_at(limit_s, self._due, poll)
-
-    def _due(self, poll: HeldPoll) -> None:
-        poll.timer = None
-        self._look(poll)
-
-    def _drop(self, poll: HeldPoll) -> Callable[[Outcome], None]:
-        """Forget a poll that has no answer yet. Returns what takes the answer."""
-        answered = poll.answered
-        assert answered is not None  # noqa: S101 - the callers looked
-        poll.answered = None
-        if poll.timer is not None:
-            poll.timer.cancel()
-            poll.timer = None
-        if poll.held:
-            poll.held = False
-            self._held -= 1
-        polls = poll.seat.polls
-        if polls.get(poll.request.seq) is poll:
-            del polls[poll.request.seq]
-        return answered
-
-    def _abandon(self, name: str, answered: Callable[[Outcome], None]) -> None:
-        """Forget a held poll for whose answer nobody waits any more."""
-        seat = self._seats.get(name)
-        for poll in () if seat is None else tuple(seat.polls.values()):
-            if poll.answered is answered:
-                self._drop(poll)
-
-    async def _gone(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
-        agent = await self._agent_of(name, request)
-        if not isinstance(agent, Rejection):
-            agent = Rejection(RejectionCode.STALE_INCARNATION, f"agent {name} was removed; register again")
-        answered(agent)
 
 
 def _resolve(answer: asyncio.Future[PollResponse | Rejection], outcome: Outcome) -> None:

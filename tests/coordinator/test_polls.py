@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import holding
+from raftflow.coordinator import holding, seats
 from raftflow.coordinator import polls as polls_module
 from raftflow.coordinator.config import Limits
 from raftflow.coordinator.relay import LogUnavailableError
@@ -157,7 +157,7 @@ async def test_an_old_poll_does_not_revive_or_miss_what_was_reported_since(bench
 
 
 async def test_a_stop_is_told_at_once_and_then_repeated_calmly(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polls_module, "REPEAT_S", 0.15)
+    monkeypatch.setattr(holding, "REPEAT_S", 0.15)
     one = await bench()
     incarnation = await one.register()
     workflow = await one.submit("t")
@@ -334,7 +334,7 @@ async def test_held_polls_are_bounded(bench: Any) -> None:
 
 
 async def test_large_inputs_are_spread_over_answers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "ANSWER_BYTES", 3)
+    monkeypatch.setattr(seats, "ANSWER_BYTES", 3)
     one = await bench()
     incarnation = await one.register(cpu=3)
     await one.submit("a", "b", "c")

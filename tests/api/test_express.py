@@ -12,6 +12,7 @@ import pytest
 
 from raftflow.api import connection as connection_module
 from raftflow.api import server as server_module
+from raftflow.coordinator import holding
 from raftflow.coordinator.config import Limits
 
 LIMIT_S = 5.0
@@ -296,6 +297,43 @@ async def test_a_held_poll_is_answered_at_the_end(one: Any) -> None:
         stopping = asyncio.ensure_future(one.stop())
         assert (await wire.answer())[0] == 200
         await stopping
+
+
+async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    other = cluster.followers()[0]
+    incarnation = await leader.register()
+    async with wire_to(leader) as wire:
+        wire.send(poll(incarnation, 1, wait_ms=20_000))
+        await leader.until(lambda: leader.replica.desk.held == 1)
+        assert (await leader.post("/v1/members/transfer", {"to": other.config.name})).status == 200
+        status, headers, body = await wire.answer()
+    assert (status, body, leader.server.lane.taken) == (307, None, 1)
+    assert headers["location"] == f"{other.url}/v1/agents/a1/poll"
+
+
+async def test_a_bug_is_told_with_a_request_id_and_no_more(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise LookupError("secret")
+
+    monkeypatch.setattr(holding, "news_for", broken)
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(poll(incarnation, 1))
+        status, headers, body = await wire.answer()
+    assert (status, one.server.lane.taken) == (500, 1)
+    assert headers["x-request-id"] in body["detail"]
+    assert "secret" not in body["detail"]
+
+
+async def test_hundreds_of_polls_sent_ahead_are_no_recursion(one: Any) -> None:
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(b"".join(poll(incarnation, seq) for seq in range(400)))
+        for _ in range(400):
+            assert (await wire.answer())[0] == 200
+    assert one.server.lane.taken == 400
 
 
 async def test_a_follower_says_where_the_leader_is(trio: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ from raftflow.coordinator import holding, seats
 from raftflow.coordinator import polls as polls_module
 from raftflow.coordinator.config import Limits
 from raftflow.coordinator.relay import LogUnavailableError
-from raftflow.coordinator.submitter import BusyError, NoLeaderError
+from raftflow.coordinator.submitter import BusyError, NoLeaderError, OutcomeUnknownError
 from raftflow.domain import limits
-from raftflow.domain.commands import ControlAgent, ControlWorkflow
-from raftflow.domain.contract import AgentLoad, LogPiece, PollResponse
+from raftflow.domain.commands import ControlAgent, ControlWorkflow, RemoveAgent
+from raftflow.domain.contract import AgentLoad, LogPiece, PollRequest, PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.task import AgentState, TaskState, WorkflowState
 from raftflow.machine import invariants
+from raftflow.replication.log import Unknown
 
 
 async def held(one: Any, count: int = 1) -> None:
@@ -319,6 +321,100 @@ async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypa
         answered.append(sum(poll.done() for poll in polling))
     steps = [after - before for before, after in zip([0, *answered], answered, strict=False)]
     assert max(steps) == 2
+    assert one.desk.held == 0
+
+
+async def test_placed_work_goes_out_before_new_polls_come_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polls_module, "WAKES_PER_TURN", 2)
+    monkeypatch.setattr(polls_module, "POLLS_LEAST", 1)
+    monkeypatch.setattr(polls_module, "POLLS_PER_TURN", 3)
+    one = await bench()
+    order: list[str] = []
+    turns = []
+    for number in range(12):
+        name = f"a{number}"
+        incarnation = await one.register(name, instance=f"{number:08d}")
+        poll = PollRequest(incarnation=incarnation, seq=1, wait_ms=1_000 if number < 6 else 0)
+        answered = functools.partial(lambda name, _: order.append(name), name)
+        turns.append((name, poll, answered))
+    for name, poll, answered in turns[:6]:
+        one.desk.take(name, poll, answered)
+    await held(one, 6)
+    one.desk._holding.closing = True  # so that every look is an answer
+    for name, _, _ in turns[:6]:
+        one.desk.wake(name)
+    for name, poll, answered in turns[6:]:
+        one.desk.take(name, poll, answered)
+    shares = []
+    while len(order) < 12:
+        before = len(order)
+        await asyncio.sleep(0)
+        shares.append(order[before:])
+    assert [share for share in shares if share] == [
+        ["a0", "a1", "a6"],
+        ["a2", "a3", "a7"],
+        ["a4", "a5", "a8", "a9", "a10"],
+        ["a11"],
+    ]
+
+
+async def test_a_poll_whose_caller_goes_away_is_held_no_more(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    polling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await polling
+    assert one.desk.held == 0
+    assert not one.desk._seats["a1"].polls
+
+
+async def test_an_agent_that_is_removed_while_its_poll_is_held_must_register(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.poll(incarnation, 1, wait_ms=1_000))
+    await held(one)
+    await one.replica.propose(
+        RemoveAgent(at_ms=one.clock.ms, actor="leader:n1", name="a1", incarnation=incarnation, reason="lost")
+    )
+    refused = await asyncio.wait_for(polling, 0.5)
+    assert (refused.code, one.desk.held) == (RejectionCode.STALE_INCARNATION, 0)
+
+
+async def test_a_report_that_is_lost_on_its_way_is_no_answer(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+
+    async def lost(_entry: bytes, _timeout_s: float) -> Unknown:
+        return Unknown("timeout")
+
+    monkeypatch.setattr(one.log, "submit", lost)
+    with pytest.raises(OutcomeUnknownError):
+        await one.poll(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t")])
+    assert one.desk.held == 0
+
+
+async def test_a_report_while_the_replica_stops_is_refused(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    one.replica.submitter.refuse()
+    with pytest.raises(NoLeaderError):
+        await one.poll(incarnation, 1, ends=[one.end(1, "wf-1", "t")])
+
+
+async def test_a_bug_in_an_answer_reaches_whoever_asked(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await bench()
+    incarnation = await one.register()
+
+    def broken(*_: Any) -> Any:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(holding, "news_for", broken)
+    with pytest.raises(LookupError):
+        await one.poll(incarnation, 1, wait_ms=1_000)
     assert one.desk.held == 0
 
 

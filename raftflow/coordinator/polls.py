@@ -1,6 +1,7 @@
 """The poll desk: where agents report, renew their leases and fetch work, in one long-polled exchange.
 
 Only the leader keeps one, and all of it is memory: what an agent must not lose is in the agent's next poll again.
+Polls are taken in here, their reports go into the log (`reports`), and they are held until there is news (`holding`).
 
 **Why a live attempt that a poll does not mention is truly missing.** An agent writes a poll in one step from all it
 holds: every fence up to `seen` that it was ever sent is in `running`, in `queued`, in `ends`, or has had its end
@@ -53,10 +54,10 @@ WAKES_PER_TURN = 128
 """Agents whose held polls are looked at in one turn of the loop. An answer takes some 0.05 ms: thousands of them in
 one turn would hold back the replica's heartbeats for so long that it lost its term."""
 POLLS_PER_TURN = 128
-"""Polls that are taken in within one turn of the loop, for the same reason."""
-POLLS_LEAST = 8
-"""The same while agents wait to be told of work: what is placed goes out before what is done comes in, since a fleet
-that is woken at once reports at once, and what runs long should not wait for what runs short."""
+"""Polls that are taken in within one turn of the loop, for the same reason; of those with ends as many again."""
+REPORTS_LEAST = 8
+"""Polls with ends that are taken in within one turn while agents wait to be told of work, or work to be placed. What
+is placed goes out before what is done comes in: a fleet that is woken at once may report at once."""
 
 
 class PollDesk:
@@ -109,6 +110,8 @@ class PollDesk:
         """Agents whose held polls are looked at in one of the next turns, in order."""
         self._arrived: deque[tuple[str, PollRequest, Callable[[Outcome], None]]] = deque()
         """Polls that are taken in in one of the next turns, in order."""
+        self._reporting: deque[tuple[str, PollRequest, Callable[[Outcome], None]]] = deque()
+        """The same of polls with ends. Others may overtake them: theirs may be the answers with work."""
         self._turning = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -153,10 +156,13 @@ class PollDesk:
                 if seat is not None:
                     for poll in tuple(seat.polls.values()):
                         self._holding.look(poll)
-            for _ in range(min(POLLS_LEAST if self._to_wake else POLLS_PER_TURN, len(self._arrived))):
+            for _ in range(min(POLLS_PER_TURN, len(self._arrived))):
                 self._take(*self._arrived.popleft())
+            hurry = self._to_wake or self._arrived or self._leader.placing
+            for _ in range(min(REPORTS_LEAST if hurry else POLLS_PER_TURN, len(self._reporting))):
+                self._take(*self._reporting.popleft())
         finally:
-            if self._to_wake or self._arrived:
+            if self._to_wake or self._arrived or self._reporting:
                 self._turn_soon()
 
     def step_down(self) -> None:
@@ -197,7 +203,7 @@ class PollDesk:
         Nearly all polls come and go without a task: thousands are held at a time, and a task, a timeout and an event
         for each cost more than all that is said.
         """
-        self._arrived.append((name, request, answered))
+        (self._reporting if request.ends else self._arrived).append((name, request, answered))
         self._turn_soon()
 
     def _take(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:

@@ -324,37 +324,43 @@ async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypa
     assert one.desk.held == 0
 
 
-async def test_placed_work_goes_out_before_new_polls_come_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polls_module, "WAKES_PER_TURN", 2)
-    monkeypatch.setattr(polls_module, "POLLS_LEAST", 1)
     monkeypatch.setattr(polls_module, "POLLS_PER_TURN", 3)
+    monkeypatch.setattr(polls_module, "REPORTS_LEAST", 1)
     one = await bench()
-    order: list[str] = []
-    turns = []
-    for number in range(12):
-        name = f"a{number}"
-        incarnation = await one.register(name, instance=f"{number:08d}")
-        poll = PollRequest(incarnation=incarnation, seq=1, wait_ms=1_000 if number < 6 else 0)
-        answered = functools.partial(lambda name, _: order.append(name), name)
-        turns.append((name, poll, answered))
-    for name, poll, answered in turns[:6]:
-        one.desk.take(name, poll, answered)
-    await held(one, 6)
-    one.desk._holding.closing = True  # so that every look is an answer
-    for name, _, _ in turns[:6]:
-        one.desk.wake(name)
-    for name, poll, answered in turns[6:]:
-        one.desk.take(name, poll, answered)
+    taken: list[str] = []
+    take = one.desk._take
+
+    def noted(name: str, request: PollRequest, answered: Any) -> None:
+        taken.append(name)
+        take(name, request, answered)
+
+    monkeypatch.setattr(one.desk, "_take", noted)
+    polls = {}
+    for name in (*(f"held{n}" for n in range(5)), *(f"report{n}" for n in range(6)), *(f"idle{n}" for n in range(4))):
+        incarnation = await one.register(name, instance=name * 2)
+        ends = [one.end(1, "wf-9", "t")] if name.startswith("report") else []
+        polls[name] = PollRequest(incarnation=incarnation, seq=1, wait_ms=1_000, ends=ends)
+        if name.startswith("held"):
+            one.desk.take(name, polls.pop(name), functools.partial(lambda name, _: taken.append(name), name))
+    await held(one, 5)
+    taken.clear()
+    one.desk._holding.closing = True  # every look is an answer
+    for n in range(5):
+        one.desk.wake(f"held{n}")
+    for name, poll in polls.items():
+        one.desk.take(name, poll, lambda _: None)
     shares = []
-    while len(order) < 12:
-        before = len(order)
+    while len(taken) < 15:
+        before = len(taken)
         await asyncio.sleep(0)
-        shares.append(order[before:])
+        shares.append(taken[before:])
     assert [share for share in shares if share] == [
-        ["a0", "a1", "a6"],
-        ["a2", "a3", "a7"],
-        ["a4", "a5", "a8", "a9", "a10"],
-        ["a11"],
+        ["held0", "held1", "idle0", "idle1", "idle2", "report0"],
+        ["held2", "held3", "idle3", "report1"],
+        ["held4", "report2", "report3", "report4"],
+        ["report5"],
     ]
 
 

@@ -84,11 +84,21 @@ async def poll(call: Call) -> Answer:
 
 async def answer_poll(replica: Replica, name: str, body: bytes) -> PollResponse:
     """Answer one poll on the leader. Raises `ProblemError`s and `ProposeError`s."""
+    request = read_poll(body)
+    return poll_answer(replica, request, await replica.desk.poll(name, request))
+
+
+def read_poll(body: bytes) -> PollRequest:
+    """Read a poll. Raises `ProblemError`."""
     request = decode(body, PollRequest)
     _check_numbers(request)
     for end in request.ends:
         check_depth(bytes(end.result))
-    reply = await replica.desk.poll(name, request)
+    return request
+
+
+def poll_answer(replica: Replica, request: PollRequest, reply: PollResponse | Rejection) -> PollResponse:
+    """Return the answer that the poll desk gives. Raises `ProblemError` if it refuses."""
     if isinstance(reply, Rejection):
         raise from_rejection(reply, current_attempt=_current_attempt(replica, request))
     return reply
@@ -96,18 +106,17 @@ async def answer_poll(replica: Replica, name: str, body: bytes) -> PollResponse:
 
 def _check_numbers(request: PollRequest) -> None:
     """JSON knows numbers of any size, the log and the ledger do not."""
-    fences = (
-        *request.running,
-        *request.queued,
-        *(end.fence for end in request.ends),
-        *(usage.fence for usage in request.usage),
-    )
     for path, value in (("incarnation", request.incarnation), ("seq", request.seq), ("seen", request.seen)):
         if not 0 <= value <= _FENCE_MAX:
             raise ProblemError(
                 problems.INVALID_DOCUMENT, f"{path} is out of range", errors=[FieldProblem(path, "is out of range")]
             )
-    _check_fences(fences)
+    if request.running or request.queued:
+        _check_fences((*request.running, *request.queued))
+    if request.ends:
+        _check_fences([end.fence for end in request.ends])
+    if request.usage:
+        _check_fences([usage.fence for usage in request.usage])
 
 
 def _check_fences(fences: Iterable[int]) -> None:

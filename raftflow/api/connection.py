@@ -16,6 +16,9 @@ HEADER_TIMEOUT_S = 15.0
 """A connection whose first request has not begun by then is closed."""
 BODY_TIMEOUT_S = 30.0
 """A request in the lane that has not arrived as a whole by then closes its connection."""
+BETWEEN_TURNS_MAX = 8
+"""Turns of the event loop that aiohttp gets between an answer and its wait for the next message. It needs one or two,
+not more."""
 AHEAD_BYTES_MAX = 64 * 1024
 """Bytes that a client may send before its request is answered; more is no way to talk to this server."""
 
@@ -34,7 +37,14 @@ class Connection(RequestHandler):
         """What is being read or answered here."""
         self._held = bytearray()
         """What has arrived of it, or, while it is answered, after it."""
-        self._answering: asyncio.Task[None] | None = None
+        self._answering = False
+        """It is complete and has no answer yet."""
+        self._task: asyncio.Task[None] | None = None
+        """What answers it, if that takes a task."""
+        self._idle: asyncio.Future[None] | None = None
+        """Is told when it is answered, if anybody waits for that."""
+        self._between = bytearray()
+        """What has arrived since aiohttp gave its last answer and before it waits for the next message."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock."""
@@ -46,9 +56,11 @@ class Connection(RequestHandler):
         if self._request is not None:
             self._held += data
             self._go_on()
-        elif (
-            self._lane is not None and self._waits_for_a_message() and (request := self._lane.read(data)) is not None
-        ):
+        elif self._between or self._is_between():
+            if not self._between:
+                self._loop.call_soon(self._look_between, BETWEEN_TURNS_MAX)
+            self._between += data
+        elif (request := self._read_for_lane(data)) is not None:
             self._fresh = False
             self._request = request
             self._held += data
@@ -65,6 +77,28 @@ class Connection(RequestHandler):
     def _waits_for_a_message(self) -> bool:
         return self._fresh or (self._waiter is not None and not self._waiter.done())
 
+    def _is_between(self) -> bool:
+        """Tell whether aiohttp has given an answer and is about to wait for the next message."""
+        return (
+            self._lane is not None
+            and not (self._fresh or self._messages or self._current_request)
+            and self._waiter is None
+        )
+
+    def _look_between(self, turns: int) -> None:
+        """Go on with what arrived between an answer and the wait for the next message, once aiohttp waits."""
+        if self.transport is None:
+            return
+        if turns and self._is_between():
+            self._loop.call_soon(self._look_between, turns - 1)
+            return
+        data = bytes(self._between)
+        self._between.clear()
+        if self._is_between():
+            self._pass_on(data)
+        else:
+            self.data_received(data)
+
     def _pass_on(self, data: bytes) -> None:
         # aiohttp itself hands over nothing, to go on with what it has.
         if data and self._lane is not None and not (self._waits_for_a_message() and is_one_message(data)):
@@ -78,7 +112,7 @@ class Connection(RequestHandler):
         """Answer the request if all of it is here."""
         request = self._request
         assert request is not None  # noqa: S101 - the callers have one
-        if self._answering is not None:
+        if self._answering:
             if len(self._held) > AHEAD_BYTES_MAX:
                 self.force_close()
             return
@@ -91,24 +125,34 @@ class Connection(RequestHandler):
             self._slow = None
         message = bytes(self._held[: request.size])
         del self._held[: request.size]
-        self._answering = self._loop.create_task(self._answer(request, message))
-
-    async def _answer(self, request: Request, message: bytes) -> None:
         assert self._lane is not None  # noqa: S101 - it has read the request, and stays while one is answered
+        self._answering = True
         self._stay_open()
-        answer = await self._lane.answer(request, message[request.body_at :])
-        self._request = self._answering = None
+        if not (request.agent and self._lane.take(request, message[request.body_at :], self._answered)):
+            self._task = self._loop.create_task(self._answer(self._lane, request, message))
+
+    async def _answer(self, lane: ExpressLane, request: Request, message: bytes) -> None:
+        answer = await lane.answer(request, message[request.body_at :])
+        if answer is None and self.transport is not None:
+            super().data_received(message)
+        self._answered(answer)
+
+    def _answered(self, answer: bytes | None) -> None:
+        """Send the answer to a request, None if aiohttp has the request now, and go on with what came after it."""
+        self._request = self._task = None
+        self._answering = False
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
         if self.transport is None:
             return
-        if answer is None:
-            super().data_received(message)
-        else:
+        if answer is not None:
             self.transport.write(answer)
         self._stay_open()
         if self._held:
-            ahead = bytes(self._held)
+            # In the next turn: many requests may have been sent ahead, and each be answered at once.
+            self._between += self._held
             self._held.clear()
-            self.data_received(ahead)
+            self._loop.call_soon(self._look_between, BETWEEN_TURNS_MAX)
 
     def _stay_open(self) -> None:
         """Have aiohttp count the idle time of this connection from now on."""
@@ -119,8 +163,9 @@ class Connection(RequestHandler):
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
         """Let the request under way be answered, then close."""
-        if self._answering is not None:
-            await asyncio.wait((self._answering,), timeout=timeout)
+        if self._answering:
+            self._idle = self._loop.create_future()
+            await asyncio.wait((self._idle,), timeout=timeout)
         await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -18,13 +18,14 @@ import asyncio
 import hmac
 import logging
 import re
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp.helpers import rfc822_formatted_time
 
 from raftflow.api import problems
-from raftflow.api.agents import answer_poll
+from raftflow.api.agents import answer_poll, poll_answer, read_poll
 from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, encode, is_key
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.api.workflows import OFF_LOOP_BYTES, submit_document
@@ -40,7 +41,11 @@ from raftflow.domain.contract import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from raftflow.coordinator.replica import Replica
+    from raftflow.coordinator.seats import Outcome
+    from raftflow.domain.contract import PollRequest
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ _PLAIN = frozenset(
 _KEY = HEADER_IDEMPOTENCY_KEY.lower().encode()
 _PLAIN_SUBMISSION = _PLAIN | {_KEY}
 _JSON = {"Content-Type": "application/json"}
+_STATUS_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 HEAD_BYTES_MAX = 8 * 1024
 
 
@@ -83,6 +89,11 @@ class ExpressLane:
         self._submission_bytes_max = min(replica.config.limits.body_bytes, OFF_LOOP_BYTES)
         self.taken = 0
         """Requests that went this way."""
+        self._late: set[asyncio.Task[None]] = set()
+        """Polls that wait for a leader."""
+        self._common: tuple[str, int, str, str] | None = None
+        """What the headers of many answers say alike, and those headers."""
+        self._common_lines = ""
 
     def read(self, data: bytes) -> Request | None:
         """Return the request whose whole head `data` begins with, None if it is not one for this lane.
@@ -125,38 +136,90 @@ class ExpressLane:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
 
+    def take(self, request: Request, body: bytes, send: Callable[[bytes], None]) -> bool:
+        """Begin to answer a poll: `send` takes the bytes, now or later. False, with nothing done, if it cannot.
+
+        No task is made for it: thousands of polls are held at a time (`coordinator.polls`).
+        """
+        replica = self._replica
+        if not replica.leader.leading:
+            return False
+        try:
+            poll = read_poll(body)
+        except ProblemError:
+            return False
+        self.taken += 1
+        replica.desk.take(request.agent, poll, partial(self._answered, request, body, poll, send))
+        return True
+
+    def _answered(
+        self, request: Request, body: bytes, poll: PollRequest, send: Callable[[bytes], None], outcome: Outcome
+    ) -> None:
+        """Send what became of a poll."""
+        if isinstance(outcome, NoLeaderError):
+            # There will be a leader soon; it is asked, or named, as if the poll had come now.
+            task = asyncio.get_running_loop().create_task(self._answer_late(request, body, send))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+            return
+        request_id = self._replica.ids.request_id()
+        status, headers = 200, _JSON
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome  # noqa: TRY301 - one piece of code explains all errors
+            content = encode(poll_answer(self._replica, poll, outcome))
+        except Exception as error:  # noqa: BLE001 - explained
+            status, headers, content = self._explain(request, request_id, error)
+        send(self._message(request_id, status, headers, content))
+
+    async def _answer_late(self, request: Request, body: bytes, send: Callable[[bytes], None]) -> None:
+        answer = await self._answer(request, body)
+        assert answer is not None  # noqa: S101 - it is a poll
+        send(answer)
+
     async def answer(self, request: Request, body: bytes) -> bytes | None:
         """Answer a request: the bytes to send, None if the framework must pass it on to another leader."""
         self.taken += 1
-        replica = self._replica
-        request_id = replica.ids.request_id()
-        status, headers = 200, _JSON
+        return await self._answer(request, body)
+
+    async def _answer(self, request: Request, body: bytes) -> bytes | None:
+        request_id = self._replica.ids.request_id()
         try:
             status, headers, content = await self._carry_out(request, body)
-        except NotLeaderError as error:
-            if not request.agent:
+        except Exception as error:  # noqa: BLE001 - explained
+            if isinstance(error, NotLeaderError) and not request.agent:
                 return None
-            status, headers, content = 307, {"Location": error.leader_url + request.path}, b""
-        except (ProblemError, ProposeError, LogUnavailableError) as error:
-            problem = error if isinstance(error, ProblemError) else from_error(error)
-            status, headers, content = problem.parts()
-        except Exception:  # noqa: BLE001 - logged; the client gets no more than the request id
-            _log.exception("request %s: POST %s failed", request_id, request.path)
-            text = f"the replica failed; its log has the reason under request id {request_id}"
-            status, headers, content = ProblemError(problems.INTERNAL, text).parts()
+            status, headers, content = self._explain(request, request_id, error)
+        return self._message(request_id, status, headers, content)
+
+    def _explain(self, request: Request, request_id: str, error: Exception) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and content that tell of an error."""
+        if isinstance(error, NotLeaderError):
+            return 307, {"Location": error.leader_url + request.path}, b""
+        if isinstance(error, ProblemError):
+            return error.parts()
+        if isinstance(error, ProposeError | LogUnavailableError):
+            return from_error(error).parts()
+        # Logged; the client gets no more than the request id.
+        _log.error("request %s: POST %s failed", request_id, request.path, exc_info=error)
+        text = f"the replica failed; its log has the reason under request id {request_id}"
+        return ProblemError(problems.INTERNAL, text).parts()
+
+    def _message(self, request_id: str, status: int, headers: dict[str, str], content: bytes) -> bytes:
+        """Return an answer as it is sent."""
+        replica = self._replica
         stamp = replica.log.stamp()
-        headers = {
-            **headers,
-            "Content-Length": str(len(content)),
-            "Date": rfc822_formatted_time(),
-            HEADER_REQUEST_ID: request_id,
-            HEADER_INDEX: str(stamp.applied_index),
-            HEADER_TERM: str(stamp.term),
-            HEADER_LEADER: stamp.leader or "",
-            HEADER_PEERS: replica.peer_urls(),
-        }
-        lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
-        return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n\r\n".encode() + content
+        common = (rfc822_formatted_time(), stamp.term, stamp.leader or "", replica.peer_urls())
+        if common != self._common:
+            date, term, leader, peers = self._common = common
+            lines = {"Date": date, HEADER_TERM: term, HEADER_LEADER: leader, HEADER_PEERS: peers}
+            self._common_lines = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return (
+            f"HTTP/1.1 {_STATUS_LINE[status]}\r\n{own}Content-Length: {len(content)}\r\n"
+            f"{HEADER_REQUEST_ID}: {request_id}\r\n{HEADER_INDEX}: {stamp.applied_index}\r\n"
+            f"{self._common_lines}\r\n"
+        ).encode() + content
 
     async def _carry_out(self, request: Request, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Answer on the leader; while a leader is elected, wait for it a little, as the framework's way does."""

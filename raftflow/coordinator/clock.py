@@ -16,7 +16,10 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32, in lower case: sorts as the number does and has no letters that look alike."""
 _TIME_BITS = 48
 _RANDOM_BITS = 80
-_CHARS = 26
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+"""Two letters for ten bits."""
+_PLACES = range(_TIME_BITS + _RANDOM_BITS - 8, -1, -10)
+"""Where the ten bits of each of the thirteen pairs begin."""
 
 
 class WallClock(Protocol):
@@ -137,4 +140,4 @@ class IdSource:
     def _token(self) -> str:
         time_part = self._clock.now_ms() & ((1 << _TIME_BITS) - 1)
         number = (time_part << _RANDOM_BITS) | self._randbits(_RANDOM_BITS)
-        return "".join(_ALPHABET[(number >> (5 * place)) & 31] for place in range(_CHARS - 1, -1, -1))
+        return "".join([_PAIRS[(number >> place) & 1023] for place in _PLACES])

@@ -51,6 +51,11 @@ class Errand:
         self._done = self._begun
         self._release(everyone=True)
 
+    @property
+    def busy(self) -> bool:
+        """True while there is work under way or asked for."""
+        return self._task is not None
+
     def kick(self) -> None:
         """Ask for a run in the next turn of the event loop, or after the present one."""
         if not self._active:

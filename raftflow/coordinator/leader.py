@@ -141,6 +141,11 @@ class LeaderLoop:
         """True between the callbacks: this replica may answer for the cluster."""
         return self._leading
 
+    @property
+    def placing(self) -> bool:
+        """True while placements are being decided or committed."""
+        return self._placing.busy
+
     def when_placed(self, callback: Callable[[], None]) -> bool:
         """Call back when the placing that is due or under way is done; False, without a call, if none is."""
         return self._placing.when_settled(callback)

@@ -20,8 +20,9 @@ from raftflow.scheduler.queue import ReadyQueue, TaskKey, workflow_order
 from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
-PLACEMENTS_MAX = 512
-"""Placements of one command. When they are applied the next ones are computed."""
+PLACEMENTS_MAX = 1024
+"""Placements of one command. When they are applied the next ones are computed. A decision looks at all agents that
+have room, so many small ones cost more; applying one of this size holds the event loop for some 20 ms."""
 SLICE = 1_000
 """Tasks that are looked at in one turn of the event loop while whole workflows are taken into the queue."""
 SHOWN_LEAST = 8

@@ -30,7 +30,8 @@ class Fleet:
         self.agents = agents
         self.full = [agent for agent in view.full if not agent.suspect]
         self.number = {agent.name: number for number, agent in enumerate(agents)}
-        self.free = [dict(agent.free) for agent in agents]
+        self.free = [agent.free for agent in agents]
+        """The view's own until a placement changes it."""
         self.left = [share(agent.free, agent.capacity) for agent in agents]
         """What is free, in thousandths of the capacity, summed over the resources."""
         self.queued = [agent.queued for agent in agents]
@@ -56,7 +57,7 @@ class Fleet:
 
     def run(self, number: int, lane: Lane) -> None:
         """Take what a task of the lane's shape wants."""
-        free = self.free[number]
+        free = self.free[number] = dict(self.free[number])
         self.running[number] += 1
         self.alone[number] = lane.shape.exclusive
         for name, amount in self.agents[number].capacity.items() if lane.shape.exclusive else lane.shape.demand:

@@ -89,4 +89,8 @@ def wait_in_queue(room: AgentRoom, queued: int) -> int:
 
 def share(amounts: dict[str, int], capacity: dict[str, int]) -> int:
     """Return amounts as thousandths of the capacity, summed over the resources."""
-    return sum(amount * PER_MILLE // capacity[name] for name, amount in amounts.items() if amount)
+    total = 0
+    for name, amount in amounts.items():  # a loop, for this is asked of every agent in every decision
+        if amount:
+            total += amount * PER_MILLE // capacity[name]
+    return total

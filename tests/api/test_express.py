@@ -12,6 +12,7 @@ import pytest
 
 from raftflow.api import connection as connection_module
 from raftflow.api import server as server_module
+from raftflow.coordinator import holding
 from raftflow.coordinator.config import Limits
 
 LIMIT_S = 5.0
@@ -171,6 +172,47 @@ async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, firs
     made.connection_lost(None)
 
 
+class Eager(Transport):
+    """Talks to a client that sends its next request the moment it has an answer."""
+
+    def __init__(self, *requests: bytes) -> None:
+        super().__init__()
+        self.requests = list(requests)
+        self.connection: Any = None
+
+    def write(self, data: Any) -> None:
+        super().write(data)
+        if self.requests:
+            asyncio.get_running_loop().call_soon(self.connection.data_received, self.requests.pop(0))
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any, pieces: int) -> None:
+    """The framework waits for the next message only a turn after its answer has gone out."""
+    incarnation = await one.register()
+    look = b"GET /v1/agents/a1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    raw = poll(incarnation, 1)
+    transport = Eager(raw[:-1] if pieces == 2 else raw)
+    made = transport.connection = one.server._connect()
+    made.connection_made(transport)
+    made.data_received(look)
+    if pieces == 2:
+        await one.until(lambda: bool(made._between or made._request))
+        made.data_received(raw[-1:])
+    await one.until(lambda: transport.written.count(b"HTTP/1.1 200") == 2)
+    assert one.server.lane.taken == 1
+    made.connection_lost(None)
+
+
+async def test_a_framework_that_never_waits_gets_what_arrives(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module.Connection, "_is_between", lambda self: bool(self._lane))
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(poll(incarnation, 1))
+        assert (await wire.answer())[0] == 200
+    assert one.server.lane.taken == 0
+
+
 async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) -> None:
     incarnation = await one.register()
     hidden = poll(incarnation, 1)
@@ -255,6 +297,43 @@ async def test_a_held_poll_is_answered_at_the_end(one: Any) -> None:
         stopping = asyncio.ensure_future(one.stop())
         assert (await wire.answer())[0] == 200
         await stopping
+
+
+async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    other = cluster.followers()[0]
+    incarnation = await leader.register()
+    async with wire_to(leader) as wire:
+        wire.send(poll(incarnation, 1, wait_ms=20_000))
+        await leader.until(lambda: leader.replica.desk.held == 1)
+        assert (await leader.post("/v1/members/transfer", {"to": other.config.name})).status == 200
+        status, headers, body = await wire.answer()
+    assert (status, body, leader.server.lane.taken) == (307, None, 1)
+    assert headers["location"] == f"{other.url}/v1/agents/a1/poll"
+
+
+async def test_a_bug_is_told_with_a_request_id_and_no_more(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise LookupError("secret")
+
+    monkeypatch.setattr(holding, "news_for", broken)
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(poll(incarnation, 1))
+        status, headers, body = await wire.answer()
+    assert (status, one.server.lane.taken) == (500, 1)
+    assert headers["x-request-id"] in body["detail"]
+    assert "secret" not in body["detail"]
+
+
+async def test_hundreds_of_polls_sent_ahead_are_no_recursion(one: Any) -> None:
+    incarnation = await one.register()
+    async with wire_to(one) as wire:
+        wire.send(b"".join(poll(incarnation, seq) for seq in range(400)))
+        for _ in range(400):
+            assert (await wire.answer())[0] == 200
+    assert one.server.lane.taken == 400
 
 
 async def test_a_follower_says_where_the_leader_is(trio: Any) -> None:

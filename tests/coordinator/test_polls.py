@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
 
+from raftflow.coordinator import holding, seats
 from raftflow.coordinator import polls as polls_module
 from raftflow.coordinator.config import Limits
 from raftflow.coordinator.relay import LogUnavailableError
-from raftflow.coordinator.submitter import BusyError, NoLeaderError
+from raftflow.coordinator.submitter import BusyError, NoLeaderError, OutcomeUnknownError
 from raftflow.domain import limits
-from raftflow.domain.commands import ControlAgent, ControlWorkflow
-from raftflow.domain.contract import AgentLoad, LogPiece, PollResponse
+from raftflow.domain.commands import ControlAgent, ControlWorkflow, RemoveAgent
+from raftflow.domain.contract import AgentLoad, LogPiece, PollRequest, PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.task import AgentState, TaskState, WorkflowState
 from raftflow.machine import invariants
+from raftflow.replication.log import Unknown
 
 
 async def held(one: Any, count: int = 1) -> None:
@@ -156,7 +159,7 @@ async def test_an_old_poll_does_not_revive_or_miss_what_was_reported_since(bench
 
 
 async def test_a_stop_is_told_at_once_and_then_repeated_calmly(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polls_module, "REPEAT_S", 0.15)
+    monkeypatch.setattr(holding, "REPEAT_S", 0.15)
     one = await bench()
     incarnation = await one.register()
     workflow = await one.submit("t")
@@ -321,6 +324,106 @@ async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypa
     assert one.desk.held == 0
 
 
+async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polls_module, "WAKES_PER_TURN", 2)
+    monkeypatch.setattr(polls_module, "POLLS_PER_TURN", 3)
+    monkeypatch.setattr(polls_module, "REPORTS_LEAST", 1)
+    one = await bench()
+    taken: list[str] = []
+    take = one.desk._take
+
+    def noted(name: str, request: PollRequest, answered: Any) -> None:
+        taken.append(name)
+        take(name, request, answered)
+
+    monkeypatch.setattr(one.desk, "_take", noted)
+    polls = {}
+    for name in (*(f"held{n}" for n in range(5)), *(f"report{n}" for n in range(6)), *(f"idle{n}" for n in range(4))):
+        incarnation = await one.register(name, instance=name * 2)
+        ends = [one.end(1, "wf-9", "t")] if name.startswith("report") else []
+        polls[name] = PollRequest(incarnation=incarnation, seq=1, wait_ms=1_000, ends=ends)
+        if name.startswith("held"):
+            one.desk.take(name, polls.pop(name), functools.partial(lambda name, _: taken.append(name), name))
+    await held(one, 5)
+    taken.clear()
+    one.desk._holding.closing = True  # every look is an answer
+    for n in range(5):
+        one.desk.wake(f"held{n}")
+    for name, poll in polls.items():
+        one.desk.take(name, poll, lambda _: None)
+    shares = []
+    while len(taken) < 15:
+        before = len(taken)
+        await asyncio.sleep(0)
+        shares.append(taken[before:])
+    assert [share for share in shares if share] == [
+        ["held0", "held1", "idle0", "idle1", "idle2", "report0"],
+        ["held2", "held3", "idle3", "report1"],
+        ["held4", "report2", "report3", "report4"],
+        ["report5"],
+    ]
+
+
+async def test_a_poll_whose_caller_goes_away_is_held_no_more(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.work(incarnation, 1))
+    await held(one)
+    polling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await polling
+    assert one.desk.held == 0
+    assert not one.desk._seats["a1"].polls
+
+
+async def test_an_agent_that_is_removed_while_its_poll_is_held_must_register(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = asyncio.ensure_future(one.poll(incarnation, 1, wait_ms=1_000))
+    await held(one)
+    await one.replica.propose(
+        RemoveAgent(at_ms=one.clock.ms, actor="leader:n1", name="a1", incarnation=incarnation, reason="lost")
+    )
+    refused = await asyncio.wait_for(polling, 0.5)
+    assert (refused.code, one.desk.held) == (RejectionCode.STALE_INCARNATION, 0)
+
+
+async def test_a_report_that_is_lost_on_its_way_is_no_answer(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    workflow = await one.submit("t")
+    fence = (await one.work(incarnation, 1)).assign[0].fence
+
+    async def lost(_entry: bytes, _timeout_s: float) -> Unknown:
+        return Unknown("timeout")
+
+    monkeypatch.setattr(one.log, "submit", lost)
+    with pytest.raises(OutcomeUnknownError):
+        await one.poll(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t")])
+    assert one.desk.held == 0
+
+
+async def test_a_report_while_the_replica_stops_is_refused(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    one.replica.submitter.refuse()
+    with pytest.raises(NoLeaderError):
+        await one.poll(incarnation, 1, ends=[one.end(1, "wf-1", "t")])
+
+
+async def test_a_bug_in_an_answer_reaches_whoever_asked(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await bench()
+    incarnation = await one.register()
+
+    def broken(*_: Any) -> Any:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(holding, "news_for", broken)
+    with pytest.raises(LookupError):
+        await one.poll(incarnation, 1, wait_ms=1_000)
+    assert one.desk.held == 0
+
+
 async def test_held_polls_are_bounded(bench: Any) -> None:
     one = await bench(limits=Limits(held_polls=1))
     first, second = await one.register("a1"), await one.register("a2", instance="2" * 8)
@@ -333,7 +436,7 @@ async def test_held_polls_are_bounded(bench: Any) -> None:
 
 
 async def test_large_inputs_are_spread_over_answers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polls_module, "ANSWER_BYTES", 3)
+    monkeypatch.setattr(seats, "ANSWER_BYTES", 3)
     one = await bench()
     incarnation = await one.register(cpu=3)
     await one.submit("a", "b", "c")

@@ -1,0 +1,146 @@
+"""What the leader remembers of agents, polls that are held for them, and what is said in answer to one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from raftflow.domain.contract import Assignment, PollResponse
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.task import AgentState
+from raftflow.machine import queries
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from raftflow.domain.contract import AgentLoad, PollRequest, ReportVerdict
+    from raftflow.machine.machine import Machine
+    from raftflow.machine.state import Agent
+
+Outcome = PollResponse | Rejection | Exception
+"""What becomes of a poll: the answer, the refusal of an agent that must register first, or what kept it from both."""
+
+ANSWER_BYTES = 4 * 1024 * 1024
+"""Inputs of tasks in one answer; a single task with more gets an answer of its own."""
+
+
+class Seat:
+    """What the leader remembers of one agent."""
+
+    __slots__ = (
+        "draining_told",
+        "incarnation",
+        "load",
+        "name",
+        "orders_told",
+        "pid",
+        "polls",
+        "seq",
+        "told_s",
+        "version",
+    )
+
+    def __init__(self, name: str, incarnation: int) -> None:
+        self.name = name
+        self.incarnation = incarnation
+        self.seq = -1
+        self.polls: dict[int, HeldPoll] = {}
+        """Those that have no answer yet, by their seq."""
+        self.orders_told: frozenset[int] = frozenset()
+        self.draining_told = False
+        self.told_s = 0.0
+        self.pid: int | None = None
+        self.version = ""
+        self.load: AgentLoad | None = None
+
+    def tell(self, news: News, now_s: float) -> None:
+        """Remember what the agent is told now."""
+        self.orders_told = frozenset((*news.stop, *news.release)) if news.stop or news.release else _NOTHING
+        self.draining_told = news.draining
+        self.told_s = now_s
+
+
+_NOTHING: frozenset[int] = frozenset()
+
+
+class HeldPoll:
+    """A poll that has been taken in and has no answer yet."""
+
+    __slots__ = ("answered", "due_s", "held", "name", "placing", "request", "seat", "timer", "until_s", "verdicts")
+
+    def __init__(
+        self,
+        seat: Seat,
+        request: PollRequest,
+        verdicts: list[ReportVerdict],
+        until_s: float,
+        answered: Callable[[Outcome], None],
+    ) -> None:
+        self.name = seat.name
+        self.seat = seat
+        self.request = request
+        self.verdicts = verdicts
+        self.until_s = until_s
+        """When it is answered at the latest, on the event loop's clock."""
+        self.answered: Callable[[Outcome], None] | None = answered
+        """Takes the answer; None once it has it."""
+        self.placing = False
+        """A placement that its report made possible is still to come."""
+        self.held = False
+        """It counts as held."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.due_s = 0.0
+        """When the timer goes off."""
+
+
+class News(NamedTuple):
+    """What there is to tell an agent in answer to a poll, as of now."""
+
+    assign: list[Assignment]
+    stop: list[int]
+    release: list[int]
+    draining: bool
+
+
+def news_for(machine: Machine, agent: Agent, request: PollRequest) -> News:
+    """Find out what an agent that holds what its poll says should know."""
+    draining = agent.state is AgentState.DRAINING
+    if not (agent.live or agent.void or request.running or request.queued):
+        return News([], [], [], draining)
+    stop, release = queries.orders(machine, agent.name)
+    ended = {end.fence for end in request.ends}
+    held = [fence for fence in (*request.running, *request.queued) if fence not in ended]
+    if held or stop or release:
+        unknown = [fence for fence in held if fence not in agent.live and fence <= machine.state.fence]
+        present = set(held)
+        stop = sorted({fence for fence in stop if fence in present or fence > request.seen} | set(unknown))
+        release = [fence for fence in release if fence in present]
+    return News(_bounded(queries.assignments(machine, agent.name, request.seen)), stop, release, draining)
+
+
+def _bounded(assignments: list[Assignment]) -> list[Assignment]:
+    """Return as many from the head as an answer should carry; the rest comes with the next one."""
+    size = 0
+    for count, assignment in enumerate(assignments):
+        size += len(assignment.args) + len(assignment.kwargs) + sum(map(len, assignment.inputs.values()))
+        if size > ANSWER_BYTES and count:
+            return assignments[:count]
+    return assignments
+
+
+def missing_of(agent: Agent, request: PollRequest) -> tuple[int, ...]:
+    """Return the live fences that the agent was sent and does not account for. `polls` says why they are lost."""
+    if not agent.live:
+        return ()
+    known = {*request.running, *request.queued, *(end.fence for end in request.ends)}
+    return tuple([fence for fence in agent.live if fence <= request.seen and fence not in known])
+
+
+def unknown_of(agent: Agent, request: PollRequest) -> bool:
+    """Tell whether the agent holds something that is not live here."""
+    live = agent.live
+    for fences in (request.running, request.queued):
+        for fence in fences:
+            if fence not in live:
+                return True
+    return False

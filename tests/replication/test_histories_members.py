@@ -183,7 +183,7 @@ def test_a_learner_gets_entries_and_does_not_count() -> None:
 
 
 def test_a_learner_hears_a_leader_of_an_older_term_than_its_own() -> None:
-    """By a list that is never committed E is a voter, and is asked for its vote in a term that nobody else comes to."""
+    """By a list that is never committed E is a voter, and asked for its vote in a term to which nobody else comes."""
     c = Bare("ABCDE", founders="ABCD")
     c.elect("B", among="ACD")
     learner = Membership(list_of("ABCD").voters, (MemberInfo("E"),))

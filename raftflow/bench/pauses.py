@@ -12,13 +12,15 @@ milliseconds; the longest answer is the longest pause (and what the kernel and a
 
 A sample that took long stands for the requests that would have been sent meanwhile: p99.9 is over time, not over the
 requests that a stalled replica let through. How late the prober itself was is reported beside (`prober_ms_most`).
+Whoever led when a phase began is its leader; `new_terms` says whether that holds for all of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -61,6 +63,7 @@ _LOOK_S: Final = 0.01
 _BEFORE_S: Final = 0.2
 """The state is frozen a moment before the file of a snapshot appears."""
 _LIMIT_S: Final = 900.0
+_CREATED, _LATER, _RETRY_S = 201, (503, 429), 0.05
 _BEGUN, _STOP = "probing", "stop-probing"
 
 Sample = tuple[str, float, float]
@@ -87,20 +90,21 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 def _run(cluster: LocalCluster, settings: Settings) -> dict[str, Any]:
     urls = dict(zip(cluster.replica_names, cluster.urls, strict=True))
-    leader, term, load = cluster.wait_leader(), _term(cluster), machine_load()
+    term, load = _term(cluster), machine_load()
     with generators(1) as pool:
         probing = pool.submit(probe, urls, str(cluster.directory))
         try:
             while not ((cluster.directory / _BEGUN).exists() or probing.done()):
                 time.sleep(_LOOK_S)
-            run, windows = uvloop.run(_Phases(cluster, leader, probing.done).run(settings))
+            phases = _Phases(cluster, probing.done)
+            run = uvloop.run(phases.run(settings))
         finally:
             (cluster.directory / _STOP).touch()
         samples, late = probing.result(timeout=_LIMIT_S)
-    for phase, windows_of in windows.items():
+    for phase, windows in phases.windows.items():
         for role in ROLES:
-            names = [name for name in urls if (name == leader) == (role == "leader")]
-            found = sorted(seconds for name in names for seconds in _inside(samples, name, windows_of[name]))
+            names = [name for name in urls if (name == phases.leaders[phase]) == (role == "leader")]
+            found = sorted(seconds for name in names for seconds in _inside(samples, name, windows[name]))
             if not found:
                 raise BenchError(f"nobody answered in the phase {phase}: it was too short, ask for more --seconds")
             run[f"{phase}_{role}_ms_most"] = found[-1] * 1e3
@@ -108,7 +112,7 @@ def _run(cluster: LocalCluster, settings: Settings) -> dict[str, Any]:
     run["prober_ms_most"] = late * 1e3
     run["new_terms"] = _term(cluster) - term
     mib = {name: resident_bytes(cluster.pid_of(name) or 0) / 2**20 for name in urls}
-    run["leader_mib"] = mib.pop(leader)
+    run["leader_mib"] = mib.pop(phases.leaders["snapshot"])
     run["follower_mib"] = max(mib.values())
     return {**run, "load_before": load}
 
@@ -168,89 +172,124 @@ async def _probe(urls: dict[str, str], directory: Path) -> tuple[list[Sample], f
     return samples, late
 
 
+class _Sender:
+    """Submits to one replica, whoever leads, and again while it is told to come back later."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Connection | None = None
+
+    async def submit(self, document: bytes, key: str) -> None:
+        """Submit until it is accepted. Raises `BenchError` if it is refused, `TimeoutError`."""
+        header = f"Idempotency-Key: {key}\r\n"
+        async with asyncio.timeout(_LIMIT_S):
+            while True:
+                try:
+                    self._connection = self._connection or await Connection.open(self._url)
+                    status, body = await self._connection.request("POST", "/v1/workflows", document, header)
+                except OSError:
+                    self._connection, status, body = None, _LATER[0], b""
+                if status == _CREATED:
+                    return
+                if status not in _LATER:
+                    raise BenchError(
+                        f"a submission was answered with {status}: {body[:300].decode(errors='replace')}"
+                    )
+                await asyncio.sleep(_RETRY_S)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
 Windows = dict[str, list[tuple[float, float]]]
 
 
 class _Phases:
     """The load, and when which phase was."""
 
-    def __init__(self, cluster: LocalCluster, leader: str, prober_ended: Any) -> None:
+    def __init__(self, cluster: LocalCluster, prober_ended: Callable[[], bool]) -> None:
+        self.windows: dict[str, Windows] = {phase: {name: [] for name in cluster.replica_names} for phase in PHASES}
+        self.leaders: dict[str, str] = {}
+        """Who led when each phase began."""
         self._cluster = cluster
-        self._url = cluster.url_of(leader)
-        self._leader = leader
         self._prober_ended = prober_ended
         self._numbers = count()
-        self._windows: dict[str, Windows] = {phase: {name: [] for name in cluster.replica_names} for phase in PHASES}
 
-    async def run(self, settings: Settings) -> tuple[dict[str, Any], dict[str, Windows]]:
+    async def run(self, settings: Settings) -> dict[str, Any]:
         """Go through the phases. Raises `BenchError`, `TimeoutError`."""
+        await self._note_leader("loading")
         began = time.perf_counter()
         with self._phase("loading"):
             await self._load(settings.tasks)
         run: dict[str, Any] = {"load_tasks_per_s": settings.tasks / (time.perf_counter() - began)}
-        loaded = await self._index()
+        loaded = await self._index(await self._note_leader("steady"))
         agents = [SimulatedAgent(f"steady{number}", cpus=_CPUS, hold_s=_HOLD_S) for number in range(_AGENTS)]
         try:
             async with asyncio.TaskGroup() as group:
-                for agent in agents:
-                    await agent.register(self._url)
-                work = [group.create_task(agent.work()) for agent in agents]
+                work = [group.create_task(self._agent(agent)) for agent in agents]
                 work.append(group.create_task(self._small(1 / _SMALL_PER_S)))
                 with self._phase("steady"):
                     await asyncio.sleep(settings.seconds)
                 early = [name for name, index in self._snapshots().items() if index > loaded]
                 if early:
-                    raise BenchError(
-                        f"{', '.join(early)} wrote a snapshot in the steady phase: ask for less --seconds"
-                    )
+                    raise BenchError(f"{early} wrote a snapshot in the steady phase: ask for less --seconds")
+                leader = await self._note_leader("snapshot")
                 work += [group.create_task(self._small(0.0)) for _ in range(_HASTE)]
                 async with asyncio.timeout(_LIMIT_S):
-                    run["snapshot_s"] = await self._watch(loaded)
+                    seconds = await self._watch(loaded)
                 for task in work:
                     task.cancel()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from failures
-        run["snapshot_s_leader"] = run["snapshot_s"][self._leader]
-        run["snapshot_s_follower"] = max(
-            seconds for name, seconds in run["snapshot_s"].items() if name != self._leader
-        )
-        return run, self._windows
+        run["snapshot_s"] = dict(seconds)
+        run["snapshot_s_leader"] = seconds.pop(leader)
+        run["snapshot_s_follower"] = max(seconds.values())
+        return run
+
+    async def _note_leader(self, phase: str) -> str:
+        self.leaders[phase] = leader = await asyncio.to_thread(self._cluster.wait_leader)
+        return leader
 
     @contextmanager
     def _phase(self, phase: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        for windows in self._windows[phase].values():
+        for windows in self.windows[phase].values():
             windows.append((began, time.perf_counter()))
 
     async def _load(self, tasks: int) -> None:
-        connection = await Connection.open(self._url)
+        send = _Sender(self._cluster.url_of(self.leaders["loading"]))
         for first in range(0, tasks, PER_WORKFLOW):
-            document = independent(min(PER_WORKFLOW, tasks - first))
-            await asyncio.wait_for(connection.post("/v1/workflows", document), _LIMIT_S)
-        connection.close()
+            await send.submit(encode(independent(min(PER_WORKFLOW, tasks - first))), f"load-{first}")
+        send.close()
 
-    async def _index(self) -> int:
-        status = await asyncio.to_thread(self._cluster.status_of, self._leader)
+    async def _index(self, leader: str) -> int:
+        status = await asyncio.to_thread(self._cluster.status_of, leader)
         if status is None:
-            raise BenchError(f"{self._leader} does not answer")
+            raise BenchError(f"{leader} does not answer")
         return status.applied_index
+
+    async def _agent(self, agent: SimulatedAgent) -> None:
+        """Work for whoever leads."""
+        while True:
+            leader = await asyncio.to_thread(self._cluster.wait_leader)
+            with contextlib.suppress(BenchError, OSError):
+                await agent.register(self._cluster.url_of(leader))
+                await agent.work()
 
     async def _small(self, every_s: float) -> None:
         """Submit small workflows, each when the one before was answered and not before `every_s`."""
-        connection = await Connection.open(self._url)
+        send = _Sender(self._cluster.url_of(self.leaders["steady"]))
         document = encode(_SMALL)
         try:
             while True:
                 due = time.perf_counter() + every_s
-                status, body = await connection.request("POST", "/v1/workflows", document)
-                if status not in {201, 429}:
-                    raise BenchError(
-                        f"a submission was answered with {status}: {body[:300].decode(errors='replace')}"
-                    )
+                await send.submit(document, f"small-{next(self._numbers)}")
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
         finally:
-            connection.close()
+            send.close()
 
     async def _watch(self, loaded: int) -> dict[str, float]:
         """Watch the files of snapshots until each replica has one with everything in it; returns their seconds."""
@@ -268,7 +307,7 @@ class _Phases:
                 if written[name] > loaded:
                     begin = began.get(name, now)
                     seconds[name] = now - begin
-                    self._windows["snapshot"][name].append((begin - _BEFORE_S, now))
+                    self.windows["snapshot"][name].append((begin - _BEFORE_S, now))
                 elif self._writes(name):
                     began.setdefault(name, now)
         return seconds

@@ -7,8 +7,9 @@ from typing import Literal
 
 from raftflow.api import problems
 from raftflow.api.bodies import check_depth, decode
-from raftflow.api.calls import Access, Answer, Call, Route, accepted, found
+from raftflow.api.calls import Access, Answer, Call, Cost, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
+from raftflow.api.slices import in_slices
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, DrainAgent, RegisterAgent
@@ -133,11 +134,17 @@ def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
 
 
 async def list_agents(call: Call) -> Answer:
-    """List agents."""
-    views = queries.agent_list(call.replica.machine)
-    for view in views:
-        _overlay(call, view)
-    return Answer(AgentList(agents=views))
+    """List agents in order of the names, each as it is when it is its turn."""
+    machine = call.replica.machine
+
+    def see(name: str) -> AgentView | None:
+        view = queries.agent_view(machine, name)
+        if view is not None:
+            _overlay(call, view)
+        return view
+
+    views = await in_slices(sorted(machine.state.agents), see)
+    return Answer(AgentList(agents=[view for view in views if view is not None]))
 
 
 async def show(call: Call) -> Answer:
@@ -201,7 +208,7 @@ ROUTES: tuple[Route, ...] = (
         body=RegisterRequest,
         problems=(problems.CONFLICT, problems.TOO_LARGE),
     ),
-    Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList),
+    Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList, cost=Cost.LARGE),
     Route("GET", "/v1/agents/{id}", Access.READ, show, "Show an agent", AgentView),
     Route(
         "POST",

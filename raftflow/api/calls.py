@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -16,6 +16,9 @@ from raftflow.coordinator.replica import Replica
 from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, FieldProblem
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
+
+if TYPE_CHECKING:
+    from raftflow.api.doorway import Doorman
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _NUMBER_MAX = 2**63 - 1
@@ -39,6 +42,22 @@ class Access(enum.Enum):
     """The leader; others say where it is with 307."""
 
 
+SMALL_PAGE = 100
+"""Entries of a listing that are no trouble."""
+
+
+class Cost(enum.Enum):
+    """How much work a call makes."""
+
+    USUAL = "usual"
+    PAGE = "page"
+    """A listing: large if more than `SMALL_PAGE` entries are wanted."""
+    LARGE = "large"
+    """Some milliseconds of the loop: such calls run one at a time."""
+    LONG = "long"
+    """Reads everything, mostly beside the loop: one at a time, and few may wait."""
+
+
 class Param(NamedTuple):
     """A query parameter."""
 
@@ -55,9 +74,10 @@ class Param(NamedTuple):
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("body", "replica", "request", "route")
+    __slots__ = ("body", "doorman", "replica", "request", "route")
 
-    def __init__(self, replica: Replica, route: Route, request: web.Request, body: bytes) -> None:
+    def __init__(self, replica: Replica, route: Route, request: web.Request, body: bytes, doorman: Doorman) -> None:
+        self.doorman = doorman
         self.replica = replica
         self.route = route
         self.request = request
@@ -135,6 +155,7 @@ class Route(NamedTuple):
     """Those that this operation adds to the ones that every operation has."""
     is_open: bool = False
     """True if no token is asked for."""
+    cost: Cost = Cost.USUAL
 
 
 def is_key(text: str) -> bool:

@@ -28,6 +28,7 @@ from raftflow.api import problems
 from raftflow.api.agents import answer_poll, poll_answer, read_poll
 from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, encode, is_key
 from raftflow.api.problems import ProblemError, from_error
+from raftflow.api.turnstile import Line
 from raftflow.api.workflows import OFF_LOOP_BYTES, submit_document
 from raftflow.coordinator.relay import LogUnavailableError
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
@@ -43,6 +44,7 @@ from raftflow.domain.contract import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raftflow.api.turnstile import Turnstile
     from raftflow.coordinator.replica import Replica
     from raftflow.coordinator.seats import Outcome
     from raftflow.domain.contract import PollRequest
@@ -81,8 +83,9 @@ class Request(NamedTuple):
 class ExpressLane:
     """Reads and answers polls and small submissions of one replica."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, turnstile: Turnstile) -> None:
         self._replica = replica
+        self._turnstile = turnstile
         token = replica.config.token
         self._token = None if token is None else token.encode()
         self._bytes_max = replica.config.limits.poll_bytes
@@ -185,6 +188,7 @@ class ExpressLane:
     async def _answer(self, request: Request, body: bytes) -> bytes | None:
         request_id = self._replica.ids.request_id()
         try:
+            await self._turnstile.enter(Line.EXPRESS)
             status, headers, content = await self._carry_out(request, body)
         except Exception as error:  # noqa: BLE001 - explained
             if isinstance(error, NotLeaderError) and not request.agent:

@@ -15,8 +15,10 @@ from aiohttp import web
 
 from raftflow.api.app import Api
 from raftflow.api.connection import Connection
+from raftflow.api.doorway import Doorman
 from raftflow.api.express import ExpressLane
 from raftflow.api.forward import Forwarder
+from raftflow.api.turnstile import Turnstile
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRemovedError
 from raftflow.coordinator.settings import ConfigError
@@ -37,7 +39,8 @@ EXIT_REFUSED = 2
 
 KEEPALIVE_S = 75.0
 LINE_BYTES_MAX = 8 * 1024
-BACKLOG = 1024
+BACKLOG = 256
+"""Connections that the kernel keeps until they are accepted, all in one turn of the loop: some 5 ms."""
 
 SWITCH_S = 0.001
 """How long another thread, such as one that reads a snapshot, may keep the interpreter from the event loop."""
@@ -71,22 +74,16 @@ def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
 
 
-class _Refused(asyncio.Protocol):
-    """Closes a connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()
-
-
 class HttpServer:
     """The listening side of one replica."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._limit = replica.config.limits.connections
         self._tls = tls_context(replica.config)
-        self.lane = ExpressLane(replica)
-        api = Api(replica, Forwarder(forward_context(replica.config)))
+        turnstile = Turnstile()
+        self.lane = ExpressLane(replica, turnstile)
+        self.doorman = Doorman(turnstile, self._connection, replica.config.limits.connections)
+        api = Api(replica, Forwarder(forward_context(replica.config)), self.doorman)
         self._runner = web.AppRunner(
             api.application(),
             handle_signals=False,
@@ -110,15 +107,13 @@ class HttpServer:
         bind = self._replica.config.bind
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                self._connect, bind.host, bind.port, ssl=self._tls, backlog=BACKLOG
+                self.doorman.admit, bind.host, bind.port, ssl=self._tls, backlog=BACKLOG
             )
         except OSError as error:
             raise ReplicaFailedError(f"cannot listen at {bind.host}:{bind.port}: {error}") from error
 
-    def _connect(self) -> asyncio.Protocol:
+    def _connection(self) -> Connection:
         server = cast("web.Server", self._runner.server)
-        if len(server.connections) >= self._limit:
-            return _Refused()
         arguments: dict[str, Any] = server._kwargs  # noqa: SLF001 - aiohttp offers no other way to its own handler
         return Connection(server, loop=asyncio.get_running_loop(), lane=self.lane, **arguments)
 
@@ -126,6 +121,7 @@ class HttpServer:
         """Accept nothing more, let requests end, close."""
         if self._server is not None:
             self._server.close()
+        self.doorman.close()
         await self._runner.cleanup()
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from raftflow.api import large, problems
 from raftflow.api.bodies import decode_document
-from raftflow.api.calls import Access, Answer, Call, Handler, Param, Route, accepted, found
+from raftflow.api.calls import Access, Answer, Call, Cost, Handler, Param, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.coordinator.relay import PIECE_BYTES_MAX
 from raftflow.coordinator.replica import Replica
@@ -229,6 +229,7 @@ ROUTES: tuple[Route, ...] = (
         "List workflows, newest first",
         WorkflowPage,
         params=(Param("state", "string", "only those in this state", tuple(WorkflowState)), PAGE, CURSOR),
+        cost=Cost.PAGE,
     ),
     Route("GET", "/v1/workflows/{id}", Access.READ, show, "Show a workflow", WorkflowView),
     *(
@@ -251,6 +252,7 @@ ROUTES: tuple[Route, ...] = (
         "List a workflow's tasks in document order",
         TaskPage,
         params=(PAGE, CURSOR),
+        cost=Cost.PAGE,
     ),
     Route("GET", "/v1/workflows/{id}/tasks/{task}", Access.READ, task, "Show a task with its attempts", TaskView),
     Route(

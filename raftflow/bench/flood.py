@@ -48,7 +48,7 @@ FIGURES: Final = (
     *(
         f"{phase}_{figure}"
         for phase in PHASES[1:]
-        for figure in ("offered_per_s", "answered_per_s", "leader_mib", "leader_cores", "new_terms")
+        for figure in ("offered_per_s", "answered_per_s", "leader_mib", "leader_cores", "turn_ms_most", "new_terms")
     ),
 )
 _LEASE_MS: Final = 600_000
@@ -58,6 +58,7 @@ _EVERY_S: Final = 0.05
 _AGENTS: Final = 4
 _HOLD_S: Final = 0.02
 _PATIENCE_S: Final = 30.0
+_TURN: Final = "raftflow_turn_seconds_max "
 _LIMIT_S: Final = 120.0
 
 
@@ -109,6 +110,7 @@ def _phase(
         found["offered_per_s"] = sum(tally["offered"] / tally["seconds"] for tally in tallies)
         found["answered_per_s"] = sum(tally["answered"] / tally["seconds"] for tally in tallies)
         found["flood"] = tallies
+    found["turn_ms_most"] = turn_s(cluster.url_of(leader), token) * 1e3
     cluster.wait_leader()
     found["new_terms"] = _term(cluster) - term
     return found
@@ -116,6 +118,18 @@ def _phase(
 
 def _term(cluster: LocalCluster) -> int:
     return max(status.term for status in cluster.statuses().values() if status is not None)
+
+
+def turn_s(url: str, token: str) -> float:
+    """Return the CPU seconds of the longest turn of a replica's event loop so far, as its metrics tell."""
+    return uvloop.run(_turn_s(url, token))
+
+
+async def _turn_s(url: str, token: str) -> float:
+    connection = await Connection.open(url, token)
+    _, body = await asyncio.wait_for(connection.request("GET", "/metrics", b""), _PATIENCE_S)
+    connection.close()
+    return next(float(line.split()[1]) for line in body.decode().splitlines() if line.startswith(_TURN))
 
 
 def fill(url: str, token: str, agents: int) -> str:

@@ -160,7 +160,7 @@ async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, firs
     incarnation = await one.register()
     body = msgspec.json.encode({"name": "a1", "instance": "i" * 8, "resources": {"cpu": 2}})
     head = f"POST /v1/agents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    made, transport = one.server._connect(), Transport()
+    made, transport = one.server.doorman.admit(), Transport()
     made.connection_made(transport)
     if first == "register":
         made.data_received(head.encode() + b"\r\n\r\n" + body)

@@ -176,7 +176,7 @@ async def drain(call: Call) -> Answer:
         name=call.path("id"),
         deadline_ms=round(request.deadline_s * 1000),
     )
-    accepted(await call.replica.propose(command))
+    accepted(await call.replica.propose(command, call.client))
     return await show(call)
 
 
@@ -193,7 +193,7 @@ async def _control(call: Call, action: Literal["drain", "resume"]) -> Answer:
         name=call.path("id"),
         action=action,
     )
-    accepted(await call.replica.propose(command))
+    accepted(await call.replica.propose(command, call.client))
     return await show(call)
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from raftflow.api import problems
 from raftflow.api.problems import Kind, ProblemError, from_rejection
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, FieldProblem
+from raftflow.domain.contract import HEADER_FORWARDED, HEADER_IDEMPOTENCY_KEY, FieldProblem
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _NUMBER_MAX = 2**63 - 1
+_ADDRESS_CHARS_MAX = 64
 
 
 LEADER_WAIT_S = 1.0
@@ -83,6 +84,11 @@ class Call:
         self.request = request
         self.body = body
 
+    @property
+    def client(self) -> str:
+        """The address from which the request came; behind that of a replica that passed it on, the first one."""
+        return client_of(self.request.remote or "", self.request.headers.get(HEADER_FORWARDED, ""))
+
     def path(self, name: str) -> str:
         """Return a part of the path."""
         return self.request.match_info[name]
@@ -123,6 +129,15 @@ class Call:
                 f"{HEADER_IDEMPOTENCY_KEY} must have 1 to 200 printable ASCII characters and no spaces",
             )
         return key
+
+
+def client_of(address: str, forwarded: str = "") -> str:
+    """Name a client, for the turns that clients take.
+
+    Whom a replica says it forwards for is not proven; but that divides only what is that replica's own.
+    """
+    address = address or "unknown"
+    return f"{address} for {forwarded[:_ADDRESS_CHARS_MAX]}" if forwarded else address
 
 
 class Answer(NamedTuple):

@@ -132,7 +132,8 @@ class Connection(RequestHandler):
             self._task = self._loop.create_task(self._answer(self._lane, request, message))
 
     async def _answer(self, lane: ExpressLane, request: Request, message: bytes) -> None:
-        answer = await lane.answer(request, message[request.body_at :])
+        address = self.peername[0] if isinstance(self.peername, tuple) else ""
+        answer = await lane.answer(request, message[request.body_at :], address)
         if answer is None and self.transport is not None:
             super().data_received(message)
         self._answered(answer)

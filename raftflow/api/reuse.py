@@ -32,7 +32,8 @@ async def clear_cache(call: Call) -> Answer:
                 request_id=call.idempotency_key,
                 key=key,
                 prefix=prefix or "",
-            )
+            ),
+            call.client,
         )
     )
     return Answer(CacheCleared(cleared=reply.count))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from raftflow.api import bodies, connection
+from raftflow.api import bodies, connection, doorway
 from raftflow.coordinator.config import Limits
 from raftflow.replication.log import NoQuorumError, Unknown
 
@@ -200,6 +200,7 @@ async def test_a_body_that_never_ends(one: Any, monkeypatch: pytest.MonkeyPatch)
 
 async def test_a_connection_that_says_nothing_is_closed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(doorway, "SILENT_S", 0.1)
     one = await serve()
     assert (await one.get("/healthz")).status == 200
     for start in (b"", b"GET /healthz HTT"):

@@ -426,11 +426,11 @@ async def test_a_submission_whose_leader_steps_down_is_passed_on(trio: Any, monk
     old = await cluster.leader()
     step_down = old.server.lane.answer
 
-    async def answer(request: Any, body: bytes) -> bytes | None:
+    async def answer(request: Any, body: bytes, address: str) -> bytes | None:
         assert await old.replica.hand_over()
         await cluster.leader(other_than=old.config.name)
         await old.until(lambda: old.replica.find_leader() is not None)
-        return await step_down(request, body)
+        return await step_down(request, body, address)
 
     monkeypatch.setattr(old.server.lane, "answer", answer)
     async with wire_to(old) as wire:

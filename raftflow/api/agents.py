@@ -7,7 +7,7 @@ from typing import Literal
 
 from raftflow.api import problems
 from raftflow.api.bodies import check_depth, decode
-from raftflow.api.calls import Access, Answer, Call, Cost, Route, accepted, found
+from raftflow.api.calls import Access, Answer, Call, Cost, Route, accepted, as_json, encode, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.api.slices import in_slices
 from raftflow.coordinator.replica import Replica
@@ -137,14 +137,15 @@ async def list_agents(call: Call) -> Answer:
     """List agents in order of the names, each as it is when it is its turn."""
     machine = call.replica.machine
 
-    def see(name: str) -> AgentView | None:
+    def see(name: str) -> bytes | None:
         view = queries.agent_view(machine, name)
-        if view is not None:
-            _overlay(call, view)
-        return view
+        if view is None:
+            return None
+        _overlay(call, view)
+        return encode(view)
 
     views = await in_slices(sorted(machine.state.agents), see)
-    return Answer(AgentList(agents=[view for view in views if view is not None]))
+    return as_json(b'{"agents":[%s]}' % b",".join(view for view in views if view is not None))
 
 
 async def show(call: Call) -> Answer:

@@ -148,6 +148,11 @@ class Answer(NamedTuple):
     headers: dict[str, str] | None = None
 
 
+def as_json(content: bytes) -> Answer:
+    """Return an answer that was encoded bit by bit."""
+    return Answer(content, headers={"Content-Type": "application/json"})
+
+
 Handler = Callable[[Call], Awaitable[Answer]]
 
 

@@ -175,4 +175,8 @@ class Connection(RequestHandler):
             if timer is not None:
                 timer.cancel()
         self._first = self._slow = None
+        waiting = self._task_handler if self._current_request is None else None
         super().connection_lost(exc)
+        if waiting is not None:
+            # A request may have come just before the end; nothing that could answer it is left.
+            waiting.cancel()

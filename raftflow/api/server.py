@@ -9,6 +9,7 @@ import logging
 import signal
 import ssl
 import sys
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
@@ -42,10 +43,14 @@ LINE_BYTES_MAX = 8 * 1024
 BACKLOG = 256
 """Connections that the kernel keeps until they are accepted, all in one turn of the loop: some 5 ms."""
 
+COMPLAINT_S = 10.0
+"""Least time between two lines about requests that are no HTTP."""
+
 SWITCH_S = 0.001
 """How long another thread, such as one that reads a snapshot, may keep the interpreter from the event loop."""
-_GC_THRESHOLDS = (50_000, 50, 100)
-"""The state's records are outside the collector; what is left is short-lived, so that it may come by rarely."""
+_GC_THRESHOLDS = (10_000, 20, 100)
+"""The state's records are outside the collector; what is left is short-lived, so that it may come by rarely. It looks
+at a thousand objects in a millisecond: the first number is a pause."""
 
 
 def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
@@ -74,6 +79,32 @@ def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
 
 
+def _http_log() -> logging.Logger:
+    log = logging.getLogger("raftflow.api.http")
+    log.filters = [_Seldom()]
+    return log
+
+
+class _Seldom(logging.Filter):
+    """Lets a line through every `COMPLAINT_S`, without the traceback: anybody can send what aiohttp complains of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_s = 0.0
+        self._dropped = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            self._dropped += 1
+            return False
+        self._next_s = now_s + COMPLAINT_S
+        reason = record.exc_info[1] if record.exc_info else None
+        record.msg = f"{record.getMessage()}: {str(reason)[:200]!r} ({self._dropped} more since the last such line)"
+        record.args, record.exc_info, self._dropped = (), None, 0
+        return True
+
+
 class HttpServer:
     """The listening side of one replica."""
 
@@ -88,6 +119,7 @@ class HttpServer:
             api.application(),
             handle_signals=False,
             access_log=None,
+            logger=_http_log(),
             keepalive_timeout=KEEPALIVE_S,
             max_line_size=LINE_BYTES_MAX,
             max_field_size=LINE_BYTES_MAX,

@@ -7,7 +7,9 @@ task is wrong). In the last two, generators offer `FLOOD_PER_S` requests a secon
 machine lets them offer: what was offered and answered is reported. Meanwhile one client submits a task every 50 ms,
 one at a time, and simulated agents run them; both do as they are told by 429. Everybody is a process of his own.
 
-The leader must not lose its term: `*_new_terms` is 0, or the flood has cost an election.
+The leader must not lose its term: `*_new_terms` is 0, or the flood has cost an election. On a machine whose cores are
+wanted by others the generators starve the replicas too, which has nothing to do with how requests are treated:
+`*_turn_ms_most`, the CPU time of the leader's longest turn of its loop since it started, has only that in it.
 """
 
 from __future__ import annotations
@@ -43,12 +45,20 @@ FIGURES: Final = (
     *(
         f"{phase}_{figure}"
         for phase in PHASES
-        for figure in ("client_ms_median", "client_ms_worst", "client_errors", "agent_ms_worst", "ended_per_s")
+        for figure in (
+            "client_ms_median",
+            "client_ms_worst",
+            "client_errors",
+            "agent_ms_worst",
+            "ended_per_s",
+            "turn_ms_most",
+            "new_terms",
+        )
     ),
     *(
         f"{phase}_{figure}"
         for phase in PHASES[1:]
-        for figure in ("offered_per_s", "answered_per_s", "leader_mib", "leader_cores", "turn_ms_most", "new_terms")
+        for figure in ("offered_per_s", "answered_per_s", "leader_mib", "leader_cores")
     ),
 )
 _LEASE_MS: Final = 600_000
@@ -127,8 +137,11 @@ def turn_s(url: str, token: str) -> float:
 
 async def _turn_s(url: str, token: str) -> float:
     connection = await Connection.open(url, token)
-    _, body = await asyncio.wait_for(connection.request("GET", "/metrics", b""), _PATIENCE_S)
+    async with asyncio.timeout(_PATIENCE_S):
+        while (answer := await connection.request("GET", "/metrics", b""))[0] == BUSY:
+            await asyncio.sleep(_EVERY_S)
     connection.close()
+    body = answer[1]
     return next(float(line.split()[1]) for line in body.decode().splitlines() if line.startswith(_TURN))
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 from raftflow.api import problems
 from raftflow.api.bodies import check_depth, decode
-from raftflow.api.calls import Access, Answer, Call, Route, accepted, found
+from raftflow.api.calls import Access, Answer, Call, Cost, Route, accepted, as_json, encode, found
 from raftflow.api.problems import ProblemError, from_rejection
+from raftflow.api.slices import in_slices
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, DrainAgent, RegisterAgent
@@ -133,11 +134,18 @@ def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
 
 
 async def list_agents(call: Call) -> Answer:
-    """List agents."""
-    views = queries.agent_list(call.replica.machine)
-    for view in views:
+    """List agents in order of the names, each as it is when it is its turn."""
+    machine = call.replica.machine
+
+    def see(name: str) -> bytes | None:
+        view = queries.agent_view(machine, name)
+        if view is None:
+            return None
         _overlay(call, view)
-    return Answer(AgentList(agents=views))
+        return encode(view)
+
+    views = await in_slices(sorted(machine.state.agents), see)
+    return as_json(b'{"agents":[%s]}' % b",".join(view for view in views if view is not None))
 
 
 async def show(call: Call) -> Answer:
@@ -169,7 +177,7 @@ async def drain(call: Call) -> Answer:
         name=call.path("id"),
         deadline_ms=round(request.deadline_s * 1000),
     )
-    accepted(await call.replica.propose(command))
+    accepted(await call.replica.propose(command, call.client))
     return await show(call)
 
 
@@ -186,7 +194,7 @@ async def _control(call: Call, action: Literal["drain", "resume"]) -> Answer:
         name=call.path("id"),
         action=action,
     )
-    accepted(await call.replica.propose(command))
+    accepted(await call.replica.propose(command, call.client))
     return await show(call)
 
 
@@ -201,7 +209,7 @@ ROUTES: tuple[Route, ...] = (
         body=RegisterRequest,
         problems=(problems.CONFLICT, problems.TOO_LARGE),
     ),
-    Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList),
+    Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList, cost=Cost.LARGE),
     Route("GET", "/v1/agents/{id}", Access.READ, show, "Show an agent", AgentView),
     Route(
         "POST",

@@ -1,6 +1,6 @@
 """The HTTP application: every request takes the same way through it.
 
-    request id ─► token ─► same site ─► body within its limit ─► who answers? ─┬─► handler ─► answer
+    request id ─► token ─► same site ─► its turn ─► body within its limit ─► who answers? ─┬─► handler ─► answer
                                                                                ├─► leader (one hop)
                                                                                └─► 307 for an agent's poll
 Whatever goes wrong on that way ends as a problem document, and every answer carries the replica's index, term and
@@ -21,9 +21,22 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from raftflow.api import agents, bodies, cluster, large, members, metrics, openapi, problems, reuse, workflows
-from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, Access, Answer, Call, Route, check_query, encode
+from raftflow.api.calls import (
+    LEADER_LOOK_S,
+    LEADER_WAIT_S,
+    SMALL_PAGE,
+    Access,
+    Answer,
+    Call,
+    Cost,
+    Route,
+    check_query,
+    encode,
+)
+from raftflow.api.doorway import Doorman
 from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
 from raftflow.api.problems import ProblemError, from_error
+from raftflow.api.turnstile import Line
 from raftflow.coordinator.relay import LogUnavailableError
 from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
@@ -55,9 +68,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Serves one replica. `application()` is given to aiohttp's runner."""
 
-    def __init__(self, replica: Replica, forwarder: Forwarder) -> None:
+    def __init__(self, replica: Replica, forwarder: Forwarder, doorman: Doorman) -> None:
         self._replica = replica
         self._forwarder = forwarder
+        self._doorman = doorman
+        self._turnstile = doorman.turnstile
         token = replica.config.token
         self._token = None if token is None else token.encode()
         self._limits = replica.config.limits
@@ -85,7 +100,7 @@ class Api:
             request_id = self._replica.ids.request_id()
         _request_id.set(request_id)
         try:
-            self._check_caller(request)
+            await self._admit(request)
             response = await handler(request)
         except ProblemError as error:
             response = error.response()
@@ -113,6 +128,20 @@ class Api:
         headers.setdefault(HEADER_LEADER, stamp.leader or "")
         headers[HEADER_PEERS] = self._replica.peer_urls()
 
+    async def _admit(self, request: web.Request) -> None:
+        """Wait for this request's turn; one that will be refused waits elsewhere. Raises `ProblemError`."""
+        refusal: ProblemError | None = None
+        try:
+            self._check_caller(request)
+        except ProblemError as error:
+            refusal = error
+        if refusal is None and request.match_info.http_exception is None:
+            await self._turnstile.enter(Line.ORDINARY)
+            return
+        await self._turnstile.enter(Line.REFUSED)
+        if refusal is not None:
+            raise refusal
+
     def _check_caller(self, request: web.Request) -> None:
         if self._token is not None and request.path not in _OPEN_PATHS:
             scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -134,7 +163,7 @@ class Api:
             check_query(route, request)
             with self._room_for_body(request):
                 body = await self._body(route, request)
-                return await self._dispatch(Call(self._replica, route, request, body))
+                return await self._dispatch(Call(self._replica, route, request, body, self._doorman))
 
         return serve
 
@@ -168,7 +197,7 @@ class Api:
         """Answer here, or pass on; while a leader is elected, wait for it a little."""
         access = call.route.access
         if access is Access.LOCAL or (access is Access.READ and "stale" in call.request.query):
-            return _respond(await call.route.handler(call))
+            return await self._answer(call)
         loop = asyncio.get_running_loop()
         until_s = loop.time() + LEADER_WAIT_S
         while True:
@@ -176,7 +205,7 @@ class Api:
                 if self._replica.leader.leading:
                     if access is Access.READ:
                         await self._replica.read_barrier()
-                    return _respond(await call.route.handler(call))
+                    return await self._answer(call)
                 return await self._elsewhere(call, self._replica.submitter.no_leader_error())
             except NotLeaderError as error:
                 # Leadership was lost on the way. The command is in no log, so it can be sent to the new leader.
@@ -186,6 +215,14 @@ class Api:
             if loop.time() >= until_s or HEADER_FORWARDED in call.request.headers:
                 raise failure
             await asyncio.sleep(LEADER_LOOK_S)
+
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        """Answer here; calls that make much work run one at a time. Raises `ProblemError`."""
+        cost = call.route.cost
+        if cost is Cost.USUAL or (cost is Cost.PAGE and call.require_number("limit") <= SMALL_PAGE):
+            return _respond(await call.route.handler(call))
+        async with self._turnstile.long() if cost is Cost.LONG else self._turnstile.heavy():
+            return _respond(await call.route.handler(call))
 
     async def _elsewhere(self, call: Call, leader: NoLeaderError | NotLeaderError) -> web.StreamResponse:
         if isinstance(leader, NoLeaderError):

@@ -44,6 +44,8 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             f"the body did not arrive within {BODY_TIMEOUT_S:g} s",
             headers={"Connection": "close"},
         ) from None
+    except ConnectionError:
+        raise ProblemError(problems.INVALID_DOCUMENT, "the connection was lost before the body had arrived") from None
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -13,12 +13,16 @@ from aiohttp import web
 from raftflow.api import problems
 from raftflow.api.problems import Kind, ProblemError, from_rejection
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, FieldProblem
+from raftflow.domain.contract import HEADER_FORWARDED, HEADER_IDEMPOTENCY_KEY, FieldProblem
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
 
+if TYPE_CHECKING:
+    from raftflow.api.doorway import Doorman
+
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _NUMBER_MAX = 2**63 - 1
+_ADDRESS_CHARS_MAX = 64
 
 
 LEADER_WAIT_S = 1.0
@@ -39,6 +43,22 @@ class Access(enum.Enum):
     """The leader; others say where it is with 307."""
 
 
+SMALL_PAGE = 100
+"""Entries of a listing that are no trouble."""
+
+
+class Cost(enum.Enum):
+    """How much work a call makes."""
+
+    USUAL = "usual"
+    PAGE = "page"
+    """A listing: large if more than `SMALL_PAGE` entries are wanted."""
+    LARGE = "large"
+    """Some milliseconds of the loop: such calls run one at a time."""
+    LONG = "long"
+    """Reads everything, mostly beside the loop: one at a time, and few may wait."""
+
+
 class Param(NamedTuple):
     """A query parameter."""
 
@@ -55,13 +75,19 @@ class Param(NamedTuple):
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("body", "replica", "request", "route")
+    __slots__ = ("body", "doorman", "replica", "request", "route")
 
-    def __init__(self, replica: Replica, route: Route, request: web.Request, body: bytes) -> None:
+    def __init__(self, replica: Replica, route: Route, request: web.Request, body: bytes, doorman: Doorman) -> None:
+        self.doorman = doorman
         self.replica = replica
         self.route = route
         self.request = request
         self.body = body
+
+    @property
+    def client(self) -> str:
+        """The address from which the request came; behind that of a replica that passed it on, the first one."""
+        return client_of(self.request.remote or "", self.request.headers.get(HEADER_FORWARDED, ""))
 
     def path(self, name: str) -> str:
         """Return a part of the path."""
@@ -105,12 +131,26 @@ class Call:
         return key
 
 
+def client_of(address: str, forwarded: str = "") -> str:
+    """Name a client, for the turns that clients take.
+
+    Whom a replica says it forwards for is not proven; but that divides only what is that replica's own.
+    """
+    address = address or "unknown"
+    return f"{address} for {forwarded[:_ADDRESS_CHARS_MAX]}" if forwarded else address
+
+
 class Answer(NamedTuple):
     """What a handler gives back: a struct of the contract and perhaps more."""
 
     content: Any
     status: int = 200
     headers: dict[str, str] | None = None
+
+
+def as_json(content: bytes) -> Answer:
+    """Return an answer that was encoded bit by bit."""
+    return Answer(content, headers={"Content-Type": "application/json"})
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -135,6 +175,7 @@ class Route(NamedTuple):
     """Those that this operation adds to the ones that every operation has."""
     is_open: bool = False
     """True if no token is asked for."""
+    cost: Cost = Cost.USUAL
 
 
 def is_key(text: str) -> bool:

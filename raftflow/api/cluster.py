@@ -7,8 +7,9 @@ import asyncio
 import msgspec
 
 from raftflow.api import problems
-from raftflow.api.calls import Access, Answer, Call, Param, Route
+from raftflow.api.calls import Access, Answer, Call, Cost, Param, Route, as_json, encode
 from raftflow.api.problems import ProblemError
+from raftflow.api.slices import in_slices
 from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, record_of
 from raftflow.domain.contract import AuditCheck, AuditLine, AuditPage, LedgerCheck, LedgerView, ReplicaStatus
 from raftflow.domain.times import iso_utc
@@ -16,7 +17,7 @@ from raftflow.machine import invariants, queries
 from raftflow.machine.machine import Machine
 
 _AUDIT_PAGE_MAX = 1_000
-_OFF_LOOP_TASKS = 10_000
+_OFF_LOOP_TASKS = 3_000
 """A check takes about 3 microseconds a task, during which the replica sends no heartbeat."""
 _CHECK_TRIES = 5
 
@@ -52,8 +53,10 @@ async def readyz(call: Call) -> Answer:
 
 
 async def ledger(call: Call) -> Answer:
-    """Show every agent's account."""
-    return Answer(queries.ledger_view(call.replica.machine))
+    """Show every agent's account, all as of one index."""
+    index, accounts = queries.ledger_accounts(call.replica.machine)
+    lines = await in_slices(accounts, lambda account: encode(queries.ledger_line(account)))
+    return as_json(b'{"index":%d,"agents":[%s]}' % (index, b",".join(lines)))
 
 
 async def ledger_verify(call: Call) -> Answer:
@@ -93,7 +96,7 @@ async def audit(call: Call) -> Answer:
         frames, following = await call.replica.audit.read(first, limit)
     except AuditError as error:
         raise ProblemError(problems.INTERNAL, str(error)) from error
-    lines = [_line(frame) for frame in frames if frame.kind != GAP]
+    lines = await in_slices((frame for frame in frames if frame.kind != GAP), _line)
     return Answer(AuditPage(records=lines, next=following, replica=call.replica.config.name))
 
 
@@ -133,8 +136,16 @@ ROUTES: tuple[Route, ...] = (
         is_open=True,
         problems=(problems.NO_LEADER,),
     ),
-    Route("GET", "/v1/ledger", Access.READ, ledger, "Show every agent's account", LedgerView),
-    Route("GET", "/v1/ledger/verify", Access.LOCAL, ledger_verify, "Check this replica's invariants", LedgerCheck),
+    Route("GET", "/v1/ledger", Access.READ, ledger, "Show every agent's account", LedgerView, cost=Cost.LARGE),
+    Route(
+        "GET",
+        "/v1/ledger/verify",
+        Access.LOCAL,
+        ledger_verify,
+        "Check this replica's invariants",
+        LedgerCheck,
+        cost=Cost.LONG,
+    ),
     Route(
         "GET",
         "/v1/audit",
@@ -153,6 +164,15 @@ ROUTES: tuple[Route, ...] = (
                 default=100,
             ),
         ),
+        cost=Cost.LARGE,
     ),
-    Route("GET", "/v1/audit/verify", Access.LOCAL, audit_verify, "Check this replica's audit file", AuditCheck),
+    Route(
+        "GET",
+        "/v1/audit/verify",
+        Access.LOCAL,
+        audit_verify,
+        "Check this replica's audit file",
+        AuditCheck,
+        cost=Cost.LONG,
+    ),
 )

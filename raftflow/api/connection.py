@@ -132,7 +132,8 @@ class Connection(RequestHandler):
             self._task = self._loop.create_task(self._answer(self._lane, request, message))
 
     async def _answer(self, lane: ExpressLane, request: Request, message: bytes) -> None:
-        answer = await lane.answer(request, message[request.body_at :])
+        address = self.peername[0] if isinstance(self.peername, tuple) else ""
+        answer = await lane.answer(request, message[request.body_at :], address)
         if answer is None and self.transport is not None:
             super().data_received(message)
         self._answered(answer)
@@ -174,4 +175,8 @@ class Connection(RequestHandler):
             if timer is not None:
                 timer.cancel()
         self._first = self._slow = None
+        waiting = self._task_handler if self._current_request is None else None
         super().connection_lost(exc)
+        if waiting is not None:
+            # A request may have come just before the end; nothing that could answer it is left.
+            waiting.cancel()

@@ -26,8 +26,9 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from raftflow.api import problems
 from raftflow.api.agents import answer_poll, poll_answer, read_poll
-from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, encode, is_key
+from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, client_of, encode, is_key
 from raftflow.api.problems import ProblemError, from_error
+from raftflow.api.turnstile import Line
 from raftflow.api.workflows import OFF_LOOP_BYTES, submit_document
 from raftflow.coordinator.relay import LogUnavailableError
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
@@ -43,6 +44,7 @@ from raftflow.domain.contract import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raftflow.api.turnstile import Turnstile
     from raftflow.coordinator.replica import Replica
     from raftflow.coordinator.seats import Outcome
     from raftflow.domain.contract import PollRequest
@@ -81,8 +83,9 @@ class Request(NamedTuple):
 class ExpressLane:
     """Reads and answers polls and small submissions of one replica."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, turnstile: Turnstile) -> None:
         self._replica = replica
+        self._turnstile = turnstile
         token = replica.config.token
         self._token = None if token is None else token.encode()
         self._bytes_max = replica.config.limits.poll_bytes
@@ -177,15 +180,19 @@ class ExpressLane:
         assert answer is not None  # noqa: S101 - it is a poll
         send(answer)
 
-    async def answer(self, request: Request, body: bytes) -> bytes | None:
-        """Answer a request: the bytes to send, None if the framework must pass it on to another leader."""
-        self.taken += 1
-        return await self._answer(request, body)
+    async def answer(self, request: Request, body: bytes, address: str) -> bytes | None:
+        """Answer a request: the bytes to send, None if the framework must pass it on to another leader.
 
-    async def _answer(self, request: Request, body: bytes) -> bytes | None:
+        `address` is where it came from.
+        """
+        self.taken += 1
+        return await self._answer(request, body, client_of(address))
+
+    async def _answer(self, request: Request, body: bytes, client: str = "") -> bytes | None:
         request_id = self._replica.ids.request_id()
         try:
-            status, headers, content = await self._carry_out(request, body)
+            await self._turnstile.enter(Line.EXPRESS)
+            status, headers, content = await self._carry_out(request, body, client)
         except Exception as error:  # noqa: BLE001 - explained
             if isinstance(error, NotLeaderError) and not request.agent:
                 return None
@@ -221,7 +228,7 @@ class ExpressLane:
             f"{self._common_lines}\r\n"
         ).encode() + content
 
-    async def _carry_out(self, request: Request, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def _carry_out(self, request: Request, body: bytes, client: str) -> tuple[int, dict[str, str], bytes]:
         """Answer on the leader; while a leader is elected, wait for it a little, as the framework's way does."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + LEADER_WAIT_S
@@ -231,7 +238,7 @@ class ExpressLane:
                     raise self._replica.submitter.no_leader_error()
                 if request.agent:
                     return 200, _JSON, encode(await answer_poll(self._replica, request.agent, body))
-                answer = await submit_document(self._replica, body, request.key)
+                answer = await submit_document(self._replica, body, request.key, client)
                 return answer.status, {**_JSON, **(answer.headers or {})}, encode(answer.content)
             except NoLeaderError:
                 if loop.time() >= until_s:

@@ -66,7 +66,7 @@ class Forwarder:
     ) -> web.Response:
         """Send the request to the leader and return its answer. Raises `ProblemError` if it cannot be reached."""
         headers = {name: request.headers[name] for name in _SENT if name in request.headers}
-        headers[HEADER_FORWARDED] = "1"
+        headers[HEADER_FORWARDED] = request.remote or "unknown"
         headers[HEADER_REQUEST_ID] = request_id
         url = URL(leader_url + request.rel_url.raw_path_qs, encoded=True)
         try:

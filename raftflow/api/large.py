@@ -72,7 +72,7 @@ async def _submit(reader: DocumentReader, call: Call, request_id: str, workflow_
         )
         if isinstance(command, Fault | Refused):
             raise _problem(command)
-        return await replica.propose(command)
+        return await replica.propose(command, call.client)
     submission = await reader.pieces_of(call.body, request_id, learning.expected_times(state))
     if isinstance(submission, Fault | Refused):
         raise _problem(submission)

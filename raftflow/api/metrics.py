@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from raftflow.api.calls import Access, Answer, Call, Route
+from raftflow.api.calls import Access, Answer, Call, Cost, Route
+from raftflow.api.slices import in_slices
 from raftflow.coordinator.replica import CommitTimes, Replica
 from raftflow.domain.task import TaskState
+
+if TYPE_CHECKING:
+    from raftflow.machine.state import Workflow
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def metrics(call: Call) -> Answer:
     """Write this replica's figures."""
-    return Answer("\n".join(_lines(call.replica)).encode() + b"\n", headers={"Content-Type": CONTENT_TYPE})
+    counts = [0] * len(TaskState)
+
+    def add(workflow: Workflow) -> None:
+        for task_state, count in enumerate(workflow.counts):
+            counts[task_state] += count
+
+    await in_slices(list(call.replica.machine.state.workflows.values()), add)
+    lines = [*_lines(call.replica, counts), *_api_lines(call)]
+    return Answer("\n".join(lines).encode() + b"\n", headers={"Content-Type": CONTENT_TYPE})
 
 
-def _lines(replica: Replica) -> Iterable[str]:
+def _api_lines(call: Call) -> Iterable[str]:
+    turnstile, doorman = call.doorman.turnstile, call.doorman
+    yield from _metric("raftflow_connections", "gauge", "Open connections of clients and agents", len(doorman.doors))
+    text = "Connections closed since there were too many, or too much waited on them"
+    yield from _metric("raftflow_connections_shed_total", "counter", text, doorman.shed)
+    yield from _metric("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", turnstile.waiting)
+    text = "CPU time of the longest turn of the event loop in which requests were worked on, since the start"
+    yield from _metric("raftflow_turn_seconds_max", "gauge", text, round(turnstile.longest_s, 6))
+    text = "Requests that were told to come back later since too many waited"
+    yield from _metric("raftflow_requests_refused_total", "counter", text, turnstile.refused)
+
+
+def _lines(replica: Replica, counts: list[int]) -> Iterable[str]:
     status = replica.log.status()
     yield from _metric("raftflow_leader", "gauge", "1 if this replica leads", int(replica.leader.leading))
     yield from _metric("raftflow_ready", "gauge", "1 if this replica serves", int(status.ready))
@@ -27,10 +52,6 @@ def _lines(replica: Replica) -> Iterable[str]:
     yield from _metric("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
     yield from _metric("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
     yield from _metric("raftflow_uploads", "gauge", "Large workflows that are being taken in", len(state.uploads))
-    counts = [0] * len(TaskState)
-    for workflow in state.workflows.values():
-        for task_state, count in enumerate(workflow.counts):
-            counts[task_state] += count
     yield "# HELP raftflow_tasks Tasks by state"
     yield "# TYPE raftflow_tasks gauge"
     for task_state in TaskState:
@@ -53,7 +74,7 @@ def _lines(replica: Replica) -> Iterable[str]:
     yield from _histogram(replica.commits)
 
 
-def _metric(name: str, kind: str, text: str, value: int) -> Iterable[str]:
+def _metric(name: str, kind: str, text: str, value: float) -> Iterable[str]:
     return (f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value}")
 
 
@@ -72,4 +93,4 @@ def _histogram(commits: CommitTimes) -> Iterable[str]:
     yield from _metric("raftflow_commands_committed_total", "counter", "Commands committed here", commits.commands)
 
 
-ROUTES = (Route("GET", "/metrics", Access.LOCAL, metrics, "Figures as Prometheus text", bytes),)
+ROUTES = (Route("GET", "/metrics", Access.LOCAL, metrics, "Figures as Prometheus text", bytes, cost=Cost.LARGE),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raftflow.api import problems
-from raftflow.api.calls import Access, Answer, Call, Param, Route, accepted
+from raftflow.api.calls import Access, Answer, Call, Cost, Param, Route, accepted
 from raftflow.api.problems import ProblemError
 from raftflow.domain.commands import ClearCache
 from raftflow.domain.contract import CacheCleared, CachePage, KindList
@@ -32,7 +32,8 @@ async def clear_cache(call: Call) -> Answer:
                 request_id=call.idempotency_key,
                 key=key,
                 prefix=prefix or "",
-            )
+            ),
+            call.client,
         )
     )
     return Answer(CacheCleared(cleared=reply.count))
@@ -56,6 +57,7 @@ ROUTES: tuple[Route, ...] = (
             Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100),
             Param("cursor", "string", "the `next` of the page before"),
         ),
+        cost=Cost.LARGE,
     ),
     Route(
         "DELETE",
@@ -67,5 +69,13 @@ ROUTES: tuple[Route, ...] = (
         params=(Param("key", "string", "only the one with this key"), _PREFIX),
         problems=(problems.CONFLICT,),
     ),
-    Route("GET", "/v1/kinds", Access.READ, kinds, "List what was learnt of kinds of tasks", KindList),
+    Route(
+        "GET",
+        "/v1/kinds",
+        Access.READ,
+        kinds,
+        "List what was learnt of kinds of tasks",
+        KindList,
+        cost=Cost.LARGE,
+    ),
 )

@@ -9,14 +9,17 @@ import logging
 import signal
 import ssl
 import sys
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
 from raftflow.api.app import Api
 from raftflow.api.connection import Connection
+from raftflow.api.doorway import Doorman
 from raftflow.api.express import ExpressLane
 from raftflow.api.forward import Forwarder
+from raftflow.api.turnstile import Turnstile
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRemovedError
 from raftflow.coordinator.settings import ConfigError
@@ -37,12 +40,17 @@ EXIT_REFUSED = 2
 
 KEEPALIVE_S = 75.0
 LINE_BYTES_MAX = 8 * 1024
-BACKLOG = 1024
+BACKLOG = 256
+"""Connections that the kernel keeps until they are accepted, all in one turn of the loop: some 5 ms."""
+
+COMPLAINT_S = 10.0
+"""Least time between two lines about requests that are no HTTP."""
 
 SWITCH_S = 0.001
 """How long another thread, such as one that reads a snapshot, may keep the interpreter from the event loop."""
-_GC_THRESHOLDS = (50_000, 50, 100)
-"""The state's records are outside the collector; what is left is short-lived, so that it may come by rarely."""
+_GC_THRESHOLDS = (10_000, 20, 100)
+"""The state's records are outside the collector; what is left is short-lived, so that it may come by rarely. It looks
+at a thousand objects in a millisecond: the first number is a pause."""
 
 
 def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
@@ -71,11 +79,30 @@ def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
         raise ConfigError(f"tls.api_ca {config.tls.api_ca} cannot be used: {error}") from error
 
 
-class _Refused(asyncio.Protocol):
-    """Closes a connection that is one too many."""
+def _http_log() -> logging.Logger:
+    log = logging.getLogger("raftflow.api.http")
+    log.filters = [_Seldom()]
+    return log
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()
+
+class _Seldom(logging.Filter):
+    """Lets a line through every `COMPLAINT_S`, without the traceback: anybody can send what aiohttp complains of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_s = 0.0
+        self._dropped = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            self._dropped += 1
+            return False
+        self._next_s = now_s + COMPLAINT_S
+        reason = record.exc_info[1] if record.exc_info else None
+        record.msg = f"{record.getMessage()}: {str(reason)[:200]!r} ({self._dropped} more since the last such line)"
+        record.args, record.exc_info, self._dropped = (), None, 0
+        return True
 
 
 class HttpServer:
@@ -83,14 +110,16 @@ class HttpServer:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._limit = replica.config.limits.connections
         self._tls = tls_context(replica.config)
-        self.lane = ExpressLane(replica)
-        api = Api(replica, Forwarder(forward_context(replica.config)))
+        turnstile = Turnstile()
+        self.lane = ExpressLane(replica, turnstile)
+        self.doorman = Doorman(turnstile, self._connection, replica.config.limits.connections)
+        api = Api(replica, Forwarder(forward_context(replica.config)), self.doorman)
         self._runner = web.AppRunner(
             api.application(),
             handle_signals=False,
             access_log=None,
+            logger=_http_log(),
             keepalive_timeout=KEEPALIVE_S,
             max_line_size=LINE_BYTES_MAX,
             max_field_size=LINE_BYTES_MAX,
@@ -110,15 +139,13 @@ class HttpServer:
         bind = self._replica.config.bind
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                self._connect, bind.host, bind.port, ssl=self._tls, backlog=BACKLOG
+                self.doorman.admit, bind.host, bind.port, ssl=self._tls, backlog=BACKLOG
             )
         except OSError as error:
             raise ReplicaFailedError(f"cannot listen at {bind.host}:{bind.port}: {error}") from error
 
-    def _connect(self) -> asyncio.Protocol:
+    def _connection(self) -> Connection:
         server = cast("web.Server", self._runner.server)
-        if len(server.connections) >= self._limit:
-            return _Refused()
         arguments: dict[str, Any] = server._kwargs  # noqa: SLF001 - aiohttp offers no other way to its own handler
         return Connection(server, loop=asyncio.get_running_loop(), lane=self.lane, **arguments)
 
@@ -126,6 +153,7 @@ class HttpServer:
         """Accept nothing more, let requests end, close."""
         if self._server is not None:
             self._server.close()
+        self.doorman.close()
         await self._runner.cleanup()
 
 

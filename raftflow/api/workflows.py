@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from raftflow.api import large, problems
 from raftflow.api.bodies import decode_document
-from raftflow.api.calls import Access, Answer, Call, Handler, Param, Route, accepted, found
+from raftflow.api.calls import Access, Answer, Call, Cost, Handler, Param, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.coordinator.relay import PIECE_BYTES_MAX
 from raftflow.coordinator.replica import Replica
@@ -55,13 +55,16 @@ async def submit(call: Call) -> Answer:
     """Add a workflow, all of it or nothing."""
     request_id = call.idempotency_key
     if len(call.body) <= OFF_LOOP_BYTES:
-        return await submit_document(call.replica, call.body, request_id)
+        return await submit_document(call.replica, call.body, request_id, call.client)
     workflow_id = call.replica.ids.workflow_id()
     return _created(await large.submit(call, request_id=request_id, workflow_id=workflow_id, actor=_CLIENT))
 
 
-async def submit_document(replica: Replica, body: bytes, request_id: str) -> Answer:
-    """Read a small workflow document and submit it under a request id, which may be empty. Raises `ProblemError`."""
+async def submit_document(replica: Replica, body: bytes, request_id: str, client: str) -> Answer:
+    """Read a client's small workflow document and submit it under a request id, which may be empty.
+
+    Raises `ProblemError`.
+    """
     command = prepare(
         SubmitWorkflow(
             at_ms=replica.clock.now_ms(),
@@ -73,7 +76,7 @@ async def submit_document(replica: Replica, body: bytes, request_id: str) -> Ans
     )
     if isinstance(command, Rejection):
         raise from_rejection(command)
-    return _created(await replica.propose(command))
+    return _created(await replica.propose(command, client))
 
 
 def _created(answer: AnyReply) -> Answer:
@@ -108,7 +111,7 @@ def _control(action: str) -> Handler:
             workflow_id=workflow_id,
             action=action,  # type: ignore[arg-type]  # one of the four literals below
         )
-        accepted(await call.replica.propose(command))
+        accepted(await call.replica.propose(command, call.client))
         return await show(call)
 
     return control
@@ -229,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
         "List workflows, newest first",
         WorkflowPage,
         params=(Param("state", "string", "only those in this state", tuple(WorkflowState)), PAGE, CURSOR),
+        cost=Cost.PAGE,
     ),
     Route("GET", "/v1/workflows/{id}", Access.READ, show, "Show a workflow", WorkflowView),
     *(
@@ -251,6 +255,7 @@ ROUTES: tuple[Route, ...] = (
         "List a workflow's tasks in document order",
         TaskPage,
         params=(PAGE, CURSOR),
+        cost=Cost.PAGE,
     ),
     Route("GET", "/v1/workflows/{id}/tasks/{task}", Access.READ, task, "Show a task with its attempts", TaskView),
     Route(

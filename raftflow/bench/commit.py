@@ -2,6 +2,9 @@
 
 A write is the submission of a workflow with one small task, sent to the leader: read, checked, replicated, on two
 disks of three, applied, answered. There are no agents. Each run has a cluster of its own.
+
+`transitions_per_s` is the other half: 256 connections of clients and simulated agents, on which tasks live whole
+lives; `transitions.py` says what is counted.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any, Final
 
 import uvloop
 
+from raftflow.bench import transitions
+from raftflow.bench.crew import generators
 from raftflow.bench.figures import summary, times_better
 from raftflow.bench.peer import Peer
 from raftflow.bench.settings import Settings
@@ -25,6 +30,8 @@ CLIENTS: Final = (4, 16, 64, 256)
 PAYLOADS: Final = (256, 4_096, 32_768)
 """Bytes. The smallest is what latency and throughput are measured with."""
 _WARM_UP_S: Final = 0.5
+_LIMIT_S: Final = 180.0
+"""For the many clients, beyond the seconds that they are asked to go on."""
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -36,15 +43,16 @@ def measure(settings: Settings) -> dict[str, Any]:
         cluster = LocalCluster.create(settings.directory / f"run{number}", Options(agents=0))
         try:
             cluster.start()
-            runs.append(uvloop.run(_run(cluster, settings.seconds)))
+            run = uvloop.run(_run(cluster, settings.seconds))
         finally:
             cluster.down()
+        runs.append({**run, **_many_clients(settings, number)})
         for name in settings.versus:
             with Peer(name, "commit", settings) as peer:
                 theirs[name].append(peer.ask())
                 versions[name] = peer.versions
     figures = ["ms_median", "ms_p99", "per_s", *(f"per_s_{clients}" for clients in CLIENTS)]
-    figures += [f"ms_median_{size}" for size in PAYLOADS[1:]]
+    figures += [*(f"ms_median_{size}" for size in PAYLOADS[1:]), "transitions_per_s"]
     result: dict[str, Any] = {"name": "commit", "runs": runs, **summary(runs, figures), "versus": {}}
     for name, found in theirs.items():
         other = summary(found, found[0])
@@ -58,6 +66,25 @@ def measure(settings: Settings) -> dict[str, Any]:
             "versions": versions[name],
         }
     return result
+
+
+def _many_clients(settings: Settings, number: int) -> dict[str, Any]:
+    """Let the tasks of many clients live on a cluster of their own."""
+    cluster = LocalCluster.create(settings.directory / f"many{number}", Options(agents=0, lease_ms=10_000))
+    try:
+        cluster.start()
+        leader = cluster.wait_leader()
+        pids = {name: cluster.pid_of(name) or 0 for name in cluster.replica_names}
+        with generators(1) as pool:
+            work = pool.submit(transitions.load, cluster.url_of(leader), pids, leader, settings.seconds)
+            found = work.result(timeout=settings.seconds + _LIMIT_S)
+        changed = cluster.wait_leader() != leader
+    finally:
+        cluster.down()
+    return {
+        "transitions_per_s": found["transitions"] / found["seconds"],
+        "many_clients": {**found, "leader_changed": changed},
+    }
 
 
 async def _run(cluster: LocalCluster, seconds: float) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from raftflow.bench.figures import rounded, summary
 from raftflow.bench.probe import ProbeAgent
 from raftflow.local.cluster import LocalCluster, Options
 
@@ -22,7 +22,7 @@ _ANSWER_LIMIT_S = 30.0
 
 
 async def measure(directory: Path, *, runs: int, nodes: int = 3, agents: int = 2) -> dict[str, Any]:
-    """Kill `runs` leaders and return {"runs": [{"seconds", "killed"}...], "median": {"seconds"}, ...}.
+    """Kill `runs` leaders and return every run, their median, their spread and the worst, which is what counts.
 
     Times are in seconds. `long_tasks_disturbed` counts long tasks that needed more than one attempt: it must be 0.
     """
@@ -39,12 +39,11 @@ async def measure(directory: Path, *, runs: int, nodes: int = 3, agents: int = 2
     finally:
         await probe.close()
         await asyncio.to_thread(cluster.down)
-    seconds = sorted(result["seconds"] for result in results)
     return {
         "name": "failover",
         "runs": results,
-        "median": {"seconds": round(median(seconds), 3)},
-        "worst": {"seconds": seconds[-1]},
+        **summary(results, ["seconds"]),
+        "worst": {"seconds": rounded(max(result["seconds"] for result in results))},
         "long_tasks_disturbed": disturbed,
         "assignments": probe.assignments,
     }

@@ -7,22 +7,18 @@ reports them at once as succeeded. So what is measured is the leader, its log an
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import resource
 import time
-from concurrent.futures import ProcessPoolExecutor
-from itertools import count
 from typing import Any, Final
 
-import msgspec
 import uvloop
 
+from raftflow.bench.crew import SimulatedAgent, generators
 from raftflow.bench.figures import summary
 from raftflow.bench.jobs import independent
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.bench.usage import cpu_s, machine_load, resident_bytes
-from raftflow.bench.wire import Connection, encode
-from raftflow.domain.contract import PollRequest, PollResponse, RegisterRequest, RegisterResponse, ReportedEnd
+from raftflow.bench.wire import Connection
+from raftflow.domain.contract import Assignment, ReportedEnd
 from raftflow.local.cluster import LocalCluster, Options
 
 BUSY_TASKS_MAX: Final = 10_000
@@ -40,7 +36,6 @@ FIGURES: Final = (
 _CONNECTING: Final = 64
 """Agents that register at the same time."""
 _LIMIT_S: Final = 300.0
-_decode = msgspec.json.Decoder(PollResponse).decode
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -55,7 +50,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             if pid is None:
                 raise BenchError(f"the leader {leader} has ended")
             load = machine_load()
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            with generators(1) as pool:
                 work = pool.submit(_fleet, cluster.url_of(leader), pid, settings.tasks, settings.seconds)
                 runs.append({**work.result(timeout=2 * _LIMIT_S), "load_before": load})
         finally:
@@ -65,18 +60,19 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 def _fleet(url: str, leader_pid: int, agents: int, seconds: float) -> dict[str, float]:
     """Be the load generator."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return uvloop.run(_Fleet(url, leader_pid).run(agents, seconds))
+    return uvloop.run(_Fleet(url, leader_pid, agents).run(agents, seconds))
 
 
 class _Fleet:
     """Many agents in one process."""
 
-    def __init__(self, url: str, leader_pid: int) -> None:
+    def __init__(self, url: str, leader_pid: int, agents: int) -> None:
         self._url = url
         self._leader_pid = leader_pid
-        self._polls = 0
+        self._agents = [
+            SimulatedAgent(f"agent{number}", on_assigned=self._arrived, on_confirmed=self._confirm)
+            for number in range(agents)
+        ]
         self._registered = 0
         self._phase = "registered"
         self._arrivals: list[float] = []
@@ -92,7 +88,7 @@ class _Fleet:
         gate = asyncio.Semaphore(_CONNECTING)
         try:
             async with asyncio.TaskGroup() as group:
-                polling = [group.create_task(self._agent(f"agent{number}", gate)) for number in range(agents)]
+                polling = [group.create_task(self._agent(agent, gate)) for agent in self._agents]
                 async with asyncio.timeout(_LIMIT_S):
                     while self._registered < agents:
                         self._news.clear()
@@ -110,14 +106,17 @@ class _Fleet:
     async def _idle(self, memory: int, seconds: float) -> dict[str, float]:
         self._phase = "were idle"
         await asyncio.sleep(min(seconds, 3.0))  # every agent has polled once
-        polls, cpu, began = self._polls, cpu_s(self._leader_pid), time.perf_counter()
+        polls, cpu, began = self._polls(), cpu_s(self._leader_pid), time.perf_counter()
         await asyncio.sleep(seconds)
         passed = time.perf_counter() - began
         return {
             "idle_leader_cores": (cpu_s(self._leader_pid) - cpu) / passed,
             "idle_leader_mib": (resident_bytes(self._leader_pid) - memory) / 2**20,
-            "idle_polls_per_s": (self._polls - polls) / passed,
+            "idle_polls_per_s": (self._polls() - polls) / passed,
         }
+
+    def _polls(self) -> int:
+        return sum(agent.polls for agent in self._agents)
 
     async def _wake(self, agents: int) -> dict[str, float]:
         """One task for every agent: from the submission until each has it."""
@@ -148,41 +147,20 @@ class _Fleet:
                 await self._news.wait()
         return began
 
-    async def _agent(self, name: str, gate: asyncio.Semaphore) -> None:
-        """Be one agent: register, then poll until cancelled."""
+    async def _agent(self, agent: SimulatedAgent, gate: asyncio.Semaphore) -> None:
+        """Be one agent: register, then poll until cancelled. Raises `BenchError`."""
         async with gate:
-            connection = await Connection.open(self._url)
-            request = RegisterRequest(name=name, instance=f"{name}-instance", resources={"cpu": 1})
-            answer = await connection.post("/v1/agents", request)
+            await agent.register(self._url)
         self._registered += 1
         self._news.set()
-        registered = msgspec.json.decode(answer, type=RegisterResponse)
-        held: dict[int, ReportedEnd] = {}
-        seen = 0
-        path = f"/v1/agents/{name}/poll"
-        for seq in count(1):
-            poll = PollRequest(
-                incarnation=registered.incarnation,
-                seq=seq,
-                seen=seen,
-                ends=list(held.values()),
-                wait_ms=registered.poll_wait_ms,
-            )
-            status, body = await connection.request("POST", path, encode(poll))
-            if status == 307:
-                raise BenchError(f"the leader lost its term while the agents {self._phase}")
-            if status != 200:
-                raise BenchError(f"a poll was answered with {status}: {body[:300].decode(errors='replace')}")
-            told = _decode(body)
-            self._polls += 1
-            for verdict in told.verdicts:
-                if held.pop(verdict.fence, None) is not None:
-                    self._confirmed += 1
-            for item in told.assign:
-                seen = max(seen, item.fence)
-                held[item.fence] = ReportedEnd(
-                    fence=item.fence, workflow_id=item.workflow_id, task_id=item.task_id, outcome="succeeded"
-                )
-                self._arrivals.append(time.perf_counter())
-            if told.verdicts:
-                self._news.set()
+        try:
+            await agent.work()
+        except BenchError as error:
+            raise BenchError(f"{error} (the agents {self._phase})") from error
+
+    def _arrived(self, _: Assignment) -> None:
+        self._arrivals.append(time.perf_counter())
+
+    def _confirm(self, _: ReportedEnd) -> None:
+        self._confirmed += 1
+        self._news.set()

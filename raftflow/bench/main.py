@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftflow import __version__
-from raftflow.bench import commit, failover, fleet, jobs, peer, pure, recovery, soak
+from raftflow.bench import commit, failover, fleet, flood, jobs, pauses, peer, pure, recovery, soak
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.bench.usage import machine_load
 
@@ -51,12 +51,14 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "chain": Benchmark("callables one after the other", _job("chain"), 5, 200),
     "fanout": Benchmark("one callable, then many, then one", _job("fanout"), 5, 1_000),
     "subprocess": Benchmark("/bin/true, beside a bare loop that starts it", _job("subprocess"), 5, 500),
-    "commit": Benchmark("acknowledged writes through HTTP", commit.measure, 3),
+    "commit": Benchmark("acknowledged writes through HTTP, transitions of many clients", commit.measure, 3),
     "apply": Benchmark("the state machine alone: transitions, memory of tasks", pure.apply, 5, 20_000),
     "place": Benchmark("the scheduler alone: one round of placements", pure.placements, 5, 100_000),
     "snapshot": Benchmark("pause, size and time of snapshots, by tasks", pure.snapshot, 1),
     "agents": Benchmark("long-polling agents, idle and at work", fleet.measure, 1, 5_000, 10.0),
     "failover": Benchmark("from SIGKILL of the leader to the next assignment", _failover, 20),
+    "flood": Benchmark("a good client while others flood the leader", flood.measure, 1, 1_000, 10.0),
+    "pauses": Benchmark("longest pause of a replica with many live tasks", pauses.measure, 1, 1_000_000, 10.0),
     "recovery": Benchmark("start of replicas with many tasks after all were killed", recovery.measure, 3, 100_000),
     "soak": Benchmark("memory, latency and false elections at half load", soak.measure, 1, 5_000, 60.0),
 }

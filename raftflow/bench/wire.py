@@ -21,19 +21,21 @@ encode = msgspec.json.Encoder().encode
 class Connection(asyncio.Protocol):
     """One kept connection to one replica. Use `open`."""
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, host: str, token: str | None = None) -> None:
+        self._always = f"Host: {host}\r\nContent-Type: application/json\r\n"
+        if token is not None:
+            self._always += f"Authorization: Bearer {token}\r\n"
         self._transport: asyncio.Transport | None = None
         self._data = bytearray()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
 
     @classmethod
-    async def open(cls, url: str) -> Connection:
-        """Connect to a replica. Raises `OSError`."""
+    async def open(cls, url: str, token: str | None = None) -> Connection:
+        """Connect to a replica, whose token every request will carry. Raises `OSError`."""
         place = urlsplit(url)
         loop = asyncio.get_running_loop()
         host, port = place.hostname or "127.0.0.1", place.port or 80
-        _, connection = await loop.create_connection(lambda: cls(place.netloc), host, port)
+        _, connection = await loop.create_connection(lambda: cls(place.netloc, token), host, port)
         return connection
 
     async def request(self, method: str, path: str, body: bytes, more: str = "") -> tuple[int, bytes]:
@@ -41,10 +43,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             raise ConnectionResetError("the replica has closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n{more}\r\n"
-        )
+        head = f"{method} {path} HTTP/1.1\r\n{self._always}Content-Length: {len(body)}\r\n{more}\r\n"
         self._transport.write(head.encode() + body)
         return await self._answer
 

@@ -125,8 +125,9 @@ def bench(name: str, output: str, **given: Any) -> None:
     """Run the benchmark NAME and print its figures.
 
     lifecycle, chain, fanout, subprocess: workflows from submission to known results. failover, recovery: from a kill
-    to work. commit, apply, place, snapshot, agents: single parts. soak: hours at half load. --versus runs other
-    systems in the same run, each in a virtual environment of its own; a ratio above 1 means that raftflow is better.
+    to work. commit, apply, place, snapshot, agents: single parts. pauses, flood: what others notice of many tasks and
+    of an attack. soak: hours at half load. --versus runs other systems in the same run, each in a virtual environment
+    of its own; a ratio above 1 means that raftflow is better.
     """
     from raftflow.bench import main as benches  # noqa: PLC0415 - heavy
 

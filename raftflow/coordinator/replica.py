@@ -292,11 +292,11 @@ class Replica:
             url = None if member is None else member.url or None
         return url
 
-    async def propose(self, command: AnyCommand | Prepared) -> AnyReply:
-        """Submit a client's command. Raises `ProposeError`s."""
+    async def propose(self, command: AnyCommand | Prepared, client: str = "") -> AnyReply:
+        """Submit a command of a client, named by its address. Raises `ProposeError`s."""
         if not self.leader.leading:
             raise self.submitter.no_leader_error()
-        return await self.submitter.propose(command, bounded=True)
+        return await self.submitter.propose(command, bounded=True, client=client)
 
     async def read_barrier(self) -> int:
         """Make reads of the state machine linearizable from here on. Raises `NotLeaderError` or `NoLeaderError`."""

@@ -3,6 +3,10 @@
 One command alone leaves in the same turn of the event loop. Under load an entry carries as many commands as came
 in while the entries before it were replicated, so that the cost of a commit is shared. Bounds: entries in flight,
 commands and bytes per entry, and waiting commands (beyond which `BusyError` asks the caller to come back later).
+
+Clients take turns (`fair`): one that has a thousand commands waiting does not hold up another that has one, nor does
+a large command hold up small ones. What names no client (the leader's own commands, agents' registrations and
+reports) goes first and in the order in which it came, but leaves the clients a quarter of each entry.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
+from raftflow.coordinator.fair import FairQueue
 from raftflow.domain import limits
 from raftflow.domain.commands import AnyCommand, encode_entry
 from raftflow.domain.features import LEVEL, level_of
@@ -35,6 +40,12 @@ ENTRY_TARGET_BYTES = 1024 * 1024
 
 WAITING_BYTES_MAX = 128 * 1024 * 1024
 """Bytes of clients' commands that may wait or be in flight; one command alone may always."""
+
+SMALL_BYTES = 16 * 1024
+"""Commands up to this size have a lane of their own, for every client; also what a lane may send on in a round."""
+
+LEAST_BYTES = 4 * 1024
+"""What the smallest command counts for in its client's turn: applying one takes some time whatever its size."""
 
 _decoder = msgspec.msgpack.Decoder(AnyCommand)
 
@@ -97,12 +108,23 @@ def prepare(command: AnyCommand) -> Prepared | Rejection:
 class _Waiting:
     """A command on its way, encoded once."""
 
-    __slots__ = ("bounded", "encoded", "future")
+    __slots__ = ("bounded", "client", "encoded", "future")
 
-    def __init__(self, encoded: bytes, future: asyncio.Future[AnyReply], *, bounded: bool) -> None:
+    def __init__(self, encoded: bytes, future: asyncio.Future[AnyReply], *, bounded: bool, client: str) -> None:
         self.encoded = encoded
         self.future = future
         self.bounded = bounded
+        self.client = client
+
+
+class _Share:
+    """What one client has waiting or in flight."""
+
+    __slots__ = ("bytes", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bytes = 0
 
 
 class Submitter:
@@ -138,7 +160,13 @@ class Submitter:
         self._timeout_s = timeout_s
         self._on_commit = on_commit
         self._feature_level = feature_level
-        self._queue: deque[_Waiting] = deque()
+        self._own: deque[_Waiting] = deque()
+        """Commands of nobody's: of the leader and of the agents."""
+        self._clients: FairQueue[_Waiting] = FairQueue(SMALL_BYTES)
+        self._passed_over = False
+        """True if clients' commands waited and none of them went into the last entry."""
+        self._shares: dict[str, _Share] = {}
+        """Of the clients that have anything waiting."""
         self._bounded = 0
         self._bounded_bytes = 0
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -148,21 +176,22 @@ class Submitter:
     @property
     def waiting(self) -> int:
         """Commands that wait for an entry."""
-        return len(self._queue)
+        return len(self._own) + len(self._clients)
 
-    async def propose(self, command: AnyCommand | Prepared, *, bounded: bool = False) -> AnyReply:
+    async def propose(self, command: AnyCommand | Prepared, *, bounded: bool = False, client: str = "") -> AnyReply:
         """Submit one command and return what the state machine answered, a `Rejection` included.
 
-        `bounded` commands are refused with `BusyError` when too many are waiting. Raises `ProposeError`s; after
+        `bounded` commands are refused with `BusyError` when too many are waiting. Those of one `client` (an address)
+        share its turns and may not take more of the room than they leave. Raises `ProposeError`s; after
         `OutcomeUnknownError` alone the command may have been applied.
         """
-        queued = self.enqueue(command, bounded=bounded)
+        queued = self.enqueue(command, bounded=bounded, client=client)
         return queued if isinstance(queued, Rejection) else await queued
 
     def enqueue(
-        self, command: AnyCommand | Prepared, *, bounded: bool = False
+        self, command: AnyCommand | Prepared, *, bounded: bool = False, client: str = ""
     ) -> asyncio.Future[AnyReply] | Rejection:
-        """Do as `propose` does, without waiting. Commands of one turn of the event loop leave in this order."""
+        """Do as `propose` does, without waiting. Commands that name no client leave in this order."""
         if self._closed:
             raise NoLeaderError("this replica is stopping")
         prepared = command if isinstance(command, Prepared) else prepare(command)
@@ -173,22 +202,40 @@ class Submitter:
             return refusal(prepared.tag, prepared.level, level)
         size = len(prepared.encoded)
         if bounded:
-            if self._bounded >= self._waiting_max:
-                raise BusyError(f"{self._bounded} commands are waiting, the limit is {self._waiting_max}")
-            if self._bounded and self._bounded_bytes + size > WAITING_BYTES_MAX:
-                raise BusyError(f"the waiting commands take {self._bounded_bytes} bytes already")
-            self._bounded += 1
-            self._bounded_bytes += size
+            self._take_room(client, size)
         future: asyncio.Future[AnyReply] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(prepared.encoded, future, bounded=bounded))
+        waiting = _Waiting(prepared.encoded, future, bounded=bounded, client=client)
+        if client:
+            self._clients.add((client, size > SMALL_BYTES), max(size, LEAST_BYTES), waiting)
+        else:
+            self._own.append(waiting)
         self._schedule_pump()
         return future
+
+    def _take_room(self, client: str, size: int) -> None:
+        """Count a client's command. Raises `BusyError` if too many wait, or this client has more than is left."""
+        if self._bounded >= self._waiting_max:
+            raise BusyError(f"{self._bounded} commands are waiting, the limit is {self._waiting_max}")
+        if self._bounded and self._bounded_bytes + size > WAITING_BYTES_MAX:
+            raise BusyError(f"the waiting commands take {self._bounded_bytes} bytes already")
+        if client:
+            share = self._shares.get(client) or _Share()
+            if share.count and share.count >= self._waiting_max - self._bounded:
+                raise BusyError(f"{share.count} commands of {client} are waiting, and others need room")
+            if share.count and share.bytes + size > WAITING_BYTES_MAX - self._bounded_bytes:
+                raise BusyError(f"the waiting commands of {client} take {share.bytes} bytes, and others need room")
+            share.count += 1
+            share.bytes += size
+            self._shares[client] = share
+        self._bounded += 1
+        self._bounded_bytes += size
 
     def refuse(self) -> None:
         """Refuse what waits and whatever comes from now on."""
         self._closed = True
-        while self._queue:
-            self._settle(self._queue.popleft(), NoLeaderError("this replica is stopping"))
+        while self.waiting:
+            item = self._own.popleft() if self._own else self._clients.pop()
+            self._settle(item, NoLeaderError("this replica is stopping"))
 
     async def close(self) -> None:
         """Refuse what waits, and see what is in flight through to its outcome."""
@@ -204,7 +251,7 @@ class Submitter:
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        while self._queue and len(self._in_flight) < self._in_flight_max:
+        while self.waiting and len(self._in_flight) < self._in_flight_max:
             task = asyncio.get_running_loop().create_task(self._send(self._take_batch()))
             self._in_flight.add(task)
             task.add_done_callback(self._landed)
@@ -217,13 +264,30 @@ class Submitter:
         self._pump()
 
     def _take_batch(self) -> list[_Waiting]:
-        batch = [self._queue.popleft()]
-        size = len(batch[0].encoded)
-        while self._queue and len(batch) < self._commands_max:
-            size += len(self._queue[0].encoded)
-            if size > ENTRY_TARGET_BYTES:
-                break
-            batch.append(self._queue.popleft())
+        """Take what the next entry carries: at least one command, and more as far as they fit."""
+        own, clients = self._own, self._clients
+        batch: list[_Waiting] = []
+        size = 0
+
+        def take(item: _Waiting) -> None:
+            nonlocal size
+            batch.append(item)
+            size += len(item.encoded)
+
+        def fits(more: int, quarters: int = 4) -> bool:
+            room = len(batch) < max(1, self._commands_max * quarters // 4)
+            return not batch or (room and size + more <= ENTRY_TARGET_BYTES * quarters // 4)
+
+        if clients and self._passed_over:
+            take(clients.pop())
+        self._passed_over = bool(clients)
+        while own and fits(len(own[0].encoded), 3 if clients else 4):
+            take(own.popleft())
+        while clients and fits(clients.head_size()):
+            take(clients.pop())
+            self._passed_over = False
+        while own and fits(len(own[0].encoded)):
+            take(own.popleft())
         return batch
 
     async def _send(self, batch: list[_Waiting]) -> None:
@@ -251,6 +315,12 @@ class Submitter:
         if item.bounded:
             self._bounded -= 1
             self._bounded_bytes -= len(item.encoded)
+            share = self._shares.get(item.client)
+            if share is not None:
+                share.count -= 1
+                share.bytes -= len(item.encoded)
+                if not share.count:
+                    del self._shares[item.client]
         if item.future.done():  # the caller went away
             return
         if isinstance(result, ProposeError):

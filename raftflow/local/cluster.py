@@ -2,6 +2,7 @@
 
 DIR/cluster.json      who was started: names, ports, pids
 DIR/secret            the replicas' shared secret
+DIR/token             what clients and agents must show, if the cluster asks for it
 DIR/n1.toml ...       one coordinator configuration each, as an operator would write it
 DIR/n1/ ...           data of each replica
 DIR/a1/ ...           work directory of each agent
@@ -67,6 +68,8 @@ class ClusterFile(msgspec.Struct, kw_only=True):
 
     format: int = 1
     cluster_id: str
+    with_token: bool = False
+    """True if clients need the token that is in the file beside this one."""
     replicas: list[ReplicaPlace]
     agents: list[AgentPlace]
 
@@ -81,6 +84,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     agent_memory: str = "8GiB"
     prefetch: int = 16
     lease_ms: int = 3_000
+    with_token: bool = False
+    """Ask clients and agents for a token, which is made here."""
     replica_toml: str = ""
     """More TOML for every replica's file, such as a `[limits]` table."""
     timing: dict[str, int] = {}
@@ -125,10 +130,16 @@ class LocalCluster:
             AgentPlace(name=f"a{number + 1}", arguments=[*resources, "--prefetch", str(options.prefetch)])
             for number in range(options.agents)
         ]
-        content = ClusterFile(cluster_id=f"local-{secrets.token_hex(4)}", replicas=replicas, agents=agents)
-        secret = directory / "secret"
-        secret.touch(mode=0o600)
-        secret.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+        content = ClusterFile(
+            cluster_id=f"local-{secrets.token_hex(4)}",
+            with_token=options.with_token,
+            replicas=replicas,
+            agents=agents,
+        )
+        for name in ("secret", "token") if options.with_token else ("secret",):
+            secret = directory / name
+            secret.touch(mode=0o600)
+            secret.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
         cluster = cls(directory, content)
         for replica in replicas:
             cluster.config_file(replica.name).write_text(_replica_toml(content, replica, options), encoding="utf-8")
@@ -194,9 +205,16 @@ class LocalCluster:
         """Names of the agents, in order."""
         return [agent.name for agent in self._content.agents]
 
+    @property
+    def token(self) -> str | None:
+        """What clients and agents must show, None if they need not."""
+        if not self._content.with_token:
+            return None
+        return (self.directory / "token").read_text(encoding="ascii").strip()
+
     def client(self, timeout_s: float = 30.0) -> Client:
         """Return a client of this cluster."""
-        return Client(self.urls, timeout_s=timeout_s)
+        return Client(self.urls, token=self.token, timeout_s=timeout_s)
 
     def config_file(self, name: str) -> Path:
         """Return the configuration file of a replica."""
@@ -225,7 +243,7 @@ class LocalCluster:
         if self.pid_of(name) is None:
             return None
         try:
-            with Client([self.url_of(name)], timeout_s=_STATUS_TIMEOUT_S) as client:
+            with Client([self.url_of(name)], token=self.token, timeout_s=_STATUS_TIMEOUT_S) as client:
                 return client.status(self.url_of(name))
         except ClientError:
             return None
@@ -274,7 +292,8 @@ class LocalCluster:
                 return
             argv = [sys.executable, "-m", "raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name]
             argv += ["--work-dir", str(work), *agent.arguments]
-            agent.process = processes.start(argv, log=self.log_file(name), env=_clean_environment())
+            env = _clean_environment() | ({"RAFTFLOW_TOKEN": self.token} if self.token else {})
+            agent.process = processes.start(argv, log=self.log_file(name), env=env)
 
     def add_replica(self) -> str:
         """Start a replica on an empty disk and make it a member; returns its name when it counts for majorities.
@@ -478,4 +497,5 @@ def _replica_head(content: ClusterFile, replica: ReplicaPlace, *, join: bool = F
             "",
         ]
     lines += ["[replica]", f'name = "{replica.name}"', f'data_dir = "{replica.name}"']
+    lines += ['token_file = "token"'] if content.with_token else []
     return "\n".join([*lines, *(["join = true"] if join else []), ""])

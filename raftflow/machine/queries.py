@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PAGE_MAX",
+    "Account",
     "agent_list",
     "agent_room",
     "agent_rooms",
@@ -53,6 +54,8 @@ __all__ = [
     "holdings",
     "kind_estimate",
     "kinds",
+    "ledger_accounts",
+    "ledger_line",
     "ledger_view",
     "live_fences",
     "orders",
@@ -226,6 +229,14 @@ def attempt_location(
 # --- agents and the ledger
 
 
+class Account(NamedTuple):
+    """What an agent has, and what of it is free."""
+
+    name: str
+    capacity: Mapping[str, int]
+    free: Mapping[str, int]
+
+
 def agent_list(machine: Machine) -> list[AgentView]:
     """Show every agent in order of the names, gone ones included."""
     agents = machine.state.agents
@@ -262,16 +273,27 @@ def _allocated(agent: Agent) -> dict[str, float]:
 
 def ledger_view(machine: Machine) -> LedgerView:
     """Show the account of every agent that is present."""
-    agents = machine.state.agents
-    return LedgerView(
-        index=machine.applied_index,
-        agents=[
-            LedgerLine(
-                name=name, capacity=dict(show_resources(agents[name].capacity)), allocated=_allocated(agents[name])
-            )
-            for name in sorted(agents)
-            if agents[name].present
-        ],
+    index, accounts = ledger_accounts(machine)
+    return LedgerView(index=index, agents=[ledger_line(account) for account in accounts])
+
+
+def ledger_accounts(machine: Machine) -> tuple[int, list[Account]]:
+    """Return the applied index and a copy of every account, in order of the names; `ledger_line` shows one.
+
+    A copy takes a tenth of what it takes to show it, so that thousands can be shown bit by bit.
+    """
+    agents = sorted(machine.state.agents.items())
+    accounts = [Account(name, agent.capacity, dict(agent.free)) for name, agent in agents if agent.present]
+    return machine.applied_index, accounts
+
+
+def ledger_line(account: Account) -> LedgerLine:
+    """Show an account."""
+    allocated = {name: amount - account.free[name] for name, amount in account.capacity.items()}
+    return LedgerLine(
+        name=account.name,
+        capacity=dict(show_resources(account.capacity)),
+        allocated=dict(show_resources(allocated)),
     )
 
 

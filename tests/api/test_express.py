@@ -160,7 +160,7 @@ async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, firs
     incarnation = await one.register()
     body = msgspec.json.encode({"name": "a1", "instance": "i" * 8, "resources": {"cpu": 2}})
     head = f"POST /v1/agents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    made, transport = one.server._connect(), Transport()
+    made, transport = one.server.doorman.admit(), Transport()
     made.connection_made(transport)
     if first == "register":
         made.data_received(head.encode() + b"\r\n\r\n" + body)
@@ -426,11 +426,11 @@ async def test_a_submission_whose_leader_steps_down_is_passed_on(trio: Any, monk
     old = await cluster.leader()
     step_down = old.server.lane.answer
 
-    async def answer(request: Any, body: bytes) -> bytes | None:
+    async def answer(request: Any, body: bytes, address: str) -> bytes | None:
         assert await old.replica.hand_over()
         await cluster.leader(other_than=old.config.name)
         await old.until(lambda: old.replica.find_leader() is not None)
-        return await step_down(request, body)
+        return await step_down(request, body, address)
 
     monkeypatch.setattr(old.server.lane, "answer", answer)
     async with wire_to(old) as wire:

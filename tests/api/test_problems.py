@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from raftflow.api import bodies, connection
+from raftflow.api import bodies, connection, doorway
 from raftflow.coordinator.config import Limits
 from raftflow.replication.log import NoQuorumError, Unknown
 
@@ -198,8 +198,23 @@ async def test_a_body_that_never_ends(one: Any, monkeypatch: pytest.MonkeyPatch)
     writer.close()
 
 
+async def test_what_is_no_http_is_told_of_seldom(one: Any, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        writer.write(b"NONSENSE\r\n\r\n")
+        assert b" 400 " in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    told = [record for record in caplog.records if record.name == "raftflow.api.http"]
+    assert len(told) == 1, "anybody can send that: it must not fill the log"
+    assert "NONSENSE" in told[0].getMessage()
+    assert told[0].exc_info is None
+
+
 async def test_a_connection_that_says_nothing_is_closed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(doorway, "SILENT_S", 0.1)
     one = await serve()
     assert (await one.get("/healthz")).status == 200
     for start in (b"", b"GET /healthz HTT"):

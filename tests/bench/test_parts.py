@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.bench import fleet, main, soak
+from raftflow.bench import fleet, flood, main, pauses, soak
 
 
 def test_commit(tmp_path: Path) -> None:
     result = main.run("commit", runs=1, data_dir=tmp_path, seconds=0.1)
     rates = {"per_s", "per_s_4", "per_s_16", "per_s_64", "per_s_256"}
-    assert set(result["median"]) == {"ms_median", "ms_p99", "ms_median_4096", "ms_median_32768", *rates}
+    latencies = {"ms_median", "ms_p99", "ms_median_4096", "ms_median_32768"}
+    assert set(result["median"]) == {*latencies, *rates, "transitions_per_s"}
+    crowd = result["runs"][0]["many_clients"]
+    assert crowd["transitions"] >= crowd["workflows"] > 0, "counted from the audit; a workflow has more than one"
+    assert set(crowd["cpu_us_per_transition"]) == {"leader", "follower", "clients"}
     assert all(value > 0 for value in result["median"].values())
     json.dumps(result)
     assert list(tmp_path.iterdir()) == []
@@ -39,6 +43,34 @@ def test_agents(tmp_path: Path) -> None:
     assert set(result["median"]) == set(fleet.FIGURES)
     assert result["median"]["idle_polls_per_s"] >= 0
     assert result["median"]["wake_seconds"] > 0
+    json.dumps(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pauses(tmp_path: Path) -> None:
+    result = main.run("pauses", runs=1, data_dir=tmp_path, tasks=2_000, seconds=0.5)
+    assert set(result["median"]) == set(pauses.FIGURES)
+    assert set(result["runs"][0]["snapshot_s"]) == {"n1", "n2", "n3"}, "each has written one with all tasks in it"
+    assert result["median"]["snapshot_leader_ms_most"] >= result["median"]["snapshot_leader_ms_p999"] > 0
+    json.dumps(result)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_answer_stands_for_the_requests_that_were_due_meanwhile() -> None:
+    samples = [("n1", 1.0, 0.012), ("n1", 2.0, 0.001), ("n2", 1.0, 0.5)]
+    found = list(pauses._inside(samples, "n1", [(0.5, 1.5)]))
+    assert found == pytest.approx([0.012, 0.007, 0.002])
+
+
+def test_flood(tmp_path: Path) -> None:
+    result = main.run("flood", runs=1, data_dir=tmp_path, tasks=20, seconds=1.0)
+    assert set(result["median"]) == set(flood.FIGURES)
+    run = result["runs"][0]
+    for phase in ("bad", "heavy"):
+        assert run[f"{phase}_offered_per_s"] >= run[f"{phase}_answered_per_s"] > 0
+    statuses = {status for tally in run["bad_flood"] for status in tally["statuses"]}
+    assert {"400", "401", "404", "405"} <= statuses, "each kind of bad request is refused for what it is"
+    assert not statuses & {"200", "201"}
     json.dumps(result)
     assert list(tmp_path.iterdir()) == []
 

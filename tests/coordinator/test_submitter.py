@@ -227,3 +227,67 @@ async def test_what_older_replicas_cannot_read_stays_out_of_the_log(log: FakeLog
     await turn()
     log.gates[0].set_result(None)
     await accepted
+
+
+def one_task(number: int, size: int = 1) -> SubmitWorkflow:
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="t", command=("x" * size,)),))
+    return SubmitWorkflow(at_ms=number, actor="client:api", workflow_id=f"wf-{number}", spec=spec)
+
+
+async def let_through(log: FakeLog, work: list[Any]) -> None:
+    """Let every entry through, one after the other, until all commands have their replies."""
+    async with asyncio.timeout(5):
+        while not all(future.done() for future in work):
+            for gate in log.gates:
+                if not gate.done():
+                    gate.set_result(None)
+            await turn()
+
+
+async def test_a_client_with_one_command_does_not_wait_behind_one_with_many(log: FakeLog) -> None:
+    submitter = make(log, commands_max=8, in_flight_max=1)
+    work = [submitter.enqueue(one_task(n), bounded=True, client="many") for n in range(50)]
+    await turn()
+    work += [submitter.enqueue(one_task(100), bounded=True, client="one"), submitter.enqueue(fire(200))]
+    await let_through(log, work)
+    assert log.entries[1][0] == 200, "what the leader decided goes first"
+    assert 100 in log.entries[1]
+    assert [n for entry in log.entries for n in entry if n < 50] == list(range(50)), "a client's own order stays"
+
+
+async def test_a_large_command_neither_holds_up_small_ones_nor_starves(log: FakeLog) -> None:
+    submitter = make(log, in_flight_max=1)
+    work = [submitter.enqueue(fire(0))]
+    await turn()
+    work += [submitter.enqueue(one_task(n, 50_000), bounded=True, client="a") for n in range(1, 41)]
+    work += [submitter.enqueue(one_task(n), bounded=True, client="b") for n in (51, 52)]
+    work += [submitter.enqueue(fire(100 + n, "leader:" + "x" * 400_000)) for n in range(4)]
+    await let_through(log, work)
+    assert {51, 52} <= set(log.entries[1]), "small ones leave with the next entry"
+    assert log.entries[1][0] == 100
+    large = [sum(1 for n in entry if 0 < n < 50) for entry in log.entries]
+    assert large[1] or large[2], "the large ones come though the leader has something for every entry"
+    assert sum(large) == 40
+
+
+async def test_what_is_too_large_to_share_an_entry_with_the_leaders_own_goes_before_it(log: FakeLog) -> None:
+    submitter = make(log, in_flight_max=1)
+    work = [submitter.enqueue(fire(0))]
+    await turn()
+    work.append(submitter.enqueue(one_task(1, 60_000), bounded=True, client="a"))
+    work += [submitter.enqueue(fire(100 + n, "leader:" + "x" * 1_000_000)) for n in range(4)]
+    await let_through(log, work)
+    assert [1 in entry for entry in log.entries].index(True) == 2, "passed over once, then it is first"
+
+
+async def test_one_client_leaves_room_for_others(log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitter = make(log, waiting_max=10)
+    work = [submitter.enqueue(one_task(n), bounded=True, client="greedy") for n in range(5)]
+    with pytest.raises(BusyError, match="5 commands of greedy are waiting, and others need room"):
+        submitter.enqueue(one_task(5), bounded=True, client="greedy")
+    work += [submitter.enqueue(one_task(n), bounded=True, client="modest") for n in (6, 7)]
+    monkeypatch.setattr("raftflow.coordinator.submitter.WAITING_BYTES_MAX", 2_000)
+    with pytest.raises(BusyError, match="commands of modest take 174 bytes, and others need room"):
+        submitter.enqueue(one_task(8, 1_230), bounded=True, client="modest")
+    await let_through(log, work)
+    assert submitter._shares == {}, "what was answered makes room again"

@@ -1,0 +1,183 @@
+"""The doorway: connections that wait for their turn to be read, bounded in number and in bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from raftflow.api import doorway
+from raftflow.api.doorway import Doorman
+from raftflow.api.turnstile import WAITING_MAX, Line, Turnstile
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def passes(count: int = 5) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Transport(asyncio.Transport):
+    """Counts what is done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = True
+        self.written = b""
+        self.closing = False
+        self.aborted = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = self.aborted = True
+
+
+class Behind(asyncio.Protocol):
+    """Stands for the protocol behind the doorway."""
+
+    def __init__(self) -> None:
+        self._reading_paused = False
+        self.data = b""
+        self.lost = False
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.lost = True
+
+
+class House:
+    """A doorman with what it made."""
+
+    def __init__(self, connections_max: int = 10) -> None:
+        self.made: list[Behind] = []
+        self.turnstile = Turnstile(lambda: 0.0)
+        self.doorman = Doorman(self.turnstile, self._make, connections_max)  # type: ignore[arg-type]
+
+    def _make(self) -> Behind:
+        self.made.append(Behind())
+        return self.made[-1]
+
+    def come(self) -> tuple[Any, Transport]:
+        door, transport = self.doorman.admit(), Transport()
+        door.connection_made(transport)
+        return door, transport
+
+    def crowd(self) -> None:
+        """Use up this turn."""
+        while self.turnstile.at_once(Line.DATA):
+            pass
+
+
+async def test_a_connection_costs_nothing_until_something_arrives() -> None:
+    house = House()
+    door, _ = house.come()
+    assert house.made == []
+    door.data_received(b"GET /")
+    assert [behind.data for behind in house.made] == [b"GET /"]
+    door.connection_lost(None)
+    assert house.made[0].lost
+    assert not house.doorman.doors
+
+
+async def test_in_a_crowd_a_socket_is_not_read_until_it_is_its_turn() -> None:
+    house = House()
+    door, transport = house.come()
+    house.crowd()
+    door.data_received(b"GET /one")
+    assert (transport.reading, house.made) == (False, [])
+    door.data_received(b" and more")  # some loops had it already
+    assert house.doorman.held_bytes == len(b"GET /one and more")
+    await passes()
+    assert house.made[0].data == b"GET /one and more"
+    assert (transport.reading, house.doorman.held_bytes) == (True, 0)
+
+
+async def test_who_stopped_the_reading_for_reasons_of_his_own_starts_it_again_himself() -> None:
+    house = House()
+    door, transport = house.come()
+    door.data_received(b"POST /")
+    house.crowd()
+    house.made[0]._reading_paused = True
+    door.data_received(b"body")
+    await passes()
+    assert house.made[0].data == b"POST /body"
+    assert not transport.reading
+
+
+async def test_who_goes_away_in_line_leaves_nothing() -> None:
+    house = House()
+    door, _ = house.come()
+    house.crowd()
+    door.data_received(GET)
+    door.connection_lost(None)
+    assert (house.doorman.held_bytes, house.made) == (0, [])
+    await passes()
+    assert house.made == []
+
+
+async def test_when_too_many_wait_the_next_is_told_so_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WAITING_MAX, Line.DATA, 1)
+    house = House()
+    house.crowd()
+    doors = [house.come() for _ in range(2)]
+    for door, _ in doors:
+        door.data_received(GET)
+    refused = doors[1][1]
+    assert refused.written.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert b"\r\nRetry-After: 1\r\n" in refused.written
+    assert b"queue-full" in refused.written
+    assert refused.closing
+    assert (house.doorman.shed, house.doorman.held_bytes) == (1, len(GET))
+    agent, its = house.come()
+    agent.data_received(b"POST /v1/agents/a1/poll HTTP/1.1\r\n")
+    assert its.written == b"", "agents have a line of their own"
+
+
+async def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorway, "HELD_BYTES_MAX", 100)
+    monkeypatch.setattr(doorway, "ALL_HELD_BYTES_MAX", 150)
+    house = House()
+    house.crowd()
+    one, its = house.come()
+    one.data_received(b"x" * 101)
+    assert its.aborted, "too much on one connection"
+    one.connection_lost(None)
+    (two, _), (three, threes) = house.come(), house.come()
+    two.data_received(b"x" * 90)
+    three.data_received(b"x" * 90)
+    assert threes.aborted, "too much on all of them"
+
+
+async def test_connections_are_bounded_and_silent_ones_end_with_the_server(serve: Any) -> None:
+    one = await serve()
+    doorman = one.server.doorman
+    _, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
+    await one.until(lambda: len(doorman.doors) == 1)
+    doorman._connections_max = 1
+    reader, other = await asyncio.open_connection("127.0.0.1", one.server.port)
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert doorman.shed == 1
+    await asyncio.wait_for(one.stop(), 5)
+    assert not doorman.doors
+    for each in (writer, other):
+        each.close()

@@ -1,0 +1,173 @@
+"""The turnstile: how much of the API's work goes into one turn of the loop, and in whose favour."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from raftflow.api import turnstile as module
+from raftflow.api.problems import QUEUE_FULL, ProblemError
+from raftflow.api.turnstile import STEPS_LEAST, STEPS_MOST, Line, Turnstile
+
+
+async def passes(count: int = 5) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Clock:
+    """CPU time that steps use up."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def turns_of(turnstile: Turnstile, steps: int, line: Line, cost_s: float, clock: Clock) -> list[int]:
+    """Line up steps and return how many were taken in each turn of the loop."""
+    taken = [0]
+
+    def step() -> None:
+        clock.now_s += cost_s
+        taken[-1] += 1
+
+    for _ in range(steps):
+        assert turnstile.line_up(line, step)
+    while sum(taken) < steps:
+        await asyncio.sleep(0)
+        taken.append(0)
+    return [count for count in taken if count]
+
+
+async def test_a_turn_has_room_for_so_many_steps_and_no_more() -> None:
+    clock = Clock()
+    turnstile = Turnstile(clock)
+    assert all(turnstile.at_once(Line.ORDINARY) for _ in range(STEPS_MOST))
+    assert not turnstile.at_once(Line.ORDINARY), "the others wait for the next turn"
+    counts = await turns_of(turnstile, 200, Line.ORDINARY, 0.0, clock)
+    assert max(counts) == STEPS_MOST
+
+
+async def test_turns_that_take_long_get_fewer_steps_and_recover() -> None:
+    clock = Clock()
+    turnstile = Turnstile(clock)
+    slow = await turns_of(turnstile, 100, Line.ORDINARY, 0.003, clock)
+    assert slow[-2] == STEPS_LEAST, "heavy steps: as few as may be"
+    quick = await turns_of(turnstile, 1_000, Line.ORDINARY, 0.00001, clock)
+    assert quick[-2] == STEPS_MOST
+    assert turnstile.longest_s >= 0.003 * STEPS_LEAST
+
+
+async def test_nobody_waits_behind_all_of_another_kind() -> None:
+    turnstile = Turnstile(Clock())
+    order: list[Line] = []
+    for line in (Line.REFUSED, Line.ORDINARY, Line.EXPRESS):
+        for _ in range(100):
+            turnstile.line_up(line, lambda line=line: order.append(line))  # type: ignore[misc]
+    await passes(50)
+    first = order[:STEPS_MOST]
+    assert {Line.REFUSED, Line.ORDINARY, Line.EXPRESS} == set(first)
+    assert first.count(Line.EXPRESS) == 2 * first.count(Line.REFUSED), "what will be refused has the fewest turns"
+
+
+async def test_without_a_line_nobody_waits_and_nothing_goes_on_turning() -> None:
+    turnstile = Turnstile(Clock())
+    await asyncio.wait_for(turnstile.enter(Line.ORDINARY), 1)
+    await passes()
+    assert not turnstile._turning
+    assert turnstile.waiting == 0
+
+
+async def test_a_full_line_refuses_and_whoever_goes_away_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.WAITING_MAX, Line.ORDINARY, 3)
+    turnstile = Turnstile(Clock())
+    monkeypatch.setattr(turnstile, "_keep_turning", lambda: None)
+    while turnstile.at_once(Line.ORDINARY):
+        pass
+    waiting = [asyncio.ensure_future(turnstile.enter(Line.ORDINARY)) for _ in range(4)]
+    await asyncio.sleep(0)
+    assert turnstile.waiting == 3
+    waiting[1].cancel()
+    await asyncio.sleep(0)
+    turnstile._turn()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), asyncio.CancelledError, type(None), ProblemError]
+    assert isinstance(results[3], ProblemError)
+    assert results[3].kind is QUEUE_FULL
+    assert results[3].parts()[1]["Retry-After"] == "1"
+    assert turnstile.refused == 1
+
+
+async def test_heavy_calls_run_one_at_a_time_and_leave_the_loop_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEAVY_WAITING_MAX", 2)
+    turnstile = Turnstile(Clock())
+    loop = asyncio.get_running_loop()
+    log: list[tuple[str, float]] = []
+    held = asyncio.Event()
+
+    async def call(*, wait: bool) -> None:
+        async with turnstile.heavy():
+            log.append(("in", loop.time()))
+            if wait:
+                await held.wait()
+            await asyncio.sleep(0.02)
+            log.append(("out", loop.time()))
+
+    calls = [asyncio.ensure_future(call(wait=wait)) for wait in (True, False, False)]
+    await asyncio.sleep(0)
+    with pytest.raises(ProblemError, match="2 large requests wait already"):
+        await call(wait=False)
+    held.set()
+    await asyncio.gather(*calls)
+    assert [what for what, _ in log] == ["in", "out"] * 3
+    assert log[2][1] - log[1][1] >= 0.015, "as long as it took is left to the others"
+
+
+async def test_verifications_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONG_WAITING_MAX", 1)
+    turnstile = Turnstile(Clock())
+    async with turnstile.long():
+        with pytest.raises(ProblemError, match="verifications wait"):
+            async with turnstile.long():
+                pass
+    async with turnstile.long():
+        pass
+
+
+# --- in a replica
+
+
+async def test_a_call_waits_for_its_turn_and_is_told_when_too_many_do(
+    one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turnstile = one.server.doorman.turnstile
+    async with turnstile.heavy():
+        waiting = [asyncio.ensure_future(one.get("/v1/workflows?limit=1000")) for _ in range(2)]
+        await one.until(lambda: turnstile.waiting == 2)
+        assert (await one.get("/v1/workflows?limit=100")).status == 200, "a small page does not wait"
+        monkeypatch.setattr(module, "HEAVY_WAITING_MAX", 2)
+        for path in ("/v1/workflows?limit=101", "/v1/ledger", "/v1/agents", "/v1/audit", "/metrics", "/v1/kinds"):
+            refused = await one.get(path)
+            assert (refused.status, refused.word, refused.headers["Retry-After"]) == (429, "queue-full", "1")
+    assert [answer.status for answer in await asyncio.gather(*waiting)] == [200, 200]
+    metrics = (await one.get("/metrics")).body.decode()
+    assert "\nraftflow_requests_refused_total 6\n" in metrics
+    assert "\nraftflow_requests_waiting 0\n" in metrics
+
+
+async def test_what_will_be_refused_waits_in_a_line_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await serve(token="0123456789abcdef")
+    lines: list[Line] = []
+    monkeypatch.setattr(one.server.doorman.turnstile, "at_once", lambda line: lines.append(line) or True)
+    assert (await one.get("/v1/workflows")).status == 401
+    good = {"Authorization": "Bearer 0123456789abcdef"}
+    assert (await one.get("/v1/nothing", headers=good)).status == 404
+    assert (await one.call("PATCH", "/v1/workflows", headers=good)).status == 405
+    assert (await one.get("/v1/workflows", headers=good)).status == 200
+    entered = [line for line in lines if line in {Line.REFUSED, Line.ORDINARY}]
+    assert entered == [Line.REFUSED, Line.REFUSED, Line.REFUSED, Line.ORDINARY]

@@ -48,9 +48,11 @@ COMPLAINT_S = 10.0
 
 SWITCH_S = 0.001
 """How long another thread, such as one that reads a snapshot, may keep the interpreter from the event loop."""
-_GC_THRESHOLDS = (10_000, 20, 100)
-"""The state's records are outside the collector; what is left is short-lived, so that it may come by rarely. It looks
-at a thousand objects in a millisecond: the first number is a pause."""
+_GC_THRESHOLDS = (5_000, 3, 10_000)
+"""The state's records are outside the collector, and most of what is left is freed without it. A look takes about a
+millisecond for a thousand objects, and a look at the middle generation goes through what four young ones left over:
+requests leave cycles behind. So the first two numbers are pauses, of some 5 and 20 ms; the third keeps full looks rare.
+"""
 
 
 def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:

@@ -138,10 +138,12 @@ def turn_s(url: str, token: str) -> float:
 async def _turn_s(url: str, token: str) -> float:
     connection = await Connection.open(url, token)
     async with asyncio.timeout(_PATIENCE_S):
-        while (answer := await connection.request("GET", "/metrics", b""))[0] == BUSY:
+        while True:
+            status, body = await connection.request("GET", "/metrics", b"")
+            if status != BUSY:
+                break
             await asyncio.sleep(_EVERY_S)
     connection.close()
-    body = answer[1]
     return next(float(line.split()[1]) for line in body.decode().splitlines() if line.startswith(_TURN))
 
 

@@ -193,7 +193,7 @@ async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any,
     look = b"GET /v1/agents/a1 HTTP/1.1\r\nHost: x\r\n\r\n"
     raw = poll(incarnation, 1)
     transport = Eager(raw[:-1] if pieces == 2 else raw)
-    made = transport.connection = one.server._connect()
+    made = transport.connection = one.server._connection()
     made.connection_made(transport)
     made.data_received(look)
     if pieces == 2:

@@ -193,11 +193,11 @@ async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any,
     look = b"GET /v1/agents/a1 HTTP/1.1\r\nHost: x\r\n\r\n"
     raw = poll(incarnation, 1)
     transport = Eager(raw[:-1] if pieces == 2 else raw)
-    made = transport.connection = one.server._connection()
+    made = transport.connection = one.server.doorman.admit()
     made.connection_made(transport)
     made.data_received(look)
     if pieces == 2:
-        await one.until(lambda: bool(made._between or made._request))
+        await one.until(lambda: bool(made._behind and (made._behind._between or made._behind._request)))
         made.data_received(raw[-1:])
     await one.until(lambda: transport.written.count(b"HTTP/1.1 200") == 2)
     assert one.server.lane.taken == 1

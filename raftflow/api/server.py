@@ -51,7 +51,8 @@ SWITCH_S = 0.001
 _GC_THRESHOLDS = (5_000, 3, 10_000)
 """The state's records are outside the collector, and most of what is left is freed without it. A look takes about a
 millisecond for a thousand objects, and a look at the middle generation goes through what four young ones left over:
-requests leave cycles behind. So the first two numbers are pauses, of some 5 and 20 ms; the third keeps full looks rare.
+requests leave cycles behind. So the first two numbers are pauses, of some 5 and 20 ms; the third keeps full looks
+rare.
 """
 
 

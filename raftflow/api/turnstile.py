@@ -151,7 +151,6 @@ class Turnstile:
         now_s = self._clock()
         used_s, self._began_s = now_s - self._began_s, now_s
         self.longest_s = max(self.longest_s, used_s)
-        idle = self._left == self._room
         if used_s > TURN_LONG_S:
             self._room = max(STEPS_LEAST, self._room // 2)
         elif used_s < TURN_SHORT_S:
@@ -160,10 +159,10 @@ class Turnstile:
         while self._left > 0 and (step := self._pop()) is not None:
             self._left -= 1
             step()
-        if idle and self._left == self._room:
-            self._turning = False
-        else:
+        if any(self._lines):
             asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._turning = False
 
     def _pop(self) -> Callable[[], None] | None:
         for _ in _ROUND:

@@ -5,8 +5,8 @@
 
 Runs a workload of `raftflow bench` on a local cluster while py-spy (`pip install py-spy`; it may need to run as root)
 samples the leader, one follower and one agent, and prints a Markdown table. A sample counts for the innermost frame
-that belongs to a package of raftflow or to a library (`asyncio` is the event loop itself); waiting is not sampled.
-What the kernel does for a system call counts for the line that made it.
+that belongs to a package of raftflow or to a library (`asyncio` is the event loop itself). Only what holds the
+interpreter's lock is sampled: no waiting, no sync.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def pids_of(cluster: LocalCluster) -> dict[str, int]:
 
 def record(spy: str, pid: int, path: Path) -> subprocess.Popen[bytes]:
     """Start sampling a process."""
-    command = [spy, "record", "--nonblocking", "--pid", str(pid), "--rate", str(RATE), "--format", "raw"]
+    command = [spy, "record", "--gil", "--nonblocking", "--pid", str(pid), "--rate", str(RATE), "--format", "raw"]
     return subprocess.Popen([*command, "--output", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -137,6 +137,9 @@ class Uploads:
                 refused = await self._fill(submission, workflow_id, actor, wanted)
                 self._check(stretch)
                 return refused or await self._finish(submission, workflow_id, request_id, actor)
+            except GeneratorExit:  # torn down with the event loop: there is nothing left that could be dropped
+                stretch = -1
+                raise
             finally:
                 if stretch == self._stretch:
                     self._active.pop(workflow_id, None)

@@ -142,6 +142,14 @@ async def test_a_cancelled_upload_is_dropped(bench: Any) -> None:
     await one.until(lambda: "DropUploads" in log.names() and not one.machine.state.uploads)
 
 
+async def test_one_that_is_torn_down_without_a_loop_asks_nothing_of_it(bench: Any) -> None:
+    one = await bench()
+    upload = one.replica.uploads.submit(submission(), workflow_id="wf-1", request_id="", actor="client:test")
+    upload.send(None)
+    await one.until(lambda: one.machine.state.uploads)
+    await asyncio.to_thread(upload.close)
+
+
 async def test_a_piece_without_an_answer_ends_it_for_certain(bench: Any) -> None:
     """Nothing was taken in, and the client may be told so: it need not wonder."""
     one = await bench()

@@ -199,7 +199,9 @@ class Operator:
                 self._cluster.restart(name, Loss.NONE)
                 return True
         for learner in sorted(members.learner_names):
-            await (self.remove(learner) if learner in lost else self.add(learner))
+            # One whose disk was damaged may not become a voter beside others that are lost: another takes its place.
+            hopeless = learner in lost or not self._may_ask(("add", learner))
+            await (self.remove(learner) if hopeless else self.add(learner))
             return True
         if dead and len(members.voters) > VOTERS_MIN:
             await self.remove(dead[0])

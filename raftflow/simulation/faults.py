@@ -56,7 +56,7 @@ KINDS: Final[dict[str, int]] = {
     "ghost": 3,
     "damaged voter": 3,
 }
-"""Kinds of faults with their usual weight. "clock ahead" is of the family `leases` only."""
+"""Kinds of faults with their usual weight. "clock ahead" and "give up" are of the family `leases` only."""
 
 
 HOUR_MS: Final = 3_600_000
@@ -115,6 +115,7 @@ class Faults:
             "snapshot": stage.snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
+            "give up": lambda _name: self._stage.play(self._cut_off_for_long()),
             "clock ahead": self._clock_ahead,
             "add member": changes.add,
             "remove member": changes.remove,

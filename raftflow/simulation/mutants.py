@@ -96,9 +96,6 @@ _RULE_PLANTS: Final = {
     Rule.NO_FORWARDING: plants.submit_anywhere,
 }
 
-_RARE_SEEDS_MAX: Final = 160
-"""For faults that about one seed of their family in thirty shows."""
-
 MUTANTS: Final[tuple[Mutant, ...]] = (
     *(
         Mutant(
@@ -107,7 +104,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             rule=rule,
             family=_RULE_FAMILIES.get(rule),
             plant=_RULE_PLANTS.get(rule, contextlib.nullcontext),
-            seeds_max=_RARE_SEEDS_MAX if rule is Rule.COMMIT_VERIFIED else SEEDS_MAX,
         )
         for rule, about in _RULES.items()
     ),
@@ -236,7 +232,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="agents go on although no leader heard them",
         plant=plants.agents_without_lease,
         family="leases",
-        seeds_max=_RARE_SEEDS_MAX,
     ),
 )
 

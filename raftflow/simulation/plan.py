@@ -132,7 +132,7 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
             "bad restore": 6,
             "failing disk": 6,
             "isolate": 4,
-            "ex-leader": 6,
+            "ex-leader": 16,
             "left behind": 25,
             "crash at step": 5,
             "lose connection": 3,
@@ -177,5 +177,5 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 5, 0.05
-        plan.weights = {"agent": 10, "clock": 6, "clock ahead": 3, "transfer": 2, "pause": 1}
+        plan.weights = {"agent": 10, "give up": 6, "clock": 6, "clock ahead": 3, "transfer": 2, "pause": 1}
         plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True

@@ -115,7 +115,7 @@ class Faults:
             "snapshot": stage.snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
-            "give up": lambda _name: self._stage.play(self._cut_off_for_long()),
+            "give up": self._give_up,
             "clock ahead": self._clock_ahead,
             "add member": changes.add,
             "remove member": changes.remove,
@@ -332,11 +332,14 @@ class Faults:
         elif chance < 0.65:
             agent.leave()
         elif chance < 0.8:
-            self._stage.play(self._cut_off_for_long())
+            self._give_up(agent.name)
         else:
             self._trace.fault("agent cut off", agent.name)
             for replica in self._cluster.names:
                 self._network.cut(agent.name, replica)
+
+    def _give_up(self, _name: str) -> None:
+        self._stage.play(self._cut_off_for_long())
 
     async def _cut_off_for_long(self) -> None:
         """Cut an agent off at work until it is given up, and let it come back with what it had finished before."""

@@ -92,39 +92,53 @@ async def _run(cluster: LocalCluster, seconds: float) -> dict[str, Any]:
     run: dict[str, Any] = {"load_before": machine_load()}
     await _load(url, 4, _WARM_UP_S, PAYLOADS[0])
     for size in PAYLOADS:
-        times = sorted(await _load(url, 1, seconds, size))
+        times = sorted((await _load(url, 1, seconds, size))[0])
         end = "" if size == PAYLOADS[0] else f"_{size}"
         run[f"ms_median{end}"] = median(times) * 1e3
         run[f"ms_p99{end}"] = times[len(times) * 99 // 100] * 1e3
     for clients in CLIENTS:
         roles = await asyncio.to_thread(Roles, cluster)
-        began = time.perf_counter()
-        done = len(await _load(url, clients, seconds, PAYLOADS[0]))
-        run[f"per_s_{clients}"] = done / (time.perf_counter() - began)
-        run[f"cpu_us_per_write_{clients}"] = roles.spent_us_each(done)
+        times, took_s = await _load(url, clients, seconds, PAYLOADS[0])
+        run[f"per_s_{clients}"] = len(times) / took_s
+        run[f"cpu_us_per_write_{clients}"] = roles.spent_us_each(len(times))
     run["per_s"] = max(run[f"per_s_{clients}"] for clients in CLIENTS)
     return run
 
 
-async def _load(url: str, clients: int, seconds: float, size: int) -> list[float]:
-    """Write for some seconds, every client one at a time; returns the seconds that each write took."""
+async def _load(url: str, clients: int, seconds: float, size: int) -> tuple[list[float], float]:
+    """Write for some seconds, every client one at a time and at least once.
+
+    The clock starts when all clients are connected.
+
+    Returns:
+        The seconds that each write took, and the seconds that all took together.
+    """
     task = {"id": "t", "command": ["true"], "env": {"PAYLOAD": "x" * size}}
     document = {"name": "commit", "tasks": [task]}
     times: list[float] = []
     stamp = f"{time.time_ns():x}"
     numbers = count()
-    until = time.perf_counter() + seconds
+    connected = asyncio.Barrier(clients + 1)
 
     async def client() -> None:
         connection = await Connection.open(url)
         try:
-            while (began := time.perf_counter()) < until:
+            await connected.wait()
+            now = time.perf_counter()
+            until = now + seconds
+            going = True
+            while going:
+                began = now
                 await connection.post("/v1/workflows", document, f"Idempotency-Key: {stamp}-{next(numbers)}\r\n")
-                times.append(time.perf_counter() - began)
+                now = time.perf_counter()
+                times.append(now - began)
+                going = now < until
         finally:
             connection.close()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-    return times
+        await connected.wait()
+        start = time.perf_counter()
+    return times, time.perf_counter() - start

@@ -15,6 +15,7 @@ from raftflow.domain.contract import (
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,
     HEADER_LEADER,
+    HEADER_LEADER_URL,
     HEADER_REQUEST_ID,
     HEADER_TERM,
 )
@@ -87,6 +88,7 @@ class Forwarder:
         for name in _RETURNED:
             if name in answer.headers:
                 response.headers[name] = answer.headers[name]
+        response.headers[HEADER_LEADER_URL] = leader_url.rstrip("/")
         return response
 
 

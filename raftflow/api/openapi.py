@@ -14,6 +14,7 @@ from raftflow.domain.contract import (
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,
     HEADER_LEADER,
+    HEADER_LEADER_URL,
     HEADER_PEERS,
     HEADER_REQUEST_ID,
     HEADER_TERM,
@@ -64,6 +65,7 @@ def describe(routes: tuple[Route, ...]) -> dict[str, Any]:
                 "Index": _header("Index of the last log entry that the answering replica has applied", "integer"),
                 "Term": _header("Raft term of the answering replica", "integer"),
                 "Leader": _header("Name of the leader, empty if unknown", "string"),
+                "LeaderUrl": _header("URL of the leader, if another replica passed the request on to it", "string"),
                 "Peers": _header("URLs of the voting members, with commas between", "string"),
                 "RequestId": _header("Id of the request, the client's own if it sent one", "string"),
             },
@@ -138,6 +140,7 @@ def _headers() -> dict[str, Any]:
         HEADER_INDEX: {"$ref": "#/components/headers/Index"},
         HEADER_TERM: {"$ref": "#/components/headers/Term"},
         HEADER_LEADER: {"$ref": "#/components/headers/Leader"},
+        HEADER_LEADER_URL: {"$ref": "#/components/headers/LeaderUrl"},
         HEADER_PEERS: {"$ref": "#/components/headers/Peers"},
         HEADER_REQUEST_ID: {"$ref": "#/components/headers/RequestId"},
     }

@@ -218,7 +218,7 @@ async def _end(replica: Replica | None, server: HttpServer | None, config: Coord
     try:
         async with asyncio.timeout(config.timing.shutdown_ms / 1000):
             if replica is not None:
-                replica.desk.close()
+                replica.answer_held()
             if server is not None:
                 await server.stop()
             if replica is not None:

@@ -15,6 +15,7 @@ from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.submitter import prepare
 from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
 from raftflow.domain.contract import (
+    HEADER_FORWARDED,
     TaskExplanation,
     TaskLog,
     TaskPage,
@@ -34,6 +35,8 @@ from raftflow.machine import queries
 OFF_LOOP_BYTES = 32 * 1024
 """Larger documents are read by another process and come in pieces (`large.py`); others are read on the spot."""
 
+HELD_MS_MAX = 10_000
+"""Longest time that a read may be held, in ms."""
 PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100)
 CURSOR = Param("cursor", "string", "the `next` of the page before")
 _CLIENT = "client:api"
@@ -96,9 +99,20 @@ async def list_workflows(call: Call) -> Answer:
 
 
 async def show(call: Call) -> Answer:
-    """Show a workflow's state, counts and times."""
+    """Show a workflow's state, counts and times, if that is asked for when it has ended."""
+    wait_ms = call.require_number("wait_ms")
+    view = _view(call)
+    # One that was passed on is not held: it would keep a connection between replicas from others.
+    if wait_ms and view.finished_at is None and HEADER_FORWARDED not in call.request.headers:
+        await call.replica.awaited.wait(view.id, wait_ms / 1000)
+        view = _view(call)
+    return Answer(view)
+
+
+def _view(call: Call) -> WorkflowView:
     workflow_id = call.path("id")
-    return Answer(found(queries.workflow_view(call.replica.machine, workflow_id), f"workflow {workflow_id!r}"))
+    view: WorkflowView = found(queries.workflow_view(call.replica.machine, workflow_id), f"workflow {workflow_id!r}")
+    return view
 
 
 def _control(action: str) -> Handler:
@@ -112,7 +126,7 @@ def _control(action: str) -> Handler:
             action=action,  # type: ignore[arg-type]  # one of the four literals below
         )
         accepted(await call.replica.propose(command, call.client))
-        return await show(call)
+        return Answer(_view(call))
 
     return control
 
@@ -234,7 +248,23 @@ ROUTES: tuple[Route, ...] = (
         params=(Param("state", "string", "only those in this state", tuple(WorkflowState)), PAGE, CURSOR),
         cost=Cost.PAGE,
     ),
-    Route("GET", "/v1/workflows/{id}", Access.READ, show, "Show a workflow", WorkflowView),
+    Route(
+        "GET",
+        "/v1/workflows/{id}",
+        Access.READ,
+        show,
+        "Show a workflow",
+        WorkflowView,
+        params=(
+            Param(
+                "wait_ms",
+                "integer",
+                "hold the answer until the workflow has ended, but no longer than this; it may come earlier",
+                most=HELD_MS_MAX,
+                default=0,
+            ),
+        ),
+    ),
     *(
         Route(
             "POST",

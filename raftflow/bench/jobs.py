@@ -40,8 +40,6 @@ class Job:
     """From the number of tasks (of the middle ones for `fanout`)."""
     value: Callable[[float, int], float]
     """The figure, from seconds and the number of tasks."""
-    look_s: float
-    """How often the client looks whether the workflow has ended. Each look is a linearizable read."""
     bare: bool = False
     """Run a bare loop that starts programs beside it."""
 
@@ -77,10 +75,10 @@ def programs(count: int) -> Document:
 JOBS: Final = {
     job.name: job
     for job in (
-        Job("lifecycle", "tasks_per_s", independent, lambda seconds, count: count / seconds, 0.05),
-        Job("chain", "ms_per_hop", chained, lambda seconds, count: seconds * 1e3 / count, 0.02),
-        Job("fanout", "seconds", fanned, lambda seconds, _: seconds, 0.02),
-        Job("subprocess", "tasks_per_s", programs, lambda seconds, count: count / seconds, 0.02, bare=True),
+        Job("lifecycle", "tasks_per_s", independent, lambda seconds, count: count / seconds),
+        Job("chain", "ms_per_hop", chained, lambda seconds, count: seconds * 1e3 / count),
+        Job("fanout", "seconds", fanned, lambda seconds, _: seconds),
+        Job("subprocess", "tasks_per_s", programs, lambda seconds, count: count / seconds, bare=True),
     )
 }
 
@@ -107,7 +105,7 @@ async def _runs(job: Job, settings: Settings, cluster: LocalCluster, peers: list
     theirs: dict[str, list[float]] = {peer.name: [] for peer in peers}
     async with AsyncClient(cluster.urls) as client:
         for _ in range(_WARM_UP_RUNS):  # workers start, connections are made
-            await _once(client, job.document(min(_WARM_UP, settings.tasks)), job)
+            await _once(client, job.document(min(_WARM_UP, settings.tasks)))
         for _ in range(settings.runs):
             runs.append(await _one_run(job, settings, cluster, client))
             for peer in peers:
@@ -129,7 +127,7 @@ async def _one_run(job: Job, settings: Settings, cluster: LocalCluster, client: 
     document = job.document(settings.tasks)
     load = machine_load()
     roles = await asyncio.to_thread(Roles, cluster)
-    seconds = await _once(client, document, job)
+    seconds = await _once(client, document)
     cpu_us = roles.spent_us_each(len(document["tasks"]))
     value = job.value(seconds, settings.tasks)
     changed = await asyncio.to_thread(roles.leader_changed)
@@ -146,15 +144,11 @@ async def _one_run(job: Job, settings: Settings, cluster: LocalCluster, client: 
     return run
 
 
-async def _once(client: AsyncClient, document: Document, job: Job) -> float:
+async def _once(client: AsyncClient, document: Document) -> float:
     """Return the seconds from the submission until every result is here. Raises `BenchError` if a task failed."""
     began = time.perf_counter()
     workflow = (await client.submit(document)).id
-    async with asyncio.timeout(RUN_LIMIT_S):
-        view = await client.workflow(workflow)
-        while view.finished_at is None:
-            await asyncio.sleep(job.look_s)
-            view = await client.workflow(workflow)
+    view = await client.wait(workflow, timeout_s=RUN_LIMIT_S)
     tasks = await client.tasks(workflow)
     seconds = time.perf_counter() - began
     if view.state != "succeeded" or len(tasks) != len(document["tasks"]):

@@ -34,7 +34,6 @@ FIGURES: Final = (
     "leader_mib_last",
     "follower_mib_last",
 )
-_LOOK_S: Final = 0.02
 _WORKFLOW_LIMIT_S: Final = 120.0
 
 
@@ -114,11 +113,7 @@ async def _work(client: AsyncClient, document: dict[str, Any]) -> float:
     """Return the seconds from a workflow's submission to its end. Raises `BenchError` if it does not succeed."""
     began = time.perf_counter()
     workflow = (await client.submit(document)).id
-    async with asyncio.timeout(_WORKFLOW_LIMIT_S):
-        view = await client.workflow(workflow)
-        while view.finished_at is None:
-            await asyncio.sleep(_LOOK_S)
-            view = await client.workflow(workflow)
+    view = await client.wait(workflow, timeout_s=_WORKFLOW_LIMIT_S)
     if view.state != "succeeded":
         raise BenchError(f"a workflow ended as {view.state}")
     return time.perf_counter() - began

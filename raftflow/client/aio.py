@@ -46,6 +46,8 @@ LOG_PIECE_BYTES = 256 * 1024
 """Bytes of one piece of output."""
 
 _WATCH_FIRST_S, _WATCH_MAX_S = 0.05, 0.5
+_HOLD_S = 5.0
+"""How long a replica is asked to hold an answer at most. Below the time that an answer may take."""
 _STATUS_S = 2.0
 _AUDIT_VERIFY_S = 300.0
 Action = Literal["cancel", "pause", "resume", "retry"]
@@ -130,6 +132,16 @@ class AsyncClient:
         """Return one workflow: state, counts, times. Raises `NotFound`."""
         return await self._get(f"/v1/workflows/{_part(workflow_id)}", WorkflowView)
 
+    async def _workflow_later(self, workflow_id: str, wait_s: float) -> tuple[WorkflowView, bool]:
+        """Return a workflow as soon as it has ended, at the latest after `wait_s`.
+
+        The second value tells whether the replica waited at all: it does not have to.
+        """
+        asked_s = time.monotonic()
+        wait_s = min(wait_s, _HOLD_S, self._transport.timeout_s / 2)
+        view = await self._get(f"/v1/workflows/{_part(workflow_id)}", WorkflowView, wait_ms=int(wait_s * 1000))
+        return view, time.monotonic() - asked_s >= wait_s / 2
+
     async def workflows_page(
         self, *, state: str | None = None, limit: int = PAGE_SIZE, cursor: str | None = None
     ) -> WorkflowPage:
@@ -208,10 +220,18 @@ class AsyncClient:
 
     async def wait(self, workflow_id: str, *, timeout_s: float | None = None) -> WorkflowView:
         """Wait until a workflow has ended and return it. Raises `WaitTimeout` after `timeout_s`, None for never."""
-        async for view in self.watch(workflow_id, timeout_s=timeout_s):
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        pause_s = _WATCH_FIRST_S
+        while True:
+            left_s = _HOLD_S if deadline is None else deadline - time.monotonic()
+            view, waited = await self._workflow_later(workflow_id, max(0.0, left_s))
             if view.finished_at is not None:
                 return view
-        raise AssertionError("watch ends with a finished view or an error")
+            if left_s <= 0:
+                raise _too_late(view, timeout_s)
+            if not waited:
+                await asyncio.sleep(min(pause_s, left_s))
+                pause_s = min(pause_s * 1.5, _WATCH_MAX_S)
 
     async def watch(self, workflow_id: str, *, timeout_s: float | None = None) -> AsyncGenerator[WorkflowView, None]:
         """Yield a workflow now and whenever it has changed, the last time when it has ended.
@@ -221,8 +241,8 @@ class AsyncClient:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         before: WorkflowView | None = None
         pause_s = _WATCH_FIRST_S
+        view = await self.workflow(workflow_id)
         while True:
-            view = await self.workflow(workflow_id)
             if view != before:
                 yield view
                 if view.finished_at is not None:
@@ -231,9 +251,11 @@ class AsyncClient:
             if deadline is not None:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
-                    raise WaitTimeout(f"{workflow_id} has not ended within {timeout_s:g} s; it is {view.state}")
+                    raise _too_late(view, timeout_s)
                 pause_s = min(pause_s, left_s)
-            await asyncio.sleep(pause_s)
+            view, waited = await self._workflow_later(workflow_id, pause_s)
+            if not waited and view.finished_at is None:
+                await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _WATCH_MAX_S)
 
     # --- agents
@@ -391,6 +413,10 @@ def _part(name: str) -> str:
     if not name:
         raise UsageError("an id or a name is empty")
     return quote(name, safe="")
+
+
+def _too_late(view: WorkflowView, timeout_s: float | None) -> WaitTimeout:
+    return WaitTimeout(f"{view.id} has not ended within {timeout_s:g} s; it is {view.state}")
 
 
 def _task_path(workflow_id: str, task_id: str) -> str:

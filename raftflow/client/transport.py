@@ -1,10 +1,11 @@
 """One call, as many requests as it takes: peers in turn, back-off, a deadline, one idempotency key.
 
-Any replica answers any call (a follower passes it to the leader), so the client stays with the peer that answered
-last and moves on when it fails. Answers name the cluster's members, and the peers follow them; those that were given
-are asked last then. What is retried until the call's deadline: connections that fail, time-outs, 503
-(no leader, outcome unknown), 429 and 502/504 of a proxy in between. A write carries one `Idempotency-Key` for the
-whole call, so a request that was carried out although its answer was lost gets its first answer again.
+Any replica answers any call (a follower passes it to the leader and says where that is), so the client goes to the
+leader, else to the peer that answered last, and moves on when it fails. Answers name the cluster's members, and the
+peers follow them; those that were given are asked last then. What is retried until the call's deadline: connections
+that fail, time-outs, 503 (no leader, outcome unknown), 429 and 502/504 of a proxy in between. A write carries one
+`Idempotency-Key` for the whole call, so a request that was carried out although its answer was lost gets its first
+answer again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ from raftflow.client.errors import (
     Unreachable,
     UsageError,
 )
-from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, HEADER_LEADER, HEADER_PEERS, PROBLEM_TYPE_PREFIX, Problem
+from raftflow.domain.contract import (
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_LEADER,
+    HEADER_LEADER_URL,
+    HEADER_PEERS,
+    PROBLEM_TYPE_PREFIX,
+    Problem,
+)
 from raftflow.domain.peers import learn_peers, order_peers
 
 PEERS_MAX = 99
@@ -185,7 +193,8 @@ class Transport:
             data = await _read(response)
             if response.status < 300:
                 self._follow(response.headers.get(HEADER_PEERS, ""), peer)
-                self._prefer(self._url_of.get(response.headers.get(HEADER_LEADER, ""), peer))
+                told = response.headers
+                self._prefer(told.get(HEADER_LEADER_URL), self._url_of.get(told.get(HEADER_LEADER, "")), peer)
                 return data
             problem = _problem(response.status, data, peer)
             if response.status in _RETRIED:
@@ -204,10 +213,12 @@ class Transport:
         if learned is not None:
             self._told, self.peers, self._preferred = told, learned, learned.index(base)
 
-    def _prefer(self, url: str) -> None:
-        """Begin with this peer from now on. Going to the leader at once saves a hop."""
-        if url in self.peers:
-            self._preferred = self.peers.index(url)
+    def _prefer(self, *urls: str | None) -> None:
+        """Begin with the first of these that is a peer from now on. Going to the leader at once saves a hop."""
+        for url in urls:
+            if url in self.peers:
+                self._preferred = self.peers.index(url)
+                return
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

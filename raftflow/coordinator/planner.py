@@ -15,8 +15,9 @@ from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady,
 from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask, Shape
 from raftflow.machine import queries
 from raftflow.machine.machine import Machine
+from raftflow.scheduler.order import workflow_order
 from raftflow.scheduler.place import decide
-from raftflow.scheduler.queue import ReadyQueue, TaskKey, workflow_order
+from raftflow.scheduler.queue import ReadyQueue, TaskKey
 from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
@@ -54,8 +55,9 @@ class QueuePlanner:
         self._now_ms = now_ms
         self._outlook = outlook or Outlook()
         self._queue = ReadyQueue()
-        self._backlog: list[tuple[tuple[int, int], str, int]] = []
-        """Workflows that are to be taken in: their order, their id, and the position to go on from. A heap."""
+        self._backlog: list[tuple[int, int, int, str]] = []
+        """Workflows that are to be taken in: their order, the position to go on from, their number and their id. A
+        heap, in which the workflows of one order take turns."""
         self._leaving: dict[str, tuple[int, int]] = {}
         """Workflows that are to be taken out: the position to go on from, and how many tasks they have."""
         self._replaced: list[ReadyQueue] = []
@@ -81,7 +83,7 @@ class QueuePlanner:
         self._queue = ReadyQueue()
         self._leaving.clear()
         found = queries.workflows_with_ready(self._machine)
-        self._backlog = [(self._order_of(workflow_id), workflow_id, 0) for workflow_id in found]
+        self._backlog = [self._place_of(workflow_id) for workflow_id in found]
         heapify(self._backlog)
         self.catch_up()
         self._open.clear()
@@ -113,25 +115,26 @@ class QueuePlanner:
         if isinstance(event, WorkflowNotReady):
             self._leaving[workflow.id] = (0, len(workflow.tasks))
         else:
-            heappush(self._backlog, (self._order_of(workflow.id), workflow.id, 0))
+            heappush(self._backlog, self._place_of(workflow.id))
 
     @property
     def behind(self) -> bool:
         """True while `catch_up` has something to do."""
-        return bool(self._backlog or self._replaced or self._leaving)
+        return bool(self._backlog or self._replaced or self._leaving or self._queue.untidy)
 
     def catch_up(self) -> None:
-        """Take the next slice of tasks out of the queue or into it, and free a slice of a former one."""
+        """Take the next slice of tasks out of the queue or into it, and free a slice of what is not needed."""
         if self._replaced and not self._replaced[-1].dissolve(SLICE):
             self._replaced.pop()
+        self._queue.tidy(SLICE)
         left = self._take_out(SLICE)
         while left > 0 and self._backlog:
-            order, workflow_id, first = heappop(self._backlog)
+            order, first, number, workflow_id = heappop(self._backlog)
             found, looked_at = queries.ready_positions(self._machine, workflow_id, first, left)
             for position in found:
                 self._add(workflow_id, position)
             if looked_at == left:
-                heappush(self._backlog, (order, workflow_id, first + left))
+                heappush(self._backlog, (order, first + left, number, workflow_id))
             left -= max(1, looked_at)
 
     def _take_out(self, count: int) -> int:
@@ -151,9 +154,10 @@ class QueuePlanner:
             count -= end - first
         return count
 
-    def _order_of(self, workflow_id: str) -> tuple[int, int]:
+    def _place_of(self, workflow_id: str) -> tuple[int, int, int, str]:
         workflow = self._machine.state.workflows[workflow_id]
-        return workflow_order(workflow.submitted_ms // AGE_STEP_MS, workflow.priority), workflow.number
+        order = workflow_order(workflow.submitted_ms // AGE_STEP_MS, workflow.priority)
+        return order, 0, workflow.number, workflow_id
 
     def suspect(self, agent: str, *, silent: bool) -> None:
         """Give an agent nothing while it is silent, or take it into account again."""
@@ -179,11 +183,11 @@ class QueuePlanner:
         self._look()
         if not self._open or not len(self._queue):
             return ()
+        now_ms = self._queue.now_ms = self._now_ms()
         budgets = self._budgets()
         groups = self._queue.groups(_worth_showing(self._open.values()), budgets)
         if not groups:
             return ()
-        now_ms = self._now_ms()
         view = PlacementView(
             agents=tuple(self._open.values()),
             full=tuple(self._full.values()),

@@ -16,6 +16,7 @@ import raftflow
 from raftflow.coordinator import why
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.audit_frames import AuditError
+from raftflow.coordinator.awaited import AwaitedEnds
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
@@ -111,6 +112,7 @@ class Replica:
             on_commit=self.commits.add,
             feature_level=lambda: self.machine.state.feature_level,
         )
+        self.awaited = AwaitedEnds()
         self.outlook = Outlook()
         self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.outlook)
         self.leader = LeaderLoop(
@@ -202,7 +204,7 @@ class Replica:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
             self._watcher = None
-        self.desk.close()
+        self.answer_held()
         self.leader.stop()
         self.watch.stop()
         self.uploads.stop()
@@ -210,6 +212,11 @@ class Replica:
         await self.log.close()
         await self.submitter.close()
         await self.audit.close()
+
+    def answer_held(self) -> None:
+        """Answer all polls and reads that are held, and hold none any more: before a planned stop."""
+        self.desk.close()
+        self.awaited.close()
 
     async def wait_failed(self) -> ReplicaFailedError:
         """Return when the replica cannot go on, with the reason; `ReplicaRemovedError` if it is no member now."""
@@ -243,10 +250,13 @@ class Replica:
             self.uploads.stop()
             self.watch.stop()
             self.desk.step_down()
+            self.awaited.wake_all()
 
     def _applied(self, result: EntryResult) -> None:
         self.clock.follow()
         events = result.events
+        if self.awaited.count:
+            self.awaited.on_applied(events)
         if self.leader.leading and self.machine.state.uploads:
             self.uploads.look()
         if events and self.leader.leading:

@@ -34,8 +34,8 @@ from raftflow.domain.task import TaskState
 from raftflow.domain.workflow import EXPECTED_DEFAULT_MS
 from raftflow.machine import queries
 from raftflow.machine.state import ORDER_NONE, attempt_of
+from raftflow.scheduler.order import order_key
 from raftflow.scheduler.place import place
-from raftflow.scheduler.queue import order_key
 from raftflow.scheduler.view import Group, PlacementView
 
 if TYPE_CHECKING:
@@ -252,7 +252,10 @@ class Watch:
         return place(
             PlacementView(
                 agents=tuple(rooms),
-                groups=tuple(Group(shape=shape, tasks=tuple(listed)) for shape, listed in groups.items()),
+                groups=tuple(
+                    Group(shape=shape, keys=tuple(map(order_key, listed)), tasks=tuple(listed))
+                    for shape, listed in groups.items()
+                ),
                 placements_max=limit,
                 reserved=self._planner.reserved(),
             )

@@ -18,6 +18,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MA
 HEADER_INDEX = "X-Raftflow-Index"
 HEADER_TERM = "X-Raftflow-Term"
 HEADER_LEADER = "X-Raftflow-Leader"
+HEADER_LEADER_URL = "X-Raftflow-Leader-Url"
+"""Where the leader is, with an answer that another replica passed on: the next request can go there."""
 HEADER_PEERS = "X-Raftflow-Peers"
 """URLs of the voting members, with commas between: agents and clients follow them (`peers.py`)."""
 HEADER_REQUEST_ID = "X-Request-Id"

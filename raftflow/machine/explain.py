@@ -159,7 +159,10 @@ def _in_turn(task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _To
     kept = [agent for agent in free if memory.reserved.get(agent.name, shape) != shape]
     shunned = [agent for agent in free if agent.name in lost]
     if any(agent not in kept and agent not in shunned for agent in free):
-        return "an agent has room for it: it is placed with the next decision, in order of priority and rank", "next"
+        return (
+            "an agent has room for it: it is placed with the next decision, in order of priority, turn and rank",
+            "next",
+        )
     if kept:
         return f"{_count(kept)} with room, {kept[0].name} first, is kept for a task that waited too long", "reserved"
     if shunned:

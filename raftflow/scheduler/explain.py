@@ -39,7 +39,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 def candidates(view: PlacementView, task: ReadyTask, limit: int = CANDIDATES_MAX) -> list[Candidate]:
     """Return the best `limit` agents for a task, best first, and after them those that cannot take it now."""
     fleet = Fleet(view)
-    lane = Lane(task.shape, (task,), fleet)
+    lane = Lane(task.shape, fleet)
     hard = lane.hard(task)
     runs: list[tuple[tuple[int, ...], int]] = []
     queues: list[tuple[tuple[int, ...], int]] = []

@@ -77,7 +77,7 @@ class Fleet:
 
 
 class Lane:
-    """One group, and the agents that suit its shape in two heaps: where it can run now, and where it can wait.
+    """A shape, and the agents that suit it in two heaps: where it can run now, and where it can wait.
 
     Entries carry the version of the agent's room. An agent that changed gets a new entry when the lane is asked next;
     older ones are skipped.
@@ -85,12 +85,11 @@ class Lane:
 
     __slots__ = (
         "_fleet", "_queues", "_read", "_read_queues", "_runs", "_scarce", "_suited", "exhausted", "passed_at",
-        "placed", "shape", "tasks", "wants",
+        "placed", "shape", "wants",
     )  # fmt: skip
 
-    def __init__(self, shape: Shape, tasks: tuple[ReadyTask, ...], fleet: Fleet) -> None:
+    def __init__(self, shape: Shape, fleet: Fleet) -> None:
         self.shape = shape
-        self.tasks = tasks
         self._fleet = fleet
         self._suited: list[bool] = []
         """By kind of agents, as the next two: whether they could ever run it."""

@@ -1,8 +1,8 @@
 """Placement: which ready task runs on which agent now, and which waits in whose queue.
 
-Order of the tasks (`queue.order_key`): what was lost first, then priority with ageing, then upward rank (the longest
-path to the end of the workflow), over all shapes. A task that fits nowhere is passed over and holds nothing, nor does
-one whose workflow may start no more of its tasks.
+Order of the tasks (`order.order_key`): what was lost first, then priority with ageing, then turn, then upward rank
+(the longest path to the end of the workflow), over all shapes. A task that fits nowhere is passed over and holds
+nothing, nor does one whose workflow may start no more of its tasks.
 
 First round, tasks that can run at once: the agent with the best score (`scores.py`). An agent whose queue is not
 empty takes none: what it gets would join the queue, and passing its queue would let large tasks starve. An agent that
@@ -17,7 +17,7 @@ their names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import merge
 
 import msgspec
@@ -25,8 +25,8 @@ import msgspec
 from raftflow.domain.commands import Placement
 from raftflow.domain.rooms import ReadyTask, Shape
 from raftflow.scheduler.fleet import Fleet, Lane
-from raftflow.scheduler.queue import OrderKey, order_key
-from raftflow.scheduler.view import PlacementView
+from raftflow.scheduler.order import OrderKey
+from raftflow.scheduler.view import Group, PlacementView
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,11 +48,11 @@ def place(view: PlacementView) -> list[Placement]:
 def decide(view: PlacementView) -> Decision:
     """Decide, and tell which shapes were overtaken."""
     fleet = Fleet(view)
-    lanes = [Lane(group.shape, group.tasks, fleet) for group in view.groups]
+    lanes = [Lane(group.shape, fleet) for group in view.groups]
     placements: list[Placement] = []
     passed: list[tuple[ReadyTask, Lane]] = []
     budgets = dict(view.budgets)
-    for task, lane in _in_order(lanes):
+    for task, lane in _in_order(view.groups, lanes):
         if len(placements) == view.placements_max:
             break
         if task.limited and budgets.get(task.workflow_id, 1) <= 0:
@@ -93,14 +93,15 @@ def _placement(fleet: Fleet, lane: Lane, task: ReadyTask, number: int, budgets: 
     return Placement(task.workflow_id, task.task, agent.name, agent.incarnation)
 
 
-def _in_order(lanes: list[Lane]) -> Iterator[tuple[ReadyTask, Lane]]:
+def _in_order(groups: Sequence[Group], lanes: list[Lane]) -> Iterator[tuple[ReadyTask, Lane]]:
     """Merge the groups into one order."""
 
-    def walk(number: int, lane: Lane) -> Iterator[tuple[OrderKey, int, ReadyTask]]:
-        for task in lane.tasks:
+    def walk(number: int, group: Group) -> Iterator[tuple[OrderKey, int, ReadyTask]]:
+        lane = lanes[number]
+        for key, task in zip(group.keys, group.tasks, strict=True):
             if lane.exhausted:
                 return
-            yield order_key(task), number, task
+            yield key, number, task
 
-    for _, number, task in merge(*(walk(number, lane) for number, lane in enumerate(lanes))):
+    for _, number, task in merge(*(walk(number, group) for number, group in enumerate(groups))):
         yield task, lanes[number]

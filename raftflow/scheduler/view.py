@@ -9,6 +9,7 @@ import msgspec
 
 from raftflow.domain.resources import CPU, MEMORY
 from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
+from raftflow.scheduler.order import OrderKey
 
 NO_BUDGETS: Mapping[str, int] = MappingProxyType({})
 NO_RESERVATIONS: Mapping[str, Shape] = MappingProxyType({})
@@ -21,6 +22,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """Ready tasks of one shape, the one that should run first in front."""
 
     shape: Shape
+    keys: tuple[OrderKey, ...]
+    """What orders the tasks, over all groups: one for each."""
     tasks: tuple[ReadyTask, ...]
 
 

@@ -190,6 +190,7 @@ class Simulation:
             self._changed.clear()
             if not self._rooms:
                 return
+            self._queue.now_ms = self._now_ms
             groups = self._queue.groups(PLACEMENTS_MAX)
             decision = decide(
                 PlacementView(

@@ -91,7 +91,7 @@ class Served:
         self.stopped = True
         if self.session is not None:
             await self.session.close()
-        self.replica.desk.close()
+        self.replica.answer_held()
         await self.server.stop()
         await self.replica.stop()
         self.fs.close()

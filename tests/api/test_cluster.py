@@ -19,6 +19,8 @@ async def test_followers_forward_and_redirect(trio: Any) -> None:
     assert shown.status == 200
     assert shown.json["id"] == workflow
     assert shown.headers["X-Raftflow-Leader"] == leader.config.name
+    assert shown.headers["X-Raftflow-Leader-Url"] == leader.url
+    assert "X-Raftflow-Leader-Url" not in (await leader.get(f"/v1/workflows/{workflow}")).headers
     incarnation = await follower.register()
     answer = await follower.poll(incarnation=incarnation, seq=1)
     assert answer.status == 307
@@ -39,6 +41,23 @@ async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
     assert answer.status == 307
     assert answer.headers["Location"].startswith(successor.url)
     assert (await leader.get("/v1/agents/a1")).json["state"] == "up"
+
+
+async def test_a_held_read_is_answered_when_leadership_moves(trio: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    path = f"/v1/workflows/{await leader.submit(WORK)}"
+    reading = asyncio.ensure_future(leader.get(f"{path}?wait_ms=10000"))
+    await leader.until(lambda: leader.replica.awaited.count > 0)
+    assert await leader.replica.hand_over()
+    async with asyncio.timeout(5):
+        assert (await reading).json["state"] == "pending"
+    # A follower holds what asks for its own view.
+    reading = asyncio.ensure_future(leader.get(f"{path}?stale&wait_ms=10000"))
+    await leader.until(lambda: leader.replica.awaited.count > 0)
+    successor = await cluster.leader(other_than=leader.config.name)
+    await successor.post(f"{path}/cancel")
+    assert (await reading).json["state"] == "cancelled"
 
 
 async def test_the_leader_stops_and_the_others_go_on(trio: Any) -> None:

@@ -32,6 +32,48 @@ async def test_control_of_a_workflow(one: Any) -> None:
         assert (answer.status, answer.json["state"]) == (200, state)
 
 
+async def held(one: Any, path: str) -> asyncio.Future[Any]:
+    """Begin a read that is held."""
+    reading = asyncio.ensure_future(one.get(path))
+    await one.until(lambda: one.replica.awaited.count == 1)
+    return reading
+
+
+async def test_a_read_waits_for_the_end_of_a_workflow(one: Any) -> None:
+    path = f"/v1/workflows/{await one.submit(WORK)}"
+    reading = await held(one, f"{path}?wait_ms=10000")
+    await one.post(f"{path}/pause")
+    assert not reading.done(), "a pause is no end"
+    await one.post(f"{path}/cancel")
+    answer = await reading
+    assert (answer.status, answer.json["state"]) == (200, "cancelled")
+    assert int(answer.headers["X-Raftflow-Index"]) >= one.replica.machine.applied_index - 1
+    assert (await one.get(f"{path}?wait_ms=10000")).json["state"] == "cancelled", "it has ended: there is no wait"
+
+
+async def test_a_read_does_not_wait_for_longer_than_it_says(one: Any) -> None:
+    path = f"/v1/workflows/{await one.submit(WORK)}"
+    assert (await one.get(f"{path}?wait_ms=20")).json["state"] == "pending"
+    refused = await one.get(f"{path}?wait_ms=10001")
+    assert (refused.status, refused.word) == (400, "invalid-document")
+    assert (await one.get("/v1/workflows/wf-none?wait_ms=10000")).status == 404
+
+
+async def test_what_another_replica_passed_on_is_not_held(one: Any) -> None:
+    path = f"/v1/workflows/{await one.submit(WORK)}"
+    async with asyncio.timeout(5):
+        answer = await one.get(f"{path}?wait_ms=10000", headers={"X-Raftflow-Forwarded": "127.0.0.1"})
+    assert answer.json["state"] == "pending"
+
+
+async def test_held_reads_are_answered_when_the_replica_stops(one: Any) -> None:
+    path = f"/v1/workflows/{await one.submit(WORK)}"
+    reading = await held(one, f"{path}?wait_ms=10000")
+    one.replica.answer_held()
+    assert (await reading).json["state"] == "pending"
+    assert (await one.get(f"{path}?wait_ms=10000")).json["state"] == "pending"
+
+
 async def test_tasks_are_shown_and_explained(one: Any) -> None:
     workflow = await one.submit(WORK, {**WORK, "id": "b", "needs": ["a"]})
     tasks = (await one.get(f"/v1/workflows/{workflow}/tasks?limit=1")).json

@@ -11,7 +11,7 @@ from raftflow.bench import fleet, flood, main, pauses, soak
 
 
 def test_commit(tmp_path: Path) -> None:
-    result = main.run("commit", runs=1, data_dir=tmp_path, seconds=0.1)
+    result = main.run("commit", runs=1, data_dir=tmp_path, seconds=0.5)
     rates = {"per_s", "per_s_4", "per_s_16", "per_s_64", "per_s_256"}
     latencies = {"ms_median", "ms_p99", "ms_median_4096", "ms_median_32768"}
     assert set(result["median"]) == {*latencies, *rates, "transitions_per_s"}

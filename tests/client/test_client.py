@@ -130,6 +130,24 @@ async def test_wait_gives_up_in_time(replicas: list[Any]) -> None:
         assert (await client.wait("wf-1", timeout_s=5)).state == "failed"
 
 
+async def test_wait_asks_the_replica_to_hold_the_answer(replicas: list[Any], make: Any) -> None:
+    ended = asyncio.Event()
+
+    async def later(_: Any) -> Any:
+        await ended.wait()
+        return make.answer(view(state="succeeded"))
+
+    replicas[0].script = [make.answer(view()), later]
+    async with AsyncClient([replicas[0].url]) as client:
+        waiting = asyncio.ensure_future(client.wait("wf-1", timeout_s=60))
+        async with asyncio.timeout(10):
+            while len(replicas[0].seen) < 2:  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.005)
+        ended.set()
+        assert (await waiting).state == "succeeded"
+    assert [seen.query["wait_ms"] for seen in replicas[0].seen] == ["5000", "5000"]
+
+
 async def test_the_cluster_in_one_picture(replicas: list[Any], dead_url: str) -> None:
     # n2 was cut off as the leader of an older term and does not know yet.
     replicas[0].routes["GET", "/v1/status"] = status("n1", "leader", applied=9)

@@ -96,6 +96,24 @@ async def test_the_peer_that_answered_is_asked_again(replicas: list[Any], dead_u
     assert replicas[2].seen == []
 
 
+async def test_the_leader_is_asked_once_a_follower_has_told_where_it_is(replicas: list[Any], make: Any) -> None:
+    one, two, three = replicas
+    one.script = [make.answer({"agents": []}, **{"X-Raftflow-Leader-Url": three.url}) for _ in range(2)]
+    three.routes["GET", "/v1/agents"] = {"agents": []}
+    async with AsyncClient([one.url, three.url]) as client:
+        for _ in range(3):
+            assert await client.agents() == []
+        assert [len(replica.seen) for replica in replicas] == [1, 0, 2]
+    async with AsyncClient([one.url, two.url]) as client:
+        two.routes["GET", "/v1/agents"] = {"agents": []}
+        one.routes["GET", "/v1/agents"] = {"agents": []}
+        for _ in range(2):
+            assert await client.agents() == []
+        assert [len(replica.seen) for replica in replicas] == [3, 0, 2], (
+            "an address that is no peer's is not followed"
+        )
+
+
 async def test_a_peer_that_hangs_costs_one_attempt(replicas: list[Any], make: Any) -> None:
     replicas[0].script = [make.hang]
     replicas[1].routes["GET", "/x"] = {}

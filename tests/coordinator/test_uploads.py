@@ -252,7 +252,9 @@ async def test_the_planner_takes_it_in_slices(bench: Any, monkeypatch: Any) -> N
     queue = one.replica.planner
     queue.reset()
     assert queue.behind
-    assert {key: len(entries) for key, entries in queue._queue._table.items()} == {"wf-2": 3}, "the most urgent first"
+    assert {key: len(waiting.entries) for key, waiting in queue._queue._table.items()} == {"wf-2": 3}, (
+        "the most urgent first"
+    )
     assert queue.after("a1", ()) == ()
     queue.plan()
     assert not queue.settled
@@ -261,6 +263,22 @@ async def test_the_planner_takes_it_in_slices(bench: Any, monkeypatch: Any) -> N
     assert len(queue._queue) == 14
     queue.plan()
     assert queue.settled
+
+
+async def test_workflows_of_one_priority_are_taken_in_in_turn(bench: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(planner, "SLICE", 3)
+    one = await bench()
+    await begin(one, count=10)
+    await begin(one, "wf-2", count=4)
+    await one.until(lambda: len(one.replica.planner._queue) == 14)
+    queue = one.replica.planner
+    queue.reset()
+    seen = []
+    while queue.behind:
+        queue.catch_up()
+        seen.append({key: len(waiting.entries) for key, waiting in queue._queue._table.items()})
+    assert seen[0] == {"wf-1": 3, "wf-2": 3}, "the small one does not wait for the large one"
+    assert seen[-1] == {"wf-1": 10, "wf-2": 4}
 
 
 async def test_what_is_in_line_may_change_meanwhile(bench: Any, monkeypatch: Any) -> None:

@@ -104,13 +104,13 @@ CASES = {
     "nobody has room for all of it": (_fragmented, "2 agents could run it, and none has room now"),
     "about to be placed": (
         _then(_submitted, _up),
-        "an agent has room for it: it is placed with the next decision, in order of priority and rank",
+        "an agent has room for it: it is placed with the next decision, in order of priority, turn and rank",
     ),
     "paused": (
         _then(_up, _submitted, _pause),
         (
             "the workflow is paused; an agent has room for it: it is placed with the next decision, in order of "
-            "priority and rank"
+            "priority, turn and rank"
         ),
     ),
     "queued": (_queued, "assigned to a1 ahead of time, 1 before it in the queue there; it starts when it fits"),

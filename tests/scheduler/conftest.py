@@ -76,6 +76,9 @@ class World:
         `more` are other fields of the task.
         """
         number = len(self.names)
+        age = (more or {}).get("age", 0)
+        if workflow == "wf" and (priority != 50 or age):  # they are the workflow's: another one
+            workflow = f"{workflow}-{priority}-{age}"
         demand = demand or {"cpu": 1}
         units = {key: amount * DIMENSIONS.get(key, 1000) for key, amount in demand.items()}
         self.queue.add(

@@ -20,7 +20,7 @@ settles every comparison."""
 
 TURN_TASKS = 1_000
 """Tasks that leave the queue in one turn."""
-TURN_MS = 60_000
+TURN_MS = 300_000
 """How long a turn goes on at most, in ms: it ends with the next task that leaves the queue."""
 _NOT_BEGUN = -1
 _SLACK = 64
@@ -198,7 +198,10 @@ class Parts:
         return shown
 
     def _put_right(self) -> None:
-        """See to it that the first place, if there is any, is the right one of its part."""
+        """Remove void places from the front, and give the first one that is left its present key.
+
+        What was shown would be right without the key, but the part would come up too early again and again.
+        """
         order = self._order
         while order:
             key, mark, part = order[0]

@@ -94,6 +94,6 @@ def forget_progress() -> None:
     global _progress_at_s  # noqa: PLW0603 - see above
     _progress_at_s = None
     path = os.environ.get("RAFTFLOW_PROGRESS")
-    if path:
+    if path and os.access(path, os.F_OK):  # after every call, and there seldom is one
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108 - after every call
+            os.unlink(path)  # noqa: PTH108 - as above

@@ -152,19 +152,18 @@ class Worker:
     def _serve(self, call: Call) -> Returned:
         self._meter.begin()
         inputs = Inputs(call.inputs)
-        environ = {
-            "RAFTFLOW_WORKFLOW": call.workflow,
-            "RAFTFLOW_TASK": call.task,
-            "RAFTFLOW_ATTEMPT": str(call.attempt),
-            "RAFTFLOW_FENCE": str(call.fence),
-        }
-        if call.env:
-            environ = {**call.env, **environ}
-        before = {key: os.environ[key] for key in environ if key in os.environ}
+        before = {key: os.environ.get(key) for key in call.env}
         task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
         result, error = b"", ""
         try:
-            os.environ.update(environ)
+            os.environ.update(
+                call.env,
+                # Each call sets these, so they are left as they are behind it.
+                RAFTFLOW_WORKFLOW=call.workflow,
+                RAFTFLOW_TASK=call.task,
+                RAFTFLOW_ATTEMPT=str(call.attempt),
+                RAFTFLOW_FENCE=str(call.fence),
+            )
             result = self._call(call, inputs)
         except TaskError as fault:
             error = str(fault)
@@ -174,11 +173,11 @@ class Worker:
             if os.getpid() != self._pid:
                 os._exit(1)  # a process that the function forked came back here: this worker's socket is not its own
             task.set_current(None)
-            for key in environ:
-                if key in before:
-                    os.environ[key] = before[key]
-                else:
+            for key, value in before.items():
+                if value is None:
                     os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
             if call.cwd is not None:
                 os.chdir(self._home)
         sizes, truncated = self._keep_output(call, error)
@@ -228,15 +227,14 @@ class _Meter:
     def __init__(self) -> None:
         self._clear_refs = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-        self._cpu_ms = 0
-        self._children_rss_kib = 0
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._cpu_ms = _cpu_ms(resource.getrusage(resource.RUSAGE_SELF), children)
+        """At the end of the last call: between two calls nothing runs."""
+        self._children_rss_kib = children.ru_maxrss
 
     def begin(self) -> None:
         """A call begins: forget the peak of those before."""
         os.write(self._clear_refs, b"5")
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._cpu_ms = _cpu_ms(resource.getrusage(resource.RUSAGE_SELF), children)
-        self._children_rss_kib = children.ru_maxrss
 
     def end(self) -> tuple[int, int, int, int]:
         """Return the last four fields of `Returned`. Children that are left have been looked for already."""
@@ -244,9 +242,10 @@ class _Meter:
         peak_kib = own.ru_maxrss
         if children.ru_maxrss > self._children_rss_kib:  # it never falls, so it tells only of larger ones
             peak_kib = max(peak_kib, children.ru_maxrss)
+            self._children_rss_kib = children.ru_maxrss
         kept_kib = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_KIB
-        cpu_ms = _cpu_ms(own, children)
-        return peak_kib, kept_kib, max(cpu_ms - self._cpu_ms, 0), cpu_ms
+        before_ms, self._cpu_ms = self._cpu_ms, _cpu_ms(own, children)
+        return peak_kib, kept_kib, max(self._cpu_ms - before_ms, 0), self._cpu_ms
 
 
 def _cpu_ms(*usages: resource.struct_rusage) -> int:

@@ -10,6 +10,7 @@ import msgspec
 DEPTH_MAX = 64
 """Brackets within brackets."""
 
+_TOO_DEEP = f"the JSON is nested more than {DEPTH_MAX} levels deep"
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -27,15 +28,24 @@ def check_depth(data: bytes) -> None:
         if first in b"[{":
             depth += 1
             if depth > DEPTH_MAX:
-                raise JsonError(f"the JSON is nested more than {DEPTH_MAX} levels deep")
+                raise JsonError(_TOO_DEEP)
         elif first in b"]}":
             depth -= 1
 
 
 def decode_json(data: bytes) -> Any:
     """Read JSON of any shape. Raises `JsonError`."""
-    check_depth(data)
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = msgspec.json.decode(data)
+    except RecursionError:  # the decoder goes down as far as the interpreter lets it
+        raise JsonError(_TOO_DEEP) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JsonError(f"the body is not JSON: {str(error)[:500]}") from None
+    # The value has far fewer parts than the text has tokens.
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        level = [whole for whole in level if type(whole) is dict or type(whole) is list]
+        if not level:
+            return value
+        level = [part for whole in level for part in (whole.values() if type(whole) is dict else whole)]
+    raise JsonError(_TOO_DEEP)

@@ -52,6 +52,8 @@ def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tupl
         elif depth >= DEPTH_MAX:
             faults.append((where, f"is nested deeper than {DEPTH_MAX} levels"))
         elif kind is list:
+            if _all_plain(item):
+                continue
             stack.extend((each, f"{where}[{place}]", depth + 1) for place, each in enumerate(item))
         elif RESULT_KEY in item:
             _add_reference(item, where, faults, refs)
@@ -60,6 +62,21 @@ def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tupl
     faults.reverse()
     refs.reverse()
     return faults, refs
+
+
+def _all_plain(items: list[Any]) -> bool:
+    """Tell whether there are only short whole numbers, ASCII texts, truths and nothings in a list, as mostly is."""
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            if not item.isascii():
+                return False
+        elif kind is int:
+            if not -(2**63) <= item < 2**63:
+                return False
+        elif item is not None and kind is not bool:
+            return False
+    return True
 
 
 def find_not_finite(value: Any) -> str | None:

@@ -106,6 +106,8 @@ async def _runs(job: Job, settings: Settings, cluster: LocalCluster, peers: list
     async with AsyncClient(cluster.urls) as client:
         for _ in range(_WARM_UP_RUNS):  # workers start, connections are made
             await _once(client, job.document(min(_WARM_UP, settings.tasks)))
+        for peer in peers:
+            peer.hold()
         for _ in range(settings.runs):
             runs.append(await _one_run(job, settings, cluster, client))
             for peer in peers:

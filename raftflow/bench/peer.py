@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from raftflow.bench.settings import BenchError, Settings
+from raftflow.bench.usage import descendants
 
 PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "dask": ("distributed",),
@@ -120,6 +121,7 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         process = self._process
+        self.let_go()
         if process is not None:
             if process.stdin is not None:
                 with contextlib.suppress(OSError):
@@ -133,9 +135,27 @@ class Peer:
                 process.stdout.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def hold(self) -> None:
+        """Stop all of its processes: what they do beside their answers shall not be charged to another system."""
+        self._signal(signal.SIGSTOP)
+
+    def let_go(self) -> None:
+        """Let its processes go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            for pid in (*descendants(self._process.pid), self._process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def run(self) -> float:
-        """Run the workload once; returns its seconds. Raises `BenchError`."""
-        return float(self.ask()["seconds"])
+        """Run the workload once, and stand still before and after; returns its seconds. Raises `BenchError`."""
+        self.let_go()
+        try:
+            return float(self.ask()["seconds"])
+        finally:
+            self.hold()
 
     def ask(self) -> dict[str, Any]:
         """Run the workload once and return what the script says of it. Raises `BenchError`."""

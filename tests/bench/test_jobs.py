@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from raftflow.bench import figures, jobs, main, peer
+from raftflow.bench import figures, jobs, main, peer, usage
 from raftflow.bench.settings import BenchError, Settings
 
 
@@ -88,6 +89,14 @@ def fake_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer, "environment", lambda _: Path(sys.executable))
 
 
+def wait_stopped(pid: int, *, stopped: bool) -> None:
+    """Wait until a process stands still, or goes on."""
+    deadline = time.monotonic() + 10
+    while (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T") != stopped:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 @pytest.mark.usefixtures("fake_peer")
 def test_a_peer_is_started_asked_and_stopped(tmp_path: Path) -> None:
     settings = Settings(directory=tmp_path / "run" / "cluster", runs=1, tasks=20)
@@ -99,6 +108,14 @@ def test_a_peer_is_started_asked_and_stopped(tmp_path: Path) -> None:
         assert process is not None
         group = process.pid
         os.killpg(group, 0)
+        pids = [group, *usage.descendants(group)]
+        assert len(pids) == 2
+        for pid in pids:
+            wait_stopped(pid, stopped=True)  # while others are measured
+        other.let_go()
+        for pid in pids:
+            wait_stopped(pid, stopped=False)
+        other.hold()  # and is stopped all the same
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
     assert list(settings.directory.parent.iterdir()) == []

@@ -18,9 +18,14 @@ class JsonError(ValueError):
     """Bytes that are no JSON, or nested too deeply. Says what is wrong."""
 
 
+def _is_flat(data: bytes) -> bool:
+    """Tell whether there are too few brackets for being nested too deeply."""
+    return data.count(b"[") + data.count(b"{") <= DEPTH_MAX
+
+
 def check_depth(data: bytes) -> None:
     """Refuse JSON that is nested too deeply to be walked safely. Takes time proportional to its size."""
-    if data.count(b"[") + data.count(b"{") <= DEPTH_MAX:
+    if _is_flat(data):
         return
     depth = 0
     for match in _TOKENS.finditer(data):
@@ -41,6 +46,8 @@ def decode_json(data: bytes) -> Any:
         raise JsonError(_TOO_DEEP) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JsonError(f"the body is not JSON: {str(error)[:500]}") from None
+    if _is_flat(data):
+        return value
     # The value has far fewer parts than the text has tokens.
     level = [value]
     for _ in range(DEPTH_MAX + 1):

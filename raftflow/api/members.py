@@ -29,6 +29,8 @@ async def transfer(call: Call) -> Answer:
     if target is not None and not any(member.name == target and member.voting for member in listed.members):
         raise ProblemError(problems.NOT_FOUND, f"no voting member is called {target[:100]!r}")
     if not await replica.transfer(target):
+        if not replica.leader.leading:
+            raise replica.submitter.no_leader_error()  # another one has overtaken the target: it is to hand over
         raise ProblemError(
             problems.CONFLICT,
             f"{'no other replica' if target is None else target[:100]} took leadership over in time: out of reach, "

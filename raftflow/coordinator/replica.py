@@ -194,7 +194,7 @@ class Replica:
         return moved
 
     async def transfer(self, target: str | None) -> bool:
-        """Hand leadership to `target`, or to the most caught-up replica. True if another replica leads then."""
+        """Hand leadership to `target`, or to the most caught-up replica. True if it, or any other one, leads then."""
         return await self.log.transfer_leadership(target, TRANSFER_S)
 
     async def stop(self) -> None:

@@ -30,7 +30,11 @@ class Handover:
         self.active = False
 
     async def run(self, target: str | None, timeout_s: float, stopped: Callable[[], bool]) -> bool:
-        """Hand over to `target`, or to whoever has most of the log. True if another replica leads afterwards."""
+        """Hand over to `target`, or to whoever has most of the log.
+
+        True if `target` leads afterwards, or any other replica if none was named. A target that stands still may be
+        overtaken by another one: then this replica no longer leads, and the new leader is the one to be asked.
+        """
         if self.active or not self._roles.leads(self._raft):
             return False
         if target is not None and target not in self._raft.other_voters:
@@ -53,7 +57,7 @@ class Handover:
                 if raft.is_leader:
                     return False
                 if raft.leader is not None:
-                    return True
+                    return target in (None, raft.leader)
             elif loop.time() - asked_at >= _RETRY_S:
                 peer = target or self._most_caught_up()
                 if peer is not None and raft.match_index(peer) == raft.last_index and raft.transfer_to(peer):

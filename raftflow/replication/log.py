@@ -160,7 +160,10 @@ class ReplicatedLog(Protocol):
         ...
 
     async def transfer_leadership(self, target: str | None, timeout_s: float) -> bool:
-        """Hand leadership to `target`, or to the most caught-up follower. True if another replica took over."""
+        """Hand leadership to `target`, or to the most caught-up follower. True if it took over.
+
+        With a target it is False, and this replica no longer leads, if another one was faster.
+        """
         ...
 
     def status(self) -> LogStatus:

@@ -34,6 +34,22 @@ async def test_leadership_goes_to_the_named_replica(trio: Any) -> None:
     assert leader.replica.status().role in {"leader", "follower"}
 
 
+async def test_the_named_replica_gets_it_though_another_one_was_faster(trio: Any, monkeypatch: Any) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    target, other = cluster.followers()
+    transfer = leader.replica.log.transfer_leadership
+
+    async def overtaken(_to: str, timeout_s: float) -> bool:
+        assert await transfer(other.config.name, timeout_s)
+        return False
+
+    monkeypatch.setattr(leader.replica.log, "transfer_leadership", overtaken)
+    answer = await leader.post("/v1/members/transfer", {"to": target.config.name})
+    assert answer.status == 200, answer.body
+    assert (await cluster.leader()) is target
+
+
 async def test_transfers_that_cannot_be(trio: Any, one: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()

@@ -227,14 +227,15 @@ class _Meter:
     def __init__(self) -> None:
         self._clear_refs = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._cpu_ms = _cpu_ms(resource.getrusage(resource.RUSAGE_SELF), children)
-        """At the end of the last call: between two calls nothing runs."""
-        self._children_rss_kib = children.ru_maxrss
+        self._cpu_ms = 0
+        self._children_rss_kib = 0
 
     def begin(self) -> None:
-        """A call begins: forget the peak of those before."""
+        """A call begins: forget the peak of those before, and what their threads have used since."""
         os.write(self._clear_refs, b"5")
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._cpu_ms = _cpu_ms(resource.getrusage(resource.RUSAGE_SELF), children)
+        self._children_rss_kib = children.ru_maxrss
 
     def end(self) -> tuple[int, int, int, int]:
         """Return the last four fields of `Returned`. Children that are left have been looked for already."""
@@ -242,10 +243,9 @@ class _Meter:
         peak_kib = own.ru_maxrss
         if children.ru_maxrss > self._children_rss_kib:  # it never falls, so it tells only of larger ones
             peak_kib = max(peak_kib, children.ru_maxrss)
-            self._children_rss_kib = children.ru_maxrss
         kept_kib = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_KIB
-        before_ms, self._cpu_ms = self._cpu_ms, _cpu_ms(own, children)
-        return peak_kib, kept_kib, max(self._cpu_ms - before_ms, 0), self._cpu_ms
+        cpu_ms = _cpu_ms(own, children)
+        return peak_kib, kept_kib, max(cpu_ms - self._cpu_ms, 0), cpu_ms
 
 
 def _cpu_ms(*usages: resource.struct_rusage) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raftflow.agent import usage as usage_module
+from raftflow.agent import worker
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import Watched
 from raftflow.agent.messages import Sampled
@@ -348,3 +349,16 @@ async def test_an_exclusive_attempt_is_not_held_to_what_it_holds(
     command = python(HOLD_MIB.replace("300", "1.5"), 64)
     end = await online.run(command=command, resources={"cpu": 1000, "memory": 32}, exclusive=True)
     assert (end.outcome, end.peak_mib >= 64) == ("succeeded", True)
+
+
+def test_what_a_worker_uses_between_two_calls_is_charged_to_none_of_them() -> None:
+    """Threads that a call left behind may go on."""
+    meter = worker._Meter()
+    meter.begin()
+    meter.end()
+    until_s = time.process_time() + 0.3
+    while time.process_time() < until_s:
+        pass
+    meter.begin()
+    cpu_ms = meter.end()[2]
+    assert cpu_ms < 150

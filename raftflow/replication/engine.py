@@ -21,7 +21,12 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from raftflow.replication import envelope, membership, wire
+from raftflow.replication.birth_file import FORMAT as MARK_FORMAT
+from raftflow.replication.birth_file import Mark, MarkFile
+from raftflow.replication.births import Births, EmptiedError, OrderRefusedError
 from raftflow.replication.changes import MemberChanges
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, loop_clock, use_clock
@@ -53,6 +58,7 @@ from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from raftflow.replication.births import Neighbours
     from raftflow.replication.config import LogConfig
     from raftflow.replication.core import Entry, Message
     from raftflow.replication.files import FileSystem
@@ -79,6 +85,7 @@ class PySyncObjLog:
         disabled_rules: for tests and simulation only: rules that are not applied.
         on_members: told the membership at the start and whenever it changes or becomes certain, so that links can be
             made.
+        neighbours: with whom a cluster is born (births.py); None in tests of other parts, where nothing is asked.
     """
 
     def __init__(
@@ -91,9 +98,11 @@ class PySyncObjLog:
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
         on_members: Callable[[Standing], None] | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._config = config
         self._on_members = on_members
+        self._neighbours = neighbours
         self._machine = machine
         self._links = links
         self._fs = fs
@@ -125,7 +134,10 @@ class PySyncObjLog:
             self._build()
             self._restore()
             self._running = True
+            if self._neighbours is not None:
+                self._neighbours.introducer.attach(self._on_emptied, self._births.may_relearn)
             await self._links.start()
+            self._births.start()
         except Exception as error:
             reason = self._as_failure(error)
             self._stop_with(reason)
@@ -141,7 +153,6 @@ class PySyncObjLog:
     def _open(self) -> None:
         config = self._config
         self._data = data = DataDir.open(self._fs, config.data_dir, config.cluster_id, config.name)
-        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap())
         opener = StorageOpener(
             self._fs,
             data,
@@ -151,6 +162,35 @@ class PySyncObjLog:
             members=MEMBERS_MIN if config.join else len(config.members),
         )
         self._journal, self._store, self._start_snapshot, self._repair = opener.open()
+        self._birth_file = MarkFile(self._fs, data.path, ordered_now=config.bootstrap)
+        self._birth_mark = self._open_birth(data.disk_id)
+        is_new = not self._has_data() and (self._birth_mark is None or self._birth_mark.stage is None)
+        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap(), anew=is_new)
+
+    def _open_birth(self, disk: str) -> Mark | None:
+        """Read what is known of the birth, and note an order durably. Raises `LogFailedError`."""
+        mark = self._birth_file.read(disk)
+        if not self._config.bootstrap:
+            return mark
+        if self._has_data() or (mark is not None and mark.born):
+            raise OrderRefusedError(
+                f"--bootstrap is refused: {self._config.data_dir} holds data of a cluster. Start this replica "
+                f"without --bootstrap, which is for the first start of a new cluster alone."
+            )
+        mark = msgspec.structs.replace(mark or Mark(format=MARK_FORMAT, disk=disk), ordered=True)
+        self._birth_file.write(mark)
+        return mark
+
+    def _has_data(self) -> bool:
+        """Return True if this replica has promised anything, as far as its disk says."""
+        journal = self._journal
+        return (
+            journal.getCurrentTerm() > 0
+            or journal.getVotedForNodeId() is not None
+            or len(journal) > 1
+            or self._start_snapshot is not None
+            or self._repair is not None
+        )
 
     def _bootstrap(self) -> Membership:
         """Return the list with which this replica starts for the first time."""
@@ -190,7 +230,20 @@ class PySyncObjLog:
         )
         self._raft.on_membership = self._membership_changed
         self._guard.attach(self._raft)
-        self._guard.votes = self._repair is None
+        self._births = Births(
+            config.name,
+            tuple(self._first_members.voter_names),
+            disk=self._data.disk_id if self._data is not None else "",
+            file=self._birth_file,
+            mark=self._birth_mark,
+            neighbours=self._neighbours,
+            send=self._send_birth,
+            has_data=self._has_data,
+            late=self._late_voters,
+            on_born=self._on_born,
+            joins=config.join,
+        )
+        self._guard.votes = self._repair is None and self._births.born
         self._roles.attach(self._raft)
         self._gate = SyncGate(self._journal, self._transmit, self._guard.receive, self._off)
         self._reads = ReadRounds(self._raft.other_voters, self._send_probe)
@@ -221,6 +274,7 @@ class PySyncObjLog:
         self._traffic = PeerTraffic(
             config,
             self._links,
+            births=self._births,
             raft=self._raft,
             guard=self._guard,
             gate=self._gate,
@@ -231,6 +285,24 @@ class PySyncObjLog:
             receiver=self._receiver,
             lonely=self._postpone_election,
         )
+
+    def _send_birth(self, peer: str, body: bytes) -> None:
+        self._traffic.transmit(peer, {"type": "birth", "body": body})
+
+    def _late_voters(self) -> tuple[str, ...]:
+        """Return the voters, by what is committed, that the first list does not have."""
+        first = self._first_members.voter_names
+        return tuple(sorted(self._raft.members.base.voter_names - first)) if first else ()
+
+    def _on_born(self) -> None:
+        self._guard.votes = self._repair is None
+        self._postpone_election()
+        self._driver.request_turn()
+
+    def _on_emptied(self, peer: str, reason: str) -> None:
+        error = self._births.emptied(peer, reason)
+        if error is not None:
+            self._driver.fail(error)
 
     def _emit(self, peer: str, message: Message) -> None:
         self._gate.emit(peer, message)
@@ -347,7 +419,7 @@ class PySyncObjLog:
         reason = self._as_failure(error)
         if reason is not error:
             reason.__cause__ = error
-        if isinstance(reason, RemovedError):
+        if isinstance(reason, RemovedError | EmptiedError | OrderRefusedError):
             _log.warning("%s", reason)
         else:
             _log.critical("%s", reason, exc_info=error)
@@ -380,6 +452,8 @@ class PySyncObjLog:
     def _before_tick(self) -> None:
         if self._repair is not None:
             self._go_on_with_repair(self._repair)
+        if not self._births.born:
+            self._wait_for_birth()
         if self._guard.advance_commit():
             self._driver.request_turn()
         self._guard.resume()
@@ -413,6 +487,11 @@ class PySyncObjLog:
         quorum = 2 * len(others) > len(raft.voters)
         if raft.term == repair.term and leader is not None and quorum and self._roles.has_caught_up(raft):
             self._guard.ask_for_new_term(leader, raft.term + 1)
+
+    def _wait_for_birth(self) -> None:
+        now_s = self._loop.time()
+        self._raft.election_deadline = now_s + self._config.election_max_s
+        self._births.remind(now_s)
 
     def _lose_leadership(self) -> None:
         """End what only a leader can finish. Entries in the log may still be committed by the next one."""
@@ -596,6 +675,11 @@ class PySyncObjLog:
     @property
     def _stopped(self) -> bool:
         return self._closed or self._failure is not None or not self._started
+
+    @property
+    def founding_levels(self) -> dict[str, int]:
+        """Return the feature level at which the cluster begins, by founder; empty where that is not known."""
+        return self._births.founding_levels if self._running else {}
 
     def status(self) -> LogStatus:
         """Return the present view; before the start, one of a replica that knows nothing."""

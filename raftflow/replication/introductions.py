@@ -31,6 +31,7 @@ from raftflow.replication.log import LogFailedError
 from raftflow.replication.membership import LEARNERS_MAX, VOTERS_MAX, Name, Standing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
@@ -65,6 +66,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
     stranger: bool = False
     """Refused since the replica is nobody's peer here."""
+    emptied: bool | None = None
+    """Refused since its data directory was emptied; None from a version that has no other reason than these two."""
 
 
 class _Peers(msgspec.Struct, frozen=True):
@@ -104,6 +107,12 @@ class Introducer:
         self._disks: dict[str, str] = {}
         self._name = ""
         self._standing = Standing()
+        self._on_emptied: Callable[[str, str], None] = lambda _peer, _reason: None
+        self._may_relearn: Callable[[], bool] = lambda: False
+
+    def attach(self, on_emptied: Callable[[str, str], None], may_relearn: Callable[[], bool]) -> None:
+        """Say who hears that a peer calls this replica emptied, and whether a peer's disk may still change here."""
+        self._on_emptied, self._may_relearn = on_emptied, may_relearn
 
     def open(self) -> None:
         """Read what is remembered. Blocking. Raises `LogFailedError`."""
@@ -150,16 +159,27 @@ class Introducer:
         Blocks for a sync at the first meeting. Raises `OSError`.
         """
         known = self._disks.get(peer)
-        if known is None:
-            if len(self._disks) >= PEERS_MAX:
-                raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
-            disks = {**self._disks, peer: told.disk}
-            raw = msgspec.json.encode(_Peers(FORMAT, disks))
-            store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
-            self._disks = disks
+        if known is None or (known != told.disk and self._may_relearn()):
+            self.learn({peer: told.disk})
         elif known != told.disk:
-            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk))
+            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk), emptied=True)
         return Answer(accepted=True)
+
+    def learn(self, disks: Mapping[str, str]) -> None:
+        """Remember the disks of peers durably. Blocks for a sync if something is new. Raises `OSError`."""
+        merged = {**self._disks, **disks}
+        if merged == self._disks:
+            return
+        if len(merged) > PEERS_MAX:
+            raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
+        raw = msgspec.json.encode(_Peers(FORMAT, merged))
+        store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
+        self._disks = merged
+
+    def hear_refusal(self, peer: str, answer: Answer) -> None:
+        """Tell the owner if a peer refuses this replica as one that was emptied."""
+        if answer.emptied or (answer.emptied is None and not answer.stranger):
+            self._on_emptied(peer, answer.reason)
 
     def refuse(self, stranger: str) -> Answer:
         """Return the answer to a replica that is no peer and not welcome."""
@@ -167,6 +187,7 @@ class Introducer:
             accepted=False,
             reason=f"{stranger} is no member by the log of {self._name}; compare the peer lists of both",
             stranger=True,
+            emptied=False,
         )
 
 

@@ -256,6 +256,8 @@ class StreamLinks:
                 self.stats[reason] += 1
                 self._complain(reason, peer, text)
         connection.finish_writing()  # so that the peer hears why
+        if not theirs.accepted:
+            introducer.hear_refusal(peer, theirs)
 
     def _end_meeting(self, connection: Connection) -> None:
         meeting = self._meetings.pop(connection, None)

@@ -182,8 +182,8 @@ class Births:
             return None
         return EmptiedError(
             f"{peer} says that the data directory of {self._name} was emptied or replaced: {reason}. What this "
-            f"replica had promised is forgotten, so it stops. Put the old directory back; or remove {self._name} from "
-            f"the cluster (`raftflow member remove`) and let the machine join under a new name, with an empty "
+            f"replica had promised is forgotten, so it stops. Put the old directory back; or remove {self._name} "
+            f"from the cluster (`raftflow member remove`) and let the machine join under a new name, with an empty "
             f"directory and `join = true`. If a majority of the replicas lost their data, see RECOVERY.md"
         )
 

@@ -179,7 +179,8 @@ class Births:
         return EmptiedError(
             f"this replica was emptied, says {peer}: {reason}. It neither votes nor leads, and stops. Put its "
             f"old directory back, or run `raftflow member remove {self._name}` and let the machine join under a new "
-            f"name, with an empty directory and `join = true`. If a majority of the replicas lost their data: RECOVERY.md"
+            f"name, with an empty directory and `join = true`. If a majority of the replicas lost its data: see "
+            f"RECOVERY.md"
         )
 
     def remind(self, now_s: float) -> None:

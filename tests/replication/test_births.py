@@ -338,6 +338,15 @@ def test_lists_that_differ_found_nothing() -> None:
     assert town.born == list(ABC)
 
 
+def test_an_order_does_not_unite_lists_that_differ() -> None:
+    town = Town((*ABC, "d"))
+    town.start("a", members=ABC, ordered=True)
+    town.start("b", members=("a", "b", "d"))
+    town.link("a", "b")
+    assert town.born == []
+    assert "b lists other members (a, b, d)" in town["a"].births.waiting()
+
+
 def test_one_that_joins_is_no_founder_and_vouches_for_nobody() -> None:
     town = Town()
     town["c"].joins = True

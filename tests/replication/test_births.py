@@ -341,7 +341,7 @@ def test_lists_that_differ_found_nothing() -> None:
 def test_an_order_does_not_unite_lists_that_differ() -> None:
     town = Town((*ABC, "d"))
     town.start("a", members=ABC, ordered=True)
-    town.start("b", members=("a", "b", "d"))
+    town.start("b", members=("a", "b", "d"), ordered=True)
     town.link("a", "b")
     assert town.born == []
     assert "b lists other members (a, b, d)" in town["a"].births.waiting()

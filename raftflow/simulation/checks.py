@@ -277,9 +277,10 @@ class History:
 
     def reborn(self, host: Host) -> None:
         """Look whether a replica takes part that has lost its disk, while others have not."""
-        log: Any = host.replica.log if host.replica is not None else None
-        births = log and host.serving and log._births  # noqa: SLF001
-        if host.wiped and births and births.born and not (host.join and not log._has_data()):  # noqa: SLF001
+        if not host.wiped or host.replica is None or not host.serving:
+            return
+        log: Any = host.replica.log
+        if log._births.born and not (host.join and not log._has_data()):  # noqa: SLF001
             self.violation("reborn", f"{host.name} takes part on an empty disk in place of the one that it had")
 
     def restored(self, host: Host) -> None:

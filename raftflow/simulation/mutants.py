@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.uploads import Uploads
+from raftflow.helpers import spawn_context
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
@@ -278,6 +278,6 @@ def hunt_all(names: list[str], *, jobs: int = 1) -> Iterator[Finding]:
     if jobs <= 1 or len(names) == 1:
         yield from map(hunt_named, names)
         return
-    context: Any = multiprocessing.get_context("spawn")
+    context = spawn_context()
     with context.Pool(jobs) as pool:
         yield from pool.imap(hunt_named, names, chunksize=1)

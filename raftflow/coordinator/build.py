@@ -47,7 +47,15 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
             introducer.update(standing)
             directory.follow(standing)
 
-        return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.compact, on_members=follow)
+        return PySyncObjLog(
+            log_config,
+            machine,
+            links,
+            fs,
+            before_compaction=audit.compact,
+            on_members=follow,
+            introducer=introducer,
+        )
 
     replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
     return replica

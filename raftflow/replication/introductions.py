@@ -10,18 +10,20 @@ and dial it. It takes a stranger in if that one knows a *newer* list of members 
 
 ```
 DIR/peers        JSON with a checksum: format, disk id of every peer that was ever met
-first frame      MessagePack: {format, disk, level, members, members_index}   from both sides
-second frame     MessagePack: {accepted, reason, stranger}                    from both sides
+first frame      MessagePack: {format, disk, level, members, members_index, start, seen, term, repairing}
+second frame     MessagePack: {accepted, reason, stranger, removed}           both from both sides
 ```
 
 Unknown keys are ignored. The link is up when both sides have accepted.
-`level` is the highest feature level (`domain/features.py`) that the process understands.
+`level` is the highest feature level (`domain/features.py`) that the process understands. `start` and `seen` let a
+replica notice that its disk was put back from an older copy: `starts.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 from zlib import crc32
 
 import msgspec
@@ -29,8 +31,10 @@ import msgspec
 from raftflow.replication.identity import read_identity, store_file
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.membership import LEARNERS_MAX, VOTERS_MAX, Name, Standing
+from raftflow.replication.starts import Number, Seen, Start, Starts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
@@ -56,6 +60,14 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """Voters and learners of the list in force."""
     members_index: Annotated[int, msgspec.Meta(ge=0)] = 0
     """`Standing.index` of that list."""
+    start: Start | None = None
+    """The present start of the replica that speaks; None from older versions."""
+    seen: Seen | None = None
+    """What it remembers of the replica that it speaks to."""
+    term: Number = 0
+    """Its present term."""
+    repairing: bool = False
+    """It does not vote (repair.py)."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +77,43 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
     stranger: bool = False
     """Refused since the replica is nobody's peer here."""
+    removed: bool = False
+    """It was a member, and its removal is committed."""
+
+
+class LogView(Protocol):
+    """What the introductions need of the log, and tell it."""
+
+    @property
+    def term(self) -> int:
+        """The present term."""
+        ...
+
+    @property
+    def last_index(self) -> int:
+        """The end of the log."""
+        ...
+
+    @property
+    def repairing(self) -> bool:
+        """Whether this replica votes for nobody."""
+        ...
+
+    def look_at(self, peer: str, starts: Starts) -> None:
+        """Note in `starts` what is known of a peer now."""
+        ...
+
+    def put_back(self, peer: str, why: str) -> bool:
+        """This disk was put back: vote no more, durably. False if the replica stops instead."""
+        ...
+
+    def hear(self, peer: str, told: Introduction) -> str:
+        """Take note of an introduction; returns why it is refused, if it is."""
+        ...
+
+    def told_removed(self, peer: str) -> None:
+        """A peer says that this replica was removed."""
+        ...
 
 
 class _Peers(msgspec.Struct, frozen=True):
@@ -95,7 +144,12 @@ class Introducer:
         level: the highest feature level that this process understands.
     """
 
-    def __init__(self, fs: FileSystem, data_dir: Path, *, level: int) -> None:
+    def __init__(
+        self, fs: FileSystem, data_dir: Path, *, level: int, new_nonce: Callable[[], str] | None = None
+    ) -> None:
+        self.starts = Starts(fs, data_dir) if new_nonce is None else Starts(fs, data_dir, new_nonce=new_nonce)
+        self.log: LogView | None = None
+        """Set by the log before the links start."""
         self._fs = fs
         self._dir = data_dir
         self._file = data_dir / "peers"
@@ -104,6 +158,8 @@ class Introducer:
         self._disks: dict[str, str] = {}
         self._name = ""
         self._standing = Standing()
+        self._unsaved = False
+        self._saving = asyncio.Lock()
 
     def open(self) -> None:
         """Read what is remembered. Blocking. Raises `LogFailedError`."""
@@ -114,6 +170,7 @@ class Introducer:
                 self._disks = _decode(self._file, self._fs.read(self._file))
         except OSError as error:
             raise PeersFileError(f"cannot read {self._file}: {error}. Repair the disk and start again.") from error
+        self.starts.open()
 
     @property
     def known(self) -> dict[str, str]:
@@ -123,17 +180,26 @@ class Introducer:
     def update(self, standing: Standing) -> None:
         """Take note of the list of members in this replica's log."""
         self._standing = standing
+        self.starts.forget(standing.removed)
 
-    def introduction(self) -> bytes:
-        """Return the first frame."""
-        return msgspec.msgpack.encode(
-            Introduction(
-                format=FORMAT,
-                disk=self._disk,
-                level=self._level,
-                members=self._standing.members.names,
-                members_index=self._standing.index,
-            )
+    def introduction(self, peer: str) -> bytes:
+        """Return the first frame to `peer`."""
+        return msgspec.msgpack.encode(self.introduce_to(peer))
+
+    def introduce_to(self, peer: str) -> Introduction:
+        """Return what is told to `peer` first."""
+        if self.log is not None:
+            self.log.look_at(peer, self.starts)
+        return Introduction(
+            format=FORMAT,
+            disk=self._disk,
+            level=self._level,
+            members=self._standing.members.names,
+            members_index=self._standing.index,
+            start=self.starts.mine,
+            seen=self.starts.of(peer),
+            term=0 if self.log is None else self.log.term,
+            repairing=self.log is not None and self.log.repairing,
         )
 
     def welcomes(self, stranger: str, told: Introduction) -> bool:
@@ -147,9 +213,13 @@ class Introducer:
     def meet(self, peer: str, told: Introduction) -> Answer:
         """Judge a peer by its disk. A new peer is remembered durably.
 
-        Blocks for a sync at the first meeting. Raises `OSError`.
+        Blocks for a sync at the first meeting. Raises `OSError`. The peer's start is durable after `save`.
         """
         known = self._disks.get(peer)
+        if known not in (None, told.disk):
+            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk))
+        if told.start is not None and self.starts.is_older(peer, told.start):
+            return Answer(accepted=False, reason=_put_back(peer))
         if known is None:
             if len(self._disks) >= PEERS_MAX:
                 raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
@@ -157,17 +227,51 @@ class Introducer:
             raw = msgspec.json.encode(_Peers(FORMAT, disks))
             store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
             self._disks = disks
-        elif known != told.disk:
-            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk))
+        why = "" if self.log is None else self.log.hear(peer, told)
+        if why:
+            return Answer(accepted=False, reason=why)
+        self._unsaved = told.start is not None and self.starts.meet(peer, told.start)
         return Answer(accepted=True)
+
+    def look_back(self, peer: str, told: Introduction) -> bool:
+        """Look whether this replica's own disk was put back, by what a peer remembers. True: break every link.
+
+        Then this replica is under repair, durably, and introduces itself anew. Blocks. Raises `OSError`.
+        """
+        if told.seen is None or self.log is None or self._disks.get(peer, told.disk) != told.disk:
+            return False
+        why = self.starts.put_back(told.seen, self.log.term, self.log.last_index)
+        if why and self.log.put_back(peer, why):
+            self.starts.give_up(told.seen)
+        return bool(why)
+
+    def take_unsaved(self) -> bytes | None:
+        """Return what `save` has to store before the peer that was met last hears that it is accepted."""
+        unsaved, self._unsaved = self._unsaved, False
+        return self.starts.encode() if unsaved else None
+
+    async def save(self, data: bytes) -> None:
+        """Store what `take_unsaved` returned. Raises `OSError`."""
+        async with self._saving:
+            await self._fs.off_loop(lambda: self.starts.save_as(data))
 
     def refuse(self, stranger: str) -> Answer:
         """Return the answer to a replica that is no peer and not welcome."""
+        removed = stranger in self._standing.removed
+        what = "was removed from the cluster" if removed else "is no member"
         return Answer(
             accepted=False,
-            reason=f"{stranger} is no member by the log of {self._name}; compare the peer lists of both",
+            reason=f"{stranger} {what} by the log of {self._name}; compare the peer lists of both",
             stranger=True,
+            removed=removed,
         )
+
+
+def _put_back(peer: str) -> str:
+    return (
+        f"{peer} comes with an older start than the one that is known here: its data directory was put back from an "
+        f"older copy, or another process uses a copy of it. It takes what it lacks from the others before it votes"
+    )
 
 
 def _other_disk(peer: str, known: str, told: str) -> str:

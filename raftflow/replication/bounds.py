@@ -17,7 +17,7 @@ TERMS_AHEAD_MAX: Final = 1_000_000
 """A term further ahead is not believed of one peer alone. Elections make a few terms in a second at most, and a
 replica that was away longer than that hears the term from two others."""
 TELLERS_MIN: Final = 2
-"""One peer alone is never believed that this replica was removed."""
+"""One peer alone is never believed that this replica was removed, or has another history."""
 
 
 class Bounds:

@@ -309,8 +309,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
             )
         if new:
             _log.warning(
-                "%s says that this replica was removed from the cluster. One peer alone is not believed: %d of %s have "
-                "to say so. If `raftflow member list` does not show this replica, stop it.",
+                "%s says that this replica was removed from the cluster. One peer alone is not believed: %d of %s "
+                "have to say so. If `raftflow member list` does not show this replica, stop it.",
                 peer,
                 needed(others),
                 ", ".join(sorted(others)),

@@ -10,13 +10,15 @@ and dial it. It takes a stranger in if that one knows a *newer* list of members 
 
 ```
 DIR/peers        JSON with a checksum: format, disk id of every peer that was ever met
-first frame      MessagePack: {format, disk, level, members, members_index, start, seen, term, repairing}
-second frame     MessagePack: {accepted, reason, stranger, removed}           both from both sides
+first frame      MessagePack: {format, disk, level, members, members_index, start, seen, term, repairing, point}
+second frame     MessagePack: {accepted, reason, stranger, removed, differs}         both from both sides
 ```
 
 Unknown keys are ignored. The link is up when both sides have accepted.
 `level` is the highest feature level (`domain/features.py`) that the process understands. `start` and `seen` let a
-replica notice that its disk was put back from an older copy: `starts.py`.
+replica notice that its disk was put back from an older copy: `starts.py`. `point` is where the state of the replica
+stands, and the audit chain there. Whoever knows the chain at that entry compares: a replica with another history,
+which a snapshot would hide, gets no link, and stops when a majority of the others says so.
 """
 
 from __future__ import annotations
@@ -50,6 +52,27 @@ class PeersFileError(LogFailedError):
     """The memory of the peers' disks cannot be used. Says what to do."""
 
 
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """Where a state stands."""
+
+    index: Number
+    """Of the entry applied last."""
+    chain: Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
+    """Audit chain after it: equal chains mean equal histories."""
+
+
+class History(Protocol):
+    """What was applied here."""
+
+    def point(self) -> Point | None:
+        """Return where this replica stands."""
+        ...
+
+    async def chain_after(self, index: int) -> bytes | None:
+        """Return the chain after an entry that is applied, None if it is not known any more."""
+        ...
+
+
 class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """The first frame."""
 
@@ -68,6 +91,7 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """Its present term."""
     repairing: bool = False
     """It does not vote (repair.py)."""
+    point: Point | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +103,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Refused since the replica is nobody's peer here."""
     removed: bool = False
     """It was a member, and its removal is committed."""
+    differs: bool = False
+    """Its history is another one."""
 
 
 class LogView(Protocol):
@@ -113,6 +139,10 @@ class LogView(Protocol):
 
     def told_removed(self, peer: str) -> None:
         """A peer says that this replica was removed."""
+        ...
+
+    def told_differs(self, peer: str, why: str) -> None:
+        """A peer says that this replica has another history."""
         ...
 
 
@@ -150,6 +180,8 @@ class Introducer:
         self.starts = Starts(fs, data_dir) if new_nonce is None else Starts(fs, data_dir, new_nonce=new_nonce)
         self.log: LogView | None = None
         """Set by the log before the links start."""
+        self.history: History | None = None
+        """Set by the replica before the links start."""
         self._fs = fs
         self._dir = data_dir
         self._file = data_dir / "peers"
@@ -158,7 +190,8 @@ class Introducer:
         self._disks: dict[str, str] = {}
         self._name = ""
         self._standing = Standing()
-        self._unsaved = False
+        self._unsaved: set[str] = set()
+        """Peers whose start is not on disk yet."""
         self._saving = asyncio.Lock()
 
     def open(self) -> None:
@@ -200,6 +233,7 @@ class Introducer:
             seen=self.starts.of(peer),
             term=0 if self.log is None else self.log.term,
             repairing=self.log is not None and self.log.repairing,
+            point=None if self.history is None else self.history.point(),
         )
 
     def welcomes(self, stranger: str, told: Introduction) -> bool:
@@ -230,7 +264,8 @@ class Introducer:
         why = "" if self.log is None else self.log.hear(peer, told)
         if why:
             return Answer(accepted=False, reason=why)
-        self._unsaved = told.start is not None and self.starts.meet(peer, told.start)
+        if told.start is not None and self.starts.meet(peer, told.start):
+            self._unsaved.add(peer)
         return Answer(accepted=True)
 
     def look_back(self, peer: str, told: Introduction) -> bool:
@@ -245,13 +280,35 @@ class Introducer:
             self.starts.give_up(told.seen)
         return bool(why)
 
-    def take_unsaved(self) -> bytes | None:
-        """Return what `save` has to store before the peer that was met last hears that it is accepted."""
-        unsaved, self._unsaved = self._unsaved, False
-        return self.starts.encode() if unsaved else None
+    def must_settle(self, peer: str, told: Introduction) -> bool:
+        """Return True if the answer to a peer that was met has to wait for `settle`."""
+        mine = None if self.history is None else self.history.point()
+        return peer in self._unsaved or (
+            told.point is not None and mine is not None and told.point.index <= mine.index
+        )
+
+    async def settle(self, peer: str, told: Introduction, answer: Answer) -> Answer:
+        """Compare histories, and make durable what an accepted peer told. Returns the final answer.
+
+        Raises `OSError`.
+        """
+        known = None
+        if told.point is not None and self.history is not None:
+            known = await self.history.chain_after(told.point.index)
+        if told.point is not None and known is not None and known != told.point.chain:
+            reason = (
+                f"{peer} has another history than {self._name}: up to entry {told.point.index} its chain is "
+                f"{told.point.chain.hex()}, here it is {known.hex()}. Keep both data directories, and compare with "
+                f"`raftflow audit verify`"
+            )
+            return Answer(accepted=False, reason=reason, differs=True)
+        if peer in self._unsaved:
+            await self.save(self.starts.encode())
+            self._unsaved.discard(peer)
+        return answer
 
     async def save(self, data: bytes) -> None:
-        """Store what `take_unsaved` returned. Raises `OSError`."""
+        """Store what `Starts.encode` returned. Raises `OSError`."""
         async with self._saving:
             await self._fs.off_loop(lambda: self.starts.save_as(data))
 

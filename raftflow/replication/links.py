@@ -127,7 +127,7 @@ class StreamLinks:
         self._on_shut_out = on_shut_out
         self._other_secret: set[str] = set()
         self._meetings: dict[Connection, _Meeting] = {}
-        self._savings: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[Answer]] = set()
         self._levels: dict[str, int] = {}
         self._guests: dict[str, Introduction] = {}
         """Strangers that are linked, with what they told."""
@@ -213,7 +213,7 @@ class StreamLinks:
         flushing = list(self._up.values())
         for connection in flushing:
             connection.finish_writing()
-        await asyncio.gather(*dialers, *self._listener.openings, *self._savings, return_exceptions=True)
+        await asyncio.gather(*dialers, *self._listener.openings, *self._settling, return_exceptions=True)
         if flushing:
             await asyncio.wait([connection.gone for connection in flushing], timeout=_FLUSH_S)
         for connection in flushing:
@@ -245,11 +245,10 @@ class StreamLinks:
                     self._begin_anew()
                     return
                 meeting.ours = introducer.meet(peer, told) if known else introducer.refuse(peer)
-                unsaved = introducer.take_unsaved()
-                if unsaved is None:
-                    self._answer(connection, meeting)
+                if meeting.ours.accepted and introducer.must_settle(peer, told):
+                    self._settle(connection, meeting, introducer.settle(peer, told, meeting.ours))
                 else:
-                    self._remember(connection, meeting, introducer.save(unsaved))
+                    self._answer(connection, meeting)
                 return
             meeting.theirs = msgspec.msgpack.decode(frame, type=Answer)
         except (ValueError, OSError) as error:
@@ -262,22 +261,23 @@ class StreamLinks:
         for connection in [*self._meetings, *self._up.values()]:
             connection.drop(Failure("reset"))
 
-    def _remember(self, connection: Connection, meeting: _Meeting, saving: Coroutine[None, None, None]) -> None:
-        """Answer when what has to be remembered of the peer is on disk."""
+    def _settle(self, connection: Connection, meeting: _Meeting, work: Coroutine[None, None, Answer]) -> None:
+        """Answer when the histories are compared and what has to be remembered of the peer is on disk."""
 
-        def saved(task: asyncio.Task[None]) -> None:
-            self._savings.discard(task)
+        def settled(task: asyncio.Task[Answer]) -> None:
+            self._settling.discard(task)
             if task.cancelled() or connection.over:
                 return
             error = task.exception()
             if error is not None:
                 connection.drop(Failure("bad_introduction", f"the introduction failed: {error}", connection.peer))
                 return
+            meeting.ours = task.result()
             self._answer(connection, meeting)
 
-        task = asyncio.get_running_loop().create_task(saving)
-        self._savings.add(task)
-        task.add_done_callback(saved)
+        task = asyncio.get_running_loop().create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(settled)
 
     def _answer(self, connection: Connection, meeting: _Meeting) -> None:
         connection.send((msgspec.msgpack.encode(meeting.ours),))
@@ -296,12 +296,15 @@ class StreamLinks:
             return
         if theirs.removed and self._introducer is not None and self._introducer.log is not None:
             self._introducer.log.told_removed(peer)
+        if theirs.differs and self._introducer is not None and self._introducer.log is not None:
+            self._introducer.log.told_differs(peer, theirs.reason)
         for answer, by, text in (
             (ours, "", f"it is refused: {ours.reason}"),
             (theirs, "by_peer_", f"it refuses this replica: {theirs.reason}"),
         ):
             if not answer.accepted:
                 reason = f"refused_{by}{'unknown_peer' if answer.stranger else 'disk'}"
+                reason = reason if not answer.differs else f"refused_{by}history"
                 self.stats[reason] += 1
                 self._complain(reason, peer, text)
         connection.finish_writing()  # so that the peer hears why

@@ -10,7 +10,8 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication.bounds import Bounds
+from raftflow.replication.bounds import TELLERS_MIN, Bounds
+from raftflow.replication.log import LogFailedError
 from raftflow.replication.repair import MEMBERS_MIN, Promises, Repair, RepairError
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Recall:
         """Terms of those who introduced themselves since this replica is under repair."""
         self._repairing: set[str] = set()
         """Peers that are under repair."""
+        self._differing: set[str] = set()
+        """Peers that say that they have another history."""
         self._told_at: dict[str, float] = {}
         self._look_at_s = 0.0
         self._save_at_s = 0.0
@@ -143,6 +146,21 @@ class Recall:
     def told_removed(self, peer: str) -> None:
         """See `LogView`."""
         self._driver.guarded(lambda: self._guard.hear_removal(peer))
+
+    def told_differs(self, peer: str, why: str) -> None:
+        """See `LogView`. A majority of the others is believed: they agree with each other and not with this one."""
+        self._differing.add(peer)
+        others = self._raft.other_voters
+        tellers = sorted(self._differing & others)
+
+        def stop() -> None:
+            raise LogFailedError(
+                f"this replica has another history than {', '.join(tellers)}: {why}. Its data is kept. Move its "
+                f"directory away, remove the replica from the cluster and let it join anew under a new name."
+            )
+
+        if 2 * len(tellers) > len(others) and len(tellers) >= TELLERS_MIN:
+            self._driver.guarded(stop)
 
     def _warn_of_many(self) -> None:
         """Say so when too few replicas are whole to elect anybody."""

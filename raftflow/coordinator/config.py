@@ -122,6 +122,8 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     join: bool = False
     """True for a replica that starts on an empty disk to join a cluster; later starts do not look at it."""
+    bootstrap: bool = False
+    """`--bootstrap`: the operator says that the members which cannot be reached never had data."""
     tls: Tls = Tls()
     timing: Timing = Timing()
     limits: Limits = Limits()

@@ -11,6 +11,7 @@ stops.
 | 2 | the level can be raised; members of the cluster can be changed |
 | 3 | backup attempts, usage, moved work, quarantine, drain deadlines, cache, kinds, exclusive tasks, max_parallel |
 | 4 | large workflows come in pieces |
+| 5 | backup attempts where a task allows them; faults of agents that cost a task nothing; drains that last; births |
 
 A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`. A new field of a workflow
 or a task goes into `_spec_level`: an older replica cannot even read an entry that holds it.
@@ -25,7 +26,7 @@ from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 
 LEVEL_FIRST: Final = 1
-LEVEL: Final = 4
+LEVEL: Final = 5
 """The highest level that this program understands."""
 
 MEMBERS_LEVEL: Final = 2
@@ -36,6 +37,12 @@ ONLINE_LEVEL: Final = 3
 
 PIECES_LEVEL: Final = 4
 """The level from which on large workflows come in pieces."""
+
+FAULTS_LEVEL: Final = 5
+"""The level from which on backup attempts are opt-in, and faults of agents are told apart from those of tasks."""
+
+BIRTHS_LEVEL: Final = 5
+"""The level from which on a replica tells the others whether it is fresh (`replication/births.py`)."""
 
 NEEDS: Final[dict[type[c.Command], int]] = {
     c.DrainAgent: ONLINE_LEVEL,

@@ -21,7 +21,12 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from raftflow.replication import envelope, membership, wire
+from raftflow.replication.birth_file import FORMAT as MARK_FORMAT
+from raftflow.replication.birth_file import Mark, MarkFile
+from raftflow.replication.births import Births, EmptiedError, OrderRefusedError
 from raftflow.replication.changes import MemberChanges
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, loop_clock, use_clock
@@ -54,10 +59,10 @@ from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from raftflow.replication.births import Neighbours
     from raftflow.replication.config import LogConfig
     from raftflow.replication.core import Entry, Message
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.introductions import Introducer
     from raftflow.replication.links import Links
     from raftflow.replication.log import StateMachine
     from raftflow.replication.snapshots import SnapshotInfo
@@ -81,7 +86,7 @@ class PySyncObjLog:
         disabled_rules: for tests and simulation only: rules that are not applied.
         on_members: told the membership at the start and whenever it changes or becomes certain, so that links can be
             made.
-        introducer: the introductions of the links; without them nobody notices a disk that was put back.
+        neighbours: with whom a cluster is born (births.py); None in tests of other parts, where nothing is asked.
     """
 
     def __init__(
@@ -94,11 +99,12 @@ class PySyncObjLog:
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
         on_members: Callable[[Standing], None] | None = None,
-        introducer: Introducer | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._config = config
         self._on_members = on_members
-        self._introducer = introducer
+        self._neighbours = neighbours
+        self._introducer = None if neighbours is None else neighbours.introducer
         self._machine = machine
         self._links = links
         self._fs = fs
@@ -131,7 +137,10 @@ class PySyncObjLog:
             self._restore()
             self._running = True
             self._wait_for_peers()
+            if self._neighbours is not None:
+                self._neighbours.introducer.attach(self._on_emptied, self._births.may_relearn)
             await self._links.start()
+            self._births.start()
         except Exception as error:
             reason = self._as_failure(error)
             self._stop_with(reason)
@@ -157,7 +166,6 @@ class PySyncObjLog:
     def _open(self) -> None:
         config = self._config
         self._data = data = DataDir.open(self._fs, config.data_dir, config.cluster_id, config.name)
-        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap())
         opener = StorageOpener(
             self._fs,
             data,
@@ -167,6 +175,35 @@ class PySyncObjLog:
             members=MEMBERS_MIN if config.join else len(config.members),
         )
         self._journal, self._store, self._start_snapshot, self._repair_at_start = opener.open()
+        self._birth_file = MarkFile(self._fs, data.path, ordered_now=config.bootstrap)
+        self._birth_mark = self._open_birth(data.disk_id)
+        is_new = not self._has_data() and (self._birth_mark is None or self._birth_mark.stage is None)
+        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap(), anew=is_new)
+
+    def _open_birth(self, disk: str) -> Mark | None:
+        """Read what is known of the birth, and note an order durably. Raises `LogFailedError`."""
+        mark = self._birth_file.read(disk)
+        if not self._config.bootstrap:
+            return mark
+        if self._has_data() or (mark is not None and mark.born):
+            raise OrderRefusedError(
+                f"--bootstrap is refused: {self._config.data_dir} holds data of a cluster. Start this replica "
+                f"without --bootstrap, which is for the first start of a new cluster alone."
+            )
+        mark = msgspec.structs.replace(mark or Mark(format=MARK_FORMAT, disk=disk), ordered=True)
+        self._birth_file.write(mark)
+        return mark
+
+    def _has_data(self) -> bool:
+        """Return True if this replica has promised anything, as far as its disk says."""
+        journal = self._journal
+        return (
+            journal.getCurrentTerm() > 0
+            or journal.getVotedForNodeId() is not None
+            or len(journal) > 1
+            or self._start_snapshot is not None
+            or self._repair_at_start is not None
+        )
 
     def _bootstrap(self) -> Membership:
         """Return the list with which this replica starts for the first time."""
@@ -206,8 +243,21 @@ class PySyncObjLog:
         )
         self._raft.on_membership = self._membership_changed
         self._guard.attach(self._raft)
-        self._guard.votes = self._repair_at_start is None
         self._guard.configured = frozenset(config.peers)
+        self._births = Births(
+            config.name,
+            tuple(self._first_members.voter_names),
+            disk=self._data.disk_id if self._data is not None else "",
+            file=self._birth_file,
+            mark=self._birth_mark,
+            neighbours=self._neighbours,
+            send=self._send_birth,
+            has_data=self._has_data,
+            late=self._late_voters,
+            on_born=self._on_born,
+            joins=config.join,
+        )
+        self._guard.votes = self._repair_at_start is None and self._births.born
         self._roles.attach(self._raft)
         self._gate = SyncGate(self._journal, self._transmit, self._guard.receive, self._off)
         self._reads = ReadRounds(self._raft.other_voters, self._send_probe)
@@ -230,6 +280,7 @@ class PySyncObjLog:
             driver=self._driver,
             repair=self._repair_at_start,
             peers=config.peers,
+            on_change=self._update_votes,
         )
         if self._introducer is not None:
             self._introducer.log = self._recall
@@ -250,6 +301,7 @@ class PySyncObjLog:
         self._traffic = PeerTraffic(
             config,
             self._links,
+            births=self._births,
             raft=self._raft,
             guard=self._guard,
             gate=self._gate,
@@ -261,6 +313,27 @@ class PySyncObjLog:
             recall=self._recall,
             lonely=self._postpone_election,
         )
+
+    def _send_birth(self, peer: str, body: bytes) -> None:
+        self._traffic.transmit(peer, {"type": "birth", "body": body})
+
+    def _late_voters(self) -> tuple[str, ...]:
+        """Return the voters, by what is committed, that the first list does not have."""
+        first = self._first_members.voter_names
+        return tuple(sorted(self._raft.members.base.voter_names - first)) if first else ()
+
+    def _update_votes(self) -> None:
+        self._guard.votes = self._recall.repair is None and self._births.born
+
+    def _on_born(self) -> None:
+        self._update_votes()
+        self._postpone_election()
+        self._driver.request_turn()
+
+    def _on_emptied(self, peer: str, reason: str) -> None:
+        error = self._births.emptied(peer, reason)
+        if error is not None:
+            self._driver.fail(error)
 
     def _emit(self, peer: str, message: Message) -> None:
         self._gate.emit(peer, message)
@@ -380,7 +453,7 @@ class PySyncObjLog:
         reason = self._as_failure(error)
         if reason is not error:
             reason.__cause__ = error
-        if isinstance(reason, RemovedError):
+        if isinstance(reason, RemovedError | EmptiedError | OrderRefusedError):
             _log.warning("%s", reason)
         else:
             _log.critical("%s", reason, exc_info=error)
@@ -413,6 +486,8 @@ class PySyncObjLog:
     def _before_tick(self) -> None:
         if self._recall.repair is not None:
             self._go_on_with_repair(self._recall.repair)
+        if not self._births.born:
+            self._wait_for_birth()
         if self._guard.advance_commit():
             self._driver.request_turn()
         self._guard.resume()
@@ -449,6 +524,11 @@ class PySyncObjLog:
             and self._roles.has_caught_up(raft)
         ):
             self._guard.ask_for_new_term(leader, raft.term + 1)
+
+    def _wait_for_birth(self) -> None:
+        now_s = self._loop.time()
+        self._raft.election_deadline = now_s + self._config.election_max_s
+        self._births.remind(now_s)
 
     def _lose_leadership(self) -> None:
         """End what only a leader can finish. Entries in the log may still be committed by the next one."""
@@ -632,6 +712,11 @@ class PySyncObjLog:
     @property
     def _stopped(self) -> bool:
         return self._closed or self._failure is not None or not self._started
+
+    @property
+    def founding_levels(self) -> dict[str, int]:
+        """Return the feature level at which the cluster begins, by founder; empty where that is not known."""
+        return self._births.founding_levels if self._running else {}
 
     def status(self) -> LogStatus:
         """Return the present view; before the start, one of a replica that knows nothing."""

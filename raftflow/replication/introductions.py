@@ -10,8 +10,8 @@ and dial it. It takes a stranger in if that one knows a *newer* list of members 
 
 ```
 DIR/peers        JSON with a checksum: format, disk id of every peer that was ever met
-first frame      MessagePack: {format, disk, level, members, members_index, start, seen, term, repairing, point}
-second frame     MessagePack: {accepted, reason, stranger, removed, differs}         both from both sides
+first frame      MessagePack: `Introduction`      from both sides
+second frame     MessagePack: `Answer`            from both sides
 ```
 
 Unknown keys are ignored. The link is up when both sides have accepted.
@@ -36,7 +36,7 @@ from raftflow.replication.membership import LEARNERS_MAX, VOTERS_MAX, Name, Stan
 from raftflow.replication.starts import Number, Seen, Start, Starts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
@@ -87,6 +87,8 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """The present start of the replica that speaks; None from older versions."""
     seen: Seen | None = None
     """What it remembers of the replica that it speaks to."""
+    seen_disk: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The disk of which it remembers that."""
     term: Number = 0
     """Its present term."""
     repairing: bool = False
@@ -105,6 +107,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """It was a member, and its removal is committed."""
     differs: bool = False
     """Its history is another one."""
+    emptied: bool | None = None
+    """Refused since its data directory was emptied; None from a version that has no other reason than these two."""
 
 
 class LogView(Protocol):
@@ -193,6 +197,12 @@ class Introducer:
         self._unsaved: set[str] = set()
         """Peers whose start is not on disk yet."""
         self._saving = asyncio.Lock()
+        self._on_emptied: Callable[[str, str], None] = lambda _peer, _reason: None
+        self._may_relearn: Callable[[], bool] = lambda: False
+
+    def attach(self, on_emptied: Callable[[str, str], None], may_relearn: Callable[[], bool]) -> None:
+        """Say who hears that a peer calls this replica emptied, and whether a peer's disk may still change here."""
+        self._on_emptied, self._may_relearn = on_emptied, may_relearn
 
     def open(self) -> None:
         """Read what is remembered. Blocking. Raises `LogFailedError`."""
@@ -231,6 +241,7 @@ class Introducer:
             members_index=self._standing.index,
             start=self.starts.mine,
             seen=self.starts.of(peer),
+            seen_disk=self._disks.get(peer, ""),
             term=0 if self.log is None else self.log.term,
             repairing=self.log is not None and self.log.repairing,
             point=None if self.history is None else self.history.point(),
@@ -250,20 +261,16 @@ class Introducer:
         Blocks for a sync at the first meeting. Raises `OSError`. The peer's start is durable after `save`.
         """
         known = self._disks.get(peer)
-        if known not in (None, told.disk):
-            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk))
-        if told.start is not None and self.starts.is_older(peer, told.start):
-            return Answer(accepted=False, reason=_put_back(peer))
-        if known is None:
-            if len(self._disks) >= PEERS_MAX:
-                raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
-            disks = {**self._disks, peer: told.disk}
-            raw = msgspec.json.encode(_Peers(FORMAT, disks))
-            store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
-            self._disks = disks
+        if known not in (None, told.disk) and not self._may_relearn():
+            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk), emptied=True)
+        if known == told.disk and told.start is not None and self.starts.is_older(peer, told.start):
+            return Answer(accepted=False, reason=_put_back(peer), emptied=False)
         why = "" if self.log is None else self.log.hear(peer, told)
         if why:
-            return Answer(accepted=False, reason=why)
+            return Answer(accepted=False, reason=why, emptied=False)
+        if known != told.disk:
+            self.starts.forget([peer])
+            self.learn({peer: told.disk})
         if told.start is not None and self.starts.meet(peer, told.start):
             self._unsaved.add(peer)
         return Answer(accepted=True)
@@ -273,7 +280,7 @@ class Introducer:
 
         Then this replica is under repair, durably, and introduces itself anew. Blocks. Raises `OSError`.
         """
-        if told.seen is None or self.log is None or self._disks.get(peer, told.disk) != told.disk:
+        if told.seen is None or self.log is None or told.seen_disk != self._disk:
             return False
         why = self.starts.put_back(told.seen, self.log.term, self.log.last_index)
         if why and self.log.put_back(peer, why):
@@ -301,7 +308,7 @@ class Introducer:
                 f"{told.point.chain.hex()}, here it is {known.hex()}. Keep both data directories, and compare with "
                 f"`raftflow audit verify`"
             )
-            return Answer(accepted=False, reason=reason, differs=True)
+            return Answer(accepted=False, reason=reason, differs=True, emptied=False)
         if peer in self._unsaved:
             await self.save(self.starts.encode())
             self._unsaved.discard(peer)
@@ -312,6 +319,26 @@ class Introducer:
         async with self._saving:
             await self._fs.off_loop(lambda: self.starts.save_as(data))
 
+    def learn(self, disks: Mapping[str, str]) -> None:
+        """Remember the disks of peers durably. Blocks for a sync if something is new. Raises `OSError`."""
+        merged = {**self._disks, **disks}
+        if merged == self._disks:
+            return
+        if len(merged) > PEERS_MAX:
+            raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
+        raw = msgspec.json.encode(_Peers(FORMAT, merged))
+        store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
+        self._disks = merged
+
+    def hear_refusal(self, peer: str, answer: Answer) -> None:
+        """Tell the log why a peer refuses this replica: as emptied, removed, or one with another history."""
+        if answer.removed and self.log is not None:
+            self.log.told_removed(peer)
+        if answer.differs and self.log is not None:
+            self.log.told_differs(peer, answer.reason)
+        if answer.emptied or (answer.emptied is None and not answer.stranger):
+            self._on_emptied(peer, answer.reason)
+
     def refuse(self, stranger: str) -> Answer:
         """Return the answer to a replica that is no peer and not welcome."""
         removed = stranger in self._standing.removed
@@ -321,6 +348,7 @@ class Introducer:
             reason=f"{stranger} {what} by the log of {self._name}; compare the peer lists of both",
             stranger=True,
             removed=removed,
+            emptied=False,
         )
 
 

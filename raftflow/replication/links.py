@@ -294,10 +294,6 @@ class StreamLinks:
             self._end_meeting(connection)
             self._put_up(connection, meeting.told)
             return
-        if theirs.removed and self._introducer is not None and self._introducer.log is not None:
-            self._introducer.log.told_removed(peer)
-        if theirs.differs and self._introducer is not None and self._introducer.log is not None:
-            self._introducer.log.told_differs(peer, theirs.reason)
         for answer, by, text in (
             (ours, "", f"it is refused: {ours.reason}"),
             (theirs, "by_peer_", f"it refuses this replica: {theirs.reason}"),
@@ -308,6 +304,8 @@ class StreamLinks:
                 self.stats[reason] += 1
                 self._complain(reason, peer, text)
         connection.finish_writing()  # so that the peer hears why
+        if not theirs.accepted and self._introducer is not None:
+            self._introducer.hear_refusal(peer, theirs)
 
     def _end_meeting(self, connection: Connection) -> None:
         meeting = self._meetings.pop(connection, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from raftflow.replication.membership import Membership
 
@@ -178,6 +178,11 @@ class ReplicatedLog(Protocol):
 
     def stamp(self) -> Stamp:
         """Return a part of `status` that is cheap enough for every request."""
+        ...
+
+    @property
+    def founding_levels(self) -> Mapping[str, int]:
+        """Return the feature level at which the cluster begins, by founder; empty where that is not known."""
         ...
 
     def on_role_change(self, callback: Callable[[Role, int], None]) -> None:

@@ -290,14 +290,15 @@ class _Stored(msgspec.Struct, frozen=True):
     crc32: int
 
 
-def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership) -> Membership:
+def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership, *, anew: bool = False) -> Membership:
     """Return the list of this replica's first start; keep `bootstrap` as that if there is none yet. Blocking.
 
+    With `anew` the present start counts as the first one: the replica has not been part of a cluster so far.
     Raises `LogFailedError`.
     """
     file = data_dir / "members"
     try:
-        if file.name not in fs.list_dir(data_dir):
+        if anew or file.name not in fs.list_dir(data_dir):
             body = encode(bootstrap)
             store_file(fs, file, msgspec.json.encode(_Stored(body, crc32(body))))
             return bootstrap

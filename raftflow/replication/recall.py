@@ -15,6 +15,7 @@ from raftflow.replication.log import LogFailedError
 from raftflow.replication.repair import MEMBERS_MIN, Promises, Repair, RepairError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from raftflow.replication.core import Raft
@@ -41,6 +42,7 @@ class Recall:
     Args:
         repair: a repair that was under way at the start.
         peers: the other replicas of the configuration, for one that knows no list of members yet.
+        on_change: called when a repair begins or ends.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Recall:
         driver: Driver,
         repair: Repair | None,
         peers: tuple[str, ...],
+        on_change: Callable[[], None],
     ) -> None:
         self.repair = repair
         self.bounds = Bounds(raft)
@@ -64,6 +67,7 @@ class Recall:
         self._journal = journal
         self._driver = driver
         self._peers = peers
+        self._on_change = on_change
         self._met: dict[str, int] = {}
         """Terms of those who introduced themselves since this replica is under repair."""
         self._repairing: set[str] = set()
@@ -122,7 +126,7 @@ class Recall:
             else:
                 self.repair.doubt()
             self._met.clear()
-            self._guard.votes = False
+            self._on_change()
             self._raft.step_down()
             self._driver.request_turn()
             done = True
@@ -202,7 +206,7 @@ class Recall:
             return False
         repair.finish()
         self.repair = None
-        self._guard.votes = True
+        self._on_change()
         _log.warning("this replica is whole again, up to entry %d", applied)
         return True
 

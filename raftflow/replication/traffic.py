@@ -11,6 +11,7 @@ from raftflow.replication import wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raftflow.replication.births import Births
     from raftflow.replication.config import LogConfig
     from raftflow.replication.core import Message, Raft
     from raftflow.replication.driver import Driver
@@ -42,6 +43,7 @@ class PeerTraffic:
         config: LogConfig,
         links: Links,
         *,
+        births: Births,
         raft: Raft,
         guard: GuardedTransport,
         gate: SyncGate,
@@ -55,6 +57,7 @@ class PeerTraffic:
     ) -> None:
         self._config = config
         self._links = links
+        self._births = births
         self._raft = raft
         self._guard = guard
         self._gate = gate
@@ -72,6 +75,7 @@ class PeerTraffic:
         """A link works."""
 
         def up() -> None:
+            self._births.up(peer)
             if self._raft.election_deadline < asyncio.get_running_loop().time():
                 self._lonely()
             self._guard.peer_up(peer)
@@ -83,6 +87,7 @@ class PeerTraffic:
         """A link broke; whatever waits for it is lost with it."""
 
         def down() -> None:
+            self._births.down(peer)
             self._gate.forget(peer)
             self._guard.peer_down(peer)
             self._sender.cancel(peer)
@@ -112,6 +117,11 @@ class PeerTraffic:
 
     def _receive(self, peer: str, message: Message) -> None:
         kind = message["type"]
+        if kind == "birth":
+            self._hear_birth(peer, message)
+            return
+        if not self._births.born and kind != "removed":
+            return  # a fresh replica takes nothing, votes for nobody and acknowledges nothing
         if kind == "append_entries":
             self._guard.receive(peer, message)
             if self._guard.follows(peer, message["term"]):
@@ -134,6 +144,14 @@ class PeerTraffic:
         else:
             self._guard.receive(peer, message)
         self._roles.update()
+        self._driver.request_turn()
+
+    def _hear_birth(self, peer: str, message: Message) -> None:
+        try:
+            self._births.hear(peer, message["body"])
+        except ValueError as error:
+            _log.warning("%s sent what is no birth message, its link is reset: %s", peer, error)
+            self._links.reset(peer)
         self._driver.request_turn()
 
     def _disk_is_slow(self) -> bool:

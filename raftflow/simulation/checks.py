@@ -12,6 +12,7 @@
     given up early  an agent was declared lost that had been heard within its lease
     early deadline  an attempt was given up before its time, by a clock that nobody can set
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
+    reborn          a replica takes part on an empty disk, though not all have lost theirs
     failed sync ignored   a replica goes on after its journal could not be synced
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
@@ -118,9 +119,13 @@ class History:
         self._logs: dict[str, Any] = {}
         """The logs of the replicas that serve."""
         self._count = 0
+        self.over = False
+        """Set when the cluster that was watched is no more."""
 
     def violation(self, kind: str, detail: str) -> None:
         """Note what must never happen."""
+        if self.over:
+            return
         if sum(known.kind == kind for known in self.violations) < VIOLATIONS_MAX:
             self.violations.append(Violation(kind, detail[:2000]))
             self._trace.note("CHECK", f"{kind}: {detail[:300]}")
@@ -134,6 +139,8 @@ class History:
     def started(self, host: Host) -> None:
         """A replica serves: from now on its role and its commit index are watched at every step."""
         log: Any = host.replica.log if host.replica is not None else None
+        if host.wiped:
+            return  # it has forgotten everything, and must not take part: `reborn`
         roles, raft = log._roles, log._raft  # noqa: SLF001 - the promise is about what is inside
         update = roles.update
         self._logs[host.name] = log
@@ -255,6 +262,7 @@ class History:
         """A replica announced a role."""
         if role is not Role.LEADER or host.replica is None:
             return
+        self.reborn(host)
         if self.leaders.setdefault(term, host.name) != host.name:
             self.violation("two leaders", f"{host.name} and {self.leaders[term]} lead term {term}")
         if term > self._announced_term:
@@ -266,6 +274,13 @@ class History:
                     f"{host.name} leads term {term} with entries up to {applied}, "
                     f"but entry {self.top_acknowledged} was acknowledged",
                 )
+
+    def reborn(self, host: Host) -> None:
+        """Look whether a replica takes part that has lost its disk, while others have not."""
+        log: Any = host.replica.log if host.replica is not None else None
+        births = log and host.serving and log._births  # noqa: SLF001
+        if host.wiped and births and births.born and not (host.join and not log._has_data()):  # noqa: SLF001
+            self.violation("reborn", f"{host.name} takes part on an empty disk in place of the one that it had")
 
     def restored(self, host: Host) -> None:
         """A replica restored a snapshot."""

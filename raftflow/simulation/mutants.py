@@ -18,6 +18,7 @@ from raftflow.helpers import spawn_context
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
+from raftflow.replication.births import Births
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.replication.journal import Journal
 from raftflow.replication.reads import ReadRounds
@@ -134,6 +135,18 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="strangers refused",
         about="who returns after all that it knew were replaced takes none of the members in",
         plant=plants.attribute(introductions, "is_welcome", lambda *_: False),
+        family="repairs",
+    ),
+    Mutant(
+        name="birth without all",
+        about="fresh replicas elect each other though not everybody is known to be fresh",
+        plant=plants.attribute(Births, "_is_ordered", lambda _self: True),
+        family="repairs",
+    ),
+    Mutant(
+        name="emptied ones believed",
+        about="a replica is taken in with whatever disk it comes",
+        plant=plants.believe_the_emptied,
         family="repairs",
     ),
     Mutant(

@@ -21,6 +21,10 @@ CHANGING_SHARE: Final = 0.6
 """Share of the seeds of other families in which members change."""
 MIXED_SHARE: Final = 0.25
 """Share of seeds that begin with older versions."""
+WIPING_SHARE: Final = 0.4
+"""Share of the seeds of the family `all` in which disks are wiped."""
+ROUGH_SHARE: Final = 0.3
+"""Share of seeds in which replicas crash while the cluster is born."""
 MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("M"))
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
@@ -56,6 +60,8 @@ class Plan(msgspec.Struct, kw_only=True):
     """Feature levels of the founders' versions, where they are older."""
     steady: bool = False
     """Frames that leave together arrive together."""
+    rough_birth: bool = False
+    """The founders come one by one, and some crash meanwhile."""
     long_programs: bool = False
     """Many programs run longer than a lease."""
 
@@ -92,6 +98,10 @@ def make_plan(seed: int, options: Options) -> Plan:
     if deep and plan.family == "members":
         plan.family = "log"
     _go_deep(plan, rng)
+    wipes = random.Random(f"wipes {seed}")  # noqa: S311 - of its own, so that other draws stay as they are
+    if not deep and (plan.family == "repairs" or (plan.family == "all" and wipes.random() < WIPING_SHARE)):
+        plan.weights["wipe"] = sum(plan.weights.values()) // 6 + 1
+    plan.rough_birth = not deep and wipes.random() < ROUGH_SHARE
     if deep:
         plan.weights = {kind: weight for kind, weight in plan.weights.items() if kind not in CHANGES}
     elif plan.family not in {"all", "members", "repairs"} and rng.random() < CHANGING_SHARE:

@@ -27,10 +27,12 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.timers import Timers
 from raftflow.replication import envelope, snapshots
+from raftflow.replication.births import Births
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import SnapshotPort
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.guard import GuardedTransport
+from raftflow.replication.introductions import Answer, Introducer, Introduction
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.reads import ReadRounds
@@ -127,6 +129,18 @@ def vote_always() -> Patch:
     return patch.object(
         GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None), create=True
     )
+
+
+@contextlib.contextmanager
+def believe_the_emptied() -> Iterator[None]:
+    """Take a replica in whatever disk it comes with."""
+
+    def meet(self: Introducer, peer: str, told: Introduction) -> Answer:
+        self.learn({peer: told.disk})
+        return Answer(accepted=True)
+
+    with patch.object(Introducer, "meet", meet), patch.object(Births, "_heed", lambda _self: None):
+        yield
 
 
 def swallow_failed_load() -> Patch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
-from raftflow.domain.features import ONLINE_LEVEL, PIECES_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL, PIECES_LEVEL
 from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -140,6 +140,8 @@ def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
         yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
     if level >= ONLINE_LEVEL:
         yield from online(stamp)
+    if level >= FAULTS_LEVEL:
+        yield from faults(stamp)
 
 
 def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
@@ -242,6 +244,11 @@ def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         c.FinishWorkflow(**stamp("submit-12"), workflow_id="wf-12", fingerprint=bytes(range(16)), path=(2, 0, 1)),
         c.DropUploads(**stamp(), workflow_ids=("wf-14", "wf-15")),
     )
+
+
+def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
+    """Yield what level 5 brings."""
+    yield (c.RaiseFeatureLevel(**stamp(), level=5, supported=(c.Supported("n1", 5),)),)
 
 
 def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:

@@ -42,12 +42,14 @@ class Bounds:
 
     def problem(self, peer: str, message: Message) -> str:
         """Say what is wrong with a message; empty if it may be right."""
-        problem = self.term_problem(peer, message["term"])
-        if not problem and message["type"] == "next_node_idx" and message["success"]:
-            raft, index = self._raft, message["next_node_idx"] - 1
-            if message["term"] == raft.term and raft.is_leader and index > raft.last_index:
-                problem = f"it acknowledges entry {index}, and the log of this leader ends with {raft.last_index}"
-        return problem
+        raft, term = self._raft, message.get("term", 0)
+        if term > raft.term + TERMS_AHEAD_MAX:
+            return self.term_problem(peer, term)
+        if message["type"] == "next_node_idx" and term == raft.term and message["success"]:
+            index = message["next_node_idx"] - 1
+            if raft.is_leader and index > raft.last_index:
+                return f"it acknowledges entry {index}, and the log of this leader ends with {raft.last_index}"
+        return ""
 
 
 class Removal:

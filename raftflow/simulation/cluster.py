@@ -106,6 +106,8 @@ class Host:
         """Why this machine is no more: its disk was lost for good, or it heard that it was removed."""
         self.level = LEVEL
         """The highest feature level that the version which is installed here understands."""
+        self.older = False
+        """An older copy of its disk was put back, or is about to be."""
         self.nonces = 0
         self.join = False
         self.file: tuple[str, ...] = ()
@@ -498,6 +500,14 @@ class Cluster:
     def empty_disk(self, name: str) -> None:
         """Make room again."""
         self.hosts[name].disk.capacity_bytes = None
+
+    def replace_disk(self, name: str, files: dict[Path, bytes]) -> None:
+        """Put an older copy of its files on the disk of a replica that is down."""
+        host = self.hosts[name]
+        self._trace.fault("older copy put back", name)
+        self._history.forgets(name)
+        host.disk.replace(files)
+        host.damaged = True
 
     def repair_disk(self, name: str) -> None:
         """Put an end to faults that have not shown yet."""

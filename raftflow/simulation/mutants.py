@@ -132,6 +132,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         family="repairs",
     ),
     Mutant(
+        name="old copy votes at once",
+        about="a replica whose disk was put back from an older copy votes as though it remembered",
+        plant=plants.vote_from_old_copies,
+        family="repairs",
+    ),
+    Mutant(
         name="strangers refused",
         about="who returns after all that it knew were replaced takes none of the members in",
         plant=plants.attribute(introductions, "is_welcome", lambda *_: False),

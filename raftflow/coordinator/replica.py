@@ -35,7 +35,7 @@ from raftflow.domain.features import LEVEL, LEVEL_FIRST, MEMBERS_LEVEL
 from raftflow.domain.peers import tell_peers
 from raftflow.machine import queries
 from raftflow.machine.machine import EntryResult, Machine
-from raftflow.replication.births import OrderRefusedError
+from raftflow.replication.birth_file import OrderRefusedError
 from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
 from raftflow.replication.membership import (
     VOTERS_MIN,

@@ -379,7 +379,7 @@ class LocalCluster:
         def ready() -> str | None:
             running = [name for name in self.replica_names if self.pid_of(name) is not None]
             if 2 * len(running) <= len(self.replica_names):
-                raise LocalClusterError(f"only {len(running)} replicas run: {self._last_words()}")
+                raise LocalClusterError(f"only {len(running)} replicas run: {self.last_words()}")
             statuses = [self.status_of(name) for name in running]
             return self.leader() if all(status is not None and status.ready for status in statuses) else None
 
@@ -421,12 +421,13 @@ class LocalCluster:
             except ClientError as error:
                 last = f" ({error})"
             if time.monotonic() >= deadline:
-                raise LocalClusterError(f"{complaint} after {timeout_s:g} s{last}: {self._last_words()}")
+                raise LocalClusterError(f"{complaint} after {timeout_s:g} s{last}: {self.last_words()}")
             time.sleep(_POLL_S)
 
     # --- inside
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """Return the last line that each replica wrote which does not run."""
         lines = []
         for name in self.replica_names:
             if self.pid_of(name) is None and self.log_file(name).exists():

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 
 
+class OrderRefusedError(LogFailedError):
+    """The operator ordered a birth (`--bootstrap`) where there is a cluster already. Says what to do."""
+
+
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """What the file says."""
 
@@ -55,6 +59,23 @@ class MarkFile:
         self._fs = fs
         self._path = data_dir / "birth"
         self.ordered_now = ordered_now
+
+    def open(self, disk: str, *, has_data: bool) -> Mark:
+        """Return what is noted, with an order of this start noted too. Blocking. Raises `LogFailedError`."""
+        mark = self.read(disk) or Mark(format=FORMAT, disk=disk)
+        if not self.ordered_now:
+            return mark
+        if has_data or mark.born:
+            raise OrderRefusedError(
+                f"--bootstrap is refused: {self._path.parent} holds data of a cluster. Start this replica without "
+                f"--bootstrap, which is for the first start of a new cluster alone."
+            )
+        mark = msgspec.structs.replace(mark, ordered=True)
+        try:
+            self.write(mark)
+        except OSError as error:
+            raise LogFailedError(f"cannot write {self._path}: {error}. Repair the disk and start again.") from error
+        return mark
 
     def read(self, disk: str) -> Mark | None:
         """Return what is noted, None if nothing is. Blocking. Raises `LogFailedError`."""

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from raftflow.domain.features import BIRTHS_LEVEL
-from raftflow.replication.birth_file import Mark, MarkFile
+from raftflow.replication.birth_file import Mark, MarkFile, OrderRefusedError
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.membership import LEARNERS_MAX, VOTERS_MAX, Name
 
@@ -47,10 +47,6 @@ _log = logging.getLogger(__name__)
 
 class EmptiedError(LogFailedError):
     """This replica's data directory was emptied or replaced, says a member. Says what to do."""
-
-
-class OrderRefusedError(LogFailedError):
-    """The operator ordered a birth (`--bootstrap`) where there is a cluster already. Says what to do."""
 
 
 class Stage(enum.StrEnum):
@@ -114,7 +110,7 @@ class Births:
         *,
         disk: str,
         file: MarkFile,
-        mark: Mark | None,
+        mark: Mark,
         neighbours: Neighbours | None,
         send: Callable[[str, bytes], object],
         has_data: Callable[[], bool],
@@ -127,7 +123,7 @@ class Births:
         self._others = tuple(peer for peer in self._members if peer != name)
         self._disk = disk
         self._file = file
-        self._mark = mark or Mark(format=FORMAT, disk=disk)
+        self._mark = mark
         self._neighbours = neighbours
         self._send = send
         self._has_data = has_data
@@ -181,10 +177,10 @@ class Births:
         if self.born and not (self._joins and not self._has_data()):
             return None
         return EmptiedError(
-            f"{peer} says that the data directory of {self._name} was emptied or replaced: {reason}. What this "
-            f"replica had promised is forgotten, so it stops. Put the old directory back; or remove {self._name} "
-            f"from the cluster (`raftflow member remove`) and let the machine join under a new name, with an empty "
-            f"directory and `join = true`. If a majority of the replicas lost their data, see RECOVERY.md"
+            f"this replica was emptied, says {peer}: {reason}. It neither votes nor leads, and stops. Put its "
+            f"old directory back, or run `raftflow member remove {self._name}` and let the machine join under a new "
+            f"name, with an empty directory and `join = true`. If a majority of the replicas lost its data: see "
+            f"RECOVERY.md"
         )
 
     def remind(self, now_s: float) -> None:

@@ -21,12 +21,9 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from raftflow.replication import envelope, membership, wire
-from raftflow.replication.birth_file import FORMAT as MARK_FORMAT
-from raftflow.replication.birth_file import Mark, MarkFile
-from raftflow.replication.births import Births, EmptiedError, OrderRefusedError
+from raftflow.replication.birth_file import MarkFile, OrderRefusedError
+from raftflow.replication.births import Births, EmptiedError
 from raftflow.replication.changes import MemberChanges
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, loop_clock, use_clock
@@ -175,24 +172,10 @@ class PySyncObjLog:
             members=MEMBERS_MIN if config.join else len(config.members),
         )
         self._journal, self._store, self._start_snapshot, self._repair_at_start = opener.open()
-        self._birth_file = MarkFile(self._fs, data.path, ordered_now=config.bootstrap)
-        self._birth_mark = self._open_birth(data.disk_id)
-        is_new = not self._has_data() and (self._birth_mark is None or self._birth_mark.stage is None)
+        self._birth_file = file = MarkFile(self._fs, data.path, ordered_now=config.bootstrap)
+        self._birth_mark = mark = file.open(data.disk_id, has_data=self._has_data())
+        is_new = not self._has_data() and mark.stage is None
         self._first_members = membership.load_first(self._fs, data.path, self._bootstrap(), anew=is_new)
-
-    def _open_birth(self, disk: str) -> Mark | None:
-        """Read what is known of the birth, and note an order durably. Raises `LogFailedError`."""
-        mark = self._birth_file.read(disk)
-        if not self._config.bootstrap:
-            return mark
-        if self._has_data() or (mark is not None and mark.born):
-            raise OrderRefusedError(
-                f"--bootstrap is refused: {self._config.data_dir} holds data of a cluster. Start this replica "
-                f"without --bootstrap, which is for the first start of a new cluster alone."
-            )
-        mark = msgspec.structs.replace(mark or Mark(format=MARK_FORMAT, disk=disk), ordered=True)
-        self._birth_file.write(mark)
-        return mark
 
     def _has_data(self) -> bool:
         """Return True if this replica has promised anything, as far as its disk says."""

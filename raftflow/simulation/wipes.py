@@ -1,8 +1,8 @@
 """Disks that are wiped: of one replica, of any majority, of all but one, and at the end of all.
 
 Who is wiped comes back on an empty disk, in any order, while the others run, are down, or come later. As long as
-one disk is left nobody of them may take part (`History.reborn`). Then the old disks are put back, as an operator does,
-and everything that was acknowledged must be there.
+one disk is left nobody of them may take part (`History.reborn`). Then the old disks are put back, as an operator
+does, and everything that was acknowledged must be there.
 """
 
 from __future__ import annotations

@@ -59,6 +59,12 @@ def test_a_directory_that_was_put_back(make_cluster: Callable[..., LocalCluster]
         cluster._wait(lambda: cluster.leader() in ("n2", "n3"), 30.0, "nobody leads")
         assert is_known(cluster, before)
         assert not is_known(cluster, acknowledged)
+        # n1 has another history now. It is not overwritten by a snapshot or by entries: it stops and says so.
+        for number in range(5):
+            submit(cluster, f"later-{number}")
+        cluster.start_replica("n1")
+        cluster._wait(lambda: "another history than n2, n3" in words(cluster, "n1"), 30.0, "n1 does not notice")
+        assert is_known(cluster, submit(cluster, "the-others-go-on"))
         return
     cluster._wait(lambda: "put back from an older copy" in words(cluster, "n3"), 30.0, "n3 does not notice")
     with pytest.raises(LocalClusterError, match="nobody leads"):

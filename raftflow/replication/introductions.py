@@ -282,7 +282,8 @@ class Introducer:
         """
         if told.seen is None or self.log is None or told.seen_disk != self._disk:
             return False
-        why = self.starts.put_back(told.seen, self.log.term, self.log.last_index)
+        log = self.log
+        why = self.starts.put_back(told.seen, log.term, log.last_index, repairing=log.repairing)
         if why and self.log.put_back(peer, why):
             self.starts.give_up(told.seen)
         return bool(why)

@@ -118,13 +118,14 @@ class Starts:
 
     # What peers remember of this replica.
 
-    def put_back(self, seen: Seen, term: int, last_index: int) -> str:
+    def put_back(self, seen: Seen, term: int, last_index: int, *, repairing: bool = False) -> str:
         """Say in which way a peer remembers more of this replica than its disk does; empty if it does not.
 
         Args:
             seen: what the peer remembers.
             term: the present term of this replica.
             last_index: the end of its log.
+            repairing: it is under repair already, so that its log and its term say nothing.
         """
         content = self._content
         number = seen.start.number
@@ -133,6 +134,8 @@ class Starts:
                 return f"start {number} of this replica, and this disk knows {content.number}"
             if content.nonces.get(number, seen.start.nonce) != seen.start.nonce:
                 return f"another start {number} of this replica than this disk does"
+        if repairing:
+            return ""
         if seen.index > max(last_index, content.lost_index):
             return f"that this replica acknowledged entry {seen.index}, and its log ends with entry {last_index}"
         if seen.term > max(term, content.lost_term):

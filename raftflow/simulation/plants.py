@@ -136,7 +136,7 @@ def vote_always() -> Patch:
 def vote_from_old_copies() -> Iterator[None]:
     """Let nobody notice that a disk was put back."""
     with (
-        patch.object(Starts, "put_back", lambda *_: ""),
+        patch.object(Starts, "put_back", lambda *_, **__: ""),
         patch.object(Starts, "is_older", lambda *_: False),
     ):
         yield

@@ -55,6 +55,7 @@ def test_a_copy_of_the_same_life_is_noticed_by_what_it_acknowledged_or_by_its_te
     assert "entry 20" in one.put_back(remembered(one, index=20), 3, 10)
     assert "term 4" in one.put_back(remembered(one, term=4), 3, 10)
     assert one.put_back(remembered(one, index=10, term=3), 3, 10) == ""
+    assert one.put_back(remembered(one, index=20, term=4), 3, 10, repairing=True) == ""
     one.give_up(remembered(one, index=20, term=4))
     assert one.put_back(remembered(one, index=20, term=4), 3, 10) == ""
 

@@ -43,7 +43,8 @@ def test_a_directory_that_was_put_back(make_cluster: Callable[..., LocalCluster]
     cluster.stop("n3")
     shutil.copytree(cluster.directory / "n3", cluster.directory / "copy")
     cluster.start_replica("n3")
-    cluster.wait_ready()  # everybody has met it
+    cluster._wait(lambda: words(cluster, "n2").count("link to n3 is up") == 2, 30.0, "n2 does not meet n3 again")
+    cluster.wait_ready()
     cluster.stop("n2")
     cluster._wait(lambda: cluster.leader() in ("n1", "n3"), 30.0, "nobody leads")
     acknowledged = submit(cluster, "acknowledged")

@@ -5,7 +5,7 @@ kept and used again. The agent sends a `Call`, the worker answers `Returned`, an
 
 Standard output and error are files of the worker's own; after a call that wrote something, the head of it moves to
 the attempt's directory. A module that was imported stays as it was: the agent must be restarted to see new code.
-Started by the launcher as `python -m raftflow.agent.worker`.
+Started by the launcher (`raftflow.helpers.worker_command`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from raftflow import task
+from raftflow import helpers, task
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
 
 _ERROR_CHARS_MAX = 2_048
@@ -311,6 +311,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     worker = Worker(control)
+    helpers.admit_users()
     gc.freeze()
     worker.run()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.settings import ConfigError
@@ -60,6 +61,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
         )
 
     replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
+    introducer.history = AppliedHistory(replica.machine, replica.audit)
     return replica
 
 

@@ -616,6 +616,8 @@ class AuditCheck(msgspec.Struct, kw_only=True):
     problems: list[str]
     anchor_index: int = 0
     """Records up to this index were dropped, as the file has a limit; the chain is verified from the hash there."""
+    before_gaps: list[tuple[int, str]] = []
+    """Index of the last record before each gap, and the hex chain hash there; of the newest gaps only."""
 
 
 class PeerView(msgspec.Struct, kw_only=True):

@@ -17,7 +17,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TypeVar
 
 import msgspec
 
+from raftflow import helpers
 from raftflow.client.client import Client
 from raftflow.client.errors import ClientError
 from raftflow.domain.contract import ReplicaStatus
@@ -278,7 +278,7 @@ class LocalCluster:
             replica = self._replica(name)
             if replica.process is not None and processes.alive(replica.process):
                 return
-            argv = [sys.executable, "-m", "raftflow", "coordinator", "run", "--config", str(self.config_file(name))]
+            argv = helpers.command("raftflow", "coordinator", "run", "--config", str(self.config_file(name)))
             env = {**_clean_environment(), **(environment or {})}
             replica.process = processes.start(argv, log=self.log_file(name), env=env)
 
@@ -290,7 +290,7 @@ class LocalCluster:
             agent = self._agent(name)
             if agent.process is not None and processes.alive(agent.process):
                 return
-            argv = [sys.executable, "-m", "raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name]
+            argv = helpers.command("raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name)
             argv += ["--work-dir", str(work), *agent.arguments]
             env = _clean_environment() | ({"RAFTFLOW_TOKEN": self.token} if self.token else {})
             agent.process = processes.start(argv, log=self.log_file(name), env=env)

@@ -46,6 +46,7 @@ from raftflow.replication.log import (
 )
 from raftflow.replication.membership import MemberInfo, Membership, NotReadyError, Standing
 from raftflow.replication.reads import ReadRounds
+from raftflow.replication.recall import Recall
 from raftflow.replication.repair import MEMBERS_MIN, Repair, StorageOpener
 from raftflow.replication.roles import RoleTracker
 from raftflow.replication.submissions import Submissions
@@ -100,6 +101,7 @@ class PySyncObjLog:
         self._config = config
         self._on_members = on_members
         self._neighbours = neighbours
+        self._introducer = None if neighbours is None else neighbours.introducer
         self._machine = machine
         self._links = links
         self._fs = fs
@@ -131,6 +133,7 @@ class PySyncObjLog:
             self._build()
             self._restore()
             self._running = True
+            self._wait_for_peers()
             if self._neighbours is not None:
                 self._neighbours.introducer.attach(self._on_emptied, self._births.may_relearn)
             await self._links.start()
@@ -147,6 +150,16 @@ class PySyncObjLog:
             raise reason from error
         self._driver.request_turn()
 
+    def _wait_for_peers(self) -> None:
+        """Vote for nobody at first unless all peers are there: one of them may know that this disk was put back."""
+
+        def go_on() -> None:
+            self._guard.waits = False
+
+        if self._introducer is not None:
+            self._guard.waits = True
+            self._loop.call_later(self._config.election_min_s, go_on)
+
     def _open(self) -> None:
         config = self._config
         self._data = data = DataDir.open(self._fs, config.data_dir, config.cluster_id, config.name)
@@ -158,7 +171,7 @@ class PySyncObjLog:
             clock=self._loop.time,
             members=MEMBERS_MIN if config.join else len(config.members),
         )
-        self._journal, self._store, self._start_snapshot, self._repair = opener.open()
+        self._journal, self._store, self._start_snapshot, self._repair_at_start = opener.open()
         self._birth_file = file = MarkFile(self._fs, data.path, ordered_now=config.bootstrap)
         self._birth_mark = mark = file.open(data.disk_id, has_data=self._has_data())
         is_new = not self._has_data() and mark.stage is None
@@ -172,7 +185,7 @@ class PySyncObjLog:
             or journal.getVotedForNodeId() is not None
             or len(journal) > 1
             or self._start_snapshot is not None
-            or self._repair is not None
+            or self._repair_at_start is not None
         )
 
     def _bootstrap(self) -> Membership:
@@ -213,6 +226,7 @@ class PySyncObjLog:
         )
         self._raft.on_membership = self._membership_changed
         self._guard.attach(self._raft)
+        self._guard.configured = frozenset(config.peers)
         self._births = Births(
             config.name,
             tuple(self._first_members.voter_names),
@@ -226,7 +240,7 @@ class PySyncObjLog:
             on_born=self._on_born,
             joins=config.join,
         )
-        self._guard.votes = self._repair is None and self._births.born
+        self._guard.votes = self._repair_at_start is None and self._births.born
         self._roles.attach(self._raft)
         self._gate = SyncGate(self._journal, self._transmit, self._guard.receive, self._off)
         self._reads = ReadRounds(self._raft.other_voters, self._send_probe)
@@ -240,6 +254,19 @@ class PySyncObjLog:
             on_durable=self._gate.advance,
             on_failure=self._on_failure,
         )
+        self._recall = Recall(
+            self._fs,
+            config.data_dir,
+            raft=self._raft,
+            guard=self._guard,
+            journal=self._journal,
+            driver=self._driver,
+            repair=self._repair_at_start,
+            peers=config.peers,
+            on_change=self._update_votes,
+        )
+        if self._introducer is not None:
+            self._introducer.log = self._recall
         self._writer = SnapshotWriter(config, self._machine, self._store, self._snapshots, self._before_compaction)
         self._changes = MemberChanges(self._raft, self._guard, self._roles, self._append_members, self._off)
         self._handover = Handover(self._raft, self._guard, self._roles, self._send_now)
@@ -266,6 +293,7 @@ class PySyncObjLog:
             reads=self._reads,
             sender=self._sender,
             receiver=self._receiver,
+            recall=self._recall,
             lonely=self._postpone_election,
         )
 
@@ -277,8 +305,11 @@ class PySyncObjLog:
         first = self._first_members.voter_names
         return tuple(sorted(self._raft.members.base.voter_names - first)) if first else ()
 
+    def _update_votes(self) -> None:
+        self._guard.votes = self._recall.repair is None and self._births.born
+
     def _on_born(self) -> None:
-        self._guard.votes = self._repair is None
+        self._update_votes()
         self._postpone_election()
         self._driver.request_turn()
 
@@ -354,6 +385,7 @@ class PySyncObjLog:
             self._writer.cancel()
             self._sender.cancel_all()
             self._receiver.abandon()
+            self._recall.cancel()
             self._end_waiting("closed")
 
     async def _shut_down(self) -> None:
@@ -366,6 +398,8 @@ class PySyncObjLog:
         await self._sender.stop()
         await self._receiver.stop()
         await self._driver.drain()
+        if self._introducer is not None:
+            await self._recall.stop(self._introducer)
 
     async def _release_files(self) -> None:
         data, self._data = self._data, None
@@ -433,8 +467,8 @@ class PySyncObjLog:
     # Turns.
 
     def _before_tick(self) -> None:
-        if self._repair is not None:
-            self._go_on_with_repair(self._repair)
+        if self._recall.repair is not None:
+            self._go_on_with_repair(self._recall.repair)
         if not self._births.born:
             self._wait_for_birth()
         if self._guard.advance_commit():
@@ -449,6 +483,8 @@ class PySyncObjLog:
         if self._raft.is_leader and self._raft.next_deadline > self._repeat_reads_at:
             self._repeat_reads_at = self._raft.next_deadline
             self._reads.repeat()
+            if self._introducer is not None:
+                self._recall.note_followers(self._introducer)
         if self._writer.is_due(self._raft):
             self._raft.compact()  # at the next tick, which is a heartbeat away at most
         if self._handover.active or self._changes.active:
@@ -457,18 +493,19 @@ class PySyncObjLog:
     def _go_on_with_repair(self, repair: Repair) -> None:
         """End the repair if this replica has everything that it ever acknowledged; until then it does not stand."""
         raft = self._raft
-        applied = raft.applied_index  # committed for certain, and always in the log
-        if raft.term_at(applied) > repair.term and self._journal.durable_index >= applied:
-            repair.finish()
-            self._repair = None
-            self._guard.votes = True
-            _log.warning("this replica is whole again, up to entry %d", applied)
+        if self._recall.has_ended():
             return
         raft.election_deadline = self._loop.time() + self._config.election_max_s
         leader = self._roles.leader(raft)
         others = self._guard.connected() & raft.other_voters
         quorum = 2 * len(others) > len(raft.voters)
-        if raft.term == repair.term and leader is not None and quorum and self._roles.has_caught_up(raft):
+        if (
+            raft.term == repair.term
+            and not repair.unsure
+            and leader is not None
+            and quorum
+            and self._roles.has_caught_up(raft)
+        ):
             self._guard.ask_for_new_term(leader, raft.term + 1)
 
     def _wait_for_birth(self) -> None:
@@ -653,7 +690,7 @@ class PySyncObjLog:
     @property
     def repairing(self) -> bool:
         """Whether this replica repairs itself and does not vote yet (repair.py)."""
-        return self._running and self._repair is not None
+        return self._running and self._recall.repairing
 
     @property
     def _stopped(self) -> bool:
@@ -703,7 +740,7 @@ class PySyncObjLog:
         return Stamp(raft.applied_index, raft.term, self._roles.leader(raft))
 
     def _is_ready(self) -> bool:
-        if self._stopped or self._repair is not None:
+        if self._stopped or self._recall.repairing:
             return False
         if self._raft.is_leader:
             quorum = 2 * (len(self._guard.connected() & self._raft.other_voters) + 1) > len(self._raft.voters)

@@ -8,7 +8,7 @@ engine could stand behind them.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -123,6 +123,12 @@ Outcome = Applied | Rejected | Unknown
 
 class LogFailedError(Exception):
     """The log stopped for good: a disk that fails, a corrupt file, an `apply` that raised. Says what to do."""
+
+
+REMOVED_ADVICE: Final = (
+    "It stops, and its data can be wiped; its name is never used again. A new replica joins under a new name, with "
+    "an empty directory and `join = true`."
+)
 
 
 class RemovedError(LogFailedError):

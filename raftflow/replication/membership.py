@@ -124,6 +124,8 @@ class Standing(msgspec.Struct, frozen=True):
     """Of its entry, or of the snapshot that brought it; 0 for the list of the first start."""
     certain_index: int = 0
     """Of the latest applied entry with a list, or snapshot: up to here the lists are known and final."""
+    removed: tuple[str, ...] = ()
+    """Names whose removal is final."""
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -225,7 +227,7 @@ class MembershipTracker:
     @property
     def standing(self) -> Standing:
         """What is in force, for those who make links."""
-        return Standing(self.current, self.index, self.base_index)
+        return Standing(self.current, self.index, self.base_index, self.base.removed)
 
     @property
     def pending(self) -> bool:

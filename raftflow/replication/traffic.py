@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raftflow.replication.guard import GuardedTransport
     from raftflow.replication.links import Links
     from raftflow.replication.reads import ReadRounds
+    from raftflow.replication.recall import Recall
     from raftflow.replication.roles import RoleTracker
     from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
 
@@ -33,6 +34,7 @@ class PeerTraffic:
     neither does so any more, and a replica with a working disk may lead.
 
     Args:
+        recall: judges what cannot be right.
         lonely: called when the first link comes up and an election is overdue: nobody was there to be heard.
     """
 
@@ -50,6 +52,7 @@ class PeerTraffic:
         reads: ReadRounds,
         sender: SnapshotSender,
         receiver: SnapshotReceiver,
+        recall: Recall,
         lonely: Callable[[], None],
     ) -> None:
         self._config = config
@@ -63,6 +66,7 @@ class PeerTraffic:
         self._reads = reads
         self._sender = sender
         self._receiver = receiver
+        self._recall = recall
         self._lonely = lonely
         self._bodies = wire.BodyCache()
         links.set_handlers(self.on_frame, self.on_up, self.on_down)
@@ -97,10 +101,19 @@ class PeerTraffic:
         try:
             message = wire.decode(frame)
         except wire.WireError as error:
-            _log.warning("%s sent what is no message, its link is reset: %s", peer, error)
-            self._links.reset(peer)
+            self._refuse(peer, str(error))
+            return
+        problem = self._recall.bounds.problem(peer, message)
+        if problem:
+            self._refuse(peer, f"{message['type']}: {problem}")
             return
         self._driver.guarded(lambda: self._receive(peer, message))
+
+    def _refuse(self, peer: str, problem: str) -> None:
+        """Reset the link of a peer that sent what cannot be right; nothing of it is used."""
+        if self._recall.is_due(f"refused {peer}"):
+            _log.warning("%s sent what cannot be right, its link is reset: %s", peer, problem)
+        self._links.reset(peer)
 
     def _receive(self, peer: str, message: Message) -> None:
         kind = message["type"]

@@ -114,6 +114,8 @@ class History:
         self._commit: dict[str, int] = {}
         self._said: dict[str, tuple[int, str]] = {}
         """For each replica the last term in which it gave its vote away, and to whom."""
+        self._forgetful: dict[str, bool] = {}
+        """Replicas whose disks were put back, and whether their repair has begun."""
         self._reloaded: set[str] = set()
         """Replicas that have just loaded a snapshot."""
         self._logs: dict[str, Any] = {}
@@ -204,7 +206,7 @@ class History:
 
     def _check_memory(self, name: str, log: Any) -> None:
         """What a replica has told others of its term and vote, its disk must know after a restart."""
-        if name not in self._said:
+        if name not in self._said or name in self._forgetful:
             return
         term, vote = self._said[name]
         journal = log._journal  # noqa: SLF001
@@ -237,7 +239,7 @@ class History:
         other = self._logs.get(peer)
         if match == 0 or other is None or other._raft.term != log._raft.term:  # noqa: SLF001
             return
-        if other.repairing:
+        if other.repairing or self._is_forgetful(peer, other):
             return  # it was true when it was said, and it elects nobody before the next term (RECOVERY.md)
         if not _holds(other, log, match):
             self.violation(
@@ -245,11 +247,30 @@ class History:
                 f"{leader} believes that {peer} has its entry {match} on disk",
             )
 
+    def forgets(self, name: str) -> None:
+        """An older copy of a replica's disk is put back: until it is repaired it lacks what it had promised."""
+        self._forgetful[name] = False
+
+    def _is_forgetful(self, name: str, log: Any) -> bool:
+        """Return True until the repair of a replica whose disk was put back has begun and ended."""
+        if name not in self._forgetful:
+            return False
+        if log.repairing:
+            self._forgetful[name] = True
+        elif self._forgetful[name]:
+            del self._forgetful[name]
+            return False
+        return True
+
     def _check_majority(self, leader: str, log: Any, commit: int) -> None:
         """What a leader commits must be on the disks of a majority. Replicas that are down get the benefit."""
         voters = self.members.in_force(leader, log)[1].voter_names
         logs = {name: self._logs[name] for name in sorted(voters & self._logs.keys())}
-        missing = [name for name, other in logs.items() if not other.repairing and not _holds(other, log, commit)]
+        missing = [
+            name
+            for name, other in logs.items()
+            if not other.repairing and not self._is_forgetful(name, other) and not _holds(other, log, commit)
+        ]
         if 2 * len(missing) >= len(voters):
             self.violation("commit without majority", f"{leader} commits {commit}, which {', '.join(missing)} lack")
 

@@ -106,9 +106,17 @@ class Host:
         """Why this machine is no more: its disk was lost for good, or it heard that it was removed."""
         self.level = LEVEL
         """The highest feature level that the version which is installed here understands."""
+        self.older = False
+        """An older copy of its disk was put back, or is about to be."""
+        self.nonces = 0
         self.join = False
         self.file: tuple[str, ...] = ()
         """The replicas in the configuration with which it was started first."""
+
+    def new_nonce(self) -> str:
+        """Return what tells one start of this replica from all others, whatever becomes of its disk."""
+        self.nonces += 1
+        return f"{self.name}-{self.nonces}"
 
     @property
     def wiped(self) -> bool:
@@ -282,7 +290,7 @@ class Cluster:
         self._loop.call_soon(self._begin, host, process, context=process.context)
 
     def _build(self, host: Host, process: Process) -> None:
-        introducer = Introducer(host.disk, Path("/data"), level=host.level)
+        introducer = Introducer(host.disk, Path("/data"), level=host.level, new_nonce=host.new_nonce)
         links = host.links = SimLinks(self._network, process, introducer, host.level)
         neighbours = Neighbours(introducer, host.level, links.levels)
         config = CoordinatorConfig(
@@ -492,6 +500,14 @@ class Cluster:
     def empty_disk(self, name: str) -> None:
         """Make room again."""
         self.hosts[name].disk.capacity_bytes = None
+
+    def replace_disk(self, name: str, files: dict[Path, bytes]) -> None:
+        """Put an older copy of its files on the disk of a replica that is down."""
+        host = self.hosts[name]
+        self._trace.fault("older copy put back", name)
+        self._history.forgets(name)
+        host.disk.replace(files)
+        host.damaged = True
 
     def repair_disk(self, name: str) -> None:
         """Put an end to faults that have not shown yet."""

@@ -133,6 +133,7 @@ class Faults:
             "lone change": changes.lone_change,
             "ghost": changes.ghost,
             "damaged voter": changes.damaged_voter,
+            "old copy": changes.old_copy,
             "wipe": wipes.wipe,
         }
 

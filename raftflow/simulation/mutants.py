@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.uploads import Uploads
+from raftflow.helpers import spawn_context
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
@@ -129,6 +129,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="votes during repair",
         about="a replica that takes its log from the others again votes meanwhile",
         plant=plants.vote_always,
+        family="repairs",
+    ),
+    Mutant(
+        name="old copy votes at once",
+        about="a replica whose disk was put back from an older copy votes as though it remembered",
+        plant=plants.vote_from_old_copies,
         family="repairs",
     ),
     Mutant(
@@ -291,6 +297,6 @@ def hunt_all(names: list[str], *, jobs: int = 1) -> Iterator[Finding]:
     if jobs <= 1 or len(names) == 1:
         yield from map(hunt_named, names)
         return
-    context: Any = multiprocessing.get_context("spawn")
+    context = spawn_context()
     with context.Pool(jobs) as pool:
         yield from pool.imap(hunt_named, names, chunksize=1)

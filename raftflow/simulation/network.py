@@ -8,6 +8,8 @@ connections are made as soon as both directions work. Nothing is ever changed or
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -52,6 +54,7 @@ class SimLinks:
         self.up: dict[str, int] = {}
         """The number of the connection with each peer, as far as this replica knows."""
         self._levels: dict[str, int] = {}
+        self._settling: set[asyncio.Task[None]] = set()
         self._alive = False
         self.on_frame: Callable[[str, bytes], None]
         self.on_up: Callable[[str], None]
@@ -129,10 +132,35 @@ class SimLinks:
         """Judge the introduction of the other end of a connection that is being made."""
         if not self._alive:
             return
+        introducer = self.introducer
         try:
-            answer = self.introducer.meet(peer, self.introducer.read(frame))
+            told = introducer.read(frame)
+            if introducer.look_back(peer, told):
+                for other in sorted(self.up):
+                    self.reset(other)
+                return
+            answer = introducer.meet(peer, told)
         except OSError:
             return  # as when the connection is dropped: it is made anew
+        if answer.accepted and introducer.must_settle(peer, told):
+            task = asyncio.get_running_loop().create_task(self._settle(meeting, peer, told, answer))
+            self._settling.add(task)
+            task.add_done_callback(self._settled)
+        else:
+            self._answer(meeting, answer)
+
+    async def _settle(
+        self, meeting: _Meeting, peer: str, told: introductions.Introduction, answer: introductions.Answer
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._answer(meeting, await self.introducer.settle(peer, told, answer))
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled():
+            task.exception()  # power may have failed
+
+    def _answer(self, meeting: _Meeting, answer: introductions.Answer) -> None:
         meeting.answers[self.name] = answer
         self._network.answered(meeting)
 
@@ -212,7 +240,7 @@ class Network:
                 continue
             if links.knows(peer) and other.knows(links.name):
                 self._connect_soon(pair)
-            elif links.takes(other) and other.takes(links):
+            elif links.knows(peer) or other.knows(links.name) or (links.takes(other) and other.takes(links)):
                 self._loop.call_later(self._rng.uniform(0.001, SEEK_S), self._connect, pair)
 
     def leave(self, links: SimLinks, *, silently: bool = False) -> None:
@@ -236,13 +264,27 @@ class Network:
     def _connect(self, pair: frozenset[str]) -> None:
         one, other = sorted(pair)
         first, second = self.links.get(one), self.links.get(other)
-        if first is None or second is None or not self._may_connect(first, second):
+        if first is None or second is None:
+            return
+        if self._refuse(first, second) or self._refuse(second, first):
+            self._loop.call_later(AGAIN_S, self._connect, pair)
+        if not self._may_connect(first, second):
             return
         meeting = _Meeting(first, second)
         for end, peer in ((first, second), (second, first)):
-            frame = peer.introducer.introduction()
+            frame = peer.introducer.introduction(end.name)
             self._loop.call_soon(end.meet, meeting, peer.name, frame, context=end.process.context)
         self._loop.call_later(AGAIN_S, self._connect, pair)
+
+    def _refuse(self, end: SimLinks, peer: SimLinks) -> bool:
+        """Tell a replica that dials another one, and was removed by the log of that one. True if it was."""
+        names = (end.name, peer.name)
+        if not end.knows(peer.name) or peer.takes(end) or end.name not in peer.standing.removed:
+            return False
+        if names not in self.blocked and names[::-1] not in self.blocked:
+            answer = peer.introducer.refuse(end.name)
+            self._loop.call_soon(end.refused, peer.name, answer, context=end.process.context)
+        return True
 
     def _may_connect(self, one: SimLinks, other: SimLinks) -> bool:
         names = (one.name, other.name)

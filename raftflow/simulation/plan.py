@@ -23,6 +23,8 @@ MIXED_SHARE: Final = 0.25
 """Share of seeds that begin with older versions."""
 WIPING_SHARE: Final = 0.4
 """Share of the seeds of the family `all` in which disks are wiped."""
+COPIES_SHARE: Final = 0.5
+"""Share of the seeds of the family `repairs` in which an older copy of a disk is put back."""
 ROUGH_SHARE: Final = 0.3
 """Share of seeds in which replicas crash while the cluster is born."""
 MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("M"))
@@ -183,6 +185,8 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
     elif plan.family == "repairs":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
         plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
+        if random.Random(f"copies {settings}").random() < COPIES_SHARE:  # noqa: S311 - other draws stay as they are
+            plan.weights |= {"old copy": 20, "damaged voter": 0}
         plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":

@@ -36,6 +36,7 @@ from raftflow.replication.introductions import Answer, Introducer, Introduction
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.reads import ReadRounds
+from raftflow.replication.starts import Starts
 from raftflow.replication.writer import SegmentWriter
 from raftflow.simulation import agents as simulated_agents
 
@@ -129,6 +130,16 @@ def vote_always() -> Patch:
     return patch.object(
         GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None), create=True
     )
+
+
+@contextlib.contextmanager
+def vote_from_old_copies() -> Iterator[None]:
+    """Let nobody notice that a disk was put back."""
+    with (
+        patch.object(Starts, "put_back", lambda *_, **__: ""),
+        patch.object(Starts, "is_older", lambda *_: False),
+    ):
+        yield
 
 
 @contextlib.contextmanager

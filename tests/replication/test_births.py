@@ -119,7 +119,7 @@ class Town:
             return
         ends = ((one, other), (other, one))
         answers = {
-            end.name: end.introducer.meet(peer.name, end.introducer.read(peer.introducer.introduction()))
+            end.name: end.introducer.meet(peer.name, end.introducer.read(peer.introducer.introduction(end.name)))
             for end, peer in ends
         }
         if all(answer.accepted for answer in answers.values()):

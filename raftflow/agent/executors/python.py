@@ -9,12 +9,12 @@ import os
 import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from raftflow import helpers
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
@@ -165,8 +165,8 @@ class PythonExecutor:
         worker = Worker(ours, (out, err), progress)
         with theirs:
             worker.id = self._launcher.spawn(
-                [sys.executable, "-m", "raftflow.agent.worker"],
-                {"RAFTFLOW_PROGRESS": progress},
+                helpers.worker_command("raftflow.agent.worker"),
+                {"RAFTFLOW_PROGRESS": progress, helpers.USER_PATH: helpers.user_path()},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
                 stdout=str(out),

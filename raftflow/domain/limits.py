@@ -14,6 +14,15 @@ SPEC_BYTES_MAX = 64 * 1024
 RESULT_BYTES_MAX = 64 * 1024
 """Bytes of one task's result as JSON. Larger outputs belong in a file that the result names."""
 
+INPUTS_BYTES_MAX = NEEDS_PER_TASK_MAX * RESULT_BYTES_MAX
+"""Bytes of results that one task can be given, 625 MiB: as many needs as a document may name cannot pass it."""
+INPUTS_INLINE_BYTES_MAX = 32 * 1024
+"""Bytes of inputs that come with the assignment of an attempt. The agent fetches larger ones in pieces."""
+INPUTS_PIECE_BYTES_MAX = 512 * 1024
+"""Bytes of one piece of inputs; a piece holds at least one input."""
+INPUTS_PIECE_COUNT_MAX = 1_000
+"""Inputs in one piece."""
+
 ERROR_CHARS_MAX = 4_096
 """Characters of an error text kept with an attempt; the rest is cut."""
 

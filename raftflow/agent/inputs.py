@@ -156,7 +156,10 @@ class Fetcher:
             piece = await passes.piece(self._agent, first)
             got += len(piece.inputs)
             size += sum(map(len, piece.inputs.values()))
-            wrong = got > count or (piece.next != got if piece.next is not None else got != count)
+            if piece.next is None:
+                wrong = got != count
+            else:
+                wrong = not piece.inputs or piece.next != got or got > count
             if wrong or size > self._bytes_max:
                 raise InputsError(f"{got} of {count} inputs with {size} bytes came from input {first} on", own=True)
             await inputs.add(piece.inputs)

@@ -24,8 +24,8 @@ TURN_MS = 300_000
 """How long a turn goes on at most, in ms: it ends with the next task that leaves the queue."""
 TURN_QUICK_MS = 500
 TURN_QUICK_PER_S = 100
-"""A turn in which so many tasks a second leave the queue is over after `TURN_QUICK_MS`: whoever is next would wait for
-seconds otherwise. Slower ones stay long, for short turns cost makespan."""
+"""A turn in which so many tasks a second leave the queue is over after `TURN_QUICK_MS`: whoever is next would wait
+for seconds otherwise. Slower ones stay long, for short turns cost makespan."""
 _NOT_BEGUN = -1
 _SLACK = 64
 
@@ -42,9 +42,9 @@ class Waiting(msgspec.Struct, gc=False):
     """A workflow with ready tasks, and its turn.
 
     Workflows of one priority take turns, so that a small one does not wait until a large one is done. A turn ends
-    after `TURN_TASKS` tasks or `TURN_MS`, and after `TURN_QUICK_MS` if tasks are short. Then the workflow stands behind all of its priority that have not had a
-    turn since, and is as young as if it had been submitted now: it gained priority by waiting and has got what it
-    waited for.
+    after `TURN_TASKS` tasks or `TURN_MS`, and after `TURN_QUICK_MS` if tasks are short. Then the workflow stands
+    behind all of its priority that have not had a turn since, and is as young as if it had been submitted now: it
+    gained priority by waiting and has got what it waited for.
     """
 
     priority: int

@@ -156,11 +156,8 @@ class Fetcher:
             piece = await passes.piece(self._agent, first)
             got += len(piece.inputs)
             size += sum(map(len, piece.inputs.values()))
-            if piece.next is None:
-                wrong = got != count
-            else:
-                wrong = not piece.inputs or piece.next != got or got > count
-            if wrong or size > self._bytes_max:
+            more = piece.next is not None and piece.inputs and piece.next == got < count
+            if not (more or (piece.next is None and got == count)) or size > self._bytes_max:
                 raise InputsError(f"{got} of {count} inputs with {size} bytes came from input {first} on", own=True)
             await inputs.add(piece.inputs)
             first = piece.next

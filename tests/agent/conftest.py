@@ -185,7 +185,9 @@ class FakeLeader:
         if self.inputs_status:
             return self._problem(self.inputs_status, "as-told", **{"Retry-After": "0"})
         inputs = self.inputs[fence]
-        members = b",".join(b"%s:%s" % (json.dumps(need).encode(), result) for need, result in inputs[first : first + 2])
+        members = b",".join(
+            b"%s:%s" % (json.dumps(need).encode(), result) for need, result in inputs[first : first + 2]
+        )
         following = b"%d" % (first + 2) if first + 2 < len(inputs) else b"null"
         return web.Response(body=b'{"inputs":{%s},"next":%s}' % (members, following), content_type="application/json")
 

@@ -15,10 +15,12 @@ TRUE = {"command": ["true"]}
 
 
 async def joined(leader: Any) -> tuple[str, int, int]:
-    """Let `join` be assigned to a1, which needs two large results and a null. Returns workflow, incarnation, fence."""
+    """Have `join` assigned to a1: it needs two large results and a null. Returns workflow, incarnation, fence."""
     parts = ("a", "b", "c")
     incarnation = await leader.register(cpu=4)
-    workflow = await leader.submit(*({"id": part, **TRUE} for part in parts), {"id": "join", "needs": [*parts], **TRUE})
+    workflow = await leader.submit(
+        *({"id": part, **TRUE} for part in parts), {"id": "join", "needs": [*parts], **TRUE}
+    )
     assigned: list[dict[str, Any]] = []
     seq = 0
     while len(assigned) < 3:

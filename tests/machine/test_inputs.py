@@ -1,4 +1,4 @@
-"""Inputs of attempts: small ones come with the assignment, large ones in pieces that every replica gives out alike."""
+"""Inputs of attempts: small ones come with the assignment, large ones in pieces that are alike on every replica."""
 
 from __future__ import annotations
 

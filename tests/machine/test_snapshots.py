@@ -244,7 +244,7 @@ def test_snapshots_show_one_moment_whatever_happens_meanwhile(new_drive, monkeyp
 
 @pytest.fixture(scope="module", params=[copying.HEAVY_BYTES, 4, -1])
 def monkeypatch_small_pieces(request):
-    """A piece for every frame, so that commands come between any two of them; chunks are light, mixed, or all heavy."""
+    """A piece for every frame, so that commands come between any two; chunks are light, mixed, or all heavy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "PIECE_FRAMES_MAX", 1)
         patch.setattr(copying, "HEAVY_BYTES", request.param)

@@ -14,6 +14,11 @@ SPEC_BYTES_MAX = 64 * 1024
 RESULT_BYTES_MAX = 64 * 1024
 """Bytes of one task's result as JSON. Larger outputs belong in a file that the result names."""
 
+RESULTS_BYTES_MAX = 4 * 1024 * 1024 * 1024
+"""Bytes of the results of all workflows in the task table. An attempt whose result would pass it fails."""
+RESULT_SMALL_BYTES = 1024
+"""A result of up to this size is always taken."""
+
 INPUTS_BYTES_MAX = NEEDS_PER_TASK_MAX * RESULT_BYTES_MAX
 """Bytes of results that one task can be given, 625 MiB: as many needs as a document may name cannot pass it."""
 INPUTS_INLINE_BYTES_MAX = 32 * 1024

@@ -28,7 +28,7 @@ from raftflow.domain.replies import Cleared
 from raftflow.domain.task import FINAL, TaskEvent, TaskState
 from raftflow.machine.results import CachedResult
 from raftflow.machine.state import Claim
-from raftflow.machine.step import BULK_LEAST, in_bulk, move
+from raftflow.machine.step import BULK_LEAST, in_bulk, move, set_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -193,7 +193,7 @@ def _reuse(step: Step, workflow: Workflow, task: Task, entry: CachedResult) -> N
     task.cached = True
     task.losses = 0
     task.finished_ms = step.clock_ms
-    task.result = entry.result
+    set_result(step, workflow, task, entry.result)
     task.detail = f"has the result of {entry.workflow_id}/{entry.task_id}, cached as {entry.key}"
 
 

@@ -141,3 +141,37 @@ def test_a_page_of_tasks_ends_early_when_results_are_large(drive, monkeypatch):
     assert seen == [["t0", "t1"], ["t2", "t3"], ["t4"]]
     monkeypatch.setattr(q, "PAGE_BYTES", 1)
     assert [task.id for task in q.task_page(drive.machine, "wf-1", 100, None).tasks] == ["t0"]
+
+
+def test_large_results_fail_their_attempts_when_too_many_are_kept(drive, monkeypatch):
+    monkeypatch.setattr(limits, "RESULTS_BYTES_MAX", 30_000)
+    drive.raise_level()
+    drive.register(cpu=4)
+    drive.submit(drive.bag(1))
+    drive.submit(drive.bag(3), "wf-2")
+    drive.place(0)
+    drive.place(0, 1, workflow_id="wf-2")
+    assert drive.finish(1, result=BIG) == "accepted"
+    assert drive.machine.state.result_bytes == len(BIG)
+    drive.finish(2, result=BIG)
+    assert (
+        "the results of all workflows have 20002 bytes, and no more than 30000 are kept"
+        in drive.task(0, "wf-2").detail
+    )
+    drive.finish(3, result=b"1" * limits.RESULT_SMALL_BYTES)
+    assert drive.machine.state.result_bytes == len(BIG) + limits.RESULT_SMALL_BYTES
+    drive.retire()
+    assert drive.machine.state.result_bytes == 0, "what is forgotten makes room"
+    drive.submit(drive.bag(1), "wf-3")
+    drive.place(0, workflow_id="wf-3")
+    drive.finish(4, result=BIG)
+    assert drive.states("wf-3") == "S"
+
+
+def test_below_the_level_results_are_taken_as_before(drive, monkeypatch):
+    monkeypatch.setattr(limits, "RESULTS_BYTES_MAX", 1)
+    drive.register()
+    drive.submit()
+    drive.place(0)
+    drive.finish(1, result=BIG)
+    assert drive.states() == "S"

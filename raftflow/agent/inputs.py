@@ -29,10 +29,10 @@ _log = logging.getLogger("raftflow.agent.inputs")
 
 FETCHES_MAX: Final = 4
 """Attempts that fetch at the same time."""
-ASK_S: Final = 5.0
+ASK_S: Final = 2.0
 """How long a replica has for a piece."""
-AWAY_S: Final = 10.0
-"""For so long a replica that did not answer is asked after the others."""
+AWAY_S: Final = 30.0
+"""For so long a replica that did not answer is asked after the others, whatever attempt is fetched for."""
 PATIENCE_S: Final = 60.0
 """An attempt that has got no piece for so long is given back."""
 _WAIT_MIN_S: Final = 0.01
@@ -123,6 +123,8 @@ class Fetcher:
         self._bytes_max = bytes_max
         self._patience_s = patience_s
         self._room = asyncio.Semaphore(FETCHES_MAX)
+        self._away: dict[str, float] = {}
+        """Replicas that did not answer, and until when others are asked before them."""
 
     async def fetch(self, assignment: Assignment) -> Inputs:
         """Return all inputs of an attempt. Raises `InputsError`. Being cancelled leaves nothing behind."""
@@ -150,7 +152,7 @@ class Fetcher:
 
     async def _fetch(self, fence: int, count: int, inputs: Inputs) -> None:
         got = size = 0
-        passes = _Passes(self._source, fence, self._patience_s)
+        passes = _Passes(self._source, fence, self._patience_s, self._away)
         first: int | None = 0
         while first is not None:
             piece = await passes.piece(self._agent, first)
@@ -167,14 +169,13 @@ class Fetcher:
 class _Passes:
     """Asks one replica after the other for pieces of one attempt's inputs; stays with one that answers."""
 
-    def __init__(self, source: Source, fence: int, patience_s: float) -> None:
+    def __init__(self, source: Source, fence: int, patience_s: float, away: dict[str, float]) -> None:
         self._source = source
         self._fence = fence
         self._patience_s = patience_s
         self._good: str | None = None
         """The one that answered last."""
-        self._away: dict[str, float] = {}
-        """Those that did not answer, and until when others are asked before them."""
+        self._away = away
         self._refused: dict[str, str] = {}
 
     async def piece(self, agent: str, first: int) -> InputsPiece:
@@ -197,6 +198,7 @@ class _Passes:
                         self._away[replica] = loop.time() + AWAY_S
                 else:
                     self._good = replica
+                    self._away.pop(replica, None)
                     return piece
             if self._refused and not self._order():
                 raise InputsError(f"no replica gives out its inputs: {'; '.join(self._refused.values())}")

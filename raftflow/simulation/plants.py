@@ -348,7 +348,7 @@ def answer_though_behind() -> Patch:
 
 def take_first_piece_for_all() -> Patch:
     async def hasty(_self: Fetcher, fence: int, _count: int, inputs: Any) -> None:
-        passes = agent_inputs._Passes(_self._source, fence, _self._patience_s)  # noqa: SLF001
+        passes = agent_inputs._Passes(_self._source, fence, _self._patience_s, {})  # noqa: SLF001
         await inputs.add((await passes.piece(_self._agent, 0)).inputs)  # noqa: SLF001
 
     return patch.object(Fetcher, "_fetch", hasty)

@@ -258,6 +258,14 @@ async def test_followers_are_asked_before_the_leader(make: Any, answers: dict[st
     inputs.remove()
 
 
+async def test_a_silent_replica_costs_one_attempt_its_time_and_not_all(make: Any) -> None:
+    replicas = Replicas(n1=[ALL], n2=[AWAY, ALL], lead=[ALL])
+    one = fetcher(replicas, make)
+    for fence in (3, 5, 7):
+        (await one.fetch(attempt(fence))).remove()
+    assert replicas.asked == ["n20", "n10", "n10", "n10"]
+
+
 @pytest.mark.parametrize(
     ("answers", "own", "why"),
     [

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from raftflow.agent import inputs as agent_inputs
+from raftflow.agent.attempts import Attempts
 from raftflow.agent.inputs import (
     AttemptOverError,
     Fetcher,
@@ -22,7 +23,7 @@ from raftflow.agent.inputs import (
     NotServedError,
     PassedOverError,
 )
-from raftflow.domain.contract import InputsApart, InputsPiece
+from raftflow.domain.contract import Assignment, InputsApart, InputsPiece
 
 TRUE = ["/bin/true"]
 SHOW = ["sh", "-c", 'cp "$RAFTFLOW_INPUTS" "$RAFTFLOW_RESULT"; stat -c %a "$RAFTFLOW_INPUTS" >&2; exit $?']
@@ -320,3 +321,27 @@ async def test_no_files_of_a_former_agent_are_left(tmp_path: Path) -> None:
     assert text_of(file) == "{}"
     file.remove()
     place.close()
+
+
+async def test_the_lease_is_looked_at_before_an_attempt_starts_with_its_inputs() -> None:
+    """An agent that stood still finds inputs that came meanwhile, and a lease that is over: nothing starts."""
+    started: list[int] = []
+    removed: list[int] = []
+    ends: list[Any] = []
+    executor: Any = SimpleNamespace(start=lambda *args: started.append(1), signal=lambda *args: None)
+
+    async def fetch(_assignment: Any) -> Any:
+        return SimpleNamespace(remove=lambda: removed.append(1))
+
+    attempts = Attempts(
+        executor,
+        executor,
+        before_end=lambda: attempts.stop_all("abandoned", "the lease is over"),
+        on_end=ends.append,
+        fetch=fetch,
+    )
+    given = {"fence": 1, "workflow_id": "w", "workflow_name": "w", "task_id": "t", "attempt": 1, "resources": {}}
+    attempts.start(Assignment(**given, command=TRUE, inputs_apart=InputsApart(count=1, size=1)))
+    await attempts.wait_idle()
+    assert [(end.outcome, end.error) for end in ends] == [("abandoned", "the lease is over")]
+    assert (started, removed) == ([], [1])

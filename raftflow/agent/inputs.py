@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from raftflow.agent.output import remove_file
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -232,8 +234,18 @@ class InputFolder:
         self.thread = ThreadPoolExecutor(1, "inputs")
 
     def make(self, fence: int) -> InputFile:
-        """Create the file of an attempt. Raises `OSError`."""
-        return InputFile(f"{self._folder}/{fence}.json", self.thread)
+        """Create the file of an attempt. Raises `OSError`.
+
+        Tasks run as the same user: the folder may be gone, and something may stand in the file's place.
+        """
+        path = f"{self._folder}/{fence}.json"
+        try:
+            return InputFile(path, self.thread)
+        except FileNotFoundError:
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - a plain path
+        except FileExistsError:
+            remove_file(path)
+        return InputFile(path, self.thread)
 
     def close(self) -> None:
         """End the thread when it has done what it was given."""
@@ -287,7 +299,4 @@ class InputFile:
 
     def _unlink(self) -> None:
         self._close()
-        try:
-            os.unlink(self.path)  # noqa: PTH108 - a plain path
-        except OSError as error:
-            _log.debug("%s is not there to be removed: %s", self.path, error)
+        remove_file(self.path)

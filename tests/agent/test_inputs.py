@@ -315,12 +315,30 @@ async def test_no_files_of_a_former_agent_are_left(tmp_path: Path) -> None:
     place = InputFolder(tmp_path / "inputs")
     assert list((tmp_path / "inputs").iterdir()) == []
     file = place.make(7)
-    with pytest.raises(FileExistsError):
-        place.make(7)
     await file.finish()
     assert text_of(file) == "{}"
     file.remove()
     place.close()
+
+
+@pytest.mark.parametrize("what", ["gone", "fifo", "link", "folder"])
+async def test_what_a_task_did_to_the_folder_is_mended(make: Any, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "inputs"
+    path = folder / "3.json"
+    if what == "gone":
+        folder.rmdir()
+    elif what == "fifo":
+        os.mkfifo(path)
+    elif what == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        (path / "deep").mkdir(parents=True)
+    inputs = await fetcher(Replicas(lead=[ALL]), make).fetch(attempt())
+    assert text_of(inputs) == '{"a":1,"b":1,"c":1}'
+    assert not path.is_symlink()
+    assert "elsewhere" not in os.listdir(tmp_path)
+    inputs.remove()
+    await nothing_left(folder)
 
 
 async def test_the_lease_is_looked_at_before_an_attempt_starts_with_its_inputs() -> None:

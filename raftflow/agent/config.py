@@ -69,6 +69,9 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     directory for temporary files."""
     output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
     """Kept of each of an attempt's standard streams, from its beginning; the rest is dropped."""
+    inputs_bytes_max: Positive = limits.INPUTS_BYTES_MAX
+    """Of what one attempt is given by the tasks that it needs; one that is given more fails. By default all that a
+    task can be given. They lie in the work directory while the attempt runs."""
     keep_attempts_max: Positive = 1_000
     """Ended attempts whose output is kept."""
     keep_bytes_max: Positive = 1 << 30

@@ -28,7 +28,7 @@ from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, Sta
 from raftflow.agent.load import LoadSampler, plain
 from raftflow.agent.usage import TELL_EVERY_S, UsageWatch
 from raftflow.domain.contract import AttemptUsage, LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import INPUTS_LEVEL, ONLINE_LEVEL
 
 _log = logging.getLogger("raftflow.agent.exchange")
 
@@ -302,6 +302,7 @@ class Exchange:
             wait_ms=wait_ms,
             leaving=self._leaving,
             goodbye=goodbye,
+            fetches=self.level >= INPUTS_LEVEL,
         )
 
     def _next_ends(self) -> tuple[list[ReportedEnd], list[int]]:

@@ -12,15 +12,17 @@ import logging
 import ssl
 from collections import deque
 from typing import TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
 from raftflow.agent.config import AgentConfig, ConfigError
+from raftflow.agent.inputs import AttemptOverError, NotServedError, PassedOverError
 from raftflow.agent.wire import Answer, Wire
 from raftflow.domain.contract import (
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
+    InputsPiece,
     PollResponse,
     Problem,
     RegisterRequest,
@@ -36,6 +38,7 @@ _REDIRECTS_MAX = 8
 _PEERS = HEADER_PEERS.lower()
 
 _encode = msgspec.json.Encoder().encode
+_decode_inputs = msgspec.json.Decoder(InputsPiece).decode
 _decode_problem = msgspec.json.Decoder(Problem).decode
 _T = TypeVar("_T")
 
@@ -102,6 +105,36 @@ class LeaderClient:
         """Send a poll. Raises `NoLeaderError`, `StaleIncarnationError` or `RefusedError`."""
         return await self._pass(f"/v1/agents/{agent_id}/poll", body, timeout_s, self._decode_poll)
 
+    # What `agent.inputs` wants of a source.
+
+    def replicas(self) -> list[str]:
+        """Return the replicas to ask for inputs: the leader last."""
+        others = [peer for peer in self._peers if peer != self._leader]
+        return others if self._leader is None else [*others, self._leader]
+
+    async def inputs(self, replica: str, agent: str, fence: int, first: int, timeout_s: float) -> InputsPiece:
+        """Ask a replica for a piece of inputs. Raises `PassedOverError`, `NotServedError`, `AttemptOverError`."""
+        if self._wire is None:
+            raise PassedOverError("the agent is stopping")
+        path = f"/v1/agents/{quote(agent, safe='')}/attempts/{fence}/inputs?first={first}"
+        connect_s = self._config.connect_timeout_s
+        try:
+            answer = await self._wire.get(replica, path, timeout_s=timeout_s, connect_timeout_s=connect_s)
+        except (TimeoutError, OSError) as error:
+            raise PassedOverError(f"{replica}: {type(error).__name__} {error}".rstrip(), away=True) from error
+        if answer.status == 200:
+            try:
+                return _decode_inputs(answer.body)
+            except msgspec.DecodeError as error:
+                raise NotServedError(f"{replica}: an answer that is not the contract's: {error}") from error
+        problem = _problem_of(answer.status, answer.body)
+        text = f"{replica}: {_text_of(problem)}"
+        if answer.status == 429 or answer.status in _RETRY_STATUS:
+            raise PassedOverError(text, _seconds(answer.headers.get("retry-after")) if answer.status == 429 else 0.0)
+        if answer.status == 409:
+            raise AttemptOverError(text)
+        raise NotServedError(text)
+
     async def _pass(self, path: str, body: bytes, timeout_s: float, decoder: msgspec.json.Decoder[_T]) -> _T:
         targets = deque(self._peers if self._leader is None else [self._leader, *self._peers])
         tried: set[str] = set()
@@ -147,21 +180,14 @@ class LeaderClient:
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
         """Return the text of an answer that another replica may better, or raise what it means."""
-        try:
-            problem = _decode_problem(data)
-        except msgspec.DecodeError:
-            problem = Problem(type="", title=data[:200].decode(errors="replace"), status=status)
-        text = f"{status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
+        problem = _problem_of(status, data)
+        text = _text_of(problem)
         if status in _RETRY_STATUS:
             if base == self._leader:
                 self._leader = None
             return text
         if status == 429:
-            try:
-                seconds = float(retry_after or 1)
-            except ValueError:
-                seconds = 1.0
-            raise NoLeaderError(f"{base}: {text}", seconds)
+            raise NoLeaderError(f"{base}: {text}", _seconds(retry_after))
         if problem.type == STALE_INCARNATION or status == 404:
             raise StaleIncarnationError(text)
         raise RefusedError(status, text)
@@ -187,6 +213,26 @@ class LeaderClient:
         if base in self._peers:
             self._peers.remove(base)
             self._peers.append(base)
+
+
+def _problem_of(status: int, data: bytes) -> Problem:
+    try:
+        problem = _decode_problem(data)
+    except msgspec.DecodeError:
+        problem = Problem(type="", title=data[:200].decode(errors="replace"), status=status)
+    problem.status = status
+    return problem
+
+
+def _text_of(problem: Problem) -> str:
+    return f"{problem.status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return float(retry_after or 1)
+    except ValueError:
+        return 1.0
 
 
 def _base_of(url: str, path: str) -> str | None:

@@ -114,6 +114,10 @@ class Call(_Message, frozen=True):
     """Where the output of the call goes, made when there is any."""
     output_bytes_max: int
     result_bytes_max: int
+    inputs_path: str = ""
+    """File of the inputs if they were too large to be here; empty if it is not used."""
+    inputs_places: dict[str, tuple[int, int]] = {}
+    """For each need where in that file its result begins, and how many bytes it has."""
 
 
 class Returned(_Message, frozen=True):

@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
 
 
 class Wire:
-    """Posts JSON to replicas over connections that are kept open.
+    """Asks replicas over connections that are kept open.
 
     Args:
         headers: sent with every request.
@@ -166,6 +166,16 @@ class Wire:
         self._closed = False
 
     async def post(self, base: str, path: str, body: bytes, *, timeout_s: float, connect_timeout_s: float) -> Answer:
+        """Post JSON; see `ask`."""
+        return await self.ask("POST", base, path, body, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+
+    async def get(self, base: str, path: str, *, timeout_s: float, connect_timeout_s: float) -> Answer:
+        """Get something; see `ask`."""
+        return await self.ask("GET", base, path, b"", timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+
+    async def ask(
+        self, method: str, base: str, path: str, body: bytes, *, timeout_s: float, connect_timeout_s: float
+    ) -> Answer:
         """Send a request and return its answer, whatever its status. Redirects are not followed.
 
         A kept connection that turns out to be closed before anything came back is replaced once, so the request may
@@ -173,7 +183,7 @@ class Wire:
         """
         host = urlsplit(base).netloc
         request = (
-            f"POST {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+            f"{method} {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
             f"{self._more}\r\n"
         ).encode("latin-1") + body
         async with asyncio.timeout(timeout_s):

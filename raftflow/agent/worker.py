@@ -66,6 +66,40 @@ class Inputs(Mapping[str, Any]):
         return len(self._encoded)
 
 
+class FileInputs(Mapping[str, Any]):
+    """Results of the needs in a file: each is read and decoded when it is looked at, and not kept.
+
+    They may be as large as all the memory of the task.
+    """
+
+    def __init__(self, path: str, places: dict[str, tuple[int, int]]) -> None:
+        self._path = path
+        self._places = places
+        self._fd: int | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the file: nothing can be looked at any more."""
+        self._closed = True
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __getitem__(self, key: str) -> Any:
+        place, size = self._places[key]
+        if self._closed:
+            raise RuntimeError("the inputs of a task can be read while its function runs, and no longer")
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return orjson.loads(os.pread(self._fd, size, place))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 def resolve(value: Any, inputs: Mapping[str, Any]) -> Any:
     """Replace every `{"$result": "task-id"}` in `value` by that need's result. Raises `TaskError` for other ids."""
     if isinstance(value, list):
@@ -151,7 +185,9 @@ class Worker:
 
     def _serve(self, call: Call) -> Returned:
         self._meter.begin()
-        inputs = Inputs(call.inputs)
+        inputs: Inputs | FileInputs = Inputs(call.inputs)
+        if call.inputs_path:
+            inputs = FileInputs(call.inputs_path, call.inputs_places)
         before = {key: os.environ.get(key) for key in call.env}
         task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
         result, error = b"", ""
@@ -173,6 +209,8 @@ class Worker:
             if os.getpid() != self._pid:
                 os._exit(1)  # a process that the function forked came back here: this worker's socket is not its own
             task.set_current(None)
+            if isinstance(inputs, FileInputs):
+                inputs.close()
             for key, value in before.items():
                 if value is None:
                     os.environ.pop(key, None)
@@ -185,7 +223,7 @@ class Worker:
         leftovers = _has_children()
         return Returned(call.fence, not error, result, error, sizes, truncated, leftovers, *self._meter.end())
 
-    def _call(self, call: Call, inputs: Inputs) -> bytes:
+    def _call(self, call: Call, inputs: Mapping[str, Any]) -> bytes:
         if call.cwd is not None:
             try:
                 os.chdir(call.cwd)

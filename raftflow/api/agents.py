@@ -27,7 +27,7 @@ from raftflow.domain.rejections import Rejection
 from raftflow.domain.resources import parse_amount
 from raftflow.machine import queries
 
-_FENCE_MAX = 2**63 - 1
+FENCE_MAX = 2**63 - 1
 
 
 async def register(call: Call) -> Answer:
@@ -108,7 +108,7 @@ def poll_answer(replica: Replica, request: PollRequest, reply: PollResponse | Re
 def _check_numbers(request: PollRequest) -> None:
     """JSON knows numbers of any size, the log and the ledger do not."""
     for path, value in (("incarnation", request.incarnation), ("seq", request.seq), ("seen", request.seen)):
-        if not 0 <= value <= _FENCE_MAX:
+        if not 0 <= value <= FENCE_MAX:
             raise ProblemError(
                 problems.INVALID_DOCUMENT, f"{path} is out of range", errors=[FieldProblem(path, "is out of range")]
             )
@@ -121,7 +121,7 @@ def _check_numbers(request: PollRequest) -> None:
 
 
 def _check_fences(fences: Iterable[int]) -> None:
-    if any(not 0 <= fence <= _FENCE_MAX for fence in fences):
+    if any(not 0 <= fence <= FENCE_MAX for fence in fences):
         raise ProblemError(problems.INVALID_DOCUMENT, "a fence is out of range")
 
 

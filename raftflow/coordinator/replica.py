@@ -131,7 +131,12 @@ class Replica:
             planner=self.planner,
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
-            retention=Retention(config.limits.retention_ms, config.limits.kept_workflows, config.limits.kept_tasks),
+            retention=Retention(
+                config.limits.retention_ms,
+                config.limits.kept_workflows,
+                config.limits.kept_tasks,
+                config.limits.kept_result_bytes,
+            ),
             on_bug=self._fail,
             member_levels=self._member_levels,
         )

@@ -399,6 +399,8 @@ class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     """The agent drains itself: no new work, and it says goodbye when it is empty."""
     goodbye: bool = False
     """The agent holds nothing any more and stops; the leader removes it."""
+    fetches: bool = False
+    """The agent fetches large inputs by itself; without it all inputs come with the assignment. From level 5 on."""
 
 
 class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -422,7 +424,27 @@ class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
     timeout_ms: int | None = None
     grace_ms: int = 5_000
     inputs: dict[str, msgspec.Raw] = {}
-    """Result of each task that this one needs."""
+    """Result of each task that this one needs; empty if they are fetched apart."""
+    inputs_apart: InputsApart | None = None
+    """Set if the inputs are too large to be here. Only for agents whose polls say `fetches`."""
+
+
+class InputsApart(msgspec.Struct, kw_only=True):
+    """Inputs that an agent fetches by itself: `GET /v1/agents/{id}/attempts/{fence}/inputs`, from any replica."""
+
+    count: int
+    """Tasks that this one needs."""
+    size: int
+    """Bytes of their results, all together."""
+
+
+class InputsPiece(msgspec.Struct, kw_only=True):
+    """A piece of the inputs of an attempt."""
+
+    inputs: dict[str, msgspec.Raw]
+    """Result of each of these needs, in the order in which the task names them."""
+    next: int | None = None
+    """Where the next piece begins, None after the last one."""
 
 
 class LogWanted(msgspec.Struct, kw_only=True):

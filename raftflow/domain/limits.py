@@ -14,6 +14,20 @@ SPEC_BYTES_MAX = 64 * 1024
 RESULT_BYTES_MAX = 64 * 1024
 """Bytes of one task's result as JSON. Larger outputs belong in a file that the result names."""
 
+RESULTS_BYTES_MAX = 4 * 1024 * 1024 * 1024
+"""Bytes of the results of all workflows in the task table. An attempt whose result would pass it fails."""
+RESULT_SMALL_BYTES = 1024
+"""A result of up to this size is always taken."""
+
+INPUTS_BYTES_MAX = NEEDS_PER_TASK_MAX * RESULT_BYTES_MAX
+"""Bytes of results that one task can be given, 625 MiB: as many needs as a document may name cannot pass it."""
+INPUTS_INLINE_BYTES_MAX = 32 * 1024
+"""Bytes of inputs that come with the assignment of an attempt. The agent fetches larger ones in pieces."""
+INPUTS_PIECE_BYTES_MAX = 512 * 1024
+"""Bytes of one piece of inputs; a piece holds at least one input."""
+INPUTS_PIECE_COUNT_MAX = 1_000
+"""Inputs in one piece."""
+
 ERROR_CHARS_MAX = 4_096
 """Characters of an error text kept with an attempt; the rest is cut."""
 
@@ -35,6 +49,9 @@ CACHE_KEY_CHARS_MAX = 1_024
 CACHE_ENTRIES_MAX = 10_000
 CACHE_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of the cached results and what surrounds them. The least recently used go first."""
+CACHE_INPUTS_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of inputs that go into an automatic key. A task that is given more runs by itself: to hash them would hold up
+every replica."""
 CACHE_LINE_MAX = 100_000
 """Tasks that wait for one that is equal to them; one more runs by itself."""
 

@@ -459,6 +459,16 @@ class History:
                 )
         running[fence] = agent
 
+    def inputs_given(self, task: Task, fence: int, inputs: dict[str, bytes]) -> None:
+        """A program was given inputs: they are the results of what its task needs, as of its placement."""
+        due = self.attempts.due_inputs.get(fence)
+        if due is None:
+            self.violation("inputs", f"fence {fence} of {task} runs, and no replica has placed it")
+        elif inputs.keys() != due.keys() or any(
+            result is not None and inputs[need] != result for need, result in due.items()
+        ):
+            self.violation("inputs", f"fence {fence} of {task} was given {inputs}, and should have been given {due}")
+
     def execution_ended(self, agent: str, task: Task, fence: int, how: str) -> None:
         """A program ended, however it ended."""
         self.finished[fence] = how

@@ -229,6 +229,16 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         seeds_max=80,
     ),
     Mutant(
+        name="inputs though behind",
+        about="a replica that does not know an attempt yet gives out the inputs of another one",
+        plant=plants.answer_though_behind,
+    ),
+    Mutant(
+        name="first piece for all",
+        about="an agent starts an attempt with the first piece of its inputs",
+        plant=plants.take_first_piece_for_all,
+    ),
+    Mutant(
         name="short patience",
         about="the leader gives agents up before their lease ends",
         plant=plants.impatient_leases,

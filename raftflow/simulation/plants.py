@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 import msgspec
 
+from raftflow.agent import inputs as agent_inputs
 from raftflow.agent.clock import Lease
+from raftflow.agent.inputs import Fetcher
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.leases import Leases
@@ -23,6 +25,7 @@ from raftflow.domain.task import AttemptOutcome
 from raftflow.machine import apply as machine_apply
 from raftflow.machine import attempts, ledger
 from raftflow.machine.audit import CHAIN_START
+from raftflow.machine.inputs import inputs_slice
 from raftflow.machine.machine import Machine
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.timers import Timers
@@ -355,6 +358,25 @@ def accept_superseded() -> Patch:
     handlers = machine_apply.HANDLERS
     name, _handler, subject = handlers[OfferEnds]
     return patch.dict(handlers, {OfferEnds: (name, generous, subject)})
+
+
+def answer_though_behind() -> Patch:
+    def careless(machine: Machine, agent: str, fence: int, first: int) -> Any:
+        """Answer for the newest attempt of the agent that is known here, if this one is not."""
+        known = machine.state.agents.get(agent)
+        if fence > machine.state.fence and known is not None and known.live:
+            fence = next(reversed(known.live))
+        return inputs_slice(machine, agent, fence, first)
+
+    return patch.object(simulated_agents, "inputs_slice", careless)
+
+
+def take_first_piece_for_all() -> Patch:
+    async def hasty(_self: Fetcher, fence: int, _count: int, inputs: Any) -> None:
+        passes = agent_inputs._Passes(_self._source, fence, _self._patience_s, {})  # noqa: SLF001
+        await inputs.add((await passes.piece(_self._agent, 0)).inputs)  # noqa: SLF001
+
+    return patch.object(Fetcher, "_fetch", hasty)
 
 
 def impatient_leases() -> Patch:

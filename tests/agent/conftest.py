@@ -73,6 +73,14 @@ class FakeLeader:
         self.stop: list[int] = []
         self.release: list[int] = []
         self.logs: list[LogWanted] = []
+        self.inputs: dict[int, list[tuple[str, bytes]]] = {}
+        """Inputs that are fetched, by fence, two in a piece."""
+        self.inputs_status = 0
+        """What requests for inputs are answered with instead."""
+        self.hold_inputs: asyncio.Event | None = None
+        """Requests for inputs but the first wait for it."""
+        self.asked: list[tuple[int, int]] = []
+        """Fence and first need of each request for inputs."""
         self.live: dict[int, Assignment] = {}
         self.stale: set[int] = set()
         self.missing: list[int] = []
@@ -94,6 +102,7 @@ class FakeLeader:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/agents", self._register)
         app.router.add_post("/v1/agents/{id}/poll", self._poll)
+        app.router.add_get("/v1/agents/{id}/attempts/{fence}/inputs", self._inputs)
         app.on_response_prepare.append(self._tell_peers)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
@@ -166,6 +175,21 @@ class FakeLeader:
             return await self._answer(request, poll)
         finally:
             self.in_flight -= 1
+
+    async def _inputs(self, request: web.Request) -> web.Response:
+        fence, first = int(request.match_info["fence"]), int(request.query["first"])
+        self.asked.append((fence, first))
+        await self.notify()
+        if self.hold_inputs is not None and first:
+            await self.hold_inputs.wait()
+        if self.inputs_status:
+            return self._problem(self.inputs_status, "as-told", **{"Retry-After": "0"})
+        inputs = self.inputs[fence]
+        members = b",".join(
+            b"%s:%s" % (json.dumps(need).encode(), result) for need, result in inputs[first : first + 2]
+        )
+        following = b"%d" % (first + 2) if first + 2 < len(inputs) else b"null"
+        return web.Response(body=b'{"inputs":{%s},"next":%s}' % (members, following), content_type="application/json")
 
     def _cut(self, request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -248,6 +272,14 @@ class FakeLeader:
             fences.append(self._fence)
         await self.notify()
         return fences
+
+    async def assign_apart(self, inputs: dict[str, Any], **task: Any) -> int:
+        """Assign a task whose inputs are to be fetched. Returns its fence."""
+        given = [(need, json.dumps(result).encode()) for need, result in inputs.items()]
+        self.inputs[self._fence + 1] = given
+        size = sum(len(result) for _, result in given)
+        (fence,) = await self.assign({"inputs_apart": {"count": len(given), "size": size}, **task})
+        return fence
 
     async def end_of(self, fence: int, timeout_s: float = 15.0) -> ReportedEnd:
         end: ReportedEnd = await self.until(lambda: self.accepted.get(fence), timeout_s)

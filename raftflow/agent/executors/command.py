@@ -13,6 +13,7 @@ import orjson
 
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.inputs import Inputs
 from raftflow.agent.messages import Exited
 from raftflow.agent.output import OutputStore, remove_file
 from raftflow.domain.contract import Assignment
@@ -42,14 +43,18 @@ class CommandExecutor:
         Path(self._no_inputs).chmod(0o400)
         self._running: dict[int, tuple[int, Assignment, Callable[[int, Ended], None]]] = {}
 
-    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+    def start(
+        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+    ) -> None:
         """Start the program; see `Executor`."""
         fence = assignment.fence
         folder = self._store.directory(fence)
-        inputs = self._no_inputs
-        if assignment.inputs:
-            inputs = f"{self._exchange}/{fence}.inputs.json"
-            with open(inputs, "wb", 0) as file:  # noqa: PTH123 - runs once an attempt
+        inputs_path = self._no_inputs
+        if inputs is not None:
+            inputs_path = inputs.path
+        elif assignment.inputs:
+            inputs_path = f"{self._exchange}/{fence}.inputs.json"
+            with open(inputs_path, "wb", 0) as file:  # noqa: PTH123 - runs once an attempt
                 file.write(_encode(assignment.inputs))
         env = {
             **assignment.env,
@@ -58,7 +63,7 @@ class CommandExecutor:
             "RAFTFLOW_ATTEMPT": str(assignment.attempt),
             "RAFTFLOW_FENCE": str(fence),
             "RAFTFLOW_RESULT": self._result_of(fence),
-            "RAFTFLOW_INPUTS": inputs,
+            "RAFTFLOW_INPUTS": inputs_path,
             "RAFTFLOW_PROGRESS": self._progress_of(fence),
         }
         self._store.began(fence)

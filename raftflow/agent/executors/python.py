@@ -18,6 +18,7 @@ from raftflow import helpers
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.inputs import Inputs
 from raftflow.agent.messages import MESSAGE_BYTES_MAX, Call, Exited, Returned
 from raftflow.agent.output import STREAMS, OutputStore, keep_head, remove_file
 from raftflow.domain.contract import Assignment
@@ -110,7 +111,9 @@ class PythonExecutor:
         """Workers that are alive, idle or busy."""
         return len(self._idle) + len(self._running)
 
-    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+    def start(
+        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+    ) -> None:
         """Call the function in an idle worker, or in a new one; see `Executor`."""
         worker = self._idle.pop() if self._idle else self._start_worker()
         fence = assignment.fence
@@ -132,6 +135,8 @@ class PythonExecutor:
             self._store.directory(fence),
             self._output_bytes_max,
             self.result_bytes_max,
+            "" if inputs is None else inputs.path,
+            {} if inputs is None else dict(inputs.places),
         )
         data = _encode(call)
         self._write(worker, struct.pack("<I", len(data)) + data)

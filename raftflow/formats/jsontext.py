@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-DEPTH_MAX = 64
-"""Brackets within brackets."""
+from raftflow.domain.limits import JSON_DEPTH_MAX as DEPTH_MAX
+from raftflow.domain.reportable import is_too_deep
 
 _TOO_DEEP = f"the JSON is nested more than {DEPTH_MAX} levels deep"
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
@@ -46,13 +46,6 @@ def decode_json(data: bytes) -> Any:
         raise JsonError(_TOO_DEEP) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JsonError(f"the body is not JSON: {str(error)[:500]}") from None
-    if _is_flat(data):
-        return value
-    # The value has far fewer parts than the text has tokens.
-    level = [value]
-    for _ in range(DEPTH_MAX + 1):
-        level = [whole for whole in level if type(whole) is dict or type(whole) is list]
-        if not level:
-            return value
-        level = [part for whole in level for part in (whole.values() if type(whole) is dict else whole)]
-    raise JsonError(_TOO_DEEP)
+    if is_too_deep(data, value):
+        raise JsonError(_TOO_DEEP)
+    return value

@@ -34,14 +34,15 @@ from raftflow.agent.refusals import Refusals
 from raftflow.agent.usage import TELL_EVERY_S, UsageWatch
 from raftflow.domain.contract import AttemptUsage, LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
 from raftflow.domain.features import ONLINE_LEVEL
-from raftflow.domain.limits import ENDS_PER_POLL_MAX, LOGS_PER_POLL_MAX
+from raftflow.domain.limits import LOGS_PER_POLL_MAX
 
 _log = logging.getLogger("raftflow.agent.exchange")
 
 _BACKOFF_MIN_S = 0.05
 _BACKOFF_MAX_S = 0.5
 _RETRY_AFTER_MAX_S = 5.0
-_ENDS_MAX = ENDS_PER_POLL_MAX
+_ENDS_MAX = 1_000
+"""Ends in one poll."""
 LOG_BYTES_MAX = 128 << 10
 """Of one log piece, and about of all in one poll. In JSON they take a third more."""
 LAST_WORDS_S = 2.0

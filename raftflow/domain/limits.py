@@ -91,7 +91,8 @@ URL_CHARS_MAX = 2_000
 ADDRESS_CHARS_MAX = 300
 """Characters of `host:port`."""
 
-ENDS_PER_POLL_MAX = 1_000
+ENDS_PER_POLL_MAX = 10_000
+"""More than an agent here sends; the body's size bounds them before."""
 FENCES_PER_POLL_MAX = 100_000
 """Attempts that one poll names as running, and as many as queued."""
 LOGS_PER_POLL_MAX = 64

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from raftflow.agent.leader import RefusedError
 from raftflow.agent.portions import Portion, Search
 from raftflow.domain.contract import AgentLoad, AttemptUsage, LogPiece, PollRequest, RegisterRequest, ReportedEnd
+
 
 def end(fence: int) -> ReportedEnd:
     return ReportedEnd(fence=fence, workflow_id="w", task_id="t", outcome="succeeded")

@@ -1,4 +1,4 @@
-"""Everything that comes from outside is bounded before it reaches the log: a walk over the types, and what is refused."""
+"""All that comes from outside is bounded before it reaches the log: a walk over types, and what is refused."""
 
 import json
 import time

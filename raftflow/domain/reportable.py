@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _INTEGER_LEAST, _INTEGER_MOST = -(2**63), 2**64 - 1
 """What signed or unsigned 64 bits hold: libraries turn larger ones into floating point without a word."""
+_NUMBER_MAX = limits.USAGE_NUMBER_MAX
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _PATH_CHARS_MAX = 120
 _KEY_CHARS_MAX = 40
@@ -89,10 +90,15 @@ def judge_end(end: ReportedEnd, *, result_bytes_max: int = limits.RESULT_BYTES_M
             end.outcome, end.error, end.result = "failed", fault, _RAW_NULL
     else:
         end.result = _RAW_NULL
-    end.error = told_text(end.error)
-    end.duration_ms = told_number(end.duration_ms)
-    end.cpu_ms = told_number(end.cpu_ms)
-    end.peak_mib = told_number(end.peak_mib)
+    if end.error:
+        end.error = told_text(end.error)
+    # Nearly always within their range, and this runs once an attempt.
+    if not 0 <= end.duration_ms <= _NUMBER_MAX:
+        end.duration_ms = told_number(end.duration_ms)
+    if not 0 <= end.cpu_ms <= _NUMBER_MAX:
+        end.cpu_ms = told_number(end.cpu_ms)
+    if not 0 <= end.peak_mib <= _NUMBER_MAX:
+        end.peak_mib = told_number(end.peak_mib)
 
 
 def told_text(text: str, chars_max: int = limits.ERROR_CHARS_MAX) -> str:

@@ -16,7 +16,8 @@ from raftflow.agent.executors.base import Ended, Executor, Watched
 from raftflow.agent.inputs import Inputs, InputsError
 from raftflow.agent.usage import Sample, Usage, UsageWatch, to_mib
 from raftflow.domain.contract import Assignment, ReportedEnd
-from raftflow.domain.limits import ERROR_CHARS_MAX
+from raftflow.domain.limits import RESULT_BYTES_MAX
+from raftflow.domain.reportable import judge_end
 from raftflow.domain.resources import MEMORY
 
 _log = logging.getLogger("raftflow.agent.attempts")
@@ -90,6 +91,8 @@ class Attempts:
         self._idle = asyncio.Event()
         self._idle.set()
         self.usage = UsageWatch(self._running, sample, self._outgrown)
+        self.result_bytes_max = RESULT_BYTES_MAX
+        """Of one result, as the coordinator takes it."""
 
     def start(self, assignment: Assignment) -> None:
         """Start an attempt. Its end comes through `on_end`, never before this returns."""
@@ -211,11 +214,12 @@ class Attempts:
             task_id=assignment.task_id,
             outcome=outcome,
             exit_code=how.exit_code,
-            error=error if len(error) <= ERROR_CHARS_MAX else error[: ERROR_CHARS_MAX - 3] + "...",
+            error=error,
             duration_ms=(now_ns() - running.started_at_ns) // 1_000_000,
             cpu_ms=max(how.cpu_ms, running.usage.cpu_ms),
             peak_mib=to_mib(max(how.rss_max_kib, running.usage.peak_kib)),
         )
         if outcome == "succeeded" and how.result:
             end.result = msgspec.Raw(how.result)
+        judge_end(end, result_bytes_max=self.result_bytes_max)
         self._on_end(end)

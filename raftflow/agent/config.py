@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.checks import label_problems, resource_problems
 from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import CPU, MEMORY, Resources, parse_amount
 
@@ -184,6 +185,10 @@ def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
             parse_amount(name, value)
         except ValueError as error:
             raise fail("resources", f"{name} {error}") from error
+    if too_many := resource_problems(config.capacity()):
+        raise fail("resources", too_many[0])
+    if wrong_labels := label_problems(config.labels):
+        raise fail("labels", wrong_labels[0])
     if config.client_key and not config.client_cert:
         raise fail("client_key", "needs client_cert as well")
     for key in ("cacert", "client_cert", "client_key"):

@@ -34,6 +34,7 @@ _log = logging.getLogger("raftflow.agent.leader")
 
 STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
 _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
+_NOT_THE_CONTENT = frozenset({401, 403, 404, 405, 407, 408, 409, 410, 421, 425, 426, 429, 431, 451})
 _REDIRECTS_MAX = 8
 _PEERS = HEADER_PEERS.lower()
 
@@ -62,6 +63,11 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def about_content(self) -> bool:
+        """Whether what the request carries is the reason, not who sends it, where to, or when."""
+        return 400 <= self.status < 500 and self.status not in _NOT_THE_CONTENT
 
 
 class LeaderClient:

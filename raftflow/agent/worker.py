@@ -30,6 +30,7 @@ import orjson
 
 from raftflow import helpers, task
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
+from raftflow.domain.reportable import not_finite_fault, result_fault
 
 _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
@@ -140,11 +141,12 @@ def encode_result(value: Any, bytes_max: int) -> bytes:
     try:
         encoded = orjson.dumps(value)
     except TypeError as error:
-        raise TaskError(f"the result is no JSON value: {error} ({type(value).__name__} was returned)") from error
-    if len(encoded) > bytes_max:
-        raise TaskError(
-            f"the result has {len(encoded)} bytes, the limit is {bytes_max}: write it to a file and return its name"
-        )
+        raise TaskError(f"the result is no JSON value: {error} ({_class_name(value)} was returned)") from error
+    fault = not_finite_fault(value) if b"null" in encoded else None  # the encoder writes it for NaN
+    if fault is None and len(encoded) > bytes_max:
+        fault = result_fault(encoded, bytes_max=bytes_max)
+    if fault is not None:
+        raise TaskError(fault)
     return encoded
 
 
@@ -190,7 +192,7 @@ class Worker:
             inputs = FileInputs(call.inputs_path, call.inputs_places)
         before = {key: os.environ.get(key) for key in call.env}
         task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
-        result, error = b"", ""
+        result, error, ok = b"", "", False
         try:
             os.environ.update(
                 call.env,
@@ -201,8 +203,9 @@ class Worker:
                 RAFTFLOW_FENCE=str(call.fence),
             )
             result = self._call(call, inputs)
+            ok = True
         except TaskError as fault:
-            error = str(fault)
+            error = _cut(str(fault))
         except BaseException as fault:  # noqa: BLE001 - whatever the function raises is the task's failure
             error = _describe(fault)
         finally:
@@ -221,7 +224,7 @@ class Worker:
         sizes, truncated = self._keep_output(call, error)
         task.forget_progress()
         leftovers = _has_children()
-        return Returned(call.fence, not error, result, error, sizes, truncated, leftovers, *self._meter.end())
+        return Returned(call.fence, ok, result, error, sizes, truncated, leftovers, *self._meter.end())
 
     def _call(self, call: Call, inputs: Mapping[str, Any]) -> bytes:
         if call.cwd is not None:
@@ -254,7 +257,7 @@ class Worker:
             if stream is not None and not stream.closed:
                 stream.flush()
         if error:
-            _write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
+            _write_all(self._streams[1][0], (error + "\n").encode())
         kept = [_keep(fd, f"{call.directory}/{name}", call.output_bytes_max) for fd, name in self._streams]
         return (kept[0][0], kept[1][0]), (kept[0][1], kept[1][1])
 
@@ -321,9 +324,20 @@ def _describe(fault: BaseException) -> str:
         trace = trace.tb_next
     try:
         text = "".join(traceback.format_exception(type(fault), fault, trace))
-    except Exception as error:  # noqa: BLE001 - an exception whose own text cannot be made
-        text = f"{type(fault).__name__} (its text cannot be made: {type(error).__name__})"
-    return text.rstrip() if len(text) <= _ERROR_CHARS_MAX else "..." + text.rstrip()[-_ERROR_CHARS_MAX:]
+    except BaseException as error:  # noqa: BLE001 - an exception whose own text cannot be made
+        text = f"{_class_name(fault)} (its text cannot be made: {_class_name(error)})"
+    return _cut(text)
+
+
+def _class_name(value: object) -> str:
+    """Return the name of a class whose own classes may say what they like."""
+    return type.__dict__["__name__"].__get__(type(value))  # type: ignore[no-any-return]
+
+
+def _cut(text: str) -> str:
+    """Return the end of a text, as every encoder takes it."""
+    text = text[-2 * _ERROR_CHARS_MAX :].encode(errors="backslashreplace").decode().rstrip()
+    return text if len(text) <= _ERROR_CHARS_MAX else "..." + text[-_ERROR_CHARS_MAX:]
 
 
 def _has_children() -> bool:

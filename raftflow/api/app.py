@@ -198,8 +198,9 @@ class Api:
             return b""
         if route.body is not None:
             bodies.require_json(request)
-        small = route.access is Access.POLL or route.body is None
-        return await bodies.read_body(request, self._limits.poll_bytes if small else self._limits.body_bytes)
+        small = route.small or route.access is Access.POLL or route.body is None
+        limit = self._limits.poll_bytes if small else self._limits.body_bytes
+        return await bodies.read_body(request, limit, route.cure)
 
     async def _dispatch(self, call: Call) -> web.StreamResponse:
         """Answer here, or pass on; while a leader is elected, wait for it a little."""

@@ -7,11 +7,10 @@ are like any other request; large ones run one at a time (`turnstile`), so that 
 from __future__ import annotations
 
 from raftflow.api import problems
-from raftflow.api.agents import FENCE_MAX
 from raftflow.api.calls import Access, Answer, Call, Param, Route, as_json, encode
 from raftflow.api.problems import ProblemError
 from raftflow.domain.contract import FieldProblem, InputsPiece
-from raftflow.domain.limits import NEEDS_PER_TASK_MAX
+from raftflow.domain.limits import NEEDS_PER_TASK_MAX, NUMBER_MAX
 from raftflow.machine.inputs import BehindError, InputsSlice, NotLiveError, inputs_slice
 
 SMALL_BYTES = 64 * 1024
@@ -50,7 +49,7 @@ def _find(call: Call) -> InputsSlice:
 
 def _fence(call: Call) -> int:
     text = call.path("fence")
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= FENCE_MAX):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= NUMBER_MAX):
         raise ProblemError(problems.INVALID_DOCUMENT, f"{text[:40]!r} is no fence: it is a whole number")
     return int(text)
 

@@ -28,6 +28,9 @@ INPUTS_PIECE_BYTES_MAX = 512 * 1024
 INPUTS_PIECE_COUNT_MAX = 1_000
 """Inputs in one piece."""
 
+JSON_DEPTH_MAX = 64
+"""Brackets within brackets in JSON from outside: documents, arguments, results."""
+
 ERROR_CHARS_MAX = 4_096
 """Characters of an error text kept with an attempt; the rest is cut."""
 
@@ -89,3 +92,30 @@ OFFERS_MAX = 1_000
 
 USAGE_PER_POLL_MAX = 4_096
 """Running attempts whose usage one poll tells; those beyond it are told with the next ones."""
+
+NUMBER_MAX = 2**63 - 1
+"""Largest whole number of a request: what the log's formats hold."""
+USAGE_NUMBER_MAX = 2**53
+"""Largest number that a usage may have: what every JSON reader takes exactly."""
+EXIT_CODE_MIN, EXIT_CODE_MAX = -(2**31), 2**32 - 1
+
+LABEL_CHARS_MAX = NAME_CHARS_MAX
+"""Characters of the value of a label."""
+AMOUNT_CHARS_MAX = 64
+"""Characters of an amount of a resource that is written as text."""
+VERSION_CHARS_MAX = 100
+URL_CHARS_MAX = 2_000
+ADDRESS_CHARS_MAX = 300
+"""Characters of `host:port`."""
+
+ENDS_PER_POLL_MAX = 10_000
+"""More than an agent here sends; the body's size bounds them before."""
+FENCES_PER_POLL_MAX = 100_000
+"""Attempts that one poll names as running, and as many as queued."""
+LOGS_PER_POLL_MAX = 64
+LOG_PIECE_BYTES_MAX = 256 * 1024
+"""Bytes of one piece of an attempt's output."""
+LOG_REQUEST_CHARS_MAX = 64
+
+QUERY_CHARS_MAX = 2_048
+"""Characters of a query parameter: a cursor may hold a cache key."""

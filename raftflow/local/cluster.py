@@ -26,7 +26,7 @@ import msgspec
 
 from raftflow import helpers
 from raftflow.client.client import Client
-from raftflow.client.errors import ClientError
+from raftflow.client.errors import ClientError, NotFound, Refused
 from raftflow.domain.contract import ReplicaStatus
 from raftflow.local import processes
 from raftflow.local.processes import ProcessRecord
@@ -419,6 +419,8 @@ class LocalCluster:
                 if answer:
                     return answer
             except ClientError as error:
+                if isinstance(error, Refused) and error.lasting and not isinstance(error, NotFound):
+                    raise LocalClusterError(f"{complaint}: {error}") from error
                 last = f" ({error})"
             if time.monotonic() >= deadline:
                 raise LocalClusterError(f"{complaint} after {timeout_s:g} s{last}: {self.last_words()}")

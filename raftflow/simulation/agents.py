@@ -38,8 +38,9 @@ from raftflow.domain.contract import (
     RegisterRequest,
     RegisterResponse,
 )
-from raftflow.domain.limits import INPUTS_BYTES_MAX, RESULT_BYTES_MAX
+from raftflow.domain.limits import INPUTS_BYTES_MAX, JSON_DEPTH_MAX, RESULT_BYTES_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.reportable import first_fault
 from raftflow.domain.resources import parse_amount
 from raftflow.machine import inputs as machine_inputs
 from raftflow.machine.inputs import BehindError, NotLiveError, inputs_slice
@@ -59,12 +60,33 @@ if TYPE_CHECKING:
     from raftflow.simulation.trace import Trace
 
 _BOOT_NS: Final = 10**15
+_ODD_EVERY: Final = 23
+"""One of so many programs has a result that the leader's door refuses, and one a result that the agent refuses."""
+_UNWANTED: Final = b'"unwanted"'
 _PROGRAM_KIB: Final = 8 << 10
 """Memory of a program: less than any task demands."""
 _INLINE_BYTES: Final = 4
 """Results are fences, of one to four bytes: what needs two or three tasks fetches their results."""
 _PIECE_BYTES: Final = 6
 _PIECE_COUNT: Final = 2
+
+
+def _result_of(fence: int) -> bytes:
+    """Return what a program finds. Now and then the leader's door refuses it, or the agent does before."""
+    if fence % _ODD_EVERY == _ODD_EVERY - 1:
+        return _UNWANTED
+    if fence % _ODD_EVERY == _ODD_EVERY // 2:
+        return b"[" * (JSON_DEPTH_MAX + 1) + b"]" * (JSON_DEPTH_MAX + 1)
+    return b"%d" % fence
+
+
+def _refusal(ends: list[ReportedEnd]) -> Rejection | None:
+    """Refuse what the leader's door refuses, and a result that only a door of another version would refuse."""
+    for end in ends:
+        if bytes(end.result) == _UNWANTED:
+            return Rejection(RejectionCode.INVALID, f"the result of attempt {end.fence} is not wanted")
+    fault = first_fault(end.result for end in ends)
+    return None if fault is None else Rejection(RejectionCode.INVALID, fault[1])
 
 
 def virtual_ns(loop: VirtualLoop) -> int:
@@ -172,7 +194,7 @@ class Machine:
         bounds = (0.005, 0.1) if shape < 0.6 else (0.1, 1.5) if shape < 0.9 else (1.5, 4.0)
         run_s = self._rng.uniform(*bounds)
         ok = self._rng.random() < 0.9
-        how = Ended(ok=ok, exit_code=0 if ok else 1, result=b"%d" % fence if ok else b"")
+        how = Ended(ok=ok, exit_code=0 if ok else 1, result=_result_of(fence) if ok else b"")
         self._loop.call_later(run_s, self._exit, fence, how, "succeeded" if ok else "failed", context=self._world)
 
     def signal(self, fence: int, number: int) -> None:
@@ -234,6 +256,8 @@ class SimLeaderClient:
         """Register. Raises what the real client raises."""
 
         async def serve(replica: Replica) -> RegisterResponse | Rejection:
+            if refusal := _refusal(request.offers):
+                return refusal
             command = RegisterAgent(
                 at_ms=replica.clock.now_ms(),
                 actor=f"agent:{request.name}",
@@ -265,7 +289,10 @@ class SimLeaderClient:
         """Send a poll. Raises what the real client raises."""
 
         async def serve(replica: Replica) -> bytes | Rejection:
-            reply = await replica.desk.poll(agent_id, msgspec.json.decode(body, type=PollRequest))
+            request = msgspec.json.decode(body, type=PollRequest)
+            if refusal := _refusal(request.ends):
+                return refusal
+            reply = await replica.desk.poll(agent_id, request)
             return reply if isinstance(reply, Rejection) else msgspec.json.encode(reply)
 
         return self._decode_poll.decode(await self._pass(serve, timeout_s))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from raftflow.agent.exchange import Exchange
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.uploads import Uploads
 from raftflow.helpers import spawn_context
@@ -261,6 +262,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="agents go on although no leader heard them",
         plant=plants.agents_without_lease,
         family="leases",
+    ),
+    Mutant(
+        name="refused poll repeated",
+        about="an agent sends a refused poll again as it is",
+        plant=plants.attribute(Exchange, "_refused", plants.refused_again),
     ),
 )
 

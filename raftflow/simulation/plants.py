@@ -46,7 +46,10 @@ from raftflow.simulation import agents as simulated_agents
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from raftflow.agent.exchange import Exchange
+    from raftflow.agent.leader import RefusedError
     from raftflow.domain.commands import AttemptEnd
+    from raftflow.domain.contract import PollRequest
     from raftflow.machine.state import Agent
     from raftflow.machine.step import Step
 
@@ -415,3 +418,11 @@ def agents_without_lease() -> Iterator[None]:
         patch.object(simulated_agents.Machine, "lease", lambda _self, _until_ns: None),
     ):
         yield
+
+
+# --- reports
+
+
+def refused_again(self: Exchange, error: RefusedError, _request: PollRequest) -> None:
+    """Send the same poll again, whatever it was refused for."""
+    self._failed(f"the coordinator refuses the poll: {error}")

@@ -54,6 +54,9 @@ class FakeLeader:
         self.tokens: set[str] = set()
         self.refused = 0
         """Requests that got 503."""
+        self.refuses: Callable[[RegisterRequest | PollRequest], int] = lambda _request: 0
+        """Returns the status with which a request is refused; 0 for none."""
+        self.refused_requests: list[RegisterRequest | PollRequest] = []
         self.silent = False
         """Nothing is answered any more."""
         self.deaf_polls = 0
@@ -140,6 +143,8 @@ class FakeLeader:
         if elsewhere is not None:
             return elsewhere
         registration = msgspec.json.decode(await request.read(), type=RegisterRequest)
+        if refused := await self._refuse(registration):
+            return refused
         if not self.registrations or self.registrations[-1].instance != registration.instance or self.stale:
             self.incarnation += 1
             self._last_seq = 0
@@ -168,6 +173,8 @@ class FakeLeader:
         if len(body) > self.poll_bytes_max:
             return self._problem(413, "too-large")
         poll = msgspec.json.decode(body, type=PollRequest)
+        if refused := await self._refuse(poll):
+            return refused
         self.tokens.add(request.headers.get("Authorization", ""))
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
@@ -190,6 +197,14 @@ class FakeLeader:
         )
         following = b"%d" % (first + 2) if first + 2 < len(inputs) else b"null"
         return web.Response(body=b'{"inputs":{%s},"next":%s}' % (members, following), content_type="application/json")
+
+    async def _refuse(self, request: RegisterRequest | PollRequest) -> web.Response | None:
+        status = self.refuses(request)
+        if not status:
+            return None
+        self.refused_requests.append(request)
+        await self.notify()
+        return self._problem(status, "invalid-document")
 
     def _cut(self, request: web.Request) -> web.Response:
         assert request.transport is not None

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import orjson
 
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.launching import Launcher
@@ -141,7 +140,10 @@ def exit_text(code: int) -> str:
 
 
 def take_result(path: str, bytes_max: int) -> tuple[bytes, str]:
-    """Remove what the program left as its result and return it (empty for none), and what is wrong with it."""
+    """Remove what the program left as its result and return it (empty for none), and why it cannot be read.
+
+    Whether it can be a result is looked at when the attempt ends (`domain.reportable`).
+    """
     try:
         file = open(path, "rb", 0)  # noqa: PTH123, SIM115 - runs once an attempt
     except FileNotFoundError:
@@ -155,10 +157,4 @@ def take_result(path: str, bytes_max: int) -> tuple[bytes, str]:
         if len(data) > bytes_max:
             size = os.fstat(file.fileno()).st_size
             return b"", f"the result has {size} bytes, the limit is {bytes_max}: leave a file and name it instead"
-    if not data.strip():
-        return b"", ""
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        return b"", f"what was written to RAFTFLOW_RESULT is no JSON: {error}"
     return data.strip(), ""

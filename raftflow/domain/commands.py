@@ -192,7 +192,7 @@ class CommitBackups(Command, frozen=True, tag="backups.commit"):
     """Give running tasks a second attempt on another agent: the first to succeed wins. Replies `Placed`.
 
     Every placement is checked again, alone. A backup starts at once or not at all: it never waits in a queue. It has
-    a number and a fence as every attempt, but the end of one of two without success costs nothing. Needs level 3.
+    a number and a fence as every attempt. Needs level 3; from level 5 on only tasks that allow it get one.
     """
 
     placements: tuple[Placement, ...]

@@ -61,8 +61,8 @@ class Attempts:
         self.demands: dict[Task, dict[str, int]] = {}
         self.exclusive: dict[Task, None] = {}
         self.retries: dict[Task, int] = {}
-        self.allowed: dict[Task, None] = {}
-        """Tasks that allow backup attempts."""
+        self.allowed: dict[Task, bool] = {}
+        """Whether tasks allow backup attempts."""
         self.paired: dict[Task, None] = {}
         """Tasks whose present attempt has, had or is a backup."""
         self.owed: dict[Task, None] = {}
@@ -131,8 +131,7 @@ class Attempts:
         self.retries[workflow, task_id] = runs.retries
         if runs.exclusive:
             self.exclusive[workflow, task_id] = None
-        if runs.backup:
-            self.allowed[workflow, task_id] = None
+        self.allowed[workflow, task_id] = runs.backup
 
     def _follow_upload(self, command: AnyCommand) -> None:
         """Follow what was accepted of a workflow in pieces."""
@@ -254,9 +253,6 @@ class Attempts:
 
     def _back_up(self, task: Task, step: AuditTransition) -> str | None:
         """A running task got a second attempt."""
-        if task not in self.allowed or task in self.paired:
-            return f"got backup {step.fence}, and may have none, or had one: {task in self.allowed}"
-        self.paired[task] = None
         first = self.live.get(self.fence_of.get(task, 0))
         if task in self.backup_of or first is None or first[1] == step.agent:
             return f"got backup {step.fence} on {step.agent} beside {first}, {self.backup_of.get(task)}"
@@ -264,6 +260,11 @@ class Attempts:
             return f"got fence {step.fence} after fence {self.fence} was given"
         if self.queued.get(step.agent):
             return f"backup {step.fence} starts although {self.queued[step.agent]} wait"
+        if self.allowed.get(task) is False:
+            return f"got backup {step.fence}, and allows none"
+        if task in self.paired:
+            return f"got backup {step.fence} after another one of the same attempt"
+        self.paired[task] = None
         self.fence = self.backup_of[task] = step.fence
         self.backups[step.fence] = None
         self.live[step.fence] = (task, step.agent)

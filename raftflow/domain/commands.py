@@ -151,14 +151,21 @@ class DrainAgent(Command, frozen=True, tag="agent.drain"):
 
 
 class RemoveAgent(Command, frozen=True, tag="agent.remove"):
-    """Take an agent and its live attempts out: `lost` when its lease ran out, `left` when it said goodbye.
+    """Take an agent and its live attempts out.
 
     Refused as stale unless `incarnation` is the present one. Attempts taken away cost no retry. Replies `Done`.
     """
 
     name: str
     incarnation: int
-    reason: Literal["lost", "left"]
+    reason: Literal["lost", "left", "lost_together"]
+    """`lost`: its lease ran out. `left`: it said goodbye. `lost_together`: its lease ran out as those of a good part
+    of the fleet, so neither it nor what ran there is to blame; needs feature level 5."""
+
+    @property
+    def mass(self) -> bool:
+        """True for a loss that is part of a mass loss: it counts against no task and no agent."""
+        return self.reason == "lost_together"
 
 
 class Placement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -185,7 +192,7 @@ class CommitBackups(Command, frozen=True, tag="backups.commit"):
     """Give running tasks a second attempt on another agent: the first to succeed wins. Replies `Placed`.
 
     Every placement is checked again, alone. A backup starts at once or not at all: it never waits in a queue. It has
-    a number and a fence as every attempt, but the end of one of two without success costs nothing. Needs level 3.
+    a number and a fence as every attempt. Needs level 3; from level 5 on only tasks that allow it get one.
     """
 
     placements: tuple[Placement, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from raftflow.coordinator.submission import submission_of
@@ -19,7 +20,6 @@ from raftflow.simulation.loop import Process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from random import Random
 
     from raftflow.coordinator.replica import Replica
     from raftflow.domain.commands import AnyCommand
@@ -33,6 +33,10 @@ TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0
 _CACHED_EACH: Final = 3
 """One in so many workflows of a client has cached tasks."""
+_BACKUPS_EACH: Final = 4
+"""One in so many workflows of a client allows no backup attempts."""
+_ALLOWED_SHARE: Final = 0.75
+"""Tasks that allow them, of those of the other workflows."""
 _LARGE_EACH: Final = 4
 """One in so many is large, for a simulation: it comes in pieces."""
 _LARGE_TASKS: Final = (6, 12, 24)
@@ -47,12 +51,19 @@ _ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "re
 
 
 def make_workflow(
-    rng: Random, name: str, *, caches: bool = False, sizes: tuple[int, ...] = (1, 1, 1, 2, 3, 5)
+    rng: Random,
+    name: str,
+    *,
+    caches: bool = False,
+    backups: bool = False,
+    sizes: tuple[int, ...] = (1, 1, 1, 2, 3, 5),
 ) -> WorkflowSpec:
     """Return a small workflow. With `caches` its tasks share results with equal ones, or it has other limits.
 
-    What comes with `caches` needs feature level 3.
+    What comes with `caches` needs feature level 3, what comes with `backups` level 5: most of its tasks then allow
+    backup attempts, and are late soon.
     """
+    allowed = Random(f"backups of {name}")  # noqa: S311 - draws of its own
     online = caches and rng.random() < 0.5
     tasks: list[TaskSpec] = []
     for number in range(rng.choice(sizes)):
@@ -71,6 +82,9 @@ def make_workflow(
                 env={"X": "x" * rng.choice((0, 0, 10, 300))},
                 cache="" if caches and not online else None,
                 exclusive=online and rng.random() < 0.3,
+                kind=name if backups else "",
+                expected_ms=100 if backups else None,
+                backup=backups and allowed.random() < _ALLOWED_SHARE,
             )
         )
     return WorkflowSpec(
@@ -151,10 +165,12 @@ class Client:
     async def _submit(self) -> None:
         self._serial += 1
         name = f"{self._name}-{self._serial}"
-        # Refused until the cluster is on the level that caches.
+        # Refused until the cluster is on the level that caches, or allows backups.
         caches = self._serial % _CACHED_EACH == 0
         large = self._serial % _LARGE_EACH == 0
-        spec = make_workflow(self._rng, name, caches=caches, **({"sizes": _LARGE_TASKS} if large else {}))
+        backups = self._serial % _BACKUPS_EACH != 0
+        sizes = {"sizes": _LARGE_TASKS} if large else {}
+        spec = make_workflow(self._rng, name, caches=caches, backups=backups, **sizes)
 
         async def serve(replica: Replica) -> AnyReply:
             if large and replica.machine.state.feature_level >= PIECES_LEVEL:

@@ -30,6 +30,7 @@ from raftflow.domain.peers import learn_peers, order_peers
 
 _log = logging.getLogger("raftflow.agent.leader")
 
+NAME_IN_USE = PROBLEM_TYPE_PREFIX + "name-in-use"
 STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
 _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
 _REDIRECTS_MAX = 8
@@ -59,6 +60,10 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NameInUseError(RefusedError):
+    """Another agent that lives has this agent's name. It is refused until the other one is gone."""
 
 
 class LeaderClient:
@@ -94,7 +99,7 @@ class LeaderClient:
             self._wire = None
 
     async def register(self, request: RegisterRequest) -> RegisterResponse:
-        """Register the agent. Raises `NoLeaderError` or `RefusedError`."""
+        """Register the agent. Raises `NoLeaderError`, `NameInUseError` or another `RefusedError`."""
         timeout_s = self._config.poll_timeout_s
         return await self._pass("/v1/agents", _encode(request), timeout_s, self._decode_registration)
 
@@ -164,6 +169,8 @@ class LeaderClient:
             raise NoLeaderError(f"{base}: {text}", seconds)
         if problem.type == STALE_INCARNATION or status == 404:
             raise StaleIncarnationError(text)
+        if problem.type == NAME_IN_USE:
+            raise NameInUseError(status, text)
         raise RefusedError(status, text)
 
     def _remember(self, base: str) -> None:

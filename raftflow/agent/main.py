@@ -6,11 +6,16 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
+import secrets
 import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from raftflow.agent.attempts import Attempts
 from raftflow.agent.config import AgentConfig, ConfigError
@@ -23,6 +28,8 @@ from raftflow.agent.output import OutputStore
 from raftflow.domain.contract import RegisterResponse, ReportedEnd
 
 _log = logging.getLogger("raftflow.agent")
+
+_HOME: Final = re.compile("[0-9a-f]{32}")
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -97,7 +104,9 @@ async def _run(config: AgentConfig, folder: Path) -> int:
     def attempts(before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
         return Attempts(command, python, before_end=before_end, on_end=on_end, sample=launcher.sample)
 
-    agent = Agent(config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered)
+    agent = Agent(
+        config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered, home=_home_of(folder)
+    )
     handled = _handle_signals(loop, agent)
     try:
         await leader.start()
@@ -164,6 +173,24 @@ def _work_folder(folder: Path) -> IO[bytes]:
         lock.close()
         raise ConfigError(f"work_dir: {folder} is in use by another agent; give each its own") from error
     return lock
+
+
+def _home_of(folder: Path) -> str:
+    """Return what identifies a work directory, which must be locked. Raises `ConfigError`.
+
+    The host's name is part of it: a copy of the machine's disk, started elsewhere, is another home.
+    """
+    file = folder / "home"
+    try:
+        kept = file.read_text() if file.is_file() else ""
+        if not _HOME.fullmatch(kept):
+            kept = secrets.token_hex(16)
+            with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as fresh:
+                fresh.write(kept)
+            Path(fresh.name).replace(file)
+    except OSError as error:
+        raise ConfigError(f"work_dir: {file} cannot be used: {error.strerror}") from error
+    return blake2b(f"{kept} {socket.gethostname()}".encode(), digest_size=16).hexdigest()
 
 
 def main() -> None:

@@ -291,6 +291,9 @@ class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     resources: dict[str, float | str]
     labels: dict[str, str] = {}
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 0
+    home: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The same for every process that holds the same work directory: whoever holds it takes the place of the process
+    before it. Any other agent under a name that lives is refused (`name-in-use`)."""
     pid: int | None = None
     version: str = ""
     offers: Annotated[list[ReportedEnd], msgspec.Meta(max_length=limits.OFFERS_MAX)] = []
@@ -491,6 +494,8 @@ class AgentView(msgspec.Struct, kw_only=True):
     """How often it was lost in short succession; an hour without a loss forgets it."""
     faults_per_mille: int = 0
     """How many of its last attempts, some sixteen, failed there or vanished with it."""
+    drained: bool = False
+    """An operator drained it and has not resumed it since. It stays drained when it is lost, leaves or returns."""
 
     @property
     def up(self) -> bool:
@@ -503,6 +508,12 @@ class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
 
     deadline_s: Annotated[float, msgspec.Meta(ge=0.001, le=366 * 24 * 3600)] | None = None
     """How long running attempts may go on before they are moved to other agents; None for as long as they take."""
+
+
+class ForgottenAgent(msgspec.Struct, kw_only=True):
+    """Answer of `POST /v1/agents/{id}/forget`."""
+
+    name: str
 
 
 class AgentList(msgspec.Struct, kw_only=True):

@@ -52,6 +52,8 @@ NEEDS: Final[dict[type[c.Command], int]] = {
     c.AddTasks: PIECES_LEVEL,
     c.FinishWorkflow: PIECES_LEVEL,
     c.DropUploads: PIECES_LEVEL,
+    c.JoinAgent: FAULTS_LEVEL,
+    c.ForgetAgent: FAULTS_LEVEL,
 }
 """The level that a command needs; those of the first release are not listed."""
 

@@ -63,6 +63,8 @@ class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
     lost_ms: int = 0
     quarantine_until_ms: int = 0
     faults: int = 0
+    drained: bool = False
+    home: str = ""
 
 
 def encode_workflow(workflow: Workflow) -> bytes:
@@ -112,6 +114,8 @@ def encode_agent(agent: Agent) -> bytes:
             agent.lost_ms,
             agent.quarantine_until_ms,
             agent.faults,
+            agent.drained,
+            agent.home,
         )
     )
 

@@ -255,6 +255,8 @@ def _state_problems(agent: Agent) -> Iterator[str]:
         yield f"is {agent.state.value} and still holds attempts"
     if agent.drain_deadline_ms and agent.state is not AgentState.DRAINING:
         yield f"is {agent.state.value} and has a drain deadline"
+    if agent.drained and agent.present and agent.state is not AgentState.DRAINING:
+        yield f"is {agent.state.value}, although it was drained"
     if (agent.state is AgentState.QUARANTINE) != bool(agent.quarantine_until_ms):
         yield f"is {agent.state.value}, in quarantine until {agent.quarantine_until_ms}"
     if agent.quarantine_until_ms and agent.live:

@@ -264,6 +264,7 @@ def _agent_view(agent: Agent) -> AgentView:
         losses=agent.losses,
         faults_per_mille=agent.faults,
         drain_deadline=iso_utc_or_none(max(agent.drain_deadline_ms, 0)),
+        drained=agent.drained,
     )
 
 

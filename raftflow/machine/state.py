@@ -242,8 +242,10 @@ class Agent:
         "alone",
         "capacity",
         "drain_deadline_ms",
+        "drained",
         "faults",
         "free",
+        "home",
         "incarnation",
         "instance",
         "labels",
@@ -267,10 +269,13 @@ class Agent:
         capacity: dict[str, int],
         labels: dict[str, str],
         prefetch: int,
+        home: str = "",
         state: AgentState = AgentState.UP,
     ) -> None:
         self.name = name
         self.instance = instance
+        self.home = home
+        """Shared with a process that takes its place; see `RegisterAgent`."""
         self.incarnation = incarnation
         self.capacity = capacity
         self.labels = labels
@@ -288,6 +293,8 @@ class Agent:
         """Fences of attempts that are over here but that the agent may still run: it is told to stop them."""
         self.drain_deadline_ms = 0
         """When what runs is moved if it still drains; 0 for never, `DRAIN_OVER` once that was ordered."""
+        self.drained = False
+        """An operator drained it and has not resumed it since, over all incarnations."""
         self.losses = 0
         """Losses in short succession, over all incarnations. See `quarantine.py`; the same holds for what follows."""
         self.lost_ms = 0

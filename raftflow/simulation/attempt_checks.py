@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Final
 from raftflow.domain.commands import (
     AddTasks,
     BeginWorkflow,
+    ControlAgent,
+    DrainAgent,
     DropUploads,
     FinishWorkflow,
+    ForgetAgent,
+    JoinAgent,
     OfferEnds,
+    RaiseFeatureLevel,
     RegisterAgent,
     RemoveAgent,
     ReportAttempts,
     SubmitWorkflow,
 )
+from raftflow.domain.features import FAULTS_LEVEL, LEVEL_FIRST
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 
 if TYPE_CHECKING:
@@ -63,6 +69,11 @@ class Attempts:
         """Fence and agent of the last attempt of tasks that nobody has: perhaps lost, if nobody reported its end."""
         self.incarnation: dict[str, int] = {}
         """Agents that are present."""
+        self.home: dict[str, str] = {}
+        """Of the agents that were accepted last under each name."""
+        self.drained: dict[str, None] = {}
+        """Agents that an operator drained and did not resume, gone ones included."""
+        self._level = LEVEL_FIRST
         self.fence = 0
         self.ended: dict[int, AttemptOutcome] = {}
 
@@ -73,8 +84,14 @@ class Attempts:
             if isinstance(command, SubmitWorkflow) and isinstance(reply, WorkflowAccepted):
                 self._learn(command.workflow_id, command.spec)
             elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
+                known = self.incarnation.get(command.name, reply.incarnation)
+                home = command.home if isinstance(command, JoinAgent) else ""
+                if known != reply.incarnation and home and home != self.home.get(command.name):
+                    problems.append(f"another agent took the name {command.name} of one that is present")
                 self.capacity[command.name] = command.capacity
+                self.home[command.name] = home
             else:
+                self._follow_drain(command)
                 self._follow_upload(command)
         if isinstance(reply, AgentAccepted):
             self.incarnation[reply.name] = reply.incarnation
@@ -93,6 +110,15 @@ class Attempts:
             if problem is not None:
                 problems.append(f"{transition.workflow_id}/{transition.task_id}: {problem}")
         return problems
+
+    def _follow_drain(self, command: AnyCommand) -> None:
+        """Follow who may get no work, from the level on which a drain lasts."""
+        if isinstance(command, RaiseFeatureLevel):
+            self._level = max(self._level, command.level)
+        elif isinstance(command, DrainAgent) and self._level >= FAULTS_LEVEL:
+            self.drained[command.name] = None
+        elif isinstance(command, ForgetAgent) or (isinstance(command, ControlAgent) and command.action == "resume"):
+            self.drained.pop(command.name, None)
 
     def _learn(self, workflow: str, spec: WorkflowSpec) -> None:
         if spec.max_parallel is not None:
@@ -170,28 +196,37 @@ class Attempts:
                 del self.fence_of[task]
                 self.live.pop(step.fence, None)
                 self.running.get(step.agent, {}).pop(step.fence, None)
-        elif step.after in _LIVE:
-            if step.fence <= self.fence:
-                return f"got fence {step.fence} after fence {self.fence} was given"
-            self.fence = step.fence
-            self.lost.pop(task, None)
-            self.fence_of[task] = step.fence
-            self.live[step.fence] = (task, step.agent)
-            queue = self.queued.setdefault(step.agent, [])
-            if step.after == "queued":
-                queue.append(step.fence)
-            elif queue:
-                return f"fence {step.fence} starts although {queue} wait"
-            limit = self.limits.get(task[0])
-            if limit is not None and (live := sum(other[0] == task[0] for other in self.fence_of)) > limit:
-                return f"is one of {live} under way, and {limit} may be"
+        elif step.after in _LIVE and (problem := self._assign(task, step)) is not None:
+            return problem
         return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
+
+    def _assign(self, task: Task, step: AuditTransition) -> str | None:
+        """A task that nobody had got an attempt."""
+        if step.agent in self.drained:
+            return f"is placed on {step.agent}, which was drained"
+        if step.fence <= self.fence:
+            return f"got fence {step.fence} after fence {self.fence} was given"
+        self.fence = step.fence
+        self.lost.pop(task, None)
+        self.fence_of[task] = step.fence
+        self.live[step.fence] = (task, step.agent)
+        queue = self.queued.setdefault(step.agent, [])
+        if step.after == "queued":
+            queue.append(step.fence)
+        elif queue:
+            return f"fence {step.fence} starts although {queue} wait"
+        limit = self.limits.get(task[0])
+        if limit is not None and (live := sum(other[0] == task[0] for other in self.fence_of)) > limit:
+            return f"is one of {live} under way, and {limit} may be"
+        return None
 
     def _back_up(self, task: Task, step: AuditTransition) -> str | None:
         """A running task got a second attempt."""
         first = self.live.get(self.fence_of.get(task, 0))
         if task in self.backup_of or first is None or first[1] == step.agent:
             return f"got backup {step.fence} on {step.agent} beside {first}, {self.backup_of.get(task)}"
+        if step.agent in self.drained:
+            return f"gets a backup on {step.agent}, which was drained"
         if step.fence <= self.fence:
             return f"got fence {step.fence} after fence {self.fence} was given"
         if self.queued.get(step.agent):

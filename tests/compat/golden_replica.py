@@ -247,8 +247,14 @@ def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
 
 
 def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
-    """Yield what level 5 brings."""
-    yield (c.RaiseFeatureLevel(**stamp(), level=5, supported=(c.Supported("n1", 5),)),)
+    """Yield what level 5 brings. One agent that is gone is drained, another one forgotten."""
+    yield (
+        c.RaiseFeatureLevel(**stamp(), level=5, supported=(c.Supported("n1", 5),)),
+        c.JoinAgent(**stamp(), name="c1", instance="i", capacity={"cpu": 1_000}, home="home"),
+        c.RemoveAgent(**stamp(), name="c1", incarnation=6, reason="left"),
+        c.DrainAgent(**stamp(), name="c1"),
+        c.ForgetAgent(**stamp(), name="a2"),
+    )
 
 
 def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:

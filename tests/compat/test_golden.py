@@ -31,16 +31,23 @@ NEWEST = f"level-{LEVEL}"
 FIELDS_OF_LEVEL_2 = {b"H": 14, b"A": 8, b"W": 15, b"P": 12, b"T": 16, "attempt": 12, "shape": 2}
 """How many fields the records of a snapshot had, by the kind of their frame, up to level 2. More came behind them."""
 HEADER_FIELDS_OF_LEVEL_3 = 16
+FIELDS_OF_AGENTS_OF_LEVEL_4 = 13
 
 
 def digest_of(machine: Machine, level: int) -> str:
     """Return the digest of the state as a program of a level would have written it."""
     data = b"".join(machine.snapshot())
-    if level < PIECES_LEVEL:
+    if level < LEVEL:
         frames = []
         for kind, payload in snapshot._frames([data]):
             record = msgspec.msgpack.decode(payload)
-            if level == ONLINE_LEVEL:
+            if kind == b"A":
+                cut(record, FIELDS_OF_AGENTS_OF_LEVEL_4)
+            if level == PIECES_LEVEL:
+                if kind != b"A":
+                    frames.append((len(payload) + 1).to_bytes(4, "big") + kind + payload)
+                    continue
+            elif level == ONLINE_LEVEL:
                 if kind == b"H":
                     cut(record, HEADER_FIELDS_OF_LEVEL_3)
             elif kind == b"P":

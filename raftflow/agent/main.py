@@ -29,7 +29,8 @@ from raftflow.domain.contract import RegisterResponse, ReportedEnd
 
 _log = logging.getLogger("raftflow.agent")
 
-_HOME: Final = re.compile("[0-9a-f]{32}")
+_HOME: Final = re.compile(b"[0-9a-f]{32}")
+_HOME_BYTES_MAX: Final = 64
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -181,16 +182,30 @@ def _home_of(folder: Path) -> str:
     The host's name is part of it: a copy of the machine's disk, started elsewhere, is another home.
     """
     file = folder / "home"
-    try:
-        kept = file.read_text() if file.is_file() else ""
-        if not _HOME.fullmatch(kept):
-            kept = secrets.token_hex(16)
-            with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as fresh:
+    kept = _read_home(file)
+    if not _HOME.fullmatch(kept):
+        kept = secrets.token_hex(16).encode()
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as fresh:
                 fresh.write(kept)
             Path(fresh.name).replace(file)
-    except OSError as error:
-        raise ConfigError(f"work_dir: {file} cannot be used: {error.strerror}") from error
-    return blake2b(f"{kept} {socket.gethostname()}".encode(), digest_size=16).hexdigest()
+        except OSError as error:
+            raise ConfigError(f"work_dir: {file} cannot be written: {error.strerror}") from error
+    return blake2b(kept + socket.gethostname().encode(), digest_size=16).hexdigest()
+
+
+def _read_home(file: Path) -> bytes:
+    """Read what a former process left, or whatever a task put in its place: empty if that is no file."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(handle, _HOME_BYTES_MAX)
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)
 
 
 def main() -> None:

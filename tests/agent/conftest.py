@@ -46,6 +46,8 @@ class FakeLeader:
         self.poll_bytes_max = 1 << 20
         self.deaf_registrations = 0
         """So many registrations are cut off after they were read."""
+        self.name_in_use = 0
+        """So many registrations are refused, for another agent has the name."""
         self.refuses_offers = False
         self.redirect_to: str | None = None
         self.peers_told = ""
@@ -139,6 +141,9 @@ class FakeLeader:
         if self.deaf_registrations:
             self.deaf_registrations -= 1
             return self._cut(request)
+        if self.name_in_use:
+            self.name_in_use -= 1
+            return self._problem(409, "name-in-use")
         if registration.offers and self.refuses_offers:
             return self._problem(422, "invalid-document")
         answer = RegisterResponse(

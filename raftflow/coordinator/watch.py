@@ -1,7 +1,8 @@
 """The watch over work that is under way: what should rather be somewhere else while agents stand idle.
 
-Looked at every `WATCH_S`, and only once the scheduler has found nothing to place: fresh work comes first, so that
-neither of the two below ever takes room from it.
+Looked at every `WATCH_S`. What is in the way of a more urgent task is asked back (`precedence`). The rest is looked at
+only once the scheduler has found nothing to place: fresh work comes first, so that neither of the two below ever takes
+room from it.
 
 **Moved work.** Attempts that wait in the queue of a busy agent while others have nothing to do are asked back
 (`RecallAttempts`). The agent gives back what it has not started, and the ordinary placing finds the idle agent. How
@@ -26,6 +27,7 @@ import msgspec
 
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.outlook import SAMPLES_LEAST
+from raftflow.coordinator.precedence import attempts_in_the_way
 from raftflow.domain.commands import CommitBackups, Placement, RecallAttempts
 from raftflow.domain.events import AgentChanged, Event
 from raftflow.domain.features import ONLINE_LEVEL
@@ -116,8 +118,15 @@ class Watch:
 
     def look(self) -> list[AnyCommand]:
         """Return what to propose now."""
-        if self._machine.state.feature_level < ONLINE_LEVEL or not self._planner.settled:
+        if self._machine.state.feature_level < ONLINE_LEVEL:
             return []
+        ahead = [
+            self._recall(name, fences) for name, fences in attempts_in_the_way(self._machine, self._planner).items()
+        ]
+        return [*ahead, *(self._elsewhere() if self._planner.settled else ())]
+
+    def _elsewhere(self) -> list[AnyCommand]:
+        """Return what is better off on agents that stand idle, if nothing fresh waits for them."""
         idle = [room for room in self._planner.rooms().values() if not room.queued and not room.suspect]
         idle = [room for room in idle if any(room.free.values())]
         if not idle:
@@ -150,16 +159,16 @@ class Watch:
             name, fence = fences[placement.workflow_id, placement.task]
             if placement.agent != name:
                 wanted.setdefault(name, []).append(fence)
-        return [
-            RecallAttempts(
-                at_ms=self._now_ms(),
-                actor=self._actor,
-                agent=name,
-                incarnation=agents[name].incarnation,
-                fences=tuple(sorted(asked)),
-            )
-            for name, asked in wanted.items()
-        ]
+        return [self._recall(name, asked) for name, asked in wanted.items()]
+
+    def _recall(self, agent: str, fences: list[int]) -> RecallAttempts:
+        return RecallAttempts(
+            at_ms=self._now_ms(),
+            actor=self._actor,
+            agent=agent,
+            incarnation=self._machine.state.agents[agent].incarnation,
+            fences=tuple(sorted(fences)),
+        )
 
     def _share(self, agent: Agent, best_speed: int) -> int:
         """Return how much of a queue may go elsewhere: half of it among equals, more of it if its agent is slow."""

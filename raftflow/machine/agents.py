@@ -212,7 +212,7 @@ def forget_agent(step: Step, command: ForgetAgent) -> Done | Rejection:
     if agent.present:
         return Rejection(
             RejectionCode.CONFLICT,
-            f"agent {agent.name} is {agent.state.value}: only one that is lost or left can be forgotten; stop it first",
+            f"agent {agent.name} is {agent.state.value}: only one that is lost or left can be forgotten. Stop it",
         )
     step.touch_agent(agent)
     del step.state.agents[agent.name]

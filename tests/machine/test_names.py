@@ -159,5 +159,5 @@ def test_an_agent_that_is_gone_is_forgotten(one, reason):
 def test_an_agent_that_is_present_is_not_forgotten(one):
     refused = one.forget()
     assert refused.code is RejectionCode.CONFLICT
-    assert "stop it first" in refused.message
+    assert "Stop it" in refused.message
     assert one.forget("a9").code is RejectionCode.NOT_FOUND

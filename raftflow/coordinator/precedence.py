@@ -3,8 +3,8 @@
 Agents start their queue in order. A task that becomes ready later would wait behind everything that was prefetched
 before it, however urgent it is. So the scheduler puts it into no such queue (`scheduler.fleet`). Instead the less
 urgent attempts of one suitable agent are asked back (`RecallAttempts`). The agent gives back what it has not started,
-and the task that is first in order gets the agent's next free place: it waits for one running attempt at most. Running
-attempts are never stopped for it.
+and the task that is first in order gets the agent's next free place. It waits for one running attempt at most, and
+running attempts are never stopped for it.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ class Replica:
         """Say why a task is where it is, None if it is not known; the leader says most."""
         if not self.leader.leading:
             return queries.explain(self.machine, workflow_id, task_id)
-        return why.explain(self.machine, self.planner, workflow_id, task_id)
+        return why.explain(self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms())
 
     def find_leader(self) -> tuple[str, str] | None:
         """Return (name, url) of another replica that leads, or None."""

@@ -205,6 +205,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     """Of the present attempt while it runs; lists leave it out."""
     cached: bool = False
     """It succeeded by the result of an equal task."""
+    backup: bool = False
+    """A second attempt may start beside one that is late: then it may run twice at the same time."""
 
 
 class TaskPage(msgspec.Struct, kw_only=True):

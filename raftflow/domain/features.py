@@ -66,12 +66,19 @@ def level_of(command: c.Command) -> int:
     needed = NEEDS.get(type(command), LEVEL_FIRST)
     if isinstance(command, c.SubmitWorkflow):
         needed = max(needed, _spec_level(command.spec))
+    elif isinstance(command, c.AddTasks):
+        if any(profile.backup for profile in command.profiles):
+            needed = FAULTS_LEVEL
     elif needed < ONLINE_LEVEL and isinstance(command, c.ReportAttempts):
         needed = max([needed, *[ONLINE_LEVEL for end in command.ends if end.outcome in ONLINE_OUTCOMES]])
+    elif isinstance(command, c.RemoveAgent) and command.mass:
+        needed = FAULTS_LEVEL
     return needed
 
 
 def _spec_level(spec: WorkflowSpec) -> int:
+    if any(task.backup for task in spec.tasks):
+        return FAULTS_LEVEL
     if spec.max_parallel is not None or any(map(_is_online, spec.tasks)):
         return ONLINE_LEVEL
     return LEVEL_FIRST

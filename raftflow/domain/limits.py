@@ -23,6 +23,9 @@ RESOURCE_UNITS_MAX = 2**53
 """Largest amount of one resource, in its integer unit."""
 
 RETRIES_MAX = 1_000
+AGENTS_LOST_MAX = 4
+"""Agents lost while a task ran there, and with no greater suspect beside it, after which the task fails. Losses that
+are part of a mass loss, goodbyes and drains do not count, nor do attempts that only waited there."""
 DURATION_MS_MAX = 366 * 24 * 3600 * 1000
 
 PRIORITY_MAX = 100

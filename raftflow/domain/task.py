@@ -161,7 +161,8 @@ class AttemptOutcome(enum.StrEnum):
     OUTGROWN = "outgrown"
     """The agent stopped it since it used more memory than its demand."""
     SUPERSEDED = "superseded"
-    """The task's other attempt succeeded first. Never reported by an agent."""
+    """The task's other attempt decided: it succeeded first, or failed where no retry is left. Never reported by an
+    agent."""
 
 
 class AgentState(enum.StrEnum):

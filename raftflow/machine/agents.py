@@ -11,7 +11,7 @@ from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.ids import name_problem
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AgentAccepted, Done
-from raftflow.domain.task import AgentState, AttemptOutcome
+from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.workflow import GraphProblem
 from raftflow.machine import ledger
 from raftflow.machine.attempts import end_attempt, unreported
@@ -54,7 +54,7 @@ def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Reject
             )
         del state.agents[gone.name]
     if known is not None:
-        _take_out(step, known, AgentState.LOST, "another agent registered under its name")
+        _take_out(step, known, AgentState.LOST, "another agent registered under its name", blame=True)
         del state.agents[known.name]
     state.incarnation += 1
     agent = Agent(
@@ -270,15 +270,19 @@ def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
         )
     if not agent.present:
         return Done(changed=False)
-    if command.reason == "lost":
-        _take_out(step, agent, AgentState.LOST, "its agent was silent for longer than its lease")
-    else:
+    if command.reason == "left":
         _take_out(step, agent, AgentState.LEFT, "its agent left")
+    else:
+        why = "its agent was silent for longer than its lease"
+        _take_out(step, agent, AgentState.LOST, why, blame=not command.mass)
     return Done()
 
 
-def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
-    """Mark an agent as gone and end what it held, in the order in which it was assigned."""
+def _take_out(step: Step, agent: Agent, state: AgentState, why: str, *, blame: bool = False) -> None:
+    """Mark an agent as gone and end what it held, in the order in which it was assigned.
+
+    With `blame` what ran there may be what stopped it.
+    """
     if not agent.present:
         return
     step.touch_agent(agent)
@@ -286,5 +290,18 @@ def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
     agent.void = []
     if state is AgentState.LOST:
         note_loss(step, agent)
+    blamed = _suspects(agent) if blame and step.state.feature_level >= FAULTS_LEVEL else {}
     for fence, (workflow, task) in list(agent.live.items()):
-        end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.LOST, why))
+        end = unreported(fence, AttemptOutcome.LOST, why)
+        end_attempt(step, agent, workflow, task, end, blamed=fence in blamed)
+
+
+def _suspects(agent: Agent) -> dict[int, None]:
+    """Return the fences of what may have stopped an agent: of what runs there that which lost most agents before."""
+    lost = {
+        fence: 0 if task.mishaps is None else task.mishaps.agents_lost
+        for fence, (_, task) in agent.live.items()
+        if task.state is TaskState.RUNNING
+    }
+    most = max(lost.values(), default=0)
+    return {fence: None for fence, count in lost.items() if count == most}

@@ -187,6 +187,7 @@ def _reuse(step: Step, workflow: Workflow, task: Task, entry: CachedResult) -> N
     task.claim = ""
     task.cached = True
     task.losses = 0
+    task.mishaps = None
     task.finished_ms = step.clock_ms
     task.result = entry.result
     task.detail = f"has the result of {entry.workflow_id}/{entry.task_id}, cached as {entry.key}"

@@ -179,6 +179,7 @@ def _task_view(workflow: Workflow, task: Task, *, history: bool) -> TaskView:
         result=msgspec.Raw(task.result) if task.result else None,
         detail=_detail(task),
         cached=task.cached,
+        backup=workflow.profiles[task.profile].backup,
         needs=[workflow.tasks[need].id for need in task.needs],
         history=[_attempt_view(attempt) for attempt in attempts_of(task)] if history else [],
     )

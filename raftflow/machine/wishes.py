@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain.rooms import NEAR_MAX
-from raftflow.domain.task import AttemptOutcome, TaskState
+from raftflow.domain.task import AttemptOutcome
+from raftflow.machine.flow import under_way
 from raftflow.machine.ledger import held_by
 from raftflow.machine.state import attempt_of, attempts_of
 
@@ -60,8 +61,7 @@ def budget(machine: Machine, workflow_id: str) -> int | None:
     workflow = machine.state.workflows.get(workflow_id)
     if workflow is None or workflow.max_parallel is None:
         return None
-    counts = workflow.counts
-    return max(0, workflow.max_parallel - counts[TaskState.QUEUED] - counts[TaskState.RUNNING])
+    return max(0, workflow.max_parallel - under_way(workflow))
 
 
 def holdings(machine: Machine, name: str) -> list[tuple[int, tuple[tuple[str, int], ...]]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.machine.invariants import PROBLEMS_MAX, check
-from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt
+from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt, Mishaps
 
 
 def _wf(drive):
@@ -54,6 +55,12 @@ def _swap_live(drive):
 def _only_a_backup(drive):
     task = drive.task(0)
     task.backup, task.last = task.last, None
+
+
+def _an_unknown_backup(drive):
+    workflow = _wf(drive)
+    workflow.profiles = tuple([msgspec.structs.replace(profile, backup=True) for profile in workflow.profiles])
+    drive.task(0).backup = drive.task(0).last
 
 
 # t0 runs (fence 1), t1 is queued (2), t2 is delayed (3, on a2), t3 waits for t0, t4 is ready. wf-2 succeeded.
@@ -110,6 +117,16 @@ FAULTS = {
     "order of their incarnations": _do(_swap_agents),
     "fence 1 belongs to": _set(_last(1), "fence", 1),
     "its timer for": _do(lambda d: setattr(d.task(2), "due_ms", 5)),
+    "1 backup attempts counted, there are 0": _set(_wf, "backups", 1),
+    "is READY, and something is left of a pair": _do(lambda d: setattr(d.task(4), "mishaps", Mishaps(paired=True))),
+    "is RUNNING, and something is left of a pair": _do(
+        lambda d: setattr(d.task(0), "mishaps", Mishaps(1, failed=True))
+    ),
+    "left that says nothing": _do(lambda d: setattr(d.task(0), "mishaps", Mishaps())),
+    "its next attempt is to have the profile 9, there are 1": _do(
+        lambda d: setattr(d.task(0), "mishaps", Mishaps(paired=True, grown=9))
+    ),
+    "has a backup attempt and does not know it": _do(_an_unknown_backup),
     "is RUNNING and has a backup attempt": _do(_only_a_backup),
     "is QUEUED and has a backup attempt": _do(lambda d: setattr(d.task(1), "backup", d.task(0).last)),
     "its backup attempt 1 on a1 does not follow 1 on a1": _do(lambda d: setattr(d.task(0), "backup", d.task(0).last)),

@@ -151,14 +151,21 @@ class DrainAgent(Command, frozen=True, tag="agent.drain"):
 
 
 class RemoveAgent(Command, frozen=True, tag="agent.remove"):
-    """Take an agent and its live attempts out: `lost` when its lease ran out, `left` when it said goodbye.
+    """Take an agent and its live attempts out.
 
     Refused as stale unless `incarnation` is the present one. Attempts taken away cost no retry. Replies `Done`.
     """
 
     name: str
     incarnation: int
-    reason: Literal["lost", "left"]
+    reason: Literal["lost", "left", "lost_together"]
+    """`lost`: its lease ran out. `left`: it said goodbye. `lost_together`: its lease ran out as those of a good part
+    of the fleet, so neither it nor what ran there is to blame; needs feature level 5."""
+
+    @property
+    def mass(self) -> bool:
+        """True for a loss that is part of a mass loss: it counts against no task and no agent."""
+        return self.reason == "lost_together"
 
 
 class Placement(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -66,6 +66,8 @@ def level_of(command: c.Command) -> int:
         needed = max(needed, _spec_level(command.spec))
     elif needed < ONLINE_LEVEL and isinstance(command, c.ReportAttempts):
         needed = max([needed, *[ONLINE_LEVEL for end in command.ends if end.outcome in ONLINE_OUTCOMES]])
+    elif isinstance(command, c.RemoveAgent) and command.mass:
+        needed = FAULTS_LEVEL
     return needed
 
 

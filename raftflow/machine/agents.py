@@ -199,10 +199,10 @@ def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
         )
     if not agent.present:
         return Done(changed=False)
-    if command.reason == "lost":
-        _take_out(step, agent, AgentState.LOST, "its agent was silent for longer than its lease")
-    else:
+    if command.reason == "left":
         _take_out(step, agent, AgentState.LEFT, "its agent left")
+    else:
+        _take_out(step, agent, AgentState.LOST, "its agent was silent for longer than its lease")
     return Done()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raftflow.domain import commands as c
-from raftflow.domain.features import LEVEL, LEVEL_FIRST, NEEDS, ONLINE_LEVEL, FeatureLevelError, level_of
+from raftflow.domain.features import FAULTS_LEVEL, LEVEL, LEVEL_FIRST, NEEDS, ONLINE_LEVEL, FeatureLevelError, level_of
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
@@ -95,6 +95,20 @@ def test_a_workflow_that_older_replicas_cannot_read(workflow: dict[str, Any], ta
 def test_a_plain_workflow_needs_no_level() -> None:
     spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", command=("x",)),))
     assert level_of(c.SubmitWorkflow(at_ms=1, actor="client:t", workflow_id="wf-1", spec=spec)) == LEVEL_FIRST
+
+
+@pytest.mark.parametrize(("reason", "level"), [("lost", 1), ("left", 1), ("lost_together", FAULTS_LEVEL)])
+def test_a_mass_loss_needs_a_level(reason: Any, level: int) -> None:
+    command = c.RemoveAgent(at_ms=1, actor="leader:n1", name="a1", incarnation=1, reason=reason)
+    assert level_of(command) == level
+    assert command.mass == (reason == "lost_together")
+    machine = Machine()
+    apply(machine, raise_to(4, n1=4))
+    assert apply(machine, command)[0].code is (
+        RejectionCode.FEATURE_LEVEL if level == FAULTS_LEVEL else RejectionCode.NOT_FOUND
+    )
+    apply(machine, raise_to(5, n1=5))
+    assert apply(machine, command)[0].code is RejectionCode.NOT_FOUND
 
 
 def test_what_commands_need_is_understood_by_this_program() -> None:

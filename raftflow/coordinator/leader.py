@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from raftflow.coordinator.calm import Calm
+from raftflow.coordinator.calm import Calm, Together
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import STALL_S, Leases
@@ -38,6 +38,7 @@ from raftflow.domain.events import (
     WorkflowNotReady,
     WorkflowReady,
 )
+from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
@@ -114,6 +115,7 @@ class LeaderLoop:
         self.leases = Leases(lease_ms, poll_wait_ms)
         self.standing = Standing()
         self.calm = Calm()
+        self.together = Together()
         self._actor = f"leader:{name}"
         self.removals = Removals(actor=self._actor, submitter=submitter, clock=clock, on_bug=on_bug)
         self._machine = machine
@@ -195,6 +197,7 @@ class LeaderLoop:
         self.leases.clear()
         self.standing.clear()
         self.calm.reset()
+        self.together.clear()
 
     def on_applied(self, events: list[Event]) -> None:
         """Take note of an applied entry."""
@@ -276,12 +279,16 @@ class LeaderLoop:
             elif (name, agent.incarnation) not in self.removals:
                 over.append((name, agent.incarnation))
         for name, incarnation in over[: self._may_remove(len(over), now_s)]:
-            self.removals.begin(name, incarnation)
+            self.removals.begin(name, incarnation, together=self._is_together(name))
         self._arm_leases()
+
+    def _is_together(self, name: str) -> bool:
+        return self._machine.state.feature_level >= FAULTS_LEVEL and name in self.together
 
     def _trust(self, name: str) -> None:
         """Give a suspect work again."""
         del self.standing.suspects[name]
+        self.together.forget(name)
         self._planner.suspect(name, silent=False)
         self._placing.kick()
 
@@ -301,6 +308,7 @@ class LeaderLoop:
                 self.calm.reset()
             return 0
         present = sum(agent.present for agent in self._machine.state.agents.values())
+        self.together.note(self.standing.suspects, present)
         begun = self.calm.begun
         granted = self.calm.grant(wanted, silent=len(self.standing.suspects), present=present, now_s=now_s)
         if self.calm.begun != begun:

@@ -51,6 +51,11 @@ class LeaderNews:
         self._closed = False
 
     @property
+    def term(self) -> int:
+        """The term that this replica is in."""
+        return self._now().term
+
+    @property
     def count(self) -> int:
         """Requests that are held."""
         return len(self._held)

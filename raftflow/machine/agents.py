@@ -14,7 +14,7 @@ from raftflow.domain.workflow import GraphProblem
 from raftflow.machine import ledger
 from raftflow.machine.attempts import end_attempt, unreported
 from raftflow.machine.flow import give_order
-from raftflow.machine.quarantine import note_loss, take_over
+from raftflow.machine.quarantine import end_all_if_nobody_is_up, note_loss, take_over
 from raftflow.machine.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
     if agent.state is wanted:
         return Done(changed=False)
     _control(step, agent, wanted)
+    end_all_if_nobody_is_up(step)
     return Done()
 
 
@@ -148,6 +149,7 @@ def drain_agent(step: Step, command: DrainAgent) -> Done | Rejection:
         step.set_agent_timer(agent, due_ms)
     else:
         step.state.agent_timers.clear(agent.name)
+    end_all_if_nobody_is_up(step)
     return Done()
 
 
@@ -202,11 +204,14 @@ def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
     if command.reason == "left":
         _take_out(step, agent, AgentState.LEFT, "its agent left")
     else:
-        _take_out(step, agent, AgentState.LOST, "its agent was silent for longer than its lease")
+        _take_out(
+            step, agent, AgentState.LOST, "its agent was silent for longer than its lease", mass=command.mass
+        )
+    end_all_if_nobody_is_up(step)
     return Done()
 
 
-def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
+def _take_out(step: Step, agent: Agent, state: AgentState, why: str, *, mass: bool = False) -> None:
     """Mark an agent as gone and end what it held, in the order in which it was assigned."""
     if not agent.present:
         return
@@ -214,6 +219,6 @@ def _take_out(step: Step, agent: Agent, state: AgentState, why: str) -> None:
     _become(step, agent, state)
     agent.void = []
     if state is AgentState.LOST:
-        note_loss(step, agent)
+        note_loss(step, agent, mass=mass)
     for fence, (workflow, task) in list(agent.live.items()):
         end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.LOST, why))

@@ -126,6 +126,9 @@ class LeaderLoop:
         self._on_bug = on_bug
         self._member_levels = member_levels
         self._leading = False
+        self._unheard: dict[str, None] = {}
+        """Agents that have said nothing since this replica leads. What is placed there would wait with them, while
+        others could run it."""
         self._placing = Errand("place", self._place, on_bug)
         self._firing = Errand("timers", self._fire, on_bug)
         self._retiring = Errand("retire", self._retire, on_bug)
@@ -174,6 +177,9 @@ class LeaderLoop:
         for errand in self._errands:
             errand.start()
         self._planner.reset()
+        self._unheard = {agent.name: None for agent in self._machine.state.agents.values() if agent.present}
+        for name in self._unheard:
+            self._planner.suspect(name, silent=True)
         self._catch_up_soon()
         self._placing.kick()
         self._arm_leases()
@@ -196,6 +202,7 @@ class LeaderLoop:
         self._wake_due_ms = None
         self.leases.clear()
         self.standing.clear()
+        self._unheard = {}
         self.calm.reset()
         self.together.clear()
 
@@ -224,7 +231,7 @@ class LeaderLoop:
         """Note that an agent was heard."""
         if self._leading:
             self.leases.contact(agent, asyncio.get_running_loop().time())
-            if agent in self.standing.suspects:
+            if agent in self.standing.suspects or agent in self._unheard:
                 self._trust(agent)
             if self._lease_timer is None:
                 self._arm_leases()
@@ -243,7 +250,7 @@ class LeaderLoop:
         if agent is None or not agent.present:
             self.leases.forget(name)
             self.standing.settled(name)
-            if name in self.standing.suspects:
+            if name in self.standing.suspects or name in self._unheard:
                 self._trust(name)
             return
         self.standing.changed(agent, asyncio.get_running_loop().time())
@@ -286,8 +293,9 @@ class LeaderLoop:
         return self._machine.state.feature_level >= FAULTS_LEVEL and name in self.together
 
     def _trust(self, name: str) -> None:
-        """Give a suspect work again."""
-        del self.standing.suspects[name]
+        """Give an agent work again that is a suspect, or has not been heard before."""
+        self.standing.suspects.pop(name, None)
+        self._unheard.pop(name, None)
         self.together.forget(name)
         self._planner.suspect(name, silent=False)
         self._placing.kick()

@@ -146,6 +146,7 @@ class Replica:
                 outlook=self.outlook,
                 usage=self.desk.usage,
                 actor=f"leader:{config.name}",
+                delivered_s=self.desk.delivered_s,
                 now_ms=self._now_ms,
                 now_s=lambda: asyncio.get_running_loop().time(),
             ),

@@ -25,6 +25,7 @@ from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.leader_watch import HOLD_S, LeaderWatch, NotHeldError
 from raftflow.agent.wire import Answer, Wire, WireError
 from raftflow.domain.contract import (
+    HEADER_LEADER_URL,
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
     LeaderNotice,
@@ -41,6 +42,7 @@ STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
 _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
 _REDIRECTS_MAX = 8
 _PEERS = HEADER_PEERS.lower()
+_LEADER_URL = HEADER_LEADER_URL.lower()
 _FIRST_S = 1.0
 """How long another replica may still take to answer once it is known for the first time who leads."""
 
@@ -148,7 +150,9 @@ class LeaderClient:
                 except msgspec.DecodeError as error:
                     reasons.append(f"{base}: an answer that is not the contract's: {error}")
                     continue
-                self._remember(base)
+                # A registration may have been passed on, by a replica that says to whom.
+                passed_to = headers.get(_LEADER_URL, "").rstrip("/")
+                self._remember(passed_to if passed_to in self._peers else base)
                 self._learn(headers.get(_PEERS, ""), base)
                 return answer
             location = headers.get("location") or headers.get("retry-after")
@@ -157,6 +161,8 @@ class LeaderClient:
                 if target is None or (base.startswith("https:") and not target.startswith("https:")):
                     reasons.append(f"{base}: sent to {location}, which is no replica's address")
                 else:
+                    if target in self._peers:
+                        self._remember(target)  # its answer may take as long as a poll is held
                     targets.appendleft(target)
                 continue
             reasons.append(f"{base}: {self._judge(base, status, data, location)}")

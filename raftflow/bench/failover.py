@@ -149,7 +149,7 @@ async def _one_failure(cluster: LocalCluster, probe: ProbeAgent, fault: _Fault) 
 def _fail_and_use(cluster: LocalCluster, fault: _Fault, leader: str) -> tuple[float, float]:
     """Let the leader fail, submit a task at once, and wait until it has run. Returns both times in seconds."""
     with cluster.client(_ANSWER_LIMIT_S) as client:
-        next(client.workflows(limit=1))  # as a client that has talked to the leader before
+        client.agents()  # as a client that has talked to the leader before
         began_s = time.monotonic()
         with fault.on(leader):
             created = client.submit(_NEXT)

@@ -19,6 +19,7 @@ Both are proposals: `apply` checks each again.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -85,6 +86,8 @@ class Watch:
     """Decides what is asked back and what gets a backup.
 
     Args:
+        delivered_s: when an agent was sent an attempt (`PollDesk.delivered_s`). Late counts from then, for before that
+            nothing could run.
         now_ms: the cluster's time.
         now_s: the event loop's time.
     """
@@ -97,9 +100,11 @@ class Watch:
         outlook: Outlook,
         usage: UsageStore,
         actor: str,
+        delivered_s: Callable[[str, int], float | None],
         now_ms: Callable[[], int],
         now_s: Callable[[], float],
     ) -> None:
+        self._delivered_s = delivered_s
         self._machine = machine
         self._planner = planner
         self._outlook = outlook
@@ -215,7 +220,12 @@ class Watch:
         found = expectation(self._machine.state, run.workflow, run.task)
         if found is None:
             return False
+        delivered_s = self._delivered_s(attempt.agent, attempt.fence)
+        if delivered_s is None:
+            return False  # it has not begun, or its agent has yet to find this leader
         run_ms = now_ms - attempt.started_ms
+        if delivered_s > -math.inf:
+            run_ms = min(run_ms, int((self._now_s() - delivered_s) * 1000))
         left_ms = self._left_ms(attempt, run_ms)
         anew_ms = found.mean_ms * _PER_MILLE // best_speed
         if left_ms is not None and left_ms <= anew_ms:

@@ -686,6 +686,17 @@ class TransferRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A voting member; without it the most caught-up one."""
 
 
+class LeaderNotice(msgspec.Struct, kw_only=True):
+    """`GET /v1/leader`: who leads, as far as this replica knows."""
+
+    leader: str | None
+    """None while this replica knows of no leader: it has not heard one for about an election timeout."""
+    url: str | None
+    """Where clients and agents reach the leader."""
+    term: int
+    """The term in which it leads; of two answers that name a leader the one of the higher term is right."""
+
+
 class ReplicaStatus(msgspec.Struct, kw_only=True):
     """`GET /v1/status`: this replica."""
 

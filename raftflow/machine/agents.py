@@ -16,7 +16,7 @@ from raftflow.domain.workflow import GraphProblem
 from raftflow.machine import ledger
 from raftflow.machine.attempts import end_attempt, unreported
 from raftflow.machine.flow import give_order
-from raftflow.machine.quarantine import note_loss, take_over
+from raftflow.machine.quarantine import end_all_if_nobody_is_up, note_loss, take_over
 from raftflow.machine.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
 
 if TYPE_CHECKING:
@@ -169,6 +169,7 @@ def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
     if agent.state is wanted:
         return Done(changed=False)
     _control(step, agent, wanted)
+    end_all_if_nobody_is_up(step)
     return Done()
 
 
@@ -201,6 +202,7 @@ def drain_agent(step: Step, command: DrainAgent) -> Done | Rejection:
         step.set_agent_timer(agent, due_ms)
     else:
         step.state.agent_timers.clear(agent.name)
+    end_all_if_nobody_is_up(step)
     return Done()
 
 
@@ -274,14 +276,17 @@ def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
         _take_out(step, agent, AgentState.LEFT, "its agent left")
     else:
         why = "its agent was silent for longer than its lease"
-        _take_out(step, agent, AgentState.LOST, why, blame=not command.mass)
+        _take_out(step, agent, AgentState.LOST, why, blame=not command.mass, mass=command.mass)
+    end_all_if_nobody_is_up(step)
     return Done()
 
 
-def _take_out(step: Step, agent: Agent, state: AgentState, why: str, *, blame: bool = False) -> None:
+def _take_out(
+    step: Step, agent: Agent, state: AgentState, why: str, *, blame: bool = False, mass: bool = False
+) -> None:
     """Mark an agent as gone and end what it held, in the order in which it was assigned.
 
-    With `blame` what ran there may be what stopped it.
+    With `blame` what ran there may be what stopped it. A `mass` loss counts against nobody.
     """
     if not agent.present:
         return
@@ -289,7 +294,7 @@ def _take_out(step: Step, agent: Agent, state: AgentState, why: str, *, blame: b
     _become(step, agent, state)
     agent.void = []
     if state is AgentState.LOST:
-        note_loss(step, agent)
+        note_loss(step, agent, mass=mass)
     blamed = _suspects(agent) if blame and step.state.feature_level >= FAULTS_LEVEL else {}
     for fence, (workflow, task) in list(agent.live.items()):
         end = unreported(fence, AttemptOutcome.LOST, why)

@@ -314,6 +314,8 @@ def _table_problems(state: State, clock_ms: int) -> Iterator[str]:
             kinds[agent.kind()] = kinds.get(agent.kind(), 0) + 1
     if kinds != state.kinds:
         yield "the table of kinds of agents does not match the agents that are up"
+    if not kinds and any(agent.state is AgentState.QUARANTINE for agent in state.agents.values()):
+        yield "agents are in quarantine while no agent is up"
     yield from _kind_problems(state, clock_ms)
     yield from _cache_problems(state)
     incarnations = [agent.incarnation for agent in state.agents.values()]

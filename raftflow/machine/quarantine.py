@@ -10,6 +10,10 @@ per mille that moves by a sixteenth with every end, so the last sixteen or so co
 raises it everywhere; what matters is the difference between agents. Losing an agent counts as one fault, however many
 attempts it held.
 
+A quarantine protects work from an agent that flaps, as long as there are others. So there is none while nobody is up:
+an agent that comes back to an empty fleet works at once, and when the last one goes, all quarantines end. A loss that
+is part of a mass loss (`RemoveAgent.mass`) counts against nobody: a network that is cut twice is no agent's fault.
+
 All of it is kept from feature level 3 on, and carried over when an agent's name registers anew.
 """
 
@@ -52,9 +56,13 @@ def _count_fault(agent: Agent) -> None:
     agent.faults += (_PER_MILLE - agent.faults) >> _SHARE_BITS
 
 
-def note_loss(step: Step, agent: Agent) -> None:
-    """Count a loss of an agent, which the caller has touched."""
+def note_loss(step: Step, agent: Agent, *, mass: bool = False) -> None:
+    """Count a loss of an agent, which the caller has touched, unless it was part of a mass loss."""
     if step.state.feature_level < ONLINE_LEVEL:
+        return
+    if mass:
+        agent.losses = min(agent.losses, 1)  # or it would come back into a quarantine for its earlier ones
+        step.notes.append(f"agent {agent.name} was lost with many others, which counts against none of them")
         return
     since_ms = step.clock_ms - agent.lost_ms
     if not agent.losses or since_ms >= FORGET_MS:
@@ -77,6 +85,9 @@ def take_over(step: Step, agent: Agent, before: Agent) -> None:
     agent.losses, agent.lost_ms, agent.faults = before.losses, before.lost_ms, before.faults
     if before.state is not AgentState.LOST or agent.losses < 2 or step.clock_ms - agent.lost_ms >= FORGET_MS:
         return
+    if not step.state.kinds:
+        step.notes.append(f"agent {agent.name} is spared a quarantine: no other agent is up")
+        return
     doublings = min(agent.losses - 2, _DOUBLINGS_MAX)
     pause_ms = min(QUARANTINE_FIRST_MS << doublings, QUARANTINE_MAX_MS)
     agent.state = AgentState.QUARANTINE
@@ -87,13 +98,27 @@ def take_over(step: Step, agent: Agent, before: Agent) -> None:
     )
 
 
+def end_all_if_nobody_is_up(step: Step) -> None:
+    """End every quarantine if no agent is up."""
+    if step.state.kinds:
+        return
+    for agent in step.state.agents.values():
+        if agent.state is AgentState.QUARANTINE:
+            step.state.agent_timers.clear(agent.name)
+            _end(step, agent, ": no other agent is up")
+
+
 def agent_due(step: Step, agent: Agent) -> None:
     """Do what an agent's timer is for: its quarantine is over, or its drain."""
     if agent.state is AgentState.QUARANTINE:
-        step.touch_agent(agent)
-        agent.state = AgentState.UP
-        agent.quarantine_until_ms = 0
-        step.state.add_kind(agent, 1)
-        step.notes.append(f"the quarantine of agent {agent.name} is over")
+        _end(step, agent, "")
     else:
         move_away(step, agent)
+
+
+def _end(step: Step, agent: Agent, why: str) -> None:
+    step.touch_agent(agent)
+    agent.state = AgentState.UP
+    agent.quarantine_until_ms = 0
+    step.state.add_kind(agent, 1)
+    step.notes.append(f"the quarantine of agent {agent.name} is over{why}")

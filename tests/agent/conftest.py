@@ -24,6 +24,7 @@ from raftflow.domain.contract import (
     PROBLEM_TYPE_PREFIX,
     Assignment,
     AttemptUsage,
+    LeaderNotice,
     LogPiece,
     LogWanted,
     PollRequest,
@@ -56,6 +57,8 @@ class FakeLeader:
         self.tokens: set[str] = set()
         self.refused = 0
         """Requests that got 503."""
+        self.silent_registration: asyncio.Event | None = None
+        """Registrations wait for it."""
         self.silent = False
         """Nothing is answered any more."""
         self.deaf_polls = 0
@@ -79,6 +82,9 @@ class FakeLeader:
         self.stale: set[int] = set()
         self.missing: list[int] = []
         """Live attempts that the agent was sent and a poll did not account for. A real leader has them lost."""
+        self.leads: LeaderNotice | None = None
+        """What it tells of the leader, None if it does not know the question; see `elect`."""
+        self.asked_terms: list[int] = []
         self.in_flight = 0
         self.in_flight_max = 0
         self._changed = asyncio.Condition()
@@ -96,6 +102,7 @@ class FakeLeader:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/agents", self._register)
         app.router.add_post("/v1/agents/{id}/poll", self._poll)
+        app.router.add_get("/v1/leader", self._who_leads)
         app.on_response_prepare.append(self._tell_peers)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
@@ -115,6 +122,20 @@ class FakeLeader:
     async def _tell_peers(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Raftflow-Peers"] = self.peers_told
 
+    async def _who_leads(self, request: web.Request) -> web.Response:
+        term = int(request.query["term"])
+        self.asked_terms.append(term)
+        await self.notify()
+        if self.leads is None:
+            return self._problem(404, "not-found")
+        await self.until(lambda: self.leads is not None and self.leads.leader and self.leads.term > term, 60.0)
+        return web.Response(body=msgspec.json.encode(self.leads), content_type="application/json")
+
+    async def elect(self, leader: str, url: str, term: int) -> None:
+        """Let this replica know who leads."""
+        self.leads = LeaderNotice(leader=leader, url=url, term=term)
+        await self.notify()
+
     def _problem(self, status: int, word: str, **headers: str) -> web.Response:
         body = {"type": PROBLEM_TYPE_PREFIX + word, "title": word, "status": status, "detail": "as the test wants"}
         return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
@@ -133,6 +154,8 @@ class FakeLeader:
         if elsewhere is not None:
             return elsewhere
         registration = msgspec.json.decode(await request.read(), type=RegisterRequest)
+        if self.silent_registration is not None:
+            await self.silent_registration.wait()
         if not self.registrations or self.registrations[-1].instance != registration.instance or self.stale:
             self.incarnation += 1
             self._last_seq = 0

@@ -1,7 +1,7 @@
 """The watch over work that is under way: what should rather be somewhere else while agents stand idle.
 
-Looked at every `WATCH_S`. What is in the way of a more urgent task is asked back (`precedence`). The rest is done only
-once the scheduler has found nothing to place: fresh work comes first, and neither of the two below takes room from it.
+Looked at every `WATCH_S`. What is in the way of a more urgent task is asked back (`precedence`). The rest is done
+only once the scheduler has found nothing to place: fresh work comes first, and nothing below takes room from it.
 
 **Moved work.** Attempts that wait in the queue of a busy agent while others have nothing to do are asked back
 (`RecallAttempts`). The agent gives back what it has not started, and the ordinary placing finds the idle agent. How

@@ -324,8 +324,11 @@ class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     fence: int
     workflow_id: str
     task_id: str
-    outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown"]
-    """`outgrown`: it used more memory than its demand and was stopped; from level 3 on."""
+    outcome: Literal[
+        "succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown", "agent_fault"
+    ]
+    """`outgrown`: it used more memory than its demand and was stopped; from level 3 on. `agent_fault`: the agent
+    could not do its part; from level 5 on."""
     exit_code: int | None = None
     error: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)] = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))

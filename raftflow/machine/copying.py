@@ -65,6 +65,8 @@ class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
     faults: int = 0
     drained: bool = False
     home: str = ""
+    streak: int = 0
+    contradicted: int = 0
 
 
 def encode_workflow(workflow: Workflow) -> bytes:
@@ -116,6 +118,8 @@ def encode_agent(agent: Agent) -> bytes:
             agent.faults,
             agent.drained,
             agent.home,
+            agent.streak,
+            agent.contradicted,
         )
     )
 

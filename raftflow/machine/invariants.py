@@ -150,7 +150,7 @@ def _backup_problems(workflow: Workflow, task: Task) -> Iterator[str]:
         of_a_pair = mishaps.failed or mishaps.grown is not None
         if (mishaps.paired and task.state is not TaskState.RUNNING) or (of_a_pair and not mishaps.paired):
             yield f"is {task.state.name}, and something is left of a pair of attempts: {mishaps}"
-        if not (mishaps.paired or mishaps.agents_lost):
+        if not (mishaps.paired or mishaps.agents_lost or mishaps.agent_faults):
             yield "a record of its mishaps is left that says nothing"
         if mishaps.grown is not None and not 0 <= mishaps.grown < len(workflow.profiles):
             yield f"its next attempt is to have the profile {mishaps.grown}, there are {len(workflow.profiles)}"
@@ -273,8 +273,8 @@ def _state_problems(agent: Agent) -> Iterator[str]:
         yield f"is {agent.state.value}, although it was drained"
     if (agent.state is AgentState.QUARANTINE) != bool(agent.quarantine_until_ms):
         yield f"is {agent.state.value}, in quarantine until {agent.quarantine_until_ms}"
-    if agent.quarantine_until_ms and agent.live:
-        yield "is in quarantine and holds attempts"
+    if agent.contradicted and not agent.streak:
+        yield f"{agent.contradicted} tasks that failed there succeeded elsewhere, and none failed there"
 
 
 def _head_problems(agent: Agent) -> Iterator[str]:

@@ -465,7 +465,7 @@ def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | Non
     found = workflow.tasks[task]
     if found.state is not TaskState.READY:
         return None
-    avoid, avoid_hard = ((), ()) if found.last is None else avoided(found)
+    avoid, avoid_hard = ((), ()) if found.last is None else avoided(machine, found)
     return ReadyTask(
         workflow_id=workflow_id,
         task=task,

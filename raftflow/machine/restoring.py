@@ -74,6 +74,7 @@ class Builder:
         agent.void = record.void
         agent.drain_deadline_ms = record.drain_deadline_ms
         agent.losses, agent.lost_ms, agent.faults = record.losses, record.lost_ms, record.faults
+        agent.streak, agent.contradicted = record.streak, record.contradicted
         agent.drained = record.drained
         agent.quarantine_until_ms = record.quarantine_until_ms
         due_ms = agent.timer_ms

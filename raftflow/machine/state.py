@@ -80,6 +80,8 @@ class Mishaps(msgspec.Struct, array_like=True, gc=False, eq=False):
     """The attempt beside its present one failed, which counts if that one ends without success."""
     grown: int | None = None
     """The attempt beside its present one outgrew its memory: the profile of the next attempt."""
+    agent_faults: int = 0
+    """Attempts that were the fault of their agents, since it was submitted or retried (`attempts`)."""
 
 
 class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
@@ -263,6 +265,7 @@ class Agent:
     __slots__ = (
         "alone",
         "capacity",
+        "contradicted",
         "drain_deadline_ms",
         "drained",
         "faults",
@@ -279,6 +282,7 @@ class Agent:
         "quarantine_until_ms",
         "queue",
         "state",
+        "streak",
         "void",
     )
 
@@ -325,6 +329,10 @@ class Agent:
         """0 unless it is in quarantine."""
         self.faults = 0
         """Per mille of its last attempts that were its fault, or failed there."""
+        self.streak = 0
+        """Attempts that failed there, one after the other, since the last success."""
+        self.contradicted = 0
+        """Tasks that failed there since the last success, and succeeded elsewhere."""
 
     @property
     def present(self) -> bool:

@@ -4,10 +4,15 @@ Any replica may be asked first; one that is not the leader answers a poll with 3
 One call here is one pass: the remembered leader, then every peer in order. Waiting between passes is the caller's.
 Answers name the members of the cluster, so that the peers follow it when replicas are replaced; those of the
 configuration are asked last then.
+
+A leader whose machine falls silent answers nothing. So another replica is asked to tell when there is a new leader
+(`leader_watch`), and what is under way to any other replica is given up then.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import ssl
 from collections import deque
@@ -18,11 +23,14 @@ import msgspec
 
 from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.inputs import AttemptOverError, NotServedError, PassedOverError
-from raftflow.agent.wire import Answer, Wire
+from raftflow.agent.leader_watch import HOLD_S, LeaderWatch, NotHeldError
+from raftflow.agent.wire import Answer, Wire, WireError
 from raftflow.domain.contract import (
+    HEADER_LEADER_URL,
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
     InputsPiece,
+    LeaderNotice,
     PollResponse,
     Problem,
     RegisterRequest,
@@ -32,11 +40,15 @@ from raftflow.domain.peers import learn_peers, order_peers
 
 _log = logging.getLogger("raftflow.agent.leader")
 
+NAME_IN_USE = PROBLEM_TYPE_PREFIX + "name-in-use"
 STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
 _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
 _NOT_THE_CONTENT = frozenset({401, 403, 404, 405, 407, 408, 409, 410, 421, 425, 426, 429, 431, 451})
 _REDIRECTS_MAX = 8
 _PEERS = HEADER_PEERS.lower()
+_LEADER_URL = HEADER_LEADER_URL.lower()
+_FIRST_S = 1.0
+"""How long another replica may still take to answer once it is known for the first time who leads."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_inputs = msgspec.json.Decoder(InputsPiece).decode
@@ -70,6 +82,10 @@ class RefusedError(Exception):
         return 400 <= self.status < 500 and self.status not in _NOT_THE_CONTENT
 
 
+class NameInUseError(RefusedError):
+    """Another agent that lives has this agent's name. It is refused until the other one is gone."""
+
+
 class LeaderClient:
     """Talks to whichever replica leads. Use `start` and `close` around it."""
 
@@ -81,6 +97,13 @@ class LeaderClient:
         self._config = config
         self._leader: str | None = None
         self._wire: Wire | None = None
+        self._watch = LeaderWatch(
+            ask=self._ask_who_leads, peers=lambda: self._peers, leader=lambda: self._leader, moved=self._moved
+        )
+        self._watching: asyncio.Task[None] | None = None
+        self._under_way: dict[asyncio.Timeout, str] = {}
+        """Requests that wait for an answer, each with the replica that was asked."""
+        self._decode_notice = msgspec.json.Decoder(LeaderNotice)
         self._decode_poll = msgspec.json.Decoder(PollResponse)
         self._decode_registration = msgspec.json.Decoder(RegisterResponse)
 
@@ -95,15 +118,21 @@ class LeaderClient:
         if self._config.token:
             headers["Authorization"] = f"Bearer {self._config.token}"
         self._wire = Wire(headers, _ssl_context(self._config))
+        self._watching = asyncio.get_running_loop().create_task(self._watch.run())
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+            self._watching = None
         if self._wire is not None:
             self._wire.close()
             self._wire = None
 
     async def register(self, request: RegisterRequest) -> RegisterResponse:
-        """Register the agent. Raises `NoLeaderError` or `RefusedError`."""
+        """Register the agent. Raises `NoLeaderError`, `NameInUseError` or another `RefusedError`."""
         timeout_s = self._config.poll_timeout_s
         return await self._pass("/v1/agents", _encode(request), timeout_s, self._decode_registration)
 
@@ -125,7 +154,9 @@ class LeaderClient:
         path = f"/v1/agents/{quote(agent, safe='')}/attempts/{fence}/inputs?first={first}"
         connect_s = self._config.connect_timeout_s
         try:
-            answer = await self._wire.get(replica, path, timeout_s=timeout_s, connect_timeout_s=connect_s)
+            answer = await self._wire.get(
+                replica, path, limit=asyncio.timeout(timeout_s), connect_timeout_s=connect_s
+            )
         except (TimeoutError, OSError) as error:
             raise PassedOverError(f"{replica}: {type(error).__name__} {error}".rstrip(), away=True) from error
         if answer.status == 200:
@@ -150,9 +181,14 @@ class LeaderClient:
             if base in tried or len(tried) >= len(self._peers) + _REDIRECTS_MAX:
                 continue
             tried.add(base)
+            term = self._watch.term
             try:
                 status, headers, data = await self._post(base, path, body, timeout_s)
             except (TimeoutError, OSError) as error:
+                if self._watch.term != term and base != self._leader:
+                    raise NoLeaderError(
+                        f"{base} has not answered, and {self._leader or 'another one'} leads"
+                    ) from error
                 self._failed(base)
                 reasons.append(f"{base}: {type(error).__name__} {error}".rstrip())
                 continue
@@ -162,7 +198,9 @@ class LeaderClient:
                 except msgspec.DecodeError as error:
                     reasons.append(f"{base}: an answer that is not the contract's: {error}")
                     continue
-                self._remember(base)
+                # A registration may have been passed on, by a replica that says to whom.
+                passed_to = headers.get(_LEADER_URL, "").rstrip("/")
+                self._remember(passed_to if passed_to in self._peers else base)
                 self._learn(headers.get(_PEERS, ""), base)
                 return answer
             location = headers.get("location") or headers.get("retry-after")
@@ -171,6 +209,8 @@ class LeaderClient:
                 if target is None or (base.startswith("https:") and not target.startswith("https:")):
                     reasons.append(f"{base}: sent to {location}, which is no replica's address")
                 else:
+                    if target in self._peers:
+                        self._remember(target)  # its answer may take as long as a poll is held
                     targets.appendleft(target)
                 continue
             reasons.append(f"{base}: {self._judge(base, status, data, location)}")
@@ -180,9 +220,50 @@ class LeaderClient:
         """Send one request. Every one of them may be sent again."""
         if self._wire is None:
             raise RuntimeError("LeaderClient.start() was not called")
-        return await self._wire.post(
-            base, path, body, timeout_s=timeout_s, connect_timeout_s=self._config.connect_timeout_s
-        )
+        limit = asyncio.timeout(timeout_s)
+        self._under_way[limit] = base
+        try:
+            return await self._wire.post(
+                base, path, body, limit=limit, connect_timeout_s=self._config.connect_timeout_s
+            )
+        finally:
+            del self._under_way[limit]
+
+    async def _ask_who_leads(self, base: str, term: int) -> LeaderNotice:
+        """Ask a replica who leads after `term`. Raises `OSError`, `TimeoutError`, `NotHeldError`."""
+        assert self._wire is not None  # noqa: S101 - the watch runs from `start` to `close`
+        timeout_s = self._config.connect_timeout_s
+        path = f"/v1/leader?term={term}&wait_ms={HOLD_S * 1000:.0f}"
+        limit = asyncio.timeout(HOLD_S + self._config.poll_timeout_s)
+        status, headers, data = await self._wire.get(base, path, limit=limit, connect_timeout_s=timeout_s)
+        if status == 404:
+            raise NotHeldError
+        if status != 200:
+            raise WireError(f"status {status}")
+        try:
+            notice = self._decode_notice.decode(data)
+        except msgspec.DecodeError as error:
+            raise WireError(f"an answer that is not the contract's: {error}") from error
+        self._learn(headers.get(_PEERS, ""), base)
+        return notice
+
+    def _moved(self, told_by: str, notice: LeaderNotice) -> None:
+        """There is a new leader: go there, and give up what is under way to any other replica."""
+        url = (notice.url or "").rstrip("/")
+        if url == self._leader:
+            return
+        if self._leader is not None:
+            self._failed(self._leader)
+        if url in self._peers:
+            self._remember(url)
+        else:
+            # Its address is another one from here, through a proxy for instance. Who told this says where.
+            self._peers = order_peers(told_by, self._peers, ())
+        # The first answer is no change: what is under way may be on a good way, through a replica that passes it on.
+        until_s = asyncio.get_running_loop().time() + (0.0 if self._watch.term else _FIRST_S)
+        for limit, base in self._under_way.items():
+            if base != url and not limit.expired():
+                limit.reschedule(min(until_s, limit.when() or until_s))
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
         """Return the text of an answer that another replica may better, or raise what it means."""
@@ -196,12 +277,15 @@ class LeaderClient:
             raise NoLeaderError(f"{base}: {text}", _seconds(retry_after))
         if problem.type == STALE_INCARNATION or status == 404:
             raise StaleIncarnationError(text)
+        if problem.type == NAME_IN_USE:
+            raise NameInUseError(status, text)
         raise RefusedError(status, text)
 
     def _remember(self, base: str) -> None:
         if base != self._leader:
             _log.info("the leader is at %s", base)
             self._leader = base
+            self._watch.leader_known()
 
     def _learn(self, told: str, base: str) -> None:
         """Follow the list of members that came with an answer."""

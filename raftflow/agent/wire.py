@@ -8,6 +8,7 @@ informational answers, `Connection: close`) is understood.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -18,6 +19,13 @@ ANSWER_BYTES_MAX: Final = 256 << 20
 HEADER_BYTES_MAX: Final = 64 << 10
 IDLE_MAX: Final = 4
 """Connections to one replica that are kept while nothing is asked."""
+_KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A connection to a machine that says nothing any more breaks after 16 s, though nothing is sent on it."""
 
 
 class WireError(ConnectionError):
@@ -78,8 +86,12 @@ class Connection(asyncio.Protocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
+        """Remember where to write, and have the kernel find out if the other machine is gone."""
         self._transport = cast("asyncio.Transport", transport)
+        found: socket.socket | None = transport.get_extra_info("socket")
+        if found is not None:
+            for level, option, value in _KEEP_ALIVE:
+                found.setsockopt(level, option, value)
 
     def data_received(self, data: bytes) -> None:
         """Take in a piece of an answer."""
@@ -165,28 +177,36 @@ class Wire:
         self._idle: dict[str, list[Connection]] = {}
         self._closed = False
 
-    async def post(self, base: str, path: str, body: bytes, *, timeout_s: float, connect_timeout_s: float) -> Answer:
-        """Post JSON; see `ask`."""
-        return await self.ask("POST", base, path, body, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
-
-    async def get(self, base: str, path: str, *, timeout_s: float, connect_timeout_s: float) -> Answer:
-        """Get something; see `ask`."""
-        return await self.ask("GET", base, path, b"", timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
-
-    async def ask(
-        self, method: str, base: str, path: str, body: bytes, *, timeout_s: float, connect_timeout_s: float
+    async def post(
+        self, base: str, path: str, body: bytes, *, limit: asyncio.Timeout, connect_timeout_s: float
     ) -> Answer:
-        """Send a request and return its answer, whatever its status. Redirects are not followed.
+        """Post a body and return the answer, whatever its status. Redirects are not followed.
 
         A kept connection that turns out to be closed before anything came back is replaced once, so the request may
         arrive twice: it has to be one that may. Raises `WireError`, `TimeoutError`, `OSError`.
+
+        Args:
+            base: the replica's URL.
+            path: of the request.
+            body: JSON.
+            limit: how long it may take; is entered here, and may be moved while the request is under way.
+            connect_timeout_s: how long a connection may take.
         """
+        return await self._ask("POST", base, path, body, limit, connect_timeout_s)
+
+    async def get(self, base: str, path: str, *, limit: asyncio.Timeout, connect_timeout_s: float) -> Answer:
+        """Get what is at a path, as `post` does."""
+        return await self._ask("GET", base, path, b"", limit, connect_timeout_s)
+
+    async def _ask(
+        self, method: str, base: str, path: str, body: bytes, limit: asyncio.Timeout, connect_timeout_s: float
+    ) -> Answer:
         host = urlsplit(base).netloc
         request = (
             f"{method} {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
             f"{self._more}\r\n"
         ).encode("latin-1") + body
-        async with asyncio.timeout(timeout_s):
+        async with limit:
             while True:
                 connection = self._take(base)
                 kept = connection is not None

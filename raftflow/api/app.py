@@ -219,8 +219,12 @@ class Api:
             except NotLeaderError as error:
                 # Leadership was lost on the way. The command is in no log, so it can be sent to the new leader.
                 failure: ProposeError | ProblemError = error
-            except (NoLeaderError, LeaderUnreachableError) as error:
+            except NoLeaderError as error:
                 failure = error
+            except LeaderUnreachableError as error:
+                failure = error
+                if error.replaced:
+                    until_s = loop.time() + LEADER_WAIT_S
             if loop.time() >= until_s or HEADER_FORWARDED in call.request.headers:
                 raise failure
             await asyncio.sleep(LEADER_LOOK_S)

@@ -11,7 +11,16 @@ from raftflow.api.calls import Access, Answer, Call, Cost, Param, Route, as_json
 from raftflow.api.problems import ProblemError
 from raftflow.api.slices import in_slices
 from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, record_of
-from raftflow.domain.contract import AuditCheck, AuditLine, AuditPage, LedgerCheck, LedgerView, ReplicaStatus
+from raftflow.coordinator.leader_news import HOLD_MAX_S
+from raftflow.domain.contract import (
+    AuditCheck,
+    AuditLine,
+    AuditPage,
+    LeaderNotice,
+    LedgerCheck,
+    LedgerView,
+    ReplicaStatus,
+)
 from raftflow.domain.times import iso_utc
 from raftflow.machine import invariants, queries
 from raftflow.machine.machine import Machine
@@ -33,6 +42,12 @@ class Health(msgspec.Struct):
 async def status(call: Call) -> Answer:
     """Show this replica."""
     return Answer(call.replica.status())
+
+
+async def leader(call: Call) -> Answer:
+    """Say who leads, at once or when a leader of a later term is known."""
+    wait_s = call.require_number("wait_ms") / 1000
+    return Answer(await call.replica.news.wait(call.require_number("term"), wait_s))
 
 
 async def healthz(call: Call) -> Answer:
@@ -125,6 +140,19 @@ async def audit_verify(call: Call) -> Answer:
 
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/status", Access.LOCAL, status, "Show this replica: role, term, leader, indexes", ReplicaStatus),
+    Route(
+        "GET",
+        "/v1/leader",
+        Access.LOCAL,
+        leader,
+        "Say who leads, as far as this replica knows; with `wait_ms` once that is the leader of a later term. Whoever "
+        "waits for a leader that may be silent learns from another replica that there is a new one",
+        LeaderNotice,
+        params=(
+            Param("term", "integer", "a leader of this term, or an earlier one, is no news", default=0),
+            Param("wait_ms", "integer", "how long to wait for news", most=int(HOLD_MAX_S * 1000), default=0),
+        ),
+    ),
     Route("GET", "/healthz", Access.LOCAL, healthz, "Tell whether the process is alive", Health, is_open=True),
     Route(
         "GET",

@@ -128,7 +128,7 @@ class Connection(RequestHandler):
         assert self._lane is not None  # noqa: S101 - it has read the request, and stays while one is answered
         self._answering = True
         self._stay_open()
-        if not (request.agent and self._lane.take(request, message[request.body_at :], self._answered)):
+        if not self._lane.take(request, message[request.body_at :], self._answered):
             self._task = self._loop.create_task(self._answer(self._lane, request, message))
 
     async def _answer(self, lane: ExpressLane, request: Request, message: bytes) -> None:

@@ -30,6 +30,7 @@ from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, client_of, encode, 
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.api.turnstile import Line
 from raftflow.api.workflows import OFF_LOOP_BYTES, submit_document
+from raftflow.coordinator.leader_news import HOLD_MAX_S
 from raftflow.coordinator.relay import LogUnavailableError
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
 from raftflow.domain.contract import (
@@ -47,13 +48,15 @@ if TYPE_CHECKING:
     from raftflow.api.turnstile import Turnstile
     from raftflow.coordinator.replica import Replica
     from raftflow.coordinator.seats import Outcome
-    from raftflow.domain.contract import PollRequest
+    from raftflow.domain.contract import LeaderNotice, PollRequest
 
 _log = logging.getLogger(__name__)
 
 _HEAD_END = b"\r\n\r\n"
 _PREFIX = b"POST /v1/"
 _FIRST = re.compile(rb"POST (/v1/(?:agents/([A-Za-z0-9_.:@+-]{1,200})/poll|workflows)) HTTP/1\.1")
+_LEADER_PREFIX = b"GET /v1/leader?"
+_LEADER = re.compile(rb"GET /v1/leader\?term=([0-9]{1,18})&wait_ms=([0-9]{1,9}) HTTP/1\.1")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 _PLAIN = frozenset(
     {b"host", b"content-type", b"content-length", b"authorization", b"user-agent", b"accept", b"accept-encoding"}
@@ -78,6 +81,8 @@ class Request(NamedTuple):
     """Bytes of head and body."""
     body_at: int
     """Where the body begins."""
+    asks: tuple[int, float] | None = None
+    """Set if somebody asks who leads: the term that is known, and how many seconds news may take."""
 
 
 class ExpressLane:
@@ -104,7 +109,9 @@ class ExpressLane:
         A poll's body may come later. A submission that is not here as a whole is the framework's, which says so if
         the rest never comes.
         """
-        if not data.startswith(_PREFIX):
+        if data.startswith(_LEADER_PREFIX):
+            return self._read_leader(data)
+        if not data.startswith(_PREFIX) or not self._replica.leader.leading:
             return None
         end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
         if end < 0:
@@ -131,8 +138,24 @@ class ExpressLane:
             return None
         return Request(match[1].decode(), agent.decode(), (key or b"").decode(), size, body_at)
 
+    def _read_leader(self, data: bytes) -> Request | None:
+        """Return the question who leads, as agents keep it at a replica that does not lead."""
+        end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
+        first, *lines = data[: max(end, 0)].split(b"\r\n")
+        match = _LEADER.fullmatch(first)
+        if match is None:
+            return None
+        headers = plain_headers(lines)
+        if headers is None or not headers.keys() <= _PLAIN or headers.get(b"content-length", b"0") != b"0":
+            return None
+        wait_s = int(match[2]) / 1000
+        if wait_s > HOLD_MAX_S or not self._may(headers):
+            return None
+        size = end + len(_HEAD_END)
+        return Request("/v1/leader", "", "", size, size, (int(match[1]), wait_s))
+
     def _may(self, headers: dict[bytes, bytes]) -> bool:
-        if b"host" not in headers or not self._replica.leader.leading:
+        if b"host" not in headers:
             return False
         if self._token is None:
             return True
@@ -140,12 +163,16 @@ class ExpressLane:
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
 
     def take(self, request: Request, body: bytes, send: Callable[[bytes], None]) -> bool:
-        """Begin to answer a poll: `send` takes the bytes, now or later. False, with nothing done, if it cannot.
+        """Begin to answer what may be held: `send` takes the bytes, now or later. False, with nothing done, if it cannot.
 
-        No task is made for it: thousands of polls are held at a time (`coordinator.polls`).
+        No task is made for it: thousands are held at a time (`coordinator.polls`, `coordinator.leader_news`).
         """
         replica = self._replica
-        if not replica.leader.leading:
+        if request.asks is not None:
+            self.taken += 1
+            replica.news.ask(*request.asks, partial(self._told, send))
+            return True
+        if not request.agent or not replica.leader.leading:
             return False
         try:
             poll = read_poll(body)
@@ -154,6 +181,10 @@ class ExpressLane:
         self.taken += 1
         replica.desk.take(request.agent, poll, partial(self._answered, request, body, poll, send))
         return True
+
+    def _told(self, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
+        """Send who leads."""
+        send(self._message(self._replica.ids.request_id(), 200, _JSON, encode(notice)))
 
     def _answered(
         self, request: Request, body: bytes, poll: PollRequest, send: Callable[[bytes], None], outcome: Outcome

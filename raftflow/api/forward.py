@@ -1,7 +1,12 @@
-"""Passing a request on to the leader, one hop, or saying where the leader is."""
+"""Passing a request on to the leader, one hop, or saying where the leader is.
+
+A leader whose machine is silent never answers. This replica hears its successor, so it waits no longer than until
+then: reads, and writes with an idempotency key, go to the successor; of all else the outcome is unknown.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
     import ssl
 
     from raftflow.api.calls import Route
+    from raftflow.coordinator.leader_news import LeaderNews
+    from raftflow.domain.contract import LeaderNotice
 
 TIMEOUT_S = 20.0
 """Longer than anything that the leader itself waits for."""
@@ -35,13 +42,24 @@ _RETURNED = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TER
 
 
 class LeaderUnreachableError(ProblemError):
-    """No connection to the leader: nothing was sent, so it can be tried again."""
+    """The leader cannot be reached, or was replaced, and the request may be sent again."""
+
+    def __init__(self, detail: str, *, replaced: bool = False) -> None:
+        super().__init__(problems.NO_LEADER, detail)
+        self.replaced = replaced
+        """There is a new leader, to which it can be sent now."""
 
 
 class Forwarder:
-    """Keeps connections to the other replicas."""
+    """Keeps connections to the other replicas.
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    Args:
+        news: tells when another replica leads.
+        ssl_context: for the connections; the system's defaults if it is None.
+    """
+
+    def __init__(self, news: LeaderNews, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._news = news
         self._ssl = ssl_context
         self._session: aiohttp.ClientSession | None = None
 
@@ -65,22 +83,43 @@ class Forwarder:
     async def forward(
         self, route: Route, request: web.Request, body: bytes, leader_url: str, request_id: str
     ) -> web.Response:
-        """Send the request to the leader and return its answer. Raises `ProblemError` if it cannot be reached."""
+        """Send the request to the leader and return its answer.
+
+        Raises `LeaderUnreachableError` if it was not sent or can be sent again, else `ProblemError`.
+        """
         headers = {name: request.headers[name] for name in _SENT if name in request.headers}
         headers[HEADER_FORWARDED] = request.remote or "unknown"
         headers[HEADER_REQUEST_ID] = request_id
         url = URL(leader_url + request.rel_url.raw_path_qs, encoded=True)
+        replaced = False
+        scope = asyncio.timeout(None)
+
+        term = self._news.term
+
+        def moved(notice: LeaderNotice) -> None:
+            nonlocal replaced
+            if notice.leader is not None and notice.term > term and not scope.expired():
+                replaced = True
+                scope.reschedule(asyncio.get_running_loop().time())
+
         try:
-            async with self._open().request(
-                route.method, url, data=body or None, headers=headers, allow_redirects=False
-            ) as answer:
-                content = await answer.read()
+            async with scope:
+                forget = self._news.ask(term, TIMEOUT_S + 1.0, moved)
+                try:
+                    async with self._open().request(
+                        route.method, url, data=body or None, headers=headers, allow_redirects=False
+                    ) as answer:
+                        content = await answer.read()
+                finally:
+                    forget()
         except aiohttp.ClientConnectorError as error:
             # Nothing was sent, so this is the same as having no leader.
-            raise ProblemError(
-                problems.NO_LEADER, f"the leader cannot be reached ({error}); try again shortly"
-            ) from error
+            raise LeaderUnreachableError(f"the leader cannot be reached ({error}); try again shortly") from error
         except (TimeoutError, aiohttp.ClientError) as error:
+            if replaced and (route.method == "GET" or HEADER_IDEMPOTENCY_KEY in headers):
+                raise LeaderUnreachableError(
+                    "another replica leads since the request was passed on; try again shortly", replaced=True
+                ) from error
             if route.method == "GET":
                 raise ProblemError(problems.NO_LEADER, "the leader did not answer; try again shortly") from error
             raise outcome_unknown("contact with the leader was lost while it worked on the request") from error

@@ -117,7 +117,7 @@ class HttpServer:
         turnstile = Turnstile()
         self.lane = ExpressLane(replica, turnstile)
         self.doorman = Doorman(turnstile, self._connection, replica.config.limits.connections)
-        api = Api(replica, Forwarder(forward_context(replica.config)), self.doorman)
+        api = Api(replica, Forwarder(replica.news, forward_context(replica.config)), self.doorman)
         self._runner = web.AppRunner(
             api.application(),
             handle_signals=False,

@@ -39,7 +39,9 @@ class Benchmark:
 
 
 def _failover(settings: Settings) -> dict[str, Any]:
-    return asyncio.run(failover.measure(settings.directory, runs=settings.runs, agents=settings.agents))
+    return asyncio.run(
+        failover.measure(settings.directory, runs=settings.runs, agents=settings.agents, how=settings.how)
+    )
 
 
 def _job(name: str) -> Callable[[Settings], dict[str, Any]]:
@@ -56,7 +58,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "place": Benchmark("the scheduler alone: one round of placements", pure.placements, 5, 100_000),
     "snapshot": Benchmark("pause, size and time of snapshots, by tasks", pure.snapshot, 1),
     "agents": Benchmark("long-polling agents, idle and at work", fleet.measure, 1, 5_000, 10.0),
-    "failover": Benchmark("from SIGKILL of the leader to the next assignment", _failover, 20),
+    "failover": Benchmark("from the leader's end to the next assignment, write, task", _failover, 20),
     "flood": Benchmark("a good client while others flood the leader", flood.measure, 1, 1_000, 10.0),
     "pauses": Benchmark("longest pause of a replica with many live tasks", pauses.measure, 1, 1_000_000, 10.0),
     "recovery": Benchmark("start of replicas with many tasks after all were killed", recovery.measure, 3, 100_000),

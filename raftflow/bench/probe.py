@@ -1,26 +1,25 @@
-"""A measuring agent: speaks the agents' HTTP contract, runs nothing, and notes when assignments reach it."""
+"""A measuring agent: talks to the leader as agents do, runs nothing, and notes when assignments reach it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
-import aiohttp
 import msgspec
 
-from raftflow.domain.contract import (
-    PollRequest,
-    PollResponse,
-    RegisterRequest,
-    RegisterResponse,
-    ReportedEnd,
-)
+from raftflow.agent.config import AgentConfig
+from raftflow.agent.leader import LeaderClient, NoLeaderError
+from raftflow.domain.contract import PollRequest, RegisterRequest, ReportedEnd
 
 _RETRY_S = 0.01
-_TIMEOUT = aiohttp.ClientTimeout(total=2.0, connect=0.5)
+_WAIT_MS = 1_000
+_TIMEOUT_S = 2.0
 _encode = msgspec.json.Encoder().encode
+_T = TypeVar("_T")
 
 
 class ProbeAgent:
@@ -29,13 +28,17 @@ class ProbeAgent:
     `assigned_at` is the loop time at which the newest assignment arrived, `fence` its number.
     """
 
-    def __init__(self, urls: Sequence[str], *, name: str = "probe", hold_s: float = 0.002) -> None:
-        self._urls = list(urls)
-        self._leader = 0
+    def __init__(
+        self, urls: Sequence[str], *, name: str = "probe", hold_s: float = 0.002, token: str | None = None
+    ) -> None:
+        self._leader = LeaderClient(
+            AgentConfig(
+                peers=tuple(urls), name=name, token=token or "", connect_timeout_s=0.5, poll_timeout_s=_TIMEOUT_S
+            )
+        )
         self._name = name
         self._instance = secrets.token_hex(8)
         self._hold_s = hold_s
-        self._session: aiohttp.ClientSession | None = None
         self._task: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
         self.fence = 0
@@ -44,11 +47,10 @@ class ProbeAgent:
 
     async def start(self) -> None:
         """Register and begin to poll."""
-        self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
+        await self._leader.start()
         request = RegisterRequest(name=self._name, instance=self._instance, resources={"cpu": 1, "probe": 1})
-        answer = await self._call("/v1/agents", _encode(request))
-        incarnation = msgspec.json.decode(answer, type=RegisterResponse).incarnation
-        self._task = asyncio.create_task(self._work(incarnation))
+        registered = await self._persist(partial(self._leader.register, request))
+        self._task = asyncio.create_task(self._work(registered.incarnation))
 
     async def close(self) -> None:
         """Stop polling."""
@@ -56,8 +58,7 @@ class ProbeAgent:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._session is not None:
-            await self._session.close()
+        await self._leader.close()
 
     async def next_assignment(self, timeout_s: float) -> float:
         """Wait for an assignment that arrives after this call; returns its loop time. Raises `TimeoutError`."""
@@ -72,10 +73,9 @@ class ProbeAgent:
         while True:
             seq += 1
             request = PollRequest(
-                incarnation=incarnation, seq=seq, seen=self.fence, ends=[held] if held else [], wait_ms=1_000
+                incarnation=incarnation, seq=seq, seen=self.fence, ends=[held] if held else [], wait_ms=_WAIT_MS
             )
-            answer = await self._call(f"/v1/agents/{self._name}/poll", _encode(request))
-            response = msgspec.json.decode(answer, type=PollResponse)
+            response = await self._persist(partial(self._leader.poll, self._name, _encode(request), _TIMEOUT_S))
             if held is not None and any(verdict.fence == held.fence for verdict in response.verdicts):
                 held = None
             for assignment in response.assign:
@@ -91,20 +91,10 @@ class ProbeAgent:
                     outcome="succeeded",
                 )
 
-    async def _call(self, path: str, body: bytes) -> bytes:
-        """POST to the leader, wherever it is, until it answers."""
-        if self._session is None:
-            raise RuntimeError("the probe was not started")
-        headers = {"Content-Type": "application/json"}
+    async def _persist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask the leader, wherever it is, until it answers."""
         while True:
-            url = self._urls[self._leader] + path
             try:
-                async with self._session.post(url, data=body, headers=headers) as response:
-                    if response.status in {200, 201}:
-                        return await response.read()
-                    if response.status != 503:
-                        raise RuntimeError(f"{url} answered {response.status}: {await response.text()}")
-            except (aiohttp.ClientError, TimeoutError):
-                pass  # the next replica may know better
-            self._leader = (self._leader + 1) % len(self._urls)
-            await asyncio.sleep(_RETRY_S)
+                return await ask()
+            except NoLeaderError:
+                await asyncio.sleep(_RETRY_S)

@@ -26,6 +26,8 @@ class Settings:
     """Tasks that may wait at each agent for a free slot."""
     seconds: float = 5.0
     """How long each measurement of a rate goes on."""
+    how: str = "kill"
+    """What becomes of a leader that fails: `kill`, `silent` or `stop`."""
     versus: tuple[str, ...] = ()
     """Other systems to run in the same run."""
 

@@ -132,13 +132,18 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
 @click.option("--agents", type=click.IntRange(1, 64), help="Agents that run them (2).")
 @click.option("--prefetch", type=click.IntRange(0, 1_024), help="Tasks that may wait at each agent (256).")
 @click.option("--seconds", type=click.FloatRange(0.1, 86_400), help="How long each measurement of a rate goes on.")
+@click.option(
+    "--how",
+    type=click.Choice(["kill", "silent", "stop"]),
+    help="failover: SIGKILL (default), its machine's packets dropped (needs root), SIGSTOP.",
+)
 @click.option("--versus", metavar="PEER,...", callback=_names, help="dask, ray, celery, procrastinate; commit: etcd.")
 @output_option
 def bench(name: str, output: str, **given: Any) -> None:
     """Run the benchmark NAME and print its figures.
 
-    lifecycle, chain, fanout, subprocess: workflows from submission to known results. failover, recovery: from a kill
-    to work. commit, apply, place, snapshot, agents: single parts. pauses, flood: what others notice of many tasks and
+    lifecycle, chain, fanout, subprocess: workflows from submission to known results. failover: from the
+    leader's end to work. recovery: from a kill of all replicas to work. commit, apply, place, snapshot, agents: single parts. pauses, flood: what others notice of many tasks and
     of an attack. soak: hours at half load. --versus runs other systems in the same run, each in a virtual environment
     of its own; a ratio above 1 means that raftflow is better.
     """

@@ -1,5 +1,9 @@
 """One call, as many requests as it takes: peers in turn, back-off, a deadline, one idempotency key.
 
+A replica that does not answer may be busy, or its machine silent. After `HEDGE_S` others are asked who leads, and keep
+that question until somebody else does (`GET /v1/leader`): then the request is given up and sent to the leader. So a
+silent machine costs a call little more than the election does.
+
 Any replica answers any call (a follower passes it to the leader and says where that is), so the client goes to the
 leader, else to the peer that answered last, and moves on when it fails. Answers name the cluster's members, and the
 peers follow them; those that were given are asked last then. What is retried until the call's deadline: connections
@@ -16,7 +20,7 @@ import random
 import ssl
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -42,6 +46,7 @@ from raftflow.domain.contract import (
     HEADER_LEADER_URL,
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
+    LeaderNotice,
     Problem,
 )
 from raftflow.domain.peers import learn_peers, order_peers
@@ -51,6 +56,18 @@ TIMEOUT_S = 30.0
 ATTEMPT_S = 10.0
 """Longest wait for the answer to one request, unless the call says otherwise. Above the replicas' own time-outs."""
 CONNECT_S = 2.0
+HEDGE_S = 0.3
+"""How long one replica is waited for before others are asked who leads."""
+_HEDGE_LARGE_S = 3.0
+"""The same for a request that takes time to send."""
+_LARGE_BYTES = 256 * 1024
+_HEDGED_MOST_S = 30.0
+"""What may take longer than this is no work of the leader's, such as the check of a replica's own books."""
+_ASKED_MAX = 2
+"""Replicas that are asked who leads; one alone if the answer is one that comes late while all is well."""
+_NOTICE_HOLD_S = 10.0
+_NOTICE_PAUSE_S = 0.1
+"""Pause after an answer without news that was not held."""
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 1.0
 _ASKED_MAX_S = 10.0
@@ -82,6 +99,14 @@ class _Again(NamedTuple):
     problem: Problem
     after_s: float
     """How long the replica asks to be left alone."""
+
+
+class _MovedError(Exception):
+    """The replica that was asked has not answered, and does not lead. Names whom to ask."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
 
 
 class Transport:
@@ -116,6 +141,8 @@ class Transport:
             self._headers["Authorization"] = f"Bearer {token}"
         self._ssl = _ssl_context(cacert, client_cert, client_key)
         self._preferred = 0
+        self._leads = ("", 0)
+        """URL and term of the leader, as another replica told last."""
         self._url_of: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -148,7 +175,13 @@ class Transport:
                 if left_s <= 0:
                     break
                 try:
-                    answer = await self._request(call, peer, min(left_s, call.attempt_s))
+                    answer = await self._attempt(call, peer, min(left_s, call.attempt_s))
+                except _MovedError as moved:
+                    sent = True
+                    failures[peer] = "no answer, and another replica leads"
+                    self._prefer(moved.url)
+                    asked_s = -1.0
+                    break
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     # What could not connect was not sent; of all else nobody knows how far it came.
                     sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
@@ -159,6 +192,8 @@ class Transport:
                 last = answer.problem
                 failures[peer] = last.detail or last.title
                 asked_s = max(asked_s, answer.after_s)
+            if asked_s < 0:
+                continue
             now = time.monotonic()
             if call.once or now >= deadline:
                 raise self._failed(call, failures, last, sent=sent)
@@ -171,6 +206,63 @@ class Transport:
         """Return the peers, beginning with the one that answered last; the configuration's others come last."""
         members = self.peers[self._preferred :] + self.peers[: self._preferred]
         return order_peers(members[0], members, self._configured)
+
+    async def _attempt(self, call: Call, peer: str, timeout_s: float) -> bytes | _Again:
+        """Send one request; give it up if it gets no answer and another replica leads. Raises `_MovedError`."""
+        others = [other for other in self.peers if other != peer]
+        if call.replica is not None or call.once or call.attempt_s > _HEDGED_MOST_S or not others:
+            return await self._request(call, peer, timeout_s)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        scope = asyncio.timeout(None)
+        found: list[str] = []
+        scouts: list[asyncio.Task[None]] = []
+
+        def moved(url: str) -> None:
+            if not found and not scope.expired():
+                found.append(url)
+                scope.reschedule(loop.time())
+
+        def look() -> None:
+            asked = random.sample(others, min(len(others), 1 if "wait_ms" in call.params else _ASKED_MAX))
+            scouts.extend(loop.create_task(self._scout(peer, other, until_s, moved)) for other in asked)
+
+        large = call.body is not None and len(call.body) > _LARGE_BYTES
+        timer = loop.call_later(_HEDGE_LARGE_S if large else HEDGE_S, look)
+        try:
+            async with scope:
+                return await self._request(call, peer, timeout_s)
+        except TimeoutError:
+            if found:
+                raise _MovedError(found[0]) from None
+            raise
+        finally:
+            timer.cancel()
+            for scout in scouts:
+                scout.cancel()
+
+    async def _scout(self, peer: str, other: str, until_s: float, moved: Callable[[str], None]) -> None:
+        """Ask another replica until `until_s` who leads; tell of the first leader that is not `peer`."""
+        loop = asyncio.get_running_loop()
+        while (left_s := until_s - (asked_s := loop.time())) > 0:
+            hold_s = min(left_s, _NOTICE_HOLD_S)
+            term = self._leads[1] if self._leads[0] == peer else 0
+            params = {"term": str(term), "wait_ms": str(int(hold_s * 1000))}
+            try:
+                answer = await self._request(Call("GET", "/v1/leader", params), other, hold_s + CONNECT_S)
+                notice = msgspec.json.decode(answer, type=LeaderNotice) if isinstance(answer, bytes) else None
+            except (aiohttp.ClientError, TimeoutError, OSError, ClientError, msgspec.DecodeError):
+                return
+            if notice is None:
+                return
+            if notice.leader is not None and notice.term > term:
+                url = (notice.url or "").rstrip("/")
+                self._leads = (url, notice.term)
+                if url != peer:
+                    moved(url if url in self.peers else other)
+                    return
+            elif loop.time() - asked_s < _NOTICE_PAUSE_S:
+                await asyncio.sleep(_NOTICE_PAUSE_S)
 
     async def _request(self, call: Call, peer: str, timeout_s: float) -> bytes | _Again:
         """Send one request. Returns the body, or the problem of an answer that calls for another try."""

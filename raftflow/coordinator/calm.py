@@ -4,9 +4,18 @@ One agent that is lost is given up at once. But when a good part of the fleet va
 reason is the network, or this replica's own place in it, and to move all that work within a second would be a
 stampede for nothing: so removals are proposed at a bounded rate then, and whoever is heard again meanwhile is kept.
 Every suspect counts when the first lease ends: agents that vanished together are all suspect by then.
+
+Whose fault it was is another question (`Together`): when agents vanish together, in a small fleet more than half of
+it, the loss counts against none of them. The loss of a single agent never does so, not even of the only one: what it
+ran may be the reason.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 ALONE_MOST = 2
 ALONE_PERCENT = 20
@@ -15,6 +24,36 @@ ALONE_PERCENT = 20
 FIRST_PER_S = 5
 """Removals a second at first; after a second as many as make up `THEN_PERCENT` of the fleet, if that is more."""
 THEN_PERCENT = 10
+
+
+def is_mass(silent: int, present: int) -> bool:
+    """Tell whether so many silent agents of those present are a mass loss, which is given up slowly."""
+    return silent > max(ALONE_MOST, present * ALONE_PERCENT // 100)
+
+
+class Together:
+    """The agents that fell silent together, until they are heard again or gone."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether an agent's loss is part of that of many."""
+        return name in self._names
+
+    def note(self, silent: Collection[str], present: int) -> None:
+        """Look at the agents that are silent as a lease ends: are they many?"""
+        count = len(silent)
+        if is_mass(count, present) or (count > 1 and 2 * count > present):
+            self._names.update(dict.fromkeys(silent))
+
+    def forget(self, name: str) -> None:
+        """Take an agent out that was heard again, or is gone."""
+        self._names.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget everybody: another replica leads."""
+        self._names.clear()
 
 
 class Calm:
@@ -49,7 +88,7 @@ class Calm:
             now_s: the present time.
         """
         if self._since_s is None:
-            if silent <= max(ALONE_MOST, present * ALONE_PERCENT // 100):
+            if not is_mass(silent, present):
                 return wanted
             self.begun += 1
             self._since_s = now_s

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from raftflow.coordinator.calm import Calm
+from raftflow.coordinator.calm import Calm, Together
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leases import STALL_S, Leases
@@ -38,6 +38,7 @@ from raftflow.domain.events import (
     WorkflowNotReady,
     WorkflowReady,
 )
+from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
@@ -114,6 +115,7 @@ class LeaderLoop:
         self.leases = Leases(lease_ms, poll_wait_ms)
         self.standing = Standing()
         self.calm = Calm()
+        self.together = Together()
         self._actor = f"leader:{name}"
         self.removals = Removals(actor=self._actor, submitter=submitter, clock=clock, on_bug=on_bug)
         self._machine = machine
@@ -124,6 +126,9 @@ class LeaderLoop:
         self._on_bug = on_bug
         self._member_levels = member_levels
         self._leading = False
+        self._unheard: dict[str, None] = {}
+        """Agents that have said nothing since this replica leads. What is placed there would wait with them, while
+        others could run it."""
         self._placing = Errand("place", self._place, on_bug)
         self._firing = Errand("timers", self._fire, on_bug)
         self._retiring = Errand("retire", self._retire, on_bug)
@@ -172,6 +177,9 @@ class LeaderLoop:
         for errand in self._errands:
             errand.start()
         self._planner.reset()
+        self._unheard = {agent.name: None for agent in self._machine.state.agents.values() if agent.present}
+        for name in self._unheard:
+            self._planner.suspect(name, silent=True)
         self._catch_up_soon()
         self._placing.kick()
         self._arm_leases()
@@ -194,7 +202,9 @@ class LeaderLoop:
         self._wake_due_ms = None
         self.leases.clear()
         self.standing.clear()
+        self._unheard = {}
         self.calm.reset()
+        self.together.clear()
 
     def on_applied(self, events: list[Event]) -> None:
         """Take note of an applied entry."""
@@ -221,7 +231,7 @@ class LeaderLoop:
         """Note that an agent was heard."""
         if self._leading:
             self.leases.contact(agent, asyncio.get_running_loop().time())
-            if agent in self.standing.suspects:
+            if agent in self.standing.suspects or agent in self._unheard:
                 self._trust(agent)
             if self._lease_timer is None:
                 self._arm_leases()
@@ -240,7 +250,7 @@ class LeaderLoop:
         if agent is None or not agent.present:
             self.leases.forget(name)
             self.standing.settled(name)
-            if name in self.standing.suspects:
+            if name in self.standing.suspects or name in self._unheard:
                 self._trust(name)
             return
         self.standing.changed(agent, asyncio.get_running_loop().time())
@@ -276,12 +286,17 @@ class LeaderLoop:
             elif (name, agent.incarnation) not in self.removals:
                 over.append((name, agent.incarnation))
         for name, incarnation in over[: self._may_remove(len(over), now_s)]:
-            self.removals.begin(name, incarnation)
+            self.removals.begin(name, incarnation, together=self._is_together(name))
         self._arm_leases()
 
+    def _is_together(self, name: str) -> bool:
+        return self._machine.state.feature_level >= FAULTS_LEVEL and name in self.together
+
     def _trust(self, name: str) -> None:
-        """Give a suspect work again."""
-        del self.standing.suspects[name]
+        """Give an agent work again that is a suspect, or has not been heard before."""
+        self.standing.suspects.pop(name, None)
+        self._unheard.pop(name, None)
+        self.together.forget(name)
         self._planner.suspect(name, silent=False)
         self._placing.kick()
 
@@ -301,6 +316,7 @@ class LeaderLoop:
                 self.calm.reset()
             return 0
         present = sum(agent.present for agent in self._machine.state.agents.values())
+        self.together.note(self.standing.suspects, present)
         begun = self.calm.begun
         granted = self.calm.grant(wanted, silent=len(self.standing.suspects), present=present, now_s=now_s)
         if self.calm.begun != begun:

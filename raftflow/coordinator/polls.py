@@ -125,6 +125,15 @@ class PollDesk:
         seat = self._seats.get(agent)
         return (None, "", None) if seat is None else (seat.pid, seat.version, seat.load)
 
+    def delivered_s(self, agent: str, fence: int) -> float | None:
+        """Return when an agent was sent an attempt, on the loop's clock.
+
+        It is -inf if that was long ago or before this replica led, None if it was not sent yet, or the agent has not
+        been heard in this term.
+        """
+        seat = self._seats.get(agent)
+        return None if seat is None else seat.delivered_s(fence)
+
     def registered(self, request: RegisterRequest, incarnation: int) -> None:
         """Note a registration that was accepted."""
         seat = self._seat(request.name, incarnation)
@@ -344,6 +353,7 @@ class PollDesk:
             seat.load = request.load
             self.outlook.told(name, request.load)
         self._leader.contact(name)
+        seat.heard(request.seen)
         if request.logs:
             self.relay.deliver(name, request.logs)
         if request.usage or self.usage.of_agent(name):

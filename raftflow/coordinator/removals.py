@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from raftflow.coordinator.clock import WallClock
 from raftflow.coordinator.submitter import OutcomeUnknownError, ProposeError, Submitter
@@ -47,13 +47,18 @@ class Removals:
         """Tell whether an agent's incarnation is being removed."""
         return key in self._tasks
 
-    def begin(self, name: str, incarnation: int) -> None:
-        """Remove an agent that was silent for longer than its lease, unless that is under way."""
+    def begin(self, name: str, incarnation: int, *, together: bool = False) -> None:
+        """Remove an agent that was silent for longer than its lease, unless that is under way.
+
+        `together`: many were at the same time, which counts against none of them.
+        """
         key = (name, incarnation)
         if key in self._tasks:
             return
         _log.warning("agent %s (incarnation %d) was silent for longer than its lease", name, incarnation)
-        task = self._tasks[key] = asyncio.get_running_loop().create_task(self._remove(name, incarnation))
+        task = self._tasks[key] = asyncio.get_running_loop().create_task(
+            self._remove(name, incarnation, "lost_together" if together else "lost")
+        )
         task.add_done_callback(lambda done: self._done(key, done))
 
     async def settled(self, name: str, incarnation: int) -> bool:
@@ -73,11 +78,11 @@ class Removals:
             task.cancel()
         self._tasks.clear()
 
-    async def _remove(self, name: str, incarnation: int) -> None:
+    async def _remove(self, name: str, incarnation: int, reason: Literal["lost", "lost_together"]) -> None:
         """Propose a removal until it is known whether it is in the log."""
         while True:
             command = RemoveAgent(
-                at_ms=self._clock.now_ms(), actor=self._actor, name=name, incarnation=incarnation, reason="lost"
+                at_ms=self._clock.now_ms(), actor=self._actor, name=name, incarnation=incarnation, reason=reason
             )
             try:
                 await self._submitter.propose(command)

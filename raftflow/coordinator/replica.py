@@ -20,6 +20,7 @@ from raftflow.coordinator.awaited import AwaitedEnds
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader import LeaderLoop
+from raftflow.coordinator.leader_news import LeaderNews
 from raftflow.coordinator.outlook import Outlook
 from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
@@ -29,7 +30,7 @@ from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepar
 from raftflow.coordinator.uploads import Uploads
 from raftflow.coordinator.verify import verify_audit
 from raftflow.coordinator.watch import Watch, WatchLoop
-from raftflow.domain.contract import MemberList, MemberView, PeerView, ReplicaStatus, TaskExplanation
+from raftflow.domain.contract import LeaderNotice, MemberList, MemberView, PeerView, ReplicaStatus, TaskExplanation
 from raftflow.domain.events import AgentChanged
 from raftflow.domain.features import LEVEL, LEVEL_FIRST, MEMBERS_LEVEL
 from raftflow.domain.peers import tell_peers
@@ -158,6 +159,7 @@ class Replica:
                 outlook=self.outlook,
                 usage=self.desk.usage,
                 actor=f"leader:{config.name}",
+                delivered_s=self.desk.delivered_s,
                 now_ms=self._now_ms,
                 now_s=lambda: asyncio.get_running_loop().time(),
             ),
@@ -175,6 +177,8 @@ class Replica:
         )
         self.registrar = Registrar(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
+        self.news = LeaderNews(self.leader_notice, config.limits.held_polls)
+        self.log.on_leader_change(self.news.changed)
         self._started_s = 0.0
         self._peers_told = ""
         self._peers_until_s = 0.0
@@ -227,9 +231,10 @@ class Replica:
         await self.audit.close()
 
     def answer_held(self) -> None:
-        """Answer all polls and reads that are held, and hold none any more: before a planned stop."""
+        """Answer everything that is held (polls, reads), and hold nothing any more: before a planned stop."""
         self.desk.close()
         self.awaited.close()
+        self.news.close()
 
     async def wait_failed(self) -> ReplicaFailedError:
         """Return when the replica cannot go on, with the reason; `ReplicaRemovedError` if it is no member now."""
@@ -310,6 +315,14 @@ class Replica:
         if not self.leader.leading:
             return queries.explain(self.machine, workflow_id, task_id)
         return why.explain(self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms())
+
+    def leader_notice(self) -> LeaderNotice:
+        """Return who leads, as far as this replica knows. It names itself once it serves."""
+        stamp = self.log.stamp()
+        name = stamp.leader
+        if name == self.config.name and not self.leader.leading:
+            name = None
+        return LeaderNotice(leader=name, url=self.url_of(name), term=stamp.term)
 
     def find_leader(self) -> tuple[str, str] | None:
         """Return (name, url) of another replica that leads, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from raftflow.domain.contract import Assignment, PollResponse
@@ -24,10 +25,17 @@ ANSWER_BYTES = 1024 * 1024
 """About how much of what tasks run and of their inputs goes into one answer; one task always does."""
 
 
+DELIVERIES_MAX = 16
+DELIVERIES_APART_S = 0.1
+"""Answers that follow each other faster than this count as one delivery."""
+
+
 class Seat:
     """What the leader remembers of one agent."""
 
     __slots__ = (
+        "_told_before",
+        "deliveries",
         "draining_told",
         "incarnation",
         "load",
@@ -35,6 +43,7 @@ class Seat:
         "orders_told",
         "pid",
         "polls",
+        "seen",
         "seq",
         "told_s",
         "version",
@@ -44,6 +53,12 @@ class Seat:
         self.name = name
         self.incarnation = incarnation
         self.seq = -1
+        self.seen = -1
+        """The largest fence that the agent has said it was sent."""
+        self.deliveries: list[tuple[int, float]] = []
+        """The last answers that brought attempts: the largest fence, and when that was, in seconds of the loop."""
+        self._told_before = -1
+        """Fences up to this one were sent earlier than what `deliveries` knows."""
         self.polls: dict[int, HeldPoll] = {}
         """Those that have no answer yet, by their seq."""
         self.orders_told: frozenset[int] = frozenset()
@@ -58,6 +73,32 @@ class Seat:
         self.orders_told = frozenset((*news.stop, *news.release)) if news.stop or news.release else _NOTHING
         self.draining_told = news.draining
         self.told_s = now_s
+        if news.assign:
+            self._deliver(news.assign[-1].fence, now_s)
+
+    def heard(self, seen: int) -> None:
+        """Note what a poll says to have been sent. What the first one says was sent before that."""
+        if self.seen < 0:
+            self._told_before = seen
+        self.seen = max(self.seen, seen)
+
+    def delivered_s(self, fence: int) -> float | None:
+        """Return when the agent was sent an attempt: -inf if that was long ago, None if it was not sent yet."""
+        if fence <= self._told_before:
+            return -math.inf
+        for last, at_s in self.deliveries:
+            if fence <= last:
+                return at_s
+        return -math.inf if fence <= self.seen else None
+
+    def _deliver(self, fence: int, now_s: float) -> None:
+        deliveries = self.deliveries
+        if deliveries and now_s - deliveries[-1][1] < DELIVERIES_APART_S:
+            deliveries[-1] = (fence, deliveries[-1][1])
+            return
+        deliveries.append((fence, now_s))
+        if len(deliveries) > DELIVERIES_MAX:
+            self._told_before = deliveries.pop(0)[0]
 
 
 _NOTHING: frozenset[int] = frozenset()

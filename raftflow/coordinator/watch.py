@@ -1,7 +1,7 @@
 """The watch over work that is under way: what should rather be somewhere else while agents stand idle.
 
-Looked at every `WATCH_S`, and only once the scheduler has found nothing to place: fresh work comes first, so that
-neither of the two below ever takes room from it.
+Looked at every `WATCH_S`. What is in the way of a more urgent task is asked back (`precedence`). The rest is done
+only once the scheduler has found nothing to place: fresh work comes first, and nothing below takes room from it.
 
 **Moved work.** Attempts that wait in the queue of a busy agent while others have nothing to do are asked back
 (`RecallAttempts`). The agent gives back what it has not started, and the ordinary placing finds the idle agent. How
@@ -19,6 +19,7 @@ Both are proposals: `apply` checks each again.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from raftflow.coordinator.errand import Errand
+from raftflow.coordinator.precedence import attempts_in_the_way
 from raftflow.domain.commands import CommitBackups, Placement, RecallAttempts
 from raftflow.domain.events import AgentChanged, Event
 from raftflow.domain.features import ONLINE_LEVEL
@@ -84,6 +86,8 @@ class Watch:
     """Decides what is asked back and what gets a backup.
 
     Args:
+        delivered_s: when an agent was sent an attempt (`PollDesk.delivered_s`). Late counts from then, for before that
+            nothing could run.
         now_ms: the cluster's time.
         now_s: the event loop's time.
     """
@@ -96,9 +100,11 @@ class Watch:
         outlook: Outlook,
         usage: UsageStore,
         actor: str,
+        delivered_s: Callable[[str, int], float | None],
         now_ms: Callable[[], int],
         now_s: Callable[[], float],
     ) -> None:
+        self._delivered_s = delivered_s
         self._machine = machine
         self._planner = planner
         self._outlook = outlook
@@ -111,8 +117,15 @@ class Watch:
 
     def look(self) -> list[AnyCommand]:
         """Return what to propose now."""
-        if self._machine.state.feature_level < ONLINE_LEVEL or not self._planner.settled:
+        if self._machine.state.feature_level < ONLINE_LEVEL:
             return []
+        ahead = [
+            self._recall(name, fences) for name, fences in attempts_in_the_way(self._machine, self._planner).items()
+        ]
+        return [*ahead, *(self._elsewhere() if self._planner.settled else ())]
+
+    def _elsewhere(self) -> list[AnyCommand]:
+        """Return what is better off on agents that stand idle, if nothing fresh waits for them."""
         idle = [room for room in self._planner.rooms().values() if not room.queued and not room.suspect]
         idle = [room for room in idle if any(room.free.values())]
         if not idle:
@@ -145,16 +158,16 @@ class Watch:
             name, fence = fences[placement.workflow_id, placement.task]
             if placement.agent != name:
                 wanted.setdefault(name, []).append(fence)
-        return [
-            RecallAttempts(
-                at_ms=self._now_ms(),
-                actor=self._actor,
-                agent=name,
-                incarnation=agents[name].incarnation,
-                fences=tuple(sorted(asked)),
-            )
-            for name, asked in wanted.items()
-        ]
+        return [self._recall(name, asked) for name, asked in wanted.items()]
+
+    def _recall(self, agent: str, fences: list[int]) -> RecallAttempts:
+        return RecallAttempts(
+            at_ms=self._now_ms(),
+            actor=self._actor,
+            agent=agent,
+            incarnation=self._machine.state.agents[agent].incarnation,
+            fences=tuple(sorted(fences)),
+        )
 
     def _share(self, agent: Agent, best_speed: int) -> int:
         """Return how much of a queue may go elsewhere: half of it among equals, more of it if its agent is slow."""
@@ -207,7 +220,12 @@ class Watch:
         found = expectation(self._machine.state, run.workflow, run.task)
         if found is None:
             return False
+        delivered_s = self._delivered_s(attempt.agent, attempt.fence)
+        if delivered_s is None:
+            return False  # it has not begun, or its agent has yet to find this leader
         run_ms = now_ms - attempt.started_ms
+        if delivered_s > -math.inf:
+            run_ms = min(run_ms, int((self._now_s() - delivered_s) * 1000))
         left_ms = self._left_ms(attempt, run_ms)
         anew_ms = found.mean_ms * _PER_MILLE // best_speed
         if left_ms is not None and left_ms <= anew_ms:

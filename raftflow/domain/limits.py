@@ -81,6 +81,10 @@ PIECE_BYTES_MAX = 256 * 1024
 
 AGENTS_MAX = 20_000
 
+AGENT_FAULTS_MAX = 10
+"""Attempts of a task that may end as the fault of their agents, at no cost in retries. Those after them count as
+failed: the task may be what breaks them."""
+
 REQUEST_IDS_MAX = 65_536
 """Remembered replies; the oldest is forgotten first."""
 

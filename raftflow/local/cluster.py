@@ -52,6 +52,8 @@ class ReplicaPlace(msgspec.Struct, kw_only=True):
     name: str
     url: str
     peer: str
+    machine: list[str] = []
+    """What goes before its command, to have it run on a machine of its own (`local.namespaces`)."""
     process: ProcessRecord | None = None
 
 
@@ -90,6 +92,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """More TOML for every replica's file, such as a `[limits]` table."""
     timing: dict[str, int] = {}
     """More keys of the `[timing]` table."""
+    hosts: tuple[tuple[str, list[str]], ...] = ()
+    """Of each replica its address and what goes before its command; this machine's loopback if it is empty."""
 
 
 class LocalCluster:
@@ -117,13 +121,15 @@ class LocalCluster:
             )
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         ports = _free_ports(2 * options.nodes)
+        hosts = options.hosts or (("127.0.0.1", []),) * options.nodes
         replicas = [
             ReplicaPlace(
                 name=f"n{number + 1}",
-                url=f"http://127.0.0.1:{ports[2 * number]}",
-                peer=f"127.0.0.1:{ports[2 * number + 1]}",
+                url=f"http://{host}:{ports[2 * number]}",
+                peer=f"{host}:{ports[2 * number + 1]}",
+                machine=machine,
             )
-            for number in range(options.nodes)
+            for number, (host, machine) in enumerate(hosts)
         ]
         resources = ["--cpus", str(options.agent_cpus), "--memory", options.agent_memory]
         agents = [
@@ -278,7 +284,8 @@ class LocalCluster:
             replica = self._replica(name)
             if replica.process is not None and processes.alive(replica.process):
                 return
-            argv = helpers.command("raftflow", "coordinator", "run", "--config", str(self.config_file(name)))
+            run = helpers.command("raftflow", "coordinator", "run", "--config", str(self.config_file(name)))
+            argv = [*replica.machine, *run]
             env = {**_clean_environment(), **(environment or {})}
             replica.process = processes.start(argv, log=self.log_file(name), env=env)
 

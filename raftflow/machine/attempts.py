@@ -10,7 +10,7 @@ from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
 from raftflow.domain.commands import AttemptEnd, AttemptFinish
 from raftflow.domain.features import FAULTS_LEVEL, INPUTS_LEVEL, ONLINE_LEVEL
-from raftflow.domain.limits import AGENTS_LOST_MAX
+from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import suits
@@ -18,7 +18,7 @@ from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskStat
 from raftflow.machine import cache, growth, learning, ledger
 from raftflow.machine.backups import decide, drop, larger, mishaps_of, part, remember
 from raftflow.machine.flow import at_limit, cancel_downstream, stop_workflow, void
-from raftflow.machine.quarantine import agent_due, note_end
+from raftflow.machine.quarantine import agent_due, contradict, note_end
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.step import BULK_LEAST, move, set_result
 from raftflow.machine.timers import BACKOFF
@@ -222,6 +222,7 @@ def end_attempt(
     | failed, timeout | cancelled                           | delayed while retries are left, then failed |
     | cancelled       | cancelled                           | ready if told to move, else as failed       |
     | lost, abandoned | cancelled                           | ready; failed in the end (`_count_loss`)    |
+    | agent_fault     | cancelled                           | ready; as failed in the end                 |
     | released        | cancelled                           | ready                                       |
     | outgrown        | cancelled                           | ready with more memory; at its limit failed |
 
@@ -267,7 +268,7 @@ def end_attempt(
     else:
         agent.queue.remove(attempt.fence)
     if task.state is TaskState.SUCCEEDED:
-        _meet_needs(step, workflow, task)
+        _succeed(step, workflow, task, attempt)
     elif task.state is TaskState.FAILED or task.claim:
         _fall_back(step, workflow, task)
     if agent.queue and agent.present:
@@ -393,6 +394,8 @@ def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order
         task.detail = "stopped"
     elif _gives_up(step, workflow, task, attempt, why, blamed=blamed):
         pass
+    elif outcome is AttemptOutcome.AGENT_FAULT:
+        _count_agent_fault(step, workflow, task, attempt, why)
     elif _is_failure(attempt, outcome) or _owes_failure(task):
         _count_failure(step, workflow, task, attempt, why)
     elif outcome is AttemptOutcome.RELEASED:
@@ -435,6 +438,20 @@ def _count_failure(step: Step, workflow: Workflow, task: Task, attempt: Attempt,
     task.losses = 0
 
 
+def _count_agent_fault(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """An agent could not do its part: the task goes elsewhere, unless that has happened too often."""
+    step.touch_task(workflow, task)
+    mishaps = mishaps_of(task)
+    mishaps.agent_faults += 1
+    if mishaps.agent_faults > AGENT_FAULTS_MAX:
+        reason = f"{mishaps.agent_faults} agents could not run it: it may be what breaks them; last: {why}"
+        _count_failure(step, workflow, task, attempt, reason)
+    elif _owes_failure(task):
+        _count_failure(step, workflow, task, attempt, why)
+    else:
+        move(step, workflow, task, TaskEvent.AGENT_FAULT, attempt)
+
+
 def _count_loss(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
     """An attempt was taken away without its own fault, or so it seems: only so often if its agent is still there."""
     if step.state.feature_level >= FAULTS_LEVEL and not step.state.agents[attempt.agent].present:
@@ -452,6 +469,13 @@ def _fail_for_good(step: Step, workflow: Workflow, task: Task, attempt: Attempt,
     move(step, workflow, task, TaskEvent.FAILED_FINAL, attempt)
     task.finished_ms = step.clock_ms
     task.detail = why
+
+
+def _succeed(step: Step, workflow: Workflow, task: Task, attempt: Attempt) -> None:
+    """Do what follows for others when a task has succeeded."""
+    if task.history:
+        contradict(step, task, attempt)
+    _meet_needs(step, workflow, task)
 
 
 def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:

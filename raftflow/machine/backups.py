@@ -126,7 +126,7 @@ def part(task: Task, mishaps: Mishaps) -> None:
     """The last of a task's attempts is over, and what it meant was decided: the next one is on its own again."""
     if mishaps.grown is not None:
         task.profile = mishaps.grown
-    if mishaps.agents_lost:
+    if mishaps.agents_lost or mishaps.agent_faults:
         mishaps.paired = mishaps.failed = False
         mishaps.grown = None
     else:

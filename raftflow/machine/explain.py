@@ -175,12 +175,12 @@ def _ready(machine: Machine, workflow: Workflow, task: Task, memory: Memory) -> 
     if budget(machine, workflow.id) == 0:
         most = workflow.max_parallel
         return f"its workflow may have {most} of its tasks under way at a time, and has", "max-parallel"
-    return _in_turn(task, shape, taking, memory)
+    return _in_turn(machine, task, shape, taking, memory)
 
 
-def _in_turn(task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _Told:
+def _in_turn(machine: Machine, task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _Told:
     """Say what a ready task lacks that some agent, which takes work, could run."""
-    lost = avoided(task)[1]
+    lost = avoided(machine, task)[1]
     if all(agent.name in lost for agent in able):
         lost = ()
     free = [agent for agent in able if _fits_now(shape, agent)]
@@ -195,7 +195,7 @@ def _in_turn(task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _To
         return f"{_count(kept)} with room, {kept[0].name} first, is kept for a task that waited too long", "reserved"
     if shunned:
         return (
-            f"an attempt of it was lost with {shunned[0].name}, which has room: it waits for another agent",
+            f"an attempt of it failed on {shunned[0].name}, or was lost with it: it waits for another agent",
             "avoids",
         )
     own = next((name for name, kept_for in memory.reserved.items() if kept_for == shape), None)

@@ -150,7 +150,7 @@ def _backup_problems(workflow: Workflow, task: Task) -> Iterator[str]:
         of_a_pair = mishaps.failed or mishaps.grown is not None
         if (mishaps.paired and task.state is not TaskState.RUNNING) or (of_a_pair and not mishaps.paired):
             yield f"is {task.state.name}, and something is left of a pair of attempts: {mishaps}"
-        if not (mishaps.paired or mishaps.agents_lost):
+        if not (mishaps.paired or mishaps.agents_lost or mishaps.agent_faults):
             yield "a record of its mishaps is left that says nothing"
         if mishaps.grown is not None and not 0 <= mishaps.grown < len(workflow.profiles):
             yield f"its next attempt is to have the profile {mishaps.grown}, there are {len(workflow.profiles)}"
@@ -269,10 +269,12 @@ def _state_problems(agent: Agent) -> Iterator[str]:
         yield f"is {agent.state.value} and still holds attempts"
     if agent.drain_deadline_ms and agent.state is not AgentState.DRAINING:
         yield f"is {agent.state.value} and has a drain deadline"
+    if agent.drained and agent.present and agent.state is not AgentState.DRAINING:
+        yield f"is {agent.state.value}, although it was drained"
     if (agent.state is AgentState.QUARANTINE) != bool(agent.quarantine_until_ms):
         yield f"is {agent.state.value}, in quarantine until {agent.quarantine_until_ms}"
-    if agent.quarantine_until_ms and agent.live:
-        yield "is in quarantine and holds attempts"
+    if agent.contradicted and not agent.streak:
+        yield f"{agent.contradicted} tasks that failed there succeeded elsewhere, and none failed there"
 
 
 def _head_problems(agent: Agent) -> Iterator[str]:
@@ -317,6 +319,8 @@ def _table_problems(state: State, clock_ms: int) -> Iterator[str]:
             kinds[agent.kind()] = kinds.get(agent.kind(), 0) + 1
     if kinds != state.kinds:
         yield "the table of kinds of agents does not match the agents that are up"
+    if not kinds and any(agent.state is AgentState.QUARANTINE for agent in state.agents.values()):
+        yield "agents are in quarantine while no agent is up"
     yield from _kind_problems(state, clock_ms)
     yield from _cache_problems(state)
     incarnations = [agent.incarnation for agent in state.agents.values()]

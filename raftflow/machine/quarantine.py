@@ -10,6 +10,15 @@ per mille that moves by a sixteenth with every end, so the last sixteen or so co
 raises it everywhere; what matters is the difference between agents. Losing an agent counts as one fault, however many
 attempts it held.
 
+A quarantine protects work from an agent that flaps, as long as there are others. So there is none while nobody is up:
+an agent that comes back to an empty fleet works at once, and when the last one goes, all quarantines end. A loss that
+is part of a mass loss (`RemoveAgent.mass`) counts against nobody: a network that is cut twice is no agent's fault.
+
+**Black holes.** An agent on which everything fails at once is always free, so it would get one task after the other,
+and each would use up its retries there. So a task whose attempt failed on an agent that has had no success since goes
+elsewhere (`wishes.avoided`). When `CONTRADICTIONS_MAX` such tasks have succeeded elsewhere, the agent is put into
+quarantine, for twice as long with each further one. A success on it forgets that.
+
 All of it is kept from feature level 3 on, and carried over when an agent's name registers anew.
 """
 
@@ -17,23 +26,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.task import AgentState, AttemptOutcome
-from raftflow.machine.flow import move_away
+from raftflow.machine.flow import move_away, order_attempt
+from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, attempt_of
 
 if TYPE_CHECKING:
-    from raftflow.machine.state import Agent
+    from raftflow.machine.state import Agent, Attempt, Task
     from raftflow.machine.step import Step
 
 SUCCESSION_MS = 10 * 60_000
 FORGET_MS = 60 * 60_000
 QUARANTINE_FIRST_MS = 10_000
 QUARANTINE_MAX_MS = 5 * 60_000
+CONTRADICTIONS_MAX = 3
+STREAK_MAX = 1_000_000
+"""Where counting ends."""
 _DOUBLINGS_MAX = 5
 
 _PER_MILLE = 1_000
 _SHARE_BITS = 4
-_FAULTS = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.LOST})
+_OF_THE_TASK = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT})
+_FAULTS = _OF_THE_TASK | {AttemptOutcome.LOST, AttemptOutcome.AGENT_FAULT}
 
 
 def note_end(step: Step, agent: Agent, outcome: AttemptOutcome) -> None:
@@ -43,18 +57,64 @@ def note_end(step: Step, agent: Agent, outcome: AttemptOutcome) -> None:
     if outcome in _FAULTS:
         step.touch_agent(agent)
         _count_fault(agent)
+        if outcome in _OF_THE_TASK:
+            agent.streak = min(agent.streak + 1, STREAK_MAX)
     elif agent.faults and outcome is AttemptOutcome.SUCCEEDED:
         step.touch_agent(agent)
         agent.faults -= (agent.faults + (1 << _SHARE_BITS) - 1) >> _SHARE_BITS
+        agent.streak = agent.contradicted = 0
+
+
+def contradict(step: Step, task: Task, winner: Attempt) -> None:
+    """A task succeeded that had failed before: count that against agents on which it failed, and nothing succeeds."""
+    if step.state.feature_level < FAULTS_LEVEL:
+        return
+    names = {each.agent: None for each in task.history if each.outcome in _OF_THE_TASK and each.agent != winner.agent}
+    for name in names:
+        agent = step.state.agents.get(name)
+        if agent is None or not agent.streak:
+            continue
+        step.touch_agent(agent)
+        agent.contradicted = min(agent.contradicted + 1, STREAK_MAX)
+        if agent.contradicted >= CONTRADICTIONS_MAX and agent.state is AgentState.UP:
+            _put_aside(step, agent)
+
+
+def _put_aside(step: Step, agent: Agent) -> None:
+    """Put an agent that is up, and was touched, into quarantine for what failed there, if another one is up."""
+    if sum(step.state.kinds.values()) < 2:
+        return
+    step.state.add_kind(agent, -1)
+    agent.state = AgentState.QUARANTINE
+    pause_ms = _pause_ms(agent.contradicted - CONTRADICTIONS_MAX)
+    agent.quarantine_until_ms = step.clock_ms + pause_ms
+    step.set_agent_timer(agent, agent.quarantine_until_ms)
+    for fence in agent.queue:
+        workflow, queued = agent.live[fence]
+        attempt = attempt_of(queued, fence)
+        if attempt.order == ORDER_NONE:
+            order_attempt(step, workflow, queued, attempt, ORDER_RELEASE)
+    step.notes.append(
+        f"agent {agent.name} is in quarantine for {pause_ms // 1000} s: {agent.contradicted} tasks that failed there "
+        "succeeded elsewhere, and nothing has succeeded there since"
+    )
+
+
+def _pause_ms(count: int) -> int:
+    return min(QUARANTINE_FIRST_MS << min(count, _DOUBLINGS_MAX), QUARANTINE_MAX_MS)
 
 
 def _count_fault(agent: Agent) -> None:
     agent.faults += (_PER_MILLE - agent.faults) >> _SHARE_BITS
 
 
-def note_loss(step: Step, agent: Agent) -> None:
-    """Count a loss of an agent, which the caller has touched."""
+def note_loss(step: Step, agent: Agent, *, mass: bool = False) -> None:
+    """Count a loss of an agent, which the caller has touched, unless it was part of a mass loss."""
     if step.state.feature_level < ONLINE_LEVEL:
+        return
+    if mass:
+        agent.losses = min(agent.losses, 1)  # or it would come back into a quarantine for its earlier ones
+        step.notes.append(f"agent {agent.name} was lost with many others, which counts against none of them")
         return
     since_ms = step.clock_ms - agent.lost_ms
     if not agent.losses or since_ms >= FORGET_MS:
@@ -75,10 +135,13 @@ def take_over(step: Step, agent: Agent, before: Agent) -> None:
     if step.state.feature_level < ONLINE_LEVEL:
         return
     agent.losses, agent.lost_ms, agent.faults = before.losses, before.lost_ms, before.faults
+    agent.streak, agent.contradicted = before.streak, before.contradicted
     if before.state is not AgentState.LOST or agent.losses < 2 or step.clock_ms - agent.lost_ms >= FORGET_MS:
         return
-    doublings = min(agent.losses - 2, _DOUBLINGS_MAX)
-    pause_ms = min(QUARANTINE_FIRST_MS << doublings, QUARANTINE_MAX_MS)
+    if not step.state.kinds:
+        step.notes.append(f"agent {agent.name} is spared a quarantine: no other agent is up")
+        return
+    pause_ms = _pause_ms(agent.losses - 2)
     agent.state = AgentState.QUARANTINE
     agent.quarantine_until_ms = step.clock_ms + pause_ms
     step.set_agent_timer(agent, agent.quarantine_until_ms)
@@ -87,13 +150,27 @@ def take_over(step: Step, agent: Agent, before: Agent) -> None:
     )
 
 
+def end_all_if_nobody_is_up(step: Step) -> None:
+    """End every quarantine if no agent is up."""
+    if step.state.kinds:
+        return
+    for agent in step.state.agents.values():
+        if agent.state is AgentState.QUARANTINE:
+            step.state.agent_timers.clear(agent.name)
+            _end(step, agent, ": no other agent is up")
+
+
 def agent_due(step: Step, agent: Agent) -> None:
     """Do what an agent's timer is for: its quarantine is over, or its drain."""
     if agent.state is AgentState.QUARANTINE:
-        step.touch_agent(agent)
-        agent.state = AgentState.UP
-        agent.quarantine_until_ms = 0
-        step.state.add_kind(agent, 1)
-        step.notes.append(f"the quarantine of agent {agent.name} is over")
+        _end(step, agent, "")
     else:
         move_away(step, agent)
+
+
+def _end(step: Step, agent: Agent, why: str) -> None:
+    step.touch_agent(agent)
+    agent.state = AgentState.UP
+    agent.quarantine_until_ms = 0
+    step.state.add_kind(agent, 1)
+    step.notes.append(f"the quarantine of agent {agent.name} is over{why}")

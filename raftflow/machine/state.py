@@ -80,6 +80,8 @@ class Mishaps(msgspec.Struct, array_like=True, gc=False, eq=False):
     """The attempt beside its present one failed, which counts if that one ends without success."""
     grown: int | None = None
     """The attempt beside its present one outgrew its memory: the profile of the next attempt."""
+    agent_faults: int = 0
+    """Attempts that were the fault of their agents, since it was submitted or retried (`attempts`)."""
 
 
 class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
@@ -266,9 +268,12 @@ class Agent:
     __slots__ = (
         "alone",
         "capacity",
+        "contradicted",
         "drain_deadline_ms",
+        "drained",
         "faults",
         "free",
+        "home",
         "incarnation",
         "instance",
         "labels",
@@ -280,6 +285,7 @@ class Agent:
         "quarantine_until_ms",
         "queue",
         "state",
+        "streak",
         "void",
     )
 
@@ -292,10 +298,13 @@ class Agent:
         capacity: dict[str, int],
         labels: dict[str, str],
         prefetch: int,
+        home: str = "",
         state: AgentState = AgentState.UP,
     ) -> None:
         self.name = name
         self.instance = instance
+        self.home = home
+        """Shared with a process that takes its place; see `RegisterAgent`."""
         self.incarnation = incarnation
         self.capacity = capacity
         self.labels = labels
@@ -313,6 +322,8 @@ class Agent:
         """Fences of attempts that are over here but that the agent may still run: it is told to stop them."""
         self.drain_deadline_ms = 0
         """When what runs is moved if it still drains; 0 for never, `DRAIN_OVER` once that was ordered."""
+        self.drained = False
+        """An operator drained it and has not resumed it since, over all incarnations."""
         self.losses = 0
         """Losses in short succession, over all incarnations. See `quarantine.py`; the same holds for what follows."""
         self.lost_ms = 0
@@ -321,6 +332,10 @@ class Agent:
         """0 unless it is in quarantine."""
         self.faults = 0
         """Per mille of its last attempts that were its fault, or failed there."""
+        self.streak = 0
+        """Attempts that failed there, one after the other, since the last success."""
+        self.contradicted = 0
+        """Tasks that failed there since the last success, and succeeded elsewhere."""
 
     @property
     def present(self) -> bool:

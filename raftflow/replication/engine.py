@@ -526,6 +526,10 @@ class PySyncObjLog:
         """Call `callback(role, term)` on each change; an exception from it stops the replica."""
         self._roles.callbacks.append(callback)
 
+    def on_leader_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` when this replica hears the leader of another term, or is announced as the leader."""
+        self._roles.leader_callbacks.append(callback)
+
     # Entries.
 
     async def submit(self, entry: bytes, timeout_s: float) -> Outcome:

@@ -193,6 +193,10 @@ class ReplicatedLog(Protocol):
         """
         ...
 
+    def on_leader_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` when this replica hears the leader of another term, or is announced as the leader."""
+        ...
+
     def request_snapshot(self) -> None:
         """Start writing a snapshot and compact the log behind it when it is durable. No-op while one runs."""
         ...

@@ -141,6 +141,10 @@ class MemoryLog:
         """Call `callback(role, term)` on each change."""
         self._callbacks.append(callback)
 
+    def on_leader_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` when this replica is announced as the leader."""
+        self._callbacks.append(lambda role, _term: callback() if role is Role.LEADER else None)
+
     def request_snapshot(self) -> None:
         """Take a snapshot of the machine and restore it at once, so that tests meet a machine that cannot."""
         if not self._stopped:

@@ -40,6 +40,8 @@ class RoleTracker:
         self._catch_up_to: int | None = None
         self._changed = asyncio.Event()
         self.callbacks: list[Callable[[Role, int], None]] = []
+        self.leader_callbacks: list[Callable[[], None]] = []
+        """Told when this replica hears the leader of another term, or is announced as the leader."""
         self.role = Role.FOLLOWER
         self.term = 0
 
@@ -70,6 +72,12 @@ class RoleTracker:
         self.wake()
         for callback in self.callbacks:
             callback(role, term)
+        if role is Role.LEADER:
+            self._tell_leader()
+
+    def _tell_leader(self) -> None:
+        for callback in self.leader_callbacks:
+            callback()
 
     def leads(self, raft: Raft) -> bool:
         """Return True if this replica leads its present term and has been announced."""
@@ -85,6 +93,7 @@ class RoleTracker:
         if self._heard != (leader, message["term"]):
             self._heard = (leader, message["term"])
             self._catch_up_to = message["commit_index"]
+            self._tell_leader()
 
     def leader(self, raft: Raft) -> str | None:
         """Return the leader, unless it is silent for so long that an election must be on."""

@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Final
 from raftflow.domain.commands import (
     AddTasks,
     BeginWorkflow,
+    ControlAgent,
     ControlWorkflow,
+    DrainAgent,
     DropUploads,
     FinishWorkflow,
     FireTimers,
+    ForgetAgent,
+    JoinAgent,
     OfferEnds,
+    RaiseFeatureLevel,
     RegisterAgent,
     RemoveAgent,
     ReportAttempts,
     SubmitWorkflow,
     TaskPart,
 )
+from raftflow.domain.features import FAULTS_LEVEL, LEVEL_FIRST
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 from raftflow.domain.task import AttemptOutcome
 
@@ -89,6 +95,11 @@ class Attempts:
         """Of tasks that succeeded; None if it was an equal task's."""
         self.due_inputs: dict[int, dict[str, bytes | None]] = {}
         """For each attempt what it must be given."""
+        self.home: dict[str, str] = {}
+        """Of the agents that were accepted last under each name."""
+        self.drained: dict[str, None] = {}
+        """Agents that an operator drained and did not resume, gone ones included."""
+        self._level = LEVEL_FIRST
         self.fence = 0
         self.ended: dict[int, AttemptOutcome] = {}
 
@@ -99,10 +110,16 @@ class Attempts:
             if isinstance(command, SubmitWorkflow) and isinstance(reply, WorkflowAccepted):
                 self._learn(command.workflow_id, command.spec)
             elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
+                known = self.incarnation.get(command.name, reply.incarnation)
+                home = command.home if isinstance(command, JoinAgent) else ""
+                if known != reply.incarnation and home and home != self.home.get(command.name):
+                    problems.append(f"another agent took the name {command.name} of one that is present")
                 self.capacity[command.name] = command.capacity
+                self.home[command.name] = home
             elif isinstance(command, ControlWorkflow):
                 self._steer(command)
             else:
+                self._follow_drain(command)
                 self._follow_upload(command)
         if isinstance(reply, AgentAccepted):
             self.incarnation[reply.name] = reply.incarnation
@@ -124,6 +141,15 @@ class Attempts:
                 if problem is not None
             ]
         return problems
+
+    def _follow_drain(self, command: AnyCommand) -> None:
+        """Follow who may get no work, from the level on which a drain lasts."""
+        if isinstance(command, RaiseFeatureLevel):
+            self._level = max(self._level, command.level)
+        elif isinstance(command, DrainAgent) and self._level >= FAULTS_LEVEL:
+            self.drained[command.name] = None
+        elif isinstance(command, ForgetAgent) or (isinstance(command, ControlAgent) and command.action == "resume"):
+            self.drained.pop(command.name, None)
 
     def _learn(self, workflow: str, spec: WorkflowSpec) -> None:
         if spec.max_parallel is not None:
@@ -213,22 +239,26 @@ class Attempts:
                 del self.fence_of[task]
                 self.live.pop(step.fence, None)
                 self.running.get(step.agent, {}).pop(step.fence, None)
-        elif step.after in _LIVE:
-            if step.fence <= self.fence:
-                return f"got fence {step.fence} after fence {self.fence} was given"
-            self.fence = step.fence
-            self.lost.pop(task, None)
-            self.fence_of[task] = step.fence
-            self.live[step.fence] = (task, step.agent)
-            queue = self.queued.setdefault(step.agent, [])
-            if step.after == "queued":
-                queue.append(step.fence)
-            elif queue:
-                return f"fence {step.fence} starts although {queue} wait"
-            problem = self._beyond_limit(task[0])
-            if problem is not None:
-                return problem
+        elif step.after in _LIVE and (problem := self._assign(task, step)) is not None:
+            return problem
         return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
+
+    def _assign(self, task: Task, step: AuditTransition) -> str | None:
+        """A task that nobody had got an attempt."""
+        if step.agent in self.drained:
+            return f"is placed on {step.agent}, which was drained"
+        if step.fence <= self.fence:
+            return f"got fence {step.fence} after fence {self.fence} was given"
+        self.fence = step.fence
+        self.lost.pop(task, None)
+        self.fence_of[task] = step.fence
+        self.live[step.fence] = (task, step.agent)
+        queue = self.queued.setdefault(step.agent, [])
+        if step.after == "queued":
+            queue.append(step.fence)
+        elif queue:
+            return f"fence {step.fence} starts although {queue} wait"
+        return self._beyond_limit(task[0])
 
     def _follow_inputs(self, task: Task, step: AuditTransition) -> None:
         """Note what an attempt that is placed now must be given, and results that come from equal tasks."""
@@ -281,6 +311,8 @@ class Attempts:
         first = self.live.get(self.fence_of.get(task, 0))
         if task in self.backup_of or first is None or first[1] == step.agent:
             return f"got backup {step.fence} on {step.agent} beside {first}, {self.backup_of.get(task)}"
+        if step.agent in self.drained:
+            return f"gets a backup on {step.agent}, which was drained"
         if step.fence <= self.fence:
             return f"got fence {step.fence} after fence {self.fence} was given"
         if self.queued.get(step.agent):

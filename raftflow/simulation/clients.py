@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from raftflow.coordinator.submission import submission_of
 from raftflow.coordinator.submitter import NotLeaderError, ProposeError
-from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, SubmitWorkflow
+from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, ForgetAgent, JoinAgent, SubmitWorkflow
 from raftflow.domain.features import PIECES_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
@@ -42,6 +42,8 @@ _LARGE_EACH: Final = 4
 _LARGE_TASKS: Final = (6, 12, 24)
 _PIECE_TASKS: Final = 1
 _DRAIN_DEADLINE_MS: Final = 200
+_NAME_SHARE: Final = 0.15
+"""Of the requests about agents, those that forget one or ask for its name."""
 READS_MAX: Final = 20
 """Reads under way of a client that only reads."""
 KNOWN_MAX: Final = 12
@@ -212,7 +214,9 @@ class Client:
         self._serial += 1
         action: Literal["drain", "resume"] = "drain" if self._rng.random() < 0.4 else "resume"
         request_id = f"{self._name}-{self._serial}"
-        if action == "drain" and self._serial % 2:
+        if self._rng.random() < _NAME_SHARE:
+            await self._take_name(request_id, agent)
+        elif action == "drain" and self._serial % 2:
             # Refused until the cluster is on the level that knows deadlines.
             await self.propose(
                 request_id,
@@ -226,6 +230,26 @@ class Client:
             )
         else:
             await self.control_agent(request_id, agent, action)
+
+    async def _take_name(self, request_id: str, agent: str) -> None:
+        """Forget an agent, or register as one that is not the agent of that name: refused while it is present."""
+        forgets = self._rng.random() < 0.5
+
+        def command(replica: Replica) -> AnyCommand:
+            at_ms = replica.clock.now_ms()
+            if forgets:
+                return ForgetAgent(at_ms=at_ms, actor="client:api", request_id=request_id, name=agent)
+            return JoinAgent(
+                at_ms=at_ms,
+                actor=f"agent:{agent}",
+                request_id=request_id,
+                name=agent,
+                instance=request_id,
+                capacity={"cpu": 1000},
+                home="another home",
+            )
+
+        await self.propose(request_id, command)
 
     async def control_agent(self, request_id: str, agent: str, action: Literal["drain", "resume"]) -> None:
         """Drain or resume an agent."""

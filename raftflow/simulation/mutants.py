@@ -16,6 +16,7 @@ from raftflow.agent.exchange import Exchange
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.uploads import Uploads
 from raftflow.helpers import spawn_context
+from raftflow.machine import agents as machine_agents
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
@@ -280,6 +281,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="a leader answers reads without asking whether it still leads",
         plant=plants.attribute(ReadRounds, "begin", plants.read_alone),
         family="reads",
+    ),
+    Mutant(
+        name="drain forgotten",
+        about="an agent that was drained comes back without its drain",
+        plant=plants.attribute(machine_agents, "_go_on_draining", lambda _step, _agent: None),
+        family="leases",
+    ),
+    Mutant(
+        name="name taken",
+        about="any agent takes the name of one that is present",
+        plant=plants.attribute(machine_agents, "_takes_its_place", lambda _known, _command: True),
     ),
     Mutant(
         name="agents ignore their lease",

@@ -24,6 +24,7 @@ from raftflow.domain.contract import (
     PROBLEM_TYPE_PREFIX,
     Assignment,
     AttemptUsage,
+    LeaderNotice,
     LogPiece,
     LogWanted,
     PollRequest,
@@ -46,6 +47,8 @@ class FakeLeader:
         self.poll_bytes_max = 1 << 20
         self.deaf_registrations = 0
         """So many registrations are cut off after they were read."""
+        self.name_in_use = 0
+        """So many registrations are refused, for another agent has the name."""
         self.refuses_offers = False
         self.redirect_to: str | None = None
         self.peers_told = ""
@@ -57,6 +60,8 @@ class FakeLeader:
         self.refuses: Callable[[RegisterRequest | PollRequest], int] = lambda _request: 0
         """Returns the status with which a request is refused; 0 for none."""
         self.refused_requests: list[RegisterRequest | PollRequest] = []
+        self.silent_registration: asyncio.Event | None = None
+        """Registrations wait for it."""
         self.silent = False
         """Nothing is answered any more."""
         self.deaf_polls = 0
@@ -88,6 +93,9 @@ class FakeLeader:
         self.stale: set[int] = set()
         self.missing: list[int] = []
         """Live attempts that the agent was sent and a poll did not account for. A real leader has them lost."""
+        self.leads: LeaderNotice | None = None
+        """What it tells of the leader, None if it does not know the question; see `elect`."""
+        self.asked_terms: list[int] = []
         self.in_flight = 0
         self.in_flight_max = 0
         self._changed = asyncio.Condition()
@@ -106,6 +114,7 @@ class FakeLeader:
         app.router.add_post("/v1/agents", self._register)
         app.router.add_post("/v1/agents/{id}/poll", self._poll)
         app.router.add_get("/v1/agents/{id}/attempts/{fence}/inputs", self._inputs)
+        app.router.add_get("/v1/leader", self._who_leads)
         app.on_response_prepare.append(self._tell_peers)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
@@ -124,6 +133,20 @@ class FakeLeader:
 
     async def _tell_peers(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers["X-Raftflow-Peers"] = self.peers_told
+
+    async def _who_leads(self, request: web.Request) -> web.Response:
+        term = int(request.query["term"])
+        self.asked_terms.append(term)
+        await self.notify()
+        if self.leads is None:
+            return self._problem(404, "not-found")
+        await self.until(lambda: self.leads is not None and self.leads.leader and self.leads.term > term, 60.0)
+        return web.Response(body=msgspec.json.encode(self.leads), content_type="application/json")
+
+    async def elect(self, leader: str, url: str, term: int) -> None:
+        """Let this replica know who leads."""
+        self.leads = LeaderNotice(leader=leader, url=url, term=term)
+        await self.notify()
 
     def _problem(self, status: int, word: str, **headers: str) -> web.Response:
         body = {"type": PROBLEM_TYPE_PREFIX + word, "title": word, "status": status, "detail": "as the test wants"}
@@ -145,6 +168,8 @@ class FakeLeader:
         registration = msgspec.json.decode(await request.read(), type=RegisterRequest)
         if refused := await self._refuse(registration):
             return refused
+        if self.silent_registration is not None:
+            await self.silent_registration.wait()
         if not self.registrations or self.registrations[-1].instance != registration.instance or self.stale:
             self.incarnation += 1
             self._last_seq = 0
@@ -153,6 +178,9 @@ class FakeLeader:
         if self.deaf_registrations:
             self.deaf_registrations -= 1
             return self._cut(request)
+        if self.name_in_use:
+            self.name_in_use -= 1
+            return self._problem(409, "name-in-use")
         if registration.offers and self.refuses_offers:
             return self._problem(422, "invalid-document")
         answer = RegisterResponse(

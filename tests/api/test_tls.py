@@ -67,7 +67,7 @@ async def test_the_door_speaks_tls(one: Any, tmp_path: Path) -> None:
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
             await session.get(url, ssl=ssl.create_default_context())
     await door.stop()
-    forwarder = Forwarder(trusting)
+    forwarder = Forwarder(one.replica.news, trusting)
     await forwarder.close()
 
 

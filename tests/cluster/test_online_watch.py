@@ -48,7 +48,7 @@ def test_a_joining_agent_gets_work_that_waits_at_another(
         assert client.wait(workflow, timeout_s=90).state == "succeeded"
         assert client.ledger_verify(cluster.url_of(cluster.wait_leader())).ok
     records = audit(cluster)
-    joined = next(record for record in records if record.command == "agent.register" and record.subject == "a2")
+    joined = next(record for record in records if record.command == "agent.join" and record.subject == "a2")
     record, first = next((record, move) for record, move in moves(cluster, "started") if move.agent == "a2")
     took_s = seconds(record) - seconds(joined)
     recalls = [record for record in records if record.command == "attempts.recall"]

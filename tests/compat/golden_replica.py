@@ -249,7 +249,10 @@ def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
 
 
 def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
-    """Yield what level 5 brings. Pairs of attempts of which one is over are left behind: each over in another way."""
+    """Yield what level 5 brings. Pairs of attempts of which one is over are left behind, each over in another way.
+
+    One agent that is gone is drained, another one forgotten.
+    """
     task = TaskSpec(
         id="a",
         command=("twice",),
@@ -276,6 +279,12 @@ def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         c.RemoveAgent(**stamp(), name="b3", incarnation=6, reason="lost_together"),
         c.BeginWorkflow(**stamp(), workflow_id="wf-17", name="pieces", tasks=2, needs=0),
         c.AddTasks(**stamp(), workflow_id="wf-17", number=0, profiles=(task,), tasks=(c.TaskPart(0, "a", 0, 3_000),)),
+    )
+    yield (
+        c.JoinAgent(**stamp(), name="c1", instance="i", capacity={"cpu": 1_000}, home="home"),
+        c.RemoveAgent(**stamp(), name="c1", incarnation=7, reason="left"),
+        c.DrainAgent(**stamp(), name="c1"),
+        c.ForgetAgent(**stamp(), name="a2"),
     )
 
 

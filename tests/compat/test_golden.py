@@ -31,7 +31,7 @@ NEWEST = f"level-{LEVEL}"
 FIELDS_OF_LEVEL_2 = {b"H": 14, b"A": 8, b"W": 15, b"P": 12, b"T": 16, "attempt": 12, "shape": 2}
 """How many fields the records of a snapshot had, by the kind of their frame, up to level 2. More came behind them."""
 HEADER_FIELDS_OF_LEVEL_3 = 16
-FIELDS_OF_LEVEL_4 = {b"P": 15, b"T": 20}
+FIELDS_OF_LEVEL_4 = {b"A": 13, b"P": 15, b"T": 20}
 """The same up to level 4, where more came behind them."""
 
 
@@ -48,8 +48,9 @@ def digest_of(machine: Machine, level: int) -> str:
             if level >= ONLINE_LEVEL:
                 if kind == b"H" and level == ONLINE_LEVEL:
                     cut(record, HEADER_FIELDS_OF_LEVEL_3)
-                for each in record if kind in FIELDS_OF_LEVEL_4 else ():
-                    cut(each, FIELDS_OF_LEVEL_4[kind])
+                if kind in FIELDS_OF_LEVEL_4:
+                    for each in (record,) if kind == b"A" else record:
+                        cut(each, FIELDS_OF_LEVEL_4[kind])
             elif kind == b"P":
                 for profile in record:
                     cut(profile, FIELDS_OF_LEVEL_2[kind])

@@ -12,7 +12,7 @@ import pytest
 
 from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.commands import RegisterAgent, SubmitWorkflow
+from raftflow.domain.commands import RegisterAgent, RemoveAgent, SubmitWorkflow
 from raftflow.domain.contract import PollRequest, PollResponse, ReportedEnd
 from raftflow.domain.features import LEVEL
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
@@ -76,7 +76,7 @@ class Bench:
         )
         return int(reply.incarnation)
 
-    async def submit(self, *tasks: str, max_parallel: int | None = None, **fields: Any) -> str:
+    async def submit(self, *tasks: str, max_parallel: int | None = None, priority: int = 50, **fields: Any) -> str:
         """Submit tasks written `id` or `id<need`."""
         self.sent += 1
         specs = []
@@ -89,10 +89,13 @@ class Bench:
                 at_ms=self.clock.ms,
                 actor="client:test",
                 workflow_id=workflow_id,
-                spec=WorkflowSpec(name="w", tasks=tuple(specs), max_parallel=max_parallel),
+                spec=WorkflowSpec(name="w", tasks=tuple(specs), max_parallel=max_parallel, priority=priority),
             )
         )
         return str(reply.workflow_id)
+
+    def removal(self, name: str, incarnation: int) -> RemoveAgent:
+        return RemoveAgent(at_ms=self.clock.ms, actor="leader:n1", name=name, incarnation=incarnation, reason="lost")
 
     async def poll(self, incarnation: int, seq: int, *, name: str = "a1", **fields: Any) -> Any:
         return await self.desk.poll(name, PollRequest(incarnation=incarnation, seq=seq, **fields))

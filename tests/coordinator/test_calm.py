@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.coordinator.calm import Calm
+from raftflow.coordinator.calm import Calm, Together
 
 
 def grants(calm: Calm, silent: int, present: int) -> list[int]:
@@ -48,3 +48,36 @@ def test_who_is_silent_counts_before_its_lease_is_over() -> None:
     calm.reset()
     assert (calm.active, calm.held_back) == (False, 0)
     assert calm.grant(2, silent=2, present=50, now_s=8.0) == 2
+
+
+@pytest.mark.parametrize(
+    ("silent", "present", "together"),
+    [
+        (1, 1, False),
+        (2, 2, True),
+        (1, 3, False),
+        (2, 3, True),
+        (2, 4, False),
+        (3, 4, True),
+        (3, 15, False),
+        (4, 15, True),
+    ],
+)
+def test_how_many_are_a_loss_that_counts_against_nobody(silent: int, present: int, together: bool) -> None:
+    found = Together()
+    names = [f"a{number}" for number in range(silent)]
+    found.note(names, present)
+    assert [name in found for name in names] == [together] * silent
+
+
+def test_those_that_vanished_together_stay_so_until_they_are_heard() -> None:
+    """The last of them is given up when it is the only one that is left."""
+    found = Together()
+    found.note(["a1", "a2"], 2)
+    found.note(["a2"], 1)
+    assert "a2" in found
+    found.forget("a1")
+    found.forget("a3")
+    assert ("a1" in found, "a2" in found) == (False, True)
+    found.clear()
+    assert "a2" not in found

@@ -268,14 +268,67 @@ def test_the_oldest_results_make_room() -> None:
 
 async def test_a_follower_places_nothing(bench: Any) -> None:
     one = await bench()
-    await one.register()
+    incarnation = await one.register()
     one.log.lose_leadership()
     with pytest.raises(NoLeaderError):
         await one.submit("t")
     one.log.gain_leadership()
     await one.until(lambda: one.replica.leader.leading)
     workflow = await one.submit("t")
-    await one.until(lambda: one.machine.state.workflows[workflow].tasks[0].state is TaskState.RUNNING)
+    assert len((await one.work(incarnation, 1)).assign) == 1
+    assert one.machine.state.workflows[workflow].tasks[0].state is TaskState.RUNNING
+
+
+async def test_agents_that_were_not_heard_in_this_term_get_nothing(bench: Any) -> None:
+    """What is placed with one that has yet to find the new leader would wait there, while another could run it."""
+    one = await bench()
+    incarnations = {name: await one.register(name, instance=name * 4) for name in ("a1", "a2", "a3")}
+    one.log.lose_leadership()
+    one.log.gain_leadership()
+    await one.until(lambda: one.replica.leader.leading)
+    assert one.replica.planner.suspects() == set(incarnations)
+    await one.submit(*(f"t{number}" for number in range(3)))
+    answer = await one.work(incarnations["a2"], 1, name="a2")
+    assert (len(answer.assign), one.replica.planner.suspects()) == (1, {"a1", "a3"})
+    agents = one.machine.state.agents
+    await one.until(lambda: one.replica.planner.settled)
+    assert [len(agent.live) for agent in agents.values()] == [0, 1, 0]
+    assert one.replica.leader.stands("a1", "up") == "up", "it is no suspect yet"
+    await one.replica.propose(one.removal("a3", incarnations["a3"]))
+    assert one.replica.planner.suspects() == {"a1"}
+    assert len((await one.work(incarnations["a1"], 1)).assign) == 1
+    assert not one.replica.planner.suspects()
+    again = await one.register("a3", instance="b" * 8)
+    assert len((await one.work(again, 1, name="a3")).assign) == 1, "who registers is heard"
+
+
+@pytest.mark.parametrize(
+    ("count", "silent", "reasons"), [(1, 1, ["lost"]), (3, 3, ["lost_together"] * 3), (5, 2, ["lost"] * 2)]
+)
+async def test_a_loss_of_most_of_a_small_fleet_is_told_apart(
+    bench: Any, count: int, silent: int, reasons: list[str]
+) -> None:
+    one = await bench(lease_ms=400, poll_wait_ms=100)
+    names = [f"a{number}" for number in range(count)]
+    incarnations = {name: await one.register(name, instance=name * 4) for name in names}
+    agents = one.machine.state.agents
+    seq = 0
+    while sum(not agent.present for agent in agents.values()) < silent:
+        seq += 1
+        for name in names[silent:]:
+            await one.poll(incarnations[name], seq, name=name)
+        await asyncio.sleep(0.02)
+    assert [agents[name].losses for name in names[:silent]] == [int(reason == "lost") for reason in reasons]
+    assert all(agents[name].present for name in names[silent:])
+
+
+async def test_below_level_5_no_loss_is_told_apart(bench: Any) -> None:
+    one = await bench(lease_ms=300, poll_wait_ms=100, level=4)
+    for name in ("a1", "a2", "a3"):
+        await one.register(name, instance=name * 4)
+    agents = one.machine.state.agents
+    await one.until(lambda: not any(agent.present for agent in agents.values()))
+    assert [agent.losses for agent in agents.values()] == [1, 1, 1]
 
 
 async def test_a_workflow_that_limits_itself_holds_nobody_back(bench: Any) -> None:

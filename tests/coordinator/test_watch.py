@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from raftflow.coordinator import watch as watch_module
 from raftflow.coordinator.outlook import Outlook
 from raftflow.coordinator.planner import REMEMBERED_MAX
+from raftflow.coordinator.seats import DELIVERIES_APART_S, DELIVERIES_MAX, News, Seat
 from raftflow.domain.commands import CommitBackups, RecallAttempts
-from raftflow.domain.contract import AgentLoad, AttemptUsage
+from raftflow.domain.contract import AgentLoad, Assignment, AttemptUsage
 from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.rooms import AgentRoom
 from raftflow.domain.task import TaskState
@@ -52,7 +54,14 @@ async def learn(one: Any, incarnation: int, ms: int, count: int = 6, agent: str 
 
 def later(one: Any, ms: int) -> None:
     """Let time go on for the watch alone."""
-    one.replica.watch._watch._now_ms = lambda: one.machine.clock_ms + ms
+    watch = one.replica.watch._watch
+    watch._now_ms = lambda: one.machine.clock_ms + ms
+
+    def delivered_s(agent: str, fence: int) -> float | None:
+        at_s: float | None = one.desk.delivered_s(agent, fence)
+        return None if at_s is None else at_s - ms / 1000
+
+    watch._delivered_s = delivered_s
 
 
 async def test_queued_work_goes_to_an_agent_that_joins(bench: Any) -> None:
@@ -189,7 +198,7 @@ async def test_a_slow_agent_is_not_waited_for(bench: Any) -> None:
     one = await online(bench)
     second = await one.register("a2")
     await learn(one, second, 2_000, agent="a2")
-    await one.register("a1")
+    slow = await one.register("a1")
     for _ in range(5):
         one.replica.outlook.ran("a1", 2_000, 20_000)
     await settled(one)
@@ -204,8 +213,66 @@ async def test_a_slow_agent_is_not_waited_for(bench: Any) -> None:
     fence = task.last.fence
     await one.poll(second, 900, name="a2", seen=fence, ends=[one.end(fence, workflow.id, task.id, duration_ms=2_000)])
     await settled(one)
+    assert look(one) == [], "the slow one has not even been sent its task"
+    assert len((await one.work(slow, 1, name="a1")).assign) == 1
     (command,) = look(one)
     assert [placement.agent for placement in command.placements] == ["a2"]
+
+
+async def test_late_counts_from_delivery(bench: Any) -> None:
+    """An attempt that reached its agent only now has not run yet, whenever it was placed."""
+    one = await online(bench)
+    first = await one.register("a1")
+    seen = await learn(one, first, 2_000)
+    await one.submit("late", backup=True)
+    await settled(one)
+    watch = one.replica.watch._watch
+    watch._now_ms = lambda: one.machine.clock_ms + 20 * SECOND_MS
+    await one.register("a2")
+    await settled(one)
+    assert look(one) == [], "it was not delivered"
+    await one.work(first, 500, seen=seen)
+    assert look(one) == [], "it was delivered just now"
+    later(one, 20 * SECOND_MS)
+    assert len(look(one)) == 1
+
+
+async def test_no_backup_for_an_agent_that_was_not_heard_in_this_term(bench: Any) -> None:
+    one = await online(bench)
+    first = await one.register("a1")
+    seen = await learn(one, first, 2_000)
+    await one.submit("late", backup=True)
+    (item,) = (await one.work(first, 500, seen=seen)).assign
+    second = await one.register("a2")
+    one.log.lose_leadership()
+    one.log.gain_leadership()
+    await one.until(lambda: one.replica.leader.leading)
+    one.replica.watch.stop()
+    await one.poll(second, 500, name="a2")
+    later(one, 20 * SECOND_MS)
+    await settled(one)
+    assert look(one) == []
+    await one.poll(first, 501, seen=item.fence, running=[item.fence])
+    await settled(one)
+    assert len(look(one)) == 1, "it was delivered before, and is late by its whole time"
+
+
+def test_what_a_seat_knows_of_deliveries() -> None:
+    seat = Seat("a1", 1)
+    assert seat.delivered_s(0) is None
+    seat.heard(4)
+    for number in range(DELIVERIES_MAX + 1):
+        seat.tell(news(10 + 10 * number), float(number))
+    seat.tell(news(500), DELIVERIES_MAX + DELIVERIES_APART_S / 2)
+    assert [seat.delivered_s(fence) for fence in (4, 10, 11, 20, 21)] == [-math.inf, -math.inf, 1.0, 1.0, 2.0]
+    assert (seat.delivered_s(500), seat.delivered_s(501)) == (float(DELIVERIES_MAX), None)
+    seat.heard(600)
+    assert seat.delivered_s(501) == -math.inf, "somebody else sent it"
+
+
+def news(fence: int) -> News:
+    item = Assignment(fence=fence, workflow_id="w", workflow_name="w", task_id="t", attempt=1, resources={})
+    return News([item], [], [], False)
 
 
 async def test_the_loop_runs_while_there_is_work_and_rests_without(

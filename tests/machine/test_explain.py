@@ -286,7 +286,12 @@ KINDS = {
         "reserved",
         "1 agent with room, a1 first, is kept for a",
     ),
-    "lost there": (_lost, {}, "avoids", "an attempt of it was lost with a1, which has room: it waits for another"),
+    "lost there": (
+        _lost,
+        {},
+        "avoids",
+        "an attempt of it failed on a1, or was lost with it: it waits for another agent",
+    ),
     "lost on the only one": (_lost_alone, {}, "next", "an agent has room for it"),
     "no room": (_full, {}, "no-room", "none has room now: it wants 1.5 cpu, at most 0.5 is free on one"),
     "next": (_small, {}, "next", "an agent has room for it: it is placed with the next decision"),

@@ -92,10 +92,9 @@ FAULTS = {
     "is to move and does not run": _set(_last(1), "order", ORDER_MOVE),
     "whose drain is over, and was not told to end": _set(_agent, "drain_deadline_ms", DRAIN_OVER),
     "is up and has a drain deadline": _set(_agent, "drain_deadline_ms", 7),
+    "is up, although it was drained": _set(_agent, "drained", value=True),
     "is up, in quarantine until 7": _set(_agent, "quarantine_until_ms", 7),
-    "is in quarantine and holds attempts": _do(
-        lambda d: (setattr(_agent(d), "state", AgentState.QUARANTINE), setattr(_agent(d), "quarantine_until_ms", 7))
-    ),
+    "tasks that failed there succeeded elsewhere, and none failed there": _set(_agent, "contradicted", 1),
     "timers of agents are": _do(lambda d: d.machine.state.agent_timers.set("a1", 7)),
     "under another name": _set(_agent, "incarnation", 77),
     "is lost and still holds": _set(_agent, "state", AgentState.LOST),

@@ -27,6 +27,7 @@ from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
 from raftflow.domain.pieces import Draft
+from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted, Rejection
 from raftflow.domain.rooms import fits_now, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
@@ -93,7 +94,8 @@ class FakeAgent:
         self.ends: list[c.AttemptFinish] = []
 
     def fetch(self, machine: Machine, name: str) -> None:
-        if machine.state.agents[name].incarnation != self.incarnation:
+        known = machine.state.agents.get(name)
+        if known is None or known.incarnation != self.incarnation:
             return
         for assignment in queries.assignments(machine, name, self.seen):
             self.seen = assignment.fence
@@ -198,8 +200,8 @@ class Model(RuleBasedStateMachine):
     )
     def a_cluster_at_work(self, *, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
         self.do(c.RaiseFeatureLevel, level=level, supported=(c.Supported("n1", level),))
-        self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch)
-        self.register(name="a2", restart=True, cpu=2000, prefetch=2)
+        self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch, home="home")
+        self.register(name="a2", restart=True, cpu=2000, prefetch=2, home="home")
         self.submit("wf-0", spec, 30)
         self.submit("wf-1", another, 30)
 
@@ -293,22 +295,35 @@ class Model(RuleBasedStateMachine):
 
     # --- agents
 
-    @rule(name=AGENTS, restart=st.booleans(), cpu=st.sampled_from([1000, 2000]), prefetch=st.integers(0, 3))
-    def register(self, *, name: str, restart: bool, cpu: int, prefetch: int) -> None:
+    @rule(
+        name=AGENTS,
+        restart=st.booleans(),
+        cpu=st.sampled_from([1000, 2000]),
+        prefetch=st.integers(0, 3),
+        home=st.sampled_from(["home", "home", "another"]),
+    )
+    def register(self, *, name: str, restart: bool, cpu: int, prefetch: int, home: str) -> None:
         capacity = {"cpu": cpu, "gpu": 1} if name == "a1" else {"cpu": cpu, "memory": 300}
         known = self.machine.state.agents.get(name)
         instance = known.instance if known is not None and not restart else f"i{self.index}"
         if known is not None and known.present and not restart:
             capacity = dict(known.capacity)
+        joins = self.machine.state.feature_level >= FAULTS_LEVEL
         reply = self.do(
-            c.RegisterAgent,
+            c.JoinAgent if joins else c.RegisterAgent,
             name=name,
             instance=instance,
             capacity=capacity,
             prefetch=prefetch,
             labels={"zone": "a"} if name == "a2" else {},
+            **({"home": home} if joins else {}),
         )
+        if joins and known is not None and known.present and restart and home != known.home:
+            assert reply.code is RejectionCode.NAME_IN_USE
+            return
         assert isinstance(reply, AgentAccepted)
+        agent = self.machine.state.agents[name]
+        assert agent.drained == (known is not None and known.drained), "a drain lasts until it is resumed"
         if name not in self.agents or self.agents[name].incarnation != reply.incarnation:
             if name in self.agents:
                 self.gone.append((name, self.agents[name]))
@@ -321,6 +336,14 @@ class Model(RuleBasedStateMachine):
     @rule(name=AGENTS, deadline_ms=st.sampled_from([0, 1, 1, 10]))
     def drain(self, name: str, deadline_ms: int) -> None:
         self.do(c.DrainAgent, name=name, deadline_ms=deadline_ms)
+
+    @precondition(lambda self: self.machine.state.feature_level >= FAULTS_LEVEL)
+    @rule(name=AGENTS)
+    def forget(self, name: str) -> None:
+        known = self.machine.state.agents.get(name)
+        reply = self.do(c.ForgetAgent, name=name)
+        assert (name in self.machine.state.agents) == (known is not None and known.present)
+        assert isinstance(reply, Rejection) == (known is None or known.present)
 
     @rule(name=AGENTS, reason=st.sampled_from(["lost", "lost", "left", "lost_together"]), stale=st.booleans())
     def remove(self, *, name: str, reason: Any, stale: bool) -> None:

@@ -15,8 +15,10 @@ MINUTE_MS = 60_000
 
 @pytest.fixture
 def online(drive):
+    """An agent, and another one beside it: alone it would never be in quarantine."""
     drive.raise_level()
     drive.register()
+    drive.register("other", capacity={"gpu": 1000})
     return drive
 
 
@@ -81,7 +83,7 @@ def test_in_quarantine_it_gets_no_work_and_then_some(online):
     lose(online)
     assert TimerSet(agent(online).quarantine_until_ms) in online.events
     online.submit(online.bag(2))
-    assert (online.place(0), online.machine.state.kinds) == ((0,), {})
+    assert (online.place(0), len(online.machine.state.kinds)) == ((0,), 1)
     assert queries.agent_room(online.machine, "a1") is None
     view = queries.agent_view(online.machine, "a1")
     assert (view.state, view.losses, view.quarantine_until) == ("quarantine", 2, "2023-11-14T22:13:30.000Z")
@@ -108,18 +110,18 @@ def test_a_drain_takes_its_place(online):
     online.drain(5_000)
     assert (agent(online).state, online.machine.state.next_timer_ms) == ("draining", online.now_ms + 5_000)
     online.control_agent("resume")
-    assert (agent(online).state, len(online.machine.state.kinds)) == ("up", 1)
+    assert (agent(online).state, len(online.machine.state.kinds)) == ("up", 2)
 
 
 def test_another_instance_under_the_name_is_a_loss_too(online):
     """Its process died and came back before its lease was over."""
-    assert online.register(instance="i2") == AgentAccepted("a1", 2)
+    assert online.register(instance="i2") == AgentAccepted("a1", 3)
     assert agent(online).state == "up"
     online.register(instance="i3")
     assert agent(online).state == "quarantine"
     assert "in quarantine for 10 s" in online.records[-1].detail
     online.register(instance="i3", cpu=4)
-    assert (agent(online).state, online.machine.state.kinds) == ("quarantine", {})
+    assert (agent(online).state, len(online.machine.state.kinds)) == ("quarantine", 1)
 
 
 def test_who_says_goodbye_does_not_flap(online):
@@ -248,3 +250,79 @@ def test_a_drain_moves_one_of_two_attempts(online):
     assert (online.orders("a1"), online.orders("a2")) == (([], []), ([fence], []))
     online.finish(fence, "cancelled", agent="a2")
     assert (online.states(), online.task(0).last.agent) == ("R", "a1")
+
+
+def flap(drive, name):
+    """An agent is lost twice and comes back."""
+    for number in range(2):
+        drive.remove(name)
+        drive.register(name, instance=f"{name}-{number}")
+
+
+def test_one_that_returns_to_an_empty_fleet_is_spared(online):
+    online.remove("other", reason="left")
+    for _ in range(3):
+        assert lose(online) == "up"
+    assert agent(online).losses == 3
+    assert online.records[-1].detail == "agent a1 is spared a quarantine: no other agent is up"
+    online.register("other")
+    assert lose(online) == "quarantine", "it counts as soon as there is another one"
+
+
+@pytest.mark.parametrize(
+    "go",
+    [
+        lambda drive: drive.remove("other"),
+        lambda drive: drive.remove("other", reason="left"),
+        lambda drive: drive.control_agent("drain", "other"),
+        lambda drive: drive.drain(0, "other"),
+        lambda drive: drive.drain(1_000, "other"),
+    ],
+)
+def test_when_the_last_agent_goes_every_quarantine_ends(online, go):
+    online.register("a2")
+    flap(online, "a1")
+    flap(online, "a2")
+    assert [agent(online, name).state for name in ("a1", "a2", "other")] == ["quarantine", "quarantine", "up"]
+    go(online)
+    assert [agent(online, name).state for name in ("a1", "a2")] == ["up", "up"]
+    assert not {"a1", "a2"} & online.machine.state.agent_timers.by_name().keys()
+    assert "the quarantine of agent a1 is over: no other agent is up" in online.records[-1].detail
+    online.submit(online.bag(1))
+    assert online.place(0) == (1,)
+
+
+def test_quarantines_hold_while_somebody_is_up(online):
+    online.register("a2")
+    flap(online, "a1")
+    online.remove("a2")
+    assert agent(online).state == "quarantine"
+
+
+def test_a_mass_loss_counts_against_nobody(online):
+    """The whole fleet is cut off five times within ten minutes: it works at once each time, and afterwards."""
+    names = ("a1", "other", "a2")
+    online.register("a2")
+    for cut in range(5):
+        online.now_ms += 2 * MINUTE_MS
+        for name in names:
+            online.remove(name, reason="lost_together")
+        assert online.records[-1].detail == "agent a2 was lost with many others, which counts against none of them"
+        for name in names:
+            online.register(name, instance=f"{name}-{cut}")
+        assert [
+            (agent(online, name).state, agent(online, name).losses, agent(online, name).faults) for name in names
+        ] == [("up", 0, 0)] * 3
+    assert lose(online) == "up", "the first loss of its own"
+    assert lose(online) == "quarantine"
+
+
+def test_a_mass_loss_leaves_what_an_agent_did_before(online):
+    lose(online)
+    online.remove(reason="lost_together")
+    online.register(instance="i9")
+    assert (agent(online).state, agent(online).losses) == ("up", 1)
+    assert lose(online) == "quarantine"
+    online.remove(reason="lost_together")
+    online.register(instance="i99")
+    assert (agent(online).state, agent(online).losses) == ("up", 1), "it comes back from the mass loss, not its own"

@@ -1,0 +1,106 @@
+"""Machines of their own for the replicas of a local cluster: network namespaces that can be cut off.
+
+Each namespace has one interface, whose other end is a port of a bridge here. Taking that end down drops every packet
+to and from the machine, in silence: nothing is refused, and no connection is closed. Needs Linux, root and iproute2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+_PREFIX: Final = "rf"
+_NET: Final = "198.18"
+"""Addresses that are kept for benchmarks (RFC 2544)."""
+
+
+class NamespaceError(Exception):
+    """Namespaces cannot be made here. Says why and what to do."""
+
+
+class Machines:
+    """Namespaces on one bridge. Use `machines`, which removes them."""
+
+    def __init__(self, count: int) -> None:
+        self._tag = f"{_PREFIX}{os.getpid():x}{secrets.token_hex(1)}"
+        self._bridge = f"{self._tag}b"
+        self._net = f"{_NET}.{secrets.randbelow(256)}"
+        self._names = [f"{self._tag}n{number}" for number in range(count)]
+
+    @property
+    def hosts(self) -> list[str]:
+        """The address of each machine."""
+        return [f"{self._net}.{number + 1}" for number in range(len(self._names))]
+
+    def command(self, number: int) -> list[str]:
+        """Return what goes before a command that is to run on a machine."""
+        return ["ip", "netns", "exec", self._names[number]]
+
+    def make(self) -> None:
+        """Make them. Raises `NamespaceError`; `remove` is due in any case."""
+        _ip("link", "add", self._bridge, "type", "bridge", "forward_delay", "0")
+        _ip("address", "add", f"{self._net}.254/24", "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+        for name, host in zip(self._names, self.hosts, strict=True):
+            _ip("netns", "add", name)
+            _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+            _ip("link", "set", name, "master", self._bridge, "up")
+            for words in (("link", "set", "lo", "up"), ("link", "set", "eth0", "up")):
+                _ip("-netns", name, *words)
+            _ip("-netns", name, "address", "add", f"{host}/24", "dev", "eth0")
+
+    def silence(self, number: int) -> None:
+        """Drop every packet to and from a machine."""
+        _ip("link", "set", self._names[number], "down")
+
+    def heal(self, number: int) -> None:
+        """Let packets pass again."""
+        _ip("link", "set", self._names[number], "up")
+
+    def remove(self) -> None:
+        """Remove all of it, as far as it was made."""
+        for name in self._names:
+            with contextlib.suppress(NamespaceError):
+                _ip("netns", "delete", name)
+        for link in (*self._names, self._bridge):
+            # An interface may go with its namespace, a moment later.
+            with contextlib.suppress(NamespaceError):
+                _ip("link", "delete", link)
+
+
+@contextlib.contextmanager
+def machines(count: int) -> Iterator[Machines]:
+    """Make namespaces and remove them at the end, however it comes. Raises `NamespaceError`."""
+    check()
+    made = Machines(count)
+    try:
+        made.make()
+        yield made
+    finally:
+        made.remove()
+
+
+def check() -> None:
+    """Raise `NamespaceError` unless namespaces can be made here."""
+    if not Path("/proc/self/ns/net").exists():
+        raise NamespaceError("a machine that falls silent needs network namespaces, which this system does not have")
+    if os.geteuid() != 0:
+        raise NamespaceError("a machine that falls silent needs network namespaces: run this as root")
+    if shutil.which("ip") is None:
+        raise NamespaceError("a machine that falls silent needs the program `ip`: install iproute2")
+
+
+def _ip(*words: str) -> None:
+    _run(["ip", *words])
+
+
+def _run(argv: Sequence[str]) -> None:
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20.0)
+    if done.returncode:
+        raise NamespaceError(f"`{' '.join(argv)}` failed: {done.stderr.strip() or done.returncode}")

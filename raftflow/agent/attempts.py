@@ -81,7 +81,7 @@ class Attempts:
         self.usage.started()
         try:
             executor.start(assignment, self._ended)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - it must cost this attempt only
             _log.exception("attempt %s of task %s cannot be started", assignment.fence, assignment.task_id)
             how = Ended(ok=False, error=f"the agent cannot start it: {error}")
             self._loop.call_soon(self._ended, assignment.fence, how)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import select
@@ -29,6 +30,7 @@ from pathlib import Path
 import msgspec
 
 from raftflow.agent.capture import Stream
+from raftflow.agent.files import CaptureFolder
 from raftflow.agent.messages import (
     CONTROL_FD,
     Exited,
@@ -43,6 +45,8 @@ from raftflow.agent.messages import (
 from raftflow.agent.process_tree import read_tree, session_of
 
 _PACKET_BYTES_MAX = 1 << 20
+_FDS = 3
+"""Descriptors that come with a `Spawn` whose program is not captured."""
 _CHUNK_BYTES = 1 << 16
 _SHORT_BYTES = 1 << 11
 _DRAIN_READS_MAX = 32
@@ -168,7 +172,7 @@ class Launcher:
     def _receive(self) -> bool:
         """Carry out one message. Returns False when the agent is gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, _PACKET_BYTES_MAX, 1)
+            data, fds, _, _ = socket.recv_fds(self._control, _PACKET_BYTES_MAX, _FDS)
         except BlockingIOError:
             return True
         except ConnectionError:
@@ -178,7 +182,7 @@ class Launcher:
         try:
             match _decode(data):
                 case Spawn() as spawn:
-                    self._spawn(spawn, fds[0] if fds else None)
+                    self._spawn(spawn, fds)
                 case Signal(id=identity, signal=number):
                     child = self._children.get(identity)
                     if child is not None:
@@ -193,7 +197,7 @@ class Launcher:
                 os.close(fd)
         return True
 
-    def _spawn(self, spawn: Spawn, control: int | None) -> None:
+    def _spawn(self, spawn: Spawn, given: list[int]) -> None:
         if self._is_lease_over():
             self._send(Exited(spawn.id, None, "the agent's lease is over", lease_over=True))
             return
@@ -201,18 +205,20 @@ class Launcher:
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, self._null, 0)]
         writes: list[int] = []
         try:
-            for target, path in ((1, spawn.stdout), (2, spawn.stderr)):
-                if spawn.bytes_max == 0:
-                    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-                    actions.append((os.POSIX_SPAWN_OPEN, target, path, flags, 0o600))
-                    continue
-                read, write = os.pipe2(os.O_CLOEXEC)
-                writes.append(write)
-                os.set_blocking(read, False)
-                streams.append(Stream(read, path, spawn.bytes_max))
-                actions.append((os.POSIX_SPAWN_DUP2, write, target))
-            if control is not None:
-                actions.append((os.POSIX_SPAWN_DUP2, control, CONTROL_FD))
+            if spawn.bytes_max == 0:
+                if len(given) != _FDS:  # the system drops those that a full table of descriptors does not take
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # noqa: TRY301
+                actions += [
+                    (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(given, (1, 2, CONTROL_FD), strict=True)
+                ]
+            else:
+                folder = CaptureFolder(spawn.folder)
+                for target, name in ((1, "stdout"), (2, "stderr")):
+                    read, write = os.pipe2(os.O_CLOEXEC)
+                    writes.append(write)
+                    os.set_blocking(read, False)
+                    streams.append(Stream(read, folder, name, spawn.bytes_max))
+                    actions.append((os.POSIX_SPAWN_DUP2, write, target))
             pid = self._posix_spawn(spawn, actions)
         except (OSError, ValueError) as error:
             for stream in streams:
@@ -330,6 +336,7 @@ class Launcher:
                 cpu_ms,
                 rss_max_kib,
                 child.signalled,
+                out.problem or err.problem,
             )
         )
 

@@ -23,6 +23,7 @@ from raftflow.agent.book import Book
 from raftflow.agent.clock import Lease, now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience, first_of
+from raftflow.agent.files import UnfitFileError
 from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output import OutputStore
@@ -349,7 +350,7 @@ class Agent:
         piece = LogPiece(request=wanted.request, data=b"", size=0, truncated=False, complete=True)
         try:
             found = self._store.read(wanted.fence, wanted.stream, wanted.offset, min(wanted.bytes_max, LOG_BYTES_MAX))
-        except OSError as error:
+        except (OSError, UnfitFileError) as error:
             piece.error = f"the output of attempt {wanted.fence} cannot be read: {error}"
         else:
             if found is None:

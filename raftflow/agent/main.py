@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from raftflow.agent.attempts import Attempts
 from raftflow.agent.config import AgentConfig, ConfigError
@@ -20,6 +19,7 @@ from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.leader import LeaderClient, RefusedError
 from raftflow.agent.loop import Agent
 from raftflow.agent.output import OutputStore
+from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import RegisterResponse, ReportedEnd
 
 _log = logging.getLogger("raftflow.agent")
@@ -40,8 +40,11 @@ async def run_agent(config: AgentConfig) -> int:
     0: left in good order. 1: the agent's own processes cannot be kept alive. 3: left while ends could not be
     reported. 4: the coordinator refuses this agent. Raises `ConfigError` if the configuration cannot be used.
     """
-    with _work_folder(config.work_path()) as lock:
-        return await _run(config, Path(lock.name).parent)
+    work = WorkDirectory(config.work_path())
+    try:
+        return await _run(config, work)
+    finally:
+        work.close()
 
 
 def run(config: AgentConfig) -> int:
@@ -53,7 +56,7 @@ def run(config: AgentConfig) -> int:
     return int(uvloop.run(run_agent(config)))
 
 
-async def _run(config: AgentConfig, folder: Path) -> int:
+async def _run(config: AgentConfig, work: WorkDirectory) -> int:
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
     broken: list[BaseException] = []
@@ -71,7 +74,7 @@ async def _run(config: AgentConfig, folder: Path) -> int:
 
     loop.set_exception_handler(unexpected)
     store = OutputStore(
-        folder / "attempts",
+        work,
         count_max=config.keep_attempts_max,
         bytes_max=config.keep_bytes_max,
         age_max_s=config.keep_age_max_s,
@@ -79,11 +82,11 @@ async def _run(config: AgentConfig, folder: Path) -> int:
     )
     leader = LeaderClient(config)
     launcher = Launcher(config.instance, os.environ, give_up)
-    command = CommandExecutor(launcher, store, folder / "exchange", output_bytes_max=config.output_bytes_max)
+    command = CommandExecutor(launcher, store, work, output_bytes_max=config.output_bytes_max)
     python = PythonExecutor(
         launcher,
         store,
-        folder / "workers",
+        work,
         output_bytes_max=config.output_bytes_max,
         idle_max=config.workers_idle_max,
         calls_max=config.worker_calls_max,
@@ -147,23 +150,6 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, agent: Agent) -> list[int]:
     for number in handled:
         loop.add_signal_handler(number, stop)
     return [int(number) for number in handled]
-
-
-def _work_folder(folder: Path) -> IO[bytes]:
-    """Make the work directory and lock it. Returns the locked file. Raises `ConfigError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid != os.getuid():
-            raise ConfigError(f"work_dir: {folder} belongs to another user")
-        lock = (folder / "lock").open("ab")
-    except OSError as error:
-        raise ConfigError(f"work_dir: {folder} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise ConfigError(f"work_dir: {folder} is in use by another agent; give each its own") from error
-    return lock
 
 
 def main() -> None:

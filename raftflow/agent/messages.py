@@ -29,7 +29,11 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Spawn(_Message, frozen=True, tag="spawn"):
-    """Start a program in a session of its own. A descriptor sent along becomes its `CONTROL_FD`."""
+    """Start a program in a session of its own.
+
+    Descriptors sent along become its standard output, standard error and `CONTROL_FD`; without them the two streams
+    are captured.
+    """
 
     id: int
     """Chosen by the agent; `Signal` and `Exited` carry it."""
@@ -37,11 +41,10 @@ class Spawn(_Message, frozen=True, tag="spawn"):
     env: dict[str, str]
     """Added to what the launcher inherited."""
     cwd: str | None
-    stdout: str
-    """File for the captured head of the stream, created when the first byte comes."""
-    stderr: str
+    folder: str
+    """For the captured heads of its streams, files `stdout` and `stderr`, made when the first byte comes."""
     bytes_max: int
-    """Of each stream's file. 0: the two paths are opened for append and handed to the program as they are."""
+    """Of each of them. 0: the program gets descriptors that were sent along."""
 
 
 class Signal(_Message, frozen=True, tag="signal"):
@@ -92,6 +95,8 @@ class Exited(_Message, frozen=True, tag="exited"):
     """Most memory of one of these; 0 if it was less than can be told."""
     signalled: bool = False
     """The agent, or the launcher for it, had sent it a signal before it ended."""
+    problem: str = ""
+    """What is wrong with the files of its captured output; the program itself may have succeeded."""
 
 
 class Call(_Message, frozen=True):

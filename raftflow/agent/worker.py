@@ -29,6 +29,7 @@ import msgspec
 import orjson
 
 from raftflow import task
+from raftflow.agent.files import CaptureFolder, UnfitFileError, keep_head, write_all
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
 
 _ERROR_CHARS_MAX = 2_048
@@ -180,7 +181,10 @@ class Worker:
                     os.environ[key] = value
             if call.cwd is not None:
                 os.chdir(self._home)
-        sizes, truncated = self._keep_output(call, error)
+        try:
+            sizes, truncated = self._keep_output(call, error)
+        except UnfitFileError as fault:
+            error, sizes, truncated = error or str(fault), (0, 0), (True, True)
         task.forget_progress()
         leftovers = _has_children()
         return Returned(call.fence, not error, result, error, sizes, truncated, leftovers, *self._meter.end())
@@ -216,8 +220,9 @@ class Worker:
             if stream is not None and not stream.closed:
                 stream.flush()
         if error:
-            _write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
-        kept = [_keep(fd, f"{call.directory}/{name}", call.output_bytes_max) for fd, name in self._streams]
+            write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
+        folder = CaptureFolder(call.directory)
+        kept = [_keep(fd, folder, name, call.output_bytes_max) for fd, name in self._streams]
         return (kept[0][0], kept[1][0]), (kept[0][1], kept[1][1])
 
 
@@ -252,28 +257,14 @@ def _cpu_ms(*usages: resource.struct_rusage) -> int:
     return int(sum(usage.ru_utime + usage.ru_stime for usage in usages) * 1000)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _keep(fd: int, path: str, bytes_max: int) -> tuple[int, bool]:
-    """Copy the head of the file behind `fd` to `path` and empty it. Returns (bytes kept, whether some were cut)."""
-    size = os.fstat(fd).st_size
-    if not size:
-        return 0, False
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    source = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    kept = 0
+def _keep(fd: int, folder: CaptureFolder, name: str, bytes_max: int) -> tuple[int, bool]:
+    """Copy the head of the file behind `fd` to `folder` and empty it. Returns (bytes kept, whether some were cut)."""
     try:
-        while kept < min(size, bytes_max):
-            kept += os.sendfile(target, source, kept, min(size, bytes_max) - kept)
+        return keep_head(fd, folder, name, bytes_max)
+    except OSError:  # no space is no reason for the task to fail
+        return 0, True
     finally:
-        os.close(source)
-        os.close(target)
-    os.ftruncate(fd, 0)
-    return kept, size > bytes_max
+        os.ftruncate(fd, 0)
 
 
 def _describe(fault: BaseException) -> str:

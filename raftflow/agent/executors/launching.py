@@ -52,7 +52,7 @@ class Launcher:
         self._waiting: dict[int, Callable[[Exited], None]] = {}
         self._on_sampled: Callable[[Sampled], None] | None = None
         self._next_id = 1
-        self._outgoing: deque[tuple[bytes, int | None]] = deque()
+        self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._lease: Lease | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -89,17 +89,27 @@ class Launcher:
         on_exit: Callable[[Exited], None],
         *,
         cwd: str | None,
-        stdout: str,
-        stderr: str,
-        bytes_max: int,
-        control: socket.socket | None = None,
+        folder: str = "",
+        bytes_max: int = 0,
+        given: tuple[int, ...] = (),
     ) -> int:
-        """Start a program; `on_exit` is called once, later, even if it cannot be started. Returns its id."""
+        """Start a program; `on_exit` is called once, later, even if it cannot be started. Returns its id.
+
+        Its output is captured in `folder`, or it gets the descriptors `given`: see `Spawn`. Raises `OSError` if these
+        cannot be passed on; then `on_exit` is not called.
+        """
+        passed: list[int] = []
+        try:
+            for fd in given:
+                passed.append(os.dup(fd))  # noqa: PERF401 - those that were made are closed
+        except OSError:
+            for fd in passed:
+                os.close(fd)
+            raise
         identity = self._next_id
         self._next_id += 1
         self._waiting[identity] = on_exit
-        message = Spawn(identity, argv, env, cwd, stdout, stderr, bytes_max)
-        self._send(message, None if control is None else os.dup(control.fileno()))
+        self._send(Spawn(identity, argv, env, cwd, folder, bytes_max), tuple(passed))
         return identity
 
     def signal(self, identity: int, number: int) -> None:
@@ -136,8 +146,8 @@ class Launcher:
 
     def _disconnect(self) -> None:
         while self._outgoing:
-            _, fd = self._outgoing.popleft()
-            if fd is not None:
+            _, fds = self._outgoing.popleft()
+            for fd in fds:
                 os.close(fd)
         if self._control is not None:
             self._loop.remove_reader(self._control.fileno())
@@ -145,8 +155,8 @@ class Launcher:
             self._control.close()
             self._control = None
 
-    def _send(self, message: ToLauncher, fd: int | None = None) -> None:
-        self._outgoing.append((_encode(message), fd))
+    def _send(self, message: ToLauncher, fds: tuple[int, ...] = ()) -> None:
+        self._outgoing.append((_encode(message), fds))
         if len(self._outgoing) == 1:
             self._flush()
 
@@ -154,12 +164,12 @@ class Launcher:
         if self._control is None:
             return
         while self._outgoing:
-            data, fd = self._outgoing[0]
+            data, fds = self._outgoing[0]
             try:
-                if fd is None:
-                    self._control.send(data)
+                if fds:
+                    socket.send_fds(self._control, [data], fds)
                 else:
-                    socket.send_fds(self._control, [data], [fd])
+                    self._control.send(data)
             except BlockingIOError:
                 self._loop.add_writer(self._control.fileno(), self._flush)
                 return
@@ -168,7 +178,7 @@ class Launcher:
             except OSError as error:  # EMSGSIZE: only a `Spawn` can be that large
                 self._refuse(data, f"cannot start: {len(data)} bytes of arguments and environment ({error.strerror})")
             self._outgoing.popleft()
-            if fd is not None:
+            for fd in fds:
                 os.close(fd)
         self._loop.remove_writer(self._control.fileno())
 

@@ -62,12 +62,16 @@ class Agent:
         store: OutputStore,
         *,
         on_lease: Callable[[int], None],
+        kill_overdue: Callable[[], None],
+        attempts_max: int,
         on_registered: Callable[[RegisterResponse], None],
     ) -> None:
         self._config = config
         self._leader = leader
         self._store = store
         self._on_lease = on_lease
+        self._kill_overdue = kill_overdue
+        self._attempts_max = attempts_max
         self._on_registered = on_registered
         self._loop = asyncio.get_running_loop()
         self._capacity = config.capacity()
@@ -280,7 +284,15 @@ class Agent:
         if self._book.running:
             _log.warning("no leader for the lease time: stopping %d attempts", len(self._book.running))
         why = "no leader confirmed the agent's lease in time"
-        self._attempts.stop_all("abandoned", why, self._lease.left_s())
+        left_s = self._lease.left_s()
+        self._attempts.stop_all("abandoned", why, left_s)
+        if self._book.running:
+            self._loop.call_later(left_s, self._end_lease)
+
+    def _end_lease(self) -> None:
+        """The lease is over, and so is everything that ran: the launcher sees to that, but it may stand still."""
+        if self._lapsed and self._book.running:
+            self._kill_overdue()
 
     # --- attempts
 
@@ -290,7 +302,7 @@ class Agent:
             return
         book = self._book
         while True:
-            while (assignment := book.start_next()) is not None:
+            while len(book.running) < self._attempts_max and (assignment := book.start_next()) is not None:
                 self._attempts.start(assignment)
             misfit = book.take_misfit()
             if misfit is None:

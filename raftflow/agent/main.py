@@ -16,6 +16,7 @@ from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
+from raftflow.agent.hardening import adopt_orphans, attempts_max, hide_memory, ignore_signals, raise_files_limit
 from raftflow.agent.leader import LeaderClient, RefusedError
 from raftflow.agent.loop import Agent
 from raftflow.agent.output import OutputStore
@@ -30,33 +31,46 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_REFUSED = 4
 
+_HEARD = frozenset(
+    {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGPIPE, signal.SIGXFSZ}
+    | {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    | {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
+)
+"""Signals that do to an agent what they do to any program; the others are ignored."""
 _RENEWAL_STEP_NS = 50_000_000
 """The launcher hears of a renewal when it has moved the lease by this much: not of every one of many polls."""
 
 
-async def run_agent(config: AgentConfig) -> int:
+async def run_agent(config: AgentConfig, *, files_limit: int = -1, owns_process: bool = False) -> int:
     """Run an agent until SIGTERM or SIGINT (drain; a second one: at once). Returns the exit code.
+
+    `files_limit` is the soft limit of open files of programs, -1 for the one of this process. `owns_process` says
+    that this process has no children but the agent's, and adopts orphans.
 
     0: left in good order. 1: the agent's own processes cannot be kept alive. 3: left while ends could not be
     reported. 4: the coordinator refuses this agent. Raises `ConfigError` if the configuration cannot be used.
     """
     work = WorkDirectory(config.work_path())
     try:
-        return await _run(config, work)
+        return await _run(config, work, files_limit, owns_process=owns_process)
     finally:
         work.close()
 
 
 def run(config: AgentConfig) -> int:
-    """Run `run_agent` in an event loop of its own, uvloop's where there is one."""
+    """Run `run_agent` as the whole of this process, in an event loop of its own, uvloop's where there is one."""
+    hide_memory()
+    adopt_orphans()
+    ignore_signals(_HEARD)
+    life = run_agent(config, files_limit=raise_files_limit(), owns_process=True)
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
-        return asyncio.run(run_agent(config))
-    return int(uvloop.run(run_agent(config)))
+        return asyncio.run(life)
+    return int(uvloop.run(life))
 
 
-async def _run(config: AgentConfig, work: WorkDirectory) -> int:
+async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, owns_process: bool) -> int:
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
     broken: list[BaseException] = []
@@ -81,7 +95,7 @@ async def _run(config: AgentConfig, work: WorkDirectory) -> int:
         output_bytes_max=config.output_bytes_max,
     )
     leader = LeaderClient(config)
-    launcher = Launcher(config.instance, os.environ, give_up)
+    launcher = Launcher(config.instance, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
     command = CommandExecutor(launcher, store, work, output_bytes_max=config.output_bytes_max)
     python = PythonExecutor(
         launcher,
@@ -100,7 +114,16 @@ async def _run(config: AgentConfig, work: WorkDirectory) -> int:
     def attempts(before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
         return Attempts(command, python, before_end=before_end, on_end=on_end, sample=launcher.sample)
 
-    agent = Agent(config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered)
+    agent = Agent(
+        config,
+        leader,
+        attempts,
+        store,
+        on_lease=renewals.lease,
+        kill_overdue=launcher.kill_overdue,
+        attempts_max=attempts_max(),
+        on_registered=registered,
+    )
     handled = _handle_signals(loop, agent)
     try:
         await leader.start()

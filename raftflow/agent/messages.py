@@ -1,6 +1,6 @@
 """What the agent says to its launcher and to its python workers, and what they answer. MessagePack, arrays.
 
-agent  -- Spawn, Signal, Lease, Sample -->  launcher  -- Exited, Sampled -->  agent
+agent  -- Spawn, Signal, Lease, Sample, Ping -->  launcher  -- Exited, Sampled, Alive -->  agent
 agent  -- Call -->  worker  -- Returned -->  agent
 
 To the launcher: one packet a message, SOCK_SEQPACKET. To a worker: 4 bytes of length before each message.
@@ -74,6 +74,14 @@ class Sampled(_Message, frozen=True, tag="sampled"):
     """Id, CPU time in ms, sum of resident memory in KiB, and its processes if it uses as much as was said."""
 
 
+class Ping(_Message, frozen=True, tag="ping"):
+    """Say that you are there."""
+
+
+class Alive(_Message, frozen=True, tag="alive"):
+    """The launcher works: said once at its start, and for each `Ping`."""
+
+
 class Exited(_Message, frozen=True, tag="exited"):
     """A program ended, its process group is dead and its output is on disk."""
 
@@ -142,5 +150,5 @@ class Returned(_Message, frozen=True):
     """CPU time of the worker since it was started."""
 
 
-ToLauncher = Spawn | Signal | Lease | Sample
-FromLauncher = Exited | Sampled
+ToLauncher = Spawn | Signal | Lease | Sample | Ping
+FromLauncher = Exited | Sampled | Alive

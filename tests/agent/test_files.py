@@ -5,7 +5,9 @@ import json
 import os
 import socket
 import stat
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,8 @@ HOSTILE_RESULTS = {
         "another directory is in its place",
     ),
     "captures are taken": (
-        'w="$(dirname "$RAFTFLOW_RESULT")/../../attempts/$RAFTFLOW_FENCE"; echo 1; while [ ! -d "$w" ]; do :; done; '
-        'rm "$w/stdout"; mkfifo "$w/stdout" "$w/stderr"; echo 2; echo 3 >&2',
+        """w="$(dirname "$RAFTFLOW_RESULT")/../../attempts/$RAFTFLOW_FENCE"; echo 1; while [ ! -d "$w" ]; do :; done
+        rm "$w/stdout"; mkfifo "$w/stdout" "$w/stderr"; echo 2; echo 3 >&2""",
         "the file of captured stderr cannot be created: a FIFO is in its place",
     ),
 }
@@ -147,9 +149,14 @@ async def test_logs_of_files_that_somebody_replaced(leader: Any, start_agent: An
     assert "there is a symbolic link in place" in (await leader.log_of(end.fence, "stdout")).error
 
 
-async def test_what_an_attempt_leaves_does_not_hold_up_the_agent(
-    leader: Any, start_agent: Any, tmp_path: Path
-) -> None:
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A place for trees that are too deep to be cleaned up after a test that fails."""
+    yield tmp_path
+    subprocess.run(["rm", "-rf", *tmp_path.iterdir()], check=True)
+
+
+async def test_what_an_attempt_leaves_does_not_hold_up_the_agent(leader: Any, start_agent: Any, deep: Path) -> None:
     start_agent(resources={"cpu": 2})
     code = """
 import os
@@ -165,11 +172,11 @@ os.chmod(".", 0)
     assert end.outcome == "succeeded", end
     ends = await asyncio.wait_for(leader.run(command=["/bin/true"]), 5)
     assert ends.outcome == "succeeded"
-    trash = tmp_path / "agent" / "trash"
+    trash = deep / "agent" / "trash"
     async with asyncio.timeout(30):
         while any(trash.iterdir()):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
-    assert len(list((tmp_path / "agent" / "exchange").iterdir())) <= 2
+    assert len(list((deep / "agent" / "exchange").iterdir())) <= 2
 
 
 # --- the module itself
@@ -254,9 +261,9 @@ def test_trees_are_removed_whatever_they_are(tmp_path: Path) -> None:
     assert (outside / "kept").read_bytes() == b"1"
 
 
-def test_a_deep_tree_is_removed_without_recursion(tmp_path: Path) -> None:
+def test_a_deep_tree_is_removed_without_recursion(deep: Path) -> None:
     depth = 1_500
-    fd = os.open(tmp_path, os.O_RDONLY)
+    fd = os.open(deep, os.O_RDONLY)
     os.mkdir("tree", dir_fd=fd)
     for _ in range(depth):
         below = os.open("tree", os.O_RDONLY, dir_fd=fd)
@@ -264,8 +271,8 @@ def test_a_deep_tree_is_removed_without_recursion(tmp_path: Path) -> None:
         fd = below
         os.mkdir("tree", dir_fd=fd)
     os.close(fd)
-    remove_tree(str(tmp_path / "tree"))
-    assert not (tmp_path / "tree").exists()
+    remove_tree(str(deep / "tree"))
+    assert not (deep / "tree").exists()
 
 
 def test_the_trash_takes_anything(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ Started as `python -m raftflow.agent.launcher FD FILES`: its socket, and the lim
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
@@ -49,6 +50,7 @@ from raftflow.agent.process_tree import read_tree, session_of, started_at
 _PACKET_BYTES_MAX = 1 << 20
 _FDS = 3
 """Descriptors that come with a `Spawn` whose program is not captured."""
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS * array.array("i").itemsize)
 _CHUNK_BYTES = 1 << 16
 _SHORT_BYTES = 1 << 11
 _DRAIN_READS_MAX = 32
@@ -181,7 +183,7 @@ class Launcher:
     def _receive(self) -> bool:
         """Carry out one message. Returns False when the agent is gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, _PACKET_BYTES_MAX, _FDS, socket.MSG_CMSG_CLOEXEC)
+            data, fds = _receive_packet(self._control)
         except BlockingIOError:
             return True
         except ConnectionError:
@@ -442,6 +444,19 @@ class Launcher:
         if self._is_full:
             self._is_full = False
             self._epoll.modify(self._control.fileno(), select.EPOLLIN)
+
+
+def _receive_packet(control: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a packet and the descriptors that came with it, which programs do not inherit.
+
+    `socket.recv_fds` of Python 3.11 ignores its flags.
+    """
+    data, ancillary, _, _ = control.recvmsg(_PACKET_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
 
 
 def _open_child_list() -> int | None:

@@ -133,6 +133,8 @@ class Launcher:
                 events = self._epoll.poll(self._timeout_s())
                 self._check_lease()
                 self._watch_streams()
+                if not events and not self._young:
+                    self._reap()  # somebody may have taken the signal away
                 for fd, mask in events:
                     if fd == control:
                         if mask & select.EPOLLOUT:

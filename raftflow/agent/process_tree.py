@@ -74,10 +74,10 @@ def started_at(pid: int) -> int:
     return 0 if stat is None else stat.started
 
 
-def is_stopped(pid: int) -> bool:
-    """Tell whether the process was stopped by a signal."""
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state: `T` stopped, `t` held by one that traces it; "" if it is gone."""
     stat = _stat(pid)
-    return stat is not None and stat.state == b"T"
+    return "" if stat is None else stat.state.decode()
 
 
 def kill_descendants(root: int) -> int:

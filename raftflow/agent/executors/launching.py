@@ -30,7 +30,7 @@ from raftflow.agent.messages import (
     ToLauncher,
     is_secret,
 )
-from raftflow.agent.process_tree import is_stopped, kill_descendants
+from raftflow.agent.process_tree import kill_descendants, state_of
 
 _log = logging.getLogger("raftflow.agent.launcher")
 
@@ -46,6 +46,8 @@ _AGAIN_S = 0.5
 _WATCH_EVERY_S = 0.5
 _SILENCE_MAX_S = 15.0
 """So long a launcher may say nothing though it was asked; a busy machine may hold it up."""
+_TRACED_MAX_S = 2.0
+"""The same for one that a process holds which traces it (a debugger may, for a moment)."""
 INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
 """In the environment of the launcher and of all that it starts: finds them again if the launcher is killed."""
 
@@ -142,13 +144,14 @@ class Launcher:
         if now_s - self._watched_s > 2 * _WATCH_EVERY_S:  # this process stood still itself
             self._asked_s = None
         self._watched_s = now_s
-        if is_stopped(process.pid):
+        state = state_of(process.pid)
+        if state == "T":
             _log.error("somebody has stopped the launcher: it goes on")
             process.send_signal(signal.SIGCONT)
         if self._asked_s is None:
             self._asked_s = now_s
             self._send(Ping())
-        elif now_s - self._asked_s > _SILENCE_MAX_S:
+        elif now_s - self._asked_s > (_TRACED_MAX_S if state == "t" else _SILENCE_MAX_S):
             _log.error("the launcher has not answered for %g s: it is killed", now_s - self._asked_s)
             kill_descendants(process.pid)
             process.kill()

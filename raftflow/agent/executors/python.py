@@ -50,6 +50,7 @@ class Worker:
         "id",
         "incoming",
         "kept_kib",
+        "misled",
         "outgoing",
         "progress",
         "returned",
@@ -61,6 +62,8 @@ class Worker:
     def __init__(self, control: socket.socket, folder: str) -> None:
         self.id = 0
         self.socket: socket.socket | None = control
+        self.misled = False
+        """What it said belongs to an earlier call: not the fault of the one that runs."""
         self.folder = folder
         """Of the files that it writes."""
         self.streams = (-1, -1)
@@ -263,6 +266,8 @@ class PythonExecutor:
                 return
             worker.incoming = bytearray()
             if returned.fence != worker.fence:
+                # A call that answered in the worker's name has left the worker's own answer to the next one.
+                worker.misled = returned.fence < worker.fence
                 self._distrust(worker, f"it answered for attempt {returned.fence}")
             elif len(returned.result) > self.result_bytes_max:
                 self._distrust(worker, f"its result has {len(returned.result)} bytes")
@@ -299,7 +304,8 @@ class PythonExecutor:
         _, ended = self._running.pop(fence)
         worker.fence = None
         spent = worker.calls >= self._calls_max or returned.rss_max_kib > self._rss_max_kib
-        if spent or len(self._idle) >= self._idle_max:
+        # What made a call fail may be in the worker by now, and the next call is not to pay for it.
+        if spent or not returned.ok or len(self._idle) >= self._idle_max:
             self._discard(worker)
         else:
             self._idle.append(worker)
@@ -359,7 +365,9 @@ class PythonExecutor:
         if worker.fault:
             _log.warning("attempt %s: the worker was killed, for %s", worker.fence, worker.fault)
             error = f"the worker cannot be trusted any more: {worker.fault}"
-            return Ended(ok=False, error=error, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
+            return Ended(
+                ok=False, error=error, abandoned=worker.misled, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib
+            )
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
         what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
         tail = _tail(worker.streams[1])

@@ -139,7 +139,7 @@ class Returned(_Message, frozen=True):
     sizes: tuple[int, int] = (0, 0)
     truncated: tuple[bool, bool] = (False, False)
     leftovers: bool = False
-    """The call left child processes behind: the worker must go, with its group."""
+    """The call left child processes behind, or broke what other calls need: the worker must go, with its group."""
     rss_max_kib: int = 0
     """Most memory of the worker, or of one of its children, during the call."""
     rss_kib: int = 0

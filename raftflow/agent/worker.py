@@ -10,6 +10,7 @@ Started by the launcher as `python -m raftflow.agent.worker`.
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import gc
 import importlib
@@ -127,6 +128,8 @@ class Worker:
         # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
         self._meter = _Meter()
+        self._outputs = (sys.stdout, sys.stderr)
+        self._modules = [(module, dict(vars(module))) for module in (builtins, os, orjson, inspect, traceback)]
 
     def run(self) -> None:
         """Serve."""
@@ -186,8 +189,15 @@ class Worker:
         except UnfitFileError as fault:
             error, sizes, truncated = error or str(fault), (0, 0), (True, True)
         task.forget_progress()
-        leftovers = _has_children()
+        leftovers = _has_children() or (bool(error) and self._is_broken())
         return Returned(call.fence, not error, result, error, sizes, truncated, leftovers, *self._meter.end())
+
+    def _is_broken(self) -> bool:
+        """Tell whether a call that failed has changed what every call needs: the next one is not to pay for it."""
+        streams = (sys.stdout, sys.stderr)
+        if streams != self._outputs or any(stream is None or stream.closed for stream in streams):
+            return True
+        return any(vars(module) != before for module, before in self._modules)
 
     def _call(self, call: Call, inputs: Inputs) -> bytes:
         if call.cwd is not None:

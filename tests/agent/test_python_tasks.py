@@ -343,10 +343,15 @@ async def test_an_answer_in_the_workers_name_is_not_the_next_calls_fault(leader:
     assert (await leader.run(python="fns:echo")).outcome == "succeeded"
 
 
-async def test_a_failed_call_costs_its_worker(leader: Any, start_agent: Any) -> None:
-    """What it did before it failed may be in the way of the next."""
+@pytest.mark.parametrize(
+    "code",
+    ["import orjson\norjson.dumps = None", "import sys\nsys.stdout.close()", "import os\nos.fstat = os.open = None"],
+)
+async def test_a_failed_call_that_broke_what_others_need_costs_its_worker(
+    leader: Any, start_agent: Any, code: str
+) -> None:
     start_agent(resources={"cpu": 1})
-    end = await leader.run(python="builtins:exec", args=["import orjson\norjson.dumps = None\nraise ValueError", {}])
+    end = await leader.run(python="builtins:exec", args=[code + "\nraise ValueError", {}])
     assert end.outcome == "failed"
-    end = await leader.run(python="fns:echo", args=["x"])
-    assert (end.outcome, bytes(end.result)) == ("succeeded", b'[["x"],{}]')
+    end = await leader.run(python="fns:say", args=["out", "err"])
+    assert end.outcome == "succeeded", end

@@ -304,8 +304,7 @@ class PythonExecutor:
         _, ended = self._running.pop(fence)
         worker.fence = None
         spent = worker.calls >= self._calls_max or returned.rss_max_kib > self._rss_max_kib
-        # What made a call fail may be in the worker by now, and the next call is not to pay for it.
-        if spent or not returned.ok or len(self._idle) >= self._idle_max:
+        if spent or len(self._idle) >= self._idle_max:
             self._discard(worker)
         else:
             self._idle.append(worker)

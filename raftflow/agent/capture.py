@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from raftflow.agent.files import CaptureFolder, UnfitFileError, write_all
+
 _CHUNK_BYTES = 1 << 16
 _TAIL_BYTES = 2048
 
@@ -12,13 +14,16 @@ _TAIL_BYTES = 2048
 class Stream:
     """One captured output stream: the head goes to a file, the rest is dropped, the tail is remembered."""
 
-    __slots__ = ("bytes_max", "fd", "file", "path", "size", "tail", "truncated")
+    __slots__ = ("bytes_max", "fd", "file", "folder", "name", "problem", "size", "tail", "truncated")
 
-    def __init__(self, fd: int, path: str, bytes_max: int) -> None:
+    def __init__(self, fd: int, folder: CaptureFolder, name: str, bytes_max: int) -> None:
         self.fd = fd
-        self.path = path
+        self.folder = folder
+        self.name = name
         self.bytes_max = bytes_max
         self.file = -1
+        self.problem = ""
+        """Why the file cannot be created: somebody meddled with the folder."""
         self.size = 0
         self.truncated = False
         self.tail = b""
@@ -42,16 +47,19 @@ class Stream:
     def _write(self, chunk: bytes) -> None:
         try:
             if self.file < 0:
-                os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120
-                self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(self.file, view) :]
+                self.file = self.folder.create(self.name, f"the file of captured {self.name}")
+            write_all(self.file, chunk)
             self.size += len(chunk)
+        except UnfitFileError as error:
+            self.problem = str(error)
+            self._drop(error)
         except OSError as error:  # a full disk must not stop the program
-            self.truncated = True
-            self.bytes_max = self.size
-            print(f"raftflow launcher: cannot keep output in {self.path}: {error}", file=sys.stderr)  # noqa: T201
+            self._drop(error)
+
+    def _drop(self, error: Exception) -> None:
+        self.truncated = True
+        self.bytes_max = self.size
+        print(f"raftflow launcher: cannot keep output in {self.folder.path}: {error}", file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Close both ends of ours."""

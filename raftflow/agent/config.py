@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import socket
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,8 +66,7 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 16
     """Attempts that may wait here, so that a freed slot needs no round trip."""
     work_dir: str = ""
-    """For output and inputs of attempts, this agent's alone; emptied at the start. Default: below the system's
-    directory for temporary files."""
+    """For output and inputs of attempts, this agent's alone; emptied at the start. Default: see `default_path`."""
     output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
     """Kept of each of an attempt's standard streams, from its beginning; the rest is dropped."""
     inputs_bytes_max: Positive = limits.INPUTS_BYTES_MAX
@@ -99,10 +98,35 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         return {name: parse_amount(name, self.resources[name]) for name in sorted(self.resources)}
 
     def work_path(self) -> Path:
-        """Return the work directory."""
-        if self.work_dir:
-            return Path(self.work_dir).absolute()
-        return Path(tempfile.gettempdir()) / f"raftflow-agent-{os.getuid()}" / self.name
+        """Return the work directory. Raises `ConfigError` if none is configured and there is no default."""
+        return Path(self.work_dir).absolute() if self.work_dir else default_path(self.name, os.environ)
+
+
+def default_path(name: str, env: Mapping[str, str]) -> Path:
+    """Return where an agent of that name works unless it is told: below its user's directory for state.
+
+    `$XDG_STATE_HOME/raftflow/agents/NAME` if that variable is set, `/var/lib/raftflow/agents/NAME` for root,
+    `~/.local/state/raftflow/agents/NAME` for others. Raises `ConfigError` if there is no such directory.
+    """
+    state = env.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):  # noqa: PTH117 - a text, which the standard wants ignored if it is not absolute
+        base = Path(state)
+    elif os.geteuid() == 0:
+        base = Path("/var/lib")
+    else:
+        home = env.get("HOME", "")
+        if not home:
+            try:
+                home = pwd.getpwuid(os.geteuid()).pw_dir
+            except KeyError:
+                home = ""
+        if not os.path.isabs(home) or home == "/" or not os.path.isdir(home):  # noqa: PTH112, PTH117
+            raise ConfigError(
+                "work_dir (default): this user has no home directory for the agent's files; "
+                "give a private directory with --work-dir or work_dir"
+            )
+        base = Path(home).resolve() / ".local" / "state"
+    return base / "raftflow" / "agents" / name
 
 
 def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> AgentConfig:

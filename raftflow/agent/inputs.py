@@ -10,21 +10,22 @@ The file is what a program finds at RAFTFLOW_INPUTS. A python worker reads from 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
-import shutil
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from raftflow.agent.output import remove_file
+from raftflow.agent.workdir import INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
+    from raftflow.agent.workdir import WorkDirectory
     from raftflow.domain.contract import Assignment, InputsPiece
 
 _log = logging.getLogger("raftflow.agent.inputs")
@@ -225,27 +226,22 @@ class _Passes:
 class InputFolder:
     """The files of inputs. One thread writes and removes them, so that a slow disk holds nobody up."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is emptied here. Raises `OSError`."""
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, mode=0o700)
-        self._folder = str(folder)
+    def __init__(self, work: WorkDirectory) -> None:
+        self._work = work
+        self._folder = work.part(INPUTS)
         self.thread = ThreadPoolExecutor(1, "inputs")
 
     def make(self, fence: int) -> InputFile:
-        """Create the file of an attempt. Raises `OSError`.
+        """Create the file of an attempt, under a name that nobody can guess. Raises `OSError`.
 
-        Tasks run as the same user: the folder may be gone, and something may stand in the file's place.
+        Tasks run as the same user: the folder may be gone, and is then made anew.
         """
-        path = f"{self._folder}/{fence}.json"
+        name = f"{fence}-{secrets.token_hex(8)}.json"
         try:
-            return InputFile(path, self.thread)
-        except FileNotFoundError:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - a plain path
-        except FileExistsError:
-            remove_file(path)
-        return InputFile(path, self.thread)
+            return InputFile(f"{self._folder}/{name}", self.thread)
+        except OSError:
+            self._work.restore()
+        return InputFile(f"{self._folder}/{name}", self.thread)
 
     def close(self) -> None:
         """End the thread when it has done what it was given."""
@@ -299,4 +295,5 @@ class InputFile:
 
     def _unlink(self) -> None:
         self._close()
-        remove_file(self.path)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108 - a plain path

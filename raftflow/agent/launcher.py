@@ -9,13 +9,14 @@ one thing that matters for fencing: no task outlives its right to run.
                                            group too (the launcher adopts orphans and knows them by RAFTFLOW_FENCE)
 
 It is one thread around epoll and starts programs with posix_spawn, which costs a third of a fork of the agent.
-Started as `python -m raftflow.agent.launcher FD`.
+Started as `python -m raftflow.agent.launcher FD FILES`: its socket, and the limit of open files for programs.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
-import ctypes
+import errno
 import os
 import resource
 import select
@@ -29,20 +30,27 @@ from pathlib import Path
 import msgspec
 
 from raftflow.agent.capture import Stream
+from raftflow.agent.files import CaptureFolder
+from raftflow.agent.hardening import adopt_orphans, hide_memory, ignore_signals, inherited, wake_when_parent_dies
 from raftflow.agent.messages import (
     CONTROL_FD,
+    Alive,
     Exited,
     FromLauncher,
     Lease,
+    Ping,
     Sample,
     Sampled,
     Signal,
     Spawn,
     ToLauncher,
 )
-from raftflow.agent.process_tree import read_tree, session_of
+from raftflow.agent.process_tree import read_tree, session_of, started_at
 
 _PACKET_BYTES_MAX = 1 << 20
+_FDS = 3
+"""Descriptors that come with a `Spawn` whose program is not captured."""
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS * array.array("i").itemsize)
 _CHUNK_BYTES = 1 << 16
 _SHORT_BYTES = 1 << 11
 _DRAIN_READS_MAX = 32
@@ -54,7 +62,7 @@ pipe holds, and are spared four calls of the system and a wake-up; one that writ
 _OWN_PEAK_S = 5.0
 """How long the launcher's own peak is taken for unchanged; it holds a few MiB for each program that runs."""
 _GONE_WAIT_S = 5.0
-_PR_SET_CHILD_SUBREAPER = 36
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ToLauncher).decode
@@ -63,12 +71,14 @@ _decode = msgspec.msgpack.Decoder(ToLauncher).decode
 class Child:
     """A running program."""
 
-    __slots__ = ("ended", "fence", "id", "lease_over", "pid", "signalled", "streams", "watch_at_s")
+    __slots__ = ("began_ticks", "ended", "fence", "id", "lease_over", "pid", "signalled", "streams", "watch_at_s")
 
     def __init__(self, spawn: Spawn, pid: int, streams: list[Stream]) -> None:
         self.id = spawn.id
         self.fence = spawn.env.get("RAFTFLOW_FENCE")
         self.pid = pid
+        self.began_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
+        """In the unit of `started_at`."""
         self.streams = streams
         self.watch_at_s = time.monotonic() + _WATCH_AFTER_S
         self.ended = False
@@ -79,7 +89,11 @@ class Child:
 class Launcher:
     """See the module's text."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, files_limit: int) -> None:
+        """`files_limit` is the soft limit of open files that programs begin with; -1 for the launcher's own."""
+        own, self._files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files_soft = own
+        self._files_limit = own if files_limit < 0 else files_limit
         self._peak_kib = 0
         self._peak_until_s = 0.0
         control.settimeout(0)
@@ -104,21 +118,23 @@ class Launcher:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         # It ends when the agent does. A service manager signals every process of a service: the agent must hear of it
-        # and drain, and needs its launcher for that.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # and drain, and needs its launcher for that. Tasks may send anything to their parent.
+        ignore_signals(frozenset({signal.SIGPIPE, signal.SIGXFSZ}))
+        self._reset = (*inherited(), signal.SIGPIPE, signal.SIGXFSZ)
 
     def run(self) -> None:
         """Serve until the agent is gone, then kill everything."""
         control = self._control.fileno()
         self._epoll.register(control, select.EPOLLIN)
         self._epoll.register(self._wake, select.EPOLLIN)
+        self._send(Alive())
         try:
             while True:
                 events = self._epoll.poll(self._timeout_s())
                 self._check_lease()
                 self._watch_streams()
+                if not events and not self._young:
+                    self._reap()  # somebody may have taken the signal away
                 for fd, mask in events:
                     if fd == control:
                         if mask & select.EPOLLOUT:
@@ -151,8 +167,9 @@ class Launcher:
             child = self._young.popleft()
             if not child.ended:
                 for stream in child.streams:
-                    self._streams[stream.fd] = stream
-                    self._epoll.register(stream.fd, select.EPOLLIN)
+                    with contextlib.suppress(OSError):  # no room for it in the kernel: it is read at the end
+                        self._epoll.register(stream.fd, select.EPOLLIN)
+                        self._streams[stream.fd] = stream
 
     def _check_lease(self) -> None:
         if not self._is_lease_over():
@@ -168,7 +185,7 @@ class Launcher:
     def _receive(self) -> bool:
         """Carry out one message. Returns False when the agent is gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, _PACKET_BYTES_MAX, 1)
+            data, fds = _receive_packet(self._control)
         except BlockingIOError:
             return True
         except ConnectionError:
@@ -178,7 +195,7 @@ class Launcher:
         try:
             match _decode(data):
                 case Spawn() as spawn:
-                    self._spawn(spawn, fds[0] if fds else None)
+                    self._spawn(spawn, fds)
                 case Signal(id=identity, signal=number):
                     child = self._children.get(identity)
                     if child is not None:
@@ -188,12 +205,14 @@ class Launcher:
                     self._until_ns = until_ns
                 case Sample(wanted=wanted):
                     self._send(self._sample(wanted))
+                case Ping():
+                    self._send(Alive())
         finally:
             for fd in fds:
                 os.close(fd)
         return True
 
-    def _spawn(self, spawn: Spawn, control: int | None) -> None:
+    def _spawn(self, spawn: Spawn, given: list[int]) -> None:
         if self._is_lease_over():
             self._send(Exited(spawn.id, None, "the agent's lease is over", lease_over=True))
             return
@@ -201,18 +220,20 @@ class Launcher:
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, self._null, 0)]
         writes: list[int] = []
         try:
-            for target, path in ((1, spawn.stdout), (2, spawn.stderr)):
-                if spawn.bytes_max == 0:
-                    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-                    actions.append((os.POSIX_SPAWN_OPEN, target, path, flags, 0o600))
-                    continue
-                read, write = os.pipe2(os.O_CLOEXEC)
-                writes.append(write)
-                os.set_blocking(read, False)
-                streams.append(Stream(read, path, spawn.bytes_max))
-                actions.append((os.POSIX_SPAWN_DUP2, write, target))
-            if control is not None:
-                actions.append((os.POSIX_SPAWN_DUP2, control, CONTROL_FD))
+            if spawn.bytes_max == 0:
+                if len(given) != _FDS:  # the system drops those that a full table of descriptors does not take
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # noqa: TRY301
+                actions += [
+                    (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(given, (1, 2, CONTROL_FD), strict=True)
+                ]
+            else:
+                folder = CaptureFolder(spawn.folder)
+                for target, name in ((1, "stdout"), (2, "stderr")):
+                    read, write = os.pipe2(os.O_CLOEXEC)
+                    writes.append(write)
+                    os.set_blocking(read, False)
+                    streams.append(Stream(read, folder, name, spawn.bytes_max))
+                    actions.append((os.POSIX_SPAWN_DUP2, write, target))
             pid = self._posix_spawn(spawn, actions)
         except (OSError, ValueError) as error:
             for stream in streams:
@@ -238,9 +259,12 @@ class Launcher:
         program = spawn.argv[0]
         if "/" not in program:
             program = _find(program, environ.get("PATH", os.defpath), spawn.cwd)
-        if spawn.cwd is not None:
-            os.chdir(spawn.cwd)  # the launcher has one thread, so nobody sees it elsewhere for a moment
+        limited = self._files_limit != self._files_soft
+        if limited:  # a program begins with the limits of who starts it; the launcher has one thread
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._files_limit, self._files_hard))
         try:
+            if spawn.cwd is not None:
+                os.chdir(spawn.cwd)  # nobody sees it elsewhere for a moment
             return os.posix_spawn(
                 program,
                 spawn.argv,
@@ -248,9 +272,11 @@ class Launcher:
                 file_actions=actions,
                 setsid=True,
                 setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
+                setsigdef=self._reset,
             )
         finally:
+            if limited:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (self._files_soft, self._files_hard))
             if spawn.cwd is not None:
                 os.fchdir(self._home)
 
@@ -282,7 +308,7 @@ class Launcher:
         now_s = time.monotonic()
         if now_s >= self._peak_until_s:
             self._peak_until_s = now_s + _OWN_PEAK_S
-            with open("/proc/self/status", "rb") as file:  # noqa: PTH123 - half the cost
+            with contextlib.suppress(OSError), open("/proc/self/status", "rb") as file:  # noqa: PTH123 - half the cost
                 for line in file:
                     if line.startswith(b"VmHWM:"):
                         self._peak_kib = int(line.split()[1])
@@ -330,6 +356,7 @@ class Launcher:
                 cpu_ms,
                 rss_max_kib,
                 child.signalled,
+                out.problem or err.problem,
             )
         )
 
@@ -359,15 +386,21 @@ class Launcher:
     def _kill_orphans(self) -> None:
         """Kill adopted processes whose attempt is over: descendants that had left its process group.
 
-        When one of them has died, its own children are adopted, and this runs again.
+        One that does not say whose it is (its environment was cleared) belongs to an attempt that began before it; it
+        is killed when none of these is left. When one of them has died, its own children are adopted, and this runs
+        again.
         """
         orphans = [pid for pid in self._child_pids() if pid not in self._pids]
         if not orphans:
             return
         live = {child.fence for child in self._children.values() if child.fence is not None}
+        first_ticks = min((child.began_ticks for child in self._children.values()), default=None)
         for pid in orphans:
             fence = _fence_of(pid)
-            if fence not in live if fence is not None else not live:
+            over = fence not in live
+            if fence is None and first_ticks is not None:
+                over = started_at(pid) < first_ticks
+            if over:
                 _kill(pid)
 
     def _child_pids(self) -> list[int]:
@@ -413,6 +446,19 @@ class Launcher:
         if self._is_full:
             self._is_full = False
             self._epoll.modify(self._control.fileno(), select.EPOLLIN)
+
+
+def _receive_packet(control: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a packet and the descriptors that came with it, which programs do not inherit.
+
+    `socket.recv_fds` of Python 3.11 ignores its flags.
+    """
+    data, ancillary, _, _ = control.recvmsg(_PACKET_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
 
 
 def _open_child_list() -> int | None:
@@ -462,10 +508,14 @@ def _fence_of(pid: int) -> str | None:
 
 def main() -> None:
     """Run as the process."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    agent = os.getppid()
+    adopt_orphans()
+    hide_memory()
+    wake_when_parent_dies()
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)  # noqa: FBT003 - positional only
-    Launcher(control).run()
+    if os.getppid() == agent:  # else nobody wakes it any more
+        Launcher(control, int(sys.argv[2])).run()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from raftflow.agent.book import Book
 from raftflow.agent.clock import Lease, now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience
+from raftflow.agent.files import UnfitFileError
 from raftflow.agent.leader import LeaderClient, NameInUseError, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output import OutputStore
@@ -69,6 +70,8 @@ class Agent:
         store: OutputStore,
         *,
         on_lease: Callable[[int], None],
+        kill_overdue: Callable[[], None],
+        attempts_max: int,
         on_registered: Callable[[RegisterResponse], None],
         home: str = "",
     ) -> None:
@@ -77,6 +80,8 @@ class Agent:
         self._store = store
         self._home = home
         self._on_lease = on_lease
+        self._kill_overdue = kill_overdue
+        self._attempts_max = attempts_max
         self._on_registered = on_registered
         self._loop = asyncio.get_running_loop()
         self._capacity = config.capacity()
@@ -321,7 +326,15 @@ class Agent:
         if self._book.running:
             _log.warning("no leader for the lease time: stopping %d attempts", len(self._book.running))
         why = "no leader confirmed the agent's lease in time"
-        self._attempts.stop_all("abandoned", why, self._lease.left_s())
+        left_s = self._lease.left_s()
+        self._attempts.stop_all("abandoned", why, left_s)
+        if self._book.running:
+            self._loop.call_later(left_s, self._end_lease)
+
+    def _end_lease(self) -> None:
+        """The lease is over, and so is everything that ran: the launcher sees to that, but it may stand still."""
+        if self._lapsed and self._book.running:
+            self._kill_overdue()
 
     # --- attempts
 
@@ -331,7 +344,7 @@ class Agent:
             return
         book = self._book
         while True:
-            while (assignment := book.start_next()) is not None:
+            while len(book.running) < self._attempts_max and (assignment := book.start_next()) is not None:
                 self._attempts.start(assignment)
             misfit = book.take_misfit()
             if misfit is None:
@@ -391,7 +404,7 @@ class Agent:
         piece = LogPiece(request=wanted.request, data=b"", size=0, truncated=False, complete=True)
         try:
             found = self._store.read(wanted.fence, wanted.stream, wanted.offset, min(wanted.bytes_max, LOG_BYTES_MAX))
-        except OSError as error:
+        except (OSError, UnfitFileError) as error:
             piece.error = f"the output of attempt {wanted.fence} cannot be read: {error}"
         else:
             if found is None:

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import re
-import secrets
 import signal
-import socket
 import sys
-import tempfile
 from collections.abc import Callable
-from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any
 
 from raftflow.agent.attempts import Attempts
 from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
+from raftflow.agent.hardening import adopt_orphans, attempts_max, hide_memory, ignore_signals, raise_files_limit
 from raftflow.agent.inputs import Fetcher, InputFolder
 from raftflow.agent.leader import LeaderClient, RefusedError
 from raftflow.agent.loop import Agent
 from raftflow.agent.output import OutputStore
+from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import RegisterResponse, ReportedEnd
 
 _log = logging.getLogger("raftflow.agent")
-
-_HOME: Final = re.compile(b"[0-9a-f]{32}")
-_HOME_BYTES_MAX: Final = 64
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -39,30 +33,46 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_REFUSED = 4
 
+_HEARD = frozenset(
+    {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGPIPE, signal.SIGXFSZ}
+    | {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    | {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
+)
+"""Signals that do to an agent what they do to any program; the others are ignored."""
 _RENEWAL_STEP_NS = 50_000_000
 """The launcher hears of a renewal when it has moved the lease by this much: not of every one of many polls."""
 
 
-async def run_agent(config: AgentConfig) -> int:
+async def run_agent(config: AgentConfig, *, files_limit: int = -1, owns_process: bool = False) -> int:
     """Run an agent until SIGTERM or SIGINT (drain; a second one: at once). Returns the exit code.
+
+    `files_limit` is the soft limit of open files of programs, -1 for the one of this process. `owns_process` says
+    that this process has no children but the agent's, and adopts orphans.
 
     0: left in good order. 1: the agent's own processes cannot be kept alive. 3: left while ends could not be
     reported. 4: the coordinator refuses this agent. Raises `ConfigError` if the configuration cannot be used.
     """
-    with _work_folder(config.work_path()) as lock:
-        return await _run(config, Path(lock.name).parent)
+    work = WorkDirectory(config.work_path())
+    try:
+        return await _run(config, work, files_limit, owns_process=owns_process)
+    finally:
+        work.close()
 
 
 def run(config: AgentConfig) -> int:
-    """Run `run_agent` in an event loop of its own, uvloop's where there is one."""
+    """Run `run_agent` as the whole of this process, in an event loop of its own, uvloop's where there is one."""
+    hide_memory()
+    adopt_orphans()
+    ignore_signals(_HEARD)
+    life = run_agent(config, files_limit=raise_files_limit(), owns_process=True)
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
-        return asyncio.run(run_agent(config))
-    return int(uvloop.run(run_agent(config)))
+        return asyncio.run(life)
+    return int(uvloop.run(life))
 
 
-async def _run(config: AgentConfig, folder: Path) -> int:
+async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, owns_process: bool) -> int:
     loop = asyncio.get_running_loop()
     main = asyncio.current_task()
     broken: list[BaseException] = []
@@ -80,25 +90,25 @@ async def _run(config: AgentConfig, folder: Path) -> int:
 
     loop.set_exception_handler(unexpected)
     store = OutputStore(
-        folder / "attempts",
+        work,
         count_max=config.keep_attempts_max,
         bytes_max=config.keep_bytes_max,
         age_max_s=config.keep_age_max_s,
         output_bytes_max=config.output_bytes_max,
     )
     leader = LeaderClient(config)
-    launcher = Launcher(config.instance, os.environ, give_up)
-    command = CommandExecutor(launcher, store, folder / "exchange", output_bytes_max=config.output_bytes_max)
+    launcher = Launcher(config.instance, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
+    command = CommandExecutor(launcher, store, work, output_bytes_max=config.output_bytes_max)
     python = PythonExecutor(
         launcher,
         store,
-        folder / "workers",
+        work,
         output_bytes_max=config.output_bytes_max,
         idle_max=config.workers_idle_max,
         calls_max=config.worker_calls_max,
         rss_max_mib=config.worker_rss_max_mib,
     )
-    inputs = InputFolder(folder / "inputs")
+    inputs = InputFolder(work)
     fetcher = Fetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
     renewals = _Renewals(launcher)
 
@@ -111,7 +121,15 @@ async def _run(config: AgentConfig, folder: Path) -> int:
         )
 
     agent = Agent(
-        config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered, home=_home_of(folder)
+        config,
+        leader,
+        attempts,
+        store,
+        on_lease=renewals.lease,
+        kill_overdue=launcher.kill_overdue,
+        attempts_max=attempts_max(),
+        on_registered=registered,
+        home=work.home(),
     )
     handled = _handle_signals(loop, agent)
     try:
@@ -163,55 +181,6 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, agent: Agent) -> list[int]:
     for number in handled:
         loop.add_signal_handler(number, stop)
     return [int(number) for number in handled]
-
-
-def _work_folder(folder: Path) -> IO[bytes]:
-    """Make the work directory and lock it. Returns the locked file. Raises `ConfigError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid != os.getuid():
-            raise ConfigError(f"work_dir: {folder} belongs to another user")
-        lock = (folder / "lock").open("ab")
-    except OSError as error:
-        raise ConfigError(f"work_dir: {folder} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise ConfigError(f"work_dir: {folder} is in use by another agent; give each its own") from error
-    return lock
-
-
-def _home_of(folder: Path) -> str:
-    """Return what identifies a work directory, which must be locked. Raises `ConfigError`.
-
-    The host's name is part of it: a copy of the machine's disk, started elsewhere, is another home.
-    """
-    file = folder / "home"
-    kept = _read_home(file)
-    if not _HOME.fullmatch(kept):
-        kept = secrets.token_hex(16).encode()
-        try:
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as fresh:
-                fresh.write(kept)
-            Path(fresh.name).replace(file)
-        except OSError as error:
-            raise ConfigError(f"work_dir: {file} cannot be written: {error.strerror}") from error
-    return blake2b(kept + socket.gethostname().encode(), digest_size=16).hexdigest()
-
-
-def _read_home(file: Path) -> bytes:
-    """Read what a former process left, or whatever a task put in its place: empty if that is no file."""
-    try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(handle, _HOME_BYTES_MAX)
-    except OSError:
-        return b""
-    finally:
-        os.close(handle)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What the agent says to its launcher and to its python workers, and what they answer. MessagePack, arrays.
 
-agent  -- Spawn, Signal, Lease, Sample -->  launcher  -- Exited, Sampled -->  agent
+agent  -- Spawn, Signal, Lease, Sample, Ping -->  launcher  -- Exited, Sampled, Alive -->  agent
 agent  -- Call -->  worker  -- Returned -->  agent
 
 To the launcher: one packet a message, SOCK_SEQPACKET. To a worker: 4 bytes of length before each message.
@@ -37,7 +37,11 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Spawn(_Message, frozen=True, tag="spawn"):
-    """Start a program in a session of its own. A descriptor sent along becomes its `CONTROL_FD`."""
+    """Start a program in a session of its own.
+
+    Descriptors sent along become its standard output, standard error and `CONTROL_FD`; without them the two streams
+    are captured.
+    """
 
     id: int
     """Chosen by the agent; `Signal` and `Exited` carry it."""
@@ -45,11 +49,10 @@ class Spawn(_Message, frozen=True, tag="spawn"):
     env: dict[str, str]
     """Added to what the launcher inherited."""
     cwd: str | None
-    stdout: str
-    """File for the captured head of the stream, created when the first byte comes."""
-    stderr: str
+    folder: str
+    """For the captured heads of its streams, files `stdout` and `stderr`, made when the first byte comes."""
     bytes_max: int
-    """Of each stream's file. 0: the two paths are opened for append and handed to the program as they are."""
+    """Of each of them. 0: the program gets descriptors that were sent along."""
 
 
 class Signal(_Message, frozen=True, tag="signal"):
@@ -79,6 +82,14 @@ class Sampled(_Message, frozen=True, tag="sampled"):
     """Id, CPU time in ms, sum of resident memory in KiB, and its processes if it uses as much as was said."""
 
 
+class Ping(_Message, frozen=True, tag="ping"):
+    """Say that you are there."""
+
+
+class Alive(_Message, frozen=True, tag="alive"):
+    """The launcher works: said once at its start, and for each `Ping`."""
+
+
 class Exited(_Message, frozen=True, tag="exited"):
     """A program ended, its process group is dead and its output is on disk."""
 
@@ -100,6 +111,8 @@ class Exited(_Message, frozen=True, tag="exited"):
     """Most memory of one of these; 0 if it was less than can be told."""
     signalled: bool = False
     """The agent, or the launcher for it, had sent it a signal before it ended."""
+    problem: str = ""
+    """What is wrong with the files of its captured output; the program itself may have succeeded."""
 
 
 class Call(_Message, frozen=True):
@@ -138,7 +151,7 @@ class Returned(_Message, frozen=True):
     sizes: tuple[_Amount, _Amount] = (0, 0)
     truncated: tuple[bool, bool] = (False, False)
     leftovers: bool = False
-    """The call left child processes behind: the worker must go, with its group."""
+    """The call left child processes behind, or broke what other calls need: the worker must go, with its group."""
     rss_max_kib: _Amount = 0
     """Most memory of the worker, or of one of its children, during the call."""
     rss_kib: _Amount = 0
@@ -149,5 +162,5 @@ class Returned(_Message, frozen=True):
     """CPU time of the worker since it was started."""
 
 
-ToLauncher = Spawn | Signal | Lease | Sample
-FromLauncher = Exited | Sampled
+ToLauncher = Spawn | Signal | Lease | Sample | Ping
+FromLauncher = Exited | Sampled | Alive

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import time
 from collections import OrderedDict
-from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from raftflow.agent.files import open_file, opened_folder
+from raftflow.agent.workdir import ATTEMPTS, WorkDirectory
 
 StreamName = Literal["stdout", "stderr"]
 STREAMS: tuple[StreamName, StreamName] = ("stdout", "stderr")
@@ -37,36 +37,36 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class OutputStore:
-    """The directories `root/<fence>`. Only one agent may use `root`: what is found there at the start is removed."""
+    """The directories `attempts/<fence>` of a work directory."""
 
     def __init__(
-        self, root: Path, *, count_max: int, bytes_max: int, age_max_s: float, output_bytes_max: int
+        self, work: WorkDirectory, *, count_max: int, bytes_max: int, age_max_s: float, output_bytes_max: int
     ) -> None:
-        self._root = root
+        self._root = work.part(ATTEMPTS)
+        self._trash = work.trash
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._age_max_s = age_max_s
         self._output_bytes_max = output_bytes_max
-        self._live: dict[int, tuple[Path, Path] | None] = {}
+        self._live: dict[int, tuple[int, int] | None] = {}
         self._kept: OrderedDict[int, Kept] = OrderedDict()
         self._silent: OrderedDict[int, None] = OrderedDict()
         """Ended attempts that wrote nothing: they must not push out those that did."""
         self._bytes = 0
-        if root.exists():
-            shutil.rmtree(root)
-        root.mkdir(parents=True, mode=0o700)
 
     def directory(self, fence: int) -> str:
         """Return the attempt's directory. It need not exist."""
         return f"{self._root}/{fence}"
 
-    def began(self, fence: int, files: tuple[Path, Path] | None = None) -> None:
-        """Remember a running attempt; `files` if its output is captured elsewhere until it ends."""
+    def began(self, fence: int, files: tuple[int, int] | None = None) -> None:
+        """Remember a running attempt; `files` are descriptors if its output is captured elsewhere until it ends."""
         self._live[fence] = files
 
     def ended(self, fence: int, sizes: tuple[int, int], truncated: tuple[bool, bool]) -> None:
         """The attempt ended. Its directory is kept if it wrote something, for a while."""
         self._live.pop(fence, None)
+        limit = self._output_bytes_max
+        sizes = (min(max(sizes[0], 0), limit), min(max(sizes[1], 0), limit))  # a worker may tell anything
         if not any(sizes) and not any(truncated):
             self._silent[fence] = None
             if len(self._silent) > self._count_max:
@@ -85,56 +85,43 @@ class OutputStore:
                 return
             del self._kept[fence]
             self._bytes -= sum(kept.sizes)
-            shutil.rmtree(self.directory(fence), ignore_errors=True)
+            self._trash.put(self.directory(fence))
 
     def read(self, fence: int, stream: StreamName, offset: int, bytes_max: int) -> Piece | None:
-        """Read a piece, or return None if nothing is known (any more) about the attempt."""
+        """Read a piece, or return None if nothing is known (any more) about the attempt.
+
+        Raises `UnfitFileError` if something else is in the place of its file, and `OSError`.
+        """
         index = STREAMS.index(stream)
-        path = Path(self.directory(fence)) / stream
+        count = max(min(bytes_max, self._output_bytes_max - offset), 0)
         kept = self._kept.get(fence)
+        files = None
         if kept is None:
             if fence in self._silent:
                 return Piece(b"", 0, truncated=False, complete=True)
             if fence not in self._live:
                 return None
             files = self._live[fence]
-            if files is not None:
-                path = files[index]
-        data, size = _read(path, offset, min(bytes_max, max(self._output_bytes_max - offset, 0)))
+        if files is not None:
+            data, size = os.pread(files[index], count, max(offset, 0)), os.fstat(files[index]).st_size
+        else:
+            data, size = _read(self.directory(fence), stream, offset, count)
         if kept is not None:
-            return Piece(data, kept.sizes[index], kept.truncated[index], complete=True)
+            size, truncated = kept.sizes[index], kept.truncated[index]
+            if len(data) < min(count, size - offset):  # somebody has shortened the file: nobody waits for the rest
+                size, truncated = max(offset, 0) + len(data), True
+            return Piece(data, size, truncated, complete=True)
         limit = self._output_bytes_max
         return Piece(data, min(size, limit), truncated=size >= limit, complete=False)
 
 
-def _read(path: Path, offset: int, count: int) -> tuple[bytes, int]:
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return b"", 0
-    try:
-        return os.pread(fd, max(count, 0), max(offset, 0)), os.fstat(fd).st_size
-    finally:
-        os.close(fd)
-
-
-def remove_file(path: str) -> None:
-    """Remove a file if it is there, and a directory that a program left in its place."""
-    try:
-        os.unlink(path)  # noqa: PTH108 - runs once an attempt
-    except FileNotFoundError:
-        return
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def keep_head(source: Path, target: str, bytes_max: int) -> tuple[int, bool]:
-    """Copy the head of `source` to `target` if there is any. Returns (bytes kept, whether some were cut)."""
-    with contextlib.suppress(FileNotFoundError), source.open("rb") as file:
-        data = file.read(bytes_max)
-        if data:
-            path = Path(target)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        return len(data), os.fstat(file.fileno()).st_size > bytes_max
-    return 0, False
+def _read(directory: str, stream: StreamName, offset: int, count: int) -> tuple[bytes, int]:
+    role = f"the file of captured {stream}"
+    with opened_folder(directory, role) as folder:
+        fd = None if folder is None else open_file(stream, role, folder=folder)
+        if fd is None:
+            return b"", 0
+        try:
+            return os.pread(fd, count, max(offset, 0)), os.fstat(fd).st_size
+        finally:
+            os.close(fd)

@@ -7,12 +7,14 @@ this, and must never hang. Kernels without CONFIG_PROC_CHILDREN show the first p
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 PROCESSES_MAX = 4_096
 """Processes of one tree that are looked at; the rest is left out."""
 
+_ROUNDS_MAX = 20
 _TICK_MS = 1000 // os.sysconf("SC_CLK_TCK")
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _STAT_BYTES = 1 << 10
@@ -32,10 +34,15 @@ class Tree(NamedTuple):
 class _Stat(NamedTuple):
     """Of one process."""
 
+    state: bytes
+    """`R`, `S`, `D`, `T` (stopped), `t` (traced), `Z` (ended, and nobody has asked how), ..."""
+    parent: int
     session: int
     ticks: int
     threads: int
     pages: int
+    started: int
+    """Ticks of the clock since the machine started."""
 
 
 def read_tree(roots: Iterable[int]) -> Tree:
@@ -61,6 +68,62 @@ def session_of(pid: int) -> int:
     return 0 if stat is None else stat.session
 
 
+def started_at(pid: int) -> int:
+    """Return when the process started, in ticks (`SC_CLK_TCK`) since the machine started; 0 if it has ended."""
+    stat = _stat(pid)
+    return 0 if stat is None else stat.started
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state: `T` stopped, `t` held by one that traces it; "" if it is gone."""
+    stat = _stat(pid)
+    return "" if stat is None else stat.state.decode()
+
+
+def kill_descendants(root: int) -> int:
+    """Kill every descendant of a process, but not the process itself. Returns how many.
+
+    Descendants that are made meanwhile are found in the next round, as long as their ancestors up to the process
+    itself are alive, or it adopts them.
+    """
+    killed = 0
+    for _ in range(_ROUNDS_MAX):
+        found = 0
+        waiting = [root]
+        seen = 0
+        while waiting and seen < PROCESSES_MAX:
+            parent = waiting.pop()
+            seen += 1
+            stat = _stat(parent)
+            if stat is None:
+                continue
+            for pid in _children(parent, stat.threads):
+                waiting.append(pid)
+                found += _kill_child(pid, parent)
+        killed += found
+        if not found:
+            break
+    return killed
+
+
+def _kill_child(pid: int, parent: int) -> bool:
+    """Kill a process if it is the child of `parent` and alive. Returns whether it was."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        stat = _stat(pid)  # of the process behind the handle, or of none: the number may be another's by now
+        if stat is None or stat.parent != parent or stat.state in (b"Z", b"X"):
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except OSError:  # it has ended, or belongs to another user
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
 def _stat(pid: int) -> _Stat | None:
     data = _read(f"/proc/{pid}/stat", _STAT_BYTES)
     # The name of the program may hold anything, so the fields are counted from its closing bracket.
@@ -68,7 +131,7 @@ def _stat(pid: int) -> _Stat | None:
     if len(fields) < 22:
         return None
     ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
-    return _Stat(int(fields[3]), ticks, int(fields[17]), int(fields[21]))
+    return _Stat(fields[0], int(fields[1]), int(fields[3]), ticks, int(fields[17]), int(fields[21]), int(fields[19]))
 
 
 def _children(pid: int, threads: int) -> Iterator[int]:

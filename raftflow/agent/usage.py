@@ -21,6 +21,7 @@ import msgspec
 
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import Watched
+from raftflow.agent.files import UnfitFileError, opened_folder, read_file
 from raftflow.agent.messages import Sampled
 from raftflow.domain.contract import AttemptUsage
 from raftflow.domain.limits import USAGE_PER_POLL_MAX
@@ -209,16 +210,14 @@ def read_progress(path: str, before: float | None) -> float | None:
     """Return the number in a file, or `before` if there is none or it is not from 0 to 1."""
     if not path:
         return before
+    folder, name = os.path.split(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # whatever the task has put there
-    except OSError:
+        with opened_folder(folder, "the folder of the progress") as fd:
+            text = None if fd is None else read_file(name, _PROGRESS_BYTES, "the progress", folder=fd)
+    except (OSError, UnfitFileError):  # whatever the task has put there
         return before
-    try:
-        text = os.read(fd, _PROGRESS_BYTES)
-    except OSError:
+    if text is None:
         return before
-    finally:
-        os.close(fd)
     try:
         value = float(text)
     except ValueError:

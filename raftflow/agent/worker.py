@@ -10,6 +10,7 @@ Started by the launcher (`raftflow.helpers.worker_command`).
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import gc
 import importlib
@@ -29,6 +30,7 @@ import msgspec
 import orjson
 
 from raftflow import helpers, task
+from raftflow.agent.files import CaptureFolder, UnfitFileError, keep_head, write_all
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
 from raftflow.domain.reportable import not_finite_fault, result_fault
 
@@ -162,6 +164,8 @@ class Worker:
         # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
         self._meter = _Meter()
+        self._outputs = (sys.stdout, sys.stderr)
+        self._modules = [(module, dict(vars(module))) for module in (builtins, os, orjson, inspect, traceback)]
 
     def run(self) -> None:
         """Serve."""
@@ -221,10 +225,20 @@ class Worker:
                     os.environ[key] = value
             if call.cwd is not None:
                 os.chdir(self._home)
-        sizes, truncated = self._keep_output(call, error)
+        try:
+            sizes, truncated = self._keep_output(call, error)
+        except UnfitFileError as fault:
+            error, sizes, truncated = error or str(fault), (0, 0), (True, True)
         task.forget_progress()
-        leftovers = _has_children()
-        return Returned(call.fence, ok, result, error, sizes, truncated, leftovers, *self._meter.end())
+        leftovers = _has_children() or (not ok and self._is_broken())
+        return Returned(call.fence, ok and not error, result, error, sizes, truncated, leftovers, *self._meter.end())
+
+    def _is_broken(self) -> bool:
+        """Tell whether a call that failed has changed what every call needs: the next one is not to pay for it."""
+        streams = (sys.stdout, sys.stderr)
+        if streams != self._outputs or any(stream is None or stream.closed for stream in streams):
+            return True
+        return any(vars(module) != before for module, before in self._modules)
 
     def _call(self, call: Call, inputs: Mapping[str, Any]) -> bytes:
         if call.cwd is not None:
@@ -257,8 +271,9 @@ class Worker:
             if stream is not None and not stream.closed:
                 stream.flush()
         if error:
-            _write_all(self._streams[1][0], (error + "\n").encode())
-        kept = [_keep(fd, f"{call.directory}/{name}", call.output_bytes_max) for fd, name in self._streams]
+            write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
+        folder = CaptureFolder(call.directory)
+        kept = [_keep(fd, folder, name, call.output_bytes_max) for fd, name in self._streams]
         return (kept[0][0], kept[1][0]), (kept[0][1], kept[1][1])
 
 
@@ -293,28 +308,14 @@ def _cpu_ms(*usages: resource.struct_rusage) -> int:
     return int(sum(usage.ru_utime + usage.ru_stime for usage in usages) * 1000)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _keep(fd: int, path: str, bytes_max: int) -> tuple[int, bool]:
-    """Copy the head of the file behind `fd` to `path` and empty it. Returns (bytes kept, whether some were cut)."""
-    size = os.fstat(fd).st_size
-    if not size:
-        return 0, False
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    source = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    kept = 0
+def _keep(fd: int, folder: CaptureFolder, name: str, bytes_max: int) -> tuple[int, bool]:
+    """Copy the head of the file behind `fd` to `folder` and empty it. Returns (bytes kept, whether some were cut)."""
     try:
-        while kept < min(size, bytes_max):
-            kept += os.sendfile(target, source, kept, min(size, bytes_max) - kept)
+        return keep_head(fd, folder, name, bytes_max)
+    except OSError:  # no space is no reason for the task to fail
+        return 0, True
     finally:
-        os.close(source)
-        os.close(target)
-    os.ftruncate(fd, 0)
-    return kept, size > bytes_max
+        os.ftruncate(fd, 0)
 
 
 def _describe(fault: BaseException) -> str:

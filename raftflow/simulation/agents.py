@@ -37,7 +37,7 @@ from raftflow.domain.contract import (
     RegisterRequest,
     RegisterResponse,
 )
-from raftflow.domain.limits import INPUTS_BYTES_MAX, JSON_DEPTH_MAX, RESULT_BYTES_MAX
+from raftflow.domain.limits import INPUTS_BYTES_MAX, JSON_DEPTH_MAX, PREFETCH_MAX, RESULT_BYTES_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.reportable import first_fault
 from raftflow.domain.resources import parse_amount
@@ -439,6 +439,8 @@ class SimAgent:
             make,
             store,
             on_lease=machine.lease,
+            kill_overdue=machine.kill_all,
+            attempts_max=PREFETCH_MAX,
             on_registered=lambda _registration: None,
             home=f"home of {self.name}",
         )

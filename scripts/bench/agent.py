@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.output import OutputStore
+from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import Assignment
 
 PROGRAM = "/bin/true"
@@ -105,22 +105,20 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
     limit = 1 << 20
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store = OutputStore(
-            folder / "attempts", count_max=1_000, bytes_max=1 << 30, age_max_s=86_400, output_bytes_max=limit
-        )
-        launcher = Launcher("bench-" + str(os.getpid()), os.environ, sys.exit)
+        work = WorkDirectory(Path(name))
+        store = OutputStore(work, count_max=1_000, bytes_max=1 << 30, age_max_s=86_400, output_bytes_max=limit)
+        launcher = Launcher("bench-" + str(os.getpid()), os.environ, print)
         launcher.start()
         python = PythonExecutor(
             launcher,
             store,
-            folder / "workers",
+            work,
             output_bytes_max=limit,
             idle_max=16,
             calls_max=1 << 30,
             rss_max_mib=1_024,
         )
-        command = CommandExecutor(launcher, store, folder / "exchange", output_bytes_max=limit)
+        command = CommandExecutor(launcher, store, work, output_bytes_max=limit)
         drivers = (
             ("python", Driver(python, python="time:time"), calls, (1, 4)),
             ("command", Driver(command, command=[PROGRAM]), commands, (1, 2, 4)),
@@ -130,6 +128,7 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
                 await driver.run(min(count, 100), slots)  # workers start, files are in the cache
                 figures[f"{kind}_{slots}"] = median([await driver.run(count, slots) for _ in range(runs)])
         await launcher.close()
+        work.close()
     for slots in (1, 2, 4):
         figures[f"bare_{slots}"] = median([bare(commands, slots) for _ in range(runs)])
     return figures

@@ -416,7 +416,8 @@ async def start_agent(make_config: Callable[..., AgentConfig]) -> AsyncIterator[
 class AgentProcess:
     """An agent in a process of its own."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, limits: tuple[int, int] | None = None, **settings: Any) -> None:
+        """`limits` are the soft and the hard limit of open files that it begins with."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "agent.toml"
         lines = []
@@ -428,9 +429,11 @@ class AgentProcess:
             )
             lines.append(f"{key} = {shown}")
         file.write_text("[agent]\n" + "\n".join(lines) + "\n")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "raftflow.agent.main", str(file)], env=dict(os.environ)
-        )
+        command = [sys.executable, "-m", "raftflow.agent.main", str(file)]
+        if limits is not None:
+            soft, hard = limits
+            command = ["sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh", *command]
+        self.process = subprocess.Popen(command, env=dict(os.environ))
 
     @property
     def pid(self) -> int:

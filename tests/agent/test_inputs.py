@@ -23,6 +23,7 @@ from raftflow.agent.inputs import (
     NotServedError,
     PassedOverError,
 )
+from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import Assignment, InputsApart, InputsPiece
 
 TRUE = ["/bin/true"]
@@ -222,9 +223,11 @@ def attempt(fence: int = 3, count: int = 3) -> Any:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Any:
-    place = InputFolder(tmp_path / "inputs")
+    work = WorkDirectory(tmp_path / "work")
+    place = InputFolder(work)
     yield place.make
     place.close()
+    work.close()
 
 
 def fetcher(replicas: Replicas, make: Any, **more: Any) -> Fetcher:
@@ -312,33 +315,34 @@ async def test_no_more_than_a_few_attempts_fetch_at_a_time(make: Any, monkeypatc
 async def test_no_files_of_a_former_agent_are_left(tmp_path: Path) -> None:
     (tmp_path / "inputs").mkdir()
     (tmp_path / "inputs" / "7.json").write_text("{}")
-    place = InputFolder(tmp_path / "inputs")
+    work = WorkDirectory(tmp_path)
+    place = InputFolder(work)
     assert list((tmp_path / "inputs").iterdir()) == []
     file = place.make(7)
     await file.finish()
     assert text_of(file) == "{}"
     file.remove()
     place.close()
+    work.close()
 
 
-@pytest.mark.parametrize("what", ["gone", "fifo", "link", "folder"])
+@pytest.mark.parametrize("what", ["gone", "fifo", "link", "file"])
 async def test_what_a_task_did_to_the_folder_is_mended(make: Any, tmp_path: Path, what: str) -> None:
-    folder = tmp_path / "inputs"
-    path = folder / "3.json"
-    if what == "gone":
-        folder.rmdir()
-    elif what == "fifo":
-        os.mkfifo(path)
+    folder = tmp_path / "work" / "inputs"
+    folder.rmdir()
+    if what == "fifo":
+        os.mkfifo(folder)
     elif what == "link":
-        path.symlink_to(tmp_path / "elsewhere")
-    else:
-        (path / "deep").mkdir(parents=True)
-    inputs = await fetcher(Replicas(lead=[ALL]), make).fetch(attempt())
-    assert text_of(inputs) == '{"a":1,"b":1,"c":1}'
-    assert not path.is_symlink()
-    assert "elsewhere" not in os.listdir(tmp_path)
-    inputs.remove()
-    await nothing_left(folder)
+        folder.symlink_to(tmp_path)
+    elif what == "file":
+        folder.write_text("")
+    file = make(3)
+    await file.add({"a": msgspec.Raw(b"1")})
+    await file.finish()
+    assert text_of(file) == '{"a":1}'
+    assert folder.is_dir()
+    assert not folder.is_symlink()
+    file.remove()
 
 
 async def test_the_lease_is_looked_at_before_an_attempt_starts_with_its_inputs() -> None:

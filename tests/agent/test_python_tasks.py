@@ -297,3 +297,61 @@ async def test_output_of_a_call_that_runs_and_of_one_that_was_killed(
     await leader.end_of(fence)
     piece = await leader.log_of(fence, "stdout", offset=3)
     assert (piece.data, piece.size, piece.complete) == (b"far\n", 7, True)
+
+
+FORGE = """
+import os, struct, msgspec, time
+from raftflow.agent.messages import Returned
+fence = int(os.environ["RAFTFLOW_FENCE"]) + {shift}
+data = msgspec.msgpack.encode(Returned(fence, True, {result}, sizes=(1 << 60, -1)))
+os.write(3, struct.pack("<I", len(data)) + data{more})
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (FORGE.format(shift=1, result=b"1", more="") + "time.sleep(60)", "it answered for attempt"),
+        (FORGE.format(shift=0, result=b"1", more=" + b'x'") + "time.sleep(60)", "more in its answer"),
+        (FORGE.format(shift=0, result=b"1" * 65537, more="") + "time.sleep(60)", "its result has 65537 bytes"),
+        (
+            "import os; os.write(3, b'\\xff' * 9); os.read(0, 1); import time; time.sleep(60)",
+            "its answer has 4294967295",
+        ),
+        ("import os; os.write(3, b'\\x01\\0\\0\\0\\xc1'); import time; time.sleep(60)", "its answer cannot be read"),
+    ],
+)
+async def test_what_a_worker_must_not_say_costs_the_worker_and_the_attempt(
+    leader: Any, start_agent: Any, code: str, words: str
+) -> None:
+    agent = start_agent()
+    end = await leader.run(python="builtins:exec", args=[code, {}])
+    assert (end.outcome, words in end.error) == ("failed", True), end
+    assert (await leader.run(python="fns:echo")).outcome == "succeeded"
+    assert not agent.done()
+
+
+async def test_an_answer_in_the_workers_name_is_not_the_next_calls_fault(leader: Any, start_agent: Any) -> None:
+    start_agent(resources={"cpu": 1})
+    forge = FORGE.format(shift=0, result=b"1", more="") + "time.sleep(0.3)"
+    first, second = await leader.assign(
+        {"python": "builtins:exec", "args": [forge, {}]}, {"python": "fns:echo", "args": ["x"]}
+    )
+    assert bytes((await leader.end_of(first)).result) == b"1"
+    end = await leader.end_of(second)
+    assert end.outcome == "abandoned", end
+    assert (await leader.run(python="fns:echo")).outcome == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import orjson\norjson.dumps = None", "import sys\nsys.stdout.close()", "import os\nos.fstat = os.open = None"],
+)
+async def test_a_failed_call_that_broke_what_others_need_costs_its_worker(
+    leader: Any, start_agent: Any, code: str
+) -> None:
+    start_agent(resources={"cpu": 1})
+    end = await leader.run(python="builtins:exec", args=[code + "\nraise ValueError", {}])
+    assert end.outcome == "failed"
+    end = await leader.run(python="fns:say", args=["out", "err"])
+    assert end.outcome == "succeeded", end

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import logging
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.files import UnfitFileError
+from raftflow.agent.folders import NO_INPUTS, AttemptFolder, AttemptFolders
 from raftflow.agent.inputs import Inputs
 from raftflow.agent.messages import Exited
-from raftflow.agent.output import OutputStore, remove_file
+from raftflow.agent.output import OutputStore
+from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import Assignment
+
+_log = logging.getLogger("raftflow.agent.command")
 
 LEASE_OVER = "stopped because the agent's lease was over"
 """By the launcher, when the agent itself could not do it in time."""
@@ -23,47 +26,42 @@ LEASE_OVER = "stopped because the agent's lease was over"
 _encode = msgspec.json.Encoder().encode
 
 
+class _Program(msgspec.Struct):
+    """A program that runs."""
+
+    id: int
+    """The launcher's."""
+    folder: AttemptFolder
+    ended: Callable[[int, Ended], None]
+
+
 class CommandExecutor:
     """An `Executor` of assignments with `command`."""
 
-    def __init__(self, launcher: Launcher, store: OutputStore, folder: Path, *, output_bytes_max: int) -> None:
-        """`folder` is for the files through which programs get inputs and leave results; emptied here."""
+    def __init__(self, launcher: Launcher, store: OutputStore, work: WorkDirectory, *, output_bytes_max: int) -> None:
         self._launcher = launcher
         self._store = store
+        self._work = work
+        self._folders = AttemptFolders(work)
         self._output_bytes_max = output_bytes_max
         self.result_bytes_max = 64 * 1024
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, mode=0o700)
-        self._exchange = str(folder)
-        # One file for all who need nothing: most attempts then touch no file at all.
-        self._no_inputs = f"{folder}/none.json"
-        Path(self._no_inputs).write_text("{}")
-        Path(self._no_inputs).chmod(0o400)
-        self._running: dict[int, tuple[int, Assignment, Callable[[int, Ended], None]]] = {}
+        self._running: dict[int, _Program] = {}
 
     def start(
         self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
     ) -> None:
         """Start the program; see `Executor`."""
         fence = assignment.fence
-        folder = self._store.directory(fence)
-        inputs_path = self._no_inputs
-        if inputs is not None:
-            inputs_path = inputs.path
-        elif assignment.inputs:
-            inputs_path = f"{self._exchange}/{fence}.inputs.json"
-            with open(inputs_path, "wb", 0) as file:  # noqa: PTH123 - runs once an attempt
-                file.write(_encode(assignment.inputs))
+        folder = self._folders.begin(_encode(assignment.inputs) if assignment.inputs else NO_INPUTS)
         env = {
             **assignment.env,
             "RAFTFLOW_WORKFLOW": assignment.workflow_id,
             "RAFTFLOW_TASK": assignment.task_id,
             "RAFTFLOW_ATTEMPT": str(assignment.attempt),
             "RAFTFLOW_FENCE": str(fence),
-            "RAFTFLOW_RESULT": self._result_of(fence),
-            "RAFTFLOW_INPUTS": inputs_path,
-            "RAFTFLOW_PROGRESS": self._progress_of(fence),
+            "RAFTFLOW_RESULT": folder.result,
+            "RAFTFLOW_INPUTS": folder.inputs if inputs is None else inputs.path,
+            "RAFTFLOW_PROGRESS": folder.progress,
         }
         self._store.began(fence)
         identity = self._launcher.spawn(
@@ -71,41 +69,38 @@ class CommandExecutor:
             env,
             lambda exited: self._exited(fence, exited),
             cwd=assignment.cwd,
-            stdout=f"{folder}/stdout",
-            stderr=f"{folder}/stderr",
+            folder=self._store.directory(fence),
             bytes_max=self._output_bytes_max,
         )
-        self._running[fence] = (identity, assignment, ended)
+        self._running[fence] = _Program(identity, folder, ended)
 
     def signal(self, fence: int, number: int) -> None:
         """Send a signal to the attempt's process group."""
-        entry = self._running.get(fence)
-        if entry is not None:
-            self._launcher.signal(entry[0], number)
+        program = self._running.get(fence)
+        if program is not None:
+            self._launcher.signal(program.id, number)
 
     def watched(self, fence: int) -> Watched | None:
         """Return the program's id and where it tells its progress."""
-        entry = self._running.get(fence)
-        return None if entry is None else Watched(id=entry[0], progress=self._progress_of(fence))
+        program = self._running.get(fence)
+        return None if program is None else Watched(id=program.id, progress=program.folder.progress)
 
     def _exited(self, fence: int, exited: Exited) -> None:
-        _, assignment, ended = self._running.pop(fence)
-        how = self._how(fence, exited)
-        remove_file(self._progress_of(fence))
-        if assignment.inputs:
-            remove_file(f"{self._exchange}/{fence}.inputs.json")
-        self._store.ended(fence, exited.sizes, exited.truncated)
-        ended(fence, how)
+        program = self._running.pop(fence)
+        try:
+            how = self._how(program.folder, exited)
+            self._store.ended(fence, exited.sizes, exited.truncated)
+        except Exception as error:  # noqa: BLE001 - it must cost this attempt only
+            _log.exception("attempt %d: its end cannot be handled", fence)
+            how = Ended(ok=False, exit_code=exited.code, error=f"the agent could not handle its end: {error!r}")
+        program.ended(fence, how)
 
-    def _result_of(self, fence: int) -> str:
-        return f"{self._exchange}/{fence}.result.json"
-
-    def _progress_of(self, fence: int) -> str:
-        return f"{self._exchange}/{fence}.progress"
-
-    def _how(self, fence: int, exited: Exited) -> Ended:
-        result, error = take_result(self._result_of(fence), self.result_bytes_max)
+    def _how(self, folder: AttemptFolder, exited: Exited) -> Ended:
+        result, error = self._take_result(folder)
         ok = exited.code == 0 and not exited.lease_over
+        if exited.problem:
+            self._work.restore()
+            result, error = b"", error or exited.problem
         if not ok:
             result, error = b"", _why(exited)
         return Ended(
@@ -118,6 +113,14 @@ class CommandExecutor:
             cpu_ms=exited.cpu_ms,
             rss_max_kib=exited.rss_max_kib,
         )
+
+    def _take_result(self, folder: AttemptFolder) -> tuple[bytes, str]:
+        """Take the result out of the folder, which ends with that. Returns it, and what is wrong with it."""
+        try:
+            data = self._folders.end(folder, self.result_bytes_max)
+        except UnfitFileError as error:
+            return b"", str(error)
+        return b"" if data is None else data.strip(), ""
 
 
 def _why(exited: Exited) -> str:
@@ -137,24 +140,3 @@ def exit_text(code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
-
-
-def take_result(path: str, bytes_max: int) -> tuple[bytes, str]:
-    """Remove what the program left as its result and return it (empty for none), and why it cannot be read.
-
-    Whether it can be a result is looked at when the attempt ends (`domain.reportable`).
-    """
-    try:
-        file = open(path, "rb", 0)  # noqa: PTH123, SIM115 - runs once an attempt
-    except FileNotFoundError:
-        return b"", ""
-    except OSError as error:
-        remove_file(path)
-        return b"", f"the result cannot be read: {error.strerror}"
-    with file:
-        remove_file(path)
-        data = file.read(bytes_max + 1)
-        if len(data) > bytes_max:
-            size = os.fstat(file.fileno()).st_size
-            return b"", f"the result has {size} bytes, the limit is {bytes_max}: leave a file and name it instead"
-    return data.strip(), ""

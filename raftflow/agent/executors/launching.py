@@ -17,7 +17,20 @@ from pathlib import Path
 import msgspec
 
 from raftflow import helpers
-from raftflow.agent.messages import Exited, FromLauncher, Lease, Sample, Sampled, Signal, Spawn, ToLauncher, is_secret
+from raftflow.agent.messages import (
+    Alive,
+    Exited,
+    FromLauncher,
+    Lease,
+    Ping,
+    Sample,
+    Sampled,
+    Signal,
+    Spawn,
+    ToLauncher,
+    is_secret,
+)
+from raftflow.agent.process_tree import kill_descendants, state_of
 
 _log = logging.getLogger("raftflow.agent.launcher")
 
@@ -27,8 +40,14 @@ _RECEIVES_MAX = 64
 """Packets taken from the socket before the event loop gets its turn."""
 _CLOSE_WAIT_S = 6.0
 _DEATHS_MAX = 5
-"""Launchers that may die within `_DEATHS_WITHIN_S` before the agent gives up."""
-_DEATHS_WITHIN_S = 60.0
+"""Launchers in a row that may die before they say anything: then the agent gives up, since they cannot work here.
+Those that are killed later are replaced as often as it takes."""
+_AGAIN_S = 0.5
+_WATCH_EVERY_S = 0.5
+_SILENCE_MAX_S = 15.0
+"""So long a launcher may say nothing though it was asked; a busy machine may hold it up."""
+_TRACED_MAX_S = 2.0
+"""The same for one that a process holds which traces it (a debugger may, for a moment)."""
 INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
 """In the environment of the launcher and of all that it starts: finds them again if the launcher is killed."""
 
@@ -43,8 +62,27 @@ class LauncherError(RuntimeError):
 class Launcher:
     """Owns the launcher process. Everything happens in the event loop's thread."""
 
-    def __init__(self, instance: str, environ: Mapping[str, str], on_broken: Callable[[LauncherError], None]) -> None:
+    def __init__(
+        self,
+        instance: str,
+        environ: Mapping[str, str],
+        on_broken: Callable[[LauncherError], None],
+        *,
+        files_limit: int = -1,
+        adopts: bool = False,
+    ) -> None:
+        """See the module's text.
+
+        Args:
+            instance: in the environment of all that is started.
+            environ: of all that is started, without secrets.
+            on_broken: called when launchers cannot be kept alive.
+            files_limit: soft limit of open files of programs; -1 for this process's.
+            adopts: this process adopts what a launcher leaves, and has no other children.
+        """
         self._instance = instance
+        self._files_limit = files_limit
+        self._adopts = adopts
         self._environ = {key: value for key, value in environ.items() if not is_secret(key)}
         self._environ[INSTANCE_VARIABLE] = instance
         self._on_broken = on_broken
@@ -52,11 +90,17 @@ class Launcher:
         self._waiting: dict[int, Callable[[Exited], None]] = {}
         self._on_sampled: Callable[[Sampled], None] | None = None
         self._next_id = 1
-        self._outgoing: deque[tuple[bytes, int | None]] = deque()
+        self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._lease: Lease | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._deaths: deque[float] = deque(maxlen=_DEATHS_MAX)
+        self._deaths = 0
+        """Launchers in a row that died before they had said anything."""
+        self._watched_s = 0.0
+        self._asked_s: float | None = None
+        """When the oldest question was asked that has no answer."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
 
     @property
     def pid(self) -> int | None:
@@ -66,21 +110,56 @@ class Launcher:
     def start(self) -> None:
         """Start the process. Raises `OSError` if the interpreter cannot be started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(ours.close)
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             ours.settimeout(0)
             self._process = subprocess.Popen(
-                helpers.command("raftflow.agent.launcher", str(theirs.fileno())),
+                helpers.command("raftflow.agent.launcher", str(theirs.fileno()), str(self._files_limit)),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=self._environ,
                 start_new_session=True,
             )
+            undo.pop_all()
         self._control = ours
         self._loop.add_reader(ours.fileno(), self._receive)
+        self._asked_s = None
         if self._lease is not None:
-            self._send(self._lease)
+            self._outgoing.appendleft((_encode(self._lease), ()))
+        self._flush()
+        self._watch()
+
+    def _watch(self) -> None:
+        """See to it that the launcher works while there is something for it to do."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_WATCH_EVERY_S, self._watch)
+        process = self._process
+        if process is None or not self._waiting:
+            self._asked_s = None
+            return
+        now_s = self._loop.time()
+        if now_s - self._watched_s > 2 * _WATCH_EVERY_S:  # this process stood still itself
+            self._asked_s = None
+        self._watched_s = now_s
+        state = state_of(process.pid)
+        if state == "T":
+            _log.error("somebody has stopped the launcher: it goes on")
+            process.send_signal(signal.SIGCONT)
+        if self._asked_s is None:
+            self._asked_s = now_s
+            self._send(Ping())
+        elif now_s - self._asked_s > (_TRACED_MAX_S if state == "t" else _SILENCE_MAX_S):
+            _log.error("the launcher has not answered for %g s: it is killed", now_s - self._asked_s)
+            kill_descendants(process.pid)
+            process.kill()
+
+    def kill_overdue(self) -> None:
+        """Kill all that the launcher has started, without its help: the lease is over, and it may stand still."""
+        if self._process is not None:
+            kill_descendants(self._process.pid)
 
     def spawn(
         self,
@@ -89,17 +168,27 @@ class Launcher:
         on_exit: Callable[[Exited], None],
         *,
         cwd: str | None,
-        stdout: str,
-        stderr: str,
-        bytes_max: int,
-        control: socket.socket | None = None,
+        folder: str = "",
+        bytes_max: int = 0,
+        given: tuple[int, ...] = (),
     ) -> int:
-        """Start a program; `on_exit` is called once, later, even if it cannot be started. Returns its id."""
+        """Start a program; `on_exit` is called once, later, even if it cannot be started. Returns its id.
+
+        Its output is captured in `folder`, or it gets the descriptors `given`: see `Spawn`. Raises `OSError` if these
+        cannot be passed on; then `on_exit` is not called.
+        """
+        passed: list[int] = []
+        try:
+            for fd in given:
+                passed.append(os.dup(fd))  # noqa: PERF401 - those that were made are closed
+        except OSError:
+            for fd in passed:
+                os.close(fd)
+            raise
         identity = self._next_id
         self._next_id += 1
         self._waiting[identity] = on_exit
-        message = Spawn(identity, argv, env, cwd, stdout, stderr, bytes_max)
-        self._send(message, None if control is None else os.dup(control.fileno()))
+        self._send(Spawn(identity, argv, env, cwd, folder, bytes_max), tuple(passed))
         return identity
 
     def signal(self, identity: int, number: int) -> None:
@@ -124,20 +213,25 @@ class Launcher:
         """End the launcher, and with it everything that it started."""
         process, self._process = self._process, None
         self._disconnect()
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
         if process is None:
             return
+        process.send_signal(signal.SIGCONT)
         deadline = time.monotonic() + _CLOSE_WAIT_S
         while process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.005)
         if process.poll() is None:
+            kill_descendants(process.pid)
             process.kill()
             process.wait()
-            kill_by_environment(self._instance)
+            self._kill_left()
 
     def _disconnect(self) -> None:
         while self._outgoing:
-            _, fd = self._outgoing.popleft()
-            if fd is not None:
+            _, fds = self._outgoing.popleft()
+            for fd in fds:
                 os.close(fd)
         if self._control is not None:
             self._loop.remove_reader(self._control.fileno())
@@ -145,8 +239,8 @@ class Launcher:
             self._control.close()
             self._control = None
 
-    def _send(self, message: ToLauncher, fd: int | None = None) -> None:
-        self._outgoing.append((_encode(message), fd))
+    def _send(self, message: ToLauncher, fds: tuple[int, ...] = ()) -> None:
+        self._outgoing.append((_encode(message), fds))
         if len(self._outgoing) == 1:
             self._flush()
 
@@ -154,12 +248,12 @@ class Launcher:
         if self._control is None:
             return
         while self._outgoing:
-            data, fd = self._outgoing[0]
+            data, fds = self._outgoing[0]
             try:
-                if fd is None:
-                    self._control.send(data)
+                if fds:
+                    socket.send_fds(self._control, [data], fds)
                 else:
-                    socket.send_fds(self._control, [data], [fd])
+                    self._control.send(data)
             except BlockingIOError:
                 self._loop.add_writer(self._control.fileno(), self._flush)
                 return
@@ -168,7 +262,7 @@ class Launcher:
             except OSError as error:  # EMSGSIZE: only a `Spawn` can be that large
                 self._refuse(data, f"cannot start: {len(data)} bytes of arguments and environment ({error.strerror})")
             self._outgoing.popleft()
-            if fd is not None:
+            for fd in fds:
                 os.close(fd)
         self._loop.remove_writer(self._control.fileno())
 
@@ -191,7 +285,10 @@ class Launcher:
                 self._died()
                 return
             message = _decode(data)
-            if isinstance(message, Exited):
+            self._deaths = 0
+            if isinstance(message, Alive):
+                self._asked_s = None
+            elif isinstance(message, Exited):
                 self._exited(message)
             elif self._on_sampled is not None:
                 on_sampled, self._on_sampled = self._on_sampled, None
@@ -202,6 +299,16 @@ class Launcher:
         if on_exit is not None:
             on_exit(message)
 
+    def _kill_left(self) -> int:
+        """Kill what a dead launcher has left. Returns how many."""
+        killed = kill_by_environment(self._instance)
+        if self._adopts:
+            killed += kill_descendants(os.getpid())
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+        return killed
+
     def _died(self) -> None:
         """The launcher is gone, which only a foreign signal can do: kill what it left, start another."""
         process = self._process
@@ -210,17 +317,25 @@ class Launcher:
             return
         process.kill()
         code = process.wait()
-        killed = kill_by_environment(self._instance)
+        self._process = None
+        killed = self._kill_left()
         _log.error("the launcher died (exit code %s); killed %d processes that it had started", code, killed)
         waiting, self._waiting = self._waiting, {}
-        self._deaths.append(time.monotonic())
-        if len(self._deaths) == _DEATHS_MAX and self._deaths[-1] - self._deaths[0] < _DEATHS_WITHIN_S:
-            self._process = None
-            self._on_broken(LauncherError(f"the launcher died {_DEATHS_MAX} times within {_DEATHS_WITHIN_S:g} s"))
-        else:
-            self.start()
+        self._deaths += 1
+        self._start_again()
         for identity, on_exit in waiting.items():
             on_exit(Exited(identity, None, "the agent's launcher process died", lease_over=True))
+
+    def _start_again(self) -> None:
+        """Start another launcher, later if that is not possible now."""
+        if self._deaths >= _DEATHS_MAX:
+            self._on_broken(LauncherError(f"{_DEATHS_MAX} launchers in a row died at their start"))
+            return
+        try:
+            self.start()
+        except OSError as error:
+            _log.error("no launcher can be started: %s; trying again", error)
+            self._again = self._loop.call_later(_AGAIN_S, self._start_again)
 
 
 def kill_by_environment(instance: str) -> int:

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import struct
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -18,14 +18,18 @@ from raftflow import helpers
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, keep_head, opened_folder
 from raftflow.agent.inputs import Inputs
-from raftflow.agent.messages import CONTROL_FD, RETURNED_BYTES_MAX, Call, Exited, Returned
-from raftflow.agent.output import STREAMS, OutputStore, keep_head, remove_file
+from raftflow.agent.messages import CONTROL_FD, Call, Exited, Returned
+from raftflow.agent.output import STREAMS, OutputStore
+from raftflow.agent.workdir import WORKERS, WorkDirectory
 from raftflow.domain.contract import Assignment
 
 _log = logging.getLogger("raftflow.agent.python")
 
 _RECEIVE_BYTES = 1 << 18
+_REST_BYTES_MAX = 1 << 16
+"""Of an answer beside its result."""
 _CUT_EVERY_S = 0.1
 """How often the captured output of calls that run is cut to its limit."""
 
@@ -43,9 +47,11 @@ class Worker:
         "doomed",
         "fault",
         "fence",
+        "folder",
         "id",
         "incoming",
         "kept_kib",
+        "misled",
         "outgoing",
         "progress",
         "returned",
@@ -54,18 +60,23 @@ class Worker:
         "truncated",
     )
 
-    def __init__(self, control: socket.socket, streams: tuple[Path, Path], progress: str) -> None:
+    def __init__(self, control: socket.socket, folder: str) -> None:
         self.id = 0
         self.socket: socket.socket | None = control
-        self.streams = streams
+        self.misled = False
+        """What it said belongs to an earlier call: not the fault of the one that runs."""
+        self.folder = folder
+        """Of the files that it writes."""
+        self.streams = (-1, -1)
+        """Descriptors of the files of its standard output and error: the agent never looks at their names again."""
+        self.fault = ""
+        """What was wrong with what it said, for which it is killed."""
         self.fence: int | None = None
         """Of the call that runs; None if idle."""
         self.doomed = False
         """It was sent a signal, which may reach it at any later time: it gets no other call."""
         self.answered = False
         """Its answer was there already when it was sent a signal for the first time."""
-        self.fault = ""
-        """What was wrong with what it said."""
         self.returned: Ended | None = None
         """How its call ended, while the worker and what the call left behind are being killed."""
         self.calls = 0
@@ -73,7 +84,7 @@ class Worker:
         """CPU time up to the end of the last call."""
         self.kept_kib = 0
         """Memory at the end of the last call."""
-        self.progress = progress
+        self.progress = f"{folder}/progress"
         """The file in which a call tells its progress; the worker removes it."""
         self.incoming = bytearray()
         self.outgoing = b""
@@ -87,7 +98,7 @@ class PythonExecutor:
         self,
         launcher: Launcher,
         store: OutputStore,
-        folder: Path,
+        work: WorkDirectory,
         *,
         output_bytes_max: int,
         idle_max: int,
@@ -97,7 +108,7 @@ class PythonExecutor:
         self._loop = asyncio.get_running_loop()
         self._launcher = launcher
         self._store = store
-        self._folder = folder
+        self._work = work
         self._output_bytes_max = output_bytes_max
         self._idle_max = idle_max
         self._calls_max = calls_max
@@ -107,7 +118,6 @@ class PythonExecutor:
         self._running: dict[int, tuple[Worker, Callable[[int, Ended], None]]] = {}
         self._started = 0
         self._cutting: asyncio.TimerHandle | None = None
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
     def worker_count(self) -> int:
@@ -165,25 +175,48 @@ class PythonExecutor:
         return Watched(id=worker.id, cpu_before_ms=worker.cpu_ms, kept_kib=worker.kept_kib, progress=worker.progress)
 
     def _start_worker(self) -> Worker:
+        """Start a worker. Raises `OSError` and `UnfitFileError`."""
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         self._started += 1
-        out, err = (self._folder / f"{self._started}.{name}" for name in STREAMS)
-        progress = f"{self._folder}/{self._started}.progress"
-        worker = Worker(ours, (out, err), progress)
-        with theirs:
+        worker = Worker(ours, f"{self._work.part(WORKERS)}/{self._started}-{secrets.token_hex(6)}")
+        try:
+            self._make_files(worker)
             worker.id = self._launcher.spawn(
                 helpers.worker_command("raftflow.agent.worker"),
-                {"RAFTFLOW_PROGRESS": progress, helpers.USER_PATH: helpers.user_path()},
+                {"RAFTFLOW_PROGRESS": worker.progress, helpers.USER_PATH: helpers.user_path()},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
-                stdout=str(out),
-                stderr=str(err),
-                bytes_max=0,
-                control=theirs,
+                given=(*worker.streams, theirs.fileno()),
             )
+        except BaseException:
+            ours.close()
+            self._remove_files(worker)
+            raise
+        finally:
+            theirs.close()
         self._loop.add_reader(ours.fileno(), self._read, worker)
         return worker
+
+    def _make_files(self, worker: Worker) -> None:
+        try:
+            os.mkdir(worker.folder, 0o700)  # noqa: PTH102 - runs once a worker
+        except OSError:
+            self._work.restore()
+            os.mkdir(worker.folder, 0o700)  # noqa: PTH102
+        with opened_folder(worker.folder, "the folder of a worker") as fd:
+            out, err = (
+                create_file(name, f"the file of a worker's {name}", folder=fd, flags=os.O_RDWR | os.O_APPEND)
+                for name in STREAMS
+            )
+        worker.streams = (out, err)
+
+    def _remove_files(self, worker: Worker) -> None:
+        for fd in worker.streams:
+            if fd >= 0:
+                os.close(fd)
+        worker.streams = (-1, -1)
+        self._work.trash.put(worker.folder)
 
     def _write(self, worker: Worker, data: bytes) -> None:
         assert worker.socket is not None  # noqa: S101 - only a worker that is alive is given a call
@@ -218,22 +251,41 @@ class PythonExecutor:
         if not data:
             self._disconnect(worker)  # the launcher tells how it ended
             return
+        if worker.fence is None or worker.returned is not None or worker.fault:
+            self._distrust(worker, "it spoke without being asked")
+            return
         incoming = worker.incoming
         incoming += data
         if len(incoming) < 4:
             return
         (size,) = struct.unpack_from("<I", incoming)
-        if size > RETURNED_BYTES_MAX:
-            self._distrust(worker, f"it says that {size} bytes come")
-        elif len(incoming) >= 4 + size:
+        if size > self.result_bytes_max + _REST_BYTES_MAX:
+            self._distrust(worker, f"its answer has {size} bytes")
+        elif len(incoming) > 4 + size:
+            self._distrust(worker, "there is more in its answer than there should be")
+        elif len(incoming) == 4 + size:
             try:
-                returned = _decode(memoryview(incoming)[4 : 4 + size])
+                returned = _decode(memoryview(incoming)[4:])
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._distrust(worker, str(error))
+                self._distrust(worker, f"its answer cannot be read: {error}")
                 return
             worker.incoming = bytearray()
-            if returned.fence == worker.fence and worker.returned is None:
+            if returned.fence != worker.fence:
+                # A call that answered in the worker's name has left the worker's own answer to the next one.
+                worker.misled = returned.fence < worker.fence
+                self._distrust(worker, f"it answered for attempt {returned.fence}")
+            elif len(returned.result) > self.result_bytes_max:
+                self._distrust(worker, f"its result has {len(returned.result)} bytes")
+            else:
                 self._returned(worker, returned)
+
+    def _distrust(self, worker: Worker, fault: str) -> None:
+        """End a worker that does not say what a worker says: the function has meddled with it, or something else."""
+        worker.fault = worker.fault or fault
+        worker.incoming = bytearray()
+        self._discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
 
     def _returned(self, worker: Worker, returned: Returned) -> None:
         fence = returned.fence
@@ -263,16 +315,6 @@ class PythonExecutor:
             self._idle.append(worker)
         ended(fence, how)
 
-    def _distrust(self, worker: Worker, why: str) -> None:
-        """End a worker that says what the worker's code would not: its task has written to the agent's socket."""
-        _log.warning("worker of attempt %s sent a message that is none: %s", worker.fence, why)
-        worker.fault = (
-            f"the worker sent the agent a message that is none ({why}): "
-            f"a function must leave file descriptor {CONTROL_FD} alone"
-        )
-        self._disconnect(worker)
-        self._discard(worker)
-
     def _discard(self, worker: Worker) -> None:
         self._launcher.signal(worker.id, signal.SIGKILL)
 
@@ -291,33 +333,50 @@ class PythonExecutor:
         self._disconnect(worker)
         fence = worker.fence
         if fence is not None:
-            how = worker.returned
-            if how is None:
-                how = self._how(worker, exited)
-                sizes, truncated = self._rescue_output(worker, fence)
-                self._store.ended(fence, sizes, truncated)
+            try:
+                how = worker.returned or self._died(worker, fence, exited)
+            except Exception as error:  # noqa: BLE001 - it must cost this attempt only
+                _log.exception("attempt %d: its end cannot be handled", fence)
+                how = Ended(ok=False, error=f"the agent could not handle its end: {error!r}")
+            worker.fence = None
             _, ended = self._running.pop(fence)
             ended(fence, how)
-        for path in worker.streams:
-            path.unlink(missing_ok=True)
-        remove_file(worker.progress)
+        self._remove_files(worker)
+
+    def _died(self, worker: Worker, fence: int, exited: Exited) -> Ended:
+        how = self._how(worker, exited)
+        sizes, truncated = self._rescue_output(worker, fence)
+        self._store.ended(fence, sizes, truncated)
+        return how
 
     def _rescue_output(self, worker: Worker, fence: int) -> tuple[tuple[int, int], tuple[bool, bool]]:
-        folder = self._store.directory(fence)
-        out, err = (
-            keep_head(path, f"{folder}/{name}", self._output_bytes_max)
-            for path, name in zip(worker.streams, STREAMS, strict=True)
-        )
-        return (out[0], err[0]), (out[1] or worker.truncated[0], err[1] or worker.truncated[1])
+        """Keep the output of a call whose worker died."""
+        folder = CaptureFolder(self._store.directory(fence))
+        kept: list[tuple[int, bool]] = []
+        for fd, name in zip(worker.streams, STREAMS, strict=True):
+            try:
+                kept.append(keep_head(fd, folder, name, self._output_bytes_max))
+            except (OSError, UnfitFileError) as error:
+                _log.warning("the output of attempt %d is lost: %s", fence, error)
+                kept.append((0, True))
+        (out, out_cut), (err, err_cut) = kept
+        return (out, err), (out_cut or worker.truncated[0], err_cut or worker.truncated[1])
 
     def _how(self, worker: Worker, exited: Exited) -> Ended:
         cpu_ms = max(exited.cpu_ms - worker.cpu_ms, 0)
         if exited.lease_over or exited.code is None:
             return Ended(ok=False, error=exited.error or LEASE_OVER, abandoned=exited.lease_over, cpu_ms=cpu_ms)
+        if worker.fault:
+            _log.warning("attempt %s: the worker was killed, for %s", worker.fence, worker.fault)
+            error = (
+                f"the worker cannot be trusted any more: {worker.fault}; a function must leave file descriptor "
+                f"{CONTROL_FD} alone"
+            )
+            return Ended(
+                ok=False, error=error, abandoned=worker.misled, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib
+            )
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
         what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
-        if worker.fault:
-            return Ended(ok=False, error=worker.fault, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
         tail = _tail(worker.streams[1])
         error = f"worker died: {what}" + (f": {tail}" if tail else "")
         return Ended(ok=False, error=error, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
@@ -326,10 +385,10 @@ class PythonExecutor:
         """Keep the capture files of running calls from growing without bound."""
         self._cutting = None
         for worker, _ in self._running.values():
-            for index, path in enumerate(worker.streams):
-                with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_size > self._output_bytes_max:
-                        os.truncate(path, self._output_bytes_max)
+            for index, fd in enumerate(worker.streams):
+                with contextlib.suppress(OSError):
+                    if os.fstat(fd).st_size > self._output_bytes_max:
+                        os.ftruncate(fd, self._output_bytes_max)
                         worker.truncated[index] = True
         if self._running:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
@@ -345,10 +404,9 @@ def _has_data(control: socket.socket | None) -> bool:
         return False
 
 
-def _tail(path: Path, bytes_max: int = 2_048) -> str:
+def _tail(fd: int, bytes_max: int = 2_048) -> str:
     try:
-        with path.open("rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - bytes_max, 0))
-            return file.read(bytes_max).decode(errors="replace").strip()
-    except FileNotFoundError:
+        start = max(os.fstat(fd).st_size - bytes_max, 0)
+        return os.pread(fd, bytes_max, start).decode(errors="replace").strip()
+    except OSError:
         return ""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raftflow.simulation.disk import Loss
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from raftflow.simulation.loop import Process
     from raftflow.simulation.stage import Stage
+
+
+FOUND_WITHIN_S: Final = 0.4
+"""From a new leader until agents that reach it have polled it, if nothing else happens."""
 
 
 class Dramas:
@@ -52,6 +59,43 @@ class Dramas:
             stage.hand_over(successor, first)
             await asyncio.sleep(0.05)
             stage.bursts.fire(first, 5)
+
+    def silent_leader(self, _name: str) -> None:
+        """Let a leader's machine fall silent: to replicas, agents and clients. Its process lives, and knows nothing."""
+        self._stage.play(self._fall_silent())
+
+    async def _fall_silent(self) -> None:
+        stage = self._stage
+        first = stage.cluster.leader()
+        if first is None:
+            return
+        agents = {agent.name: agent.process for agent in stage.agents if agent.process is not None}
+        everybody = [*stage.others(first), *[agent.name for agent in stage.agents], *stage.clients]
+        stage.trace.fault("leader's machine silent", first)
+        count = stage.faults_so_far()
+        stage.cut_off(first, everybody)
+        successor = await stage.successor(first)
+        if successor is not None:
+            await asyncio.sleep(FOUND_WITHIN_S)
+            alone = stage.faults_so_far() == count and stage.only_one_cut_off(first)
+            if alone and stage.calls_are_good and stage.cluster.leader() == successor:
+                self._judge(successor, agents)
+            await asyncio.sleep(stage.rng.uniform(0.0, 1.0))
+        stage.rejoin(first, everybody)
+
+    def _judge(self, successor: str, agents: Mapping[str, Process]) -> None:
+        """Whoever was at work before the leader fell silent must have found its successor by now."""
+        stage = self._stage
+        replica = stage.cluster.hosts[successor].replica
+        now = {agent.name: agent.process for agent in stage.agents}
+        if replica is None:
+            return
+        for name, process in agents.items():
+            known = replica.machine.state.agents.get(name)
+            if now[name] is not process or process.frozen or known is None or not known.present:
+                continue
+            if name in replica.leader.unheard:
+                stage.missed(f"{name} has not found {successor} {FOUND_WITHIN_S} s after it was elected")
 
     def slow_majority(self, _name: str) -> None:
         """Leave a leader the followers that it needs, on links so slow that it sends again what is on its way."""

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from raftflow.simulation.stage import Stage
 
 
-FOUND_WITHIN_S: Final = 0.4
+FOUND_WITHIN_S: Final = 0.15
 """From a new leader until agents that reach it have polled it, if nothing else happens."""
+SILENT: Final = "leader's machine silent"
+IN_CONTACT_S: Final = 0.6
+"""An agent that polled so long ago or later was in contact with the leader: a poll is held for 0.4 s."""
 
 
 class Dramas:
@@ -67,19 +70,26 @@ class Dramas:
     async def _fall_silent(self) -> None:
         stage = self._stage
         first = stage.cluster.leader()
-        if first is None:
+        replica = None if first is None else stage.cluster.hosts[first].replica
+        if first is None or replica is None:
             return
-        agents = {agent.name: agent.process for agent in stage.agents if agent.process is not None}
+        at_work: dict[str, Process] = {}
+        for agent in stage.agents:
+            silent_s = replica.leader.silent_s(agent.name)
+            if agent.process is not None and silent_s is not None and silent_s < IN_CONTACT_S:
+                at_work[agent.name] = agent.process
         everybody = [*stage.others(first), *[agent.name for agent in stage.agents], *stage.clients]
-        stage.trace.fault("leader's machine silent", first)
+        stage.trace.fault(SILENT, first)
+        # Calls are lost for good in a cut, where TCP would go on: whoever was told nothing then hears nothing later.
+        judged = stage.calls_are_good and stage.trace.faults[SILENT] == 1
         count = stage.faults_so_far()
         stage.cut_off(first, everybody)
         successor = await stage.successor(first)
         if successor is not None:
             await asyncio.sleep(FOUND_WITHIN_S)
             alone = stage.faults_so_far() == count and stage.only_one_cut_off(first)
-            if alone and stage.calls_are_good and stage.cluster.leader() == successor:
-                self._judge(successor, agents)
+            if judged and alone and stage.cluster.leader() == successor:
+                self._judge(successor, at_work)
             await asyncio.sleep(stage.rng.uniform(0.0, 1.0))
         stage.rejoin(first, everybody)
 

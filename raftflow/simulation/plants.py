@@ -12,6 +12,7 @@ from unittest.mock import patch
 import msgspec
 
 from raftflow.agent.clock import Lease
+from raftflow.agent.leader_watch import LeaderWatch
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.leases import Leases
@@ -21,7 +22,8 @@ from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.rooms import fits_in
 from raftflow.domain.task import AttemptOutcome
 from raftflow.machine import apply as machine_apply
-from raftflow.machine import attempts, ledger
+from raftflow.machine import agents as machine_agents
+from raftflow.machine import attempts, ledger, quarantine
 from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.machine import Machine
 from raftflow.machine.requests import RequestTable
@@ -49,6 +51,31 @@ Patch = contextlib.AbstractContextManager[object]
 
 def attribute(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
     return lambda: patch.object(owner, name, value)
+
+
+# --- silence
+
+
+def watch_nobody() -> Patch:
+    async def wait_for_ever(_self: LeaderWatch) -> None:
+        """Ask no other replica who leads."""
+        await asyncio.Event().wait()
+
+    return patch.object(LeaderWatch, "run", wait_for_ever)
+
+
+def count_mass_losses() -> Patch:
+    note_loss = quarantine.note_loss
+
+    def count(step: Step, agent: Agent, *, mass: bool = False) -> None:
+        del mass
+        note_loss(step, agent)
+
+    return patch.object(machine_agents, "note_loss", count)
+
+
+def keep_quarantines() -> Patch:
+    return patch.object(machine_agents, "end_all_if_nobody_is_up", lambda _step: None)
 
 
 # --- disk

@@ -137,7 +137,9 @@ class LeaderClient:
                 status, headers, data = await self._post(base, path, body, timeout_s)
             except (TimeoutError, OSError) as error:
                 if self._watch.term != term and base != self._leader:
-                    raise NoLeaderError(f"{base} has not answered, and {self._leader or 'another one'} leads") from error
+                    raise NoLeaderError(
+                        f"{base} has not answered, and {self._leader or 'another one'} leads"
+                    ) from error
                 self._failed(base)
                 reasons.append(f"{base}: {type(error).__name__} {error}".rstrip())
                 continue

@@ -192,35 +192,34 @@ class Wire:
             limit: how long it may take; is entered here, and may be moved while the request is under way.
             connect_timeout_s: how long a connection may take.
         """
-        return await self._ask("POST", base, path, body, limit, connect_timeout_s)
+        async with limit:
+            return await self._ask("POST", base, path, body, connect_timeout_s)
 
     async def get(self, base: str, path: str, *, limit: asyncio.Timeout, connect_timeout_s: float) -> Answer:
         """Get what is at a path, as `post` does."""
-        return await self._ask("GET", base, path, b"", limit, connect_timeout_s)
+        async with limit:
+            return await self._ask("GET", base, path, b"", connect_timeout_s)
 
-    async def _ask(
-        self, method: str, base: str, path: str, body: bytes, limit: asyncio.Timeout, connect_timeout_s: float
-    ) -> Answer:
+    async def _ask(self, method: str, base: str, path: str, body: bytes, connect_timeout_s: float) -> Answer:
         host = urlsplit(base).netloc
         request = (
             f"{method} {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
             f"{self._more}\r\n"
         ).encode("latin-1") + body
-        async with limit:
-            while True:
-                connection = self._take(base)
-                kept = connection is not None
-                if connection is None:
-                    async with asyncio.timeout(connect_timeout_s):
-                        connection = await self._connect(base)
-                try:
-                    answer = await connection.ask(request)
-                except WireError:
-                    if kept and not connection.begun:
-                        continue
-                    raise
-                self._keep(base, connection)
-                return answer
+        while True:
+            connection = self._take(base)
+            kept = connection is not None
+            if connection is None:
+                async with asyncio.timeout(connect_timeout_s):
+                    connection = await self._connect(base)
+            try:
+                answer = await connection.ask(request)
+            except WireError:
+                if kept and not connection.begun:
+                    continue
+                raise
+            self._keep(base, connection)
+            return answer
 
     def _take(self, base: str) -> Connection | None:
         idle = self._idle.get(base, [])

@@ -1,4 +1,4 @@
-"""`raftflow bench failover`: from the end of the leader to the next assignment, acknowledged write, and task that ran.
+"""`raftflow bench failover`: from the leader's end to the next assignment, acknowledged write, and task that ran.
 
 Three replicas and two agents as separate processes, all of them with work; a measuring agent takes a stream of tiny
 tasks. For every run the leader fails, and this is measured:
@@ -58,9 +58,7 @@ async def _measure(
     directory: Path, hosts: Machines | None, *, runs: int, nodes: int, agents: int, how: str
 ) -> dict[str, Any]:
     places = () if hosts is None else tuple((host, hosts.command(n)) for n, host in enumerate(hosts.hosts))
-    options = Options(
-        nodes=nodes, agents=agents, lease_ms=10_000, with_token=hosts is not None, hosts=places
-    )
+    options = Options(nodes=nodes, agents=agents, lease_ms=10_000, with_token=hosts is not None, hosts=places)
     cluster = LocalCluster.create(directory, options)
     probe = ProbeAgent(cluster.urls, token=cluster.token)
     try:

@@ -32,7 +32,9 @@ class ProbeAgent:
         self, urls: Sequence[str], *, name: str = "probe", hold_s: float = 0.002, token: str | None = None
     ) -> None:
         self._leader = LeaderClient(
-            AgentConfig(peers=tuple(urls), name=name, token=token or "", connect_timeout_s=0.5, poll_timeout_s=_TIMEOUT_S)
+            AgentConfig(
+                peers=tuple(urls), name=name, token=token or "", connect_timeout_s=0.5, poll_timeout_s=_TIMEOUT_S
+            )
         )
         self._name = name
         self._instance = secrets.token_hex(8)

@@ -204,9 +204,7 @@ def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
     if command.reason == "left":
         _take_out(step, agent, AgentState.LEFT, "its agent left")
     else:
-        _take_out(
-            step, agent, AgentState.LOST, "its agent was silent for longer than its lease", mass=command.mass
-        )
+        _take_out(step, agent, AgentState.LOST, "its agent was silent for longer than its lease", mass=command.mass)
     end_all_if_nobody_is_up(step)
     return Done()
 

@@ -30,7 +30,14 @@ from raftflow.agent.loop import Agent
 from raftflow.agent.messages import Sampled
 from raftflow.coordinator.submitter import BusyError, NotLeaderError, ProposeError
 from raftflow.domain.commands import RegisterAgent
-from raftflow.domain.contract import AgentLoad, LeaderNotice, PollRequest, PollResponse, RegisterRequest, RegisterResponse
+from raftflow.domain.contract import (
+    AgentLoad,
+    LeaderNotice,
+    PollRequest,
+    PollResponse,
+    RegisterRequest,
+    RegisterResponse,
+)
 from raftflow.domain.limits import RESULT_BYTES_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.resources import parse_amount

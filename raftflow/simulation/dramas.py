@@ -64,7 +64,7 @@ class Dramas:
             stage.bursts.fire(first, 5)
 
     def silent_leader(self, _name: str) -> None:
-        """Let a leader's machine fall silent: to replicas, agents and clients. Its process lives, and knows nothing."""
+        """Let the leader fall silent to replicas, agents and clients. Its process lives, and knows nothing."""
         self._stage.play(self._fall_silent())
 
     async def _fall_silent(self) -> None:

@@ -21,8 +21,8 @@ from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.rooms import fits_in
 from raftflow.domain.task import AttemptOutcome
-from raftflow.machine import apply as machine_apply
 from raftflow.machine import agents as machine_agents
+from raftflow.machine import apply as machine_apply
 from raftflow.machine import attempts, ledger, quarantine
 from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.machine import Machine

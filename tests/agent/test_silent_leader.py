@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -158,7 +159,7 @@ async def test_the_watch_goes_on_to_the_next_replica_when_one_fails(monkeypatch:
         world.answers.put_nowait(OSError("no connection"))
     await until(lambda: len(world.asked) == 5)
     asked = [peer for peer, _ in world.asked]
-    assert all(one != other for one, other in zip(asked, asked[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(asked))
     assert "a" not in asked
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -98,9 +98,7 @@ class Bench:
         return ControlAgent(at_ms=self.clock.ms, actor="client:test", name=name, action=action)
 
     def removal(self, name: str, incarnation: int) -> RemoveAgent:
-        return RemoveAgent(
-            at_ms=self.clock.ms, actor="leader:n1", name=name, incarnation=incarnation, reason="lost"
-        )
+        return RemoveAgent(at_ms=self.clock.ms, actor="leader:n1", name=name, incarnation=incarnation, reason="lost")
 
     async def poll(self, incarnation: int, seq: int, *, name: str = "a1", **fields: Any) -> Any:
         return await self.desk.poll(name, PollRequest(incarnation=incarnation, seq=seq, **fields))

@@ -52,9 +52,18 @@ def test_who_is_silent_counts_before_its_lease_is_over() -> None:
 
 @pytest.mark.parametrize(
     ("silent", "present", "together"),
-    [(1, 1, False), (2, 2, True), (1, 3, False), (2, 3, True), (2, 4, False), (3, 4, True), (3, 15, False), (4, 15, True)],
+    [
+        (1, 1, False),
+        (2, 2, True),
+        (1, 3, False),
+        (2, 3, True),
+        (2, 4, False),
+        (3, 4, True),
+        (3, 15, False),
+        (4, 15, True),
+    ],
 )
-def test_how_many_are_a_loss_that_counts_against_nobody(silent: int, present: int, together: bool) -> None:
+def test_how_many_are_a_loss_that_counts_against_nobody(silent: int, present: int, *, together: bool) -> None:
     found = Together()
     names = [f"a{number}" for number in range(silent)]
     found.note(names, present)

@@ -292,9 +292,7 @@ async def test_agents_that_were_not_heard_in_this_term_get_nothing(bench: Any) -
 
 async def test_nothing_queues_at_a_full_agent_while_others_are_yet_to_be_heard(bench: Any) -> None:
     one = await bench()
-    full, idle, gone = [
-        await one.register(name, instance=name * 4, prefetch=8) for name in ("full", "idle", "gone")
-    ]
+    full, idle, gone = [await one.register(name, instance=name * 4, prefetch=8) for name in ("full", "idle", "gone")]
     for name in ("idle", "gone"):
         await one.replica.propose(one.control(name, "drain"))
     await one.submit("long")
@@ -316,7 +314,9 @@ async def test_nothing_queues_at_a_full_agent_while_others_are_yet_to_be_heard(b
     assert not one.replica.leader.unheard
 
 
-@pytest.mark.parametrize(("count", "silent", "reasons"), [(1, 1, ["lost"]), (3, 3, ["lost_together"] * 3), (5, 2, ["lost"] * 2)])
+@pytest.mark.parametrize(
+    ("count", "silent", "reasons"), [(1, 1, ["lost"]), (3, 3, ["lost_together"] * 3), (5, 2, ["lost"] * 2)]
+)
 async def test_a_loss_of_most_of_a_small_fleet_is_told_apart(
     bench: Any, count: int, silent: int, reasons: list[str]
 ) -> None:

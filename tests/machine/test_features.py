@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from raftflow.domain import commands as c
-from raftflow.domain.features import FAULTS_LEVEL, LEVEL, LEVEL_FIRST, NEEDS, ONLINE_LEVEL, FeatureLevelError, level_of
+from raftflow.domain.features import (
+    FAULTS_LEVEL,
+    LEVEL,
+    LEVEL_FIRST,
+    NEEDS,
+    ONLINE_LEVEL,
+    FeatureLevelError,
+    level_of,
+)
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec

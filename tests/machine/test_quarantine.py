@@ -310,9 +310,9 @@ def test_a_mass_loss_counts_against_nobody(online):
         assert online.records[-1].detail == "agent a2 was lost with many others, which counts against none of them"
         for name in names:
             online.register(name, instance=f"{name}-{cut}")
-        assert [(agent(online, name).state, agent(online, name).losses, agent(online, name).faults) for name in names] == [
-            ("up", 0, 0)
-        ] * 3
+        assert [
+            (agent(online, name).state, agent(online, name).losses, agent(online, name).faults) for name in names
+        ] == [("up", 0, 0)] * 3
     assert lose(online) == "up", "the first loss of its own"
     assert lose(online) == "quarantine"
 

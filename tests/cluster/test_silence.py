@@ -1,4 +1,4 @@
-"""Machines that fall silent on a real cluster: a leader that stands still, and a fleet that is cut off again and again."""
+"""Machines that fall silent on a real cluster: a leader that stands still, a fleet that is cut off repeatedly."""
 
 from __future__ import annotations
 

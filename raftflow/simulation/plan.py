@@ -183,5 +183,6 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
         plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True
         if rng.random() < SILENCES_SHARE:
             # Nothing else goes wrong, so that what takes too long can be told from what is in the way.
-            plan.weights = {"silent leader": 4, "fleet cut off": 3, "agent": 1}
+            plan.weights = {"silent leader": 4, "fleet cut off": 3, "agent": 3}
+            plan.agents = rng.choice((1, 5))
             plan.every_s, plan.late_calls, plan.lose_answers, plan.slow = 1.5, 0.0, 0.0, 0.0

@@ -75,7 +75,17 @@ def count_mass_losses() -> Patch:
 
 
 def keep_quarantines() -> Patch:
-    return patch.object(machine_agents, "end_all_if_nobody_is_up", lambda _step: None)
+    take_over = quarantine.take_over
+
+    def as_if_others_were_up(step: Step, agent: Agent, before: Agent) -> None:
+        kinds = step.state.kinds
+        step.state.kinds = kinds or {agent.kind(): 1}
+        take_over(step, agent, before)
+        step.state.kinds = kinds
+
+    return patch.multiple(
+        machine_agents, end_all_if_nobody_is_up=lambda _step: None, take_over=as_if_others_were_up
+    )
 
 
 # --- disk

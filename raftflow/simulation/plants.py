@@ -83,9 +83,7 @@ def keep_quarantines() -> Patch:
         take_over(step, agent, before)
         step.state.kinds = kinds
 
-    return patch.multiple(
-        machine_agents, end_all_if_nobody_is_up=lambda _step: None, take_over=as_if_others_were_up
-    )
+    return patch.multiple(machine_agents, end_all_if_nobody_is_up=lambda _step: None, take_over=as_if_others_were_up)
 
 
 # --- disk

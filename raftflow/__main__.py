@@ -1,6 +1,13 @@
-"""`python -m raftflow`: the same as the `raftflow` command."""
+"""`python -m raftflow`: the same as the `raftflow` command.
 
-from raftflow.cli.main import main
+`python -m` puts the working directory in front of the import path: it goes to the end before anything is imported.
+"""
+
+import sys
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        sys.path.append(sys.path.pop(0))
+    from raftflow.cli.main import main
+
     main()

@@ -38,7 +38,8 @@ class TaskContext:
     fence: int
     """Grows over all attempts of all tasks: write it with what you store, and refuse smaller ones."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Result of each task that this one needs."""
+    """Result of each task that this one needs. Large ones (32 KiB together) are read anew each time they are looked
+    at, from a file that is there while the function runs."""
 
 
 _current: TaskContext | None = None

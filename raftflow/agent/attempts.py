@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Literal
 
 import msgspec
 
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import Ended, Executor, Watched
+from raftflow.agent.inputs import Inputs, InputsError
 from raftflow.agent.usage import Sample, Usage, UsageWatch, to_mib
 from raftflow.domain.contract import Assignment, ReportedEnd
-from raftflow.domain.limits import ERROR_CHARS_MAX
+from raftflow.domain.limits import RESULT_BYTES_MAX
+from raftflow.domain.reportable import judge_end
 from raftflow.domain.resources import MEMORY
 
 _log = logging.getLogger("raftflow.agent.attempts")
@@ -28,7 +31,18 @@ OUTGROWN_GRACE_S = 1.0
 class Running:
     """One attempt that runs."""
 
-    __slots__ = ("assignment", "executor", "kill_timer", "reason", "started_at_ns", "timeout_timer", "usage", "why")
+    __slots__ = (
+        "assignment",
+        "executor",
+        "fetching",
+        "inputs",
+        "kill_timer",
+        "reason",
+        "started_at_ns",
+        "timeout_timer",
+        "usage",
+        "why",
+    )
 
     def __init__(self, assignment: Assignment, executor: Executor) -> None:
         self.assignment = assignment
@@ -39,6 +53,10 @@ class Running:
         self.timeout_timer: asyncio.TimerHandle | None = None
         self.kill_timer: asyncio.TimerHandle | None = None
         self.usage = Usage()
+        self.fetching: asyncio.Task[Inputs] | None = None
+        """Set while its inputs are fetched: nothing runs yet."""
+        self.inputs: Inputs | None = None
+        """Those that were fetched."""
 
     @property
     def memory_mib(self) -> int:
@@ -47,7 +65,7 @@ class Running:
 
     def watched(self) -> Watched | None:
         """Return where it can be observed."""
-        return self.executor.watched(self.assignment.fence)
+        return None if self.fetching is not None else self.executor.watched(self.assignment.fence)
 
 
 class Attempts:
@@ -61,16 +79,20 @@ class Attempts:
         before_end: Callable[[], None],
         on_end: Callable[[ReportedEnd], None],
         sample: Sample | None = None,
+        fetch: Callable[[Assignment], Coroutine[Any, Any, Inputs]] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._command = command
         self._python = python
         self._before_end = before_end
         self._on_end = on_end
+        self._fetch = fetch
         self._running: dict[int, Running] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.usage = UsageWatch(self._running, sample, self._outgrown)
+        self.result_bytes_max = RESULT_BYTES_MAX
+        """Of one result, as the coordinator takes it."""
 
     def start(self, assignment: Assignment) -> None:
         """Start an attempt. Its end comes through `on_end`, never before this returns."""
@@ -79,16 +101,44 @@ class Attempts:
         self._running[assignment.fence] = running
         self._idle.clear()
         self.usage.started()
-        try:
-            executor.start(assignment, self._ended)
-        except OSError as error:
-            _log.exception("attempt %s of task %s cannot be started", assignment.fence, assignment.task_id)
-            how = Ended(ok=False, error=f"the agent cannot start it: {error}")
-            self._loop.call_soon(self._ended, assignment.fence, how)
+        if assignment.inputs_apart is None or self._fetch is None:
+            self._begin(running)
+        else:
+            running.fetching = self._loop.create_task(self._fetch(assignment))
+            running.fetching.add_done_callback(partial(self._fetched, running))
         if assignment.timeout_ms is not None:
             running.timeout_timer = self._loop.call_later(
                 assignment.timeout_ms / 1000, self._timed_out, assignment.fence
             )
+
+    def _begin(self, running: Running) -> None:
+        """Start what runs."""
+        assignment = running.assignment
+        try:
+            running.executor.start(assignment, self._ended, running.inputs)
+        except OSError as error:
+            _log.exception("attempt %s of task %s cannot be started", assignment.fence, assignment.task_id)
+            how = Ended(ok=False, error=f"the agent cannot start it: {error}")
+            self._loop.call_soon(self._ended, assignment.fence, how)
+
+    def _fetched(self, running: Running, fetching: asyncio.Task[Inputs]) -> None:
+        """The inputs are there, or will not be: start, unless the attempt was stopped meanwhile."""
+        self._before_end()  # the lease may be over by now, and then nothing starts
+        running.fetching = None
+        how = Ended(ok=False, error="stopped before its inputs were there", abandoned=True)
+        if not fetching.cancelled():
+            error = fetching.exception()
+            if error is None:
+                running.inputs = fetching.result()
+                if running.reason is None:
+                    self._begin(running)
+                    return
+            elif isinstance(error, InputsError):
+                _log.warning("attempt %d cannot start: %s", running.assignment.fence, error)
+                how = Ended(ok=False, error=str(error), abandoned=error.own)
+            else:
+                raise error
+        self._ended(running.assignment.fence, how)
 
     def _timed_out(self, fence: int) -> None:
         running = self._running.get(fence)
@@ -114,6 +164,9 @@ class Attempts:
         if running.reason is None:
             running.reason = reason
             running.why = why
+            if running.fetching is not None:
+                running.fetching.cancel()
+                return
             running.executor.signal(fence, signal.SIGTERM)
         elif running.kill_timer is not None and running.kill_timer.when() <= self._loop.time() + grace_s:
             return
@@ -140,6 +193,8 @@ class Attempts:
         for timer in (running.timeout_timer, running.kill_timer):
             if timer is not None:
                 timer.cancel()
+        if running.inputs is not None:
+            running.inputs.remove()
         if not self._running:
             self._idle.set()
         assignment = running.assignment
@@ -159,11 +214,12 @@ class Attempts:
             task_id=assignment.task_id,
             outcome=outcome,
             exit_code=how.exit_code,
-            error=error if len(error) <= ERROR_CHARS_MAX else error[: ERROR_CHARS_MAX - 3] + "...",
+            error=error,
             duration_ms=(now_ns() - running.started_at_ns) // 1_000_000,
             cpu_ms=max(how.cpu_ms, running.usage.cpu_ms),
             peak_mib=to_mib(max(how.rss_max_kib, running.usage.peak_kib)),
         )
         if outcome == "succeeded" and how.result:
             end.result = msgspec.Raw(how.result)
+        judge_end(end, result_bytes_max=self.result_bytes_max)
         self._on_end(end)

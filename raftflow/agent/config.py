@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.checks import label_problems, resource_problems
 from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import CPU, MEMORY, Resources, parse_amount
 
@@ -69,6 +70,9 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     directory for temporary files."""
     output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
     """Kept of each of an attempt's standard streams, from its beginning; the rest is dropped."""
+    inputs_bytes_max: Positive = limits.INPUTS_BYTES_MAX
+    """Of what one attempt is given by the tasks that it needs; one that is given more fails. By default all that a
+    task can be given. They lie in the work directory while the attempt runs."""
     keep_attempts_max: Positive = 1_000
     """Ended attempts whose output is kept."""
     keep_bytes_max: Positive = 1 << 30
@@ -181,6 +185,10 @@ def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
             parse_amount(name, value)
         except ValueError as error:
             raise fail("resources", f"{name} {error}") from error
+    if too_many := resource_problems(config.capacity()):
+        raise fail("resources", too_many[0])
+    if wrong_labels := label_problems(config.labels):
+        raise fail("labels", wrong_labels[0])
     if config.client_key and not config.client_cert:
         raise fail("client_key", "needs client_cert as well")
     for key in ("cacert", "client_cert", "client_key"):

@@ -8,6 +8,9 @@ Each poll with ends is an entry of the log and a disk write on every replica. So
 polls keep a distance, and ends are gathered: see `Exchange._distance_s`.
 
 A poll accounts for every fence that the agent was sent: the leader takes what it does not mention as lost.
+
+A poll that the coordinator refuses for what it carries is sent in parts until the item that is at fault is alone
+(`portions`). An end that is at fault becomes a failed attempt that says so; of other items the log tells.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -26,9 +29,12 @@ from raftflow.agent.clock import now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler, plain
+from raftflow.agent.portions import Portion, Search, first_of
+from raftflow.agent.refusals import Refusals
 from raftflow.agent.usage import TELL_EVERY_S, UsageWatch
 from raftflow.domain.contract import AttemptUsage, LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import INPUTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.limits import LOGS_PER_POLL_MAX
 
 _log = logging.getLogger("raftflow.agent.exchange")
 
@@ -37,15 +43,11 @@ _BACKOFF_MAX_S = 0.5
 _RETRY_AFTER_MAX_S = 5.0
 _ENDS_MAX = 1_000
 """Ends in one poll."""
-_ENDS_BYTES_MAX = 512 << 10
-"""Results and errors in one poll; a coordinator takes 1 MiB by default."""
-_END_BYTES = 256
-"""About what an end costs beside its result and its error."""
 LOG_BYTES_MAX = 128 << 10
 """Of one log piece, and about of all in one poll. In JSON they take a third more."""
 LAST_WORDS_S = 2.0
 """Longest wait for the refusal of ends that come too late."""
-_LOGS_MAX = 64
+_LOGS_MAX = LOGS_PER_POLL_MAX
 """Log pieces that wait to be sent."""
 _LEASE_PART = 3
 """An idle poll is held for at most this part of the lease, and a silent leader is left after it."""
@@ -55,6 +57,11 @@ _QUEUE_PART = 4
 """Ends are reported at once when there are this part as many of them as attempts that wait here."""
 _FAILOVER_MS = 2_000
 """What should be left of the lease when a leader dies, so that its successor is found in time."""
+
+_REFUSED_WAIT_S = 2.0
+"""Pause after a poll that carries nothing was refused: the agent cannot mend that."""
+_SILENCE_PART = 4
+"""While parts of refused polls are sent, one without items goes when no answer came for this part of the lease."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -87,18 +94,6 @@ class Patience:
         self._next_s = _BACKOFF_MIN_S
 
 
-def first_of(ends: Iterable[ReportedEnd], count_max: int) -> list[ReportedEnd]:
-    """Return the first ends, as many as one request should carry; at least one."""
-    first: list[ReportedEnd] = []
-    size = 0
-    for end in ends:
-        size += len(bytes(end.result)) + len(end.error.encode()) + _END_BYTES
-        if first and (size > _ENDS_BYTES_MAX or len(first) >= count_max):
-            break
-        first.append(end)
-    return first
-
-
 def hold_ms(registration: RegisterResponse) -> int:
     """Return how long an idle poll may be held.
 
@@ -108,6 +103,18 @@ def hold_ms(registration: RegisterResponse) -> int:
     lease_ms = registration.lease_ms
     spare_ms = (lease_ms * 9 // 10 - _FAILOVER_MS) // 2
     return min(registration.poll_wait_ms, lease_ms // _LEASE_PART, max(spare_ms, lease_ms // 10))
+
+
+def _encoded(request: PollRequest) -> bytes:
+    """Encode a poll. What cannot be encoded is refused as the coordinator would refuse it. Raises `RefusedError`."""
+    try:
+        return _encode(request)
+    except (ValueError, TypeError, OverflowError, msgspec.EncodeError) as error:
+        raise RefusedError(400, f"the poll cannot be encoded: {error}") from error
+
+
+def _portion_of(request: PollRequest) -> Portion:
+    return Portion(request.ends, request.logs, request.usage, request.load)
 
 
 def _plain(end: ReportedEnd) -> ReportedEnd:
@@ -160,7 +167,10 @@ class Exchange:
         self._wait_until_s = 0.0
         self._reported_at_s = -math.inf
         """When the last poll with ends was sent."""
-        self._ends_max = _ENDS_MAX
+        self._search = Search()
+        """For what is at fault in polls that were refused."""
+        self._answered_at_s = self._loop.time()
+        self._refusals = Refusals(book, self.add_piece)
         self._handle: asyncio.Handle | None = None
         self._gathered: asyncio.TimerHandle | None = None
         """Set while the next poll keeps its distance."""
@@ -198,6 +208,7 @@ class Exchange:
         """Send once what nobody has heard of an incarnation that is over: it is refused, and the audit has it."""
         if not self._book.ends:
             return
+        self._search.clear()
         request = self._compose(news=True, goodbye=False)
         try:
             await self._leader.poll(self._registration.id, _encode(request), LAST_WORDS_S)
@@ -221,7 +232,7 @@ class Exchange:
         if self._patience.trouble and self._polls:
             return
         goodbye = self._leaving and self._book.empty
-        news = bool(self._book.ends or self._pieces or self._urgent or goodbye)
+        news = bool(self._book.ends or self._pieces or self._urgent or goodbye or self._search.going_on)
         if (not news or True in self._polls.values()) and self._polls:
             return
         distance_s = self._distance_s(goodbye=goodbye)
@@ -254,6 +265,8 @@ class Exchange:
         book = self._book
         if self._pieces or self._urgent or goodbye or self._leaving or self._patience.trouble or book.pressing:
             return 0.0
+        if self._search.going_on:
+            return 0.0
         if len(book.ends) >= len(book.queue) // _QUEUE_PART:
             return 0.0
         return self._reported_at_s + _DISTANCE_S - self._loop.time()
@@ -265,20 +278,13 @@ class Exchange:
         self.schedule()
 
     def _compose(self, *, news: bool, goodbye: bool) -> PollRequest:
-        """Return a poll that says all there is to say now."""
+        """Return a poll that says all there is to say now, or a part of what was refused together."""
         self._seq += 1
         self._urgent = self._book.pressing = False
-        ends, later = self._next_ends()
+        portion = self._next_part() if self._search.going_on else self._next_portion()
+        ends = portion.ends
         if ends:
             self._reported_at_s = self._loop.time()
-        online = self.level >= ONLINE_LEVEL
-        usage: list[AttemptUsage] = []
-        load = self._load.sample()
-        if online:
-            usage = self._usage.report()
-        else:
-            ends = [_plain(end) for end in ends]
-            load = plain(load)
         registration = self._registration
         wait_ms = hold_ms(registration)
         if self._leaving or self._patience.trouble or (news and not ends):
@@ -286,28 +292,48 @@ class Exchange:
             # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders
             # went on dying.
             wait_ms = 0
-        elif online and self._book.running:
+        elif self.level >= ONLINE_LEVEL and self._book.running:
             wait_ms = min(wait_ms, int(TELL_EVERY_S * 1000))
         return PollRequest(
             incarnation=registration.incarnation,
             seq=self._seq,
             seen=self._book.seen,
             # Ends that do not fit in are still "running": what is not mentioned is lost.
-            running=[*self._book.running, *later],
+            running=[*self._book.running, *self._later(ends)],
             queued=[assignment.fence for assignment in self._book.queue],
             ends=ends,
-            logs=self._next_pieces(),
-            usage=usage,
-            load=load,
+            logs=portion.logs,
+            usage=portion.usage,
+            load=portion.load,
             wait_ms=wait_ms,
             leaving=self._leaving,
             goodbye=goodbye,
+            fetches=self.level >= INPUTS_LEVEL,
         )
 
-    def _next_ends(self) -> tuple[list[ReportedEnd], list[int]]:
-        """Return the ends for the next poll, and the fences of those that must wait for the one after."""
-        ends = first_of(self._book.ends.values(), self._ends_max)
-        return ends, list(self._book.ends)[len(ends) :]
+    def _next_portion(self) -> Portion:
+        ends = first_of(self._book.ends.values(), _ENDS_MAX)
+        load = self._load.sample()
+        usage: list[AttemptUsage] = []
+        if self.level >= ONLINE_LEVEL:
+            usage = self._refusals.told(self._usage.report())
+        else:
+            ends = [_plain(end) for end in ends]
+            load = plain(load)
+        return Portion(ends, self._next_pieces(), usage, load if self._refusals.tells_load else None)
+
+    def _next_part(self) -> Portion:
+        """Return a part of what was refused, without ends that have got their verdict meanwhile."""
+        silent_s = self._loop.time() - self._answered_at_s
+        part = self._search.next(bare=silent_s > self._registration.lease_ms / 1000 / _SILENCE_PART)
+        return part._replace(ends=[end for end in part.ends if end.fence in self._book.ends])
+
+    def _later(self, ends: list[ReportedEnd]) -> list[int]:
+        """Return the fences of ends that a poll with these does not tell of."""
+        if len(ends) == len(self._book.ends):
+            return []
+        told = {end.fence for end in ends}
+        return [fence for fence in self._book.ends if fence not in told]
 
     def _next_pieces(self) -> list[LogPiece]:
         """Take as many log pieces as one poll should carry."""
@@ -328,14 +354,14 @@ class Exchange:
         timeout_s = min(self._config.poll_timeout_s, registration.lease_ms / 1000 / _LEASE_PART) + held_s
         sent_at_ns = now_ns()
         try:
-            response = await self._leader.poll(registration.id, _encode(request), timeout_s)
+            response = await self._leader.poll(registration.id, _encoded(request), timeout_s)
         except StaleIncarnationError as error:
             self._book.refuse(request.ends)  # and the refusal is on record
             if not self.over.done():
                 _log.warning("incarnation %d counts no more: %s", registration.incarnation, error)
                 self._finish("stale")
         except RefusedError as error:
-            self._refused(error, request.ends)
+            self._refused(error, request)
         except NoLeaderError as error:
             self._pieces[:0] = request.logs
             self._failed(str(error), error.retry_after_s)
@@ -350,27 +376,35 @@ class Exchange:
         self._before()
         self._patience.succeeded()
         self._wait_until_s = 0.0
+        self._answered_at_s = self._loop.time()
         self.level = max(self.level, response.feature_level)
         self._book.answered(response.verdicts)
-        if request.ends:
-            if all(end.fence in self._book.ends for end in request.ends):
-                # The leader did not get to them: leave it a moment before they are sent again.
-                self._wait_until_s = self._loop.time() + _BACKOFF_MIN_S
-            else:
-                self._ends_max = min(self._ends_max * 2, _ENDS_MAX)
+        if request.ends and all(end.fence in self._book.ends for end in request.ends):
+            # The leader did not get to them: leave it a moment before they are sent again.
+            self._wait_until_s = self._loop.time() + _BACKOFF_MIN_S
+        if self._search.active and (guilty := self._search.answered(_portion_of(request))) is not None:
+            self._refusals.condemn(*guilty)
         self._answered(response, sent_at_ns)
         if request.goodbye:
             self._finish("goodbye")
 
-    def _refused(self, error: RefusedError, ends: list[ReportedEnd]) -> None:
-        if error.status != 413 or not ends:
+    def _refused(self, error: RefusedError, request: PollRequest) -> None:
+        """Go on without sending the same poll again."""
+        portion = _portion_of(request)
+        if not error.about_content:
+            self._pieces[:0] = portion.logs
             self._failed(f"the coordinator refuses the poll: {error}")
-        elif len(ends) > 1:
-            self._ends_max = max(len(ends) // 2, 1)
-        elif (end := self._book.ends.get(ends[0].fence)) is not None:
-            end.outcome = "failed"
-            end.error = f"the coordinator refuses the result: {error}"[:1_000]
-            end.result = msgspec.Raw(b"null")
+            return
+        guilty = self._search.refused(portion, str(error))
+        if guilty is not None:
+            self._refusals.condemn(*guilty)
+        elif not portion.items():
+            why = f"the coordinator refuses a poll that carries nothing, which this agent cannot mend: {error}"
+            self._failed(why, _REFUSED_WAIT_S)
+        else:
+            _log.info(
+                "the coordinator refuses a poll with %d items; they go in parts: %s", len(portion.items()), error
+            )
 
     def _failed(self, why: str, retry_after_s: float | None = None) -> None:
         self._wait_until_s = self._loop.time() + self._patience.failed(why, retry_after_s)

@@ -17,17 +17,19 @@ import logging
 import ssl
 from collections import deque
 from typing import TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
 from raftflow.agent.config import AgentConfig, ConfigError
+from raftflow.agent.inputs import AttemptOverError, NotServedError, PassedOverError
 from raftflow.agent.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, UnderWay
 from raftflow.agent.wire import Answer, Wire, WireError
 from raftflow.domain.contract import (
     HEADER_LEADER_URL,
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
+    InputsPiece,
     LeaderNotice,
     PollResponse,
     Problem,
@@ -40,11 +42,13 @@ _log = logging.getLogger("raftflow.agent.leader")
 
 STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
 _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
+_NOT_THE_CONTENT = frozenset({401, 403, 404, 405, 407, 408, 409, 410, 421, 425, 426, 429, 431, 451})
 _REDIRECTS_MAX = 8
 _PEERS = HEADER_PEERS.lower()
 _LEADER_URL = HEADER_LEADER_URL.lower()
 
 _encode = msgspec.json.Encoder().encode
+_decode_inputs = msgspec.json.Decoder(InputsPiece).decode
 _decode_problem = msgspec.json.Decoder(Problem).decode
 _T = TypeVar("_T")
 
@@ -68,6 +72,11 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def about_content(self) -> bool:
+        """Whether what the request carries is the reason, not who sends it, where to, or when."""
+        return 400 <= self.status < 500 and self.status not in _NOT_THE_CONTENT
 
 
 class LeaderClient:
@@ -123,6 +132,36 @@ class LeaderClient:
         """Send a poll. Raises `NoLeaderError`, `StaleIncarnationError` or `RefusedError`."""
         return await self._pass(f"/v1/agents/{agent_id}/poll", body, timeout_s, self._decode_poll)
 
+    # What `agent.inputs` wants of a source.
+
+    def replicas(self) -> list[str]:
+        """Return the replicas to ask for inputs: the leader last."""
+        others = [peer for peer in self._peers if peer != self._leader]
+        return others if self._leader is None else [*others, self._leader]
+
+    async def inputs(self, replica: str, agent: str, fence: int, first: int, timeout_s: float) -> InputsPiece:
+        """Ask a replica for a piece of inputs. Raises `PassedOverError`, `NotServedError`, `AttemptOverError`."""
+        if self._wire is None:
+            raise PassedOverError("the agent is stopping")
+        path = f"/v1/agents/{quote(agent, safe='')}/attempts/{fence}/inputs?first={first}"
+        connect_s = self._config.connect_timeout_s
+        try:
+            answer = await self._wire.get(replica, path, timeout_s=timeout_s, connect_timeout_s=connect_s)
+        except (TimeoutError, OSError) as error:
+            raise PassedOverError(f"{replica}: {type(error).__name__} {error}".rstrip(), away=True) from error
+        if answer.status == 200:
+            try:
+                return _decode_inputs(answer.body)
+            except msgspec.DecodeError as error:
+                raise NotServedError(f"{replica}: an answer that is not the contract's: {error}") from error
+        problem = _problem_of(answer.status, answer.body)
+        text = f"{replica}: {_text_of(problem)}"
+        if answer.status == 429 or answer.status in _RETRY_STATUS:
+            raise PassedOverError(text, _seconds(answer.headers.get("retry-after")) if answer.status == 429 else 0.0)
+        if answer.status == 409:
+            raise AttemptOverError(text)
+        raise NotServedError(text)
+
     async def _pass(self, path: str, body: bytes, timeout_s: float, decoder: msgspec.json.Decoder[_T]) -> _T:
         targets = deque(self._peers if self._leader is None else [self._leader, *self._peers])
         tried: set[str] = set()
@@ -173,7 +212,7 @@ class LeaderClient:
             raise RuntimeError("LeaderClient.start() was not called")
         connect_timeout_s = self._config.connect_timeout_s
         with self._under_way.asking(base, timeout_s) as limit:
-            return await self._wire.post(base, path, body, limit=limit, connect_timeout_s=connect_timeout_s)
+            return await self._wire.post(base, path, body, timeout_s=limit, connect_timeout_s=connect_timeout_s)
 
     async def _ask_who_leads(self, base: str, term: int) -> LeaderNotice:
         """Ask a replica who leads after `term`. Raises `OSError`, `TimeoutError`, `NotHeldError`."""
@@ -181,7 +220,7 @@ class LeaderClient:
         timeout_s = self._config.connect_timeout_s
         path = f"/v1/leader?term={term}&wait_ms={HOLD_S * 1000:.0f}"
         limit = asyncio.timeout(HOLD_S + self._config.poll_timeout_s)
-        status, headers, data = await self._wire.get(base, path, limit=limit, connect_timeout_s=timeout_s)
+        status, headers, data = await self._wire.get(base, path, timeout_s=limit, connect_timeout_s=timeout_s)
         if status == 404:
             raise NotHeldError
         if status != 200:
@@ -210,21 +249,14 @@ class LeaderClient:
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
         """Return the text of an answer that another replica may better, or raise what it means."""
-        try:
-            problem = _decode_problem(data)
-        except msgspec.DecodeError:
-            problem = Problem(type="", title=data[:200].decode(errors="replace"), status=status)
-        text = f"{status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
+        problem = _problem_of(status, data)
+        text = _text_of(problem)
         if status in _RETRY_STATUS:
             if base == self._leader:
                 self._leader = None
             return text
         if status == 429:
-            try:
-                seconds = float(retry_after or 1)
-            except ValueError:
-                seconds = 1.0
-            raise NoLeaderError(f"{base}: {text}", seconds)
+            raise NoLeaderError(f"{base}: {text}", _seconds(retry_after))
         if problem.type == STALE_INCARNATION or status == 404:
             raise StaleIncarnationError(text)
         raise RefusedError(status, text)
@@ -251,6 +283,26 @@ class LeaderClient:
         if base in self._peers:
             self._peers.remove(base)
             self._peers.append(base)
+
+
+def _problem_of(status: int, data: bytes) -> Problem:
+    try:
+        problem = _decode_problem(data)
+    except msgspec.DecodeError:
+        problem = Problem(type="", title=data[:200].decode(errors="replace"), status=status)
+    problem.status = status
+    return problem
+
+
+def _text_of(problem: Problem) -> str:
+    return f"{problem.status} {problem.title}" + (f": {problem.detail}" if problem.detail else "")
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return float(retry_after or 1)
+    except ValueError:
+        return 1.0
 
 
 def _base_of(url: str, path: str) -> str | None:

@@ -22,10 +22,11 @@ from raftflow.agent.attempts import Attempts
 from raftflow.agent.book import Book
 from raftflow.agent.clock import Lease, now_ns
 from raftflow.agent.config import AgentConfig
-from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience, first_of
+from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience
 from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output import OutputStore
+from raftflow.agent.portions import first_of
 from raftflow.domain.contract import (
     Assignment,
     LogPiece,
@@ -36,7 +37,8 @@ from raftflow.domain.contract import (
     ReportedEnd,
 )
 from raftflow.domain.features import ONLINE_LEVEL
-from raftflow.domain.limits import OFFERS_MAX
+from raftflow.domain.limits import OFFERS_MAX, VERSION_CHARS_MAX
+from raftflow.domain.reportable import told_number, told_text
 
 _log = logging.getLogger("raftflow.agent.loop")
 
@@ -48,6 +50,8 @@ _SHORT_LIFE_WAIT_MAX_S = 5.0
 _STALE_GRACE_S = 0.5
 """Of attempts that somebody else may be running already."""
 _HURRY_TIMEOUT_S = 1.0
+_OFFER_REFUSALS_MAX = 32
+"""Registrations that may be refused before results of a former incarnation are given up: they can be made again."""
 
 
 class Agent:
@@ -170,6 +174,9 @@ class Agent:
             version=_version(),
             offers=self._offers,
         )
+        parts: list[list[ReportedEnd]] = []
+        """Offers that go with registrations to come, the next last."""
+        refusals = 0
         leaving = asyncio.ensure_future(self._leaving.wait())
         try:
             while not leaving.done():
@@ -181,22 +188,47 @@ class Agent:
                     await asyncio.wait((attempt,))
                     return None
                 try:
-                    return self._begin(attempt.result(), sent_at_ns)
+                    registration = attempt.result()
+                    self._take_offers(registration, request.offers)
+                    if not parts:
+                        return self._begin(registration, sent_at_ns)
+                    request.offers, wait_s = parts.pop(), 0.0
                 except NoLeaderError as error:
                     wait_s = self._patience.failed(f"cannot register: {error}", error.retry_after_s)
                 except StaleIncarnationError as error:
                     wait_s = self._patience.failed(f"cannot register: {error}")
                 except RefusedError as error:
-                    if not self._offers:
+                    if not error.about_content or not request.offers:
                         raise
-                    _log.warning("dropping %d results of a lost incarnation: %s", len(self._offers), error)
-                    self._offers = []
-                    request.offers = []
-                    wait_s = 0.0
+                    refusals += 1
+                    request.offers, wait_s = self._divide_offers(request.offers, parts, refusals, error), 0.0
                 await asyncio.wait((leaving,), timeout=wait_s)
             return None
         finally:
             leaving.cancel()
+
+    def _divide_offers(
+        self, offers: list[ReportedEnd], parts: list[list[ReportedEnd]], refusals: int, error: RefusedError
+    ) -> list[ReportedEnd]:
+        """Return the offers of the next registration after one was refused; the others wait in `parts`.
+
+        A single one that is refused is dropped, and all of them if it takes too long to find out which it is.
+        """
+        if len(offers) > 1 and refusals <= _OFFER_REFUSALS_MAX:
+            half = (len(offers) + 1) // 2
+            parts.append(offers[half:])
+            return offers[:half]
+        if refusals > _OFFER_REFUSALS_MAX:
+            offers = [*offers, *(end for part in parts for end in part)]
+            parts.clear()
+        _log.warning("dropping %d results of a lost incarnation: %s", len(offers), error)
+        return parts.pop() if parts else []
+
+    def _take_offers(self, registration: RegisterResponse, offers: list[ReportedEnd]) -> None:
+        if offers:
+            taken = sum(verdict.verdict == "accepted" for verdict in registration.verdicts)
+            _log.info("%d of %d results of the lost incarnation were still wanted", taken, len(offers))
+        self._offers = []
 
     def _begin(self, registration: RegisterResponse, sent_at_ns: int) -> Exchange:
         _log.info(
@@ -206,16 +238,13 @@ class Agent:
             registration.lease_ms,
         )
         self._patience.succeeded()
-        if self._offers:
-            taken = sum(verdict.verdict == "accepted" for verdict in registration.verdicts)
-            _log.info("%d of %d results of the lost incarnation were still wanted", taken, len(self._offers))
-            self._offers = []
         self._book = Book(self._capacity)
         self._lapsed = False
         self._lease.start(sent_at_ns, registration.lease_ms)
         self._on_lease(self._lease.until_ns)
         self._on_registered(registration)
         self._attempts.usage.holds_to_demand = registration.feature_level >= ONLINE_LEVEL
+        self._attempts.result_bytes_max = registration.result_bytes_max
         return Exchange(
             registration,
             self._book,
@@ -318,7 +347,7 @@ class Agent:
                     workflow_id=assignment.workflow_id,
                     task_id=assignment.task_id,
                     outcome=outcome,
-                    error=error,
+                    error=told_text(error),
                 )
             )
 
@@ -357,11 +386,12 @@ class Agent:
             else:
                 piece.data, piece.size = found.data, found.size
                 piece.truncated, piece.complete = found.truncated, found.complete
+        piece.error, piece.size = told_text(piece.error), told_number(piece.size)
         self._exchange.add_piece(piece)
 
 
 def _version() -> str:
     try:
-        return version("raftflow")
+        return version("raftflow")[:VERSION_CHARS_MAX]
     except PackageNotFoundError:
         return ""

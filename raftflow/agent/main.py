@@ -17,6 +17,7 @@ from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
+from raftflow.agent.inputs import Fetcher, InputFolder
 from raftflow.agent.leader import LeaderClient, RefusedError
 from raftflow.agent.loop import Agent
 from raftflow.agent.output import OutputStore
@@ -89,13 +90,17 @@ async def _run(config: AgentConfig, folder: Path) -> int:
         calls_max=config.worker_calls_max,
         rss_max_mib=config.worker_rss_max_mib,
     )
+    inputs = InputFolder(folder / "inputs")
+    fetcher = Fetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
     renewals = _Renewals(launcher)
 
     def registered(registration: RegisterResponse) -> None:
         command.result_bytes_max = python.result_bytes_max = registration.result_bytes_max
 
     def attempts(before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
-        return Attempts(command, python, before_end=before_end, on_end=on_end, sample=launcher.sample)
+        return Attempts(
+            command, python, before_end=before_end, on_end=on_end, sample=launcher.sample, fetch=fetcher.fetch
+        )
 
     agent = Agent(config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered)
     handled = _handle_signals(loop, agent)
@@ -117,6 +122,7 @@ async def _run(config: AgentConfig, folder: Path) -> int:
             loop.remove_signal_handler(number)
         await launcher.close()
         await leader.close()
+        inputs.close()
 
 
 class _Renewals:

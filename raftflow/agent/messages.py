@@ -8,13 +8,21 @@ To the launcher: one packet a message, SOCK_SEQPACKET. To a worker: 4 bytes of l
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+from raftflow.domain import limits
 
 CONTROL_FD = 3
 """Descriptor of the worker's end of its socket, in the worker."""
 
 MESSAGE_BYTES_MAX = 1 << 30
-"""Of one message between agent and worker."""
+"""Of one message from the agent to a worker."""
+RETURNED_BYTES_MAX = 1 << 20
+"""Of one message from a worker, which its task's code might send as well."""
+
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX)]
 
 _SECRET_ENDINGS = ("TOKEN", "SECRET", "KEY")
 
@@ -114,6 +122,10 @@ class Call(_Message, frozen=True):
     """Where the output of the call goes, made when there is any."""
     output_bytes_max: int
     result_bytes_max: int
+    inputs_path: str = ""
+    """File of the inputs if they were too large to be here; empty if it is not used."""
+    inputs_places: dict[str, tuple[int, int]] = {}
+    """For each need where in that file its result begins, and how many bytes it has."""
 
 
 class Returned(_Message, frozen=True):
@@ -122,18 +134,18 @@ class Returned(_Message, frozen=True):
     fence: int
     ok: bool
     result: bytes = b""
-    error: str = ""
-    sizes: tuple[int, int] = (0, 0)
+    error: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)] = ""
+    sizes: tuple[_Amount, _Amount] = (0, 0)
     truncated: tuple[bool, bool] = (False, False)
     leftovers: bool = False
     """The call left child processes behind: the worker must go, with its group."""
-    rss_max_kib: int = 0
+    rss_max_kib: _Amount = 0
     """Most memory of the worker, or of one of its children, during the call."""
-    rss_kib: int = 0
+    rss_kib: _Amount = 0
     """Memory that the worker keeps after the call."""
-    cpu_ms: int = 0
+    cpu_ms: _Amount = 0
     """CPU time of the call, children that were waited for included."""
-    cpu_life_ms: int = 0
+    cpu_life_ms: _Amount = 0
     """CPU time of the worker since it was started."""
 
 

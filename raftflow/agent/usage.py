@@ -24,6 +24,7 @@ from raftflow.agent.executors.base import Watched
 from raftflow.agent.messages import Sampled
 from raftflow.domain.contract import AttemptUsage
 from raftflow.domain.limits import USAGE_PER_POLL_MAX
+from raftflow.domain.reportable import told_number
 
 SAMPLE_EVERY_S = 1.0
 TELL_EVERY_S = 2.0
@@ -116,9 +117,9 @@ class UsageWatch:
             told.append(
                 AttemptUsage(
                     fence=fence,
-                    cpu_ms=usage.cpu_ms,
-                    memory_mib=to_mib(usage.memory_kib),
-                    peak_mib=to_mib(usage.peak_kib),
+                    cpu_ms=told_number(usage.cpu_ms),
+                    memory_mib=told_number(to_mib(usage.memory_kib)),
+                    peak_mib=told_number(to_mib(usage.peak_kib)),
                     progress=usage.progress,
                 )
             )

@@ -5,7 +5,7 @@ kept and used again. The agent sends a `Call`, the worker answers `Returned`, an
 
 Standard output and error are files of the worker's own; after a call that wrote something, the head of it moves to
 the attempt's directory. A module that was imported stays as it was: the agent must be restarted to see new code.
-Started by the launcher as `python -m raftflow.agent.worker`.
+Started by the launcher (`raftflow.helpers.worker_command`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from raftflow import task
+from raftflow import helpers, task
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
+from raftflow.domain.reportable import not_finite_fault, result_fault
 
 _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
@@ -64,6 +65,40 @@ class Inputs(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._encoded)
+
+
+class FileInputs(Mapping[str, Any]):
+    """Results of the needs in a file: each is read and decoded when it is looked at, and not kept.
+
+    They may be as large as all the memory of the task.
+    """
+
+    def __init__(self, path: str, places: dict[str, tuple[int, int]]) -> None:
+        self._path = path
+        self._places = places
+        self._fd: int | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the file: nothing can be looked at any more."""
+        self._closed = True
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __getitem__(self, key: str) -> Any:
+        place, size = self._places[key]
+        if self._closed:
+            raise RuntimeError("the inputs of a task can be read while its function runs, and no longer")
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return orjson.loads(os.pread(self._fd, size, place))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def resolve(value: Any, inputs: Mapping[str, Any]) -> Any:
@@ -106,11 +141,12 @@ def encode_result(value: Any, bytes_max: int) -> bytes:
     try:
         encoded = orjson.dumps(value)
     except TypeError as error:
-        raise TaskError(f"the result is no JSON value: {error} ({type(value).__name__} was returned)") from error
-    if len(encoded) > bytes_max:
-        raise TaskError(
-            f"the result has {len(encoded)} bytes, the limit is {bytes_max}: write it to a file and return its name"
-        )
+        raise TaskError(f"the result is no JSON value: {error} ({_class_name(value)} was returned)") from error
+    fault = not_finite_fault(value) if b"null" in encoded else None  # the encoder writes it for NaN
+    if fault is None and len(encoded) > bytes_max:
+        fault = result_fault(encoded, bytes_max=bytes_max)
+    if fault is not None:
+        raise TaskError(fault)
     return encoded
 
 
@@ -151,10 +187,12 @@ class Worker:
 
     def _serve(self, call: Call) -> Returned:
         self._meter.begin()
-        inputs = Inputs(call.inputs)
+        inputs: Inputs | FileInputs = Inputs(call.inputs)
+        if call.inputs_path:
+            inputs = FileInputs(call.inputs_path, call.inputs_places)
         before = {key: os.environ.get(key) for key in call.env}
         task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
-        result, error = b"", ""
+        result, error, ok = b"", "", False
         try:
             os.environ.update(
                 call.env,
@@ -165,14 +203,17 @@ class Worker:
                 RAFTFLOW_FENCE=str(call.fence),
             )
             result = self._call(call, inputs)
+            ok = True
         except TaskError as fault:
-            error = str(fault)
+            error = _cut(str(fault))
         except BaseException as fault:  # noqa: BLE001 - whatever the function raises is the task's failure
             error = _describe(fault)
         finally:
             if os.getpid() != self._pid:
                 os._exit(1)  # a process that the function forked came back here: this worker's socket is not its own
             task.set_current(None)
+            if isinstance(inputs, FileInputs):
+                inputs.close()
             for key, value in before.items():
                 if value is None:
                     os.environ.pop(key, None)
@@ -183,9 +224,9 @@ class Worker:
         sizes, truncated = self._keep_output(call, error)
         task.forget_progress()
         leftovers = _has_children()
-        return Returned(call.fence, not error, result, error, sizes, truncated, leftovers, *self._meter.end())
+        return Returned(call.fence, ok, result, error, sizes, truncated, leftovers, *self._meter.end())
 
-    def _call(self, call: Call, inputs: Inputs) -> bytes:
+    def _call(self, call: Call, inputs: Mapping[str, Any]) -> bytes:
         if call.cwd is not None:
             try:
                 os.chdir(call.cwd)
@@ -216,7 +257,7 @@ class Worker:
             if stream is not None and not stream.closed:
                 stream.flush()
         if error:
-            _write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
+            _write_all(self._streams[1][0], (error + "\n").encode())
         kept = [_keep(fd, f"{call.directory}/{name}", call.output_bytes_max) for fd, name in self._streams]
         return (kept[0][0], kept[1][0]), (kept[0][1], kept[1][1])
 
@@ -283,9 +324,20 @@ def _describe(fault: BaseException) -> str:
         trace = trace.tb_next
     try:
         text = "".join(traceback.format_exception(type(fault), fault, trace))
-    except Exception as error:  # noqa: BLE001 - an exception whose own text cannot be made
-        text = f"{type(fault).__name__} (its text cannot be made: {type(error).__name__})"
-    return text.rstrip() if len(text) <= _ERROR_CHARS_MAX else "..." + text.rstrip()[-_ERROR_CHARS_MAX:]
+    except BaseException as error:  # noqa: BLE001 - an exception whose own text cannot be made
+        text = f"{_class_name(fault)} (its text cannot be made: {_class_name(error)})"
+    return _cut(text)
+
+
+def _class_name(value: object) -> str:
+    """Return the name of a class whose own classes may say what they like."""
+    return type.__dict__["__name__"].__get__(type(value))  # type: ignore[no-any-return]
+
+
+def _cut(text: str) -> str:
+    """Return the end of a text, as every encoder takes it."""
+    text = text[-2 * _ERROR_CHARS_MAX :].encode(errors="backslashreplace").decode().rstrip()
+    return text if len(text) <= _ERROR_CHARS_MAX else "..." + text[-_ERROR_CHARS_MAX:]
 
 
 def _has_children() -> bool:
@@ -311,6 +363,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     worker = Worker(control)
+    helpers.admit_users()
     gc.freeze()
     worker.run()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 from raftflow.api import problems
-from raftflow.api.bodies import check_depth, decode
+from raftflow.api.bodies import decode
 from raftflow.api.calls import Access, Answer, Call, Cost, Route, accepted, as_json, encode, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.api.slices import in_slices
@@ -22,20 +21,18 @@ from raftflow.domain.contract import (
     PollResponse,
     RegisterRequest,
     RegisterResponse,
+    ReportedEnd,
 )
 from raftflow.domain.rejections import Rejection
+from raftflow.domain.reportable import first_fault
 from raftflow.domain.resources import parse_amount
 from raftflow.machine import queries
-
-_FENCE_MAX = 2**63 - 1
 
 
 async def register(call: Call) -> Answer:
     """Bring an agent up."""
     request = decode(call.body, RegisterRequest)
-    _check_fences(end.fence for end in request.offers)
-    for end in request.offers:
-        check_depth(bytes(end.result))
+    _check_results("offers", request.offers)
     command = RegisterAgent(
         at_ms=call.replica.clock.now_ms(),
         actor=f"agent:{request.name}",
@@ -66,9 +63,7 @@ async def register(call: Call) -> Answer:
 def _capacity(request: RegisterRequest) -> dict[str, int]:
     capacity: dict[str, int] = {}
     errors: list[FieldProblem] = []
-    if len(request.resources) > limits.RESOURCES_PER_TASK_MAX:
-        errors.append(FieldProblem("resources", f"more than {limits.RESOURCES_PER_TASK_MAX} resources"))
-    for name, value in list(request.resources.items())[: limits.RESOURCES_PER_TASK_MAX]:
+    for name, value in request.resources.items():
         try:
             capacity[name] = parse_amount(name, value)
         except ValueError as error:
@@ -92,9 +87,8 @@ async def answer_poll(replica: Replica, name: str, body: bytes) -> PollResponse:
 def read_poll(body: bytes) -> PollRequest:
     """Read a poll. Raises `ProblemError`."""
     request = decode(body, PollRequest)
-    _check_numbers(request)
-    for end in request.ends:
-        check_depth(bytes(end.result))
+    if request.ends:
+        _check_results("ends", request.ends)
     return request
 
 
@@ -105,24 +99,11 @@ def poll_answer(replica: Replica, request: PollRequest, reply: PollResponse | Re
     return reply
 
 
-def _check_numbers(request: PollRequest) -> None:
-    """JSON knows numbers of any size, the log and the ledger do not."""
-    for path, value in (("incarnation", request.incarnation), ("seq", request.seq), ("seen", request.seen)):
-        if not 0 <= value <= _FENCE_MAX:
-            raise ProblemError(
-                problems.INVALID_DOCUMENT, f"{path} is out of range", errors=[FieldProblem(path, "is out of range")]
-            )
-    if request.running or request.queued:
-        _check_fences((*request.running, *request.queued))
-    if request.ends:
-        _check_fences([end.fence for end in request.ends])
-    if request.usage:
-        _check_fences([usage.fence for usage in request.usage])
-
-
-def _check_fences(fences: Iterable[int]) -> None:
-    if any(not 0 <= fence <= _FENCE_MAX for fence in fences):
-        raise ProblemError(problems.INVALID_DOCUMENT, "a fence is out of range")
+def _check_results(path: str, ends: list[ReportedEnd]) -> None:
+    fault = first_fault(end.result for end in ends)
+    if fault is not None:
+        where = f"{path}[{fault[0]}].result"
+        raise ProblemError(problems.INVALID_DOCUMENT, f"{where}: {fault[1]}", errors=[FieldProblem(where, fault[1])])
 
 
 def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
@@ -207,6 +188,9 @@ ROUTES: tuple[Route, ...] = (
         "Register an agent, or a new instance of one",
         RegisterResponse,
         body=RegisterRequest,
+        small=True,
+        cure=f"labels: at most {limits.LABELS_MAX}, resources: at most {limits.RESOURCES_PER_TASK_MAX}, "
+        f"version: at most {limits.VERSION_CHARS_MAX} characters, offers: as many as fit",
         problems=(problems.CONFLICT, problems.TOO_LARGE),
     ),
     Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList, cost=Cost.LARGE),

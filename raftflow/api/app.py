@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from raftflow.api import agents, bodies, cluster, large, members, metrics, openapi, problems, reuse, workflows
+from raftflow.api import agents, bodies, cluster, inputs, large, members, metrics, openapi, problems, reuse, workflows
 from raftflow.api.calls import (
     LEADER_LOOK_S,
     LEADER_WAIT_S,
@@ -58,7 +58,15 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
-_DESCRIBED = (*workflows.ROUTES, *agents.ROUTES, *cluster.ROUTES, *members.ROUTES, *reuse.ROUTES, *metrics.ROUTES)
+_DESCRIBED = (
+    *workflows.ROUTES,
+    *agents.ROUTES,
+    *inputs.ROUTES,
+    *cluster.ROUTES,
+    *members.ROUTES,
+    *reuse.ROUTES,
+    *metrics.ROUTES,
+)
 ROUTES: tuple[Route, ...] = (*_DESCRIBED, openapi.route_of(_DESCRIBED))
 
 
@@ -190,8 +198,9 @@ class Api:
             return b""
         if route.body is not None:
             bodies.require_json(request)
-        small = route.access is Access.POLL or route.body is None
-        return await bodies.read_body(request, self._limits.poll_bytes if small else self._limits.body_bytes)
+        small = route.small or route.access is Access.POLL or route.body is None
+        limit = self._limits.poll_bytes if small else self._limits.body_bytes
+        return await bodies.read_body(request, limit, route.cure)
 
     async def _dispatch(self, call: Call) -> web.StreamResponse:
         """Answer here, or pass on; while a leader is elected, wait for it a little."""

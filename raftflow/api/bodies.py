@@ -25,10 +25,10 @@ BODY_TIMEOUT_S = 30.0
 _PATH = re.compile(r" - at `\$?\.?(?P<path>.*)`$")
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """Read a whole body of at most `limit` bytes. Raises `ProblemError`."""
+async def read_body(request: web.Request, limit: int, cure: str = "") -> bytes:
+    """Read a whole body of at most `limit` bytes. Raises `ProblemError`, which says how to make it smaller."""
     if request.content_length is not None and request.content_length > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, cure)
     pieces: list[bytes] = []
     size = 0
     try:
@@ -36,7 +36,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             async for piece in request.content.iter_any():
                 size += len(piece)
                 if size > limit:
-                    raise _too_large(limit)
+                    raise _too_large(limit, cure)
                 pieces.append(piece)
     except TimeoutError:
         raise ProblemError(
@@ -49,10 +49,11 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _too_large(limit: int) -> ProblemError:
+def _too_large(limit: int, cure: str) -> ProblemError:
+    cure = cure or "split the request, or put large data into files that it names"
     return ProblemError(
         problems.TOO_LARGE,
-        f"the body is larger than {limit} bytes; split the request, or put large data into files that it names",
+        f"the body is larger than {limit} bytes; {cure}",
         limit=limit,
         headers={"Connection": "close"},  # what is left of the body is not read
     )
@@ -67,14 +68,6 @@ def require_json(request: web.Request) -> None:
         raise ProblemError(
             problems.UNSUPPORTED_MEDIA, f"send Content-Type: application/json, not {request.content_type[:80]!r}"
         )
-
-
-def check_depth(body: bytes) -> None:
-    """Refuse JSON that is nested too deeply to be walked safely. Takes time proportional to the body."""
-    try:
-        jsontext.check_depth(body)
-    except JsonError as error:
-        raise ProblemError(problems.INVALID_DOCUMENT, str(error)) from None
 
 
 def decode(body: bytes, into: type[T]) -> T:

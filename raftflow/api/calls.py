@@ -13,6 +13,7 @@ from aiohttp import web
 from raftflow.api import problems
 from raftflow.api.problems import Kind, ProblemError, from_rejection
 from raftflow.coordinator.replica import Replica
+from raftflow.domain import limits
 from raftflow.domain.contract import HEADER_FORWARDED, HEADER_IDEMPOTENCY_KEY, FieldProblem
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from raftflow.api.doorway import Doorman
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_NUMBER_MAX = 2**63 - 1
 _ADDRESS_CHARS_MAX = 64
 
 
@@ -68,8 +68,9 @@ class Param(NamedTuple):
     description: str
     choices: tuple[str, ...] = ()
     least: int = 0
-    most: int = _NUMBER_MAX
+    most: int = limits.NUMBER_MAX
     default: int | str | None = None
+    chars_max: int = limits.QUERY_CHARS_MAX
 
 
 class Call:
@@ -90,8 +91,14 @@ class Call:
         return client_of(self.request.remote or "", self.request.headers.get(HEADER_FORWARDED, ""))
 
     def path(self, name: str) -> str:
-        """Return a part of the path."""
-        return self.request.match_info[name]
+        """Return a part of the path: a name. Raises `ProblemError` if nothing can have it."""
+        value = self.request.match_info[name]
+        if len(value) > limits.NAME_CHARS_MAX:
+            raise ProblemError(
+                problems.NOT_FOUND,
+                f"nothing is called {value[:80]!r}...: names have at most {limits.NAME_CHARS_MAX} characters",
+            )
+        return value
 
     def text(self, name: str) -> str | None:
         """Return a query parameter, or its default. Raises `ProblemError`."""
@@ -99,6 +106,8 @@ class Call:
         value = self.request.query.get(name)
         if value is None:
             return None if param.default is None else str(param.default)
+        if len(value) > param.chars_max:
+            raise _bad_param(name, f"has {len(value)} characters, the limit is {param.chars_max}")
         if param.choices and value not in param.choices:
             raise _bad_param(name, f"{value[:80]!r} is not one of {', '.join(param.choices)}")
         return value
@@ -170,6 +179,10 @@ class Route(NamedTuple):
     body: Any = None
     """Type of the request body, None for none."""
     body_required: bool = True
+    small: bool = False
+    """True if the body is no larger than a poll may be."""
+    cure: str = ""
+    """What to do about a body that is too large; empty for what is usual."""
     params: tuple[Param, ...] = ()
     problems: tuple[Kind, ...] = ()
     """Those that this operation adds to the ones that every operation has."""

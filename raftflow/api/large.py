@@ -16,6 +16,7 @@ from raftflow.api import problems
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.coordinator.document_worker import Fault, Refused
 from raftflow.coordinator.reading import DocumentReader, ReaderFailedError
+from raftflow.coordinator.submitter import FOUNDING, NoLeaderError
 from raftflow.coordinator.uploads import ClientGoneError
 from raftflow.domain.features import PIECES_LEVEL
 from raftflow.machine import learning
@@ -66,7 +67,10 @@ async def submit(call: Call, *, request_id: str, workflow_id: str, actor: str) -
 async def _submit(reader: DocumentReader, call: Call, request_id: str, workflow_id: str, actor: str) -> AnyReply:
     replica = call.replica
     state = replica.machine.state
-    if state.feature_level < PIECES_LEVEL:
+    level = replica.feature_level()
+    if not level:
+        raise NoLeaderError(FOUNDING)
+    if level < PIECES_LEVEL:
         command = await reader.command_of(
             call.body, request_id, at_ms=replica.clock.now_ms(), actor=actor, workflow_id=workflow_id
         )

@@ -51,6 +51,7 @@ def _lines(replica: Replica, counts: list[int]) -> Iterable[str]:
     state = replica.machine.state
     yield from _metric("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
     yield from _metric("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
+    yield from _metric("raftflow_result_bytes", "gauge", "Bytes of the results of all tasks", state.result_bytes)
     yield from _metric("raftflow_uploads", "gauge", "Large workflows that are being taken in", len(state.uploads))
     yield "# HELP raftflow_tasks Tasks by state"
     yield "# TYPE raftflow_tasks gauge"

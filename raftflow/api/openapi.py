@@ -166,6 +166,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         schema: dict[str, Any] = {"type": param.kind}
         if param.choices:
             schema["enum"] = list(param.choices)
+        elif param.kind == "string":
+            schema["maxLength"] = param.chars_max
         if param.kind == "integer":
             schema |= {"minimum": param.least, "maximum": param.most}
         if param.default is not None:

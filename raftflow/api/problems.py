@@ -47,6 +47,7 @@ QUEUE_FULL = Kind("queue-full", 429, "Too much is waiting")
 INTERNAL = Kind("internal", 500, "The replica failed")
 LOG_UNAVAILABLE = Kind("log-unavailable", 503, "The agent did not deliver the output")
 NO_LEADER = Kind("no-leader", 503, "There is no leader at the moment")
+BEHIND = Kind("behind", 503, "This replica has not come that far yet")
 OUTCOME_UNKNOWN = Kind("outcome-unknown", 503, "The request may have been carried out or not")
 
 ALL_KINDS = (
@@ -64,10 +65,11 @@ ALL_KINDS = (
     INTERNAL,
     LOG_UNAVAILABLE,
     NO_LEADER,
+    BEHIND,
     OUTCOME_UNKNOWN,
 )
 
-_RETRY_LATER = {QUEUE_FULL, NO_LEADER, OUTCOME_UNKNOWN, LOG_UNAVAILABLE}
+_RETRY_LATER = {QUEUE_FULL, NO_LEADER, BEHIND, OUTCOME_UNKNOWN, LOG_UNAVAILABLE}
 
 _REJECTIONS = {
     RejectionCode.INVALID: INVALID_DOCUMENT,

@@ -21,7 +21,7 @@ from raftflow.api.express import ExpressLane
 from raftflow.api.forward import Forwarder
 from raftflow.api.turnstile import Turnstile
 from raftflow.coordinator.build import build_replica
-from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRemovedError
+from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRefusedError, ReplicaRemovedError
 from raftflow.coordinator.settings import ConfigError
 from raftflow.replication.files import RealFileSystem
 
@@ -206,7 +206,7 @@ async def _until_end(replica: Replica, stop: asyncio.Event) -> int:
             _log.warning("the replica stops, as it was removed from the cluster")
             return EXIT_OK
         _log.critical("the replica stops: %s", reason)
-        return EXIT_FAILED
+        return EXIT_REFUSED if isinstance(reason, ReplicaRefusedError) else EXIT_FAILED
     failing.cancel()
     _log.info("asked to stop")
     await replica.hand_over()

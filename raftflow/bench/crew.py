@@ -6,7 +6,6 @@ Many of them fit into one load generator, so what is measured is the leader, its
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from raftflow.domain.contract import (
     RegisterResponse,
     ReportedEnd,
 )
+from raftflow.helpers import spawn_context
 
 BUSY: Final = 429
 _BUSY_PAUSE_S: Final = 0.1
@@ -134,7 +134,7 @@ class SimulatedAgent:
 
 def generators(number: int) -> ProcessPoolExecutor:
     """Return processes of their own for load, so that neither side waits for the other's interpreter."""
-    return ProcessPoolExecutor(number, multiprocessing.get_context("spawn"), initializer=many_files)
+    return ProcessPoolExecutor(number, spawn_context(), initializer=many_files)
 
 
 def many_files() -> None:

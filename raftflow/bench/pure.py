@@ -7,7 +7,6 @@ before would be in its figures.
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from raftflow.domain.features import LEVEL
 from raftflow.domain.rooms import AgentRoom, ReadyTask, shape_of
 from raftflow.domain.task import AttemptOutcome
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.helpers import spawn_context
 from raftflow.machine.machine import Machine
 from raftflow.scheduler.place import place
 from raftflow.scheduler.queue import ReadyQueue
@@ -50,7 +50,7 @@ _LIMIT_S: Final = 600.0
 
 def _alone(measurement: Callable[[int], dict[str, Any]], size: int) -> dict[str, Any]:
     """Run a measurement in a new process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, spawn_context()) as pool:
         return pool.submit(measurement, size).result(timeout=_LIMIT_S)
 
 

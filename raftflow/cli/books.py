@@ -115,9 +115,10 @@ def audit_list(from_index: int, limit: int, everything: bool, replica: str | Non
 @output_option
 @connection_options
 def audit_verify(output: str) -> None:
-    """Let every replica that answers check its hash chain, and compare the chains at the last common index.
+    """Let every replica that answers check its hash chain, and compare the chains.
 
-    Exits with 1 if a chain is broken or two replicas differ.
+    They are compared at the last common index, and before every gap that a snapshot left in the audit of one. Exits
+    with 1 if a chain is broken or two replicas differ.
     """
     with connect() as client:
         checks, silent = _ask_each(client, client.audit_verify, with_url=True)
@@ -146,23 +147,40 @@ def audit_verify(output: str) -> None:
 
 
 def _compare(client: Client, checks: list[tuple[str, AuditCheck]]) -> tuple[int, list[str]]:
-    """Compare the chains at the lowest last index. Returns that index and what differs.
+    """Compare the chains at the lowest last index, and before every gap. Returns that index and what differs.
 
-    The chain covers all that came before, so equal chains at one index are equal histories up to it.
+    The chain covers all that came before, so equal chains at one index are equal histories up to it. Behind a gap the
+    chain is that of the replica which made the snapshot, so what stands before the gap is compared by itself.
     """
     common = min(check.last_index for _, check in checks)
-    chains: dict[str, str] = {}
-    for url, check in checks:
-        if check.last_index == common:
-            chains[check.replica] = check.chain
-            continue
-        if common <= check.anchor_index or any(first <= common <= last for first, last in check.gaps):
-            continue  # dropped here, or a snapshot stands for these records: there is nothing to compare with
-        at = [record for record in client.audit(url, common, 1).records if record.index == common]
-        chains[check.replica] = at[-1].chain if at else "no record"
-    if len(set(chains.values())) <= 1:
-        return common, []
-    return common, [f"chains differ at index {common}: " + ", ".join(f"{name} {chains[name]}" for name in chains)]
+    before_gaps = {index for _, check in checks for index, _ in check.before_gaps}
+    differences = []
+    for index in sorted(before_gaps | {common}):
+        chains = {check.replica: _chain_at(client, url, check, index) for url, check in checks}
+        known = {name: chain for name, chain in chains.items() if chain is not None}
+        if len(set(known.values())) > 1:
+            gaps = [
+                f"{check.replica}'s gap from {index + 1} to {last}"
+                for _, check in checks
+                for first, last in check.gaps
+                if first == index + 1
+            ]
+            where = f", before {' and '.join(gaps)}" if gaps else ""
+            told = ", ".join(f"{name} {known[name]}" for name in known)
+            differences.append(f"chains differ at index {index}{where}: {told}")
+    return common, differences
+
+
+def _chain_at(client: Client, url: str, check: AuditCheck, index: int) -> str | None:
+    """Return a replica's chain at an index, None if it cannot be told there."""
+    if index == check.last_index:
+        return check.chain
+    if index in dict(check.before_gaps):
+        return dict(check.before_gaps)[index]
+    if not check.anchor_index < index < check.last_index or any(first <= index <= last for first, last in check.gaps):
+        return None  # dropped here, not applied yet, or a snapshot stands for these records
+    at = [record for record in client.audit(url, index, 1).records if record.index == index]
+    return at[-1].chain if at else "no record"
 
 
 def _ask_each(client: Client, ask: Callable[[str], T], *, with_url: bool = False) -> tuple[list[Any], list[str]]:

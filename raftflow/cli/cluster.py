@@ -74,6 +74,9 @@ def up(  # noqa: PLR0917 - click passes options by name
         if isinstance(error, LocalClusterError):
             raise Failure(str(error), FAILED) from error
         raise
+    ended = [name for name in local.replica_names if local.pid_of(name) is None]
+    if ended:
+        raise Failure(f"the cluster runs without {', '.join(ended)}, which stopped: {local.last_words()}", FAILED)
     if output == "table":
         click.echo(f"{len(local.replica_names)} replicas and {len(local.agent_names)} agents are ready")
         click.echo(f"export RAFTFLOW_PEERS={','.join(local.urls)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from raftflow.cli.exits import FAILED, USAGE, Failure
 from raftflow.cli.options import output_option
@@ -59,6 +60,11 @@ def _settings(_ctx: click.Context, param: click.Parameter, values: tuple[str, ..
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen for clients and agents.")
 @click.option("--peer-bind", metavar="HOST:PORT", help="Where to listen for the other replicas.")
 @click.option("--insecure", is_flag=True, help="Serve a network without a token: anybody may run programs.")
+@click.option(
+    "--bootstrap",
+    is_flag=True,
+    help="For one start: begin a new cluster with a majority of the members. Say it only if none of them had data.",
+)
 @click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", callback=_settings, help="Any setting.")
 @log_option
 def run(  # noqa: PLR0917 - click passes options by name
@@ -68,6 +74,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     bind: str | None,
     peer_bind: str | None,
     insecure: bool,
+    bootstrap: bool,
     settings: dict[str, str],
     log_level: str,
 ) -> None:
@@ -90,6 +97,12 @@ def run(  # noqa: PLR0917 - click passes options by name
     }
     config = load_config(config_file, environ=os.environ, flags=flags)
     start_logging(log_level)
+    if bootstrap:
+        if config.join:
+            raise click.UsageError(
+                "--bootstrap is for founders of a new cluster, and this replica joins (join = true)"
+            )
+        config = msgspec.structs.replace(config, bootstrap=True)
     click.get_current_context().exit(run_replica(config))
 
 

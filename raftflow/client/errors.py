@@ -53,6 +53,11 @@ class Refused(ClientError):  # noqa: N818 - reads as what happened
         """The stable word of the problem's type, such as `conflict`."""
         return self.problem.type.removeprefix(PROBLEM_TYPE_PREFIX)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether the same request would be refused again: it is not to be repeated as it is."""
+        return 400 <= self.problem.status < 500 and self.problem.status not in (408, 425, 429)
+
 
 class NotFound(Refused):
     """There is no such workflow, task or agent."""

@@ -35,6 +35,7 @@ from raftflow.coordinator.audit_frames import (
     Frame,
     Gap,
     chain_of,
+    decode_gap,
     encode_frame,
     frames_in,
     read_plain,
@@ -229,22 +230,8 @@ class AuditFile:
         self._covered = self.anchor.index
 
     def _chain_at(self, index: int) -> bytes | None:
-        """Return the chain hash after `index`, or None if the file begins later."""
-        if index == 0:
-            return None
-        if index == self.anchor.index:
-            return self.anchor.chain
-        known = None
-        for segment in reversed(self._segments):
-            if segment.first_index > index:
-                continue
-            for frame in frames_in(self._fs.read(segment.path), segment.path):
-                if frame.index > index:
-                    break
-                known = frame
-            if known is not None:
-                return chain_of(known)
-        return None
+        """Return the chain hash after `index`, or None if the file begins later, or a gap stands there."""
+        return _chain_after(index, self.anchor, self._segments, self._fs.read)
 
     def _frames_after(self, index: int) -> Iterator[Frame]:
         """Yield what the file held when this was called, beyond `index`."""
@@ -444,6 +431,19 @@ class AuditFile:
 
         return await self._fs.off_loop(look)
 
+    async def chain_after(self, index: int) -> bytes | None:
+        """Return the chain hash after entry `index`, None if the file does not tell. Reads one or two segments."""
+        self.flush()
+        anchor, segments = self.anchor, list(self._segments)
+
+        def look() -> bytes | None:
+            try:
+                return _chain_after(index, anchor, segments, lambda path: read_plain(self._fs, path))
+            except (AuditError, FileNotFoundError):
+                return None  # damaged, which `verify` tells, or dropped meanwhile
+
+        return await self._fs.off_loop(look)
+
     async def segments(self) -> list[Path]:
         """Return the paths of the segments, everything appended so far being in them."""
         self.flush()
@@ -452,6 +452,32 @@ class AuditFile:
     async def frames_of(self, path: Path) -> list[Frame]:
         """Read one segment whole. Raises `AuditError` if it is damaged."""
         return await self._fs.off_loop(lambda: list(frames_in(read_plain(self._fs, path), path)))
+
+
+def _chain_after(
+    index: int, anchor: Anchor, segments: Sequence[_Segment], read: Callable[[Path], bytes]
+) -> bytes | None:
+    """Return the chain hash after `index`, or None if the file begins later or has a gap there."""
+    if index == 0:
+        return None
+    if index == anchor.index:
+        return anchor.chain
+    following: Frame | None = None
+    for segment in reversed(segments):
+        known = None
+        frames = frames_in(read(segment.path), segment.path)
+        if segment.first_index > index:
+            following = next(frames, following)
+            continue
+        for frame in frames:
+            if frame.index > index:
+                following = frame
+                break
+            known = frame
+        if known is not None:
+            hidden = following is not None and following.kind == GAP and decode_gap(following).first <= index
+            return None if hidden else chain_of(known)
+    return None
 
 
 def _parse_name(directory: Path, name: str) -> _Segment:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.settings import ConfigError
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.replication import tls
+from raftflow.replication.births import Neighbours
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.introductions import Introducer
@@ -39,6 +41,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
 
     introducer = Introducer(fs, config.data_dir, level=level)
     links = _links(config, introducer, shut_out)
+    neighbours = Neighbours(introducer, level, links.levels)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         directory = PeerDirectory(config, links.set_peers)
@@ -47,9 +50,18 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
             introducer.update(standing)
             directory.follow(standing)
 
-        return PySyncObjLog(log_config, machine, links, fs, before_compaction=audit.compact, on_members=follow)
+        return PySyncObjLog(
+            log_config,
+            machine,
+            links,
+            fs,
+            before_compaction=audit.compact,
+            on_members=follow,
+            neighbours=neighbours,
+        )
 
     replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)
+    introducer.history = AppliedHistory(replica.machine, replica.audit)
     return replica
 
 
@@ -73,6 +85,7 @@ def _log_config(config: CoordinatorConfig) -> LogConfig:
             data_dir=config.data_dir,
             addresses={member.name: (str(member.peer), member.url) for member in config.members},
             join=config.join,
+            bootstrap=config.bootstrap,
             election_min_s=timing.election_min_ms / 1000,
             election_max_s=timing.election_max_ms / 1000,
             heartbeat_s=timing.heartbeat_ms / 1000,

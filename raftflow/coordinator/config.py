@@ -102,6 +102,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     kept_workflows: int = 50_000
     """Finished workflows that are kept at most; the oldest are forgotten first. The same holds for their tasks."""
     kept_tasks: int = 250_000
+    kept_result_bytes: int = 2 * 1024 * 1024 * 1024
+    """The same of the results of their tasks."""
     snapshot_entries: int = 20_000
     snapshot_bytes: int = 64 * 1024 * 1024
     audit_bytes: int = audit.BYTES_MAX
@@ -122,6 +124,8 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
     join: bool = False
     """True for a replica that starts on an empty disk to join a cluster; later starts do not look at it."""
+    bootstrap: bool = False
+    """`--bootstrap`: the operator says that the members which cannot be reached never had data."""
     tls: Tls = Tls()
     timing: Timing = Timing()
     limits: Limits = Limits()

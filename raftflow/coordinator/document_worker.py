@@ -9,7 +9,7 @@ ends.
     request = Ask
     answer  = Fault | Refused | Whole | Head followed by as many pieces as it says
 
-Started as `python -m raftflow.coordinator.document_worker`.
+Started isolated (`raftflow.helpers`).
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ FAREWELL_S: Final = 30.0
 class PeerDirectory:
     """Keeps the links' peers in step with the members.
 
-    A replica that the file names is linked at the address given there, member or not. All others come from the log.
-    One that was away while all others were replaced is dialled by them (`replication/introductions.py`).
+    A replica that the file names is linked at the address given there, member or not, unless it was removed. All
+    others come from the log. One that was away while all others were replaced is dialled by them
+    (`replication/introductions.py`).
 
     Args:
         config: of this replica.
@@ -38,6 +39,7 @@ class PeerDirectory:
         self._named = {member.name: (member.peer.host, member.peer.port) for member in config.members}
         self._known = dict(self._named)
         self._leaving: set[str] = set()
+        self._followed = False
 
     def follow(self, standing: Standing) -> None:
         """Take over the members of the log."""
@@ -50,6 +52,11 @@ class PeerDirectory:
                     _log.error("%s: it cannot be reached unless this replica's file names it", error)
                     continue
                 self._known[member.name] = (address.host, address.port)
+        if not self._followed:
+            self._followed = True
+            for name in standing.removed:  # they had their time in an earlier life of this process
+                self._known.pop(name, None)
+                self._named.pop(name, None)
         for name in membership.removed:
             if name in self._known and name not in self._leaving:
                 self._leaving.add(name)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from raftflow import helpers
 from raftflow.coordinator.document_worker import (
     LENGTH_BYTES,
     Ask,
@@ -122,7 +122,7 @@ class DocumentReader:
         if self._process is None:
             # In a session of its own: signals from a terminal are the replica's to answer.
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "raftflow.coordinator.document_worker"),
+                *helpers.command("raftflow.coordinator.document_worker"),
                 stdin=PIPE,
                 stdout=PIPE,
                 limit=_BUFFER_BYTES,

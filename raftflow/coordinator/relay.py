@@ -10,10 +10,11 @@ import secrets
 from collections.abc import Callable
 from typing import Literal
 
+from raftflow.domain import limits
 from raftflow.domain.contract import LogPiece, LogWanted
 
 TIMEOUT_S = 10.0
-PIECE_BYTES_MAX = 256 * 1024
+PIECE_BYTES_MAX = limits.LOG_PIECE_BYTES_MAX
 """Bytes of one piece; base64 and the rest of a poll fit into its limit."""
 WINDOW_BYTES = 384 * 1024
 """Bytes wanted from one agent at a time: as base64 half of what a poll may carry."""

@@ -32,10 +32,11 @@ from raftflow.coordinator.verify import verify_audit
 from raftflow.coordinator.watch import Watch, WatchLoop
 from raftflow.domain.contract import LeaderNotice, MemberList, MemberView, PeerView, ReplicaStatus, TaskExplanation
 from raftflow.domain.events import AgentChanged
-from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
+from raftflow.domain.features import LEVEL, LEVEL_FIRST, MEMBERS_LEVEL
 from raftflow.domain.peers import tell_peers
 from raftflow.machine import queries
 from raftflow.machine.machine import EntryResult, Machine
+from raftflow.replication.birth_file import OrderRefusedError
 from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
 from raftflow.replication.membership import (
     VOTERS_MIN,
@@ -75,6 +76,13 @@ class ReplicaRemovedError(ReplicaFailedError):
     """The replica is no member of the cluster any more: it stops, and nothing is wrong with it."""
 
 
+class ReplicaRefusedError(ReplicaFailedError):
+    """The replica cannot be started like this."""
+
+
+_KINDS = {RemovedError: ReplicaRemovedError, OrderRefusedError: ReplicaRefusedError}
+
+
 class Replica:
     """Everything of one replica below its HTTP face. `start` it, `stop` it, watch `wait_failed`."""
 
@@ -111,7 +119,7 @@ class Replica:
             waiting_max=config.limits.submissions_in_flight,
             timeout_s=timing.submit_timeout_ms / 1000,
             on_commit=self.commits.add,
-            feature_level=lambda: self.machine.state.feature_level,
+            feature_level=self.feature_level,
         )
         self.awaited = AwaitedEnds()
         self.outlook = Outlook()
@@ -124,7 +132,12 @@ class Replica:
             planner=self.planner,
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
-            retention=Retention(config.limits.retention_ms, config.limits.kept_workflows, config.limits.kept_tasks),
+            retention=Retention(
+                config.limits.retention_ms,
+                config.limits.kept_workflows,
+                config.limits.kept_tasks,
+                config.limits.kept_result_bytes,
+            ),
             on_bug=self._fail,
             member_levels=self._member_levels,
         )
@@ -226,7 +239,7 @@ class Replica:
     async def wait_failed(self) -> ReplicaFailedError:
         """Return when the replica cannot go on, with the reason; `ReplicaRemovedError` if it is no member now."""
         await self._failed.wait()
-        kind = ReplicaRemovedError if isinstance(self._failure, RemovedError) else ReplicaFailedError
+        kind = next((kind for of, kind in _KINDS.items() if isinstance(self._failure, of)), ReplicaFailedError)
         error = kind(str(self._failure) or repr(self._failure))
         error.__cause__ = self._failure
         return error
@@ -272,17 +285,30 @@ class Replica:
                     self.desk.wake(event.name)
 
     def _member_levels(self) -> dict[str, int] | None:
-        """Return what every member understands, None unless all are connected."""
+        """Return what every member understands, None unless all are connected; at a birth the founders' levels."""
+        if not self.feature_level():
+            return self._founding_levels()
         told = self._peer_levels()
         peers = [peer.name for peer in self.log.status().peers]
         if any(peer not in told for peer in peers):
             return None
         return {self.config.name: self.machine.level_max, **{peer: told[peer] for peer in peers}}
 
+    def _founding_levels(self) -> dict[str, int]:
+        """Return the level at which this cluster begins, by founder, as far as this program understands it."""
+        return {name: min(level, self.machine.level_max) for name, level in self.log.founding_levels.items()}
+
     def _now_ms(self) -> int:
         return max(self.clock.now_ms(), self.machine.clock_ms)
 
     # --- what the API asks
+
+    def feature_level(self) -> int:
+        """Return the cluster's feature level, 0 until a new one is on the level of its founders."""
+        level = self.machine.state.feature_level
+        if level > LEVEL_FIRST or min(self._founding_levels().values(), default=LEVEL_FIRST) <= LEVEL_FIRST:
+            return level
+        return 0
 
     def explain(self, workflow_id: str, task_id: str) -> TaskExplanation | None:
         """Say why a task is where it is, None if it is not known; the leader says most."""

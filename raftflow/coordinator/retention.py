@@ -17,6 +17,8 @@ class Retention(NamedTuple):
     workflows: int
     tasks: int
     """Tasks of all of them together."""
+    result_bytes: int
+    """Of their results, all together."""
 
     def excess(self, finished: Mapping[str, Workflow], now_ms: int) -> tuple[int, int]:
         """Return how many of the oldest are to be forgotten, and when the last of these finished.
@@ -24,13 +26,16 @@ class Retention(NamedTuple):
         `finished` is in the order in which they finished.
         """
         tasks = sum([len(workflow.tasks) for workflow in finished.values()])
+        size = sum([workflow.result_bytes for workflow in finished.values()])
         left = len(finished)
         last_ms = count = 0
         for workflow in finished.values():
-            if left <= self.workflows and tasks <= self.tasks and workflow.finished_ms > now_ms - self.ms:
+            fits = left <= self.workflows and tasks <= self.tasks and size <= self.result_bytes
+            if fits and workflow.finished_ms > now_ms - self.ms:
                 break
             count += 1
             last_ms = workflow.finished_ms
             left -= 1
             tasks -= len(workflow.tasks)
+            size -= workflow.result_bytes
         return count, last_ms

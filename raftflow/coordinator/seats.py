@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Outcome = PollResponse | Rejection | Exception
 """What becomes of a poll: the answer, the refusal of an agent that must register first, or what kept it from both."""
 
-ANSWER_BYTES = 4 * 1024 * 1024
-"""Inputs of tasks in one answer; a single task with more gets an answer of its own."""
+ANSWER_BYTES = 1024 * 1024
+"""About how much of what tasks run and of their inputs goes into one answer; one task always does."""
 
 
 DELIVERIES_MAX = 16
@@ -156,17 +156,9 @@ def news_for(machine: Machine, agent: Agent, request: PollRequest) -> News:
         present = set(held)
         stop = sorted({fence for fence in stop if fence in present or fence > request.seen} | set(unknown))
         release = [fence for fence in release if fence in present]
-    return News(_bounded(queries.assignments(machine, agent.name, request.seen)), stop, release, draining)
-
-
-def _bounded(assignments: list[Assignment]) -> list[Assignment]:
-    """Return as many from the head as an answer should carry; the rest comes with the next one."""
-    size = 0
-    for count, assignment in enumerate(assignments):
-        size += len(assignment.args) + len(assignment.kwargs) + sum(map(len, assignment.inputs.values()))
-        if size > ANSWER_BYTES and count:
-            return assignments[:count]
-    return assignments
+    # What does not go into this answer comes with the next one.
+    assign = queries.assignments(machine, agent.name, request.seen, apart=request.fetches, bytes_max=ANSWER_BYTES)
+    return News(assign, stop, release, draining)
 
 
 def missing_of(agent: Agent, request: PollRequest) -> tuple[int, ...]:

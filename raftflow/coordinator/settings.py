@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raftflow.domain.limits import TASKS_PER_WORKFLOW_MAX, WORKFLOWS_MAX
+from raftflow.domain.limits import RESULTS_BYTES_MAX, TASKS_PER_WORKFLOW_MAX, WORKFLOWS_MAX
 from raftflow.formats.durations import parse_duration_ms
 from raftflow.replication.handshake import SECRET_BYTES_MIN
 
@@ -51,6 +51,7 @@ NUMBERS: dict[str, dict[str, _Bounds]] = {
         "connections": _Bounds(10, 1_000_000),
         "kept_workflows": _Bounds(1_000, WORKFLOWS_MAX // 2),
         "kept_tasks": _Bounds(TASKS_PER_WORKFLOW_MAX, 100_000_000),
+        "kept_result_bytes": _Bounds(_MIB, RESULTS_BYTES_MAX),
         "snapshot_entries": _Bounds(100, 100_000_000),
         "snapshot_bytes": _Bounds(_MIB, 64 * 1024 * _MIB),
         "audit_bytes": _Bounds(_MIB, 1024 * 1024 * _MIB),

@@ -19,7 +19,7 @@ import msgspec
 
 from raftflow.coordinator.fair import FairQueue
 from raftflow.domain import limits
-from raftflow.domain.commands import AnyCommand, encode_entry
+from raftflow.domain.commands import AnyCommand, RaiseFeatureLevel, encode_entry
 from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.machine.features import refusal
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from raftflow.domain.replies import AnyReply
     from raftflow.replication.log import Outcome, ReplicatedLog
 
+FOUNDING = "the cluster is new and not yet on the feature level of its founders"
+_RAISE_TAG = str(RaiseFeatureLevel.__struct_config__.tag)
 _ENTRY_OVERHEAD_BYTES = 64
 """More than the version and the array headers around the commands of an entry."""
 
@@ -136,8 +138,8 @@ class Submitter:
         waiting_max: commands of clients that may wait or be in flight. The leader's own and the agents' reports
             do not count: their number is bounded by the number of agents.
         timeout_s: after this an entry's outcome is unknown.
-        feature_level: returns the level that the cluster is on. A command that needs a higher one must not come into
-            the log, for older replicas could not read the entry.
+        feature_level: returns the level that the cluster is on, 0 until a new one has its founders' level. A command
+            that needs a higher one must not come into the log, for older replicas could not read the entry.
     """
 
     def __init__(
@@ -199,7 +201,10 @@ class Submitter:
             return prepared
         level = self._feature_level()
         if prepared.level > level:
-            return refusal(prepared.tag, prepared.level, level)
+            if level:
+                return refusal(prepared.tag, prepared.level, level)
+            if prepared.tag != _RAISE_TAG:
+                raise NoLeaderError(FOUNDING)
         size = len(prepared.encoded)
         if bounded:
             self._take_room(client, size)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
 
 PROBLEMS_MAX = 100
+GAPS_MAX = 100
+"""So many chains before gaps are told."""
 _TRIES = 3
 _SLICE = 200
 """Records checked before the event loop gets its turn: about two milliseconds."""
@@ -28,6 +30,7 @@ class _Check:
         self.first_index = 0
         self.last_index = anchor.index
         self.gaps: list[list[int]] = []
+        self.before_gaps: list[tuple[int, str]] = []
         self.problems: list[str] = []
 
     def take(self, frames: list[Frame], until_index: int) -> None:
@@ -45,6 +48,8 @@ class _Check:
                         f"the gap from {gap.first} to {gap.last} does not follow on index {self.last_index}"
                     )
                 self.gaps.append([gap.first, gap.last])
+                if self.last_index:
+                    self.before_gaps.append((self.last_index, self.chain.hex()))
                 self.chain, self.last_index = gap.chain, gap.last
             else:
                 batch.append(frame)
@@ -111,6 +116,7 @@ async def _verify_once(audit: AuditFile, replica: str, machine: Machine) -> Audi
         last_index=check.last_index,
         chain=check.chain.hex(),
         anchor_index=anchor.index,
+        before_gaps=check.before_gaps[-GAPS_MAX:],
         gaps=check.gaps,
         problems=check.problems,
     )

@@ -15,7 +15,6 @@ from raftflow.domain.workflow import GraphProblem, TaskSpec
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NESTING_MAX = 64
 
 _Wrong = Callable[[str, str], None]
 """Adds a fault: `wrong(field, message)`."""
@@ -97,8 +96,8 @@ def label_problems(labels: Mapping[str, str]) -> list[str]:
         bad = name_problem(key)
         if bad is not None:
             problems.append(f"{key[:80]!r} {bad}")
-        if len(value) > limits.NAME_CHARS_MAX:
-            problems.append(f"the value of {key[:80]!r} is longer than {limits.NAME_CHARS_MAX} characters")
+        if len(value) > limits.LABEL_CHARS_MAX:
+            problems.append(f"the value of {key[:80]!r} is longer than {limits.LABEL_CHARS_MAX} characters")
     return problems
 
 
@@ -117,7 +116,7 @@ def result_problem(result: bytes) -> str | None:
 def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
     # The decoder gives up on deep nesting depending on how deep the caller's own stack is, which would differ from
     # replica to replica; so the depth is bounded here first.
-    if _nesting(data) > _NESTING_MAX:
+    if _nesting(data) > limits.JSON_DEPTH_MAX:
         return False
     try:
         data.decode()
@@ -130,7 +129,7 @@ def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
 def _nesting(data: bytes) -> int:
     """Return how deep arrays and objects nest, or a bound for it that is small enough."""
     openings = data.count(b"[") + data.count(b"{")
-    if openings <= _NESTING_MAX:
+    if openings <= limits.JSON_DEPTH_MAX:
         return openings
     depth = deepest = 0
     for byte in _STRING.sub(b"", data):

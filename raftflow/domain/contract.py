@@ -14,6 +14,11 @@ import msgspec
 from raftflow.domain import limits
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=limits.NUMBER_MAX)]
+"""Of attempts, incarnations, polls: as large as the log can hold."""
+UsageNumber = Annotated[int, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX)]
+Fences = Annotated[list[Number], msgspec.Meta(max_length=limits.FENCES_PER_POLL_MAX)]
+ErrorText = Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)]
 
 HEADER_INDEX = "X-Raftflow-Index"
 HEADER_TERM = "X-Raftflow-Term"
@@ -26,9 +31,6 @@ HEADER_REQUEST_ID = "X-Request-Id"
 HEADER_IDEMPOTENCY_KEY = "Idempotency-Key"
 HEADER_FORWARDED = "X-Raftflow-Forwarded"
 """Set by a replica that passes a request on; a request with it is never passed on again."""
-
-_USAGE_MAX = 2**53
-"""Largest number that a usage may have: what every JSON reader takes exactly."""
 
 PROBLEM_TYPE_PREFIX = "https://raftflow.invalid/problems/"
 """Stable names, not addresses: nothing is fetched from there."""
@@ -288,11 +290,21 @@ class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
 
     name: Name
     instance: Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
-    resources: dict[str, float | str]
-    labels: dict[str, str] = {}
+    resources: Annotated[
+        dict[
+            Name,
+            Annotated[float, msgspec.Meta(ge=0, le=limits.RESOURCE_UNITS_MAX)]
+            | Annotated[str, msgspec.Meta(max_length=limits.AMOUNT_CHARS_MAX)],
+        ],
+        msgspec.Meta(max_length=limits.RESOURCES_PER_TASK_MAX),
+    ]
+    labels: Annotated[
+        dict[Name, Annotated[str, msgspec.Meta(max_length=limits.LABEL_CHARS_MAX)]],
+        msgspec.Meta(max_length=limits.LABELS_MAX),
+    ] = {}
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 0
-    pid: int | None = None
-    version: str = ""
+    pid: Number | None = None
+    version: Annotated[str, msgspec.Meta(max_length=limits.VERSION_CHARS_MAX)] = ""
     offers: Annotated[list[ReportedEnd], msgspec.Meta(max_length=limits.OFFERS_MAX)] = []
     """Successes of the former incarnation, which was declared lost, that nobody took: perhaps they are still wanted.
     From level 3 on."""
@@ -316,43 +328,43 @@ class RegisterResponse(msgspec.Struct, kw_only=True):
 class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The end of one attempt."""
 
-    fence: int
-    workflow_id: str
-    task_id: str
+    fence: Number
+    workflow_id: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)]
+    task_id: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)]
     outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown"]
     """`outgrown`: it used more memory than its demand and was stopped; from level 3 on."""
-    exit_code: int | None = None
-    error: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)] = ""
+    exit_code: Annotated[int, msgspec.Meta(ge=limits.EXIT_CODE_MIN, le=limits.EXIT_CODE_MAX)] | None = None
+    error: ErrorText = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
-    """Any JSON."""
-    duration_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
-    cpu_ms: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    """Any JSON that `domain.reportable` lets pass."""
+    duration_ms: UsageNumber = 0
+    cpu_ms: UsageNumber = 0
     """CPU time of the attempt's processes. From level 3 on, as `peak_mib`."""
-    peak_mib: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    peak_mib: UsageNumber = 0
     """Most memory that its processes were seen to use; 0 if nobody saw it, as of short attempts that used little."""
 
 
 class LogPiece(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An agent's answer to a `LogWanted`."""
 
-    request: str
-    data: bytes
+    request: Annotated[str, msgspec.Meta(max_length=limits.LOG_REQUEST_CHARS_MAX)]
+    data: Annotated[bytes, msgspec.Meta(max_length=limits.LOG_PIECE_BYTES_MAX)]
     """Base64 in JSON."""
-    size: int
+    size: UsageNumber
     truncated: bool
     complete: bool
-    error: str = ""
+    error: ErrorText = ""
 
 
 class AttemptUsage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a running attempt uses, children of its processes included; stays in the leader's memory."""
 
-    fence: int
-    cpu_ms: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    fence: Number
+    cpu_ms: UsageNumber = 0
     """CPU time so far."""
-    memory_mib: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    memory_mib: UsageNumber = 0
     """Memory now: see `raftflow/agent/DESIGN.md` for what is counted."""
-    peak_mib: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] = 0
+    peak_mib: UsageNumber = 0
     """Largest `memory_mib` so far."""
     progress: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """As the task itself says, None if it does not."""
@@ -361,13 +373,13 @@ class AttemptUsage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
 class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Load of the agent's machine, whoever causes it; stays in the leader's memory."""
 
-    load_1m: float = 0.0
-    cpu_count: int = 0
-    memory_free_mib: int = 0
+    load_1m: Annotated[float, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX)] = 0.0
+    cpu_count: UsageNumber = 0
+    memory_free_mib: UsageNumber = 0
     """What programs could still get without swapping."""
     cpu_busy_per_mille: Annotated[int, msgspec.Meta(ge=0, le=1000)] | msgspec.UnsetType = msgspec.UNSET
     """Share of all CPUs' time that was used over the last seconds. From level 3 on, as `run_queue`."""
-    run_queue: Annotated[int, msgspec.Meta(ge=0, le=_USAGE_MAX)] | msgspec.UnsetType = msgspec.UNSET
+    run_queue: UsageNumber | msgspec.UnsetType = msgspec.UNSET
     """Threads that run or wait for a CPU now."""
 
 
@@ -378,18 +390,18 @@ class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     one at once; the agent ignores nothing, it handles both answers.
     """
 
-    incarnation: int
-    seq: int
+    incarnation: Number
+    seq: Number
     """Grows with every poll of this incarnation; the leader answers and drops an older held poll."""
-    seen: int = 0
+    seen: Number = 0
     """Largest fence that the agent was ever sent in this incarnation."""
-    running: list[int] = []
+    running: Fences = []
     """Fences of attempts that run."""
-    queued: list[int] = []
+    queued: Fences = []
     """Fences that wait in the agent's queue, in order."""
-    ends: list[ReportedEnd] = []
+    ends: Annotated[list[ReportedEnd], msgspec.Meta(max_length=limits.ENDS_PER_POLL_MAX)] = []
     """Ends that no answer has confirmed yet, in the order in which they happened."""
-    logs: list[LogPiece] = []
+    logs: Annotated[list[LogPiece], msgspec.Meta(max_length=limits.LOGS_PER_POLL_MAX)] = []
     usage: Annotated[list[AttemptUsage], msgspec.Meta(max_length=limits.USAGE_PER_POLL_MAX)] = []
     """Of attempts that have been running for a while, every other second. From level 3 on."""
     load: AgentLoad | None = None
@@ -399,6 +411,8 @@ class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     """The agent drains itself: no new work, and it says goodbye when it is empty."""
     goodbye: bool = False
     """The agent holds nothing any more and stops; the leader removes it."""
+    fetches: bool = False
+    """The agent fetches large inputs by itself; without it all inputs come with the assignment. From level 5 on."""
 
 
 class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -422,7 +436,27 @@ class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
     timeout_ms: int | None = None
     grace_ms: int = 5_000
     inputs: dict[str, msgspec.Raw] = {}
-    """Result of each task that this one needs."""
+    """Result of each task that this one needs; empty if they are fetched apart."""
+    inputs_apart: InputsApart | None = None
+    """Set if the inputs are too large to be here. Only for agents whose polls say `fetches`."""
+
+
+class InputsApart(msgspec.Struct, kw_only=True):
+    """Inputs that an agent fetches by itself: `GET /v1/agents/{id}/attempts/{fence}/inputs`, from any replica."""
+
+    count: int
+    """Tasks that this one needs."""
+    size: int
+    """Bytes of their results, all together."""
+
+
+class InputsPiece(msgspec.Struct, kw_only=True):
+    """A piece of the inputs of an attempt."""
+
+    inputs: dict[str, msgspec.Raw]
+    """Result of each of these needs, in the order in which the task names them."""
+    next: int | None = None
+    """Where the next piece begins, None after the last one."""
 
 
 class LogWanted(msgspec.Struct, kw_only=True):
@@ -616,6 +650,8 @@ class AuditCheck(msgspec.Struct, kw_only=True):
     problems: list[str]
     anchor_index: int = 0
     """Records up to this index were dropped, as the file has a limit; the chain is verified from the hash there."""
+    before_gaps: list[tuple[int, str]] = []
+    """Index of the last record before each gap, and the hex chain hash there; of the newest gaps only."""
 
 
 class PeerView(msgspec.Struct, kw_only=True):
@@ -659,17 +695,17 @@ class MemberList(msgspec.Struct, kw_only=True):
 class AddMemberRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/members`: a replica that runs on an empty disk with `join = true` becomes a member."""
 
-    name: str
-    peer: str
+    name: Name
+    peer: Annotated[str, msgspec.Meta(max_length=limits.ADDRESS_CHARS_MAX)]
     """Where other replicas reach it, `host:port`."""
-    url: str
+    url: Annotated[str, msgspec.Meta(max_length=limits.URL_CHARS_MAX)]
     """Where clients and agents reach it."""
 
 
 class TransferRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/members/transfer`: hand leadership over."""
 
-    to: str | None = None
+    to: Name | None = None
     """A voting member; without it the most caught-up one."""
 
 

@@ -11,7 +11,8 @@ stops.
 | 2 | the level can be raised; members of the cluster can be changed |
 | 3 | backup attempts, usage, moved work, quarantine, drain deadlines, cache, kinds, exclusive tasks, max_parallel |
 | 4 | large workflows come in pieces |
-| 5 | backup attempts where a task allows them; faults of agents that cost a task nothing; drains that last |
+| 5 | backup attempts where a task allows them; faults of agents that cost a task nothing; drains that last; births; |
+|   | large inputs of attempts are fetched in pieces |
 
 A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`. A new field of a workflow
 or a task goes into `_spec_level`: an older replica cannot even read an entry that holds it.
@@ -40,6 +41,12 @@ PIECES_LEVEL: Final = 4
 
 FAULTS_LEVEL: Final = 5
 """The level from which on backup attempts are opt-in, and faults of agents are told apart from those of tasks."""
+
+BIRTHS_LEVEL: Final = 5
+"""The level from which on a replica tells the others whether it is fresh (`replication/births.py`)."""
+
+INPUTS_LEVEL: Final = 5
+"""The level from which on every replica serves the inputs of attempts in pieces, and agents fetch them."""
 
 NEEDS: Final[dict[type[c.Command], int]] = {
     c.DrainAgent: ONLINE_LEVEL,

@@ -14,6 +14,23 @@ SPEC_BYTES_MAX = 64 * 1024
 RESULT_BYTES_MAX = 64 * 1024
 """Bytes of one task's result as JSON. Larger outputs belong in a file that the result names."""
 
+RESULTS_BYTES_MAX = 4 * 1024 * 1024 * 1024
+"""Bytes of the results of all workflows in the task table. An attempt whose result would pass it fails."""
+RESULT_SMALL_BYTES = 1024
+"""A result of up to this size is always taken."""
+
+INPUTS_BYTES_MAX = NEEDS_PER_TASK_MAX * RESULT_BYTES_MAX
+"""Bytes of results that one task can be given, 625 MiB: as many needs as a document may name cannot pass it."""
+INPUTS_INLINE_BYTES_MAX = 32 * 1024
+"""Bytes of inputs that come with the assignment of an attempt. The agent fetches larger ones in pieces."""
+INPUTS_PIECE_BYTES_MAX = 512 * 1024
+"""Bytes of one piece of inputs; a piece holds at least one input."""
+INPUTS_PIECE_COUNT_MAX = 1_000
+"""Inputs in one piece."""
+
+JSON_DEPTH_MAX = 64
+"""Brackets within brackets in JSON from outside: documents, arguments, results."""
+
 ERROR_CHARS_MAX = 4_096
 """Characters of an error text kept with an attempt; the rest is cut."""
 
@@ -35,6 +52,9 @@ CACHE_KEY_CHARS_MAX = 1_024
 CACHE_ENTRIES_MAX = 10_000
 CACHE_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of the cached results and what surrounds them. The least recently used go first."""
+CACHE_INPUTS_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of inputs that go into an automatic key. A task that is given more runs by itself: to hash them would hold up
+every replica."""
 CACHE_LINE_MAX = 100_000
 """Tasks that wait for one that is equal to them; one more runs by itself."""
 
@@ -72,3 +92,30 @@ OFFERS_MAX = 1_000
 
 USAGE_PER_POLL_MAX = 4_096
 """Running attempts whose usage one poll tells; those beyond it are told with the next ones."""
+
+NUMBER_MAX = 2**63 - 1
+"""Largest whole number of a request: what the log's formats hold."""
+USAGE_NUMBER_MAX = 2**53
+"""Largest number that a usage may have: what every JSON reader takes exactly."""
+EXIT_CODE_MIN, EXIT_CODE_MAX = -(2**31), 2**32 - 1
+
+LABEL_CHARS_MAX = NAME_CHARS_MAX
+"""Characters of the value of a label."""
+AMOUNT_CHARS_MAX = 64
+"""Characters of an amount of a resource that is written as text."""
+VERSION_CHARS_MAX = 100
+URL_CHARS_MAX = 2_000
+ADDRESS_CHARS_MAX = 300
+"""Characters of `host:port`."""
+
+ENDS_PER_POLL_MAX = 10_000
+"""More than an agent here sends; the body's size bounds them before."""
+FENCES_PER_POLL_MAX = 100_000
+"""Attempts that one poll names as running, and as many as queued."""
+LOGS_PER_POLL_MAX = 64
+LOG_PIECE_BYTES_MAX = 256 * 1024
+"""Bytes of one piece of an attempt's output."""
+LOG_REQUEST_CHARS_MAX = 64
+
+QUERY_CHARS_MAX = 2_048
+"""Characters of a query parameter: a cursor may hold a cache key."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation, Overflow
 
 from raftflow.domain.limits import RESOURCE_UNITS_MAX
 
@@ -47,7 +47,7 @@ def parse_amount(name: str, value: object) -> int:
     if name == MEMORY:
         match = _MEMORY.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is not a size: write a number of MiB, or a unit as in 512MiB, 8GiB")
+            raise ValueError(f"{text[:80]!r} is not a size: write a number of MiB, or a unit as in 512MiB, 8GiB")
         unit = (match[2] or "").lower()
         scale = _MEMORY_BYTES[unit if unit == "b" else unit.removesuffix("b")]
         amount = Decimal(match[1]) * scale / _MEMORY_BYTES["mi"]
@@ -55,11 +55,13 @@ def parse_amount(name: str, value: object) -> int:
         try:
             amount = Decimal(text) * 1000
         except InvalidOperation:
-            raise ValueError(f"{text!r} is not a number") from None
+            raise ValueError(f"{text[:80]!r} is not a number") from None
+        except Overflow:
+            raise ValueError(f"{text[:80]!r} is larger than any machine") from None
     if not amount.is_finite() or amount < 0:
-        raise ValueError(f"{text!r} must be a finite number, zero or more")
+        raise ValueError(f"{text[:80]!r} must be a finite number, zero or more")
     if amount > RESOURCE_UNITS_MAX:
-        raise ValueError(f"{text!r} is larger than any machine")
+        raise ValueError(f"{text[:80]!r} is larger than any machine")
     return int(amount.to_integral_value(rounding=ROUND_CEILING))
 
 

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
-DEPTH_MAX = 64
-"""Brackets within brackets."""
+from raftflow.domain.limits import JSON_DEPTH_MAX as DEPTH_MAX
+from raftflow.domain.reportable import is_too_deep
 
 _TOO_DEEP = f"the JSON is nested more than {DEPTH_MAX} levels deep"
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 class JsonError(ValueError):
     """Bytes that are no JSON, or nested too deeply. Says what is wrong."""
-
-
-def _is_flat(data: bytes) -> bool:
-    """Tell whether there are too few brackets for being nested too deeply."""
-    return data.count(b"[") + data.count(b"{") <= DEPTH_MAX
-
-
-def check_depth(data: bytes) -> None:
-    """Refuse JSON that is nested too deeply to be walked safely. Takes time proportional to its size."""
-    if _is_flat(data):
-        return
-    depth = 0
-    for match in _TOKENS.finditer(data):
-        first = data[match.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > DEPTH_MAX:
-                raise JsonError(_TOO_DEEP)
-        elif first in b"]}":
-            depth -= 1
 
 
 def decode_json(data: bytes) -> Any:
@@ -46,13 +24,6 @@ def decode_json(data: bytes) -> Any:
         raise JsonError(_TOO_DEEP) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JsonError(f"the body is not JSON: {str(error)[:500]}") from None
-    if _is_flat(data):
-        return value
-    # The value has far fewer parts than the text has tokens.
-    level = [value]
-    for _ in range(DEPTH_MAX + 1):
-        level = [whole for whole in level if type(whole) is dict or type(whole) is list]
-        if not level:
-            return value
-        level = [part for whole in level for part in (whole.values() if type(whole) is dict else whole)]
-    raise JsonError(_TOO_DEEP)
+    if is_too_deep(data, value):
+        raise JsonError(_TOO_DEEP)
+    return value

@@ -17,7 +17,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,8 +24,9 @@ from typing import TypeVar
 
 import msgspec
 
+from raftflow import helpers
 from raftflow.client.client import Client
-from raftflow.client.errors import ClientError
+from raftflow.client.errors import ClientError, NotFound, Refused
 from raftflow.domain.contract import ReplicaStatus
 from raftflow.local import processes
 from raftflow.local.processes import ProcessRecord
@@ -284,8 +284,8 @@ class LocalCluster:
             replica = self._replica(name)
             if replica.process is not None and processes.alive(replica.process):
                 return
-            argv = [*replica.machine, sys.executable, "-m", "raftflow", "coordinator", "run"]
-            argv += ["--config", str(self.config_file(name))]
+            run = helpers.command("raftflow", "coordinator", "run", "--config", str(self.config_file(name)))
+            argv = [*replica.machine, *run]
             env = {**_clean_environment(), **(environment or {})}
             replica.process = processes.start(argv, log=self.log_file(name), env=env)
 
@@ -297,7 +297,7 @@ class LocalCluster:
             agent = self._agent(name)
             if agent.process is not None and processes.alive(agent.process):
                 return
-            argv = [sys.executable, "-m", "raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name]
+            argv = helpers.command("raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name)
             argv += ["--work-dir", str(work), *agent.arguments]
             env = _clean_environment() | ({"RAFTFLOW_TOKEN": self.token} if self.token else {})
             agent.process = processes.start(argv, log=self.log_file(name), env=env)
@@ -386,7 +386,7 @@ class LocalCluster:
         def ready() -> str | None:
             running = [name for name in self.replica_names if self.pid_of(name) is not None]
             if 2 * len(running) <= len(self.replica_names):
-                raise LocalClusterError(f"only {len(running)} replicas run: {self._last_words()}")
+                raise LocalClusterError(f"only {len(running)} replicas run: {self.last_words()}")
             statuses = [self.status_of(name) for name in running]
             return self.leader() if all(status is not None and status.ready for status in statuses) else None
 
@@ -426,14 +426,17 @@ class LocalCluster:
                 if answer:
                     return answer
             except ClientError as error:
+                if isinstance(error, Refused) and error.lasting and not isinstance(error, NotFound):
+                    raise LocalClusterError(f"{complaint}: {error}") from error
                 last = f" ({error})"
             if time.monotonic() >= deadline:
-                raise LocalClusterError(f"{complaint} after {timeout_s:g} s{last}: {self._last_words()}")
+                raise LocalClusterError(f"{complaint} after {timeout_s:g} s{last}: {self.last_words()}")
             time.sleep(_POLL_S)
 
     # --- inside
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """Return the last line that each replica wrote which does not run."""
         lines = []
         for name in self.replica_names:
             if self.pid_of(name) is None and self.log_file(name).exists():

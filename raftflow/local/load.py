@@ -20,7 +20,7 @@ import msgspec
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.leader import LeaderClient, NoLeaderError, StaleIncarnationError
 from raftflow.client.client import Client
-from raftflow.client.errors import ClientError
+from raftflow.client.errors import ClientError, Refused
 from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.contract import AuditLine, PollRequest, RegisterRequest, ReportedEnd
 
@@ -87,7 +87,9 @@ class Submissions(_Thread):
                     return
                 try:
                     created = client.submit({"name": f"{self._prefix}-{number}", "tasks": self._tasks})
-                except ClientError:
+                except ClientError as error:
+                    if isinstance(error, Refused) and error.lasting:
+                        raise
                     time.sleep(_PAUSE_S)  # not acknowledged: nothing is promised
                     continue
                 self._acknowledged.workflows.append(created.id)

@@ -9,7 +9,7 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
 from raftflow.domain.commands import AttemptEnd, AttemptFinish
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import INPUTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import suits
@@ -19,12 +19,12 @@ from raftflow.machine.backups import drop, remember, win
 from raftflow.machine.flow import at_limit, cancel_downstream, stop_workflow, void
 from raftflow.machine.quarantine import agent_due, note_end
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
-from raftflow.machine.step import BULK_LEAST, move
+from raftflow.machine.step import BULK_LEAST, move, set_result
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import CommitPlacements, FireTimers, OfferEnds, Placement, ReportAttempts
-    from raftflow.machine.state import Agent, Profile, Task, Workflow
+    from raftflow.machine.state import Agent, Task, Workflow
     from raftflow.machine.step import Step
 
 LOSSES_MAX = 100
@@ -37,6 +37,10 @@ _READY, _RUNNING, _WAITING = TaskState.READY, TaskState.RUNNING, TaskState.WAITI
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
 _NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED})
 _OFFERABLE = frozenset({TaskState.READY, TaskState.DELAYED})
+_FULL = (
+    "the results of all workflows have {} bytes, and no more than {} are kept; leave large results in files, or wait "
+    "until older workflows are forgotten"
+)
 _DOUBLINGS_MAX = 40
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
 
@@ -184,7 +188,7 @@ def _offer_end(step: Step, agent: Agent, end: AttemptFinish) -> EndVerdict:
     ):
         return EndVerdict(end.fence, "stale", task.attempts)
     move(step, workflow, task, TaskEvent.OFFERED, attempt)
-    _take_result(step, task, workflow.profiles[task.profile], end)
+    _take_result(step, workflow, task, end)
     attempt.outcome = _SUCCEEDED
     attempt.finished_ms = step.clock_ms
     attempt.exit_code = end.exit_code
@@ -225,6 +229,8 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     outcome, error = end.outcome, end.error
     if outcome is not _SUCCEEDED or error or result_problem(end.result) is not None:
         outcome, error = _judged(attempt, end)
+    if outcome is _SUCCEEDED and len(end.result) > limits.RESULT_SMALL_BYTES and _is_full(step, end.result):
+        outcome, error = AttemptOutcome.FAILED, _FULL.format(step.state.result_bytes, limits.RESULTS_BYTES_MAX)
     if agent.faults or outcome is not _SUCCEEDED:
         note_end(step, agent, outcome)
     if task.backup is not None:
@@ -236,7 +242,7 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         win(step, workflow, task, attempt.fence)
     if outcome is _SUCCEEDED:
         move(step, workflow, task, TaskEvent.SUCCEEDED, attempt)
-        _take_result(step, task, profile, end)
+        _take_result(step, workflow, task, end)
     elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
         error = _grow(step, workflow, task, attempt, end)
     else:
@@ -260,6 +266,12 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
         ledger.promote(step, agent)
 
 
+def _is_full(step: Step, result: bytes) -> bool:
+    """Tell whether there is no room for one more large result."""
+    state = step.state
+    return state.feature_level >= INPUTS_LEVEL and state.result_bytes + len(result) > limits.RESULTS_BYTES_MAX
+
+
 def _judged(attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
     """Return the outcome and the error of an attempt, whatever its agent says."""
     outcome, error = end.outcome, end.error
@@ -275,11 +287,13 @@ def _judged(attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
     return outcome, error[: limits.ERROR_CHARS_MAX]
 
 
-def _take_result(step: Step, task: Task, profile: Profile, end: AttemptEnd) -> None:
+def _take_result(step: Step, workflow: Workflow, task: Task, end: AttemptEnd) -> None:
     """Note the result of a task that has just succeeded, and what is to be learnt from it."""
+    profile = workflow.profiles[task.profile]
     task.losses = 0
     task.finished_ms = step.clock_ms
-    task.result = end.result
+    if end.result:
+        set_result(step, workflow, task, end.result)
     if type(end) is AttemptFinish:
         learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
     else:

@@ -13,7 +13,8 @@ although it could run itself. An owner that has not started gives way to one tha
 is not paused (`YIELDED`).
 
 A success can be that of many: those in line, whatever needs them and is cached too, and so on. They are worked off
-in a list, not by recursion, and beyond `CASCADE_MAX` successes in one command tasks run by themselves.
+in a list, not by recursion, and beyond `CASCADE_MAX` successes in one command tasks run by themselves. So does a task
+that is given more than `CACHE_INPUTS_BYTES_MAX`, unless it names its key.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain.cachekeys import automatic_key, fill
-from raftflow.domain.limits import CACHE_LINE_MAX
+from raftflow.domain.features import INPUTS_LEVEL
+from raftflow.domain.limits import CACHE_INPUTS_BYTES_MAX, CACHE_LINE_MAX
 from raftflow.domain.replies import Cleared
 from raftflow.domain.task import FINAL, TaskEvent, TaskState
 from raftflow.machine.results import CachedResult
 from raftflow.machine.state import Claim
-from raftflow.machine.step import BULK_LEAST, in_bulk, move
+from raftflow.machine.step import BULK_LEAST, in_bulk, move, set_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,6 +108,9 @@ def waits_for(state: State, workflow: Workflow, task: Task) -> tuple[Workflow, T
 def _enter(step: Step, workflow: Workflow, task: Task, work: _Work) -> None:
     """Let one task come in."""
     state = step.state
+    if state.feature_level >= INPUTS_LEVEL and _is_given_too_much(workflow, task):
+        move(step, workflow, task, TaskEvent.NEEDS_MET)
+        return
     key = key_of(workflow, task)
     full = len(work) >= CASCADE_MAX
     entry = None if full else state.results.use(key, step.clock_ms)
@@ -188,7 +193,7 @@ def _reuse(step: Step, workflow: Workflow, task: Task, entry: CachedResult) -> N
     task.cached = True
     task.losses = 0
     task.finished_ms = step.clock_ms
-    task.result = entry.result
+    set_result(step, workflow, task, entry.result)
     task.detail = f"has the result of {entry.workflow_id}/{entry.task_id}, cached as {entry.key}"
 
 
@@ -237,6 +242,14 @@ def _find(state: State, member: tuple[int, int]) -> tuple[Workflow, Task]:
 
 
 # --- keys
+
+
+def _is_given_too_much(workflow: Workflow, task: Task) -> bool:
+    """Tell whether it would take long to make the automatic key of a task."""
+    if workflow.profiles[task.profile].cache:
+        return False
+    tasks = workflow.tasks
+    return sum([len(tasks[need].result) for need in task.needs]) > CACHE_INPUTS_BYTES_MAX
 
 
 def key_of(workflow: Workflow, task: Task) -> str:

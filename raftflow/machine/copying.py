@@ -3,6 +3,7 @@
 When a snapshot opens, only references are taken. Tasks belong to chunks of `CHUNK` tasks of one workflow. The first
 change in a chunk that the snapshot has not written yet makes it be encoded first; later the snapshot takes
 those bytes. A chunk costs a few hundred microseconds, so neither a command nor a piece of the snapshot waits long.
+Where results are large, single tasks take the place of chunks.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ from raftflow.domain.task import AgentState
 from raftflow.domain.workflow import OnFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from raftflow.machine.state import Agent, State, Task, Workflow
 
 CHUNK_BITS = 8
 CHUNK = 1 << CHUNK_BITS
+HEAVY_BYTES = 256 * 1024
+"""Results in a chunk beyond which its tasks are kept one by one, and written in parts of about this size: 256 results
+of 64 KiB would take some 20 ms to encode, and one entry may change tasks of many chunks."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -117,38 +123,71 @@ def encode_agent(agent: Agent) -> bytes:
 
 
 HEAD = -1
-"""In the place of a chunk: the workflow's own fields."""
+"""In the place of a position: the workflow's own fields."""
+
+
+def _as_array(items: list[bytes]) -> bytes:
+    """Return encoded items as one encoded array, of up to 65,535."""
+    return b"\xdc" + len(items).to_bytes(2, "big") + b"".join(items)
+
+
+def _is_heavy(workflow: Workflow, chunk: int) -> bool:
+    """Tell whether the results in a chunk make it too large to be encoded in one go."""
+    tasks = workflow.tasks[chunk << CHUNK_BITS : (chunk + 1) << CHUNK_BITS]
+    return sum([len(task.result) for task in tasks]) > HEAVY_BYTES
 
 
 class CopyOnWrite:
     """The part of an open snapshot that `apply` knows."""
 
-    __slots__ = ("_agents", "_chunks", "_profiles", "cursor", "last_incarnation", "last_number", "passed_incarnation")
+    __slots__ = (
+        "_agents",
+        "_chunks",
+        "_heads",
+        "_heavy",
+        "_profiles",
+        "cursor",
+        "last_incarnation",
+        "last_number",
+        "passed_incarnation",
+    )
 
     def __init__(self, state: State) -> None:
         self.last_number = state.workflow_number
         self.last_incarnation = state.incarnation
         self.cursor = (0, 0)
-        """The chunk (workflow number, chunk) up to which the snapshot is written, in order of the numbers."""
+        """The task (workflow number, position) up to which the snapshot is written, in order of the numbers."""
         self.passed_incarnation = 0
         """The same for agents, by incarnation."""
         self._chunks: dict[tuple[int, int], bytes] = {}
+        self._heavy: dict[tuple[int, int], dict[int, bytes]] = {}
+        """Chunks with large results: the tasks of them that were changed, by position, each encoded as it was."""
+        self._heads: dict[int, bytes] = {}
         self._profiles: dict[int, int] = {}
         """How many profiles a workflow had when its own fields were kept; more are only ever added behind them."""
         self._agents: dict[int, bytes] = {}
 
     def before_task(self, workflow: Workflow, task: Task) -> None:
-        """Keep the task's chunk as it is, if the snapshot still needs it."""
-        key = (workflow.number, task.position >> CHUNK_BITS)
-        if key[0] <= self.last_number and key > self.cursor and key not in self._chunks:
-            self._chunks[key] = encode_chunk(workflow, key[1])
+        """Keep the task's chunk as it is, if the snapshot still needs it; of a heavy one the task alone."""
+        number, position = workflow.number, task.position
+        key = (number, position >> CHUNK_BITS)
+        if number > self.last_number or key in self._chunks or (number, position) <= self.cursor:
+            return
+        heavy = self._heavy.get(key)
+        if heavy is None:
+            if not _is_heavy(workflow, key[1]):
+                self._chunks[key] = encode_chunk(workflow, key[1])
+                return
+            heavy = self._heavy[key] = {}
+        if position not in heavy:
+            heavy[position] = _encoder.encode(task)
 
     def before_workflow(self, workflow: Workflow) -> None:
         """Keep the workflow's own fields as they are, if the snapshot still needs them."""
-        key = (workflow.number, HEAD)
-        if key[0] <= self.last_number and key > self.cursor and key not in self._chunks:
-            self._chunks[key] = encode_workflow(workflow)
-            self._profiles[key[0]] = len(workflow.profiles)
+        number = workflow.number
+        if number <= self.last_number and (number, HEAD) > self.cursor and number not in self._heads:
+            self._heads[number] = encode_workflow(workflow)
+            self._profiles[number] = len(workflow.profiles)
 
     def before_agent(self, agent: Agent) -> None:
         """Keep the agent as it is, if the snapshot still needs it."""
@@ -158,17 +197,39 @@ class CopyOnWrite:
 
     def write_head(self, workflow: Workflow) -> tuple[bytes, int]:
         """Take a workflow's own fields for the snapshot, and how many of its profiles belong to it."""
-        self.cursor = key = (workflow.number, HEAD)
-        kept = self._chunks.pop(key, None)
+        number = workflow.number
+        self.cursor = (number, HEAD)
+        kept = self._heads.pop(number, None)
         if kept is None:
             return encode_workflow(workflow), len(workflow.profiles)
-        return kept, self._profiles.pop(workflow.number)
+        return kept, self._profiles.pop(number)
 
-    def write_chunk(self, workflow: Workflow, chunk: int) -> bytes:
-        """Take a chunk of tasks for the snapshot."""
-        self.cursor = key = (workflow.number, chunk)
+    def write_chunk(self, workflow: Workflow, chunk: int) -> Iterator[bytes]:
+        """Take a chunk of tasks for the snapshot, a heavy one in parts; entries may be applied between two."""
+        key, end = (workflow.number, chunk), (chunk + 1) << CHUNK_BITS
+        if key in self._heavy or (key not in self._chunks and _is_heavy(workflow, chunk)):
+            yield from self._write_heavy(workflow, chunk)
+            return
+        self.cursor = (workflow.number, end - 1)
         kept = self._chunks.pop(key, None)
-        return encode_chunk(workflow, chunk) if kept is None else kept
+        yield encode_chunk(workflow, chunk) if kept is None else kept
+
+    def _write_heavy(self, workflow: Workflow, chunk: int) -> Iterator[bytes]:
+        tasks, number = workflow.tasks, workflow.number
+        changed = self._heavy.setdefault((number, chunk), {})
+        parts: list[bytes] = []
+        size = 0
+        for position in range(chunk << CHUNK_BITS, min((chunk + 1) << CHUNK_BITS, len(tasks))):
+            part = changed.pop(position, b"") or _encoder.encode(tasks[position])
+            self.cursor = (number, position)
+            parts.append(part)
+            size += len(part)
+            if size >= HEAVY_BYTES:
+                yield _as_array(parts)
+                parts, size = [], 0
+        if parts:
+            yield _as_array(parts)
+        del self._heavy[number, chunk]
 
     def write_agent(self, agent: Agent) -> bytes:
         """Take an agent for the snapshot."""

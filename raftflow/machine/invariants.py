@@ -289,6 +289,11 @@ def _table_problems(state: State, clock_ms: int) -> Iterator[str]:
     live_tasks = sum(len(workflow.tasks) for workflow in state.workflows.values() if not workflow.finished_ms)
     if state.live_tasks != live_tasks:
         yield f"{state.live_tasks} live tasks counted, there are {live_tasks}"
+    for workflow in state.workflows.values():
+        if workflow.result_bytes != (size := sum(len(task.result) for task in workflow.tasks)):
+            yield f"{workflow.id}: {workflow.result_bytes} bytes of results counted, there are {size}"
+    if state.result_bytes != (size := sum(workflow.result_bytes for workflow in state.workflows.values())):
+        yield f"{state.result_bytes} bytes of results counted, there are {size}"
     upload_tasks = sum(len(upload.tasks) for upload in state.uploads.values())
     if state.upload_tasks != upload_tasks or len(state.uploads) > limits.UPLOADS_MAX:
         yield f"{state.upload_tasks} tasks of {len(state.uploads)} uploads counted, there are {upload_tasks}"

@@ -24,11 +24,12 @@ from raftflow.domain.contract import (
     WorkflowPage,
     WorkflowView,
 )
+from raftflow.domain.limits import ENTRY_BYTES_MAX
 from raftflow.domain.resources import show_resources
 from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask, fault_class
 from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc, iso_utc_or_none
-from raftflow.machine import learning
+from raftflow.machine import inputs, learning
 from raftflow.machine.explain import explain
 from raftflow.machine.learning import Estimate, estimate_of, kind_of_profile
 from raftflow.machine.ledger import held_by
@@ -72,9 +73,13 @@ __all__ = [
 PAGE_MAX = 10_000
 """Most lines of a page, whatever limit is asked for."""
 
+PAGE_BYTES = 1024 * 1024
+"""About how many bytes of results and needs of tasks go into one page; one task always does."""
+
 _NO_ARGS = msgspec.Raw(b"[]")
 _NO_KWARGS = msgspec.Raw(b"{}")
-_NULL = b"null"
+_NEED_BYTES = 64
+"""What a need counts for in an answer."""
 
 
 # --- workflows and tasks
@@ -144,12 +149,21 @@ def _cursor(text: str) -> int:
 
 
 def task_page(machine: Machine, workflow_id: str, limit: int, cursor: str | None) -> TaskPage | None:
-    """List a workflow's tasks in document order, None if it is not known. Raises `ValueError` as `workflow_page`."""
+    """List a workflow's tasks in document order, None if it is not known. Raises `ValueError` as `workflow_page`.
+
+    A page ends early when its results and needs have `PAGE_BYTES` together.
+    """
     workflow = machine.state.workflows.get(workflow_id)
     if workflow is None:
         return None
     start = 0 if cursor is None else _cursor(cursor)
     end = start + max(1, min(limit, PAGE_MAX))
+    size = 0
+    for place, task in enumerate(workflow.tasks[start:end], start):
+        size += len(task.result) + len(task.needs) * _NEED_BYTES
+        if size > PAGE_BYTES and place > start:
+            end = place
+            break
     views = [_task_view(workflow, task, history=False) for task in workflow.tasks[start:end]]
     return TaskPage(tasks=views, next=str(end) if end < len(workflow.tasks) else None)
 
@@ -300,8 +314,14 @@ def ledger_line(account: Account) -> LedgerLine:
 # --- the exchange with an agent
 
 
-def assignments(machine: Machine, agent: str, after_fence: int) -> list[Assignment]:
-    """Return the live attempts of an agent with a larger fence than `after_fence`, in the order of the fences."""
+def assignments(
+    machine: Machine, agent: str, after_fence: int, *, apart: bool = False, bytes_max: int = ENTRY_BYTES_MAX
+) -> list[Assignment]:
+    """Return the live attempts of an agent with a larger fence than `after_fence`, in the order of the fences.
+
+    With `apart` large inputs are left out, for the agent to fetch. As many from the first on as have about
+    `bytes_max` together, at least one.
+    """
     known = machine.state.agents.get(agent)
     if known is None:
         return []
@@ -310,12 +330,36 @@ def assignments(machine: Machine, agent: str, after_fence: int) -> list[Assignme
         if fence <= after_fence:
             break
         fresh.append(fence)
-    return [_assignment(known, *known.live[fence], fence) for fence in reversed(fresh)]
+    if len(fresh) == 1:
+        return [_assignment(known, *known.live[fresh[0]], fresh[0], apart=apart)]
+    found: list[Assignment] = []
+    size = 0
+    for fence in reversed(fresh):
+        assignment = _assignment(known, *known.live[fence], fence, apart=apart)
+        size += _size_of(assignment)
+        if size > bytes_max and found:
+            break
+        found.append(assignment)
+    return found
 
 
-def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int) -> Assignment:
+def _size_of(assignment: Assignment) -> int:
+    """Return about how many bytes an assignment has, or stands for: to look at what is left apart costs time too."""
+    size = len(assignment.args) + len(assignment.kwargs)
+    if assignment.command is not None:
+        size += sum(map(len, assignment.command))
+    if assignment.inputs:
+        size += sum(map(len, assignment.inputs.values()))
+    if assignment.inputs_apart is not None:
+        size += assignment.inputs_apart.count * _NEED_BYTES
+    if assignment.env:
+        size += sum(len(key) + len(value) for key, value in assignment.env.items())
+    return size
+
+
+def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int, *, apart: bool) -> Assignment:
     profile = workflow.profiles[task.profile]
-    tasks = workflow.tasks
+    left = inputs.apart(workflow, task) if apart and task.needs else None
     return Assignment(
         fence=fence,
         workflow_id=workflow.id,
@@ -332,7 +376,8 @@ def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int) -> Ass
         cwd=profile.cwd,
         timeout_ms=profile.timeout_ms,
         grace_ms=profile.grace_ms,
-        inputs={tasks[need].id: msgspec.Raw(tasks[need].result or _NULL) for need in task.needs},
+        inputs=inputs.all_inputs(workflow, task) if left is None else {},
+        inputs_apart=left,
     )
 
 

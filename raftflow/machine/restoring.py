@@ -226,6 +226,7 @@ class Builder:
             raise SnapshotError("the snapshot holds another number of records than its header says")
         ended = []
         for workflow in state.workflows.values():
+            state.result_bytes += workflow.result_bytes
             if workflow.finished_ms:
                 ended.append(workflow)
             else:

@@ -166,7 +166,8 @@ def _workflow_frames(copying: CopyOnWrite, workflow: Workflow) -> Iterator[tuple
     for first in range(0, profiles, BATCH):
         yield _PROFILES, _encoder.encode(workflow.profiles[first : min(first + BATCH, profiles)])
     for chunk in range((len(workflow.tasks) + CHUNK - 1) >> CHUNK_BITS):
-        yield _TASKS, copying.write_chunk(workflow, chunk)
+        for part in copying.write_chunk(workflow, chunk):
+            yield _TASKS, part
 
 
 def _result_batches(results: list[CachedResult]) -> Iterator[list[CachedResult]]:

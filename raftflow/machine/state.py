@@ -196,6 +196,8 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """Tasks that succeeded by the result of an equal one."""
     caches: bool = False
     """Some of its tasks are cached."""
+    result_bytes: int = 0
+    """Of the results of its tasks, all together."""
 
     @property
     def state(self) -> WorkflowState:
@@ -220,6 +222,7 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
                 dependents[need].append(task.position)
         self.dependents = tuple([tuple(positions) for positions in dependents])
         self.counts = counts
+        self.result_bytes = sum([len(task.result) for task in self.tasks])
         self.cached = sum(task.cached for task in self.tasks)
         self.caches = any(profile.cache is not None for profile in self.profiles)
         self.open = len(self.tasks) - sum(counts[TaskState.SUCCEEDED :])
@@ -363,6 +366,8 @@ class State:
         self.agent_timers = AgentTimers()
         self.live_tasks = 0
         """Tasks of unfinished workflows."""
+        self.result_bytes = 0
+        """Of the results of all workflows."""
         self.uploads: dict[str, Upload] = {}
         """Workflows that come in pieces, in the order in which they were begun. Nobody is shown them."""
         self.upload_tasks = 0

@@ -201,6 +201,13 @@ def in_bulk(step: Step, workflow: Workflow, count: int, *, ready: bool) -> Itera
     step.events.append(WorkflowReady(workflow.id) if ready else WorkflowNotReady(workflow.id))
 
 
+def set_result(step: Step, workflow: Workflow, task: Task, result: bytes) -> None:
+    """Give a task that has just succeeded its result."""
+    task.result = result
+    workflow.result_bytes += len(result)
+    step.state.result_bytes += len(result)
+
+
 def _finish(step: Step, workflow: Workflow) -> None:
     """Note that the last task of a workflow ended."""
     state = step.state

@@ -307,6 +307,7 @@ def retire_workflows(step: Step, command: RetireWorkflows) -> Retired:
         workflow = state.finished.pop(workflow_id)
         del state.workflows[workflow_id]
         del state.by_number[workflow.number]
+        state.result_bytes -= workflow.result_bytes
         step.workflows_changed[workflow_id] = None
         step.discarded.put(workflow)
     return Retired(tuple(retired))

@@ -27,6 +27,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Peer address and API url by name, for the list of members."""
     join: bool = False
     """True for a replica that joins a cluster: `members` are then those from whom it may hear, and it is none yet."""
+    bootstrap: bool = False
+    """The operator orders a birth with a majority of the members, for this start; see `births.py`."""
 
     election_min_s: float = 0.3
     election_max_s: float = 0.6
@@ -62,6 +64,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"members {list(self.members)} do not contain this replica, {self.name}")
         if len(set(self.members)) != len(self.members):
             raise ValueError(f"members {list(self.members)} contain a name twice")
+        if self.bootstrap and self.join:
+            raise ValueError("a replica that joins (join = true) cannot be told to bootstrap a cluster")
         if len(self.members) > REPLICAS_MAX:
             raise ValueError(f"{len(self.members)} members; at most {REPLICAS_MAX}")
         if not 3 * self.heartbeat_s < self.election_min_s < self.election_max_s:

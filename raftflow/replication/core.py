@@ -404,7 +404,18 @@ class Raft:
         """Return the highest index that `peer` acknowledged in this term."""
         return int(self._engine._SyncObj__raftMatchIndex.get(self._node(peer), 0))
 
+    def forget_match(self, peer: str) -> None:
+        """Forget what `peer` acknowledged: its disk may be another one now. It acknowledges again what it has."""
+        matches = self._engine._SyncObj__raftMatchIndex
+        if self.is_leader and self._node(peer) in matches:
+            matches[self._node(peer)] = 0
+
     # What is done to it.
+
+    def step_down(self) -> None:
+        """Lead no more and stand for nothing: this replica may not vote."""
+        self._engine._SyncObj__setState(State.FOLLOWER)
+        self._engine._SyncObj__raftLeader = None
 
     def tick(self) -> None:
         """Elect, commit, apply, send, append and compact, whatever is due. Raises what `apply` raises."""

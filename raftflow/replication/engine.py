@@ -22,6 +22,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from raftflow.replication import envelope, membership, wire
+from raftflow.replication.birth_file import MarkFile, OrderRefusedError
+from raftflow.replication.births import Births, EmptiedError
 from raftflow.replication.changes import MemberChanges
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, loop_clock, use_clock
@@ -44,6 +46,7 @@ from raftflow.replication.log import (
 )
 from raftflow.replication.membership import MemberInfo, Membership, NotReadyError, Standing
 from raftflow.replication.reads import ReadRounds
+from raftflow.replication.recall import Recall
 from raftflow.replication.repair import MEMBERS_MIN, Repair, StorageOpener
 from raftflow.replication.roles import RoleTracker
 from raftflow.replication.submissions import Submissions
@@ -53,6 +56,7 @@ from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from raftflow.replication.births import Neighbours
     from raftflow.replication.config import LogConfig
     from raftflow.replication.core import Entry, Message
     from raftflow.replication.files import FileSystem
@@ -79,6 +83,7 @@ class PySyncObjLog:
         disabled_rules: for tests and simulation only: rules that are not applied.
         on_members: told the membership at the start and whenever it changes or becomes certain, so that links can be
             made.
+        neighbours: with whom a cluster is born (births.py); None in tests of other parts, where nothing is asked.
     """
 
     def __init__(
@@ -91,9 +96,12 @@ class PySyncObjLog:
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
         on_members: Callable[[Standing], None] | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._config = config
         self._on_members = on_members
+        self._neighbours = neighbours
+        self._introducer = None if neighbours is None else neighbours.introducer
         self._machine = machine
         self._links = links
         self._fs = fs
@@ -125,7 +133,11 @@ class PySyncObjLog:
             self._build()
             self._restore()
             self._running = True
+            self._wait_for_peers()
+            if self._neighbours is not None:
+                self._neighbours.introducer.attach(self._on_emptied, self._births.may_relearn)
             await self._links.start()
+            self._births.start()
         except Exception as error:
             reason = self._as_failure(error)
             self._stop_with(reason)
@@ -138,10 +150,19 @@ class PySyncObjLog:
             raise reason from error
         self._driver.request_turn()
 
+    def _wait_for_peers(self) -> None:
+        """Vote for nobody at first unless all peers are there: one of them may know that this disk was put back."""
+
+        def go_on() -> None:
+            self._guard.waits = False
+
+        if self._introducer is not None:
+            self._guard.waits = True
+            self._loop.call_later(self._config.election_min_s, go_on)
+
     def _open(self) -> None:
         config = self._config
         self._data = data = DataDir.open(self._fs, config.data_dir, config.cluster_id, config.name)
-        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap())
         opener = StorageOpener(
             self._fs,
             data,
@@ -150,7 +171,22 @@ class PySyncObjLog:
             clock=self._loop.time,
             members=MEMBERS_MIN if config.join else len(config.members),
         )
-        self._journal, self._store, self._start_snapshot, self._repair = opener.open()
+        self._journal, self._store, self._start_snapshot, self._repair_at_start = opener.open()
+        self._birth_file = file = MarkFile(self._fs, data.path, ordered_now=config.bootstrap)
+        self._birth_mark = mark = file.open(data.disk_id, has_data=self._has_data())
+        is_new = not self._has_data() and mark.stage is None
+        self._first_members = membership.load_first(self._fs, data.path, self._bootstrap(), anew=is_new)
+
+    def _has_data(self) -> bool:
+        """Return True if this replica has promised anything, as far as its disk says."""
+        journal = self._journal
+        return (
+            journal.getCurrentTerm() > 0
+            or journal.getVotedForNodeId() is not None
+            or len(journal) > 1
+            or self._start_snapshot is not None
+            or self._repair_at_start is not None
+        )
 
     def _bootstrap(self) -> Membership:
         """Return the list with which this replica starts for the first time."""
@@ -190,7 +226,21 @@ class PySyncObjLog:
         )
         self._raft.on_membership = self._membership_changed
         self._guard.attach(self._raft)
-        self._guard.votes = self._repair is None
+        self._guard.configured = frozenset(config.peers)
+        self._births = Births(
+            config.name,
+            tuple(self._first_members.voter_names),
+            disk=self._data.disk_id if self._data is not None else "",
+            file=self._birth_file,
+            mark=self._birth_mark,
+            neighbours=self._neighbours,
+            send=self._send_birth,
+            has_data=self._has_data,
+            late=self._late_voters,
+            on_born=self._on_born,
+            joins=config.join,
+        )
+        self._guard.votes = self._repair_at_start is None and self._births.born
         self._roles.attach(self._raft)
         self._gate = SyncGate(self._journal, self._transmit, self._guard.receive, self._off)
         self._reads = ReadRounds(self._raft.other_voters, self._send_probe)
@@ -204,6 +254,19 @@ class PySyncObjLog:
             on_durable=self._gate.advance,
             on_failure=self._on_failure,
         )
+        self._recall = Recall(
+            self._fs,
+            config.data_dir,
+            raft=self._raft,
+            guard=self._guard,
+            journal=self._journal,
+            driver=self._driver,
+            repair=self._repair_at_start,
+            peers=config.peers,
+            on_change=self._update_votes,
+        )
+        if self._introducer is not None:
+            self._introducer.log = self._recall
         self._writer = SnapshotWriter(config, self._machine, self._store, self._snapshots, self._before_compaction)
         self._changes = MemberChanges(self._raft, self._guard, self._roles, self._append_members, self._off)
         self._handover = Handover(self._raft, self._guard, self._roles, self._send_now)
@@ -221,6 +284,7 @@ class PySyncObjLog:
         self._traffic = PeerTraffic(
             config,
             self._links,
+            births=self._births,
             raft=self._raft,
             guard=self._guard,
             gate=self._gate,
@@ -229,8 +293,30 @@ class PySyncObjLog:
             reads=self._reads,
             sender=self._sender,
             receiver=self._receiver,
+            recall=self._recall,
             lonely=self._postpone_election,
         )
+
+    def _send_birth(self, peer: str, body: bytes) -> None:
+        self._traffic.transmit(peer, {"type": "birth", "body": body})
+
+    def _late_voters(self) -> tuple[str, ...]:
+        """Return the voters, by what is committed, that the first list does not have."""
+        first = self._first_members.voter_names
+        return tuple(sorted(self._raft.members.base.voter_names - first)) if first else ()
+
+    def _update_votes(self) -> None:
+        self._guard.votes = self._recall.repair is None and self._births.born
+
+    def _on_born(self) -> None:
+        self._update_votes()
+        self._postpone_election()
+        self._driver.request_turn()
+
+    def _on_emptied(self, peer: str, reason: str) -> None:
+        error = self._births.emptied(peer, reason)
+        if error is not None:
+            self._driver.fail(error)
 
     def _emit(self, peer: str, message: Message) -> None:
         self._gate.emit(peer, message)
@@ -299,6 +385,7 @@ class PySyncObjLog:
             self._writer.cancel()
             self._sender.cancel_all()
             self._receiver.abandon()
+            self._recall.cancel()
             self._end_waiting("closed")
 
     async def _shut_down(self) -> None:
@@ -311,6 +398,8 @@ class PySyncObjLog:
         await self._sender.stop()
         await self._receiver.stop()
         await self._driver.drain()
+        if self._introducer is not None:
+            await self._recall.stop(self._introducer)
 
     async def _release_files(self) -> None:
         data, self._data = self._data, None
@@ -347,7 +436,7 @@ class PySyncObjLog:
         reason = self._as_failure(error)
         if reason is not error:
             reason.__cause__ = error
-        if isinstance(reason, RemovedError):
+        if isinstance(reason, RemovedError | EmptiedError | OrderRefusedError):
             _log.warning("%s", reason)
         else:
             _log.critical("%s", reason, exc_info=error)
@@ -378,8 +467,10 @@ class PySyncObjLog:
     # Turns.
 
     def _before_tick(self) -> None:
-        if self._repair is not None:
-            self._go_on_with_repair(self._repair)
+        if self._recall.repair is not None:
+            self._go_on_with_repair(self._recall.repair)
+        if not self._births.born:
+            self._wait_for_birth()
         if self._guard.advance_commit():
             self._driver.request_turn()
         self._guard.resume()
@@ -392,6 +483,8 @@ class PySyncObjLog:
         if self._raft.is_leader and self._raft.next_deadline > self._repeat_reads_at:
             self._repeat_reads_at = self._raft.next_deadline
             self._reads.repeat()
+            if self._introducer is not None:
+                self._recall.note_followers(self._introducer)
         if self._writer.is_due(self._raft):
             self._raft.compact()  # at the next tick, which is a heartbeat away at most
         if self._handover.active or self._changes.active:
@@ -400,19 +493,25 @@ class PySyncObjLog:
     def _go_on_with_repair(self, repair: Repair) -> None:
         """End the repair if this replica has everything that it ever acknowledged; until then it does not stand."""
         raft = self._raft
-        applied = raft.applied_index  # committed for certain, and always in the log
-        if raft.term_at(applied) > repair.term and self._journal.durable_index >= applied:
-            repair.finish()
-            self._repair = None
-            self._guard.votes = True
-            _log.warning("this replica is whole again, up to entry %d", applied)
+        if self._recall.has_ended():
             return
         raft.election_deadline = self._loop.time() + self._config.election_max_s
         leader = self._roles.leader(raft)
         others = self._guard.connected() & raft.other_voters
         quorum = 2 * len(others) > len(raft.voters)
-        if raft.term == repair.term and leader is not None and quorum and self._roles.has_caught_up(raft):
+        if (
+            raft.term == repair.term
+            and not repair.unsure
+            and leader is not None
+            and quorum
+            and self._roles.has_caught_up(raft)
+        ):
             self._guard.ask_for_new_term(leader, raft.term + 1)
+
+    def _wait_for_birth(self) -> None:
+        now_s = self._loop.time()
+        self._raft.election_deadline = now_s + self._config.election_max_s
+        self._births.remind(now_s)
 
     def _lose_leadership(self) -> None:
         """End what only a leader can finish. Entries in the log may still be committed by the next one."""
@@ -595,11 +694,16 @@ class PySyncObjLog:
     @property
     def repairing(self) -> bool:
         """Whether this replica repairs itself and does not vote yet (repair.py)."""
-        return self._running and self._repair is not None
+        return self._running and self._recall.repairing
 
     @property
     def _stopped(self) -> bool:
         return self._closed or self._failure is not None or not self._started
+
+    @property
+    def founding_levels(self) -> dict[str, int]:
+        """Return the feature level at which the cluster begins, by founder; empty where that is not known."""
+        return self._births.founding_levels if self._running else {}
 
     def status(self) -> LogStatus:
         """Return the present view; before the start, one of a replica that knows nothing."""
@@ -640,7 +744,7 @@ class PySyncObjLog:
         return Stamp(raft.applied_index, raft.term, self._roles.leader(raft))
 
     def _is_ready(self) -> bool:
-        if self._stopped or self._repair is not None:
+        if self._stopped or self._recall.repairing:
             return False
         if self._raft.is_leader:
             quorum = 2 * (len(self._guard.connected() & self._raft.other_voters) + 1) > len(self._raft.voters)

@@ -22,12 +22,14 @@ This module has no clock and no I/O: `emit(peer, message)` takes what is to be s
 from __future__ import annotations
 
 import enum
+import logging
 from typing import TYPE_CHECKING, Final
 
 from pysyncobj.transport import Transport
 
+from raftflow.replication.bounds import Removal, needed
 from raftflow.replication.core import INSTALLED, Failure
-from raftflow.replication.log import RemovedError
+from raftflow.replication.log import REMOVED_ADVICE, RemovedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,10 +63,7 @@ class Rule(enum.StrEnum):
 APPLY_ENTRIES_MAX: Final = 64
 """How many entries a follower applies in one tick, so that a long backlog does not stop its loop."""
 
-_REMOVED_ADVICE: Final = (
-    "It stops, and its data can be wiped; its name is never used again. A new replica joins under a new name, with "
-    "an empty directory and `join = true`."
-)
+_log = logging.getLogger(__name__)
 
 NO_RULES: Final[frozenset[Rule]] = frozenset()
 
@@ -110,6 +109,13 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._installing = False
         self.votes = True
         """False while this replica is being repaired (repair.py): it neither votes nor stands for election."""
+        self._removal = Removal()
+        self.configured: frozenset[str] = frozenset()
+        """The other replicas of the configuration, for one whose log has no list of members yet."""
+        self.waits = False
+        """True right after the start: who would know that the disk was put back may not be linked yet (starts.py)."""
+        self.voted: dict[str, int] = {}
+        """The highest term in which each peer was seen to vote."""
         self.resume_wanted = False
         """A peer said from where it wants entries: the leader should send without waiting for the next heartbeat."""
 
@@ -130,6 +136,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """A link to `peer` works."""
         self._up.add(peer)
         self.raft.connect(peer)
+        self.raft.forget_match(peer)
         self._tell_removed(peer)
 
     def peer_down(self, peer: str) -> None:
@@ -270,7 +277,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Judge one message and give the library what is safe of it. Raises `SafetyViolationError`."""
         kind = message["type"]
         if kind == "removed":
-            raise RemovedError(f"this replica was removed from the cluster, says {peer}. {_REMOVED_ADVICE}")
+            self.hear_removal(peer)
+            return
         if self._tell_removed(peer):
             return
         if kind == "append_entries":
@@ -278,9 +286,10 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         elif kind == "next_node_idx":
             self._receive_next_index(peer, message)
         elif kind == "request_vote":
-            if self.votes:
+            if self.votes and (not self.waits or self.raft.other_voters <= self._up):
                 self.raft.receive(peer, message)
         elif kind == "response_vote":
+            self.voted[peer] = max(message["term"], self.voted.get(peer, 0))
             if peer in self.raft.other_voters or Rule.MEMBERS_COUNT in self._off:
                 self.raft.receive(peer, message)
         elif kind == "timeout_now":
@@ -289,10 +298,28 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         elif kind in {"apply_command", "apply_command_response"} and Rule.NO_FORWARDING in self._off:
             self.raft.receive(peer, message)
 
+    def hear_removal(self, peer: str) -> None:
+        """A peer says that this replica was removed. Raises `RemovedError` when enough of them do (`Removal`)."""
+        others = self.raft.other_voters or self.configured
+        new = self._removal.tell(peer)
+        tellers = self._removal.tellers(others)
+        if tellers:
+            raise RemovedError(
+                f"this replica was removed from the cluster, say {', '.join(tellers)}. {REMOVED_ADVICE}"
+            )
+        if new:
+            _log.warning(
+                "%s says that this replica was removed from the cluster. One peer alone is not believed: %d of %s "
+                "have to say so. If `raftflow member list` does not show this replica, stop it.",
+                peer,
+                needed(others),
+                ", ".join(sorted(others)),
+            )
+
     def check_membership(self) -> None:
         """Look at a membership that can no longer be cut off. Raises `RemovedError` if this replica is not in it."""
         if self.raft.name in self.raft.members.base.removed and Rule.MEMBERS_COUNT not in self._off:
-            raise RemovedError(f"this replica was removed from the cluster. {_REMOVED_ADVICE}")
+            raise RemovedError(f"this replica was removed from the cluster. {REMOVED_ADVICE}")
         for peer in sorted(self._up):
             self._tell_removed(peer)
 

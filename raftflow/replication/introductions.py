@@ -10,18 +10,22 @@ and dial it. It takes a stranger in if that one knows a *newer* list of members 
 
 ```
 DIR/peers        JSON with a checksum: format, disk id of every peer that was ever met
-first frame      MessagePack: {format, disk, level, members, members_index}   from both sides
-second frame     MessagePack: {accepted, reason, stranger}                    from both sides
+first frame      MessagePack: `Introduction`      from both sides
+second frame     MessagePack: `Answer`            from both sides
 ```
 
 Unknown keys are ignored. The link is up when both sides have accepted.
-`level` is the highest feature level (`domain/features.py`) that the process understands.
+`level` is the highest feature level (`domain/features.py`) that the process understands. `start` and `seen` let a
+replica notice that its disk was put back from an older copy: `starts.py`. `point` is where the state of the replica
+stands, and the audit chain there. Whoever knows the chain at that entry compares: a replica with another history,
+which a snapshot would hide, gets no link, and stops when a majority of the others says so.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 from zlib import crc32
 
 import msgspec
@@ -29,8 +33,10 @@ import msgspec
 from raftflow.replication.identity import read_identity, store_file
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.membership import LEARNERS_MAX, VOTERS_MAX, Name, Standing
+from raftflow.replication.starts import Number, Seen, Start, Starts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
@@ -46,6 +52,27 @@ class PeersFileError(LogFailedError):
     """The memory of the peers' disks cannot be used. Says what to do."""
 
 
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """Where a state stands."""
+
+    index: Number
+    """Of the entry applied last."""
+    chain: Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
+    """Audit chain after it: equal chains mean equal histories."""
+
+
+class History(Protocol):
+    """What was applied here."""
+
+    def point(self) -> Point | None:
+        """Return where this replica stands."""
+        ...
+
+    async def chain_after(self, index: int) -> bytes | None:
+        """Return the chain after an entry that is applied, None if it is not known any more."""
+        ...
+
+
 class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """The first frame."""
 
@@ -56,6 +83,17 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """Voters and learners of the list in force."""
     members_index: Annotated[int, msgspec.Meta(ge=0)] = 0
     """`Standing.index` of that list."""
+    start: Start | None = None
+    """The present start of the replica that speaks; None from older versions."""
+    seen: Seen | None = None
+    """What it remembers of the replica that it speaks to."""
+    seen_disk: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The disk of which it remembers that."""
+    term: Number = 0
+    """Its present term."""
+    repairing: bool = False
+    """It does not vote (repair.py)."""
+    point: Point | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +103,51 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
     stranger: bool = False
     """Refused since the replica is nobody's peer here."""
+    removed: bool = False
+    """It was a member, and its removal is committed."""
+    differs: bool = False
+    """Its history is another one."""
+    emptied: bool | None = None
+    """Refused since its data directory was emptied; None from a version that has no other reason than these two."""
+
+
+class LogView(Protocol):
+    """What the introductions need of the log, and tell it."""
+
+    @property
+    def term(self) -> int:
+        """The present term."""
+        ...
+
+    @property
+    def last_index(self) -> int:
+        """The end of the log."""
+        ...
+
+    @property
+    def repairing(self) -> bool:
+        """Whether this replica votes for nobody."""
+        ...
+
+    def look_at(self, peer: str, starts: Starts) -> None:
+        """Note in `starts` what is known of a peer now."""
+        ...
+
+    def put_back(self, peer: str, why: str) -> bool:
+        """This disk was put back: vote no more, durably. False if the replica stops instead."""
+        ...
+
+    def hear(self, peer: str, told: Introduction) -> str:
+        """Take note of an introduction; returns why it is refused, if it is."""
+        ...
+
+    def told_removed(self, peer: str) -> None:
+        """A peer says that this replica was removed."""
+        ...
+
+    def told_differs(self, peer: str, why: str) -> None:
+        """A peer says that this replica has another history."""
+        ...
 
 
 class _Peers(msgspec.Struct, frozen=True):
@@ -95,7 +178,14 @@ class Introducer:
         level: the highest feature level that this process understands.
     """
 
-    def __init__(self, fs: FileSystem, data_dir: Path, *, level: int) -> None:
+    def __init__(
+        self, fs: FileSystem, data_dir: Path, *, level: int, new_nonce: Callable[[], str] | None = None
+    ) -> None:
+        self.starts = Starts(fs, data_dir) if new_nonce is None else Starts(fs, data_dir, new_nonce=new_nonce)
+        self.log: LogView | None = None
+        """Set by the log before the links start."""
+        self.history: History | None = None
+        """Set by the replica before the links start."""
         self._fs = fs
         self._dir = data_dir
         self._file = data_dir / "peers"
@@ -104,6 +194,15 @@ class Introducer:
         self._disks: dict[str, str] = {}
         self._name = ""
         self._standing = Standing()
+        self._unsaved: set[str] = set()
+        """Peers whose start is not on disk yet."""
+        self._saving = asyncio.Lock()
+        self._on_emptied: Callable[[str, str], None] = lambda _peer, _reason: None
+        self._may_relearn: Callable[[], bool] = lambda: False
+
+    def attach(self, on_emptied: Callable[[str, str], None], may_relearn: Callable[[], bool]) -> None:
+        """Say who hears that a peer calls this replica emptied, and whether a peer's disk may still change here."""
+        self._on_emptied, self._may_relearn = on_emptied, may_relearn
 
     def open(self) -> None:
         """Read what is remembered. Blocking. Raises `LogFailedError`."""
@@ -114,6 +213,7 @@ class Introducer:
                 self._disks = _decode(self._file, self._fs.read(self._file))
         except OSError as error:
             raise PeersFileError(f"cannot read {self._file}: {error}. Repair the disk and start again.") from error
+        self.starts.open()
 
     @property
     def known(self) -> dict[str, str]:
@@ -123,17 +223,28 @@ class Introducer:
     def update(self, standing: Standing) -> None:
         """Take note of the list of members in this replica's log."""
         self._standing = standing
+        self.starts.forget(standing.removed)
 
-    def introduction(self) -> bytes:
-        """Return the first frame."""
-        return msgspec.msgpack.encode(
-            Introduction(
-                format=FORMAT,
-                disk=self._disk,
-                level=self._level,
-                members=self._standing.members.names,
-                members_index=self._standing.index,
-            )
+    def introduction(self, peer: str) -> bytes:
+        """Return the first frame to `peer`."""
+        return msgspec.msgpack.encode(self.introduce_to(peer))
+
+    def introduce_to(self, peer: str) -> Introduction:
+        """Return what is told to `peer` first."""
+        if self.log is not None:
+            self.log.look_at(peer, self.starts)
+        return Introduction(
+            format=FORMAT,
+            disk=self._disk,
+            level=self._level,
+            members=self._standing.members.names,
+            members_index=self._standing.index,
+            start=self.starts.mine,
+            seen=self.starts.of(peer),
+            seen_disk=self._disks.get(peer, ""),
+            term=0 if self.log is None else self.log.term,
+            repairing=self.log is not None and self.log.repairing,
+            point=None if self.history is None else self.history.point(),
         )
 
     def welcomes(self, stranger: str, told: Introduction) -> bool:
@@ -147,27 +258,106 @@ class Introducer:
     def meet(self, peer: str, told: Introduction) -> Answer:
         """Judge a peer by its disk. A new peer is remembered durably.
 
-        Blocks for a sync at the first meeting. Raises `OSError`.
+        Blocks for a sync at the first meeting. Raises `OSError`. The peer's start is durable after `save`.
         """
         known = self._disks.get(peer)
-        if known is None:
-            if len(self._disks) >= PEERS_MAX:
-                raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
-            disks = {**self._disks, peer: told.disk}
-            raw = msgspec.json.encode(_Peers(FORMAT, disks))
-            store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
-            self._disks = disks
-        elif known != told.disk:
-            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk))
+        if known not in (None, told.disk) and not self._may_relearn():
+            return Answer(accepted=False, reason=_other_disk(peer, known, told.disk), emptied=True)
+        if known == told.disk and told.start is not None and self.starts.is_older(peer, told.start):
+            return Answer(accepted=False, reason=_put_back(peer), emptied=False)
+        why = "" if self.log is None else self.log.hear(peer, told)
+        if why:
+            return Answer(accepted=False, reason=why, emptied=False)
+        if known != told.disk:
+            self.starts.forget([peer])
+            self.learn({peer: told.disk})
+        if told.start is not None and self.starts.meet(peer, told.start):
+            self._unsaved.add(peer)
         return Answer(accepted=True)
+
+    def look_back(self, peer: str, told: Introduction) -> bool:
+        """Look whether this replica's own disk was put back, by what a peer remembers. True: break every link.
+
+        Then this replica is under repair, durably, and introduces itself anew. Blocks. Raises `OSError`.
+        """
+        if told.seen is None or self.log is None or told.seen_disk != self._disk:
+            return False
+        log = self.log
+        why = self.starts.put_back(told.seen, log.term, log.last_index, repairing=log.repairing)
+        if why and self.log.put_back(peer, why):
+            self.starts.give_up(told.seen)
+        return bool(why)
+
+    def must_settle(self, peer: str, told: Introduction) -> bool:
+        """Return True if the answer to a peer that was met has to wait for `settle`."""
+        mine = None if self.history is None else self.history.point()
+        return peer in self._unsaved or (
+            told.point is not None and mine is not None and told.point.index <= mine.index
+        )
+
+    async def settle(self, peer: str, told: Introduction, answer: Answer) -> Answer:
+        """Compare histories, and make durable what an accepted peer told. Returns the final answer.
+
+        Raises `OSError`.
+        """
+        known = None
+        if told.point is not None and self.history is not None:
+            known = await self.history.chain_after(told.point.index)
+        if told.point is not None and known is not None and known != told.point.chain:
+            reason = (
+                f"{peer} has another history than {self._name}: up to entry {told.point.index} its chain is "
+                f"{told.point.chain.hex()}, here it is {known.hex()}. Keep both data directories, and compare with "
+                f"`raftflow audit verify`"
+            )
+            return Answer(accepted=False, reason=reason, differs=True, emptied=False)
+        if peer in self._unsaved:
+            await self.save(self.starts.encode())
+            self._unsaved.discard(peer)
+        return answer
+
+    async def save(self, data: bytes) -> None:
+        """Store what `Starts.encode` returned. Raises `OSError`."""
+        async with self._saving:
+            await self._fs.off_loop(lambda: self.starts.save_as(data))
+
+    def learn(self, disks: Mapping[str, str]) -> None:
+        """Remember the disks of peers durably. Blocks for a sync if something is new. Raises `OSError`."""
+        merged = {**self._disks, **disks}
+        if merged == self._disks:
+            return
+        if len(merged) > PEERS_MAX:
+            raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
+        raw = msgspec.json.encode(_Peers(FORMAT, merged))
+        store_file(self._fs, self._file, msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
+        self._disks = merged
+
+    def hear_refusal(self, peer: str, answer: Answer) -> None:
+        """Tell the log why a peer refuses this replica: as emptied, removed, or one with another history."""
+        if answer.removed and self.log is not None:
+            self.log.told_removed(peer)
+        if answer.differs and self.log is not None:
+            self.log.told_differs(peer, answer.reason)
+        if answer.emptied or (answer.emptied is None and not answer.stranger):
+            self._on_emptied(peer, answer.reason)
 
     def refuse(self, stranger: str) -> Answer:
         """Return the answer to a replica that is no peer and not welcome."""
+        removed = stranger in self._standing.removed
+        what = "was removed from the cluster" if removed else "is no member"
         return Answer(
             accepted=False,
-            reason=f"{stranger} is no member by the log of {self._name}; compare the peer lists of both",
+            reason=f"{stranger} {what} by the log of {self._name}; compare the peer lists of both",
             stranger=True,
+            removed=removed,
+            emptied=False,
         )
+
+
+def _put_back(peer: str) -> str:
+    return (
+        f"{peer} comes with an older start than the one that is known here: its data directory was put back from an "
+        f"older copy, or another process uses a copy of it. It takes what it lacks from the others before it votes"
+    )
 
 
 def _other_disk(peer: str, known: str, told: str) -> str:

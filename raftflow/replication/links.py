@@ -29,7 +29,7 @@ from raftflow.replication.listener import Listener, tune
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 Address = tuple[str, int]
 
@@ -88,6 +88,10 @@ class _Meeting:
         """What we answered; None until the peer has introduced itself."""
         self.told: Introduction | None = None
         """What the peer said; None until then."""
+        self.theirs: Answer | None = None
+        """What the peer answered; None until then."""
+        self.answered = False
+        """Our answer went out: what has to be remembered for it is on disk."""
 
 
 class StreamLinks:
@@ -123,6 +127,7 @@ class StreamLinks:
         self._on_shut_out = on_shut_out
         self._other_secret: set[str] = set()
         self._meetings: dict[Connection, _Meeting] = {}
+        self._settling: set[asyncio.Task[Answer]] = set()
         self._levels: dict[str, int] = {}
         self._guests: dict[str, Introduction] = {}
         """Strangers that are linked, with what they told."""
@@ -208,7 +213,7 @@ class StreamLinks:
         flushing = list(self._up.values())
         for connection in flushing:
             connection.finish_writing()
-        await asyncio.gather(*dialers, *self._listener.openings, return_exceptions=True)
+        await asyncio.gather(*dialers, *self._listener.openings, *self._settling, return_exceptions=True)
         if flushing:
             await asyncio.wait([connection.gone for connection in flushing], timeout=_FLUSH_S)
         for connection in flushing:
@@ -227,7 +232,7 @@ class StreamLinks:
             self._limits.handshake_s, connection.drop, Failure("handshake_timeout", "no introduction", session.peer)
         )
         self._meetings[connection] = _Meeting(deadline)
-        connection.send((self._introducer.introduction(),))
+        connection.send((self._introducer.introduction(session.peer),))
 
     def _meet(self, connection: Connection, meeting: _Meeting, introducer: Introducer, frame: bytes) -> None:
         """Take the peer's introduction, then its answer to ours."""
@@ -236,26 +241,71 @@ class StreamLinks:
             if meeting.ours is None:
                 meeting.told = told = introducer.read(frame)
                 known = peer in self._peers or introducer.welcomes(peer, told)
+                if known and introducer.look_back(peer, told):
+                    self._begin_anew()
+                    return
                 meeting.ours = introducer.meet(peer, told) if known else introducer.refuse(peer)
-                connection.send((msgspec.msgpack.encode(meeting.ours),))
+                if meeting.ours.accepted and introducer.must_settle(peer, told):
+                    self._settle(connection, meeting, introducer.settle(peer, told, meeting.ours))
+                else:
+                    self._answer(connection, meeting)
                 return
-            theirs = msgspec.msgpack.decode(frame, type=Answer)
+            meeting.theirs = msgspec.msgpack.decode(frame, type=Answer)
         except (ValueError, OSError) as error:
             connection.drop(Failure("bad_introduction", f"the introduction failed: {error}", peer))
             return
-        if meeting.ours.accepted and theirs.accepted:
+        self._end_introductions(connection, meeting)
+
+    def _begin_anew(self) -> None:
+        """This replica's disk was put back: it has to introduce itself to everybody anew."""
+        for connection in [*self._meetings, *self._up.values()]:
+            connection.drop(Failure("reset"))
+
+    def _settle(self, connection: Connection, meeting: _Meeting, work: Coroutine[None, None, Answer]) -> None:
+        """Answer when the histories are compared and what has to be remembered of the peer is on disk."""
+
+        def settled(task: asyncio.Task[Answer]) -> None:
+            self._settling.discard(task)
+            if task.cancelled() or connection.over:
+                return
+            error = task.exception()
+            if error is not None:
+                connection.drop(Failure("bad_introduction", f"the introduction failed: {error}", connection.peer))
+                return
+            meeting.ours = task.result()
+            self._answer(connection, meeting)
+
+        task = asyncio.get_running_loop().create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(settled)
+
+    def _answer(self, connection: Connection, meeting: _Meeting) -> None:
+        connection.send((msgspec.msgpack.encode(meeting.ours),))
+        meeting.answered = True
+        if not connection.over:
+            self._end_introductions(connection, meeting)
+
+    def _end_introductions(self, connection: Connection, meeting: _Meeting) -> None:
+        """Put the link up, or say why not, when both sides have answered."""
+        ours, theirs, peer = meeting.ours, meeting.theirs, connection.peer
+        if ours is None or theirs is None or not meeting.answered:
+            return
+        if ours.accepted and theirs.accepted:
             self._end_meeting(connection)
             self._put_up(connection, meeting.told)
             return
         for answer, by, text in (
-            (meeting.ours, "", f"it is refused: {meeting.ours.reason}"),
+            (ours, "", f"it is refused: {ours.reason}"),
             (theirs, "by_peer_", f"it refuses this replica: {theirs.reason}"),
         ):
             if not answer.accepted:
                 reason = f"refused_{by}{'unknown_peer' if answer.stranger else 'disk'}"
+                reason = reason if not answer.differs else f"refused_{by}history"
                 self.stats[reason] += 1
                 self._complain(reason, peer, text)
         connection.finish_writing()  # so that the peer hears why
+        if not theirs.accepted and self._introducer is not None:
+            self._introducer.hear_refusal(peer, theirs)
 
     def _end_meeting(self, connection: Connection) -> None:
         meeting = self._meetings.pop(connection, None)

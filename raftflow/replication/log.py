@@ -8,12 +8,12 @@ engine could stand behind them.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from raftflow.replication.membership import Membership
 
@@ -125,6 +125,12 @@ class LogFailedError(Exception):
     """The log stopped for good: a disk that fails, a corrupt file, an `apply` that raised. Says what to do."""
 
 
+REMOVED_ADVICE: Final = (
+    "It stops, and its data can be wiped; its name is never used again. A new replica joins under a new name, with "
+    "an empty directory and `join = true`."
+)
+
+
 class RemovedError(LogFailedError):
     """This replica is no member any more: it stops, and nothing is wrong with it."""
 
@@ -172,6 +178,11 @@ class ReplicatedLog(Protocol):
 
     def stamp(self) -> Stamp:
         """Return a part of `status` that is cheap enough for every request."""
+        ...
+
+    @property
+    def founding_levels(self) -> Mapping[str, int]:
+        """Return the feature level at which the cluster begins, by founder; empty where that is not known."""
         ...
 
     def on_role_change(self, callback: Callable[[Role, int], None]) -> None:

@@ -124,6 +124,8 @@ class Standing(msgspec.Struct, frozen=True):
     """Of its entry, or of the snapshot that brought it; 0 for the list of the first start."""
     certain_index: int = 0
     """Of the latest applied entry with a list, or snapshot: up to here the lists are known and final."""
+    removed: tuple[str, ...] = ()
+    """Names whose removal is final."""
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -225,7 +227,7 @@ class MembershipTracker:
     @property
     def standing(self) -> Standing:
         """What is in force, for those who make links."""
-        return Standing(self.current, self.index, self.base_index)
+        return Standing(self.current, self.index, self.base_index, self.base.removed)
 
     @property
     def pending(self) -> bool:
@@ -288,14 +290,15 @@ class _Stored(msgspec.Struct, frozen=True):
     crc32: int
 
 
-def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership) -> Membership:
+def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership, *, anew: bool = False) -> Membership:
     """Return the list of this replica's first start; keep `bootstrap` as that if there is none yet. Blocking.
 
+    With `anew` the present start counts as the first one: the replica has not been part of a cluster so far.
     Raises `LogFailedError`.
     """
     file = data_dir / "members"
     try:
-        if file.name not in fs.list_dir(data_dir):
+        if anew or file.name not in fs.list_dir(data_dir):
             body = encode(bootstrap)
             store_file(fs, file, msgspec.json.encode(_Stored(body, crc32(body))))
             return bootstrap

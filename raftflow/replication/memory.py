@@ -112,6 +112,11 @@ class MemoryLog:
         """Return False: there is nobody to hand over to."""
         return False
 
+    @property
+    def founding_levels(self) -> dict[str, int]:
+        """Return nothing: a log in memory has no founders."""
+        return {}
+
     def status(self) -> LogStatus:
         """Return the present view."""
         leads = self._role is Role.LEADER

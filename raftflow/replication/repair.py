@@ -59,6 +59,8 @@ class _Mark(msgspec.Struct, frozen=True, kw_only=True):
     vote: str | None
     empty: bool
     """The damaged files are out of the way and the new journal is there."""
+    unsure: bool = False
+    """The disk was put back from an older copy: `term` may be too low, and `Repair.settle` raises it."""
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -84,6 +86,35 @@ class Repair:
         self._fs = fs
         self._directory = directory
         self._mark = mark
+
+    @classmethod
+    def begin(cls, fs: FileSystem, directory: Path, promises: Promises) -> Repair:
+        """Note durably that this replica, whose files are whole, has promised more than they know. Blocking.
+
+        Raises `OSError`.
+        """
+        mark = _Mark(format=FORMAT, term=promises.term, vote=promises.vote, empty=True, unsure=True)
+        repair = cls(fs, directory, mark)
+        repair._write()
+        return repair
+
+    @property
+    def unsure(self) -> bool:
+        """True while it is not known how high the terms are in which the replica has promised something."""
+        return self._mark.unsure
+
+    def doubt(self) -> None:
+        """Note durably that the term is not known, since the disk was put back. Blocking. Raises `OSError`."""
+        self._mark = msgspec.structs.replace(self._mark, unsure=True)
+        self._write()
+
+    def settle(self, term: int) -> None:
+        """Note durably that nothing was promised in a term above `term`. Blocking. Raises `OSError`."""
+        self._mark = msgspec.structs.replace(self._mark, term=max(self._mark.term, term), unsure=False)
+        self._write()
+
+    def _write(self) -> None:
+        _write_mark(self._fs, self._directory, self._mark)
 
     @property
     def term(self) -> int:
@@ -138,6 +169,8 @@ class StorageOpener:
                 promises = self._promises_despite(error)
                 _log.error("%s", str(error).removesuffix(REPAIR))  # what it advises is what happens now
                 first = _Mark(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
+                if mark is not None:  # what a disk that was put back had promised is not in its journal
+                    first = msgspec.structs.replace(first, term=max(first.term, mark.term), unsure=mark.unsure)
                 return self._open(self._begin_anew(first))
         except OSError as error:
             raise LogFailedError(
@@ -250,9 +283,12 @@ class StorageOpener:
         return mark
 
     def _write_mark(self, mark: _Mark) -> None:
-        raw = msgspec.json.encode(mark)
-        data = msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw)))
-        store_file(self._fs, self._data.path / "repair", data)
+        _write_mark(self._fs, self._data.path, mark)
+
+
+def _write_mark(fs: FileSystem, directory: Path, mark: _Mark) -> None:
+    raw = msgspec.json.encode(mark)
+    store_file(fs, directory / "repair", msgspec.json.encode(_Stored(msgspec.Raw(raw), crc32(raw))))
 
 
 def last_promises(fs: FileSystem, directory: Path) -> Promises | None:

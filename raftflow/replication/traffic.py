@@ -11,6 +11,7 @@ from raftflow.replication import wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raftflow.replication.births import Births
     from raftflow.replication.config import LogConfig
     from raftflow.replication.core import Message, Raft
     from raftflow.replication.driver import Driver
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from raftflow.replication.guard import GuardedTransport
     from raftflow.replication.links import Links
     from raftflow.replication.reads import ReadRounds
+    from raftflow.replication.recall import Recall
     from raftflow.replication.roles import RoleTracker
     from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
 
@@ -32,6 +34,7 @@ class PeerTraffic:
     neither does so any more, and a replica with a working disk may lead.
 
     Args:
+        recall: judges what cannot be right.
         lonely: called when the first link comes up and an election is overdue: nobody was there to be heard.
     """
 
@@ -40,6 +43,7 @@ class PeerTraffic:
         config: LogConfig,
         links: Links,
         *,
+        births: Births,
         raft: Raft,
         guard: GuardedTransport,
         gate: SyncGate,
@@ -48,10 +52,12 @@ class PeerTraffic:
         reads: ReadRounds,
         sender: SnapshotSender,
         receiver: SnapshotReceiver,
+        recall: Recall,
         lonely: Callable[[], None],
     ) -> None:
         self._config = config
         self._links = links
+        self._births = births
         self._raft = raft
         self._guard = guard
         self._gate = gate
@@ -60,6 +66,7 @@ class PeerTraffic:
         self._reads = reads
         self._sender = sender
         self._receiver = receiver
+        self._recall = recall
         self._lonely = lonely
         self._bodies = wire.BodyCache()
         links.set_handlers(self.on_frame, self.on_up, self.on_down)
@@ -68,6 +75,7 @@ class PeerTraffic:
         """A link works."""
 
         def up() -> None:
+            self._births.up(peer)
             if self._raft.election_deadline < asyncio.get_running_loop().time():
                 self._lonely()
             self._guard.peer_up(peer)
@@ -79,6 +87,7 @@ class PeerTraffic:
         """A link broke; whatever waits for it is lost with it."""
 
         def down() -> None:
+            self._births.down(peer)
             self._gate.forget(peer)
             self._guard.peer_down(peer)
             self._sender.cancel(peer)
@@ -92,13 +101,27 @@ class PeerTraffic:
         try:
             message = wire.decode(frame)
         except wire.WireError as error:
-            _log.warning("%s sent what is no message, its link is reset: %s", peer, error)
-            self._links.reset(peer)
+            self._refuse(peer, str(error))
+            return
+        problem = self._recall.bounds.problem(peer, message)
+        if problem:
+            self._refuse(peer, f"{message['type']}: {problem}")
             return
         self._driver.guarded(lambda: self._receive(peer, message))
 
+    def _refuse(self, peer: str, problem: str) -> None:
+        """Reset the link of a peer that sent what cannot be right; nothing of it is used."""
+        if self._recall.is_due(f"refused {peer}"):
+            _log.warning("%s sent what cannot be right, its link is reset: %s", peer, problem)
+        self._links.reset(peer)
+
     def _receive(self, peer: str, message: Message) -> None:
         kind = message["type"]
+        if kind == "birth":
+            self._hear_birth(peer, message)
+            return
+        if not self._births.born and kind != "removed":
+            return  # a fresh replica takes nothing, votes for nobody and acknowledges nothing
         if kind == "append_entries":
             self._guard.receive(peer, message)
             if self._guard.follows(peer, message["term"]):
@@ -121,6 +144,14 @@ class PeerTraffic:
         else:
             self._guard.receive(peer, message)
         self._roles.update()
+        self._driver.request_turn()
+
+    def _hear_birth(self, peer: str, message: Message) -> None:
+        try:
+            self._births.hear(peer, message["body"])
+        except ValueError as error:
+            _log.warning("%s sent what is no birth message, its link is reset: %s", peer, error)
+            self._links.reset(peer)
         self._driver.request_turn()
 
     def _disk_is_slow(self) -> bool:

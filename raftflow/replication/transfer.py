@@ -39,6 +39,7 @@ class _Transfer:
         self.transfer_id = transfer_id
         self.term = term
         self.first_index = first_index
+        self.sent = 0
         self.acked = 0
         self.over = False
         self.refused = False
@@ -85,7 +86,7 @@ class SnapshotSender:
         transfer = self._transfers.get(peer)
         if transfer is None or (message["transfer_id"], message["term"]) != (transfer.transfer_id, transfer.term):
             return
-        transfer.acked = max(transfer.acked, message["offset"])
+        transfer.acked = max(transfer.acked, min(message["offset"], transfer.sent))
         transfer.over = message["status"] != "more"
         transfer.refused = message["status"] == "refused"
         transfer.moved.set()
@@ -145,6 +146,7 @@ class SnapshotSender:
             for chunk in chunks:
                 self._emit(peer, {"type": "snapshot_chunk", "offset": offset, "data": chunk, **head})
                 offset += len(chunk)
+                transfer.sent = offset
                 in_flight.append(offset)
                 while in_flight and in_flight[0] <= transfer.acked:
                     in_flight.popleft()

@@ -20,6 +20,7 @@ Every frame is big-endian and begins with u8 format version, u8 type, u64 term. 
     snapshot_end     u64 transfer_id
     snapshot_ack     u64 transfer_id, u64 offset, u8 status (0 more, 1 done, 2 refused)
     removed          (nothing)
+    birth            data to the end of the frame (births.py); its term is 0
 
 `decode` accepts exactly what `encode` can produce. Entries are checked against the envelope (envelope.py) and their
 terms may neither fall nor pass the message's term.
@@ -51,6 +52,9 @@ CHUNK_BYTES_MAX: Final = 4 * 1024 * 1024
 NUMBER_MAX: Final = 2**63 - 1
 """Largest term, index, offset and sequence number."""
 
+BIRTH_BYTES_MAX: Final = 64 * 1024
+"""Longest body of a birth frame."""
+
 SNAPSHOT_STATUSES: Final = ("more", "done", "refused")
 
 _ENTRY: Final = struct.Struct(">QI")
@@ -59,6 +63,7 @@ _APPEND: Final = struct.Struct(">BBQQQQI")
 _REQUEST_VOTE, _RESPONSE_VOTE, _APPEND_ENTRIES, _HEARTBEAT, _NEXT_NODE_IDX, _TIMEOUT_NOW = range(1, 7)
 _READ_PROBE, _READ_ACK, _SNAPSHOT_BEGIN, _SNAPSHOT_CHUNK, _SNAPSHOT_END, _SNAPSHOT_ACK = range(7, 13)
 _REMOVED: Final = 13
+_BIRTH: Final = 14
 
 
 class WireError(ValueError):
@@ -243,6 +248,7 @@ _NEXT: Final = struct.Struct(">BBQQB")
 _BEAT: Final = struct.Struct(">BBQQ")
 _CHUNK: Final = struct.Struct(">BBQQQ")
 _ACK: Final = struct.Struct(">BBQQQB")
+_BIRTH_HEAD: Final = struct.Struct(">BBQ")
 
 
 def _encode_append(message: Message, cache: BodyCache | None) -> bytes | list[bytes]:
@@ -376,11 +382,27 @@ def _decode_ack(frame: bytes) -> Message:
     }
 
 
+def _encode_birth(message: Message, _: BodyCache | None) -> list[bytes]:
+    _fields(message, 2)
+    body = message["body"]
+    if type(body) is not bytes or not 0 < len(body) <= BIRTH_BYTES_MAX:
+        raise WireError(f"a birth message has 1 to {BIRTH_BYTES_MAX} bytes")
+    return [_BIRTH_HEAD.pack(WIRE_VERSION, _BIRTH, 0), body]
+
+
+def _decode_birth(frame: bytes) -> Message:
+    body = frame[_BIRTH_HEAD.size :]
+    if _BIRTH_HEAD.unpack_from(frame)[2] or not 0 < len(body) <= BIRTH_BYTES_MAX:
+        raise WireError(f"birth message with a term, or of {len(body)} bytes")
+    return {"type": "birth", "body": body}
+
+
 _ENCODERS: Final[dict[str, Callable[[Message, BodyCache | None], bytes | list[bytes]]]] = {
     "append_entries": _encode_append,
     "next_node_idx": _encode_next,
     "snapshot_chunk": _encode_chunk,
     "snapshot_ack": _encode_ack,
+    "birth": _encode_birth,
 }
 _DECODERS: Final[dict[int, Callable[[bytes], Message]]] = {
     _APPEND_ENTRIES: _decode_append,
@@ -388,6 +410,7 @@ _DECODERS: Final[dict[int, Callable[[bytes], Message]]] = {
     _NEXT_NODE_IDX: _decode_next,
     _SNAPSHOT_CHUNK: _decode_chunk,
     _SNAPSHOT_ACK: _decode_ack,
+    _BIRTH: _decode_birth,
 }
 for _kind, _code, _names in _PLAIN:
     _ENCODERS[_kind], _DECODERS[_code] = _plain(_kind, _code, _names)

@@ -22,6 +22,10 @@ TURN_TASKS = 1_000
 """Tasks that leave the queue in one turn."""
 TURN_MS = 300_000
 """How long a turn goes on at most, in ms: it ends with the next task that leaves the queue."""
+TURN_QUICK_MS = 500
+TURN_QUICK_PER_S = 100
+"""A turn in which so many tasks a second leave the queue is over after `TURN_QUICK_MS`: whoever is next would wait
+for seconds otherwise. Slower ones stay long, for short turns cost makespan."""
 _NOT_BEGUN = -1
 _SLACK = 64
 
@@ -38,9 +42,9 @@ class Waiting(msgspec.Struct, gc=False):
     """A workflow with ready tasks, and its turn.
 
     Workflows of one priority take turns, so that a small one does not wait until a large one is done. A turn ends
-    after `TURN_TASKS` tasks or `TURN_MS`. Then the workflow stands behind all of its priority that have not had a
-    turn since, and is as young as if it had been submitted now: it gained priority by waiting and has got what it
-    waited for.
+    after `TURN_TASKS` tasks or `TURN_MS`, and after `TURN_QUICK_MS` if tasks are short. Then the workflow stands
+    behind all of its priority that have not had a turn since, and is as young as if it had been submitted now: it
+    gained priority by waiting and has got what it waited for.
     """
 
     priority: int
@@ -58,7 +62,9 @@ class Waiting(msgspec.Struct, gc=False):
         if self.begun_ms == _NOT_BEGUN:
             self.begun_ms = now_ms
         self.served += 1
-        if self.served < TURN_TASKS and now_ms - self.begun_ms < TURN_MS:
+        took_ms = now_ms - self.begun_ms
+        quick = took_ms >= TURN_QUICK_MS and self.served * 1_000 >= took_ms * TURN_QUICK_PER_S
+        if self.served < TURN_TASKS and took_ms < TURN_MS and not quick:
             return False
         self.turn = turns
         self.order = max(self.order, workflow_order(now_ms // AGE_STEP_MS, self.priority))

@@ -23,6 +23,7 @@ from raftflow.agent.attempts import Attempts
 from raftflow.agent.clock import Lease
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.executors.base import Ended, Watched
+from raftflow.agent.inputs import AttemptOverError, Fetcher, PassedOverError
 from raftflow.agent.leader import NoLeaderError as AgentNoLeaderError
 from raftflow.agent.leader import RefusedError, StaleIncarnationError
 from raftflow.agent.leader_watch import FIRST_S, HOLD_S, LeaderWatch, UnderWay
@@ -32,22 +33,27 @@ from raftflow.coordinator.submitter import BusyError, NotLeaderError, ProposeErr
 from raftflow.domain.commands import RegisterAgent
 from raftflow.domain.contract import (
     AgentLoad,
+    InputsPiece,
     LeaderNotice,
     PollRequest,
     PollResponse,
     RegisterRequest,
     RegisterResponse,
 )
-from raftflow.domain.limits import RESULT_BYTES_MAX
+from raftflow.domain.limits import INPUTS_BYTES_MAX, JSON_DEPTH_MAX, RESULT_BYTES_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.reportable import first_fault
 from raftflow.domain.resources import parse_amount
+from raftflow.machine import inputs as machine_inputs
+from raftflow.machine.inputs import BehindError, NotLiveError, inputs_slice
 from raftflow.simulation.calls import CallFailed
 from raftflow.simulation.loop import START_S, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from random import Random
 
+    from raftflow.agent.inputs import Inputs
     from raftflow.coordinator.replica import Replica
     from raftflow.domain.contract import Assignment, ReportedEnd
     from raftflow.simulation.calls import Calls
@@ -56,8 +62,33 @@ if TYPE_CHECKING:
     from raftflow.simulation.trace import Trace
 
 _BOOT_NS: Final = 10**15
+_ODD_EVERY: Final = 23
+"""One of so many programs has a result that the leader's door refuses, and one a result that the agent refuses."""
+_UNWANTED: Final = b'"unwanted"'
 _PROGRAM_KIB: Final = 8 << 10
 """Memory of a program: less than any task demands."""
+_INLINE_BYTES: Final = 4
+"""Results are fences, of one to four bytes: what needs two or three tasks fetches their results."""
+_PIECE_BYTES: Final = 6
+_PIECE_COUNT: Final = 2
+
+
+def _result_of(fence: int) -> bytes:
+    """Return what a program finds. Now and then the leader's door refuses it, or the agent does before."""
+    if fence % _ODD_EVERY == _ODD_EVERY - 1:
+        return _UNWANTED
+    if fence % _ODD_EVERY == _ODD_EVERY // 2:
+        return b"[" * (JSON_DEPTH_MAX + 1) + b"]" * (JSON_DEPTH_MAX + 1)
+    return b"%d" % fence
+
+
+def _refusal(ends: list[ReportedEnd]) -> Rejection | None:
+    """Refuse what the leader's door refuses, and a result that only a door of another version would refuse."""
+    for end in ends:
+        if bytes(end.result) == _UNWANTED:
+            return Rejection(RejectionCode.INVALID, f"the result of attempt {end.fence} is not wanted")
+    fault = first_fault(end.result for end in ends)
+    return None if fault is None else Rejection(RejectionCode.INVALID, fault[1])
 
 
 def virtual_ns(loop: VirtualLoop) -> int:
@@ -78,6 +109,12 @@ def virtual_agents(loop: VirtualLoop) -> Iterator[None]:
         patch.object(agent_attempts, "now_ns", now_ns),
         patch.object(agent_usage, "now_ns", now_ns),
         patch.object(agent_loop, "_version", lambda: "simulated"),
+        patch.multiple(
+            machine_inputs,
+            INPUTS_INLINE_BYTES_MAX=_INLINE_BYTES,
+            INPUTS_PIECE_BYTES_MAX=_PIECE_BYTES,
+            INPUTS_PIECE_COUNT_MAX=_PIECE_COUNT,
+        ),
     ):
         yield
 
@@ -95,6 +132,26 @@ class _NoLoad:
     def sample(self) -> AgentLoad:
         """Return no load."""
         return AgentLoad(cpu_busy_per_mille=0, run_queue=0)
+
+
+class _KeptInputs:
+    """Stands for the file of fetched inputs."""
+
+    path = ""
+
+    def __init__(self, _fence: int) -> None:
+        self.results: dict[str, msgspec.Raw] = {}
+        self.places: dict[str, tuple[int, int]] = {}
+
+    async def add(self, inputs: Mapping[str, msgspec.Raw]) -> None:
+        """Take a piece."""
+        self.results.update(inputs)
+
+    async def finish(self) -> None:
+        """Do nothing."""
+
+    def remove(self) -> None:
+        """Do nothing."""
 
 
 class _Program(NamedTuple):
@@ -125,17 +182,21 @@ class Machine:
         """How many programs run."""
         return len(self._programs)
 
-    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+    def start(
+        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+    ) -> None:
         """Start a program: implements `Executor`."""
         fence, task = assignment.fence, (assignment.workflow_id, assignment.task_id)
+        given = inputs.results if isinstance(inputs, _KeptInputs) else assignment.inputs
         self._history.execution_started(self._process.name, task, fence)
+        self._history.inputs_given(task, fence, {need: bytes(result) for need, result in given.items()})
         self._programs[fence] = _Program(task, ended, self._loop.time())
         shape = self._rng.random()
         shape = 0.0 if self.hurried else max(shape, 0.5 + shape / 2) if self.long_programs else shape
         bounds = (0.005, 0.1) if shape < 0.6 else (0.1, 1.5) if shape < 0.9 else (1.5, 4.0)
         run_s = self._rng.uniform(*bounds)
         ok = self._rng.random() < 0.9
-        how = Ended(ok=ok, exit_code=0 if ok else 1, result=b"%d" % fence if ok else b"")
+        how = Ended(ok=ok, exit_code=0 if ok else 1, result=_result_of(fence) if ok else b"")
         self._loop.call_later(run_s, self._exit, fence, how, "succeeded" if ok else "failed", context=self._world)
 
     def signal(self, fence: int, number: int) -> None:
@@ -201,6 +262,8 @@ class SimLeaderClient:
         """Register. Raises what the real client raises."""
 
         async def serve(replica: Replica) -> RegisterResponse | Rejection:
+            if refusal := _refusal(request.offers):
+                return refusal
             command = RegisterAgent(
                 at_ms=replica.clock.now_ms(),
                 actor=f"agent:{request.name}",
@@ -232,10 +295,42 @@ class SimLeaderClient:
         """Send a poll. Raises what the real client raises."""
 
         async def serve(replica: Replica) -> bytes | Rejection:
-            reply = await replica.desk.poll(agent_id, msgspec.json.decode(body, type=PollRequest))
+            request = msgspec.json.decode(body, type=PollRequest)
+            if refusal := _refusal(request.ends):
+                return refusal
+            reply = await replica.desk.poll(agent_id, request)
             return reply if isinstance(reply, Rejection) else msgspec.json.encode(reply)
 
         return self._decode_poll.decode(await self._pass(serve, timeout_s))
+
+    def replicas(self) -> list[str]:
+        """Return whom to ask for inputs: the leader last."""
+        others = [name for name in self._replicas if name != self._leader]
+        return others if self._leader is None else [*others, self._leader]
+
+    async def inputs(self, replica: str, agent: str, fence: int, first: int, timeout_s: float) -> InputsPiece:
+        """Ask a replica for a piece of inputs. Raises what the real client raises."""
+        del timeout_s  # simulated ones are shorter
+
+        async def serve(replica: Replica) -> bytes | str:
+            try:
+                found = inputs_slice(replica.machine, agent, fence, first)
+            except BehindError:
+                return "behind"
+            except NotLiveError:
+                return "over"
+            results = {need: msgspec.Raw(result) for need, result in found.inputs}
+            return msgspec.json.encode(InputsPiece(inputs=results, next=found.next))
+
+        try:
+            answer = await self._calls.call(self._process, replica, serve, self._timeout_s)
+        except CallFailed as error:
+            raise PassedOverError(str(error), away=True) from error
+        if answer == "behind":
+            raise PassedOverError(f"{replica} is behind")
+        if answer == "over":
+            raise AttemptOverError(f"{replica} says that attempt {fence} is over")
+        return msgspec.json.decode(answer, type=InputsPiece)
 
     async def _pass(self, serve: Callable[[Replica], Any], timeout_s: float) -> Any:
         self._peers = [name for name in self._peers if name in self._replicas]
@@ -373,11 +468,15 @@ class SimAgent:
             goodbye_timeout_s=1.0,
         )
 
-        def make(before: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
-            return Attempts(machine, machine, before_end=before, on_end=on_end, sample=machine.sample)
-
         client: Any = SimLeaderClient(self._calls, process, self._replicas, self._rng, 0.7)
         watching = self._loop.create_task(client.watch.run())
+        fetcher = Fetcher(client, _KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
+
+        def make(before: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
+            return Attempts(
+                machine, machine, before_end=before, on_end=on_end, sample=machine.sample, fetch=fetcher.fetch
+            )
+
         store: Any = _NoOutput()
         load: Any = _NoLoad()
         agent = self._agent = Agent(

@@ -18,6 +18,7 @@ from raftflow.domain.commands import (
     RemoveAgent,
     ReportAttempts,
     SubmitWorkflow,
+    TaskPart,
 )
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 
@@ -59,12 +60,18 @@ class Attempts:
         self.uploads: dict[str, dict[str, TaskSpec]] = {}
         """What came so far of workflows in pieces: for each task what it runs."""
         self._profiles: dict[str, list[TaskSpec]] = {}
+        self._parts: dict[str, list[TaskPart]] = {}
         self.lost: dict[Task, tuple[int, str]] = {}
         """Fence and agent of the last attempt of tasks that nobody has: perhaps lost, if nobody reported its end."""
         self.incarnation: dict[str, int] = {}
         """Agents that are present."""
         self.lost_together: set[str] = set()
         """Agents whose last loss was part of a mass loss."""
+        self.needs: dict[Task, tuple[str, ...]] = {}
+        self.results: dict[Task, bytes | None] = {}
+        """Of tasks that succeeded; None if it was an equal task's."""
+        self.due_inputs: dict[int, dict[str, bytes | None]] = {}
+        """For each attempt what it must be given."""
         self.fence = 0
         self.ended: dict[int, AttemptOutcome] = {}
 
@@ -106,6 +113,7 @@ class Attempts:
             self.limits[workflow] = spec.max_parallel
         for task in spec.tasks:
             self._learn_task(workflow, task.id, task)
+            self.needs[workflow, task.id] = task.needs
 
     def _learn_task(self, workflow: str, task_id: str, runs: TaskSpec) -> None:
         self.demands[workflow, task_id] = runs.resources
@@ -118,15 +126,21 @@ class Attempts:
         """Follow what was accepted of a workflow in pieces."""
         if isinstance(command, BeginWorkflow):
             self.uploads[command.workflow_id], self._profiles[command.workflow_id] = {}, []
+            self._parts[command.workflow_id] = []
             if command.max_parallel is not None:
                 self.limits[command.workflow_id] = command.max_parallel
         elif isinstance(command, AddTasks):
             profiles = self._profiles[command.workflow_id]
             profiles += command.profiles
+            self._parts[command.workflow_id] += command.tasks
             self.uploads[command.workflow_id] |= {task.id: profiles[task.profile] for task in command.tasks}
         elif isinstance(command, FinishWorkflow):
             for task_id, runs in self.uploads.pop(command.workflow_id).items():
                 self._learn_task(command.workflow_id, task_id, runs)
+            parts = self._parts[command.workflow_id]
+            ids = {part.position: part.id for part in parts}
+            for part in parts:
+                self.needs[command.workflow_id, part.id] = tuple(ids[need] for need in part.needs)
         elif isinstance(command, DropUploads):
             for workflow_id in command.workflow_ids:
                 self.uploads.pop(workflow_id, None)
@@ -150,6 +164,8 @@ class Attempts:
             }:
                 problems.append(f"an end of {task} with fence {end.fence} by {command.agent} was accepted; it is not")
             self.ended[end.fence] = end.outcome
+            if end.outcome == "succeeded":
+                self.results[task] = end.result or b"null"
         return problems
 
     def _move(self, step: AuditTransition) -> str | None:
@@ -158,6 +174,7 @@ class Attempts:
         self.states[task] = step.after
         if before != step.before:
             return f"goes from {step.before}, but was {before}"
+        self._follow_inputs(task, step)
         if step.event == "backup_started":
             return self._back_up(task, step)
         if step.event == "backup_ended":
@@ -193,6 +210,14 @@ class Attempts:
             if limit is not None and (live := sum(other[0] == task[0] for other in self.fence_of)) > limit:
                 return f"is one of {live} under way, and {limit} may be"
         return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
+
+    def _follow_inputs(self, task: Task, step: AuditTransition) -> None:
+        """Note what an attempt that is placed now must be given, and results that come from equal tasks."""
+        if step.event == "cached":
+            self.results[task] = None
+        elif step.event == "backup_started" or (step.after in _LIVE and step.before not in _LIVE):
+            needs = self.needs.get(task, ())
+            self.due_inputs[step.fence] = {need: self.results.get((task[0], need)) for need in needs}
 
     def _back_up(self, task: Task, step: AuditTransition) -> str | None:
         """A running task got a second attempt."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from raftflow.helpers import spawn_context
 from raftflow.simulation.run import Options, Report, simulate
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_many(seeds: Iterable[int], options: Options, *, jobs: int = 1) -> Iterat
         for task in tasks:
             yield _run(task)
         return
-    context: Any = multiprocessing.get_context("spawn")
+    context = spawn_context()
     with context.Pool(jobs, initializer=_prepare) as pool:
         yield from pool.imap_unordered(_run, tasks, chunksize=1)
 

@@ -12,6 +12,7 @@
     given up early  an agent was declared lost that had been heard within its lease
     early deadline  an attempt was given up before its time, by a clock that nobody can set
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
+    reborn          a replica takes part on an empty disk, though not all have lost theirs
     failed sync ignored   a replica goes on after its journal could not be synced
     stopped         a replica stopped without a fault of its disk
     no leader, no rest, spinning, exception
@@ -113,14 +114,20 @@ class History:
         self._commit: dict[str, int] = {}
         self._said: dict[str, tuple[int, str]] = {}
         """For each replica the last term in which it gave its vote away, and to whom."""
+        self._forgetful: dict[str, bool] = {}
+        """Replicas whose disks were put back, and whether their repair has begun."""
         self._reloaded: set[str] = set()
         """Replicas that have just loaded a snapshot."""
         self._logs: dict[str, Any] = {}
         """The logs of the replicas that serve."""
         self._count = 0
+        self.over = False
+        """Set when the cluster that was watched is no more."""
 
     def violation(self, kind: str, detail: str) -> None:
         """Note what must never happen."""
+        if self.over:
+            return
         if sum(known.kind == kind for known in self.violations) < VIOLATIONS_MAX:
             self.violations.append(Violation(kind, detail[:2000]))
             self._trace.note("CHECK", f"{kind}: {detail[:300]}")
@@ -134,6 +141,8 @@ class History:
     def started(self, host: Host) -> None:
         """A replica serves: from now on its role and its commit index are watched at every step."""
         log: Any = host.replica.log if host.replica is not None else None
+        if host.wiped:
+            return  # it has forgotten everything, and must not take part: `reborn`
         roles, raft = log._roles, log._raft  # noqa: SLF001 - the promise is about what is inside
         update = roles.update
         self._logs[host.name] = log
@@ -197,7 +206,7 @@ class History:
 
     def _check_memory(self, name: str, log: Any) -> None:
         """What a replica has told others of its term and vote, its disk must know after a restart."""
-        if name not in self._said:
+        if name not in self._said or name in self._forgetful:
             return
         term, vote = self._said[name]
         journal = log._journal  # noqa: SLF001
@@ -230,7 +239,7 @@ class History:
         other = self._logs.get(peer)
         if match == 0 or other is None or other._raft.term != log._raft.term:  # noqa: SLF001
             return
-        if other.repairing:
+        if other.repairing or self._is_forgetful(peer, other):
             return  # it was true when it was said, and it elects nobody before the next term (RECOVERY.md)
         if not _holds(other, log, match):
             self.violation(
@@ -238,11 +247,30 @@ class History:
                 f"{leader} believes that {peer} has its entry {match} on disk",
             )
 
+    def forgets(self, name: str) -> None:
+        """An older copy of a replica's disk is put back: until it is repaired it lacks what it had promised."""
+        self._forgetful[name] = False
+
+    def _is_forgetful(self, name: str, log: Any) -> bool:
+        """Return True until the repair of a replica whose disk was put back has begun and ended."""
+        if name not in self._forgetful:
+            return False
+        if log.repairing:
+            self._forgetful[name] = True
+        elif self._forgetful[name]:
+            del self._forgetful[name]
+            return False
+        return True
+
     def _check_majority(self, leader: str, log: Any, commit: int) -> None:
         """What a leader commits must be on the disks of a majority. Replicas that are down get the benefit."""
         voters = self.members.in_force(leader, log)[1].voter_names
         logs = {name: self._logs[name] for name in sorted(voters & self._logs.keys())}
-        missing = [name for name, other in logs.items() if not other.repairing and not _holds(other, log, commit)]
+        missing = [
+            name
+            for name, other in logs.items()
+            if not other.repairing and not self._is_forgetful(name, other) and not _holds(other, log, commit)
+        ]
         if 2 * len(missing) >= len(voters):
             self.violation("commit without majority", f"{leader} commits {commit}, which {', '.join(missing)} lack")
 
@@ -255,6 +283,7 @@ class History:
         """A replica announced a role."""
         if role is not Role.LEADER or host.replica is None:
             return
+        self.reborn(host)
         if self.leaders.setdefault(term, host.name) != host.name:
             self.violation("two leaders", f"{host.name} and {self.leaders[term]} lead term {term}")
         if term > self._announced_term:
@@ -266,6 +295,14 @@ class History:
                     f"{host.name} leads term {term} with entries up to {applied}, "
                     f"but entry {self.top_acknowledged} was acknowledged",
                 )
+
+    def reborn(self, host: Host) -> None:
+        """Look whether a replica takes part that has lost its disk, while others have not."""
+        if not host.wiped or host.replica is None or not host.serving:
+            return
+        log: Any = host.replica.log
+        if log._births.born and not (host.join and not log._has_data()):  # noqa: SLF001
+            self.violation("reborn", f"{host.name} takes part on an empty disk in place of the one that it had")
 
     def restored(self, host: Host) -> None:
         """A replica restored a snapshot."""
@@ -421,6 +458,16 @@ class History:
                     f"{agent} starts {task} with fence {fence} while {holder} runs it with fence {other}",
                 )
         running[fence] = agent
+
+    def inputs_given(self, task: Task, fence: int, inputs: dict[str, bytes]) -> None:
+        """A program was given inputs: they are the results of what its task needs, as of its placement."""
+        due = self.attempts.due_inputs.get(fence)
+        if due is None:
+            self.violation("inputs", f"fence {fence} of {task} runs, and no replica has placed it")
+        elif inputs.keys() != due.keys() or any(
+            result is not None and inputs[need] != result for need, result in due.items()
+        ):
+            self.violation("inputs", f"fence {fence} of {task} was given {inputs}, and should have been given {due}")
 
     def execution_ended(self, agent: str, task: Task, fence: int, how: str) -> None:
         """A program ended, however it ended."""

@@ -18,8 +18,10 @@ from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Memb
 from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica, ReplicaFailedError
 from raftflow.domain.features import LEVEL
+from raftflow.replication.births import EmptiedError, Neighbours
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.introductions import Introducer
 from raftflow.replication.log import RemovedError
 from raftflow.simulation.calls import Server
 from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
@@ -96,15 +98,30 @@ class Host:
         """Bits of its disk were flipped: it may refuse to start, for good."""
         self.refuse_restore = False
         """The state machine will refuse the next snapshot that is installed in this life."""
+        self.kept: tuple[FaultyFileSystem, bool] | None = None
+        """The disk that was taken out, and whether it was damaged, while an empty one is in its place."""
         self.refused: str | None = None
         """Why it does not start any more."""
         self.gone: str | None = None
         """Why this machine is no more: its disk was lost for good, or it heard that it was removed."""
         self.level = LEVEL
         """The highest feature level that the version which is installed here understands."""
+        self.older = False
+        """An older copy of its disk was put back, or is about to be."""
+        self.nonces = 0
         self.join = False
         self.file: tuple[str, ...] = ()
         """The replicas in the configuration with which it was started first."""
+
+    def new_nonce(self) -> str:
+        """Return what tells one start of this replica from all others, whatever becomes of its disk."""
+        self.nonces += 1
+        return f"{self.name}-{self.nonces}"
+
+    @property
+    def wiped(self) -> bool:
+        """Whether this replica has lost its disk, and runs on an empty one."""
+        return self.kept is not None
 
 
 class ObservedMachine:
@@ -197,10 +214,14 @@ class Cluster:
 
     def _new_host(self, name: str, file: tuple[str, ...]) -> Host:
         host = self.hosts[name] = Host(name, self._loop)
-        host.disk.delay_s = lambda operation: self._latency(name, operation)
-        host.disk.quick_s = QUICK_SYNC_S
+        self._use_disk(host, host.disk)
         host.file = file
         return host
+
+    def _use_disk(self, host: Host, disk: FaultyFileSystem) -> None:
+        disk.delay_s = lambda operation: self._latency(host.name, operation)
+        disk.quick_s = QUICK_SYNC_S
+        host.disk = disk
 
     def add_host(self) -> str:
         """Set up a machine with an empty disk, which will join; returns its new name."""
@@ -269,7 +290,9 @@ class Cluster:
         self._loop.call_soon(self._begin, host, process, context=process.context)
 
     def _build(self, host: Host, process: Process) -> None:
-        links = host.links = SimLinks(self._network, process, host.level)
+        introducer = Introducer(host.disk, Path("/data"), level=host.level, new_nonce=host.new_nonce)
+        links = host.links = SimLinks(self._network, process, introducer, host.level)
+        neighbours = Neighbours(introducer, host.level, links.levels)
         config = CoordinatorConfig(
             cluster_id="simulation",
             secret=b"s" * 32,
@@ -295,6 +318,7 @@ class Cluster:
 
         def follow(standing: Standing) -> None:
             links.standing = standing
+            introducer.update(standing)
             directory.follow(standing)
 
         def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
@@ -307,6 +331,7 @@ class Cluster:
                 before_compaction=audit.compact,
                 disabled_rules=self._disabled_rules,
                 on_members=follow,
+                neighbours=neighbours,
             )
 
         ids = IdSource(host.clock, self._rng.getrandbits)
@@ -357,6 +382,8 @@ class Cluster:
         if isinstance(error.__cause__, RemovedError):
             self._history.members.told(host.name)
             self._leave(host, "removed")
+        elif isinstance(error.__cause__, EmptiedError) and host.wiped:
+            self._trace.fault("emptied replica stopped", host.name)
         elif host.damaged and at_start:
             host.refused = why
         elif host.may_fail is None and not host.damaged:
@@ -474,12 +501,40 @@ class Cluster:
         """Make room again."""
         self.hosts[name].disk.capacity_bytes = None
 
+    def replace_disk(self, name: str, files: dict[Path, bytes]) -> None:
+        """Put an older copy of its files on the disk of a replica that is down."""
+        host = self.hosts[name]
+        self._trace.fault("older copy put back", name)
+        self._history.forgets(name)
+        host.disk.replace(files)
+        host.damaged = True
+
     def repair_disk(self, name: str) -> None:
         """Put an end to faults that have not shown yet."""
         host = self.hosts[name]
         host.disk.fail = _sound
         host.disk.crash_at = None
         host.disk.capacity_bytes = None
+
+    def wipe(self, name: str) -> None:
+        """Take a replica's disk out and put an empty one in; it is to be started again."""
+        host = self.hosts[name]
+        if host.gone is None and host.kept is None:
+            self.crash(name)
+            self._trace.fault("disk wiped", name)
+            host.kept = (host.disk, host.damaged)
+            self._use_disk(host, FaultyFileSystem(keep_trace=False))
+
+    def put_back(self, name: str) -> None:
+        """Give a replica its old disk again; it is to be started again."""
+        host = self.hosts[name]
+        if host.kept is not None:
+            if host.process is not None:
+                self._end(host, silently=False)
+            self._trace.note(name, "gets its disk back")
+            disk, host.damaged = host.kept
+            host.kept = None
+            self._use_disk(host, disk)
 
     def close(self) -> None:
         """End every life."""

@@ -312,6 +312,18 @@ class FaultyFileSystem:
         self.crash_at = None
         self._crashed = False
 
+    def copy(self) -> dict[Path, bytes]:
+        """Return every file as it is on the disk, for `replace`."""
+        return {path: bytes(inode.durable) for path, inode in sorted(self._durable_names.items())}
+
+    def replace(self, files: dict[Path, bytes]) -> None:
+        """Put a copy in the place of what is there, while nobody uses the disk."""
+        self._changes = {}
+        self._durable_names = {
+            path: Inode(durable=bytearray(data), visible=bytearray(data)) for path, data in files.items()
+        }
+        self._names = dict(self._durable_names)
+
     def room(self) -> int | None:
         """Return how many bytes still fit, None if that is not limited."""
         if self.capacity_bytes is None:

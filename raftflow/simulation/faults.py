@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from raftflow.simulation.member_faults import MemberFaults
     from raftflow.simulation.stage import Stage
+    from raftflow.simulation.wipes import Wipes
 
 KINDS: Final[dict[str, int]] = {
     "crash": 10,
@@ -58,7 +59,8 @@ KINDS: Final[dict[str, int]] = {
     "ghost": 3,
     "damaged voter": 3,
 }
-"""Kinds of faults with their usual weight. "clock ahead" and "give up" are of the family `leases` only."""
+"""Kinds of faults with their usual weight. "wipe" comes beside them (`plan.py`), "clock ahead" and "give up" are
+of the family `leases` only."""
 
 
 HOUR_MS: Final = 3_600_000
@@ -71,7 +73,14 @@ class Faults:
     """Makes one fault after the other, and has replicas come back."""
 
     def __init__(
-        self, stage: Stage, changes: MemberFaults, *, weights: dict[str, int], every_s: float, calm: float
+        self,
+        stage: Stage,
+        changes: MemberFaults,
+        wipes: Wipes,
+        *,
+        weights: dict[str, int],
+        every_s: float,
+        calm: float,
     ) -> None:
         self._stage = stage
         self._changes = changes
@@ -128,6 +137,8 @@ class Faults:
             "lone change": changes.lone_change,
             "ghost": changes.ghost,
             "damaged voter": changes.damaged_voter,
+            "old copy": changes.old_copy,
+            "wipe": wipes.wipe,
         }
 
     async def run(self, until_s: float) -> None:

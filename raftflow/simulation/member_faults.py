@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from raftflow.domain.features import LEVEL
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from raftflow.simulation.operator import Operator
     from raftflow.simulation.stage import Stage
@@ -17,6 +17,8 @@ STORIES_MAX: Final = 2
 """Changes that are under way at once."""
 VOTERS_MAX: Final = 7
 JOURNAL_BYTES_MIN: Final = 200
+MET_LOOK_S: Final = 0.05
+MET_LOOKS_MAX: Final = 60
 HOSTS_MAX: Final = 14
 """Machines in one run, dead ones counted."""
 
@@ -64,6 +66,11 @@ class MemberFaults:
         """Damage the journal of the only follower that has the newest entries, and take the leader away."""
         self._stage.play(self._damage())
 
+    def old_copy(self, _name: str) -> None:
+        """Put an older copy of its disk back on such a follower, and take the leader away."""
+        if not any(host.older for host in self._stage.cluster.hosts.values()):
+            self._stage.play(self._put_back())
+
     async def _change_alone(self) -> None:
         stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
         leader, members = cluster.leader(), self._operator.members()
@@ -104,14 +111,62 @@ class MemberFaults:
         await self._operator.add_ghost(ghost)
         await self._operator.remove(ghost)
 
-    async def _damage(self) -> None:
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
-        leader, members = cluster.leader(), self._operator.members()
-        if leader is None or members is None:
+    async def _put_back(self) -> None:
+        """Copy a follower's disk, let it start anew, and when everybody has met that start put the copy back.
+
+        Of one replica in a run, while the disks of all others are whole: what is promised for old copies.
+        """
+        stage, cluster = self._stage, self._stage.cluster
+        followers = self._followers()
+        if not followers or not self.may_lose(followers[0]) or cluster.hosts[followers[0]].level < LEVEL:
             return
+        victim = followers[0]
+        host = cluster.hosts[victim]
+        stage.kill(victim)
+        copy = host.disk.copy()
+        stage.restart(victim)
+        life = host.process
+        for _ in range(MET_LOOKS_MAX):
+            await asyncio.sleep(MET_LOOK_S)
+            if host.process is not life or host.gone is not None:
+                return
+            if self._is_met_by_all(victim):
+                break
+        else:
+            return
+        host.older = True
+
+        def put() -> None:
+            if host.gone is None and host.process is None and not host.wiped:
+                cluster.replace_disk(victim, copy)
+
+        await self._damage(victim, put, kind="voter with an old copy")
+
+    def _is_met_by_all(self, name: str) -> bool:
+        hosts, members = self._stage.cluster.hosts, self._operator.members()
+        voters = frozenset() if members is None else members.voter_names
+        linked = [hosts[each].links for each in sorted(voters) if each != name]
+        return name in voters and all(links is not None and name in links.up for links in linked)
+
+    def _followers(self) -> list[str]:
+        """Return the voters that do not lead, in any order; nobody if that is not known."""
+        leader, members = self._stage.cluster.leader(), self._operator.members()
+        if leader is None or members is None:
+            return []
         followers = [name for name in sorted(members.voter_names) if name != leader]
-        rng.shuffle(followers)
-        victim, laggards = followers[0], followers[1:]
+        self._stage.rng.shuffle(followers)
+        return followers
+
+    async def _damage(
+        self, chosen: str | None = None, spoil: Callable[[], None] | None = None, *, kind: str = "voter damaged"
+    ) -> None:
+        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        followers = self._followers()
+        leader = cluster.leader()
+        if leader is None or not followers or (chosen is not None and chosen not in followers):
+            return
+        victim = chosen or followers[0]
+        laggards = [name for name in followers if name != victim]
         if not self.may_lose(victim):
             return
         stage.cut_off(leader, laggards)
@@ -122,10 +177,13 @@ class MemberFaults:
             stage.rejoin(leader, laggards)
             stage.rejoin(victim, laggards)
             return
-        stage.trace.fault("voter damaged", victim)
+        stage.trace.fault(kind, victim)
         stage.kill(victim)
         stage.kill(leader)
-        self._flip_journal(victim)
+        if spoil is None:
+            self._flip_journal(victim)
+        else:
+            spoil()
         stage.rejoin(victim, laggards)
         stage.restart(victim)
         for name in laggards:

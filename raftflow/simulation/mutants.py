@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from raftflow.agent.exchange import Exchange
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.uploads import Uploads
+from raftflow.helpers import spawn_context
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
+from raftflow.replication.births import Births
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.replication.journal import Journal
 from raftflow.replication.reads import ReadRounds
@@ -131,9 +133,27 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         family="repairs",
     ),
     Mutant(
+        name="old copy votes at once",
+        about="a replica whose disk was put back from an older copy votes as though it remembered",
+        plant=plants.vote_from_old_copies,
+        family="repairs",
+    ),
+    Mutant(
         name="strangers refused",
         about="who returns after all that it knew were replaced takes none of the members in",
         plant=plants.attribute(introductions, "is_welcome", lambda *_: False),
+        family="repairs",
+    ),
+    Mutant(
+        name="birth without all",
+        about="fresh replicas elect each other though not everybody is known to be fresh",
+        plant=plants.attribute(Births, "_is_ordered", lambda _self: True),
+        family="repairs",
+    ),
+    Mutant(
+        name="emptied ones believed",
+        about="a replica is taken in with whatever disk it comes",
+        plant=plants.believe_the_emptied,
         family="repairs",
     ),
     Mutant(
@@ -210,6 +230,16 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         seeds_max=80,
     ),
     Mutant(
+        name="inputs though behind",
+        about="a replica that does not know an attempt yet gives out the inputs of another one",
+        plant=plants.answer_though_behind,
+    ),
+    Mutant(
+        name="first piece for all",
+        about="an agent starts an attempt with the first piece of its inputs",
+        plant=plants.take_first_piece_for_all,
+    ),
+    Mutant(
         name="short patience",
         about="the leader gives agents up before their lease ends",
         plant=plants.impatient_leases,
@@ -250,6 +280,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="agents go on although no leader heard them",
         plant=plants.agents_without_lease,
         family="leases",
+    ),
+    Mutant(
+        name="refused poll repeated",
+        about="an agent sends a refused poll again as it is",
+        plant=plants.attribute(Exchange, "_refused", plants.refused_again),
     ),
 )
 
@@ -296,6 +331,6 @@ def hunt_all(names: list[str], *, jobs: int = 1) -> Iterator[Finding]:
     if jobs <= 1 or len(names) == 1:
         yield from map(hunt_named, names)
         return
-    context: Any = multiprocessing.get_context("spawn")
+    context = spawn_context()
     with context.Pool(jobs) as pool:
         yield from pool.imap(hunt_named, names, chunksize=1)

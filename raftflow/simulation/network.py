@@ -8,6 +8,8 @@ connections are made as soon as both directions work. Nothing is ever changed or
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
+    from raftflow.replication.introductions import Answer, Introducer
     from raftflow.simulation.loop import Process, VirtualLoop
     from raftflow.simulation.trace import Trace
 
@@ -27,6 +30,8 @@ PATIENCE_MAX_S: Final = 3.0
 """How long a connection survives a cut."""
 SEEK_S: Final = 1.0
 """Longest time until a replica is dialled by one that it does not know."""
+AGAIN_S: Final = 0.5
+"""After so long a connection that did not come about is tried again."""
 FRAMES_MAX: Final = 40_000
 FRAMES_PER_S_MAX: Final = 2_000
 """Beside a fixed number: several times what the busiest run sends. More is an exchange that never ends."""
@@ -36,10 +41,11 @@ Direction = tuple[str, str]
 class SimLinks:
     """The links of one life of one replica: implements `replication.links.Links`."""
 
-    def __init__(self, network: Network, process: Process, level: int = 0) -> None:
+    def __init__(self, network: Network, process: Process, introducer: Introducer, level: int = 0) -> None:
         self._network = network
         self.process = process
         self.name = process.name
+        self.introducer = introducer
         self.level = level
         """The highest feature level that this replica understands; each end tells it to the other."""
         self.peers: frozenset[str] | None = None
@@ -48,6 +54,7 @@ class SimLinks:
         self.up: dict[str, int] = {}
         """The number of the connection with each peer, as far as this replica knows."""
         self._levels: dict[str, int] = {}
+        self._settling: set[asyncio.Task[None]] = set()
         self._alive = False
         self.on_frame: Callable[[str, bytes], None]
         self.on_up: Callable[[str], None]
@@ -64,6 +71,7 @@ class SimLinks:
 
     async def start(self) -> None:
         """Join the network."""
+        self.introducer.open()
         self._alive = True
         self._network.join(self)
 
@@ -120,6 +128,47 @@ class SimLinks:
 
     # What the network tells, in the replica's own time.
 
+    def meet(self, meeting: _Meeting, peer: str, frame: bytes) -> None:
+        """Judge the introduction of the other end of a connection that is being made."""
+        if not self._alive:
+            return
+        introducer = self.introducer
+        try:
+            told = introducer.read(frame)
+            if introducer.look_back(peer, told):
+                for other in sorted(self.up):
+                    self.reset(other)
+                return
+            answer = introducer.meet(peer, told)
+        except OSError:
+            return  # as when the connection is dropped: it is made anew
+        if answer.accepted and introducer.must_settle(peer, told):
+            task = asyncio.get_running_loop().create_task(self._settle(meeting, peer, told, answer))
+            self._settling.add(task)
+            task.add_done_callback(self._settled)
+        else:
+            self._answer(meeting, answer)
+
+    async def _settle(
+        self, meeting: _Meeting, peer: str, told: introductions.Introduction, answer: introductions.Answer
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._answer(meeting, await self.introducer.settle(peer, told, answer))
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled():
+            task.exception()  # power may have failed
+
+    def _answer(self, meeting: _Meeting, answer: introductions.Answer) -> None:
+        meeting.answers[self.name] = answer
+        self._network.answered(meeting)
+
+    def refused(self, peer: str, answer: Answer) -> None:
+        """The other end does not take this replica."""
+        if self._alive:
+            self.introducer.hear_refusal(peer, answer)
+
     def made(self, peer: str, epoch: int, level: int) -> None:
         """A connection with a peer that understands this feature level works."""
         if self._alive:
@@ -139,6 +188,15 @@ class SimLinks:
         """A frame came in."""
         if self._alive and self.up.get(peer) == epoch:
             self.on_frame(peer, frame)
+
+
+class _Meeting:
+    """Two replicas that introduce themselves to each other."""
+
+    def __init__(self, one: SimLinks, other: SimLinks) -> None:
+        self.ends = (one, other)
+        self.answers: dict[str, Answer] = {}
+        """What each end answered to the other's introduction."""
 
 
 class _Connection:
@@ -182,7 +240,7 @@ class Network:
                 continue
             if links.knows(peer) and other.knows(links.name):
                 self._connect_soon(pair)
-            elif links.takes(other) and other.takes(links):
+            elif links.knows(peer) or other.knows(links.name) or (links.takes(other) and other.takes(links)):
                 self._loop.call_later(self._rng.uniform(0.001, SEEK_S), self._connect, pair)
 
     def leave(self, links: SimLinks, *, silently: bool = False) -> None:
@@ -206,17 +264,56 @@ class Network:
     def _connect(self, pair: frozenset[str]) -> None:
         one, other = sorted(pair)
         first, second = self.links.get(one), self.links.get(other)
-        if pair in self._connections or first is None or second is None:
+        if first is None or second is None:
             return
-        if not (first.takes(second) and second.takes(first)):
+        if self._refuse(first, second) or self._refuse(second, first):
+            self._loop.call_later(AGAIN_S, self._connect, pair)
+        if not self._may_connect(first, second):
             return
-        if (one, other) in self.blocked or (other, one) in self.blocked:
-            return
-        self._epoch += 1
-        self.connects += 1
-        self._connections[pair] = _Connection(self._epoch)
+        meeting = _Meeting(first, second)
         for end, peer in ((first, second), (second, first)):
-            self._loop.call_soon(end.made, peer.name, self._epoch, peer.level, context=end.process.context)
+            frame = peer.introducer.introduction(end.name)
+            self._loop.call_soon(end.meet, meeting, peer.name, frame, context=end.process.context)
+        self._loop.call_later(AGAIN_S, self._connect, pair)
+
+    def _refuse(self, end: SimLinks, peer: SimLinks) -> bool:
+        """Tell a replica that dials another one, and was removed by the log of that one. True if it was."""
+        names = (end.name, peer.name)
+        if not end.knows(peer.name) or peer.takes(end) or end.name not in peer.standing.removed:
+            return False
+        if names not in self.blocked and names[::-1] not in self.blocked:
+            answer = peer.introducer.refuse(end.name)
+            self._loop.call_soon(end.refused, peer.name, answer, context=end.process.context)
+        return True
+
+    def _may_connect(self, one: SimLinks, other: SimLinks) -> bool:
+        names = (one.name, other.name)
+        return (
+            all(self.links.get(end.name) is end for end in (one, other))
+            and frozenset(names) not in self._connections
+            and one.takes(other)
+            and other.takes(one)
+            and names not in self.blocked
+            and names[::-1] not in self.blocked
+        )
+
+    def answered(self, meeting: _Meeting) -> None:
+        """An end has judged the other. With both answers the connection is made, or each hears why not."""
+        first, second = meeting.ends
+        if len(meeting.answers) < len(meeting.ends) or not self._may_connect(first, second):
+            return
+        both = ((first, second), (second, first))
+        if all(answer.accepted for answer in meeting.answers.values()):
+            self._epoch += 1
+            self.connects += 1
+            self._connections[frozenset((first.name, second.name))] = _Connection(self._epoch)
+            for end, peer in both:
+                self._loop.call_soon(end.made, peer.name, self._epoch, peer.level, context=end.process.context)
+            return
+        for end, peer in both:
+            answer = meeting.answers[peer.name]
+            if not answer.accepted:
+                self._loop.call_soon(end.refused, peer.name, answer, context=end.process.context)
 
     def lose(self, one: str, other: str, why: str) -> None:
         """Break a connection; it is made again soon. Each end learns of it within milliseconds."""

@@ -23,6 +23,12 @@ SILENCES_SHARE: Final = 0.4
 """Share of the runs of the family `leases` in which machines fall silent, and little else happens."""
 MIXED_SHARE: Final = 0.25
 """Share of seeds that begin with older versions."""
+WIPING_SHARE: Final = 0.4
+"""Share of the seeds of the family `all` in which disks are wiped."""
+COPIES_SHARE: Final = 0.5
+"""Share of the seeds of the family `repairs` in which an older copy of a disk is put back."""
+ROUGH_SHARE: Final = 0.3
+"""Share of seeds in which replicas crash while the cluster is born."""
 MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("M"))
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
@@ -58,6 +64,8 @@ class Plan(msgspec.Struct, kw_only=True):
     """Feature levels of the founders' versions, where they are older."""
     steady: bool = False
     """Frames that leave together arrive together."""
+    rough_birth: bool = False
+    """The founders come one by one, and some crash meanwhile."""
     long_programs: bool = False
     """Many programs run longer than a lease."""
 
@@ -94,6 +102,10 @@ def make_plan(seed: int, options: Options) -> Plan:
     if deep and plan.family == "members":
         plan.family = "log"
     _go_deep(plan, rng)
+    wipes = random.Random(f"wipes {seed}")  # noqa: S311 - of its own, so that other draws stay as they are
+    if not deep and (plan.family == "repairs" or (plan.family == "all" and wipes.random() < WIPING_SHARE)):
+        plan.weights["wipe"] = sum(plan.weights.values()) // 6 + 1
+    plan.rough_birth = not deep and wipes.random() < ROUGH_SHARE
     if deep:
         plan.weights = {kind: weight for kind, weight in plan.weights.items() if kind not in CHANGES}
     elif plan.family not in {"all", "members", "repairs"} and rng.random() < CHANGING_SHARE:
@@ -175,6 +187,8 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
     elif plan.family == "repairs":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
         plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
+        if random.Random(f"copies {settings}").random() < COPIES_SHARE:  # noqa: S311 - other draws stay as they are
+            plan.weights |= {"old copy": 20, "damaged voter": 0}
         plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":

@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 import msgspec
 
+from raftflow.agent import inputs as agent_inputs
 from raftflow.agent.clock import Lease
+from raftflow.agent.inputs import Fetcher
 from raftflow.agent.leader_watch import LeaderWatch
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader import LeaderLoop
@@ -25,24 +27,31 @@ from raftflow.machine import agents as machine_agents
 from raftflow.machine import apply as machine_apply
 from raftflow.machine import attempts, ledger, quarantine
 from raftflow.machine.audit import CHAIN_START
+from raftflow.machine.inputs import inputs_slice
 from raftflow.machine.machine import Machine
 from raftflow.machine.requests import RequestTable
 from raftflow.machine.timers import Timers
 from raftflow.replication import envelope, snapshots
+from raftflow.replication.births import Births
 from raftflow.replication.compaction import SnapshotWriter
 from raftflow.replication.core import SnapshotPort
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.guard import GuardedTransport
+from raftflow.replication.introductions import Answer, Introducer, Introduction
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.reads import ReadRounds
+from raftflow.replication.starts import Starts
 from raftflow.replication.writer import SegmentWriter
 from raftflow.simulation import agents as simulated_agents
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from raftflow.agent.exchange import Exchange
+    from raftflow.agent.leader import RefusedError
     from raftflow.domain.commands import AttemptEnd
+    from raftflow.domain.contract import PollRequest
     from raftflow.machine.state import Agent
     from raftflow.machine.step import Step
 
@@ -162,6 +171,28 @@ def vote_always() -> Patch:
     return patch.object(
         GuardedTransport, "votes", property(lambda _self: True, lambda _self, _votes: None), create=True
     )
+
+
+@contextlib.contextmanager
+def vote_from_old_copies() -> Iterator[None]:
+    """Let nobody notice that a disk was put back."""
+    with (
+        patch.object(Starts, "put_back", lambda *_, **__: ""),
+        patch.object(Starts, "is_older", lambda *_: False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def believe_the_emptied() -> Iterator[None]:
+    """Take a replica in whatever disk it comes with."""
+
+    def meet(self: Introducer, peer: str, told: Introduction) -> Answer:
+        self.learn({peer: told.disk})
+        return Answer(accepted=True)
+
+    with patch.object(Introducer, "meet", meet), patch.object(Births, "_heed", lambda _self: None):
+        yield
 
 
 def swallow_failed_load() -> Patch:
@@ -367,6 +398,25 @@ def accept_superseded() -> Patch:
     return patch.dict(handlers, {OfferEnds: (name, generous, subject)})
 
 
+def answer_though_behind() -> Patch:
+    def careless(machine: Machine, agent: str, fence: int, first: int) -> Any:
+        """Answer for the newest attempt of the agent that is known here, if this one is not."""
+        known = machine.state.agents.get(agent)
+        if fence > machine.state.fence and known is not None and known.live:
+            fence = next(reversed(known.live))
+        return inputs_slice(machine, agent, fence, first)
+
+    return patch.object(simulated_agents, "inputs_slice", careless)
+
+
+def take_first_piece_for_all() -> Patch:
+    async def hasty(_self: Fetcher, fence: int, _count: int, inputs: Any) -> None:
+        passes = agent_inputs._Passes(_self._source, fence, _self._patience_s, {})  # noqa: SLF001
+        await inputs.add((await passes.piece(_self._agent, 0)).inputs)  # noqa: SLF001
+
+    return patch.object(Fetcher, "_fetch", hasty)
+
+
 def impatient_leases() -> Patch:
     init = Leases.__init__
 
@@ -403,3 +453,11 @@ def agents_without_lease() -> Iterator[None]:
         patch.object(simulated_agents.Machine, "lease", lambda _self, _until_ns: None),
     ):
         yield
+
+
+# --- reports
+
+
+def refused_again(self: Exchange, error: RefusedError, _request: PollRequest) -> None:
+    """Send the same poll again, whatever it was refused for."""
+    self._failed(f"the coordinator refuses the poll: {error}")

@@ -35,6 +35,7 @@ from raftflow.simulation.pursuit import Pursuit
 from raftflow.simulation.stage import LOSSES, Stage
 from raftflow.simulation.trace import Trace, TraceHandler
 from raftflow.simulation.weather import Weather
+from raftflow.simulation.wipes import Wipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,9 +129,11 @@ class World:
             calls_are_good=not (plan.lose_answers or plan.late_calls or plan.slow),
             missed=lambda what: history.violation("slow failover", what),
         )
+        self.wipes = Wipes(self.stage, history)
         self.faults = Faults(
             self.stage,
             MemberFaults(self.stage, self.operator),
+            self.wipes,
             weights=plan.weights,
             every_s=plan.every_s,
             calm=plan.calm,
@@ -161,8 +164,10 @@ class World:
 
     async def run(self) -> None:
         """Live through the faults, heal, come to rest, check."""
-        for name in self.cluster.names:
-            self.cluster.start(name)
+        if self.plan.rough_birth:
+            await self.wipes.be_born_roughly()
+        for name in self.cluster.down():
+            self.cluster.restart(name, LOSSES[0])
         await self._until(lambda: self.cluster.leader() is not None, LEADER_WITHIN_S)
         for agent in self.agents:
             agent.start()
@@ -193,6 +198,8 @@ class World:
             self.history.check_acknowledged(hosts)
         else:
             self.history.check_end(hosts)
+            if self.plan.family == "repairs":
+                await self.wipes.lose_all()
 
     async def _until(self, condition: Callable[[], bool], within_s: float) -> bool:
         """Wait for a condition; also ends, with True, at the first violation."""
@@ -211,6 +218,7 @@ class World:
         self.calls.lose_answers = self.plan.late_calls = 0.0
         for name in self.cluster.names:
             host = self.cluster.hosts[name]
+            self.cluster.put_back(name)
             self.cluster.repair_disk(name)
             if host.process is not None and host.process.frozen:
                 self.loop.thaw(host.process)

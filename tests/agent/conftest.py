@@ -55,8 +55,9 @@ class FakeLeader:
         self.tokens: set[str] = set()
         self.refused = 0
         """Requests that got 503."""
-        self.silent_registration: asyncio.Event | None = None
-        """Registrations wait for it."""
+        self.refuses: Callable[[RegisterRequest | PollRequest], int] = lambda _request: 0
+        """Returns the status with which a request is refused; 0 for none."""
+        self.refused_requests: list[RegisterRequest | PollRequest] = []
         self.silent = False
         """Nothing is answered any more."""
         self.deaf_polls = 0
@@ -76,6 +77,14 @@ class FakeLeader:
         self.stop: list[int] = []
         self.release: list[int] = []
         self.logs: list[LogWanted] = []
+        self.inputs: dict[int, list[tuple[str, bytes]]] = {}
+        """Inputs that are fetched, by fence, two in a piece."""
+        self.inputs_status = 0
+        """What requests for inputs are answered with instead."""
+        self.hold_inputs: asyncio.Event | None = None
+        """Requests for inputs but the first wait for it."""
+        self.asked: list[tuple[int, int]] = []
+        """Fence and first need of each request for inputs."""
         self.live: dict[int, Assignment] = {}
         self.stale: set[int] = set()
         self.missing: list[int] = []
@@ -83,8 +92,7 @@ class FakeLeader:
         self.leads: LeaderNotice | None = None
         """What it tells of the leader, None if it does not know the question; see `elect`."""
         self.asked_terms: list[int] = []
-        self.in_flight = 0
-        self.in_flight_max = 0
+        self.in_flight = self.in_flight_max = 0
         self._changed = asyncio.Condition()
         self._changes = 0
         self._last_seq = 0
@@ -101,6 +109,7 @@ class FakeLeader:
         app.router.add_post("/v1/agents", self._register)
         app.router.add_post("/v1/agents/{id}/poll", self._poll)
         app.router.add_get("/v1/leader", self._who_leads)
+        app.router.add_get("/v1/agents/{id}/attempts/{fence}/inputs", self._inputs)
         app.on_response_prepare.append(self._tell_peers)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
@@ -152,8 +161,10 @@ class FakeLeader:
         if elsewhere is not None:
             return elsewhere
         registration = msgspec.json.decode(await request.read(), type=RegisterRequest)
-        if self.silent_registration is not None:
-            await self.silent_registration.wait()
+        if self.silent:
+            await asyncio.sleep(60)
+        if refused := await self._refuse(registration):
+            return refused
         if not self.registrations or self.registrations[-1].instance != registration.instance or self.stale:
             self.incarnation += 1
             self._last_seq = 0
@@ -182,6 +193,8 @@ class FakeLeader:
         if len(body) > self.poll_bytes_max:
             return self._problem(413, "too-large")
         poll = msgspec.json.decode(body, type=PollRequest)
+        if refused := await self._refuse(poll):
+            return refused
         self.tokens.add(request.headers.get("Authorization", ""))
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self.in_flight)
@@ -189,6 +202,29 @@ class FakeLeader:
             return await self._answer(request, poll)
         finally:
             self.in_flight -= 1
+
+    async def _inputs(self, request: web.Request) -> web.Response:
+        fence, first = int(request.match_info["fence"]), int(request.query["first"])
+        self.asked.append((fence, first))
+        await self.notify()
+        if self.hold_inputs is not None and first:
+            await self.hold_inputs.wait()
+        if self.inputs_status:
+            return self._problem(self.inputs_status, "as-told", **{"Retry-After": "0"})
+        inputs = self.inputs[fence]
+        members = b",".join(
+            b"%s:%s" % (json.dumps(need).encode(), result) for need, result in inputs[first : first + 2]
+        )
+        following = b"%d" % (first + 2) if first + 2 < len(inputs) else b"null"
+        return web.Response(body=b'{"inputs":{%s},"next":%s}' % (members, following), content_type="application/json")
+
+    async def _refuse(self, request: RegisterRequest | PollRequest) -> web.Response | None:
+        status = self.refuses(request)
+        if not status:
+            return None
+        self.refused_requests.append(request)
+        await self.notify()
+        return self._problem(status, "invalid-document")
 
     def _cut(self, request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -271,6 +307,14 @@ class FakeLeader:
             fences.append(self._fence)
         await self.notify()
         return fences
+
+    async def assign_apart(self, inputs: dict[str, Any], **task: Any) -> int:
+        """Assign a task whose inputs are to be fetched. Returns its fence."""
+        given = [(need, json.dumps(result).encode()) for need, result in inputs.items()]
+        self.inputs[self._fence + 1] = given
+        size = sum(len(result) for _, result in given)
+        (fence,) = await self.assign({"inputs_apart": {"count": len(given), "size": size}, **task})
+        return fence
 
     async def end_of(self, fence: int, timeout_s: float = 15.0) -> ReportedEnd:
         end: ReportedEnd = await self.until(lambda: self.accepted.get(fence), timeout_s)

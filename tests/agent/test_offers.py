@@ -8,7 +8,7 @@ import pytest
 from msgspec import Raw, structs
 
 from raftflow.agent.book import Book
-from raftflow.agent.exchange import first_of
+from raftflow.agent.portions import first_of
 from raftflow.domain.contract import ReportedEnd
 
 ADD = {"python": "operator:add", "args": [40, 2]}

@@ -74,7 +74,7 @@ async def test_who_tells_of_an_address_that_is_not_known_is_asked_where_that_is(
 
 async def test_a_registration_at_a_silent_leader_is_repeated_elsewhere(pair: Any, start_agent: Any) -> None:
     old, new = pair
-    old.silent_registration = asyncio.Event()
+    old.silent = True
     start_agent(peers=[old.url, new.url])
     await new.until(lambda: 1 in new.asked_terms)
     await take_over(old, new)

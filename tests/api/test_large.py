@@ -12,8 +12,9 @@ import aiohttp
 import msgspec
 import pytest
 
+from raftflow import helpers
 from raftflow.api import large
-from raftflow.coordinator import document_worker, reading
+from raftflow.coordinator import document_worker
 from raftflow.coordinator.document_worker import Ask, Fault, Head, Refused, Whole
 from raftflow.coordinator.reading import DocumentReader, ReaderFailedError
 from raftflow.coordinator.submission import Submission
@@ -291,7 +292,7 @@ async def test_a_read_that_takes_too_long_or_is_given_up_ends_the_process(reader
 
 
 async def test_one_that_cannot_be_started(reader: DocumentReader, monkeypatch: Any) -> None:
-    monkeypatch.setattr(reading.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(helpers.sys, "executable", "/nowhere/python")
     with pytest.raises(ReaderFailedError):
         await reader.pieces_of(BODY, "r", {})
     await reader.close()

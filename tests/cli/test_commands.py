@@ -387,6 +387,26 @@ def test_audit_verify_compares_at_the_last_common_index(run: Run, fake: Any, rep
     assert said in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("records", "code", "said"),
+    [
+        ([record(3, "c3")], 0, "2 replicas agree up to index 5"),
+        ([record(3, "cX")], 1, "chains differ at index 3, before n2's gap from 4 to 5: n1 cX, n2 c3"),
+        ([record(4, "c4")], 1, "chains differ at index 3, before n2's gap from 4 to 5: n1 no record, n2 c3"),
+    ],
+)
+def test_audit_verify_compares_before_every_gap(run: Run, fake: Any, records: Any, code: int, said: str) -> None:
+    base = {"ok": True, "records": 5, "first_index": 1, "problems": [], "last_index": 5, "chain": "c5"}
+    whole = {**base, "replica": "n1", "gaps": []}
+    gap = {**base, "replica": "n2", "gaps": [[4, 5]], "before_gaps": [[3, "c3"]]}
+    fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "/v1/audit/verify"] = [whole, gap]
+    fake.routes["GET", "/v1/audit"] = {"records": records, "next": None, "replica": "n1"}
+    result = run("audit", "verify", "--peers", f"{fake.url},{fake.url.replace('127.0.0.1', 'localhost')}")
+    assert result.exit_code == code, result.output
+    assert said in result.stdout
+
+
 def test_flag_over_environment_over_file(tmp_path: Path) -> None:
     file = tmp_path / "client.toml"
     file.write_text('[client]\npeers = ["http://file:1"]\ntoken = "file"\ncacert = "ca.pem"\n[agent]\nname = "x"\n')

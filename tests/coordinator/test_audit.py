@@ -415,3 +415,51 @@ async def test_power_may_fail_at_any_step_of_dropping(
         if disk.crash_at is None and crashes < step:
             break
     assert crashes > 5
+
+
+async def test_the_chain_after_an_entry_is_known_unless_a_gap_or_the_limit_hides_it(
+    fs: RealFileSystem, tmp_path: Path, history: History
+) -> None:
+    audit = open_audit(fs, tmp_path)
+    audit.restored(0, CHAIN_START)
+    feed(audit, history, 1, 8)
+    audit.restored(12, history.chains[12])
+    feed(audit, history, 13, 20)
+    for index in (1, 5, 8, 12, 13, 19, 20):
+        assert await audit.chain_after(index) == history.chains[index], index
+    for index in (0, 9, 10, 11):
+        assert await audit.chain_after(index) is None, index
+    await audit.close()
+
+
+async def test_chains_are_found_over_segments(
+    fs: RealFileSystem, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "SEGMENT_BYTES", 600)
+    audit = open_audit(fs, tmp_path)
+    audit.restored(0, CHAIN_START)
+    feed(audit, history, 1, 8)
+    audit.restored(12, history.chains[12])
+    feed(audit, history, 13, 20)
+    assert len(await audit.segments()) > 3
+    for index in range(1, 21):
+        expected = None if 9 <= index <= 11 else history.chains[index]
+        assert await audit.chain_after(index) == expected, index
+    await audit.close()
+
+
+async def test_verify_tells_the_chain_before_every_gap(fs: RealFileSystem, tmp_path: Path, history: History) -> None:
+    other = History(salt="of another history")
+    other.grow(6)
+    audit = open_audit(fs, tmp_path)
+    audit.restored(0, CHAIN_START)
+    feed(audit, other, 1, 6)
+    audit.restored(12, history.chains[12])
+    feed(audit, history, 13, 15)
+    audit.restored(18, history.chains[18])
+    feed(audit, history, 19, 20)
+    found = await verify_audit(audit, "n1", history)
+    assert found.ok
+    assert found.gaps == [[7, 12], [16, 18]]
+    assert found.before_gaps == [(6, other.chains[6].hex()), (15, history.chains[15].hex())]
+    await audit.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from raftflow.coordinator.config import Limits
 from raftflow.coordinator.errand import Errand
 from raftflow.coordinator.leader import UNHEARD_S
 from raftflow.coordinator.leases import Leases
+from raftflow.coordinator.retention import Retention
 from raftflow.coordinator.standing import Standing
 from raftflow.coordinator.submitter import NoLeaderError
 from raftflow.domain.commands import ControlWorkflow
@@ -252,6 +254,17 @@ async def test_the_oldest_finished_workflows_make_room(
         before = one.replica.leader._retire_timer
         await one.until(lambda before=before: one.replica.leader._retire_timer is not before)
     assert list(one.machine.state.workflows) == [*workflows[3:], running]
+
+
+def test_the_oldest_results_make_room() -> None:
+    retention = Retention(ms=1_000, workflows=9, tasks=9, result_bytes=10)
+    finished: Any = {
+        name: SimpleNamespace(finished_ms=at_ms, tasks=[1], result_bytes=size)
+        for name, at_ms, size in (("a", 1, 6), ("b", 2, 6), ("c", 3, 4))
+    }
+    assert retention.excess(finished, 10) == (1, 1)
+    finished["d"] = SimpleNamespace(finished_ms=4, tasks=[1], result_bytes=11)
+    assert retention.excess(finished, 10) == (4, 4), "one that is larger than all that is kept is not kept either"
 
 
 async def test_a_follower_places_nothing(bench: Any) -> None:

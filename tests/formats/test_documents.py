@@ -20,7 +20,7 @@ from raftflow.domain.ids import name_problem
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
 from raftflow.formats.fields import READERS
-from raftflow.formats.jsontext import DEPTH_MAX, JsonError, check_depth, decode_json
+from raftflow.formats.jsontext import DEPTH_MAX, JsonError, decode_json
 
 
 def task(**fields: Any) -> dict[str, Any]:
@@ -446,7 +446,7 @@ def test_the_reference_names_every_key() -> None:
 
 @pytest.mark.parametrize("depth", [1, 63, 64, 65, 66, 500, 5_000])
 def test_json_is_nested_so_deeply_and_no_deeper(depth: int) -> None:
-    """As deep as its brackets, which `check_depth` counts."""
+    """As deep as its brackets; those in texts do not count."""
     texts = (
         b"[" * depth + b"]" * depth,
         b'{"[[": ' * depth + b'"{{"' + b"}" * depth,
@@ -456,10 +456,7 @@ def test_json_is_nested_so_deeply_and_no_deeper(depth: int) -> None:
         if depth > DEPTH_MAX:
             with pytest.raises(JsonError, match="more than 64 levels"):
                 decode_json(text)
-            with pytest.raises(JsonError, match="more than 64 levels"):
-                check_depth(text)
         else:
-            check_depth(text)
             decode_json(text)
     with pytest.raises(JsonError, match="is not JSON"):
         decode_json(b"[1")

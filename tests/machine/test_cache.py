@@ -129,6 +129,19 @@ def test_inputs_are_part_of_the_automatic_key(online):
     assert online.task(1, "wf-3").result == b"1"
 
 
+@pytest.mark.parametrize(("key", "states"), [("", "SE"), ("mine ${a.digest}", "SS")])
+def test_what_is_given_too_much_to_hash_runs_by_itself(online, monkeypatch, key, states):
+    monkeypatch.setattr(cache, "CACHE_INPUTS_BYTES_MAX", 3)
+    tasks = (TaskSpec(id="a", command=("a",)), TaskSpec(id="b", command=("b",), needs=("a",), cache=key))
+    for number in (1, 2):
+        online.submit(WorkflowSpec(name="w", tasks=tasks), f"wf-{number}")
+        go(online, 0, workflow_id=f"wf-{number}", result=b"1234")
+        if number == 1:
+            assert online.states("wf-1") == "SE"
+            go(online, 1)
+    assert online.states("wf-2") == states
+
+
 def test_a_key_of_ones_own(online):
     def pair(key, command):
         return WorkflowSpec(

@@ -104,6 +104,8 @@ FAULTS = {
     "by number does not match": _do(lambda d: d.machine.state.by_number.pop(1)),
     "workflows are out of order": _do(_swap_numbers),
     "table of finished workflows": _do(lambda d: d.machine.state.finished.clear()),
+    "of results counted": _do(lambda d: setattr(d.machine.state, "result_bytes", 1)),
+    "wf-1: 9 bytes of results counted": _do(lambda d: setattr(d.machine.state.workflows["wf-1"], "result_bytes", 9)),
     "live tasks counted": _do(lambda d: setattr(d.machine.state, "live_tasks", 0)),
     "table of kinds": _do(lambda d: d.machine.state.kinds.clear()),
     "order of their incarnations": _do(_swap_agents),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raftflow.machine import copying
 from raftflow.machine import snapshot as snapshots
 from raftflow.machine.copying import CHUNK
 from raftflow.machine.invariants import check
@@ -213,6 +214,32 @@ def test_a_restore_ends_an_open_snapshot(busy):
         next(pieces)
 
 
+def test_a_heavy_chunk_is_written_in_parts_and_kept_task_by_task(drive, new_drive):
+    """What is encoded in one go is bounded, however large the results of a workflow are."""
+    drive.checked = False
+    big = b'"' + b"x" * 60_000 + b'"'
+    count = CHUNK + 20
+    drive.register(cpu=count)
+    drive.submit(drive.bag(count))
+    drive.place(*range(count))
+    drive.report(*[drive.end(fence, result=big) for fence in range(1, CHUNK)])
+    state = copying.CopyOnWrite(drive.machine.state)
+    workflow = drive.machine.state.workflows["wf-1"]
+    parts = list(state.write_chunk(workflow, 0))
+    assert len(parts) > 40
+    assert max(map(len, parts)) < copying.HEAVY_BYTES + 2 * len(big)
+    expected = drive.encoding()
+    pieces = drive.machine.snapshot()
+    drive.report(*[drive.end(fence, result=big) for fence in range(CHUNK, count + 1)])
+    kept = drive.machine._step.copying._heavy[1, 0]
+    assert sum(map(len, kept.values())) < 1_000, "the one task of the heavy chunk that changed, as it was"
+    data = b"".join(pieces)
+    assert data == expected
+    other = new_drive(checked=False)
+    other.machine.restore([data])
+    assert other.encoding() == expected
+
+
 STEPS = ["fire", "place", "finish", "fail", "drain", "undrain", "lose", "register", "pause", "resume", "cancel"]
 
 
@@ -241,11 +268,12 @@ def test_snapshots_show_one_moment_whatever_happens_meanwhile(new_drive, monkeyp
     assert check(drive.machine) == []
 
 
-@pytest.fixture(scope="module")
-def monkeypatch_small_pieces():
-    """A piece for every frame, so that commands come between any two of them."""
+@pytest.fixture(scope="module", params=[copying.HEAVY_BYTES, 4, -1])
+def monkeypatch_small_pieces(request):
+    """A piece for every frame, so that commands come between any two; chunks are light, mixed, or all heavy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "PIECE_FRAMES_MAX", 1)
+        patch.setattr(copying, "HEAVY_BYTES", request.param)
         yield
 
 
@@ -257,8 +285,9 @@ def _take(drive, step, number):
         drive.place(number, number + CHUNK - 3, agent=agent, workflow_id=workflow_id)
     elif step in {"finish", "fail"} and live:
         outcome = "succeeded" if step == "finish" else "failed"
+        result = {"result": b"1234567"} if step == "finish" and number % 2 else {}
         if drive.machine.state.agents[agent].present:
-            drive.finish(live[number % len(live)], outcome, agent=agent)
+            drive.finish(live[number % len(live)], outcome, agent=agent, **result)
     elif step == "fire":
         drive.fire(number * 20_000)
     elif step in {"drain", "undrain"}:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from raftflow.domain.rooms import AGE_STEP_MS, ReadyTask, Shape, shape_of
 from raftflow.scheduler import parts
 from raftflow.scheduler.order import OrderKey, order_key
-from raftflow.scheduler.parts import TURN_MS, TURN_TASKS
+from raftflow.scheduler.parts import TURN_MS, TURN_QUICK_MS, TURN_TASKS
 from raftflow.scheduler.queue import ReadyQueue
 
 
@@ -145,6 +145,31 @@ def test_a_turn_ends_with_the_first_task_after_its_time():
     assert first_of(queue) == "wf-1"
     leave(queue, 1, [2])
     assert first_of(queue) == "wf-2"
+
+
+def test_a_turn_of_quick_tasks_is_over_after_half_a_second():
+    queue = ReadyQueue()
+    for task in range(TURN_TASKS):
+        queue.add(ready(task, rank=9))
+    queue.add(ready(0, workflow=2))
+    leave(queue, 1, range(50))
+    queue.now_ms += TURN_QUICK_MS - 1
+    leave(queue, 1, [50])
+    assert first_of(queue) == "wf-1"
+    queue.now_ms += 1
+    leave(queue, 1, [51])
+    assert first_of(queue) == "wf-2"
+
+
+def test_a_turn_of_slow_tasks_is_longer():
+    queue = ReadyQueue()
+    for task in range(TURN_TASKS):
+        queue.add(ready(task, rank=9))
+    queue.add(ready(0, workflow=2))
+    leave(queue, 1, range(40))
+    queue.now_ms += TURN_QUICK_MS
+    leave(queue, 1, range(40, 49))
+    assert first_of(queue) == "wf-1"
 
 
 def test_priority_goes_before_turns_and_is_gained_anew_after_one():

@@ -94,7 +94,7 @@ def host(name, *, log=None, machine=None):
     leader = SimpleNamespace(leases=Leases(LEASE_MS), removals=removals)
     config = SimpleNamespace(timing=SimpleNamespace(lease_ms=LEASE_MS))
     replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine(), leader=leader, config=config)
-    return SimpleNamespace(name=name, replica=replica, serving=True, level=LEVEL)
+    return SimpleNamespace(name=name, replica=replica, serving=True, level=LEVEL, wiped=False)
 
 
 def kinds(history):
@@ -549,3 +549,12 @@ def test_demands_and_capacities_are_learnt_from_the_commands(history) -> None:
     assert history.attempts.timeouts == {("wf-1", "t"): 1100}
     assert history.attempts.capacity == {"a1": {"cpu": 1000}}
     assert msgspec.json.decode(answer(who.replica.machine, ("workflow", "wf-1")))["name"] == "w"
+
+
+@pytest.mark.parametrize("born", [True, False])
+def test_a_replica_that_takes_part_on_an_empty_disk(history, born):
+    who = host("b")
+    who.wiped, who.join = True, False
+    who.replica.log._births = SimpleNamespace(born=born)
+    history.reborn(who)
+    assert kinds(history) == (["reborn"] if born else [])

@@ -6,10 +6,14 @@ import asyncio
 import contextvars
 import random
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from raftflow.replication.identity import DataDir
+from raftflow.replication.introductions import Introducer
 from raftflow.simulation.calls import CallFailed, Calls, Server
+from raftflow.simulation.disk import FaultyFileSystem
 from raftflow.simulation.loop import START_S, Process, StuckError, VirtualLoop, current_process
 from raftflow.simulation.network import Network, SimLinks
 from raftflow.simulation.trace import Trace
@@ -19,7 +23,9 @@ class End(SimLinks):
     """One end of a link that remembers what it was told."""
 
     def __init__(self, network: Network, name: str) -> None:
-        super().__init__(network, Process(name))
+        disk = FaultyFileSystem()
+        DataDir.open(disk, Path("/data"), "c1", name).close()
+        super().__init__(network, Process(name), Introducer(disk, Path("/data"), level=1))
         self.seen: list[str] = []
         self.set_handlers(
             lambda peer, frame: self.seen.append(f"{peer} {frame.decode()}"),

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from raftflow.agent.inputs import Inputs
 from raftflow.domain.contract import Assignment
 
 
@@ -45,9 +46,12 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
 class Executor(Protocol):
     """Starts attempts of one kind. Everything happens in the event loop's thread."""
 
-    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
-        """Start an attempt. `ended(fence, how)` is called once, from the event loop, never before this returns.
+    def start(
+        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+    ) -> None:
+        """Start an attempt; `inputs` are those that were fetched, if its assignment has none.
 
+        `ended(fence, how)` is called once, from the event loop, never before this returns.
         By then nothing of the attempt runs any more.
         """
 

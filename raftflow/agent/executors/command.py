@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import orjson
 
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.inputs import Inputs
 from raftflow.agent.messages import Exited
 from raftflow.agent.output import OutputStore, remove_file
 from raftflow.domain.contract import Assignment
@@ -42,14 +42,18 @@ class CommandExecutor:
         Path(self._no_inputs).chmod(0o400)
         self._running: dict[int, tuple[int, Assignment, Callable[[int, Ended], None]]] = {}
 
-    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+    def start(
+        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+    ) -> None:
         """Start the program; see `Executor`."""
         fence = assignment.fence
         folder = self._store.directory(fence)
-        inputs = self._no_inputs
-        if assignment.inputs:
-            inputs = f"{self._exchange}/{fence}.inputs.json"
-            with open(inputs, "wb", 0) as file:  # noqa: PTH123 - runs once an attempt
+        inputs_path = self._no_inputs
+        if inputs is not None:
+            inputs_path = inputs.path
+        elif assignment.inputs:
+            inputs_path = f"{self._exchange}/{fence}.inputs.json"
+            with open(inputs_path, "wb", 0) as file:  # noqa: PTH123 - runs once an attempt
                 file.write(_encode(assignment.inputs))
         env = {
             **assignment.env,
@@ -58,7 +62,7 @@ class CommandExecutor:
             "RAFTFLOW_ATTEMPT": str(assignment.attempt),
             "RAFTFLOW_FENCE": str(fence),
             "RAFTFLOW_RESULT": self._result_of(fence),
-            "RAFTFLOW_INPUTS": inputs,
+            "RAFTFLOW_INPUTS": inputs_path,
             "RAFTFLOW_PROGRESS": self._progress_of(fence),
         }
         self._store.began(fence)
@@ -136,7 +140,10 @@ def exit_text(code: int) -> str:
 
 
 def take_result(path: str, bytes_max: int) -> tuple[bytes, str]:
-    """Remove what the program left as its result and return it (empty for none), and what is wrong with it."""
+    """Remove what the program left as its result and return it (empty for none), and why it cannot be read.
+
+    Whether it can be a result is looked at when the attempt ends (`domain.reportable`).
+    """
     try:
         file = open(path, "rb", 0)  # noqa: PTH123, SIM115 - runs once an attempt
     except FileNotFoundError:
@@ -150,10 +157,4 @@ def take_result(path: str, bytes_max: int) -> tuple[bytes, str]:
         if len(data) > bytes_max:
             size = os.fstat(file.fileno()).st_size
             return b"", f"the result has {size} bytes, the limit is {bytes_max}: leave a file and name it instead"
-    if not data.strip():
-        return b"", ""
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        return b"", f"what was written to RAFTFLOW_RESULT is no JSON: {error}"
     return data.strip(), ""

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from raftflow import helpers
 from raftflow.agent.messages import Exited, FromLauncher, Lease, Sample, Sampled, Signal, Spawn, ToLauncher, is_secret
 
 _log = logging.getLogger("raftflow.agent.launcher")
@@ -71,7 +71,7 @@ class Launcher:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             ours.settimeout(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "raftflow.agent.launcher", str(theirs.fileno())],
+                helpers.command("raftflow.agent.launcher", str(theirs.fileno())),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=self._environ,

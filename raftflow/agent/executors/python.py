@@ -9,16 +9,17 @@ import os
 import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from raftflow import helpers
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
-from raftflow.agent.messages import MESSAGE_BYTES_MAX, Call, Exited, Returned
+from raftflow.agent.inputs import Inputs
+from raftflow.agent.messages import CONTROL_FD, RETURNED_BYTES_MAX, Call, Exited, Returned
 from raftflow.agent.output import STREAMS, OutputStore, keep_head, remove_file
 from raftflow.domain.contract import Assignment
 
@@ -40,6 +41,7 @@ class Worker:
         "calls",
         "cpu_ms",
         "doomed",
+        "fault",
         "fence",
         "id",
         "incoming",
@@ -62,6 +64,8 @@ class Worker:
         """It was sent a signal, which may reach it at any later time: it gets no other call."""
         self.answered = False
         """Its answer was there already when it was sent a signal for the first time."""
+        self.fault = ""
+        """What was wrong with what it said."""
         self.returned: Ended | None = None
         """How its call ended, while the worker and what the call left behind are being killed."""
         self.calls = 0
@@ -110,7 +114,9 @@ class PythonExecutor:
         """Workers that are alive, idle or busy."""
         return len(self._idle) + len(self._running)
 
-    def start(self, assignment: Assignment, ended: Callable[[int, Ended], None]) -> None:
+    def start(
+        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+    ) -> None:
         """Call the function in an idle worker, or in a new one; see `Executor`."""
         worker = self._idle.pop() if self._idle else self._start_worker()
         fence = assignment.fence
@@ -132,6 +138,8 @@ class PythonExecutor:
             self._store.directory(fence),
             self._output_bytes_max,
             self.result_bytes_max,
+            "" if inputs is None else inputs.path,
+            {} if inputs is None else dict(inputs.places),
         )
         data = _encode(call)
         self._write(worker, struct.pack("<I", len(data)) + data)
@@ -165,8 +173,8 @@ class PythonExecutor:
         worker = Worker(ours, (out, err), progress)
         with theirs:
             worker.id = self._launcher.spawn(
-                [sys.executable, "-m", "raftflow.agent.worker"],
-                {"RAFTFLOW_PROGRESS": progress},
+                helpers.worker_command("raftflow.agent.worker"),
+                {"RAFTFLOW_PROGRESS": progress, helpers.USER_PATH: helpers.user_path()},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
                 stdout=str(out),
@@ -215,13 +223,13 @@ class PythonExecutor:
         if len(incoming) < 4:
             return
         (size,) = struct.unpack_from("<I", incoming)
-        if size > MESSAGE_BYTES_MAX:
-            self._discard(worker)
+        if size > RETURNED_BYTES_MAX:
+            self._distrust(worker, f"it says that {size} bytes come")
         elif len(incoming) >= 4 + size:
             try:
                 returned = _decode(memoryview(incoming)[4 : 4 + size])
-            except msgspec.DecodeError:
-                self._discard(worker)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                self._distrust(worker, str(error))
                 return
             worker.incoming = bytearray()
             if returned.fence == worker.fence and worker.returned is None:
@@ -254,6 +262,16 @@ class PythonExecutor:
         else:
             self._idle.append(worker)
         ended(fence, how)
+
+    def _distrust(self, worker: Worker, why: str) -> None:
+        """End a worker that says what the worker's code would not: its task has written to the agent's socket."""
+        _log.warning("worker of attempt %s sent a message that is none: %s", worker.fence, why)
+        worker.fault = (
+            f"the worker sent the agent a message that is none ({why}): "
+            f"a function must leave file descriptor {CONTROL_FD} alone"
+        )
+        self._disconnect(worker)
+        self._discard(worker)
 
     def _discard(self, worker: Worker) -> None:
         self._launcher.signal(worker.id, signal.SIGKILL)
@@ -298,6 +316,8 @@ class PythonExecutor:
             return Ended(ok=False, error=exited.error or LEASE_OVER, abandoned=exited.lease_over, cpu_ms=cpu_ms)
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
         what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
+        if worker.fault:
+            return Ended(ok=False, error=worker.fault, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
         tail = _tail(worker.streams[1])
         error = f"worker died: {what}" + (f": {tail}" if tail else "")
         return Ended(ok=False, error=error, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)

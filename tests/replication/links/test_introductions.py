@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Introducer, Introduction, PeersFileError
+from raftflow.replication.introductions import Introducer, Introduction, PeersFileError, Point
+from raftflow.replication.membership import Standing
 
 
 def introducer(directory: Path, name: str, *, level: int = 1) -> Introducer:
@@ -95,3 +97,107 @@ async def test_a_wiped_replica_is_refused_and_told(
     assert whole.links.levels() == {}
     assert "it refuses this replica" in caplog.text
     assert "join under a new name" in caplog.text
+
+
+class Told:
+    """Stands for the log of a replica."""
+
+    term = 3
+    last_index = 10
+    repairing = False
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str]] = []
+
+    def look_at(self, peer: str, starts: Any) -> None:
+        pass
+
+    def put_back(self, peer: str, why: str) -> bool:
+        self.repairing = True
+        self.heard.append(("put back", peer))
+        return True
+
+    def hear(self, peer: str, told: Introduction) -> str:
+        return "its term is absurd" if told.term > 100 else ""
+
+    def told_removed(self, peer: str) -> None:
+        self.heard.append(("removed", peer))
+
+    def told_differs(self, peer: str, why: str) -> None:
+        self.heard.append(("differs", peer))
+
+
+class Past:
+    """Stands for the history of a replica."""
+
+    def __init__(self, chains: dict[int, bytes]) -> None:
+        self.chains = chains
+
+    def point(self) -> Point:
+        return Point(max(self.chains), self.chains[max(self.chains)])
+
+    async def chain_after(self, index: int) -> bytes | None:
+        return self.chains.get(index)
+
+
+async def test_a_disk_that_was_put_back_is_under_repair_before_a_link_is_up(world: Any, tmp_path: Path) -> None:
+    first = introducer(tmp_path / "a", "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "old")
+    b = await world.node("b", peers={"a"}, introducer=introducer(tmp_path / "b", "b"))
+    a = await world.node("a", addresses={"b": b.address}, introducer=first)
+    await a.until(lambda: a.is_up("b"))
+    await b.until(lambda: b.is_up("a"))
+    await a.links.close()
+    old = introducer(tmp_path / "old", "a")
+    old.log = log = Told()
+    late = await world.node("a", addresses={"b": b.address}, introducer=old)
+    await late.until(lambda: late.is_up("b"))
+    assert log.heard == [("put back", "b")]
+    assert log.repairing
+    await b.until(lambda: b.ups_and_downs("a") == ["up", "down", "up"])
+
+
+async def test_a_peer_that_does_not_notice_that_its_disk_was_put_back_is_refused(world: Any, tmp_path: Path) -> None:
+    first = introducer(tmp_path / "a", "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "old")
+    b = await world.node("b", peers={"a"}, introducer=introducer(tmp_path / "b", "b"))
+    a = await world.node("a", addresses={"b": b.address}, introducer=first)
+    await a.until(lambda: a.is_up("b"))
+    await a.links.close()
+    old = introducer(tmp_path / "old", "a")  # without a log that looks
+    late = await world.node("a", addresses={"b": b.address}, introducer=old)
+    await late.until_counted("refused_by_peer_disk")
+    assert late.ups_and_downs("b") == []
+
+
+async def test_who_has_another_history_gets_no_link_and_hears_why(world: Any, tmp_path: Path) -> None:
+    ahead, behind = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
+    ahead.history, behind.history = Past({5: b"right", 9: b"later"}), Past({5: b"wrong"})
+    behind.log = log = Told()
+    b = await world.node("b", peers={"a"}, introducer=ahead)
+    a = await world.node("a", addresses={"b": b.address}, introducer=behind)
+    await a.until_counted("refused_by_peer_history")
+    await a.until(lambda: ("differs", "b") in log.heard)
+    assert a.ups_and_downs("b") == []
+    behind.history = Past({5: b"right"})
+    await a.until(lambda: a.is_up("b"))
+
+
+async def test_a_peer_with_an_absurd_term_gets_no_link(world: Any, tmp_path: Path) -> None:
+    mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
+    mine.log, theirs.log = Told(), Told()
+    theirs.log.term = 10**9
+    b = await world.node("b", peers={"a"}, introducer=mine)
+    a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
+    await a.until_counted("refused_by_peer_disk")
+    assert a.ups_and_downs("b") == []
+
+
+async def test_who_was_removed_is_not_dialled_and_hears_of_it_when_it_dials(world: Any, tmp_path: Path) -> None:
+    mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
+    theirs.log = log = Told()
+    b = await world.node("b", introducer=mine)
+    mine.update(Standing(removed=("a",)))
+    a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
+    await a.until(lambda: ("removed", "b") in log.heard)
+    assert a.ups_and_downs("b") == []

@@ -1,0 +1,79 @@
+"""How raftflow starts its helper processes: what they import comes from the installation and from nowhere else.
+
+`python -m` puts the working directory in front of the import path, so a file `orjson.py` that lies there by accident
+would be run by a helper of a replica. A helper is started isolated (`-I`: no working directory, no PYTHON* variables,
+no user site) and is told where this process found raftflow and what it needs; these places come last.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+USER_PATH: Final = "RAFTFLOW_USER_PATH"
+"""Variable of a worker's environment: where modules of users are looked for, joined by `os.pathsep`."""
+_NEEDED: Final = ("raftflow", "msgspec", "orjson", "aiohttp", "pysyncobj", "click", "uvloop", "yaml")
+_BOOT: Final = (
+    "import sys\n"
+    f"drop = [each for each in sys.argv[2].split({os.pathsep!r}) if each]\n"
+    "sys.path[:] = [each for each in sys.path if each and each not in drop]\n"
+    f"sys.path += [each for each in sys.argv[3].split({os.pathsep!r}) if each and each not in sys.path]\n"
+    "import runpy\n"
+    "module = sys.argv[1]\n"
+    "sys.argv[:] = [module, *sys.argv[4:]]\n"
+    "runpy.run_module(module, run_name='__main__', alter_sys=True)\n"
+)
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Return what starts `module` as a program, isolated."""
+    return [sys.executable, "-I", "-c", _BOOT, module, "", os.pathsep.join(_places()), *arguments]
+
+
+def worker_command(module: str, *arguments: str) -> list[str]:
+    """Return what starts `module` as a program that runs code of users: PYTHON* variables hold.
+
+    Its own imports come from the installation; it calls `admit_users` when they are done. The directories of
+    PYTHONPATH, which belong to users, are left out until then.
+    """
+    dropped, places = (os.pathsep.join(each) for each in (_python_path(), _places()))
+    return [sys.executable, "-P", "-c", _BOOT, module, dropped, places, *arguments]
+
+
+def user_path() -> str:
+    """Return the value of `USER_PATH` for workers of this process: its working directory, then PYTHONPATH."""
+    try:
+        return os.pathsep.join([str(Path.cwd()), *_python_path()])
+    except FileNotFoundError:  # the directory is gone
+        return os.pathsep.join(_python_path())
+
+
+def admit_users() -> None:
+    """Let modules of users be found, before all others: to be called when raftflow has imported what it needs."""
+    places = [each for each in os.environ.pop(USER_PATH, "").split(os.pathsep) if each]
+    sys.path[:] = [*places, *(each for each in sys.path if each not in places)]
+
+
+def spawn_context() -> Any:
+    """Return the context of `multiprocessing` that starts fresh interpreters, without the working directory."""
+    import multiprocessing  # noqa: PLC0415 - for tools only
+
+    os.environ["PYTHONSAFEPATH"] = "1"
+    return multiprocessing.get_context("spawn")
+
+
+def _python_path() -> list[str]:
+    return [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+
+
+def _places() -> list[str]:
+    """Return the directories in which this process found raftflow and what it needs."""
+    places: dict[str, None] = {}
+    for name in _NEEDED:
+        origin = getattr(sys.modules.get(name), "__file__", None)
+        if origin is not None:
+            path = Path(origin).absolute()
+            places[str(path.parent.parent if path.name.startswith("__init__.") else path.parent)] = None
+    return list(places)

@@ -1,0 +1,70 @@
+"""A new cluster is on the feature level of its founders before it takes a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from raftflow.coordinator.submitter import NoLeaderError
+from raftflow.domain.commands import SubmitWorkflow
+from raftflow.domain.features import LEVEL, LEVEL_FIRST, ONLINE_LEVEL
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.replication.memory import MemoryLog
+
+
+def founded(monkeypatch: pytest.MonkeyPatch, levels: dict[str, int]) -> None:
+    monkeypatch.setattr(MemoryLog, "founding_levels", levels)
+
+
+async def test_nothing_goes_before_the_level_and_everything_goes_after(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One founder is not even connected: its level is known from the birth."""
+    founded(monkeypatch, {"n1": LEVEL, "n2": LEVEL, "n3": LEVEL})
+    one = await bench(leads=False)
+    applied: list[str] = []
+    apply = one.machine.apply
+    monkeypatch.setattr(
+        one.machine, "apply", lambda index, term, entry: applied.append(repr(entry)) or apply(index, term, entry)
+    )
+    one.log.gain_leadership()
+    assert one.replica.feature_level() == 0
+    for fields in ({}, {"kind": "k"}):
+        with pytest.raises(NoLeaderError, match="feature level of its founders"):
+            await one.submit("t", **fields)
+    await one.until(lambda: one.replica.feature_level() == LEVEL)
+    assert len(applied) == 1 and "features.raise" in applied[0]
+    assert await one.submit("t", kind="k")
+
+
+async def test_a_first_leader_of_an_older_program_goes_as_far_as_it_can(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was started with another version after the birth."""
+    founded(monkeypatch, {"n1": LEVEL, "n2": LEVEL})
+    one = await bench(leads=False, level=ONLINE_LEVEL)
+    one.log.gain_leadership()
+    await one.until(lambda: one.replica.feature_level() == ONLINE_LEVEL)
+
+
+async def test_founders_on_the_first_level_wait_for_nothing(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    founded(monkeypatch, {"n1": LEVEL_FIRST, "n2": LEVEL})
+    one = await bench(leads=False)
+    monkeypatch.setattr(one.replica.leader, "_member_levels", lambda: None)
+    one.log.gain_leadership()
+    assert one.replica.feature_level() == LEVEL_FIRST
+    assert await one.submit("t")
+    refused = await one.replica.propose(
+        SubmitWorkflow(
+            at_ms=one.clock.ms,
+            actor="client:test",
+            workflow_id="w",
+            spec=WorkflowSpec(name="w", tasks=(TaskSpec(id="t", command=("true",), kind="k"),)),
+        )
+    )
+    assert isinstance(refused, Rejection) and refused.code is RejectionCode.FEATURE_LEVEL

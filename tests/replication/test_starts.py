@@ -1,0 +1,90 @@
+"""A replica notices that its disk was put back from an older copy, by what its peers remember of its starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from raftflow.replication.files import RealFileSystem
+from raftflow.replication.starts import Seen, Start, Starts, StartsFileError
+
+
+def opened(directory: Path) -> Starts:
+    starts = Starts(RealFileSystem(), directory)
+    starts.open()
+    return starts
+
+
+def remembered(starts: Starts, *, index: int = 0, term: int = 0) -> Seen:
+    return Seen(start=starts.mine, index=index, term=term)
+
+
+def test_every_start_has_a_number_of_its_own_before_it_is_told(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    second = opened(tmp_path)
+    assert (first.mine.number, second.mine.number) == (1, 2)
+    assert second.put_back(remembered(first), 1, 1) == ""
+    assert second.put_back(remembered(second), 1, 1) == ""
+
+
+@pytest.mark.parametrize("starts_after", [1, 2, 5])
+def test_an_older_copy_is_noticed_however_often_it_was_started(tmp_path: Path, starts_after: int) -> None:
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    disk.mkdir()
+    opened(disk)
+    shutil.copytree(disk, copy)
+    opened(disk)
+    met = remembered(opened(disk))
+    for _ in range(starts_after):
+        old = opened(copy)
+    assert old.put_back(met, 1, 1) != ""
+    # It gives up what it lacks, once: neither that nor any other of the lost starts is held against it again.
+    old.give_up(met)
+    assert old.mine.number > met.start.number
+    again = opened(copy)
+    assert again.put_back(met, 1, 1) == ""
+    assert again.put_back(Seen(start=Start(2, "of a life that is lost")), 1, 1) == ""
+    # A copy of before that is noticed as ever.
+    assert again.put_back(Seen(start=Start(again.mine.number + 1, "later")), 1, 1) != ""
+
+
+def test_a_copy_of_the_same_life_is_noticed_by_what_it_acknowledged_or_by_its_term(tmp_path: Path) -> None:
+    one = opened(tmp_path)
+    assert "entry 20" in one.put_back(remembered(one, index=20), 3, 10)
+    assert "term 4" in one.put_back(remembered(one, term=4), 3, 10)
+    assert one.put_back(remembered(one, index=10, term=3), 3, 10) == ""
+    assert one.put_back(remembered(one, index=20, term=4), 3, 10, repairing=True) == ""
+    one.give_up(remembered(one, index=20, term=4))
+    assert one.put_back(remembered(one, index=20, term=4), 3, 10) == ""
+
+
+def test_peers_are_remembered_over_restarts_and_an_older_start_is_told_from_a_newer(tmp_path: Path) -> None:
+    one = opened(tmp_path)
+    assert one.meet("b", Start(7, "x"))
+    assert not one.meet("b", Start(7, "x"))
+    one.note("b", index=5, term=2)
+    one.note("stranger", index=5)
+    one.save()
+    again = opened(tmp_path)
+    assert again.of("b") == Seen(start=Start(7, "x"), index=5, term=2)
+    assert again.of("stranger") is None
+    assert again.is_older("b", Start(6, "y"))
+    assert again.is_older("b", Start(7, "y"))
+    assert not again.is_older("b", Start(7, "x"))
+    assert not again.is_older("b", Start(8, "y"))
+    again.forget(["b"])
+    assert again.of("b") is None
+
+
+@pytest.mark.parametrize("at", [0, 10, 30, -3])
+def test_a_damaged_memory_is_refused_and_says_what_to_do(tmp_path: Path, at: int) -> None:
+    opened(tmp_path)
+    data = bytearray((tmp_path / "starts").read_bytes())
+    data[at] ^= 1
+    (tmp_path / "starts").write_bytes(bytes(data))
+    with pytest.raises(StartsFileError, match="Remove it and start again"):
+        opened(tmp_path)
+    (tmp_path / "starts").unlink()
+    assert opened(tmp_path).put_back(Seen(start=Start(1, "of before")), 1, 1) != ""

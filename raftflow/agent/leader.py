@@ -40,6 +40,7 @@ from raftflow.domain.peers import learn_peers, order_peers
 
 _log = logging.getLogger("raftflow.agent.leader")
 
+NAME_IN_USE = PROBLEM_TYPE_PREFIX + "name-in-use"
 STALE_INCARNATION = PROBLEM_TYPE_PREFIX + "stale-incarnation"
 _RETRY_STATUS = frozenset({408, 421, 425, 500, 502, 503, 504})
 _NOT_THE_CONTENT = frozenset({401, 403, 404, 405, 407, 408, 409, 410, 421, 425, 426, 429, 431, 451})
@@ -77,6 +78,10 @@ class RefusedError(Exception):
     def about_content(self) -> bool:
         """Whether what the request carries is the reason, not who sends it, where to, or when."""
         return 400 <= self.status < 500 and self.status not in _NOT_THE_CONTENT
+
+
+class NameInUseError(RefusedError):
+    """Another agent that lives has this agent's name. It is refused until the other one is gone."""
 
 
 class LeaderClient:
@@ -124,7 +129,7 @@ class LeaderClient:
             self._wire = None
 
     async def register(self, request: RegisterRequest) -> RegisterResponse:
-        """Register the agent. Raises `NoLeaderError` or `RefusedError`."""
+        """Register the agent. Raises `NoLeaderError`, `NameInUseError` or another `RefusedError`."""
         timeout_s = self._config.poll_timeout_s
         return await self._pass("/v1/agents", _encode(request), timeout_s, self._decode_registration)
 
@@ -259,6 +264,8 @@ class LeaderClient:
             raise NoLeaderError(f"{base}: {text}", _seconds(retry_after))
         if problem.type == STALE_INCARNATION or status == 404:
             raise StaleIncarnationError(text)
+        if problem.type == NAME_IN_USE:
+            raise NameInUseError(status, text)
         raise RefusedError(status, text)
 
     def _remember(self, base: str) -> None:

@@ -23,7 +23,7 @@ from raftflow.agent.book import Book
 from raftflow.agent.clock import Lease, now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience
-from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
+from raftflow.agent.leader import LeaderClient, NameInUseError, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output import OutputStore
 from raftflow.agent.portions import first_of
@@ -52,6 +52,10 @@ _STALE_GRACE_S = 0.5
 _HURRY_TIMEOUT_S = 1.0
 _OFFER_REFUSALS_MAX = 32
 """Registrations that may be refused before results of a former incarnation are given up: they can be made again."""
+_NAME_WAIT_S = 1.0
+NAME_WAIT_MAX_S = 60.0
+"""How long an agent tries to register while another one has its name. One whose machine died keeps its name until its
+lease has run out."""
 
 
 class Agent:
@@ -66,10 +70,12 @@ class Agent:
         *,
         on_lease: Callable[[int], None],
         on_registered: Callable[[RegisterResponse], None],
+        home: str = "",
     ) -> None:
         self._config = config
         self._leader = leader
         self._store = store
+        self._home = home
         self._on_lease = on_lease
         self._on_registered = on_registered
         self._loop = asyncio.get_running_loop()
@@ -171,6 +177,7 @@ class Agent:
             labels=config.labels,
             prefetch=config.prefetch,
             pid=os.getpid(),
+            home=self._home,
             version=_version(),
             offers=self._offers,
         )
@@ -178,6 +185,7 @@ class Agent:
         """Offers that go with registrations to come, the next last."""
         refusals = 0
         leaving = asyncio.ensure_future(self._leaving.wait())
+        began_s = self._loop.time()
         try:
             while not leaving.done():
                 sent_at_ns = now_ns()
@@ -197,6 +205,11 @@ class Agent:
                     wait_s = self._patience.failed(f"cannot register: {error}", error.retry_after_s)
                 except StaleIncarnationError as error:
                     wait_s = self._patience.failed(f"cannot register: {error}")
+                except NameInUseError as error:
+                    # It may be gone, and its lease runs on; who is heard for longer than that lives.
+                    if self._loop.time() - began_s > NAME_WAIT_MAX_S:
+                        raise
+                    wait_s = self._patience.failed(f"cannot register: {error}", _NAME_WAIT_S)
                 except RefusedError as error:
                     if not error.about_content or not request.offers:
                         raise

@@ -6,11 +6,16 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
+import secrets
 import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from raftflow.agent.attempts import Attempts
 from raftflow.agent.config import AgentConfig, ConfigError
@@ -24,6 +29,9 @@ from raftflow.agent.output import OutputStore
 from raftflow.domain.contract import RegisterResponse, ReportedEnd
 
 _log = logging.getLogger("raftflow.agent")
+
+_HOME: Final = re.compile(b"[0-9a-f]{32}")
+_HOME_BYTES_MAX: Final = 64
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -102,7 +110,9 @@ async def _run(config: AgentConfig, folder: Path) -> int:
             command, python, before_end=before_end, on_end=on_end, sample=launcher.sample, fetch=fetcher.fetch
         )
 
-    agent = Agent(config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered)
+    agent = Agent(
+        config, leader, attempts, store, on_lease=renewals.lease, on_registered=registered, home=_home_of(folder)
+    )
     handled = _handle_signals(loop, agent)
     try:
         await leader.start()
@@ -170,6 +180,38 @@ def _work_folder(folder: Path) -> IO[bytes]:
         lock.close()
         raise ConfigError(f"work_dir: {folder} is in use by another agent; give each its own") from error
     return lock
+
+
+def _home_of(folder: Path) -> str:
+    """Return what identifies a work directory, which must be locked. Raises `ConfigError`.
+
+    The host's name is part of it: a copy of the machine's disk, started elsewhere, is another home.
+    """
+    file = folder / "home"
+    kept = _read_home(file)
+    if not _HOME.fullmatch(kept):
+        kept = secrets.token_hex(16).encode()
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as fresh:
+                fresh.write(kept)
+            Path(fresh.name).replace(file)
+        except OSError as error:
+            raise ConfigError(f"work_dir: {file} cannot be written: {error.strerror}") from error
+    return blake2b(kept + socket.gethostname().encode(), digest_size=16).hexdigest()
+
+
+def _read_home(file: Path) -> bytes:
+    """Read what a former process left, or whatever a task put in its place: empty if that is no file."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(handle, _HOME_BYTES_MAX)
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)
 
 
 def main() -> None:

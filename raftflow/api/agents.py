@@ -11,18 +11,20 @@ from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.api.slices import in_slices
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
-from raftflow.domain.commands import ControlAgent, DrainAgent, RegisterAgent
+from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent
 from raftflow.domain.contract import (
     AgentList,
     AgentView,
     DrainRequest,
     FieldProblem,
+    ForgottenAgent,
     PollRequest,
     PollResponse,
     RegisterRequest,
     RegisterResponse,
     ReportedEnd,
 )
+from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.reportable import first_fault
 from raftflow.domain.resources import parse_amount
@@ -33,17 +35,11 @@ async def register(call: Call) -> Answer:
     """Bring an agent up."""
     request = decode(call.body, RegisterRequest)
     _check_results("offers", request.offers)
-    command = RegisterAgent(
-        at_ms=call.replica.clock.now_ms(),
-        actor=f"agent:{request.name}",
-        request_id=call.idempotency_key,
-        name=request.name,
-        instance=request.instance,
-        capacity=_capacity(request),
-        labels=request.labels,
-        prefetch=request.prefetch,
+    registrar = call.replica.registrar
+    command = registrar.command(
+        request, _capacity(request), at_ms=call.replica.clock.now_ms(), request_id=call.idempotency_key
     )
-    reply, verdicts = await call.replica.registrar.register(command, request.offers)
+    reply, verdicts = await registrar.register(command, request.offers)
     reply = accepted(reply)
     call.replica.desk.registered(request, reply.incarnation)
     timing = call.replica.config.timing
@@ -147,16 +143,16 @@ def _overlay(call: Call, view: AgentView) -> None:
 
 
 async def drain(call: Call) -> Answer:
-    """Give an agent no new work, and perhaps no more than some time for what runs there."""
+    """Give an agent no new work until it is resumed, and perhaps no more than some time for what runs there."""
     request = decode(call.body, DrainRequest) if call.body else DrainRequest()
-    if request.deadline_s is None:
+    if request.deadline_s is None and call.replica.machine.state.feature_level < ONLINE_LEVEL:
         return await _control(call, "drain")
     command = DrainAgent(
         at_ms=call.replica.clock.now_ms(),
         actor="client:api",
         request_id=call.idempotency_key,
         name=call.path("id"),
-        deadline_ms=round(request.deadline_s * 1000),
+        deadline_ms=round((request.deadline_s or 0) * 1000),
     )
     accepted(await call.replica.propose(command, call.client))
     return await show(call)
@@ -165,6 +161,16 @@ async def drain(call: Call) -> Answer:
 async def resume(call: Call) -> Answer:
     """Let an agent work again."""
     return await _control(call, "resume")
+
+
+async def forget(call: Call) -> Answer:
+    """Take an agent that is gone out of the list."""
+    name = call.path("id")
+    command = ForgetAgent(
+        at_ms=call.replica.clock.now_ms(), actor="client:api", request_id=call.idempotency_key, name=name
+    )
+    accepted(await call.replica.propose(command, call.client))
+    return Answer(ForgottenAgent(name=name))
 
 
 async def _control(call: Call, action: Literal["drain", "resume"]) -> Answer:
@@ -191,7 +197,7 @@ ROUTES: tuple[Route, ...] = (
         small=True,
         cure=f"labels: at most {limits.LABELS_MAX}, resources: at most {limits.RESOURCES_PER_TASK_MAX}, "
         f"version: at most {limits.VERSION_CHARS_MAX} characters, offers: as many as fit",
-        problems=(problems.CONFLICT, problems.TOO_LARGE),
+        problems=(problems.CONFLICT, problems.NAME_IN_USE, problems.TOO_LARGE),
     ),
     Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList, cost=Cost.LARGE),
     Route("GET", "/v1/agents/{id}", Access.READ, show, "Show an agent", AgentView),
@@ -211,7 +217,8 @@ ROUTES: tuple[Route, ...] = (
         "/v1/agents/{id}/drain",
         Access.WRITE,
         drain,
-        "Give an agent no new work; with a deadline, what still runs then is moved to other agents",
+        "Give an agent no new work until it is resumed, also if it is lost or leaves meanwhile; with a deadline, "
+        "what still runs then is moved to other agents",
         AgentView,
         body=DrainRequest,
         body_required=False,
@@ -222,8 +229,17 @@ ROUTES: tuple[Route, ...] = (
         "/v1/agents/{id}/resume",
         Access.WRITE,
         resume,
-        "Let an agent that drains work again",
+        "Let an agent that drains work again, present or not",
         AgentView,
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "POST",
+        "/v1/agents/{id}/forget",
+        Access.WRITE,
+        forget,
+        "Take an agent that is lost or left out of the list, with its drain and the history of its faults",
+        ForgottenAgent,
         problems=(problems.CONFLICT,),
     ),
 )

@@ -39,6 +39,7 @@ FORBIDDEN = Kind("forbidden", 403, "Requests from other web sites are refused")
 NOT_FOUND = Kind("not-found", 404, "There is no such thing")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "The method does not apply here")
 CONFLICT = Kind("conflict", 409, "Its present state does not allow that")
+NAME_IN_USE = Kind("name-in-use", 409, "Another agent that lives has this name")
 STALE_INCARNATION = Kind("stale-incarnation", 409, "The agent was declared lost or registered anew")
 REQUEST_MISMATCH = Kind("request-mismatch", 409, "The idempotency key was used for another request")
 TOO_LARGE = Kind("too-large", 413, "A limit would be passed")
@@ -57,6 +58,7 @@ ALL_KINDS = (
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
     CONFLICT,
+    NAME_IN_USE,
     STALE_INCARNATION,
     REQUEST_MISMATCH,
     TOO_LARGE,
@@ -76,6 +78,7 @@ _REJECTIONS = {
     RejectionCode.NOT_FOUND: NOT_FOUND,
     RejectionCode.CONFLICT: CONFLICT,
     RejectionCode.LIMIT: TOO_LARGE,
+    RejectionCode.NAME_IN_USE: NAME_IN_USE,
     RejectionCode.STALE_INCARNATION: STALE_INCARNATION,
     RejectionCode.REQUEST_MISMATCH: REQUEST_MISMATCH,
     RejectionCode.FEATURE_LEVEL: CONFLICT,

@@ -1,4 +1,4 @@
-"""`raftflow agent`: run one; list, show, drain and resume them."""
+"""`raftflow agent`: run one; list, show, drain, resume and forget them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = {
 
 @click.group()
 def agent() -> None:
-    """Run an agent; list, drain and resume agents."""
+    """Run an agent; list, drain, resume and forget agents."""
 
 
 def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
@@ -125,8 +125,9 @@ def show(name: str, output: str) -> None:
 @output_option
 @connection_options
 def drain(name: str, deadline_s: float | None, output: str) -> None:
-    """Give an agent no new work; running attempts end.
+    """Give an agent no new work until it is resumed; running attempts end.
 
+    The drain outlives the agent: one that is lost, restarted or started later under this name gets no work either.
     With --deadline, attempts that still run then are stopped and run elsewhere, at no cost in retries.
     """
     with connect() as client:
@@ -141,6 +142,19 @@ def resume(name: str, output: str) -> None:
     """Let a draining agent work again."""
     with connect() as client:
         _print_state(client.resume_agent(name), output)
+
+
+@agent.command()
+@click.argument("name")
+@connection_options
+def forget(name: str) -> None:
+    """Take an agent that is gone for good out of the list.
+
+    Its drain and the history of its faults are forgotten as well. An agent that is present is refused: stop it first.
+    """
+    with connect() as client:
+        client.forget_agent(name)
+        click.echo(f"{name} forgotten")
 
 
 def _print_state(view: AgentView, output: str) -> None:

@@ -164,7 +164,7 @@ def _live(spec: WorkflowSpec) -> tuple[list[PlanAgent], WorkflowSpec]:
     ]
     tasks = []
     for task in spec.tasks:
-        learnt_s = mean_s.get(kind_of(task.kind, task.python, task.command))
+        learnt_s = mean_s.get(kind_of(task.kind, task.python, task.command) or "")
         known = task.expected_ms is not None or learnt_s is None
         tasks.append(task if known else replace(task, expected_ms=round((learnt_s or 0) * 1000)))
     return agents, replace(spec, tasks=tuple(tasks))

@@ -23,6 +23,7 @@ from raftflow.domain.contract import (
     CacheCleared,
     CachedResultView,
     CachePage,
+    ForgottenAgent,
     KindList,
     KindView,
     LedgerCheck,
@@ -269,7 +270,7 @@ class AsyncClient:
         return await self._get(f"/v1/agents/{_part(name)}", AgentView)
 
     async def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
-        """Give an agent no new work; running attempts end, or are moved to other agents after `deadline_s`."""
+        """Give an agent no new work until it is resumed. Attempts end, or move to other agents after `deadline_s`."""
         path = f"/v1/agents/{_part(name)}/drain"
         if deadline_s is None:
             return await self._post(path, AgentView)
@@ -279,6 +280,10 @@ class AsyncClient:
     async def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""
         return await self._post(f"/v1/agents/{_part(name)}/resume", AgentView)
+
+    async def forget_agent(self, name: str) -> None:
+        """Take an agent that is lost or left out of the list. Raises `Conflict` while it is present."""
+        await self._post(f"/v1/agents/{_part(name)}/forget", ForgottenAgent)
 
     # --- the books
 

@@ -167,12 +167,16 @@ class Client:
         return self._run(self._client.agent(name))
 
     def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
-        """Give an agent no new work; running attempts end, or are moved to other agents after `deadline_s`."""
+        """Give an agent no new work until it is resumed. Attempts end, or move to other agents after `deadline_s`."""
         return self._run(self._client.drain(name, deadline_s))
 
     def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""
         return self._run(self._client.resume_agent(name))
+
+    def forget_agent(self, name: str) -> None:
+        """Take an agent that is lost or left out of the list. Raises `Conflict` while it is present."""
+        self._run(self._client.forget_agent(name))
 
     # --- the books
 

@@ -15,8 +15,6 @@ from raftflow.scheduler.view import pressure_of
 
 MEASURED_LEAST_MS = 100
 """Shorter attempts say more about the noise of a machine than about its speed."""
-SAMPLES_LEAST = 4
-"""Attempts of a kind before what is expected of it can be held against an agent."""
 _PER_MILLE = 1_000
 _SPEED_LEAST, _SPEED_MOST = 50, 8_000
 _SPEED_STEP = 125

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -249,6 +250,12 @@ class QueuePlanner:
         """Return the agents that are up, with what is known of them. Not a copy to keep."""
         self._look()
         return {**self._full, **self._open}
+
+    def first_ready(self, count: int) -> list[ReadyTask]:
+        """Return the first ready tasks in order, over all shapes, that their workflows may start."""
+        groups = self._queue.groups(count, self._budgets())
+        keyed = [pair for group in groups for pair in zip(group.keys, group.tasks, strict=True)]
+        return [task for _, task in sorted(keyed, key=itemgetter(0))[:count]]
 
     def suspects(self) -> frozenset[str]:
         """Return the agents that are silent and get nothing."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from raftflow.coordinator.ends import attempt_finish, verdicts_of
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.submitter import Submitter
-from raftflow.domain.commands import AttemptFinish, OfferEnds, RegisterAgent
-from raftflow.domain.contract import ReportedEnd, ReportVerdict
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.commands import AttemptFinish, JoinAgent, OfferEnds, RegisterAgent
+from raftflow.domain.contract import RegisterRequest, ReportedEnd, ReportVerdict
+from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AgentAccepted, AnyReply, Reported
 from raftflow.machine.machine import Machine
@@ -25,6 +26,24 @@ class Registrar:
         self._leader = leader
         self._under_way = 0
         """Registrations with offers that have no reply yet."""
+
+    def command(
+        self, request: RegisterRequest, capacity: dict[str, int], *, at_ms: int, request_id: str = ""
+    ) -> RegisterAgent:
+        """Make the command for a registration, as the cluster's feature level allows."""
+        fields: dict[str, Any] = {
+            "at_ms": at_ms,
+            "actor": f"agent:{request.name}",
+            "request_id": request_id,
+            "name": request.name,
+            "instance": request.instance,
+            "capacity": capacity,
+            "labels": request.labels,
+            "prefetch": request.prefetch,
+        }
+        if self._machine.state.feature_level >= FAULTS_LEVEL:
+            return JoinAgent(**fields, home=request.home)
+        return RegisterAgent(**fields)
 
     async def register(
         self, command: RegisterAgent, offers: Sequence[ReportedEnd]

@@ -7,10 +7,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from raftflow.coordinator.ends import report, verdicts_of
-from raftflow.coordinator.outlook import MEASURED_LEAST_MS, SAMPLES_LEAST
+from raftflow.coordinator.outlook import MEASURED_LEAST_MS
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import Reported
 from raftflow.machine import queries
+from raftflow.machine.lateness import SAMPLES_LEAST
 
 if TYPE_CHECKING:
     from raftflow.coordinator.clock import WallClock

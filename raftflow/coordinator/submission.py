@@ -41,7 +41,7 @@ def submission_of(
     proportion to the workflow. Raises `ValueError` or `OverflowError` for a value that cannot be encoded.
     """
     draft = Draft(spec)
-    draft.rank([learnt_ms.get(kind) for kind in draft.kinds()])
+    draft.rank([None if kind is None else learnt_ms.get(kind) for kind in draft.kinds()])
     whole = SubmitWorkflow(at_ms=0, actor="", request_id=request_id, workflow_id="", spec=spec)
     return Submission(
         name=spec.name,

@@ -94,7 +94,7 @@ def prepare(command: AnyCommand) -> Prepared | Rejection:
     try:
         encoded = msgspec.msgpack.encode(command)
         if not command.actor.startswith("leader:"):
-            _decoder.decode(encoded)
+            command = _decoder.decode(encoded)  # with what was encoded before, and is raw bytes till then
     except (OverflowError, ValueError, RecursionError) as error:
         # A number beyond 64 bits, a text that is no Unicode, a value of the wrong type.
         return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")

@@ -1,7 +1,7 @@
 """The watch over work that is under way: what should rather be somewhere else while agents stand idle.
 
-Looked at every `WATCH_S`, and only once the scheduler has found nothing to place: fresh work comes first, so that
-neither of the two below ever takes room from it.
+Looked at every `WATCH_S`. What is in the way of a more urgent task is asked back (`precedence`). The rest is done
+only once the scheduler has found nothing to place: fresh work comes first, and nothing below takes room from it.
 
 **Moved work.** Attempts that wait in the queue of a busy agent while others have nothing to do are asked back
 (`RecallAttempts`). The agent gives back what it has not started, and the ordinary placing finds the idle agent. How
@@ -9,8 +9,9 @@ many are asked back follows from the scheduler itself: what it would place elsew
 half, others by their speeds.
 
 **Backup attempts.** An attempt that has run far longer than its kind takes, or that would take far longer on its slow
-agent than it would take anew elsewhere, gets a second one on an idle agent (`CommitBackups`). The first to succeed
-wins. A task whose progress says that it will be done soon is left alone.
+agent than it would take anew elsewhere, gets a second one on an idle agent (`CommitBackups`), if its task allows
+that (`backup`): then the task may run twice at the same time. The first to succeed wins. A task whose progress says
+that it will be done soon is left alone, and no attempt gets more than one.
 
 Both are proposals: `apply` checks each again.
 """
@@ -26,14 +27,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from raftflow.coordinator.errand import Errand
-from raftflow.coordinator.outlook import SAMPLES_LEAST
+from raftflow.coordinator.precedence import attempts_in_the_way
 from raftflow.domain.commands import CommitBackups, Placement, RecallAttempts
 from raftflow.domain.events import AgentChanged, Event
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.rooms import AgentRoom, ReadyTask
-from raftflow.domain.task import TaskState
-from raftflow.domain.workflow import EXPECTED_DEFAULT_MS
-from raftflow.machine import queries
+from raftflow.machine.backups import wants_backup
+from raftflow.machine.flow import at_limit
+from raftflow.machine.lateness import PATIENCE_LEAST_MS, expectation
 from raftflow.machine.state import ORDER_NONE, attempt_of
 from raftflow.scheduler.order import order_key
 from raftflow.scheduler.place import place
@@ -57,11 +58,6 @@ MOVED_MAX = 512
 """Queued attempts that one look considers."""
 BACKUPS_MAX = 64
 """Backups that one look starts."""
-PATIENCE_LEAST_MS = 1_000
-"""No attempt counts as late before that: starting another one is not free either."""
-DEVIATIONS = 4
-"""An attempt is late when it has run longer than its kind's mean and so many mean deviations, and half as long again
-as the mean (RFC 6298 waits as long for an answer)."""
 GAIN_LEAST = 2
 """A backup on a faster agent is worth it if what is left here takes so many times as long as all of it there."""
 _PER_MILLE = 1_000
@@ -76,13 +72,13 @@ class _Run(NamedTuple):
 
     @property
     def may_be_backed_up(self) -> bool:
-        """True if it is the only attempt of its task and is to go on."""
+        """True if its task allows a backup attempt, had none beside this attempt, and is to go on."""
+        workflow = self.workflow
         return (
-            self.task.state is TaskState.RUNNING
-            and self.task.backup is None
-            and self.attempt.order == ORDER_NONE
-            and self.attempt.started_ms > 0
-            and not self.workflow.paused
+            workflow.profiles[self.task.profile].backup
+            and wants_backup(self.task)
+            and not workflow.paused
+            and not at_limit(workflow)
         )
 
 
@@ -121,8 +117,15 @@ class Watch:
 
     def look(self) -> list[AnyCommand]:
         """Return what to propose now."""
-        if self._machine.state.feature_level < ONLINE_LEVEL or not self._planner.settled:
+        if self._machine.state.feature_level < ONLINE_LEVEL:
             return []
+        ahead = [
+            self._recall(name, fences) for name, fences in attempts_in_the_way(self._machine, self._planner).items()
+        ]
+        return [*ahead, *(self._elsewhere() if self._planner.settled else ())]
+
+    def _elsewhere(self) -> list[AnyCommand]:
+        """Return what is better off on agents that stand idle, if nothing fresh waits for them."""
         idle = [room for room in self._planner.rooms().values() if not room.queued and not room.suspect]
         idle = [room for room in idle if any(room.free.values())]
         if not idle:
@@ -155,16 +158,16 @@ class Watch:
             name, fence = fences[placement.workflow_id, placement.task]
             if placement.agent != name:
                 wanted.setdefault(name, []).append(fence)
-        return [
-            RecallAttempts(
-                at_ms=self._now_ms(),
-                actor=self._actor,
-                agent=name,
-                incarnation=agents[name].incarnation,
-                fences=tuple(sorted(asked)),
-            )
-            for name, asked in wanted.items()
-        ]
+        return [self._recall(name, asked) for name, asked in wanted.items()]
+
+    def _recall(self, agent: str, fences: list[int]) -> RecallAttempts:
+        return RecallAttempts(
+            at_ms=self._now_ms(),
+            actor=self._actor,
+            agent=agent,
+            incarnation=self._machine.state.agents[agent].incarnation,
+            fences=tuple(sorted(fences)),
+        )
 
     def _share(self, agent: Agent, best_speed: int) -> int:
         """Return how much of a queue may go elsewhere: half of it among equals, more of it if its agent is slow."""
@@ -214,8 +217,8 @@ class Watch:
     def _is_late(self, run: _Run, now_ms: int, best_speed: int) -> bool:
         """Tell whether an attempt is far over its time, or will be."""
         attempt = run.attempt
-        mean_ms, limit_ms = self._expectation(run.workflow, run.task)
-        if mean_ms == 0:
+        found = expectation(self._machine.state, run.workflow, run.task)
+        if found is None:
             return False
         delivered_s = self._delivered_s(attempt.agent, attempt.fence)
         if delivered_s is None:
@@ -224,25 +227,15 @@ class Watch:
         if delivered_s > -math.inf:
             run_ms = min(run_ms, int((self._now_s() - delivered_s) * 1000))
         left_ms = self._left_ms(attempt, run_ms)
-        anew_ms = mean_ms * _PER_MILLE // best_speed
+        anew_ms = found.mean_ms * _PER_MILLE // best_speed
         if left_ms is not None and left_ms <= anew_ms:
             return False
-        if run_ms >= max(limit_ms, PATIENCE_LEAST_MS):
+        if run_ms >= found.late_ms:
             return True
-        here_ms = mean_ms * _PER_MILLE // self._outlook.speed(attempt.agent) - run_ms if left_ms is None else left_ms
+        here_ms = (
+            found.mean_ms * _PER_MILLE // self._outlook.speed(attempt.agent) - run_ms if left_ms is None else left_ms
+        )
         return here_ms >= PATIENCE_LEAST_MS and here_ms > GAIN_LEAST * anew_ms
-
-    def _expectation(self, workflow: Workflow, task: Task) -> tuple[int, int]:
-        """Return what a task is expected to take, and after what time it is late; (0, 0) if nobody knows. In ms."""
-        known = queries.kind_estimate(self._machine, workflow.id, task.position)
-        if known is not None and known.count >= SAMPLES_LEAST:
-            mean_ms = max(known.mean_ms, 1)
-            return mean_ms, max(mean_ms + DEVIATIONS * known.deviation_ms, mean_ms * 3 // 2)
-        after = max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
-        told_ms = task.rank - after
-        if told_ms == EXPECTED_DEFAULT_MS:  # what is taken if a task says nothing
-            return 0, 0
-        return told_ms, 2 * told_ms
 
     def _left_ms(self, attempt: Attempt, run_ms: int) -> int | None:
         """Return how long an attempt will still take by its own progress, None if it does not tell."""

@@ -19,11 +19,15 @@ _AHEAD = "it was placed with the report that made it ready, where what it needs 
 _FORGOTTEN = "the candidates of that decision are not remembered"
 
 
-def explain(machine: Machine, planner: QueuePlanner, workflow_id: str, task_id: str) -> TaskExplanation | None:
-    """Explain a task from the leader's point of view, None if it or its workflow is not known."""
-    told = queries.explain(
-        machine, workflow_id, task_id, Memory(reserved=planner.reserved(), suspect=planner.suspects())
-    )
+def explain(
+    machine: Machine, planner: QueuePlanner, workflow_id: str, task_id: str, *, now_ms: int
+) -> TaskExplanation | None:
+    """Explain a task from the leader's point of view, None if it or its workflow is not known.
+
+    `now_ms` is the cluster's time.
+    """
+    memory = Memory(reserved=planner.reserved(), suspect=planner.suspects(), now_ms=now_ms)
+    told = queries.explain(machine, workflow_id, task_id, memory)
     if told is None:
         return None
     position = machine.state.workflows[workflow_id].by_id[task_id].position

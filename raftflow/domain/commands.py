@@ -132,8 +132,22 @@ class RegisterAgent(Command, frozen=True, tag="agent.register"):
     """How many attempts may wait in the agent's queue."""
 
 
+class JoinAgent(RegisterAgent, frozen=True, tag="agent.join"):
+    """As `RegisterAgent`, but a name belongs to the agent that is present under it. Needs level 5.
+
+    Another instance under that name is refused (`name_in_use`) unless both have the same `home`.
+    """
+
+    home: str = ""
+    """Random, made once per work directory. A process that holds the lock of a work directory shows by it that the
+    process that held it before is gone. Empty if nothing is known: then it takes nobody's place."""
+
+
 class ControlAgent(Command, frozen=True, tag="agent.control"):
-    """Drain an agent, or let a draining one work again. Replies `Done`."""
+    """Drain an agent until it is gone, or let one work again, present or not. Replies `Done`.
+
+    An agent that leaves is drained by this command, so its drain ends with it. Operators drain by `DrainAgent`.
+    """
 
     name: str
     action: Literal["drain", "resume"]
@@ -142,12 +156,22 @@ class ControlAgent(Command, frozen=True, tag="agent.control"):
 class DrainAgent(Command, frozen=True, tag="agent.drain"):
     """Drain an agent by a time: running attempts may go on until then and are moved to other agents after it.
 
-    For an agent that drains already the deadline is set anew. Replies `Done`.
+    The drain lasts until it is resumed: an agent that is lost or leaves comes back as draining, and one that is gone
+    may be drained as well. For an agent that drains already the deadline is set anew. Replies `Done`.
     """
 
     name: str
     deadline_ms: int = 0
     """How long running attempts may go on, in ms from now; 0 for as long as they take."""
+
+
+class ForgetAgent(Command, frozen=True, tag="agent.forget"):
+    """Take an agent that is gone for good out of the table, with all that is remembered of it. Replies `Done`.
+
+    Refused (`conflict`) while the agent is present. Needs level 5.
+    """
+
+    name: str
 
 
 class RemoveAgent(Command, frozen=True, tag="agent.remove"):
@@ -192,7 +216,7 @@ class CommitBackups(Command, frozen=True, tag="backups.commit"):
     """Give running tasks a second attempt on another agent: the first to succeed wins. Replies `Placed`.
 
     Every placement is checked again, alone. A backup starts at once or not at all: it never waits in a queue. It has
-    a number and a fence as every attempt, but the end of one of two without success costs nothing. Needs level 3.
+    a number and a fence as every attempt. Needs level 3; from level 5 on only tasks that allow it get one.
     """
 
     placements: tuple[Placement, ...]
@@ -313,8 +337,10 @@ AnyCommand = (
     | DropUploads
     | ControlWorkflow
     | RegisterAgent
+    | JoinAgent
     | ControlAgent
     | DrainAgent
+    | ForgetAgent
     | RemoveAgent
     | CommitPlacements
     | CommitBackups

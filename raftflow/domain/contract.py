@@ -207,6 +207,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     """Of the present attempt while it runs; lists leave it out."""
     cached: bool = False
     """It succeeded by the result of an equal task."""
+    backup: bool = False
+    """A second attempt may start beside one that is late: then it may run twice at the same time."""
 
 
 class TaskPage(msgspec.Struct, kw_only=True):
@@ -303,6 +305,9 @@ class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         msgspec.Meta(max_length=limits.LABELS_MAX),
     ] = {}
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 0
+    home: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The same for every process that holds the same work directory: whoever holds it takes the place of the process
+    before it. Any other agent under a name that lives is refused (`name-in-use`)."""
     pid: Number | None = None
     version: Annotated[str, msgspec.Meta(max_length=limits.VERSION_CHARS_MAX)] = ""
     offers: Annotated[list[ReportedEnd], msgspec.Meta(max_length=limits.OFFERS_MAX)] = []
@@ -331,8 +336,11 @@ class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     fence: Number
     workflow_id: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)]
     task_id: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS_MAX)]
-    outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown"]
-    """`outgrown`: it used more memory than its demand and was stopped; from level 3 on."""
+    outcome: Literal[
+        "succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown", "agent_fault"
+    ]
+    """`outgrown`: it used more memory than its demand and was stopped; from level 3 on. `agent_fault`: the agent
+    could not do its part; from level 5 on."""
     exit_code: Annotated[int, msgspec.Meta(ge=limits.EXIT_CODE_MIN, le=limits.EXIT_CODE_MAX)] | None = None
     error: ErrorText = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
@@ -525,6 +533,8 @@ class AgentView(msgspec.Struct, kw_only=True):
     """How often it was lost in short succession; an hour without a loss forgets it."""
     faults_per_mille: int = 0
     """How many of its last attempts, some sixteen, failed there or vanished with it."""
+    drained: bool = False
+    """An operator drained it and has not resumed it since. It stays drained when it is lost, leaves or returns."""
 
     @property
     def up(self) -> bool:
@@ -537,6 +547,12 @@ class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
 
     deadline_s: Annotated[float, msgspec.Meta(ge=0.001, le=366 * 24 * 3600)] | None = None
     """How long running attempts may go on before they are moved to other agents; None for as long as they take."""
+
+
+class ForgottenAgent(msgspec.Struct, kw_only=True):
+    """Answer of `POST /v1/agents/{id}/forget`."""
+
+    name: str
 
 
 class AgentList(msgspec.Struct, kw_only=True):

@@ -59,8 +59,13 @@ NEEDS: Final[dict[type[c.Command], int]] = {
     c.AddTasks: PIECES_LEVEL,
     c.FinishWorkflow: PIECES_LEVEL,
     c.DropUploads: PIECES_LEVEL,
+    c.JoinAgent: FAULTS_LEVEL,
+    c.ForgetAgent: FAULTS_LEVEL,
 }
 """The level that a command needs; those of the first release are not listed."""
+
+FAULTS_OUTCOMES: Final = (AttemptOutcome.AGENT_FAULT,)
+"""Ends of attempts that replicas below level 5 cannot read."""
 
 ONLINE_OUTCOMES: Final = (AttemptOutcome.OUTGROWN, AttemptOutcome.SUPERSEDED)
 """Ends of attempts that an older replica cannot read."""
@@ -71,14 +76,26 @@ def level_of(command: c.Command) -> int:
     needed = NEEDS.get(type(command), LEVEL_FIRST)
     if isinstance(command, c.SubmitWorkflow):
         needed = max(needed, _spec_level(command.spec))
-    elif needed < ONLINE_LEVEL and isinstance(command, c.ReportAttempts):
-        needed = max([needed, *[ONLINE_LEVEL for end in command.ends if end.outcome in ONLINE_OUTCOMES]])
+    elif isinstance(command, c.AddTasks):
+        if any(profile.backup for profile in command.profiles):
+            needed = FAULTS_LEVEL
+    elif isinstance(command, c.ReportAttempts):
+        needed = max(needed, _ends_level(command))
     elif isinstance(command, c.RemoveAgent) and command.mass:
         needed = FAULTS_LEVEL
     return needed
 
 
+def _ends_level(command: c.ReportAttempts) -> int:
+    outcomes = {end.outcome for end in command.ends}
+    if not outcomes.isdisjoint(FAULTS_OUTCOMES):
+        return FAULTS_LEVEL
+    return LEVEL_FIRST if outcomes.isdisjoint(ONLINE_OUTCOMES) else ONLINE_LEVEL
+
+
 def _spec_level(spec: WorkflowSpec) -> int:
+    if any(task.backup for task in spec.tasks):
+        return FAULTS_LEVEL
     if spec.max_parallel is not None or any(map(_is_online, spec.tasks)):
         return ONLINE_LEVEL
     return LEVEL_FIRST

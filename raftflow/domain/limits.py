@@ -40,6 +40,9 @@ RESOURCE_UNITS_MAX = 2**53
 """Largest amount of one resource, in its integer unit."""
 
 RETRIES_MAX = 1_000
+AGENTS_LOST_MAX = 4
+"""Agents lost while a task ran there, and with no greater suspect beside it, after which the task fails. Losses that
+are part of a mass loss, goodbyes and drains do not count, nor do attempts that only waited there."""
 DURATION_MS_MAX = 366 * 24 * 3600 * 1000
 
 PRIORITY_MAX = 100
@@ -77,6 +80,10 @@ PIECE_BYTES_MAX = 256 * 1024
 """Bytes of the profiles and tasks of one piece."""
 
 AGENTS_MAX = 20_000
+
+AGENT_FAULTS_MAX = 10
+"""Attempts of a task that may end as the fault of their agents, at no cost in retries. Those after them count as
+failed: the task may be what breaks them."""
 
 REQUEST_IDS_MAX = 65_536
 """Remembered replies; the oldest is forgotten first."""

@@ -37,7 +37,7 @@ def profile_key(task: TaskSpec) -> bytes:
         (
             task.command, task.python, task.args, task.kwargs, task.env, task.cwd, task.resources, task.labels,
             task.retries, task.retry_delay_ms, task.retry_delay_max_ms, task.timeout_ms, task.grace_ms,
-            task.kind, task.cache, task.exclusive, task.memory_max_mib,
+            task.kind, task.cache, task.exclusive, task.memory_max_mib, task.backup,
         )
     )  # fmt: skip
 
@@ -67,8 +67,8 @@ class Draft:
         """How many needs there are, all together."""
         return sum(map(len, self._needs))
 
-    def kinds(self) -> list[str]:
-        """Return the kind of each profile, by which expected times are learnt."""
+    def kinds(self) -> list[str | None]:
+        """Return the kind of each profile, by which expected times are learnt; None where it has none."""
         return [kind_of(task.kind, task.python, task.command) for task in self._examples]
 
     def rank(self, learnt_ms: Sequence[int | None]) -> None:

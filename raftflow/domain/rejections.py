@@ -21,6 +21,8 @@ class RejectionCode(enum.StrEnum):
     """A limit of the system would be passed; may succeed later."""
     STALE_INCARNATION = "stale_incarnation"
     """The agent was declared lost or registered anew; it must register again."""
+    NAME_IN_USE = "name_in_use"
+    """Another agent that is present has the name."""
     REQUEST_MISMATCH = "request_mismatch"
     """The request id was used before for something else."""
     FEATURE_LEVEL = "feature_level"

@@ -7,6 +7,7 @@ fresh view is never refused for another reading of "fits".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -63,6 +64,14 @@ def suits(shape: Shape, capacity: Mapping[str, int], labels: Mapping[str, str]) 
     return all(labels.get(key) == value for key, value in shape.labels) and fits_in(shape, capacity)
 
 
+class Urgency(NamedTuple):
+    """How urgent the tasks of a workflow are."""
+
+    priority: int
+    age: int
+    """As in `ReadyTask`."""
+
+
 class AgentRoom(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent that takes work has left. The scheduler's picture of it."""
 
@@ -75,6 +84,8 @@ class AgentRoom(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts that wait in its queue. While there are any, a new attempt joins them and does not run at once."""
     prefetch: int = 0
     """How many may wait there."""
+    tail: Urgency | None = None
+    """Of the last one that waits there; None if none does. Those before it are as urgent, or came before."""
     running: int = 0
     """Attempts that run there."""
     alone: bool = False

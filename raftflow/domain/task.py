@@ -70,6 +70,8 @@ class TaskEvent(enum.IntEnum):
     """The result of an equal task stands for its own."""
     YIELDED = 19
     """An equal task that is more urgent, or not paused, runs in its place."""
+    AGENT_FAULT = 20
+    """The agent could not do its part, so the attempt says nothing about the task; it costs no retry."""
 
 
 _S, _E = TaskState, TaskEvent
@@ -88,6 +90,7 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.QUEUED, _E.PROMOTED): _S.RUNNING,
     (_S.QUEUED, _E.RELEASED): _S.READY,
     (_S.QUEUED, _E.AGENT_LOST): _S.READY,
+    (_S.QUEUED, _E.AGENT_FAULT): _S.READY,
     (_S.QUEUED, _E.CANCELLED): _S.CANCELLED,
     # A report of a start is never sent, so an attempt that the replicas still hold as queued may already have
     # run to its end on the agent: the end of the attempt before it travels in the same report, ahead of it.
@@ -98,6 +101,7 @@ TRANSITIONS: dict[tuple[TaskState, TaskEvent], TaskState] = {
     (_S.RUNNING, _E.FAILED_RETRY): _S.DELAYED,
     (_S.RUNNING, _E.FAILED_FINAL): _S.FAILED,
     (_S.RUNNING, _E.AGENT_LOST): _S.READY,
+    (_S.RUNNING, _E.AGENT_FAULT): _S.READY,
     # An agent that has stopped starting work lets its queue go after an attempt ended: that end, ahead in the same
     # report, has promoted the one that is given back.
     (_S.RUNNING, _E.RELEASED): _S.READY,
@@ -160,8 +164,12 @@ class AttemptOutcome(enum.StrEnum):
     """Given back from an agent's queue without having started."""
     OUTGROWN = "outgrown"
     """The agent stopped it since it used more memory than its demand."""
+    AGENT_FAULT = "agent_fault"
+    """The agent could not do its part (no space, no descriptors, no process, its launcher or its interpreter broken).
+    Costs no retry, and the task goes elsewhere."""
     SUPERSEDED = "superseded"
-    """The task's other attempt succeeded first. Never reported by an agent."""
+    """The task's other attempt decided: it succeeded first, or failed where no retry is left. Never reported by an
+    agent."""
 
 
 class AgentState(enum.StrEnum):
@@ -171,7 +179,7 @@ class AgentState(enum.StrEnum):
     DRAINING = "draining"
     """Gets no new work; running attempts end."""
     QUARANTINE = "quarantine"
-    """It was lost again and again, and is back: gets no new work for a while."""
+    """It was lost again and again, or tasks that failed there succeeded elsewhere: gets no new work for a while."""
     LOST = "lost"
     """Silent for longer than its lease; its attempts were taken away."""
     LEFT = "left"

@@ -59,6 +59,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """It wants an agent for itself."""
     memory_max_mib: int | None = None
     """How far its demand for memory may be raised when it outgrows it."""
+    backup: bool = False
+    """Whether a second attempt may start beside one that is late: then it may run twice at the same time."""
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -310,6 +310,13 @@ def _sane_number(value: object) -> object:
     return value
 
 
+def _backup(part: Part, value: object, fields: dict[str, Any]) -> None:
+    if isinstance(value, bool):
+        fields["backup"] = value
+    else:
+        part.fault("backup", "must be true or false")
+
+
 Reader = Callable[[Part, object, dict[str, Any]], None]
 
 
@@ -340,4 +347,5 @@ READERS: dict[str, Reader] = {
     "kind": _kind,
     "cache": _cache,
     "memory_max": _memory_max,
+    "backup": _backup,
 }

@@ -14,6 +14,7 @@ What these files look like in practice, as seen in the instances that WfCommons 
   burner sleeps for what it does not burn.
 - `memoryInBytes` may be 0 (the task ended before it was measured) and is bytes throughout. A floor of
   `MEMORY_FLOOR_MIB` stands for what any process takes. Where it is missing, no memory is asked for.
+- Recorded tasks are pure work, so they may have backup attempts.
 - Ids carry characters that task ids may not; they are replaced and kept unique.
 """
 
@@ -202,7 +203,7 @@ def _cost(run: _Run, conversion: Conversion) -> dict[str, Any]:
         "threads": cores,
         "seconds": round(seconds, 6),
     }
-    cost: dict[str, Any] = {"resources": resources, "expected": figures["seconds"]}
+    cost: dict[str, Any] = {"resources": resources, "expected": figures["seconds"], "backup": True}
     if conversion.burner == "python":
         return {**cost, "python": CALLABLE, "kwargs": figures}
     options = [text for key, value in figures.items() for text in (f"--{key.replace('_', '-')}", str(value))]

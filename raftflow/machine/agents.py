@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from raftflow.domain import limits
 from raftflow.domain.checks import label_problems, resource_problems
+from raftflow.domain.commands import JoinAgent
+from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.ids import name_problem
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AgentAccepted, Done
-from raftflow.domain.task import AgentState, AttemptOutcome
+from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.workflow import GraphProblem
 from raftflow.machine import ledger
 from raftflow.machine.attempts import end_attempt, unreported
@@ -18,10 +20,12 @@ from raftflow.machine.quarantine import end_all_if_nobody_is_up, note_loss, take
 from raftflow.machine.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import ControlAgent, DrainAgent, RegisterAgent, RemoveAgent
+    from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent, RegisterAgent, RemoveAgent
     from raftflow.machine.step import Step
 
 T = TypeVar("T")
+
+_HOME_CHARS_MAX: Final = 64
 
 
 def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Rejection:
@@ -34,8 +38,14 @@ def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Reject
     known = state.agents.get(command.name)
     if known is not None and known.present and known.instance == command.instance:
         return _update(step, known, command)
+    if known is not None and known.present and not _takes_its_place(known, command):
+        return Rejection(
+            RejectionCode.NAME_IN_USE,
+            f"an agent named {command.name} is {known.state.value}, and this is another one. Give this one a name of "
+            "its own (--name). If the other one is gone, try again when its lease has run out",
+        )
     if known is None and len(state.agents) >= limits.AGENTS_MAX:
-        gone = next((agent for agent in state.agents.values() if not agent.present), None)
+        gone = min((agent for agent in state.agents.values() if not agent.present), key=_is_drained, default=None)
         if gone is None:
             return Rejection(
                 RejectionCode.LIMIT,
@@ -44,7 +54,7 @@ def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Reject
             )
         del state.agents[gone.name]
     if known is not None:
-        _take_out(step, known, AgentState.LOST, "another agent registered under its name")
+        _take_out(step, known, AgentState.LOST, "another agent registered under its name", blame=True)
         del state.agents[known.name]
     state.incarnation += 1
     agent = Agent(
@@ -54,14 +64,40 @@ def register_agent(step: Step, command: RegisterAgent) -> AgentAccepted | Reject
         capacity=_sorted(command.capacity),
         labels=_sorted(command.labels),
         prefetch=command.prefetch,
+        home=_home_of(command),
     )
     if known is not None:
         take_over(step, agent, known)
+        if known.drained:
+            _go_on_draining(step, agent)
     state.agents[agent.name] = agent
     if agent.state is AgentState.UP:
         state.add_kind(agent, 1)
     step.agents_changed[agent.name] = None
     return AgentAccepted(agent.name, agent.incarnation)
+
+
+def _takes_its_place(known: Agent, command: RegisterAgent) -> bool:
+    """Tell whether another process may have the name of a present agent: because that one's is gone for certain."""
+    return not isinstance(command, JoinAgent) or (command.home != "" and command.home == known.home)
+
+
+def _home_of(command: RegisterAgent) -> str:
+    return command.home if isinstance(command, JoinAgent) else ""
+
+
+def _is_drained(agent: Agent) -> bool:
+    """Tell what is worse to forget."""
+    return agent.drained
+
+
+def _go_on_draining(step: Step, agent: Agent) -> None:
+    """Bring up a new incarnation, which is not in the table yet, of an agent that was drained and not resumed."""
+    agent.drained = True
+    agent.state = AgentState.DRAINING
+    agent.quarantine_until_ms = 0
+    step.state.agent_timers.clear(agent.name)
+    step.notes.append(f"agent {agent.name} was drained before, and drains on; `agent resume` gives it work again")
 
 
 def _sorted(values: dict[str, T]) -> dict[str, T]:
@@ -77,6 +113,8 @@ def _problems(command: RegisterAgent) -> list[GraphProblem]:
         problems.append(GraphProblem("instance", f"must have 1 to {limits.NAME_CHARS_MAX} characters"))
     problems += [GraphProblem("resources", message) for message in resource_problems(command.capacity)]
     problems += [GraphProblem("labels", message) for message in label_problems(command.labels)]
+    if len(_home_of(command)) > _HOME_CHARS_MAX:
+        problems.append(GraphProblem("home", f"must have at most {_HOME_CHARS_MAX} characters"))
     if not 0 <= command.prefetch <= limits.PREFETCH_MAX:
         problems.append(GraphProblem("prefetch", f"must be 0 to {limits.PREFETCH_MAX}"))
     return problems
@@ -116,10 +154,17 @@ def _update(step: Step, agent: Agent, command: RegisterAgent) -> AgentAccepted |
 
 
 def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
-    """Drain an agent, or let it work again."""
-    agent = _find_present(step, command.name)
+    """Drain a present agent until it is gone, or let one work again."""
+    agent = _find(step, command.name)
     if isinstance(agent, Rejection):
         return agent
+    if command.action == "resume" and agent.drained:
+        step.touch_agent(agent)
+        agent.drained = False
+        if not agent.present:
+            return Done()
+    if not agent.present:
+        return _is_gone(agent)
     wanted = AgentState.DRAINING if command.action == "drain" else AgentState.UP
     if agent.state is wanted:
         return Done(changed=False)
@@ -129,18 +174,26 @@ def control_agent(step: Step, command: ControlAgent) -> Done | Rejection:
 
 
 def drain_agent(step: Step, command: DrainAgent) -> Done | Rejection:
-    """Drain an agent by a time."""
-    agent = _find_present(step, command.name)
+    """Drain an agent by a time, and until it is resumed."""
+    agent = _find(step, command.name)
     if isinstance(agent, Rejection):
         return agent
     if not 0 <= command.deadline_ms <= limits.DURATION_MS_MAX:
         return Rejection(
             RejectionCode.INVALID, f"the deadline must be 0 to {limits.DURATION_MS_MAX} ms, not {command.deadline_ms}"
         )
+    if not agent.present and step.state.feature_level < FAULTS_LEVEL:
+        return _is_gone(agent)
+    changed = not agent.drained and step.state.feature_level >= FAULTS_LEVEL
+    if changed:
+        step.touch_agent(agent)
+        agent.drained = True
+    if not agent.present:
+        return Done(changed=changed)
     due_ms = step.clock_ms + command.deadline_ms if command.deadline_ms else 0
     if agent.state is AgentState.DRAINING:
         if agent.drain_deadline_ms in {due_ms, DRAIN_OVER}:  # what was told to move cannot be called back
-            return Done(changed=False)
+            return Done(changed=changed)
         step.touch_agent(agent)
     else:
         _control(step, agent, AgentState.DRAINING)
@@ -153,13 +206,31 @@ def drain_agent(step: Step, command: DrainAgent) -> Done | Rejection:
     return Done()
 
 
-def _find_present(step: Step, name: str) -> Agent | Rejection:
+def forget_agent(step: Step, command: ForgetAgent) -> Done | Rejection:
+    """Take an agent that is gone out of the table."""
+    agent = _find(step, command.name)
+    if isinstance(agent, Rejection):
+        return agent
+    if agent.present:
+        return Rejection(
+            RejectionCode.CONFLICT,
+            f"agent {agent.name} is {agent.state.value}: only one that is lost or left can be forgotten. Stop it",
+        )
+    step.touch_agent(agent)
+    del step.state.agents[agent.name]
+    step.agents_changed[agent.name] = None
+    return Done()
+
+
+def _find(step: Step, name: str) -> Agent | Rejection:
     agent = step.state.agents.get(name)
     if agent is None:
         return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {name[:80]!r}")
-    if not agent.present:
-        return Rejection(RejectionCode.CONFLICT, f"agent {agent.name} is {agent.state.value}")
     return agent
+
+
+def _is_gone(agent: Agent) -> Rejection:
+    return Rejection(RejectionCode.CONFLICT, f"agent {agent.name} is {agent.state.value}")
 
 
 def _control(step: Step, agent: Agent, wanted: AgentState) -> None:
@@ -204,13 +275,19 @@ def remove_agent(step: Step, command: RemoveAgent) -> Done | Rejection:
     if command.reason == "left":
         _take_out(step, agent, AgentState.LEFT, "its agent left")
     else:
-        _take_out(step, agent, AgentState.LOST, "its agent was silent for longer than its lease", mass=command.mass)
+        why = "its agent was silent for longer than its lease"
+        _take_out(step, agent, AgentState.LOST, why, blame=not command.mass, mass=command.mass)
     end_all_if_nobody_is_up(step)
     return Done()
 
 
-def _take_out(step: Step, agent: Agent, state: AgentState, why: str, *, mass: bool = False) -> None:
-    """Mark an agent as gone and end what it held, in the order in which it was assigned."""
+def _take_out(
+    step: Step, agent: Agent, state: AgentState, why: str, *, blame: bool = False, mass: bool = False
+) -> None:
+    """Mark an agent as gone and end what it held, in the order in which it was assigned.
+
+    With `blame` what ran there may be what stopped it. A `mass` loss counts against nobody.
+    """
     if not agent.present:
         return
     step.touch_agent(agent)
@@ -218,5 +295,18 @@ def _take_out(step: Step, agent: Agent, state: AgentState, why: str, *, mass: bo
     agent.void = []
     if state is AgentState.LOST:
         note_loss(step, agent, mass=mass)
+    blamed = _suspects(agent) if blame and step.state.feature_level >= FAULTS_LEVEL else {}
     for fence, (workflow, task) in list(agent.live.items()):
-        end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.LOST, why))
+        end = unreported(fence, AttemptOutcome.LOST, why)
+        end_attempt(step, agent, workflow, task, end, blamed=fence in blamed)
+
+
+def _suspects(agent: Agent) -> dict[int, None]:
+    """Return the fences of what may have stopped an agent: of what runs there that which lost most agents before."""
+    lost = {
+        fence: 0 if task.mishaps is None else task.mishaps.agents_lost
+        for fence, (_, task) in agent.live.items()
+        if task.state is TaskState.RUNNING
+    }
+    most = max(lost.values(), default=0)
+    return {fence: None for fence, count in lost.items() if count == most}

@@ -9,15 +9,16 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
 from raftflow.domain.commands import AttemptEnd, AttemptFinish
-from raftflow.domain.features import INPUTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, INPUTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import cache, growth, learning, ledger
-from raftflow.machine.backups import drop, remember, win
+from raftflow.machine.backups import decide, drop, larger, mishaps_of, part, remember
 from raftflow.machine.flow import at_limit, cancel_downstream, stop_workflow, void
-from raftflow.machine.quarantine import agent_due, note_end
+from raftflow.machine.quarantine import agent_due, contradict, note_end
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.step import BULK_LEAST, move, set_result
 from raftflow.machine.timers import BACKOFF
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from raftflow.machine.step import Step
 
 LOSSES_MAX = 100
-"""Attempts that may be lost in a row before the task counts as one that kills its agents."""
+"""Attempts in a row that may end as abandoned, or missing on an agent that is there, before the task fails."""
 
 TIMERS_PER_COMMAND_MAX = 4_096
 """Timers that one command fires; the rest stays due."""
@@ -206,20 +207,26 @@ def _forget_void(step: Step, agent: Agent, fence: int) -> None:
 # --- ends
 
 
-def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: AttemptEnd) -> None:
+def end_attempt(
+    step: Step, agent: Agent, workflow: Workflow, task: Task, end: AttemptEnd, *, blamed: bool = False
+) -> None:
     """End a live attempt: decide what becomes of the task, free what it held, and let the agent's queue move up.
 
-    Where the task has another live attempt, a success supersedes that one, and any other end leaves the task to it
-    (`backups`). Else:
+    Where the task has another live attempt, a success supersedes that one, and so does a failure if no retry is left.
+    Any other end leaves the task to it, and what the end means counts when that one ends without success (`backups`).
+    Else:
 
     | outcome         | told to stop                        | otherwise                                   |
     | --------------- | ----------------------------------- | ------------------------------------------- |
     | succeeded       | succeeded: the work is done         | succeeded                                   |
     | failed, timeout | cancelled                           | delayed while retries are left, then failed |
     | cancelled       | cancelled                           | ready if told to move, else as failed       |
-    | lost, abandoned | cancelled                           | ready; failed after `LOSSES_MAX` in a row   |
+    | lost, abandoned | cancelled                           | ready; failed in the end (`_count_loss`)    |
+    | agent_fault     | cancelled                           | ready; as failed in the end                 |
     | released        | cancelled                           | ready                                       |
     | outgrown        | cancelled                           | ready with more memory; at its limit failed |
+
+    With `blamed` its agent was lost while it ran, and it may be what stopped it.
     """
     attempt = task.last
     if attempt is None or attempt.fence != end.fence:
@@ -234,19 +241,21 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     if agent.faults or outcome is not _SUCCEEDED:
         note_end(step, agent, outcome)
     if task.backup is not None:
-        if outcome is not _SUCCEEDED:
-            drop(step, workflow, task, attempt, outcome)
+        if outcome is _SUCCEEDED:
+            decide(step, workflow, task, attempt, "succeeded first")
+        elif (told := _end_beside_another(step, workflow, task, attempt, end, outcome, error, blamed)) is not None:
             attempt.exit_code = end.exit_code
-            attempt.error = error
+            attempt.error = told
             return
-        win(step, workflow, task, attempt.fence)
     if outcome is _SUCCEEDED:
         move(step, workflow, task, TaskEvent.SUCCEEDED, attempt)
         _take_result(step, workflow, task, end)
     elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
         error = _grow(step, workflow, task, attempt, end)
     else:
-        _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value)
+        _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value, blamed=blamed)
+    if task.mishaps is not None:
+        part(task, task.mishaps)
     attempt.outcome = outcome
     attempt.finished_ms = step.clock_ms
     attempt.exit_code = end.exit_code
@@ -259,7 +268,7 @@ def end_attempt(step: Step, agent: Agent, workflow: Workflow, task: Task, end: A
     else:
         agent.queue.remove(attempt.fence)
     if task.state is TaskState.SUCCEEDED:
-        _meet_needs(step, workflow, task)
+        _succeed(step, workflow, task, attempt)
     elif task.state is TaskState.FAILED or task.claim:
         _fall_back(step, workflow, task)
     if agent.queue and agent.present:
@@ -291,6 +300,7 @@ def _take_result(step: Step, workflow: Workflow, task: Task, end: AttemptEnd) ->
     """Note the result of a task that has just succeeded, and what is to be learnt from it."""
     profile = workflow.profiles[task.profile]
     task.losses = 0
+    task.mishaps = None
     task.finished_ms = step.clock_ms
     if end.result:
         set_result(step, workflow, task, end.result)
@@ -300,38 +310,113 @@ def _take_result(step: Step, workflow: Workflow, task: Task, end: AttemptEnd) ->
         learning.learn(step, profile, end.duration_ms)
 
 
-def _grow(step: Step, workflow: Workflow, task: Task, attempt: Attempt, end: AttemptEnd) -> str:
-    """Give a task that outgrew its memory more of it, or count a failure if there is no more. Returns the error."""
+def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here
+    step: Step,
+    workflow: Workflow,
+    task: Task,
+    attempt: Attempt,
+    end: AttemptEnd,
+    outcome: AttemptOutcome,
+    error: str,
+    blamed: bool,  # noqa: FBT001
+) -> str | None:
+    """End one of a task's two attempts without success.
+
+    Returns its error if the other one goes on; None if this end decides, and then it is the only one that is left.
+    """
+    stopping = attempt.order == ORDER_STOP
+    failed = not stopping and _is_failure(attempt, outcome)
+    grown = None
+    if outcome is AttemptOutcome.OUTGROWN and not stopping:
+        grown, error = _more_memory(step, workflow, task, end)
+        failed = grown is None
+    if failed and task.failures >= workflow.profiles[task.profile].retries:
+        decide(step, workflow, task, attempt, "failed, and no retry is left")
+        return None
+    drop(step, workflow, task, attempt, outcome)
+    mishaps = mishaps_of(task)
+    mishaps.failed |= failed
+    mishaps.agents_lost += blamed
+    mishaps.grown = grown
+    return error
+
+
+def _more_memory(step: Step, workflow: Workflow, task: Task, end: AttemptEnd) -> tuple[int | None, str]:
+    """Return the profile that a task gets which outgrew its memory, None if it may not have more, and words."""
     profile = workflow.profiles[task.profile]
     peak_mib = end.peak_mib if isinstance(end, AttemptFinish) else 0
     why = f"used {peak_mib} MiB, more than its demand of {growth.memory_of(profile)} MiB"
     number = growth.grow(step, workflow, profile, peak_mib)
+    if task.mishaps is not None:
+        number = larger(workflow, number, task.mishaps.grown)
     if number is None:
-        why = f"outgrew all the memory that it may have: {why}"
+        return None, f"outgrew all the memory that it may have: {why}"
+    return number, f"{why}; the next attempt gets {growth.memory_of(workflow.profiles[number])} MiB"
+
+
+def _grow(step: Step, workflow: Workflow, task: Task, attempt: Attempt, end: AttemptEnd) -> str:
+    """Give a task that outgrew its memory more of it, or count a failure if there is no more. Returns the error."""
+    number, why = _more_memory(step, workflow, task, end)
+    if number is None or _owes_failure(task):
         _count_failure(step, workflow, task, attempt, why)
-        return why
-    move(step, workflow, task, TaskEvent.OUTGROWN, attempt)
-    task.profile = number
-    task.losses = 0
-    return f"{why}; the next attempt gets {growth.memory_of(workflow.profiles[number])} MiB"
+    else:
+        move(step, workflow, task, TaskEvent.OUTGROWN, attempt)
+    if number is not None:
+        mishaps_of(task).grown = number
+        task.losses = 0
+    return why
+
+
+def _is_failure(attempt: Attempt, outcome: AttemptOutcome) -> bool:
+    """Tell whether an attempt that was not told to stop failed by this end, unless it outgrew its memory."""
+    return outcome in _FAILURES and not (outcome is AttemptOutcome.CANCELLED and attempt.order == ORDER_MOVE)
+
+
+def _owes_failure(task: Task) -> bool:
+    """Tell whether the attempt beside the only one that is left failed, which has not counted yet."""
+    return task.mishaps is not None and task.mishaps.failed
 
 
 def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here
-    step: Step, workflow: Workflow, task: Task, attempt: Attempt, outcome: AttemptOutcome, why: str
+    step: Step,
+    workflow: Workflow,
+    task: Task,
+    attempt: Attempt,
+    outcome: AttemptOutcome,
+    why: str,
+    *,
+    blamed: bool,
 ) -> None:
     """Decide what becomes of a task whose only attempt ended without success."""
     if attempt.order == ORDER_STOP:
         move(step, workflow, task, TaskEvent.CANCELLED, attempt)
         task.finished_ms = step.clock_ms
         task.detail = "stopped"
+    elif _gives_up(step, workflow, task, attempt, why, blamed=blamed):
+        pass
+    elif outcome is AttemptOutcome.AGENT_FAULT:
+        _count_agent_fault(step, workflow, task, attempt, why)
+    elif _is_failure(attempt, outcome) or _owes_failure(task):
+        _count_failure(step, workflow, task, attempt, why)
     elif outcome is AttemptOutcome.RELEASED:
         move(step, workflow, task, TaskEvent.RELEASED, attempt)
-    elif attempt.order == ORDER_MOVE and outcome is AttemptOutcome.CANCELLED:
+    elif outcome is AttemptOutcome.CANCELLED:
         move(step, workflow, task, TaskEvent.MOVED, attempt)
-    elif outcome in _FAILURES:
-        _count_failure(step, workflow, task, attempt, why)
     else:
         _count_loss(step, workflow, task, attempt, why)
+
+
+def _gives_up(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str, *, blamed: bool) -> bool:
+    """Count an agent that was lost while a task ran there; tell whether the task has failed for too many of them."""
+    if blamed:
+        step.touch_task(workflow, task)
+        mishaps_of(task).agents_lost += 1
+    lost = 0 if task.mishaps is None else task.mishaps.agents_lost
+    if lost < AGENTS_LOST_MAX:
+        return False
+    reason = f"its agents were lost {lost} times while it ran: it may be what stops them; last: {why}"
+    _fail_for_good(step, workflow, task, attempt, reason)
+    return True
 
 
 def unreported(fence: int, outcome: AttemptOutcome, why: str) -> AttemptEnd:
@@ -353,8 +438,25 @@ def _count_failure(step: Step, workflow: Workflow, task: Task, attempt: Attempt,
     task.losses = 0
 
 
+def _count_agent_fault(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """An agent could not do its part: the task goes elsewhere, unless that has happened too often."""
+    step.touch_task(workflow, task)
+    mishaps = mishaps_of(task)
+    mishaps.agent_faults += 1
+    if mishaps.agent_faults > AGENT_FAULTS_MAX:
+        reason = f"{mishaps.agent_faults} agents could not run it: it may be what breaks them; last: {why}"
+        _count_failure(step, workflow, task, attempt, reason)
+    elif _owes_failure(task):
+        _count_failure(step, workflow, task, attempt, why)
+    else:
+        move(step, workflow, task, TaskEvent.AGENT_FAULT, attempt)
+
+
 def _count_loss(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
-    """An attempt was lost without its own fault, or so it seems."""
+    """An attempt was taken away without its own fault, or so it seems: only so often if its agent is still there."""
+    if step.state.feature_level >= FAULTS_LEVEL and not step.state.agents[attempt.agent].present:
+        move(step, workflow, task, TaskEvent.AGENT_LOST, attempt)
+        return
     if task.losses >= LOSSES_MAX:
         reason = f"lost {task.losses + 1} agents in a row: it may be what stops them; last: {why}"
         _fail_for_good(step, workflow, task, attempt, reason)
@@ -367,6 +469,13 @@ def _fail_for_good(step: Step, workflow: Workflow, task: Task, attempt: Attempt,
     move(step, workflow, task, TaskEvent.FAILED_FINAL, attempt)
     task.finished_ms = step.clock_ms
     task.detail = why
+
+
+def _succeed(step: Step, workflow: Workflow, task: Task, attempt: Attempt) -> None:
+    """Do what follows for others when a task has succeeded."""
+    if task.history:
+        contradict(step, task, attempt)
+    _meet_needs(step, workflow, task)
 
 
 def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:

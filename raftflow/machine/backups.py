@@ -3,27 +3,40 @@
     last     the attempt that was there first
     backup   the one that may overtake it; only while the task runs, started from the beginning, never queued
 
+Only a task that allows it (`backup`) has one, an attempt has one at most, and a backup has none, also when it is the
+only one that is left. It counts for `max_parallel` as every attempt.
+
 The first to succeed wins. The other one is ended in the same moment (`superseded`), what it held is free again, and
-its fence is void: its agent is told to stop it. An end without success costs nothing while the other one goes on,
-which then is `last`, alone. Orders to stop go to both, and the task is cancelled when neither is left.
+its fence is void: its agent is told to stop it. While the other one goes on, which then is `last`, alone,
+
+    a failure   counts when that one ends without success, so the two cost one retry at most; it counts at once if no
+                retry is left: then the task has failed, and the other one is superseded
+    outgrown    raises the demand of the next attempt; it counts as a failure if the task may not have more
+    a loss      counts against the task as every loss
+    the rest    costs nothing
+
+Orders to stop go to both, and the task is cancelled when neither is left.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.limits import ATTEMPT_HISTORY_MAX
 from raftflow.domain.replies import Placed
 from raftflow.domain.rooms import suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine import ledger
-from raftflow.machine.flow import void
-from raftflow.machine.state import ORDER_NONE, Attempt, attempt_of
+from raftflow.machine.flow import at_limit, void
+from raftflow.machine.growth import memory_of
+from raftflow.machine.lateness import why_backup
+from raftflow.machine.state import ORDER_NONE, Attempt, Mishaps
 from raftflow.machine.step import move
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import CommitBackups, Placement
-    from raftflow.machine.state import Agent, Task, Workflow
+    from raftflow.machine.state import Profile, Task, Workflow
     from raftflow.machine.step import Step
 
 
@@ -49,8 +62,13 @@ def _start(step: Step, placement: Placement) -> int:
         return 0
     task = workflow.tasks[placement.task]
     profile = workflow.profiles[task.profile]
-    if not _wants_backup(task, agent) or not (
-        ledger.fits(agent, profile.shape) and suits(profile.shape, agent.capacity, agent.labels)
+    # Below the level no task could allow it, and those that run the cluster then do not ask.
+    allowed = profile.backup or state.feature_level < FAULTS_LEVEL
+    if (
+        not (allowed and wants_backup(task))
+        or at_limit(workflow)
+        or _holder(task) == agent.name
+        or not (ledger.fits(agent, profile.shape) and suits(profile.shape, agent.capacity, agent.labels))
     ):
         return 0
     state.fence = fence = state.fence + 1
@@ -58,8 +76,13 @@ def _start(step: Step, placement: Placement) -> int:
         task.attempts + 1, fence, agent.name, agent.incarnation, assigned_ms=step.clock_ms, index=step.index
     )
     move(step, workflow, task, TaskEvent.BACKUP_STARTED, attempt)
+    if profile.backup and task.last is not None:
+        why = why_backup(state, workflow, task, task.last, step.clock_ms)
+        step.notes.append(f"{workflow.id}/{task.id}: backup attempt {attempt.number} on {agent.name}, because {why}")
     task.backup = attempt
     task.attempts = attempt.number
+    mishaps_of(task).paired = True
+    workflow.backups += 1
     agent.live[fence] = (workflow, task)
     ledger.allocate(agent, profile.shape)
     ledger.start(step, workflow, task, attempt, profile)
@@ -67,34 +90,68 @@ def _start(step: Step, placement: Placement) -> int:
     return fence
 
 
-def _wants_backup(task: Task, agent: Agent) -> bool:
-    """Tell whether a task runs on another agent, alone, and is to go on."""
+def wants_backup(task: Task) -> bool:
+    """Tell whether a task runs, is to go on, and its attempt had no other beside it."""
     last = task.last
     return (
         task.state is TaskState.RUNNING
-        and task.backup is None
         and last is not None
         and last.order == ORDER_NONE
-        and last.agent != agent.name
+        and (task.mishaps is None or not task.mishaps.paired)
     )
 
 
-def win(step: Step, workflow: Workflow, task: Task, fence: int) -> None:
-    """Of two attempts make the one with this fence, which has succeeded, the only one."""
-    winner = attempt_of(task, fence)
-    loser = task.backup if winner is task.last else task.last
+def _holder(task: Task) -> str:
+    return "" if task.last is None else task.last.agent
+
+
+def mishaps_of(task: Task) -> Mishaps:
+    """Return the record of a task's mishaps, which is to be changed: the task was touched."""
+    found = task.mishaps
+    if found is None:
+        found = task.mishaps = Mishaps()
+    return found
+
+
+def decide(step: Step, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """Of two attempts make this one, which decides what becomes of the task, the only one."""
+    loser = task.backup if attempt is task.last else task.last
     assert loser is not None  # noqa: S101 - there are two
     void(step, step.state.agents[loser.agent], loser.fence)
     drop(step, workflow, task, loser, AttemptOutcome.SUPERSEDED)
-    loser.error = f"attempt {winner.number} succeeded first"
+    loser.error = f"attempt {attempt.number} {why}"
+
+
+def part(task: Task, mishaps: Mishaps) -> None:
+    """The last of a task's attempts is over, and what it meant was decided: the next one is on its own again."""
+    if mishaps.grown is not None:
+        task.profile = mishaps.grown
+    if mishaps.agents_lost or mishaps.agent_faults:
+        mishaps.paired = mishaps.failed = False
+        mishaps.grown = None
+    else:
+        task.mishaps = None
+
+
+def larger(workflow: Workflow, one: int | None, other: int | None) -> int | None:
+    """Return the one of two profiles of a task that has more memory."""
+    if one is None or other is None:
+        return other if one is None else one
+
+    def memory(number: int) -> int:
+        profile: Profile = workflow.profiles[number]
+        return memory_of(profile)
+
+    return max(one, other, key=memory)
 
 
 def drop(step: Step, workflow: Workflow, task: Task, attempt: Attempt, outcome: AttemptOutcome) -> None:
-    """End one of a task's two attempts without an effect on the task; the other one goes on alone."""
+    """End one of a task's two attempts; the other one goes on alone."""
     move(step, workflow, task, TaskEvent.BACKUP_ENDED, attempt)
     if attempt is task.last:
         task.last = task.backup
     task.backup = None
+    workflow.backups -= 1
     attempt.outcome = outcome
     attempt.finished_ms = step.clock_ms
     attempt.order = ORDER_NONE

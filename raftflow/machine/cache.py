@@ -192,6 +192,7 @@ def _reuse(step: Step, workflow: Workflow, task: Task, entry: CachedResult) -> N
     task.claim = ""
     task.cached = True
     task.losses = 0
+    task.mishaps = None
     task.finished_ms = step.clock_ms
     set_result(step, workflow, task, entry.result)
     task.detail = f"has the result of {entry.workflow_id}/{entry.task_id}, cached as {entry.key}"

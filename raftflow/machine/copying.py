@@ -69,6 +69,10 @@ class AgentRecord(msgspec.Struct, array_like=True, frozen=True):
     lost_ms: int = 0
     quarantine_until_ms: int = 0
     faults: int = 0
+    drained: bool = False
+    home: str = ""
+    streak: int = 0
+    contradicted: int = 0
 
 
 def encode_workflow(workflow: Workflow) -> bytes:
@@ -118,6 +122,10 @@ def encode_agent(agent: Agent) -> bytes:
             agent.lost_ms,
             agent.quarantine_until_ms,
             agent.faults,
+            agent.drained,
+            agent.home,
+            agent.streak,
+            agent.contradicted,
         )
     )
 

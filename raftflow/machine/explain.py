@@ -14,7 +14,10 @@ from raftflow.domain.rooms import Shape, suits
 from raftflow.domain.task import PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc
 from raftflow.machine import cache, ledger
-from raftflow.machine.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.backups import wants_backup
+from raftflow.machine.flow import at_limit
+from raftflow.machine.lateness import expectation, seconds, why_backup
+from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP
 from raftflow.machine.wishes import avoided, budget
 from raftflow.machine.workflows import never_fits
 
@@ -33,6 +36,8 @@ class Memory(msgspec.Struct, frozen=True):
     """Agents that are kept for a shape."""
     suspect: frozenset[str] = frozenset()
     """Agents that were not heard for a while."""
+    now_ms: int = 0
+    """The cluster's time."""
 
 
 NO_MEMORY = Memory()
@@ -59,6 +64,8 @@ def explain(machine: Machine, workflow_id: str, task_id: str, memory: Memory = N
         reason, waiting = _ready(machine, workflow, task, memory)
     elif task.last is not None and not task.cached and task.state in _WITH_ATTEMPT:
         reason, waiting = _WITH_ATTEMPT[task.state](machine, task, task.last), _WAITING_KIND.get(task.state, "")
+        if task.state is TaskState.RUNNING:
+            reason += _backup(machine, workflow, task, task.last, max(machine.clock_ms, memory.now_ms))
     else:
         reason, waiting = task.detail or task.state.name.lower(), ""
     if workflow.paused and task.state in _PAUSABLE:
@@ -102,10 +109,31 @@ def _running(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: AR
         text = f"{text}; the drain of that agent is over: it was told to stop it, and the task runs elsewhere"
     elif attempt.order == ORDER_STOP:
         text = f"{text}; the agent was told to stop it"
+    return text
+
+
+def _backup(machine: Machine, workflow: Workflow, task: Task, attempt: Attempt, now_ms: int) -> str:
+    """Say why a running task has a backup attempt; or, if it is late, why it has none."""
     backup = task.backup
     if backup is not None:
-        text = f"{text}; backup attempt {backup.number} runs on {backup.agent} since {iso_utc(backup.started_ms)}"
-    return text
+        since_ms = backup.started_ms
+        why = why_backup(machine.state, workflow, task, attempt, since_ms)
+        return f"; backup attempt {backup.number} runs on {backup.agent} since {iso_utc(since_ms)}, because {why}"
+    found = expectation(machine.state, workflow, task)
+    ran_ms = now_ms - attempt.started_ms
+    if found is None or ran_ms < found.late_ms or attempt.order != ORDER_NONE:
+        return ""
+    text = f"; it has run for {seconds(ran_ms)} and is late, {found.words}"
+    if not workflow.profiles[task.profile].backup:
+        return (
+            f"{text}; it gets no backup attempt, since its document does not allow one: "
+            "`backup = true` on a task that may run twice at the same time does"
+        )
+    if not wants_backup(task):
+        return f"{text}; it had a backup attempt, and gets no other"
+    if at_limit(workflow):
+        return f"{text}; a backup attempt would pass the max_parallel of its workflow, {workflow.max_parallel}"
+    return f"{text}; a backup attempt starts when another agent has room for it and nothing else to do"
 
 
 def _succeeded(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG001
@@ -147,12 +175,12 @@ def _ready(machine: Machine, workflow: Workflow, task: Task, memory: Memory) -> 
     if budget(machine, workflow.id) == 0:
         most = workflow.max_parallel
         return f"its workflow may have {most} of its tasks under way at a time, and has", "max-parallel"
-    return _in_turn(task, shape, taking, memory)
+    return _in_turn(machine, task, shape, taking, memory)
 
 
-def _in_turn(task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _Told:
+def _in_turn(machine: Machine, task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _Told:
     """Say what a ready task lacks that some agent, which takes work, could run."""
-    lost = avoided(task)[1]
+    lost = avoided(machine, task)[1]
     if all(agent.name in lost for agent in able):
         lost = ()
     free = [agent for agent in able if _fits_now(shape, agent)]
@@ -167,7 +195,7 @@ def _in_turn(task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _To
         return f"{_count(kept)} with room, {kept[0].name} first, is kept for a task that waited too long", "reserved"
     if shunned:
         return (
-            f"an attempt of it was lost with {shunned[0].name}, which has room: it waits for another agent",
+            f"an attempt of it failed on {shunned[0].name}, or was lost with it: it waits for another agent",
             "avoids",
         )
     own = next((name for name, kept_for in memory.reserved.items() if kept_for == shape), None)

@@ -26,10 +26,15 @@ _LIVE = frozenset({TaskState.QUEUED, TaskState.RUNNING})
 
 
 def at_limit(workflow: Workflow) -> bool:
-    """Tell whether as many tasks of a workflow that limits itself are queued or running as it allows."""
-    counts = workflow.counts
+    """Tell whether a workflow that limits itself has as many attempts queued or running as it allows."""
     limit = workflow.max_parallel
-    return limit is not None and counts[TaskState.QUEUED] + counts[TaskState.RUNNING] >= limit
+    return limit is not None and under_way(workflow) >= limit
+
+
+def under_way(workflow: Workflow) -> int:
+    """Return how many attempts of a workflow are queued or running, backup attempts included."""
+    counts = workflow.counts
+    return counts[TaskState.QUEUED] + counts[TaskState.RUNNING] + workflow.backups
 
 
 def cancel_task(step: Step, workflow: Workflow, task: Task, why: str) -> None:

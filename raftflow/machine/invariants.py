@@ -68,7 +68,10 @@ def _workflow_problems(workflow: Workflow) -> Iterator[str]:
         counts[task.state] += 1
     if counts != workflow.counts:
         yield f"{prefix}counts {workflow.counts}, its tasks give {counts}"
-    under_way = counts[TaskState.QUEUED] + counts[TaskState.RUNNING]
+    backups = sum(task.backup is not None for task in workflow.tasks)
+    if workflow.backups != backups:
+        yield f"{prefix}{workflow.backups} backup attempts counted, there are {backups}"
+    under_way = counts[TaskState.QUEUED] + counts[TaskState.RUNNING] + backups
     if workflow.max_parallel is not None and under_way > workflow.max_parallel:
         yield f"{prefix}{under_way} tasks are queued or running, its limit is {workflow.max_parallel}"
     unfinished = sum(task.state not in FINAL for task in workflow.tasks)
@@ -120,7 +123,7 @@ def _task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) 
         yield f"remembers {len(task.history)} attempts before the last"
     attempts = attempts_of(task)
     yield from _order_problems(state, task, attempts)
-    yield from _backup_problems(task)
+    yield from _backup_problems(workflow, task)
     for attempt in attempts:
         yield from _attempt_problems(state, workflow, task, attempt, clock_ms)
 
@@ -141,10 +144,21 @@ def _order_problems(state: State, task: Task, attempts: list[Attempt]) -> Iterat
         yield f"fences {fences} do not grow up to {state.fence}"
 
 
-def _backup_problems(task: Task) -> Iterator[str]:
-    last, backup = task.last, task.backup
+def _backup_problems(workflow: Workflow, task: Task) -> Iterator[str]:
+    last, backup, mishaps = task.last, task.backup, task.mishaps
+    if mishaps is not None:
+        of_a_pair = mishaps.failed or mishaps.grown is not None
+        if (mishaps.paired and task.state is not TaskState.RUNNING) or (of_a_pair and not mishaps.paired):
+            yield f"is {task.state.name}, and something is left of a pair of attempts: {mishaps}"
+        if not (mishaps.paired or mishaps.agents_lost or mishaps.agent_faults):
+            yield "a record of its mishaps is left that says nothing"
+        if mishaps.grown is not None and not 0 <= mishaps.grown < len(workflow.profiles):
+            yield f"its next attempt is to have the profile {mishaps.grown}, there are {len(workflow.profiles)}"
     if backup is None:
         return
+    allowed = workflow.profiles[task.profile].backup
+    if allowed and (mishaps is None or not mishaps.paired):
+        yield "has a backup attempt and does not know it"
     if task.state is not TaskState.RUNNING or last is None:
         yield f"is {task.state.name} and has a backup attempt"
     elif backup.number != task.attempts or last.number >= backup.number or last.agent == backup.agent:
@@ -255,10 +269,12 @@ def _state_problems(agent: Agent) -> Iterator[str]:
         yield f"is {agent.state.value} and still holds attempts"
     if agent.drain_deadline_ms and agent.state is not AgentState.DRAINING:
         yield f"is {agent.state.value} and has a drain deadline"
+    if agent.drained and agent.present and agent.state is not AgentState.DRAINING:
+        yield f"is {agent.state.value}, although it was drained"
     if (agent.state is AgentState.QUARANTINE) != bool(agent.quarantine_until_ms):
         yield f"is {agent.state.value}, in quarantine until {agent.quarantine_until_ms}"
-    if agent.quarantine_until_ms and agent.live:
-        yield "is in quarantine and holds attempts"
+    if agent.contradicted and not agent.streak:
+        yield f"{agent.contradicted} tasks that failed there succeeded elsewhere, and none failed there"
 
 
 def _head_problems(agent: Agent) -> Iterator[str]:

@@ -41,16 +41,17 @@ class Estimate(msgspec.Struct, frozen=True):
 def learn(step: Step, profile: Profile, duration_ms: int, cpu_ms: int = 0, peak_mib: int = 0) -> None:
     """Take in that a task with this profile succeeded. `cpu_ms` and `peak_mib` are 0 where they are not known.
 
-    Does nothing below the feature level that brought it.
+    Does nothing for a task without a kind, nor below the feature level that brought it.
     """
     state = step.state
-    if state.feature_level < ONLINE_LEVEL:
+    kind = profile.kind or kind_of_profile(profile)
+    if kind is None or state.feature_level < ONLINE_LEVEL:
         return
-    known = state.kinds_learnt.get(profile.kind or kind_of_profile(profile))
+    known = state.kinds_learnt.get(kind)
     if not 0 <= duration_ms <= DURATION_MS_MAX:
         duration_ms = min(max(duration_ms, 0), DURATION_MS_MAX)
     if known is None:
-        known = _first(step, kind_of_profile(profile), duration_ms)
+        known = _first(step, kind, duration_ms)
     else:
         # In place, and shifted: this is done for every task that succeeds.
         off_us = duration_ms * 1000 - known.mean_us
@@ -87,14 +88,15 @@ def _forget(state: State) -> None:
         del state.kinds_learnt[learnt.kind]
 
 
-def kind_of_profile(profile: Profile) -> str:
-    """Return the kind of the tasks that share a profile."""
-    return profile.kind or kind_of("", profile.python, profile.command)
+def kind_of_profile(profile: Profile) -> str | None:
+    """Return the kind of the tasks that share a profile, None if they have none."""
+    return profile.kind if profile.kind != "" else kind_of("", profile.python, profile.command)
 
 
 def expected_ms(state: State, profile: Profile) -> int | None:
     """Return how long a task is taken to run that does not say itself: ms, at least 1, None if unknown."""
-    known = state.kinds_learnt.get(kind_of_profile(profile)) if state.kinds_learnt else None
+    kind = kind_of_profile(profile) if state.kinds_learnt else None
+    known = None if kind is None else state.kinds_learnt.get(kind)
     return None if known is None else max(1, known.mean_us // 1000)
 
 
@@ -103,9 +105,9 @@ def expected_times(state: State) -> dict[str, int]:
     return {kind: max(1, known.mean_us // 1000) for kind, known in state.kinds_learnt.items()}
 
 
-def estimate(state: State, kind: str) -> Estimate | None:
+def estimate(state: State, kind: str | None) -> Estimate | None:
     """Return what is known of a kind, None if nothing is."""
-    known = state.kinds_learnt.get(kind)
+    known = None if kind is None else state.kinds_learnt.get(kind)
     return None if known is None else estimate_of(known)
 
 

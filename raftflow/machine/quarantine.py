@@ -14,6 +14,11 @@ A quarantine protects work from an agent that flaps, as long as there are others
 an agent that comes back to an empty fleet works at once, and when the last one goes, all quarantines end. A loss that
 is part of a mass loss (`RemoveAgent.mass`) counts against nobody: a network that is cut twice is no agent's fault.
 
+**Black holes.** An agent on which everything fails at once is always free, so it would get one task after the other,
+and each would use up its retries there. So a task whose attempt failed on an agent that has had no success since goes
+elsewhere (`wishes.avoided`). When `CONTRADICTIONS_MAX` such tasks have succeeded elsewhere, the agent is put into
+quarantine, for twice as long with each further one. A success on it forgets that.
+
 All of it is kept from feature level 3 on, and carried over when an agent's name registers anew.
 """
 
@@ -21,23 +26,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.task import AgentState, AttemptOutcome
-from raftflow.machine.flow import move_away
+from raftflow.machine.flow import move_away, order_attempt
+from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, attempt_of
 
 if TYPE_CHECKING:
-    from raftflow.machine.state import Agent
+    from raftflow.machine.state import Agent, Attempt, Task
     from raftflow.machine.step import Step
 
 SUCCESSION_MS = 10 * 60_000
 FORGET_MS = 60 * 60_000
 QUARANTINE_FIRST_MS = 10_000
 QUARANTINE_MAX_MS = 5 * 60_000
+CONTRADICTIONS_MAX = 3
+STREAK_MAX = 1_000_000
+"""Where counting ends."""
 _DOUBLINGS_MAX = 5
 
 _PER_MILLE = 1_000
 _SHARE_BITS = 4
-_FAULTS = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.LOST})
+_OF_THE_TASK = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT})
+_FAULTS = _OF_THE_TASK | {AttemptOutcome.LOST, AttemptOutcome.AGENT_FAULT}
 
 
 def note_end(step: Step, agent: Agent, outcome: AttemptOutcome) -> None:
@@ -47,9 +57,51 @@ def note_end(step: Step, agent: Agent, outcome: AttemptOutcome) -> None:
     if outcome in _FAULTS:
         step.touch_agent(agent)
         _count_fault(agent)
+        if outcome in _OF_THE_TASK:
+            agent.streak = min(agent.streak + 1, STREAK_MAX)
     elif agent.faults and outcome is AttemptOutcome.SUCCEEDED:
         step.touch_agent(agent)
         agent.faults -= (agent.faults + (1 << _SHARE_BITS) - 1) >> _SHARE_BITS
+        agent.streak = agent.contradicted = 0
+
+
+def contradict(step: Step, task: Task, winner: Attempt) -> None:
+    """A task succeeded that had failed before: count that against agents on which it failed, and nothing succeeds."""
+    if step.state.feature_level < FAULTS_LEVEL:
+        return
+    names = {each.agent: None for each in task.history if each.outcome in _OF_THE_TASK and each.agent != winner.agent}
+    for name in names:
+        agent = step.state.agents.get(name)
+        if agent is None or not agent.streak:
+            continue
+        step.touch_agent(agent)
+        agent.contradicted = min(agent.contradicted + 1, STREAK_MAX)
+        if agent.contradicted >= CONTRADICTIONS_MAX and agent.state is AgentState.UP:
+            _put_aside(step, agent)
+
+
+def _put_aside(step: Step, agent: Agent) -> None:
+    """Put an agent that is up, and was touched, into quarantine for what failed there, if another one is up."""
+    if sum(step.state.kinds.values()) < 2:
+        return
+    step.state.add_kind(agent, -1)
+    agent.state = AgentState.QUARANTINE
+    pause_ms = _pause_ms(agent.contradicted - CONTRADICTIONS_MAX)
+    agent.quarantine_until_ms = step.clock_ms + pause_ms
+    step.set_agent_timer(agent, agent.quarantine_until_ms)
+    for fence in agent.queue:
+        workflow, queued = agent.live[fence]
+        attempt = attempt_of(queued, fence)
+        if attempt.order == ORDER_NONE:
+            order_attempt(step, workflow, queued, attempt, ORDER_RELEASE)
+    step.notes.append(
+        f"agent {agent.name} is in quarantine for {pause_ms // 1000} s: {agent.contradicted} tasks that failed there "
+        "succeeded elsewhere, and nothing has succeeded there since"
+    )
+
+
+def _pause_ms(count: int) -> int:
+    return min(QUARANTINE_FIRST_MS << min(count, _DOUBLINGS_MAX), QUARANTINE_MAX_MS)
 
 
 def _count_fault(agent: Agent) -> None:
@@ -83,13 +135,13 @@ def take_over(step: Step, agent: Agent, before: Agent) -> None:
     if step.state.feature_level < ONLINE_LEVEL:
         return
     agent.losses, agent.lost_ms, agent.faults = before.losses, before.lost_ms, before.faults
+    agent.streak, agent.contradicted = before.streak, before.contradicted
     if before.state is not AgentState.LOST or agent.losses < 2 or step.clock_ms - agent.lost_ms >= FORGET_MS:
         return
     if not step.state.kinds:
         step.notes.append(f"agent {agent.name} is spared a quarantine: no other agent is up")
         return
-    doublings = min(agent.losses - 2, _DOUBLINGS_MAX)
-    pause_ms = min(QUARANTINE_FIRST_MS << doublings, QUARANTINE_MAX_MS)
+    pause_ms = _pause_ms(agent.losses - 2)
     agent.state = AgentState.QUARANTINE
     agent.quarantine_until_ms = step.clock_ms + pause_ms
     step.set_agent_timer(agent, agent.quarantine_until_ms)

@@ -26,7 +26,7 @@ from raftflow.domain.contract import (
 )
 from raftflow.domain.limits import ENTRY_BYTES_MAX
 from raftflow.domain.resources import show_resources
-from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask, fault_class
+from raftflow.domain.rooms import AGE_STEP_MS, AgentRoom, ReadyTask, Urgency, fault_class
 from raftflow.domain.task import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.times import iso_utc, iso_utc_or_none
 from raftflow.machine import inputs, learning
@@ -65,6 +65,7 @@ __all__ = [
     "ready_tasks",
     "task_page",
     "task_view",
+    "urgency_of",
     "workflow_page",
     "workflow_view",
     "workflows_with_ready",
@@ -192,6 +193,7 @@ def _task_view(workflow: Workflow, task: Task, *, history: bool) -> TaskView:
         result=msgspec.Raw(task.result) if task.result else None,
         detail=_detail(task),
         cached=task.cached,
+        backup=workflow.profiles[task.profile].backup,
         needs=[workflow.tasks[need].id for need in task.needs],
         history=[_attempt_view(attempt) for attempt in attempts_of(task)] if history else [],
     )
@@ -278,6 +280,7 @@ def _agent_view(agent: Agent) -> AgentView:
         losses=agent.losses,
         faults_per_mille=agent.faults,
         drain_deadline=iso_utc_or_none(max(agent.drain_deadline_ms, 0)),
+        drained=agent.drained,
     )
 
 
@@ -507,7 +510,7 @@ def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | Non
     found = workflow.tasks[task]
     if found.state is not TaskState.READY:
         return None
-    avoid, avoid_hard = ((), ()) if found.last is None else avoided(found)
+    avoid, avoid_hard = ((), ()) if found.last is None else avoided(machine, found)
     return ReadyTask(
         workflow_id=workflow_id,
         task=task,
@@ -537,10 +540,20 @@ def agent_room(machine: Machine, name: str) -> AgentRoom | None:
         labels=agent.labels,
         queued=len(agent.queue),
         prefetch=agent.prefetch,
+        tail=_tail_of(agent) if agent.queue else None,
         running=len(agent.live) - len(agent.queue),
         alone=agent.alone,
         faults=fault_class(agent.faults),
     )
+
+
+def _tail_of(agent: Agent) -> Urgency:
+    return urgency_of(agent.live[agent.queue[-1]][0])
+
+
+def urgency_of(workflow: Workflow) -> Urgency:
+    """Return how urgent a workflow's tasks are."""
+    return Urgency(workflow.priority, workflow.submitted_ms // AGE_STEP_MS)
 
 
 def agent_rooms(machine: Machine) -> list[AgentRoom]:

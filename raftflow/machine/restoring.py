@@ -68,11 +68,14 @@ class Builder:
             capacity=record.capacity,
             labels=record.labels,
             prefetch=record.prefetch,
+            home=record.home,
             state=record.state,
         )
         agent.void = record.void
         agent.drain_deadline_ms = record.drain_deadline_ms
         agent.losses, agent.lost_ms, agent.faults = record.losses, record.lost_ms, record.faults
+        agent.streak, agent.contradicted = record.streak, record.contradicted
+        agent.drained = record.drained
         agent.quarantine_until_ms = record.quarantine_until_ms
         due_ms = agent.timer_ms
         if due_ms:

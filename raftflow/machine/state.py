@@ -69,6 +69,21 @@ class Attempt(msgspec.Struct, array_like=True, gc=False, eq=False):
     """Place in the log of the decision that made it; 0 below feature level 3."""
 
 
+class Mishaps(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """What only few tasks have: agents lost while they ran, and a second attempt with what came of it."""
+
+    agents_lost: int = 0
+    """Agents that were lost while it ran there, since it was submitted or retried (`attempts`)."""
+    paired: bool = False
+    """Its present attempt has a backup, or had one, or is one: it gets no other (`backups`)."""
+    failed: bool = False
+    """The attempt beside its present one failed, which counts if that one ends without success."""
+    grown: int | None = None
+    """The attempt beside its present one outgrew its memory: the profile of the next attempt."""
+    agent_faults: int = 0
+    """Attempts that were the fault of their agents, since it was submitted or retried (`attempts`)."""
+
+
 class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     """A task and where it is in its life."""
 
@@ -87,7 +102,7 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     failures: int = 0
     """Failed attempts since the workflow was submitted or retried."""
     losses: int = 0
-    """Attempts lost in a row."""
+    """Attempts in a row that were taken away without its own fault, or so it seems."""
     due_ms: int = 0
     """End of the back-off while delayed."""
     finished_ms: int = 0
@@ -107,6 +122,8 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     """It succeeded by the result of an equal task."""
     waits: tuple[int, ...] | None = None
     """Those of its needs that it waits for, where some are redundant (`domain.preparation`); None for all."""
+    mishaps: Mishaps | None = None
+    """None while there is nothing to tell."""
 
     @property
     def waited(self) -> tuple[int, ...]:
@@ -149,11 +166,13 @@ class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
     retry_delay_max_ms: int
     timeout_ms: int | None
     grace_ms: int
-    kind: str = ""
-    """Empty if it was submitted before kinds were learnt (`learning.kind_of_profile`)."""
+    kind: str | None = ""
+    """None if it has none. Empty if it was submitted before kinds were learnt (`learning.kind_of_profile`)."""
     cache: str | None = None
     """Template of the key of its result, empty for the automatic one, None if it is not cached."""
     memory_max_mib: int | None = None
+    backup: bool = False
+    """A second attempt may start beside one that is late."""
 
 
 class Workflow(msgspec.Struct, gc=False, eq=False):
@@ -188,6 +207,8 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """For each task the positions of those that wait for it, in order."""
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * len(TaskState))
     """Tasks by state."""
+    backups: int = 0
+    """Backup attempts that live."""
     open: int = 0
     """Tasks that have not ended."""
     facts: GraphFacts | None = None
@@ -216,8 +237,11 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
         self.by_id = {task.id: task for task in self.tasks}
         dependents: list[list[int]] = [[] for _ in self.tasks]
         counts = [0] * len(TaskState)
+        self.backups = 0
         for task in self.tasks:
             counts[task.state] += 1
+            if task.backup is not None:
+                self.backups += 1
             for need in task.waited:
                 dependents[need].append(task.position)
         self.dependents = tuple([tuple(positions) for positions in dependents])
@@ -244,9 +268,12 @@ class Agent:
     __slots__ = (
         "alone",
         "capacity",
+        "contradicted",
         "drain_deadline_ms",
+        "drained",
         "faults",
         "free",
+        "home",
         "incarnation",
         "instance",
         "labels",
@@ -258,6 +285,7 @@ class Agent:
         "quarantine_until_ms",
         "queue",
         "state",
+        "streak",
         "void",
     )
 
@@ -270,10 +298,13 @@ class Agent:
         capacity: dict[str, int],
         labels: dict[str, str],
         prefetch: int,
+        home: str = "",
         state: AgentState = AgentState.UP,
     ) -> None:
         self.name = name
         self.instance = instance
+        self.home = home
+        """Shared with a process that takes its place; see `RegisterAgent`."""
         self.incarnation = incarnation
         self.capacity = capacity
         self.labels = labels
@@ -291,6 +322,8 @@ class Agent:
         """Fences of attempts that are over here but that the agent may still run: it is told to stop them."""
         self.drain_deadline_ms = 0
         """When what runs is moved if it still drains; 0 for never, `DRAIN_OVER` once that was ordered."""
+        self.drained = False
+        """An operator drained it and has not resumed it since, over all incarnations."""
         self.losses = 0
         """Losses in short succession, over all incarnations. See `quarantine.py`; the same holds for what follows."""
         self.lost_ms = 0
@@ -299,6 +332,10 @@ class Agent:
         """0 unless it is in quarantine."""
         self.faults = 0
         """Per mille of its last attempts that were its fault, or failed there."""
+        self.streak = 0
+        """Attempts that failed there, one after the other, since the last success."""
+        self.contradicted = 0
+        """Tasks that failed there since the last success, and succeeded elsewhere."""
 
     @property
     def present(self) -> bool:

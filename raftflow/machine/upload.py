@@ -325,6 +325,7 @@ def profile_of(state: State, task: TaskSpec) -> Profile:
         kind_of(task.kind, task.python, task.command) if state.feature_level >= ONLINE_LEVEL else "",
         task.cache,
         task.memory_max_mib,
+        task.backup,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain.rooms import NEAR_MAX
-from raftflow.domain.task import AttemptOutcome, TaskState
+from raftflow.domain.task import AttemptOutcome
+from raftflow.machine.flow import under_way
 from raftflow.machine.ledger import held_by
 from raftflow.machine.state import attempt_of, attempts_of
 
@@ -17,7 +18,8 @@ NEAR_NEEDS_MAX = 1_000
 """Needs of a task that are asked where their results were made."""
 
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.ABANDONED})
-_TAKEN_AWAY = frozenset({AttemptOutcome.LOST, AttemptOutcome.ABANDONED})
+_NEVER_AGAIN = frozenset({AttemptOutcome.LOST, AttemptOutcome.AGENT_FAULT})
+_TAKEN_AWAY = frozenset({AttemptOutcome.LOST, AttemptOutcome.ABANDONED, AttemptOutcome.AGENT_FAULT})
 
 
 def taken_away(last: Attempt) -> bool:
@@ -43,16 +45,23 @@ def near(workflow: Workflow, task: Task) -> tuple[str, ...]:
     return tuple(sorted(made, key=made.__getitem__, reverse=True)[:NEAR_MAX])
 
 
-def avoided(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the agents on which attempts of a task failed, and those with which attempts of it were lost."""
+def avoided(machine: Machine, task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the agents that a task should rather not go to, and those that it must not if there is another one.
+
+    The first are those on which attempts of it failed. The second are those with which attempts were lost or that
+    could not run them, and of the first those on which nothing has succeeded since.
+    """
     failed: dict[str, None] = {}
-    lost: dict[str, None] = {}
+    never: dict[str, None] = {}
+    agents = machine.state.agents
     for attempt in attempts_of(task):
-        if attempt.outcome is AttemptOutcome.LOST:
-            lost[attempt.agent] = None
+        name = attempt.agent
+        if attempt.outcome in _NEVER_AGAIN:
+            never[name] = None
         elif attempt.outcome in _FAILURES:
-            failed[attempt.agent] = None
-    return tuple(failed), tuple(lost)
+            known = agents.get(name)
+            (failed if known is None or not known.streak else never)[name] = None
+    return tuple(failed), tuple(never)
 
 
 def budget(machine: Machine, workflow_id: str) -> int | None:
@@ -60,8 +69,7 @@ def budget(machine: Machine, workflow_id: str) -> int | None:
     workflow = machine.state.workflows.get(workflow_id)
     if workflow is None or workflow.max_parallel is None:
         return None
-    counts = workflow.counts
-    return max(0, workflow.max_parallel - counts[TaskState.QUEUED] - counts[TaskState.RUNNING])
+    return max(0, workflow.max_parallel - under_way(workflow))
 
 
 def holdings(machine: Machine, name: str) -> list[tuple[int, tuple[tuple[str, int], ...]]]:

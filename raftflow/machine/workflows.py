@@ -288,6 +288,7 @@ def _revive(step: Step, workflow: Workflow) -> None:
             move(step, workflow, task, TaskEvent.REVIVED_WAITING if waits else TaskEvent.REVIVED_READY)
             task.failures = 0
             task.losses = 0
+            task.mishaps = None
             task.finished_ms = 0
             task.detail = ""
 

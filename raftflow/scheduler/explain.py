@@ -86,7 +86,7 @@ def _yes(
     if agent.name in task.avoid:
         words.append("an attempt failed there")
     if agent.name in task.avoid_hard:
-        words.append("an attempt was lost there, and no other agent could ever run it")
+        words.append("an attempt was lost or failed there, and no other agent could ever run it")
     if agent.pressure:
         words.append(f"busier than its work explains ({agent.pressure} of 4)")
     if agent.faults:

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
-from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape, fits_in, suits
+from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape, Urgency, fits_in, suits
+from raftflow.scheduler.order import is_more_urgent
 from raftflow.scheduler.scores import POLICIES, SCARCE_SHIFT, scarce, share, wait_in_queue
 from raftflow.scheduler.view import PlacementView
 
 Score = tuple[int, int, int, int]
 """Scarce resources and weight of the agent; left-over, or wait in the queue; number of the agent; version of its
 room. Least is best."""
+
+URGENT_LOOKS_MAX = 32
+"""Queues that are looked at for one task which must not wait behind what is less urgent."""
 
 _ScoreOf = Callable[[int], Score | None]
 
@@ -35,6 +39,7 @@ class Fleet:
         self.left = [share(agent.free, agent.capacity) for agent in agents]
         """What is free, in thousandths of the capacity, summed over the resources."""
         self.queued = [agent.queued for agent in agents]
+        self.tail = [agent.tail for agent in agents]
         self.running = [agent.running for agent in agents]
         self.alone = [agent.alone for agent in agents]
         self.weight = [policy.weigh(agent) for agent in agents]
@@ -65,9 +70,10 @@ class Fleet:
         self.left[number] -= lane.wants[self.kind[number]]
         self._touch(number)
 
-    def enqueue(self, number: int) -> None:
+    def enqueue(self, number: int, task: ReadyTask) -> None:
         """Take a place in a queue."""
         self.queued[number] += 1
+        self.tail[number] = Urgency(task.priority, task.age)
         self.queue_room -= 1
         self._touch(number)
 
@@ -138,13 +144,34 @@ class Lane:
         return best[2]
 
     def where_to_queue(self, task: ReadyTask) -> int | None:
-        """Return the number of the agent in whose queue a task should wait, None if in none."""
+        """Return the number of the agent in whose queue a task should wait, None if in none.
+
+        It waits behind nothing that is less urgent: what is there already is taken back for it (`coordinator.watch`).
+        """
         best = self.best_to_queue()
         if best is None:
             return None
+        if is_more_urgent(task, self._fleet.tail[best[2]]):
+            best = self._behind_none_less_urgent(task)
+            return None if best is None else best[2]
         if task.near or task.avoid or task.avoid_hard:
-            return self._wished(task, best, self._queues, self.queue_score, 2)
+            number = self._wished(task, best, self._queues, self.queue_score, 2)
+            return None if number is None or is_more_urgent(task, self._fleet.tail[number]) else number
         return best[2]
+
+    def _behind_none_less_urgent(self, task: ReadyTask) -> Score | None:
+        """Return the best queue, of the first `URGENT_LOOKS_MAX`, that a task may join; its wishes count no more."""
+        fleet, hard = self._fleet, self.hard(task)
+        aside: list[Score] = []
+        while (found := self._first(self._queues)) is not None and len(aside) < URGENT_LOOKS_MAX:
+            if not is_more_urgent(task, fleet.tail[found[2]]) and fleet.agents[found[2]].name not in hard:
+                break
+            aside.append(heappop(self._queues))
+        else:
+            found = None
+        for entry in aside:
+            heappush(self._queues, entry)
+        return found
 
     def run_score(self, number: int) -> Score | None:
         """Return the score of running on an agent now, None if it cannot."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raftflow.domain.rooms import ReadyTask
+from raftflow.domain.rooms import ReadyTask, Urgency
 
 OrderKey = tuple[int, int, int, int, int, int]
 """See `order_key`."""
@@ -31,6 +31,13 @@ def order_key(task: ReadyTask, order: int | None = None, turn: int = 0) -> Order
         task.number,
         task.task,
     )
+
+
+def is_more_urgent(task: ReadyTask, waiting: Urgency | None) -> bool:
+    """Tell whether a task should not wait behind one of this urgency: by its priority, and with ageing as well."""
+    if waiting is None or task.priority <= waiting.priority:
+        return False
+    return workflow_order(task.age, task.priority) < workflow_order(waiting.age, waiting.priority)
 
 
 def workflow_order(age: int, priority: int) -> int:

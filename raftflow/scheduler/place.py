@@ -9,7 +9,8 @@ empty takes none: what it gets would join the queue, and passing its queue would
 is reserved for a shape takes nothing else (`reserve.py`).
 
 Second round, prefetch: what could run nowhere now waits where it can start without a round trip. A task joins the
-queue in which it waits least among those that suit it, so queues grow evenly.
+queue in which it waits least among those that suit it, so queues grow evenly. It joins none in which less urgent
+tasks wait before it.
 
 The same view gives the same placements: no sets are walked, no floats, ties broken by what agents were given and by
 their names.
@@ -76,7 +77,7 @@ def decide(view: PlacementView) -> Decision:
             continue
         number = lane.where_to_queue(task)
         if number is not None:
-            fleet.enqueue(number)
+            fleet.enqueue(number, task)
             placements.append(_placement(fleet, lane, task, number, budgets))
     return Decision(
         placements=placements,

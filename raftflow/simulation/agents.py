@@ -30,7 +30,6 @@ from raftflow.agent.leader_watch import FIRST_S, HOLD_S, LeaderWatch, UnderWay
 from raftflow.agent.loop import Agent
 from raftflow.agent.messages import Sampled
 from raftflow.coordinator.submitter import BusyError, NotLeaderError, ProposeError
-from raftflow.domain.commands import RegisterAgent
 from raftflow.domain.contract import (
     AgentLoad,
     InputsPiece,
@@ -264,15 +263,8 @@ class SimLeaderClient:
         async def serve(replica: Replica) -> RegisterResponse | Rejection:
             if refusal := _refusal(request.offers):
                 return refusal
-            command = RegisterAgent(
-                at_ms=replica.clock.now_ms(),
-                actor=f"agent:{request.name}",
-                name=request.name,
-                instance=request.instance,
-                capacity={name: parse_amount(name, value) for name, value in request.resources.items()},
-                labels=dict(request.labels),
-                prefetch=request.prefetch,
-            )
+            capacity = {name: parse_amount(name, value) for name, value in request.resources.items()}
+            command = replica.registrar.command(request, capacity, at_ms=replica.clock.now_ms())
             reply, verdicts = await replica.registrar.register(command, request.offers)
             if isinstance(reply, Rejection):
                 return reply
@@ -480,7 +472,13 @@ class SimAgent:
         store: Any = _NoOutput()
         load: Any = _NoLoad()
         agent = self._agent = Agent(
-            config, client, make, store, on_lease=machine.lease, on_registered=lambda _registration: None
+            config,
+            client,
+            make,
+            store,
+            on_lease=machine.lease,
+            on_registered=lambda _registration: None,
+            home=f"home of {self.name}",
         )
         agent._lease = Lease(lambda: virtual_ns(self._loop))  # noqa: SLF001 - its default clock is the real one
         agent._load = load  # noqa: SLF001 - it reads /proc

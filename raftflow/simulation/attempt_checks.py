@@ -6,32 +6,46 @@ they make sense.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from raftflow.domain.commands import (
     AddTasks,
     BeginWorkflow,
+    ControlAgent,
+    ControlWorkflow,
+    DrainAgent,
     DropUploads,
     FinishWorkflow,
+    FireTimers,
+    ForgetAgent,
+    JoinAgent,
     OfferEnds,
+    RaiseFeatureLevel,
     RegisterAgent,
     RemoveAgent,
     ReportAttempts,
     SubmitWorkflow,
     TaskPart,
 )
+from raftflow.domain.features import FAULTS_LEVEL, LEVEL_FIRST
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
+from raftflow.domain.task import AttemptOutcome
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import AnyCommand
     from raftflow.domain.contract import AuditRecord, AuditTransition
     from raftflow.domain.replies import AnyReply
-    from raftflow.domain.task import AttemptOutcome
     from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 
 Task = tuple[str, str]
 """Workflow and task id."""
 _LIVE: Final = frozenset({"queued", "running"})
+_FAILURES: Final = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT})
+_DECISIONS: Final = frozenset({"succeeded", "failed_final"})
+"""What follows at once where one of two attempts was ended because the other one decided."""
+_COUNTED: Final = frozenset({"succeeded", "failed_retry", "failed_final", "cancelled"})
+"""What may become of a task one of whose two attempts failed before."""
 
 
 class Attempts:
@@ -53,6 +67,17 @@ class Attempts:
         self.capacity: dict[str, dict[str, int]] = {}
         self.demands: dict[Task, dict[str, int]] = {}
         self.exclusive: dict[Task, None] = {}
+        self.retries: dict[Task, int] = {}
+        self.allowed: dict[Task, bool] = {}
+        """Whether tasks allow backup attempts."""
+        self.paired: dict[Task, None] = {}
+        """Tasks whose present attempt has, had or is a backup."""
+        self.owed: dict[Task, None] = {}
+        """Those of which one of the two failed, which counts when the other ends without success."""
+        self.failures: dict[Task, int] = {}
+        """Failures that counted."""
+        self.stopped: dict[str, None] = {}
+        """Workflows that were cancelled, or may be stopped since a task of them failed."""
         self.timeouts: dict[Task, int] = {}
         """Milliseconds that an attempt may take, the grace after SIGTERM included."""
         self.limits: dict[str, int] = {}
@@ -72,6 +97,11 @@ class Attempts:
         """Of tasks that succeeded; None if it was an equal task's."""
         self.due_inputs: dict[int, dict[str, bytes | None]] = {}
         """For each attempt what it must be given."""
+        self.home: dict[str, str] = {}
+        """Of the agents that were accepted last under each name."""
+        self.drained: dict[str, None] = {}
+        """Agents that an operator drained and did not resume, gone ones included."""
+        self._level = LEVEL_FIRST
         self.fence = 0
         self.ended: dict[int, AttemptOutcome] = {}
 
@@ -82,8 +112,16 @@ class Attempts:
             if isinstance(command, SubmitWorkflow) and isinstance(reply, WorkflowAccepted):
                 self._learn(command.workflow_id, command.spec)
             elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
+                known = self.incarnation.get(command.name, reply.incarnation)
+                home = command.home if isinstance(command, JoinAgent) else ""
+                if known != reply.incarnation and home and home != self.home.get(command.name):
+                    problems.append(f"another agent took the name {command.name} of one that is present")
                 self.capacity[command.name] = command.capacity
+                self.home[command.name] = home
+            elif isinstance(command, ControlWorkflow):
+                self._steer(command)
             else:
+                self._follow_drain(command)
                 self._follow_upload(command)
         if isinstance(reply, AgentAccepted):
             if reply.name in self.lost_together and f"agent {reply.name} is in quarantine" in record.detail:
@@ -98,15 +136,27 @@ class Attempts:
             if self.incarnation.get(command.agent) != command.incarnation:
                 problems.append(f"a report of incarnation {command.incarnation} of {command.agent} counted")
             problems += self._judge_ends(command, reply)
-        for transition in record.transitions:
+        for transition, after in zip_longest(record.transitions, record.transitions[1:]):
             if transition.workflow_id in self.uploads:
                 problems.append(f"{transition.workflow_id}/{transition.task_id} moves before all of it has come")
             if transition.event == "offered" and not isinstance(command, OfferEnds):
                 problems.append(f"{transition.task_id} was offered by {type(command).__name__}")
-            problem = self._move(transition)
-            if problem is not None:
-                problems.append(f"{transition.workflow_id}/{transition.task_id}: {problem}")
+            found = (self._move(transition), self._count(transition, after, command))
+            problems += [
+                f"{transition.workflow_id}/{transition.task_id}: {problem}"
+                for problem in found
+                if problem is not None
+            ]
         return problems
+
+    def _follow_drain(self, command: AnyCommand) -> None:
+        """Follow who may get no work, from the level on which a drain lasts."""
+        if isinstance(command, RaiseFeatureLevel):
+            self._level = max(self._level, command.level)
+        elif isinstance(command, DrainAgent) and self._level >= FAULTS_LEVEL:
+            self.drained[command.name] = None
+        elif isinstance(command, ForgetAgent) or (isinstance(command, ControlAgent) and command.action == "resume"):
+            self.drained.pop(command.name, None)
 
     def _learn(self, workflow: str, spec: WorkflowSpec) -> None:
         if spec.max_parallel is not None:
@@ -119,8 +169,10 @@ class Attempts:
         self.demands[workflow, task_id] = runs.resources
         if runs.timeout_ms is not None:
             self.timeouts[workflow, task_id] = runs.timeout_ms + runs.grace_ms
+        self.retries[workflow, task_id] = runs.retries
         if runs.exclusive:
             self.exclusive[workflow, task_id] = None
+        self.allowed[workflow, task_id] = runs.backup
 
     def _follow_upload(self, command: AnyCommand) -> None:
         """Follow what was accepted of a workflow in pieces."""
@@ -194,22 +246,26 @@ class Attempts:
                 del self.fence_of[task]
                 self.live.pop(step.fence, None)
                 self.running.get(step.agent, {}).pop(step.fence, None)
-        elif step.after in _LIVE:
-            if step.fence <= self.fence:
-                return f"got fence {step.fence} after fence {self.fence} was given"
-            self.fence = step.fence
-            self.lost.pop(task, None)
-            self.fence_of[task] = step.fence
-            self.live[step.fence] = (task, step.agent)
-            queue = self.queued.setdefault(step.agent, [])
-            if step.after == "queued":
-                queue.append(step.fence)
-            elif queue:
-                return f"fence {step.fence} starts although {queue} wait"
-            limit = self.limits.get(task[0])
-            if limit is not None and (live := sum(other[0] == task[0] for other in self.fence_of)) > limit:
-                return f"is one of {live} under way, and {limit} may be"
+        elif step.after in _LIVE and (problem := self._assign(task, step)) is not None:
+            return problem
         return self._allocate(step.agent, step.fence, task) if step.after == "running" else None
+
+    def _assign(self, task: Task, step: AuditTransition) -> str | None:
+        """A task that nobody had got an attempt."""
+        if step.agent in self.drained:
+            return f"is placed on {step.agent}, which was drained"
+        if step.fence <= self.fence:
+            return f"got fence {step.fence} after fence {self.fence} was given"
+        self.fence = step.fence
+        self.lost.pop(task, None)
+        self.fence_of[task] = step.fence
+        self.live[step.fence] = (task, step.agent)
+        queue = self.queued.setdefault(step.agent, [])
+        if step.after == "queued":
+            queue.append(step.fence)
+        elif queue:
+            return f"fence {step.fence} starts although {queue} wait"
+        return self._beyond_limit(task[0])
 
     def _follow_inputs(self, task: Task, step: AuditTransition) -> None:
         """Note what an attempt that is placed now must be given, and results that come from equal tasks."""
@@ -219,19 +275,64 @@ class Attempts:
             needs = self.needs.get(task, ())
             self.due_inputs[step.fence] = {need: self.results.get((task[0], need)) for need in needs}
 
+    def _beyond_limit(self, workflow: str) -> str | None:
+        """Attempts of both sorts count for the limit of a workflow."""
+        limit = self.limits.get(workflow)
+        if limit is None:
+            return None
+        live = sum(task[0] == workflow for held in (self.fence_of, self.backup_of) for task in held)
+        return f"is one of {live} under way, and {limit} may be" if live > limit else None
+
+    def _count(self, step: AuditTransition, after: AuditTransition | None, command: AnyCommand) -> str | None:
+        """No failure is forgotten because another attempt of its task lived."""
+        task = (step.workflow_id, step.task_id)
+        if step.event == "backup_ended":
+            decided = after is not None and after.event in _DECISIONS and (after.workflow_id, after.task_id) == task
+            failed = isinstance(command, FireTimers) or self.ended.get(step.fence) in _FAILURES
+            if decided or not failed:
+                return None
+            self.owed[task] = None
+            if self.failures.get(task, 0) >= self.retries.get(task, 0) and task[0] not in self.stopped:
+                return f"fence {step.fence} failed, no retry is left, and the other attempt goes on"
+        elif step.event.startswith("revived"):
+            self.failures.pop(task, None)
+        elif step.before == "running" and step.after != "running":
+            self.paired.pop(task, None)
+            if step.event == "failed_final":
+                self.stopped[task[0]] = None
+            elif step.event == "failed_retry":
+                self.failures[task] = self.failures.get(task, 0) + 1
+            owed = self.owed.pop(task, 0) is None
+            if owed and step.event not in _COUNTED:
+                return f"an attempt of it failed beside fence {step.fence}, and that was forgotten: {step.event}"
+        return None
+
+    def _steer(self, command: ControlWorkflow) -> None:
+        if command.action == "cancel":
+            self.stopped[command.workflow_id] = None
+        elif command.action == "retry":
+            self.stopped.pop(command.workflow_id, None)
+
     def _back_up(self, task: Task, step: AuditTransition) -> str | None:
         """A running task got a second attempt."""
         first = self.live.get(self.fence_of.get(task, 0))
         if task in self.backup_of or first is None or first[1] == step.agent:
             return f"got backup {step.fence} on {step.agent} beside {first}, {self.backup_of.get(task)}"
+        if step.agent in self.drained:
+            return f"gets a backup on {step.agent}, which was drained"
         if step.fence <= self.fence:
             return f"got fence {step.fence} after fence {self.fence} was given"
         if self.queued.get(step.agent):
             return f"backup {step.fence} starts although {self.queued[step.agent]} wait"
+        if self.allowed.get(task) is False:
+            return f"got backup {step.fence}, and allows none"
+        if task in self.paired:
+            return f"got backup {step.fence} after another one of the same attempt"
+        self.paired[task] = None
         self.fence = self.backup_of[task] = step.fence
         self.backups[step.fence] = None
         self.live[step.fence] = (task, step.agent)
-        return self._allocate(step.agent, step.fence, task)
+        return self._beyond_limit(task[0]) or self._allocate(step.agent, step.fence, task)
 
     def _drop(self, task: Task, step: AuditTransition) -> str | None:
         """One of two attempts is over; the other one goes on alone."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from raftflow.coordinator.submission import submission_of
 from raftflow.coordinator.submitter import NotLeaderError, ProposeError
-from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, SubmitWorkflow
+from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, ForgetAgent, JoinAgent, SubmitWorkflow
 from raftflow.domain.features import PIECES_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
@@ -19,7 +20,6 @@ from raftflow.simulation.loop import Process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from random import Random
 
     from raftflow.coordinator.replica import Replica
     from raftflow.domain.commands import AnyCommand
@@ -33,11 +33,17 @@ TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0
 _CACHED_EACH: Final = 3
 """One in so many workflows of a client has cached tasks."""
+_BACKUPS_EACH: Final = 4
+"""One in so many workflows of a client allows no backup attempts."""
+_ALLOWED_SHARE: Final = 0.75
+"""Tasks that allow them, of those of the other workflows."""
 _LARGE_EACH: Final = 4
 """One in so many is large, for a simulation: it comes in pieces."""
 _LARGE_TASKS: Final = (6, 12, 24)
 _PIECE_TASKS: Final = 1
 _DRAIN_DEADLINE_MS: Final = 200
+_NAME_SHARE: Final = 0.15
+"""Of the requests about agents, those that forget one or ask for its name."""
 READS_MAX: Final = 20
 """Reads under way of a client that only reads."""
 KNOWN_MAX: Final = 12
@@ -47,12 +53,19 @@ _ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "re
 
 
 def make_workflow(
-    rng: Random, name: str, *, caches: bool = False, sizes: tuple[int, ...] = (1, 1, 1, 2, 3, 5)
+    rng: Random,
+    name: str,
+    *,
+    caches: bool = False,
+    backups: bool = False,
+    sizes: tuple[int, ...] = (1, 1, 1, 2, 3, 5),
 ) -> WorkflowSpec:
     """Return a small workflow. With `caches` its tasks share results with equal ones, or it has other limits.
 
-    What comes with `caches` needs feature level 3.
+    What comes with `caches` needs feature level 3, what comes with `backups` level 5: most of its tasks then allow
+    backup attempts, and are late soon.
     """
+    allowed = Random(f"backups of {name}")  # noqa: S311 - draws of its own
     online = caches and rng.random() < 0.5
     tasks: list[TaskSpec] = []
     for number in range(rng.choice(sizes)):
@@ -71,6 +84,9 @@ def make_workflow(
                 env={"X": "x" * rng.choice((0, 0, 10, 300))},
                 cache="" if caches and not online else None,
                 exclusive=online and rng.random() < 0.3,
+                kind=name if backups else "",
+                expected_ms=100 if backups else None,
+                backup=backups and allowed.random() < _ALLOWED_SHARE,
             )
         )
     return WorkflowSpec(
@@ -151,10 +167,12 @@ class Client:
     async def _submit(self) -> None:
         self._serial += 1
         name = f"{self._name}-{self._serial}"
-        # Refused until the cluster is on the level that caches.
+        # Refused until the cluster is on the level that caches, or allows backups.
         caches = self._serial % _CACHED_EACH == 0
         large = self._serial % _LARGE_EACH == 0
-        spec = make_workflow(self._rng, name, caches=caches, **({"sizes": _LARGE_TASKS} if large else {}))
+        backups = self._serial % _BACKUPS_EACH != 0
+        sizes = {"sizes": _LARGE_TASKS} if large else {}
+        spec = make_workflow(self._rng, name, caches=caches, backups=backups, **sizes)
 
         async def serve(replica: Replica) -> AnyReply:
             if large and replica.machine.state.feature_level >= PIECES_LEVEL:
@@ -196,7 +214,9 @@ class Client:
         self._serial += 1
         action: Literal["drain", "resume"] = "drain" if self._rng.random() < 0.4 else "resume"
         request_id = f"{self._name}-{self._serial}"
-        if action == "drain" and self._serial % 2:
+        if self._rng.random() < _NAME_SHARE:
+            await self._take_name(request_id, agent)
+        elif action == "drain" and self._serial % 2:
             # Refused until the cluster is on the level that knows deadlines.
             await self.propose(
                 request_id,
@@ -210,6 +230,26 @@ class Client:
             )
         else:
             await self.control_agent(request_id, agent, action)
+
+    async def _take_name(self, request_id: str, agent: str) -> None:
+        """Forget an agent, or register as one that is not the agent of that name: refused while it is present."""
+        forgets = self._rng.random() < 0.5
+
+        def command(replica: Replica) -> AnyCommand:
+            at_ms = replica.clock.now_ms()
+            if forgets:
+                return ForgetAgent(at_ms=at_ms, actor="client:api", request_id=request_id, name=agent)
+            return JoinAgent(
+                at_ms=at_ms,
+                actor=f"agent:{agent}",
+                request_id=request_id,
+                name=agent,
+                instance=request_id,
+                capacity={"cpu": 1000},
+                home="another home",
+            )
+
+        await self.propose(request_id, command)
 
     async def control_agent(self, request_id: str, agent: str, action: Literal["drain", "resume"]) -> None:
         """Drain or resume an agent."""

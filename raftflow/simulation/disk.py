@@ -336,13 +336,17 @@ class FaultyFileSystem:
 
     def flip(self, path: Path, offset: int, mask: int) -> None:
         """Flip bits of a byte on the disk."""
-        inode = self._names[path]
+        inode = self._on_disk(path)
         inode.durable[offset] ^= mask
         inode.visible[offset] ^= mask
 
     def content(self, path: Path) -> bytes:
         """Return what the disk has, for tests."""
-        return bytes(self._names[path].durable)
+        return bytes(self._on_disk(path).durable)
+
+    def _on_disk(self, path: Path) -> Inode:
+        """Return a file by its name, also one that was removed and would be there after a crash."""
+        return self._names[path] if path in self._names else self._durable_names[path]
 
     def make_dir(self, path: Path) -> None:
         """Create the directory and its parents, durably."""

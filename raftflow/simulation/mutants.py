@@ -16,6 +16,7 @@ from raftflow.agent.exchange import Exchange
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.uploads import Uploads
 from raftflow.helpers import spawn_context
+from raftflow.machine import agents as machine_agents
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
@@ -206,6 +207,30 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         plant=plants.any_incarnation,
         family="leases",
     ),
+    Mutant(
+        name="failures beside a backup forgotten",
+        about="an attempt that fails while its task has another one costs nothing",
+        plant=plants.forget_failures,
+        family="leases",
+    ),
+    Mutant(
+        name="backups not allowed",
+        about="a task that allows no backup attempt gets one",
+        plant=plants.back_up_anything,
+        family="leases",
+    ),
+    Mutant(
+        name="backups of backups",
+        about="the attempt that is left of two gets another backup",
+        plant=plants.back_up_again,
+        family="leases",
+    ),
+    Mutant(
+        name="backups beyond the limit",
+        about="a backup attempt does not count for max_parallel",
+        plant=plants.uncounted_backups,
+        family="leases",
+    ),
     Mutant(name="duplicate end counted", about="a repeated end is accepted again", plant=plants.count_duplicates),
     Mutant(name="double release", about="the ledger gives a demand back twice", plant=plants.release_twice),
     Mutant(name="queue overtaken", about="a small attempt overtakes the head of the queue", plant=plants.promote_any),
@@ -274,6 +299,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="a leader answers reads without asking whether it still leads",
         plant=plants.attribute(ReadRounds, "begin", plants.read_alone),
         family="reads",
+    ),
+    Mutant(
+        name="drain forgotten",
+        about="an agent that was drained comes back without its drain",
+        plant=plants.attribute(machine_agents, "_go_on_draining", lambda _step, _agent: None),
+        family="leases",
+    ),
+    Mutant(
+        name="name taken",
+        about="any agent takes the name of one that is present",
+        plant=plants.attribute(machine_agents, "_takes_its_place", lambda _known, _command: True),
     ),
     Mutant(
         name="agents ignore their lease",

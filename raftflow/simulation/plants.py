@@ -15,17 +15,19 @@ from raftflow.agent import inputs as agent_inputs
 from raftflow.agent.clock import Lease
 from raftflow.agent.inputs import Fetcher
 from raftflow.agent.leader_watch import LeaderWatch
+from raftflow.coordinator import watch
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader import LeaderLoop
 from raftflow.coordinator.leases import Leases
 from raftflow.domain.commands import OfferEnds, ReportAttempts, ReportEnds
+from raftflow.domain.features import LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.rooms import fits_in
-from raftflow.domain.task import AttemptOutcome
+from raftflow.domain.task import AttemptOutcome, TaskState
 from raftflow.machine import agents as machine_agents
 from raftflow.machine import apply as machine_apply
-from raftflow.machine import attempts, ledger, quarantine
+from raftflow.machine import attempts, backups, flow, ledger, quarantine
 from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.inputs import inputs_slice
 from raftflow.machine.machine import Machine
@@ -60,6 +62,12 @@ Patch = contextlib.AbstractContextManager[object]
 
 def attribute(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
     return lambda: patch.object(owner, name, value)
+
+
+@contextlib.contextmanager
+def _both(one: Patch, other: Patch) -> Iterator[None]:
+    with one, other:
+        yield
 
 
 # --- silence
@@ -230,6 +238,63 @@ def accept_stale() -> Patch:
         return EndVerdict(end.fence, "accepted")
 
     return patch.object(attempts, "_report_end", lenient)
+
+
+def forget_failures() -> Patch:
+    """One of two attempts that ends without success costs nothing, whatever its end."""
+
+    def forgiving(  # noqa: PLR0917 - as the original
+        step: Step,
+        workflow: Any,
+        task: Any,
+        attempt: Any,
+        _end: Any,
+        outcome: AttemptOutcome,
+        error: str,
+        _blamed: Any,
+    ) -> str:
+        backups.drop(step, workflow, task, attempt, outcome)
+        return error
+
+    return patch.object(attempts, "_end_beside_another", forgiving)
+
+
+def back_up_anything() -> Patch:
+    """Leader and replicas take every task for one that allows backup attempts."""
+
+    def whatever(self: watch._Run) -> bool:
+        return backups.wants_backup(self.task) and not self.workflow.paused and not flow.at_limit(self.workflow)
+
+    return _both(
+        patch.object(watch._Run, "may_be_backed_up", property(whatever)),  # noqa: SLF001
+        patch.object(backups, "FAULTS_LEVEL", LEVEL + 1),
+    )
+
+
+def back_up_again() -> Patch:
+    """An attempt gets a backup whenever it is the only one, and so does a backup."""
+    wants = backups.wants_backup
+
+    def again(task: Any) -> bool:
+        mishaps, task.mishaps = task.mishaps, None
+        try:
+            return wants(task) and task.backup is None
+        finally:
+            task.mishaps = mishaps
+
+    return _both(patch.object(backups, "wants_backup", again), patch.object(watch, "wants_backup", again))
+
+
+def uncounted_backups() -> Patch:
+    """The limit of a workflow knows nothing of backup attempts."""
+
+    def tasks_alone(workflow: Any) -> int:
+        return int(workflow.counts[TaskState.QUEUED] + workflow.counts[TaskState.RUNNING])
+
+    def room_left(workflow: Any) -> bool:
+        return workflow.max_parallel is not None and tasks_alone(workflow) > workflow.max_parallel
+
+    return _both(patch.object(backups, "at_limit", room_left), patch.object(watch, "at_limit", room_left))
 
 
 def count_duplicates() -> Patch:

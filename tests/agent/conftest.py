@@ -47,6 +47,8 @@ class FakeLeader:
         self.poll_bytes_max = 1 << 20
         self.deaf_registrations = 0
         """So many registrations are cut off after they were read."""
+        self.name_in_use = 0
+        """So many registrations are refused, for another agent has the name."""
         self.refuses_offers = False
         self.redirect_to: str | None = None
         self.peers_told = ""
@@ -72,7 +74,6 @@ class FakeLeader:
         """Every end of every poll that arrived, repeated ones included."""
         self.accepted: dict[int, ReportedEnd] = {}
         self.pieces: dict[str, LogPiece] = {}
-        self.incarnation = 0
         self.goodbye = False
         self.stop: list[int] = []
         self.release: list[int] = []
@@ -92,7 +93,7 @@ class FakeLeader:
         self.leads: LeaderNotice | None = None
         """What it tells of the leader, None if it does not know the question; see `elect`."""
         self.asked_terms: list[int] = []
-        self.in_flight = self.in_flight_max = 0
+        self.in_flight = self.in_flight_max = self.incarnation = 0
         self._changed = asyncio.Condition()
         self._changes = 0
         self._last_seq = 0
@@ -173,6 +174,9 @@ class FakeLeader:
         if self.deaf_registrations:
             self.deaf_registrations -= 1
             return self._cut(request)
+        if self.name_in_use:
+            self.name_in_use -= 1
+            return self._problem(409, "name-in-use")
         if registration.offers and self.refuses_offers:
             return self._problem(422, "invalid-document")
         answer = RegisterResponse(

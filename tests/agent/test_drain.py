@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.agent.main import EXIT_DONE
+from raftflow.agent.main import EXIT_DONE, EXIT_REFUSED, run_agent
 
 
 async def started(leader: Any, tmp_path: Path, script: str, *more: dict[str, Any]) -> list[int]:
@@ -106,3 +106,45 @@ async def test_old_output_is_removed(leader: Any, start_agent: Any, tmp_path: Pa
         await leader.run(command=["echo", str(number)])
     kept = sorted(int(path.name) for path in (tmp_path / "agent" / "attempts").iterdir())
     assert kept == list(range(5 - keep, 5))
+
+
+async def test_a_process_of_the_same_work_directory_has_the_same_home(
+    leader: Any, make_config: Any, tmp_path: Path
+) -> None:
+    for number, work_dir in enumerate(("one", "one", "two")):
+        task = asyncio.ensure_future(run_agent(make_config(work_dir=str(tmp_path / work_dir))))
+        await leader.until(lambda count=number: len(leader.registrations) > count)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    first, again, other = leader.registrations
+    assert first.home == again.home != other.home
+    assert first.instance != again.instance
+    assert len(first.home) == 32
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"no home at all"])
+async def test_a_work_directory_with_a_damaged_home_gets_a_new_one(
+    leader: Any, make_config: Any, tmp_path: Path, damage: bytes
+) -> None:
+    (tmp_path / "agent").mkdir(mode=0o700)
+    (tmp_path / "agent" / "home").write_bytes(damage)
+    task = asyncio.ensure_future(run_agent(make_config()))
+    await leader.until(lambda: leader.registrations)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(leader.registrations[0].home) == 32
+
+
+async def test_an_agent_whose_name_is_in_use_waits_for_it_and_then_says_what_to_do(
+    leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr("raftflow.agent.loop._NAME_WAIT_S", 0.02)
+    leader.name_in_use = 3
+    agent = start_agent()
+    await leader.until(lambda: leader.polls)
+    assert len(leader.registrations) == 4, "it is tried again, for the other one may be gone"
+    assert "name-in-use" in caplog.text
+    agent.cancel()
+    monkeypatch.setattr("raftflow.agent.loop.NAME_WAIT_MAX_S", 0.1)
+    leader.name_in_use = 1_000
+    assert await asyncio.wait_for(start_agent(work_dir=str(tmp_path / "second")), 10) == EXIT_REFUSED

@@ -129,9 +129,13 @@ class Served:
         assert answer.status == 201, answer.body
         return str(answer.json["id"])
 
-    async def register(self, name: str = "a1", *, cpu: float = 2, prefetch: int = 0, instance: str = "i" * 8) -> int:
+    async def register(
+        self, name: str = "a1", *, cpu: float = 2, prefetch: int = 0, instance: str = "i" * 8, home: str = "home"
+    ) -> int:
+        resources = {"cpu": cpu}
         answer = await self.post(
-            "/v1/agents", {"name": name, "instance": instance, "resources": {"cpu": cpu}, "prefetch": prefetch}
+            "/v1/agents",
+            {"name": name, "instance": instance, "resources": resources, "prefetch": prefetch, "home": home},
         )
         assert answer.status == 200, answer.body
         return int(answer.json["incarnation"])

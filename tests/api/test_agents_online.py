@@ -78,3 +78,41 @@ async def test_an_agent_that_is_lost_again_and_again(online: Any) -> None:
     records = (await online.get("/v1/audit?limit=100")).json["records"]
     (told,) = [record["detail"] for record in records if "quarantine" in record["detail"]]
     assert told.startswith("agent a1 was lost 2 times in short succession; agent a1 is in quarantine for 10 s")
+
+
+async def test_a_drain_outlives_its_agent_until_it_is_resumed(online: Any) -> None:
+    incarnation = await online.register()
+    await online.post("/v1/agents/a1/drain")
+    await online.poll(incarnation=incarnation, seq=1, goodbye=True)
+    gone = (await online.get("/v1/agents/a1")).json
+    assert (gone["state"], gone["drained"]) == ("left", True)
+    back = await online.register("a1", instance="j" * 8)
+    await online.submit(WORK)
+    answer = (await online.poll(incarnation=back, seq=1, wait_ms=100)).json
+    assert (answer["draining"], answer.get("assign", [])) == (True, [])
+    assert (await online.post("/v1/agents/a1/resume")).json["state"] in {"up", "returned"}
+    assert [
+        item["task_id"] for item in (await online.poll(incarnation=back, seq=2, wait_ms=1000)).json["assign"]
+    ] == ["a"]
+
+
+async def test_a_second_agent_under_a_name_that_lives_is_refused_and_told_what_to_do(online: Any) -> None:
+    incarnation = await online.register(home="home of the first")
+    body = {"name": "a1", "instance": "j" * 8, "resources": {"cpu": 1}, "home": "home of another"}
+    refused = await online.post("/v1/agents", body)
+    assert (refused.status, refused.word) == (409, "name-in-use")
+    assert "--name" in refused.json["detail"]
+    view = (await online.get("/v1/agents/a1")).json
+    assert (view["state"], view["incarnation"], view.get("losses", 0)) == ("up", incarnation, 0)
+    again = await online.post("/v1/agents", {**body, "home": "home of the first"})
+    assert (again.status, again.json["incarnation"]) == (200, incarnation + 1)
+
+
+async def test_an_agent_that_is_gone_is_forgotten(online: Any) -> None:
+    incarnation = await online.register()
+    present = await online.post("/v1/agents/a1/forget")
+    assert (present.status, present.word) == (409, "conflict")
+    await online.poll(incarnation=incarnation, seq=1, goodbye=True)
+    assert (await online.post("/v1/agents/a1/forget")).json == {"name": "a1"}
+    assert (await online.get("/v1/agents/a1")).status == 404
+    assert (await online.post("/v1/agents/a1/forget")).status == 404

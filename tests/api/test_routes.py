@@ -159,7 +159,7 @@ async def test_the_audit_is_listed_and_verified(one: Any) -> None:
     assert [(line["command"], line["subject"]) for line in page["records"]] == [
         ("features.raise", ""),
         ("workflow.submit", workflow),
-        ("agent.register", "a1"),
+        ("agent.join", "a1"),
     ]
     assert page["replica"] == "n1"
     page = (await one.get(f"/v1/audit?from={page['next']}")).json

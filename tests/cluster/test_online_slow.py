@@ -31,7 +31,7 @@ def work(steps, step_s):
 
 def bag(kind: str) -> dict[str, Any]:
     """Tasks that go on step by step, so that standing still holds them up. A kind of their own: nothing is known."""
-    task = {"python": "stepwork:work", "kwargs": {"steps": STEPS, "step_s": STEP_S}, "kind": kind}
+    task = {"python": "stepwork:work", "kwargs": {"steps": STEPS, "step_s": STEP_S}, "kind": kind, "backup": True}
     return {"name": kind, "tasks": [{"id": f"t{number}", **task} for number in range(TASKS)]}
 
 

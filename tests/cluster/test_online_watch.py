@@ -48,7 +48,7 @@ def test_a_joining_agent_gets_work_that_waits_at_another(
         assert client.wait(workflow, timeout_s=90).state == "succeeded"
         assert client.ledger_verify(cluster.url_of(cluster.wait_leader())).ok
     records = audit(cluster)
-    joined = next(record for record in records if record.command == "agent.register" and record.subject == "a2")
+    joined = next(record for record in records if record.command == "agent.join" and record.subject == "a2")
     record, first = next((record, move) for record, move in moves(cluster, "started") if move.agent == "a2")
     took_s = seconds(record) - seconds(joined)
     recalls = [record for record in records if record.command == "attempts.recall"]
@@ -74,7 +74,7 @@ def test_an_attempt_that_hangs_gets_a_backup(
         usual = [{"id": f"u{n}", "command": ["sh", "-c", "sleep 0.5"], "kind": "step"} for n in range(8)]
         known = client.submit({"name": "known", "tasks": usual}).id
         assert client.wait(known, timeout_s=60).state == "succeeded"
-        late = {"id": "late", "command": ["sh", "-c", hangs], "kind": "step"}
+        late = {"id": "late", "command": ["sh", "-c", hangs], "kind": "step", "backup": True}
         workflow = client.submit({"name": "late", "tasks": [late]}).id
         assert client.wait(workflow, timeout_s=60).state == "succeeded"
         view = client.task(workflow, "late")
@@ -91,8 +91,58 @@ def test_an_attempt_that_hangs_gets_a_backup(
     assert started[0].command == "backups.commit"
     assert (started[1].task_id, ended[1].task_id) == ("late", "late")
     assert ended[1].agent == outcomes["superseded"].agent
+    assert "it is late, tasks of the kind step take 0." in started[0].detail
     took_s = seconds(ended[0]) - seconds(started[0])
     print(f"\nthe backup won after {took_s:.2f} s")  # noqa: T201 - for -s
+
+
+def test_what_runs_twice_and_what_does_not(
+    online: Callable[..., LocalCluster], moves: Callable[..., Any], eventually: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Late attempts of all sorts beside an idle agent: each notes every run of its program."""
+    cluster = online(agents=2, agent_cpus=8, agent_memory="2GiB", lease_ms=LEASE_MS)
+
+    def late(name: str, rest: str, **more: Any) -> dict[str, Any]:
+        return {"id": name, "command": ["sh", "-c", f"echo run >>{tmp_path / name}; {rest}"], "kind": "quick", **more}
+
+    quick = [{"id": f"q{n}", "command": ["true"], "kind": "quick"} for n in range(6)]
+    passes = [{"id": f"p{n}", "command": ["python3", "-c", "pass"]} for n in range(6)]
+    charge = f"import time; open({str(tmp_path / 'charge')!r}, 'a').write('run\\n'); time.sleep(5)"
+    hold = "exec python3 -c 'import time; kept = bytearray(b\"x\") * (200 << 20); time.sleep(4)'"
+    room = {"cpu": 1, "memory": "100MiB"}
+    with cluster.client() as client:
+        assert (
+            client.wait(client.submit({"name": "quick", "tasks": quick + passes}).id, timeout_s=60).state
+            == "succeeded"
+        )
+        documents: dict[str, dict[str, Any]] = {
+            "charge": {"tasks": [{"id": "charge", "command": ["python3", "-c", charge]}]},
+            "known": {"tasks": [late("known", "sleep 5")]},
+            "limited": {"tasks": [late("limited", "sleep 5", backup=True)], "max_parallel": 1},
+            "hidden": {"tasks": [late("hidden", "sleep 5; exit 1", backup=True)]},
+            "grows": {"tasks": [late("grows", hold, backup=True, resources=room, memory_max="400MiB")]},
+        }
+        ids = {name: client.submit({"name": name, **document}).id for name, document in documents.items()}
+        eventually(
+            lambda: "`backup = true`" in client.explain(ids["known"], "known").reason, what="why there is none"
+        )
+        eventually(
+            lambda: "because attempt 1 on" in client.explain(ids["hidden"], "hidden").reason, what="why there is one"
+        )
+        states = {name: client.wait(workflow, timeout_s=60).state for name, workflow in ids.items()}
+        assert states == {**dict.fromkeys(documents, "succeeded"), "hidden": "failed"}
+        ends = {name: [each.outcome for each in client.task(ids[name], name).history] for name in ids}
+        assert client.ledger_verify(cluster.url_of(cluster.wait_leader())).ok
+    runs = {name: (tmp_path / name).read_text().count("run") for name in ids}
+    assert {name: runs[name] for name in ("charge", "known", "limited", "hidden")} == {
+        "charge": 1,
+        "known": 1,
+        "limited": 1,
+        "hidden": 2,
+    }
+    assert sorted(ends["hidden"]) == ["failed", "superseded"]
+    assert ends["grows"][0] == "outgrown" and runs["grows"] <= 6, ends["grows"]
+    assert {move.task_id for _, move in moves(cluster, "backup_started")} <= {"hidden", "grows"}
 
 
 def test_a_task_that_outgrows_its_memory_gets_more_or_fails(

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
@@ -247,8 +249,43 @@ def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
 
 
 def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
-    """Yield what level 5 brings."""
-    yield (c.RaiseFeatureLevel(**stamp(), level=5, supported=(c.Supported("n1", 5),)),)
+    """Yield what level 5 brings. Pairs of attempts of which one is over are left behind, each over in another way.
+
+    One agent that is gone is drained, another one forgotten.
+    """
+    task = TaskSpec(
+        id="a",
+        command=("twice",),
+        resources={"cpu": 1_000, "memory": 100},
+        memory_max_mib=300,
+        retries=2,
+        backup=True,
+    )
+    spec = WorkflowSpec(name="pairs", tasks=(task, replace(task, id="b"), replace(task, id="c")), max_parallel=6)
+    yield (
+        c.RaiseFeatureLevel(**stamp(), level=5, supported=(c.Supported("n1", 5),)),
+        c.RegisterAgent(**stamp(), name="b3", instance="i", capacity={"cpu": 4_000, "memory": 4_096}),
+        c.SubmitWorkflow(**stamp("submit-16"), workflow_id="wf-16", spec=spec),
+        c.CommitPlacements(**stamp(), placements=tuple(c.Placement("wf-16", task, "b1", 5) for task in range(3))),
+        c.CommitBackups(**stamp(), placements=tuple(c.Placement("wf-16", task, "b2", 4) for task in range(3))),
+    )
+    ends = (
+        c.AttemptFinish(15, "wf-16", "a", AttemptOutcome.FAILED, 3, "exit code 3", b"", 40, 30, 50),
+        c.AttemptFinish(16, "wf-16", "b", AttemptOutcome.OUTGROWN, -9, "", b"", 40, 30, 150),
+    )
+    yield (c.ReportEnds(**stamp(), agent="b2", incarnation=4, ends=ends),)
+    yield (
+        c.RemoveAgent(**stamp(), name="b2", incarnation=4, reason="lost"),
+        c.RemoveAgent(**stamp(), name="b3", incarnation=6, reason="lost_together"),
+        c.BeginWorkflow(**stamp(), workflow_id="wf-17", name="pieces", tasks=2, needs=0),
+        c.AddTasks(**stamp(), workflow_id="wf-17", number=0, profiles=(task,), tasks=(c.TaskPart(0, "a", 0, 3_000),)),
+    )
+    yield (
+        c.JoinAgent(**stamp(), name="c1", instance="i", capacity={"cpu": 1_000}, home="home"),
+        c.RemoveAgent(**stamp(), name="c1", incarnation=7, reason="left"),
+        c.DrainAgent(**stamp(), name="c1"),
+        c.ForgetAgent(**stamp(), name="a2"),
+    )
 
 
 def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:

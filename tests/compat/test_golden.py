@@ -14,7 +14,7 @@ from golden_replica import CLUSTER, GOLDEN, MEMBERS, NAME, PEERS, SEGMENT_BYTES,
 
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
-from raftflow.domain.features import LEVEL, ONLINE_LEVEL, PIECES_LEVEL, FeatureLevelError
+from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, PIECES_LEVEL, FeatureLevelError
 from raftflow.machine import snapshot
 from raftflow.machine.machine import Machine
 from raftflow.replication import envelope, membership
@@ -31,18 +31,26 @@ NEWEST = f"level-{LEVEL}"
 FIELDS_OF_LEVEL_2 = {b"H": 14, b"A": 8, b"W": 15, b"P": 12, b"T": 16, "attempt": 12, "shape": 2}
 """How many fields the records of a snapshot had, by the kind of their frame, up to level 2. More came behind them."""
 HEADER_FIELDS_OF_LEVEL_3 = 16
+FIELDS_OF_LEVEL_4 = {b"A": 13, b"P": 15, b"T": 20}
+"""The same up to level 4, where more came behind them."""
 
 
 def digest_of(machine: Machine, level: int) -> str:
     """Return the digest of the state as a program of a level would have written it."""
     data = b"".join(machine.snapshot())
-    if level < PIECES_LEVEL:
+    if level < FAULTS_LEVEL:
         frames = []
         for kind, payload in snapshot._frames([data]):
+            if level >= PIECES_LEVEL and kind not in FIELDS_OF_LEVEL_4:
+                frames.append((len(payload) + 1).to_bytes(4, "big") + kind + payload)
+                continue
             record = msgspec.msgpack.decode(payload)
-            if level == ONLINE_LEVEL:
-                if kind == b"H":
+            if level >= ONLINE_LEVEL:
+                if kind == b"H" and level == ONLINE_LEVEL:
                     cut(record, HEADER_FIELDS_OF_LEVEL_3)
+                if kind in FIELDS_OF_LEVEL_4:
+                    for each in (record,) if kind == b"A" else record:
+                        cut(each, FIELDS_OF_LEVEL_4[kind])
             elif kind == b"P":
                 for profile in record:
                     cut(profile, FIELDS_OF_LEVEL_2[kind])

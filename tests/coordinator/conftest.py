@@ -76,7 +76,7 @@ class Bench:
         )
         return int(reply.incarnation)
 
-    async def submit(self, *tasks: str, max_parallel: int | None = None, **fields: Any) -> str:
+    async def submit(self, *tasks: str, max_parallel: int | None = None, priority: int = 50, **fields: Any) -> str:
         """Submit tasks written `id` or `id<need`."""
         self.sent += 1
         specs = []
@@ -89,7 +89,7 @@ class Bench:
                 at_ms=self.clock.ms,
                 actor="client:test",
                 workflow_id=workflow_id,
-                spec=WorkflowSpec(name="w", tasks=tuple(specs), max_parallel=max_parallel),
+                spec=WorkflowSpec(name="w", tasks=tuple(specs), max_parallel=max_parallel, priority=priority),
             )
         )
         return str(reply.workflow_id)

@@ -14,7 +14,7 @@ from raftflow.coordinator.planner import REMEMBERED_MAX
 from raftflow.coordinator.seats import DELIVERIES_APART_S, DELIVERIES_MAX, News, Seat
 from raftflow.domain.commands import CommitBackups, RecallAttempts
 from raftflow.domain.contract import AgentLoad, Assignment, AttemptUsage
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.rooms import AgentRoom
 from raftflow.domain.task import TaskState
 from raftflow.machine import invariants
@@ -24,7 +24,7 @@ SECOND_MS = 1_000
 
 async def online(bench: Any, **options: Any) -> Any:
     one = await bench(**options)
-    await one.until(lambda: one.machine.state.feature_level >= ONLINE_LEVEL)
+    await one.until(lambda: one.machine.state.feature_level >= FAULTS_LEVEL)
     one.replica.watch.stop()  # the tests look themselves
     return one
 
@@ -122,7 +122,7 @@ async def test_a_late_attempt_gets_a_backup_elsewhere(bench: Any) -> None:
     one = await online(bench)
     first = await one.register("a1")
     seen = await learn(one, first, 2_000)
-    await one.submit("late")
+    await one.submit("late", backup=True)
     (item,) = (await one.work(first, 500, seen=seen)).assign
     await settled(one)
     later(one, 20 * SECOND_MS)
@@ -138,13 +138,41 @@ async def test_a_late_attempt_gets_a_backup_elsewhere(bench: Any) -> None:
     await settled(one)
     assert look(one) == [], "one backup is enough"
     assert invariants.check(one.machine) == []
+    told = one.replica.explain(item.workflow_id, "late")
+    assert "backup attempt 2 runs on a2" in told.reason
+    assert "because attempt 1 on a1 had run for 20.0 s: it is late, tasks of the kind true take 2.0 s" in told.reason
+    await one.register("a3")
+    await one.poll(first, 501, seen=item.fence, ends=[one.end(item.fence, item.workflow_id, "late", "abandoned")])
+    await settled(one)
+    later(one, 3600 * SECOND_MS)
+    assert (task.state, task.last.number) == (TaskState.RUNNING, 2)
+    assert look(one) == [], "a backup gets no backup"
+
+
+@pytest.mark.parametrize("fields", [{}, {"expected_ms": 100}, {"kind": "true"}, {"max_parallel": 1, "backup": True}])
+async def test_who_may_not_run_twice_gets_none(bench: Any, fields: dict[str, Any]) -> None:
+    """However late it is, and however sure that is."""
+    one = await online(bench)
+    first = await one.register("a1")
+    seen = await learn(one, first, 200, count=20)
+    workflow = await one.submit("charge", **fields)
+    await one.work(first, 500, seen=seen)
+    await one.register("a2")
+    await settled(one)
+    one.clock.ms += 60 * SECOND_MS
+    for ms in (SECOND_MS, 30 * SECOND_MS, 3600 * SECOND_MS):
+        later(one, ms)
+        assert look(one) == []
+    reason = one.replica.explain(workflow, "charge").reason
+    assert " s and is late" in reason
+    assert ("`backup = true`" in reason) != ("max_parallel" in reason)
 
 
 async def test_who_is_in_time_gets_none(bench: Any) -> None:
     one = await online(bench)
     first = await one.register("a1")
     await one.register("a2")
-    await one.submit("unknown")
+    await one.submit("unknown", backup=True)
     await one.work(first, 1)
     await settled(one)
     later(one, 3600 * SECOND_MS)
@@ -155,7 +183,7 @@ async def test_progress_that_ends_soon_is_waited_for(bench: Any) -> None:
     one = await online(bench)
     first = await one.register("a1")
     seen = await learn(one, first, 2_000)
-    await one.submit("late")
+    await one.submit("late", backup=True)
     (item,) = (await one.work(first, 500, seen=seen)).assign
     later(one, 20 * SECOND_MS)
     await one.register("a2")
@@ -176,7 +204,7 @@ async def test_a_slow_agent_is_not_waited_for(bench: Any) -> None:
     await settled(one)
     rooms = one.replica.planner.rooms()
     assert (rooms["a1"].speed, rooms["a2"].speed) == (125, 1_000)
-    await one.submit("x", "y")
+    await one.submit("x", "y", backup=True)
     await settled(one)
     agents = one.machine.state.agents
     assert (len(agents["a1"].live), len(agents["a2"].live)) == (1, 1)
@@ -196,7 +224,7 @@ async def test_late_counts_from_delivery(bench: Any) -> None:
     one = await online(bench)
     first = await one.register("a1")
     seen = await learn(one, first, 2_000)
-    await one.submit("late")
+    await one.submit("late", backup=True)
     await settled(one)
     watch = one.replica.watch._watch
     watch._now_ms = lambda: one.machine.clock_ms + 20 * SECOND_MS
@@ -213,7 +241,7 @@ async def test_no_backup_for_an_agent_that_was_not_heard_in_this_term(bench: Any
     one = await online(bench)
     first = await one.register("a1")
     seen = await learn(one, first, 2_000)
-    await one.submit("late")
+    await one.submit("late", backup=True)
     (item,) = (await one.work(first, 500, seen=seen)).assign
     second = await one.register("a2")
     one.log.lose_leadership()

@@ -122,6 +122,20 @@ class Drive:
             )
         )
 
+    def join(self, name: str = "a1", instance: str = "i1", home: str | None = None, **more: Any) -> Any:
+        """Register as an agent does from level 5 on: by default one that takes the place of the one before it."""
+        return self.do(
+            c.JoinAgent(
+                at_ms=self.now_ms,
+                actor=f"agent:{name}",
+                name=name,
+                instance=instance,
+                capacity={"cpu": 1000},
+                home=f"home of {name}" if home is None else home,
+                **more,
+            )
+        )
+
     def control_agent(self, action: Any, name: str = "a1") -> Any:
         return self.do(c.ControlAgent(at_ms=self.now_ms, actor="client:test", name=name, action=action))
 
@@ -131,6 +145,9 @@ class Drive:
 
     def drain(self, deadline_ms: int = 0, name: str = "a1") -> Any:
         return self.do(c.DrainAgent(at_ms=self.now_ms, actor="client:test", name=name, deadline_ms=deadline_ms))
+
+    def forget(self, name: str = "a1") -> Any:
+        return self.do(c.ForgetAgent(at_ms=self.now_ms, actor="client:test", name=name))
 
     def remove(self, name: str = "a1", reason: Any = "lost", incarnation: int | None = None) -> Any:
         if incarnation is None:

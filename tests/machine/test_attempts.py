@@ -13,6 +13,8 @@ from raftflow.domain.events import (
     WorkflowChanged,
     WorkflowFinished,
 )
+from raftflow.domain.features import FAULTS_LEVEL
+from raftflow.domain.limits import AGENTS_LOST_MAX
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.task import WorkflowState
 from raftflow.machine.attempts import LOSSES_MAX, TIMERS_PER_COMMAND_MAX
@@ -218,7 +220,7 @@ def test_what_is_given_back_costs_no_retry(drive, outcome):
     assert drive.task(0).attempts == 2
 
 
-def test_a_task_that_takes_its_agents_along_fails_in_the_end(drive):
+def test_a_task_that_is_given_back_for_ever_fails_in_the_end(drive):
     drive.checked = False
     drive.register()
     drive.submit()
@@ -233,6 +235,98 @@ def test_a_task_that_takes_its_agents_along_fails_in_the_end(drive):
         f"lost {LOSSES_MAX + 1} agents in a row: it may be what stops them; last: lease over"
     )
     assert len(drive.task(0).history) == 15
+
+
+# --- agents that are lost
+
+
+@pytest.fixture
+def poison(drive):
+    """A task, and how it loses the agent where it runs, a new one each time."""
+    drive.raise_level()
+    drive.submit(drive.bag(1, retries=1, retry_delay_ms=0))
+
+    def lose(reason="lost"):
+        name = f"victim-{drive.index}"
+        drive.register(name, prefetch=2)
+        drive.place(0, agent=name)
+        if reason == "again":
+            drive.register(name, "another")
+        else:
+            drive.remove(name, reason)
+
+    return lose
+
+
+def test_a_task_whose_agents_are_lost_is_given_up(drive, poison):
+    for _ in range(AGENTS_LOST_MAX - 1):
+        poison()
+        assert (drive.states(), drive.task(0).failures) == ("E", 0)
+    poison()
+    assert drive.states() == "F"
+    assert drive.task(0).detail == (
+        f"its agents were lost {AGENTS_LOST_MAX} times while it ran: it may be what stops them; last: "
+        "its agent was silent for longer than its lease"
+    )
+    drive.control("retry")
+    for _ in range(AGENTS_LOST_MAX - 1):
+        poison("again")
+        assert drive.states() == "E"
+    poison("again")
+    assert drive.states() == "F"
+    assert drive.task(0).detail.endswith("another agent registered under its name")
+
+
+@pytest.mark.parametrize("reason", ["left", "lost_together"])
+def test_goodbyes_and_mass_losses_count_against_no_task(drive, poison, reason):
+    for _ in range(LOSSES_MAX + 2):
+        poison(reason)
+        assert (drive.states(), drive.task(0).mishaps) == ("E", None)
+
+
+def test_waiting_on_a_lost_agent_counts_against_no_task(drive, poison):
+    for number in range(AGENTS_LOST_MAX + 1):
+        name = f"a{number}"
+        drive.register(name, prefetch=2)
+        drive.submit(drive.bag(1), f"busy-{number}")
+        drive.place(0, agent=name, workflow_id=f"busy-{number}")
+        drive.place(0, agent=name)
+        assert drive.states() == "Q"
+        drive.remove(name)
+        assert (drive.states(), drive.task(0).mishaps) == ("E", None)
+
+
+def test_a_failure_in_between_forgets_no_lost_agent(drive, poison):
+    for _ in range(AGENTS_LOST_MAX - 1):
+        poison()
+    drive.register()
+    (fence,) = drive.place(0)
+    drive.finish(fence, "failed")
+    drive.fire(1)
+    poison()
+    assert drive.states() == "F"
+
+
+def test_below_the_level_losses_count_as_they_did(drive):
+    drive.raise_level(FAULTS_LEVEL - 1)
+    drive.submit()
+    for number in range(AGENTS_LOST_MAX + 1):
+        drive.register(f"a{number}")
+        drive.place(0, agent=f"a{number}")
+        drive.remove(f"a{number}")
+    assert (drive.states(), drive.task(0).mishaps, drive.task(0).losses) == ("E", None, AGENTS_LOST_MAX + 1)
+
+
+def test_who_meets_a_greater_suspect_is_not_blamed(drive, poison):
+    """Of what runs on a lost agent that counts which lost most agents before."""
+    poison()
+    drive.register("a1", cpu=3)
+    drive.submit(drive.bag(2), "others")
+    drive.place(0, agent="a1")
+    drive.place(0, 1, agent="a1", workflow_id="others")
+    drive.remove("a1")
+    assert drive.task(0).mishaps.agents_lost == 2
+    assert [drive.task(position, "others").mishaps for position in (0, 1)] == [None, None]
 
 
 # --- failures

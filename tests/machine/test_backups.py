@@ -1,11 +1,12 @@
-"""Backup attempts: a second try on another agent; the first to succeed wins, and nothing else costs anything."""
+"""Backup attempts: a second try on another agent; the first to succeed wins, and failures count as they should."""
 
 from __future__ import annotations
 
 import pytest
 
 from raftflow.domain.events import AgentChanged, TaskReady, WorkflowChanged, WorkflowFinished
-from raftflow.domain.limits import ATTEMPT_HISTORY_MAX
+from raftflow.domain.features import FAULTS_LEVEL
+from raftflow.domain.limits import AGENTS_LOST_MAX, ATTEMPT_HISTORY_MAX
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.task import TaskState, WorkflowState
 from raftflow.machine import queries
@@ -21,7 +22,7 @@ def pair(drive):
     drive.raise_level()
     drive.register(cpu=2, prefetch=1)
     drive.register("a2", cpu=2, prefetch=1)
-    drive.submit(drive.chain(2, retries=1, timeout_ms=1_000))
+    drive.submit(drive.chain(2, retries=1, timeout_ms=1_000, backup=True))
     drive.place(0)
     return drive
 
@@ -75,19 +76,45 @@ REFUSED = {
     "labels that do not match": lambda d: _elsewhere(d, labels={"zone": "a"}),
     "more than the agent has": lambda d: _elsewhere(d, resources={"cpu": 4000}),
     "a queued task": lambda d: (_fill(d, 3), d.back_up(2, agent="a1", workflow_id="fill"))[1],
+    "a task that does not allow it": lambda d: (
+        _fill(d, 1, backup=False),
+        d.back_up(0, agent="a1", workflow_id="fill"),
+    )[1],
+    "the backup of a backup": lambda d: (d.back_up(0), d.remove(), d.register(cpu=2), d.back_up(0, agent="a1"))[3],
+    "another one after a backup that failed": lambda d: (
+        d.back_up(0),
+        d.finish(2, "failed", agent="a2"),
+        d.back_up(0),
+    )[2],
+    "another one after a backup that was lost": lambda d: (
+        d.back_up(0),
+        d.report(agent="a2", missing=(2,)),
+        d.back_up(0),
+    )[2],
 }
 
 
-def _fill(drive, count):
-    drive.submit(drive.bag(count), "fill")
+def _fill(drive, count, **each):
+    drive.submit(drive.bag(count, **{"backup": True, **each}), "fill")
     assert all(drive.place(*range(count), agent="a2", workflow_id="fill"))
 
 
 def _elsewhere(drive, **each):
     drive.register("a3", cpu=4, labels={"zone": "a"})
-    drive.submit(drive.bag(1, **each), "else")
+    drive.submit(drive.bag(1, backup=True, **each), "else")
     assert drive.place(0, agent="a3", workflow_id="else") == (2,)
     return drive.back_up(0, workflow_id="else")
+
+
+@pytest.mark.parametrize("level", [FAULTS_LEVEL - 1, FAULTS_LEVEL])
+def test_from_which_level_on_a_task_must_allow_it(drive, level):
+    """Replicas of older versions go on as they did until all understand the level."""
+    drive.raise_level(level)
+    drive.register()
+    drive.register("a2")
+    drive.submit()
+    drive.place(0)
+    assert drive.back_up(0) == ((2,) if level < FAULTS_LEVEL else (0,))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -151,9 +178,10 @@ def test_an_end_without_success_leaves_the_task_to_the_other(pair, fence, outcom
     assert (pair.states(), pair.free(loser), pair.free(winner), pair.orders(loser)) == ("RW", 2000, 1000, ([], []))
     task = pair.task(0)
     assert (task.backup, task.last.agent, task.failures, task.losses) == (None, winner, 0, 0)
+    assert task.mishaps.failed == (outcome in {"failed", "timeout", "cancelled"})
     assert [(attempt.exit_code, attempt.error) for attempt in task.history] == [(3, "broke")]
     assert pair.finish(3 - fence, agent=winner) == "accepted"
-    assert pair.states() == "SE"
+    assert (pair.states(), task.failures, task.mishaps) == ("SE", 0, None)
 
 
 def test_a_result_that_is_none_does_not_win(pair):
@@ -172,6 +200,141 @@ def test_after_both_have_failed_the_task_has_failed_once(pair):
     assert (pair.task(0).last.number, _outcomes(pair)[-1]) == (3, (3, "a1", None))
 
 
+@pytest.mark.parametrize("outcome", ["failed", "timeout", "cancelled"])
+@pytest.mark.parametrize("fence", [1, 2])
+def test_a_failure_counts_at_once_where_no_retry_is_left(pair, fence, outcome):
+    pair.submit(pair.bag(1, backup=True), "wf-2")
+    pair.place(0, workflow_id="wf-2")
+    pair.back_up(0, workflow_id="wf-2")
+    first, other = ("a1", "a2") if fence == 1 else ("a2", "a1")
+    pair.finish(fence + 1, outcome, agent=first, error="broke")
+    task = pair.task(0, "wf-2")
+    assert (pair.states("wf-2"), task.detail, task.failures, task.mishaps) == ("F", "broke", 1, None)
+    assert pair.orders(other) == ([4 - fence], []), "the other one is told to stop"
+    assert (pair.free("a1"), pair.free("a2")) == (1000, 2000)
+    view = queries.task_view(pair.machine, "wf-2", "t0")
+    assert {line.outcome: line.error for line in view.history} == {
+        outcome: "broke",
+        "superseded": f"attempt {fence} failed, and no retry is left",
+    }
+    assert pair.report(pair.end(4 - fence), agent=other) == ["stale"]
+    assert pair.states("wf-2") == "F"
+
+
+@pytest.mark.parametrize("outcome", ["lost", "abandoned", "released", "moved", "gone", "left"])
+@pytest.mark.parametrize("fence", [1, 2])
+def test_a_failure_counts_whatever_becomes_of_the_other(pair, fence, outcome):
+    """Nothing hides it, and it counts once, with the pause that follows a failure."""
+    pair.back_up(0)
+    failed, other = ("a1", "a2") if fence == 1 else ("a2", "a1")
+    pair.finish(fence, "failed", agent=failed)
+    assert (pair.states(), pair.task(0).failures) == ("RW", 0)
+    if outcome in {"gone", "left"}:
+        pair.remove(other, "lost" if outcome == "gone" else "left")
+    elif outcome == "moved":
+        pair.drain(1, other)
+        pair.fire(1)
+        pair.finish(3 - fence, "cancelled", agent=other)
+    else:
+        pair.finish(3 - fence, outcome, agent=other)
+    task = pair.task(0)
+    assert (pair.states(), task.failures, task.due_ms) == ("DW", 1, pair.now_ms + 1_000)
+    assert (task.mishaps is None) == (outcome != "gone")
+
+
+def test_however_it_fails_it_ends(drive):
+    """Every attempt fails, and gets a backup that fails: the retries bound it."""
+    drive.raise_level()
+    drive.register()
+    drive.register("a2")
+    drive.submit(drive.bag(1, retries=3, retry_delay_ms=0, backup=True))
+    runs = 0
+    while drive.states() != "F":
+        drive.fire(1)
+        (fence,) = drive.place(0)
+        (backup,) = drive.back_up(0)
+        drive.finish(backup, "failed", agent="a2")
+        runs += 1 + (backup > 0)
+        if drive.states() == "R":
+            drive.finish(fence, "failed")
+    assert runs == 8, "two for each of the four"
+    assert (drive.task(0).failures, drive.task(0).detail) == (4, "failed")
+
+
+def test_the_next_attempt_may_have_a_backup_again(pair):
+    pair.back_up(0)
+    pair.finish(1, "failed")
+    pair.finish(2, "failed", agent="a2")
+    pair.fire(1_000)
+    pair.place(0)
+    assert pair.back_up(0) == (4,)
+
+
+def test_a_retried_workflow_begins_anew(pair):
+    pair.back_up(0)
+    pair.remove("a2")
+    pair.control("cancel")
+    pair.finish(1, "cancelled")
+    assert pair.task(0).mishaps.agents_lost == 1
+    pair.control("retry")
+    assert pair.task(0).mishaps is None
+
+
+def test_the_audit_and_explain_say_why(pair):
+    for number in range(4):
+        workflow = f"learn-{number}"
+        pair.submit(pair.bag(1, kind="short"), workflow)
+        (fence,) = pair.place(0, agent="a2", workflow_id=workflow)
+        pair.finish(fence, agent="a2", duration_ms=2_000)
+    pair.submit(pair.bag(1, kind="short", backup=True), "late")
+    (fence,) = pair.place(0, workflow_id="late")
+    pair.now_ms += 12_340
+    pair.back_up(0, workflow_id="late")
+    why = "because attempt 1 on a1 had run for 12.3 s: it is late, tasks of the kind short take 2.0 s"
+    assert pair.records[-1].detail == f"late/t0: backup attempt 2 on a2, {why}"
+    assert queries.explain(pair.machine, "late", "t0").reason.endswith(why)
+
+
+@pytest.mark.parametrize(
+    ("ran_ms", "why"),
+    [
+        (2_500, "2.5 s: it is late, the document expects it to take 1.2 s"),
+        (2_300, "2.3 s, and its agent is slow or its progress small: the document expects it to take 1.2 s"),
+    ],
+)
+def test_the_document_s_expectation_is_a_reason_too(pair, ran_ms, why):
+    pair.submit(pair.bag(1, expected_ms=1_200, backup=True), "told")
+    pair.place(0, workflow_id="told")
+    pair.now_ms += ran_ms
+    pair.back_up(0, workflow_id="told")
+    assert pair.records[-1].detail == f"told/t0: backup attempt 2 on a2, because attempt 1 on a1 had run for {why}"
+
+
+def test_without_an_expectation_only_the_time_is_told(pair):
+    pair.back_up(0)
+    assert pair.records[-1].detail.endswith("because attempt 1 on a1 had run for 0.0 s")
+
+
+@pytest.mark.parametrize("lost", [AGENTS_LOST_MAX, AGENTS_LOST_MAX + 1])
+def test_losses_beside_another_attempt_count(pair, lost):
+    """With both agents: when the first of the last pair is lost, its task still has a chance."""
+    if lost > AGENTS_LOST_MAX:
+        pair.place(0)
+        pair.remove()
+        pair.register(cpu=2)
+    for _ in range(AGENTS_LOST_MAX // 2):
+        for name in ("a1", "a2"):
+            pair.control_agent("resume", name)
+        pair.place(0)
+        pair.back_up(0)
+        for name in ("a1", "a2"):
+            assert pair.task(0).finished_ms == 0
+            pair.remove(name)
+            pair.register(name, cpu=2)
+    assert pair.states()[0] == "F"
+    assert f"its agents were lost {lost} times while it ran" in pair.task(0).detail
+
+
 def test_the_history_is_in_order_of_the_numbers(pair):
     """The backup ends first, so the first attempt enters the history after it."""
     pair.back_up(0)
@@ -182,25 +345,24 @@ def test_the_history_is_in_order_of_the_numbers(pair):
     assert [attempt.number for attempt in pair.task(0).history] == [1, 2]
 
 
-def test_the_history_is_bounded_while_the_first_attempt_goes_on(pair):
-    for fence in range(2, ATTEMPT_HISTORY_MAX + 6):
-        assert pair.back_up(0) == (fence,)
-        pair.finish(fence, "abandoned", agent="a2")
+def test_the_history_of_pairs_is_bounded(pair):
+    for fence in range(1, 2 * ATTEMPT_HISTORY_MAX, 2):
+        assert (pair.place(0), pair.back_up(0)) == ((0 if fence == 1 else fence,), (fence + 1,))
+        pair.finish(fence + 1, "abandoned", agent="a2")
+        pair.finish(fence, "abandoned")
     task = pair.task(0)
-    assert [attempt.number for attempt in task.history] == list(range(7, ATTEMPT_HISTORY_MAX + 6))
-    assert task.last.number == 1
-    pair.finish(1, "abandoned")
-    pair.place(0)
-    assert [attempt.number for attempt in task.history] == list(range(7, ATTEMPT_HISTORY_MAX + 6))
+    assert task.last.number == 2 * ATTEMPT_HISTORY_MAX - 1
+    numbers = [*range(ATTEMPT_HISTORY_MAX + 1, 2 * ATTEMPT_HISTORY_MAX - 1), 2 * ATTEMPT_HISTORY_MAX]
+    assert [attempt.number for attempt in task.history] == numbers
 
 
 @pytest.mark.parametrize("first", ["a1", "a2"])
 def test_the_loss_of_both_agents(pair, first):
     pair.back_up(0)
     pair.remove(first)
-    assert (pair.states(), pair.task(0).losses) == ("RW", 0)
+    assert (pair.states(), pair.task(0).mishaps.agents_lost) == ("RW", 1)
     pair.remove("a2" if first == "a1" else "a1")
-    assert (pair.states(), pair.task(0).losses) == ("EW", 1)
+    assert (pair.states(), pair.task(0).mishaps.agents_lost) == ("EW", 2)
 
 
 def test_a_missing_backup_is_lost(pair):
@@ -239,12 +401,16 @@ def test_each_has_a_deadline_of_its_own(pair):
 
 
 def test_the_deadline_of_a_backup_that_is_over_never_fires(pair):
-    pair.back_up(0)
     pair.now_ms += 100
-    pair.finish(2, "failed", agent="a2")
     pair.back_up(0)
-    assert pair.fire(1_000 + 5_000 + DEADLINE_MARGIN_MS - 100) == 1
-    assert pair.task(0).backup is None and pair.task(0).last.fence == 3
+    pair.finish(1, "abandoned")
+    pair.finish(2, "abandoned", agent="a2")
+    pair.now_ms += 100
+    pair.place(0)
+    pair.back_up(0)
+    assert pair.fire(1_000 + 5_000 + DEADLINE_MARGIN_MS - 1) == 0
+    assert pair.fire(1) == 2
+    assert pair.task(0).failures == 1
 
 
 def test_the_timer_of_a_backup_is_current_while_it_lives(pair):

@@ -6,6 +6,7 @@ import pytest
 
 from raftflow.domain import limits
 from raftflow.domain.events import TimerSet
+from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done
 from raftflow.machine import queries
@@ -142,7 +143,7 @@ def test_an_agent_that_goes_has_no_deadline(online):
     online.register(instance="i2")
     online.drain(100)
     online.register(instance="i3")
-    assert (online.machine.state.agents["a1"].state, online.machine.state.next_timer_ms) == ("up", None)
+    assert (online.machine.state.agents["a1"].state, online.machine.state.next_timer_ms) == ("draining", None)
 
 
 def test_the_earliest_of_all_timers_is_told(online):
@@ -172,7 +173,17 @@ def test_a_deadline_out_of_range(online, deadline_ms):
 def test_agents_that_cannot_be_drained(online):
     assert online.drain(1, "a9").code is RejectionCode.NOT_FOUND
     online.remove()
-    assert online.drain(1).code is RejectionCode.CONFLICT
+    assert online.control_agent("drain").code is RejectionCode.CONFLICT
+
+
+def test_an_agent_that_is_gone_cannot_be_drained_below_the_level(drive):
+    drive.raise_level(FAULTS_LEVEL - 1)
+    drive.register()
+    assert drive.drain() == Done()
+    drive.remove()
+    assert drive.drain().code is RejectionCode.CONFLICT
+    drive.register(instance="i2")
+    assert drive.machine.state.agents["a1"].state == "up"
 
 
 @pytest.mark.parametrize("passed", [False, True])

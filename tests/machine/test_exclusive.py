@@ -17,7 +17,7 @@ def mixed(drive):
     """Tasks t0 and t1 are exclusive, t2 to t4 are not, t4 demands nothing; an agent of 4 CPUs with a queue."""
     drive.raise_level()
     drive.register(cpu=4, prefetch=4)
-    spec = drive.bag(5)
+    spec = drive.bag(5, backup=True)
     tasks = [msgspec.structs.replace(task, exclusive=number < 2) for number, task in enumerate(spec.tasks)]
     tasks[4] = msgspec.structs.replace(tasks[4], resources={"cpu": 0})
     drive.submit(msgspec.structs.replace(spec, tasks=tuple(tasks)))

@@ -286,7 +286,12 @@ KINDS = {
         "reserved",
         "1 agent with room, a1 first, is kept for a",
     ),
-    "lost there": (_lost, {}, "avoids", "an attempt of it was lost with a1, which has room: it waits for another"),
+    "lost there": (
+        _lost,
+        {},
+        "avoids",
+        "an attempt of it failed on a1, or was lost with it: it waits for another agent",
+    ),
     "lost on the only one": (_lost_alone, {}, "next", "an agent has room for it"),
     "no room": (_full, {}, "no-room", "none has room now: it wants 1.5 cpu, at most 0.5 is free on one"),
     "next": (_small, {}, "next", "an agent has room for it: it is placed with the next decision"),
@@ -321,3 +326,53 @@ def test_a_placed_task_names_its_agent_and_the_decision(drive):
             drive.finish(1, outcome)
         found = explain(drive.machine, "wf-1", "t0")
         assert (found.agent, found.index) == ("a1", decided_at)
+
+
+# --- tasks that run too long
+
+
+@pytest.fixture
+def late(drive):
+    """Run a task for 60 s of which 2 s are expected; return what is said of it at a later time."""
+    drive.raise_level()
+    drive.register(cpu=2)
+    drive.register("a2", cpu=2)
+
+    def explained(*before, ran_ms=60_000, **each):
+        each = {"expected_ms": 2_000, **each}
+        limit = each.pop("max_parallel", None)
+        drive.submit(msgspec.structs.replace(drive.bag(1, retries=1, **each), max_parallel=limit))
+        drive.place(0)
+        for step in before:
+            step(drive)
+        return explain(drive.machine, "wf-1", "t0", Memory(now_ms=drive.now_ms + ran_ms)).reason
+
+    return explained
+
+
+def test_a_late_task_is_told_how_to_allow_a_backup(late):
+    told = late()
+    assert "it has run for 60.0 s and is late, the document expects it to take 2.0 s" in told
+    assert "gets no backup attempt" in told and "`backup = true`" in told
+
+
+def test_a_late_task_that_allows_a_backup_waits_for_room(late):
+    assert late(backup=True).endswith("starts when another agent has room for it and nothing else to do")
+
+
+def test_a_late_task_that_had_a_backup_gets_no_other(late):
+    fail = lambda drive: drive.finish(2, "failed", agent="a2")  # noqa: E731
+    assert late(lambda drive: drive.back_up(0), fail, backup=True).endswith("had a backup attempt, and gets no other")
+
+
+def test_a_late_task_of_a_workflow_at_its_limit(late):
+    assert late(backup=True, max_parallel=1).endswith("would pass the max_parallel of its workflow, 1")
+
+
+@pytest.mark.parametrize("each", [{"ran_ms": 3_999}, {"expected_ms": None}])
+def test_who_is_in_time_is_told_nothing_of_backups(late, each):
+    assert "late" not in late(**each)
+
+
+def test_who_was_told_to_stop_is_told_nothing_of_backups(late):
+    assert "late" not in late(_cancel)

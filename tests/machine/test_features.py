@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from raftflow.domain import commands as c
@@ -13,6 +14,7 @@ from raftflow.domain.features import (
     LEVEL_FIRST,
     NEEDS,
     ONLINE_LEVEL,
+    PIECES_LEVEL,
     FeatureLevelError,
     level_of,
 )
@@ -98,6 +100,23 @@ def test_a_workflow_that_older_replicas_cannot_read(workflow: dict[str, Any], ta
     assert refused.code is RejectionCode.FEATURE_LEVEL and "workflow.submit needs feature level 3" in refused.message
     apply(machine, raise_to(3, n1=3))
     assert apply(machine, command)[0] == WorkflowAccepted("wf-1", ("a: no agent is up; it waits until one comes",))
+
+
+def test_backups_need_their_level() -> None:
+    task = TaskSpec(id="a", command=("x",), backup=True)
+    stamp: dict[str, Any] = {"at_ms": 1, "actor": "client:t", "workflow_id": "wf-1"}
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="b", command=("x",)), task))
+    part = c.TaskPart(0, "a", 0, 1)
+    for command in (
+        c.SubmitWorkflow(**stamp, spec=spec),
+        c.AddTasks(**stamp, number=0, profiles=(task,), tasks=(part,)),
+    ):
+        assert level_of(command) == FAULTS_LEVEL
+        machine = Machine()
+        apply(machine, raise_to(4, n1=4))
+        assert apply(machine, command)[0].code is RejectionCode.FEATURE_LEVEL
+    plain = (msgspec.structs.replace(task, backup=False),)
+    assert level_of(c.AddTasks(**stamp, number=0, profiles=plain, tasks=(part,))) == PIECES_LEVEL
 
 
 def test_a_plain_workflow_needs_no_level() -> None:

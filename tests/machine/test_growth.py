@@ -37,8 +37,8 @@ def _memory(drive, position=0):
     return dict(workflow.profiles[workflow.tasks[position].profile].shape.demand)["memory"]
 
 
-def _outgrow(drive, fence, peak_mib):
-    assert drive.report_ends(drive.finished(fence, "outgrown", peak_mib=peak_mib)) == ["accepted"]
+def _outgrow(drive, fence, peak_mib, agent="a1"):
+    assert drive.report_ends(drive.finished(fence, "outgrown", peak_mib=peak_mib), agent=agent) == ["accepted"]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,74 @@ def test_one_that_was_told_to_stop_is_cancelled(start):
 
 
 def test_with_a_backup_the_other_goes_on_with_its_own_share(start):
-    drive = start()
+    drive = start(backup=True)
     drive.register("a2", capacity=ROOM)
     drive.back_up(0)
     _outgrow(drive, 1, 600)
     assert (drive.states(), _memory(drive), drive.free("a2", "memory")) == ("R", 512, 16_384 - 512)
+    assert drive.task(0).history[0].error.endswith("the next attempt gets 1024 MiB")
     drive.report_ends(drive.finished(2, "outgrown", peak_mib=600), agent="a2")
     assert (drive.states(), _memory(drive), drive.free("a2", "memory")) == ("E", 1024, 16_384)
+    assert drive.task(0).mishaps is None
+
+
+@pytest.mark.parametrize(("peaks", "memory"), [((600, 900), 1_125), ((900, 600), 1_125)])
+def test_with_a_backup_the_larger_need_counts(start, peaks, memory):
+    drive = start(backup=True)
+    drive.register("a2", capacity=ROOM)
+    drive.back_up(0)
+    _outgrow(drive, 1, peaks[0])
+    drive.report_ends(drive.finished(2, "outgrown", peak_mib=peaks[1]), agent="a2")
+    assert (drive.states(), _memory(drive)) == ("E", memory)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "lost", "released", "abandoned"])
+def test_the_need_of_one_counts_whatever_becomes_of_the_other(start, outcome):
+    drive = start(backup=True, retries=1)
+    drive.register("a2", capacity=ROOM)
+    drive.back_up(0)
+    _outgrow(drive, 1, 600)
+    drive.finish(2, outcome, agent="a2")
+    assert (drive.states(), _memory(drive)) == ("D" if outcome == "failed" else "E", 1024)
+    assert (drive.free("a1", "memory"), drive.free("a2", "memory")) == (16_384, 16_384)
+
+
+def test_the_success_of_the_other_forgets_the_need(start):
+    drive = start(backup=True)
+    drive.register("a2", capacity=ROOM)
+    drive.back_up(0)
+    _outgrow(drive, 2, 600, agent="a2")
+    drive.finish(1)
+    assert (drive.states(), _memory(drive), drive.free("a2", "memory")) == ("S", 512, 16_384)
+
+
+def test_outgrown_at_its_limit_is_a_failure_also_beside_another(start):
+    drive = start(backup=True, memory_max_mib=512)
+    drive.register("a2", capacity=ROOM)
+    drive.back_up(0)
+    _outgrow(drive, 1, 600)
+    assert (drive.states(), drive.orders("a2"), drive.free("a2", "memory")) == ("F", ([2], []), 16_384)
+    assert "outgrew all the memory that it may have" in drive.task(0).detail
+
+
+def test_a_failure_that_was_put_off_counts_when_the_other_outgrows_its_memory(start):
+    drive = start(backup=True, retries=1)
+    drive.register("a2", capacity=ROOM)
+    drive.back_up(0)
+    drive.finish(2, "failed", agent="a2")
+    _outgrow(drive, 1, 600)
+    assert (drive.states(), _memory(drive), drive.task(0).failures) == ("D", 1024, 1)
+
+
+def test_told_to_stop_it_grows_no_more(start):
+    drive = start(backup=True)
+    drive.register("a2", capacity=ROOM)
+    drive.back_up(0)
+    drive.control("cancel")
+    _outgrow(drive, 1, 600)
+    assert drive.states() == "R"
+    drive.report_ends(drive.finished(2, "outgrown", peak_mib=600), agent="a2")
+    assert (drive.states(), _memory(drive)) == ("C", 512)
 
 
 def test_tasks_that_grow_alike_share_a_profile(start):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.machine.invariants import PROBLEMS_MAX, check
-from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt
+from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt, Mishaps
 
 
 def _wf(drive):
@@ -56,6 +57,12 @@ def _only_a_backup(drive):
     task.backup, task.last = task.last, None
 
 
+def _an_unknown_backup(drive):
+    workflow = _wf(drive)
+    workflow.profiles = tuple([msgspec.structs.replace(profile, backup=True) for profile in workflow.profiles])
+    drive.task(0).backup = drive.task(0).last
+
+
 # t0 runs (fence 1), t1 is queued (2), t2 is delayed (3, on a2), t3 waits for t0, t4 is ready. wf-2 succeeded.
 FAULTS = {
     "counts [": _set(_wf, "counts", [0] * 8),
@@ -85,10 +92,9 @@ FAULTS = {
     "is to move and does not run": _set(_last(1), "order", ORDER_MOVE),
     "whose drain is over, and was not told to end": _set(_agent, "drain_deadline_ms", DRAIN_OVER),
     "is up and has a drain deadline": _set(_agent, "drain_deadline_ms", 7),
+    "is up, although it was drained": _set(_agent, "drained", value=True),
     "is up, in quarantine until 7": _set(_agent, "quarantine_until_ms", 7),
-    "is in quarantine and holds attempts": _do(
-        lambda d: (setattr(_agent(d), "state", AgentState.QUARANTINE), setattr(_agent(d), "quarantine_until_ms", 7))
-    ),
+    "tasks that failed there succeeded elsewhere, and none failed there": _set(_agent, "contradicted", 1),
     "timers of agents are": _do(lambda d: d.machine.state.agent_timers.set("a1", 7)),
     "under another name": _set(_agent, "incarnation", 77),
     "is lost and still holds": _set(_agent, "state", AgentState.LOST),
@@ -111,6 +117,16 @@ FAULTS = {
     "order of their incarnations": _do(_swap_agents),
     "fence 1 belongs to": _set(_last(1), "fence", 1),
     "its timer for": _do(lambda d: setattr(d.task(2), "due_ms", 5)),
+    "1 backup attempts counted, there are 0": _set(_wf, "backups", 1),
+    "is READY, and something is left of a pair": _do(lambda d: setattr(d.task(4), "mishaps", Mishaps(paired=True))),
+    "is RUNNING, and something is left of a pair": _do(
+        lambda d: setattr(d.task(0), "mishaps", Mishaps(1, failed=True))
+    ),
+    "left that says nothing": _do(lambda d: setattr(d.task(0), "mishaps", Mishaps())),
+    "its next attempt is to have the profile 9, there are 1": _do(
+        lambda d: setattr(d.task(0), "mishaps", Mishaps(paired=True, grown=9))
+    ),
+    "has a backup attempt and does not know it": _do(_an_unknown_backup),
     "is RUNNING and has a backup attempt": _do(_only_a_backup),
     "is QUEUED and has a backup attempt": _do(lambda d: setattr(d.task(1), "backup", d.task(0).last)),
     "its backup attempt 1 on a1 does not follow 1 on a1": _do(lambda d: setattr(d.task(0), "backup", d.task(0).last)),

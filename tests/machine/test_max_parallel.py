@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from raftflow.domain.rejections import RejectionCode
+from raftflow.machine import wishes
 from raftflow.machine.machine import Machine
 
 
@@ -14,7 +15,7 @@ def limited(drive):
     """A bag of five that wants two at a time, and an agent with room for four and a queue."""
     drive.raise_level()
     drive.register(cpu=4, prefetch=4)
-    drive.submit(msgspec.structs.replace(drive.bag(5, retries=1), max_parallel=2))
+    drive.submit(msgspec.structs.replace(drive.bag(5, retries=1, backup=True), max_parallel=2))
     return drive
 
 
@@ -43,10 +44,26 @@ def test_a_task_that_waits_for_its_next_attempt_makes_room(limited):
     assert limited.place(0) == (0,)
 
 
-def test_a_backup_is_no_further_task(limited):
+def test_a_backup_counts(limited):
     limited.register("a2")
     limited.place(0, 1)
+    assert limited.back_up(0, agent="a2") == (0,), "it would be the third at a time"
+    limited.finish(2)
     assert limited.back_up(0, agent="a2") == (3,)
+    assert limited.place(2) == (0,)
+    assert wishes.budget(limited.machine, "wf-1") == 0
+    copy = Machine()
+    copy.restore(limited.machine.snapshot())
+    assert copy.state.workflows["wf-1"].backups == 1
+    limited.finish(3, "failed", agent="a2")
+    assert limited.place(2) == (4,)
+
+
+def test_one_at_a_time_leaves_no_room_for_a_backup(limited):
+    limited.register("a2")
+    limited.submit(msgspec.structs.replace(limited.bag(1, backup=True), max_parallel=1), "wf-2")
+    limited.place(0, workflow_id="wf-2")
+    assert limited.back_up(0, agent="a2", workflow_id="wf-2") == (0,)
 
 
 def test_others_are_not_held_back(limited):

@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
-from raftflow.domain.features import LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
 from raftflow.domain.pieces import Draft
+from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted, Rejection
-from raftflow.domain.rooms import fits_in, suits
+from raftflow.domain.rooms import fits_now, suits
 from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine import attempts, cache, queries, step
@@ -69,6 +70,7 @@ def specs(draw: Callable[..., Any]) -> WorkflowSpec:
                 retry_delay_ms=draw(st.sampled_from([0, 10])),
                 timeout_ms=draw(st.sampled_from([None, 50])),
                 cache="k" if cache is not None and "t0" in cache and 0 not in needs else cache,
+                backup=draw(st.booleans()),
             )
         )
     return WorkflowSpec(
@@ -92,7 +94,8 @@ class FakeAgent:
         self.ends: list[c.AttemptFinish] = []
 
     def fetch(self, machine: Machine, name: str) -> None:
-        if machine.state.agents[name].incarnation != self.incarnation:
+        known = machine.state.agents.get(name)
+        if known is None or known.incarnation != self.incarnation:
             return
         for assignment in queries.assignments(machine, name, self.seen):
             self.seen = assignment.fence
@@ -197,8 +200,8 @@ class Model(RuleBasedStateMachine):
     )
     def a_cluster_at_work(self, *, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
         self.do(c.RaiseFeatureLevel, level=level, supported=(c.Supported("n1", level),))
-        self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch)
-        self.register(name="a2", restart=True, cpu=2000, prefetch=2)
+        self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch, home="home")
+        self.register(name="a2", restart=True, cpu=2000, prefetch=2, home="home")
         self.submit("wf-0", spec, 30)
         self.submit("wf-1", another, 30)
 
@@ -208,6 +211,9 @@ class Model(RuleBasedStateMachine):
     def submit(self, workflow_id: str, spec: WorkflowSpec, request: int) -> None:
         if not self.online:
             tasks = tuple(msgspec.structs.replace(task, cache=None) for task in spec.tasks)
+            spec = msgspec.structs.replace(spec, tasks=tasks)
+        if self.machine.state.feature_level < FAULTS_LEVEL:
+            tasks = tuple(msgspec.structs.replace(task, backup=False) for task in spec.tasks)
             spec = msgspec.structs.replace(spec, tasks=tasks)
         self.do(c.SubmitWorkflow, workflow_id=workflow_id, spec=spec, request_id=f"r{request}" if request < 9 else "")
 
@@ -289,22 +295,35 @@ class Model(RuleBasedStateMachine):
 
     # --- agents
 
-    @rule(name=AGENTS, restart=st.booleans(), cpu=st.sampled_from([1000, 2000]), prefetch=st.integers(0, 3))
-    def register(self, *, name: str, restart: bool, cpu: int, prefetch: int) -> None:
+    @rule(
+        name=AGENTS,
+        restart=st.booleans(),
+        cpu=st.sampled_from([1000, 2000]),
+        prefetch=st.integers(0, 3),
+        home=st.sampled_from(["home", "home", "another"]),
+    )
+    def register(self, *, name: str, restart: bool, cpu: int, prefetch: int, home: str) -> None:
         capacity = {"cpu": cpu, "gpu": 1} if name == "a1" else {"cpu": cpu, "memory": 300}
         known = self.machine.state.agents.get(name)
         instance = known.instance if known is not None and not restart else f"i{self.index}"
         if known is not None and known.present and not restart:
             capacity = dict(known.capacity)
+        joins = self.machine.state.feature_level >= FAULTS_LEVEL
         reply = self.do(
-            c.RegisterAgent,
+            c.JoinAgent if joins else c.RegisterAgent,
             name=name,
             instance=instance,
             capacity=capacity,
             prefetch=prefetch,
             labels={"zone": "a"} if name == "a2" else {},
+            **({"home": home} if joins else {}),
         )
+        if joins and known is not None and known.present and restart and home != known.home:
+            assert reply.code is RejectionCode.NAME_IN_USE
+            return
         assert isinstance(reply, AgentAccepted)
+        agent = self.machine.state.agents[name]
+        assert agent.drained == (known is not None and known.drained), "a drain lasts until it is resumed"
         if name not in self.agents or self.agents[name].incarnation != reply.incarnation:
             if name in self.agents:
                 self.gone.append((name, self.agents[name]))
@@ -318,7 +337,15 @@ class Model(RuleBasedStateMachine):
     def drain(self, name: str, deadline_ms: int) -> None:
         self.do(c.DrainAgent, name=name, deadline_ms=deadline_ms)
 
-    @rule(name=AGENTS, reason=st.sampled_from(["lost", "left"]), stale=st.booleans())
+    @precondition(lambda self: self.machine.state.feature_level >= FAULTS_LEVEL)
+    @rule(name=AGENTS)
+    def forget(self, name: str) -> None:
+        known = self.machine.state.agents.get(name)
+        reply = self.do(c.ForgetAgent, name=name)
+        assert (name in self.machine.state.agents) == (known is not None and known.present)
+        assert isinstance(reply, Rejection) == (known is None or known.present)
+
+    @rule(name=AGENTS, reason=st.sampled_from(["lost", "lost", "left", "lost_together"]), stale=st.booleans())
     def remove(self, *, name: str, reason: Any, stale: bool) -> None:
         if name in self.agents:
             self.do(c.RemoveAgent, name=name, incarnation=self.agents[name].incarnation - stale, reason=reason)
@@ -442,7 +469,10 @@ class Model(RuleBasedStateMachine):
     def back_up_anything(self, number: int, name: str) -> None:
         known = self.machine.state.agents.get(name)
         placement = c.Placement("wf-0", number % 8, name, 0 if known is None else known.incarnation)
-        self._placed(self.do(c.CommitBackups, placements=(placement,)))
+        possible = placement in self._backups()
+        reply = self.do(c.CommitBackups, placements=(placement,))
+        assert not reply.fences[0] or possible
+        self._placed(reply)
 
     @precondition(lambda self: self.online and self._backups())
     @rule(number=NUMBERS)
@@ -450,7 +480,9 @@ class Model(RuleBasedStateMachine):
         """A second attempt of something that runs, where there is room for it."""
         backups = self._backups()
         placement = backups[number % len(backups)]
-        self._placed(self.do(c.CommitBackups, placements=(placement,)))
+        reply = self.do(c.CommitBackups, placements=(placement,))
+        assert reply.fences[0]
+        self._placed(reply)
         self.agents[placement.agent].fetch(self.machine, placement.agent)
 
     def _backups(self) -> list[c.Placement]:
@@ -462,11 +494,23 @@ class Model(RuleBasedStateMachine):
             for workflow in self.machine.state.workflows.values()
             if not workflow.paused
             for task in workflow.tasks
-            if task.state is TaskState.RUNNING and task.backup is None
+            if task.state is TaskState.RUNNING and not (task.mishaps and task.mishaps.paired)
+            if workflow.profiles[task.profile].backup or self.machine.state.feature_level < FAULTS_LEVEL
+            if workflow.max_parallel is None or self._under_way(workflow) < workflow.max_parallel
             if task.last.agent != agent.name and task.last.order == ORDER_NONE
-            if fits_in(workflow.profiles[task.profile].shape, agent.free)
+            if fits_now(
+                workflow.profiles[task.profile].shape,
+                agent.free,
+                running=len(agent.live) - len(agent.queue),
+                alone=agent.alone,
+            )
             if suits(workflow.profiles[task.profile].shape, agent.capacity, agent.labels)
         ]
+
+    @staticmethod
+    def _under_way(workflow: Any) -> int:
+        live = [task for task in workflow.tasks if task.state in {TaskState.QUEUED, TaskState.RUNNING}]
+        return len(live) + sum(task.backup is not None for task in live)
 
     @precondition(lambda self: self.online)
     @rule(name=AGENTS, numbers=st.lists(NUMBERS, max_size=4), at_once=st.booleans())

@@ -233,7 +233,7 @@ def test_the_bounds_are_as_documented():
 
 def test_a_failure_beside_a_backup_counts(online):
     online.register("a2")
-    online.submit(online.bag(1))
+    online.submit(online.bag(1, retries=1, backup=True))
     online.place(0)
     online.back_up(0, agent="a2")
     online.finish(1, "failed")
@@ -242,7 +242,7 @@ def test_a_failure_beside_a_backup_counts(online):
 
 def test_a_drain_moves_one_of_two_attempts(online):
     online.register("a2")
-    online.submit(online.bag(1))
+    online.submit(online.bag(1, backup=True))
     online.place(0)
     (fence,) = online.back_up(0, agent="a2")
     online.drain(1, "a2")

@@ -69,7 +69,7 @@ def test_labels_and_the_only_agent(world):
     world.policy = "first-come"
     world.task("any", labels={"zone": "a"}, more={"avoid_hard": ("a2",)})
     assert told(world) == [
-        ("a2", "run", "has room now; an attempt was lost there, and no other agent could ever run it"),
+        ("a2", "run", "has room now; an attempt was lost or failed there, and no other agent could ever run it"),
         ("a1", "no", "it does not carry zone=a"),
     ]
 

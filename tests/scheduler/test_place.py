@@ -9,7 +9,8 @@ import sys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.rooms import AgentRoom
+from raftflow.domain.rooms import AgentRoom, Urgency
+from raftflow.scheduler.fleet import URGENT_LOOKS_MAX
 from raftflow.scheduler.view import has_room
 
 
@@ -234,3 +235,64 @@ def test_the_same_view_gives_the_same_plan_under_any_hash_seed():
         )
     assert len(outputs) == 1
     assert outputs.pop().count(b"\n") > 60
+
+
+# --- urgency and queues
+
+
+def waits(priority, age=0):
+    return {"tail": Urgency(priority, age)}
+
+
+def test_a_task_waits_behind_nothing_that_is_less_urgent(world):
+    world.agent("a1", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(50))
+    world.task("urgent", None, priority=51).task("equal", "a1+", priority=50).task("less", "a1+", priority=0)
+    world.check()
+
+
+def test_a_more_urgent_task_waits_where_it_may(world):
+    world.agent("a1", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(50))
+    world.agent("a2", cpu=1, used={"cpu": 1}, queued=5, prefetch=9, more=waits(90))
+    world.task("urgent", "a2+", priority=90).task("plain", "a1+", priority=50)
+    world.check()
+
+
+def test_what_joins_a_queue_counts_for_the_next_ones(world):
+    world.agent("a1", cpu=1, used={"cpu": 1}, prefetch=9)
+    world.task("lost", "a1+", priority=1, more={"lost": True}).task("urgent", None, priority=90)
+    world.check()
+
+
+def test_ageing_goes_before_priority_in_a_queue_too(world):
+    world.agent("a1", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(50, age=1))
+    world.task("fresh", "a1+", priority=54, more={"age": 2}).task("urgent", None, priority=56, more={"age": 2})
+    world.check()
+
+
+def test_an_agent_that_a_task_keeps_away_from_is_no_way_around(world):
+    world.agent("a1", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(50))
+    world.agent("a2", cpu=1, used={"cpu": 1}, queued=5, prefetch=9, more=waits(90))
+    world.task("urgent", None, priority=90, more={"avoid_hard": ("a2",)})
+    world.check()
+
+
+def test_a_wish_is_no_reason_to_wait_behind_what_is_less_urgent(world):
+    world.agent("a1", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(90))
+    world.agent("a2", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(50))
+    world.task("near", None, priority=80, more={"near": ("a2",)})
+    world.check()
+
+
+def test_only_so_many_queues_are_looked_at(world):
+    for number in range(URGENT_LOOKS_MAX + 1):
+        last = number == URGENT_LOOKS_MAX
+        world.agent(
+            f"a{number:03d}",
+            cpu=1,
+            used={"cpu": 1},
+            queued=2 if last else 1,
+            prefetch=9,
+            more=waits(90 if last else 50),
+        )
+    world.task("urgent", None, priority=80).task("plain", "a000+", priority=50)
+    world.check()

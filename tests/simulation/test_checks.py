@@ -14,6 +14,7 @@ from raftflow.domain.commands import (
     AttemptEnd,
     AttemptFinish,
     CommitPlacements,
+    ControlWorkflow,
     FireTimers,
     OfferEnds,
     Placement,
@@ -413,6 +414,84 @@ def test_backups_that_must_not_be(model) -> None:
     assert "although [3] wait" in placed(model, step("x", "running", "backup_started", "running", 4, "a2"))[0]
     assert placed(model, step("x", "running", "backup_started", "running", 5, "a3")) == []
     assert "beside" in placed(model, step("x", "running", "backup_started", "running", 6, "a4"))[0]
+
+
+@pytest.fixture
+def two(model):
+    """The task x, which allows a backup and one retry, runs on a1 (fence 1) and a2 (fence 2)."""
+    model._learn_task("wf", "x", TaskSpec(id="x", command=("x",), retries=1, backup=True))
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert placed(model, step("x", "running", "backup_started", "running", 2, "a2")) == []
+    return model
+
+
+def failed(model, fence=1, command=None):
+    """One of the two ends without success, and the other goes on."""
+    end = AttemptEnd(fence, "wf", "x", AttemptOutcome.FAILED)
+    command = command or ReportAttempts(at_ms=1, actor="", agent="a1", incarnation=1, ends=(end,))
+    reply = Reported((EndVerdict(fence, "accepted"),)) if isinstance(command, ReportAttempts) else Fired(1)
+    return model.follow(command, reply, record(step("x", "running", "backup_ended", "running", fence)))
+
+
+@pytest.mark.parametrize("command", [None, FireTimers(at_ms=1, actor="")])
+@pytest.mark.parametrize(
+    ("event", "after", "told"),
+    [
+        ("agent_lost", "ready", 1),
+        ("released", "ready", 1),
+        ("failed_retry", "delayed", 0),
+        ("cancelled", "cancelled", 0),
+    ],
+)
+def test_a_failure_that_is_forgotten(two, command, event, after, told) -> None:
+    assert failed(two, command=command) == []
+    problems = placed(two, step("x", "running", event, after, 2, "a2"))
+    assert ["that was forgotten" in problem for problem in problems] == [True] * told
+
+
+def test_a_failure_where_no_retry_is_left(two) -> None:
+    two.failures["wf", "x"] = 1
+    assert "no retry is left" in failed(two)[0]
+    over, lost = (
+        step("x", "running", "backup_ended", "running", 2, "a2"),
+        step("x", "running", "failed_final", "failed", 1),
+    )
+    two.backup_of["wf", "x"], two.fence_of["wf", "x"] = 2, 1
+    two.live[1] = two.live[2]
+    assert placed(two, over, lost) == [], "the other one was ended for it"
+
+
+def test_failures_are_counted_until_a_retry(two) -> None:
+    assert failed(two) == []
+    placed(two, step("x", "running", "failed_retry", "delayed", 2, "a2"))
+    assert two.failures == {("wf", "x"): 1}
+    two.follow(ControlWorkflow(at_ms=1, actor="", workflow_id="wf", action="cancel"), Done(), record())
+    assert two.stopped == {"wf": None}
+    two.follow(
+        ControlWorkflow(at_ms=1, actor="", workflow_id="wf", action="retry"),
+        Done(),
+        record(
+            step("x", "delayed", "cancelled", "cancelled", 0), step("x", "cancelled", "revived_ready", "ready", 0)
+        ),
+    )
+    assert (two.failures, two.stopped) == ({}, {})
+
+
+def test_backups_that_a_task_does_not_allow(model) -> None:
+    model._learn_task("wf", "x", TaskSpec(id="x", command=("x",)))
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert "allows none" in placed(model, step("x", "running", "backup_started", "running", 2, "a2"))[0]
+
+
+def test_a_second_backup_of_an_attempt(two) -> None:
+    placed(two, step("x", "running", "backup_ended", "running", 2, "a2"))
+    assert "after another" in placed(two, step("x", "running", "backup_started", "running", 3, "a3"))[0]
+
+
+def test_a_backup_beyond_the_limit(model) -> None:
+    model.limits["wf"] = 1
+    placed(model, step("x", "ready", "started", "running", 1))
+    assert "one of 2 under way" in placed(model, step("x", "running", "backup_started", "running", 2, "a2"))[0]
 
 
 def test_more_than_there_is(model) -> None:

@@ -23,7 +23,7 @@ import msgspec
 
 from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.inputs import AttemptOverError, NotServedError, PassedOverError
-from raftflow.agent.leader_watch import HOLD_S, LeaderWatch, NotHeldError
+from raftflow.agent.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, UnderWay
 from raftflow.agent.wire import Answer, Wire, WireError
 from raftflow.domain.contract import (
     HEADER_LEADER_URL,
@@ -47,8 +47,6 @@ _NOT_THE_CONTENT = frozenset({401, 403, 404, 405, 407, 408, 409, 410, 421, 425, 
 _REDIRECTS_MAX = 8
 _PEERS = HEADER_PEERS.lower()
 _LEADER_URL = HEADER_LEADER_URL.lower()
-_FIRST_S = 1.0
-"""How long another replica may still take to answer once it is known for the first time who leads."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_inputs = msgspec.json.Decoder(InputsPiece).decode
@@ -101,8 +99,7 @@ class LeaderClient:
             ask=self._ask_who_leads, peers=lambda: self._peers, leader=lambda: self._leader, moved=self._moved
         )
         self._watching: asyncio.Task[None] | None = None
-        self._under_way: dict[asyncio.Timeout, str] = {}
-        """Requests that wait for an answer, each with the replica that was asked."""
+        self._under_way = UnderWay()
         self._decode_notice = msgspec.json.Decoder(LeaderNotice)
         self._decode_poll = msgspec.json.Decoder(PollResponse)
         self._decode_registration = msgspec.json.Decoder(RegisterResponse)
@@ -154,9 +151,7 @@ class LeaderClient:
         path = f"/v1/agents/{quote(agent, safe='')}/attempts/{fence}/inputs?first={first}"
         connect_s = self._config.connect_timeout_s
         try:
-            answer = await self._wire.get(
-                replica, path, limit=asyncio.timeout(timeout_s), connect_timeout_s=connect_s
-            )
+            answer = await self._wire.get(replica, path, timeout_s=timeout_s, connect_timeout_s=connect_s)
         except (TimeoutError, OSError) as error:
             raise PassedOverError(f"{replica}: {type(error).__name__} {error}".rstrip(), away=True) from error
         if answer.status == 200:
@@ -220,14 +215,9 @@ class LeaderClient:
         """Send one request. Every one of them may be sent again."""
         if self._wire is None:
             raise RuntimeError("LeaderClient.start() was not called")
-        limit = asyncio.timeout(timeout_s)
-        self._under_way[limit] = base
-        try:
-            return await self._wire.post(
-                base, path, body, limit=limit, connect_timeout_s=self._config.connect_timeout_s
-            )
-        finally:
-            del self._under_way[limit]
+        connect_timeout_s = self._config.connect_timeout_s
+        with self._under_way.asking(base, timeout_s) as limit:
+            return await self._wire.post(base, path, body, timeout_s=limit, connect_timeout_s=connect_timeout_s)
 
     async def _ask_who_leads(self, base: str, term: int) -> LeaderNotice:
         """Ask a replica who leads after `term`. Raises `OSError`, `TimeoutError`, `NotHeldError`."""
@@ -235,7 +225,7 @@ class LeaderClient:
         timeout_s = self._config.connect_timeout_s
         path = f"/v1/leader?term={term}&wait_ms={HOLD_S * 1000:.0f}"
         limit = asyncio.timeout(HOLD_S + self._config.poll_timeout_s)
-        status, headers, data = await self._wire.get(base, path, limit=limit, connect_timeout_s=timeout_s)
+        status, headers, data = await self._wire.get(base, path, timeout_s=limit, connect_timeout_s=timeout_s)
         if status == 404:
             raise NotHeldError
         if status != 200:
@@ -260,10 +250,7 @@ class LeaderClient:
             # Its address is another one from here, through a proxy for instance. Who told this says where.
             self._peers = order_peers(told_by, self._peers, ())
         # The first answer is no change: what is under way may be on a good way, through a replica that passes it on.
-        until_s = asyncio.get_running_loop().time() + (0.0 if self._watch.term else _FIRST_S)
-        for limit, base in self._under_way.items():
-            if base != url and not limit.expired():
-                limit.reschedule(min(until_s, limit.when() or until_s))
+        self._under_way.give_up(url, 0.0 if self._watch.term else FIRST_S)
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
         """Return the text of an answer that another replica may better, or raise what it means."""

@@ -9,9 +9,10 @@ then and sent to the new one. While all is well this costs the leader nothing, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from raftflow.domain.contract import LeaderNotice
@@ -20,6 +21,8 @@ _log = logging.getLogger("raftflow.agent.leader_watch")
 
 HOLD_S: Final = 30.0
 """How long a replica is asked to hold the question."""
+FIRST_S: Final = 1.0
+"""How long another replica may still take to answer once it is known for the first time who leads."""
 UNKNOWN_S: Final = 30.0
 """Pause after a replica that does not know the question: it is of an older version."""
 _PAUSE_MIN_S: Final = 0.1
@@ -30,6 +33,30 @@ _EARLY_S: Final = 1.0
 
 class NotHeldError(Exception):
     """The replica does not know the question."""
+
+
+class UnderWay:
+    """Requests that wait for an answer, each with the replica that was asked."""
+
+    def __init__(self) -> None:
+        self._limits: dict[asyncio.Timeout, str] = {}
+
+    @contextlib.contextmanager
+    def asking(self, peer: str, timeout_s: float) -> Iterator[asyncio.Timeout]:
+        """Count a request while it waits. It is to end with the limit that is given."""
+        limit = asyncio.timeout(timeout_s)
+        self._limits[limit] = peer
+        try:
+            yield limit
+        finally:
+            del self._limits[limit]
+
+    def give_up(self, leader: str, after_s: float) -> None:
+        """End what waits for any other replica than the leader, unless it is answered within `after_s`."""
+        until_s = asyncio.get_running_loop().time() + after_s
+        for limit, peer in self._limits.items():
+            if peer != leader and not limit.expired():
+                limit.reschedule(min(until_s, limit.when() or until_s))
 
 
 class LeaderWatch:

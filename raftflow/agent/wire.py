@@ -178,35 +178,40 @@ class Wire:
         self._closed = False
 
     async def post(
-        self, base: str, path: str, body: bytes, *, limit: asyncio.Timeout, connect_timeout_s: float
+        self, base: str, path: str, body: bytes, *, timeout_s: float | asyncio.Timeout, connect_timeout_s: float
     ) -> Answer:
-        """Post a body and return the answer, whatever its status. Redirects are not followed.
+        """Post JSON; see `ask`."""
+        return await self.ask("POST", base, path, body, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+
+    async def get(
+        self, base: str, path: str, *, timeout_s: float | asyncio.Timeout, connect_timeout_s: float
+    ) -> Answer:
+        """Get something; see `ask`."""
+        return await self.ask("GET", base, path, b"", timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+
+    async def ask(
+        self,
+        method: str,
+        base: str,
+        path: str,
+        body: bytes,
+        *,
+        timeout_s: float | asyncio.Timeout,
+        connect_timeout_s: float,
+    ) -> Answer:
+        """Send a request and return its answer, whatever its status. Redirects are not followed.
 
         A kept connection that turns out to be closed before anything came back is replaced once, so the request may
         arrive twice: it has to be one that may. Raises `WireError`, `TimeoutError`, `OSError`.
 
-        Args:
-            base: the replica's URL.
-            path: of the request.
-            body: JSON.
-            limit: how long it may take; is entered here, and may be moved while the request is under way.
-            connect_timeout_s: how long a connection may take.
+        `timeout_s` is how long it may take, or a time-out that the caller may move while the request is under way.
         """
-        return await self._ask("POST", base, path, body, limit, connect_timeout_s)
-
-    async def get(self, base: str, path: str, *, limit: asyncio.Timeout, connect_timeout_s: float) -> Answer:
-        """Get what is at a path, as `post` does."""
-        return await self._ask("GET", base, path, b"", limit, connect_timeout_s)
-
-    async def _ask(
-        self, method: str, base: str, path: str, body: bytes, limit: asyncio.Timeout, connect_timeout_s: float
-    ) -> Answer:
         host = urlsplit(base).netloc
         request = (
             f"{method} {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
             f"{self._more}\r\n"
         ).encode("latin-1") + body
-        async with limit:
+        async with timeout_s if isinstance(timeout_s, asyncio.Timeout) else asyncio.timeout(timeout_s):
             while True:
                 connection = self._take(base)
                 kept = connection is not None

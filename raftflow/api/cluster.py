@@ -145,8 +145,8 @@ ROUTES: tuple[Route, ...] = (
         "/v1/leader",
         Access.LOCAL,
         leader,
-        "Say who leads, as far as this replica knows; with `wait_ms` once that is the leader of a later term. Whoever "
-        "waits for a leader that may be silent learns from another replica that there is a new one",
+        "Say who leads, as far as this replica knows; with `wait_ms` once that is the leader of a later term. "
+        "Whoever waits for a leader that may be silent learns from another replica that there is a new one",
         LeaderNotice,
         params=(
             Param("term", "integer", "a leader of this term, or an earlier one, is no news", default=0),

@@ -163,7 +163,7 @@ class ExpressLane:
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
 
     def take(self, request: Request, body: bytes, send: Callable[[bytes], None]) -> bool:
-        """Begin to answer what may be held: `send` takes the bytes, now or later. False, with nothing done, if it cannot.
+        """Begin to answer what may be held: `send` takes the bytes, now or later. False, with nothing done, if not.
 
         No task is made for it: thousands are held at a time (`coordinator.polls`, `coordinator.leader_news`).
         """

@@ -1,4 +1,4 @@
-"""`raftflow bench failover`: from the end of the leader to the next assignment, acknowledged write, and task that ran.
+"""`raftflow bench failover`: from the leader's end to the next assignment, acknowledged write, and task that ran.
 
 Three replicas and two agents as separate processes, all of them with work; a measuring agent takes a stream of tiny
 tasks. For every run the leader fails, and this is measured:

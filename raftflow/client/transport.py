@@ -1,8 +1,8 @@
 """One call, as many requests as it takes: peers in turn, back-off, a deadline, one idempotency key.
 
-A replica that does not answer may be busy, or its machine silent. After `HEDGE_S` others are asked who leads, and keep
-that question until somebody else does (`GET /v1/leader`): then the request is given up and sent to the leader. So a
-silent machine costs a call little more than the election does.
+A replica that does not answer may be busy, or its machine silent. After `HEDGE_S` others are asked who leads, and
+keep that question until somebody else does (`GET /v1/leader`): then the request is given up and sent to the leader.
+So a silent machine costs a call little more than the election does.
 
 Any replica answers any call (a follower passes it to the leader and says where that is), so the client goes to the
 leader, else to the peer that answered last, and moves on when it fails. Answers name the cluster's members, and the

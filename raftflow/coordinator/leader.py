@@ -50,6 +50,9 @@ CALM_CHECK_S = 0.2
 """The same during a mass loss: removals come a few at a time."""
 RETIRE_EVERY_S = 30.0
 RETIRE_COUNT_MAX = 1_000
+UNHEARD_S = 0.5
+"""How long a new leader fills no queues while there are agents that it has not heard: what would wait in the queue of
+a full one may soon run at once on another. Agents find a new leader in far less."""
 LEVEL_EVERY_S = 1.0
 """How often the leader looks whether all members understand a higher feature level than the cluster's."""
 TIMER_SLEEP_MOST_S = 3600.0
@@ -82,6 +85,10 @@ class Planner(Protocol):
 
     def suspect(self, agent: str, *, silent: bool) -> None:
         """Give an agent nothing while it is silent, or take it into account again."""
+        ...
+
+    def hold_queues(self, *, held: bool) -> None:
+        """Place nothing where it could not run at once for a while, or go on to fill queues."""
         ...
 
     def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
@@ -126,7 +133,7 @@ class LeaderLoop:
         self._on_bug = on_bug
         self._member_levels = member_levels
         self._leading = False
-        self._unheard: dict[str, None] = {}
+        self.unheard: dict[str, None] = {}
         """Agents that have said nothing since this replica leads. What is placed there would wait with them, while
         others could run it."""
         self._placing = Errand("place", self._place, on_bug)
@@ -140,6 +147,7 @@ class LeaderLoop:
         self._wake_due_ms: int | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
         self._level_timer: asyncio.TimerHandle | None = None
+        self._queues_timer: asyncio.TimerHandle | None = None
 
     @property
     def leading(self) -> bool:
@@ -177,9 +185,11 @@ class LeaderLoop:
         for errand in self._errands:
             errand.start()
         self._planner.reset()
-        self._unheard = {agent.name: None for agent in self._machine.state.agents.values() if agent.present}
-        for name in self._unheard:
+        self.unheard = {agent.name: None for agent in self._machine.state.agents.values() if agent.present}
+        for name in self.unheard:
             self._planner.suspect(name, silent=True)
+        self._planner.hold_queues(held=bool(self.unheard))
+        self._queues_timer = asyncio.get_running_loop().call_later(UNHEARD_S, self._fill_queues)
         self._catch_up_soon()
         self._placing.kick()
         self._arm_leases()
@@ -193,16 +203,23 @@ class LeaderLoop:
         for errand in self._errands:
             errand.stop()
         self.removals.stop()
-        timers = (self._lease_timer, self._wake_timer, self._retire_timer, self._level_timer, self._catching_up)
+        timers = (
+            self._lease_timer,
+            self._wake_timer,
+            self._retire_timer,
+            self._level_timer,
+            self._catching_up,
+            self._queues_timer,
+        )
         for timer in timers:
             if timer is not None:
                 timer.cancel()
         self._catching_up = None
-        self._lease_timer = self._wake_timer = self._retire_timer = self._level_timer = None
+        self._lease_timer = self._wake_timer = self._retire_timer = self._level_timer = self._queues_timer = None
         self._wake_due_ms = None
         self.leases.clear()
         self.standing.clear()
-        self._unheard = {}
+        self.unheard = {}
         self.calm.reset()
         self.together.clear()
 
@@ -231,7 +248,7 @@ class LeaderLoop:
         """Note that an agent was heard."""
         if self._leading:
             self.leases.contact(agent, asyncio.get_running_loop().time())
-            if agent in self.standing.suspects or agent in self._unheard:
+            if agent in self.standing.suspects or agent in self.unheard:
                 self._trust(agent)
             if self._lease_timer is None:
                 self._arm_leases()
@@ -250,7 +267,7 @@ class LeaderLoop:
         if agent is None or not agent.present:
             self.leases.forget(name)
             self.standing.settled(name)
-            if name in self.standing.suspects or name in self._unheard:
+            if name in self.standing.suspects or name in self.unheard:
                 self._trust(name)
             return
         self.standing.changed(agent, asyncio.get_running_loop().time())
@@ -295,9 +312,15 @@ class LeaderLoop:
     def _trust(self, name: str) -> None:
         """Give an agent work again that is a suspect, or has not been heard before."""
         self.standing.suspects.pop(name, None)
-        self._unheard.pop(name, None)
+        if self.unheard.pop(name, self) is None and not self.unheard:
+            self._planner.hold_queues(held=False)
         self.together.forget(name)
         self._planner.suspect(name, silent=False)
+        self._placing.kick()
+
+    def _fill_queues(self) -> None:
+        """Go on without the agents that have not been heard yet."""
+        self._planner.hold_queues(held=False)
         self._placing.kick()
 
     def _note_suspects(self, now_s: float) -> None:

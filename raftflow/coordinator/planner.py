@@ -8,6 +8,8 @@ from heapq import heapify, heappop, heappush
 from operator import itemgetter
 from typing import NamedTuple
 
+import msgspec
+
 from raftflow.coordinator.foresight import placements_after
 from raftflow.coordinator.outlook import Outlook
 from raftflow.domain.commands import Placement
@@ -71,6 +73,8 @@ class QueuePlanner:
         """Agents to be looked at again, in the order of the events."""
         self._suspects: dict[str, None] = {}
         """Agents that are silent."""
+        self._queues_held = False
+        """Nothing is placed where it could not run at once."""
         self._reservations = Reservations()
         self.settled = False
         """True if the last plan found nothing to place, and nothing has changed since."""
@@ -168,6 +172,12 @@ class QueuePlanner:
             self._suspects.pop(agent, None)
         self._changed[agent] = None
 
+    def hold_queues(self, *, held: bool) -> None:
+        """Place nothing where it could not run at once for a while, or go on to fill queues."""
+        if self._queues_held != held:
+            self._queues_held = held
+            self._changed.update(dict.fromkeys(self._machine.state.agents))
+
     def _add(self, workflow_id: str, position: int) -> None:
         # Later events of the same entry may have changed it again; then there is nothing to add.
         task = queries.ready_task(self._machine, workflow_id, position)
@@ -211,6 +221,8 @@ class QueuePlanner:
             room = queries.agent_room(self._machine, name)
             if room is not None:
                 room = self._outlook.see(room, suspect=name in self._suspects)
+                if self._queues_held:
+                    room = msgspec.structs.replace(room, prefetch=min(room.prefetch, room.queued))
                 (self._open if has_room(room) else self._full)[name] = room
         self._changed.clear()
 

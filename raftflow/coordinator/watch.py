@@ -86,8 +86,8 @@ class Watch:
     """Decides what is asked back and what gets a backup.
 
     Args:
-        delivered_s: when an agent was sent an attempt (`PollDesk.delivered_s`). Late counts from then, for before that
-            nothing could run.
+        delivered_s: when an agent was sent an attempt (`PollDesk.delivered_s`). Late counts from then, since
+            nothing could run before.
         now_ms: the cluster's time.
         now_s: the event loop's time.
     """

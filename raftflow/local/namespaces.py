@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 _PREFIX: Final = "rf"
+_OURS: Final = re.compile(_PREFIX + r"([0-9a-f]+)x[0-9a-f]{2}(?:b|n[0-9]+)")
 _NET: Final = "198.18"
 """Addresses that are kept for benchmarks (RFC 2544)."""
 
@@ -28,7 +30,7 @@ class Machines:
     """Namespaces on one bridge. Use `machines`, which removes them."""
 
     def __init__(self, count: int) -> None:
-        self._tag = f"{_PREFIX}{os.getpid():x}{secrets.token_hex(1)}"
+        self._tag = f"{_PREFIX}{os.getpid():x}x{secrets.token_hex(1)}"
         self._bridge = f"{self._tag}b"
         self._net = f"{_NET}.{secrets.randbelow(256)}"
         self._names = [f"{self._tag}n{number}" for number in range(count)]
@@ -78,12 +80,27 @@ class Machines:
 def machines(count: int) -> Iterator[Machines]:
     """Make namespaces and remove them at the end, however it comes. Raises `NamespaceError`."""
     check()
+    _remove_leftovers()
     made = Machines(count)
     try:
         made.make()
         yield made
     finally:
         made.remove()
+
+
+def _remove_leftovers() -> None:
+    """Remove what a process that was killed has left here: the names tell which process made them."""
+    folder = Path("/run/netns")
+    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found += [path.name for path in Path("/sys/class/net").iterdir()]
+    for name in found:
+        match = _OURS.fullmatch(name)
+        if match is None or Path(f"/proc/{int(match[1], 16)}").exists():
+            continue
+        for kind in ("netns", "link"):
+            with contextlib.suppress(NamespaceError):
+                _ip(kind, "delete", name)
 
 
 def check() -> None:

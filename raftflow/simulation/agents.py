@@ -26,12 +26,14 @@ from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.inputs import AttemptOverError, Fetcher, PassedOverError
 from raftflow.agent.leader import NoLeaderError as AgentNoLeaderError
 from raftflow.agent.leader import RefusedError, StaleIncarnationError
+from raftflow.agent.leader_watch import FIRST_S, HOLD_S, LeaderWatch, UnderWay
 from raftflow.agent.loop import Agent
 from raftflow.agent.messages import Sampled
 from raftflow.coordinator.submitter import BusyError, NotLeaderError, ProposeError
 from raftflow.domain.contract import (
     AgentLoad,
     InputsPiece,
+    LeaderNotice,
     PollRequest,
     PollResponse,
     RegisterRequest,
@@ -250,6 +252,10 @@ class SimLeaderClient:
         self._timeout_s = timeout_s
         self._leader: str | None = None
         self._decode_poll = msgspec.json.Decoder(PollResponse)
+        self._under_way = UnderWay()
+        self.watch = LeaderWatch(
+            ask=self._ask_who_leads, peers=lambda: self._replicas, leader=lambda: self._leader, moved=self._moved
+        )
 
     async def register(self, request: RegisterRequest) -> RegisterResponse:
         """Register. Raises what the real client raises."""
@@ -328,22 +334,53 @@ class SimLeaderClient:
             if target in tried:
                 continue
             tried.append(target)
+            term = self.watch.term
             try:
-                reply = await self._calls.call(self._process, target, serve, timeout_s)
+                with self._under_way.asking(target, timeout_s) as limit:
+                    reply = await self._calls.call(self._process, target, serve, limit)
             except NotLeaderError as error:
+                self._remember(error.leader)
                 targets.insert(0, error.leader)
             except BusyError as error:
                 raise AgentNoLeaderError(str(error), 1.0) from error
-            except (ProposeError, CallFailed):
+            except (ProposeError, CallFailed) as error:
+                if self.watch.term != term and target != self._leader:
+                    raise AgentNoLeaderError(f"{target} has not answered, and another one leads") from error
                 self._failed(target)
             else:
-                self._leader = target
+                self._remember(target)
                 if isinstance(reply, Rejection):
                     if reply.code in {RejectionCode.STALE_INCARNATION, RejectionCode.NOT_FOUND}:
                         raise StaleIncarnationError(reply.message)
                     raise RefusedError(422, reply.message)
                 return reply
         raise AgentNoLeaderError("no replica could be asked")
+
+    async def _ask_who_leads(self, target: str, term: int) -> LeaderNotice:
+        """Ask a replica who leads after `term`. Raises `OSError`."""
+
+        async def serve(replica: Replica) -> LeaderNotice:
+            return await replica.news.wait(term, HOLD_S)
+
+        try:
+            return await self._calls.call(self._process, target, serve, HOLD_S + self._timeout_s)
+        except CallFailed as error:
+            raise OSError(str(error)) from error
+
+    def _moved(self, _told_by: str, notice: LeaderNotice) -> None:
+        """There is a new leader: go there, and give up what is under way to any other replica."""
+        assert notice.leader is not None  # noqa: S101 - it is news
+        if notice.leader == self._leader:
+            return
+        if self._leader is not None:
+            self._failed(self._leader)
+        self._remember(notice.leader)
+        self._under_way.give_up(notice.leader, 0.0 if self.watch.term else FIRST_S)
+
+    def _remember(self, target: str) -> None:
+        if target != self._leader:
+            self._leader = target
+            self.watch.leader_known()
 
     def _failed(self, target: str) -> None:
         if target == self._leader:
@@ -424,6 +461,7 @@ class SimAgent:
         )
 
         client: Any = SimLeaderClient(self._calls, process, self._replicas, self._rng, 0.7)
+        watching = self._loop.create_task(client.watch.run())
         fetcher = Fetcher(client, _KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
 
         def make(before: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
@@ -447,6 +485,7 @@ class SimAgent:
         agent._lease = Lease(lambda: virtual_ns(self._loop))  # noqa: SLF001 - its default clock is the real one
         agent._load = load  # noqa: SLF001 - it reads /proc
         code = await agent.run()
+        watching.cancel()
         self._trace.note(self.name, f"left, code {code}")
         self._loop.call_soon(self._gone, process, context=contextvars.Context())
 

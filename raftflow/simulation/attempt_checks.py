@@ -90,6 +90,8 @@ class Attempts:
         """Fence and agent of the last attempt of tasks that nobody has: perhaps lost, if nobody reported its end."""
         self.incarnation: dict[str, int] = {}
         """Agents that are present."""
+        self.lost_together: set[str] = set()
+        """Agents whose last loss was part of a mass loss."""
         self.needs: dict[Task, tuple[str, ...]] = {}
         self.results: dict[Task, bytes | None] = {}
         """Of tasks that succeeded; None if it was an equal task's."""
@@ -122,9 +124,14 @@ class Attempts:
                 self._follow_drain(command)
                 self._follow_upload(command)
         if isinstance(reply, AgentAccepted):
+            if reply.name in self.lost_together and f"agent {reply.name} is in quarantine" in record.detail:
+                problems.append(f"{reply.name} comes back from a mass loss into a quarantine")
+            self.lost_together.discard(reply.name)
             self.incarnation[reply.name] = reply.incarnation
         elif isinstance(command, RemoveAgent) and isinstance(reply, Done) and reply.changed:
             self.incarnation.pop(command.name, None)
+            if command.mass:
+                self.lost_together.add(command.name)
         if isinstance(command, ReportAttempts | OfferEnds) and isinstance(reply, Reported):
             if self.incarnation.get(command.agent) != command.incarnation:
                 problems.append(f"a report of incarnation {command.incarnation} of {command.agent} counted")

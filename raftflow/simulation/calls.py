@@ -83,14 +83,17 @@ class Calls:
         caller: Process,
         target: str,
         serve: Callable[[Replica], Awaitable[T]],
-        timeout_s: float,
+        limit: float | asyncio.Timeout,
     ) -> T:
-        """Let `target` serve a request. Raises what `serve` raised there, or `CallFailed`."""
+        """Let `target` serve a request. Raises what `serve` raised there, or `CallFailed`.
+
+        `limit` is how long it may take, in seconds, or a time-out that the caller may move.
+        """
         pending = _Pending(caller, caller.name, target, self._loop.create_future())
         self._open.add(pending)
         self._loop.call_later(self._delay(), self._arrive, pending, serve)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with limit if isinstance(limit, asyncio.Timeout) else asyncio.timeout(limit):
                 return await pending.future  # type: ignore[no-any-return]  # what `serve` returned
         except TimeoutError:
             raise CallFailed(f"{target} does not answer") from None

@@ -190,11 +190,11 @@ class History:
             heard_s[name] = self._trace.now_s()
             contact(name, now_s)
 
-        def give_up(name: str, incarnation: int) -> None:
+        def give_up(name: str, incarnation: int, *, together: bool = False) -> None:
             silent_s = self._trace.now_s() - heard_s.get(name, 0.0)
             if silent_s < lease_s:
                 self.violation("given up early", f"{host.name} gives {name} up, heard {silent_s:.3f} s ago")
-            begin(name, incarnation)
+            begin(name, incarnation, together=together)
 
         leader.leases.contact, leader.removals.begin = heard, give_up
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raftflow.simulation.disk import Loss
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from raftflow.simulation.loop import Process
     from raftflow.simulation.stage import Stage
+
+
+FOUND_WITHIN_S: Final = 0.15
+"""From a new leader until agents that reach it have polled it, if nothing else happens."""
+SILENT: Final = "leader's machine silent"
+IN_CONTACT_S: Final = 0.6
+"""An agent that polled so long ago or later was in contact with the leader: a poll is held for 0.4 s."""
 
 
 class Dramas:
@@ -52,6 +62,50 @@ class Dramas:
             stage.hand_over(successor, first)
             await asyncio.sleep(0.05)
             stage.bursts.fire(first, 5)
+
+    def silent_leader(self, _name: str) -> None:
+        """Let the leader fall silent to replicas, agents and clients. Its process lives, and knows nothing."""
+        self._stage.play(self._fall_silent())
+
+    async def _fall_silent(self) -> None:
+        stage = self._stage
+        first = stage.cluster.leader()
+        replica = None if first is None else stage.cluster.hosts[first].replica
+        if first is None or replica is None:
+            return
+        at_work: dict[str, Process] = {}
+        for agent in stage.agents:
+            silent_s = replica.leader.silent_s(agent.name)
+            if agent.process is not None and silent_s is not None and silent_s < IN_CONTACT_S:
+                at_work[agent.name] = agent.process
+        everybody = [*stage.others(first), *[agent.name for agent in stage.agents], *stage.clients]
+        stage.trace.fault(SILENT, first)
+        # Calls are lost for good in a cut, where TCP would go on: whoever was told nothing then hears nothing later.
+        judged = stage.calls_are_good and stage.trace.faults[SILENT] == 1
+        count = stage.faults_so_far()
+        stage.cut_off(first, everybody)
+        successor = await stage.successor(first)
+        if successor is not None:
+            await asyncio.sleep(FOUND_WITHIN_S)
+            alone = stage.faults_so_far() == count and stage.only_one_cut_off(first)
+            if judged and alone and stage.cluster.leader() == successor:
+                self._judge(successor, at_work)
+            await asyncio.sleep(stage.rng.uniform(0.0, 1.0))
+        stage.rejoin(first, everybody)
+
+    def _judge(self, successor: str, agents: Mapping[str, Process]) -> None:
+        """Whoever was at work before the leader fell silent must have found its successor by now."""
+        stage = self._stage
+        replica = stage.cluster.hosts[successor].replica
+        now = {agent.name: agent.process for agent in stage.agents}
+        if replica is None:
+            return
+        for name, process in agents.items():
+            known = replica.machine.state.agents.get(name)
+            if now[name] is not process or process.frozen or known is None or not known.present:
+                continue
+            if name in replica.leader.unheard:
+                stage.missed(f"{name} has not found {successor} {FOUND_WITHIN_S} s after it was elected")
 
     def slow_majority(self, _name: str) -> None:
         """Leave a leader the followers that it needs, on links so slow that it sends again what is on its way."""

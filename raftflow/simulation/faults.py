@@ -49,6 +49,8 @@ KINDS: Final[dict[str, int]] = {
     "snapshot": 8,
     "transfer": 5,
     "agent": 8,
+    "silent leader": 4,
+    "fleet cut off": 3,
     "add member": 9,
     "remove member": 9,
     "replace member": 6,
@@ -125,6 +127,8 @@ class Faults:
             "transfer": self._transfer,
             "agent": self._agent,
             "give up": self._give_up,
+            "silent leader": dramas.silent_leader,
+            "fleet cut off": self._cut_fleet_off,
             "clock ahead": self._clock_ahead,
             "add member": changes.add,
             "remove member": changes.remove,
@@ -348,6 +352,30 @@ class Faults:
             self._trace.fault("agent cut off", agent.name)
             for replica in self._cluster.names:
                 self._network.cut(agent.name, replica)
+
+    def _cut_fleet_off(self, _name: str) -> None:
+        self._stage.play(self._cut_off_all())
+
+    async def _cut_off_all(self) -> None:
+        """Cut all agents off past their leases, twice or three times, and let them come back in between."""
+        if self._away:
+            return
+        agents = [agent.name for agent in self._agents]
+        for _ in range(self._rng.choice((2, 3))):
+            self._trace.fault("fleet cut off", ",".join(agents))
+            replicas = list(self._cluster.names)
+            self._away.update(agents)
+            try:
+                for agent in agents:
+                    for replica in replicas:
+                        self._network.cut(agent, replica)
+                await asyncio.sleep(self._rng.uniform(*AWAY_S))
+            finally:
+                self._away.difference_update(agents)
+            for agent in agents:
+                for replica in replicas:
+                    self._network.heal(agent, replica)
+            await asyncio.sleep(self._rng.uniform(0.3, 1.0))
 
     def _give_up(self, _name: str) -> None:
         self._stage.play(self._cut_off_for_long())

@@ -277,6 +277,24 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         family="leases",
     ),
     Mutant(
+        name="silent leaders waited for",
+        about="an agent waits for a silent leader's answer to its end before it asks another replica",
+        plant=plants.watch_nobody,
+        family="leases",
+    ),
+    Mutant(
+        name="mass losses counted",
+        about="a fleet that was cut off twice comes back into quarantine",
+        plant=plants.count_mass_losses,
+        family="leases",
+    ),
+    Mutant(
+        name="quarantine of the last",
+        about="quarantines hold though nobody is up",
+        plant=plants.keep_quarantines,
+        family="leases",
+    ),
+    Mutant(
         name="reads without quorum",
         about="a leader answers reads without asking whether it still leads",
         plant=plants.attribute(ReadRounds, "begin", plants.read_alone),

@@ -19,6 +19,8 @@ FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all"
 CHANGES: Final = ("add member", "remove member", "replace member", "lone change", "ghost")
 CHANGING_SHARE: Final = 0.6
 """Share of the seeds of other families in which members change."""
+SILENCES_SHARE: Final = 0.4
+"""Share of the runs of the family `leases` in which machines fall silent, and little else happens."""
 MIXED_SHARE: Final = 0.25
 """Share of seeds that begin with older versions."""
 WIPING_SHARE: Final = 0.4
@@ -193,3 +195,8 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 5, 0.05
         plan.weights = {"agent": 10, "give up": 6, "clock": 6, "clock ahead": 3, "transfer": 2, "pause": 1}
         plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True
+        if rng.random() < SILENCES_SHARE:
+            # Nothing else goes wrong, so that what takes too long can be told from what is in the way.
+            plan.weights = {"silent leader": 4, "fleet cut off": 3, "agent": 3}
+            plan.agents = rng.choice((1, 5))
+            plan.every_s, plan.late_calls, plan.lose_answers, plan.slow = 1.5, 0.0, 0.0, 0.0

@@ -14,6 +14,7 @@ import msgspec
 from raftflow.agent import inputs as agent_inputs
 from raftflow.agent.clock import Lease
 from raftflow.agent.inputs import Fetcher
+from raftflow.agent.leader_watch import LeaderWatch
 from raftflow.coordinator import watch
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader import LeaderLoop
@@ -24,8 +25,9 @@ from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.rooms import fits_in
 from raftflow.domain.task import AttemptOutcome, TaskState
+from raftflow.machine import agents as machine_agents
 from raftflow.machine import apply as machine_apply
-from raftflow.machine import attempts, backups, flow, ledger
+from raftflow.machine import attempts, backups, flow, ledger, quarantine
 from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.inputs import inputs_slice
 from raftflow.machine.machine import Machine
@@ -66,6 +68,39 @@ def attribute(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
 def _both(one: Patch, other: Patch) -> Iterator[None]:
     with one, other:
         yield
+
+
+# --- silence
+
+
+def watch_nobody() -> Patch:
+    async def wait_for_ever(_self: LeaderWatch) -> None:
+        """Ask no other replica who leads."""
+        await asyncio.Event().wait()
+
+    return patch.object(LeaderWatch, "run", wait_for_ever)
+
+
+def count_mass_losses() -> Patch:
+    note_loss = quarantine.note_loss
+
+    def count(step: Step, agent: Agent, *, mass: bool = False) -> None:
+        del mass
+        note_loss(step, agent)
+
+    return patch.object(machine_agents, "note_loss", count)
+
+
+def keep_quarantines() -> Patch:
+    take_over = quarantine.take_over
+
+    def as_if_others_were_up(step: Step, agent: Agent, before: Agent) -> None:
+        kinds = step.state.kinds
+        step.state.kinds = kinds or {agent.kind(): 1}
+        take_over(step, agent, before)
+        step.state.kinds = kinds
+
+    return patch.multiple(machine_agents, end_all_if_nobody_is_up=lambda _step: None, take_over=as_if_others_were_up)
 
 
 # --- disk

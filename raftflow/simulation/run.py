@@ -125,6 +125,9 @@ class World:
             agents=self.agents,
             bursts=Bursts(loop, self._rng(seed, "bursts"), self.cluster, history),
             weather=self.weather,
+            clients=[client.process.name for client in self.clients],
+            calls_are_good=not (plan.lose_answers or plan.late_calls or plan.slow),
+            missed=lambda what: history.violation("slow failover", what),
         )
         self.wipes = Wipes(self.stage, history)
         self.faults = Faults(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from raftflow.simulation.disk import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from random import Random
 
     from raftflow.simulation.agents import SimAgent
@@ -37,6 +37,9 @@ class Stage:
         agents: list[SimAgent],
         bursts: Bursts,
         weather: Weather,
+        clients: Sequence[str],
+        calls_are_good: bool,
+        missed: Callable[[str], None],
     ) -> None:
         self.loop = loop
         self.rng = rng
@@ -46,6 +49,12 @@ class Stage:
         self.agents = agents
         self.bursts = bursts
         self.weather = weather
+        self.clients = clients
+        """Their names."""
+        self.calls_are_good = calls_are_good
+        """No answer gets lost, and none is late without a fault."""
+        self.missed = missed
+        """Told about what should have happened in time and has not."""
         self._plays: list[asyncio.Task[None]] = []
         self._strokes: list[asyncio.TimerHandle] = []
 
@@ -71,6 +80,14 @@ class Stage:
             act.cancel()
 
     # Acts.
+
+    def faults_so_far(self) -> int:
+        """Return how many faults have begun."""
+        return sum(self.trace.faults.values())
+
+    def only_one_cut_off(self, name: str) -> bool:
+        """Tell whether nobody but this replica is cut off from anybody."""
+        return all(name in direction for direction in self.network.blocked)
 
     def restart(self, name: str) -> None:
         """Have a replica come back with what its disk kept."""

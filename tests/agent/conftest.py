@@ -60,8 +60,6 @@ class FakeLeader:
         self.refuses: Callable[[RegisterRequest | PollRequest], int] = lambda _request: 0
         """Returns the status with which a request is refused; 0 for none."""
         self.refused_requests: list[RegisterRequest | PollRequest] = []
-        self.silent_registration: asyncio.Event | None = None
-        """Registrations wait for it."""
         self.silent = False
         """Nothing is answered any more."""
         self.deaf_polls = 0
@@ -76,7 +74,6 @@ class FakeLeader:
         """Every end of every poll that arrived, repeated ones included."""
         self.accepted: dict[int, ReportedEnd] = {}
         self.pieces: dict[str, LogPiece] = {}
-        self.incarnation = 0
         self.goodbye = False
         self.stop: list[int] = []
         self.release: list[int] = []
@@ -96,8 +93,7 @@ class FakeLeader:
         self.leads: LeaderNotice | None = None
         """What it tells of the leader, None if it does not know the question; see `elect`."""
         self.asked_terms: list[int] = []
-        self.in_flight = 0
-        self.in_flight_max = 0
+        self.in_flight = self.in_flight_max = self.incarnation = 0
         self._changed = asyncio.Condition()
         self._changes = 0
         self._last_seq = 0
@@ -113,8 +109,8 @@ class FakeLeader:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/agents", self._register)
         app.router.add_post("/v1/agents/{id}/poll", self._poll)
-        app.router.add_get("/v1/agents/{id}/attempts/{fence}/inputs", self._inputs)
         app.router.add_get("/v1/leader", self._who_leads)
+        app.router.add_get("/v1/agents/{id}/attempts/{fence}/inputs", self._inputs)
         app.on_response_prepare.append(self._tell_peers)
         self._runner = web.AppRunner(app, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
@@ -166,10 +162,10 @@ class FakeLeader:
         if elsewhere is not None:
             return elsewhere
         registration = msgspec.json.decode(await request.read(), type=RegisterRequest)
+        if self.silent:
+            await asyncio.sleep(60)
         if refused := await self._refuse(registration):
             return refused
-        if self.silent_registration is not None:
-            await self.silent_registration.wait()
         if not self.registrations or self.registrations[-1].instance != registration.instance or self.stale:
             self.incarnation += 1
             self._last_seq = 0

@@ -58,10 +58,7 @@ async def served() -> AsyncIterator[Callable[[Script], Awaitable[Server]]]:
 
 
 async def post(wire: Wire, base: str, body: bytes = b"{}", **options: Any) -> Any:
-    limit = asyncio.timeout(options.get("timeout_s", LIMIT_S))
-    return await wire.post(
-        base, "/v1/x", body, limit=limit, connect_timeout_s=options.get("connect_timeout_s", LIMIT_S)
-    )
+    return await wire.post(base, "/v1/x", body, **{"timeout_s": LIMIT_S, "connect_timeout_s": LIMIT_S, **options})
 
 
 async def test_a_connection_is_kept_and_used_again(served: Any) -> None:

@@ -86,6 +86,9 @@ def test_an_agent_that_is_lost_again_is_put_into_quarantine(
     online: Callable[..., LocalCluster], audit: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
     cluster = online(agents=1, agent_cpus=2, lease_ms=LEASE_MS)
+    # Another one that is up, and too small for the tasks: no quarantine holds while nobody is up.
+    cluster.add_agent("a2", ["--cpus", "0.1", "--memory", "64MiB"])
+    cluster.wait_agents()
     with cluster.client() as client:
         for state in ("returned", "quarantine"):
             kill_group(cluster, "a1")

@@ -12,7 +12,7 @@ import pytest
 
 from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.commands import RegisterAgent, RemoveAgent, SubmitWorkflow
+from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent, SubmitWorkflow
 from raftflow.domain.contract import PollRequest, PollResponse, ReportedEnd
 from raftflow.domain.features import LEVEL
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
@@ -93,6 +93,9 @@ class Bench:
             )
         )
         return str(reply.workflow_id)
+
+    def control(self, name: str, action: Any) -> ControlAgent:
+        return ControlAgent(at_ms=self.clock.ms, actor="client:test", name=name, action=action)
 
     def removal(self, name: str, incarnation: int) -> RemoveAgent:
         return RemoveAgent(at_ms=self.clock.ms, actor="leader:n1", name=name, incarnation=incarnation, reason="lost")

@@ -63,7 +63,7 @@ def test_who_is_silent_counts_before_its_lease_is_over() -> None:
         (4, 15, True),
     ],
 )
-def test_how_many_are_a_loss_that_counts_against_nobody(silent: int, present: int, together: bool) -> None:
+def test_how_many_are_a_loss_that_counts_against_nobody(silent: int, present: int, *, together: bool) -> None:
     found = Together()
     names = [f"a{number}" for number in range(silent)]
     found.note(names, present)

@@ -11,6 +11,7 @@ import pytest
 from raftflow.coordinator import leader as leader_module
 from raftflow.coordinator.config import Limits
 from raftflow.coordinator.errand import Errand
+from raftflow.coordinator.leader import UNHEARD_S
 from raftflow.coordinator.leases import Leases
 from raftflow.coordinator.retention import Retention
 from raftflow.coordinator.standing import Standing
@@ -300,6 +301,30 @@ async def test_agents_that_were_not_heard_in_this_term_get_nothing(bench: Any) -
     assert not one.replica.planner.suspects()
     again = await one.register("a3", instance="b" * 8)
     assert len((await one.work(again, 1, name="a3")).assign) == 1, "who registers is heard"
+
+
+async def test_nothing_queues_at_a_full_agent_while_others_are_yet_to_be_heard(bench: Any) -> None:
+    one = await bench()
+    full, idle, gone = [await one.register(name, instance=name * 4, prefetch=8) for name in ("full", "idle", "gone")]
+    for name in ("idle", "gone"):
+        await one.replica.propose(one.control(name, "drain"))
+    await one.submit("long")
+    (item,) = (await one.work(full, 1, name="full")).assign
+    for name in ("idle", "gone"):
+        await one.replica.propose(one.control(name, "resume"))
+    one.log.lose_leadership()
+    one.log.gain_leadership()
+    await one.until(lambda: one.replica.leader.leading)
+    await one.poll(full, 2, name="full", seen=item.fence, running=[item.fence])
+    await one.submit("next")
+    await one.until(lambda: one.replica.planner.settled)
+    assert [len(agent.queue) for agent in one.machine.state.agents.values()] == [0, 0, 0]
+    assert [item.task_id for item in (await one.work(idle, 1, name="idle")).assign] == ["next"]
+    await one.submit("third")
+    await one.until(lambda: any(agent.queue for agent in one.machine.state.agents.values()), 2 * UNHEARD_S)
+    assert one.replica.leader.unheard == {"gone": None}, "it is not waited for longer"
+    await one.poll(gone, 1, name="gone")
+    assert not one.replica.leader.unheard
 
 
 @pytest.mark.parametrize(

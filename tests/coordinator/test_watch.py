@@ -272,7 +272,7 @@ def test_what_a_seat_knows_of_deliveries() -> None:
 
 def news(fence: int) -> News:
     item = Assignment(fence=fence, workflow_id="w", workflow_name="w", task_id="t", attempt=1, resources={})
-    return News([item], [], [], False)
+    return News([item], [], [], draining=False)
 
 
 async def test_the_loop_runs_while_there_is_work_and_rests_without(

@@ -234,10 +234,9 @@ def end_attempt(
     running = task.state is _RUNNING
     profile = workflow.profiles[task.profile]
     outcome, error = end.outcome, end.error
-    if outcome is not _SUCCEEDED or error or result_problem(end.result) is not None:
-        outcome, error = _judged(attempt, end)
-    if outcome is _SUCCEEDED and len(end.result) > limits.RESULT_SMALL_BYTES and _is_full(step, end.result):
-        outcome, error = AttemptOutcome.FAILED, _FULL.format(step.state.result_bytes, limits.RESULTS_BYTES_MAX)
+    large = len(end.result) > limits.RESULT_SMALL_BYTES
+    if outcome is not _SUCCEEDED or error or large or result_problem(end.result) is not None:
+        outcome, error = _judged(step, attempt, end)
     if agent.faults or outcome is not _SUCCEEDED:
         note_end(step, agent, outcome)
     if task.backup is not None:
@@ -281,11 +280,13 @@ def _is_full(step: Step, result: bytes) -> bool:
     return state.feature_level >= INPUTS_LEVEL and state.result_bytes + len(result) > limits.RESULTS_BYTES_MAX
 
 
-def _judged(attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
+def _judged(step: Step, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
     """Return the outcome and the error of an attempt, whatever its agent says."""
     outcome, error = end.outcome, end.error
     if outcome is _SUCCEEDED:
         problem = result_problem(end.result)
+        if problem is None and len(end.result) > limits.RESULT_SMALL_BYTES and _is_full(step, end.result):
+            problem = _FULL.format(step.state.result_bytes, limits.RESULTS_BYTES_MAX)
         if problem is not None:
             outcome, error = AttemptOutcome.FAILED, problem
     elif outcome is AttemptOutcome.CANCELLED:

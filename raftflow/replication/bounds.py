@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from raftflow.replication.core import Message, Raft
 
-TERMS_AHEAD_MAX: Final = 1_000_000
-"""A term further ahead is not believed of one peer alone. Elections make a few terms in a second at most, and a
-replica that was away longer than that hears the term from two others."""
+TERMS_AHEAD_MAX: Final = 100_000_000
+"""A term further ahead is not believed of one peer alone. A replica that is cut off stands for election about twice a
+second, so it may be away for a year and a half and still be heard when it returns."""
 TELLERS_MIN: Final = 2
 """One peer alone is never believed that this replica was removed, or has another history."""
 

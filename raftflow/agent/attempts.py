@@ -217,7 +217,7 @@ class Attempts:
             error=error,
             duration_ms=(now_ns() - running.started_at_ns) // 1_000_000,
             cpu_ms=max(how.cpu_ms, running.usage.cpu_ms),
-            peak_mib=to_mib(max(how.rss_max_kib, running.usage.peak_kib)),
+            peak_mib=to_mib(running.usage.peak_at_end_kib(how)),
         )
         if outcome == "succeeded" and how.result:
             end.result = msgspec.Raw(how.result)

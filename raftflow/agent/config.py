@@ -90,8 +90,13 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     worker_calls_max: Positive = 10_000
     """A python worker is replaced after that many calls."""
     worker_rss_max_mib: Positive = 1_024
-    """A python worker that once was larger is replaced after its call."""
+    """A python worker that was larger during a call is replaced after it."""
+    worker_idle_max_s: Seconds = 60.0
+    """A python worker that was given no call for so long is ended."""
     workers_idle_max: Annotated[int, msgspec.Meta(ge=0, le=1_024)] = 16
+    """Python workers that wait for calls."""
+    workers_idle_max_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
+    """What they may hold together; those that wait for the longest time are ended first."""
 
     def capacity(self) -> Resources:
         """Return `resources` in integer units."""

@@ -60,7 +60,11 @@ _WATCH_AFTER_S = 0.005
 """From what age on a program's output is read while it runs. Most programs that end sooner have written less than a
 pipe holds, and are spared four calls of the system and a wake-up; one that writes more waits for so long, once."""
 _OWN_PEAK_S = 5.0
-"""How long the launcher's own peak is taken for unchanged; it holds a few MiB for each program that runs."""
+"""How long the launcher's own peak is taken for nearly unchanged; it holds a few MiB for each program that runs."""
+_OWN_GROWTH_KIB = 64 << 10
+"""It does not grow by more in that time."""
+_SLACK_KIB = 512
+"""The system counts pages of each CPU by itself, and adds them up now and then."""
 _GONE_WAIT_S = 5.0
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -300,28 +304,29 @@ class Launcher:
         if reaped:
             self._kill_orphans()
 
-    def _own_peak_kib(self) -> int:
-        """Return the largest resident size that the launcher itself had, at most some seconds ago.
+    def _is_own_peak(self, rss_max_kib: int) -> bool:
+        """Tell whether a program's largest memory may be that of the launcher, in which its life began.
 
-        Not `ru_maxrss` of this process: that counts the program which started it too (Linux keeps it over `exec`).
+        Not by `ru_maxrss` of this process: that counts the program which started it too (Linux keeps it over `exec`).
         """
+        if rss_max_kib <= self._peak_kib:
+            return True
         now_s = time.monotonic()
-        if now_s >= self._peak_until_s:
+        # Soon after the last look the launcher cannot have grown by much.
+        if now_s >= self._peak_until_s or rss_max_kib <= self._peak_kib + _OWN_GROWTH_KIB:
             self._peak_until_s = now_s + _OWN_PEAK_S
             with contextlib.suppress(OSError), open("/proc/self/status", "rb") as file:  # noqa: PTH123 - half the cost
                 for line in file:
                     if line.startswith(b"VmHWM:"):
-                        self._peak_kib = int(line.split()[1])
-        return self._peak_kib
+                        self._peak_kib = int(line.split()[1]) + _SLACK_KIB
+        return rss_max_kib <= self._peak_kib
 
     def _finish(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
         del self._children[child.id]
         child.ended = True
         cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
         # A program begins its life in the launcher's memory, so anything below the launcher's own peak says nothing.
-        rss_max_kib = usage.ru_maxrss
-        if rss_max_kib <= self._own_peak_kib():
-            rss_max_kib = 0
+        rss_max_kib = 0 if self._is_own_peak(usage.ru_maxrss) else usage.ru_maxrss
         for stream in child.streams:
             for _ in range(_DRAIN_READS_MAX):
                 if not stream.read():
@@ -364,12 +369,12 @@ class Launcher:
         """Return what programs use."""
         roots = {identity: [self._children[identity].pid] for identity, _ in wanted if identity in self._children}
         self._add_orphans(roots)
-        used: list[tuple[int, int, int, list[int]]] = []
+        used: list[tuple[int, int, int, int, list[int]]] = []
         for identity, limit_kib in wanted:
             if identity in roots:
                 tree = read_tree(roots[identity])
-                named = tree.pids if limit_kib and tree.rss_kib >= limit_kib else []
-                used.append((identity, tree.cpu_ms, tree.rss_kib, named))
+                named = tree.pids if limit_kib and tree.held_kib >= limit_kib else []
+                used.append((identity, tree.cpu_ms, tree.held_kib, tree.files_kib, named))
         return Sampled(used)
 
     def _add_orphans(self, roots: dict[int, list[int]]) -> None:

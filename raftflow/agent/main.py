@@ -16,6 +16,7 @@ from raftflow.agent.config import AgentConfig, ConfigError
 from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
+from raftflow.agent.executors.workers import WorkerLimits
 from raftflow.agent.hardening import adopt_orphans, attempts_max, hide_memory, ignore_signals, raise_files_limit
 from raftflow.agent.inputs import Fetcher, InputFolder
 from raftflow.agent.leader import LeaderClient, RefusedError
@@ -103,9 +104,13 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         store,
         work,
         output_bytes_max=config.output_bytes_max,
-        idle_max=config.workers_idle_max,
-        calls_max=config.worker_calls_max,
-        rss_max_mib=config.worker_rss_max_mib,
+        limits=WorkerLimits(
+            calls_max=config.worker_calls_max,
+            rss_max_mib=config.worker_rss_max_mib,
+            idle_max_s=config.worker_idle_max_s,
+            idle_max=config.workers_idle_max,
+            idle_max_mib=config.workers_idle_max_mib,
+        ),
     )
     inputs = InputFolder(work)
     fetcher = Fetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)

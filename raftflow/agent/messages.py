@@ -78,8 +78,9 @@ class Sample(_Message, frozen=True, tag="sample"):
 class Sampled(_Message, frozen=True, tag="sampled"):
     """What programs use, children included; programs that have ended are left out."""
 
-    used: list[tuple[int, int, int, list[int]]]
-    """Id, CPU time in ms, sum of resident memory in KiB, and its processes if it uses as much as was said."""
+    used: list[tuple[int, int, int, int, list[int]]]
+    """Id, CPU time in ms, memory that it holds and resident pages of files (`process_tree.Memory`), both in KiB, and
+    its processes if it holds as much as was said."""
 
 
 class Ping(_Message, frozen=True, tag="ping"):
@@ -151,11 +152,11 @@ class Returned(_Message, frozen=True):
     sizes: tuple[_Amount, _Amount] = (0, 0)
     truncated: tuple[bool, bool] = (False, False)
     leftovers: bool = False
-    """The call left child processes behind, or broke what other calls need: the worker must go, with its group."""
+    """The call left something behind that lasts as long as the worker: it must go, with its group."""
     rss_max_kib: _Amount = 0
-    """Most memory of the worker, or of one of its children, during the call."""
+    """Most memory of the worker, or of one of its children, during the call, without pages of files at its end."""
     rss_kib: _Amount = 0
-    """Memory that the worker keeps after the call."""
+    """Memory that the worker keeps after the call, without pages of files."""
     cpu_ms: _Amount = 0
     """CPU time of the call, children that were waited for included."""
     cpu_life_ms: _Amount = 0

@@ -1,7 +1,7 @@
 """What the processes of an attempt use, read from /proc.
 
-Only files are read that the kernel answers without waiting for the process (`stat`, `children`): the launcher calls
-this, and must never hang. Kernels without CONFIG_PROC_CHILDREN show the first process of a tree only.
+Only files are read that the kernel answers without waiting for the process (`stat`, `status`, `children`): the
+launcher calls this, and must never hang. Kernels without CONFIG_PROC_CHILDREN show the first process of a tree only.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ PROCESSES_MAX = 4_096
 
 _ROUNDS_MAX = 20
 _TICK_MS = 1000 // os.sysconf("SC_CLK_TCK")
-_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _STAT_BYTES = 1 << 10
+_STATUS_BYTES = 1 << 12
+_MEMORY = (b"VmRSS", b"RssAnon", b"RssShmem", b"RssFile")
 _CHILDREN_BYTES = 1 << 16
 
 
@@ -26,9 +27,20 @@ class Tree(NamedTuple):
 
     cpu_ms: int
     """CPU time, with that of children that have ended and were waited for."""
-    rss_kib: int
-    """Sum of their resident memory; what several of them share is counted once for each."""
+    held_kib: int
+    """Sum of the memory that they hold (`Memory`); what several of them share is counted once for each."""
+    files_kib: int
+    """Sum of their resident pages of files."""
     pids: list[int]
+
+
+class Memory(NamedTuple):
+    """Resident memory of a process."""
+
+    held_kib: int
+    """What the system cannot take back without swapping: anonymous memory, and shared memory (tmpfs)."""
+    files_kib: int
+    """Pages of mapped files, its program and libraries among them: the system drops them when it needs memory."""
 
 
 class _Stat(NamedTuple):
@@ -40,14 +52,13 @@ class _Stat(NamedTuple):
     session: int
     ticks: int
     threads: int
-    pages: int
     started: int
     """Ticks of the clock since the machine started."""
 
 
 def read_tree(roots: Iterable[int]) -> Tree:
     """Return what these processes and their descendants use now; those that have ended meanwhile use nothing."""
-    ticks, pages = 0, 0
+    ticks, held_kib, files_kib = 0, 0, 0
     pids: list[int] = []
     waiting = list(roots)
     while waiting and len(pids) < PROCESSES_MAX:
@@ -57,9 +68,31 @@ def read_tree(roots: Iterable[int]) -> Tree:
             continue
         pids.append(pid)
         ticks += stat.ticks
-        pages += stat.pages
+        memory = memory_of(pid)
+        held_kib += memory.held_kib
+        files_kib += memory.files_kib
         waiting.extend(_children(pid, stat.threads))
-    return Tree(ticks * _TICK_MS, pages * _PAGE_KIB, pids)
+    return Tree(ticks * _TICK_MS, held_kib, files_kib, pids)
+
+
+def memory_of(pid: int) -> Memory:
+    """Return the memory of a process, nothing if it has ended."""
+    return parse_memory(_read(f"/proc/{pid}/status", _STATUS_BYTES))
+
+
+def parse_memory(status: bytes) -> Memory:
+    """Return the memory that a file `status` of /proc tells of."""
+    found = [0, 0, 0, 0]
+    at = status.find(b"\nVmRSS:")
+    if at >= 0:
+        for line in status[at + 1 :].splitlines()[:4]:
+            name, _, value = line.partition(b":")
+            if name in _MEMORY:
+                found[_MEMORY.index(name)] = int(value.split()[0])
+    total, anonymous, shared, files = found
+    if total and not (anonymous or shared or files):  # Linux before 4.5 tells the sum only
+        return Memory(total, 0)
+    return Memory(anonymous + shared, files)
 
 
 def session_of(pid: int) -> int:
@@ -128,10 +161,10 @@ def _stat(pid: int) -> _Stat | None:
     data = _read(f"/proc/{pid}/stat", _STAT_BYTES)
     # The name of the program may hold anything, so the fields are counted from its closing bracket.
     fields = data[data.rfind(b")") + 2 :].split()
-    if len(fields) < 22:
+    if len(fields) < 20:
         return None
     ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
-    return _Stat(fields[0], int(fields[1]), int(fields[3]), ticks, int(fields[17]), int(fields[21]), int(fields[19]))
+    return _Stat(fields[0], int(fields[1]), int(fields[3]), ticks, int(fields[17]), int(fields[19]))
 
 
 def _children(pid: int, threads: int) -> Iterator[int]:

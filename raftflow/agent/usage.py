@@ -4,9 +4,11 @@ Nothing is done for attempts that run for less than a second. The launcher reads
 adopts what leaves them); the agent keeps the figures, reads what tasks tell of their progress, and stops an attempt
 that uses more memory than its demand names.
 
-Memory is the sum of what the processes of an attempt hold resident. That counts pages which several of them share
-once for each, so nobody is blamed for it: where the sum passes the demand, the processes' proportional shares (PSS)
-are read, which count every page once, and only two of these in a row that are above the demand end the attempt.
+Memory is what the system cannot take back: anonymous and shared memory (tmpfs), not the pages of mapped files. It is
+the sum over the processes of an attempt. That counts pages which several of them share once for each, so nobody is
+blamed for it: where the sum passes the demand, the processes' proportional shares (PSS) are read, which count every
+page once, and only two of these in a row that are above the demand end the attempt. The shares tell of changed pages
+of files too, which count until they are written.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from typing import Protocol
 import msgspec
 
 from raftflow.agent.clock import now_ns
-from raftflow.agent.executors.base import Watched
+from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.files import UnfitFileError, opened_folder, read_file
 from raftflow.agent.messages import Sampled
+from raftflow.agent.process_tree import memory_of
 from raftflow.domain.contract import AttemptUsage
 from raftflow.domain.limits import USAGE_PER_POLL_MAX
 from raftflow.domain.reportable import told_number
@@ -44,11 +47,18 @@ class Usage(msgspec.Struct):
     cpu_ms: int = 0
     memory_kib: int = 0
     peak_kib: int = 0
+    files_kib: int = 0
+    """Most pages of files that were resident."""
     progress: float | None = None
     over: int = 0
     """Looks in a row that found more memory than the demand."""
     seen: bool = False
     told_s: float = -math.inf
+
+    def peak_at_end_kib(self, how: Ended) -> int:
+        """Return the most memory of an attempt that has ended: what was seen, or the system's own account of it."""
+        files_kib = self.files_kib if how.with_files else 0
+        return max(self.peak_kib, how.rss_max_kib - files_kib)
 
 
 class Observed(Protocol):
@@ -153,7 +163,7 @@ class UsageWatch:
 
     def _sampled(self, sampled: Sampled, asked: Mapping[int, tuple[int, Watched]]) -> None:
         suspects: dict[int, tuple[list[int], int]] = {}
-        for identity, cpu_ms, rss_kib, pids in sampled.used:
+        for identity, cpu_ms, held_kib, files_kib, pids in sampled.used:
             fence, watched = asked[identity]
             observed = self._running.get(fence)
             if observed is None:
@@ -162,11 +172,12 @@ class UsageWatch:
             usage.seen = self.tells = True
             # The time of a process that ended and was waited for by nobody is gone from the sum.
             usage.cpu_ms = max(usage.cpu_ms, cpu_ms - watched.cpu_before_ms)
+            usage.files_kib = max(usage.files_kib, files_kib)
             if pids:
                 suspects[fence] = (pids, watched.kept_kib)
             else:
                 usage.over = 0
-                _remember(usage, max(rss_kib - watched.kept_kib, 0))
+                _remember(usage, max(held_kib - watched.kept_kib, 0))
         if suspects:
             self._measuring = self._loop.create_task(self._measure(suspects))
             self._measuring.add_done_callback(self._measured)
@@ -226,26 +237,25 @@ def read_progress(path: str, before: float | None) -> float | None:
 
 
 def shares_kib(pids: Iterable[int]) -> int:
-    """Return the proportional shares of processes together: shared pages are split among those that share them."""
+    """Return the memory that processes hold together: pages that they share are split among those that share them."""
     return sum(map(_share_kib, pids))
 
 
 def _share_kib(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb", 0) as file:  # noqa: PTH123 - a third of the cost
-            for line in file.read(_SMAPS_BYTES).splitlines():
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1])
+            found = {line.partition(b":")[0]: line for line in file.read(_SMAPS_BYTES).splitlines()}
     except PermissionError:  # a program that changed its user
-        return _rss_kib(pid)
+        return memory_of(pid).held_kib
     except OSError:  # it has ended
         return 0
-    return 0
-
-
-def _rss_kib(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/statm", "rb", 0) as file:  # noqa: PTH123 - a third of the cost
-            return int(file.read(_SMAPS_BYTES).split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
-    except OSError:
+        total, anonymous, shared, dirty = (
+            int(found[name].split()[1]) if name in found else None
+            for name in (b"Pss", b"Pss_Anon", b"Pss_Shmem", b"Pss_Dirty")
+        )
+    except (ValueError, IndexError):
         return 0
+    if anonymous is None or shared is None:  # Linux before 5.3
+        return total or 0
+    return max(anonymous + shared, dirty or 0)

@@ -10,7 +10,8 @@ Started by the launcher (`raftflow.helpers.worker_command`).
 
 from __future__ import annotations
 
-import builtins
+import contextlib
+import contextvars
 import ctypes
 import gc
 import importlib
@@ -21,9 +22,9 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,6 +33,8 @@ import orjson
 from raftflow import helpers, task
 from raftflow.agent.files import CaptureFolder, UnfitFileError, keep_head, write_all
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
+from raftflow.agent.process_tree import parse_memory
+from raftflow.agent.worker_state import WorkerState
 from raftflow.domain.reportable import not_finite_fault, result_fault
 
 _ERROR_CHARS_MAX = 2_048
@@ -39,6 +42,8 @@ _REFERENCE = b'"$result"'
 _REFERENCE_KEY = "$result"
 _RECEIVE_BYTES = 1 << 16
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+_SHARED_KIB = 64 << 10
+"""From so much on, it is looked at which of the pages that can be shared are those of files: this costs more."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -159,13 +164,11 @@ class Worker:
         self._control = control
         self._functions: dict[str, Callable[..., Any]] = {}
         self._received = bytearray()
-        self._home = Path.cwd()
         self._pid = os.getpid()
         # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
         self._meter = _Meter()
-        self._outputs = (sys.stdout, sys.stderr)
-        self._modules = [(module, dict(vars(module))) for module in (builtins, os, orjson, inspect, traceback)]
+        self._state = WorkerState((self._streams[0][0], self._streams[1][0]))
 
     def run(self) -> None:
         """Serve."""
@@ -191,22 +194,25 @@ class Worker:
 
     def _serve(self, call: Call) -> Returned:
         self._meter.begin()
+        self._state.drop_late_output()
         inputs: Inputs | FileInputs = Inputs(call.inputs)
         if call.inputs_path:
             inputs = FileInputs(call.inputs_path, call.inputs_places)
-        before = {key: os.environ.get(key) for key in call.env}
         task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
         result, error, ok = b"", "", False
         try:
-            os.environ.update(
-                call.env,
-                # Each call sets these, so they are left as they are behind it.
-                RAFTFLOW_WORKFLOW=call.workflow,
-                RAFTFLOW_TASK=call.task,
-                RAFTFLOW_ATTEMPT=str(call.attempt),
-                RAFTFLOW_FENCE=str(call.fence),
+            self._state.tell(
+                {
+                    "RAFTFLOW_WORKFLOW": call.workflow,
+                    "RAFTFLOW_TASK": call.task,
+                    "RAFTFLOW_ATTEMPT": str(call.attempt),
+                    "RAFTFLOW_FENCE": str(call.fence),
+                }
             )
-            result = self._call(call, inputs)
+            if call.env:
+                os.environ.update(call.env)
+            # In a context of its own: what it sets there, as the precision of decimal numbers, is its own.
+            result = contextvars.copy_context().run(self._call, call, inputs)
             ok = True
         except TaskError as fault:
             error = _cut(str(fault))
@@ -218,27 +224,27 @@ class Worker:
             task.set_current(None)
             if isinstance(inputs, FileInputs):
                 inputs.close()
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
-            if call.cwd is not None:
-                os.chdir(self._home)
+        left = self._put_back()
         try:
-            sizes, truncated = self._keep_output(call, error)
+            sizes, truncated = self._keep_output(call, error, left)
         except UnfitFileError as fault:
             error, sizes, truncated = error or str(fault), (0, 0), (True, True)
         task.forget_progress()
-        leftovers = _has_children() or (not ok and self._is_broken())
-        return Returned(call.fence, ok and not error, result, error, sizes, truncated, leftovers, *self._meter.end())
+        return Returned(call.fence, ok and not error, result, error, sizes, truncated, bool(left), *self._meter.end())
 
-    def _is_broken(self) -> bool:
-        """Tell whether a call that failed has changed what every call needs: the next one is not to pay for it."""
-        streams = (sys.stdout, sys.stderr)
-        if streams != self._outputs or any(stream is None or stream.closed for stream in streams):
-            return True
-        return any(vars(module) != before for module, before in self._modules)
+    def _put_back(self) -> list[str]:
+        """Put back what the call changed in this process. Returns what it left that stays as long as the process."""
+        for stream in (sys.stdout, sys.stderr):  # or what the function has put in their place
+            with contextlib.suppress(Exception):
+                if stream is not None and not stream.closed:
+                    stream.flush()
+        try:
+            left = self._state.leave()
+        except BaseException as fault:  # noqa: BLE001 - a handler of a signal that came just now, or what was not foreseen
+            left = [f"what could not be put back ({_class_name(fault)})"]
+        if _has_children():
+            left.append("processes that went on")
+        return left
 
     def _call(self, call: Call, inputs: Mapping[str, Any]) -> bytes:
         if call.cwd is not None:
@@ -248,7 +254,9 @@ class Worker:
                 raise TaskError(f"cannot enter the working directory {call.cwd}: {error.strerror}") from error
         function = self._functions.get(call.function)
         if function is None:
-            function = self._functions[call.function] = find_function(call.function)
+            with self._state.importing():
+                function = find_function(call.function)
+            self._functions[call.function] = function
         args = orjson.loads(call.args) if call.args not in (b"", b"[]") else []
         kwargs = orjson.loads(call.kwargs) if call.kwargs not in (b"", b"{}") else {}
         if _REFERENCE in call.args:
@@ -265,47 +273,59 @@ class Worker:
             value = asyncio.run(wait())
         return encode_result(value, call.result_bytes_max)
 
-    def _keep_output(self, call: Call, error: str) -> tuple[tuple[int, int], tuple[bool, bool]]:
+    def _keep_output(self, call: Call, error: str, left: list[str]) -> tuple[tuple[int, int], tuple[bool, bool]]:
         """Move what the call wrote to the attempt's directory."""
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
         if error:
             write_all(self._streams[1][0], (error + "\n").encode(errors="replace"))
-        folder = CaptureFolder(call.directory)
-        kept = [_keep(fd, folder, name, call.output_bytes_max) for fd, name in self._streams]
-        return (kept[0][0], kept[1][0]), (kept[0][1], kept[1][1])
+        if left:
+            text = f"raftflow: this call left behind {', '.join(left)}; its worker was replaced\n"
+            with contextlib.suppress(OSError):
+                write_all(self._streams[1][0], text.encode(errors="replace"))
+        sizes, truncated = [0, 0], [False, False]
+        folder: CaptureFolder | None = None
+        for index, (fd, name) in enumerate(self._streams):
+            if os.lseek(fd, 0, os.SEEK_END):  # a third of the cost of asking for its state
+                folder = folder or CaptureFolder(call.directory)
+                sizes[index], truncated[index] = _keep(fd, folder, name, call.output_bytes_max)
+        return (sizes[0], sizes[1]), (truncated[0], truncated[1])
 
 
 class _Meter:
-    """What a call uses."""
+    """What a call uses. Memory is what the system cannot take back: not the pages of mapped files."""
 
     def __init__(self) -> None:
         self._clear_refs = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-        self._cpu_ms = 0
+        self._cpu_s = 0.0
+        self._children_s = 0.0
         self._children_rss_kib = 0
 
     def begin(self) -> None:
         """A call begins: forget the peak of those before, and what their threads have used since."""
         os.write(self._clear_refs, b"5")
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._cpu_ms = _cpu_ms(resource.getrusage(resource.RUSAGE_SELF), children)
-        self._children_rss_kib = children.ru_maxrss
+        self._cpu_s = time.process_time() + self._children_s
 
     def end(self) -> tuple[int, int, int, int]:
         """Return the last four fields of `Returned`. Children that are left have been looked for already."""
         own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-        peak_kib = own.ru_maxrss
+        kept_kib, files_kib = self._memory()
+        peak_kib = max(own.ru_maxrss - files_kib, kept_kib)
         if children.ru_maxrss > self._children_rss_kib:  # it never falls, so it tells only of larger ones
+            self._children_rss_kib = children.ru_maxrss
             peak_kib = max(peak_kib, children.ru_maxrss)
-        kept_kib = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_KIB
-        cpu_ms = _cpu_ms(own, children)
-        return peak_kib, kept_kib, max(cpu_ms - self._cpu_ms, 0), cpu_ms
+        self._children_s = children.ru_utime + children.ru_stime
+        cpu_s = own.ru_utime + own.ru_stime + self._children_s
+        return peak_kib, kept_kib, max(int((cpu_s - self._cpu_s) * 1000), 0), int(cpu_s * 1000)
 
-
-def _cpu_ms(*usages: resource.struct_rusage) -> int:
-    return int(sum(usage.ru_utime + usage.ru_stime for usage in usages) * 1000)
+    def _memory(self) -> tuple[int, int]:
+        """Return what this process holds, and its pages of files; in KiB."""
+        pages = os.pread(self._statm, 128, 0).split()
+        resident_kib, shared_kib = int(pages[1]) * _PAGE_KIB, int(pages[2]) * _PAGE_KIB
+        if shared_kib < _SHARED_KIB:
+            return resident_kib - shared_kib, shared_kib
+        with open("/proc/self/status", "rb", 0) as file:  # noqa: PTH123 - half the cost
+            memory = parse_memory(file.read())
+        return memory.held_kib, memory.files_kib
 
 
 def _keep(fd: int, folder: CaptureFolder, name: str, bytes_max: int) -> tuple[int, bool]:

@@ -212,8 +212,8 @@ class Machine:
     def sample(self, wanted: list[tuple[int, int]], on_sampled: Callable[[Sampled], None]) -> None:
         """Tell what programs use, as the launcher does: each a CPU and a little memory, so that none is stopped."""
         now_s = self._loop.time()
-        used: list[tuple[int, int, int, list[int]]] = [
-            (fence, int((now_s - self._programs[fence].started_s) * 1000), _PROGRAM_KIB, [])
+        used: list[tuple[int, int, int, int, list[int]]] = [
+            (fence, int((now_s - self._programs[fence].started_s) * 1000), _PROGRAM_KIB, 0, [])
             for fence, _ in wanted
             if fence in self._programs
         ]

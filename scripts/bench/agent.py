@@ -27,6 +27,7 @@ from raftflow.agent.executors.base import Ended, Executor
 from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
+from raftflow.agent.executors.workers import WorkerLimits
 from raftflow.agent.output import OutputStore
 from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import Assignment
@@ -114,9 +115,7 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
             store,
             work,
             output_bytes_max=limit,
-            idle_max=16,
-            calls_max=1 << 30,
-            rss_max_mib=1_024,
+            limits=WorkerLimits(calls_max=1 << 30, rss_max_mib=1_024, idle_max_s=60.0, idle_max=16, idle_max_mib=512),
         )
         command = CommandExecutor(launcher, store, work, output_bytes_max=limit)
         drivers = (

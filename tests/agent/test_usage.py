@@ -53,7 +53,7 @@ def test_a_tree_is_a_process_with_all_its_descendants() -> None:
                 assert time.monotonic() < until_s, tree
             assert tree.pids[0] == shell.pid
             assert len(tree.pids) >= 2
-            assert shares <= read_tree([shell.pid]).rss_kib
+            assert shares <= read_tree([shell.pid]).held_kib
         finally:
             for pid in read_tree([shell.pid]).pids:
                 os.kill(pid, 9)
@@ -83,7 +83,7 @@ def test_cpu_time_counts_children_that_ended() -> None:
 def test_a_process_that_is_gone_uses_nothing() -> None:
     with subprocess.Popen(["/bin/true"]) as process:
         process.wait()
-    assert read_tree([process.pid]) == (0, 0, [])
+    assert read_tree([process.pid]) == (0, 0, 0, [])
     assert shares_kib([process.pid]) == 0
 
 
@@ -100,7 +100,7 @@ def test_pages_that_processes_share_are_counted_once_in_their_shares() -> None:
         shared = shares_kib(tree.pids)
         for pid in tree.pids:
             os.kill(pid, 9)
-    assert tree.rss_kib > 4 * (64 << 10)
+    assert tree.held_kib > 4 * (64 << 10)
     assert 64 << 10 <= shared < 2 * (64 << 10)
 
 
@@ -257,8 +257,8 @@ class Looks:
         figures = self.figures.pop(0)
         used = []
         for identity, limit_kib in wanted:
-            rss_kib, shares = (mib << 10 for mib in figures[identity])
-            used.append((identity, 0, rss_kib, [identity, shares] if 0 < limit_kib <= rss_kib else []))
+            held_kib, shares = (mib << 10 for mib in figures[identity])
+            used.append((identity, 0, held_kib, 0, [identity, shares] if 0 < limit_kib <= held_kib else []))
         on_sampled(Sampled(used))
 
     async def play(self, attempts: list[FakeAttempt], figures: list[dict[int, tuple[int, int]]]) -> list[int]:

@@ -26,6 +26,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """CPU time, as the system accounted for it at the end."""
     rss_max_kib: int = 0
     """Most memory of one of its processes; 0 if it is not known."""
+    with_files: bool = True
+    """Resident pages of files are part of `rss_max_kib`."""
     by_itself: bool = False
     """It is certain that it ended before anybody told it to."""
 

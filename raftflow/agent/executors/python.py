@@ -18,6 +18,7 @@ from raftflow import helpers
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.executors.workers import IdleWorkers, Worker, WorkerLimits
 from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, keep_head, opened_folder
 from raftflow.agent.inputs import Inputs
 from raftflow.agent.messages import CONTROL_FD, Call, Exited, Returned
@@ -37,60 +38,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Returned).decode
 
 
-class Worker:
-    """The agent's end of one worker process."""
-
-    __slots__ = (
-        "answered",
-        "calls",
-        "cpu_ms",
-        "doomed",
-        "fault",
-        "fence",
-        "folder",
-        "id",
-        "incoming",
-        "kept_kib",
-        "misled",
-        "outgoing",
-        "progress",
-        "returned",
-        "socket",
-        "streams",
-        "truncated",
-    )
-
-    def __init__(self, control: socket.socket, folder: str) -> None:
-        self.id = 0
-        self.socket: socket.socket | None = control
-        self.misled = False
-        """What it said belongs to an earlier call: not the fault of the one that runs."""
-        self.folder = folder
-        """Of the files that it writes."""
-        self.streams = (-1, -1)
-        """Descriptors of the files of its standard output and error: the agent never looks at their names again."""
-        self.fault = ""
-        """What was wrong with what it said, for which it is killed."""
-        self.fence: int | None = None
-        """Of the call that runs; None if idle."""
-        self.doomed = False
-        """It was sent a signal, which may reach it at any later time: it gets no other call."""
-        self.answered = False
-        """Its answer was there already when it was sent a signal for the first time."""
-        self.returned: Ended | None = None
-        """How its call ended, while the worker and what the call left behind are being killed."""
-        self.calls = 0
-        self.cpu_ms = 0
-        """CPU time up to the end of the last call."""
-        self.kept_kib = 0
-        """Memory at the end of the last call."""
-        self.progress = f"{folder}/progress"
-        """The file in which a call tells its progress; the worker removes it."""
-        self.incoming = bytearray()
-        self.outgoing = b""
-        self.truncated = [False, False]
-
-
 class PythonExecutor:
     """An `Executor` of assignments with `python`."""
 
@@ -101,20 +48,16 @@ class PythonExecutor:
         work: WorkDirectory,
         *,
         output_bytes_max: int,
-        idle_max: int,
-        calls_max: int,
-        rss_max_mib: int,
+        limits: WorkerLimits,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._launcher = launcher
         self._store = store
         self._work = work
         self._output_bytes_max = output_bytes_max
-        self._idle_max = idle_max
-        self._calls_max = calls_max
-        self._rss_max_kib = rss_max_mib * 1024
+        self._limits = limits
         self.result_bytes_max = 64 * 1024
-        self._idle: list[Worker] = []
+        self._idle = IdleWorkers(limits, self._discard)
         self._running: dict[int, tuple[Worker, Callable[[int, Ended], None]]] = {}
         self._started = 0
         self._cutting: asyncio.TimerHandle | None = None
@@ -128,12 +71,8 @@ class PythonExecutor:
         self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
     ) -> None:
         """Call the function in an idle worker, or in a new one; see `Executor`."""
-        worker = self._idle.pop() if self._idle else self._start_worker()
+        worker = self._idle.take() or self._start_worker()
         fence = assignment.fence
-        worker.fence = fence
-        worker.calls += 1
-        self._running[fence] = (worker, ended)
-        self._store.began(fence, worker.streams)
         call = Call(
             fence,
             assignment.attempt,
@@ -152,9 +91,17 @@ class PythonExecutor:
             {} if inputs is None else dict(inputs.places),
         )
         data = _encode(call)
-        self._write(worker, struct.pack("<I", len(data)) + data)
+        self._give(worker, fence, struct.pack("<I", len(data)) + data, ended)
         if self._cutting is None:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
+
+    def _give(self, worker: Worker, fence: int, data: bytes, ended: Callable[[int, Ended], None]) -> None:
+        worker.fence = fence
+        worker.call = data
+        worker.calls += 1
+        self._running[fence] = (worker, ended)
+        self._store.began(fence, worker.streams)
+        self._write(worker, data)
 
     def signal(self, fence: int, number: int) -> None:
         """Send a signal to the worker's process group; any that it does not handle ends the worker."""
@@ -221,8 +168,13 @@ class PythonExecutor:
     def _write(self, worker: Worker, data: bytes) -> None:
         assert worker.socket is not None  # noqa: S101 - only a worker that is alive is given a call
         sent = 0
-        with contextlib.suppress(BlockingIOError, ConnectionError):  # a dead worker is noticed by its exit
+        try:
             sent = worker.socket.send(data)
+        except BlockingIOError:
+            pass
+        except ConnectionError:  # a dead worker is noticed by its exit
+            worker.unread = True
+            return
         if sent < len(data):
             worker.outgoing = data[sent:]
             self._loop.add_writer(worker.socket.fileno(), self._flush, worker)
@@ -235,6 +187,7 @@ class PythonExecutor:
         except BlockingIOError:
             return
         except ConnectionError:
+            worker.unread = True
             worker.outgoing = b""
         if not worker.outgoing:
             self._loop.remove_writer(worker.socket.fileno())
@@ -246,10 +199,12 @@ class PythonExecutor:
             data = worker.socket.recv(_RECEIVE_BYTES)
         except BlockingIOError:
             return
-        except ConnectionError:
+        except ConnectionError:  # the system says so if it has not read everything
             data = b""
+            worker.unread = worker.fence is not None
         if not data:
             self._disconnect(worker)  # the launcher tells how it ended
+            self._discard(worker)  # or it has only closed its end, and waits for ever
             return
         if worker.fence is None or worker.returned is not None or worker.fault:
             self._distrust(worker, "it spoke without being asked")
@@ -284,8 +239,7 @@ class PythonExecutor:
         worker.fault = worker.fault or fault
         worker.incoming = bytearray()
         self._discard(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
+        self._idle.remove(worker)
 
     def _returned(self, worker: Worker, returned: Returned) -> None:
         fence = returned.fence
@@ -299,20 +253,21 @@ class PythonExecutor:
             result=returned.result,
             cpu_ms=returned.cpu_ms,
             rss_max_kib=returned.rss_max_kib,
+            with_files=False,
             by_itself=worker.answered or not worker.doomed,
         )
+        worker.call = None
         if returned.leftovers or worker.doomed:
-            # Children of the call may still run. They end with the worker's group, and only then has the attempt.
+            # What the call left may still run. It ends with the worker and its group, and only then has the attempt.
             worker.returned = how
             self._discard(worker)
             return
         _, ended = self._running.pop(fence)
         worker.fence = None
-        spent = worker.calls >= self._calls_max or returned.rss_max_kib > self._rss_max_kib
-        if spent or len(self._idle) >= self._idle_max:
+        if worker.calls >= self._limits.calls_max or returned.rss_max_kib > self._limits.rss_max_mib * 1024:
             self._discard(worker)
         else:
-            self._idle.append(worker)
+            self._idle.put(worker)
         ended(fence, how)
 
     def _discard(self, worker: Worker) -> None:
@@ -324,15 +279,14 @@ class PythonExecutor:
             self._loop.remove_writer(worker.socket.fileno())
             worker.socket.close()
             worker.socket = None
-        if worker in self._idle:
-            self._idle.remove(worker)
+        self._idle.remove(worker)
 
     def _exited(self, worker: Worker, exited: Exited) -> None:
         if worker.socket is not None and worker.fence is not None:
             self._read(worker)  # it may have answered before it died
         self._disconnect(worker)
         fence = worker.fence
-        if fence is not None:
+        if fence is not None and not self._start_again(worker, fence, exited):
             try:
                 how = worker.returned or self._died(worker, fence, exited)
             except Exception as error:  # noqa: BLE001 - it must cost this attempt only
@@ -342,6 +296,27 @@ class PythonExecutor:
             _, ended = self._running.pop(fence)
             ended(fence, how)
         self._remove_files(worker)
+
+    def _start_again(self, worker: Worker, fence: int, exited: Exited) -> bool:
+        """Give the call of a worker that died to a new one, if it is not its fault. Returns whether it did.
+
+        It is not if the worker had served others, and died before it had read this one.
+        """
+        data = worker.call
+        is_another_fault = (
+            (worker.unread or worker.outgoing) and worker.calls > 1 and not worker.doomed and not exited.lease_over
+        )
+        if data is None or worker.returned is not None or not is_another_fault:
+            return False
+        _log.info("worker of attempt %d died before the attempt began (%s)", fence, exit_text(exited.code or 0))
+        try:
+            fresh = self._start_worker()
+        except (OSError, UnfitFileError) as error:
+            _log.warning("attempt %d cannot be given to another worker: %s", fence, error)
+            return False
+        worker.fence = worker.call = None
+        self._give(fresh, fence, data, self._running[fence][1])
+        return True
 
     def _died(self, worker: Worker, fence: int, exited: Exited) -> Ended:
         how = self._how(worker, exited)

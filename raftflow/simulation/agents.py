@@ -24,8 +24,8 @@ from raftflow.agent.clock import Lease
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.inputs import AttemptOverError, Fetcher, PassedOverError
+from raftflow.agent.leader import NameInUseError, RefusedError, StaleIncarnationError
 from raftflow.agent.leader import NoLeaderError as AgentNoLeaderError
-from raftflow.agent.leader import RefusedError, StaleIncarnationError
 from raftflow.agent.leader_watch import FIRST_S, HOLD_S, LeaderWatch, UnderWay
 from raftflow.agent.loop import Agent
 from raftflow.agent.messages import Sampled
@@ -352,6 +352,8 @@ class SimLeaderClient:
                 if isinstance(reply, Rejection):
                     if reply.code in {RejectionCode.STALE_INCARNATION, RejectionCode.NOT_FOUND}:
                         raise StaleIncarnationError(reply.message)
+                    if reply.code is RejectionCode.NAME_IN_USE:
+                        raise NameInUseError(409, reply.message)
                     raise RefusedError(422, reply.message)
                 return reply
         raise AgentNoLeaderError("no replica could be asked")

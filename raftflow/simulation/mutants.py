@@ -293,6 +293,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="quarantines hold though nobody is up",
         plant=plants.keep_quarantines,
         family="leases",
+        seeds_max=80,
     ),
     Mutant(
         name="reads without quorum",

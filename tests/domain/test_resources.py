@@ -37,6 +37,8 @@ REFUSED = [
     ("cpu", -1, "zero or more"),
     ("cpu", float("inf"), "finite"),
     ("cpu", 1e30, "larger than any machine"),
+    ("cpu", "1e999999", "larger than any machine"),
+    ("cpu", "1e30", "larger than any machine"),
 ]
 
 

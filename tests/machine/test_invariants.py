@@ -37,6 +37,12 @@ def _do(action):
     return action
 
 
+def _everybody_in_quarantine(drive):
+    drive.machine.state.kinds.clear()
+    for agent in drive.machine.state.agents.values():
+        agent.state, agent.quarantine_until_ms = AgentState.QUARANTINE, 7
+
+
 def _swap_numbers(drive):
     state = drive.machine.state
     state.by_number = dict(reversed(list(state.by_number.items())))
@@ -95,6 +101,7 @@ FAULTS = {
     "is up, although it was drained": _set(_agent, "drained", value=True),
     "is up, in quarantine until 7": _set(_agent, "quarantine_until_ms", 7),
     "tasks that failed there succeeded elsewhere, and none failed there": _set(_agent, "contradicted", 1),
+    "agents are in quarantine while no agent is up": _do(_everybody_in_quarantine),
     "timers of agents are": _do(lambda d: d.machine.state.agent_timers.set("a1", 7)),
     "under another name": _set(_agent, "incarnation", 77),
     "is lost and still holds": _set(_agent, "state", AgentState.LOST),

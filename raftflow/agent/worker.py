@@ -44,6 +44,8 @@ _RECEIVE_BYTES = 1 << 16
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 _SHARED_KIB = 64 << 10
 """From so much on, it is looked at which of the pages that can be shared are those of files: this costs more."""
+_GRACE_S = 0.005
+"""For processes that are about to end, as one whose output was read to its end."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -363,12 +365,16 @@ def _cut(text: str) -> str:
 
 def _has_children() -> bool:
     """Tell whether child processes are left. Ended ones are reaped: nobody will ask for them any more."""
+    until_s = time.monotonic() + _GRACE_S
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while True:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            if time.monotonic() > until_s:
+                return True
+            time.sleep(0.001)
     except ChildProcessError:
         return False
-    return True
 
 
 def main() -> None:

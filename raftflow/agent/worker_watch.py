@@ -39,6 +39,8 @@ _SHARED = (
     "warnings",
 )
 """Modules whose contents are looked at, if they were imported when the call began."""
+_BEGIN_S = 0.005
+"""In which a thread that was made without the module `threading` begins to run."""
 _VERSION_OFFSET = 24
 """Of a dict's version in CPython up to 3.13: a number that changes whenever the dict does."""
 _ADDED = frozenset(("__warningregistry__",))
@@ -91,12 +93,23 @@ def _ids() -> Any:
     return os.getresuid(), os.getresgid(), sorted(os.getgroups())
 
 
+def _write_ids(value: Any) -> None:
+    users, groups, more = value
+    os.setresuid(*users)  # first: it brings back the right to the rest
+    os.setresgid(*groups)
+    os.setgroups(more)
+
+
 def _root() -> Any:
     found = os.stat("/")  # noqa: PTH116 - as the rest of this module
     return found.st_dev, found.st_ino
 
 
 WATCHED = (
+    # It is not counted before it runs: let it.
+    Watched(
+        "threads", ("_thread.start_new_thread", "_thread.start_new"), lambda: None, lambda _: time.sleep(_BEGIN_S)
+    ),
     Watched("timers", ("signal.alarm", "signal.setitimer"), lambda: None, _write_timers),
     Watched("a timer of faulthandler", ("faulthandler.dump_traceback_later",), lambda: None, _cancel_dump),
     Watched("a wake-up descriptor", ("signal.set_wakeup_fd",), lambda: None, lambda _: signal.set_wakeup_fd(-1)),
@@ -128,7 +141,7 @@ WATCHED = (
         "user or groups",
         ("os.initgroups", *(f"os.{name}" for name in dir(os) if re.fullmatch("set.*(uid|gid|groups)", name))),
         _ids,
-        None,
+        _write_ids,
     ),
     Watched("the root directory", ("os.chroot",), _root, None),
 )

@@ -1,9 +1,11 @@
 """What running attempts use: read from real processes, told every other second, held to their demands."""
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from raftflow.agent import usage as usage_module
 from raftflow.agent import worker
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import Watched
+from raftflow.agent.launcher import Launcher
 from raftflow.agent.messages import Sampled
-from raftflow.agent.process_tree import read_tree
+from raftflow.agent.process_tree import parse_memory, read_tree
 from raftflow.agent.usage import Usage, UsageWatch, read_progress, shares_kib
 
 HOLD_MIB = "import sys, time; held = bytearray(int(sys.argv[1]) << 20); time.sleep(300)"
@@ -324,6 +327,56 @@ async def test_a_python_call_that_outgrows_its_demand_is_stopped(
     assert (end.outcome, end.error) == ("succeeded", "")  # what the worker kept from before is not its fault
     end = await online.run(python="jobs:hold", args=[256, 300], resources=resources)
     assert end.outcome == "outgrown"
+
+
+MAP = (
+    "import mmap, sys, time; file = open(sys.argv[1], 'rb'); held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)"
+)
+SHARE = "import mmap, time; held = mmap.mmap(-1, 200 << 20); held.write(bytes(200 << 20)); time.sleep(300)"
+
+
+async def test_what_the_system_can_take_back_is_nobodys_memory(
+    online: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file that is mapped for reading does not count; shared memory does, and so does a file in /dev/shm."""
+    monkeypatch.setattr(usage_module, "SAMPLE_EVERY_S", 0.2)
+    start_agent(resources={"cpu": 3, "memory": 4096})
+    demand = {"resources": {"cpu": 1000, "memory": 100}}
+    for folder in (tmp_path, Path("/dev/shm")):
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.truncate(300 << 20)
+            task = python(MAP + "; sum(held[::4096]); time.sleep(1.2)", file.name)
+            mapped, shared = await online.assign({"command": task, **demand}, {"command": python(SHARE), **demand})
+            end = await online.end_of(mapped)
+            assert end.outcome == ("succeeded" if folder == tmp_path else "outgrown"), end.error
+            assert (end.peak_mib < 100) == (folder == tmp_path)
+            end = await online.end_of(shared)
+            assert (end.outcome, end.peak_mib >= 200) == ("outgrown", True)
+
+
+@pytest.mark.parametrize(
+    ("status", "memory"),
+    [
+        (b"Name:\ta\nVmRSS:\t  9 kB\nRssAnon:\t  4 kB\nRssFile:\t  3 kB\nRssShmem:\t  2 kB\nX:\t1\n", (6, 3)),
+        (b"Name:\ta\nVmRSS:\t  9 kB\nVmData:\t  4 kB\nVmStk:\t 3 kB\nX:\t1\n", (9, 0)),
+        (b"Name:\ta\nThreads:\t1\n", (0, 0)),
+        (b"", (0, 0)),
+    ],
+)
+def test_memory_is_read_from_what_the_kernel_tells(status: bytes, memory: tuple[int, int]) -> None:
+    assert parse_memory(status) == memory
+
+
+def test_a_programs_peak_is_not_that_of_the_launcher_which_has_grown_meanwhile() -> None:
+    """A program begins its life in the launcher's memory; the launcher looks at its own peak now and then."""
+    own = object.__new__(Launcher)
+    own._peak_kib, own._peak_until_s = 1, math.inf
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    own._peak_kib = peak_kib - 1024
+    assert own._is_own_peak(peak_kib)
+    assert own._is_own_peak(peak_kib)
+    assert not own._is_own_peak(peak_kib + (128 << 10))
 
 
 async def test_nobody_is_stopped_before_the_cluster_knows_the_outcome(

@@ -1,8 +1,8 @@
 """Passing a request on to the leader, one hop, or saying where the leader is.
 
 A leader whose machine is silent never answers. This replica hears its successor, and from then on gives the old
-leader a moment to answer, for one that handed leadership over does. Then reads, and writes with an idempotency key, go
-to the successor; of all else the outcome is unknown.
+leader a moment to answer, for one that handed leadership over does. Then reads, and writes with an idempotency key,
+go to the successor; of all else the outcome is unknown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Passing a request on to the leader, one hop, or saying where the leader is.
 
-A leader whose machine is silent never answers. This replica hears its successor, so it waits no longer than until
-then: reads, and writes with an idempotency key, go to the successor; of all else the outcome is unknown.
+A leader whose machine is silent never answers. This replica hears its successor, and from then on gives the old
+leader a moment to answer, for one that handed leadership over does. Then reads, and writes with an idempotency key,
+go to the successor; of all else the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 TIMEOUT_S = 20.0
 """Longer than anything that the leader itself waits for."""
 CONNECT_S = 1.0
+ANSWER_REPEATED_S = 0.1
+"""How long a replaced leader may still take to answer what can be sent to its successor."""
+ANSWER_ONCE_S = 1.0
+"""The same for what cannot be sent again."""
 CONNECTIONS_MAX = 256
 
 _SENT = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
@@ -92,6 +97,7 @@ class Forwarder:
         headers[HEADER_REQUEST_ID] = request_id
         url = URL(leader_url + request.rel_url.raw_path_qs, encoded=True)
         replaced = False
+        repeatable = route.method == "GET" or HEADER_IDEMPOTENCY_KEY in headers
         scope = asyncio.timeout(None)
 
         term = self._news.term
@@ -100,7 +106,8 @@ class Forwarder:
             nonlocal replaced
             if notice.leader is not None and notice.term > term and not scope.expired():
                 replaced = True
-                scope.reschedule(asyncio.get_running_loop().time())
+                patience_s = ANSWER_REPEATED_S if repeatable else ANSWER_ONCE_S
+                scope.reschedule(asyncio.get_running_loop().time() + patience_s)
 
         try:
             async with scope:
@@ -116,7 +123,7 @@ class Forwarder:
             # Nothing was sent, so this is the same as having no leader.
             raise LeaderUnreachableError(f"the leader cannot be reached ({error}); try again shortly") from error
         except (TimeoutError, aiohttp.ClientError) as error:
-            if replaced and (route.method == "GET" or HEADER_IDEMPOTENCY_KEY in headers):
+            if replaced and repeatable:
                 raise LeaderUnreachableError(
                     "another replica leads since the request was passed on; try again shortly", replaced=True
                 ) from error

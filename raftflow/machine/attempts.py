@@ -10,7 +10,7 @@ from raftflow.domain import limits
 from raftflow.domain.checks import result_problem
 from raftflow.domain.commands import AttemptEnd, AttemptFinish
 from raftflow.domain.features import FAULTS_LEVEL, INPUTS_LEVEL, ONLINE_LEVEL
-from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX
+from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX, RESULT_SMALL_BYTES
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
 from raftflow.domain.rooms import suits
@@ -25,7 +25,7 @@ from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import CommitPlacements, FireTimers, OfferEnds, Placement, ReportAttempts
-    from raftflow.machine.state import Agent, Task, Workflow
+    from raftflow.machine.state import Agent, Profile, Task, Workflow
     from raftflow.machine.step import Step
 
 LOSSES_MAX = 100
@@ -189,7 +189,7 @@ def _offer_end(step: Step, agent: Agent, end: AttemptFinish) -> EndVerdict:
     ):
         return EndVerdict(end.fence, "stale", task.attempts)
     move(step, workflow, task, TaskEvent.OFFERED, attempt)
-    _take_result(step, workflow, task, end)
+    _take_result(step, workflow, task, workflow.profiles[task.profile], end)
     attempt.outcome = _SUCCEEDED
     attempt.finished_ms = step.clock_ms
     attempt.exit_code = end.exit_code
@@ -234,8 +234,12 @@ def end_attempt(
     running = task.state is _RUNNING
     profile = workflow.profiles[task.profile]
     outcome, error = end.outcome, end.error
-    large = len(end.result) > limits.RESULT_SMALL_BYTES
-    if outcome is not _SUCCEEDED or error or large or result_problem(end.result) is not None:
+    result = end.result
+    if (
+        outcome is not _SUCCEEDED
+        or error
+        or (result and (len(result) > RESULT_SMALL_BYTES or result_problem(result) is not None))
+    ):
         outcome, error = _judged(step, attempt, end)
     if agent.faults or outcome is not _SUCCEEDED:
         note_end(step, agent, outcome)
@@ -248,7 +252,7 @@ def end_attempt(
             return
     if outcome is _SUCCEEDED:
         move(step, workflow, task, TaskEvent.SUCCEEDED, attempt)
-        _take_result(step, workflow, task, end)
+        _take_result(step, workflow, task, profile, end)
     elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
         error = _grow(step, workflow, task, attempt, end)
     else:
@@ -267,7 +271,7 @@ def end_attempt(
     else:
         agent.queue.remove(attempt.fence)
     if task.state is TaskState.SUCCEEDED:
-        _succeed(step, workflow, task, attempt)
+        _meet_needs(step, workflow, task)
     elif task.state is TaskState.FAILED or task.claim:
         _fall_back(step, workflow, task)
     if agent.queue and agent.present:
@@ -285,7 +289,7 @@ def _judged(step: Step, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutco
     outcome, error = end.outcome, end.error
     if outcome is _SUCCEEDED:
         problem = result_problem(end.result)
-        if problem is None and len(end.result) > limits.RESULT_SMALL_BYTES and _is_full(step, end.result):
+        if problem is None and len(end.result) > RESULT_SMALL_BYTES and _is_full(step, end.result):
             problem = _FULL.format(step.state.result_bytes, limits.RESULTS_BYTES_MAX)
         if problem is not None:
             outcome, error = AttemptOutcome.FAILED, problem
@@ -297,14 +301,15 @@ def _judged(step: Step, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutco
     return outcome, error[: limits.ERROR_CHARS_MAX]
 
 
-def _take_result(step: Step, workflow: Workflow, task: Task, end: AttemptEnd) -> None:
+def _take_result(step: Step, workflow: Workflow, task: Task, profile: Profile, end: AttemptEnd) -> None:
     """Note the result of a task that has just succeeded, and what is to be learnt from it."""
-    profile = workflow.profiles[task.profile]
     task.losses = 0
     task.mishaps = None
     task.finished_ms = step.clock_ms
     if end.result:
         set_result(step, workflow, task, end.result)
+    if task.history:
+        contradict(step, task)
     if type(end) is AttemptFinish:
         learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
     else:
@@ -470,13 +475,6 @@ def _fail_for_good(step: Step, workflow: Workflow, task: Task, attempt: Attempt,
     move(step, workflow, task, TaskEvent.FAILED_FINAL, attempt)
     task.finished_ms = step.clock_ms
     task.detail = why
-
-
-def _succeed(step: Step, workflow: Workflow, task: Task, attempt: Attempt) -> None:
-    """Do what follows for others when a task has succeeded."""
-    if task.history:
-        contradict(step, task, attempt)
-    _meet_needs(step, workflow, task)
 
 
 def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:

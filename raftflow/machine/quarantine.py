@@ -32,7 +32,7 @@ from raftflow.machine.flow import move_away, order_attempt
 from raftflow.machine.state import ORDER_NONE, ORDER_RELEASE, attempt_of
 
 if TYPE_CHECKING:
-    from raftflow.machine.state import Agent, Attempt, Task
+    from raftflow.machine.state import Agent, Task
     from raftflow.machine.step import Step
 
 SUCCESSION_MS = 10 * 60_000
@@ -65,11 +65,13 @@ def note_end(step: Step, agent: Agent, outcome: AttemptOutcome) -> None:
         agent.streak = agent.contradicted = 0
 
 
-def contradict(step: Step, task: Task, winner: Attempt) -> None:
+def contradict(step: Step, task: Task) -> None:
     """A task succeeded that had failed before: count that against agents on which it failed, and nothing succeeds."""
     if step.state.feature_level < FAULTS_LEVEL:
         return
-    names = {each.agent: None for each in task.history if each.outcome in _OF_THE_TASK and each.agent != winner.agent}
+    assert task.last is not None  # noqa: S101 - it has succeeded there
+    here = task.last.agent
+    names = {each.agent: None for each in task.history if each.outcome in _OF_THE_TASK and each.agent != here}
     for name in names:
         agent = step.state.agents.get(name)
         if agent is None or not agent.streak:

@@ -123,7 +123,7 @@ WORKFLOW_BEYOND: dict[str, dict[str, Any]] = {
     "priority": {"priority": limits.PRIORITY_MAX + 1},
     "max_parallel": {"max_parallel": limits.TASKS_PER_WORKFLOW_MAX + 1},
 }
-SMALL_ANYWAY = {"TaskSpec.exclusive", "WorkflowSpec.on_failure"}
+SMALL_ANYWAY = {"TaskSpec.backup", "TaskSpec.exclusive", "WorkflowSpec.on_failure"}
 
 
 @pytest.mark.parametrize("field", TASK_BEYOND)
@@ -169,7 +169,9 @@ FROM: dict[str, dict[str, str]] = {
     "DropUploads": {"workflow_ids": MADE},
     "ControlWorkflow": {"workflow_id": PATH, "action": MADE},
     "RegisterAgent": dict.fromkeys(("name", "instance", "capacity", "labels", "prefetch"), REGISTER),
+    "JoinAgent": dict.fromkeys(("name", "instance", "capacity", "labels", "prefetch", "home"), REGISTER),
     "ControlAgent": {"name": PATH, "action": MADE},
+    "ForgetAgent": {"name": PATH},
     "DrainAgent": {"name": PATH, "deadline_ms": DRAIN},
     "RemoveAgent": {"name": PATH, "incarnation": POLL, "reason": MADE},
     "CommitPlacements": {"placements": MADE},

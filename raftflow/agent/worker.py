@@ -389,8 +389,8 @@ def main() -> None:
     os.set_inheritable(CONTROL_FD, False)  # noqa: FBT003 - positional only
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    worker = Worker(control)
     helpers.admit_users()
+    worker = Worker(control)
     gc.freeze()
     worker.run()
 

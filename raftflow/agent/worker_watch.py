@@ -6,6 +6,7 @@ See `worker_state`.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import locale
 import os
 import re
@@ -73,8 +74,6 @@ def _write_timers(_: Any) -> None:
 
 
 def _cancel_dump(_: Any) -> None:
-    import faulthandler  # noqa: PLC0415 - seldom needed
-
     faulthandler.cancel_dump_traceback_later()
 
 

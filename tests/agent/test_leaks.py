@@ -27,6 +27,7 @@ def look():
     assert [current().task, str(current().fence)] == [os.environ["RAFTFLOW_TASK"], os.environ["RAFTFLOW_FENCE"]]
     return os.getpid(), {
         "cwd": os.getcwd(),
+        "path of users": "RAFTFLOW_USER_PATH" in os.environ,
         "environ": {k: v for k, v in os.environ.items() if not k.startswith("RAFTFLOW_")},
         "inherited": subprocess.check_output(
             "echo $LEFT $TZ $OF_THE_MODULE; pwd; ulimit -n; umask", shell=True, text=True),
@@ -159,6 +160,7 @@ async def look(leader: Any) -> tuple[int, dict[str, Any]]:
 async def test_the_next_call_finds_nothing_of_the_one_before(leader: Any, start_agent: Any) -> None:
     start_agent(resources={"cpu": 1})
     pid, clean = await look(leader)
+    assert not clean["path of users"]
     table = [(name, code, "") for name, code in PUT_BACK.items()]
     table += [(name, code, words) for name, (code, words) in REPLACED.items()]
     for name, code, words in table:
@@ -286,13 +288,15 @@ async def test_idle_workers_are_bounded_in_number_memory_and_time() -> None:
     ended: list[Worker] = []
     limits = WorkerLimits(calls_max=1, rss_max_mib=1, idle_max_s=0.05, idle_max=3, idle_max_mib=100)
     idle = IdleWorkers(limits, ended.append)
-    a, b, c, d, e, f = (make_worker(mib) for mib in (10, 10, 10, 10, 80, 101))
+    a, b, c, d, e, f = (make_worker(mib) for mib in (10, 10, 10, 10, 85, 101))
     for worker in (a, b, c, d):
         idle.put(worker)
     assert (len(idle), ended) == (3, [a])
+    assert idle.take() is d
     idle.put(e)
     assert ended == [a, b]
     assert idle.take() is e
+    idle.put(d)
     idle.put(f)
     assert ended == [a, b, f]
     idle.remove(c)

@@ -181,12 +181,8 @@ async def test_an_idle_worker_that_dies_is_replaced(leader: Any, start_agent: An
     first = value(await leader.run(python="fns:pid"))
     os.kill(first, signal.SIGKILL)
     await gone(first)
-    end = await leader.run(python="fns:pid")
-    # The call may have been given to it before its end was noticed; then the attempt fails, and the next succeeds.
-    if end.outcome == "failed":
-        assert end.error == "worker died: signal 9"
-        end = await leader.run(python="fns:pid")
-    assert value(end) != first
+    # The call may have been given to it before its end was noticed.
+    assert value(await leader.run(python="fns:pid")) != first
 
 
 async def test_timeout_and_cancel(leader: Any, start_agent: Any, fifo: Path, gone: Any) -> None:

@@ -79,7 +79,7 @@ def share_out(limit: int, in_use: int, connections_wanted: int) -> Shares:
     passed_on = min(forward.CONNECTIONS_MAX, left // FORWARD_SHARE)
     connections = min(connections_wanted, left - passed_on)
     if connections < min(CONNECTIONS_MIN, connections_wanted):
-        needed = in_use + RESERVE + CONNECTIONS_MIN * FORWARD_SHARE // (FORWARD_SHARE - 1) + 1
+        needed = in_use + RESERVE + CONNECTIONS_MIN * FORWARD_SHARE // (FORWARD_SHARE - 1)
         raise ConfigError(
             f"the limit of open files is {limit}, and a replica needs at least {needed}: raise it (ulimit -n, or "
             f"LimitNOFILE= of its service)"

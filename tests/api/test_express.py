@@ -159,7 +159,8 @@ async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, firs
     """Some event loops hand the first bytes over in the turn in which the connection is made."""
     incarnation = await one.register()
     body = msgspec.json.encode({"name": "a1", "instance": "i" * 8, "resources": {"cpu": 2}})
-    head = f"POST /v1/agents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = "POST /v1/agents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}"
     made, transport = one.server.doorman.admit(), Transport()
     made.connection_made(transport)
     if first == "register":

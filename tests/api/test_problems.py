@@ -192,7 +192,8 @@ async def test_a_body_that_never_ends(one: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(
-        b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+        b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
     )
     assert b"400" in await asyncio.wait_for(reader.readline(), 5)
     writer.close()
@@ -331,7 +332,8 @@ async def test_request_ids(one: Any) -> None:
 
 async def test_large_bodies_share_a_bound(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftflow.api.app.BODIES_BYTES_MAX", 150_000)
-    head = b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    head = b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 100000\r\n\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(head)
     await asyncio.sleep(0.1)

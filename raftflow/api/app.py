@@ -247,6 +247,8 @@ class Api:
                 if self._replica.leader.leading:
                     if access is Access.READ:
                         await self._replica.read_barrier()
+                        # One barrier lets all go on that have waited for it, which would be one long turn.
+                        await self._turnstile.enter(Line.ORDINARY)
                     return await self._answer(call)
                 return await self._elsewhere(call, self._replica.submitter.no_leader_error())
             except NotLeaderError as error:

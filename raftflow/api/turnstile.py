@@ -197,7 +197,8 @@ class Turnstile:
             if self._heavy_waiting:
                 loop.call_later(min(loop.time() - began_s, HEAVY_REST_MAX_S), self._heavy.release)
             else:
-                self._heavy.release()
+                # In the next turn: others may be about to come in this one, as when a barrier lets many reads go on.
+                loop.call_soon(self._heavy.release)
 
     @asynccontextmanager
     async def long(self) -> AsyncIterator[None]:

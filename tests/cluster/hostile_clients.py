@@ -282,7 +282,7 @@ async def main(kind: str, seconds: float, urls: str, peers: str) -> None:
     places = [Place(url, peer) for url, peer in zip(urls.split(","), peers.split(","), strict=True)]
     attack = Attack(places, seconds)
     await getattr(attack, kind)()
-    print(json.dumps(attack.tally))
+    sys.stdout.write(json.dumps(attack.tally))
 
 
 if __name__ == "__main__":

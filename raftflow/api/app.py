@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
 
 from raftflow.api import agents, bodies, cluster, inputs, large, members, metrics, openapi, problems, reuse, workflows
 from raftflow.api.calls import (
@@ -159,6 +160,8 @@ class Api:
 
     def _check_caller(self, request: web.Request) -> None:
         bodies.require_plain(request)
+        if request.version not in {HttpVersion10, HttpVersion11}:
+            raise ProblemError(problems.INVALID_DOCUMENT, "send HTTP/1.1", headers={"Connection": "close"})
         if request.method == "CONNECT":
             raise ProblemError(
                 problems.METHOD_NOT_ALLOWED, "a replica is no proxy", headers={"Allow": "", "Connection": "close"}

@@ -46,9 +46,14 @@ class Attack:
 
     def __init__(self, places: list[Place], seconds: float) -> None:
         self.places = places
-        self.until = time.monotonic() + seconds
+        self.seconds = seconds
+        self.until = 0.0
+        """Set when the attack begins: making what it sends takes a while."""
         self.tally: Counter[str] = Counter()
         self.random = random.Random(7)
+
+    def begin(self) -> None:
+        self.until = time.monotonic() + self.seconds
 
     def goes_on(self) -> bool:
         return time.monotonic() < self.until
@@ -79,6 +84,8 @@ class Attack:
     async def repeat(self, crowd: int, once: Callable[[Place, int], Awaitable[None]]) -> None:
         """Have so many do something again and again, on all replicas."""
 
+        self.begin()
+
         async def one(number: int) -> None:
             turn = number
             while self.goes_on():
@@ -89,6 +96,7 @@ class Attack:
 
     async def hold(self, count: int, data: Callable[[Place, int], bytes]) -> None:
         """Keep connections open that have said no more than this."""
+        self.begin()
         writers = []
         for number in range(count):
             place = self.places[number % len(self.places)]

@@ -16,15 +16,16 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
 
 from raftflow.api import agents, bodies, cluster, inputs, large, members, metrics, openapi, problems, reuse, workflows
 from raftflow.api.calls import (
     LEADER_LOOK_S,
     LEADER_WAIT_S,
     SMALL_PAGE,
+    UNKNOWN_CLIENT,
     Access,
     Answer,
     Call,
@@ -35,6 +36,8 @@ from raftflow.api.calls import (
 )
 from raftflow.api.doorway import Doorman
 from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
+from raftflow.api.forwarded import ForwardingProof
+from raftflow.api.hosts import Hosts, check_origin
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.api.turnstile import Line
 from raftflow.coordinator.relay import LogUnavailableError
@@ -42,6 +45,7 @@ from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
 from raftflow.domain.contract import (
     HEADER_FORWARDED,
+    HEADER_FORWARDED_PROOF,
     HEADER_INDEX,
     HEADER_LEADER,
     HEADER_PEERS,
@@ -76,8 +80,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Serves one replica. `application()` is given to aiohttp's runner."""
 
-    def __init__(self, replica: Replica, forwarder: Forwarder, doorman: Doorman) -> None:
+    def __init__(
+        self, replica: Replica, forwarder: Forwarder, doorman: Doorman, hosts: Hosts, proof: ForwardingProof
+    ) -> None:
         self._replica = replica
+        self._hosts = hosts
+        self._proof = proof
         self._forwarder = forwarder
         self._doorman = doorman
         self._turnstile = doorman.turnstile
@@ -90,7 +98,7 @@ class Api:
         """Return the aiohttp application with every route."""
         app = web.Application(middlewares=[self._frame], client_max_size=0)
         for route in ROUTES:
-            app.router.add_route(route.method, route.path, self._serve(route))
+            app.router.add_route(route.method, route.path, self._serve(route), expect_handler=_expect_nothing)
         app[large.KEY] = large.LargeSubmissions()
         app.on_cleanup.append(self._cleanup)
         return app
@@ -151,6 +159,14 @@ class Api:
             raise refusal
 
     def _check_caller(self, request: web.Request) -> None:
+        bodies.require_plain(request)
+        if request.version not in {HttpVersion10, HttpVersion11}:
+            raise ProblemError(problems.INVALID_DOCUMENT, "send HTTP/1.1", headers={"Connection": "close"})
+        if request.method == "CONNECT":
+            raise ProblemError(
+                problems.METHOD_NOT_ALLOWED, "a replica is no proxy", headers={"Allow": "", "Connection": "close"}
+            )
+        self._check_host(request)
         if self._token is not None and request.path not in _OPEN_PATHS:
             scheme, _, given = request.headers.get("Authorization", "").partition(" ")
             good = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
@@ -160,9 +176,28 @@ class Api:
                     "send Authorization: Bearer and the cluster's token (RAFTFLOW_TOKEN)",
                     headers={"WWW-Authenticate": 'Bearer realm="raftflow"'},
                 )
-        origin = request.headers.get("Origin")
-        if request.method != "GET" and origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
-            raise ProblemError(problems.FORBIDDEN, f"the page at {origin[:200]} may not send requests here")
+        check_origin(request.headers.getall("Origin", []), request.headers.get("Host"))
+
+    def _check_host(self, request: web.Request) -> None:
+        """Refuse a name that is not this replica's; whether it is well says it under any name."""
+        host, url = request.headers.get("Host"), request._message.url  # noqa: SLF001 - offered nowhere else
+        if url.absolute and url.raw_authority.lower() != (host or "").lower():
+            raise ProblemError(problems.INVALID_DOCUMENT, "the request line and Host name different hosts")
+        if request.path not in _OPEN_PATHS:
+            name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+            self._hosts.check(host, str(name[0]) if isinstance(name, tuple) else "")
+
+    def _client_of(self, request: web.Request) -> str:
+        """Return the address of the client; of one that another replica passes on, if that proves itself."""
+        client, named = request.remote or UNKNOWN_CLIENT, request.headers.get(HEADER_FORWARDED)
+        if named is None:
+            return client
+        proof, request_id = (
+            request.headers.get(HEADER_FORWARDED_PROOF, ""),
+            request.headers.get(HEADER_REQUEST_ID, ""),
+        )
+        good = self._proof.holds(proof, named, request.method, request.rel_url.raw_path_qs, request_id)
+        return named if good else client
 
     # --- one request
 
@@ -171,7 +206,8 @@ class Api:
             check_query(route, request)
             with self._room_for_body(request):
                 body = await self._body(route, request)
-                return await self._dispatch(Call(self._replica, route, request, body, self._doorman))
+                client = self._client_of(request)
+                return await self._dispatch(Call(self._replica, route, request, body, self._doorman, client))
 
         return serve
 
@@ -214,6 +250,8 @@ class Api:
                 if self._replica.leader.leading:
                     if access is Access.READ:
                         await self._replica.read_barrier()
+                        # One barrier lets all go on that have waited for it, which would be one long turn.
+                        await self._turnstile.enter(Line.ORDINARY)
                     return await self._answer(call)
                 return await self._elsewhere(call, self._replica.submitter.no_leader_error())
             except NotLeaderError as error:
@@ -247,6 +285,10 @@ class Api:
         return await self._forwarder.forward(
             call.route, call.request, call.body, leader.leader_url, _request_id.get()
         )
+
+
+async def _expect_nothing(request: web.Request) -> None:
+    """Say nothing yet to a client that waits before it sends a body: it may be refused."""
 
 
 def _respond(answer: Answer) -> web.Response:

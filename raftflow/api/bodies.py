@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from raftflow.api import problems
 from raftflow.api.problems import ProblemError
 from raftflow.domain.contract import FieldProblem
 from raftflow.formats import jsontext
 from raftflow.formats.jsontext import JsonError
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 T = TypeVar("T")
 
@@ -25,19 +24,25 @@ BODY_TIMEOUT_S = 30.0
 _PATH = re.compile(r" - at `\$?\.?(?P<path>.*)`$")
 
 
+class BrokenBodyError(Exception):
+    """The body cannot be read any further. Says why."""
+
+
 async def read_body(request: web.Request, limit: int, cure: str = "") -> bytes:
     """Read a whole body of at most `limit` bytes. Raises `ProblemError`, which says how to make it smaller."""
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit, cure)
-    pieces: list[bytes] = []
-    size = 0
+    await _go_ahead(request)
+    first, more = b"", bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for piece in request.content.iter_any():
-                size += len(piece)
-                if size > limit:
+                if not first:
+                    first = piece
+                else:
+                    more += piece
+                if len(first) + len(more) > limit:
                     raise _too_large(limit, cure)
-                pieces.append(piece)
     except TimeoutError:
         raise ProblemError(
             problems.INVALID_DOCUMENT,
@@ -46,7 +51,16 @@ async def read_body(request: web.Request, limit: int, cure: str = "") -> bytes:
         ) from None
     except ConnectionError:
         raise ProblemError(problems.INVALID_DOCUMENT, "the connection was lost before the body had arrived") from None
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    except (BrokenBodyError, web.RequestPayloadError) as error:
+        raise ProblemError(problems.INVALID_DOCUMENT, str(error), headers={"Connection": "close"}) from None
+    return first + more if more else first
+
+
+async def _go_ahead(request: web.Request) -> None:
+    """Tell a client that waits for it to send its body."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
 
 
 def _too_large(limit: int, cure: str) -> ProblemError:
@@ -57,6 +71,18 @@ def _too_large(limit: int, cure: str) -> ProblemError:
         limit=limit,
         headers={"Connection": "close"},  # what is left of the body is not read
     )
+
+
+def require_plain(request: web.Request) -> None:
+    """Refuse a body that is compressed: nothing is inflated here, whatever it is. Raises `ProblemError`."""
+    for name, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        for value in request.headers.getall(name, ()):
+            if value.strip(" \t").lower() not in (plain, ""):
+                raise ProblemError(
+                    problems.UNSUPPORTED_MEDIA,
+                    f"send the body as it is, without {name}: {value[:80]!r}",
+                    headers={"Connection": "close"},  # the body is not read
+                )
 
 
 def require_json(request: web.Request) -> None:

@@ -14,7 +14,7 @@ from raftflow.api import problems
 from raftflow.api.problems import Kind, ProblemError, from_rejection
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
-from raftflow.domain.contract import HEADER_FORWARDED, HEADER_IDEMPOTENCY_KEY, FieldProblem
+from raftflow.domain.contract import HEADER_IDEMPOTENCY_KEY, FieldProblem
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from raftflow.api.doorway import Doorman
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_ADDRESS_CHARS_MAX = 64
 
-
+UNKNOWN_CLIENT = "unknown"
+"""Stands for the address of a connection that has none."""
 LEADER_WAIT_S = 1.0
 """How long a request waits for an election that is under way before it is answered with 503."""
 LEADER_LOOK_S = 0.02
@@ -76,19 +76,18 @@ class Param(NamedTuple):
 class Call:
     """One request on its way through a handler."""
 
-    __slots__ = ("body", "doorman", "replica", "request", "route")
+    __slots__ = ("body", "client", "doorman", "replica", "request", "route")
 
-    def __init__(self, replica: Replica, route: Route, request: web.Request, body: bytes, doorman: Doorman) -> None:
+    def __init__(  # noqa: PLR0917 - all of them are needed
+        self, replica: Replica, route: Route, request: web.Request, body: bytes, doorman: Doorman, client: str
+    ) -> None:
         self.doorman = doorman
         self.replica = replica
         self.route = route
         self.request = request
         self.body = body
-
-    @property
-    def client(self) -> str:
-        """The address from which the request came; behind that of a replica that passed it on, the first one."""
-        return client_of(self.request.remote or "", self.request.headers.get(HEADER_FORWARDED, ""))
+        self.client = client
+        """The address that the request came from, whichever replica it was sent to: clients take turns by it."""
 
     def path(self, name: str) -> str:
         """Return a part of the path: a name. Raises `ProblemError` if nothing can have it."""
@@ -138,15 +137,6 @@ class Call:
                 f"{HEADER_IDEMPOTENCY_KEY} must have 1 to 200 printable ASCII characters and no spaces",
             )
         return key
-
-
-def client_of(address: str, forwarded: str = "") -> str:
-    """Name a client, for the turns that clients take.
-
-    Whom a replica says it forwards for is not proven; but that divides only what is that replica's own.
-    """
-    address = address or "unknown"
-    return f"{address} for {forwarded[:_ADDRESS_CHARS_MAX]}" if forwarded else address
 
 
 class Answer(NamedTuple):

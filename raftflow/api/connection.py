@@ -1,16 +1,33 @@
-"""One HTTP connection: aiohttp's, with a clock for silent ones and the express lane (`express`)."""
+"""One HTTP connection: aiohttp's, with a clock for silent ones and the express lane (`express`).
+
+aiohttp parses all that it is given in one turn of the loop, and a body in chunks of a byte is a hundred times the
+work of one that comes whole. So it is given little at a time, unless it is plain that the rest is one body; a body
+that comes in tiny chunks is refused. Nothing that follows a request for another protocol is parsed: there is none.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from raftflow.api import problems
+from raftflow.api.bodies import BrokenBodyError
 from raftflow.api.express import is_one_message
+from raftflow.api.problems import ProblemError
+from raftflow.api.turnstile import Line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+    from aiohttp.streams import StreamReader
+
     from raftflow.api.express import ExpressLane, Request
+    from raftflow.api.turnstile import Turnstile
 
 HEADER_TIMEOUT_S = 15.0
 """A connection whose first request has not begun by then is closed."""
@@ -19,15 +36,27 @@ BODY_TIMEOUT_S = 30.0
 BETWEEN_TURNS_MAX = 8
 """Turns of the event loop that aiohttp gets between an answer and its wait for the next message. It needs one or two,
 not more."""
+_TOLD_CHARS = 200
 AHEAD_BYTES_MAX = 64 * 1024
 """Bytes that a client may send before its request is answered; more is no way to talk to this server."""
+STEP_BYTES = 16 * 1024
+"""Bytes that aiohttp parses in one step, if it cannot be said what they are."""
+CHUNKED_BYTES_FREE = 16 * 1024
+"""So much of a body in chunks may be anything."""
+CHUNKED_SHARE = 2
+"""Beyond that at least one byte of so many has to be content, not framing: chunks of five bytes have that."""
 
 
 class Connection(RequestHandler):
     """A connection that is closed if it says nothing for long."""
 
-    def __init__(self, *arguments: Any, lane: ExpressLane | None = None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, turnstile: Turnstile, lane: ExpressLane | None = None, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
+        self.on_resume: Callable[[], None] | None = None
+        """Called when more can be taken, after it could not."""
+        self._turnstile = turnstile
         self._lane = lane
         self._first: asyncio.TimerHandle | None = None
         self._slow: asyncio.TimerHandle | None = None
@@ -45,13 +74,50 @@ class Connection(RequestHandler):
         """Is told when it is answered, if anybody waits for that."""
         self._between = bytearray()
         """What has arrived since aiohttp gave its last answer and before it waits for the next message."""
+        self._last: tuple[Any, StreamReader] | None = None
+        """The last message whose head aiohttp has parsed, with its body."""
+        self._chunked_bytes = 0
+        """What has arrived of its body, if that comes in chunks."""
+        self._rest = b""
+        """What aiohttp was not given in this step."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock."""
         super().connection_made(transport)
         self._first = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, transport.abort)  # type: ignore[attr-defined]
 
+    def take(self, data: bytes) -> bytes:
+        """Take as much of what has arrived as is worth a step. Returns the rest."""
+        self._rest = b""
+        self._take(data)
+        rest, self._rest = self._rest, b""
+        return rest
+
     def data_received(self, data: bytes) -> None:
+        """Take all of it: for aiohttp, which calls this with nothing to go on with what it has."""
+        rest = self.take(data)
+        while rest:
+            rest = self.take(rest)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        """Go on: the body that was waiting was read."""
+        super().resume_reading(resume_parser)
+        if self.on_resume is not None and not self.is_full():
+            self.on_resume()
+
+    def is_full(self) -> bool:
+        """Tell whether what was taken has to be read before more is taken."""
+        return self._reading_paused
+
+    def waits_for_client(self) -> bool:
+        """Tell whether it is the client's turn to say something: no whole request is waiting or at work here."""
+        if self._answering or self._messages or self._between:
+            return False
+        if self._request is not None or self._current_request is None:
+            return True
+        return self._last is not None and not self._last[1].is_eof()
+
+    def _take(self, data: bytes) -> None:
         """Take what is for the lane, pass everything else on, and stop the clock once a whole head is there."""
         if self._request is not None:
             self._held += data
@@ -95,16 +161,96 @@ class Connection(RequestHandler):
         data = bytes(self._between)
         self._between.clear()
         if self._is_between():
+            self._rest = b""
             self._pass_on(data)
+            rest, self._rest = self._rest, b""
         else:
-            self.data_received(data)
+            rest = self.take(data)
+        if rest:
+            self._between += rest
+            if not self._turnstile.line_up(Line.DATA, partial(self._look_between, 0)):
+                self.force_close()
 
     def _pass_on(self, data: bytes) -> None:
         # aiohttp itself hands over nothing, to go on with what it has.
         if data and self._lane is not None and not (self._waits_for_a_message() and is_one_message(data)):
             self._lane = None
         self._fresh = False
+        if len(data) <= STEP_BYTES or (self._waits_for_a_message() and is_one_message(data)):
+            self._parse(data)
+            return
+        step = max(STEP_BYTES, self._body_left())
+        self._parse(data[:step])
+        rest = data[step:]
+        if rest and (left := self._body_left()):
+            self._parse(rest[:left])
+            rest = rest[left:]
+        self._rest = rest
+
+    def _body_left(self) -> int:
+        """Return how many bytes of a body of known length have not arrived yet."""
+        if self._last is None or self._last[1].is_eof():
+            return 0
+        length = self._last[0].headers.get("Content-Length", "0")
+        return max(0, int(length) - self._last[1].total_bytes)
+
+    def _parse(self, data: bytes) -> None:
+        """Give aiohttp a piece, and look at what it made of it."""
+        if self._close or self._force_close:
+            return
+        known = len(self._messages)
+        began = self._last
         super().data_received(data)
+        if len(self._messages) > known:
+            self._look_at_new()
+        if self._last is not None and not self._last[1].is_eof():
+            self._look_at_body(len(data) if self._last is began else 0)
+
+    def _look_at_new(self) -> None:
+        """See which request came last, and break off what cannot go on."""
+        message, body = self._messages[-1]
+        if isinstance(message, _ErrInfo):
+            if self._last is not None and not self._last[1].is_eof():
+                self._break_off(f"the body is not framed as HTTP says: {message.message[:_TOLD_CHARS]}")
+            return
+        self._last, self._chunked_bytes = (message, body), 0
+        if self._upgraded or message.method == "CONNECT":
+            # What follows is in another protocol, or meant to look so: it is not read.
+            self._close = True
+            if body is not EMPTY_PAYLOAD and not body.is_eof():
+                body.feed_eof()
+
+    def _look_at_body(self, size: int) -> None:
+        """Refuse a body of which most is framing. `size` is what has arrived for it just now."""
+        assert self._last is not None  # noqa: S101 - the caller has looked
+        message, body = self._last
+        if not message.chunked:
+            return
+        self._chunked_bytes += size
+        if self._chunked_bytes > CHUNKED_BYTES_FREE + CHUNKED_SHARE * body.total_bytes:
+            self._break_off("the body comes in chunks of a few bytes; send larger ones, or a Content-Length")
+
+    def _break_off(self, why: str) -> None:
+        """End a body that cannot go on, and the connection with the answer to its request."""
+        assert self._last is not None  # noqa: S101 - the callers have looked
+        self._close = True
+        self._last[1].set_exception(BrokenBodyError(why))
+        self._last = None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Say in a problem document that what arrived is no HTTP."""
+        response = super().handle_error(request, status, exc, message)
+        if status == problems.INVALID_DOCUMENT.status:
+            detail = f"this is no HTTP request: {(message or '').strip()[:_TOLD_CHARS]}"
+            response = ProblemError(problems.INVALID_DOCUMENT, detail).response()
+            response.force_close()
+        return response
 
     # --- the lane
 
@@ -135,7 +281,7 @@ class Connection(RequestHandler):
         address = self.peername[0] if isinstance(self.peername, tuple) else ""
         answer = await lane.answer(request, message[request.body_at :], address)
         if answer is None and self.transport is not None:
-            super().data_received(message)
+            self._parse(message)
         self._answered(answer)
 
     def _answered(self, answer: bytes | None) -> None:

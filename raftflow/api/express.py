@@ -26,7 +26,7 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from raftflow.api import problems
 from raftflow.api.agents import answer_poll, poll_answer, read_poll
-from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, client_of, encode, is_key
+from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, UNKNOWN_CLIENT, encode, is_key
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.api.turnstile import Line
 from raftflow.api.workflows import OFF_LOOP_BYTES, submit_document
@@ -45,6 +45,7 @@ from raftflow.domain.contract import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raftflow.api.hosts import Hosts
     from raftflow.api.turnstile import Turnstile
     from raftflow.coordinator.replica import Replica
     from raftflow.coordinator.seats import Outcome
@@ -54,9 +55,10 @@ _log = logging.getLogger(__name__)
 
 _HEAD_END = b"\r\n\r\n"
 _PREFIX = b"POST /v1/"
-_FIRST = re.compile(rb"POST (/v1/(?:agents/([A-Za-z0-9_.:@+-]{1,200})/poll|workflows)) HTTP/1\.1")
+_FIRST = re.compile(rb"POST (/v1/(?:agents/([A-Za-z0-9_.:@+-]{1,200})/poll|workflows)) HTTP/1\.1(?:\r\n|\Z)")
 _LEADER_PREFIX = b"GET /v1/leader?"
-_LEADER = re.compile(rb"GET /v1/leader\?term=([0-9]{1,18})&wait_ms=([0-9]{1,9}) HTTP/1\.1")
+_LEADER = re.compile(rb"GET /v1/leader\?term=([0-9]{1,18})&wait_ms=([0-9]{1,9}) HTTP/1\.1(?:\r\n|\Z)")
+_VISIBLE = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 _PLAIN = frozenset(
     {b"host", b"content-type", b"content-length", b"authorization", b"user-agent", b"accept", b"accept-encoding"}
@@ -88,8 +90,9 @@ class Request(NamedTuple):
 class ExpressLane:
     """Reads and answers polls and small submissions of one replica."""
 
-    def __init__(self, replica: Replica, turnstile: Turnstile) -> None:
+    def __init__(self, replica: Replica, turnstile: Turnstile, hosts: Hosts) -> None:
         self._replica = replica
+        self._hosts = hosts
         self._turnstile = turnstile
         token = replica.config.token
         self._token = None if token is None else token.encode()
@@ -116,9 +119,9 @@ class ExpressLane:
         end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
         if end < 0:
             return None
-        first, *lines = data[:end].split(b"\r\n")
-        match = _FIRST.fullmatch(first)
-        headers = plain_headers(lines)
+        head = data[:end]
+        match = _FIRST.match(head)
+        headers = plain_headers(head)
         if match is None or headers is None:
             return None
         agent = match[2] or b""
@@ -141,11 +144,11 @@ class ExpressLane:
     def _read_leader(self, data: bytes) -> Request | None:
         """Return the question who leads, as agents keep it at a replica that does not lead."""
         end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
-        first, *lines = data[: max(end, 0)].split(b"\r\n")
-        match = _LEADER.fullmatch(first)
+        head = data[: max(end, 0)]
+        match = _LEADER.match(head)
         if match is None:
             return None
-        headers = plain_headers(lines)
+        headers = plain_headers(head)
         if headers is None or not headers.keys() <= _PLAIN or headers.get(b"content-length", b"0") != b"0":
             return None
         wait_s = int(match[2]) / 1000
@@ -155,7 +158,8 @@ class ExpressLane:
         return Request("/v1/leader", "", "", size, size, (int(match[1]), wait_s))
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
-        if b"host" not in headers:
+        host = headers.get(b"host")
+        if host is None or not self._hosts.knows(host):
             return False
         if self._token is None:
             return True
@@ -217,7 +221,7 @@ class ExpressLane:
         `address` is where it came from.
         """
         self.taken += 1
-        return await self._answer(request, body, client_of(address))
+        return await self._answer(request, body, address or UNKNOWN_CLIENT)
 
     async def _answer(self, request: Request, body: bytes, client: str = "") -> bytes | None:
         request_id = self._replica.ids.request_id()
@@ -277,8 +281,14 @@ class ExpressLane:
             await asyncio.sleep(LEADER_LOOK_S)
 
 
-def plain_headers(lines: list[bytes]) -> dict[bytes, bytes] | None:
-    """Split header lines, names in lower case; None if one is malformed or comes twice."""
+def plain_headers(head: bytes) -> dict[bytes, bytes] | None:
+    """Split the header lines of a head, names in lower case; None if one is malformed or comes twice.
+
+    No control character but the tab may be in a head, and no end of a line but CR and LF together.
+    """
+    _, *lines = head.split(b"\r\n")
+    if head.translate(None, _VISIBLE) != b"\r\n" * len(lines):
+        return None
     headers: dict[bytes, bytes] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
@@ -294,7 +304,7 @@ def is_one_message(data: bytes) -> bool:
     end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
     if end < 0:
         return False
-    headers = plain_headers(data[:end].split(b"\r\n")[1:])
+    headers = plain_headers(data[:end])
     if headers is None or not headers.keys().isdisjoint({b"transfer-encoding", b"upgrade", b"expect"}):
         return False
     length = headers.get(b"content-length", b"0")

@@ -15,9 +15,11 @@ from aiohttp import web
 from yarl import URL
 
 from raftflow.api import problems
+from raftflow.api.calls import UNKNOWN_CLIENT
 from raftflow.api.problems import ProblemError, outcome_unknown
 from raftflow.domain.contract import (
     HEADER_FORWARDED,
+    HEADER_FORWARDED_PROOF,
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,
     HEADER_LEADER,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import ssl
 
     from raftflow.api.calls import Route
+    from raftflow.api.forwarded import ForwardingProof
     from raftflow.coordinator.leader_news import LeaderNews
     from raftflow.domain.contract import LeaderNotice
 
@@ -41,6 +44,7 @@ ANSWER_REPEATED_S = 0.1
 ANSWER_ONCE_S = 1.0
 """The same for what cannot be sent again."""
 CONNECTIONS_MAX = 256
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
 _SENT = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
 _RETURNED = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TERM, HEADER_LEADER)
@@ -60,12 +64,22 @@ class Forwarder:
 
     Args:
         news: tells when another replica leads.
+        proof: shows the leader whom a request is passed on for.
         ssl_context: for the connections; the system's defaults if it is None.
+        connections_max: to all replicas together.
     """
 
-    def __init__(self, news: LeaderNews, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        news: LeaderNews,
+        proof: ForwardingProof,
+        ssl_context: ssl.SSLContext | None = None,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
         self._news = news
+        self._proof = proof
         self._ssl = ssl_context
+        self._connections_max = connections_max
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -76,7 +90,9 @@ class Forwarder:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=True if self._ssl is None else self._ssl)
+            connector = aiohttp.TCPConnector(
+                limit=self._connections_max, ssl=True if self._ssl is None else self._ssl
+            )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, connect=None, sock_connect=CONNECT_S),
@@ -93,9 +109,11 @@ class Forwarder:
         Raises `LeaderUnreachableError` if it was not sent or can be sent again, else `ProblemError`.
         """
         headers = {name: request.headers[name] for name in _SENT if name in request.headers}
-        headers[HEADER_FORWARDED] = request.remote or "unknown"
+        headers[HEADER_FORWARDED] = client = request.remote or UNKNOWN_CLIENT
         headers[HEADER_REQUEST_ID] = request_id
-        url = URL(leader_url + request.rel_url.raw_path_qs, encoded=True)
+        target = request.rel_url.raw_path_qs
+        headers[HEADER_FORWARDED_PROOF] = self._proof.make(client, route.method, target, request_id)
+        url = URL(leader_url + target, encoded=True)
         replaced = False
         repeatable = route.method == "GET" or HEADER_IDEMPOTENCY_KEY in headers
         scope = asyncio.timeout(None)
@@ -116,7 +134,7 @@ class Forwarder:
                     async with self._open().request(
                         route.method, url, data=body or None, headers=headers, allow_redirects=False
                     ) as answer:
-                        content = await answer.read()
+                        content = await _read(answer)
                 finally:
                     forget()
         except aiohttp.ClientConnectorError as error:
@@ -136,6 +154,16 @@ class Forwarder:
                 response.headers[name] = answer.headers[name]
         response.headers[HEADER_LEADER_URL] = leader_url.rstrip("/")
         return response
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """Read a whole answer of bounded size. Raises `aiohttp.ClientError`."""
+    content = bytearray()
+    async for piece in answer.content.iter_any():
+        content += piece
+        if len(content) > ANSWER_BYTES_MAX:
+            raise aiohttp.ClientPayloadError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+    return bytes(content)
 
 
 def redirect(request: web.Request, leader_url: str) -> web.Response:

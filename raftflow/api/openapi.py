@@ -23,7 +23,7 @@ from raftflow.domain.contract import (
 
 _REF = "#/components/schemas/{name}"
 _PATH_PART = re.compile(r"\{(\w+)\}")
-_EVERYWHERE = (problems.INVALID_DOCUMENT, problems.INTERNAL)
+_EVERYWHERE = (problems.INVALID_DOCUMENT, problems.FORBIDDEN, problems.UNSUPPORTED_MEDIA, problems.INTERNAL)
 
 
 def route_of(others: tuple[Route, ...]) -> Route:
@@ -115,17 +115,15 @@ def problems_of(route: Route) -> list[problems.Kind]:
     """Return every kind of problem that the operation can answer with."""
     kinds = [*_EVERYWHERE, *route.problems]
     if not route.is_open:
-        kinds.append(problems.UNAUTHORIZED)
+        kinds += [problems.UNAUTHORIZED, problems.WRONG_HOST]
     if "{" in route.path:
         kinds.append(problems.NOT_FOUND)
     if route.access is not Access.LOCAL:
         kinds.append(problems.NO_LEADER)
     if route.method != "GET":
-        kinds += [problems.FORBIDDEN, problems.QUEUE_FULL, problems.OUTCOME_UNKNOWN]
+        kinds += [problems.QUEUE_FULL, problems.OUTCOME_UNKNOWN]
         if route.access is Access.WRITE:
             kinds.append(problems.REQUEST_MISMATCH)
-    if route.body is not None:
-        kinds.append(problems.UNSUPPORTED_MEDIA)
     return list(dict.fromkeys(kinds))
 
 

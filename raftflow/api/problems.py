@@ -43,7 +43,8 @@ NAME_IN_USE = Kind("name-in-use", 409, "Another agent that lives has this name")
 STALE_INCARNATION = Kind("stale-incarnation", 409, "The agent was declared lost or registered anew")
 REQUEST_MISMATCH = Kind("request-mismatch", 409, "The idempotency key was used for another request")
 TOO_LARGE = Kind("too-large", 413, "A limit would be passed")
-UNSUPPORTED_MEDIA = Kind("unsupported-media-type", 415, "The body must be JSON")
+UNSUPPORTED_MEDIA = Kind("unsupported-media-type", 415, "The body must be JSON, and not compressed")
+WRONG_HOST = Kind("wrong-host", 421, "The replica does not answer under this name")
 QUEUE_FULL = Kind("queue-full", 429, "Too much is waiting")
 INTERNAL = Kind("internal", 500, "The replica failed")
 LOG_UNAVAILABLE = Kind("log-unavailable", 503, "The agent did not deliver the output")
@@ -63,6 +64,7 @@ ALL_KINDS = (
     REQUEST_MISMATCH,
     TOO_LARGE,
     UNSUPPORTED_MEDIA,
+    WRONG_HOST,
     QUEUE_FULL,
     INTERNAL,
     LOG_UNAVAILABLE,
@@ -121,7 +123,10 @@ class ProblemError(Exception):
     def response(self) -> web.Response:
         """Return the answer."""
         status, headers, body = self.parts()
-        return web.Response(status=status, body=body, headers=headers)
+        response = web.Response(status=status, body=body, headers=headers)
+        if headers.get("Connection") == "close":
+            response.force_close()
+        return response
 
 
 def from_rejection(rejection: Rejection, *, current_attempt: int | None = None) -> ProblemError:

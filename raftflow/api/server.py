@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
+from raftflow.api import descriptors
 from raftflow.api.app import Api
 from raftflow.api.connection import Connection
+from raftflow.api.descriptors import Shares
 from raftflow.api.doorway import Doorman
 from raftflow.api.express import ExpressLane
-from raftflow.api.forward import Forwarder
+from raftflow.api.forward import CONNECTIONS_MAX, Forwarder
+from raftflow.api.forwarded import ForwardingProof
+from raftflow.api.hosts import Hosts
+from raftflow.api.listener import Listener
 from raftflow.api.turnstile import Turnstile
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRefusedError, ReplicaRemovedError
@@ -40,9 +45,6 @@ EXIT_REFUSED = 2
 
 KEEPALIVE_S = 75.0
 LINE_BYTES_MAX = 8 * 1024
-BACKLOG = 256
-"""Connections that the kernel keeps until they are accepted, all in one turn of the loop: some 5 ms."""
-
 COMPLAINT_S = 10.0
 """Least time between two lines about requests that are no HTTP."""
 
@@ -111,13 +113,18 @@ class _Seldom(logging.Filter):
 class HttpServer:
     """The listening side of one replica."""
 
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
-        self._tls = tls_context(replica.config)
+    def __init__(self, replica: Replica, shares: Shares | None = None) -> None:
+        """Make it. `shares` says how many descriptors it may use; by default as many as the configuration wants."""
+        config = self._config = replica.config
+        shares = shares or Shares(config.limits.connections, CONNECTIONS_MAX)
         turnstile = Turnstile()
-        self.lane = ExpressLane(replica, turnstile)
-        self.doorman = Doorman(turnstile, self._connection, replica.config.limits.connections)
-        api = Api(replica, Forwarder(replica.news, forward_context(replica.config)), self.doorman)
+        hosts = Hosts(config, lambda: self.port, replica.peer_urls)
+        proof = ForwardingProof(config.secret)
+        self.lane = ExpressLane(replica, turnstile, hosts)
+        self.doorman = Doorman(turnstile, self._connection, shares.connections)
+        self.listener = Listener(self.doorman, tls_context(config))
+        forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
+        api = Api(replica, forwarder, self.doorman, hosts, proof)
         self._runner = web.AppRunner(
             api.application(),
             handle_signals=False,
@@ -126,36 +133,38 @@ class HttpServer:
             keepalive_timeout=KEEPALIVE_S,
             max_line_size=LINE_BYTES_MAX,
             max_field_size=LINE_BYTES_MAX,
-            shutdown_timeout=replica.config.timing.shutdown_ms / 1000,
+            shutdown_timeout=config.timing.shutdown_ms / 1000,
+            auto_decompress=False,
         )
-        self._server: asyncio.Server | None = None
 
     @property
     def port(self) -> int:
         """The port that is bound."""
-        assert self._server is not None  # noqa: S101 - started
-        return int(self._server.sockets[0].getsockname()[1])
+        return self.listener.port
 
     async def start(self) -> None:
         """Bind and serve. Raises `ReplicaFailedError` if the address cannot be bound."""
         await self._runner.setup()
-        bind = self._replica.config.bind
+        bind = self._config.bind
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self.doorman.admit, bind.host, bind.port, ssl=self._tls, backlog=BACKLOG
-            )
+            self.listener.start(bind)
         except OSError as error:
             raise ReplicaFailedError(f"cannot listen at {bind.host}:{bind.port}: {error}") from error
 
     def _connection(self) -> Connection:
         server = cast("web.Server", self._runner.server)
         arguments: dict[str, Any] = server._kwargs  # noqa: SLF001 - aiohttp offers no other way to its own handler
-        return Connection(server, loop=asyncio.get_running_loop(), lane=self.lane, **arguments)
+        return Connection(
+            server,
+            loop=asyncio.get_running_loop(),
+            turnstile=self.doorman.turnstile,
+            lane=self.lane,
+            **arguments,
+        )
 
     async def stop(self) -> None:
         """Accept nothing more, let requests end, close."""
-        if self._server is not None:
-            self._server.close()
+        self.listener.close()
         self.doorman.close()
         await self._runner.cleanup()
 
@@ -166,12 +175,14 @@ async def run_replica(config: CoordinatorConfig) -> int:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
+    limit, in_use = descriptors.raise_limit(), descriptors.open_now()
     fs = RealFileSystem()
     replica: Replica | None = None
     server: HttpServer | None = None
     try:
+        shares = descriptors.share_out(limit, in_use, config.limits.connections)
         replica = build_replica(config, fs)
-        server = HttpServer(replica)
+        server = HttpServer(replica, shares)
         await replica.start()
         await server.start()
     except (ConfigError, ReplicaFailedError, ValueError) as error:

@@ -51,6 +51,8 @@ class Line(enum.IntEnum):
     ORDINARY = 3
     REFUSED = 4
     """A request of which it is known already that it will be refused."""
+    HANDSHAKE = 5
+    """A TLS handshake is begun."""
 
 
 WAITING_MAX: Final = {
@@ -59,6 +61,7 @@ WAITING_MAX: Final = {
     Line.EXPRESS: 50_000,
     Line.ORDINARY: 4_000,
     Line.REFUSED: 1_000,
+    Line.HANDSHAKE: 1_000,
 }
 """Steps that may wait in each line; the number of agents, or else of about a second's work."""
 _ROUND: Final = (
@@ -70,6 +73,7 @@ _ROUND: Final = (
     Line.EXPRESS,
     Line.DATA,
     Line.REFUSED,
+    Line.HANDSHAKE,
 )
 """In which order the lines are asked; one without anybody is passed over."""
 
@@ -193,7 +197,8 @@ class Turnstile:
             if self._heavy_waiting:
                 loop.call_later(min(loop.time() - began_s, HEAVY_REST_MAX_S), self._heavy.release)
             else:
-                self._heavy.release()
+                # In the next turn: others may be about to come in this one, as when a barrier lets many reads go on.
+                loop.call_soon(self._heavy.release)
 
     @asynccontextmanager
     async def long(self) -> AsyncIterator[None]:

@@ -69,6 +69,8 @@ _NOTICE_HOLD_S = 10.0
 _NOTICE_PAUSE_S = 0.1
 """Pause after an answer without news that was not held."""
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
+PROBLEM_BYTES_MAX = 1024 * 1024
+"""Bytes of an answer that is no success."""
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 1.0
 _ASKED_MAX_S = 10.0
 _RETRIED = frozenset({429, 502, 503, 504})
@@ -134,7 +136,11 @@ class Transport:
         self._told = ""
         """The list of members that is followed, as a replica sent it."""
         self.timeout_s = timeout_s
-        self._headers = {"User-Agent": f"raftflow/{__version__}", "Accept": "application/json"}
+        self._headers = {
+            "User-Agent": f"raftflow/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
         if token is not None:
             if not token.isascii() or not token.isprintable() or " " in token:
                 raise UsageError("the token must be printable ASCII without spaces")
@@ -314,7 +320,7 @@ class Transport:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers)
+            self._session = aiohttp.ClientSession(headers=self._headers, auto_decompress=False)
         return self._session
 
     def _failed(self, call: Call, failures: dict[str, str], last: Problem | None, *, sent: bool) -> ClientError:
@@ -353,13 +359,17 @@ def _say(error: Exception) -> str:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Read a body of bounded size."""
+    """Read a body of bounded size. Nothing is inflated: no answer was asked for in another form than it has."""
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise BadAnswer(f"{response.url} answered with Content-Encoding: {encoding[:80]}, which was not asked for")
+    limit = ANSWER_BYTES_MAX if response.status < 300 else PROBLEM_BYTES_MAX
     pieces: list[bytes] = []
     size = 0
     async for piece in response.content.iter_any():
         size += len(piece)
-        if size > ANSWER_BYTES_MAX:
-            raise BadAnswer(f"{response.url} answered with more than {ANSWER_BYTES_MAX} bytes")
+        if size > limit:
+            raise BadAnswer(f"{response.url} answered with more than {limit} bytes")
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -122,6 +122,9 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     peer_bind: Address
     token: str | None = None
     insecure: bool = False
+    hosts: tuple[str, ...] = ()
+    """Names, with or without a port, under which clients may ask this replica beside its addresses and the members'
+    URLs. Looked at without a token, and with one if there are any."""
     join: bool = False
     """True for a replica that starts on an empty disk to join a cluster; later starts do not look at it."""
     bootstrap: bool = False
@@ -290,6 +293,7 @@ def _build(tables: dict[str, dict[str, Given]], members: tuple[Member, ...], bas
         peer_bind=_bind(replica, "peer_bind", member.peer),
         token=_read_token(replica, base),
         insecure=settings.flag(replica, "replica", "insecure"),
+        hosts=settings.hosts(replica, "replica", "hosts"),
         join=settings.flag(replica, "replica", "join"),
         tls=tls,
         timing=_build_timing(tables["timing"]),

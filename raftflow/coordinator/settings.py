@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raftflow.coordinator.hostnames import parse_host
 from raftflow.domain.limits import RESULTS_BYTES_MAX, TASKS_PER_WORKFLOW_MAX, WORKFLOWS_MAX
 from raftflow.formats.durations import parse_duration_ms
 from raftflow.replication.handshake import SECRET_BYTES_MIN
@@ -60,7 +61,9 @@ NUMBERS: dict[str, dict[str, _Bounds]] = {
 
 TABLES: dict[str, frozenset[str]] = {
     "cluster": frozenset({"id", "secret", "secret_file", "members"}),
-    "replica": frozenset({"name", "data_dir", "bind", "peer_bind", "token", "token_file", "insecure", "join"}),
+    "replica": frozenset(
+        {"name", "data_dir", "bind", "peer_bind", "token", "token_file", "insecure", "join", "hosts"}
+    ),
     "tls": frozenset({"api_cert", "api_key", "api_ca", "peer_cert", "peer_key", "peer_ca"}),
     "timing": frozenset(NUMBERS["timing"]),
     "limits": frozenset({*NUMBERS["limits"], "retention"}),
@@ -108,6 +111,23 @@ def flag(table: dict[str, Given], name: str, key: str) -> bool:
     if not given.from_file and given.value in {"1", "true", "yes", "0", "false", "no"}:
         return given.value in {"1", "true", "yes"}
     raise ConfigError(f"{name}.{key} ({given.source}): {given.value!r} is neither true nor false")
+
+
+def hosts(table: dict[str, Given], name: str, key: str) -> tuple[str, ...]:
+    """Return host names, each with or without a port; outside the file commas divide them. Raises `ConfigError`."""
+    given = table.get(key)
+    if given is None:
+        return ()
+    where = f"{name}.{key} ({given.source})"
+    values = given.value
+    if not given.from_file and isinstance(values, str):
+        values = [each.strip() for each in values.split(",") if each.strip()]
+    if not isinstance(values, list):
+        raise ConfigError(f"{where} must be a list of names such as cluster.example or cluster.example:7001")
+    for value in values:
+        if not isinstance(value, str) or parse_host(value) is None:
+            raise ConfigError(f"{where}: {value!r} is no host name such as cluster.example or cluster.example:7001")
+    return tuple(values)
 
 
 def secret_text(given: Given) -> bytes:

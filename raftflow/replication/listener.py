@@ -59,7 +59,7 @@ class Listener:
             infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, kind, proto, _, address in dict.fromkeys(infos):
                 bound_port = self.port if self._sockets else port
-                self._sockets.append(_listening(family, kind, proto, (address[0], bound_port, *address[2:])))
+                self._sockets.append(listening(family, kind, proto, (address[0], bound_port, *address[2:]), _BACKLOG))
         except OSError as error:
             self.close()
             raise LogFailedError(
@@ -139,7 +139,8 @@ class Listener:
             connection.drop(Failure("refused_tls", f"no TLS with a certificate of the cluster: {error}"))
 
 
-def _listening(family: int, kind: int, proto: int, address: tuple[object, ...]) -> socket.socket:
+def listening(family: int, kind: int, proto: int, address: tuple[object, ...], backlog: int) -> socket.socket:
+    """Return a socket that listens at an address and does not block. Raises `OSError`."""
     sock = socket.socket(family, kind, proto)
     try:
         sock.settimeout(0)
@@ -147,7 +148,7 @@ def _listening(family: int, kind: int, proto: int, address: tuple[object, ...]) 
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        sock.listen(backlog)
     except BaseException:
         sock.close()
         raise

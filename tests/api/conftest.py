@@ -84,6 +84,10 @@ class Served:
         await self.replica.start()
         await self.server.start()
         self.session = aiohttp.ClientSession()
+        for _ in range(
+            20
+        ):  # turns of the loop, in which a replica that leads alone does what a new leader does first
+            await asyncio.sleep(0)
 
     async def stop(self) -> None:
         if self.stopped:

@@ -29,9 +29,13 @@ class Transport(asyncio.Transport):
         self.written = b""
         self.closing = False
         self.aborted = False
+        self.waiting_bytes = 0
 
     def is_closing(self) -> bool:
         return self.closing
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting_bytes
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -56,9 +60,19 @@ class Behind(asyncio.Protocol):
         self._reading_paused = False
         self.data = b""
         self.lost = False
+        self.step = 1_000
+        self.waiting = True
+        self.on_resume: Any = None
 
-    def data_received(self, data: bytes) -> None:
-        self.data += data
+    def take(self, data: bytes) -> bytes:
+        self.data += data[: self.step]
+        return data[self.step :]
+
+    def is_full(self) -> bool:
+        return self._reading_paused
+
+    def waits_for_client(self) -> bool:
+        return self.waiting
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -168,16 +182,112 @@ async def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert threes.aborted, "too much on all of them"
 
 
-async def test_connections_are_bounded_and_silent_ones_end_with_the_server(serve: Any) -> None:
+async def test_one_connection_too_many_pushes_out_the_oldest_silent_one(serve: Any) -> None:
     one = await serve()
     doorman = one.server.doorman
-    _, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     await one.until(lambda: len(doorman.doors) == 1)
-    doorman._connections_max = 1
-    reader, other = await asyncio.open_connection("127.0.0.1", one.server.port)
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    doorman.limit(1)
+    other, its = await asyncio.open_connection("127.0.0.1", one.server.port)
+    assert await asyncio.wait_for(reader.read(), 5) == b"", "the first one had to go"
     assert doorman.shed == 1
-    await asyncio.wait_for(one.stop(), 5)
-    assert not doorman.doors
-    for each in (writer, other):
+    its.write(GET)
+    assert (await asyncio.wait_for(other.readline(), 5)).startswith(b"HTTP/1.1 200 ")
+    for each in (writer, its):
         each.close()
+
+
+async def test_silent_connections_end_with_the_server(serve: Any) -> None:
+    one = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
+    await one.until(lambda: len(one.server.doorman.doors) == 1)
+    await asyncio.wait_for(one.stop(), 5)
+    assert not one.server.doorman.doors
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+async def test_who_waits_for_an_answer_is_not_pushed_out() -> None:
+    house = House(connections_max=2)
+    for _ in range(2):
+        door, _ = house.come()
+        door.data_received(GET)
+    for behind in house.made:
+        behind.waiting = False
+    assert not house.doorman.make_room(), "both have a request under way"
+    house.made[1].waiting = True
+    first, second = house.doorman.doors
+    assert house.doorman.make_room()
+    assert list(house.doorman.doors) == [first]
+    assert second._transport.aborted
+
+
+async def test_what_is_not_worth_this_step_waits_for_the_next_and_nothing_is_read_meanwhile() -> None:
+    house = House()
+    door, transport = house.come()
+    door.data_received(b"x" * 2_500)
+    assert (len(house.made[0].data), transport.reading, house.doorman.held_bytes) == (1_000, False, 1_500)
+    door.data_received(b"y" * 100)
+    await passes()
+    assert house.made[0].data == b"x" * 2_500 + b"y" * 100
+    assert (transport.reading, house.doorman.held_bytes) == (True, 0)
+
+
+async def test_a_full_protocol_gets_the_rest_when_it_can_take_more() -> None:
+    house = House()
+    door, transport = house.come()
+    door.data_received(b"x" * 100)
+    house.made[0]._reading_paused = True
+    door.data_received(b"x" * 2_000)
+    await passes()
+    assert len(house.made[0].data) == 1_100, "no more while it is full"
+    transport.resume_reading()  # aiohttp does that by itself
+    door.data_received(b"y" * 50)
+    assert not transport.reading
+    house.made[0]._reading_paused = False
+    house.made[0].on_resume()
+    await passes()
+    assert house.made[0].data == b"x" * 2_100 + b"y" * 50
+    assert transport.reading
+
+
+async def test_a_client_that_does_not_read_is_not_read_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorway, "UNREAD_S", 0.02)
+    house = House()
+    door, transport = house.come()
+    door.data_received(GET)
+    transport.waiting_bytes = 3 * doorway.UNREAD_BYTES_MIN
+    door.pause_writing()
+    assert not transport.reading
+    transport.waiting_bytes = doorway.UNREAD_BYTES_MIN
+    await asyncio.sleep(0.025)
+    assert not transport.aborted, "it has read a part"
+    await asyncio.sleep(0.05)
+    assert transport.aborted
+    assert not house.doorman.doors
+    assert house.doorman.unread_bytes == 0
+
+
+async def test_a_client_that_reads_again_is_read_again() -> None:
+    house = House()
+    door, transport = house.come()
+    door.data_received(GET)
+    transport.waiting_bytes = 100_000
+    door.pause_writing()
+    assert house.doorman.unread_bytes == 100_000
+    door.resume_writing()
+    assert transport.reading
+    assert house.doorman.unread_bytes == 0
+
+
+async def test_answers_that_nobody_reads_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorway, "ALL_UNREAD_BYTES_MAX", 150_000)
+    house = House()
+    transports = []
+    for _ in range(2):
+        door, transport = house.come()
+        transports.append(transport)
+        door.data_received(GET)
+        transport.waiting_bytes = 100_000
+        door.pause_writing()
+    assert [transport.aborted for transport in transports] == [True, False], "the longest unread one goes"

@@ -54,7 +54,7 @@ async def wire_to(one: Any) -> AsyncIterator[Wire]:
 def request(body: bytes, *more: str, agent: str = "a1", length: int | None = None) -> bytes:
     lines = [
         f"POST /v1/agents/{agent}/poll HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: application/json",
         f"Content-Length: {len(body) if length is None else length}",
         *more,
@@ -98,7 +98,7 @@ async def test_refusals_are_the_same_too(one: Any, raw: bytes, status: int, word
     async with wire_to(one) as wire:
         wire.send(raw)
         mine = await wire.answer()
-        wire.send(raw.replace(b"Host: x", b"Host: x\r\nAccept-Language: en"))
+        wire.send(raw.replace(b"Host: localhost", b"Host: localhost\r\nAccept-Language: en"))
         other = await wire.answer()
     assert one.server.lane.taken == 1
     assert mine[0] == other[0] == status
@@ -159,7 +159,8 @@ async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, firs
     """Some event loops hand the first bytes over in the turn in which the connection is made."""
     incarnation = await one.register()
     body = msgspec.json.encode({"name": "a1", "instance": "i" * 8, "resources": {"cpu": 2}})
-    head = f"POST /v1/agents HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = "POST /v1/agents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}"
     made, transport = one.server.doorman.admit(), Transport()
     made.connection_made(transport)
     if first == "register":
@@ -190,7 +191,7 @@ class Eager(Transport):
 async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any, pieces: int) -> None:
     """The framework waits for the next message only a turn after its answer has gone out."""
     incarnation = await one.register()
-    look = b"GET /v1/agents/a1 HTTP/1.1\r\nHost: x\r\n\r\n"
+    look = b"GET /v1/agents/a1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     raw = poll(incarnation, 1)
     transport = Eager(raw[:-1] if pieces == 2 else raw)
     made = transport.connection = one.server.doorman.admit()
@@ -217,7 +218,7 @@ async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) ->
     incarnation = await one.register()
     hidden = poll(incarnation, 1)
     outer = (
-        b"POST /v1/workflows HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: " + str(len(hidden)).encode() + b"\r\n\r\n"
     )
     for first, second in ((outer, hidden), (outer[:20], outer[20:] + hidden)):
@@ -351,7 +352,7 @@ async def test_a_follower_says_where_the_leader_is(trio: Any) -> None:
 def submission(body: bytes, *more: str, length: int | None = None) -> bytes:
     lines = [
         "POST /v1/workflows HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: application/json",
         f"Content-Length: {len(body) if length is None else length}",
         *more,

@@ -192,7 +192,8 @@ async def test_a_body_that_never_ends(one: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(
-        b"POST /v1/workflows HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+        b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
     )
     assert b"400" in await asyncio.wait_for(reader.readline(), 5)
     writer.close()
@@ -201,7 +202,7 @@ async def test_a_body_that_never_ends(one: Any, monkeypatch: pytest.MonkeyPatch)
 async def test_what_is_no_http_is_told_of_seldom(one: Any, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(20):
         reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
         writer.write(b"NONSENSE\r\n\r\n")
         assert b" 400 " in await asyncio.wait_for(reader.read(), 5)
@@ -230,11 +231,12 @@ async def test_a_connection_that_says_nothing_is_closed(serve: Any, monkeypatch:
 async def test_connections_are_bounded(serve: Any) -> None:
     one = await serve(limits=Limits(connections=2))
     assert (await one.get("/healthz")).status == 200
-    _, second = await asyncio.open_connection("127.0.0.1", one.server.port)
-    await asyncio.sleep(0.05)
-    reader, third = await asyncio.open_connection("127.0.0.1", one.server.port)
+    reader, second = await asyncio.open_connection("127.0.0.1", one.server.port)
+    await one.until(lambda: len(one.server.doorman.doors) == 2)
+    _, third = await asyncio.open_connection("127.0.0.1", one.server.port)
     with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 5) == b"", "the one that never said anything has to go"
+    assert (await one.get("/healthz")).status == 200
     second.close()
     third.close()
 
@@ -330,9 +332,8 @@ async def test_request_ids(one: Any) -> None:
 
 async def test_large_bodies_share_a_bound(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftflow.api.app.BODIES_BYTES_MAX", 150_000)
-    head = (
-        b"POST /v1/workflows HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
-    )
+    head = b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 100000\r\n\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(head)
     await asyncio.sleep(0.1)
@@ -361,6 +362,7 @@ async def test_a_read_that_no_majority_confirms_is_not_answered(one: Any, monkey
 
 async def test_two_replicas_that_take_each_other_for_the_leader(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request takes one hop and ends; here the replica even sends it to itself."""
+    assert (await one.get("/v1/workflows")).status == 200, "what a new leader does first is done"
     one.replica.log.lose_leadership()
     asked: list[int] = []
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from raftflow.api.forward import Forwarder
+from raftflow.api.forwarded import ForwardingProof
 from raftflow.api.server import HttpServer, forward_context, tls_context
 from raftflow.coordinator.config import CoordinatorConfig, Tls
 from raftflow.coordinator.settings import ConfigError
@@ -67,7 +68,7 @@ async def test_the_door_speaks_tls(one: Any, tmp_path: Path) -> None:
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
             await session.get(url, ssl=ssl.create_default_context())
     await door.stop()
-    forwarder = Forwarder(one.replica.news, trusting)
+    forwarder = Forwarder(one.replica.news, ForwardingProof(b"s" * 32), trusting)
     await forwarder.close()
 
 

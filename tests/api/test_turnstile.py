@@ -170,4 +170,27 @@ async def test_what_will_be_refused_waits_in_a_line_of_its_own(serve: Any, monke
     assert (await one.call("PATCH", "/v1/workflows", headers=good)).status == 405
     assert (await one.get("/v1/workflows", headers=good)).status == 200
     entered = [line for line in lines if line in {Line.REFUSED, Line.ORDINARY}]
-    assert entered == [Line.REFUSED, Line.REFUSED, Line.REFUSED, Line.ORDINARY]
+    read = [Line.ORDINARY, Line.ORDINARY]  # before and after its barrier
+    assert entered == [Line.REFUSED, Line.REFUSED, Line.REFUSED, *read]
+
+
+async def test_heavy_calls_that_go_on_in_one_turn_still_run_in_turns_of_their_own() -> None:
+    """A barrier of the log lets many reads go on at the same moment."""
+    turnstile = Turnstile(lambda: 0.0)
+    barrier = asyncio.Event()
+    turn = 0
+    ran: list[int] = []
+
+    async def call() -> None:
+        await barrier.wait()
+        async with turnstile.heavy():
+            ran.append(turn)
+
+    calls = [asyncio.ensure_future(call()) for _ in range(5)]
+    await asyncio.sleep(0)
+    barrier.set()
+    while len(ran) < len(calls):
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(set(ran)) == len(calls)
+    await asyncio.gather(*calls)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import time
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from raftflow.client import (
     AsyncClient,
@@ -19,6 +21,7 @@ from raftflow.client import (
     Unreachable,
     UsageError,
 )
+from raftflow.client import transport as transport_module
 from raftflow.client.transport import Call, Transport
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}
@@ -240,3 +243,22 @@ def test_other_bad_settings(tmp_path: Any) -> None:
     with pytest.raises(UsageError, match="needs its client certificate"):
         AsyncClient(peers, client_key=tmp_path / "none.pem")
     assert AsyncClient(["http://a:1/", " http://b:2"]).peers == ["http://a:1", "http://b:2"]
+
+
+async def test_an_answer_is_never_inflated(replicas: list[Any], make: Any) -> None:
+    one = replicas[0]
+    bomb = gzip.compress(bytes(8 << 20))
+    one.routes["GET", "/v1/agents"] = lambda _request: web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
+    async with AsyncClient([one.url]) as client:
+        with pytest.raises(BadAnswer, match="Content-Encoding: gzip"):
+            await client.agents()
+    assert one.seen[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_a_problem_is_small(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "PROBLEM_BYTES_MAX", 1_000)
+    one = replicas[0]
+    one.routes["GET", "/v1/agents"] = lambda _request: web.Response(status=400, body=b" " * 1_001)
+    async with AsyncClient([one.url]) as client:
+        with pytest.raises(BadAnswer, match="more than 1000 bytes"):
+            await client.agents()

@@ -92,6 +92,13 @@ def test_beyond_loopback_a_token_is_needed_unless_said_aloud(write: Any) -> None
     assert load(path, {"RAFTFLOW_REPLICA_INSECURE": "yes"}).insecure
 
 
+def test_names_of_the_api_are_a_list_or_divided_by_commas(write: Any) -> None:
+    path = write(BASE + 'hosts = ["a.example", "b.example:8443"]\n')
+    assert load(path).hosts == ("a.example", "b.example:8443")
+    assert load(path, {"RAFTFLOW_REPLICA_HOSTS": "c.example, [::1]:7001"}).hosts == ("c.example", "[::1]:7001")
+    assert load(write(BASE)).hosts == ()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -117,6 +124,9 @@ def test_beyond_loopback_a_token_is_needed_unless_said_aloud(write: Any) -> None
         (("[replica]", '[replica]\ntoken_file = "none"'), r"replica\.token_file .* cannot be read"),
         (("[replica]", '[replica]\ninsecure = "perhaps"'), r"replica\.insecure .* neither true nor false"),
         (("[replica]", '[replica]\nbind = "7001"'), r"replica\.bind .* is not an address"),
+        (("[replica]", '[replica]\nhosts = "a.example"'), r"replica\.hosts .* must be a list of names"),
+        (("[replica]", '[replica]\nhosts = ["http://a.example"]'), r"replica\.hosts .*is no host name such as"),
+        (("[replica]", "[replica]\nhosts = [7001]"), r"replica\.hosts .*is no host name such as"),
         (("[replica]", '[tls]\napi_cert = "c"\n[replica]'), r"api_cert and tls\.api_key must be given together"),
         (("[replica]", '[tls]\npeer_cert = "c"\n[replica]'), r"peer_ca must be given together"),
         (("[replica]", "[timing]\nlease_ms = 1\n[replica]"), r"timing\.lease_ms .* whole number from 300"),

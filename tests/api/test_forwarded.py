@@ -1,0 +1,88 @@
+"""Whom a request is passed on for is believed from replicas of the cluster alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raftflow.api import forwarded
+from raftflow.api.forwarded import ForwardingProof
+from raftflow.domain.contract import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
+
+DOCUMENT = {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}
+REQUEST = ("10.0.0.9", "POST", "/v1/workflows?a=b", "r1")
+SECRET = b"s" * 32
+
+
+def test_a_proof_holds_for_its_request_alone() -> None:
+    proof = ForwardingProof(SECRET)
+    made = proof.make(*REQUEST)
+    assert proof.holds(made, *REQUEST)
+    for place in range(len(REQUEST)):
+        other = [*REQUEST]
+        other[place] += "x"
+        assert not proof.holds(made, *other), other
+    moved = (REQUEST[0] + REQUEST[1], "", *REQUEST[2:])
+    assert not proof.holds(made, *moved), "parts cannot flow into each other"
+
+
+@pytest.mark.parametrize("wrong", ["", ".", "1", "x.y", "-5.abc", "٣.abc", "9" * 90 + ".a", "1" * 5000 + ".a"])
+def test_what_is_no_proof_is_not_believed(wrong: str) -> None:
+    assert not ForwardingProof(SECRET).holds(wrong, *REQUEST)
+
+
+def test_another_secret_and_another_time_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = ForwardingProof(SECRET)
+    assert not proof.holds(ForwardingProof(b"t" * 32).make(*REQUEST), *REQUEST)
+    now = 1_700_000_000.0
+    monkeypatch.setattr(forwarded.time, "time", lambda: now)
+    made = proof.make(*REQUEST)
+    for later, good in (
+        (forwarded.FRESH_S - 1, True),
+        (forwarded.FRESH_S + 1, False),
+        (-forwarded.FRESH_S - 1, False),
+    ):
+        monkeypatch.setattr(forwarded.time, "time", lambda later=later: now + later)
+        assert proof.holds(made, *REQUEST) is good
+    stale = made.replace(made[:10], str(int(made[:10]) + 100))
+    assert not proof.holds(stale, *REQUEST), "the time is covered as well"
+
+
+def clients_of(served: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note for whom commands are proposed from now on."""
+    clients: list[str] = []
+    propose = served.replica.propose
+
+    async def noting(command: Any, client: str = "", *more: Any) -> Any:
+        clients.append(client)
+        return await propose(command, client, *more)
+
+    monkeypatch.setattr(served.replica, "propose", noting)
+    return clients
+
+
+async def test_many_forged_names_are_one_client(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = clients_of(one, monkeypatch)
+    for number in range(3):
+        forged = {HEADER_FORWARDED: f"10.0.0.{number}", HEADER_REQUEST_ID: "r1"}
+        assert (await one.post("/v1/workflows", DOCUMENT, headers=forged)).status == 201
+        forged[HEADER_FORWARDED_PROOF] = ForwardingProof(b"guessed" * 5).make(
+            forged[HEADER_FORWARDED], "POST", "/v1/workflows", "r1"
+        )
+        assert (await one.post("/v1/workflows", DOCUMENT, headers=forged)).status == 201
+    assert set(clients) == {"127.0.0.1"}
+
+
+async def test_a_replica_names_its_client_and_is_believed(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = await trio()
+    leader = await cluster.leader()
+    clients = clients_of(leader, monkeypatch)
+    good = ForwardingProof(leader.config.secret)
+    proof = good.make("10.1.2.3", "POST", "/v1/workflows", "r1")
+    headers = {HEADER_FORWARDED: "10.1.2.3", HEADER_FORWARDED_PROOF: proof, HEADER_REQUEST_ID: "r1"}
+    assert (await leader.post("/v1/workflows", DOCUMENT, headers=headers)).status == 201
+    follower = cluster.followers()[0]
+    monkeypatch.setattr("aiohttp.web.BaseRequest.remote", property(lambda _: "10.7.7.7"))
+    assert (await follower.post("/v1/workflows", DOCUMENT)).status == 201
+    assert clients == ["10.1.2.3", "10.7.7.7"]

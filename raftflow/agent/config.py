@@ -95,7 +95,7 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """A python worker that was given no call for so long is ended."""
     workers_idle_max: Annotated[int, msgspec.Meta(ge=0, le=1_024)] = 16
     """Python workers that wait for calls."""
-    workers_idle_max_mib: Annotated[int, msgspec.Meta(ge=0)] = 512
+    workers_idle_max_mib: Annotated[int, msgspec.Meta(ge=0)] = 1_024
     """What they may hold together; those that wait for the longest time are ended first."""
 
     def capacity(self) -> Resources:

@@ -115,7 +115,9 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
             store,
             work,
             output_bytes_max=limit,
-            limits=WorkerLimits(calls_max=1 << 30, rss_max_mib=1_024, idle_max_s=60.0, idle_max=16, idle_max_mib=512),
+            limits=WorkerLimits(
+                calls_max=1 << 30, rss_max_mib=1_024, idle_max_s=60.0, idle_max=16, idle_max_mib=1_024
+            ),
         )
         command = CommandExecutor(launcher, store, work, output_bytes_max=limit)
         drivers = (

@@ -52,7 +52,8 @@ async def test_the_lane_answers_what_agents_ask(one: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     for term, wait_ms in ((0, 30_000), (10**6, 10), (0, 0)):
         writer.write(
-            f"GET /v1/leader?term={term}&wait_ms={wait_ms} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
+            f"GET /v1/leader?term={term}&wait_ms={wait_ms} HTTP/1.1\r\n"
+            "Host: localhost\r\nContent-Length: 0\r\n\r\n".encode()
         )
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)).decode().lower()
         body = await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))

@@ -445,7 +445,7 @@ class Replica:
             commit_index=log.commit_index,
             applied_index=log.applied_index,
             snapshot_index=log.snapshot_index,
-            ready=log.ready and self._failure is None,
+            ready=log.ready and self._failure is None and self.feature_level() > 0,
             digest=self.machine.chain.hex(),
             digest_index=self.machine.applied_index,
             pid=os.getpid(),

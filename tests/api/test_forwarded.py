@@ -84,5 +84,6 @@ async def test_a_replica_names_its_client_and_is_believed(trio: Any, monkeypatch
     assert (await leader.post("/v1/workflows", DOCUMENT, headers=headers)).status == 201
     follower = cluster.followers()[0]
     monkeypatch.setattr("aiohttp.web.BaseRequest.remote", property(lambda _: "10.7.7.7"))
-    assert (await follower.post("/v1/workflows", DOCUMENT)).status == 201
+    passed_on = await follower.post("/v1/workflows", DOCUMENT)
+    assert passed_on.status == 201, passed_on.body
     assert clients == ["10.1.2.3", "10.7.7.7"]

@@ -52,7 +52,8 @@ async def test_the_lane_answers_what_agents_ask(one: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     for term, wait_ms in ((0, 30_000), (10**6, 10), (0, 0)):
         writer.write(
-            f"GET /v1/leader?term={term}&wait_ms={wait_ms} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+            f"GET /v1/leader?term={term}&wait_ms={wait_ms} HTTP/1.1\r\n"
+            "Host: localhost\r\nContent-Length: 0\r\n\r\n".encode()
         )
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)).decode().lower()
         body = await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
@@ -60,7 +61,7 @@ async def test_the_lane_answers_what_agents_ask(one: Any) -> None:
         assert b'"leader":"n1"' in body
     assert one.server.lane.taken == 3
     for odd in ("term=x&wait_ms=1", "wait_ms=1&term=1", f"term=1&wait_ms={10**8}"):
-        writer.write(f"GET /v1/leader?{odd} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        writer.write(f"GET /v1/leader?{odd} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)).decode().lower()
         await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
     assert one.server.lane.taken == 3, "the framework judges these"
@@ -70,7 +71,7 @@ async def test_the_lane_answers_what_agents_ask(one: Any) -> None:
 async def test_the_lane_wants_the_token(serve: Any) -> None:
     one = await serve(token="t" * 20)
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
-    writer.write(b"GET /v1/leader?term=0&wait_ms=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /v1/leader?term=0&wait_ms=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b" 401 " in await asyncio.wait_for(reader.readline(), SOON_S)
     writer.close()
 

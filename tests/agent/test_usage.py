@@ -351,7 +351,7 @@ async def test_what_the_system_can_take_back_is_nobodys_memory(
             assert end.outcome == ("succeeded" if folder == tmp_path else "outgrown"), end.error
             assert (end.peak_mib < 100) == (folder == tmp_path)
             end = await online.end_of(shared)
-            assert (end.outcome, end.peak_mib >= 200) == ("outgrown", True)
+            assert (end.outcome, end.peak_mib > 100) == ("outgrown", True)  # it may be stopped while it grows
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
     elif plan.family == "repairs":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
         plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
+        plan.weights["all replaced"] = 4
         if random.Random(f"copies {settings}").random() < COPIES_SHARE:  # noqa: S311 - other draws stay as they are
             plan.weights |= {"old copy": 20, "damaged voter": 0}
         plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0

@@ -12,7 +12,7 @@ from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.simulation.faults import KINDS
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Iterable
 
 FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all", "leases", "repairs")
 """By the seed's remainder."""
@@ -66,6 +66,11 @@ class Plan(msgspec.Struct, kw_only=True):
     """The founders come one by one, and some crash meanwhile."""
     long_programs: bool = False
     """Many programs run longer than a lease."""
+
+
+def seeds_of(family: str, seeds: Iterable[int]) -> list[int]:
+    """Return those seeds that belong to a family."""
+    return [seed for seed in seeds if FAMILIES[seed % len(FAMILIES)] == family]
 
 
 def make_plan(seed: int, options: Options) -> Plan:

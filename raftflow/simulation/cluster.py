@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from raftflow.coordinator.clock import IdSource
 from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica, ReplicaFailedError
 from raftflow.domain.features import LEVEL
@@ -342,6 +343,7 @@ class Cluster:
         host.replica = Replica(
             config, make_log, host.disk, clock=host.clock, ids=ids, level=host.level, peer_levels=links.levels
         )
+        introducer.history = AppliedHistory(host.replica.machine, host.replica.audit)
         host.replica.log.on_role_change(lambda role, term: self._role_changed(host, role, term))
 
     def _role_changed(self, host: Host, role: Role, term: int) -> None:

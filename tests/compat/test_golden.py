@@ -34,8 +34,8 @@ from raftflow.replication.identity import DataDir, read_identity
 from raftflow.replication.introductions import Introducer, Introduction
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import LogFailedError
-from raftflow.replication.starts import Seen, Start, Starts
 from raftflow.replication.snapshots import SnapshotStore
+from raftflow.replication.starts import Seen, Start, Starts
 
 SETS = sorted(path.name for path in GOLDEN.iterdir())
 NEWEST = f"level-{LEVEL}"

@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir
 from raftflow.replication.introductions import Introducer, Introduction, PeersFileError, Point
 from raftflow.replication.membership import Standing
+from raftflow.replication.starts import Seen, Start, Starts
 
 
 def introducer(directory: Path, name: str, *, level: int = 1) -> Introducer:
@@ -155,6 +157,32 @@ async def test_a_disk_that_was_put_back_is_under_repair_before_a_link_is_up(worl
     assert log.heard == [("put back", "b")]
     assert log.repairing
     await b.until(lambda: b.ups_and_downs("a") == ["up", "down", "up"])
+
+
+async def test_the_start_of_a_peer_is_on_disk_before_its_link_is_up(world: Any, tmp_path: Path) -> None:
+    mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
+    b = await world.node("b", peers={"a"}, introducer=mine)
+    a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
+    await b.until(lambda: b.is_up("a"))
+    shutil.copytree(tmp_path / "b", tmp_path / "as power fails now")
+    again = Starts(RealFileSystem(), tmp_path / "as power fails now")
+    again.open()
+    seen = again.of("a")
+    assert seen is not None and seen.start == theirs.starts.mine
+    await a.until(lambda: a.is_up("b"))
+
+
+def test_what_is_remembered_of_another_disk_says_nothing_about_this_one(tmp_path: Path) -> None:
+    mine = introducer(tmp_path / "a", "a")
+    mine.open()
+    mine.log = log = Told()
+    seen = Seen(start=Start(99, "of another disk"))
+    told = Introduction(format=1, disk="b", level=5, seen=seen, seen_disk="another")
+    assert not mine.look_back("b", told)
+    assert log.heard == []
+    assert mine.look_back("b", replace(told, seen_disk=mine.introduce_to("b").disk))
+    assert log.heard == [("put back", "b")]
+    assert mine.starts.mine.number == 100
 
 
 async def test_a_peer_that_does_not_notice_that_its_disk_was_put_back_is_refused(world: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Introducer, Introduction, PeersFileError, Point
+from raftflow.replication.introductions import Answer, Introducer, Introduction, PeersFileError, Point
 from raftflow.replication.membership import Standing
 from raftflow.replication.starts import Seen, Start, Starts
 
@@ -202,6 +202,21 @@ def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
     assert mine.starts.of("b") == Seen(start=Start(1, "y"))
     mine.update(Standing(removed=("b",)))
     assert mine.starts.of("b") is None
+
+
+@pytest.mark.parametrize(
+    ("emptied", "stranger", "heard"),
+    [(True, False, ["b"]), (False, False, []), (False, True, []), (None, False, ["b"]), (None, True, [])],
+)
+def test_a_refusal_calls_a_replica_emptied_or_does_not(
+    tmp_path: Path, *, emptied: bool | None, stranger: bool, heard: list[str]
+) -> None:
+    """A version that does not say it (None) refuses strangers and emptied ones alone."""
+    mine = introducer(tmp_path / "a", "a")
+    told: list[str] = []
+    mine.attach(lambda peer, _reason: told.append(peer), lambda: False)
+    mine.hear_refusal("b", Answer(accepted=False, reason="no", stranger=stranger, emptied=emptied))
+    assert told == heard
 
 
 async def test_a_peer_that_does_not_notice_that_its_disk_was_put_back_is_refused(world: Any, tmp_path: Path) -> None:

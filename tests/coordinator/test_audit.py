@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from raftflow.coordinator import audit as audit_module
-from raftflow.coordinator import verify as verify_module
 from raftflow.coordinator import audit_frames
+from raftflow.coordinator import verify as verify_module
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, decode_gap, record_of
 from raftflow.coordinator.verify import verify_audit

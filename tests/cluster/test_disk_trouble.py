@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raftflow import helpers
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.images import DiskImage, memory_disk, mounted_images, why_impossible
@@ -171,6 +173,8 @@ def test_a_sync_that_fails_once(
     trouble = Trouble(make_cluster(start=False, agents=0))
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path / "patch"))
+        # As a rule replicas are started isolated, and PYTHONPATH is not looked at.
+        patch.setattr(helpers, "command", lambda module, *arguments: [sys.executable, "-m", module, *arguments])
         trouble.cluster.start_replica(VICTIM)
     trouble.cluster.start()
     with trouble.load():

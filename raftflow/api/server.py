@@ -26,7 +26,13 @@ from raftflow.api.hosts import Hosts
 from raftflow.api.listener import Listener
 from raftflow.api.turnstile import Turnstile
 from raftflow.coordinator.build import build_replica
-from raftflow.coordinator.replica import Replica, ReplicaFailedError, ReplicaRefusedError, ReplicaRemovedError
+from raftflow.coordinator.replica import (
+    Replica,
+    ReplicaDiskError,
+    ReplicaFailedError,
+    ReplicaRefusedError,
+    ReplicaRemovedError,
+)
 from raftflow.coordinator.settings import ConfigError
 from raftflow.replication.files import RealFileSystem
 
@@ -40,6 +46,7 @@ _log = logging.getLogger(__name__)
 EXIT_OK = 0
 """Asked to stop, or removed from the cluster: a supervisor that restarts what failed leaves it alone."""
 EXIT_FAILED = 1
+"""Something went wrong while it ran, or the disk fails, also at the start."""
 EXIT_REFUSED = 2
 """The configuration or the data directory cannot be used."""
 
@@ -189,7 +196,7 @@ async def run_replica(config: CoordinatorConfig) -> int:
         _log.error("replica %s cannot start: %s", config.name, error)
         await _end(replica, server, config)
         fs.close()
-        return EXIT_REFUSED
+        return EXIT_FAILED if isinstance(error, ReplicaDiskError) else EXIT_REFUSED
     _quiet_interpreter()
     _log.warning(
         "replica %s of cluster %s serves %s, data in %s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,6 +11,9 @@ from raftflow.cli.exits import FAILED, Failure
 from raftflow.cli.options import output_option
 from raftflow.cli.output import print_json, print_table
 from raftflow.cli.trace import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROGRESS_EVERY: Final = 100
 """Seeds from one line about the progress to the next."""
@@ -43,6 +46,7 @@ simulate.add_command(trace)
 @click.option("--seeds", type=SeedRange(), default="0:20", show_default=True, help="Which seeds to run.")
 @click.option("--seed", type=click.IntRange(0), help="One seed alone.")
 @click.option("--trace", is_flag=True, help="With --seed: print the last events, whatever came of the run.")
+@click.option("--family", help="Of these seeds, only those of one family of scenarios.")
 @click.option("--replicas", type=click.Choice(["3", "5", "7"]), help="By default each seed draws its own.")
 @click.option("--duration", type=click.FloatRange(0.5, 600.0), help="Simulated seconds of faults.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes.")
@@ -54,6 +58,7 @@ def faults(  # noqa: PLR0917 - click passes options by name
     seeds: range,
     seed: int | None,
     trace: bool,
+    family: str | None,
     replicas: str | None,
     duration: float | None,
     jobs: int,
@@ -62,6 +67,7 @@ def faults(  # noqa: PLR0917 - click passes options by name
 ) -> None:
     """Run seeds and check them. Exits with 1 if one shows a violation; the same seed gives the same run."""
     from raftflow.simulation.campaign import campaign  # noqa: PLC0415 - heavy
+    from raftflow.simulation.plan import FAMILIES, seeds_of  # noqa: PLC0415 - heavy
     from raftflow.simulation.run import GUARD_RULES, NO_RULES, Options, Report  # noqa: PLC0415 - heavy
 
     if trace and seed is None:
@@ -72,7 +78,13 @@ def faults(  # noqa: PLR0917 - click passes options by name
         disabled_rules=GUARD_RULES if no_guard else NO_RULES,
     )
 
-    chosen = seeds if seed is None else range(seed, seed + 1)
+    chosen: Sequence[int] = seeds if seed is None else range(seed, seed + 1)
+    if family is not None:
+        if family not in FAMILIES:
+            raise click.UsageError(f"no family is named {family!r}; there are: {', '.join(sorted(set(FAMILIES)))}")
+        chosen = seeds_of(family, chosen)
+        if not chosen:
+            raise click.UsageError(f"none of these seeds is of the family {family!r}: give more of them")
     done = violations = 0
 
     def progress(report: Report) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -80,6 +81,11 @@ class ReplicaRefusedError(ReplicaFailedError):
     """The replica cannot be started like this."""
 
 
+class ReplicaDiskError(ReplicaFailedError):
+    """The disk is full, read-only or broken: nothing is wrong with how the replica was started."""
+
+
+_DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 _KINDS = {RemovedError: ReplicaRemovedError, OrderRefusedError: ReplicaRefusedError}
 
 
@@ -189,7 +195,7 @@ class Replica:
     # --- life
 
     async def start(self) -> None:
-        """Open everything and join the cluster. Raises `ReplicaFailedError`."""
+        """Open everything and join the cluster. Raises `ReplicaFailedError`, `ReplicaDiskError`."""
         self._started_s = asyncio.get_running_loop().time()
         try:
             await self.log.start()
@@ -197,7 +203,8 @@ class Replica:
         except (LogFailedError, AuditError) as error:
             await self.log.close()
             await self.audit.close()
-            raise ReplicaFailedError(str(error)) from error
+            kind = ReplicaDiskError if _is_disk_trouble(error) else ReplicaFailedError
+            raise kind(str(error)) from error
         self._watcher = asyncio.get_running_loop().create_task(self._watch_log())
 
     async def hand_over(self) -> bool:
@@ -458,6 +465,15 @@ class Replica:
                 for peer in log.peers
             ],
         )
+
+
+def _is_disk_trouble(error: BaseException | None) -> bool:
+    """Return True if a failure was caused by a disk that is full, read-only or broken."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+            return True
+        error = error.__cause__
+    return False
 
 
 class CommitTimes:

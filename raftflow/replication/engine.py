@@ -279,6 +279,8 @@ class PySyncObjLog:
             install=self._install,
             driver=self._driver,
             alive_s=config.snapshot_stall_s / _SIGNS_OF_LIFE,
+            compared=self._is_compared,
+            reset=self._links.reset,
         )
 
         self._traffic = PeerTraffic(
@@ -296,6 +298,9 @@ class PySyncObjLog:
             recall=self._recall,
             lonely=self._postpone_election,
         )
+
+    def _is_compared(self, peer: str) -> bool:
+        return self._introducer is None or self._introducer.is_compared(peer)
 
     def _send_birth(self, peer: str, body: bytes) -> None:
         self._traffic.transmit(peer, {"type": "birth", "body": body})

@@ -266,9 +266,10 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Answer a leader of an older term, which the library leaves without an answer.
 
         The library relies on it that this replica stands for election and is heard by that. One under repair, or one
-        that is no voter (M5), never does, and would hear nobody until the others come to its term by chance.
+        that is no voter (M5), never does, and one that does not know this leader as a voter does not ask it. They
+        would hear nobody until the others come to their term by chance.
         """
-        if not self.votes or not self.raft.is_voter:
+        if not self.votes or not self.raft.is_voter or peer not in self.raft.other_voters:
             self.ask_for_new_term(peer, self.raft.term)
 
     # From the network to the library.

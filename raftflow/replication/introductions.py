@@ -194,6 +194,8 @@ class Introducer:
         self._disks: dict[str, str] = {}
         self._name = ""
         self._standing = Standing()
+        self._points: dict[str, int] = {}
+        """The entry up to which this replica has told each peer its history."""
         self._unsaved: set[str] = set()
         """Peers whose start is not on disk yet."""
         self._saving = asyncio.Lock()
@@ -233,6 +235,8 @@ class Introducer:
         """Return what is told to `peer` first."""
         if self.log is not None:
             self.log.look_at(peer, self.starts)
+        point = None if self.history is None else self.history.point()
+        self._points[peer] = 0 if point is None else point.index
         return Introduction(
             format=FORMAT,
             disk=self._disk,
@@ -244,8 +248,16 @@ class Introducer:
             seen_disk=self._disks.get(peer, ""),
             term=0 if self.log is None else self.log.term,
             repairing=self.log is not None and self.log.repairing,
-            point=None if self.history is None else self.history.point(),
+            point=point,
         )
+
+    def is_compared(self, peer: str) -> bool:
+        """Return True if `peer` was told all of this replica's history when the link with it was made.
+
+        Before a snapshot takes the place of a state the link is made anew otherwise, so that a difference shows.
+        """
+        point = None if self.history is None else self.history.point()
+        return point is None or self._points.get(peer) == point.index
 
     def welcomes(self, stranger: str, told: Introduction) -> bool:
         """Return True if a replica that is no peer may be linked, by what it tells of the members."""

@@ -99,6 +99,11 @@ class Repair:
         return repair
 
     @property
+    def is_needless(self) -> bool:
+        """True if the replica never promised anything, for certain: it is fresh (births.py), and nothing is lost."""
+        return (self._mark.term, self._mark.vote, self._mark.unsure) == (0, None, False)
+
+    @property
     def unsure(self) -> bool:
         """True while it is not known how high the terms are in which the replica has promised something."""
         return self._mark.unsure
@@ -191,7 +196,11 @@ class StorageOpener:
                 (newest.prev_command, newest.prev_index, newest.prev_term),
                 (newest.last_command, newest.index, newest.term),
             )
-        return Storage(journal, store, newest, None if mark is None else Repair(self._fs, data.path, mark))
+        repair = None if mark is None else Repair(self._fs, data.path, mark)
+        if repair is not None and repair.is_needless:
+            repair.finish()
+            repair = None
+        return Storage(journal, store, newest, repair)
 
     def _open_journal(self) -> Journal:
         return Journal.open(

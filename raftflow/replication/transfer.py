@@ -196,6 +196,8 @@ class SnapshotReceiver:
         install: loads what was read; called inside the loop, inside `driver.guarded`.
         driver: told about failures.
         alive_s: how often the leader is told that this side is still busy with what arrived.
+        compared: returns whether the leader has compared its history with all that was applied here.
+        reset: breaks a link; when it is made anew, histories are compared.
     """
 
     def __init__(
@@ -208,6 +210,8 @@ class SnapshotReceiver:
         install: Callable[[str, snapshots.SnapshotInfo, Callable[[], None]], None],
         driver: Driver,
         alive_s: float,
+        compared: Callable[[str], bool],
+        reset: Callable[[str], None],
     ) -> None:
         self._guard = guard
         self._store = store
@@ -216,6 +220,8 @@ class SnapshotReceiver:
         self._install = install
         self._driver = driver
         self._alive_s = alive_s
+        self._compared = compared
+        self._reset = reset
         self._incoming: _Incoming | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -272,6 +278,10 @@ class SnapshotReceiver:
             self._guard.acknowledge_covered(peer, message["index"])
             return
         self._drop()
+        if not self._compared(peer):
+            _log.info("the link to %s is made anew, to compare histories before its snapshot is taken", peer)
+            self._reset(peer)
+            return
         receiver = self._store.receiver()
         try:
             receiver.begin(message["size"])

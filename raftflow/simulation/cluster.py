@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from raftflow.coordinator.clock import IdSource
 from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica, ReplicaFailedError
 from raftflow.domain.features import LEVEL
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 AHEAD_AT_START_MS_MAX: Final = 50_000
 """No clock is further ahead when a process starts: beyond the margin of a minute, deadlines of running attempts pass
 before their time."""
+DATA_DIR: Final = Path("/data")
 EPOCH_MS: Final = 1_700_000_000_000
 NAMES: Final = "abcdefg"
 _FULL_BYTES: Final = 2_000
@@ -106,6 +108,8 @@ class Host:
         """Why this machine is no more: its disk was lost for good, or it heard that it was removed."""
         self.level = LEVEL
         """The highest feature level that the version which is installed here understands."""
+        self.away = False
+        """It is out of service for longer: nobody starts it."""
         self.older = False
         """An older copy of its disk was put back, or is about to be."""
         self.nonces = 0
@@ -242,7 +246,8 @@ class Cluster:
 
     def down(self) -> list[str]:
         """Return the replicas that could be started."""
-        return [name for name in self.names if self.hosts[name].process is None and not self.hosts[name].refused]
+        hosts = [self.hosts[name] for name in self.names]
+        return [host.name for host in hosts if host.process is None and not host.refused and not host.away]
 
     def lost(self, *, damaged: bool = True) -> frozenset[str]:
         """Return the machines that never come back, with those whose disks are damaged unless told otherwise."""
@@ -276,7 +281,7 @@ class Cluster:
     def start(self, name: str) -> None:
         """Begin a life."""
         host = self.hosts[name]
-        if host.process is not None or host.refused or host.gone:
+        if host.process is not None or host.refused or host.gone or host.away:
             return
         host.lives += 1
         host.clock.boot()
@@ -290,7 +295,7 @@ class Cluster:
         self._loop.call_soon(self._begin, host, process, context=process.context)
 
     def _build(self, host: Host, process: Process) -> None:
-        introducer = Introducer(host.disk, Path("/data"), level=host.level, new_nonce=host.new_nonce)
+        introducer = Introducer(host.disk, DATA_DIR, level=host.level, new_nonce=host.new_nonce)
         links = host.links = SimLinks(self._network, process, introducer, host.level)
         neighbours = Neighbours(introducer, host.level, links.levels)
         config = CoordinatorConfig(
@@ -298,7 +303,7 @@ class Cluster:
             secret=b"s" * 32,
             members=tuple(_member(name) for name in host.file),
             name=host.name,
-            data_dir=Path("/data"),
+            data_dir=DATA_DIR,
             bind=Address(host.name, 2),
             peer_bind=Address(host.name, 1),
             timing=self._timing,
@@ -308,7 +313,7 @@ class Cluster:
             name=host.name,
             members=host.file,
             cluster_id="simulation",
-            data_dir=Path("/data"),
+            data_dir=DATA_DIR,
             addresses={name: (f"{name}:1", f"sim://{name}") for name in host.file},
             join=host.join,
             **self._settings,
@@ -338,6 +343,7 @@ class Cluster:
         host.replica = Replica(
             config, make_log, host.disk, clock=host.clock, ids=ids, level=host.level, peer_levels=links.levels
         )
+        introducer.history = AppliedHistory(host.replica.machine, host.replica.audit)
         host.replica.log.on_role_change(lambda role, term: self._role_changed(host, role, term))
 
     def _role_changed(self, host: Host, role: Role, term: int) -> None:
@@ -425,7 +431,7 @@ class Cluster:
     def restart(self, name: str, loss: Loss) -> None:
         """Start again after a crash, with what the disk kept."""
         host = self.hosts[name]
-        if host.process is None and not host.refused and not host.gone:
+        if host.process is None and not host.refused and not host.gone and not host.away:
             host.disk.restart(loss, self._rng)
             self.start(name)
 

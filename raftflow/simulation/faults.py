@@ -60,7 +60,7 @@ KINDS: Final[dict[str, int]] = {
     "damaged voter": 3,
 }
 """Kinds of faults with their usual weight. "wipe" comes beside them (`plan.py`), "clock ahead" and "give up" are
-of the family `leases` only."""
+of the family `leases` only, "old copy" and "all replaced" of `repairs`."""
 
 
 HOUR_MS: Final = 3_600_000
@@ -138,6 +138,7 @@ class Faults:
             "ghost": changes.ghost,
             "damaged voter": changes.damaged_voter,
             "old copy": changes.old_copy,
+            "all replaced": changes.replace_all,
             "wipe": wipes.wipe,
         }
 

@@ -30,6 +30,7 @@ class MemberFaults:
         self._stage = stage
         self._operator = operator
         self._stories: list[asyncio.Task[None]] = []
+        self._exchange: asyncio.Task[None] | None = None
 
     def may_lose(self, name: str) -> bool:
         """Return True if the cluster survives the loss of this replica's disk."""
@@ -66,6 +67,11 @@ class MemberFaults:
         """Damage the journal of the only follower that has the newest entries, and take the leader away."""
         self._stage.play(self._damage())
 
+    def replace_all(self, _name: str) -> None:
+        """Replace every voter but one while that one is away, so that it knows nobody when it comes back."""
+        if self._exchange is None or self._exchange.done():
+            self._exchange = self._stage.play(self._replace_all())
+
     def old_copy(self, _name: str) -> None:
         """Put an older copy of its disk back on such a follower, and take the leader away."""
         if not any(host.older for host in self._stage.cluster.hosts.values()):
@@ -94,6 +100,29 @@ class MemberFaults:
         await asyncio.sleep(rng.uniform(0.1, 0.8))
         stage.rejoin(leader, others)
         stage.restart(leader)
+
+    async def _replace_all(self) -> None:
+        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        members, followers = self._operator.members(), self._followers()
+        if members is None or not followers or not members.voter_names <= set(cluster.founders):
+            return
+        away = followers[0]
+        if len(cluster.hosts) + len(members.voters) - 1 > HOSTS_MAX or not self.may_lose(away):
+            return
+        stage.trace.fault("all others replaced", away)
+        stage.kill(away)
+        host = cluster.hosts[away]
+        host.away = True
+        try:
+            for name in sorted(members.voter_names - {away}):
+                newcomer = cluster.add_host()
+                cluster.start(newcomer)
+                if not (await self._operator.add(newcomer) and await self._operator.remove(name)):
+                    break
+            await asyncio.sleep(rng.choice((0.0, 0.5)))
+        finally:
+            host.away = False
+        stage.restart(away)
 
     async def _add_ghost(self) -> None:
         stage, cluster = self._stage, self._stage.cluster

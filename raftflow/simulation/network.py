@@ -142,6 +142,8 @@ class SimLinks:
             answer = introducer.meet(peer, told)
         except OSError:
             return  # as when the connection is dropped: it is made anew
+        if answer.accepted:
+            self._network.met.add((self.name, peer, told.disk))
         if answer.accepted and introducer.must_settle(peer, told):
             task = asyncio.get_running_loop().create_task(self._settle(meeting, peer, told, answer))
             self._settling.add(task)
@@ -222,6 +224,8 @@ class Network:
         self.links: dict[str, SimLinks] = {}
         self._connections: dict[frozenset[str], _Connection] = {}
         self._epoch = 0
+        self.met: set[tuple[str, str, str]] = set()
+        """Who has met whom on which disk, and remembers it."""
         self.blocked: dict[Direction, int] = {}
         """Directions that are cut, replicas and clients alike, with the number of the cut."""
         self._cuts = 0

@@ -12,7 +12,7 @@ from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.simulation.faults import KINDS
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Iterable
 
 FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all", "leases", "repairs")
 """By the seed's remainder."""
@@ -68,6 +68,11 @@ class Plan(msgspec.Struct, kw_only=True):
     """The founders come one by one, and some crash meanwhile."""
     long_programs: bool = False
     """Many programs run longer than a lease."""
+
+
+def seeds_of(family: str, seeds: Iterable[int]) -> list[int]:
+    """Return those seeds that belong to a family."""
+    return [seed for seed in seeds if FAMILIES[seed % len(FAMILIES)] == family]
 
 
 def make_plan(seed: int, options: Options) -> Plan:
@@ -187,6 +192,7 @@ def _go_deep(plan: Plan, rng: random.Random) -> None:
     elif plan.family == "repairs":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
         plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
+        plan.weights["all replaced"] = 4
         if random.Random(f"copies {settings}").random() < COPIES_SHARE:  # noqa: S311 - other draws stay as they are
             plan.weights |= {"old copy": 20, "damaged voter": 0}
         plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0

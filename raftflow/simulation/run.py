@@ -218,6 +218,7 @@ class World:
         self.calls.lose_answers = self.plan.late_calls = 0.0
         for name in self.cluster.names:
             host = self.cluster.hosts[name]
+            host.away = False
             self.cluster.put_back(name)
             self.cluster.repair_disk(name)
             if host.process is not None and host.process.frozen:

@@ -3,6 +3,14 @@
 Who is wiped comes back on an empty disk, in any order, while the others run, are down, or come later. As long as
 one disk is left nobody of them may take part (`History.reborn`). Then the old disks are put back, as an operator
 does, and everything that was acknowledged must be there.
+
+Files are never changed here, so those of the founders name the founders only. Emptied founders know nobody else, and
+nobody else is asked. If all of them were emptied they would be right to found a cluster, whoever joined later and
+still has data: they cannot tell this from a first start. So one founder at least is left (replication/DESIGN.md,
+"Births", what remains).
+
+A first contact is believed. A voter that has never met an emptied one remembers the empty disk, and refuses the old
+one when it is put back; the operator has to replace that replica then. Here such disks are not wiped.
 """
 
 from __future__ import annotations
@@ -11,6 +19,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from raftflow.domain.features import LEVEL
+from raftflow.replication.identity import read_identity
+from raftflow.simulation.cluster import DATA_DIR
 
 if TYPE_CHECKING:
     from raftflow.simulation.checks import History
@@ -43,6 +53,10 @@ class Wipes:
             return
         majority = len(voters) // 2 + 1
         victims = rng.sample(voters, rng.choice((1, majority, majority, len(voters) - 1)))
+        if set(victims) >= set(cluster.founders):
+            victims.remove(rng.choice(cluster.founders))
+        if not all(self._is_met(victim, voters) for victim in victims):
+            return
         rest = [name for name in voters if name not in victims]
         for name in victims:
             cluster.wipe(name)
@@ -65,6 +79,11 @@ class Wipes:
         for name in victims:
             await asyncio.sleep(rng.choice((0.0, 0.2)))
             stage.restart(name)
+
+    def _is_met(self, name: str, voters: list[str]) -> bool:
+        """Return True if every other voter has met this replica on its present disk."""
+        disk = read_identity(self._stage.cluster.hosts[name].disk, DATA_DIR).disk_id
+        return all((voter, name, disk) in self._stage.network.met for voter in voters if voter != name)
 
     def _look(self, victims: list[str]) -> None:
         for name in victims:

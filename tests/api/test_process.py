@@ -38,11 +38,16 @@ async def launch(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     (tmp_path / "secret").chmod(0o600)
     started: list[Process] = []
 
-    async def start(text: str, name: str = "n1") -> Process:
+    async def start(text: str, name: str = "n1", before: str = "") -> Process:
         file = tmp_path / f"{name}.toml"
         file.write_text(text)
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", PROGRAM, str(file), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            sys.executable,
+            "-c",
+            before + PROGRAM,
+            str(file),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         process = Process(child)
         started.append(process)
@@ -121,6 +126,25 @@ async def test_a_held_poll_does_not_hold_up_the_end(launch: Any, ports: list[int
     process.child.send_signal(signal.SIGTERM)
     assert (await process.end())[0] == 0
     assert (await asyncio.wait_for(polling, 5))["lease_ms"] == 10_000
+
+
+FAILING_SYNC = """
+import errno, os
+def fails(fd):
+    raise OSError(errno.{0}, os.strerror(errno.{0}))
+os.fdatasync = fails
+"""
+
+
+@pytest.mark.parametrize(("error", "code"), [("ENOSPC", 1), ("EROFS", 1), ("EIO", 1), ("EACCES", 2)])
+async def test_a_disk_that_fails_at_the_start_is_no_wrong_configuration(
+    launch: Any, ports: list[int], error: str, code: int
+) -> None:
+    process = await launch(document(ports), before=FAILING_SYNC.format(error))
+    ended, _, err = await process.end()
+    assert ended == code, err
+    assert "cannot start" in err and "epair" in err
+    assert "Traceback" not in err
 
 
 async def test_another_clusters_data_is_refused(launch: Any, ports: list[int], tmp_path: Path) -> None:

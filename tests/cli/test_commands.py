@@ -397,7 +397,7 @@ def test_audit_verify_compares_at_the_last_common_index(run: Run, fake: Any, rep
 )
 def test_audit_verify_compares_before_every_gap(run: Run, fake: Any, records: Any, code: int, said: str) -> None:
     base = {"ok": True, "records": 5, "first_index": 1, "problems": [], "last_index": 5, "chain": "c5"}
-    whole = {**base, "replica": "n1", "gaps": []}
+    whole = {**base, "replica": "n1", "gaps": [[1, 2]]}
     gap = {**base, "replica": "n2", "gaps": [[4, 5]], "before_gaps": [[3, "c3"]]}
     fake.routes["GET", "/v1/status"] = status()
     fake.routes["GET", "/v1/audit/verify"] = [whole, gap]

@@ -22,9 +22,14 @@ from raftflow.replication.files import RealFileSystem
 from raftflow.replication.links import StreamLinks
 from raftflow.replication.log import Role
 from raftflow.replication.membership import MemberInfo, Membership
+from raftflow.replication.starts import Seen, Start
 
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER, NAME, PEERS = "golden", "n1", ("n2", "n3")
+PEER_STARTS = {"n2": Seen(start=Start(7, "nonce-n2"), index=12, term=3), "n3": Seen(start=Start(2, "nonce-n3"))}
+"""What the replica remembers of its peers."""
+GIVEN_UP = Seen(start=Start(5, "nonce-lost"), index=20, term=4)
+"""What a peer remembered of the replica, and its disk did not."""
 SEGMENT_BYTES = 1024
 MEMBERS = Membership(
     (MemberInfo("n1", "host1:7000", "https://host1:7001"), MemberInfo("n2", "host2:7000", "")),

@@ -10,7 +10,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from golden_replica import CLUSTER, GOLDEN, MEMBERS, NAME, PEERS, SEGMENT_BYTES, opened
+from golden_replica import (
+    CLUSTER,
+    GIVEN_UP,
+    GOLDEN,
+    MEMBERS,
+    NAME,
+    PEER_STARTS,
+    PEERS,
+    SEGMENT_BYTES,
+    opened,
+)
 
 from raftflow.coordinator.verify import verify_audit
 from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
@@ -18,12 +28,14 @@ from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, PIECES_L
 from raftflow.machine import snapshot
 from raftflow.machine.machine import Machine
 from raftflow.replication import envelope, membership
+from raftflow.replication.birth_file import Mark, MarkFile
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.identity import DataDir
+from raftflow.replication.identity import DataDir, read_identity
 from raftflow.replication.introductions import Introducer, Introduction
 from raftflow.replication.journal import Journal
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.snapshots import SnapshotStore
+from raftflow.replication.starts import Seen, Start, Starts
 
 SETS = sorted(path.name for path in GOLDEN.iterdir())
 NEWEST = f"level-{LEVEL}"
@@ -130,6 +142,31 @@ def test_the_identity_and_the_peers(golden: Golden) -> None:
             assert introducer.meet(peer, introducer.read(frame)).accepted == accepted
     data.close()
     fs.close()
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if (GOLDEN / name / "replica" / "birth").exists()])
+def test_the_birth_and_the_starts(name: str, tmp_path: Path) -> None:
+    golden, fs = Golden(name, tmp_path), RealFileSystem()
+    disk = read_identity(fs, golden.directory).disk_id
+    founders = {NAME: disk, **{peer: f"disk-{peer}" for peer in PEERS}}
+    mark = Mark(format=1, disk=disk, stage="born", met=True, whole=True, level=golden.level, founders=founders)
+    assert MarkFile(fs, golden.directory).read(disk) == mark
+    assert mark.born
+    starts = Starts(fs, golden.directory)
+    starts.open()
+    assert {peer: starts.of(peer) for peer in PEERS} == PEER_STARTS
+    lost = GIVEN_UP.start.number
+    assert starts.mine.number == lost + 2  # it gave that one up, and was started once more here
+    assert starts.put_back(GIVEN_UP, GIVEN_UP.term, GIVEN_UP.index) == ""
+    assert starts.put_back(GIVEN_UP, 0, 0) == ""
+    recorded = Seen(start=Start(lost + 1, "another"))
+    assert "another start" in starts.put_back(recorded, 0, 0)
+    fs.close()
+
+
+def test_the_newest_set_has_every_file() -> None:
+    names = {path.name for path in (GOLDEN / NEWEST / "replica").iterdir()}
+    assert names == {"audit", "birth", "identity", "journal", "members", "peers", "snapshots", "starts"}
 
 
 @pytest.mark.parametrize("name", [name for name in SETS if (GOLDEN / name / "membership.bin").exists()])

@@ -12,6 +12,7 @@ import pytest
 
 from raftflow.coordinator import audit as audit_module
 from raftflow.coordinator import audit_frames
+from raftflow.coordinator import verify as verify_module
 from raftflow.coordinator.audit import AuditFile
 from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, decode_gap, record_of
 from raftflow.coordinator.verify import verify_audit
@@ -448,7 +449,40 @@ async def test_chains_are_found_over_segments(
     await audit.close()
 
 
-async def test_verify_tells_the_chain_before_every_gap(fs: RealFileSystem, tmp_path: Path, history: History) -> None:
+async def test_no_chain_is_told_by_a_segment_that_is_damaged_or_gone(
+    fs: RealFileSystem, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_module, "SEGMENT_BYTES", 600)
+    audit = open_audit(fs, tmp_path)
+    audit.restored(0, CHAIN_START)
+    feed(audit, history, 1, 20)
+    first, second = (await audit.segments())[:2]
+    data = bytearray(second.read_bytes())
+    data[-5] ^= 1
+    second.write_bytes(bytes(data))
+    first.unlink()
+    chains = [await audit.chain_after(index) for index in range(1, 21)]
+    known = [chain is not None for chain in chains]
+    assert not known[0] and known[-1] and 2 <= known.count(False) < 15
+    assert all(chain == history.chains[index] for index, chain in enumerate(chains, 1) if chain is not None)
+    await audit.close()
+
+
+async def test_verify_tells_no_chain_before_a_gap_at_the_beginning(
+    fs: RealFileSystem, tmp_path: Path, history: History
+) -> None:
+    audit = open_audit(fs, tmp_path)
+    audit.restored(0, CHAIN_START)
+    audit.restored(12, history.chains[12])
+    feed(audit, history, 13, 20)
+    found = await verify_audit(audit, "n1", history)
+    assert (found.ok, found.gaps, found.before_gaps) == (True, [[1, 12]], [])
+    await audit.close()
+
+
+async def test_verify_tells_the_chain_before_every_gap(
+    fs: RealFileSystem, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = History(salt="of another history")
     other.grow(6)
     audit = open_audit(fs, tmp_path)
@@ -462,4 +496,6 @@ async def test_verify_tells_the_chain_before_every_gap(fs: RealFileSystem, tmp_p
     assert found.ok
     assert found.gaps == [[7, 12], [16, 18]]
     assert found.before_gaps == [(6, other.chains[6].hex()), (15, history.chains[15].hex())]
+    monkeypatch.setattr(verify_module, "GAPS_MAX", 1)
+    assert (await verify_audit(audit, "n1", history)).before_gaps == [(15, history.chains[15].hex())]
     await audit.close()

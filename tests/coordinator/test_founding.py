@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from raftflow.coordinator.submitter import NoLeaderError
 from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.features import LEVEL, LEVEL_FIRST, ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.replication.log import PeerStatus
 from raftflow.replication.memory import MemoryLog
 
 
@@ -25,6 +27,9 @@ async def test_nothing_goes_before_the_level_and_everything_goes_after(
     """One founder is not even connected: its level is known from the birth."""
     founded(monkeypatch, {"n1": LEVEL, "n2": LEVEL, "n3": LEVEL})
     one = await bench(leads=False)
+    status = one.log.status
+    peers = (PeerStatus(name="n2", connected=True), PeerStatus(name="n3", connected=False))
+    monkeypatch.setattr(one.log, "status", lambda: replace(status(), peers=peers))
     applied: list[str] = []
     apply = one.machine.apply
     monkeypatch.setattr(

@@ -120,6 +120,37 @@ def test_a_repair_goes_on_after_a_crash_at_any_step() -> None:
     assert crashes > 10
 
 
+def test_one_that_never_promised_anything_needs_no_repair() -> None:
+    """A fresh replica with a damaged journal is as fresh as before: a repair would let it pass for one with data."""
+    for steps in range(1, 200):
+        fs = FaultyFileSystem()
+        data = DataDir.open(fs, PATH, "c", "n1")
+        journal = opener(fs, data).open().journal
+        journal.add(envelope.seal(b"no-op"), 1, 0)
+        journal.sync_now()
+        journal.sync_now()
+        journal.close()
+        data.close()
+        fs.restart(Loss.NONE, Random(0))
+        fs.flip(segments(fs, PATH / "journal")[0], 100, 4)
+        fs.crash_at = fs.steps + steps
+        crashed = False
+        try:
+            storage = opener(fs, DataDir.open(fs, PATH, "c", "n1")).open()
+        except SimulatedCrash:
+            crashed = True
+        if crashed:
+            fs.crash_at = None
+            fs.restart(list(Loss)[steps % len(Loss)], Random(steps))
+            storage = opener(fs, DataDir.open(fs, PATH, "c", "n1")).open()
+        assert storage.repair is None
+        assert (storage.journal.getCurrentTerm(), storage.journal.getVotedForNodeId()) == (0, None)
+        if not crashed:
+            break
+    assert "repair" not in fs.list_dir(PATH)
+    assert steps > 10 and any(".damaged-" in name for name in fs.list_dir(PATH / "journal"))
+
+
 def test_the_end_of_a_repair_is_remembered() -> None:
     fs = damaged_replica()
     data = DataDir.open(fs, PATH, "c", "n1")

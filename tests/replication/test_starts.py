@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from raftflow.replication import starts as starts_module
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.starts import Seen, Start, Starts, StartsFileError
 
@@ -62,7 +63,9 @@ def test_a_copy_of_the_same_life_is_noticed_by_what_it_acknowledged_or_by_its_te
 
 def test_peers_are_remembered_over_restarts_and_an_older_start_is_told_from_a_newer(tmp_path: Path) -> None:
     one = opened(tmp_path)
+    assert not one.dirty
     assert one.meet("b", Start(7, "x"))
+    assert one.dirty
     assert not one.meet("b", Start(7, "x"))
     one.note("b", index=5, term=2)
     one.note("stranger", index=5)
@@ -76,6 +79,23 @@ def test_peers_are_remembered_over_restarts_and_an_older_start_is_told_from_a_ne
     assert not again.is_older("b", Start(8, "y"))
     again.forget(["b"])
     assert again.of("b") is None
+
+
+def test_the_oldest_starts_are_forgotten_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts_module, "NONCES_MAX", 3)
+    lives = [opened(tmp_path) for _ in range(5)]
+    assert len(lives[-1]._content.nonces) == 3
+    for life in lives:  # what is forgotten is not held against the replica
+        assert lives[-1].put_back(remembered(life), 1, 1) == ""
+    assert lives[-1].put_back(Seen(start=Start(3, "another")), 1, 1) != ""
+
+
+def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = opened(tmp_path)
+    starts._content.format = starts_module.FORMAT + 1
+    starts.save()
+    with pytest.raises(StartsFileError, match="reads format"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("at", [0, 10, 30, -3])

@@ -13,7 +13,7 @@ from raftflow.replication.introductions import Introduction, is_welcome
 from raftflow.simulation.disk import Loss
 
 
-async def returns_to_strangers(*, strangers: bool, damaged: bool) -> list[str]:
+async def returns_to_strangers(*, strangers: bool, damaged: bool = False, ahead: bool = False) -> list[str]:
     """Of a, b and c, a is away. j1 and j2 take the places of b and c, which are gone when a comes back.
 
     Returns what went wrong.
@@ -43,7 +43,15 @@ async def returns_to_strangers(*, strangers: bool, damaged: bool) -> list[str]:
         disk = cluster.disks["a"]
         journal = Path("/a/journal")
         disk.flip(journal / min(disk.list_dir(journal)), 200, 4)
-    await cluster.start("a")
+    if ahead:
+        # It stood for election alone for a while, and is in a later term than those who lead now.
+        await cluster.start("a")
+        cluster.network.drop = lambda source, target, _frame: "a" in {source, target}
+        term = max(log.status().term for log in cluster.logs.values())
+        assert await cluster.wait(lambda: cluster.logs["a"].status().term > term + 2)
+        cluster.network.drop = lambda _source, _target, _frame: False
+    else:
+        await cluster.start("a")
     wrong = [] if await cluster.settle_members(10.0) else ["a does not catch up"]
     if not wrong and cluster.logs["a"].repairing:
         wrong.append("a is not whole again")
@@ -59,6 +67,10 @@ async def returns_to_strangers(*, strangers: bool, damaged: bool) -> list[str]:
 def test_a_voter_that_knows_nobody_is_found_by_the_members(*, damaged: bool) -> None:
     assert run_virtual(returns_to_strangers(strangers=True, damaged=damaged)) == []
     assert run_virtual(returns_to_strangers(strangers=False, damaged=damaged)) == ["a does not catch up"]
+
+
+def test_a_voter_that_knows_nobody_and_is_in_a_later_term_is_found_by_the_members() -> None:
+    assert run_virtual(returns_to_strangers(strangers=True, ahead=True)) == []
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,13 @@ def test_the_command_tells_of_a_clean_seed() -> None:
     assert all(isinstance(count, int) for count in told["faults"].values())
 
 
+def test_the_command_runs_the_seeds_of_one_family() -> None:
+    arguments = ["--seeds", "6:18", "--family", "repairs", "--duration", "1", "--jobs", "1", "-o", "json"]
+    result = CliRunner().invoke(root, ["simulate", "faults", *arguments])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["seeds"] == 2
+
+
 def test_the_command_tells_of_a_violation_with_seed_and_trace() -> None:
     result = CliRunner().invoke(root, ["simulate", "faults", "--seeds", "1:2", "--jobs", "1", "--no-guard"])
     assert result.exit_code == 1, result.output
@@ -240,7 +247,10 @@ def test_the_command_tells_of_a_violation_with_seed_and_trace() -> None:
     assert "violations with seeds" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--seeds", "5"], ["--seeds", "5:5"], ["--trace"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--seeds", "5"], ["--seeds", "5:5"], ["--trace"], ["--family", "none"], ["--seed", "3", "--family", "repairs"]],
+)
 def test_the_command_refuses_what_means_nothing(arguments: list[str]) -> None:
     assert CliRunner().invoke(root, ["simulate", "faults", *arguments]).exit_code == 2
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Introducer, Introduction, PeersFileError, Point
+from raftflow.replication.introductions import Answer, Introducer, Introduction, PeersFileError, Point
 from raftflow.replication.membership import Standing
+from raftflow.replication.starts import Seen, Start, Starts
 
 
 def introducer(directory: Path, name: str, *, level: int = 1) -> Introducer:
@@ -110,7 +112,7 @@ class Told:
         self.heard: list[tuple[str, str]] = []
 
     def look_at(self, peer: str, starts: Any) -> None:
-        pass
+        self.heard.append(("looks at", peer))
 
     def put_back(self, peer: str, why: str) -> bool:
         self.repairing = True
@@ -152,9 +154,69 @@ async def test_a_disk_that_was_put_back_is_under_repair_before_a_link_is_up(worl
     old.log = log = Told()
     late = await world.node("a", addresses={"b": b.address}, introducer=old)
     await late.until(lambda: late.is_up("b"))
-    assert log.heard == [("put back", "b")]
+    assert ("put back", "b") in log.heard
     assert log.repairing
     await b.until(lambda: b.ups_and_downs("a") == ["up", "down", "up"])
+
+
+async def test_the_start_of_a_peer_is_on_disk_before_its_link_is_up(world: Any, tmp_path: Path) -> None:
+    mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
+    b = await world.node("b", peers={"a"}, introducer=mine)
+    a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
+    await b.until(lambda: b.is_up("a"))
+    shutil.copytree(tmp_path / "b", tmp_path / "as power fails now")
+    again = Starts(RealFileSystem(), tmp_path / "as power fails now")
+    again.open()
+    seen = again.of("a")
+    assert seen is not None and seen.start == theirs.starts.mine
+    await a.until(lambda: a.is_up("b"))
+
+
+def test_what_is_remembered_of_another_disk_says_nothing_about_this_one(tmp_path: Path) -> None:
+    mine = introducer(tmp_path / "a", "a")
+    mine.open()
+    mine.log = log = Told()
+    seen = Seen(start=Start(99, "of another disk"))
+    told = Introduction(format=1, disk="b", level=5, seen=seen, seen_disk="another")
+    assert not mine.look_back("b", told)
+    assert ("put back", "b") not in log.heard
+    assert mine.look_back("b", replace(told, seen_disk=mine.introduce_to("b").disk))
+    assert ("put back", "b") in log.heard
+    assert mine.starts.mine.number == 100
+
+
+def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
+    mine = introducer(tmp_path / "a", "a", level=5)
+    mine.open()
+    mine.log, mine.history = Told(), Past({4: b"chain"})
+    start = Start(7, "x")
+    assert mine.meet("b", replace(words("disk-b"), start=start)).accepted
+    told = mine.read(mine.introduction("b"))
+    assert ("looks at", "b") in mine.log.heard  # so that what is told is new
+    assert (told.level, told.start, told.seen, told.seen_disk) == (5, mine.starts.mine, Seen(start=start), "disk-b")
+    assert (told.term, told.repairing, told.point) == (3, False, Point(4, b"chain"))
+    # Another disk takes the place of the one that was met: what was known of that is over.
+    mine.starts.note("b", index=9, term=2)
+    mine.attach(lambda _peer, _reason: None, lambda: True)
+    assert mine.meet("b", replace(words("another"), start=Start(1, "y"))).accepted
+    assert mine.starts.of("b") == Seen(start=Start(1, "y"))
+    mine.update(Standing(removed=("b",)))
+    assert mine.starts.of("b") is None
+
+
+@pytest.mark.parametrize(
+    ("emptied", "stranger", "heard"),
+    [(True, False, ["b"]), (False, False, []), (False, True, []), (None, False, ["b"]), (None, True, [])],
+)
+def test_a_refusal_calls_a_replica_emptied_or_does_not(
+    tmp_path: Path, *, emptied: bool | None, stranger: bool, heard: list[str]
+) -> None:
+    """A version that does not say it (None) refuses strangers and emptied ones alone."""
+    mine = introducer(tmp_path / "a", "a")
+    told: list[str] = []
+    mine.attach(lambda peer, _reason: told.append(peer), lambda: False)
+    mine.hear_refusal("b", Answer(accepted=False, reason="no", stranger=stranger, emptied=emptied))
+    assert told == heard
 
 
 async def test_a_peer_that_does_not_notice_that_its_disk_was_put_back_is_refused(world: Any, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from raftflow.agent.files import UnfitFileError, create_file, opened_folder, write_all
 from raftflow.agent.workdir import INPUTS
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Fetcher:
 
     Args:
         agent: returns the agent's id.
-        make: makes the place for the inputs of an attempt. Raises `OSError`.
+        make: makes the place for the inputs of an attempt. Raises `OSError` and `UnfitFileError`.
         bytes_max: of one attempt's inputs.
     """
 
@@ -141,7 +142,7 @@ class Fetcher:
         async with self._room:
             try:
                 inputs = self._make(fence)
-            except OSError as error:
+            except (OSError, UnfitFileError) as error:
                 raise InputsError(f"there is no place for its inputs: {error}", own=True) from error
             try:
                 await self._fetch(fence, apart.count, inputs)
@@ -232,16 +233,23 @@ class InputFolder:
         self.thread = ThreadPoolExecutor(1, "inputs")
 
     def make(self, fence: int) -> InputFile:
-        """Create the file of an attempt, under a name that nobody can guess. Raises `OSError`.
+        """Create the file of an attempt, under a name that nobody can guess. Raises `OSError` and `UnfitFileError`.
 
         Tasks run as the same user: the folder may be gone, and is then made anew.
         """
         name = f"{fence}-{secrets.token_hex(8)}.json"
         try:
-            return InputFile(f"{self._folder}/{name}", self.thread)
-        except OSError:
+            return self._make(name)
+        except (OSError, UnfitFileError):
             self._work.restore()
-        return InputFile(f"{self._folder}/{name}", self.thread)
+        return self._make(name)
+
+    def _make(self, name: str) -> InputFile:
+        with opened_folder(self._folder, "the folder of inputs") as folder:
+            if folder is None:
+                raise UnfitFileError("the folder of inputs is gone")
+            fd = create_file(name, "the file of the inputs", folder=folder)
+        return InputFile(f"{self._folder}/{name}", fd, self.thread)
 
     def close(self) -> None:
         """End the thread when it has done what it was given."""
@@ -251,13 +259,14 @@ class InputFolder:
 class InputFile:
     """Implements `Inputs`."""
 
-    def __init__(self, path: str, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, path: str, fd: int, thread: ThreadPoolExecutor) -> None:
+        """`fd` is open for writing, and is closed by this."""
         self.path = path
+        self._fd = fd
         self.places: dict[str, tuple[int, int]] = {}
         self._thread = thread
         self._size = 0
         self._removed = False
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     async def add(self, inputs: Mapping[str, msgspec.Raw]) -> None:
         """Write a piece."""
@@ -284,9 +293,7 @@ class InputFile:
         await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        write_all(self._fd, data)
 
     def _close(self) -> None:
         if self._fd >= 0:

@@ -286,7 +286,7 @@ async def test_what_cannot_be_had(make: Any, tmp_path: Path, answers: list[Any],
     with pytest.raises(InputsError, match=re.escape(why)) as caught:
         await fetcher(Replicas(lead=answers), make, patience_s=0).fetch(attempt())
     assert caught.value.own is own
-    await nothing_left(tmp_path / "inputs")
+    await nothing_left(tmp_path / "work" / "inputs")
 
 
 async def test_no_more_than_a_few_attempts_fetch_at_a_time(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,9 +183,10 @@ async def test_a_launcher_that_cannot_be_started_is_tried_again(monkeypatch: pyt
     assert not broken
 
 
-async def test_launchers_that_cannot_work_end_the_agent() -> None:
+async def test_launchers_that_cannot_work_end_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     broken: asyncio.Queue[LauncherError] = asyncio.Queue()
-    launcher = Launcher("test-" + str(os.getpid()), {"PYTHONHOME": "/nowhere"}, broken.put_nowait)
+    launcher = Launcher("test-" + str(os.getpid()), {}, broken.put_nowait)
     launcher.start()
     assert "died at their start" in str(await asyncio.wait_for(broken.get(), 20))
     await launcher.close()

@@ -303,21 +303,27 @@ FORGE = """
 import os, struct, msgspec, time
 from raftflow.agent.messages import Returned
 fence = int(os.environ["RAFTFLOW_FENCE"]) + {shift}
-data = msgspec.msgpack.encode(Returned(fence, True, {result}, sizes=(1 << 60, -1)))
+data = msgspec.msgpack.encode(Returned(fence, True, {result}, sizes={sizes}))
 os.write(3, struct.pack("<I", len(data)) + data{more})
 """
+
+
+def forge(*, shift: int = 0, result: bytes = b"1", sizes: tuple[int, int] = (0, 0), more: str = "") -> str:
+    return FORGE.format(shift=shift, result=result, sizes=sizes, more=more)
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (FORGE.format(shift=1, result=b"1", more="") + "time.sleep(60)", "it answered for attempt"),
-        (FORGE.format(shift=0, result=b"1", more=" + b'x'") + "time.sleep(60)", "more in its answer"),
-        (FORGE.format(shift=0, result=b"1" * 65537, more="") + "time.sleep(60)", "its result has 65537 bytes"),
+        (forge(shift=1) + "time.sleep(60)", "it answered for attempt"),
+        (forge(more=" + b'x'") + "time.sleep(60)", "more in its answer"),
+        (forge(result=b"1" * 65537) + "time.sleep(60)", "its result has 65537 bytes"),
         (
             "import os; os.write(3, b'\\xff' * 9); os.read(0, 1); import time; time.sleep(60)",
             "its answer has 4294967295",
         ),
+        (forge(sizes=(1 << 60, 0)) + "time.sleep(60)", "its answer cannot be read"),
+        (forge(sizes=(0, -1)) + "time.sleep(60)", "its answer cannot be read"),
         ("import os; os.write(3, b'\\x01\\0\\0\\0\\xc1'); import time; time.sleep(60)", "its answer cannot be read"),
     ],
 )
@@ -333,9 +339,8 @@ async def test_what_a_worker_must_not_say_costs_the_worker_and_the_attempt(
 
 async def test_an_answer_in_the_workers_name_is_not_the_next_calls_fault(leader: Any, start_agent: Any) -> None:
     start_agent(resources={"cpu": 1})
-    forge = FORGE.format(shift=0, result=b"1", more="") + "time.sleep(0.3)"
     first, second = await leader.assign(
-        {"python": "builtins:exec", "args": [forge, {}]}, {"python": "fns:echo", "args": ["x"]}
+        {"python": "builtins:exec", "args": [forge() + "time.sleep(0.3)", {}]}, {"python": "fns:echo", "args": ["x"]}
     )
     assert bytes((await leader.end_of(first)).result) == b"1"
     end = await leader.end_of(second)

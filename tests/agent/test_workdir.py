@@ -98,13 +98,13 @@ def test_a_lock_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_what_an_agent_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
     work = WorkDirectory(tmp_path / "agent")
-    for part in ("exchange", "attempts", "workers", "trash"):
+    for part in ("exchange", "attempts", "workers", "inputs", "trash"):
         (tmp_path / "agent" / part / "old" / "older").mkdir(parents=True)
         (tmp_path / "agent" / part / "file").write_text("")
     work.close()
     work = WorkDirectory(tmp_path / "agent")
     work.trash.close(10)
     assert sorted(path.name for path in (tmp_path / "agent").rglob("*")) == [
-        "attempts", "exchange", "lock", "trash", "workers",
+        "attempts", "exchange", "inputs", "lock", "trash", "workers",
     ]  # fmt: skip
     work.close()

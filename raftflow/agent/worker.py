@@ -31,7 +31,7 @@ import orjson
 
 from raftflow import helpers, task
 from raftflow.agent.files import CaptureFolder, UnfitFileError, keep_head, write_all
-from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
+from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, READY, Call, Returned
 from raftflow.domain.reportable import not_finite_fault, result_fault
 
 _ERROR_CHARS_MAX = 2_048
@@ -366,6 +366,7 @@ def main() -> None:
     worker = Worker(control)
     helpers.admit_users()
     gc.freeze()
+    control.sendall(READY)
     worker.run()
 
 

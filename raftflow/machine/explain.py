@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WAITS_FOR_MAX = 100
 NAMES_MAX = 5
+UNFIT_CHARS_MAX = 200
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -35,7 +36,9 @@ class Memory(msgspec.Struct, frozen=True):
     reserved: Mapping[str, Shape] = MappingProxyType({})
     """Agents that are kept for a shape."""
     suspect: frozenset[str] = frozenset()
-    """Agents that were not heard for a while."""
+    """Agents that were not heard for a while, or are unfit."""
+    unfit: Mapping[str, str] = MappingProxyType({})
+    """Agents that say that they can run nothing, and why."""
     now_ms: int = 0
     """The cluster's time."""
 
@@ -194,10 +197,8 @@ def _in_turn(machine: Machine, task: Task, shape: Shape, able: list[Agent], memo
     if kept:
         return f"{_count(kept)} with room, {kept[0].name} first, is kept for a task that waited too long", "reserved"
     if shunned:
-        return (
-            f"an attempt of it failed on {shunned[0].name}, or was lost with it: it waits for another agent",
-            "avoids",
-        )
+        why = f"an attempt of it failed on {shunned[0].name}, was lost with it or could not run there"
+        return f"{why}: it waits for another agent", "avoids"
     own = next((name for name, kept_for in memory.reserved.items() if kept_for == shape), None)
     if own is not None:
         return f"it was overtaken for long: {own} is kept for it and takes nothing else until it fits", "reserved"
@@ -215,6 +216,8 @@ def _fits_now(shape: Shape, agent: Agent) -> bool:
 
 
 def _away(agent: Agent, memory: Memory) -> str:
+    if agent.name in memory.unfit:
+        return f"unfit: {memory.unfit[agent.name][:UNFIT_CHARS_MAX]}"
     return "suspect" if agent.name in memory.suspect else agent.state.value
 
 

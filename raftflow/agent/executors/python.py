@@ -194,11 +194,11 @@ class PythonExecutor:
             return f"no python worker can be started: {error}"
         try:
             ready = await asyncio.wait_for(asyncio.shield(worker.ready), _START_MAX_S)
-            return "" if ready else "a python worker ended before it could begin"
         except TimeoutError:
             return f"a python worker was not ready after {_START_MAX_S:g} s"
         finally:
             self._discard(worker)
+        return "" if ready else "a python worker ended before it could begin"
 
     def _start_worker(self) -> Worker:
         """Start a worker. Raises `OSError` and `UnfitFileError`."""

@@ -178,13 +178,16 @@ def _ready(machine: Machine, workflow: Workflow, task: Task, memory: Memory) -> 
     if budget(machine, workflow.id) == 0:
         most = workflow.max_parallel
         return f"its workflow may have {most} of its tasks under way at a time, and has", "max-parallel"
-    return _in_turn(machine, task, shape, taking, memory)
+    up = {agent.name: None for agent in able if agent.state is AgentState.UP}
+    return _in_turn(machine, task, shape, taking, up, memory)
 
 
-def _in_turn(machine: Machine, task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _Told:
-    """Say what a ready task lacks that some agent, which takes work, could run."""
+def _in_turn(  # noqa: PLR0917 - of one caller
+    machine: Machine, task: Task, shape: Shape, able: list[Agent], up: dict[str, None], memory: Memory
+) -> _Told:
+    """Say what a ready task lacks that some agent, which takes work, could run; `up` are those that may take it."""
     lost = avoided(machine, task)[1]
-    if all(agent.name in lost for agent in able):
+    if all(name in lost for name in up):
         lost = ()
     free = [agent for agent in able if _fits_now(shape, agent)]
     kept = [agent for agent in free if memory.reserved.get(agent.name, shape) != shape]

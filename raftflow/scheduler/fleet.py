@@ -196,7 +196,7 @@ class Lane:
     def hard(self, task: ReadyTask) -> tuple[str, ...]:
         """Return the agents that a task must not go to: those it avoids, if any other that is up could ever run it.
 
-        One that is suspect counts: it is heard again or lost within a lease, and one that is unfit says when it is fit.
+        One that is suspect counts: it is heard again or lost within a lease, or is unfit and says when it is fit.
         """
         names = task.avoid_hard
         if not names:

@@ -157,7 +157,6 @@ def test_agents_that_break_cost_no_task(  # noqa: PLR0917 - fixtures
             "queued", "running", "succeeded"
         }:  # fmt: skip
             found[move.agent, move.event] += 1
-    print(found, words)
     wrong = {key: number for key, number in found.items() if key[1] not in EVENTS[key[0]] | ORDERED}
     assert not wrong, found
     assert found["black-hole", "failed_retry"]

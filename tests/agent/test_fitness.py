@@ -22,6 +22,7 @@ from raftflow.agent import inputs as agent_inputs
 from raftflow.agent.executors import python as python_executor
 from raftflow.agent.files import UnfitFileError, is_of_the_system
 from raftflow.agent.fitness import Fitness
+from raftflow.agent.folders import AttemptFolders
 from raftflow.domain.limits import TROUBLE_CHARS_MAX
 
 TRUE = ["/bin/true"]
@@ -94,8 +95,9 @@ async def test_a_full_disk_is_the_agents_fault_and_puts_it_aside(leader: Any, st
     assert "the attempt ended with: exit code 3" in end.error
     assert (await leader.end_of(second)).outcome == "released"
     assert (await leader.run(command=TRUE)).outcome == "released", "it takes nothing meanwhile"
-    told = next(poll.trouble for poll in leader.polls if poll.trouble)
-    assert "No space left on device" in told
+    told = next(poll for poll in leader.polls if poll.trouble)
+    assert "No space left on device" in told.trouble
+    assert second in {end.fence for end in told.ends}, "the queue goes back at once"
     empty()
     await fit(leader)
     end = await leader.run(command=wants)
@@ -219,6 +221,21 @@ async def test_a_work_directory_that_cannot_be_made_anew(
     assert (await leader.run(command=TRUE)).outcome == "succeeded"
 
 
+async def test_a_folder_that_cannot_be_trusted(
+    leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meddled(*_: Any) -> None:
+        raise UnfitFileError("somebody meddled with it")
+
+    start_agent()
+    with monkeypatch.context() as patched:
+        patched.setattr(AttemptFolders, "begin", meddled)
+        end = await leader.run(command=TRUE)
+    assert (end.outcome, end.error) == ("agent_fault", "the agent cannot start it: somebody meddled with it")
+    await fit(leader)
+    assert (await leader.run(command=TRUE)).outcome == "succeeded"
+
+
 async def test_inputs_that_nobody_gives_out(leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_inputs.Fetcher.__init__, "__kwdefaults__", {"patience_s": 0.1})
     start_agent()
@@ -241,6 +258,7 @@ async def test_what_runs_goes_on_while_the_agent_is_unfit(leader: Any, start_age
     empty = fill(disk)
     assert (await leader.run(command=["false"])).outcome == "agent_fault"
     await leader.until(lambda: leader.polls[-1].trouble and fence in leader.polls[-1].running)
+    assert len(os.listdir(disk / "agent" / "exchange")) == 1, "what was begun in vain is removed"
     empty()
     await fit(leader)
     fifo.write_text("")

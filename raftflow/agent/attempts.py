@@ -13,6 +13,7 @@ import msgspec
 
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import Ended, Executor, Watched
+from raftflow.agent.files import UnfitFileError
 from raftflow.agent.inputs import Inputs, InputsError
 from raftflow.agent.usage import Sample, Usage, UsageWatch, to_mib
 from raftflow.domain.contract import Assignment, ReportedEnd
@@ -80,19 +81,24 @@ class Attempts:
         on_end: Callable[[ReportedEnd], None],
         sample: Sample | None = None,
         fetch: Callable[[Assignment], Coroutine[Any, Any, Inputs]] | None = None,
+        lack: Callable[[int], str] | None = None,
     ) -> None:
+        """See the class. `lack(since_ns)` says what the machine lacked since then, for attempts that failed."""
         self._loop = asyncio.get_running_loop()
         self._command = command
         self._python = python
         self._before_end = before_end
         self._on_end = on_end
         self._fetch = fetch
+        self._lack = lack
         self._running: dict[int, Running] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self.usage = UsageWatch(self._running, sample, self._outgrown)
         self.result_bytes_max = RESULT_BYTES_MAX
         """Of one result, as the coordinator takes it."""
+        self.tells_faults = False
+        """The coordinator takes ends that were the agent's own fault."""
 
     def start(self, assignment: Assignment) -> None:
         """Start an attempt. Its end comes through `on_end`, never before this returns."""
@@ -116,9 +122,9 @@ class Attempts:
         assignment = running.assignment
         try:
             running.executor.start(assignment, self._ended, running.inputs)
-        except OSError as error:
+        except (OSError, UnfitFileError) as error:
             _log.exception("attempt %s of task %s cannot be started", assignment.fence, assignment.task_id)
-            how = Ended(ok=False, error=f"the agent cannot start it: {error}")
+            how = Ended(ok=False, error=f"the agent cannot start it: {error}", agent_fault=True)
             self._loop.call_soon(self._ended, assignment.fence, how)
 
     def _fetched(self, running: Running, fetching: asyncio.Task[Inputs]) -> None:
@@ -135,7 +141,7 @@ class Attempts:
                     return
             elif isinstance(error, InputsError):
                 _log.warning("attempt %d cannot start: %s", running.assignment.fence, error)
-                how = Ended(ok=False, error=str(error), abandoned=error.own)
+                how = Ended(ok=False, error=str(error), abandoned=error.own or error.over, agent_fault=error.own)
             else:
                 raise error
         self._ended(running.assignment.fence, how)
@@ -198,16 +204,22 @@ class Attempts:
         if not self._running:
             self._idle.set()
         assignment = running.assignment
-        outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown"]
+        outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown", "agent_fault"]
         error = how.error
         # An agent that stood still tells its attempts to end before it hears that one has succeeded long ago.
         if running.reason is not None and not (how.ok and how.by_itself):
             outcome = running.reason
             error = running.why
+        elif how.agent_fault and self.tells_faults:
+            outcome = "agent_fault"
         elif how.abandoned:
             outcome = "abandoned"
+        elif how.ok:
+            outcome = "succeeded"
+        elif self.tells_faults and self._lack is not None and (lack := self._lack(running.started_at_ns)):
+            outcome, error = "agent_fault", f"{lack}; the attempt ended with: {error}"
         else:
-            outcome = "succeeded" if how.ok else "failed"
+            outcome = "failed"
         end = ReportedEnd(
             fence=fence,
             workflow_id=assignment.workflow_id,

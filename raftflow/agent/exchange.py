@@ -33,7 +33,7 @@ from raftflow.agent.portions import Portion, Search, first_of
 from raftflow.agent.refusals import Refusals
 from raftflow.agent.usage import TELL_EVERY_S, UsageWatch
 from raftflow.domain.contract import AttemptUsage, LogPiece, PollRequest, PollResponse, RegisterResponse, ReportedEnd
-from raftflow.domain.features import INPUTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, INPUTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.limits import LOGS_PER_POLL_MAX
 
 _log = logging.getLogger("raftflow.agent.exchange")
@@ -151,6 +151,7 @@ class Exchange:
         self._usage = usage
         self.level = registration.feature_level
         """The cluster's, as far as it was told."""
+        self._trouble = ""
         self._patience = patience
         self._before = before
         self._answered = answered
@@ -183,6 +184,12 @@ class Exchange:
     def leave(self) -> None:
         """Say from now on that the agent is leaving, and goodbye when it is empty."""
         self._leaving = self._urgent = True
+        self.schedule()
+
+    def tell_trouble(self, trouble: str) -> None:
+        """Say from now on why the agent is unfit, or with an empty text that it is fit."""
+        self._trouble = trouble
+        self._urgent = True
         self.schedule()
 
     def add_piece(self, piece: LogPiece) -> None:
@@ -309,6 +316,7 @@ class Exchange:
             leaving=self._leaving,
             goodbye=goodbye,
             fetches=self.level >= INPUTS_LEVEL,
+            trouble=self._trouble if self.level >= FAULTS_LEVEL else "",
         )
 
     def _next_portion(self) -> Portion:

@@ -12,6 +12,7 @@ It knows nothing of the rest of the agent: the launcher and the workers use it t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -31,6 +32,30 @@ _KINDS = (
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
 )
+
+
+_OF_THE_SYSTEM = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EAGAIN,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+    }
+)
+
+
+def is_of_the_system(error: BaseException | None) -> bool:
+    """Tell whether an error, or what caused it, is the machine's: no space, no descriptors, no memory, a bad disk."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+            return True
+        error = error.__cause__
+    return False
 
 
 class UnfitFileError(Exception):

@@ -113,6 +113,15 @@ class AttemptFolders:
         path = self._new_path()
         folder = AttemptFolder(path)
         os.mkdir(path, 0o700)  # noqa: PTH102 - as above
+        try:
+            self._fill(folder, inputs)
+        except BaseException:
+            self._work.trash.put(path)
+            raise
+        return folder
+
+    def _fill(self, folder: AttemptFolder, inputs: bytes) -> None:
+        """Write the inputs into a new folder."""
         fd = create_file(folder.inputs, "the file of the inputs")
         try:
             write_all(fd, inputs)
@@ -121,10 +130,9 @@ class AttemptFolders:
             folder.inputs_inode, folder.content_ns = found.st_ino, found.st_ctime_ns
         finally:
             os.close(fd)
-        found = os.stat(path)  # noqa: PTH116 - as above
+        found = os.stat(folder.path)  # noqa: PTH116 - as above
         folder.inode, folder.changed_ns = found.st_ino, found.st_mtime_ns
         folder.begun_ns = time.time_ns()
-        return folder
 
     def _write(self, folder: AttemptFolder, inputs: bytes) -> None:
         fd = open_file(folder.inputs, "the file of the inputs", write=True)

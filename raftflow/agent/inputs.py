@@ -48,10 +48,12 @@ _encode = msgspec.json.Encoder().encode
 class InputsError(Exception):
     """The inputs cannot be had. Says why."""
 
-    def __init__(self, message: str, *, own: bool = False) -> None:
+    def __init__(self, message: str, *, own: bool = False, over: bool = False) -> None:
         super().__init__(message)
         self.own = own
         """It is the agent's trouble, or the cluster's, and not the task's: another agent may have more luck."""
+        self.over = over
+        """The attempt is over, as a replica says: nobody waits for its end."""
 
 
 class PassedOverError(Exception):
@@ -193,7 +195,7 @@ class _Passes:
                 try:
                     piece = await self._source.inputs(replica, agent, self._fence, first, ASK_S)
                 except AttemptOverError as error:
-                    raise InputsError(str(error), own=True) from None
+                    raise InputsError(str(error), over=True) from None
                 except NotServedError as error:
                     self._refused[replica] = str(error)
                 except PassedOverError as error:

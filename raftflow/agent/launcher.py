@@ -30,7 +30,7 @@ from pathlib import Path
 import msgspec
 
 from raftflow.agent.capture import Stream
-from raftflow.agent.files import CaptureFolder
+from raftflow.agent.files import CaptureFolder, is_of_the_system
 from raftflow.agent.hardening import adopt_orphans, hide_memory, ignore_signals, inherited, wake_when_parent_dies
 from raftflow.agent.messages import (
     CONTROL_FD,
@@ -246,7 +246,7 @@ class Launcher:
             where = spawn.argv[0] if spawn.argv else "a command without words"
             if spawn.cwd is not None:
                 where += f" in {spawn.cwd}"
-            self._send(Exited(spawn.id, None, f"cannot start {where}: {what}"))
+            self._send(Exited(spawn.id, None, f"cannot start {where}: {what}", agent_fault=is_of_the_system(error)))
             return
         finally:
             for write in writes:

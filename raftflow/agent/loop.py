@@ -24,6 +24,7 @@ from raftflow.agent.clock import Lease, now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience
 from raftflow.agent.files import UnfitFileError
+from raftflow.agent.fitness import Fitness, Probe
 from raftflow.agent.leader import LeaderClient, NameInUseError, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output import OutputStore
@@ -37,7 +38,7 @@ from raftflow.domain.contract import (
     RegisterResponse,
     ReportedEnd,
 )
-from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.limits import OFFERS_MAX, VERSION_CHARS_MAX
 from raftflow.domain.reportable import told_number, told_text
 
@@ -66,13 +67,14 @@ class Agent:
         self,
         config: AgentConfig,
         leader: LeaderClient,
-        attempts: Callable[[Callable[[], None], Callable[[ReportedEnd], None]], Attempts],
+        attempts: Callable[[Callable[[], None], Callable[[ReportedEnd], None], Callable[[int], str]], Attempts],
         store: OutputStore,
         *,
         on_lease: Callable[[int], None],
         kill_overdue: Callable[[], None],
         attempts_max: int,
         on_registered: Callable[[RegisterResponse], None],
+        probe: Probe,
         home: str = "",
     ) -> None:
         self._config = config
@@ -85,7 +87,8 @@ class Agent:
         self._on_registered = on_registered
         self._loop = asyncio.get_running_loop()
         self._capacity = config.capacity()
-        self._attempts = attempts(self._check_lease, self._ended)
+        self._fitness = Fitness(probe, self._fitness_changed)
+        self._attempts = attempts(self._check_lease, self._ended, self._fitness.lack)
         self._book = Book(self._capacity)
         self._exchange: Exchange | None = None
         """Of the present incarnation; None while there is none."""
@@ -130,8 +133,10 @@ class Agent:
                 code = 3
         for timer in self._leave_timers:
             timer.cancel()
+        self._fitness.close()
         self._attempts.stop_all("abandoned", "the agent is leaving", 0.0)
         await self._attempts.wait_idle()
+        self._fitness.close()  # the last ends may have been its own fault
         self._attempts.usage.stop()
         return code
 
@@ -263,7 +268,8 @@ class Agent:
         self._on_registered(registration)
         self._attempts.usage.holds_to_demand = registration.feature_level >= ONLINE_LEVEL
         self._attempts.result_bytes_max = registration.result_bytes_max
-        return Exchange(
+        self._attempts.tells_faults = registration.feature_level >= FAULTS_LEVEL
+        exchange = Exchange(
             registration,
             self._book,
             config=self._config,
@@ -274,6 +280,9 @@ class Agent:
             before=self._check_lease,
             answered=self._answered,
         )
+        if self._fitness.trouble:
+            exchange.tell_trouble(self._fitness.trouble)
+        return exchange
 
     async def _forget_everything(self) -> None:
         """End every attempt of an incarnation that counts no more, and drop what it had to say.
@@ -340,7 +349,7 @@ class Agent:
 
     def _admit(self) -> None:
         """Start what fits, in order."""
-        if self._lapsed or self._leaving.is_set() or self._exchange is None:
+        if self._lapsed or self._leaving.is_set() or self._exchange is None or self._fitness.trouble:
             return
         book = self._book
         while True:
@@ -354,10 +363,21 @@ class Agent:
 
     def _ended(self, end: ReportedEnd) -> None:
         self._book.end(end)
+        if end.outcome == "agent_fault":
+            self._fitness.blame(end.error)
         self._admit()
         self._limit_goodbye()
         if self._exchange is not None:
             self._exchange.schedule()
+
+    def _fitness_changed(self) -> None:
+        """Give the queue back when the agent becomes unfit, tell the leader, and go on when it is fit again."""
+        trouble = self._fitness.trouble
+        if trouble:
+            self._release(self._book.give_back())
+        if self._exchange is not None:
+            self._exchange.tell_trouble(trouble)
+        self._admit()
 
     def _release(self, assignments: Iterable[Assignment]) -> None:
         self._unstarted(assignments, "released", "")
@@ -387,8 +407,10 @@ class Agent:
             self._on_lease(self._lease.until_ns)
         if response.feature_level >= ONLINE_LEVEL:
             self._attempts.usage.holds_to_demand = True
+        if response.feature_level >= FAULTS_LEVEL:
+            self._attempts.tells_faults = True
         self._book.receive(response.assign)
-        if self._leaving.is_set():
+        if self._leaving.is_set() or self._fitness.trouble:
             self._release(self._book.give_back())
         if response.release or response.stop:
             self._release(self._book.give_back({*response.release, *response.stop}))

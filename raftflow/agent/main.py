@@ -17,6 +17,7 @@ from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.executors.workers import WorkerLimits
+from raftflow.agent.fitness import MachineProbe
 from raftflow.agent.hardening import adopt_orphans, attempts_max, hide_memory, ignore_signals, raise_files_limit
 from raftflow.agent.inputs import Fetcher, InputFolder
 from raftflow.agent.leader import LeaderClient, RefusedError
@@ -119,9 +120,17 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     def registered(registration: RegisterResponse) -> None:
         command.result_bytes_max = python.result_bytes_max = registration.result_bytes_max
 
-    def attempts(before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
+    def attempts(
+        before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]
+    ) -> Attempts:
         return Attempts(
-            command, python, before_end=before_end, on_end=on_end, sample=launcher.sample, fetch=fetcher.fetch
+            command,
+            python,
+            before_end=before_end,
+            on_end=on_end,
+            sample=launcher.sample,
+            fetch=fetcher.fetch,
+            lack=lack,
         )
 
     agent = Agent(
@@ -134,6 +143,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         attempts_max=attempts_max(),
         on_registered=registered,
         home=work.home(),
+        probe=MachineProbe(work, launcher, python),
     )
     handled = _handle_signals(loop, agent)
     try:

@@ -3,7 +3,8 @@
 agent  -- Spawn, Signal, Lease, Sample, Ping -->  launcher  -- Exited, Sampled, Alive -->  agent
 agent  -- Call -->  worker  -- Returned -->  agent
 
-To the launcher: one packet a message, SOCK_SEQPACKET. To a worker: 4 bytes of length before each message.
+To the launcher: one packet a message, SOCK_SEQPACKET. To a worker: 4 bytes of length before each message. A worker
+says `READY` first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from raftflow.domain import limits
 
 CONTROL_FD = 3
 """Descriptor of the worker's end of its socket, in the worker."""
+
+READY = b"R"
+"""What a worker says once, before anything else: it has started, and waits for calls."""
 
 MESSAGE_BYTES_MAX = 1 << 30
 """Of one message from the agent to a worker."""
@@ -114,6 +118,8 @@ class Exited(_Message, frozen=True, tag="exited"):
     """The agent, or the launcher for it, had sent it a signal before it ended."""
     problem: str = ""
     """What is wrong with the files of its captured output; the program itself may have succeeded."""
+    agent_fault: bool = False
+    """The machine could not start it, or the launcher died: whatever it was, it is not to blame."""
 
 
 class Call(_Message, frozen=True):

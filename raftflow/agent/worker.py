@@ -32,7 +32,7 @@ import orjson
 
 from raftflow import helpers, task
 from raftflow.agent.files import CaptureFolder, UnfitFileError, keep_head, write_all
-from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, Call, Returned
+from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, READY, Call, Returned
 from raftflow.agent.process_tree import parse_memory
 from raftflow.agent.worker_state import WorkerState
 from raftflow.domain.reportable import not_finite_fault, result_fault
@@ -392,6 +392,7 @@ def main() -> None:
     helpers.admit_users()
     worker = Worker(control)
     gc.freeze()
+    control.sendall(READY)
     worker.run()
 
 

@@ -138,6 +138,7 @@ def _overlay(call: Call, view: AgentView) -> None:
     leader = call.replica.leader
     if leader.leading:
         view.state = leader.stands(view.id, view.state)
+        view.trouble = leader.standing.unfit.get(view.id, "")
         view.last_seen_s = leader.silent_s(view.id)
         view.pid, view.version, view.load = call.replica.desk.told_by(view.id)
 

@@ -253,6 +253,25 @@ class LeaderLoop:
             if self._lease_timer is None:
                 self._arm_leases()
 
+    def told_trouble(self, agent: str, trouble: str) -> None:
+        """Note what an agent says of itself: why it is unfit, or with an empty text that it is fit."""
+        unfit = self.standing.unfit
+        if not self._leading or unfit.get(agent, "") == trouble:
+            return
+        if trouble:
+            _log.warning("agent %s is unfit: %s", agent, trouble)
+            unfit[agent] = trouble
+            self._planner.suspect(agent, silent=True)
+        else:
+            _log.info("agent %s is fit again", agent)
+            self._trust_again(agent)
+
+    def _trust_again(self, agent: str) -> None:
+        """Forget that an agent was unfit."""
+        if self.standing.unfit.pop(agent, "") and agent not in self.standing.suspects and agent not in self.unheard:
+            self._planner.suspect(agent, silent=False)
+            self._placing.kick()
+
     def silent_s(self, agent: str) -> float | None:
         """Return for how long an agent has not been heard, or None if it is not watched."""
         heard_s = self.leases.last_heard_s(agent)
@@ -267,6 +286,7 @@ class LeaderLoop:
         if agent is None or not agent.present:
             self.leases.forget(name)
             self.standing.settled(name)
+            self._trust_again(name)
             if name in self.standing.suspects or name in self.unheard:
                 self._trust(name)
             return
@@ -315,7 +335,8 @@ class LeaderLoop:
         if self.unheard.pop(name, self) is None and not self.unheard:
             self._planner.hold_queues(held=False)
         self.together.forget(name)
-        self._planner.suspect(name, silent=False)
+        if name not in self.standing.unfit:
+            self._planner.suspect(name, silent=False)
         self._placing.kick()
 
     def _fill_queues(self) -> None:

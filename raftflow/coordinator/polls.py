@@ -360,6 +360,7 @@ class PollDesk:
             self.usage.take(name, request.running, request.usage, asyncio.get_running_loop().time())
         if request.seq > seat.seq:
             seat.seq = request.seq
+            self._leader.told_trouble(name, request.trouble)
             for poll in seat.polls.values():
                 self._holding.overtake(poll)
         return seat

@@ -321,7 +321,8 @@ class Replica:
         """Say why a task is where it is, None if it is not known; the leader says most."""
         if not self.leader.leading:
             return queries.explain(self.machine, workflow_id, task_id)
-        return why.explain(self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms())
+        unfit = self.leader.standing.unfit
+        return why.explain(self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms(), unfit=unfit)
 
     def leader_notice(self) -> LeaderNotice:
         """Return who leads, as far as this replica knows. It names itself once it serves."""

@@ -1,6 +1,7 @@
 """How an agent stands with the leader: what the replicas do not record, since a new leader finds out by itself.
 
 suspect    silent for a good part of its lease: it keeps its work and gets no more until it is heard again
+unfit      it says that it can run nothing, and why: it keeps what runs and gets no more until it says that it can
 returned   up again after a loss, until its first success or for `RETURNED_S`
 """
 
@@ -17,6 +18,8 @@ class Standing:
 
     def __init__(self) -> None:
         self.suspects: dict[str, None] = {}
+        self.unfit: dict[str, str] = {}
+        """Agents that are unfit, and why."""
         self._incarnations: dict[str, int] = {}
         """The last one that was seen of each agent."""
         self._returned_s: dict[str, float] = {}
@@ -24,6 +27,7 @@ class Standing:
     def clear(self) -> None:
         """Forget everything: another replica leads."""
         self.suspects.clear()
+        self.unfit.clear()
         self._incarnations.clear()
         self._returned_s.clear()
 
@@ -48,6 +52,8 @@ class Standing:
             return state
         if name in self.suspects:
             return "suspect"
+        if name in self.unfit:
+            return "unfit"
         returned_s = self._returned_s.get(name)
         if returned_s is not None and now_s < returned_s + RETURNED_S:
             return "returned"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from raftflow.domain.contract import CandidateView, TaskExplanation
@@ -10,6 +11,8 @@ from raftflow.machine.explain import Memory
 from raftflow.scheduler.explain import candidates
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from raftflow.coordinator.planner import QueuePlanner
     from raftflow.domain.rooms import ReadyTask
     from raftflow.machine.machine import Machine
@@ -20,13 +23,19 @@ _FORGOTTEN = "the candidates of that decision are not remembered"
 
 
 def explain(
-    machine: Machine, planner: QueuePlanner, workflow_id: str, task_id: str, *, now_ms: int
+    machine: Machine,
+    planner: QueuePlanner,
+    workflow_id: str,
+    task_id: str,
+    *,
+    now_ms: int,
+    unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> TaskExplanation | None:
     """Explain a task from the leader's point of view, None if it or its workflow is not known.
 
-    `now_ms` is the cluster's time.
+    `now_ms` is the cluster's time; `unfit` are agents that say that they can run nothing, and why.
     """
-    memory = Memory(reserved=planner.reserved(), suspect=planner.suspects(), now_ms=now_ms)
+    memory = Memory(reserved=planner.reserved(), suspect=planner.suspects(), unfit=unfit, now_ms=now_ms)
     told = queries.explain(machine, workflow_id, task_id, memory)
     if told is None:
         return None
@@ -34,6 +43,9 @@ def explain(
     ready = queries.ready_task(machine, workflow_id, position)
     if ready is not None:
         told.candidates = _views(planner.view_now(), ready)
+        for each in told.candidates:
+            if each.agent in unfit:
+                each.why = f"it is unfit: {unfit[each.agent]}"
     elif told.agent is not None:
         decision = planner.decision_of(workflow_id, position)
         if decision is None:

@@ -423,6 +423,8 @@ class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     """The agent holds nothing any more and stops; the leader removes it."""
     fetches: bool = False
     """The agent fetches large inputs by itself; without it all inputs come with the assignment. From level 5 on."""
+    trouble: Annotated[str, msgspec.Meta(max_length=limits.TROUBLE_CHARS_MAX)] = ""
+    """Why the agent is unfit: it starts nothing and gives back what it gets. Empty if it is fit. From level 5 on."""
 
 
 class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -504,7 +506,7 @@ class PollResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The cluster's level; see `RegisterResponse`."""
 
 
-AgentWord = Literal["up", "suspect", "returned", "quarantine", "draining", "lost", "left"]
+AgentWord = Literal["up", "suspect", "unfit", "returned", "quarantine", "draining", "lost", "left"]
 """State of an agent, as users see it."""
 
 
@@ -515,7 +517,8 @@ class AgentView(msgspec.Struct, kw_only=True):
     name: str
     state: AgentWord
     """As the replicas know it; and as the leader alone knows it, in place of `up`: `suspect` while it has been silent
-    for a good part of its lease, and `returned` from its return after a loss to its first success."""
+    for a good part of its lease, `unfit` while it says that it can run nothing (`trouble`), and `returned` from its
+    return after a loss to its first success."""
     incarnation: int
     resources: dict[str, float]
     allocated: dict[str, float]
@@ -537,11 +540,13 @@ class AgentView(msgspec.Struct, kw_only=True):
     """How many of its last attempts, some sixteen, failed there or vanished with it."""
     drained: bool = False
     """An operator drained it and has not resumed it since. It stays drained when it is lost, leaves or returns."""
+    trouble: str = ""
+    """Why it is unfit, as it told the leader; empty if it is fit."""
 
     @property
     def up(self) -> bool:
         """True if the replicas know it as up, whatever the leader thinks of it."""
-        return self.state in {"up", "suspect", "returned"}
+        return self.state in {"up", "suspect", "unfit", "returned"}
 
 
 class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

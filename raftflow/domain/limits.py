@@ -81,6 +81,9 @@ PIECE_BYTES_MAX = 256 * 1024
 
 AGENTS_MAX = 20_000
 
+TROUBLE_CHARS_MAX = 512
+"""Of the reason for which an agent says that it is unfit."""
+
 AGENT_FAULTS_MAX = 10
 """Attempts of a task that may end as the fault of their agents, at no cost in retries. Those after them count as
 failed: the task may be what breaks them."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WAITS_FOR_MAX = 100
 NAMES_MAX = 5
+UNFIT_CHARS_MAX = 200
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -35,7 +36,9 @@ class Memory(msgspec.Struct, frozen=True):
     reserved: Mapping[str, Shape] = MappingProxyType({})
     """Agents that are kept for a shape."""
     suspect: frozenset[str] = frozenset()
-    """Agents that were not heard for a while."""
+    """Agents that were not heard for a while, or are unfit."""
+    unfit: Mapping[str, str] = MappingProxyType({})
+    """Agents that say that they can run nothing, and why."""
     now_ms: int = 0
     """The cluster's time."""
 
@@ -175,13 +178,16 @@ def _ready(machine: Machine, workflow: Workflow, task: Task, memory: Memory) -> 
     if budget(machine, workflow.id) == 0:
         most = workflow.max_parallel
         return f"its workflow may have {most} of its tasks under way at a time, and has", "max-parallel"
-    return _in_turn(machine, task, shape, taking, memory)
+    up = {agent.name: None for agent in able if agent.state is AgentState.UP}
+    return _in_turn(machine, task, shape, taking, up, memory)
 
 
-def _in_turn(machine: Machine, task: Task, shape: Shape, able: list[Agent], memory: Memory) -> _Told:
-    """Say what a ready task lacks that some agent, which takes work, could run."""
+def _in_turn(  # noqa: PLR0917 - of one caller
+    machine: Machine, task: Task, shape: Shape, able: list[Agent], up: dict[str, None], memory: Memory
+) -> _Told:
+    """Say what a ready task lacks that some agent, which takes work, could run; `up` are those that may take it."""
     lost = avoided(machine, task)[1]
-    if all(agent.name in lost for agent in able):
+    if all(name in lost for name in up):
         lost = ()
     free = [agent for agent in able if _fits_now(shape, agent)]
     kept = [agent for agent in free if memory.reserved.get(agent.name, shape) != shape]
@@ -194,10 +200,8 @@ def _in_turn(machine: Machine, task: Task, shape: Shape, able: list[Agent], memo
     if kept:
         return f"{_count(kept)} with room, {kept[0].name} first, is kept for a task that waited too long", "reserved"
     if shunned:
-        return (
-            f"an attempt of it failed on {shunned[0].name}, or was lost with it: it waits for another agent",
-            "avoids",
-        )
+        why = f"an attempt of it failed on {shunned[0].name}, was lost with it or could not run there"
+        return f"{why}: it waits for another agent", "avoids"
     own = next((name for name, kept_for in memory.reserved.items() if kept_for == shape), None)
     if own is not None:
         return f"it was overtaken for long: {own} is kept for it and takes nothing else until it fits", "reserved"
@@ -215,6 +219,8 @@ def _fits_now(shape: Shape, agent: Agent) -> bool:
 
 
 def _away(agent: Agent, memory: Memory) -> str:
+    if agent.name in memory.unfit:
+        return f"unfit: {memory.unfit[agent.name][:UNFIT_CHARS_MAX]}"
     return "suspect" if agent.name in memory.suspect else agent.state.value
 
 

@@ -18,7 +18,6 @@ NEAR_NEEDS_MAX = 1_000
 """Needs of a task that are asked where their results were made."""
 
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.ABANDONED})
-_NEVER_AGAIN = frozenset({AttemptOutcome.LOST, AttemptOutcome.AGENT_FAULT})
 _TAKEN_AWAY = frozenset({AttemptOutcome.LOST, AttemptOutcome.ABANDONED, AttemptOutcome.AGENT_FAULT})
 
 
@@ -49,18 +48,26 @@ def avoided(machine: Machine, task: Task) -> tuple[tuple[str, ...], tuple[str, .
     """Return the agents that a task should rather not go to, and those that it must not if there is another one.
 
     The first are those on which attempts of it failed. The second are those with which attempts were lost or that
-    could not run them, and of the first those on which nothing has succeeded since.
+    could not run them, and of the first those on which nothing has succeeded since. One that could not run it by its
+    own fault gets no work until it can, so it is better than one of the others.
     """
     failed: dict[str, None] = {}
     never: dict[str, None] = {}
+    unable: dict[str, None] = {}
     agents = machine.state.agents
     for attempt in attempts_of(task):
         name = attempt.agent
-        if attempt.outcome in _NEVER_AGAIN:
+        if attempt.outcome is AttemptOutcome.LOST:
             never[name] = None
+        elif attempt.outcome is AttemptOutcome.AGENT_FAULT:
+            unable[name] = None
         elif attempt.outcome in _FAILURES:
             known = agents.get(name)
             (failed if known is None or not known.streak else never)[name] = None
+    if not never:
+        never = unable
+    else:
+        failed |= {name: None for name in unable if name not in never}
     return tuple(failed), tuple(never)
 
 

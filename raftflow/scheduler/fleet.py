@@ -32,7 +32,8 @@ class Fleet:
         agents = [agent for agent in view.agents if not agent.suspect]
         agents.sort(key=lambda agent: (agent.given if policy.even else 0, agent.name))
         self.agents = agents
-        self.full = [agent for agent in view.full if not agent.suspect]
+        self.others = [*view.full, *(agent for agent in view.agents if agent.suspect)]
+        """Agents that are up and take nothing now: they are full, or suspect."""
         self.number = {agent.name: number for number, agent in enumerate(agents)}
         self.free = [agent.free for agent in agents]
         """The view's own until a placement changes it."""
@@ -193,7 +194,10 @@ class Lane:
         return self._scarce[kind], wait_in_queue(agent, queued), number, fleet.version[number]
 
     def hard(self, task: ReadyTask) -> tuple[str, ...]:
-        """Return the agents that a task must not go to: those it avoids, if any other could ever run it."""
+        """Return the agents that a task must not go to: those it avoids, if any other that is up could ever run it.
+
+        One that is suspect counts: it is heard again or lost within a lease, or is unfit and says when it is fit.
+        """
         names = task.avoid_hard
         if not names:
             return ()
@@ -201,7 +205,7 @@ class Lane:
         for agent in fleet.agents:
             if agent.name not in names and self._suited[fleet.kind[fleet.number[agent.name]]]:
                 return names
-        for agent in fleet.full:
+        for agent in fleet.others:
             if agent.name not in names and suits(self.shape, agent.capacity, agent.labels):
                 return names
         return ()

@@ -17,6 +17,7 @@ import msgspec
 
 from raftflow.agent import attempts as agent_attempts
 from raftflow.agent import exchange as agent_exchange
+from raftflow.agent import fitness as agent_fitness
 from raftflow.agent import loop as agent_loop
 from raftflow.agent import usage as agent_usage
 from raftflow.agent.attempts import Attempts
@@ -47,6 +48,7 @@ from raftflow.machine import inputs as machine_inputs
 from raftflow.machine.inputs import BehindError, NotLiveError, inputs_slice
 from raftflow.simulation.calls import CallFailed
 from raftflow.simulation.loop import START_S, Process
+from raftflow.simulation.sickness import Health, HealthProbe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +109,7 @@ def virtual_agents(loop: VirtualLoop) -> Iterator[None]:
         patch.object(agent_exchange, "now_ns", now_ns),
         patch.object(agent_attempts, "now_ns", now_ns),
         patch.object(agent_usage, "now_ns", now_ns),
+        patch.multiple(agent_fitness, now_ns=now_ns, PROBE_FIRST_S=0.2, PROBE_MAX_S=1.0),
         patch.object(agent_loop, "_version", lambda: "simulated"),
         patch.multiple(
             machine_inputs,
@@ -164,8 +167,9 @@ class _Program(NamedTuple):
 class Machine:
     """Runs programs for one life of an agent, and ends them when the lease or the agent ends."""
 
-    def __init__(self, loop: VirtualLoop, rng: Random, history: History, process: Process) -> None:
+    def __init__(self, loop: VirtualLoop, rng: Random, history: History, process: Process, health: Health) -> None:
         self._loop = loop
+        self._health = health
         self._rng = rng
         self._history = history
         self._process = process
@@ -196,7 +200,12 @@ class Machine:
         run_s = self._rng.uniform(*bounds)
         ok = self._rng.random() < 0.9
         how = Ended(ok=ok, exit_code=0 if ok else 1, result=_result_of(fence) if ok else b"")
-        self._loop.call_later(run_s, self._exit, fence, how, "succeeded" if ok else "failed", context=self._world)
+        word = "succeeded" if ok else "failed"
+        if self._health.unable:
+            how, word, run_s = Ended(ok=False, error="nothing can be run", agent_fault=True), "could not run", 0.003
+        elif self._health.black_hole:
+            how, word, run_s = Ended(ok=False, exit_code=127), "failed", 0.002
+        self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
 
     def signal(self, fence: int, number: int) -> None:
         """End a program; some take their time over SIGTERM."""
@@ -423,6 +432,7 @@ class SimAgent:
         self._agent: Agent | None = None
         self._machine: Machine | None = None
         self.lives = 0
+        self.health = Health(loop)
         self._hurried = False
 
     @property
@@ -431,8 +441,9 @@ class SimAgent:
         return self._machine is not None and self._machine.running > 0
 
     def hurry(self) -> None:
-        """Let programs that start from now on end quickly."""
+        """Let programs that start from now on end quickly, on a machine that is in order."""
         self._hurried = True
+        self.health.recover()
         if self._machine is not None:
             self._machine.hurried = True
 
@@ -448,7 +459,7 @@ class SimAgent:
         self._graves.append(self._loop.create_task(self._live(process), context=process.context))
 
     async def _live(self, process: Process) -> None:
-        machine = self._machine = Machine(self._loop, self._rng, self._history, process)
+        machine = self._machine = Machine(self._loop, self._rng, self._history, process, self.health)
         machine.hurried = self._hurried
         machine.long_programs = self._long_programs
         config = AgentConfig(
@@ -466,9 +477,17 @@ class SimAgent:
         watching = self._loop.create_task(client.watch.run())
         fetcher = Fetcher(client, _KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
 
-        def make(before: Callable[[], None], on_end: Callable[[ReportedEnd], None]) -> Attempts:
+        def make(
+            before: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]
+        ) -> Attempts:
             return Attempts(
-                machine, machine, before_end=before, on_end=on_end, sample=machine.sample, fetch=fetcher.fetch
+                machine,
+                machine,
+                before_end=before,
+                on_end=on_end,
+                sample=machine.sample,
+                fetch=fetcher.fetch,
+                lack=lack,
             )
 
         store: Any = _NoOutput()
@@ -483,6 +502,7 @@ class SimAgent:
             attempts_max=PREFETCH_MAX,
             on_registered=lambda _registration: None,
             home=f"home of {self.name}",
+            probe=HealthProbe(self.health),
         )
         agent._lease = Lease(lambda: virtual_ns(self._loop))  # noqa: SLF001 - its default clock is the real one
         agent._load = load  # noqa: SLF001 - it reads /proc

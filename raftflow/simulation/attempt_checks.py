@@ -29,8 +29,10 @@ from raftflow.domain.commands import (
     TaskPart,
 )
 from raftflow.domain.features import FAULTS_LEVEL, LEVEL_FIRST
+from raftflow.domain.limits import AGENT_FAULTS_MAX
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 from raftflow.domain.task import AttemptOutcome
+from raftflow.simulation.hole_checks import BlackHoles
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import AnyCommand
@@ -76,6 +78,9 @@ class Attempts:
         """Those of which one of the two failed, which counts when the other ends without success."""
         self.failures: dict[Task, int] = {}
         """Failures that counted."""
+        self.agent_faults: dict[Task, int] = {}
+        """Attempts that their agents could not run, since the task was last revived."""
+        self.holes = BlackHoles()
         self.stopped: dict[str, None] = {}
         """Workflows that were cancelled, or may be stopped since a task of them failed."""
         self.timeouts: dict[Task, int] = {}
@@ -147,6 +152,7 @@ class Attempts:
                 for problem in found
                 if problem is not None
             ]
+        problems += self.holes.follow(command, reply, record, self.ended)
         return problems
 
     def _follow_drain(self, command: AnyCommand) -> None:
@@ -216,6 +222,8 @@ class Attempts:
             }:
                 problems.append(f"an end of {task} with fence {end.fence} by {command.agent} was accepted; it is not")
             self.ended[end.fence] = end.outcome
+            if end.outcome is AttemptOutcome.AGENT_FAULT:
+                self.agent_faults[task] = self.agent_faults.get(task, 0) + 1
             if end.outcome == "succeeded":
                 self.results[task] = end.result or b"null"
         return problems
@@ -296,6 +304,7 @@ class Attempts:
                 return f"fence {step.fence} failed, no retry is left, and the other attempt goes on"
         elif step.event.startswith("revived"):
             self.failures.pop(task, None)
+            self.agent_faults.pop(task, None)
         elif step.before == "running" and step.after != "running":
             self.paired.pop(task, None)
             if step.event == "failed_final":
@@ -303,6 +312,9 @@ class Attempts:
             elif step.event == "failed_retry":
                 self.failures[task] = self.failures.get(task, 0) + 1
             owed = self.owed.pop(task, 0) is None
+            innocent = self.ended.get(step.fence) is AttemptOutcome.AGENT_FAULT and not owed
+            if innocent and step.event.startswith("failed") and self.agent_faults.get(task, 0) <= AGENT_FAULTS_MAX:
+                return f"fence {step.fence} was {step.agent}'s own fault, and counted as a failure: {step.event}"
             if owed and step.event not in _COUNTED:
                 return f"an attempt of it failed beside fence {step.fence}, and that was forgotten: {step.event}"
         return None

@@ -18,6 +18,7 @@ from raftflow.coordinator.uploads import Uploads
 from raftflow.helpers import spawn_context
 from raftflow.machine import agents as machine_agents
 from raftflow.machine import apply as machine_apply
+from raftflow.machine import attempts as machine_attempts
 from raftflow.machine.requests import RequestTable
 from raftflow.replication import introductions, snapshots
 from raftflow.replication.births import Births
@@ -306,6 +307,19 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         about="an agent that was drained comes back without its drain",
         plant=plants.attribute(machine_agents, "_go_on_draining", lambda _step, _agent: None),
         family="leases",
+    ),
+    Mutant(
+        name="agent fault charged",
+        about="what an agent could not do costs the task a retry",
+        plant=plants.attribute(machine_attempts, "_count_agent_fault", machine_attempts._count_failure),  # noqa: SLF001
+        family="all",
+    ),
+    Mutant(
+        name="black holes kept",
+        about="an agent on which everything fails goes on though the tasks succeed elsewhere",
+        plant=plants.attribute(machine_attempts, "contradict", lambda *_: None),
+        family="leases",
+        seeds_max=80,
     ),
     Mutant(
         name="name taken",

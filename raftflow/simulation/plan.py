@@ -10,6 +10,7 @@ import msgspec
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.replication.guard import NO_RULES, Rule
 from raftflow.simulation.faults import KINDS
+from raftflow.simulation.sickness import SICK_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +67,8 @@ class Plan(msgspec.Struct, kw_only=True):
     """Frames that leave together arrive together."""
     rough_birth: bool = False
     """The founders come one by one, and some crash meanwhile."""
+    sick: bool = False
+    """Machines of agents fall ill."""
     long_programs: bool = False
     """Many programs run longer than a lease."""
 
@@ -110,6 +113,9 @@ def make_plan(seed: int, options: Options) -> Plan:
     wipes = random.Random(f"wipes {seed}")  # noqa: S311 - of its own, so that other draws stay as they are
     if not deep and (plan.family == "repairs" or (plan.family == "all" and wipes.random() < WIPING_SHARE)):
         plan.weights["wipe"] = sum(plan.weights.values()) // 6 + 1
+    silences = "silent leader" in plan.weights and plan.family == "leases"
+    if not deep and plan.family in {"all", "leases"} and not silences:
+        plan.sick = random.Random(f"sick {seed}").random() < SICK_SHARE[plan.family]  # noqa: S311 - of its own, as above
     plan.rough_birth = not deep and wipes.random() < ROUGH_SHARE
     if deep:
         plan.weights = {kind: weight for kind, weight in plan.weights.items() if kind not in CHANGES}

@@ -32,6 +32,7 @@ from raftflow.simulation.network import Network
 from raftflow.simulation.operator import CHANGE_S, Operator
 from raftflow.simulation.plan import GUARD_RULES, Options, Plan, make_plan
 from raftflow.simulation.pursuit import Pursuit
+from raftflow.simulation.sickness import Sickness
 from raftflow.simulation.stage import LOSSES, Stage
 from raftflow.simulation.trace import Trace, TraceHandler
 from raftflow.simulation.weather import Weather
@@ -138,6 +139,7 @@ class World:
             every_s=plan.every_s,
             calm=plan.calm,
         )
+        self.sickness = Sickness(loop, self._rng(seed, "sickness"), trace, self.agents) if plan.sick else None
         self._pursuit = Pursuit(
             loop=loop,
             trace=trace,
@@ -174,7 +176,10 @@ class World:
         for client in self.clients:
             client.start()
         pursuit = self.loop.create_task(self._pursuit.run()) if self._pursuing else None
+        illnesses = None if self.sickness is None else self.loop.create_task(self.sickness.run())
         await self.faults.run(self.loop.time() + self.plan.seconds)
+        if illnesses is not None:
+            illnesses.cancel()
         if pursuit is not None:
             pursuit.cancel()
         clean = not self.history.violations

@@ -273,7 +273,7 @@ async def test_a_silent_replica_costs_one_attempt_its_time_and_not_all(make: Any
 @pytest.mark.parametrize(
     ("answers", "own", "why"),
     [
-        ([AttemptOverError("it is over")], True, "it is over"),
+        ([AttemptOverError("it is over")], False, "it is over"),
         ([NotServedError("400")], False, "no replica gives out its inputs: 400"),
         ([BEHIND], True, "no replica gave out its inputs for 0 s: behind"),
         ([("ab", None)], True, "2 of 3 inputs with 2 bytes came from input 0 on"),

@@ -110,11 +110,11 @@ TASKS: dict[str, tuple[dict[str, Any], str | None]] = {
     # --- what it says behind the worker's back
     "forged-end": (
         evaluated("[__import__('os').write(3, b'\\x04\\0\\0\\0\\x93\\xc1ab'), __import__('time').sleep(30)]"),
-        "a message that is none",
+        "its answer cannot be read",
     ),
     "forged-size": (
         evaluated("[__import__('os').write(3, b'\\xff\\xff\\xff\\x7f'), __import__('time').sleep(30)]"),
-        "a message that is none",
+        "its answer has 2147483647 bytes",
     ),
     "forged-numbers": (
         executed(
@@ -125,7 +125,7 @@ TASKS: dict[str, tuple[dict[str, Any], str | None]] = {
             " os.write(3, struct.pack('<I', len(m)) + m)\n"
             " time.sleep(30)"
         ),
-        "a message that is none",
+        "its answer cannot be read",
     ),
     "forged-result": (
         executed(

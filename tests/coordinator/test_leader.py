@@ -16,7 +16,7 @@ from raftflow.coordinator.leases import Leases
 from raftflow.coordinator.retention import Retention
 from raftflow.coordinator.standing import Standing
 from raftflow.coordinator.submitter import NoLeaderError
-from raftflow.domain.commands import ControlWorkflow
+from raftflow.domain.commands import ControlAgent, ControlWorkflow
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.task import AgentState, TaskState, WorkflowState
 from raftflow.machine.state import Agent
@@ -476,3 +476,42 @@ async def test_a_bug_while_leading_stops_the_replica(bench: Any) -> None:
     assert not one.replica.leader.leading
     assert not one.replica.status().ready
     assert not isinstance(failure, Rejection)
+
+
+async def test_an_agent_that_says_that_it_is_unfit_gets_nothing_until_it_is_fit(bench: Any) -> None:
+    one = await bench(lease_ms=4_000, poll_wait_ms=100)
+    await one.until(lambda: one.machine.state.feature_level >= 5)
+    incarnation = await one.register(cpu=4)
+    await one.register("a2", cpu=4, instance="2" * 8)
+    leader = one.replica.leader
+    await one.work(incarnation, 2, trouble="its disk is full")
+    assert (leader.stands("a1", "up"), leader.standing.unfit) == ("unfit", {"a1": "its disk is full"})
+    assert leader.stands("a1", "draining") == "draining"
+    await one.work(incarnation, 1)
+    assert leader.standing.unfit, "an older poll says nothing new"
+    workflow = await one.submit("t")
+    await one.until(lambda: one.machine.state.agents["a2"].live)
+    assert not one.machine.state.agents["a1"].live
+    await one.replica.propose(
+        ControlAgent(at_ms=one.replica.clock.now_ms(), actor="", name="a2", action="drain"), "client"
+    )
+    waiting = await one.submit("u")
+    told = one.replica.explain(waiting, "u")
+    assert (told.waiting, "a1 (unfit: its disk is full)" in told.reason) == ("agents-away", True), workflow
+    assert any(each.why == "it is unfit: its disk is full" for each in told.candidates)
+    answer = await one.work(incarnation, 3)
+    assert [item.task_id for item in answer.assign] == ["u"]
+    assert (leader.stands("a1", "up"), leader.standing.unfit) == ("up", {})
+
+
+async def test_an_unfit_agent_that_is_silent_or_lost(bench: Any) -> None:
+    one = await bench(lease_ms=400, poll_wait_ms=50)
+    await one.until(lambda: one.machine.state.feature_level >= 5)
+    incarnation = await one.register()
+    leader = one.replica.leader
+    await one.work(incarnation, 1, trouble="no descriptors")
+    await one.until(lambda: "a1" in leader.standing.suspects)
+    leader.contact("a1")
+    assert "a1" in one.replica.planner.suspects(), "heard, and as unfit as before"
+    await one.until(lambda: one.machine.state.agents["a1"].state is AgentState.LOST)
+    assert (leader.standing.unfit, one.replica.planner.suspects()) == ({}, frozenset())

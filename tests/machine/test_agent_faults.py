@@ -11,6 +11,7 @@ from raftflow.domain.rejections import RejectionCode
 from raftflow.machine import queries
 from raftflow.machine.machine import Machine
 from raftflow.machine.quarantine import CONTRADICTIONS_MAX, QUARANTINE_FIRST_MS, QUARANTINE_MAX_MS
+from raftflow.machine.wishes import avoided
 
 FULL = "no space left on device"
 
@@ -264,3 +265,20 @@ def test_below_the_level_nobody_is_put_aside(drive):
     drive.numbers = count(1)
     fail_here_and_succeed_there(drive, 5)
     assert (agent(drive).state, agent(drive).contradicted) == ("up", 0)
+
+
+def test_a_task_that_failed_in_a_black_hole_goes_rather_where_it_could_not_run(two):
+    """That agent takes work only when it says that it can, and a failure would cost a retry."""
+    two.submit(two.bag(1, retries=3, retry_delay_ms=0))
+    two.place(0)
+    two.finish(1, "agent_fault", error=FULL)
+    assert avoided(two.machine, two.task(0)) == ((), ("a1",))
+    two.place(0, agent="a2")
+    two.finish(2, "failed", agent="a2")
+    two.fire()
+    assert avoided(two.machine, two.task(0)) == (("a1",), ("a2",))
+    two.place(0)
+    two.finish(3, "agent_fault", error=FULL)
+    two.place(0, agent="a2")
+    two.finish(4, "agent_fault", agent="a2", error=FULL)
+    assert avoided(two.machine, two.task(0)) == (("a1",), ("a2",)), "each agent is named once"

@@ -272,6 +272,12 @@ KINDS = {
         "agents-away",
         "1 agent could run it and take no new work now: a1 (suspect)",
     ),
+    "unfit": (
+        _small,
+        {"suspect": frozenset({"a1"}), "unfit": {"a1": "its disk is full"}},
+        "agents-away",
+        "1 agent could run it and take no new work now: a1 (unfit: its disk is full)",
+    ),
     "max_parallel": (_limited, {}, "max-parallel", "may have 2 of its tasks under way at a time, and has"),
     "exclusive": (_alone, {}, "exclusive", "it wants an agent for itself: 1 agent could run it"),
     "kept for it": (
@@ -290,7 +296,7 @@ KINDS = {
         _lost,
         {},
         "avoids",
-        "an attempt of it failed on a1, or was lost with it: it waits for another agent",
+        "an attempt of it failed on a1, was lost with it or could not run there: it waits for another agent",
     ),
     "lost on the only one": (_lost_alone, {}, "next", "an agent has room for it"),
     "no room": (_full, {}, "no-room", "none has room now: it wants 1.5 cpu, at most 0.5 is free on one"),

@@ -135,7 +135,7 @@ def test_after_an_agent_fault_another_agent_is_waited_for(world):
 
 def test_after_an_agent_fault_one_without_another_goes_back(world):
     world.agent("a1", cpu=2).agent("a2", cpu=1, more={"full": True})
-    world.agent("a3", cpu=9, more={"full": True, "suspect": True})
+    world.agent("a3", cpu=1, more={"full": True, "suspect": True})
     world.task("again", "a1", cpu=2, more={"avoid_hard": ("a1",)}).check()
 
 
@@ -281,3 +281,9 @@ def test_pressure_is_load_that_nothing_allocated_explains(load, expected):
 def test_pressure_without_a_processor_is_unknown():
     room = AgentRoom(name="a1", incarnation=1, capacity={}, free={})
     assert pressure_of(room, cpu_busy_per_mille=1_000, run_queue=9, memory_free_mib=1) == 0
+
+
+def test_a_suspect_agent_is_waited_for_by_what_must_not_go_to_the_others(world):
+    """It is heard again or lost before long; an agent on which everything fails is no better choice meanwhile."""
+    world.agent("a1", cpu=2).agent("a2", cpu=2, more={"suspect": True})
+    world.task("again", None, rank=3, more={"avoid_hard": ("a1",)}).task("fresh", "a1").check()

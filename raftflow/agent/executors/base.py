@@ -22,6 +22,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """JSON; empty for none."""
     abandoned: bool = False
     """The agent's own machinery ended it (the lease was over, the launcher died): not the task's failure."""
+    agent_fault: bool = False
+    """The agent could not do its part: not the task's failure, and the next attempt here may go the same way."""
     cpu_ms: int = 0
     """CPU time, as the system accounted for it at the end."""
     rss_max_kib: int = 0

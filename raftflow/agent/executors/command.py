@@ -10,7 +10,7 @@ import msgspec
 
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.launching import Launcher
-from raftflow.agent.files import UnfitFileError
+from raftflow.agent.files import UnfitFileError, is_of_the_system
 from raftflow.agent.folders import NO_INPUTS, AttemptFolder, AttemptFolders
 from raftflow.agent.inputs import Inputs
 from raftflow.agent.messages import Exited
@@ -92,35 +92,41 @@ class CommandExecutor:
             self._store.ended(fence, exited.sizes, exited.truncated)
         except Exception as error:  # noqa: BLE001 - it must cost this attempt only
             _log.exception("attempt %d: its end cannot be handled", fence)
-            how = Ended(ok=False, exit_code=exited.code, error=f"the agent could not handle its end: {error!r}")
+            why = f"the agent could not handle its end: {error!r}"
+            own = isinstance(error, OSError)  # the work directory is gone, for instance
+            how = Ended(ok=False, exit_code=exited.code, error=why, agent_fault=own)
         program.ended(fence, how)
 
     def _how(self, folder: AttemptFolder, exited: Exited) -> Ended:
-        result, error = self._take_result(folder)
+        result, error, own = self._take_result(folder)
         ok = exited.code == 0 and not exited.lease_over
         if exited.problem:
             self._work.restore()
             result, error = b"", error or exited.problem
         if not ok:
-            result, error = b"", _why(exited)
+            result, error, own = b"", _why(exited), exited.agent_fault
         return Ended(
             ok=ok and not error,
             exit_code=exited.code,
             error=error,
             result=result,
             abandoned=exited.lease_over,
+            agent_fault=own,
             by_itself=not exited.signalled,
             cpu_ms=exited.cpu_ms,
             rss_max_kib=exited.rss_max_kib,
         )
 
-    def _take_result(self, folder: AttemptFolder) -> tuple[bytes, str]:
-        """Take the result out of the folder, which ends with that. Returns it, and what is wrong with it."""
+    def _take_result(self, folder: AttemptFolder) -> tuple[bytes, str, bool]:
+        """Take the result out of the folder, which ends with that.
+
+        Returns it, what is wrong with it, and whether that is the machine's fault.
+        """
         try:
             data = self._folders.end(folder, self.result_bytes_max)
         except UnfitFileError as error:
-            return b"", str(error)
-        return b"" if data is None else data.strip(), ""
+            return b"", str(error), is_of_the_system(error)
+        return b"" if data is None else data.strip(), "", False
 
 
 def _why(exited: Exited) -> str:

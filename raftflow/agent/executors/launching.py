@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from raftflow import helpers
+from raftflow.agent.files import is_of_the_system
 from raftflow.agent.messages import (
     Alive,
     Exited,
@@ -260,16 +261,17 @@ class Launcher:
             except ConnectionError:
                 break  # the reader finds the launcher dead
             except OSError as error:  # EMSGSIZE: only a `Spawn` can be that large
-                self._refuse(data, f"cannot start: {len(data)} bytes of arguments and environment ({error.strerror})")
+                why = f"cannot start: {len(data)} bytes of arguments and environment ({error.strerror})"
+                self._refuse(data, why, agent_fault=is_of_the_system(error))
             self._outgoing.popleft()
             for fd in fds:
                 os.close(fd)
         self._loop.remove_writer(self._control.fileno())
 
-    def _refuse(self, data: bytes, why: str) -> None:
+    def _refuse(self, data: bytes, why: str, *, agent_fault: bool) -> None:
         message = msgspec.msgpack.decode(data, type=ToLauncher)
         if isinstance(message, Spawn):
-            self._loop.call_soon(self._exited, Exited(message.id, None, why))
+            self._loop.call_soon(self._exited, Exited(message.id, None, why, agent_fault=agent_fault))
 
     def _receive(self) -> None:
         for _ in range(_RECEIVES_MAX):
@@ -324,7 +326,8 @@ class Launcher:
         self._deaths += 1
         self._start_again()
         for identity, on_exit in waiting.items():
-            on_exit(Exited(identity, None, "the agent's launcher process died", lease_over=True))
+            why = "the agent's launcher process died"
+            on_exit(Exited(identity, None, why, lease_over=True, agent_fault=True))
 
     def _start_again(self) -> None:
         """Start another launcher, later if that is not possible now."""

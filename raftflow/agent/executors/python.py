@@ -21,7 +21,7 @@ from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.workers import IdleWorkers, Worker, WorkerLimits
 from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, keep_head, opened_folder
 from raftflow.agent.inputs import Inputs
-from raftflow.agent.messages import CONTROL_FD, Call, Exited, Returned
+from raftflow.agent.messages import CONTROL_FD, READY, Call, Exited, Returned
 from raftflow.agent.output import STREAMS, OutputStore
 from raftflow.agent.workdir import WORKERS, WorkDirectory
 from raftflow.domain.contract import Assignment
@@ -31,6 +31,8 @@ _log = logging.getLogger("raftflow.agent.python")
 _RECEIVE_BYTES = 1 << 18
 _REST_BYTES_MAX = 1 << 16
 """Of an answer beside its result."""
+_START_MAX_S = 30.0
+"""How long a worker may take to be ready when a probe waits for it."""
 _CUT_EVERY_S = 0.1
 """How often the captured output of calls that run is cut to its limit."""
 
@@ -60,6 +62,8 @@ class PythonExecutor:
         self._idle = IdleWorkers(limits, self._discard)
         self._running: dict[int, tuple[Worker, Callable[[int, Ended], None]]] = {}
         self._started = 0
+        self._broken = False
+        """The last worker that was started ended before it could do anything."""
         self._cutting: asyncio.TimerHandle | None = None
 
     @property
@@ -109,7 +113,7 @@ class PythonExecutor:
         if entry is not None:
             worker = entry[0]
             if not worker.doomed:
-                worker.answered = bool(worker.incoming) or _has_data(worker.socket)
+                worker.answered = bool(worker.incoming) or _has_data(worker.socket, 1 if worker.ready.done() else 2)
                 worker.doomed = True
             self._launcher.signal(worker.id, number)
 
@@ -120,6 +124,22 @@ class PythonExecutor:
             return None
         worker = entry[0]
         return Watched(id=worker.id, cpu_before_ms=worker.cpu_ms, kept_kib=worker.kept_kib, progress=worker.progress)
+
+    async def probe(self) -> str:
+        """Start a worker if the last one could not work. Returns what is wrong, empty if nothing is."""
+        if not self._broken:
+            return ""
+        try:
+            worker = self._start_worker()
+        except (OSError, UnfitFileError) as error:
+            return f"no python worker can be started: {error}"
+        try:
+            ready = await asyncio.wait_for(asyncio.shield(worker.ready), _START_MAX_S)
+        except TimeoutError:
+            return f"a python worker was not ready after {_START_MAX_S:g} s"
+        finally:
+            self._discard(worker)
+        return "" if ready else "a python worker ended before it could begin"
 
     def _start_worker(self) -> Worker:
         """Start a worker. Raises `OSError` and `UnfitFileError`."""
@@ -172,8 +192,9 @@ class PythonExecutor:
             sent = worker.socket.send(data)
         except BlockingIOError:
             pass
-        except ConnectionError:  # a dead worker is noticed by its exit
+        except OSError:  # it is dead, or the system has no memory: its exit ends the attempt
             worker.unread = True
+            self._discard(worker)
             return
         if sent < len(data):
             worker.outgoing = data[sent:]
@@ -186,9 +207,9 @@ class PythonExecutor:
             worker.outgoing = worker.outgoing[worker.socket.send(worker.outgoing) :]
         except BlockingIOError:
             return
-        except ConnectionError:
-            worker.unread = True
-            worker.outgoing = b""
+        except OSError:
+            worker.unread, worker.outgoing = True, b""
+            self._discard(worker)
         if not worker.outgoing:
             self._loop.remove_writer(worker.socket.fileno())
 
@@ -206,6 +227,12 @@ class PythonExecutor:
             self._disconnect(worker)  # the launcher tells how it ended
             self._discard(worker)  # or it has only closed its end, and waits for ever
             return
+        if not worker.ready.done() and data.startswith(READY):
+            worker.ready.set_result(True)
+            self._broken = False
+            data = data[len(READY) :]
+            if not data:
+                return
         if worker.fence is None or worker.returned is not None or worker.fault:
             self._distrust(worker, "it spoke without being asked")
             return
@@ -285,13 +312,17 @@ class PythonExecutor:
         if worker.socket is not None and worker.fence is not None:
             self._read(worker)  # it may have answered before it died
         self._disconnect(worker)
+        if not worker.ready.done():
+            self._broken = True
+            worker.ready.set_result(False)
         fence = worker.fence
         if fence is not None and not self._start_again(worker, fence, exited):
             try:
                 how = worker.returned or self._died(worker, fence, exited)
             except Exception as error:  # noqa: BLE001 - it must cost this attempt only
                 _log.exception("attempt %d: its end cannot be handled", fence)
-                how = Ended(ok=False, error=f"the agent could not handle its end: {error!r}")
+                why = f"the agent could not handle its end: {error!r}"
+                how = Ended(ok=False, error=why, agent_fault=isinstance(error, OSError))
             worker.fence = None
             _, ended = self._running.pop(fence)
             ended(fence, how)
@@ -340,7 +371,9 @@ class PythonExecutor:
     def _how(self, worker: Worker, exited: Exited) -> Ended:
         cpu_ms = max(exited.cpu_ms - worker.cpu_ms, 0)
         if exited.lease_over or exited.code is None:
-            return Ended(ok=False, error=exited.error or LEASE_OVER, abandoned=exited.lease_over, cpu_ms=cpu_ms)
+            own = exited.agent_fault or not exited.lease_over  # it is the agent's interpreter that cannot be started
+            error = exited.error or LEASE_OVER
+            return Ended(ok=False, error=error, abandoned=exited.lease_over, agent_fault=own, cpu_ms=cpu_ms)
         if worker.fault:
             _log.warning("attempt %s: the worker was killed, for %s", worker.fence, worker.fault)
             error = (
@@ -353,8 +386,10 @@ class PythonExecutor:
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
         what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
         tail = _tail(worker.streams[1])
-        error = f"worker died: {what}" + (f": {tail}" if tail else "")
-        return Ended(ok=False, error=error, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
+        own = worker.unread or not worker.ready.result()
+        error = f"{'the worker died before the call began' if own else 'worker died'}: {what}"
+        error += f": {tail}" if tail else ""
+        return Ended(ok=False, error=error, agent_fault=own, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
 
     def _cut(self) -> None:
         """Keep the capture files of running calls from growing without bound."""
@@ -369,12 +404,12 @@ class PythonExecutor:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
 
 
-def _has_data(control: socket.socket | None) -> bool:
-    """Tell whether something can be read that nobody has read yet."""
+def _has_data(control: socket.socket | None, bytes_least: int) -> bool:
+    """Tell whether so much can be read that nobody has read yet."""
     if control is None:
         return False
     try:
-        return bool(control.recv(1, socket.MSG_PEEK))
+        return len(control.recv(bytes_least, socket.MSG_PEEK)) >= bytes_least
     except (BlockingIOError, ConnectionError):
         return False
 

@@ -40,6 +40,7 @@ class Worker:
         "misled",
         "outgoing",
         "progress",
+        "ready",
         "returned",
         "socket",
         "streams",
@@ -68,6 +69,8 @@ class Worker:
         """How its call ended, while the worker and what the call left behind are being killed."""
         self.call: bytes | None = None
         """The call that runs, as it was sent."""
+        self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """True when it waits for calls, False when it ended before it did."""
         self.unread = False
         """It ended before it had read all of its call."""
         self.calls = 0

@@ -185,7 +185,7 @@ async def test_an_interpreter_that_cannot_work(
     assert (await leader.run(python="os:getpid")).outcome == "succeeded"
 
 
-async def test_a_worker_that_died_before_its_call_came(
+async def test_a_worker_that_died_before_its_call_came_and_has_no_successor(
     leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_agent(resources={"cpu": 1})
@@ -199,7 +199,11 @@ async def test_a_worker_that_died_before_its_call_came(
                 pass
         write(self, worker, data)
 
+    def full(_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
     monkeypatch.setattr(python_executor.PythonExecutor, "_write", late)
+    monkeypatch.setattr(python_executor.PythonExecutor, "_start_worker", full)
     end = await leader.run(python="os:getpid")
     assert end.outcome == "agent_fault"
     assert end.error.startswith("the worker died before the call began: signal 9")

@@ -185,25 +185,36 @@ async def test_an_interpreter_that_cannot_work(
     assert (await leader.run(python="os:getpid")).outcome == "succeeded"
 
 
-async def test_a_worker_that_died_before_its_call_came_costs_nothing(
-    leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("successor", [True, False])
+async def test_a_worker_that_died_before_its_call_came(
+    leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch, *, successor: bool
 ) -> None:
+    """Another one is given the call. If none can be started, it is the agent's fault."""
     start_agent(resources={"cpu": 1})
     pid = json.loads(bytes((await leader.run(python="os:getpid")).result))
     write = python_executor.PythonExecutor._write
 
     def late(self: Any, worker: Any, data: bytes) -> None:
         monkeypatch.undo()
+        if not successor:
+            monkeypatch.setattr(python_executor.PythonExecutor, "_start_worker", full)
         os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(OSError):  # reaped
             while b"State:\tZ" not in Path(f"/proc/{pid}/status").read_bytes():
                 pass
         write(self, worker, data)
 
+    def full(_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
     monkeypatch.setattr(python_executor.PythonExecutor, "_write", late)
     end = await leader.run(python="os:getpid")
-    assert end.outcome == "succeeded", "another worker was given the call"
-    assert json.loads(bytes(end.result)) != pid
+    if successor:
+        assert end.outcome == "succeeded"
+        assert json.loads(bytes(end.result)) != pid
+    else:
+        assert end.outcome == "agent_fault"
+        assert end.error.startswith("the worker died before the call began: signal 9")
 
 
 async def test_a_work_directory_that_cannot_be_made_anew(

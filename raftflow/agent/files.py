@@ -79,23 +79,30 @@ def check(found: os.stat_result, role: str) -> None:
 
 @contextlib.contextmanager
 def opened_folder(path: str, role: str, *, inode: int | None = None) -> Iterator[int | None]:
-    """Open a directory, not following a link in its last part. Yields None if it is missing.
+    """Open a directory as `open_folder` does, for the time of a `with` block. Yields None if it is missing."""
+    fd = open_folder(path, role, inode=inode)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def open_folder(path: str, role: str, *, inode: int | None = None) -> int | None:
+    """Open a directory, not following a link in its last part. Returns its descriptor, None if it is missing.
 
     `inode` is its number if it is known: another directory in its place is unfit. Raises `UnfitFileError`.
     """
     try:
         fd = os.open(path, _DIRECTORY)
     except FileNotFoundError:
-        yield None
-        return
+        return None
     except OSError as error:
         raise UnfitFileError(f"{role} cannot be opened: {_found(path, None, error)}") from error
-    try:
-        if inode is not None and os.fstat(fd).st_ino != inode:
-            raise UnfitFileError(f"{role} cannot be opened: another directory is in its place")
-        yield fd
-    finally:
+    if inode is not None and os.fstat(fd).st_ino != inode:
         os.close(fd)
+        raise UnfitFileError(f"{role} cannot be opened: another directory is in its place")
+    return fd
 
 
 def open_file(name: str, role: str, *, folder: int | None = None, write: bool = False) -> int | None:

@@ -19,7 +19,7 @@ from raftflow.agent.files import (
     check,
     create_file,
     open_file,
-    opened_folder,
+    open_folder,
     read_file,
     write_all,
 )
@@ -30,6 +30,8 @@ RESULT = "result.json"
 PROGRESS = "progress"
 NO_INPUTS = b"{}"
 
+_NAME_BYTES = 8
+_NAMES_DRAWN = 64
 _IDLE_MAX = 64
 """Folders that are kept for the next attempts."""
 _KEPT_BYTES_MAX = 1 << 12
@@ -83,6 +85,8 @@ class AttemptFolders:
         self._work = work
         self._root = work.part(EXCHANGE)
         self._idle: list[AttemptFolder] = []
+        self._names: list[str] = []
+        """Names of folders to come."""
 
     def begin(self, inputs: bytes = NO_INPUTS) -> AttemptFolder:
         """Return a folder for an attempt, with these inputs in it.
@@ -99,7 +103,12 @@ class AttemptFolders:
             return self._begin(inputs)
 
     def _new_path(self) -> str:
-        return f"{self._root}/{secrets.token_hex(8)}"
+        """Return a path that nobody can guess. Names are drawn for many at once, since each draw is a system call."""
+        if not self._names:
+            drawn = secrets.token_hex(_NAME_BYTES * _NAMES_DRAWN)
+            size = 2 * _NAME_BYTES
+            self._names = [drawn[at : at + size] for at in range(0, len(drawn), size)]
+        return f"{self._root}/{self._names.pop()}"
 
     def _begin(self, inputs: bytes) -> AttemptFolder:
         if self._idle:
@@ -153,11 +162,14 @@ class AttemptFolders:
         """
         clean = False
         try:
-            with opened_folder(folder.path, "the folder of the attempt", inode=folder.inode) as fd:
-                if fd is None:
-                    raise UnfitFileError("the folder of the attempt was removed or renamed: it has no result")
+            fd = open_folder(folder.path, "the folder of the attempt", inode=folder.inode)
+            if fd is None:
+                raise UnfitFileError("the folder of the attempt was removed or renamed: it has no result")
+            try:
                 data = read_file(RESULT, bytes_max, "the result", folder=fd)
                 clean = len(self._idle) < _IDLE_MAX and _clean(folder, fd)
+            finally:
+                os.close(fd)
         finally:
             if not clean or not self._keep(folder):
                 self._remove(folder)

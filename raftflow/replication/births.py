@@ -31,6 +31,7 @@ import msgspec
 
 from raftflow.domain.features import BIRTHS_LEVEL
 from raftflow.replication.birth_file import Mark, MarkFile, OrderRefusedError
+from raftflow.replication.introductions import ADVICE
 from raftflow.replication.log import LogFailedError
 from raftflow.replication.membership import LEARNERS_MAX, VOTERS_MAX, Name
 
@@ -176,6 +177,7 @@ class Births:
         """Judge that `peer` calls this replica emptied: the error that ends it, None if it has what it promised."""
         if self.born and not (self._joins and not self._has_data()):
             return None
+        reason = reason.partition(ADVICE)[0].rstrip(" .")  # what to do is said below, for this side
         return EmptiedError(
             f"this replica was emptied, says {peer}: {reason}. It neither votes nor leads, and stops. Put its "
             f"old directory back, or run `raftflow member remove {self._name}` and let the machine join under a new "

@@ -96,6 +96,10 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     point: Point | None = None
 
 
+ADVICE: Final = "Put the old directory back"
+"""Where a refusal begins to say what to do."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The second frame."""
 
@@ -375,8 +379,8 @@ def _put_back(peer: str) -> str:
 def _other_disk(peer: str, known: str, told: str) -> str:
     return (
         f"{peer} comes with disk {told[:8]}, but disk {known[:8]} was known here: its data directory was emptied or "
-        f"replaced, and what it had promised is forgotten. Put the old directory back, or remove {peer} from the "
-        f"cluster and let the replica join under a new name"
+        f"replaced, and what it had promised is forgotten. {ADVICE}, or remove {peer} from the cluster and let the "
+        f"replica join under a new name"
     )
 
 

@@ -15,6 +15,7 @@ from raftflow.domain.workflow import GraphProblem, TaskSpec
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NESTING_MAX = limits.JSON_DEPTH_MAX
 
 _Wrong = Callable[[str, str], None]
 """Adds a fault: `wrong(field, message)`."""
@@ -116,7 +117,7 @@ def result_problem(result: bytes) -> str | None:
 def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
     # The decoder gives up on deep nesting depending on how deep the caller's own stack is, which would differ from
     # replica to replica; so the depth is bounded here first.
-    if _nesting(data) > limits.JSON_DEPTH_MAX:
+    if _nesting(data) > _NESTING_MAX:
         return False
     try:
         data.decode()
@@ -129,7 +130,7 @@ def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
 def _nesting(data: bytes) -> int:
     """Return how deep arrays and objects nest, or a bound for it that is small enough."""
     openings = data.count(b"[") + data.count(b"{")
-    if openings <= limits.JSON_DEPTH_MAX:
+    if openings <= _NESTING_MAX:
         return openings
     depth = deepest = 0
     for byte in _STRING.sub(b"", data):

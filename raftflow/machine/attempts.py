@@ -20,7 +20,7 @@ from raftflow.machine.backups import decide, drop, larger, mishaps_of, part, rem
 from raftflow.machine.flow import at_limit, cancel_downstream, stop_workflow, void
 from raftflow.machine.quarantine import agent_due, contradict, note_end
 from raftflow.machine.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
-from raftflow.machine.step import BULK_LEAST, move, set_result
+from raftflow.machine.step import BULK_LEAST, move
 from raftflow.machine.timers import BACKOFF
 
 if TYPE_CHECKING:
@@ -306,8 +306,12 @@ def _take_result(step: Step, workflow: Workflow, task: Task, profile: Profile, e
     task.losses = 0
     task.mishaps = None
     task.finished_ms = step.clock_ms
-    if end.result:
-        set_result(step, workflow, task, end.result)
+    result = end.result
+    if result:  # as `set_result` does, without the call: this is the hot path
+        task.result = result
+        size = len(result)
+        workflow.result_bytes += size
+        step.state.result_bytes += size
     if task.history:
         contradict(step, task)
     if type(end) is AttemptFinish:

@@ -61,8 +61,10 @@ class BlackHoles:
             elif step.event.startswith("failed") and ended.get(step.fence) in _OF_THE_TASK:
                 self._failed_on.setdefault(task, {})[step.agent] = None
                 self._streak[step.agent] = None
-            elif step.event == "succeeded":
+            elif step.event in {"succeeded", "offered"}:
                 problems += self._judge(task, step, record)
+        for name in [name for name in self._up if f"agent {name} is in quarantine" in record.detail]:
+            del self._up[name]
         return problems
 
     def _judge(self, task: tuple[str, str], step: AuditTransition, record: AuditRecord) -> list[str]:
@@ -76,8 +78,6 @@ class BlackHoles:
             due = count >= CONTRADICTIONS_MAX and name in self._up and step.agent in self._up
             if due and f"agent {name} is in quarantine" not in record.detail:
                 problems.append(f"{count} tasks that failed on {name} succeeded elsewhere, and it goes on")
-            elif due:
-                self._up.pop(name)
         return problems
 
     def _forgive(self, name: str) -> None:

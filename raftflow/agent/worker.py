@@ -169,6 +169,8 @@ class Worker:
         self._pid = os.getpid()
         # Copies, so that a task that puts something else in place of 1 and 2 does not have that emptied.
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
+        self._folder = os.environ.get("RAFTFLOW_PROGRESS", "").rpartition("/")[0]
+        self._folder_as_it_was = _identity(self._folder)
         self._meter = _Meter()
         self._state = WorkerState((self._streams[0][0], self._streams[1][0]))
 
@@ -197,6 +199,7 @@ class Worker:
     def _serve(self, call: Call) -> Returned:
         self._meter.begin()
         self._state.drop_late_output()
+        self._keep_folder()
         inputs: Inputs | FileInputs = Inputs(call.inputs)
         if call.inputs_path:
             inputs = FileInputs(call.inputs_path, call.inputs_places)
@@ -231,8 +234,21 @@ class Worker:
             sizes, truncated = self._keep_output(call, error, left)
         except UnfitFileError as fault:
             error, sizes, truncated = error or str(fault), (0, 0), (True, True)
-        task.forget_progress()
         return Returned(call.fence, ok and not error, result, error, sizes, truncated, bool(left), *self._meter.end())
+
+    def _keep_folder(self) -> None:
+        """Make the folder for progress anew if an earlier call, or another task, has removed or replaced it.
+
+        Without it the next call could not tell its progress. If it cannot be made, that is all that is lost.
+        """
+        found = _identity(self._folder)
+        if found == self._folder_as_it_was or not self._folder:
+            return
+        with contextlib.suppress(OSError):
+            if found is not None:
+                os.rename(self._folder, f"{self._folder}.{time.time_ns()}")  # noqa: PTH104 - as the rest of this module
+            os.mkdir(self._folder, 0o700)  # noqa: PTH102
+        self._folder_as_it_was = _identity(self._folder)
 
     def _put_back(self) -> list[str]:
         """Put back what the call changed in this process. Returns what it left that stays as long as the process."""
@@ -244,6 +260,10 @@ class Worker:
             left = self._state.leave()
         except BaseException as fault:  # noqa: BLE001 - a handler of a signal that came just now, or what was not foreseen
             left = [f"what could not be put back ({_class_name(fault)})"]
+        try:
+            task.forget_progress()
+        except OSError:
+            left.append("something in place of its progress")
         if _has_children():
             left.append("processes that went on")
         return left
@@ -361,6 +381,15 @@ def _cut(text: str) -> str:
     """Return the end of a text, as every encoder takes it."""
     text = text[-2 * _ERROR_CHARS_MAX :].encode(errors="backslashreplace").decode().rstrip()
     return text if len(text) <= _ERROR_CHARS_MAX else "..." + text[-_ERROR_CHARS_MAX:]
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """Return the inode and the mode of a folder; None if there is none."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mode
 
 
 def _has_children() -> bool:

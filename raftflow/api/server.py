@@ -106,12 +106,14 @@ class _Seldom(logging.Filter):
         self._dropped = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
+        reason = record.exc_info[1] if record.exc_info else None
+        if isinstance(reason, RuntimeError) and "the handler is closed" in str(reason):
+            return False  # uvloop's words for an answer to a connection that is gone: no fault, common when we stop
         now_s = time.monotonic()
         if now_s < self._next_s:
             self._dropped += 1
             return False
         self._next_s = now_s + COMPLAINT_S
-        reason = record.exc_info[1] if record.exc_info else None
         record.msg = f"{record.getMessage()}: {str(reason)[:200]!r} ({self._dropped} more since the last such line)"
         record.args, record.exc_info, self._dropped = (), None, 0
         return True

@@ -37,6 +37,7 @@ READY_S = 30.0
 _PORT_FIRST, _PORT_COUNT = 20_000, 12_000
 _POLL_S = 0.02
 _STATUS_TIMEOUT_S = 2.0
+_TAIL_LINES = 5
 
 
 T = TypeVar("T")
@@ -436,12 +437,15 @@ class LocalCluster:
     # --- inside
 
     def last_words(self) -> str:
-        """Return the last line that each replica wrote which does not run."""
-        lines = []
-        for name in self.replica_names:
-            if self.pid_of(name) is None and self.log_file(name).exists():
-                tail = self.log_file(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-                lines.append(f"{name}: {tail[0] if tail else 'no output'}")
+        """Return why each replica that does not run stopped: its last critical line, or else its last line.
+
+        What a stop closes may complain after the reason was written.
+        """
+        lines = [
+            f"{name}: {_last_word(self.log_file(name).read_text('utf-8', 'replace'))}"
+            for name in self.replica_names
+            if self.pid_of(name) is None and self.log_file(name).exists()
+        ]
         return "; ".join(lines) + f" (logs in {self.directory / 'logs'})"
 
     def _replica(self, name: str) -> ReplicaPlace:
@@ -483,6 +487,14 @@ def _free_ports(count: int) -> list[int]:
         for listener in sockets:
             listener.close()
     return ports
+
+
+def _last_word(log: str) -> str:
+    """Return why the process behind this log stopped: a critical line among the last few, or else the last line."""
+    tail = log.strip().splitlines()[-_TAIL_LINES:]
+    if not tail:
+        return "no output"
+    return next((line for line in reversed(tail) if " CRITICAL " in line), tail[-1])
 
 
 def _clean_environment() -> dict[str, str]:

@@ -86,6 +86,34 @@ os.mkfifo(f"{folder}/stdout")
     assert (await leader.log_of(end.fence, "stdout")).data == b"heard\n"
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "shutil.rmtree(folder)",
+        "os.rename(folder, folder + '.away')",
+        "os.rename(folder, folder + '.away'); os.symlink(folder + '.away', folder)",
+        "os.rename(folder, folder + '.away'); open(folder, 'w')",
+        "os.chmod(folder, 0)",
+        "os.mkdir(path)",
+        "os.symlink('/nowhere/at/all', path)",
+        "os.mkfifo(path)",
+    ],
+)
+async def test_a_call_can_tell_its_progress_whatever_the_one_before_did(
+    leader: Any, start_agent: Any, harm: str
+) -> None:
+    """Both may be calls of one worker."""
+    start_agent()
+    head = "import os, shutil, stat; path = os.environ['RAFTFLOW_PROGRESS']; folder = os.path.dirname(path)\n"
+    assert (await leader.run(python="builtins:exec", args=[head + harm, {}])).outcome == "succeeded"
+    code = (
+        "assert not os.path.lexists(path); assert stat.S_IMODE(os.lstat(folder).st_mode) == 0o700\n"
+        "from raftflow.task import progress; progress(0.5); assert open(path).read() == '0.5000\\n'"
+    )
+    end = await leader.run(python="builtins:exec", args=[head + code, {}])
+    assert end.outcome == "succeeded", end
+
+
 async def test_every_attempt_has_inputs_of_its_own(leader: Any, start_agent: Any, tmp_path: Path) -> None:
     start_agent()
     read = 'printf \'["%s", %s, "%s"]\' "$RAFTFLOW_INPUTS" "$(cat "$RAFTFLOW_INPUTS")" '

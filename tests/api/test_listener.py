@@ -17,7 +17,7 @@ import pytest
 
 from raftflow.api import descriptors, doorway, listener
 from raftflow.api.descriptors import RESERVE, share_out
-from raftflow.api.server import HttpServer
+from raftflow.api.server import HttpServer, _http_log
 from raftflow.coordinator.settings import ConfigError
 from tests.api.test_tls import make_certificate, with_tls
 
@@ -224,3 +224,13 @@ def test_the_limit_is_raised_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     assert descriptors.raise_limit() == 1_024
     assert descriptors.open_now() > 3
+
+
+def test_an_answer_to_a_connection_that_is_gone_is_no_complaint(caplog: pytest.LogCaptureFixture) -> None:
+    """It would be the last line of a replica that stops, in place of the reason."""
+    log = _http_log()
+    for reason in ("unable to perform operation on <TCPTransport closed=True>; the handler is closed", "a fault"):
+        log.error("Unhandled exception", exc_info=RuntimeError(reason))
+    assert [record.message for record in caplog.records] == [
+        "Unhandled exception: 'a fault' (0 more since the last such line)"
+    ]

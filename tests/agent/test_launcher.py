@@ -95,6 +95,23 @@ async def test_launchers_that_tasks_kill_are_replaced_as_often_as_it_takes(leade
     assert agent.process.poll() is None
 
 
+@pytest.mark.parametrize("hide", ["", "if os.fork(): time.sleep(60)\nos.setsid()\nif os.fork(): os._exit(0)\n"])
+async def test_a_task_that_holds_the_end_of_its_launcher_back(leader: Any, agent_process: Any, hide: str) -> None:
+    """Who traces a process learns of its end first; until then its parent waits for it in vain."""
+    agent = agent_process(resources={"cpu": 1})
+    code = (
+        f"import ctypes, os, time\nlauncher = os.getppid()\n{hide}"
+        "assert ctypes.CDLL(None).ptrace(0x4206, launcher, 0, 0) == 0\n"  # PTRACE_SEIZE: it goes on
+        "os.kill(launcher, 9); time.sleep(60)"
+    )
+    began_s = time.monotonic()
+    (fence,) = await leader.assign({"command": [sys.executable, "-S", "-c", code]})
+    assert (await leader.end_of(fence)).outcome == "abandoned"
+    assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
+    assert time.monotonic() - began_s < 20, "the agent waited for the tracer"
+    assert agent.process.poll() is None
+
+
 async def test_a_hidden_daemon_dies_with_the_launcher(
     leader: Any, agent_process: Any, tmp_path: Path, gone: Any
 ) -> None:

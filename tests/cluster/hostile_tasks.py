@@ -113,6 +113,11 @@ SIGNALS = (
     ),
     program("asks for death signals", "ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); time.sleep(0.2)"),
     program(
+        "traces and kills its launcher",
+        "l = os.getppid()\nif first and ctypes.CDLL(None).ptrace(0x4206, l, 0, 0) == 0: os.kill(l, 9); time.sleep(60)",
+        "any",
+    ),
+    program(
         "traces its launcher",
         "libc = ctypes.CDLL(None)\nif first and libc.ptrace(16, os.getppid(), 0, 0) == 0: time.sleep(60)",
         "any",

@@ -48,6 +48,7 @@ _WATCH_EVERY_S = 0.5
 _SILENCE_MAX_S = 15.0
 """So long a launcher may say nothing though it was asked; a busy machine may hold it up."""
 _TRACED_MAX_S = 2.0
+_REAP_MAX_S = 1.0
 """The same for one that a process holds which traces it (a debugger may, for a moment)."""
 INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
 """In the environment of the launcher and of all that it starts: finds them again if the launcher is killed."""
@@ -226,8 +227,8 @@ class Launcher:
         if process.poll() is None:
             kill_descendants(process.pid)
             process.kill()
-            process.wait()
             self._kill_left()
+            self._reap_left(process)
 
     def _disconnect(self) -> None:
         while self._outgoing:
@@ -306,10 +307,22 @@ class Launcher:
         killed = kill_by_environment(self._instance)
         if self._adopts:
             killed += kill_descendants(os.getpid())
+        return killed
+
+    def _reap_left(self, launcher: subprocess.Popen[bytes]) -> int | None:
+        """Reap a dead launcher and what it has left. Returns its exit code; None if somebody outside still traces it.
+
+        Call it after `_kill_left`: a process that traces the launcher holds its end back for as long as it lives.
+        """
+        try:
+            code = launcher.wait(_REAP_MAX_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        if self._adopts:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
-        return killed
+        return code
 
     def _died(self) -> None:
         """The launcher is gone, which only a foreign signal can do: kill what it left, start another."""
@@ -318,9 +331,9 @@ class Launcher:
         if process is None:
             return
         process.kill()
-        code = process.wait()
-        self._process = None
         killed = self._kill_left()
+        code = self._reap_left(process)
+        self._process = None
         _log.error("the launcher died (exit code %s); killed %d processes that it had started", code, killed)
         waiting, self._waiting = self._waiting, {}
         self._deaths += 1

@@ -325,6 +325,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="name taken",
         about="any agent takes the name of one that is present",
         plant=plants.attribute(machine_agents, "_takes_its_place", lambda _known, _command: True),
+        seeds_max=80,
     ),
     Mutant(
         name="agents ignore their lease",

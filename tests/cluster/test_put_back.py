@@ -68,6 +68,9 @@ def test_a_directory_that_was_put_back(make_cluster: Callable[..., LocalCluster]
         # If n1 could tell n3 before that which start of it n1 had met, n3 does not vote either: nobody may lead then.
         if "put back from an older copy" not in words(cluster, "n3"):
             assert is_known(cluster, submit(cluster, "the-others-go-on"))
+            return
+        with pytest.raises(LocalClusterError, match="nobody leads"):
+            cluster._wait(lambda: cluster.leader() is not None, QUIET_S, "nobody leads")
         return
     cluster._wait(lambda: "put back from an older copy" in words(cluster, "n3"), 30.0, "n3 does not notice")
     with pytest.raises(LocalClusterError, match="nobody leads"):

@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PEERS_FRESH_S = 1.0
-"""How old the list of members may be that goes with every answer."""
 TRANSFER_S = 2.0
 """How long a planned stop tries to hand leadership over."""
 CHANGE_S = 20.0
@@ -187,7 +185,7 @@ class Replica:
         self.log.on_leader_change(self.news.changed)
         self._started_s = 0.0
         self._peers_told = ""
-        self._peers_until_s = 0.0
+        self._peers_of: Membership | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._failed = asyncio.Event()
@@ -394,10 +392,10 @@ class Replica:
         )
 
     def peer_urls(self) -> str:
-        """Return what answers tell of the members' URLs, at most `PEERS_FRESH_S` old: it goes with every answer."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._peers_until_s:
-            self._peers_until_s = now_s + PEERS_FRESH_S
+        """Return what answers tell of the members' URLs: it goes with every answer, and is put together once a list."""
+        members = self.log.stamp().members
+        if not self._peers_told or members is not self._peers_of:
+            self._peers_of = members
             self._peers_told = tell_peers(member.url or "" for member in self.members().members if member.voting)
         return self._peers_told
 

@@ -746,7 +746,7 @@ class PySyncObjLog:
         if not self._running:
             return Stamp(0, 0, None)
         raft = self._raft
-        return Stamp(raft.applied_index, raft.term, self._roles.leader(raft))
+        return Stamp(raft.applied_index, raft.term, self._roles.leader(raft), raft.members.current)
 
     def _is_ready(self) -> bool:
         if self._stopped or self._recall.repairing:

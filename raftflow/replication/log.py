@@ -94,6 +94,8 @@ class Stamp(NamedTuple):
     applied_index: int
     term: int
     leader: str | None
+    members: Membership | None = None
+    """As in `LogStatus`; the same object until the list changes."""
 
 
 class Applied(msgspec.Struct, frozen=True):

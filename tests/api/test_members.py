@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from raftflow.replication.membership import MemberInfo, Membership
+
 
 async def test_members_are_listed_with_addresses_and_lag(trio: Any) -> None:
     cluster = await trio()
@@ -61,6 +65,24 @@ async def test_transfers_that_cannot_be(trio: Any, one: Any) -> None:
     assert gone in answer.json["detail"]
     assert leader.replica.leader.leading
     assert (await one.post("/v1/members/transfer", {})).word == "conflict"
+
+
+async def test_the_answer_after_a_change_names_the_new_member(trio: Any, monkeypatch: Any) -> None:
+    """A client that hears of a change too late may know nobody who is left after two quick ones."""
+    cluster = await trio()
+    leader = await cluster.leader()
+    before = (await leader.get("/v1/leader")).headers["X-Raftflow-Peers"]
+    assert before == ",".join(member.url for member in leader.config.members)
+    log = leader.replica.log
+    old = log.status().members
+    grown = Membership((*old.voters, MemberInfo("n4", "127.0.0.1:1", "http://127.0.0.1:2")))
+    status, stamp = log.status, log.stamp
+    monkeypatch.setattr(log, "status", lambda: msgspec.structs.replace(status(), members=grown))
+    monkeypatch.setattr(log, "stamp", lambda: stamp()._replace(members=grown))
+    for path in ("/v1/leader", "/v1/cluster"):
+        assert (await leader.get(path)).headers["X-Raftflow-Peers"] == f"{before},http://127.0.0.1:2", path
+    workflow = await leader.post("/v1/workflows", {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]})
+    assert workflow.headers["X-Raftflow-Peers"] == f"{before},http://127.0.0.1:2"
 
 
 async def test_changes_that_cannot_be(trio: Any, one: Any) -> None:

@@ -197,7 +197,7 @@ def test_agents_and_clients_follow_when_all_replicas_are_replaced(make_cluster: 
             created = client.submit({"name": "w", "tasks": [{"id": "t", "command": ["true"]}]})
             assert client.wait(created.id, timeout_s=60).state == "succeeded"
         deadline = time.monotonic() + FOLLOWS_S
-        while set(client.peers) != set(cluster.urls):  # what answers tell of the members may be a second old
+        while set(client.peers) != set(cluster.urls):  # the replica that answers may lag behind
             assert time.monotonic() < deadline, (client.peers, cluster.urls)
             time.sleep(0.05)
             client.members()

@@ -304,32 +304,39 @@ class Introducer:
             self.starts.give_up(told.seen)
         return bool(why)
 
-    def must_settle(self, peer: str, told: Introduction) -> bool:
-        """Return True if the answer to a peer that was met has to wait for `settle`."""
-        mine = None if self.history is None else self.history.point()
-        return peer in self._unsaved or (
-            told.point is not None and mine is not None and told.point.index <= mine.index
-        )
+    async def judge(self, peer: str, told: Introduction) -> Answer | None:
+        """Judge a member's introduction. What is answered to it is durable. None: break every link, and begin anew.
 
-    async def settle(self, peer: str, told: Introduction, answer: Answer) -> Answer:
-        """Compare histories, and make durable what an accepted peer told. Returns the final answer.
-
-        Raises `OSError`.
+        Histories are compared first. What a peer remembers of another history says nothing about this disk: this
+        replica would be under repair for what the others never had, and none of them could lead. Raises `OSError`.
         """
-        known = None
-        if told.point is not None and self.history is not None:
-            known = await self.history.chain_after(told.point.index)
-        if told.point is not None and known is not None and known != told.point.chain:
-            reason = (
-                f"{peer} has another history than {self._name}: up to entry {told.point.index} its chain is "
-                f"{told.point.chain.hex()}, here it is {known.hex()}. Keep both data directories, and compare with "
-                f"`raftflow audit verify`"
-            )
-            return Answer(accepted=False, reason=reason, differs=True, emptied=False)
+        differs = await self._compare(peer, told)
+        if differs is None and self.look_back(peer, told):
+            return None
+        answer = self.meet(peer, told)
+        if not answer.accepted:
+            return answer
+        if differs is not None:
+            return differs
         if peer in self._unsaved:
             await self.save(self.starts.encode())
             self._unsaved.discard(peer)
         return answer
+
+    async def _compare(self, peer: str, told: Introduction) -> Answer | None:
+        """Return the refusal of a peer whose history is another one, as far as it is known here."""
+        mine = None if self.history is None else self.history.point()
+        if self.history is None or mine is None or told.point is None or told.point.index > mine.index:
+            return None
+        known = await self.history.chain_after(told.point.index)
+        if known is None or known == told.point.chain:
+            return None
+        reason = (
+            f"{peer} has another history than {self._name}: up to entry {told.point.index} its chain is "
+            f"{told.point.chain.hex()}, here it is {known.hex()}. Keep both data directories, and compare with "
+            f"`raftflow audit verify`"
+        )
+        return Answer(accepted=False, reason=reason, differs=True, emptied=False)
 
     async def save(self, data: bytes) -> None:
         """Store what `Starts.encode` returned. Raises `OSError`."""

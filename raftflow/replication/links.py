@@ -85,13 +85,11 @@ class _Meeting:
     def __init__(self, deadline: asyncio.TimerHandle) -> None:
         self.deadline = deadline
         self.ours: Answer | None = None
-        """What we answered; None until the peer has introduced itself."""
+        """What we answered; None until the peer is judged, and what that needs is on disk."""
         self.told: Introduction | None = None
         """What the peer said; None until then."""
         self.theirs: Answer | None = None
         """What the peer answered; None until then."""
-        self.answered = False
-        """Our answer went out: what has to be remembered for it is on disk."""
 
 
 class StreamLinks:
@@ -127,7 +125,7 @@ class StreamLinks:
         self._on_shut_out = on_shut_out
         self._other_secret: set[str] = set()
         self._meetings: dict[Connection, _Meeting] = {}
-        self._settling: set[asyncio.Task[Answer]] = set()
+        self._judging: set[asyncio.Task[Answer | None]] = set()
         self._levels: dict[str, int] = {}
         self._guests: dict[str, Introduction] = {}
         """Strangers that are linked, with what they told."""
@@ -213,7 +211,7 @@ class StreamLinks:
         flushing = list(self._up.values())
         for connection in flushing:
             connection.finish_writing()
-        await asyncio.gather(*dialers, *self._listener.openings, *self._settling, return_exceptions=True)
+        await asyncio.gather(*dialers, *self._listener.openings, *self._judging, return_exceptions=True)
         if flushing:
             await asyncio.wait([connection.gone for connection in flushing], timeout=_FLUSH_S)
         for connection in flushing:
@@ -238,17 +236,12 @@ class StreamLinks:
         """Take the peer's introduction, then its answer to ours."""
         peer = connection.peer
         try:
-            if meeting.ours is None:
+            if meeting.told is None:
                 meeting.told = told = introducer.read(frame)
-                known = peer in self._peers or introducer.welcomes(peer, told)
-                if known and introducer.look_back(peer, told):
-                    self._begin_anew()
-                    return
-                meeting.ours = introducer.meet(peer, told) if known else introducer.refuse(peer)
-                if meeting.ours.accepted and introducer.must_settle(peer, told):
-                    self._settle(connection, meeting, introducer.settle(peer, told, meeting.ours))
+                if peer in self._peers or introducer.welcomes(peer, told):
+                    self._judge(connection, meeting, introducer.judge(peer, told))
                 else:
-                    self._answer(connection, meeting)
+                    self._answer(connection, meeting, introducer.refuse(peer))
                 return
             meeting.theirs = msgspec.msgpack.decode(frame, type=Answer)
         except (ValueError, OSError) as error:
@@ -261,34 +254,37 @@ class StreamLinks:
         for connection in [*self._meetings, *self._up.values()]:
             connection.drop(Failure("reset"))
 
-    def _settle(self, connection: Connection, meeting: _Meeting, work: Coroutine[None, None, Answer]) -> None:
+    def _judge(self, connection: Connection, meeting: _Meeting, work: Coroutine[None, None, Answer | None]) -> None:
         """Answer when the histories are compared and what has to be remembered of the peer is on disk."""
 
-        def settled(task: asyncio.Task[Answer]) -> None:
-            self._settling.discard(task)
+        def judged(task: asyncio.Task[Answer | None]) -> None:
+            self._judging.discard(task)
             if task.cancelled() or connection.over:
                 return
             error = task.exception()
             if error is not None:
                 connection.drop(Failure("bad_introduction", f"the introduction failed: {error}", connection.peer))
                 return
-            meeting.ours = task.result()
-            self._answer(connection, meeting)
+            answer = task.result()
+            if answer is None:
+                self._begin_anew()
+            else:
+                self._answer(connection, meeting, answer)
 
         task = asyncio.get_running_loop().create_task(work)
-        self._settling.add(task)
-        task.add_done_callback(settled)
+        self._judging.add(task)
+        task.add_done_callback(judged)
 
-    def _answer(self, connection: Connection, meeting: _Meeting) -> None:
-        connection.send((msgspec.msgpack.encode(meeting.ours),))
-        meeting.answered = True
+    def _answer(self, connection: Connection, meeting: _Meeting, answer: Answer) -> None:
+        meeting.ours = answer
+        connection.send((msgspec.msgpack.encode(answer),))
         if not connection.over:
             self._end_introductions(connection, meeting)
 
     def _end_introductions(self, connection: Connection, meeting: _Meeting) -> None:
         """Put the link up, or say why not, when both sides have answered."""
         ours, theirs, peer = meeting.ours, meeting.theirs, connection.peer
-        if ours is None or theirs is None or not meeting.answered:
+        if ours is None or theirs is None:
             return
         if ours.accepted and theirs.accepted:
             self._end_meeting(connection)

@@ -54,7 +54,7 @@ class SimLinks:
         self.up: dict[str, int] = {}
         """The number of the connection with each peer, as far as this replica knows."""
         self._levels: dict[str, int] = {}
-        self._settling: set[asyncio.Task[None]] = set()
+        self._judging: set[asyncio.Task[None]] = set()
         self._alive = False
         self.on_frame: Callable[[str, bytes], None]
         self.on_up: Callable[[str], None]
@@ -132,33 +132,24 @@ class SimLinks:
         """Judge the introduction of the other end of a connection that is being made."""
         if not self._alive:
             return
-        introducer = self.introducer
-        try:
-            told = introducer.read(frame)
-            if introducer.look_back(peer, told):
+        told = self.introducer.read(frame)
+        task = asyncio.get_running_loop().create_task(self._judge(meeting, peer, told))
+        self._judging.add(task)
+        task.add_done_callback(self._judged)
+
+    async def _judge(self, meeting: _Meeting, peer: str, told: introductions.Introduction) -> None:
+        with contextlib.suppress(OSError):  # as when the connection is dropped: it is made anew
+            answer = await self.introducer.judge(peer, told)
+            if answer is None:
                 for other in sorted(self.up):
                     self.reset(other)
                 return
-            answer = introducer.meet(peer, told)
-        except OSError:
-            return  # as when the connection is dropped: it is made anew
-        if answer.accepted:
-            self._network.met.add((self.name, peer, told.disk))
-        if answer.accepted and introducer.must_settle(peer, told):
-            task = asyncio.get_running_loop().create_task(self._settle(meeting, peer, told, answer))
-            self._settling.add(task)
-            task.add_done_callback(self._settled)
-        else:
+            if answer.accepted:
+                self._network.met.add((self.name, peer, told.disk))
             self._answer(meeting, answer)
 
-    async def _settle(
-        self, meeting: _Meeting, peer: str, told: introductions.Introduction, answer: introductions.Answer
-    ) -> None:
-        with contextlib.suppress(OSError):
-            self._answer(meeting, await self.introducer.settle(peer, told, answer))
-
-    def _settled(self, task: asyncio.Task[None]) -> None:
-        self._settling.discard(task)
+    def _judged(self, task: asyncio.Task[None]) -> None:
+        self._judging.discard(task)
         if not task.cancelled():
             task.exception()  # power may have failed
 

@@ -263,3 +263,21 @@ async def test_who_was_removed_is_not_dialled_and_hears_of_it_when_it_dials(worl
     a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
     await a.until(lambda: ("removed", "b") in log.heard)
     assert a.ups_and_downs("b") == []
+
+
+async def test_what_a_peer_with_another_history_remembers_puts_nobody_under_repair(tmp_path: Path) -> None:
+    mine = introducer(tmp_path / "a", "a")
+    mine.open()
+    mine.log, mine.history = log, _ = Told(), Past({4: b"chain", 3: b"here"})
+    told = Introduction(
+        format=1, disk="b", level=5, seen=Seen(start=Start(99, "x")), seen_disk=mine.introduce_to("b").disk
+    )
+    answer = await mine.judge("b", replace(told, point=Point(3, b"there")))
+    assert answer is not None and (answer.accepted, answer.differs) == (False, True)
+    assert ("put back", "b") not in log.heard
+    # One whose history is the same, or longer, is believed.
+    for point in (Point(3, b"here"), Point(5, b"there"), None):
+        log.heard.clear()
+        assert await mine.judge("b", replace(told, point=point)) is None
+        assert ("put back", "b") in log.heard
+        told = replace(told, seen=Seen(start=Start(told.seen.start.number + 99, "x")))

@@ -392,7 +392,7 @@ class Replica:
         )
 
     def peer_urls(self) -> str:
-        """Return what answers tell of the members' URLs: it goes with every answer, and is put together once a list."""
+        """Return what answers tell of the members' URLs: it goes with every answer, made once a list."""
         members = self.log.stamp().members
         if not self._peers_told or members is not self._peers_of:
             self._peers_of = members

@@ -34,8 +34,16 @@ LOSSES_MAX = 100
 TIMERS_PER_COMMAND_MAX = 4_096
 """Timers that one command fires; the rest stays due."""
 
-_READY, _RUNNING, _WAITING = TaskState.READY, TaskState.RUNNING, TaskState.WAITING
+# Looking up a member of an enum takes as long as a small call, and a task's life has many.
+_UP = AgentState.UP
+_READY, _RUNNING, _WAITING, _DONE = TaskState.READY, TaskState.RUNNING, TaskState.WAITING, TaskState.SUCCEEDED
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
+_STARTS, _QUEUES, _SUCCEEDS, _NEEDS_MET = (
+    TaskEvent.STARTED,
+    TaskEvent.QUEUED,
+    TaskEvent.SUCCEEDED,
+    TaskEvent.NEEDS_MET,
+)
 _NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED})
 _OFFERABLE = frozenset({TaskState.READY, TaskState.DELAYED})
 _FULL = (
@@ -66,7 +74,7 @@ def _place(step: Step, placement: Placement, index: int) -> int:
         or not 0 <= placement.task < len(workflow.tasks)
         or workflow.paused
         or agent.incarnation != placement.incarnation
-        or agent.state is not AgentState.UP
+        or agent.state is not _UP
     ):
         return 0
     task = workflow.tasks[placement.task]
@@ -77,9 +85,9 @@ def _place(step: Step, placement: Placement, index: int) -> int:
     if not agent.queue and ledger.fits(agent, shape):
         if shape.labels and not suits(shape, agent.capacity, agent.labels):
             return 0
-        event = TaskEvent.STARTED
+        event = _STARTS
     elif len(agent.queue) < agent.prefetch and suits(shape, agent.capacity, agent.labels):
-        event = TaskEvent.QUEUED
+        event = _QUEUES
     else:
         return 0
     state.fence = fence = state.fence + 1
@@ -93,7 +101,7 @@ def _place(step: Step, placement: Placement, index: int) -> int:
     task.last = attempt
     task.attempts = attempt.number
     agent.live[fence] = (workflow, task)
-    if event is TaskEvent.STARTED:
+    if event is _STARTS:
         ledger.allocate(agent, shape)
         ledger.start(step, workflow, task, attempt, profile)
     else:
@@ -189,6 +197,7 @@ def _offer_end(step: Step, agent: Agent, end: AttemptFinish) -> EndVerdict:
     ):
         return EndVerdict(end.fence, "stale", task.attempts)
     move(step, workflow, task, TaskEvent.OFFERED, attempt)
+    task.mishaps = None
     _take_result(step, workflow, task, workflow.profiles[task.profile], end)
     attempt.outcome = _SUCCEEDED
     attempt.finished_ms = step.clock_ms
@@ -251,7 +260,7 @@ def end_attempt(
             attempt.error = told
             return
     if outcome is _SUCCEEDED:
-        move(step, workflow, task, TaskEvent.SUCCEEDED, attempt)
+        move(step, workflow, task, _SUCCEEDS, attempt)
         _take_result(step, workflow, task, profile, end)
     elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
         error = _grow(step, workflow, task, attempt, end)
@@ -270,7 +279,7 @@ def end_attempt(
         ledger.release(agent, profile.shape)
     else:
         agent.queue.remove(attempt.fence)
-    if task.state is TaskState.SUCCEEDED:
+    if task.state is _DONE:
         _meet_needs(step, workflow, task)
     elif task.state is TaskState.FAILED or task.claim:
         _fall_back(step, workflow, task)
@@ -303,8 +312,8 @@ def _judged(step: Step, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutco
 
 def _take_result(step: Step, workflow: Workflow, task: Task, profile: Profile, end: AttemptEnd) -> None:
     """Note the result of a task that has just succeeded, and what is to be learnt from it."""
-    task.losses = 0
-    task.mishaps = None
+    if task.losses:
+        task.losses = 0
     task.finished_ms = step.clock_ms
     result = end.result
     if result:  # as `set_result` does, without the call: this is the hot path
@@ -312,7 +321,8 @@ def _take_result(step: Step, workflow: Workflow, task: Task, profile: Profile, e
         size = len(result)
         workflow.result_bytes += size
         step.state.result_bytes += size
-    if task.history:
+    if task.attempts > 1:
+        task.mishaps = None
         contradict(step, task)
     if type(end) is AttemptFinish:
         learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
@@ -493,7 +503,7 @@ def _meet_needs(step: Step, workflow: Workflow, task: Task) -> None:
         step.touch_task(workflow, dependent)
         dependent.open_needs -= 1
         if dependent.open_needs == 0 and dependent.state is _WAITING:
-            move(step, workflow, dependent, TaskEvent.NEEDS_MET)
+            move(step, workflow, dependent, _NEEDS_MET)
 
 
 def _fall_back(step: Step, workflow: Workflow, task: Task) -> None:

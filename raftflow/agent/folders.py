@@ -121,6 +121,8 @@ class AttemptFolders:
             return folder
         path = self._new_path()
         folder = AttemptFolder(path)
+        if not stat.S_ISDIR(os.lstat(self._root).st_mode):
+            raise UnfitFileError("something else is in place of the directory of the attempts' folders")
         os.mkdir(path, 0o700)  # noqa: PTH102 - as above
         try:
             self._fill(folder, inputs)

@@ -143,10 +143,11 @@ async def test_every_attempt_has_inputs_of_its_own(leader: Any, start_agent: Any
 
 async def test_a_work_directory_that_is_removed_is_made_anew(leader: Any, start_agent: Any, tmp_path: Path) -> None:
     agent = start_agent()
-    work = tmp_path / "agent"
+    work, shared = tmp_path / "agent", tmp_path / "shared"
+    shared.mkdir()
     assert (await leader.run(python="builtins:print", args=[1])).outcome == "succeeded"
     for harm in (f"rm -r {work}", f"mv {work} {work}.away", f"rm -r {work}/exchange", f"rm -r {work}/attempts",
-                 f"rm -r {work}/workers {work}/trash", f"rm -r {work}/exchange; ln -s /tmp {work}/exchange",
+                 f"rm -r {work}/workers {work}/trash", f"rm -r {work}/exchange; ln -s {shared} {work}/exchange",
                  f"rm -r {work}/attempts; touch {work}/attempts"):  # fmt: skip
         await leader.run(command=["sh", "-c", harm])
         # What the launcher and the workers do by themselves may fail once: the agent learns of it that way.
@@ -158,6 +159,7 @@ async def test_a_work_directory_that_is_removed_is_made_anew(leader: Any, start_
         end = await leader.run(python="builtins:print", args=["heard"])
         assert end.outcome == "succeeded", (harm, end)
         assert (await leader.log_of(end.fence, "stdout")).data == b"heard\n", harm
+    assert list(shared.iterdir()) == []
     assert not agent.done()
     assert stat.S_IMODE((work / "exchange").stat().st_mode) == 0o700
 

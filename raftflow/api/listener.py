@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.api.problems import ProblemError
 from raftflow.api.turnstile import Line
-from raftflow.replication.listener import listening
+from raftflow.replication.listener import listen
 
 if TYPE_CHECKING:
     from raftflow.api.doorway import Doorman
@@ -56,14 +56,7 @@ class Listener:
 
     def start(self, bind: Address) -> None:
         """Bind every address of the host and listen. Raises `OSError`."""
-        infos = socket.getaddrinfo(bind.host, bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, kind, proto, _, address in dict.fromkeys(infos):
-                place = (address[0], self.port or bind.port, *address[2:])
-                self._sockets.append(listening(family, kind, proto, place, BACKLOG))
-        except OSError:
-            self.close()
-            raise
+        self._sockets = listen(bind.host, bind.port, BACKLOG)
         for sock in self._sockets:
             self._watch(sock)
 

@@ -56,12 +56,8 @@ class Listener:
         """Bind every address of the host. Raises `LogFailedError` that says what to do."""
         host, port = self._bind
         try:
-            infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, kind, proto, _, address in dict.fromkeys(infos):
-                bound_port = self.port if self._sockets else port
-                self._sockets.append(listening(family, kind, proto, (address[0], bound_port, *address[2:]), _BACKLOG))
+            self._sockets = listen(host or None, port, _BACKLOG)
         except OSError as error:
-            self.close()
             raise LogFailedError(
                 f"the peer address {host}:{port} cannot be bound: {error}. If another process uses the port, stop it "
                 "or choose another port; the host has to be an address of this machine. Then start again."
@@ -139,20 +135,29 @@ class Listener:
             connection.drop(Failure("refused_tls", f"no TLS with a certificate of the cluster: {error}"))
 
 
-def listening(family: int, kind: int, proto: int, address: tuple[object, ...], backlog: int) -> socket.socket:
-    """Return a socket that listens at an address and does not block. Raises `OSError`."""
-    sock = socket.socket(family, kind, proto)
+def listen(host: str | None, port: int, backlog: int) -> list[socket.socket]:
+    """Return a socket for every address of a host; none of them blocks. Port 0: one free port for all of them.
+
+    Raises `OSError`, and then no address is bound.
+    """
+    sockets: list[socket.socket] = []
     try:
-        sock.settimeout(0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(backlog)
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, proto, _, address in dict.fromkeys(infos):
+            bound_port = sockets[0].getsockname()[1] if sockets else port
+            sock = socket.socket(family, kind, proto)
+            sockets.append(sock)
+            sock.settimeout(0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address[0], bound_port, *address[2:]))
+            sock.listen(backlog)
     except BaseException:
-        sock.close()
+        for sock in sockets:
+            sock.close()
         raise
-    return sock
+    return sockets
 
 
 def tune(sock: socket.socket, limits: LinkLimits) -> None:

@@ -9,9 +9,8 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +35,9 @@ def level(leader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(mount: Callable[[str], Path]) -> Path:
     """A small disk for an agent."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a disk of its own")
-    path = tmp_path / "disk"
-    path.mkdir(mode=0o700)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "none", path], check=False).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
+    return mount("256k")
 
 
 def fill(path: Path) -> Callable[[], None]:

@@ -1,0 +1,32 @@
+"""What tests of several packages share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Return a function that mounts a small disk of a size such as 256k."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a disk of its own")
+        path = tmp_path / f"disk{len(mounted) or ''}"
+        path.mkdir(mode=0o700)
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", path], check=False
+        ).returncode:
+            pytest.skip("no disk can be mounted here")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", path], check=True)

@@ -73,6 +73,7 @@ class Errand:
         return True
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
         try:
             while self._wanted:
                 self._wanted = False
@@ -89,7 +90,7 @@ class Errand:
         except Exception as error:  # noqa: BLE001 - handed on, not swallowed: it stops the replica
             self._on_bug(error)
         finally:
-            if self._task is asyncio.current_task():
+            if self._task is task:
                 self._task = None
 
     def _schedule_retry(self) -> None:

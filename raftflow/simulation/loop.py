@@ -127,6 +127,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready.clear()
         self._timers.clear()
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Tell of an error, but not of tasks that never ended: a killed process leaves them behind."""
+        if not context.get("message", "").startswith("Task was destroyed"):
+            super().call_exception_handler(context)
+
     _ready: deque[asyncio.Handle]
 
     def _run_once(self) -> None:

@@ -71,6 +71,8 @@ class ClusterFile(msgspec.Struct, kw_only=True):
 
     format: int = 1
     cluster_id: str
+    directory: str = ""
+    """Where the cluster lives. A copy of the directory has the ports and the pids of its original."""
     with_token: bool = False
     """True if clients need the token that is in the file beside this one."""
     replicas: list[ReplicaPlace]
@@ -139,6 +141,7 @@ class LocalCluster:
         ]
         content = ClusterFile(
             cluster_id=f"local-{secrets.token_hex(4)}",
+            directory=str(directory),
             with_token=options.with_token,
             replicas=replicas,
             agents=agents,
@@ -163,7 +166,27 @@ class LocalCluster:
             )
         cluster = cls(directory, ClusterFile(cluster_id="", replicas=[], agents=[]))
         cluster._refresh()
+        cluster._check_place()
         return cluster
+
+    def _check_place(self) -> None:
+        """Find out whether the directory was moved or copied. Raises `LocalClusterError` for a copy.
+
+        A copy names the processes and ports of its original, so that whoever stops it would stop the original.
+        """
+        original = Path(self._content.directory)
+        if original == self.directory or original.resolve() == self.directory.resolve():
+            return
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            found = msgspec.json.decode((original / "cluster.json").read_bytes(), type=ClusterFile)
+            if found.cluster_id == self._content.cluster_id:
+                raise LocalClusterError(
+                    f"{self.directory} is a copy of {original}, and both would use the same ports and processes: use "
+                    f"{original}. If the copy is to replace it, stop that cluster, move its directory away, and try "
+                    f"again"
+                )
+        with self._changing():
+            self._content.directory = str(self.directory)
 
     def _refresh(self) -> None:
         """Read the file again if another program has changed it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raftflow.cli.options import Duration, connect, connection_options, given_flags, output_option
+from raftflow.cli.options import Duration, connect, connection_options, given_flags, local_settings, output_option
 from raftflow.cli.output import print_items, print_json, print_one
 from raftflow.cli.programs import log_option, start_logging
 
@@ -77,9 +77,9 @@ def run(  # noqa: PLR0917 - click passes options by name
     connection = given_flags()
     peers = connection.get("peers")
     if connection.get("local_dir") is not None:
-        from raftflow.local.cluster import LocalCluster  # noqa: PLC0415 - heavy
-
-        peers = ",".join(LocalCluster.load(connection["local_dir"]).urls)
+        local = local_settings(connection["local_dir"])
+        peers = ",".join(local["peers"])
+        connection.setdefault("token", local["token"])
     offered: dict[str, float | str] = {**(resources or {})}
     if cpus is not None:
         offered["cpu"] = cpus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def cluster() -> None:
 @click.option("--agent-cpus", type=float, default=4.0, show_default=True, help="CPUs that each agent offers.")
 @click.option("--agent-memory", default="8GiB", show_default=True, help="Memory that each agent offers.")
 @click.option("--prefetch", type=int, default=16, show_default=True, help="Attempts that may wait at each agent.")
+@click.option("--token", "with_token", is_flag=True, help="Make a token; clients and agents must send it.")
 @click.option("--lease", type=Duration(), default=3.0, help="An agent silent for so long is lost.  [default: 3s]")
 @output_option
 def up(  # noqa: PLR0917 - click passes options by name
@@ -42,6 +44,7 @@ def up(  # noqa: PLR0917 - click passes options by name
     agent_cpus: float,
     agent_memory: str,
     prefetch: int,
+    with_token: bool,
     lease: float,
     output: str,
 ) -> None:
@@ -63,6 +66,7 @@ def up(  # noqa: PLR0917 - click passes options by name
                 agent_memory=agent_memory,
                 prefetch=prefetch,
                 lease_ms=round(lease * 1000),
+                with_token=with_token,
             )
             local = LocalCluster.create(directory, options)
     except LocalClusterError as error:
@@ -80,7 +84,8 @@ def up(  # noqa: PLR0917 - click passes options by name
     if output == "table":
         click.echo(f"{len(local.replica_names)} replicas and {len(local.agent_names)} agents are ready")
         click.echo(f"export RAFTFLOW_PEERS={','.join(local.urls)}")
-        click.echo(f"raftflow cluster down --data-dir {directory}")
+        click.echo(f"use it:   . {shlex.quote(str(local.client_file))}")
+        click.echo(f"stop it:  raftflow cluster down --data-dir {shlex.quote(str(directory))}")
         return
     print_json(_local_status(local), indent=output == "json")
 

@@ -115,9 +115,9 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[st
     settings |= {key: environment[name] for key, name in _ENVIRONMENT.items() if environment.get(name)}
     if flags.get("peers") is not None and flags.get("local_dir") is not None:
         raise click.UsageError("give --peers or --data-dir, not both")
-    settings |= {key: flags[key] for key in _KEYS if flags.get(key) is not None}
     if flags.get("local_dir") is not None:
-        settings["peers"] = _local_peers(flags["local_dir"])
+        settings |= local_settings(flags["local_dir"])
+    settings |= {key: flags[key] for key in _KEYS if flags.get(key) is not None}
     peers = settings.get("peers")
     if isinstance(peers, str):
         peers = [peer.strip() for peer in peers.split(",") if peer.strip()]
@@ -128,13 +128,15 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[st
     return {**settings, "peers": peers}
 
 
-def _local_peers(directory: Path) -> list[str]:
+def local_settings(directory: Path) -> dict[str, Any]:
+    """Return peers and token (None without one) of a local cluster. Raises `click.UsageError`."""
     from raftflow.local.cluster import LocalCluster, LocalClusterError  # noqa: PLC0415 - heavy
 
     try:
-        return LocalCluster.load(directory).urls
+        local = LocalCluster.load(directory)
     except LocalClusterError as error:
         raise click.UsageError(str(error)) from error
+    return {"peers": local.urls, "token": local.token}
 
 
 def _from_file(name: str | None) -> dict[str, Any]:

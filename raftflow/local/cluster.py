@@ -3,6 +3,7 @@
 DIR/cluster.json      who was started: names, ports, pids
 DIR/secret            the replicas' shared secret
 DIR/token             what clients and agents must show, if the cluster asks for it
+DIR/client.env        peers and token for a shell: `. DIR/client.env`
 DIR/n1.toml ...       one coordinator configuration each, as an operator would write it
 DIR/n1/ ...           data of each replica
 DIR/a1/ ...           work directory of each agent
@@ -30,6 +31,7 @@ from raftflow.client.errors import ClientError, NotFound, Refused
 from raftflow.domain.contract import ReplicaStatus
 from raftflow.local import processes
 from raftflow.local.processes import ProcessRecord
+from raftflow.provision.files import CLIENT, client_settings, write_private
 
 NODES_MAX = 9
 AGENTS_MAX = 64
@@ -148,11 +150,11 @@ class LocalCluster:
         )
         for name in ("secret", "token") if options.with_token else ("secret",):
             secret = directory / name
-            secret.touch(mode=0o600)
-            secret.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+            write_private(secret, secrets.token_hex(32) + "\n")
         cluster = cls(directory, content)
         for replica in replicas:
             cluster.config_file(replica.name).write_text(_replica_toml(content, replica, options), encoding="utf-8")
+        write_private(cluster.client_file, client_settings(cluster.urls, cluster.token))
         cluster._save()
         return cluster
 
@@ -241,6 +243,11 @@ class LocalCluster:
         if not self._content.with_token:
             return None
         return (self.directory / "token").read_text(encoding="ascii").strip()
+
+    @property
+    def client_file(self) -> Path:
+        """The file that tells a shell where this cluster is, with its token."""
+        return self.directory / CLIENT
 
     def client(self, timeout_s: float = 30.0) -> Client:
         """Return a client of this cluster."""

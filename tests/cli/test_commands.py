@@ -74,6 +74,7 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
     nouns = [
         "demo",
         "cluster",
+        "config",
         "member",
         "coordinator",
         "agent",

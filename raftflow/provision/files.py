@@ -1,0 +1,146 @@
+"""Render the files of a cluster and write them: private, whole, and never over files that are there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import stat
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Final
+
+import msgspec
+
+from raftflow.provision.hosts import Host, ProvisionError
+
+SECRET: Final = "secret"  # noqa: S105 - the name of a file
+TOKEN: Final = "token"  # noqa: S105 - the name of a file
+CLIENT: Final = "client.env"
+_SECRET_BYTES: Final = 32
+_FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the files of a cluster say."""
+
+    cluster_id: str
+    hosts: tuple[Host, ...]
+    data_dir: str = "/var/lib/raftflow"
+    """Absolute, on every machine: data of the replica and work directory of the agent lie below it."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the replicas, in the order of the hosts."""
+        return [f"n{number}" for number in range(1, len(self.hosts) + 1)]
+
+    @property
+    def peers(self) -> list[str]:
+        """URLs for clients and agents."""
+        return [f"http://{host.api}" for host in self.hosts]
+
+
+def render(plan: Plan) -> dict[str, str]:
+    """Return name and content of each file that holds nothing private."""
+    members = "\n".join(
+        _template("member.toml").substitute(name=name, peer=host.peer, url=f"http://{host.api}")
+        for name, host in zip(plan.names, plan.hosts, strict=True)
+    )
+    files = {
+        f"{name}.toml": _template("coordinator.toml").substitute(
+            name=name,
+            count=len(plan.hosts),
+            majority=len(plan.hosts) // 2 + 1,
+            cluster_id=plan.cluster_id,
+            members=members,
+            data_dir=plan.data_dir,
+            bind=host.api._replace(host=host.listen),
+            peer_bind=host.peer._replace(host=host.listen),
+        )
+        for name, host in zip(plan.names, plan.hosts, strict=True)
+    }
+    peers = "".join(f'  "{url}",\n' for url in plan.peers)
+    files["agent.toml"] = _template("agent.toml").substitute(peers=peers, data_dir=plan.data_dir)
+    return files
+
+
+def client_settings(peers: Sequence[str], token: str | None) -> str:
+    """Return the content of `client.env`: a shell that reads it knows the cluster and its token, if it has one."""
+    settings = _template(CLIENT).substitute(peers=shlex.quote(",".join(peers)))
+    return settings + (f"export RAFTFLOW_TOKEN={shlex.quote(token)}\n" if token else "unset RAFTFLOW_TOKEN\n")
+
+
+def write(plan: Plan, directory: Path, *, force: bool = False) -> list[str]:
+    """Write all files of a cluster into a private directory, and return their names.
+
+    With `force` the files are written again; the secret and the token that are there stay as they are, since
+    machines of the cluster may use them. Raises `ProvisionError` if files are there already, if others may enter the
+    directory, or if it cannot be written.
+    """
+    files = render(plan)
+    try:
+        _make_private(directory)
+        found = [name for name in (*files, SECRET, TOKEN, CLIENT) if os.path.lexists(directory / name)]
+        if found and not force:
+            raise ProvisionError(
+                f"{directory} already contains {', '.join(found)}: nothing was written. Choose another directory, or "
+                "give --force to write the configuration again (secret and token stay)"
+            )
+        kept = {name: _kept(directory / name) for name in (SECRET, TOKEN) if name in found}
+        token = kept.get(TOKEN) or secrets.token_hex(_SECRET_BYTES)
+        private = {SECRET: kept.get(SECRET) or secrets.token_hex(_SECRET_BYTES), TOKEN: token}
+        private = {name: f"{text}\n" for name, text in private.items() if name not in kept}
+        files |= private | {CLIENT: client_settings(plan.peers, token)}
+        for name, content in files.items():
+            write_private(directory / name, content)
+    except OSError as error:
+        raise ProvisionError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
+    return [*(name for name in files if name not in private), SECRET, TOKEN]
+
+
+def write_private(path: Path, content: str) -> None:
+    """Put a whole file that its owner alone may read in its place, or leave what was there. Raises `OSError`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _template(name: str) -> Template:
+    return Template(resources.files(__package__).joinpath("templates", name).read_text(encoding="ascii"))
+
+
+def _make_private(directory: Path) -> None:
+    """Make the directory, or check that nobody else may enter it; an empty one is closed to others."""
+    if not os.path.lexists(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=_FOLDER_MODE)
+        return
+    if not directory.is_dir():
+        raise ProvisionError(f"{directory} is not a directory; choose another one with --dir")
+    if stat.S_IMODE(directory.stat().st_mode) & 0o077 == 0:
+        return
+    if any(directory.iterdir()):
+        raise ProvisionError(
+            f"other users may enter {directory}, and it will contain the secret and the token. "
+            f"Run: chmod 700 {directory}   or choose another directory with --dir"
+        )
+    directory.chmod(_FOLDER_MODE)
+
+
+def _kept(path: Path) -> str:
+    """Return the secret or token that is there already, and close it to others."""
+    if path.is_symlink() or not path.is_file():
+        raise ProvisionError(f"{path} is not a regular file; remove it, or choose another directory with --dir")
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    if len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text:
+        raise ProvisionError(f"{path} is too short or not printable; remove it, and a new one is made")
+    path.chmod(_FILE_MODE)
+    return text

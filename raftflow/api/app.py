@@ -60,7 +60,6 @@ BODIES_BYTES_MAX = 256 * 1024 * 1024
 SMALL_BODY_BYTES = 64 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
-_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 _DESCRIBED = (
     *workflows.ROUTES,
@@ -70,8 +69,10 @@ _DESCRIBED = (
     *members.ROUTES,
     *reuse.ROUTES,
     *metrics.ROUTES,
+    openapi.SCHEMA_ROUTE,
 )
 ROUTES: tuple[Route, ...] = (*_DESCRIBED, openapi.route_of(_DESCRIBED))
+_OPEN_PATHS = frozenset(route.path for route in ROUTES if route.is_open)
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -166,8 +166,12 @@ class Route(NamedTuple):
     answer: Any
     """Type of a successful answer."""
     status: int = 200
+    media: str = ""
+    """Media type of the answer, if it is another than the type tells."""
     body: Any = None
     """Type of the request body, None for none."""
+    body_schema: str = ""
+    """Name of the body's schema, for one that is not decoded into a type (`openapi`)."""
     body_required: bool = True
     small: bool = False
     """True if the body is no larger than a poll may be."""

@@ -1,9 +1,14 @@
-"""`/v1/openapi.json`: OpenAPI 3.1, made from the routes and from the types that validate."""
+"""`/v1/openapi.json`: OpenAPI 3.1, made from the routes and from the types that validate.
+
+Beside it the JSON Schema of workflow documents for editors, which is the body of a submission here.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import msgspec
 
@@ -20,6 +25,7 @@ from raftflow.domain.contract import (
     HEADER_TERM,
     Problem,
 )
+from raftflow.formats import schema
 
 _REF = "#/components/schemas/{name}"
 _PATH_PART = re.compile(r"\{(\w+)\}")
@@ -39,14 +45,37 @@ def route_of(others: tuple[Route, ...]) -> Route:
     return route
 
 
+async def _workflow_schema(_call: Call) -> Answer:
+    """Give out the schema of workflow documents."""
+    return Answer(_workflow_schema_bytes(), headers={"Content-Type": "application/schema+json"})
+
+
+@functools.cache
+def _workflow_schema_bytes() -> bytes:
+    return msgspec.json.encode(schema.workflow_schema_file())
+
+
+SCHEMA_ROUTE = Route(
+    "GET",
+    schema.SCHEMA_PATH,
+    Access.LOCAL,
+    _workflow_schema,
+    "Give out the JSON Schema of workflow documents",
+    dict,
+    media="application/schema+json",
+    is_open=True,
+)
+"""Open to all: editors send no token, and it says nothing about the cluster."""
+
+
 def describe(routes: tuple[Route, ...]) -> dict[str, Any]:
     """Return the OpenAPI document of these routes."""
-    types: list[type[msgspec.Struct]] = [Problem]
-    for route in routes:
-        for used in (route.answer, route.body):
-            if isinstance(used, type) and issubclass(used, msgspec.Struct) and used not in types:
-                types.append(used)
-    _, components = msgspec.json.schema_components(types, ref_template=_REF)
+    document, parts = schema.workflow_schema(_REF)
+    components = {
+        **_without_defaults({schema.ROOT: document, **parts}),
+        **_without_defaults(_components(route.body for route in routes)),
+        **_components([Problem, *(route.answer for route in routes)]),
+    }
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -72,6 +101,39 @@ def describe(routes: tuple[Route, ...]) -> dict[str, Any]:
         },
         "security": [{"token": []}],
     }
+
+
+def _components(types: Iterable[Any]) -> dict[str, Any]:
+    """Return the schemas of those that are structs, and of what they refer to."""
+    structs = dict.fromkeys(used for used in types if isinstance(used, type) and issubclass(used, msgspec.Struct))
+    _, components = msgspec.json.schema_components(structs, ref_template=_REF)
+    return cast("dict[str, Any]", _without_false(components))
+
+
+def _without_defaults(components: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the defaults of what clients send: some generators take such a key for one that must be there."""
+    return {name: _stripped(component) for name, component in components.items()}
+
+
+def _stripped(component: Any) -> Any:
+    """Leave out the default of each property, and the title: generators name a type by it, not by its component."""
+    if isinstance(component, list):
+        return [_stripped(each) for each in component]
+    if not isinstance(component, dict):
+        return component
+    stripped = {
+        key: _stripped(each) for key, each in component.items() if key not in {"default", "title", "properties"}
+    }
+    if "properties" in component:
+        stripped["properties"] = {name: _stripped(each) for name, each in component["properties"].items()}
+    return stripped
+
+
+def _without_false(node: Any) -> Any:
+    """Leave out `items: false`, which some generators of clients do not take; `maxItems` stands beside it."""
+    if isinstance(node, dict):
+        return {key: _without_false(each) for key, each in node.items() if key != "items" or each is not False}
+    return [_without_false(each) for each in node] if isinstance(node, list) else node
 
 
 def _header(description: str, kind: str) -> dict[str, Any]:
@@ -104,7 +166,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body is not None:
         operation["requestBody"] = {
             "required": route.body_required,
-            "content": {"application/json": {"schema": _schema(route.body)}},
+            "content": {"application/json": {"schema": _body_schema(route)}},
         }
     if route.is_open:
         operation["security"] = []
@@ -128,7 +190,7 @@ def problems_of(route: Route) -> list[problems.Kind]:
 
 
 def _answer(route: Route) -> dict[str, Any]:
-    media = "application/json" if route.answer is not bytes else "text/plain"
+    media = route.media or ("application/json" if route.answer is not bytes else "text/plain")
     schema = {"type": "string"} if route.answer is bytes else _schema(route.answer)
     return {"description": route.summary, "headers": _headers(), "content": {media: {"schema": schema}}}
 
@@ -144,10 +206,14 @@ def _headers() -> dict[str, Any]:
     }
 
 
+def _body_schema(route: Route) -> dict[str, Any]:
+    return {"$ref": _REF.format(name=route.body_schema)} if route.body_schema else _schema(route.body)
+
+
 def _schema(used: Any) -> dict[str, Any]:
     if isinstance(used, type) and issubclass(used, msgspec.Struct):
         return {"$ref": _REF.format(name=used.__name__)}
-    return {"type": "object"}
+    return {"type": "object", "additionalProperties": True}
 
 
 def _operation_id(route: Route) -> str:

@@ -29,6 +29,7 @@ from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
 from raftflow.domain.task import WorkflowState
 from raftflow.domain.workflow import WorkflowSpec
+from raftflow.formats import schema
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.machine import queries
 
@@ -236,6 +237,7 @@ ROUTES: tuple[Route, ...] = (
         WorkflowCreated,
         status=201,
         body=dict,
+        body_schema=schema.ROOT,
         problems=(problems.TOO_LARGE,),
     ),
     Route(

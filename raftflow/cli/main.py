@@ -25,6 +25,7 @@ _COMMANDS = {
     "ledger": ("raftflow.cli.books", "ledger", "Who has which resources, and whether the books balance."),
     "audit": ("raftflow.cli.books", "audit", "What every replica applied, and whether all agree."),
     "simulate": ("raftflow.cli.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),
+    "schema": ("raftflow.cli.schema", "schema", "JSON Schema of workflow documents, for editors."),
     "bench": ("raftflow.cli.programs", "bench", "Measure raftflow on this machine."),
 }
 

@@ -22,7 +22,7 @@ from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import MEMORY
 from raftflow.domain.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
 from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, Faults, shown
-from raftflow.formats.fields import READERS, Part
+from raftflow.formats.fields import OWN_KEYS, READERS, Part
 from raftflow.formats.values import text_bytes
 
 __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
@@ -30,7 +30,7 @@ __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
 ENTRY_OVERHEAD_BYTES = 4 * 1024
 """Room left in a log entry for what surrounds the workflow."""
 
-_TOP_KEYS = ("name", "priority", "on_failure", "max_parallel", "defaults", "tasks")
+TOP_KEYS = ("$schema", "name", "priority", "on_failure", "max_parallel", "defaults", "tasks")
 _COMMAND_FIELDS = ("command", "_command_bytes")
 _PYTHON_FIELDS = ("python", "args", "kwargs", "_args_bytes", "_kwargs_bytes", "_args_refs", "_kwargs_refs")
 _BOTH = "a task has either `command` or `python`, not both"
@@ -47,8 +47,10 @@ def normalize(document: object) -> WorkflowSpec:
     if not isinstance(document, dict):
         raise DocumentError([FieldProblem("", "a workflow document is a table with `name` and `tasks`")])
     for key in document:
-        if key not in _TOP_KEYS:
-            faults.unknown_key("", key, _TOP_KEYS)
+        if key not in TOP_KEYS:
+            faults.unknown_key("", key, TOP_KEYS)
+    if not isinstance(document.get("$schema", ""), str):
+        faults.add("$schema", "must be a text: where editors find the schema")
     name = _read_name(document, faults)
     priority = _read_priority(document.get("priority", 50), faults)
     on_failure = _read_on_failure(document.get("on_failure", "stop"), faults)
@@ -145,12 +147,12 @@ class _Tasks:
             return
         fields: dict[str, Any] = {}
         for key, value in raw.items():
-            if key in ("id", "needs"):
+            if key in OWN_KEYS:
                 part.fault(key, "every task has its own: not allowed in defaults")
                 continue
             read = READERS.get(key) if isinstance(key, str) else None
             if read is None:
-                self.faults.unknown_key("defaults.", key, READERS.keys() - {"id", "needs"})
+                self.faults.unknown_key("defaults.", key, READERS.keys() - OWN_KEYS)
             else:
                 read(part, value, fields)
         if "command" in fields and "python" in fields:

@@ -20,9 +20,13 @@ from raftflow.formats.durations import parse_duration_ms
 from raftflow.formats.faults import Faults, shown
 from raftflow.formats.values import RESULT_KEY, check_value, text_bytes
 
-_CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
-_CALLABLE_CHARS_MAX = 512
-_PATH_CHARS_MAX = 4_096
+CALLABLE_PATTERN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+CALLABLE_CHARS_MAX = 512
+PATH_CHARS_MAX = 4_096
+AMOUNT_CHARS_MAX = 40
+OWN_KEYS = frozenset({"id", "needs"})
+"""Keys that every task has for itself: not allowed in `defaults`."""
+_CALLABLE = re.compile(CALLABLE_PATTERN, re.ASCII)
 _AMOUNT = re.compile(r"[0-9.]*\s*[A-Za-z]*")
 _PLAIN_TYPES = frozenset({int, float, str})
 
@@ -109,7 +113,7 @@ def _clean(part: Part, field: str, text: str) -> bool:
 def _python(part: Part, value: object, fields: dict[str, Any]) -> None:
     if not isinstance(value, str):
         part.fault("python", 'must be a text "package.module:function"')
-    elif value not in part.callables_seen and (len(value) > _CALLABLE_CHARS_MAX or not _CALLABLE.fullmatch(value)):
+    elif value not in part.callables_seen and (len(value) > CALLABLE_CHARS_MAX or not _CALLABLE.fullmatch(value)):
         part.fault("python", f'{shown(value)} is no callable: write "package.module:function"')
     else:
         part.callables_seen.add(value)
@@ -168,8 +172,8 @@ def _env(part: Part, value: object, fields: dict[str, Any]) -> None:
 
 
 def _cwd(part: Part, value: object, fields: dict[str, Any]) -> None:
-    if not isinstance(value, str) or not value or len(value) > _PATH_CHARS_MAX:
-        part.fault("cwd", f"must be a directory, a text of 1 to {_PATH_CHARS_MAX} characters")
+    if not isinstance(value, str) or not value or len(value) > PATH_CHARS_MAX:
+        part.fault("cwd", f"must be a directory, a text of 1 to {PATH_CHARS_MAX} characters")
     elif _clean(part, "cwd", value):
         fields["cwd"] = value
 
@@ -305,7 +309,7 @@ def _sane_number(value: object) -> object:
     """Refuse numbers whose mere text would cost: integers of thousands of digits, endless texts."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > limits.RESOURCE_UNITS_MAX:
         raise ValueError("is larger than any machine")
-    if isinstance(value, str) and (len(value) > 40 or not _AMOUNT.fullmatch(value.strip())):
+    if isinstance(value, str) and (len(value) > AMOUNT_CHARS_MAX or not _AMOUNT.fullmatch(value.strip())):
         raise ValueError(f"{shown(value[:40])} is not an amount")
     return value
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import jsonschema_rs
+import msgspec
+
 from raftflow.api.app import ROUTES
 from raftflow.api.openapi import problems_of
 from raftflow.api.problems import ALL_KINDS
+from raftflow.formats.schema import workflow_schema_file
 
 
 def references(node: Any) -> list[str]:
@@ -60,3 +64,39 @@ def test_every_kind_of_problem_belongs_to_an_operation() -> None:
     used = {kind.word for route in ROUTES for kind in problems_of(route)}
     assert {kind.word for kind in ALL_KINDS} - used == {"method-not-allowed"}
     assert len({kind.word for kind in ALL_KINDS}) == len(ALL_KINDS)
+
+
+async def test_the_body_of_a_submission_is_a_workflow_document(one: Any) -> None:
+    document = (await one.get("/v1/openapi.json")).json
+    body = document["paths"]["/v1/workflows"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/WorkflowDocument"}
+    validator = jsonschema_rs.validator_for({**body, "components": document["components"]})
+    good = {
+        "name": "w",
+        "tasks": [{"id": "t", "command": ["true"], "timeout": "5s", "resources": {"memory": "1GiB"}}],
+    }
+    assert validator.is_valid(good)
+    assert not validator.is_valid({**good, "surprise": 1})
+    assert not validator.is_valid({**good, "tasks": [{"id": "t", "command": "true"}]})
+
+
+async def test_generators_of_clients_find_nothing_that_they_do_not_know(one: Any) -> None:
+    """Seen: a property with a default is taken for one that must be sent, and `items: false` for no schema at all."""
+    document = (await one.get("/v1/openapi.json")).json
+    text = msgspec.json.encode(document).decode()
+    assert '"items":false' not in text
+    schemas = document["components"]["schemas"]
+    sent = [schemas[name] for name in ("WorkflowDocument", "TaskDocument", "TaskDefaults", "DrainRequest")]
+    assert not [each for schema in sent for each in schema["properties"].values() if "default" in each]
+    assert schemas["TaskCounts"]["properties"]["failed"]["default"] == 0
+    for path in ("/v1/openapi.json", "/v1/schema/workflow.json"):
+        content = document["paths"][path]["get"]["responses"]["200"]["content"].values()
+        assert all(each["schema"] == {"type": "object", "additionalProperties": True} for each in content)
+
+
+async def test_every_replica_gives_the_schema_to_editors(trio: Any) -> None:
+    cluster = await trio(token="t" * 20)
+    for served in cluster.live.values():
+        answer = await served.get("/v1/schema/workflow.json")
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "application/schema+json")
+        assert answer.json == workflow_schema_file()

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 
 from raftflow.cli.options import resolve
+from raftflow.formats.schema import workflow_schema_file
 
 Run = Callable[..., Result]
 VIEW = {
@@ -84,6 +85,7 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
         "ledger",
         "audit",
         "simulate",
+        "schema",
         "bench",
     ]
     shown = run("--help").stdout
@@ -406,6 +408,12 @@ def test_audit_verify_compares_before_every_gap(run: Run, fake: Any, records: An
     result = run("audit", "verify", "--peers", f"{fake.url},{fake.url.replace('127.0.0.1', 'localhost')}")
     assert result.exit_code == code, result.output
     assert said in result.stdout
+
+
+def test_the_schema_is_printed_without_a_cluster(run: Run) -> None:
+    result = run("schema", "workflow")
+    assert result.exit_code == 0
+    assert json.loads(result.output) == workflow_schema_file()
 
 
 def test_flag_over_environment_over_file(tmp_path: Path) -> None:

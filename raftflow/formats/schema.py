@@ -1,0 +1,332 @@
+"""The JSON Schema of workflow documents, for editors, clients and the description of the API.
+
+It is made of what reads documents: the keys are those of `fields.READERS`, limits, patterns and defaults are the
+reader's own. What it cannot say is left to the reader: that needs exist and form no circle, that ids differ, sizes in
+bytes, and what a text amounts to (`"400d"` is too long). So whatever the reader takes fits the schema, and what fits
+the schema is refused for such a reason only (`tests/formats/test_schema.py`).
+
+The keywords that code generators do not know (`if`, `not`) stand where leaving them out makes a type wider only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.ids import NAME_PATTERN
+from raftflow.domain.workflow import EXPECTED_DEFAULT_MS, OnFailure, TaskSpec, WorkflowSpec
+from raftflow.formats import fields
+from raftflow.formats.documents import TOP_KEYS
+from raftflow.formats.durations import CHARS_MAX as DURATION_CHARS_MAX
+from raftflow.formats.durations import UNIT_MS
+from raftflow.formats.values import RESULT_KEY
+
+Schema = dict[str, Any]
+
+SCHEMA_ID: Final = "https://raftflow.invalid/schema/workflow.json"
+"""A stable name, as those of problems: nothing is fetched from there. Every replica serves it at `SCHEMA_PATH`."""
+SCHEMA_PATH: Final = "/v1/schema/workflow.json"
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+ROOT: Final = "WorkflowDocument"
+
+_NAME = f"^(?:{NAME_PATTERN})$"
+_NO_NUL = "^[^\\u0000]*$"
+_DURATION = rf"^\s*(?:[0-9]{{1,15}}(?:\.[0-9]{{1,9}})?(?:{'|'.join(UNIT_MS)})\s*)+$"
+_AMOUNT = r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+)\s*$"
+_SIZE = r"^\s*[0-9]+(?:\.[0-9]+)?\s*(?:[KkMmGgTtPp][Ii]?[Bb]?|[Bb])?\s*$"
+
+
+def workflow_schema(ref: str = "#/$defs/{name}") -> tuple[Schema, dict[str, Schema]]:
+    """Return the schema of a whole document and the parts that it refers to, by name.
+
+    `ref` is how a part is referred to.
+    """
+    parts = _Parts(ref)
+    document = parts.document()
+    return document, parts.made
+
+
+def workflow_schema_file() -> Schema:
+    """Return the schema as one self-contained JSON Schema, as editors load it."""
+    document, parts = workflow_schema()
+    return {"$schema": DIALECT, "$id": SCHEMA_ID, **document, "$defs": parts}
+
+
+def _default(struct: type[msgspec.Struct], name: str) -> Any:
+    return next(field.default for field in msgspec.structs.fields(struct) if field.name == name)
+
+
+def _shown_ms(value: int) -> str:
+    """Return a duration as a document says it."""
+    return f"{value // 1_000}s" if value % 1_000 == 0 else f"{value}ms"
+
+
+class _Parts:
+    """Makes the parts of the schema; each refers to others by name."""
+
+    def __init__(self, ref: str) -> None:
+        self._ref = ref
+        self.made: dict[str, Schema] = {
+            "Name": {
+                "description": f"Letters, digits and _ . : @ + -, at most {limits.NAME_CHARS_MAX}; the first is a "
+                "letter, a digit or _.",
+                "type": "string",
+                "minLength": 1,
+                "maxLength": limits.NAME_CHARS_MAX,
+                "pattern": _NAME,
+            },
+            "Duration": {
+                "description": 'A text such as "40s", "5m", "1h30m", "250ms" "2d", or a number of seconds; at most '
+                f"{limits.DURATION_MS_MAX // UNIT_MS['d']} days.",
+                "anyOf": [
+                    {"type": "string", "pattern": _DURATION, "maxLength": DURATION_CHARS_MAX},
+                    {"type": "number", "minimum": 0, "maximum": limits.DURATION_MS_MAX / 1_000},
+                ],
+            },
+            "Amount": {
+                "description": "An amount of a resource in whole units; it may be fractional.",
+                "anyOf": [
+                    {"type": "number", "minimum": 0, "maximum": limits.RESOURCE_UNITS_MAX / 1_000},
+                    {"type": "string", "pattern": _AMOUNT, "maxLength": fields.AMOUNT_CHARS_MAX},
+                ],
+            },
+            "MemorySize": {
+                "description": 'A number of MiB, or a text with a unit such as "512MiB" or "8GB".',
+                "anyOf": [
+                    {"type": "number", "minimum": 0, "maximum": limits.RESOURCE_UNITS_MAX},
+                    {"type": "string", "pattern": _SIZE, "maxLength": fields.AMOUNT_CHARS_MAX},
+                ],
+            },
+        }
+        self.made["TaskDocument"] = self._task()
+        self.made["TaskDefaults"] = self._defaults()
+
+    def _to(self, name: str, **more: Any) -> Schema:
+        return {"$ref": self._ref.format(name=name), **more}
+
+    def document(self) -> Schema:
+        keys: dict[str, Schema] = {
+            "$schema": {"description": "Where editors find this schema. It has no other effect.", "type": "string"},
+            "name": self._to("Name", description="The workflow's name; several may have the same."),
+            "priority": {
+                "description": "Higher goes first.",
+                "type": "integer",
+                "minimum": 0,
+                "maximum": limits.PRIORITY_MAX,
+                "default": _default(WorkflowSpec, "priority"),
+            },
+            "on_failure": {
+                "description": "stop: a task that fails for good cancels the rest. continue: only what needs it.",
+                "type": "string",
+                "enum": list(OnFailure.__args__),  # type: ignore[attr-defined]
+                "default": _default(WorkflowSpec, "on_failure"),
+            },
+            "max_parallel": {
+                "description": "Most of its tasks that are assigned or running at one time; no limit by default.",
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "maximum": limits.TASKS_PER_WORKFLOW_MAX,
+            },
+            "defaults": self._to("TaskDefaults"),
+            "tasks": {
+                "description": "Tasks in any order.",
+                "type": "array",
+                "minItems": 1,
+                "maxItems": limits.TASKS_PER_WORKFLOW_MAX,
+                "items": self._to("TaskDocument"),
+            },
+        }
+        runs = {"anyOf": [{"required": ["command"]}, {"required": ["python"]}]}
+        return {
+            "title": "raftflow workflow",
+            "description": "A graph of tasks, as submitted to a raftflow cluster.",
+            "type": "object",
+            "properties": {key: keys[key] for key in TOP_KEYS},
+            "required": ["name", "tasks"],
+            "additionalProperties": False,
+            # What a task runs stands in the task, unless the defaults say it.
+            "if": {"properties": {"defaults": {"not": runs}}},
+            "then": {"properties": {"tasks": {"items": runs}}},
+        }
+
+    def _task(self) -> Schema:
+        keys = self._keys()
+        return {
+            "title": "Task",
+            "description": "One task. It has either `command` or `python`, here or in `defaults`.",
+            "type": "object",
+            "properties": keys,
+            "required": ["id"],
+            "additionalProperties": False,
+            "not": {"required": ["command", "python"]},
+            "if": {"required": ["command"]},
+            "then": {"not": {"anyOf": [_not_empty("args", "array"), _not_empty("kwargs", "object")]}},
+        }
+
+    def _defaults(self) -> Schema:
+        keys = {key: schema for key, schema in self._keys().items() if key not in fields.OWN_KEYS}
+        for schema in keys.values():
+            schema.pop("default", None)
+        return {
+            "title": "Defaults",
+            "description": "What holds for every task that does not say otherwise. `env`, `resources` and "
+            "`constraints.labels` are laid over each other key by key.",
+            "type": "object",
+            "properties": keys,
+            "additionalProperties": False,
+            "not": {"required": ["command", "python"]},
+        }
+
+    def _keys(self) -> dict[str, Schema]:
+        """Return the schema of every key of a task, in the reader's order."""
+        made: dict[str, Schema] = {
+            "id": self._to("Name", description="Unique in the workflow."),
+            "needs": {
+                "description": "Ids of the tasks that must succeed first.",
+                "type": "array",
+                "items": self._to("Name"),
+                "maxItems": limits.NEEDS_PER_TASK_MAX,
+                "uniqueItems": True,
+            },
+            "command": {
+                "description": "The program and its arguments, one text each; never given to a shell.",
+                "type": "array",
+                "items": {"type": "string", "pattern": _NO_NUL},
+                "minItems": 1,
+                "maxItems": limits.COMMAND_ARGS_MAX,
+                "not": {"minItems": 1, "prefixItems": [{"type": "string", "maxLength": 0}]},
+            },
+            "python": {
+                "description": '"package.module:function", called in a worker process of the agent.',
+                "type": "string",
+                "maxLength": fields.CALLABLE_CHARS_MAX,
+                "pattern": "^(?:" + fields.CALLABLE_PATTERN.replace(r"\w", "[A-Za-z0-9_]") + ")$",
+            },
+            "args": {
+                "description": "Positional arguments of `python`, any JSON. "
+                f'{{"{RESULT_KEY}": ID}} stands for the result of the task ID, which must be in `needs`.',
+                "type": "array",
+                "items": {},
+            },
+            "kwargs": {
+                "description": "Arguments of `python` by name, any JSON; references as in `args`.",
+                "type": "object",
+                "propertyNames": {"not": {"const": RESULT_KEY}},
+                "additionalProperties": True,
+            },
+            "env": {
+                "description": "Environment variables. RAFTFLOW_* are set by the agent.",
+                "type": "object",
+                "propertyNames": {"pattern": "^[^=\\u0000]+$", "not": {"pattern": "^RAFTFLOW_"}},
+                "additionalProperties": {
+                    "anyOf": [
+                        {"type": "string", "pattern": _NO_NUL},
+                        {"type": "integer", "minimum": -(2**63) + 1, "maximum": 2**63 - 1},
+                    ]
+                },
+            },
+            "cwd": {
+                "description": "Working directory on the agent; the agent's own by default.",
+                "type": "string",
+                "minLength": 1,
+                "maxLength": fields.PATH_CHARS_MAX,
+                "pattern": _NO_NUL,
+            },
+            "resources": {
+                "description": "What an attempt holds while it runs. Any other name than cpu and memory is a custom "
+                "resource. Without `cpu` a task asks for one.",
+                "type": "object",
+                "properties": {
+                    "cpu": self._to("Amount", description="CPUs, perhaps fractional; 0 for none.", default=1),
+                    "memory": self._to("MemorySize"),
+                },
+                "propertyNames": self._to("Name"),
+                "additionalProperties": self._to("Amount"),
+                "maxProperties": limits.RESOURCES_PER_TASK_MAX,
+            },
+            "retries": {
+                "description": "Attempts after the first. Attempts lost with an agent do not count.",
+                "type": "integer",
+                "minimum": 0,
+                "maximum": limits.RETRIES_MAX,
+                "default": _default(TaskSpec, "retries"),
+            },
+            "retry_delay": self._duration("Before the second attempt; doubles from there.", "retry_delay_ms"),
+            "retry_delay_max": self._duration("Where the doubling stops.", "retry_delay_max_ms"),
+            "timeout": self._duration("Longest run of one attempt, longer than zero; no limit by default."),
+            "grace": self._duration("Between SIGTERM and SIGKILL when an attempt is stopped.", "grace_ms"),
+            "expected": self._to(
+                "Duration",
+                description="Run time that ranks and plans assume, where nothing was learnt of its kind.",
+                default=_shown_ms(EXPECTED_DEFAULT_MS),
+            ),
+            "constraints": self._constraints(),
+            "kind": self._to(
+                "Name", description="Run times are learnt for each kind; by default the name of what the task runs."
+            ),
+            "cache": {
+                "description": "true: the result of a task that runs the same is reused. With `key`: of one with the "
+                "same key, in which ${ID.digest} and ${ID.result} stand for the result of a task in `needs`.",
+                "anyOf": [
+                    {"type": "boolean"},
+                    {
+                        "type": "object",
+                        "properties": {
+                            "key": {
+                                "type": "string",
+                                "minLength": 1,
+                                "maxLength": limits.CACHE_KEY_CHARS_MAX,
+                                "pattern": _NO_NUL,
+                            }
+                        },
+                        "required": ["key"],
+                        "additionalProperties": False,
+                    },
+                ],
+                "default": False,
+            },
+            "memory_max": self._to(
+                "MemorySize",
+                description="How far the demand for memory may be raised when the task outgrows it; 4 times the "
+                "demand by default.",
+            ),
+            "backup": {
+                "description": "true: a second attempt may start on another agent when one is late, so the task may "
+                "run twice at the same time.",
+                "type": "boolean",
+                "default": _default(TaskSpec, "backup"),
+            },
+        }
+        return {key: made[key] for key in fields.READERS}
+
+    def _duration(self, description: str, field: str | None = None) -> Schema:
+        more = {} if field is None else {"default": _shown_ms(_default(TaskSpec, field))}
+        return self._to("Duration", description=description, **more)
+
+    def _constraints(self) -> Schema:
+        return {
+            "description": "Where the task may run.",
+            "type": "object",
+            "properties": {
+                "labels": {
+                    "description": "Labels that the agent must carry.",
+                    "type": "object",
+                    "propertyNames": self._to("Name"),
+                    "additionalProperties": {"type": "string", "maxLength": limits.LABEL_CHARS_MAX},
+                    "maxProperties": limits.LABELS_MAX,
+                },
+                "exclusive": {
+                    "description": "true: the task runs alone on its agent.",
+                    "type": "boolean",
+                    "default": _default(TaskSpec, "exclusive"),
+                },
+            },
+            "additionalProperties": False,
+        }
+
+
+def _not_empty(key: str, kind: str) -> Schema:
+    least = {"minItems": 1} if kind == "array" else {"minProperties": 1}
+    return {"required": [key], "properties": {key: {"type": kind, **least}}}

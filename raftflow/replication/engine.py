@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+LOOK_AT_DISK_S: Final = 1.0
+"""How often a replica looks whether its data directory is still the one that it opened."""
 _SIGNS_OF_LIFE: Final = 5
 """How often a follower that checks and reads a snapshot says so in the time after which the leader gives it up."""
 
@@ -138,6 +140,7 @@ class PySyncObjLog:
                 self._neighbours.introducer.attach(self._on_emptied, self._births.may_relearn)
             await self._links.start()
             self._births.start()
+            self._look_at_disk()
         except Exception as error:
             reason = self._as_failure(error)
             self._stop_with(reason)
@@ -403,7 +406,7 @@ class PySyncObjLog:
         await self._sender.stop()
         await self._receiver.stop()
         await self._driver.drain()
-        if self._introducer is not None:
+        if self._introducer is not None and self._data is not None and self._data.is_there():
             await self._recall.stop(self._introducer)
 
     async def _release_files(self) -> None:
@@ -423,6 +426,23 @@ class PySyncObjLog:
         self._reads.stop(reason)
 
     # Failure.
+
+    def _look_at_disk(self) -> None:
+        """Stop soon after somebody took the data directory away: open files go on taking what is lost with them."""
+        self._driver.guarded(self._check_disk)
+        if not self._driver.stopped:
+            self._loop.call_later(LOOK_AT_DISK_S, self._look_at_disk)
+
+    def _check_disk(self) -> None:
+        data = self._data
+        if data is None or (data.is_there() and self._journal.is_there()):
+            return
+        raise LogFailedError(
+            f"{data.path} was moved, removed or replaced while replica {self._config.name} ran. This replica stops, "
+            f"since a later start would not find what it writes. If the directory was moved, put it back and start "
+            f"again: nothing is lost then. If it is gone, remove the replica from the cluster and let it join anew "
+            f"under a new name."
+        )
 
     def _as_failure(self, error: Exception) -> LogFailedError:
         if isinstance(error, LogFailedError):

@@ -29,6 +29,10 @@ T = TypeVar("T")
 class Lock(Protocol):
     """A lock that is held until it is closed."""
 
+    def is_there(self) -> bool:
+        """Return False if its path names another file now, or none: somebody moved or removed what it protects."""
+        ...
+
     def close(self) -> None:
         """Release it; a second close is harmless."""
         ...
@@ -40,6 +44,10 @@ class OpenFile(Protocol):
     @property
     def path(self) -> Path:
         """Where the file lives."""
+        ...
+
+    def is_linked(self) -> bool:
+        """Return False if the file was removed: its content is lost when it is closed."""
         ...
 
     def size(self) -> int:
@@ -166,6 +174,10 @@ class RealFile:
         """Where the file lives."""
         return self._path
 
+    def is_linked(self) -> bool:
+        """Return False if the file has no name any more."""
+        return os.fstat(self._fd).st_nlink > 0
+
     def size(self) -> int:
         """Return the length in bytes."""
         return os.fstat(self._fd).st_size
@@ -223,8 +235,18 @@ class RealFile:
 class RealLock:
     """An `flock` on an open descriptor: the kernel releases it when the process ends, however it ends."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
         self._fd = fd
+
+    def is_there(self) -> bool:
+        """Compare what the path names with what is locked. What cannot be looked at counts as there."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._fd))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Release the lock."""
@@ -302,7 +324,7 @@ class RealFileSystem:
         except BaseException:
             os.close(fd)
             raise
-        return RealLock(fd)
+        return RealLock(path, fd)
 
     async def off_loop(self, work: Callable[[], T], *, urgent: bool = False) -> T:
         """Run `work` in the file thread, or in the sync thread if it is urgent."""

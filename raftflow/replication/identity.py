@@ -128,6 +128,10 @@ class DataDir:
                 raise IdentityError(f"cannot write {self.path / 'identity'}: {error}. Repair the disk.") from error
             self.identity = identity
 
+    def is_there(self) -> bool:
+        """Return False if the directory was moved, removed or replaced since it was opened."""
+        return self._lock.is_there()
+
     def close(self) -> None:
         """Release the lock."""
         self._lock.close()

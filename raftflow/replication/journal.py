@@ -323,6 +323,10 @@ class Journal:
         self._commit = max(min(self._commit, self.last_index), last_index)
         self.sync_now()
 
+    def is_there(self) -> bool:
+        """Return False if somebody removed the file that is written: what is acknowledged then is lost in the end."""
+        return self._writer.is_linked()
+
     def close(self) -> None:
         """Sync, leave the proof that everything was durable, and close. Safe to call twice and after a failure."""
         if self._closed:

@@ -82,6 +82,10 @@ class SegmentWriter:
             self._file.close()
             self._start_segment(last.number + 1, last.end)
 
+    def is_linked(self) -> bool:
+        """Return False if somebody removed the segment that is written: what goes there is lost in the end."""
+        return self._file.is_linked()
+
     @property
     def unproven(self) -> bool:
         """Whether durable records are there that no later record proves to have been durable."""

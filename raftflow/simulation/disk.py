@@ -159,6 +159,10 @@ class FaultyFile:
         if self._closed:
             raise OSError(errno.EBADF, "the file is closed", str(self._path))
 
+    def is_linked(self) -> bool:
+        """Return True: nobody removes what is in use here."""
+        return True
+
     def size(self) -> int:
         """Return the visible length."""
         self._check()
@@ -233,6 +237,10 @@ class FaultyLock:
     def __init__(self, fs: FaultyFileSystem, path: Path) -> None:
         self._fs = fs
         self._path = path
+
+    def is_there(self) -> bool:
+        """Return True: nobody takes a directory away here."""
+        return True
 
     def close(self) -> None:
         """Release it."""

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from aiohttp import web
-from aiohttp.http import HttpVersion10, HttpVersion11
 
 from raftflow.api import agents, bodies, cluster, inputs, large, members, metrics, openapi, problems, reuse, workflows
 from raftflow.api.calls import (
@@ -99,7 +98,9 @@ class Api:
         """Return the aiohttp application with every route."""
         app = web.Application(middlewares=[self._frame], client_max_size=0)
         for route in ROUTES:
-            app.router.add_route(route.method, route.path, self._serve(route), expect_handler=_expect_nothing)
+            serve = self._serve(route)
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                app.router.add_route(method, route.path, serve, expect_handler=_expect_nothing)
         app[large.KEY] = large.LargeSubmissions()
         app.on_cleanup.append(self._cleanup)
         return app
@@ -124,7 +125,7 @@ class Api:
         except (ProposeError, LogUnavailableError) as error:
             response = from_error(error).response()
         except web.HTTPException as error:
-            response = _from_http(error).response()
+            response = _options(request, error) or _from_http(error).response()
         except asyncio.CancelledError:
             raise
         except Exception:  # noqa: BLE001 - logged; the client gets no more than the request id
@@ -161,8 +162,6 @@ class Api:
 
     def _check_caller(self, request: web.Request) -> None:
         bodies.require_plain(request)
-        if request.version not in {HttpVersion10, HttpVersion11}:
-            raise ProblemError(problems.INVALID_DOCUMENT, "send HTTP/1.1", headers={"Connection": "close"})
         if request.method == "CONNECT":
             raise ProblemError(
                 problems.METHOD_NOT_ALLOWED, "a replica is no proxy", headers={"Allow": "", "Connection": "close"}
@@ -300,10 +299,26 @@ def _respond(answer: Answer) -> web.Response:
     )
 
 
+def _options(request: web.Request, error: web.HTTPException) -> web.Response | None:
+    """Return the answer to OPTIONS: which methods apply there, or anywhere. None if that was not the question."""
+    if request.method != "OPTIONS":
+        return None
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return web.Response(status=204, headers={"Allow": _allowed(error)})
+    if request.raw_path == "*":
+        methods = {route.method for route in ROUTES} | {"HEAD", "OPTIONS"}
+        return web.Response(status=204, headers={"Allow": ", ".join(sorted(methods))})
+    return None
+
+
+def _allowed(error: web.HTTPMethodNotAllowed) -> str:
+    return ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
+
+
 def _from_http(error: web.HTTPException) -> ProblemError:
     """Turn what aiohttp itself refuses into a problem."""
     if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
+        allowed = _allowed(error)
         return ProblemError(
             problems.METHOD_NOT_ALLOWED,
             f"{error.method} does not apply here; use {allowed}",

@@ -127,6 +127,14 @@ class Call:
         assert value is not None, name  # noqa: S101 - the route's table gives a default
         return value
 
+    def hold_s(self, name: str) -> float:
+        """Return how long the answer may be held, in seconds: a parameter in ms; not at all for HEAD.
+
+        Raises `ProblemError`.
+        """
+        wait_ms = self.require_number(name)
+        return 0.0 if self.request.method == "HEAD" else wait_ms / 1000
+
     @property
     def idempotency_key(self) -> str:
         """The client's key, or an empty text. Raises `ProblemError` if it cannot be one."""

@@ -46,8 +46,7 @@ async def status(call: Call) -> Answer:
 
 async def leader(call: Call) -> Answer:
     """Say who leads, at once or when a leader of a later term is known."""
-    wait_s = call.require_number("wait_ms") / 1000
-    return Answer(await call.replica.news.wait(call.require_number("term"), wait_s))
+    return Answer(await call.replica.news.wait(call.require_number("term"), call.hold_s("wait_ms")))
 
 
 async def healthz(call: Call) -> Answer:

@@ -11,14 +11,16 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from raftflow.api import problems
 from raftflow.api.bodies import BrokenBodyError
 from raftflow.api.express import is_one_message
-from raftflow.api.problems import ProblemError
 from raftflow.api.turnstile import Line
+from raftflow.api.unread import OTHER_VERSION, unread_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,6 +215,12 @@ class Connection(RequestHandler):
             if self._last is not None and not self._last[1].is_eof():
                 self._break_off(f"the body is not framed as HTTP says: {message.message[:_TOLD_CHARS]}")
             return
+        if message.version not in {HttpVersion10, HttpVersion11}:
+            # The answer would be in that version, which is none that this server speaks.
+            refusal = _ErrInfo(problems.INVALID_DOCUMENT.status, BadHttpMessage("version"), OTHER_VERSION)
+            self._messages[-1] = (refusal, EMPTY_PAYLOAD)
+            self._close = True
+            return
         self._last, self._chunked_bytes = (message, body), 0
         if self._upgraded or message.method == "CONNECT":
             # What follows is in another protocol, or meant to look so: it is not read.
@@ -245,11 +253,9 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Say in a problem document that what arrived is no HTTP."""
-        response = super().handle_error(request, status, exc, message)
-        if status == problems.INVALID_DOCUMENT.status:
-            detail = f"this is no HTTP request: {(message or '').strip()[:_TOLD_CHARS]}"
-            response = ProblemError(problems.INVALID_DOCUMENT, detail).response()
-            response.force_close()
+        super().handle_error(request, status, exc, message)
+        response = unread_problem(status, exc, message).response()
+        response.force_close()
         return response
 
     # --- the lane

@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
 from raftflow.api.problems import ProblemError
 from raftflow.api.turnstile import Line
+from raftflow.api.unread import SPEAKS_TLS
 from raftflow.replication.listener import listen
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ _ACCEPTS_PER_TURN: Final = 32
 _RETRY_S: Final = 0.1
 _COMPLAINT_S: Final = 10.0
 _HANDSHAKE_BYTE: Final = b"\x16"
+_PLAIN_REQUEST: Final = re.compile(rb"[A-Z]{3,10} [/*h]")
+_LOOK_BYTES: Final = 16
+_READ_BYTES: Final = 64 * 1024
 
 
 class Listener:
@@ -145,9 +150,17 @@ class Listener:
 
 
 def _require_tls(sock: socket.socket) -> None:
-    """Raise `ConnectionAbortedError` if what has arrived does not look like the beginning of a handshake."""
-    if sock.recv(1, socket.MSG_PEEK) != _HANDSHAKE_BYTE:
-        raise ConnectionAbortedError("no TLS")
+    """Raise `ConnectionAbortedError` if what has arrived does not look like the beginning of a handshake.
+
+    A request in plain HTTP is answered before.
+    """
+    begun = sock.recv(_LOOK_BYTES, socket.MSG_PEEK)
+    if begun[:1] == _HANDSHAKE_BYTE:
+        return
+    if _PLAIN_REQUEST.match(begun):
+        sock.recv(_READ_BYTES)  # a socket that is closed with something unread resets, and takes the answer back
+        sock.send(SPEAKS_TLS)
+    raise ConnectionAbortedError("no TLS")
 
 
 async def _readable(sock: socket.socket) -> None:

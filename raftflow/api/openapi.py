@@ -29,7 +29,14 @@ from raftflow.formats import schema
 
 _REF = "#/components/schemas/{name}"
 _PATH_PART = re.compile(r"\{(\w+)\}")
-_EVERYWHERE = (problems.INVALID_DOCUMENT, problems.FORBIDDEN, problems.UNSUPPORTED_MEDIA, problems.INTERNAL)
+_EVERYWHERE = (
+    problems.INVALID_DOCUMENT,
+    problems.FORBIDDEN,
+    problems.URI_TOO_LONG,
+    problems.UNSUPPORTED_MEDIA,
+    problems.HEADERS_TOO_LARGE,
+    problems.INTERNAL,
+)
 
 
 def route_of(others: tuple[Route, ...]) -> Route:

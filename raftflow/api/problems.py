@@ -43,9 +43,11 @@ NAME_IN_USE = Kind("name-in-use", 409, "Another agent that lives has this name")
 STALE_INCARNATION = Kind("stale-incarnation", 409, "The agent was declared lost or registered anew")
 REQUEST_MISMATCH = Kind("request-mismatch", 409, "The idempotency key was used for another request")
 TOO_LARGE = Kind("too-large", 413, "A limit would be passed")
+URI_TOO_LONG = Kind("uri-too-long", 414, "The target of the request is too long")
 UNSUPPORTED_MEDIA = Kind("unsupported-media-type", 415, "The body must be JSON, and not compressed")
 WRONG_HOST = Kind("wrong-host", 421, "The replica does not answer under this name")
 QUEUE_FULL = Kind("queue-full", 429, "Too much is waiting")
+HEADERS_TOO_LARGE = Kind("headers-too-large", 431, "The headers of the request are too large")
 INTERNAL = Kind("internal", 500, "The replica failed")
 LOG_UNAVAILABLE = Kind("log-unavailable", 503, "The agent did not deliver the output")
 NO_LEADER = Kind("no-leader", 503, "There is no leader at the moment")
@@ -63,9 +65,11 @@ ALL_KINDS = (
     STALE_INCARNATION,
     REQUEST_MISMATCH,
     TOO_LARGE,
+    URI_TOO_LONG,
     UNSUPPORTED_MEDIA,
     WRONG_HOST,
     QUEUE_FULL,
+    HEADERS_TOO_LARGE,
     INTERNAL,
     LOG_UNAVAILABLE,
     NO_LEADER,

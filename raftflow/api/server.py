@@ -25,6 +25,7 @@ from raftflow.api.forwarded import ForwardingProof
 from raftflow.api.hosts import Hosts
 from raftflow.api.listener import Listener
 from raftflow.api.turnstile import Turnstile
+from raftflow.api.unread import LINE_BYTES_MAX
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.replica import (
     Replica,
@@ -51,7 +52,6 @@ EXIT_REFUSED = 2
 """The configuration or the data directory cannot be used."""
 
 KEEPALIVE_S = 75.0
-LINE_BYTES_MAX = 8 * 1024
 COMPLAINT_S = 10.0
 """Least time between two lines about requests that are no HTTP."""
 

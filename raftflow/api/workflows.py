@@ -101,11 +101,11 @@ async def list_workflows(call: Call) -> Answer:
 
 async def show(call: Call) -> Answer:
     """Show a workflow's state, counts and times, if that is asked for when it has ended."""
-    wait_ms = call.require_number("wait_ms")
+    wait_s = call.hold_s("wait_ms")
     view = _view(call)
     # One that was passed on is not held: it would keep a connection between replicas from others.
-    if wait_ms and view.finished_at is None and HEADER_FORWARDED not in call.request.headers:
-        await call.replica.awaited.wait(view.id, wait_ms / 1000)
+    if wait_s and view.finished_at is None and HEADER_FORWARDED not in call.request.headers:
+        await call.replica.awaited.wait(view.id, wait_s)
         view = _view(call)
     return Answer(view)
 

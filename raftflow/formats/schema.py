@@ -78,7 +78,7 @@ class _Parts:
                 "pattern": _NAME,
             },
             "Duration": {
-                "description": 'A text such as "40s", "5m", "1h30m", "250ms" "2d", or a number of seconds; at most '
+                "description": 'A text such as "40s", "5m", "1h30m", "250ms", "2d", or a number of seconds; at most '
                 f"{limits.DURATION_MS_MAX // UNIT_MS['d']} days.",
                 "anyOf": [
                     {"type": "string", "pattern": _DURATION, "maxLength": DURATION_CHARS_MAX},

@@ -8,6 +8,6 @@ import sys
 if __name__ == "__main__":
     if not sys.flags.safe_path:
         sys.path.append(sys.path.pop(0))
-    from raftflow.cli.main import main
+    from raftflow.cli.entry import main
 
     main()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import Duration, connect, connection_options, given_flags, local_settings, output_option
-from raftflow.cli.output import print_items, print_json, print_one
+from raftflow.cli.output import echo, print_items, print_json, print_one
 from raftflow.cli.programs import log_option, start_logging
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _COLUMNS = {
 }
 
 
-@click.group()
+@click.group(cls=Nouns)
 def agent() -> None:
     """Run an agent; list, drain, resume and forget agents."""
 
@@ -154,11 +155,11 @@ def forget(name: str) -> None:
     """
     with connect() as client:
         client.forget_agent(name)
-        click.echo(f"{name} forgotten")
+        echo(f"{name} forgotten")
 
 
 def _print_state(view: AgentView, output: str) -> None:
     if output == "table":
-        click.echo(f"{view.name} {view.state}")
+        echo(f"{view.name} {view.state}")
     else:
         print_json(view, indent=output == "json")

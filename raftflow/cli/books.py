@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from raftflow.cli.exits import FAILED, USAGE, Failure
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import connect, connection_options, output_option
-from raftflow.cli.output import note, plain, print_json, print_table
+from raftflow.cli.output import echo, note, plain, print_json, print_table
 
 if TYPE_CHECKING:
     from raftflow.client import Client
@@ -19,7 +20,7 @@ T = TypeVar("T")
 _PAGE = 500
 
 
-@click.group()
+@click.group(cls=Nouns)
 def ledger() -> None:
     """Who has which resources, and whether the books balance."""
 
@@ -38,7 +39,7 @@ def ledger_show(stale: bool, output: str) -> None:
         for line in view.agents:
             print_json(line, indent=False)
     else:
-        click.echo(f"at index {view.index}")
+        echo(f"at index {view.index}")
         rows = [
             [line.name, name, line.allocated.get(name, 0), capacity]
             for line in view.agents
@@ -66,13 +67,13 @@ def ledger_verify(output: str) -> None:
         rows = [[check.replica, check.ok, check.index, len(check.problems)] for check in checks]
         print_table(["REPLICA", "OK", "INDEX", "PROBLEMS"], rows)
         for problem in problems:
-            click.echo(problem)
+            echo(problem)
     else:
         print_json(found, indent=output == "json")
     _end(ok=bool(found["ok"]), silent=silent, complaint="the books do not balance: stop, keep every data directory")
 
 
-@click.group()
+@click.group(cls=Nouns)
 def audit() -> None:
     """What every replica applied, and whether all agree."""
 
@@ -138,9 +139,9 @@ def audit_verify(output: str) -> None:
         ]
         print_table(["REPLICA", "OK", "RECORDS", "FIRST", "LAST", "CHAIN", "GAPS"], rows)
         for problem in problems:
-            click.echo(problem)
+            echo(problem)
         if ok and len(checks) > 1:
-            click.echo(f"{len(checks)} replicas agree up to index {compared_at}")
+            echo(f"{len(checks)} replicas agree up to index {compared_at}")
     else:
         print_json(found, indent=output == "json")
     _end(ok=ok, silent=silent, complaint="the audits do not agree: stop, keep every data directory")

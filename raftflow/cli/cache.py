@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import connect, connection_options, output_option
-from raftflow.cli.output import print_items, print_json
+from raftflow.cli.output import echo, print_items, print_json
 
 _COLUMNS = {
     "KEY": "key",
@@ -18,7 +19,7 @@ _COLUMNS = {
 }
 
 
-@click.group()
+@click.group(cls=Nouns)
 def cache() -> None:
     """Results that stand for those of equal tasks: list, clear."""
 
@@ -47,6 +48,6 @@ def clear(key: str | None, prefix: str | None, everything: bool, output: str) ->
     with connect() as client:
         cleared = client.clear_cache(key=key, prefix=prefix)
     if output == "table":
-        click.echo(f"{cleared.cleared} cached {'result' if cleared.cleared == 1 else 'results'} forgotten")
+        echo(f"{cleared.cleared} cached {'result' if cleared.cleared == 1 else 'results'} forgotten")
     else:
         print_json(cleared, indent=output == "json")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raftflow.cli.exits import FAILED, UNREACHABLE, USAGE, Failure
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import Duration, connect, connection_options, given_flags, output_option
-from raftflow.cli.output import note, plain, print_json, print_table
+from raftflow.cli.output import echo, note, plain, print_json, print_table
 
 if TYPE_CHECKING:
     from raftflow.client.overview import ClusterStatus
@@ -22,7 +23,7 @@ _directory = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Nouns)
 def cluster() -> None:
     """A local cluster of processes, and any cluster's status."""
 
@@ -82,10 +83,10 @@ def up(  # noqa: PLR0917 - click passes options by name
     if ended:
         raise Failure(f"the cluster runs without {', '.join(ended)}, which stopped: {local.last_words()}", FAILED)
     if output == "table":
-        click.echo(f"{len(local.replica_names)} replicas and {len(local.agent_names)} agents are ready")
-        click.echo(f"export RAFTFLOW_PEERS={','.join(local.urls)}")
-        click.echo(f"use it:   . {shlex.quote(str(local.client_file))}")
-        click.echo(f"stop it:  raftflow cluster down --data-dir {shlex.quote(str(directory))}")
+        echo(f"{len(local.replica_names)} replicas and {len(local.agent_names)} agents are ready")
+        echo(f"export RAFTFLOW_PEERS={','.join(local.urls)}")
+        echo(f"use it:   . {shlex.quote(str(local.client_file))}")
+        echo(f"stop it:  raftflow cluster down --data-dir {shlex.quote(str(directory))}")
         return
     print_json(_local_status(local), indent=output == "json")
 
@@ -96,7 +97,7 @@ def down(directory: Path) -> None:
     """Stop the processes of a local cluster, and no others. Its data stays; `cluster up` starts it again."""
     local = _load(directory)
     local.down()
-    click.echo(f"stopped the cluster in {directory}")
+    echo(f"stopped the cluster in {directory}")
 
 
 @cluster.command()
@@ -161,10 +162,10 @@ def _local_status(local: LocalCluster) -> dict[str, Any]:
 
 
 def _print_status(found: dict[str, Any]) -> None:
-    click.echo(f"leader {found['leader'] or 'none'}, term {found['term']}, index {found['index']}")
+    echo(f"leader {found['leader'] or 'none'}, term {found['term']}, index {found['index']}")
     keys = ("name", "url", "pid", "role", "term", "applied", "digest", "digest_index")
     rows = [[(r[key] or "")[:16] or None if key == "digest" else r[key] for key in keys] for r in found["replicas"]]
     print_table(_REPLICA_TITLES, rows)
     if found["agents"]:
-        click.echo()
+        echo()
         print_table(["AGENT", "PID", "STATE"], [[a["name"], a["pid"], a["state"]] for a in found["agents"]])

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raftflow.cli.groups import Nouns
+from raftflow.cli.output import echo
+
 if TYPE_CHECKING:
     from raftflow.provision.files import Plan
 
 
-@click.group()
+@click.group(cls=Nouns)
 def config() -> None:
     """Configuration files of a real cluster: init."""
 
@@ -70,27 +73,25 @@ def init(  # noqa: PLR0917 - click passes options by name
         raise click.BadParameter(f"{data_dir!r} has characters beyond ASCII", param_hint="--data-dir")
     plan = Plan(cluster_id=cluster_id, hosts=parse_hosts(hosts, nodes), data_dir=data_dir.rstrip("/") or "/")
     written = write(plan, directory, force=force)
-    click.echo(f"wrote {directory}: {' '.join(written)}")
+    echo(f"wrote {directory}: {' '.join(written)}")
     if shared := shared_machines(plan.hosts):
-        click.echo(f"note: {', '.join(shared)} has more than one replica; the loss of that machine loses all of them")
+        echo(f"note: {', '.join(shared)} has more than one replica; the loss of that machine loses all of them")
     _print_next_steps(plan, directory)
 
 
 def _print_next_steps(plan: Plan, directory: Path) -> None:
     folder = shlex.quote(str(directory))
     machines = list(dict.fromkeys(host.host for host in plan.hosts))
-    click.echo("\nNext steps:")
-    click.echo("1. Copy the directory to every machine; keep the modes. It contains the cluster's secret and token.")
+    echo("\nNext steps:")
+    echo("1. Copy the directory to every machine; keep the modes. It contains the cluster's secret and token.")
     for machine in machines:
         target = f"[{machine}]" if ":" in machine else machine
-        click.echo(f"     scp -pr {folder} {target}:")
-    click.echo(f"2. Make {plan.data_dir} on every machine, for the user that runs raftflow.")
-    click.echo("3. Start each replica. The cluster begins when all of them run.")
+        echo(f"     scp -pr {folder} {target}:")
+    echo(f"2. Make {plan.data_dir} on every machine, for the user that runs raftflow.")
+    echo("3. Start each replica. The cluster begins when all of them run.")
     for name, host in zip(plan.names, plan.hosts, strict=True):
-        click.echo(f"     on {host.host}: raftflow coordinator run --config {directory.name}/{name}.toml")
-    click.echo("4. Start an agent on every machine that runs tasks.")
-    click.echo(
-        f"     RAFTFLOW_TOKEN=$(cat {directory.name}/token) raftflow agent run --config {directory.name}/agent.toml"
-    )
-    click.echo("5. Use the cluster.")
-    click.echo(f"     . {folder if '/' in folder else './' + folder}/client.env && raftflow cluster status")
+        echo(f"     on {host.host}: raftflow coordinator run --config {directory.name}/{name}.toml")
+    echo("4. Start an agent on every machine that runs tasks.")
+    echo(f"     RAFTFLOW_TOKEN=$(cat {directory.name}/token) raftflow agent run --config {directory.name}/agent.toml")
+    echo("5. Use the cluster.")
+    echo(f"     . {folder if '/' in folder else './' + folder}/client.env && raftflow cluster status")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+from raftflow.cli.exits import USAGE, Failure
 
 
 def file_options(command: Any) -> Any:
@@ -41,4 +44,12 @@ def load_file(file: str, format_name: str | None, **scales: Any) -> dict[str, An
         return load(Path(file), format_name, conversion)
     if format_name is None:
         raise click.UsageError("standard input has no name to tell its format by: say --format")
-    return loads(sys.stdin.buffer.read(), format_name, source="standard input", conversion=conversion)
+    return loads(_standard_input(), format_name, source="standard input", conversion=conversion)
+
+
+def _standard_input() -> bytes:
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        why = "is closed" if error.errno == errno.EBADF else f"cannot be read: {error.strerror}"
+        raise Failure(f"standard input {why}", USAGE) from None

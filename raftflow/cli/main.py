@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from raftflow import __version__
-from raftflow.cli.exits import INTERRUPTED, Failure, translate
+from raftflow.cli.exits import DONE, report, translate, unknown
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import connection_options
+from raftflow.cli.streams import OutputError, abandon, flush, prepare
 
 # noun -> module, attribute, what it is about
 _COMMANDS = {
@@ -30,7 +34,7 @@ _COMMANDS = {
 }
 
 
-class Root(click.Group):
+class Root(Nouns):
     """The command group with lazy sub-commands; failures become messages and exit codes here."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,19 +58,66 @@ class Root(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, about) for name, (_, _, about) in _COMMANDS.items()])
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. Known failures end with their exit code, an interrupt with 130."""
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line and exit as it ended, whatever happens to it."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        arguments = sys.argv[1:] if args is None else list(args)
+        name = prog_name or "raftflow"
+        prepare()
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Failure("interrupted", INTERRUPTED) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except Exception as error:
-            failure = translate(error)
-            if failure is None:
-                raise
-            raise failure from error
+            self._main_shell_completion(extra, name, complete_var)
+            with self.make_context(name, arguments, **extra) as context:
+                self.invoke(context)
+            flush()
+        except BaseException as error:  # noqa: BLE001 - each is told or raised again
+            sys.exit(_end(error, arguments))
+        sys.exit(DONE)
+
+    def hint(self, ctx: click.Context, name: str) -> str:
+        """Return what a wrong name may stand for: a noun, or a verb of one."""
+        owners = [noun for noun in _COMMANDS if name in getattr(self.get_command(ctx, noun), "commands", {})]
+        return (
+            f"Did you mean {' or '.join(f'`{noun} {name}`' for noun in owners)}?"
+            if owners
+            else super().hint(ctx, name)
+        )
+
+
+def _in_echo(error: BaseException) -> bool:
+    """Tell whether click failed to print, which it does for `--help` and `--version`."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code is click.echo.__code__
+
+
+def _end(error: BaseException, arguments: Sequence[str]) -> int:
+    """Tell how a command line ended and return its exit code. Raises what is a bug in a replica or an agent."""
+    if isinstance(error, SystemExit):
+        raise error
+    try:
+        flush()  # what was printed before the end
+    except OutputError as closed:
+        abandon()
+        if isinstance(error, click.exceptions.Exit):
+            error = closed
+    if isinstance(error, OSError) and error.filename is None and _in_echo(error):
+        abandon()
+        error = OutputError.of(error)
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    failure = translate(error) or unknown(error)
+    if failure is None:
+        raise error
+    return report(failure, arguments)
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import connect, connection_options, output_option
 from raftflow.cli.output import print_items, print_json
 
@@ -23,7 +24,7 @@ _COLUMNS = {
 }
 
 
-@click.group()
+@click.group(cls=Nouns)
 def member() -> None:
     """The replicas of a cluster: list, add, remove them, hand leadership over."""
 

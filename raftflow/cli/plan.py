@@ -10,7 +10,7 @@ import click
 from raftflow.cli.documents import file_options, load_file
 from raftflow.cli.exits import Failure
 from raftflow.cli.options import Duration, connect, connection_options, output_option
-from raftflow.cli.output import note, print_json, print_table
+from raftflow.cli.output import echo, note, print_json, print_table
 
 if TYPE_CHECKING:
     from raftflow.domain.workflow import WorkflowSpec
@@ -109,7 +109,7 @@ def plan(  # noqa: PLR0917 - click passes options by name
         return
     if given is not None:
         _print(report(problem, given, bounds))
-        click.echo()
+        echo()
     _print(described)
     if given is not None:
         _print_differences(problem, given, chosen)
@@ -233,7 +233,7 @@ def _compare(output: str, problem: Problem, bounds: LowerBounds, given: Plan | N
             for each in reports
         ]
         print_table(["POLICY", "MAKESPAN_S", "COST", "GAP", "AGENTS", "UTILISATION"], rows)
-        click.echo(_bounds_line(reports[0]))
+        echo(_bounds_line(reports[0]))
 
 
 def _print(described: PlanReport) -> None:
@@ -244,12 +244,12 @@ def _print(described: PlanReport) -> None:
     ]
     print_table(["TASK", "AGENT", "START_S", "END_S", "COST", "WHY"], rows)
     best = {True: ", proven to be the best", False: ", not proven to be the best", None: ""}[described.optimal]
-    click.echo(f"policy         {described.policy}{best}")
-    click.echo(f"makespan       {described.makespan_s:g} s, {described.gap:.1%} above the lower bound")
-    click.echo(f"cost           {described.cost:g}")
-    click.echo(f"utilisation    {_shares(described.utilisation)}")
-    click.echo(_bounds_line(described))
-    click.echo(f"critical path  {' -> '.join(described.critical_path)}")
+    echo(f"policy         {described.policy}{best}")
+    echo(f"makespan       {described.makespan_s:g} s, {described.gap:.1%} above the lower bound")
+    echo(f"cost           {described.cost:g}")
+    echo(f"utilisation    {_shares(described.utilisation)}")
+    echo(_bounds_line(described))
+    echo(f"critical path  {' -> '.join(described.critical_path)}")
 
 
 def _bounds_line(described: PlanReport) -> str:
@@ -273,9 +273,7 @@ def _print_differences(problem: Problem, given: Plan, chosen: Plan) -> None:
 
     costs = [cost_micro(problem, each) / MILLI**2 for each in (given, chosen)]
     ends = [each.makespan_ms / MILLI for each in (given, chosen)]
-    click.echo()
-    click.echo(
-        f"given plan: cost {costs[0]:g}, end {ends[0]:g} s; {chosen.policy}: cost {costs[1]:g}, end {ends[1]:g} s"
-    )
+    echo()
+    echo(f"given plan: cost {costs[0]:g}, end {ends[0]:g} s; {chosen.policy}: cost {costs[1]:g}, end {ends[1]:g} s")
     for line in differences(problem, given, chosen):
-        click.echo(f"  {line}")
+        echo(f"  {line}")

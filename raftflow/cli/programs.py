@@ -12,8 +12,9 @@ import click
 import msgspec
 
 from raftflow.cli.exits import FAILED, USAGE, Failure
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import output_option
-from raftflow.cli.output import print_json, print_table
+from raftflow.cli.output import echo, print_json, print_table
 
 T = TypeVar("T")
 _LEVELS = ["debug", "info", "warning", "error"]
@@ -32,7 +33,7 @@ def start_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-@click.group()
+@click.group(cls=Nouns)
 def coordinator() -> None:
     """Run one replica."""
 
@@ -158,7 +159,7 @@ def bench(name: str, output: str, **given: Any) -> None:
     if output != "table":
         print_json(result, indent=output == "json")
         return
-    click.echo(f"{result['name']}, {len(result['runs'])} runs")
+    echo(f"{result['name']}, {len(result['runs'])} runs")
     spread = result.get("spread", {})
     versus = result.get("versus", {})
     rows = []
@@ -169,7 +170,7 @@ def bench(name: str, output: str, **given: Any) -> None:
     print_table(["FIGURE", "MEDIAN", *(["LEAST", "MOST"] if spread else []), *titles], rows)
     cpu = [run["cpu_us_per_task"] for run in result["runs"] if isinstance(run, dict) and "cpu_us_per_task" in run]
     if cpu:
-        click.echo("\nCPU, microseconds a task (median run of each role)")
+        echo("\nCPU, microseconds a task (median run of each role)")
         print_table(["ROLE", "US"], [[role, sorted(run[role] for run in cpu)[len(cpu) // 2]] for role in cpu[0]])
 
 

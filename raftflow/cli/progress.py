@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from raftflow.cli.streams import is_terminal
 from raftflow.domain.contract import WorkflowView
 
 
@@ -33,13 +34,13 @@ def _nothing(_view: WorkflowView) -> None:
 @contextmanager
 def live() -> Iterator[Show]:
     """Show progress on standard error while the block runs, if that is a terminal."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield _nothing
         return
     from rich.console import Console  # noqa: PLC0415 - heavy, and for terminals only
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task("submitted", total=None)
 

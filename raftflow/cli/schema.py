@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from raftflow.cli.groups import Nouns
 from raftflow.cli.output import print_json
 
 
-@click.group()
+@click.group(cls=Nouns)
 def schema() -> None:
     """Print the schema of documents, for editors and programs."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from raftflow.cli.exits import FAILED, Failure
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import output_option
-from raftflow.cli.output import print_json, print_table
+from raftflow.cli.output import echo, note, print_json, print_table
+from raftflow.cli.streams import flush
 from raftflow.cli.trace import trace
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class SeedRange(click.ParamType[range]):
         return range(int(first), int(last))
 
 
-@click.group()
+@click.group(cls=Nouns)
 def simulate() -> None:
     """Run whole clusters in one process, with faults of every kind, and check what they promise."""
 
@@ -91,18 +92,18 @@ def faults(  # noqa: PLR0917 - click passes options by name
         nonlocal done, violations
         done, violations = done + 1, violations + len(report.violations)
         if done % PROGRESS_EVERY == 0:
-            click.echo(f"{done} of {len(chosen)} seeds, {violations} violations", err=True)
+            note(f"{done} of {len(chosen)} seeds, {violations} violations")
         if report.violations or trace:
             for line in report.trace:
-                click.echo(line, err=True)
+                note(line)
             for found in report.violations:
-                click.echo(f"seed {report.seed}: {found.kind}: {found.detail}", err=True)
-            click.echo(f"seed {report.seed}: digest {report.digest}", err=True)
+                note(f"seed {report.seed}: {found.kind}: {found.detail}")
+            note(f"seed {report.seed}: digest {report.digest}")
 
     summary = campaign(chosen, options, jobs=jobs if seed is None else 1, progress=progress)
     if output == "table":
         print_table(["fault", "count"], [[kind, str(count)] for kind, count in summary.faults.items()])
-        click.echo(
+        echo(
             f"{summary.seeds} seeds, {summary.acknowledged} acknowledged writes, {summary.entries} log entries, "
             f"{summary.reads} reads, {summary.simulated_s:.0f} simulated seconds, "
             f"{len(summary.violations)} violations"
@@ -110,7 +111,7 @@ def faults(  # noqa: PLR0917 - click passes options by name
     else:
         print_json(summary)
     if summary.violations:
-        sys.stdout.flush()
+        flush()
         seeds_found = sorted({found.seed for found in summary.violations})
         raise Failure(f"violations with seeds {', '.join(map(str, seeds_found[:20]))}", FAILED)
 
@@ -147,5 +148,5 @@ def mutants(names: tuple[str, ...], jobs: int, output: str) -> None:
         print_json(findings)
     survivors = [found.mutant for found in findings if not found.found]
     if survivors:
-        sys.stdout.flush()
+        flush()
         raise Failure(f"not found: {', '.join(survivors)}", FAILED)

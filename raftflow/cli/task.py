@@ -8,8 +8,9 @@ from typing import Literal
 
 import click
 
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import connect, connection_options, output_option
-from raftflow.cli.output import note, print_items, print_one, print_table
+from raftflow.cli.output import echo, note, print_items, print_one, print_table
 
 _COLUMNS = {
     "ID": "id",
@@ -33,7 +34,7 @@ _KIND_COLUMNS = {
 _FOLLOW_PAUSE_S = 0.3
 
 
-@click.group()
+@click.group(cls=Nouns)
 def task() -> None:
     """Look at tasks, their output, and why they wait."""
 
@@ -60,7 +61,7 @@ def show(workflow_id: str, task_id: str, output: str) -> None:
     history, view.history = view.history, ([] if output == "table" else view.history)
     print_one(output, view)
     if output == "table" and history:
-        click.echo()
+        echo()
         keys = ("attempt", "fence", "agent", "outcome", "exit_code", "started_at", "finished_at", "error")
         rows = [[getattr(attempt, key) for key in keys] for attempt in history]
         print_table(_ATTEMPT_COLUMNS, rows)
@@ -84,7 +85,7 @@ def logs(
         while True:
             piece = client.task_log(workflow_id, task_id, stream, attempt=attempt, offset=offset)
             attempt = piece.attempt
-            click.echo(piece.text, nl=False)
+            echo(piece.text, nl=False)
             sys.stdout.flush()
             # Not the length of the text: bytes that are no UTF-8 were replaced in it.
             offset = min(offset + LOG_PIECE_BYTES, max(piece.size, offset))
@@ -109,14 +110,14 @@ def explain(workflow_id: str, task_id: str, output: str) -> None:
     if output != "table":
         print_one(output, explanation)
         return
-    click.echo(f"{explanation.id} is {explanation.state}: {explanation.reason}")
+    echo(f"{explanation.id} is {explanation.state}: {explanation.reason}")
     if explanation.waits_for:
-        click.echo(f"waits for: {', '.join(explanation.waits_for)}")
+        echo(f"waits for: {', '.join(explanation.waits_for)}")
     if explanation.index is not None:
-        click.echo(f"placed on {explanation.agent} by the decision with index {explanation.index} in the log")
+        echo(f"placed on {explanation.agent} by the decision with index {explanation.index} in the log")
     for candidate in explanation.candidates:
         score = " ".join(map(str, candidate.score))
-        click.echo(f"  {candidate.agent}: {candidate.why}" + (f" [{score}]" if score else ""))
+        echo(f"  {candidate.agent}: {candidate.why}" + (f" [{score}]" if score else ""))
 
 
 @task.command()

@@ -12,6 +12,7 @@ import click
 from raftflow.cli.exits import FAILED, Failure
 from raftflow.cli.options import Duration, output_option
 from raftflow.cli.output import note, print_json, print_table
+from raftflow.cli.streams import is_terminal
 
 if TYPE_CHECKING:
     from raftflow.simulation.trace_report import TraceReport
@@ -95,7 +96,7 @@ def trace(  # noqa: PLR0917 - click passes options by name
                 tick_ms=max(1, round(tick * 1000)),
                 repair_ms=round(repair * 1000),
                 seed=seed,
-                progress=note if sys.stderr.isatty() else None,
+                progress=note if is_terminal(sys.stderr) else None,
             )
             reports.append(simulation.run())
     except (PlanError, StuckError) as error:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from raftflow.cli.documents import file_options, load_file
-from raftflow.cli.exits import DONE, FAILED, INTERRUPTED, Failure
+from raftflow.cli.exits import DONE, FAILED, INTERRUPTED, OUTPUT_CLOSED, Failure
+from raftflow.cli.groups import Nouns
 from raftflow.cli.options import Duration, connect, connection_options, output_option
-from raftflow.cli.output import note, print_items, print_json, print_one
+from raftflow.cli.output import echo, note, print_items, print_json, print_one
 from raftflow.cli.plan import plan
+from raftflow.cli.streams import OutputError, flush, is_terminal
 
 if TYPE_CHECKING:
     from raftflow.client import Client
-    from raftflow.domain.contract import WorkflowView
+    from raftflow.domain.contract import WorkflowCreated, WorkflowView
     from raftflow.domain.workflow import WorkflowSpec
 
 _COLUMNS = {
@@ -35,7 +38,7 @@ _PATH_SHOWN = 20
 _STATES = ["pending", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
-@click.group()
+@click.group(cls=Nouns)
 def workflow() -> None:
     """Submit workflows, watch and steer them."""
 
@@ -74,20 +77,36 @@ def submit(  # noqa: PLR0917 - click passes options by name
         document["name"] = name
     if priority is not None:
         document["priority"] = priority
+    key = uuid.uuid4().hex if idempotency_key is None else idempotency_key
     with connect() as client:
-        created = client.submit(document, idempotency_key=idempotency_key)
+        try:
+            created = client.submit(document, idempotency_key=key)
+        except KeyboardInterrupt:
+            again = f"the same command with --idempotency-key {key} gives its id, and submits it only once"
+            raise Failure(f"interrupted; the workflow may be submitted: {again}", INTERRUPTED) from None
+        _print_id(created, output, wait=wait)
         for warning in created.warnings:
             note(f"warning: {warning}")
         if wait:
-            if sys.stderr.isatty():
-                note(f"submitted as {created.id}")
             view = _wait(client, created.id, timeout)
             print_one(output, view)
             _exit_as(view)
-    if output == "table":
-        click.echo(created.id)
-    else:
-        print_json(created, indent=output == "json")
+
+
+def _print_id(created: WorkflowCreated, output: str, *, wait: bool) -> None:
+    """Print the id of what was submitted before anything else can fail: nobody may lose it."""
+    try:
+        if wait:
+            note(f"submitted {created.id}")
+            return
+        if output == "table":
+            echo(created.id)
+        else:
+            print_json(created, indent=output == "json")
+        flush()
+    except (OutputError, KeyboardInterrupt) as error:
+        why, code = ("interrupted", INTERRUPTED) if isinstance(error, KeyboardInterrupt) else (error, OUTPUT_CLOSED)
+        raise Failure(f"{why}; the workflow is submitted as {created.id}", code, id=created.id) from None
 
 
 def _wait(client: Client, workflow_id: str, timeout_s: float | None) -> WorkflowView:
@@ -101,17 +120,22 @@ def _wait(client: Client, workflow_id: str, timeout_s: float | None) -> Workflow
                 last = view
                 show(view)
     except KeyboardInterrupt:
-        raise Failure(f"stopped waiting; {workflow_id} goes on", INTERRUPTED) from None
+        raise _stopped(workflow_id) from None
     if last is None:
         raise Failure(f"nothing was heard of {workflow_id}")
     return last
 
 
+def _stopped(workflow_id: str) -> Failure:
+    return Failure(f"stopped waiting; {workflow_id} goes on", INTERRUPTED, id=workflow_id)
+
+
 def _exit_as(view: WorkflowView) -> None:
     """End the command as the workflow ended."""
     if view.state != "succeeded":
-        note(f"raftflow: {view.id} ended as {view.state}; see `raftflow task list {view.id}`")
-    click.get_current_context().exit(DONE if view.state == "succeeded" else FAILED)
+        why = f"{view.id} ended as {view.state}; see `raftflow task list {view.id}`"
+        raise Failure(why, FAILED, id=view.id, state=view.state)
+    click.get_current_context().exit(DONE)
 
 
 @workflow.command()
@@ -126,7 +150,7 @@ def validate(file: str, format_name: str | None, output: str, **scales: Any) -> 
     except DocumentError as error:
         if output == "table":
             for problem in error.problems:
-                click.echo(f"{problem.path}: {problem.message}" if problem.path else problem.message)
+                echo(f"{problem.path}: {problem.message}" if problem.path else problem.message)
         else:
             print_json({"ok": False, "problems": error.problems}, indent=output == "json")
         raise Failure(f"{file} is not right: {len(error.problems)} fault(s)", FAILED) from None
@@ -134,13 +158,13 @@ def validate(file: str, format_name: str | None, output: str, **scales: Any) -> 
     if output != "table":
         print_json({"ok": True, "name": spec.name, **facts, "problems": []}, indent=output == "json")
         return
-    click.echo(f"{spec.name}: {facts['tasks']} tasks, {facts['needs']} needs, no faults")
-    click.echo(f"levels         {facts['levels']}, at most {facts['widest_level']} tasks in one")
+    echo(f"{spec.name}: {facts['tasks']} tasks, {facts['needs']} needs, no faults")
+    echo(f"levels         {facts['levels']}, at most {facts['widest_level']} tasks in one")
     path = facts["critical_path"]
     shown = " -> ".join([*path[:_PATH_SHOWN], *(["..."] if len(path) > _PATH_SHOWN else [])])
-    click.echo(f"critical path  {facts['critical_path_s']:g} s: {shown}")
+    echo(f"critical path  {facts['critical_path_s']:g} s: {shown}")
     if facts["redundant_needs"]:
-        click.echo(f"redundant      {facts['redundant_needs']} needs follow from others and cost nothing")
+        echo(f"redundant      {facts['redundant_needs']} needs follow from others and cost nothing")
 
 
 def _facts(spec: WorkflowSpec) -> dict[str, Any]:
@@ -196,17 +220,21 @@ def watch(workflow_id: str, timeout: float | None, output: str) -> None:
     from raftflow.cli.progress import describe  # noqa: PLC0415
 
     with connect() as client:
-        if output == "table" and sys.stdout.isatty():
+        if output == "table" and is_terminal(sys.stdout):
             view = _wait(client, workflow_id, timeout)
-            click.echo(describe(view))
+            echo(describe(view))
             _exit_as(view)
-        for view in client.watch(workflow_id, timeout_s=timeout):
-            if output == "table":
-                click.echo(describe(view))
-            else:
-                print_json(view, indent=False)
-            if view.finished_at is not None:
-                _exit_as(view)
+        try:
+            for view in client.watch(workflow_id, timeout_s=timeout):
+                if output == "table":
+                    echo(describe(view))
+                else:
+                    print_json(view, indent=False)
+                flush()
+                if view.finished_at is not None:
+                    _exit_as(view)
+        except KeyboardInterrupt:
+            raise _stopped(workflow_id) from None
 
 
 @workflow.command()
@@ -231,7 +259,7 @@ def _control(action: str, help_text: str) -> None:
         with connect() as client:
             view = getattr(client, action)(workflow_id)
         if output == "table":
-            click.echo(f"{view.id} {view.state}")
+            echo(f"{view.id} {view.state}")
         else:
             print_json(view, indent=output == "json")
 

@@ -543,4 +543,4 @@ def test_kinds_are_listed(run: Run, fake: Any) -> None:
     kind = {"kind": "fit.py", "count": 3, "mean_s": 1.5, "deviation_s": 0.5, "learnt_at": "2026-01-01T00:00:00Z"}
     fake.routes["GET", "/v1/kinds"] = {"kinds": [kind]}
     shown = run("task", "kinds").stdout.splitlines()
-    assert shown[1].split() == ["fit.py", "3", "1.5", "0.5", "-", "-", "2026-01-01T00:00:00Z"]
+    assert shown[1].split() == ["fit.py", "3", "1.5", "0.5", "-", "-", "2026-01-01"]

@@ -47,10 +47,10 @@ def test_waiting_ends_as_the_workflow_does(run: Run, fake: Any, good: str, state
     assert run("workflow", "show", "wf-1").exit_code == 0
 
 
-def test_giving_up_waiting_is_a_failure_of_the_work(run: Run, fake: Any) -> None:
+def test_giving_up_waiting_has_its_own_code(run: Run, fake: Any) -> None:
     fake.routes["GET", "/v1/workflows/wf-1"] = view("running")
     result = run("workflow", "wait", "wf-1", "--timeout", "100ms")
-    assert result.exit_code == 1
+    assert result.exit_code == 5
     assert "has not ended within 0.1 s" in result.stderr
 
 

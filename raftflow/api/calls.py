@@ -137,14 +137,16 @@ class Call:
 
     @property
     def idempotency_key(self) -> str:
-        """The client's key, or an empty text. Raises `ProblemError` if it cannot be one."""
-        key = self.request.headers.get(HEADER_IDEMPOTENCY_KEY, "")
-        if key and not is_key(key):
+        """The client's key, or an empty text if it sent none. Raises `ProblemError` if it cannot be one."""
+        keys = self.request.headers.getall(HEADER_IDEMPOTENCY_KEY, ())
+        if not keys:
+            return ""
+        if len(keys) > 1 or not is_key(keys[0]):
             raise ProblemError(
                 problems.INVALID_DOCUMENT,
                 f"{HEADER_IDEMPOTENCY_KEY} must have 1 to 200 printable ASCII characters and no spaces",
             )
-        return key
+        return keys[0]
 
 
 class Answer(NamedTuple):

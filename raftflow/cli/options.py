@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -22,7 +21,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _KEYS = ("peers", "token", "cacert", "client_cert", "client_key", "request_timeout")
-_ENVIRONMENT = {key: f"RAFTFLOW_{key.upper()}" for key in _KEYS}
 _OPTIONS = (
     click.option("--peers", metavar="URL,URL,...", help="Coordinator replicas, any of them.  [env: RAFTFLOW_PEERS]"),
     click.option(
@@ -102,30 +100,33 @@ def given_flags() -> dict[str, Any]:
 def connect() -> Client:
     """Return a client for the cluster that flags, environment or file name. Raises `click.UsageError`."""
     from raftflow.client import Client  # noqa: PLC0415 - heavy
+    from raftflow.client.leader_cache import default_folder  # noqa: PLC0415
 
     settings = resolve(given_flags(), os.environ)
-    timeout = settings.pop("request_timeout", None)
-    timeout_s = 30.0 if timeout is None else Duration().convert(timeout, None, None)
-    return Client(settings.pop("peers"), timeout_s=timeout_s, **settings)
+    timeout_s = settings.pop("request_timeout", None)
+    # All that there is to find was found: the client looks nowhere else.
+    return Client(timeout_s=timeout_s, environ={}, cache_folder=default_folder(os.environ), **settings)
 
 
 def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Merge flag over environment over file; `peers` is always there, as a list. Raises `click.UsageError`."""
-    settings = dict(_from_file(environment.get("RAFTFLOW_CONFIG")))
-    settings |= {key: environment[name] for key, name in _ENVIRONMENT.items() if environment.get(name)}
+    from raftflow.client import UsageError, settings  # noqa: PLC0415 - heavy
+
     if flags.get("peers") is not None and flags.get("local_dir") is not None:
         raise click.UsageError("give --peers or --data-dir, not both")
-    if flags.get("local_dir") is not None:
-        settings |= local_settings(flags["local_dir"])
-    settings |= {key: flags[key] for key in _KEYS if flags.get(key) is not None}
-    peers = settings.get("peers")
-    if isinstance(peers, str):
-        peers = [peer.strip() for peer in peers.split(",") if peer.strip()]
-    if not peers:
+    local = {} if flags.get("local_dir") is None else local_settings(flags["local_dir"])
+    given = local | {key: flags[key] for key in _KEYS if flags.get(key) is not None}
+    try:
+        found = settings.resolve(given, environment)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+    if local and local["token"] is None and flags.get("token") is None:
+        found.pop("token", None)  # the environment's is for another cluster
+    if not found.get("peers"):
         raise click.UsageError(
             "where is the cluster? Give --peers URL,URL,URL (or set RAFTFLOW_PEERS), or --data-dir of a local cluster"
         )
-    return {**settings, "peers": peers}
+    return found
 
 
 def local_settings(directory: Path) -> dict[str, Any]:
@@ -137,27 +138,3 @@ def local_settings(directory: Path) -> dict[str, Any]:
     except LocalClusterError as error:
         raise click.UsageError(str(error)) from error
     return {"peers": local.urls, "token": local.token}
-
-
-def _from_file(name: str | None) -> dict[str, Any]:
-    """Return the `[client]` table of a configuration file; a file may have others for other programs."""
-    if not name:
-        return {}
-    try:
-        with Path(name).open("rb") as file:
-            table = tomllib.load(file).get("client", {})
-    except OSError as error:
-        raise click.UsageError(f"RAFTFLOW_CONFIG names {name}, which cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{name} (RAFTFLOW_CONFIG) is not TOML: {error}") from error
-    if not isinstance(table, dict):
-        raise click.UsageError(f"{name}: [client] must be a table")
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise click.UsageError(f"{name}: unknown key client.{key}; known: {', '.join(_KEYS)}")
-        texts = value if key == "peers" and isinstance(value, list) else [value]
-        if not all(isinstance(text, str) for text in texts):
-            raise click.UsageError(f"{name}: client.{key} must be a text{' or a list' if key == 'peers' else ''}")
-    base = Path(name).absolute().parent
-    files = {key: str(base / table[key]) for key in ("cacert", "client_cert", "client_key") if key in table}
-    return {**table, **files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ import orjson
 
 from raftflow.client.errors import ClientError, UsageError, WaitTimeout
 from raftflow.client.overview import ClusterStatus, overview
-from raftflow.client.transport import TIMEOUT_S, Call, Transport, new_key
+from raftflow.client.settings import TIMEOUT_S, resolve
+from raftflow.client.transport import Call, Transport, new_key
 from raftflow.domain.contract import (
     AgentList,
     AgentView,
@@ -65,27 +67,48 @@ class AsyncClient:
     """Talks to a cluster from asyncio; every method raises a `ClientError` when it fails.
 
     Knows all peers and retries until `timeout_s` (per call): a failover costs time, never a lost or a doubled call.
-    Use as `async with AsyncClient([...]) as client`, or call `close`.
+    Use as `async with AsyncClient() as client`, or call `close`. Belongs to the event loop where it is used first.
     """
 
     def __init__(
         self,
-        peers: Sequence[str],
+        peers: str | Sequence[str] | None = None,
         *,
         token: str | None = None,
         cacert: Path | str | None = None,
         client_cert: Path | str | None = None,
         client_key: Path | str | None = None,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float | None = None,
+        environ: Mapping[str, str] | None = None,
+        cache_folder: Path | None = None,
     ) -> None:
-        """Check the settings; connects to nobody yet. Raises `UsageError`."""
+        """Check the settings; connects to nobody yet. Raises `UsageError`.
+
+        What is not given is looked for as the command line does: in the environment (`RAFTFLOW_PEERS`,
+        `RAFTFLOW_TOKEN`, `RAFTFLOW_CACERT`, `RAFTFLOW_CLIENT_CERT`, `RAFTFLOW_CLIENT_KEY`,
+        `RAFTFLOW_REQUEST_TIMEOUT`), then in the table `[client]` of the file that `RAFTFLOW_CONFIG` names.
+        `environ` takes the place of `os.environ`; with `{}` only what is given counts. `timeout_s` is how long one
+        call is retried, 30 s by default. `cache_folder` is where the peer that answered is remembered for the next
+        process; None for nowhere.
+        """
+        given = {
+            "peers": peers,
+            "token": token,
+            "cacert": cacert,
+            "client_cert": client_cert,
+            "client_key": client_key,
+        }
+        settings = resolve(given, os.environ if environ is None else environ)
+        if "peers" not in settings:
+            raise UsageError("where is the cluster? Give `peers`, or set RAFTFLOW_PEERS=URL,URL,URL")
         self._transport = Transport(
-            peers,
-            token=token,
-            cacert=cacert,
-            client_cert=client_cert,
-            client_key=client_key,
-            timeout_s=timeout_s,
+            settings["peers"],
+            token=settings.get("token"),
+            cacert=settings.get("cacert"),
+            client_cert=settings.get("client_cert"),
+            client_key=settings.get("client_key"),
+            timeout_s=settings.get("request_timeout", TIMEOUT_S) if timeout_s is None else timeout_s,
+            cache_folder=cache_folder,
         )
 
     async def __aenter__(self) -> Self:
@@ -414,10 +437,15 @@ class AsyncClient:
 
 
 def _part(name: str) -> str:
-    """Quote a name for a path."""
-    if not name:
-        raise UsageError("an id or a name is empty")
-    return quote(name, safe="")
+    """Quote a name for a path. Raises `UsageError` for what cannot be one."""
+    if not isinstance(name, str):
+        raise UsageError(f"an id or a name is a string, not {name!r:.80}")
+    if not name or name in (".", ".."):
+        raise UsageError(f"an id or a name is {'empty' if not name else repr(name)}")
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name!r:.80} is no id or name: it holds half a character") from error
 
 
 def _too_late(view: WorkflowView, timeout_s: float | None) -> WaitTimeout:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from raftflow.client.aio import AsyncClient, HasDocument
-from raftflow.client.errors import ClientError
+from raftflow.client.errors import ClientError, UsageError
 from raftflow.client.overview import ClusterStatus
-from raftflow.client.transport import TIMEOUT_S
 from raftflow.domain.contract import (
     AgentView,
     AuditCheck,
@@ -39,20 +40,22 @@ T = TypeVar("T")
 class Client:
     """Talks to a cluster; every method does what its namesake of `AsyncClient` does, and blocks until it is done.
 
-    Works in any thread, also beside a running event loop. Use as `with Client([...]) as client`, or call `close`.
+    Works in any thread, also beside a running event loop. Use as `with Client() as client`, or call `close`.
     """
 
     def __init__(
         self,
-        peers: Sequence[str],
+        peers: str | Sequence[str] | None = None,
         *,
         token: str | None = None,
         cacert: Path | str | None = None,
         client_cert: Path | str | None = None,
         client_key: Path | str | None = None,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float | None = None,
+        environ: Mapping[str, str] | None = None,
+        cache_folder: Path | None = None,
     ) -> None:
-        """Check the settings; connects to nobody yet. Raises `UsageError`."""
+        """Check the settings as `AsyncClient` does; connects to nobody yet. Raises `UsageError`."""
         self._client = AsyncClient(
             peers,
             token=token,
@@ -60,10 +63,13 @@ class Client:
             client_cert=client_cert,
             client_key=client_key,
             timeout_s=timeout_s,
+            environ=environ,
+            cache_folder=cache_folder,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -75,17 +81,26 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread. May be called again."""
+        """Close the connections and end the thread. Calls that other threads wait for end with a `ClientError`."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-        if loop is None or thread is None:
+        if loop is None or thread is None or self._process != os.getpid():
             return
-        asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+    async def _end(self) -> None:
+        """End the calls that are under way, then close the connections."""
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        if calls:
+            await asyncio.wait(calls)
+        await self._client.close()
 
     @property
     def peers(self) -> list[str]:
@@ -245,38 +260,52 @@ class Client:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run on the client's thread; an interrupt of the caller cancels the work."""
         try:
-            loop = self._ensure_loop()
-        except ClientError:
+            with self._lock:  # so that `close` either refuses the work or ends it
+                future = asyncio.run_coroutine_threadsafe(work, self._ensure_loop())
+        except BaseException:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return future.result()
+        except CancelledError:
+            raise ClientError(
+                "the client was closed while the call was under way: its outcome is not known"
+            ) from None
         except BaseException:
             future.cancel()
             raise
 
     def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        # A step that was interrupted may still be ending when the generator is closed.
+        one_at_a_time = asyncio.Lock()
+
         async def step() -> tuple[T] | None:
             # StopAsyncIteration cannot pass through a future.
-            try:
-                return (await anext(items),)
-            except StopAsyncIteration:
-                return None
+            async with one_at_a_time:
+                try:
+                    return (await anext(items),)
+                except StopAsyncIteration:
+                    return None
+
+        async def close() -> None:
+            async with one_at_a_time:
+                await items.aclose()
 
         try:
             while (item := self._run(step())) is not None:
                 yield item[0]
         finally:
             if not self._closed:
-                self._run(items.aclose())
+                self._run(close())
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise ClientError("the client is closed")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="raftflow-client", daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._closed:
+            raise UsageError("the client is closed")
+        if self._loop is not None and self._process != os.getpid():
+            raise UsageError("the client was used before this process was forked: make one in each process")
+        if self._loop is None:
+            self._process = os.getpid()
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="raftflow-client", daemon=True)
+            self._thread.start()
+        return self._loop

@@ -251,7 +251,7 @@ class LocalCluster:
 
     def client(self, timeout_s: float = 30.0) -> Client:
         """Return a client of this cluster."""
-        return Client(self.urls, token=self.token, timeout_s=timeout_s)
+        return Client(self.urls, token=self.token, timeout_s=timeout_s, environ={})
 
     def config_file(self, name: str) -> Path:
         """Return the configuration file of a replica."""
@@ -280,7 +280,7 @@ class LocalCluster:
         if self.pid_of(name) is None:
             return None
         try:
-            with Client([self.url_of(name)], token=self.token, timeout_s=_STATUS_TIMEOUT_S) as client:
+            with Client([self.url_of(name)], token=self.token, timeout_s=_STATUS_TIMEOUT_S, environ={}) as client:
                 return client.status(self.url_of(name))
         except ClientError:
             return None

@@ -95,8 +95,10 @@ async def test_an_idempotency_key_is_honoured_and_not_shared(one: Any) -> None:
     assert len((await one.get("/v1/workflows")).json["workflows"]) == 1
     other = await one.post("/v1/workflows", {**DOCUMENT, "name": "other"}, headers=key)
     assert (other.status, other.word) == (409, "request-mismatch")
-    bad = await one.post("/v1/workflows", DOCUMENT, headers={"Idempotency-Key": "k" * 201})
-    assert bad.word == "invalid-document"
+    for wrong in ("k" * 201, "", "  ", "two words"):
+        bad = await one.post("/v1/workflows", DOCUMENT, headers={"Idempotency-Key": wrong})
+        assert (bad.status, bad.word) == (400, "invalid-document"), wrong
+    assert len((await one.get("/v1/workflows")).json["workflows"]) == 1
     path = f"/v1/workflows/{first.json['id']}"
     for _ in range(2):
         paused = await one.post(path + "/pause", headers={"Idempotency-Key": "k2"})

@@ -83,9 +83,11 @@ def fake() -> Iterator[Fake]:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of whoever runs the tests must not leak in."""
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Settings of whoever runs the tests must not leak in, and nothing is left in that user's cache."""
     import os
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
     for name in [name for name in os.environ if name.startswith("RAFTFLOW_")]:
         monkeypatch.delenv(name)

@@ -544,3 +544,26 @@ def test_kinds_are_listed(run: Run, fake: Any) -> None:
     fake.routes["GET", "/v1/kinds"] = {"kinds": [kind]}
     shown = run("task", "kinds").stdout.splitlines()
     assert shown[1].split() == ["fit.py", "3", "1.5", "0.5", "-", "-", "2026-01-01"]
+
+
+def test_an_empty_idempotency_key_is_wrong_usage(run: Run, fake: Any, tmp_path: Path) -> None:
+    file = tmp_path / "w.toml"
+    file.write_text('name = "w"\n[[tasks]]\nid = "t"\ncommand = ["true"]\n')
+    result = run("workflow", "submit", str(file), "--idempotency-key", "")
+    assert result.exit_code == 2
+    assert "idempotency key" in result.stderr
+    assert fake.requests == []
+
+
+def test_the_next_command_asks_first_who_answered(run: Run, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    fake.routes["GET", "/v1/agents"] = {"agents": []}
+    # Nobody listens on port 1; its errors come at once, and are no part of this test.
+    peers = f"http://127.0.0.1:1,{fake.url}"
+    assert run("agent", "list", "--peers", peers, "--token", "secret-token", env={}).exit_code == 0
+    file = Path(os.environ["XDG_CACHE_HOME"]) / "raftflow" / "leaders.json"
+    assert list(json.loads(file.read_text()).values()) == [fake.url]
+    assert "secret-token" not in file.read_text()
+    file.write_text("{")
+    assert run("agent", "list", "--peers", peers, env={}).exit_code == 0

@@ -1,0 +1,82 @@
+"""How a client finds its cluster: what the caller gives, else the environment, else a file.
+
+One function for the command line and for programs. Each setting is looked for by itself: a program may give `peers`
+and leave the token to `RAFTFLOW_TOKEN`. The file is the one that `RAFTFLOW_CONFIG` names; its
+table `[client]` counts.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from raftflow.client.errors import UsageError
+from raftflow.formats.durations import parse_duration_ms
+
+KEYS: Final = ("peers", "token", "cacert", "client_cert", "client_key", "request_timeout")
+ENVIRONMENT: Final = {key: f"RAFTFLOW_{key.upper()}" for key in KEYS}
+_FILES: Final = ("cacert", "client_cert", "client_key")
+TIMEOUT_S: Final = 30.0
+"""Default of `request_timeout`."""
+
+
+def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Merge what is given over the environment over the file; None and an empty variable mean "not given".
+
+    `peers` becomes a list and is missing if nobody names any. `request_timeout` is in seconds if it is there.
+    Raises `UsageError`.
+    """
+    settings = dict(_from_file(environ.get("RAFTFLOW_CONFIG")))
+    settings |= {key: environ[name] for key, name in ENVIRONMENT.items() if environ.get(name)}
+    settings |= {key: given[key] for key in KEYS if given.get(key) is not None}
+    peers = settings.get("peers")
+    if isinstance(peers, str):
+        peers = peers.split(",")
+    if peers is not None:
+        settings["peers"] = [peer.strip() if isinstance(peer, str) else peer for peer in peers]
+        settings["peers"] = [peer for peer in settings["peers"] if peer]
+    if "request_timeout" in settings:
+        settings["request_timeout"] = _seconds(settings["request_timeout"])
+    return settings
+
+
+def _seconds(value: Any) -> float:
+    """Return a time-out in seconds; a text may have units (`2s`), and without one it counts seconds."""
+    try:
+        if isinstance(value, str):
+            plain = value.strip().replace(".", "", 1)
+            number = float(value) if plain.isascii() and plain.isdigit() else None
+            value = parse_duration_ms(value) / 1000 if number is None else number
+        seconds = float(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"the request time-out is not a duration such as 2s: {error}") from error
+    if not 0 < seconds < math.inf:
+        raise UsageError("the request time-out must be above 0")
+    return seconds
+
+
+def _from_file(name: str | None) -> dict[str, Any]:
+    """Return the `[client]` table of a configuration file; a file may have others for other programs."""
+    if not name:
+        return {}
+    try:
+        with Path(name).open("rb") as file:
+            table = tomllib.load(file).get("client", {})
+    except (OSError, ValueError) as error:
+        # Both a file that is not TOML and one that is not UTF-8 are a ValueError.
+        if isinstance(error, OSError):
+            raise UsageError(f"RAFTFLOW_CONFIG names {name}, which cannot be read: {error.strerror}") from error
+        raise UsageError(f"{name} (RAFTFLOW_CONFIG) is not TOML: {error}") from error
+    if not isinstance(table, dict):
+        raise UsageError(f"{name}: [client] must be a table")
+    for key, value in table.items():
+        if key not in KEYS:
+            raise UsageError(f"{name}: unknown key client.{key}; known: {', '.join(KEYS)}")
+        texts = value if key == "peers" and isinstance(value, list) else [value]
+        if not all(isinstance(text, str) for text in texts):
+            raise UsageError(f"{name}: client.{key} must be a string{' or a list' if key == 'peers' else ''}")
+    base = Path(name).absolute().parent
+    return {**table, **{key: str(base / table[key]) for key in _FILES if key in table}}

@@ -121,7 +121,7 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[st
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     if local and local["token"] is None and flags.get("token") is None:
-        found.pop("token", None)  # the environment's is for another cluster
+        found["token"] = None  # the environment's is for another cluster
     if not found.get("peers"):
         raise click.UsageError(
             "where is the cluster? Give --peers URL,URL,URL (or set RAFTFLOW_PEERS), or --data-dir of a local cluster"

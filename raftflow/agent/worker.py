@@ -28,14 +28,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
-import orjson
 
 from raftflow import helpers, task
 from raftflow.agent.files import CaptureFolder, UnfitFileError, keep_head, write_all
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, READY, Call, Returned
 from raftflow.agent.process_tree import parse_memory
 from raftflow.agent.worker_state import WorkerState
-from raftflow.domain.reportable import not_finite_fault, result_fault
+from raftflow.domain.reportable import result_fault, told_fault
+from raftflow.domain.values import ValueFault, decode_json, write_json
 
 _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
@@ -66,7 +66,7 @@ class Inputs(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._decoded:
-            self._decoded[key] = orjson.loads(self._encoded[key])
+            self._decoded[key] = decode_json(self._encoded[key])
         return self._decoded[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -101,7 +101,7 @@ class FileInputs(Mapping[str, Any]):
             raise RuntimeError("the inputs of a task can be read while its function runs, and no longer")
         if self._fd is None:
             self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        return orjson.loads(os.pread(self._fd, size, place))
+        return decode_json(os.pread(self._fd, size, place))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -148,14 +148,11 @@ def encode_result(value: Any, bytes_max: int) -> bytes:
     if value is None:
         return b"null"
     try:
-        encoded = orjson.dumps(value)
-    except TypeError as error:
-        raise TaskError(f"the result is no JSON value: {error} ({_class_name(value)} was returned)") from error
-    fault = not_finite_fault(value) if b"null" in encoded else None  # the encoder writes it for NaN
-    if fault is None and len(encoded) > bytes_max:
-        fault = result_fault(encoded, bytes_max=bytes_max)
-    if fault is not None:
-        raise TaskError(fault)
+        encoded = write_json(value)
+    except ValueFault as fault:
+        raise TaskError(f"{told_fault(fault)} ({_class_name(value)} was returned)") from None
+    if len(encoded) > bytes_max:
+        raise TaskError(result_fault(encoded, bytes_max=bytes_max) or f"the result has {len(encoded)} bytes")
     return encoded
 
 
@@ -279,8 +276,8 @@ class Worker:
             with self._state.importing():
                 function = find_function(call.function)
             self._functions[call.function] = function
-        args = orjson.loads(call.args) if call.args not in (b"", b"[]") else []
-        kwargs = orjson.loads(call.kwargs) if call.kwargs not in (b"", b"{}") else {}
+        args = decode_json(call.args) if call.args not in (b"", b"[]") else []
+        kwargs = decode_json(call.kwargs) if call.kwargs not in (b"", b"{}") else {}
         if _REFERENCE in call.args:
             args = resolve(args, inputs)
         if _REFERENCE in call.kwargs:

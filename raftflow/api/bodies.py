@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -13,14 +13,14 @@ from aiohttp.http import HttpVersion11
 from raftflow.api import problems
 from raftflow.api.problems import ProblemError
 from raftflow.domain.contract import FieldProblem
-from raftflow.formats import jsontext
-from raftflow.formats.jsontext import JsonError
+from raftflow.domain.values import TWICE, ValueFault, read_json
 
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
 """A body that takes longer to arrive comes from a client that is stuck, or means harm."""
 
+_encode = msgspec.json.Encoder().encode
 _PATH = re.compile(r" - at `\$?\.?(?P<path>.*)`$")
 
 
@@ -99,7 +99,7 @@ def require_json(request: web.Request) -> None:
 def decode(body: bytes, into: type[T]) -> T:
     """Decode a request. Raises `ProblemError` with the path of what is wrong."""
     try:
-        return msgspec.json.decode(body, type=into)
+        request = msgspec.json.decode(body, type=into)
     except msgspec.ValidationError as error:
         text = str(error)
         match = _PATH.search(text)
@@ -110,11 +110,19 @@ def decode(body: bytes, into: type[T]) -> T:
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError(problems.INVALID_DOCUMENT, f"the body is not JSON: {str(error)[:500]}") from None
+    # What reads back as it was sent, as all that agents and clients of ours send does, has no key twice.
+    if _encode(request) != body:
+        _require_each_key_once(body)
+    return request
 
 
-def decode_document(body: bytes) -> Any:
-    """Decode a JSON document of any shape, bounded in depth. Raises `ProblemError`."""
+def _require_each_key_once(body: bytes) -> None:
     try:
-        return jsontext.decode_json(body)
-    except JsonError as error:
-        raise ProblemError(problems.INVALID_DOCUMENT, str(error)) from None
+        read_json(body)
+    except ValueFault as fault:
+        if fault.message == TWICE:
+            raise ProblemError(
+                problems.INVALID_DOCUMENT,
+                f"the body is not right: {fault}",
+                errors=[FieldProblem(fault.path, fault.message)],
+            ) from None

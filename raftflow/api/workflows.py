@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raftflow.api import large, problems
-from raftflow.api.bodies import decode_document
 from raftflow.api.calls import Access, Answer, Call, Cost, Handler, Param, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
 from raftflow.coordinator.relay import PIECE_BYTES_MAX
@@ -31,6 +30,7 @@ from raftflow.domain.task import WorkflowState
 from raftflow.domain.workflow import WorkflowSpec
 from raftflow.formats import schema
 from raftflow.formats.documents import DocumentError, normalize
+from raftflow.formats.jsontext import decode_json
 from raftflow.machine import queries
 
 OFF_LOOP_BYTES = 32 * 1024
@@ -45,7 +45,7 @@ _CLIENT = "client:api"
 
 def _read_document(body: bytes) -> WorkflowSpec:
     try:
-        return normalize(decode_document(body))
+        return normalize(decode_json(body))
     except DocumentError as error:
         kind = problems.INVALID_DOCUMENT if error.limit is None else problems.TOO_LARGE
         raise ProblemError(

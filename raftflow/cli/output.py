@@ -25,6 +25,9 @@ _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)(?:\.\d{1,9})?Z")
 _TRACEBACK = "Traceback (most recent call last)"
 _BLANKS = re.compile(r"\s+")
 
+_EXACT_MAX = 2**53
+"""Below it every whole number is a floating-point number."""
+
 
 def plain(value: Any) -> Any:
     """Turn contract types into what JSON knows."""
@@ -220,7 +223,7 @@ def _text(value: Any) -> str:
         return " ".join(f"{key}={_text(each)}" for key, each in value.items())
     if isinstance(value, list):
         return ", ".join(_text(each) for each in value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_MAX:
         return str(int(value))
     if isinstance(value, int) and value.bit_length() > 10_000:
         return f"a whole number of {value.bit_length()} bits"

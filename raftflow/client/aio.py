@@ -11,8 +11,6 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import quote
 
-import orjson
-
 from raftflow.client.errors import ClientError, UsageError, WaitTimeout
 from raftflow.client.overview import ClusterStatus, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
@@ -40,7 +38,7 @@ from raftflow.domain.contract import (
     WorkflowPage,
     WorkflowView,
 )
-from raftflow.formats.values import find_not_finite
+from raftflow.domain.values import ValueFault, write_json
 
 T = TypeVar("T")
 
@@ -139,14 +137,7 @@ class AsyncClient:
         workflow. Raises `Refused` with every fault if the document is broken.
         """
         document = workflow if isinstance(workflow, Mapping) else workflow.document()
-        try:
-            body = orjson.dumps(document)
-        except (orjson.JSONEncodeError, RecursionError) as error:
-            raise UsageError(f"the document cannot be written as JSON: {error}") from error
-        # JSON has no infinity; the encoder writes null in its place, which would be another document.
-        path = find_not_finite(document) if b"null" in body else None
-        if path is not None:
-            raise UsageError(f"{path} must be a finite number")
+        body = _json(document)
         key = new_key() if idempotency_key is None else idempotency_key
         # A large document takes the replicas a while to check and replicate.
         call = Call("POST", "/v1/workflows", body=body, idempotency_key=key, attempt_s=30.0)
@@ -297,7 +288,7 @@ class AsyncClient:
         path = f"/v1/agents/{_part(name)}/drain"
         if deadline_s is None:
             return await self._post(path, AgentView)
-        body = orjson.dumps({"deadline_s": deadline_s})
+        body = _json({"deadline_s": deadline_s})
         return await self._transport.call(Call("POST", path, body=body, idempotency_key=new_key()), AgentView)
 
     async def resume_agent(self, name: str) -> AgentView:
@@ -398,7 +389,7 @@ class AsyncClient:
 
         `peer` is `host:port` for the other replicas, `url` is for clients. Raises `Refused`. May be repeated.
         """
-        body = orjson.dumps({"name": name, "peer": peer, "url": url})
+        body = _json({"name": name, "peer": peer, "url": url})
         call = Call("POST", "/v1/members", body=body, idempotency_key=new_key(), attempt_s=30.0)
         return await self._transport.call(call, MemberList)
 
@@ -409,7 +400,7 @@ class AsyncClient:
 
     async def transfer_leadership(self, to: str | None = None) -> MemberList:
         """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
-        body = orjson.dumps({} if to is None else {"to": to})
+        body = _json({} if to is None else {"to": to})
         call = Call("POST", "/v1/members/transfer", body=body, idempotency_key=new_key())
         return await self._transport.call(call, MemberList)
 
@@ -434,6 +425,14 @@ class AsyncClient:
     ) -> T:
         call = Call("GET", path, params=params or {}, replica=url, attempt_s=attempt_s)
         return await self._transport.call(call, kind, timeout_s=max(attempt_s, self._transport.timeout_s))
+
+
+def _json(value: Any) -> bytes:
+    """Return the body of a request. Raises `UsageError` with the path of what is no value."""
+    try:
+        return write_json(value)
+    except ValueFault as fault:
+        raise UsageError(str(fault)) from None
 
 
 def _part(name: str) -> str:

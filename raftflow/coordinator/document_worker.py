@@ -29,7 +29,7 @@ from raftflow.domain.contract import FieldProblem
 from raftflow.domain.pieces import Piece
 from raftflow.domain.rejections import Rejection
 from raftflow.formats.documents import DocumentError, normalize
-from raftflow.formats.jsontext import JsonError, decode_json
+from raftflow.formats.jsontext import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,8 +102,6 @@ def answer(ask: Ask) -> Iterator[Answer | Piece]:
     """Read a document: one answer, and the pieces that it announces."""
     try:
         spec = normalize(decode_json(ask.body))
-    except JsonError as error:
-        yield Fault(str(error))
     except DocumentError as error:
         yield Fault(f"the workflow document is not right: {str(error)[:1000]}", error.problems, error.limit)
     except RecursionError:

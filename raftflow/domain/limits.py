@@ -30,6 +30,9 @@ INPUTS_PIECE_COUNT_MAX = 1_000
 
 JSON_DEPTH_MAX = 64
 """Brackets within brackets in JSON from outside: documents, arguments, results."""
+INTEGER_DIGITS_MAX = 640
+"""Digits of a whole number in a document, an argument or a result. Every Python reads and writes so many, whatever
+limit it is told (`sys.set_int_max_str_digits` takes no smaller one)."""
 
 ERROR_CHARS_MAX = 4_096
 """Characters of an error text kept with an attempt; the rest is cut."""

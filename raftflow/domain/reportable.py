@@ -1,8 +1,7 @@
 """What an agent may report: one set of rules, for the leader's door and for the agent when an attempt ends.
 
 The types of the contract bound numbers, texts and counts. What they cannot say stands here: what a task's result may
-be. It is JSON as every part of the cluster reads it alike: UTF-8, at most `JSON_DEPTH_MAX` levels deep, whole numbers
-within 64 bits, other numbers within a double, text without lone surrogates.
+be: a value (`values.py`) as JSON in UTF-8.
 
 An agent that says more than that is refused, and would only be refused again. So `judge_end` makes a failed attempt
 of a success whose result breaks a rule, before anybody is told of it.
@@ -12,31 +11,23 @@ This module is imported by every python worker: it imports little.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from raftflow.domain import limits
+from raftflow.domain import limits, values
+from raftflow.domain.values import ValueFault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
     from raftflow.domain.contract import ReportedEnd
 
-_INTEGER_LEAST, _INTEGER_MOST = -(2**63), 2**64 - 1
-"""What signed or unsigned 64 bits hold: libraries turn larger ones into floating point without a word."""
 _NUMBER_MAX = limits.USAGE_NUMBER_MAX
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")
-_PATH_CHARS_MAX = 120
-_KEY_CHARS_MAX = 40
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (limits.INTEGER_DIGITS_MAX + 1))
 _NULL = b"null"
 _RAW_NULL = msgspec.Raw(_NULL)
-
-_decode = msgspec.json.Decoder().decode
 
 
 def result_fault(result: bytes, *, bytes_max: int | None = limits.RESULT_BYTES_MAX) -> str | None:
@@ -52,18 +43,16 @@ def result_fault(result: bytes, *, bytes_max: int | None = limits.RESULT_BYTES_M
             "write it to a file and return the file's name"
         )
     try:
-        value = _decode(result)
+        value = values.decode_json(result)
     except RecursionError:
-        return _too_deep("")
-    except msgspec.ValidationError:  # of no type: so it can only be a number
-        return _number_out_of_range(result)
+        return told_fault(ValueFault("", values.TOO_DEEP))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return _not_json(result, error)
-    if is_too_deep(result, value):
-        return _too_deep(_path(value, _never, depth_max=limits.JSON_DEPTH_MAX - 1) or "")
-    if _LONG_NUMBER.search(result) and (where := _path(value, _is_long)):
-        return f"the result has a whole number beyond 64 bits at {where}: return it as text, or as a float"
-    return None
+        return _explain(result, error)
+    fault = None
+    if values.is_too_deep(result, value) or (len(result) > limits.INTEGER_DIGITS_MAX and _LONG_NUMBER.search(result)):
+        fault = values.find_fault(value)
+    fault = fault or values.twice_fault(result, value)
+    return None if fault is None else told_fault(fault)
 
 
 def first_fault(results: Iterable[msgspec.Raw]) -> tuple[int, str] | None:
@@ -116,151 +105,45 @@ def told_number(number: int) -> int:
     return min(max(number, 0), limits.USAGE_NUMBER_MAX)
 
 
-def not_finite_fault(value: Any) -> str | None:
-    """Say where a result that is a Python value has a number that JSON has not, None if it has none.
-
-    The encoder writes `null` in its place without a word. Of instances of dataclasses the fields count, of an
-    enumeration's members their values, as for the encoder.
-    """
-    where = _path(value, _is_not_finite)
-    return None if where is None else _not_finite(where)
+def told_fault(fault: ValueFault) -> str:
+    """Say what is wrong with a result as a value: what, where, and what to do."""
+    where = f"result{'' if fault.path[:1] in ('', '[') else '.'}{fault.path}"
+    told = _TOLD.get(fault.message, f"the result is wrong: {{where}} {fault.message}")
+    return told.replace("{where}", where)
 
 
-def is_too_deep(text: bytes, value: Any) -> bool:
-    """Tell whether JSON, which reads as `value`, is nested deeper than allowed."""
-    # Most texts have too few brackets for that, and a value has fewer parts than its text has characters.
-    if text.count(b"[") + text.count(b"{") <= limits.JSON_DEPTH_MAX:
-        return False
-    level = [value]
-    for _ in range(limits.JSON_DEPTH_MAX + 1):
-        level = [whole for whole in level if type(whole) is dict or type(whole) is list]
-        if not level:
-            return False
-        level = [part for whole in level for part in (whole.values() if type(whole) is dict else whole)]
-    return True
-
-
-def _too_deep(where: str) -> str:
-    place = f", at {where}" if where else ""
-    return (
-        f"the result is nested more than {limits.JSON_DEPTH_MAX} levels deep{place}: "
-        "return a flatter value, or its JSON as text"
-    )
-
-
-def _not_finite(where: str) -> str:
-    return (
-        f"the result has a number that is not finite (NaN or infinity) at {where}, which JSON has not: "
+_TOO_LARGE = "is too large"
+_TOLD = {
+    values.TOO_DEEP: f"the result {values.TOO_DEEP}, at {{where}}: return a flatter value, or its JSON as text",
+    values.TWICE: "the result has a key twice, at {where}: write it once",
+    values.LONG_INTEGER: (
+        f"the result has a whole number of more than {limits.INTEGER_DIGITS_MAX} digits at {{where}}: "
+        "return it as text"
+    ),
+    values.LONE_SURROGATE: (
+        "the result has a lone surrogate, which is no character, in the text at {where}: return valid Unicode"
+    ),
+    values.NOT_FINITE: (
+        "the result has a number that is not finite (NaN or infinity) at {where}, which JSON has not: "
         "return null or text"
-    )
+    ),
+    _TOO_LARGE: "the result has a number that is too large for floating point at {where}: return it as text",
+}
+"""What is told of the faults that values have."""
 
 
-def _number_out_of_range(text: bytes) -> str:
-    where = _path(_read_leniently(text), _is_out_of_range)
-    place = f" at {where}" if where else ""
-    return f"the result has a number that is too large for floating point{place}: return it as text"
-
-
-def _not_json(text: bytes, error: Exception) -> str:
-    if text.startswith(b"\xef\xbb\xbf"):
+def _explain(result: bytes, error: Exception) -> str:
+    """Say what is wrong with bytes that the decoder has refused."""
+    if result.startswith(b"\xef\xbb\xbf"):
         return "the result begins with a byte order mark, which JSON has not: write UTF-8 without it"
-    value = _read_leniently(text)
-    where = _path(value, _is_not_finite)
-    if where is not None:
-        return _not_finite(where)
-    where = _path(value, _is_lone_surrogate)
-    if where is not None:
-        return f"the result has a lone surrogate, which is no character, in the text at {where}: return valid Unicode"
+    try:
+        fault = values.find_fault(values.read_json(result))
+    except ValueFault as found:
+        fault = found
+    if fault is not None and (fault.path or fault.message in _TOLD):
+        if fault.message == values.NOT_FINITE and isinstance(error, msgspec.ValidationError):
+            fault = ValueFault(fault.path, _TOO_LARGE)
+        return told_fault(fault)
     if isinstance(error, UnicodeDecodeError):
         return "the result is no JSON, for it is not UTF-8: encode its text as UTF-8, and other bytes as base64"
     return f"the result is no JSON: {str(error)[:200]}"
-
-
-def _read_leniently(text: bytes) -> Any:
-    """Read JSON as Python's own reader does: NaN, numbers that are too large and lone surrogates pass.
-
-    Returns None if it fails.
-    """
-    import json  # noqa: PLC0415 - only to explain what is wrong
-
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-# --- where in a value
-
-
-def _path(value: Any, wrong: Callable[[Any], bool], *, depth_max: int = 1 << 30) -> str | None:
-    """Return the path of the first part of a value that is wrong, from `result` on; None if there is none."""
-    steps = _steps(value, wrong, depth_max)
-    if steps is None:
-        return None
-    text = "".join(["result", *reversed(steps)])
-    return text if len(text) <= _PATH_CHARS_MAX else f"{text[:_PATH_CHARS_MAX]}..."
-
-
-def _steps(value: Any, wrong: Callable[[Any], bool], depth_max: int) -> list[str] | None:
-    """Return the steps of a path, last first."""
-    if wrong(value) or depth_max < 0:
-        return []
-    for key, part in _parts(value):
-        if type(key) is str and wrong(key):
-            return [f".{_shown(key)} (the key)"]
-        steps = _steps(part, wrong, depth_max - 1)
-        if steps is not None:
-            steps.append(f"[{key}]" if type(key) is int else f".{_shown(key)}")
-            return steps
-    return None
-
-
-def _shown(key: Any) -> str:
-    text = str(key)[:_KEY_CHARS_MAX]
-    return text if text.isidentifier() and text.isascii() else ascii(text)
-
-
-def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
-    """Return what a value consists of, as the encoder sees it: whatever a class of its own makes of these methods."""
-    if isinstance(value, dict):
-        return dict.items(value)
-    if isinstance(value, list):
-        return enumerate(list.__iter__(value))
-    if isinstance(value, tuple):
-        return enumerate(tuple.__iter__(value))
-    if isinstance(value, enum.Enum):
-        return (("value", value.value),)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields(value)
-    return ()
-
-
-def _fields(value: Any) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(value):
-        yield field.name, getattr(value, field.name, None)
-
-
-def _never(_value: Any) -> bool:
-    return False
-
-
-def _is_long(value: Any) -> bool:
-    return type(value) is int and not _INTEGER_LEAST <= value <= _INTEGER_MOST
-
-
-def _is_not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _is_out_of_range(value: Any) -> bool:
-    return _is_not_finite(value) or _is_long(value)
-
-
-def _is_lone_surrogate(value: Any) -> bool:
-    if type(value) is not str or value.isascii():
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

@@ -10,12 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-
 from raftflow.domain import limits
 from raftflow.domain.cachekeys import parse_key
 from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import DEFAULT_DEMAND, MEMORY, parse_amount
+from raftflow.domain.values import judge_integer, write_json
 from raftflow.formats.durations import parse_duration_ms
 from raftflow.formats.faults import Faults, shown
 from raftflow.formats.values import RESULT_KEY, check_value, text_bytes
@@ -145,7 +144,7 @@ def _json(part: Part, field: str, value: Any, fields: dict[str, Any]) -> None:
         part.fault(path, message)
     if wrong:
         return
-    data = orjson.dumps(value)
+    data = write_json(value)
     fields[field] = data
     fields[f"_{field}_bytes"] = len(data)
     if refs:
@@ -162,10 +161,10 @@ def _env(part: Part, value: object, fields: dict[str, Any]) -> None:
             part.fault("env", f"{shown(key)} cannot name a variable")
         elif key.startswith("RAFTFLOW_"):
             part.fault(f"env.{key[:80]}", "variables RAFTFLOW_* are set by the agent")
-        elif type(item) is int and abs(item) < 2**63:
+        elif type(item) is int and judge_integer(item) is None:
             env[key] = str(item)
         elif not isinstance(item, str):
-            part.fault(f"env.{key[:80]}", "must be a text")
+            part.fault(f"env.{key[:80]}", f"is {shown(item)}, and must be a text: quote it")
         elif _clean(part, f"env.{key[:80]}", key) and _clean(part, f"env.{key[:80]}", item):
             env[key] = item
     fields["env"] = env

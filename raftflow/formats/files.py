@@ -7,8 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from raftflow.domain.values import ValueFault, read_json
 from raftflow.formats import wfformat
 from raftflow.formats.wfformat import Conversion
 
@@ -59,9 +58,9 @@ def loads(
 def _parse(data: bytes, format_name: str, source: str) -> Any:
     if format_name == "json":
         try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise FormatError(f"{source}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+            return read_json(data)
+        except ValueFault as fault:
+            raise FormatError(f"{source}: {fault}") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,29 +1,18 @@
-"""JSON of any shape from somebody who is not trusted: bounded in depth, and read."""
+"""JSON documents from somebody who is not trusted."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from raftflow.domain.limits import JSON_DEPTH_MAX as DEPTH_MAX
-from raftflow.domain.reportable import is_too_deep
-
-_TOO_DEEP = f"the JSON is nested more than {DEPTH_MAX} levels deep"
-
-
-class JsonError(ValueError):
-    """Bytes that are no JSON, or nested too deeply. Says what is wrong."""
+from raftflow.domain.contract import FieldProblem
+from raftflow.domain.values import ValueFault, read_json
+from raftflow.formats.faults import DocumentError
 
 
 def decode_json(data: bytes) -> Any:
-    """Read JSON of any shape. Raises `JsonError`."""
+    """Read a JSON document. Raises `DocumentError` with the path of what is no value (`domain/values.py`)."""
     try:
-        value = msgspec.json.decode(data)
-    except RecursionError:  # the decoder goes down as far as the interpreter lets it
-        raise JsonError(_TOO_DEEP) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise JsonError(f"the body is not JSON: {str(error)[:500]}") from None
-    if is_too_deep(data, value):
-        raise JsonError(_TOO_DEEP)
-    return value
+        return read_json(data)
+    except ValueFault as fault:
+        message = fault.message if fault.path else f"the body is not JSON that can be read: {fault.message}"
+        raise DocumentError([FieldProblem(fault.path, message)]) from None

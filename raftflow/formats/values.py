@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
+
+from raftflow.domain.values import LONE_SURROGATE, judge_finite, judge_integer
 
 DEPTH_MAX = 64
 """Levels of tables and lists inside an argument."""
@@ -27,8 +28,7 @@ def text_bytes(text: str) -> int:
 def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Walk a value without recursion. Return its faults and its references to results, each with its path.
 
-    What passes can be encoded as JSON and read back unchanged: texts are Unicode, numbers are finite and fit
-    64 bits, keys are texts, the depth is bounded.
+    What passes is a value (`domain/values.py`): it can be encoded as JSON and read back unchanged.
     """
     faults: list[tuple[str, str]] = []
     refs: list[tuple[str, str]] = []
@@ -38,13 +38,13 @@ def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tupl
         kind = type(item)
         if kind is str:
             if text_bytes(item) < 0:
-                faults.append((where, "is no valid Unicode (a lone surrogate)"))
+                faults.append((where, LONE_SURROGATE))
         elif kind is int:
-            if not -(2**63) <= item < 2**64:
-                faults.append((where, "a whole number must fit 64 bits"))
+            if (wrong := judge_integer(item)) is not None:
+                faults.append((where, wrong))
         elif kind is float:
-            if not math.isfinite(item):
-                faults.append((where, "must be a finite number"))
+            if (wrong := judge_finite(item)) is not None:
+                faults.append((where, wrong))
         elif item is None or kind is bool:
             continue
         elif kind is not dict and kind is not list:
@@ -77,21 +77,6 @@ def _all_plain(items: list[Any]) -> bool:
         elif item is not None and kind is not bool:
             return False
     return True
-
-
-def find_not_finite(value: Any) -> str | None:
-    """Return the path of a number in an encodable value that is infinite or none at all, or None."""
-    stack: list[tuple[Any, str]] = [(value, "")]
-    while stack:
-        item, where = stack.pop()
-        if isinstance(item, float):
-            if not math.isfinite(item):
-                return where.removeprefix(".")
-        elif isinstance(item, dict):
-            stack.extend((each, f"{where}.{key}") for key, each in item.items())
-        elif isinstance(item, list | tuple):
-            stack.extend((each, f"{where}[{place}]") for place, each in enumerate(item))
-    return None
 
 
 def _add_reference(

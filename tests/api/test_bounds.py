@@ -239,7 +239,7 @@ BEYOND: dict[str, Any] = {
         ({"offers": [{**OFFER, "exit_code": 2**40}]}, "offers"),
         ({"offers": [{**OFFER, "error": "e" * (limits.ERROR_CHARS_MAX + 1)}]}, "offers"),
         ({"offers": [OFFER, {**OFFER, "result": json.loads("[" * 65 + "]" * 65)}]}, "offers[1].result"),
-        ({"offers": [{**OFFER, "result": 2**64}]}, "offers[0].result"),
+        ({"offers": [{**OFFER, "result": 10**640}]}, "offers[0].result"),
     ],
 )
 async def test_a_registration_beyond_a_bound_is_refused_with_the_field_and_reaches_no_log(
@@ -281,7 +281,7 @@ async def test_huge_registrations_cost_the_loop_little(one: Any) -> None:
         {"running": [1] * (limits.FENCES_PER_POLL_MAX + 1)},
         {"queued": [2**63]},
         {"ends": [{**OFFER, "outcome": "failed"}] * (limits.ENDS_PER_POLL_MAX + 1)},
-        {"ends": [{**OFFER, "result": {"a": 1.0, "b": 2**64}}]},
+        {"ends": [{**OFFER, "result": {"a": 1.0, "b": 10**640}}]},
         {"ends": [{**OFFER, "cpu_ms": -1}]},
         {"logs": [{"request": "r" * 65, "data": "", "size": 0, "truncated": False, "complete": True}]},
         {"logs": [{"request": "r", "data": "", "size": -1, "truncated": False, "complete": True}]},

@@ -46,7 +46,7 @@ def test_the_three_formats_say_the_same() -> None:
         (b"a = " + b"9" * 5000, "toml", "digits"),
         (b"a = 1979-99-99", "toml", "line 1"),
         (b'{\n "name": }', "json", "line 2, column"),
-        (b"[" * 5000, "json", "line 1"),
+        (b"[" * 5000, "json", "nested more than 64 levels deep"),
         (b"name: w\n\ttasks: 1", "yaml", "line 2"),
         (b"a: 1\nb: 2\na: 3\n", "yaml", "line 3: the key 'a' is there twice"),
         (b"a: 1\n\xff", "yaml", "line 2: not UTF-8"),

@@ -19,7 +19,20 @@ from contextvars import ContextVar
 
 from aiohttp import web
 
-from raftflow.api import agents, bodies, cluster, inputs, large, members, metrics, openapi, problems, reuse, workflows
+from raftflow.api import (
+    agents,
+    bodies,
+    cluster,
+    inputs,
+    large,
+    logs,
+    members,
+    metrics,
+    openapi,
+    problems,
+    reuse,
+    workflows,
+)
 from raftflow.api.calls import (
     LEADER_LOOK_S,
     LEADER_WAIT_S,
@@ -62,6 +75,7 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _DESCRIBED = (
     *workflows.ROUTES,
+    *logs.ROUTES,
     *agents.ROUTES,
     *inputs.ROUTES,
     *cluster.ROUTES,

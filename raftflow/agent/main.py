@@ -25,6 +25,7 @@ from raftflow.agent.loop import Agent
 from raftflow.agent.output import OutputStore
 from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import RegisterResponse, ReportedEnd
+from raftflow.log_output import start_logging
 
 _log = logging.getLogger("raftflow.agent")
 
@@ -201,7 +202,7 @@ def main() -> None:
     """Run an agent configured by the environment and an optional file: `python -m raftflow.agent.main [FILE]`."""
     from raftflow.agent.config import load_config  # noqa: PLC0415 - only here
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    start_logging("info")
     try:
         sys.exit(run(load_config(Path(sys.argv[1]) if len(sys.argv) > 1 else None, os.environ, {})))
     except ConfigError as error:

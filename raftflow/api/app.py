@@ -47,6 +47,7 @@ from raftflow.api.calls import (
     encode,
 )
 from raftflow.api.doorway import Doorman
+from raftflow.api.figures import OTHER, Operation, now_s
 from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
 from raftflow.api.forwarded import ForwardingProof
 from raftflow.api.hosts import Hosts, check_origin
@@ -131,6 +132,7 @@ class Api:
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = self._replica.ids.request_id()
         _request_id.set(request_id)
+        began_s = now_s()
         try:
             await self._admit(request)
             response = await handler(request)
@@ -148,6 +150,7 @@ class Api:
                 problems.INTERNAL, f"the replica failed; its log has the reason under request id {request_id}"
             ).response()
         self._stamp(response, request_id)
+        self._doorman.figures.answered(_operation(request), response.status, began_s)
         return response
 
     def _stamp(self, response: web.StreamResponse, request_id: str) -> None:
@@ -299,6 +302,13 @@ class Api:
         return await self._forwarder.forward(
             call.route, call.request, call.body, leader.leader_url, _request_id.get()
         )
+
+
+def _operation(request: web.Request) -> Operation:
+    """Return which operation a request asks for, as metrics name it."""
+    match = request.match_info
+    resource = match.route.resource
+    return OTHER if match.http_exception is not None or resource is None else (request.method, resource.canonical)
 
 
 async def _expect_nothing(request: web.Request) -> None:

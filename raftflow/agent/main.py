@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from raftflow.domain.contract import RegisterResponse, ReportedEnd
 from raftflow.log_output import start_logging
 
 _log = logging.getLogger("raftflow.agent")
+_FILES_MIN = 64
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -66,7 +68,14 @@ def run(config: AgentConfig) -> int:
     hide_memory()
     adopt_orphans()
     ignore_signals(_HEARD)
-    life = run_agent(config, files_limit=raise_files_limit(), owns_process=True)
+    files_limit = raise_files_limit()
+    raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= raised < _FILES_MIN:
+        raise ConfigError(
+            f"the limit of open files is {raised}, and an agent needs at least {_FILES_MIN}: raise it (ulimit -n, or "
+            f"LimitNOFILE= of its service)"
+        )
+    life = run_agent(config, files_limit=files_limit, owns_process=True)
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:

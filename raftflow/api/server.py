@@ -184,18 +184,16 @@ class HttpServer:
         await self._runner.cleanup()
 
 
-async def run_replica(config: CoordinatorConfig) -> int:
+async def run_replica(config: CoordinatorConfig, shares: Shares) -> int:
     """Run one replica until it is told to stop (SIGTERM, SIGINT) or fails. Returns the exit code."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    limit, in_use = descriptors.raise_limit(), descriptors.open_now()
     fs = RealFileSystem()
     replica: Replica | None = None
     server: HttpServer | None = None
     try:
-        shares = descriptors.share_out(limit, in_use, config.limits.connections)
         replica = build_replica(config, fs)
         server = HttpServer(replica, shares, fs.sync_times)
         await replica.start()
@@ -266,7 +264,13 @@ def _quiet_interpreter() -> None:
 
 def run(config: CoordinatorConfig) -> int:
     """Run one replica on the fastest event loop that is installed. Returns the exit code."""
-    return _runner_of()(run_replica(config))
+    try:  # before there is a loop, which needs some too
+        limit, in_use = descriptors.raise_limit(), descriptors.open_now()
+        shares = descriptors.share_out(limit, in_use, config.limits.connections)
+    except ConfigError as error:
+        _log.error("replica %s cannot start: %s", config.name, error)
+        return EXIT_REFUSED
+    return _runner_of()(run_replica(config, shares))
 
 
 def _runner_of() -> Callable[..., int]:

@@ -99,16 +99,16 @@ def _of_raftflow(error: BaseException) -> Failure | None:
     ]
     for kind, code in codes:
         if isinstance(error, kind):
-            return Failure(str(error), code, **_facts(error))
+            return Failure(str(error), code, **facts_of(error))
     if isinstance(error, ValueError) and type(error).__module__.startswith("raftflow."):
         # Errors of configuration files, of documents and of their formats: what the user gave is wrong.
-        return Failure(_with_problems(error), USAGE, **_facts(error))
+        return Failure(_with_problems(error), USAGE, **facts_of(error))
     if type(error).__module__.startswith("raftflow."):
         return Failure(str(error), FAILED)
     return None
 
 
-def _facts(error: BaseException) -> dict[str, Any]:
+def facts_of(error: BaseException) -> dict[str, Any]:
     """Return what programs may want to know of an error besides its text."""
     facts: dict[str, Any] = {}
     problem = getattr(error, "problem", None)
@@ -143,10 +143,23 @@ def _with_problems(error: ValueError) -> str:
     problems = getattr(error, "problems", None)
     if not problems:
         return str(error)
-    lines = [
-        f"  {problem.path}: {problem.message}" if problem.path else f"  {problem.message}" for problem in problems
-    ]
-    return "\n".join(["the document is not right:", *lines])
+    return "\n".join(["the document is not right:", *(f"  {line}" for line in faults_as_text(problems))])
+
+
+def faults_as_text(problems: Sequence[Any], source: str = "") -> list[str]:
+    """Return faults of a document, each as a text with its line where that is known.
+
+    `source` is the document's name: it comes first, as compilers have it.
+    """
+    lines = []
+    for problem in problems:
+        line = getattr(problem, "line", None)
+        if source:
+            place = f"{source}: " if line is None else f"{source}:{line}: "
+        else:
+            place = "" if line is None else f"line {line}: "
+        lines.append(f"{place}{problem.path}: {problem.message}" if problem.path else f"{place}{problem.message}")
+    return lines
 
 
 def report(failure: Failure, arguments: Sequence[str]) -> int:

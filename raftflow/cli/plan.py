@@ -75,7 +75,9 @@ def plan(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError("give one of --policy, --compare and --exact")
     if gantt_file is not None and (compare or gantt_file.suffix not in {".svg", ".png"}):
         raise click.UsageError("--gantt draws one plan, into a file called .svg or .png")
-    spec = normalize(load_file(file, format_name, **scales))
+    document, source = load_file(file, format_name, **scales)
+    with source.lines():
+        spec = normalize(document)
     if agents_file is None:
         agents, spec = _live(spec)
     else:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raftflow.cli.documents import file_options, load_file
-from raftflow.cli.exits import DONE, FAILED, INTERRUPTED, OUTPUT_CLOSED, Failure
+from raftflow.cli.exits import DONE, FAILED, INTERRUPTED, OUTPUT_CLOSED, Failure, faults_as_text
 from raftflow.cli.groups import Nouns
 from raftflow.cli.options import Duration, connect, connection_options, output_option
 from raftflow.cli.output import echo, note, print_items, print_json, print_one
 from raftflow.cli.plan import plan
-from raftflow.cli.streams import OutputError, flush, is_terminal
+from raftflow.cli.streams import OutputError, flush, is_terminal, safe
 
 if TYPE_CHECKING:
     from raftflow.client import Client
@@ -72,7 +72,7 @@ def submit(  # noqa: PLR0917 - click passes options by name
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
-    document = load_file(file, format_name, **scales)
+    document, source = load_file(file, format_name, **scales)
     if name is not None:
         document["name"] = name
     if priority is not None:
@@ -80,7 +80,8 @@ def submit(  # noqa: PLR0917 - click passes options by name
     key = uuid.uuid4().hex if idempotency_key is None else idempotency_key
     with connect() as client:
         try:
-            created = client.submit(document, idempotency_key=key)
+            with source.lines():
+                created = client.submit(document, idempotency_key=key)
         except KeyboardInterrupt:
             again = f"the same command with --idempotency-key {key} gives its id, and submits it only once"
             raise Failure(f"interrupted; the workflow may be submitted: {again}", INTERRUPTED) from None
@@ -142,15 +143,20 @@ def _exit_as(view: WorkflowView) -> None:
 @file_options
 @output_option
 def validate(file: str, format_name: str | None, output: str, **scales: Any) -> None:
-    """Check the workflow in FILE without a cluster, and name every fault. Exits with 1 if there is any."""
+    """Check the workflow in FILE without a cluster, and name every fault with its line.
+
+    Exits with 1 if there is any, with 2 if FILE cannot be read as a document at all.
+    """
     from raftflow.formats.documents import DocumentError, normalize  # noqa: PLC0415
 
     try:
-        spec = normalize(load_file(file, format_name, **scales))
+        document, source = load_file(file, format_name, **scales)
+        with source.lines():
+            spec = normalize(document)
     except DocumentError as error:
         if output == "table":
-            for problem in error.problems:
-                echo(f"{problem.path}: {problem.message}" if problem.path else problem.message)
+            for line in faults_as_text(error.problems, "standard input" if file == "-" else file):
+                echo(safe(line))
         else:
             print_json({"ok": False, "problems": error.problems}, indent=output == "json")
         raise Failure(f"{file} is not right: {len(error.problems)} fault(s)", FAILED) from None

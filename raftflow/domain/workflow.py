@@ -6,7 +6,7 @@ again, since it trusts nobody.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -100,13 +100,13 @@ def check_graph(spec: WorkflowSpec, problems_max: int = 100) -> list[GraphProble
     problems: list[GraphProblem] = []
     position = _check_ids(spec, problems)
     _check_needs(spec, position, problems)
-    if not problems:
-        cycle = find_cycle(spec)
-        if cycle:
-            shown = " -> ".join([*cycle[:12], "..." if len(cycle) > 12 else cycle[0]])
-            problems.append(
-                GraphProblem(f"tasks[{position[cycle[0]]}].needs", f"tasks need each other in a circle: {shown}")
-            )
+    # Known needs alone make a graph that an order can be asked of, which is quicker than to look for cycles.
+    whole = not problems and len(topological_order(spec)) == len(tasks)
+    for cycle in [] if whole else find_cycles(spec):
+        shown = " -> ".join([*cycle[:12], "..." if len(cycle) > 12 else cycle[0]])
+        problems.append(
+            GraphProblem(f"tasks[{position[cycle[0]]}].needs", f"tasks need each other in a circle: {shown}")
+        )
     return problems[:problems_max]
 
 
@@ -161,22 +161,55 @@ def _check_cache(task: TaskSpec, needs: Collection[str], number: int, problems: 
         )
 
 
-def find_cycle(spec: WorkflowSpec) -> list[str]:
-    """Return the ids along one cycle, each needing the next, or an empty list. Needs must be known ids."""
-    position = {task.id: number for number, task in enumerate(spec.tasks)}
-    order = topological_order(spec)
-    if len(order) == len(spec.tasks):
-        return []
-    done = set(order)
-    number = next(n for n in range(len(spec.tasks)) if n not in done)
-    walked: dict[int, int] = {}
-    path: list[int] = []
-    # Every task left over needs another left-over task, so this walk must come back to where it has been.
-    while number not in walked:
-        walked[number] = len(path)
-        path.append(number)
-        number = next(position[need] for need in spec.tasks[number].needs if position[need] not in done)
-    return [spec.tasks[n].id for n in path[walked[number] :]]
+def find_cycles(spec: WorkflowSpec, cycles_max: int = 10) -> list[list[str]]:
+    """Return cycles that share no task, each as ids of which every one needs the next and the last the first.
+
+    Other faults do not matter: needs that are not known are passed over, so are tasks that need themselves, and of
+    tasks with one id the first counts.
+    """
+    position: dict[str, int] = {}
+    for number, task in enumerate(spec.tasks):
+        position.setdefault(task.id, number)
+    left: dict[int, list[int]] = {}
+    for number, task in enumerate(spec.tasks):
+        known = (position[need] for need in task.needs if need in position)
+        left[number] = [need for need in known if need != number]
+    cycles: list[list[str]] = []
+    while len(cycles) < cycles_max:
+        left = _on_or_behind_cycles(left)
+        if not left:
+            break
+        number = next(iter(left))
+        walked: dict[int, int] = {}
+        path: list[int] = []
+        # Every task left over needs another left-over task, so this walk must come back to where it has been.
+        while number not in walked:
+            walked[number] = len(path)
+            path.append(number)
+            number = left[number][0]
+        cycle = path[walked[number] :]
+        cycles.append([spec.tasks[each].id for each in cycle])
+        for each in cycle:
+            del left[each]
+    return cycles
+
+
+def _on_or_behind_cycles(needs: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+    """Return the tasks that no order can reach, each with those of its needs that are among them (Kahn 1962)."""
+    open_needs = {number: sum(need in needs for need in each) for number, each in needs.items()}
+    dependents: dict[int, list[int]] = {number: [] for number in needs}
+    for number, each in needs.items():
+        for need in each:
+            if need in needs:
+                dependents[need].append(number)
+    reached = [number for number, count in open_needs.items() if count == 0]
+    for number in reached:
+        for dependent in dependents[number]:
+            open_needs[dependent] -= 1
+            if open_needs[dependent] == 0:
+                reached.append(dependent)
+    left = needs.keys() - set(reached)
+    return {number: [need for need in each if need in left] for number, each in needs.items() if number in left}
 
 
 def topological_order(spec: WorkflowSpec) -> list[int]:

@@ -23,6 +23,7 @@ from raftflow.domain.resources import MEMORY
 from raftflow.domain.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
 from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, Faults, shown
 from raftflow.formats.fields import OWN_KEYS, READERS, Part
+from raftflow.formats.foreign import kind_of, refuse
 from raftflow.formats.values import text_bytes
 
 __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
@@ -46,6 +47,7 @@ def normalize(document: object) -> WorkflowSpec:
     faults = Faults()
     if not isinstance(document, dict):
         raise DocumentError([FieldProblem("", "a workflow document is a table with `name` and `tasks`")])
+    refuse(kind_of(document))
     for key in document:
         if key not in TOP_KEYS:
             faults.unknown_key("", key, TOP_KEYS)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from raftflow.domain.values import ValueFault, read_json
-from raftflow.formats import wfformat
+from raftflow.formats import foreign, wfformat
+from raftflow.formats.recognise import UnknownFormatError, recognise
 from raftflow.formats.wfformat import Conversion
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
@@ -24,35 +25,68 @@ class FormatError(ValueError):
 def load(path: Path | str, format_name: str | None = None, conversion: Conversion | None = None) -> dict[str, Any]:
     """Read a workflow file and return its document, ready for `normalize` or for the API.
 
-    The format is `format_name`, else the one that the name's ending says; a WfFormat file is found by its content.
+    The format is `format_name`, else the one that the name's ending says, else what the content looks like; a
+    WfFormat file is found by its content.
     `conversion` scales WfFormat files and is refused with any other. Raises `FormatError`, for a WfFormat file with
     faults `DocumentError`, and `OSError` if the file cannot be read.
     """
     path = Path(path)
-    chosen = format_name or _BY_SUFFIX.get(path.suffix.lower())
-    if chosen is None:
-        raise FormatError(f"{path}: what is in it? Say --format {'|'.join(FORMATS)}")
+    return loads(read(path), format_name or format_of(path), source=str(path), conversion=conversion)
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format that a file's name says, None if it says none."""
+    return _BY_SUFFIX.get(path.suffix.lower())
+
+
+def read(path: Path) -> bytes:
+    """Return a file's content. Raises `FormatError` if it is too large, `OSError` if it cannot be read."""
     with path.open("rb") as file:
         data = file.read(FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
         raise FormatError(f"{path}: larger than {FILE_BYTES_MAX // 1024**2} MiB")
-    return loads(data, chosen, source=str(path), conversion=conversion)
+    return data
 
 
 def loads(
-    data: bytes, format_name: str, *, source: str = "document", conversion: Conversion | None = None
+    data: bytes, format_name: str | None, *, source: str = "document", conversion: Conversion | None = None
 ) -> dict[str, Any]:
-    """Read a document from bytes in one of `FORMATS`; see `load`."""
+    """Read a document from bytes in one of `FORMATS`, or in the one that they look like; see `load`."""
+    if format_name is None:
+        format_name = recognised(data, source)
     if format_name not in FORMATS:
         raise FormatError(f"{source}: no format is called {format_name!r}: {', '.join(FORMATS)}")
-    document = _parse(data, "json" if format_name == "wfformat" else format_name, source)
+    try:
+        document = _parse(data, "json" if format_name == "wfformat" else format_name, source)
+    except FormatError as error:
+        raise FormatError(f"{error}{_other_format(data, format_name)}") from None
     if not isinstance(document, dict):
+        _other_format(data, format_name)
         raise FormatError(f"{source}: a workflow document is a table with `name` and `tasks`")
+    foreign.refuse(foreign.kind_of(document))
     if format_name == "wfformat" or wfformat.looks_like(document):
         return wfformat.convert(document, conversion or Conversion())
     if conversion is not None and conversion != Conversion():
         raise FormatError(f"{source}: only WfFormat files can be scaled; tasks of this one take what they take")
     return document
+
+
+def recognised(data: bytes, source: str = "document") -> str:
+    """Return the format that a content looks like. Raises `FormatError`, and `DocumentError` as `load`."""
+    try:
+        return recognise(data)
+    except UnknownFormatError as error:
+        raise FormatError(f"{source} {error}; --format says what it is: {', '.join(FORMATS)}") from None
+
+
+def _other_format(data: bytes, format_name: str) -> str:
+    """Say if a content looks like another format than it was read as. Raises `DocumentError` as `load`."""
+    try:
+        found = recognise(data)
+    except UnknownFormatError:
+        return ""
+    fits = found == format_name or (found, format_name) in {("json", "wfformat"), ("json", "yaml")}
+    return "" if fits else f" (it looks like {found.upper()}: --format {found} reads it so)"
 
 
 def _parse(data: bytes, format_name: str, source: str) -> Any:

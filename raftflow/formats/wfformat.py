@@ -1,4 +1,4 @@
-"""WfFormat 1.5 (wfcommons.org): recorded workflows become documents whose tasks cost what was recorded.
+"""WfFormat 1.5 and 1.6 (wfcommons.org): recorded workflows become documents whose tasks cost what was recorded.
 
     specification.tasks[].id, parents, children     -> id, needs
     execution.tasks[].runtimeInSeconds              -> expected, and the time that the burner takes
@@ -29,7 +29,9 @@ import msgspec
 from raftflow.domain.limits import NAME_CHARS_MAX, RESOURCE_UNITS_MAX
 from raftflow.formats.faults import Faults
 
-VERSIONS = ("1.5",)
+VERSIONS = ("1.5", "1.6")
+"""What 1.6 adds is optional and not needed here."""
+_OLDER = ("1.0", "1.1", "1.2", "1.3", "1.4")
 MEMORY_FLOOR_MIB = 8
 AVG_CPU_TOLERANCE = 5.0
 """Percent of one core that `avgCPU` may pass a whole number of cores by without asking for another."""
@@ -73,8 +75,7 @@ def convert(document: dict[str, Any], conversion: Conversion) -> dict[str, Any]:
     faults = Faults()
     version = document.get("schemaVersion")
     if version not in VERSIONS:
-        shown = repr(version)[:40]
-        faults.add("schemaVersion", f"{shown} is not supported; wfcommons converts to {VERSIONS[-1]}")
+        faults.add("schemaVersion", _other_version(version))
         faults.raise_any()
     workflow = document.get("workflow")
     specification = workflow.get("specification") if isinstance(workflow, dict) else None
@@ -93,6 +94,18 @@ def convert(document: dict[str, Any], conversion: Conversion) -> dict[str, Any]:
     faults.raise_any()
     name = document.get("name")
     return {"name": _clean(name) if isinstance(name, str) and name else "wfformat", "tasks": converted}
+
+
+def _other_version(version: object) -> str:
+    """Say what to do with a document of a version that is not read."""
+    read = f"raftflow reads WfFormat {' and '.join(VERSIONS)}"
+    if version not in _OLDER:
+        return f"{repr(version)[:40]} is no version that is known: {read}"
+    return (
+        f"this is WfFormat {version}, which has tasks and their runs in one list: {read}. "
+        f"tools/wfcommons-migrate-instance.py "
+        "of github.com/wfcommons/WfFormat rewrites older documents"
+    )
 
 
 def _clean(text: str) -> str:

@@ -170,7 +170,84 @@ def test_validate(run: Run, flow: str, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "tasks[0].retires: unknown key 'retires'; did you mean 'retries'?" in result.stdout
     problems = json.loads(run("workflow", "validate", str(bad), "-o", "json").stdout)["problems"]
-    assert [problem["path"] for problem in problems] == ["tasks[0].retires", "tasks[0].command"]
+    assert [(problem["path"], problem["line"]) for problem in problems] == [
+        ("tasks[0].retires", 3),
+        ("tasks[0].command", 3),
+    ]
+
+
+MANY = {
+    "toml": """name = "no spaces"
+priority = 101
+[[tasks]]
+id = "a"
+needs = ["b", "nobody"]
+command = ["true"]
+[[tasks]]
+id = "b"
+needs = ["a"]
+command = []
+timeout = "soon"
+""",
+    "yaml": """name: no spaces
+priority: 101
+tasks:
+- id: a
+  needs: [b, nobody]
+  command: ["true"]
+- id: b
+  needs: [a]
+  command: []
+  timeout: soon
+""",
+    "json": """{"name": "no spaces",
+"priority": 101,
+"tasks": [
+{"id": "a",
+"needs": ["b", "nobody"], "command": ["true"]},
+{"id": "b", "needs": ["a"],
+"command": [],
+"timeout": "soon"}]}
+""",
+}
+PLACES = {
+    "toml": {"name": 1, "priority": 2, "tasks[1].command": 10, "tasks[1].timeout": 11, "tasks[0].needs[1]": 5},
+    "yaml": {"name": 1, "priority": 2, "tasks[1].command": 9, "tasks[1].timeout": 10, "tasks[0].needs[1]": 5},
+    "json": {"name": 1, "priority": 2, "tasks[1].command": 7, "tasks[1].timeout": 8, "tasks[0].needs[1]": 5},
+}
+
+
+@pytest.mark.parametrize("form", MANY)
+def test_validate_tells_all_faults_at_once_with_their_lines(run: Run, tmp_path: Path, form: str) -> None:
+    file = tmp_path / f"many.{form}"
+    file.write_text(MANY[form])
+    result = run("workflow", "validate", str(file))
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    for path, line in PLACES[form].items():
+        assert any(told.startswith(f"{file}:{line}: {path}: ") for told in lines), (path, lines)
+    assert lines[-1] == f"{file}:5: tasks[0].needs: tasks need each other in a circle: a -> b -> a"
+    assert len(lines) == 6
+    by_pipe = run("workflow", "validate", "-", stdin=MANY[form], env={})
+    assert by_pipe.stdout == result.stdout.replace(str(file), "standard input")
+
+
+def test_submit_recognises_what_comes_in(run: Run, fake: Any) -> None:
+    fake.routes["POST", "/v1/workflows"] = (201, {"id": "wf-1"})
+    texts = (
+        '{"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}',
+        'name = "w"\n[[tasks]]\nid = "a"\ncommand = ["true"]\n',
+        "# mine\nname: w\ntasks:\n- {id: a, command: ['true']}\n",
+    )
+    for text in texts:
+        assert run("workflow", "submit", "-", stdin=text).stdout == "wf-1\n"
+    document = {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}
+    assert [request[4] for request in fake.requests] == [document] * 3
+    assert run("workflow", "submit", "-", stdin='{"name": "w",}').exit_code == 2
+    foreign = run("workflow", "submit", "-", stdin="services:\n  a:\n    image: x\n")
+    assert foreign.exit_code == 2
+    assert "docker compose" in foreign.stderr
+    assert run("workflow", "validate", "-", stdin="services:\n  a:\n    image: x\n").exit_code == 1
 
 
 LISTINGS = [
@@ -224,6 +301,27 @@ def test_explain_says_who_else_could_have_run_it(run: Run, fake: Any) -> None:
         "  a1: has room now [0 0 3]",
         "  a2: it never has enough gpu",
     ]
+
+
+def test_logs_come_in_pieces_and_follow_an_attempt_to_its_end(run: Run, fake: Any) -> None:
+    whole = "x" * 300_000 + "end\n"
+
+    def piece(query: dict[str, str]) -> dict[str, Any]:
+        offset = int(query["offset"])
+        calls.append(query)
+        size = 100 if len(calls) == 1 else len(whole)
+        text = whole[offset : min(offset + int(query["limit"]), size)]
+        common = {"attempt": 2, "agent": "a", "stream": "stderr", "truncated": True}
+        return {**common, "offset": offset, "text": text, "size": size, "complete": len(calls) > 2}
+
+    calls: list[dict[str, str]] = []
+    fake.routes["GET", "/v1/workflows/w/tasks/t/logs"] = piece
+    result = run("task", "logs", "w", "t", "--stream", "stderr", "--follow")
+    assert result.stdout == whole
+    assert [(call["offset"], call.get("attempt")) for call in calls] == [("0", None), ("100", "2"), ("262244", "2")]
+    assert "dropped the rest" in result.stderr
+    calls.clear()
+    assert len(run("task", "logs", "w", "t").stdout) == 100, "without --follow, what is there now"
 
 
 def test_controls(run: Run, fake: Any) -> None:

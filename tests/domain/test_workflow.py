@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raftflow.domain import limits
 from raftflow.domain.ids import name_problem
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph, find_cycle, topological_order, upward_ranks
+from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph, find_cycles, topological_order, upward_ranks
 
 
 def graph(needs: dict[str, str], **expected: int) -> WorkflowSpec:
@@ -66,6 +66,24 @@ def test_an_id_is_used_once():
     assert [problem.path for problem in check_graph(spec)] == ["tasks[1].id"]
 
 
+def test_every_circle_is_told_beside_every_other_fault():
+    spec = graph({"a": "b", "b": "a", "c": "c d", "d": "nobody", "e": "f", "f": "g", "g": "e a", "h": "g", "i": ""})
+    assert [(problem.path, problem.message) for problem in check_graph(spec)] == [
+        ("tasks[2].needs[0]", "'c' needs itself"),
+        ("tasks[3].needs[0]", "no task has the id 'nobody'"),
+        ("tasks[0].needs", "tasks need each other in a circle: a -> b -> a"),
+        ("tasks[4].needs", "tasks need each other in a circle: e -> f -> g -> e"),
+    ]
+    rows = [("a", "b"), ("b", "a"), ("a", "a")]
+    twice = WorkflowSpec(name="w", tasks=tuple(TaskSpec(id=i, needs=(need,), command=("x",)) for i, need in rows))
+    assert [problem.path for problem in check_graph(twice)] == ["tasks[2].id", "tasks[2].needs[0]", "tasks[0].needs"]
+
+
+def test_circles_are_listed_up_to_a_bound():
+    pairs = {f"{side}{n}": f"{other}{n}" for n in range(20) for side, other in (("a", "b"), ("b", "a"))}
+    assert len(check_graph(graph(pairs))) == 10
+
+
 def test_a_long_circle_is_cut():
     names = [f"t{n}" for n in range(20)]
     (problem,) = check_graph(graph({name: names[n - 1] for n, name in enumerate(names)}))
@@ -103,11 +121,13 @@ def test_every_graph_is_either_ordered_or_has_a_circle(edges):
     )
     order = topological_order(spec)
     if check_graph(spec):
-        cycle = find_cycle(spec)
+        cycles = find_cycles(spec)
         needs = {task.id: task.needs for task in spec.tasks}
-        assert all(after in needs[before] for before, after in pairwise([*cycle, cycle[0]]))
+        for cycle in cycles:
+            assert all(after in needs[before] for before, after in pairwise([*cycle, cycle[0]]))
+        assert len({name for cycle in cycles for name in cycle}) == sum(map(len, cycles)) > 0
     else:
-        assert find_cycle(spec) == []
+        assert find_cycles(spec) == []
         place = {position: at for at, position in enumerate(order)}
         assert all(
             place[names.index(need)] < place[position]

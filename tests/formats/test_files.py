@@ -10,7 +10,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raftflow.formats.documents import normalize
+from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.files import FormatError, load, loads
 from raftflow.formats.wfformat import Conversion
 from raftflow.formats.yamldoc import YamlError, parse_yaml
@@ -60,11 +60,13 @@ def test_errors_say_where(data: bytes, format_name: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_the_format_is_in_the_ending_or_must_be_said(tmp_path: Path) -> None:
+def test_the_format_is_in_the_ending_or_in_the_content(tmp_path: Path) -> None:
     file = tmp_path / "flow.txt"
-    file.write_text("name: w")
+    file.write_text("what is this")
     with pytest.raises(FormatError, match="--format"):
         load(file)
+    file.write_text("name: w")
+    assert load(file) == {"name": "w"}
     assert load(file, "yaml") == {"name": "w"}
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.toml")
@@ -140,10 +142,10 @@ def test_aliases_count_with_what_they_stand_for() -> None:
 @given(data=st.binary(max_size=60) | st.text("{}[]:,-&*<!|>\n #'\"ab1=.\\", max_size=60).map(str.encode))
 @example(data=b"--- &a [*a, !!binary x]")
 def test_whatever_is_in_a_file_it_is_a_document_or_a_named_error(data: bytes) -> None:
-    for format_name in ("toml", "yaml", "json"):
+    for format_name in ("toml", "yaml", "json", None):
         try:
             assert isinstance(loads(data, format_name), dict)
-        except FormatError as error:
+        except (FormatError, DocumentError) as error:
             str(error).encode()
 
 

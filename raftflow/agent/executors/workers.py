@@ -9,7 +9,6 @@ from collections.abc import Callable
 import msgspec
 
 from raftflow.agent.executors.base import Ended
-from raftflow.agent.kept import LiveFile
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +37,6 @@ class Worker:
         "idle_since_s",
         "incoming",
         "kept_kib",
-        "live",
         "misled",
         "outgoing",
         "progress",
@@ -46,6 +44,7 @@ class Worker:
         "returned",
         "socket",
         "streams",
+        "truncated",
         "unread",
     )
 
@@ -84,8 +83,7 @@ class Worker:
         """The file in which a call tells its progress; the worker removes it."""
         self.incoming = bytearray()
         self.outgoing = b""
-        self.live: tuple[LiveFile, LiveFile] | None = None
-        """The same files, as those of the call that runs."""
+        self.truncated = [False, False]
 
 
 class IdleWorkers:

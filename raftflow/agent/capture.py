@@ -1,32 +1,39 @@
-"""Output of a program, read by the launcher: the head is kept, the rest is dropped, and the program never waits."""
+"""Output of a program, read by the launcher: head and tail are kept, and the program never waits."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from raftflow.agent.files import CaptureFolder, UnfitFileError, write_all
+from raftflow.agent.files import CaptureFolder, UnfitFileError
+from raftflow.agent.kept import StreamFile
 
 _CHUNK_BYTES = 1 << 16
 _TAIL_BYTES = 2048
 
 
 class Stream:
-    """One captured output stream: the head goes to a file, the rest is dropped, the tail is remembered."""
+    """One captured output stream: head and tail go to files, the rest is counted, the very end is remembered."""
 
-    __slots__ = ("bytes_max", "fd", "file", "folder", "name", "problem", "size", "tail", "truncated")
+    __slots__ = ("fd", "folder", "is_lost", "kept", "name", "problem", "size", "tail")
 
     def __init__(self, fd: int, folder: CaptureFolder, name: str, bytes_max: int) -> None:
         self.fd = fd
         self.folder = folder
         self.name = name
-        self.bytes_max = bytes_max
-        self.file = -1
+        self.kept = StreamFile(folder, name, bytes_max)
         self.problem = ""
         """Why the file cannot be created: somebody meddled with the folder."""
+        self.is_lost = False
+        """Nothing more can be kept."""
         self.size = 0
-        self.truncated = False
+        """Bytes that the program has written."""
         self.tail = b""
+
+    @property
+    def truncated(self) -> bool:
+        """True if some of the bytes are not kept."""
+        return self.is_lost or self.kept.is_cut
 
     def read(self) -> int | None:
         """Take what is there and return how much; 0 at the end of the stream, None if there is nothing now."""
@@ -37,19 +44,14 @@ class Stream:
         if not chunk:
             return 0
         self.tail = (self.tail + chunk)[-_TAIL_BYTES:] if len(chunk) < _TAIL_BYTES else chunk[-_TAIL_BYTES:]
-        room = self.bytes_max - self.size
-        if len(chunk) > room:
-            self.truncated = True
-        if room > 0:
-            self._write(chunk[:room])
+        self.size += len(chunk)
+        if not self.is_lost:
+            self._write(chunk)
         return len(chunk)
 
     def _write(self, chunk: bytes) -> None:
         try:
-            if self.file < 0:
-                self.file = self.folder.create(self.name, f"the file of captured {self.name}")
-            write_all(self.file, chunk)
-            self.size += len(chunk)
+            self.kept.write(chunk)
         except UnfitFileError as error:
             self.problem = str(error)
             self._drop(error)
@@ -57,12 +59,10 @@ class Stream:
             self._drop(error)
 
     def _drop(self, error: Exception) -> None:
-        self.truncated = True
-        self.bytes_max = self.size
+        self.is_lost = True
         print(f"raftflow launcher: cannot keep output in {self.folder.path}: {error}", file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Close both ends of ours."""
         os.close(self.fd)
-        if self.file >= 0:
-            os.close(self.file)
+        self.kept.close()

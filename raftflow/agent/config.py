@@ -68,7 +68,7 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     work_dir: str = ""
     """For output and inputs of attempts, this agent's alone; emptied at the start. Default: see `default_path`."""
     output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
-    """Kept of each of an attempt's standard streams, from its beginning; the rest is dropped."""
+    """Kept of each of an attempt's standard streams, half from its beginning, half from its end."""
     inputs_bytes_max: Positive = limits.INPUTS_BYTES_MAX
     """Of what one attempt is given by the tasks that it needs; one that is given more fails. By default all that a
     task can be given. They lie in the work directory while the attempt runs."""

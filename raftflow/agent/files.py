@@ -169,7 +169,7 @@ class CaptureFolder:
         self.path = path
         self._made = False
 
-    def create(self, name: str, role: str) -> int:
+    def create(self, name: str, role: str, flags: int = os.O_WRONLY) -> int:
         """Create a file in it and return the descriptor. Raises as `create_file` does."""
         if not self._made:
             self._make(role)
@@ -177,7 +177,7 @@ class CaptureFolder:
         with opened_folder(self.path, role) as fd:
             if fd is None:
                 raise UnfitFileError(f"{role} cannot be created: its folder was removed")
-            return create_file(name, role, folder=fd)
+            return create_file(name, role, folder=fd, flags=flags)
 
     def _make(self, role: str) -> None:
         try:
@@ -189,24 +189,6 @@ class CaptureFolder:
                 os.mkdir(self.path, 0o700)  # noqa: PTH102
         except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise UnfitFileError(f"{role} cannot be created: {_found(self.path, None, error)}") from error
-
-
-def keep_head(source: int, folder: CaptureFolder, name: str, bytes_max: int) -> tuple[int, bool]:
-    """Copy the head of a captured stream to `folder` if there is any. Returns (bytes kept, whether some were cut).
-
-    Raises `UnfitFileError` and `OSError`.
-    """
-    size = os.fstat(source).st_size
-    if not size:
-        return 0, False
-    target = folder.create(name, f"the file of captured {name}")
-    kept, wanted = 0, min(size, bytes_max)
-    try:
-        while kept < wanted and (count := os.sendfile(target, source, kept, wanted - kept)):
-            kept += count
-    finally:
-        os.close(target)
-    return kept, size > kept
 
 
 def write_all(fd: int, data: bytes) -> None:

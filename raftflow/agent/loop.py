@@ -38,7 +38,7 @@ from raftflow.domain.contract import (
     RegisterResponse,
     ReportedEnd,
 )
-from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.features import FAULTS_LEVEL, LOGS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.limits import OFFERS_MAX, VERSION_CHARS_MAX
 from raftflow.domain.reportable import told_number, told_text
 
@@ -433,6 +433,8 @@ class Agent:
                 piece.error = f"the output of attempt {wanted.fence} is not kept on {self._config.name} (any more)"
             else:
                 piece.data, piece.size = found.data, found.size
+                if self._exchange.level >= LOGS_LEVEL:
+                    piece.offset = told_number(found.offset)
                 piece.truncated, piece.complete = found.truncated, found.complete
         piece.error, piece.size = told_text(piece.error), told_number(piece.size)
         self._exchange.add_piece(piece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -25,8 +26,10 @@ from raftflow.agent.loop import Agent
 from raftflow.agent.output import OutputStore
 from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import RegisterResponse, ReportedEnd
+from raftflow.log_output import start_logging
 
 _log = logging.getLogger("raftflow.agent")
+_FILES_MIN = 64
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -65,7 +68,14 @@ def run(config: AgentConfig) -> int:
     hide_memory()
     adopt_orphans()
     ignore_signals(_HEARD)
-    life = run_agent(config, files_limit=raise_files_limit(), owns_process=True)
+    files_limit = raise_files_limit()
+    raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= raised < _FILES_MIN:
+        raise ConfigError(
+            f"the limit of open files is {raised}, and an agent needs at least {_FILES_MIN}: raise it (ulimit -n, or "
+            f"LimitNOFILE= of its service)"
+        )
+    life = run_agent(config, files_limit=files_limit, owns_process=True)
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
@@ -201,7 +211,7 @@ def main() -> None:
     """Run an agent configured by the environment and an optional file: `python -m raftflow.agent.main [FILE]`."""
     from raftflow.agent.config import load_config  # noqa: PLC0415 - only here
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    start_logging("info")
     try:
         sys.exit(run(load_config(Path(sys.argv[1]) if len(sys.argv) > 1 else None, os.environ, {})))
     except ConfigError as error:

@@ -54,9 +54,9 @@ class Spawn(_Message, frozen=True, tag="spawn"):
     """Added to what the launcher inherited."""
     cwd: str | None
     folder: str
-    """For the captured heads of its streams, files `stdout` and `stderr`, made when the first byte comes."""
+    """For its captured streams (`kept`), made when the first byte comes."""
     bytes_max: int
-    """Of each of them. 0: the program gets descriptors that were sent along."""
+    """Kept of each of them. 0: the program gets descriptors that were sent along."""
 
 
 class Signal(_Message, frozen=True, tag="signal"):
@@ -106,8 +106,9 @@ class Exited(_Message, frozen=True, tag="exited"):
     lease_over: bool = False
     """The launcher killed it because the lease was over."""
     sizes: tuple[int, int] = (0, 0)
-    """Bytes captured of stdout and stderr."""
+    """Bytes written to stdout and stderr."""
     truncated: tuple[bool, bool] = (False, False)
+    """Whether some of them are not kept."""
     stderr_tail: bytes = b""
     """Only of a program that failed."""
     cpu_ms: int = 0

@@ -3,8 +3,8 @@
 Starting an interpreter costs tens of milliseconds, a call over a socket some tens of microseconds; so a worker is
 kept and used again. The agent sends a `Call`, the worker answers `Returned`, and nothing else is said.
 
-Standard output and error are files of the worker's own; after a call that wrote something, the head of it moves to
-the attempt's directory. A module that was imported stays as it was: the agent must be restarted to see new code.
+Standard output and error are files of the worker's own; after a call that wrote something, head and tail of it move
+to the attempt's directory. A module that was imported stays as it was: the agent must be restarted to see new code.
 Started by the launcher (`raftflow.helpers.worker_command`).
 """
 
@@ -30,7 +30,8 @@ from typing import Any
 import msgspec
 
 from raftflow import helpers, task
-from raftflow.agent.files import CaptureFolder, UnfitFileError, keep_head, write_all
+from raftflow.agent.files import CaptureFolder, UnfitFileError, write_all
+from raftflow.agent.kept import keep_stream
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, READY, Call, Returned
 from raftflow.agent.process_tree import parse_memory
 from raftflow.agent.worker_state import WorkerState
@@ -348,11 +349,12 @@ class _Meter:
 
 
 def _keep(fd: int, folder: CaptureFolder, name: str, bytes_max: int) -> tuple[int, bool]:
-    """Copy the head of the file behind `fd` to `folder` and empty it. Returns (bytes kept, whether some were cut)."""
+    """Keep the output behind `fd` in `folder` and empty it. Returns (its size, whether some is lost)."""
+    size = os.fstat(fd).st_size
     try:
-        return keep_head(fd, folder, name, bytes_max)
+        return keep_stream(fd, folder, name, bytes_max)
     except OSError:  # no space is no reason for the task to fail
-        return 0, True
+        return size, True
     finally:
         os.ftruncate(fd, 0)
 

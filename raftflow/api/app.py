@@ -19,7 +19,20 @@ from contextvars import ContextVar
 
 from aiohttp import web
 
-from raftflow.api import agents, bodies, cluster, inputs, large, members, metrics, openapi, problems, reuse, workflows
+from raftflow.api import (
+    agents,
+    bodies,
+    cluster,
+    inputs,
+    large,
+    logs,
+    members,
+    metrics,
+    openapi,
+    problems,
+    reuse,
+    workflows,
+)
 from raftflow.api.calls import (
     LEADER_LOOK_S,
     LEADER_WAIT_S,
@@ -34,6 +47,7 @@ from raftflow.api.calls import (
     encode,
 )
 from raftflow.api.doorway import Doorman
+from raftflow.api.figures import OTHER, Operation, now_s
 from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
 from raftflow.api.forwarded import ForwardingProof
 from raftflow.api.hosts import Hosts, check_origin
@@ -62,6 +76,7 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 _DESCRIBED = (
     *workflows.ROUTES,
+    *logs.ROUTES,
     *agents.ROUTES,
     *inputs.ROUTES,
     *cluster.ROUTES,
@@ -117,6 +132,7 @@ class Api:
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = self._replica.ids.request_id()
         _request_id.set(request_id)
+        began_s = now_s()
         try:
             await self._admit(request)
             response = await handler(request)
@@ -134,6 +150,7 @@ class Api:
                 problems.INTERNAL, f"the replica failed; its log has the reason under request id {request_id}"
             ).response()
         self._stamp(response, request_id)
+        self._doorman.figures.answered(_operation(request), response.status, began_s)
         return response
 
     def _stamp(self, response: web.StreamResponse, request_id: str) -> None:
@@ -285,6 +302,13 @@ class Api:
         return await self._forwarder.forward(
             call.route, call.request, call.body, leader.leader_url, _request_id.get()
         )
+
+
+def _operation(request: web.Request) -> Operation:
+    """Return which operation a request asks for, as metrics name it."""
+    match = request.match_info
+    resource = match.route.resource
+    return OTHER if match.http_exception is not None or resource is None else (request.method, resource.canonical)
 
 
 async def _expect_nothing(request: web.Request) -> None:

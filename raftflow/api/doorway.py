@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.api.connection import Connection
+    from raftflow.api.figures import Figures
     from raftflow.api.turnstile import Turnstile
 
 SILENT_S: Final = 15.0
@@ -44,8 +45,11 @@ _AGENT = b"POST /v1/agents/"
 class Doorman:
     """What the doorways of one replica share."""
 
-    def __init__(self, turnstile: Turnstile, make: Callable[[], Connection], connections_max: int) -> None:
+    def __init__(
+        self, turnstile: Turnstile, figures: Figures, make: Callable[[], Connection], connections_max: int
+    ) -> None:
         self.turnstile = turnstile
+        self.figures = figures
         self.make = make
         self.doors: dict[Doorway, None] = {}
         """Connections that are open, about in the order in which they last were looked at."""

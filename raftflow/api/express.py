@@ -27,6 +27,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from raftflow.api import problems
 from raftflow.api.agents import answer_poll, poll_answer, read_poll
 from raftflow.api.calls import LEADER_LOOK_S, LEADER_WAIT_S, UNKNOWN_CLIENT, encode, is_key
+from raftflow.api.figures import Operation, now_s
 from raftflow.api.problems import ProblemError, from_error
 from raftflow.api.turnstile import Line
 from raftflow.api.workflows import OFF_LOOP_BYTES, submit_document
@@ -45,6 +46,7 @@ from raftflow.domain.contract import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raftflow.api.figures import Figures
     from raftflow.api.hosts import Hosts
     from raftflow.api.turnstile import Turnstile
     from raftflow.coordinator.replica import Replica
@@ -67,6 +69,9 @@ _PLAIN = frozenset(
 _KEY = HEADER_IDEMPOTENCY_KEY.lower().encode()
 _PLAIN_SUBMISSION = _PLAIN | {_KEY}
 _JSON = {"Content-Type": "application/json"}
+_POLL: Operation = ("POST", "/v1/agents/{id}/poll")
+_SUBMIT: Operation = ("POST", "/v1/workflows")
+_ASK: Operation = ("GET", "/v1/leader")
 _STATUS_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 HEAD_BYTES_MAX = 8 * 1024
 
@@ -83,15 +88,25 @@ class Request(NamedTuple):
     """Bytes of head and body."""
     body_at: int
     """Where the body begins."""
+    began_s: float
+    """When its head was read."""
     asks: tuple[int, float] | None = None
     """Set if somebody asks who leads: the term that is known, and how many seconds news may take."""
+
+    @property
+    def operation(self) -> Operation:
+        """Which operation it asks for, as metrics name it."""
+        if self.asks is not None:
+            return _ASK
+        return _POLL if self.agent else _SUBMIT
 
 
 class ExpressLane:
     """Reads and answers polls and small submissions of one replica."""
 
-    def __init__(self, replica: Replica, turnstile: Turnstile, hosts: Hosts) -> None:
+    def __init__(self, replica: Replica, turnstile: Turnstile, hosts: Hosts, figures: Figures) -> None:
         self._replica = replica
+        self._figures = figures
         self._hosts = hosts
         self._turnstile = turnstile
         token = replica.config.token
@@ -139,7 +154,7 @@ class ExpressLane:
         size = body_at + int(length)
         if not agent and len(data) < size:
             return None
-        return Request(match[1].decode(), agent.decode(), (key or b"").decode(), size, body_at)
+        return Request(match[1].decode(), agent.decode(), (key or b"").decode(), size, body_at, now_s())
 
     def _read_leader(self, data: bytes) -> Request | None:
         """Return the question who leads, as agents keep it at a replica that does not lead."""
@@ -155,7 +170,7 @@ class ExpressLane:
         if wait_s > HOLD_MAX_S or not self._may(headers):
             return None
         size = end + len(_HEAD_END)
-        return Request("/v1/leader", "", "", size, size, (int(match[1]), wait_s))
+        return Request("/v1/leader", "", "", size, size, now_s(), (int(match[1]), wait_s))
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
         host = headers.get(b"host")
@@ -174,7 +189,7 @@ class ExpressLane:
         replica = self._replica
         if request.asks is not None:
             self.taken += 1
-            replica.news.ask(*request.asks, partial(self._told, send))
+            replica.news.ask(*request.asks, partial(self._told, request, send))
             return True
         if not request.agent or not replica.leader.leading:
             return False
@@ -186,9 +201,9 @@ class ExpressLane:
         replica.desk.take(request.agent, poll, partial(self._answered, request, body, poll, send))
         return True
 
-    def _told(self, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
+    def _told(self, request: Request, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
         """Send who leads."""
-        send(self._message(self._replica.ids.request_id(), 200, _JSON, encode(notice)))
+        send(self._message(request, self._replica.ids.request_id(), 200, _JSON, encode(notice)))
 
     def _answered(
         self, request: Request, body: bytes, poll: PollRequest, send: Callable[[bytes], None], outcome: Outcome
@@ -208,7 +223,7 @@ class ExpressLane:
             content = encode(poll_answer(self._replica, poll, outcome))
         except Exception as error:  # noqa: BLE001 - explained
             status, headers, content = self._explain(request, request_id, error)
-        send(self._message(request_id, status, headers, content))
+        send(self._message(request, request_id, status, headers, content))
 
     async def _answer_late(self, request: Request, body: bytes, send: Callable[[bytes], None]) -> None:
         answer = await self._answer(request, body)
@@ -232,7 +247,7 @@ class ExpressLane:
             if isinstance(error, NotLeaderError) and not request.agent:
                 return None
             status, headers, content = self._explain(request, request_id, error)
-        return self._message(request_id, status, headers, content)
+        return self._message(request, request_id, status, headers, content)
 
     def _explain(self, request: Request, request_id: str, error: Exception) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and content that tell of an error."""
@@ -247,8 +262,11 @@ class ExpressLane:
         text = f"the replica failed; its log has the reason under request id {request_id}"
         return ProblemError(problems.INTERNAL, text).parts()
 
-    def _message(self, request_id: str, status: int, headers: dict[str, str], content: bytes) -> bytes:
+    def _message(
+        self, request: Request, request_id: str, status: int, headers: dict[str, str], content: bytes
+    ) -> bytes:
         """Return an answer as it is sent."""
+        self._figures.answered(request.operation, status, request.began_s)
         replica = self._replica
         stamp = replica.log.stamp()
         common = (rfc822_formatted_time(), stamp.term, stamp.leader or "", replica.peer_urls())

@@ -1,19 +1,23 @@
-"""`/metrics`: what an operator watches, as Prometheus text. Computed when asked; costs nothing otherwise."""
+"""`/metrics`: what an operator watches, as Prometheus text. Put together when asked; METRICS.md lists all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import platform
+from collections import Counter
 from typing import TYPE_CHECKING
 
+import raftflow
 from raftflow.api.calls import Access, Answer, Call, Cost, Route
+from raftflow.api.exposition import CONTENT_TYPE, Exposition
+from raftflow.api.process import process_figures
 from raftflow.api.slices import in_slices
-from raftflow.coordinator.replica import CommitTimes, Replica
+from raftflow.api.turnstile import Line
 from raftflow.domain.task import TaskState
 
 if TYPE_CHECKING:
+    from raftflow.coordinator.replica import Replica
     from raftflow.machine.state import Workflow
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def metrics(call: Call) -> Answer:
@@ -25,73 +29,108 @@ async def metrics(call: Call) -> Answer:
             counts[task_state] += count
 
     await in_slices(list(call.replica.machine.state.workflows.values()), add)
-    lines = [*_lines(call.replica, counts), *_api_lines(call)]
-    return Answer("\n".join(lines).encode() + b"\n", headers={"Content-Type": CONTENT_TYPE})
+    page = Exposition()
+    _add_program(page, call.replica)
+    _add_log(page, call.replica)
+    _add_work(page, call.replica, counts)
+    _add_disk(page, call)
+    _add_api(page, call)
+    return Answer(page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def _api_lines(call: Call) -> Iterable[str]:
-    turnstile, doorman = call.doorman.turnstile, call.doorman
-    yield from _metric("raftflow_connections", "gauge", "Open connections of clients and agents", len(doorman.doors))
-    text = "Connections closed since there were too many, or too much waited on them"
-    yield from _metric("raftflow_connections_shed_total", "counter", text, doorman.shed)
-    yield from _metric("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", turnstile.waiting)
-    text = "CPU time of the longest turn of the event loop in which requests were worked on, since the start"
-    yield from _metric("raftflow_turn_seconds_max", "gauge", text, round(turnstile.longest_s, 6))
-    text = "Requests that were told to come back later since too many waited"
-    yield from _metric("raftflow_requests_refused_total", "counter", text, turnstile.refused)
-
-
-def _lines(replica: Replica, counts: list[int]) -> Iterable[str]:
-    status = replica.log.status()
-    yield from _metric("raftflow_leader", "gauge", "1 if this replica leads", int(replica.leader.leading))
-    yield from _metric("raftflow_ready", "gauge", "1 if this replica serves", int(status.ready))
-    yield from _metric("raftflow_term", "counter", "Raft term", status.term)
-    for name in ("last", "durable", "commit", "applied", "snapshot"):
-        yield from _metric(f"raftflow_{name}_index", "gauge", f"Log index: {name}", getattr(status, f"{name}_index"))
-    state = replica.machine.state
-    yield from _metric("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
-    yield from _metric("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
-    yield from _metric("raftflow_result_bytes", "gauge", "Bytes of the results of all tasks", state.result_bytes)
-    yield from _metric("raftflow_uploads", "gauge", "Large workflows that are being taken in", len(state.uploads))
-    yield "# HELP raftflow_tasks Tasks by state"
-    yield "# TYPE raftflow_tasks gauge"
-    for task_state in TaskState:
-        yield f'raftflow_tasks{{state="{task_state.name.lower()}"}} {counts[task_state]}'
-    yield "# HELP raftflow_agents Agents by state"
-    yield "# TYPE raftflow_agents gauge"
-    agents: dict[str, int] = {}
-    for agent in state.agents.values():
-        agents[agent.state.value] = agents.get(agent.state.value, 0) + 1
-    for name in sorted(agents):
-        yield f'raftflow_agents{{state="{name}"}} {agents[name]}'
-    calm = replica.leader.calm
-    text = "Times that so many agents fell silent at once that they are given up slowly, since this replica started"
-    yield from _metric("raftflow_mass_losses_total", "counter", text, calm.begun)
-    yield from _metric(
-        "raftflow_agents_overdue", "gauge", "Agents whose lease is over, kept for now in a mass loss", calm.held_back
+def _add_program(page: Exposition, replica: Replica) -> None:
+    labels = (
+        ("version", raftflow.__version__),
+        ("python", platform.python_version()),
+        ("feature_level", replica.machine.level_max),
     )
-    yield from _metric("raftflow_polls_held", "gauge", "Polls that wait for news", replica.desk.held)
-    yield from _metric("raftflow_commands_waiting", "gauge", "Commands that wait", replica.submitter.waiting)
-    yield from _histogram(replica.commits)
+    page.many("raftflow_build_info", "gauge", "Always 1; the labels say what runs", [(labels, 1)])
+    process = process_figures()
+    text = "CPU time of the process, in user and kernel mode"
+    page.one("process_cpu_seconds_total", "counter", text, round(process.cpu_s, 3))
+    page.one("process_resident_memory_bytes", "gauge", "Memory that is resident", process.resident_bytes)
+    page.one("process_virtual_memory_bytes", "gauge", "Memory that is mapped", process.virtual_bytes)
+    page.one("process_open_fds", "gauge", "File descriptors that are open", process.open_fds)
+    page.one("process_max_fds", "gauge", "File descriptors that may be open", process.max_fds)
+    page.one("process_start_time_seconds", "gauge", "When the process started, since the epoch", process.started_s)
 
 
-def _metric(name: str, kind: str, text: str, value: float) -> Iterable[str]:
-    return (f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value}")
+def _add_log(page: Exposition, replica: Replica) -> None:
+    status = replica.log.status()
+    page.one("raftflow_leader", "gauge", "1 if this replica leads", int(replica.leader.leading))
+    page.one("raftflow_ready", "gauge", "1 if this replica serves", int(status.ready))
+    page.one("raftflow_term", "gauge", "Raft term", status.term)
+    for name, text in (
+        ("last", "Last entry of the log"),
+        ("durable", "Last entry that is on the disk of this replica"),
+        ("commit", "Last entry that is committed, as this replica knows"),
+        ("applied", "Last entry that this replica has applied"),
+        ("snapshot", "Last entry of the newest snapshot"),
+    ):
+        page.one(f"raftflow_{name}_index", "gauge", text, getattr(status, f"{name}_index"))
+    lag = max(0, status.commit_index - status.applied_index)
+    page.one("raftflow_apply_lag_entries", "gauge", "Committed entries that this replica has not applied", lag)
+    connected = [((("peer", peer.name),), int(peer.connected)) for peer in status.peers]
+    page.many("raftflow_peer_connected", "gauge", "1 if the other replica is connected", connected)
+    lags = [((("peer", peer.name),), peer.lag) for peer in status.peers if peer.lag is not None]
+    text = "Entries that the other replica's disk is behind the log; on the leader"
+    page.many("raftflow_replication_lag_entries", "gauge", text, lags)
+    text = "From submission to apply, per log entry, on the leader"
+    page.histogram("raftflow_commit_seconds", text, [((), replica.commits)])
+    page.one("raftflow_commands_committed_total", "counter", "Commands committed here", replica.commits.commands)
+    page.one("raftflow_commands_waiting", "gauge", "Commands that wait for the log", replica.submitter.waiting)
 
 
-def _histogram(commits: CommitTimes) -> Iterable[str]:
-    name = "raftflow_commit_seconds"
-    yield f"# HELP {name} From submission to apply, per log entry, on the leader"
-    yield f"# TYPE {name} histogram"
-    total = 0
-    for bound, count in zip(commits.BOUNDS_S, commits.counts, strict=False):
-        total += count
-        yield f'{name}_bucket{{le="{bound}"}} {total}'
-    total = sum(commits.counts)
-    yield f'{name}_bucket{{le="+Inf"}} {total}'
-    yield f"{name}_sum {commits.sum_s:.6f}"
-    yield f"{name}_count {total}"
-    yield from _metric("raftflow_commands_committed_total", "counter", "Commands committed here", commits.commands)
+def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
+    state, calm = replica.machine.state, replica.leader.calm
+    page.one("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
+    page.one("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
+    page.one("raftflow_result_bytes", "gauge", "Bytes of the results of all tasks", state.result_bytes)
+    page.one("raftflow_uploads", "gauge", "Large workflows that are being taken in", len(state.uploads))
+    tasks = [((("state", each.name.lower()),), counts[each]) for each in TaskState]
+    page.many("raftflow_tasks", "gauge", "Tasks by state", tasks)
+    agents = Counter(agent.state.value for agent in state.agents.values())
+    page.many(
+        "raftflow_agents", "gauge", "Agents by state", [((("state", name),), agents[name]) for name in sorted(agents)]
+    )
+    text = "Times that so many agents fell silent at once that they are given up slowly, since this replica started"
+    page.one("raftflow_mass_losses_total", "counter", text, calm.begun)
+    text = "Agents whose lease is over, kept for now in a mass loss"
+    page.one("raftflow_agents_overdue", "gauge", text, calm.held_back)
+    page.one("raftflow_polls_held", "gauge", "Polls that wait for news", replica.desk.held)
+
+
+def _add_disk(page: Exposition, call: Call) -> None:
+    disk = os.statvfs(call.replica.config.data_dir)
+    text = "Bytes of the file system of the data directory that are free for this process"
+    page.one("raftflow_data_free_bytes", "gauge", text, disk.f_bavail * disk.f_frsize)
+    text = "Bytes of the file system of the data directory"
+    page.one("raftflow_data_size_bytes", "gauge", text, disk.f_blocks * disk.f_frsize)
+    syncs = call.doorman.figures.syncs
+    page.histogram("raftflow_sync_seconds", "How long a sync of the log or the audit took", [((), syncs)])
+
+
+def _add_api(page: Exposition, call: Call) -> None:
+    turnstile, doorman = call.doorman.turnstile, call.doorman
+    page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(doorman.doors))
+    text = "Connections closed since there were too many, or too much waited on them"
+    page.one("raftflow_connections_shed_total", "counter", text, doorman.shed)
+    page.one("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", turnstile.waiting)
+    lines = [((("line", line.name.lower()),), turnstile.waiting_in(line)) for line in Line]
+    page.many("raftflow_turnstile_waiting", "gauge", "Steps that wait for a turn of the event loop, by line", lines)
+    text = "Steps that had to wait for a turn of the event loop"
+    page.one("raftflow_turnstile_waits_total", "counter", text, turnstile.waits)
+    text = "CPU time of the longest turn of the event loop in which requests were worked on, since the start"
+    page.one("raftflow_turn_seconds_max", "gauge", text, round(turnstile.longest_s, 6))
+    text = "Requests that were told to come back later since too many waited"
+    page.one("raftflow_requests_refused_total", "counter", text, turnstile.refused)
+    seen = sorted(doorman.figures.requests.items())
+    requests = [
+        ((("method", method), ("route", path), ("status", status)), histogram)
+        for ((method, path), status), histogram in seen
+    ]
+    text = "From a request's head to its answer, what it was held for included, by operation and status"
+    page.histogram("raftflow_request_seconds", text, requests)
 
 
 ROUTES = (Route("GET", "/metrics", Access.LOCAL, metrics, "Figures as Prometheus text", bytes, cost=Cost.LARGE),)

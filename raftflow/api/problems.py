@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import web
 
-from raftflow.coordinator.relay import LogUnavailableError
+from raftflow.coordinator.relay import LogLostError, LogUnavailableError
 from raftflow.coordinator.submitter import (
     BusyError,
     NoLeaderError,
@@ -146,6 +146,8 @@ def from_rejection(rejection: Rejection, *, current_attempt: int | None = None) 
 
 def from_error(error: ProposeError | LogUnavailableError) -> ProblemError:
     """Turn what kept a request from being carried out into a problem."""
+    if isinstance(error, LogLostError):
+        return ProblemError(NOT_FOUND, str(error))
     if isinstance(error, LogUnavailableError):
         return ProblemError(LOG_UNAVAILABLE, str(error))
     if isinstance(error, BusyError):

@@ -20,6 +20,7 @@ from raftflow.api.connection import Connection
 from raftflow.api.descriptors import Shares
 from raftflow.api.doorway import Doorman
 from raftflow.api.express import ExpressLane
+from raftflow.api.figures import Figures
 from raftflow.api.forward import CONNECTIONS_MAX, Forwarder
 from raftflow.api.forwarded import ForwardingProof
 from raftflow.api.hosts import Hosts
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.coordinator.config import CoordinatorConfig
+    from raftflow.replication.histogram import Histogram
 
 _log = logging.getLogger(__name__)
 
@@ -122,15 +124,19 @@ class _Seldom(logging.Filter):
 class HttpServer:
     """The listening side of one replica."""
 
-    def __init__(self, replica: Replica, shares: Shares | None = None) -> None:
-        """Make it. `shares` says how many descriptors it may use; by default as many as the configuration wants."""
+    def __init__(self, replica: Replica, shares: Shares | None = None, syncs: Histogram | None = None) -> None:
+        """Make it.
+
+        `shares` says how many descriptors it may use; by default as many as the configuration wants. `syncs` counts
+        how long syncs of the disk take.
+        """
         config = self._config = replica.config
         shares = shares or Shares(config.limits.connections, CONNECTIONS_MAX)
-        turnstile = Turnstile()
+        turnstile, figures = Turnstile(), Figures(syncs)
         hosts = Hosts(config, lambda: self.port, replica.peer_urls)
         proof = ForwardingProof(config.secret)
-        self.lane = ExpressLane(replica, turnstile, hosts)
-        self.doorman = Doorman(turnstile, self._connection, shares.connections)
+        self.lane = ExpressLane(replica, turnstile, hosts, figures)
+        self.doorman = Doorman(turnstile, figures, self._connection, shares.connections)
         self.listener = Listener(self.doorman, tls_context(config))
         forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
         api = Api(replica, forwarder, self.doorman, hosts, proof)
@@ -178,20 +184,18 @@ class HttpServer:
         await self._runner.cleanup()
 
 
-async def run_replica(config: CoordinatorConfig) -> int:
+async def run_replica(config: CoordinatorConfig, shares: Shares) -> int:
     """Run one replica until it is told to stop (SIGTERM, SIGINT) or fails. Returns the exit code."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    limit, in_use = descriptors.raise_limit(), descriptors.open_now()
     fs = RealFileSystem()
     replica: Replica | None = None
     server: HttpServer | None = None
     try:
-        shares = descriptors.share_out(limit, in_use, config.limits.connections)
         replica = build_replica(config, fs)
-        server = HttpServer(replica, shares)
+        server = HttpServer(replica, shares, fs.sync_times)
         await replica.start()
         await server.start()
     except (ConfigError, ReplicaFailedError, ValueError) as error:
@@ -260,7 +264,13 @@ def _quiet_interpreter() -> None:
 
 def run(config: CoordinatorConfig) -> int:
     """Run one replica on the fastest event loop that is installed. Returns the exit code."""
-    return _runner_of()(run_replica(config))
+    try:  # before there is a loop, which needs some too
+        limit, in_use = descriptors.raise_limit(), descriptors.open_now()
+        shares = descriptors.share_out(limit, in_use, config.limits.connections)
+    except ConfigError as error:
+        _log.error("replica %s cannot start: %s", config.name, error)
+        return EXIT_REFUSED
+    return _runner_of()(run_replica(config, shares))
 
 
 def _runner_of() -> Callable[..., int]:

@@ -100,6 +100,8 @@ class Turnstile:
         self._heavy_waiting = 0
         self._long = asyncio.Lock()
         self._long_waiting = 0
+        self.waits = 0
+        """Steps that had to wait for their turn."""
         self.refused = 0
         """Steps that found their line full."""
         self.longest_s = 0.0
@@ -109,6 +111,10 @@ class Turnstile:
     def waiting(self) -> int:
         """Steps that wait for their turn, and heavy calls that wait for theirs."""
         return sum(map(len, self._lines)) + self._heavy_waiting
+
+    def waiting_in(self, line: Line) -> int:
+        """Return how many steps wait in one line."""
+        return len(self._lines[line])
 
     # --- steps
 
@@ -127,6 +133,7 @@ class Turnstile:
             self.refused += 1
             return False
         waiting.append(step)
+        self.waits += 1
         self._keep_turning()
         return True
 

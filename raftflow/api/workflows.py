@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from raftflow.api import large, problems
 from raftflow.api.calls import Access, Answer, Call, Cost, Handler, Param, Route, accepted, found
 from raftflow.api.problems import ProblemError, from_rejection
-from raftflow.coordinator.relay import PIECE_BYTES_MAX
 from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.submitter import prepare
 from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
 from raftflow.domain.contract import (
     HEADER_FORWARDED,
     TaskExplanation,
-    TaskLog,
     TaskPage,
     TaskView,
     UsageView,
@@ -179,43 +177,6 @@ async def explain(call: Call) -> Answer:
     return Answer(found(explanation, _what(call)))
 
 
-async def logs(call: Call) -> Answer:
-    """Fetch a piece of an attempt's output from the agent that holds it."""
-    machine = call.replica.machine
-    stream, offset, attempt = call.text("stream"), call.require_number("offset"), call.number("attempt")
-    found(queries.task_view(machine, call.path("id"), call.path("task")), _what(call))
-    place = queries.attempt_location(machine, call.path("id"), call.path("task"), attempt)
-    if place is None:
-        if attempt is None:
-            raise ProblemError(problems.CONFLICT, "the task has not been attempted yet, so there is no output")
-        raise ProblemError(problems.NOT_FOUND, f"{_what(call)} has no attempt {attempt} that is remembered")
-    name, fence, number = place
-    agent = machine.state.agents.get(name)
-    if agent is None or not agent.present:
-        raise ProblemError(
-            problems.CONFLICT, f"the output is with agent {name}, which is not there; it can be read when it is back"
-        )
-    piece = await call.replica.desk.relay.request_log(
-        name,
-        fence,
-        "stderr" if stream == "stderr" else "stdout",
-        offset,
-        call.require_number("limit"),
-    )
-    return Answer(
-        TaskLog(
-            attempt=number,
-            agent=name,
-            stream="stderr" if stream == "stderr" else "stdout",
-            offset=offset,
-            text=piece.data.decode("utf-8", "replace"),
-            size=piece.size,
-            truncated=piece.truncated,
-            complete=piece.complete,
-        )
-    )
-
-
 def _what(call: Call) -> str:
     return f"task {call.path('task')!r} in workflow {call.path('id')!r}"
 
@@ -297,20 +258,5 @@ ROUTES: tuple[Route, ...] = (
         explain,
         "Say why a task is where it is",
         TaskExplanation,
-    ),
-    Route(
-        "GET",
-        "/v1/workflows/{id}/tasks/{task}/logs",
-        Access.WRITE,
-        logs,
-        "Fetch a piece of an attempt's output from its agent",
-        TaskLog,
-        params=(
-            Param("stream", "string", "which output", ("stdout", "stderr"), default="stdout"),
-            Param("attempt", "integer", "number of the attempt; the last one by default", least=1),
-            Param("offset", "integer", "byte of the stream to begin at", default=0),
-            Param("limit", "integer", "most bytes", least=1, most=PIECE_BYTES_MAX, default=PIECE_BYTES_MAX),
-        ),
-        problems=(problems.CONFLICT, problems.LOG_UNAVAILABLE),
     ),
 )

@@ -11,7 +11,7 @@ import click
 from raftflow.cli.groups import Nouns
 from raftflow.cli.options import Duration, connect, connection_options, given_flags, local_settings, output_option
 from raftflow.cli.output import echo, print_items, print_json, print_one
-from raftflow.cli.programs import log_option, start_logging
+from raftflow.cli.programs import log_option
 
 if TYPE_CHECKING:
     from raftflow.domain.contract import AgentView
@@ -74,6 +74,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     """
     from raftflow.agent.config import load_config  # noqa: PLC0415 - heavy
     from raftflow.agent.main import run as run_agent  # noqa: PLC0415 - heavy
+    from raftflow.log_output import start_logging  # noqa: PLC0415 - as above
 
     connection = given_flags()
     peers = connection.get("peers")

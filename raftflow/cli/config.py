@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Nouns)
 def config() -> None:
-    """Configuration files of a real cluster: init."""
+    """Configuration files of a real cluster: init, join."""
 
 
 @config.command()
@@ -77,6 +77,34 @@ def init(  # noqa: PLR0917 - click passes options by name
     if shared := shared_machines(plan.hosts):
         echo(f"note: {', '.join(shared)} has more than one replica; the loss of that machine loses all of them")
     _print_next_steps(plan, directory)
+
+
+@config.command()
+@click.argument("name")
+@click.option("--host", required=True, metavar="HOST", help="The new machine; HOST:PORT is allowed.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=Path("raftflow-cluster"),
+    show_default=True,
+    help="Where the files of the cluster are.",
+)
+def join(name: str, host: str, directory: Path) -> None:
+    """Write the file of a new replica NAME for a cluster that runs, and print the next steps.
+
+    It lists the members that the first file of the directory lists, and itself.
+    """
+    from raftflow.provision.files import write_joining  # noqa: PLC0415 - heavy
+    from raftflow.provision.hosts import parse_host  # noqa: PLC0415 - heavy
+
+    place = parse_host(host)
+    written = write_joining(directory, name, place)
+    click.echo(f"wrote {directory / written}")
+    click.echo("\nNext steps:")
+    click.echo(f"1. Compare [timing] and [limits] with the other files. Copy the directory to {place.host}.")
+    click.echo(f"2. Start it there, on an empty disk: raftflow coordinator run --config {directory.name}/{written}")
+    click.echo(f"3. Add it: raftflow member add {name} --peer {place.peer} --url http://{place.api}")
 
 
 def _print_next_steps(plan: Plan, directory: Path) -> None:

@@ -19,7 +19,7 @@ from raftflow.cli.streams import OutputError, abandon, flush, prepare
 _COMMANDS = {
     "demo": ("raftflow.cli.programs", "demo", "The main job: a workflow whose leader is killed, with a verdict."),
     "cluster": ("raftflow.cli.cluster", "cluster", "A local cluster of processes, and any cluster's status."),
-    "config": ("raftflow.cli.config", "config", "The configuration files of a real cluster: init."),
+    "config": ("raftflow.cli.config", "config", "The configuration files of a real cluster: init, join."),
     "member": ("raftflow.cli.member", "member", "The replicas of a cluster: list, add, remove, transfer."),
     "coordinator": ("raftflow.cli.programs", "coordinator", "Run one replica."),
     "agent": ("raftflow.cli.agent", "agent", "Run an agent; list, drain and resume agents."),

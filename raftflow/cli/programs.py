@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +25,6 @@ def log_option(command: Callable[..., T]) -> Callable[..., T]:
         "--log-level", type=click.Choice(_LEVELS), default="info", show_default=True
     )
     return option(command)
-
-
-def start_logging(level: str) -> None:
-    """Send log lines to standard error."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 @click.group(cls=Nouns)
@@ -85,6 +79,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     """
     from raftflow.api.server import run as run_replica  # noqa: PLC0415 - heavy
     from raftflow.coordinator.config import load_config  # noqa: PLC0415 - heavy
+    from raftflow.log_output import start_logging  # noqa: PLC0415 - as above
 
     if config_file is None:
         raise click.UsageError("--config FILE is missing: the file that lists the members (see cluster-configs/)")

@@ -75,6 +75,20 @@ def echo(text: str = "", *, nl: bool = True) -> None:
         raise OutputError.of(error) from None
 
 
+def echo_bytes(data: bytes) -> None:
+    """Write bytes to standard output as they are, and at once. Raises `OutputError`."""
+    flush()
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except AttributeError:
+        if sys.stdout is None:
+            raise OutputError(errno.EBADF) from None
+        echo(data.decode(errors="replace"), nl=False)  # something else was put in place of it, and takes texts alone
+    except (OSError, ValueError) as error:
+        raise OutputError.of(error) from None
+
+
 def flush() -> None:
     """Write out what standard output still holds. Raises `OutputError`."""
     if sys.stdout is not None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Literal
 
 import click
 
 from raftflow.cli.groups import Nouns
 from raftflow.cli.options import connect, connection_options, output_option
-from raftflow.cli.output import echo, note, print_items, print_one, print_table
+from raftflow.cli.output import echo, print_items, print_one, print_table
 
 _COLUMNS = {
     "ID": "id",
@@ -31,7 +29,6 @@ _KIND_COLUMNS = {
     "PEAK_MIB": "peak_mib",
     "LEARNT": "learnt_at",
 }
-_FOLLOW_PAUSE_S = 0.3
 
 
 @click.group(cls=Nouns)
@@ -71,31 +68,37 @@ def show(workflow_id: str, task_id: str, output: str) -> None:
 @click.argument("workflow_id", metavar="WORKFLOW")
 @click.argument("task_id", metavar="TASK")
 @click.option("--stream", type=click.Choice(["stdout", "stderr"]), default="stdout", show_default=True)
+@click.option("--stderr", "stream", flag_value="stderr", help="The same as --stream stderr.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Number of the attempt; the newest by default.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the attempt has ended.")
+@click.option(
+    "--follow",
+    "-f",
+    is_flag=True,
+    help="Go on until the attempt has ended; without --attempt, until the task has, whatever attempt runs.",
+)
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
 @connection_options
-def logs(
-    workflow_id: str, task_id: str, stream: Literal["stdout", "stderr"], attempt: int | None, follow: bool
+def logs(  # noqa: PLR0917 - click passes options by name
+    workflow_id: str,
+    task_id: str,
+    stream: Literal["stdout", "stderr"],
+    attempt: int | None,
+    follow: bool,
+    tail: int | None,
 ) -> None:
-    """Print what an attempt wrote, fetched from its agent."""
-    from raftflow.client.aio import LOG_PIECE_BYTES  # noqa: PLC0415 - heavy
+    """Print what an attempt wrote, byte for byte.
 
-    offset = 0
+    An agent keeps the beginning and the end of each stream (output_bytes_max in its configuration). Where bytes
+    between them are not kept, a line says how many.
+    """
+    from raftflow.cli.logs import LogPrinter  # noqa: PLC0415 - needs little, but only here
+
     with connect() as client:
-        while True:
-            piece = client.task_log(workflow_id, task_id, stream, attempt=attempt, offset=offset)
-            attempt = piece.attempt
-            echo(piece.text, nl=False)
-            sys.stdout.flush()
-            # Not the length of the text: bytes that are no UTF-8 were replaced in it.
-            offset = min(offset + LOG_PIECE_BYTES, max(piece.size, offset))
-            if offset < piece.size:
-                continue
-            if piece.complete or not follow:
-                break
-            time.sleep(_FOLLOW_PAUSE_S)
-    if piece.truncated:
-        note(f"raftflow: the agent kept the first {piece.size} bytes and dropped the rest")
+        printer = LogPrinter(client, workflow_id, task_id, stream)
+        if follow:
+            printer.follow(attempt, tail)
+        else:
+            printer.show(attempt, tail)
 
 
 @task.command()

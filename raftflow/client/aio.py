@@ -207,11 +207,17 @@ class AsyncClient:
         attempt: int | None = None,
         offset: int = 0,
     ) -> TaskLog:
-        """Return at most `LOG_PIECE_BYTES` of an attempt's output, fetched from its agent; the newest by default."""
+        """Return at most `LOG_PIECE_BYTES` of an attempt's output, from a byte on; of the newest by default.
+
+        `content()` of the answer gives the bytes, `next` the offset to ask for next.
+        """
         path = f"{_task_path(workflow_id, task_id)}/logs"
         place: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
         # The replica itself waits up to 10 s for the agent.
-        return await self._get(path, TaskLog, _attempt_s=15.0, limit=LOG_PIECE_BYTES, **place)
+        log = await self._get(path, TaskLog, _attempt_s=15.0, limit=LOG_PIECE_BYTES, **place)
+        if log.next is None:  # of an older replica
+            log.next = min(offset + len(log.text.encode()), max(log.size, offset))
+        return log
 
     async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
         """Say why a task is where it is."""

@@ -25,6 +25,10 @@ class LogUnavailableError(Exception):
     """The agent did not deliver. Says why."""
 
 
+class LogLostError(LogUnavailableError):
+    """The agent answered that it does not have the output. Says why."""
+
+
 class LogRelay:
     """The open wishes for output, by agent."""
 
@@ -41,7 +45,7 @@ class LogRelay:
     async def request_log(
         self, agent: str, fence: int, stream: Literal["stdout", "stderr"], offset: int, bytes_max: int
     ) -> LogPiece:
-        """Ask the agent and wait for the piece. Raises `LogUnavailableError`."""
+        """Ask the agent and wait for the piece. Raises `LogUnavailableError`, of which `LogLostError` lasts."""
         wanted = self._wanted.setdefault(agent, {})
         if len(wanted) >= WANTED_PER_AGENT_MAX:
             raise LogUnavailableError(f"{len(wanted)} pieces are wanted from agent {agent} already; try again later")
@@ -65,7 +69,7 @@ class LogRelay:
             if self.fresh(agent):  # the next one's turn
                 self._wake(agent)
         if piece.error:
-            raise LogUnavailableError(f"agent {agent}: {piece.error[:1000]}")
+            raise LogLostError(f"agent {agent}: {piece.error[:1000]}")
         return piece
 
     def fresh(self, agent: str) -> bool:

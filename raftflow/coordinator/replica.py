@@ -38,6 +38,7 @@ from raftflow.domain.peers import tell_peers
 from raftflow.machine import queries
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.birth_file import OrderRefusedError
+from raftflow.replication.histogram import Histogram
 from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
 from raftflow.replication.membership import (
     VOTERS_MIN,
@@ -475,23 +476,18 @@ def _is_disk_trouble(error: BaseException | None) -> bool:
     return False
 
 
-class CommitTimes:
-    """How long commits took, as a histogram that costs nothing to keep."""
+class CommitTimes(Histogram):
+    """How long commits took."""
+
+    __slots__ = ("commands",)
 
     BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(self.BOUNDS_S) + 1)
-        self.sum_s = 0.0
+        super().__init__(self.BOUNDS_S)
         self.commands = 0
 
     def add(self, seconds: float, commands: int) -> None:
         """Count one committed entry."""
-        place = 0
-        for bound in self.BOUNDS_S:
-            if seconds <= bound:
-                break
-            place += 1
-        self.counts[place] += 1
-        self.sum_s += seconds
+        self.note(seconds)
         self.commands += commands

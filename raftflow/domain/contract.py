@@ -270,20 +270,31 @@ class TaskExplanation(msgspec.Struct, kw_only=True):
 
 
 class TaskLog(msgspec.Struct, kw_only=True):
-    """A piece of an attempt's output. Bytes that are no UTF-8 are replaced."""
+    """A piece of an attempt's output. It begins and ends at the border of a character."""
 
     attempt: int
     agent: str
     stream: Literal["stdout", "stderr"]
     offset: int
-    """Byte offset of `text` in the stream."""
+    """Byte of the stream at which the piece begins."""
     text: str
+    """Bytes that are no UTF-8 are replaced."""
+    data: bytes | None = None
+    """The bytes of the piece, base64 in JSON; null if they are exactly `text` in UTF-8."""
+    skipped: int = 0
+    """Bytes right before the piece that are not kept, from the offset that was asked for on."""
+    next: int | None = None
+    """Offset to ask for next."""
     size: int
-    """Bytes captured so far."""
+    """Bytes that the attempt has written so far, kept or not."""
     truncated: bool
-    """True if the stream passed the agent's limit and the rest was dropped."""
+    """True if bytes of the stream are not kept."""
     complete: bool
     """True if the attempt has ended."""
+
+    def content(self) -> bytes:
+        """Return the bytes of the piece."""
+        return self.text.encode() if self.data is None else self.data
 
 
 # --- agents
@@ -360,7 +371,10 @@ class LogPiece(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     request: Annotated[str, msgspec.Meta(max_length=limits.LOG_REQUEST_CHARS_MAX)]
     data: Annotated[bytes, msgspec.Meta(max_length=limits.LOG_PIECE_BYTES_MAX)]
     """Base64 in JSON."""
+    offset: UsageNumber | msgspec.UnsetType = msgspec.UNSET
+    """Byte at which `data` begins: behind the wanted one if what is there was not kept. From level 5 on."""
     size: UsageNumber
+    """Bytes written so far, kept or not."""
     truncated: bool
     complete: bool
     error: ErrorText = ""

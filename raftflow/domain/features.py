@@ -12,7 +12,7 @@ stops.
 | 3 | backup attempts, usage, moved work, quarantine, drain deadlines, cache, kinds, exclusive tasks, max_parallel |
 | 4 | large workflows come in pieces |
 | 5 | backup attempts where a task allows them; faults of agents that cost a task nothing; drains that last; births; |
-|   | large inputs of attempts are fetched in pieces |
+|   | large inputs of attempts are fetched in pieces; output that was cut says where |
 
 A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`. A new field of a workflow
 or a task goes into `_spec_level`: an older replica cannot even read an entry that holds it.
@@ -47,6 +47,9 @@ BIRTHS_LEVEL: Final = 5
 
 INPUTS_LEVEL: Final = 5
 """The level from which on every replica serves the inputs of attempts in pieces, and agents fetch them."""
+
+LOGS_LEVEL: Final = 5
+"""The level from which on agents tell where a piece of output begins, for what is not kept may lie before it."""
 
 NEEDS: Final[dict[type[c.Command], int]] = {
     c.DrainAgent: ONLINE_LEVEL,

@@ -6,7 +6,8 @@ import os
 import secrets
 import shlex
 import stat
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -14,12 +15,18 @@ from typing import Final
 
 import msgspec
 
+from raftflow.coordinator.config import Tls, load_config, parse_address
+from raftflow.domain.ids import name_problem
 from raftflow.provision.hosts import Host, ProvisionError
 
 SECRET: Final = "secret"  # noqa: S105 - the name of a file
 TOKEN: Final = "token"  # noqa: S105 - the name of a file
 CLIENT: Final = "client.env"
 _SECRET_BYTES: Final = 32
+_JOIN: Final = """\
+# This replica starts on an empty disk and joins a cluster. Later starts ignore this line.
+join = true
+"""
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
@@ -45,26 +52,81 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def render(plan: Plan) -> dict[str, str]:
     """Return name and content of each file that holds nothing private."""
-    members = "\n".join(
-        _template("member.toml").substitute(name=name, peer=host.peer, url=f"http://{host.api}")
-        for name, host in zip(plan.names, plan.hosts, strict=True)
-    )
+    members = _members([(name, host.api, host.peer) for name, host in zip(plan.names, plan.hosts, strict=True)])
+    count = len(plan.hosts)
+    note = f"The cluster serves as long as {count // 2 + 1} of its {count} replicas run and reach each other."
     files = {
-        f"{name}.toml": _template("coordinator.toml").substitute(
-            name=name,
-            count=len(plan.hosts),
-            majority=len(plan.hosts) // 2 + 1,
-            cluster_id=plan.cluster_id,
-            members=members,
-            data_dir=plan.data_dir,
-            bind=host.api._replace(host=host.listen),
-            peer_bind=host.peer._replace(host=host.listen),
-        )
+        f"{name}.toml": _coordinator(name, host, plan.cluster_id, members, plan.data_dir, note=note)
         for name, host in zip(plan.names, plan.hosts, strict=True)
     }
     peers = "".join(f'  "{url}",\n' for url in plan.peers)
     files["agent.toml"] = _template("agent.toml").substitute(peers=peers, data_dir=plan.data_dir)
     return files
+
+
+def _members(entries: Iterable[tuple[str, object, object]]) -> str:
+    return "\n".join(
+        _template("member.toml").substitute(name=name, peer=peer, url=f"http://{api}") for name, api, peer in entries
+    )
+
+
+def _coordinator(
+    name: str, host: Host, cluster_id: str, members: str, data_dir: str, *, note: str, join: bool = False
+) -> str:
+    return _template("coordinator.toml").substitute(
+        name=name,
+        note=note,
+        cluster_id=cluster_id,
+        members=members,
+        data_dir=data_dir,
+        join=_JOIN if join else "",
+        bind=host.api._replace(host=host.listen),
+        peer_bind=host.peer._replace(host=host.listen),
+    )
+
+
+def write_joining(directory: Path, name: str, host: Host) -> str:
+    """Write the file of a replica that joins the cluster whose files are in a directory; returns the file's name.
+
+    It lists the members of an existing file and itself. Raises `ProvisionError` if the name, the address or the file
+    is taken, or if the directory holds no file of a replica, and `ConfigError` if that file is wrong.
+    """
+    if wrong := name_problem(name):
+        raise ProvisionError(f"{name!r} {wrong}")
+    file = next((path for path in sorted(directory.glob("*.toml")) if _is_replica(path)), None)
+    if file is None:
+        raise ProvisionError(
+            f"{directory} has no file of a replica, such as n1.toml; choose its directory with --dir"
+        )
+    config = load_config(file, environ={})
+    if config.tls != Tls() or any(not member.url.startswith("http://") for member in config.members):
+        raise ProvisionError(
+            f"{file} uses certificates: copy it, and change [[cluster.members]], [replica] and [tls]"
+        )
+    if os.path.lexists(directory / f"{name}.toml") or any(member.name == name for member in config.members):
+        raise ProvisionError(f"{name} is the name of a replica already; a new replica needs a new name")
+    for member in config.members:
+        if {host.api, host.peer} & {member.peer, parse_address(member.url.removeprefix("http://"), "url")}:
+            raise ProvisionError(f"{host.api} is the address of {member.name}; give the host of the new machine")
+    members = _members(
+        [*((each.name, each.url.removeprefix("http://"), each.peer) for each in config.members),
+         (name, host.api, host.peer)]
+    )  # fmt: skip
+    note = "It joins a cluster that runs: start it, then give `raftflow member add`."
+    data_dir = str(config.data_dir.parent)
+    content = _coordinator(name, host, config.cluster_id, members, data_dir, note=note, join=True)
+    try:
+        write_private(directory / f"{name}.toml", content)
+    except OSError as error:
+        raise ProvisionError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
+    return f"{name}.toml"
+
+
+def _is_replica(file: Path) -> bool:
+    try:
+        return "replica" in tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False
 
 
 def client_settings(peers: Sequence[str], token: str | None) -> str:

@@ -54,7 +54,7 @@ def parse_hosts(text: str, nodes: int | None = None) -> tuple[Host, ...]:
     if nodes is not None:
         _check_count(nodes, "--nodes")
     entries = [entry.strip() for entry in text.split(",")]
-    hosts = tuple(_parse_host(entry, number + 1) for number, entry in enumerate(entries))
+    hosts = tuple(_parse_host(entry, f"--hosts: host {number}") for number, entry in enumerate(entries, start=1))
     if nodes is not None and len(hosts) != nodes:
         raise ProvisionError(
             f"--nodes is {nodes}, but --hosts names {len(hosts)}: {', '.join(entries)}. Name one for each replica"
@@ -62,6 +62,11 @@ def parse_hosts(text: str, nodes: int | None = None) -> tuple[Host, ...]:
     _check_count(len(hosts), "the number of hosts in --hosts")
     _check_distinct(hosts)
     return hosts
+
+
+def parse_host(text: str) -> Host:
+    """Read one host. Raises `ProvisionError`."""
+    return _parse_host(text.strip(), "--host")
 
 
 def shared_machines(hosts: Sequence[Host]) -> list[str]:
@@ -102,10 +107,9 @@ def _check_distinct(hosts: Sequence[Host]) -> None:
             taken[address] = f"host {number} uses it for {use}"
 
 
-def _parse_host(text: str, number: int) -> Host:
-    where = f"--hosts: host {number}"
+def _parse_host(text: str, where: str) -> Host:
     if not text:
-        raise ProvisionError(f"{where} is empty; give a list such as 10.0.0.1,10.0.0.2,10.0.0.3")
+        raise ProvisionError(f"{where} is empty; give a name or an address, such as 10.0.0.1")
     if "/" in text:
         raise ProvisionError(f"{where} {text!r} is a URL or a path; give a host alone, such as 10.0.0.1:7001")
     try:

@@ -19,6 +19,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from raftflow.replication.histogram import DISK_BOUNDS_S, Histogram
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -146,6 +148,8 @@ class Syncer:
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-sync")
         self.others = 0
         """Other file work that is under way, whose writes a sync may have to wait for."""
+        self.times = Histogram(DISK_BOUNDS_S)
+        """How long syncs took."""
         self._streak = 0
 
     @property
@@ -157,7 +161,9 @@ class Syncer:
         """Sync, and note how long it took. Raises `OSError`."""
         began_s = time.perf_counter()
         os.fdatasync(fd)
-        self._streak = self._streak + 1 if time.perf_counter() - began_s <= QUICK_SYNC_S else 0
+        took_s = time.perf_counter() - began_s
+        self.times.note(took_s)
+        self._streak = self._streak + 1 if took_s <= QUICK_SYNC_S else 0
 
 
 class RealFile:
@@ -266,6 +272,11 @@ class RealFileSystem:
     def __init__(self) -> None:
         self._syncer = Syncer()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-files")
+
+    @property
+    def sync_times(self) -> Histogram:
+        """How long syncs of open files took."""
+        return self._syncer.times
 
     def make_dir(self, path: Path) -> None:
         """Create the directory and its parents, and sync the parent's entry."""

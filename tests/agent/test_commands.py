@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from raftflow.domain.features import LEVEL
+
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", code]
@@ -119,13 +121,16 @@ async def test_killed_by_a_signal(leader: Any, start_agent: Any) -> None:
 
 
 async def test_output_beyond_the_limit_is_dropped_and_hurts_nobody(leader: Any, start_agent: Any) -> None:
+    leader.feature_level = LEVEL
     start_agent(output_bytes_max=10_000)
     code = "import os\nfor _ in range(400): os.write(1, b'o' * 10_000)\nos.write(2, b'few')"
     (fence,) = await leader.assign({"command": python(code)})
     end = await leader.end_of(fence)
     assert (end.outcome, end.error) == ("succeeded", "")
     out = await leader.log_of(fence, "stdout")
-    assert (out.data, out.size, out.truncated, out.complete) == (b"o" * 10_000, 10_000, True, True)
+    assert (out.data, out.size, out.truncated, out.complete) == (b"o" * 5_000, 4_000_000, True, True)
+    rest = await leader.log_of(fence, "stdout", 5_000)
+    assert (rest.data, rest.offset) == (b"o" * 5_000, 3_995_000)
     err = await leader.log_of(fence, "stderr")
     assert (err.data, err.size, err.truncated, err.complete) == (b"few", 3, False, True)
 

@@ -15,6 +15,7 @@ import pytest
 
 from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, open_file, opened_folder, read_file
 from raftflow.agent.trash import Trash, remove_tree
+from raftflow.domain.features import LEVEL
 
 HOSTILE_RESULTS = {
     "fifo": ('mkfifo "$RAFTFLOW_RESULT"', "there is a FIFO in place of a regular file"),
@@ -165,12 +166,15 @@ async def test_a_work_directory_that_is_removed_is_made_anew(leader: Any, start_
 
 
 async def test_logs_of_files_that_somebody_replaced(leader: Any, start_agent: Any, tmp_path: Path) -> None:
+    leader.feature_level = LEVEL
     start_agent()
     end = await leader.run(command=["echo", "text"])
     file = tmp_path / "agent" / "attempts" / str(end.fence) / "stdout"
     file.write_bytes(b"te")
     piece = await leader.log_of(end.fence, "stdout")
-    assert (piece.data, piece.size, piece.truncated, piece.complete) == (b"te", 2, True, True)
+    assert (piece.data, piece.offset, piece.size, piece.complete) == (b"te", 0, 5, True)
+    piece = await leader.log_of(end.fence, "stdout", 2)
+    assert (piece.data, piece.offset, piece.size, piece.truncated) == (b"", 5, 5, True), "nobody waits for the rest"
     file.unlink()
     os.mkfifo(file)
     assert "there is a FIFO in place" in (await leader.log_of(end.fence, "stdout")).error

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raftflow.domain.contract import ReportedEnd
+from raftflow.domain.features import LEVEL
 
 FUNCTIONS = """
 import asyncio, os, subprocess, sys, time
@@ -274,10 +275,13 @@ async def test_output_of_a_call(leader: Any, start_agent: Any) -> None:
 
 
 async def test_output_of_a_call_is_cut_at_the_limit(leader: Any, start_agent: Any) -> None:
+    leader.feature_level = LEVEL
     start_agent(resources={"cpu": 1}, output_bytes_max=10_000)
     end = await leader.run(python="fns:flood", args=[300])
     piece = await leader.log_of(end.fence, "stdout")
-    assert (piece.data, piece.size, piece.truncated, piece.complete) == (b"o" * 10_000, 10_000, True, True)
+    assert (piece.data, piece.size, piece.truncated, piece.complete) == (b"o" * 5_000, 3_000_000, True, True)
+    rest = await leader.log_of(end.fence, "stdout", 5_000)
+    assert (rest.data, rest.offset) == (b"o" * 5_000, 2_995_000)
 
 
 async def test_output_of_a_call_that_runs_and_of_one_that_was_killed(

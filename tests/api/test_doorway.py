@@ -9,6 +9,7 @@ import pytest
 
 from raftflow.api import doorway
 from raftflow.api.doorway import Doorman
+from raftflow.api.figures import Figures
 from raftflow.api.turnstile import WAITING_MAX, Line, Turnstile
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -85,7 +86,7 @@ class House:
     def __init__(self, connections_max: int = 10) -> None:
         self.made: list[Behind] = []
         self.turnstile = Turnstile(lambda: 0.0)
-        self.doorman = Doorman(self.turnstile, self._make, connections_max)  # type: ignore[arg-type]
+        self.doorman = Doorman(self.turnstile, Figures(), self._make, connections_max)  # type: ignore[arg-type]
 
     def _make(self) -> Behind:
         self.made.append(Behind())

@@ -106,3 +106,40 @@ async def test_what_an_agent_finished_while_it_was_cut_off_counts(
         for step in line["transitions"]
     ]
     assert moves == ["started", "agent_lost", "offered"]
+
+
+async def output_of(one: Any, workflow: str, task: str, limit: int = 1 << 18) -> tuple[str, list[int]]:
+    """Read an attempt's output as a client does: the text, and how many bytes were missing where some were."""
+    text, gaps, at = "", [], 0
+    while True:
+        path = f"/v1/workflows/{workflow}/tasks/{task}/logs?offset={at}&limit={limit}"
+        piece = (await one.get(path)).json
+        assert piece["data"] is None, "a piece of text is text"
+        text += piece["text"]
+        gaps += [piece["skipped"]] * bool(piece["skipped"])
+        assert piece["next"] > at or piece["next"] == piece["size"]
+        at = piece["next"]
+        if piece["complete"] and at == piece["size"]:
+            return text, gaps
+
+
+async def test_output_comes_whole_in_pieces_that_cut_no_character(one: Any, start_agent: Any) -> None:
+    start_agent(one.url)
+    seq = {"id": "seq", "command": ["seq", "1", "60000"]}
+    zh = {"id": "zh", "command": [sys.executable, "-X", "utf8", "-c", "print('x' + '工作流稳定性' * 30000)"]}
+    much = {"id": "much", "command": ["sh", "-c", "yes 稳定性 | head -c 3000000; echo; echo the end"]}
+    line = {"id": "line", "command": ["sh", "-c", "head -c 50000000 /dev/zero | tr '\\0' x"]}
+    workflow = await one.submit(seq, zh, much, line)
+    for name in ("seq", "zh", "much", "line"):
+        await shown(one, workflow, name, lambda view: view["state"] == "succeeded")
+    assert await output_of(one, workflow, "seq") == ("".join(f"{n}\n" for n in range(1, 60_001)), [])
+    assert await output_of(one, workflow, "zh", 100_000) == ("x" + "工作流稳定性" * 30_000 + "\n", [])
+    text, (gap,) = await output_of(one, workflow, "much")
+    assert len(text.encode()) + gap == 3_000_009
+    assert text.startswith("稳定性\n稳定性")
+    assert text.endswith("\nthe end\n")
+    assert len(text) > 400_000
+    text, gaps = await output_of(one, workflow, "line")
+    assert (text, gaps) == ("x" * (1 << 20), [50_000_000 - (1 << 20)])
+    tiny = (await one.get(f"/v1/workflows/{workflow}/tasks/zh/logs?offset=1&limit=1")).json
+    assert (tiny["text"], tiny["next"]) == ("工", 4), "one character always comes whole"

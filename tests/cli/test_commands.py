@@ -303,27 +303,6 @@ def test_explain_says_who_else_could_have_run_it(run: Run, fake: Any) -> None:
     ]
 
 
-def test_logs_come_in_pieces_and_follow_an_attempt_to_its_end(run: Run, fake: Any) -> None:
-    whole = "x" * 300_000 + "end\n"
-
-    def piece(query: dict[str, str]) -> dict[str, Any]:
-        offset = int(query["offset"])
-        calls.append(query)
-        size = 100 if len(calls) == 1 else len(whole)
-        text = whole[offset : min(offset + int(query["limit"]), size)]
-        common = {"attempt": 2, "agent": "a", "stream": "stderr", "truncated": True}
-        return {**common, "offset": offset, "text": text, "size": size, "complete": len(calls) > 2}
-
-    calls: list[dict[str, str]] = []
-    fake.routes["GET", "/v1/workflows/w/tasks/t/logs"] = piece
-    result = run("task", "logs", "w", "t", "--stream", "stderr", "--follow")
-    assert result.stdout == whole
-    assert [(call["offset"], call.get("attempt")) for call in calls] == [("0", None), ("100", "2"), ("262244", "2")]
-    assert "dropped the rest" in result.stderr
-    calls.clear()
-    assert len(run("task", "logs", "w", "t").stdout) == 100, "without --follow, what is there now"
-
-
 def test_controls(run: Run, fake: Any) -> None:
     for action in ("cancel", "pause", "resume", "retry"):
         fake.routes["POST", f"/v1/workflows/wf-1/{action}"] = VIEW

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from raftflow import helpers
+from raftflow.local.cluster import LocalCluster, Options
+
 Run = Callable[..., Result]
 
 
@@ -219,3 +222,19 @@ def test_an_interrupt_ends_quietly(fake: Any) -> None:
     assert "Traceback" not in err
     assert "wf-1 goes on" in err
     assert out == ""
+
+
+@pytest.mark.parametrize("files", [10, 40])
+@pytest.mark.parametrize("program", ["coordinator", "agent"])
+def test_too_few_open_files_are_told(tmp_path: Path, program: str, files: int) -> None:
+    cluster = LocalCluster.create(tmp_path / "c", Options(nodes=1, agents=0))
+    arguments = {
+        "coordinator": ["--config", str(cluster.config_file("n1"))],
+        "agent": ["--peers", cluster.urls[0], "--work-dir", str(tmp_path / "a")],
+    }
+    command = helpers.command("raftflow", program, "run", *arguments[program])
+    limited = ["sh", "-c", 'ulimit -n "$0"; exec "$@"', str(files), *command]
+    ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert f"the limit of open files is {files}" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,39 +1,45 @@
-"""Every command and every document of the README works as it stands there."""
+"""Every block, every command, every document and every link of the README works as it is printed."""
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPT = ROOT / "scripts" / "first_hour"
 
 
-def fenced(text: str) -> list[tuple[str, str]]:
-    """Return (language, body) of every fenced block."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+def load_script() -> ModuleType:
+    """Import `scripts/first_hour`, which has no suffix."""
+    loader = importlib.machinery.SourceFileLoader("first_hour", str(SCRIPT))
+    spec = importlib.util.spec_from_loader("first_hour", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["first_hour"] = module
+    loader.exec_module(module)
+    return module
 
 
-BLOCKS = fenced(README)
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+sys.dont_write_bytecode, _before = True, sys.dont_write_bytecode
+first_hour = load_script()
+sys.dont_write_bytecode = _before
+BLOCKS = first_hour.blocks_of(README)
 
 
 def section(title: str) -> str:
-    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-
-
-def shell_blocks(text: str) -> list[str]:
-    return [body for language, body in fenced(text) if language == "sh"]
+    match = re.search(rf"^(#+) {re.escape(title)}\n", README, re.MULTILINE)
+    assert match is not None, title
+    return re.split(rf"^#{{1,{len(match[1])}}} ", README[match.end() :], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -42,173 +48,171 @@ def environment(**more: str) -> dict[str, str]:
     return {**base, "PATH": f"{Path(sys.executable).parent}:{base['PATH']}", **more}
 
 
-def run(script: str, cwd: Path, **more: str) -> str:
+def run(script: str, cwd: Path, *codes: int, **more: str) -> str:
     argv, env = ["bash", "-euc", script], environment(**more)
     done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, f"$ {script}\n{done.stdout}{done.stderr}"
+    assert done.returncode in (codes or (0,)), f"$ {script}\n{done.stdout}{done.stderr}"
     return done.stdout
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder with what the README's reader has: the scripts and the configurations."""
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    shutil.copytree(ROOT / "cluster-configs", tmp_path / "cluster-configs")
-    yield tmp_path
-    if (tmp_path / "my-cluster" / "cluster.json").exists():
-        run("raftflow cluster down --data-dir my-cluster", tmp_path)
 
 
 def test_the_two_commands_are_the_ones_that_are_tested() -> None:
     # The first is run by .ci/run and by test_demo, the second is what runs this.
-    assert shell_blocks(section("Two commands")) == [
-        "scripts/setup && .venv/bin/raftflow demo\n",
-        "scripts/test\n",
-    ]
+    blocks = [block.body for block in first_hour.blocks_of(section("Two commands"))]
+    assert blocks == ["scripts/setup && .venv/bin/raftflow demo\n", "scripts/test\n"]
     assert os.access(ROOT / "scripts" / "setup", os.X_OK)
     assert os.access(ROOT / "scripts" / "test", os.X_OK)
 
 
-def test_one_machine_and_the_operators_table(folder: Path) -> None:
-    hello = next(body for language, body in BLOCKS if language == "toml" and body.startswith("# hello.toml"))
-    (folder / "hello.toml").write_text(hello)
-    script = "".join(shell_blocks(section("Try it on one machine")))
-    down = "raftflow cluster down --data-dir my-cluster\n"
-    assert script.endswith(down)
-    out = run(script.removesuffix(down), folder)
-    assert "hello" in out
-    assert "succeeded" in out
+def test_only_two_blocks_are_not_run_and_every_other_one_is() -> None:
+    assert [block.body.split()[0] for block in BLOCKS if block.not_run] == ["scripts/test", "raftflow"]
+    for block in BLOCKS:
+        assert block.language in {"sh", "text"} or block.file_name, f"README.md:{block.line} is never used"
+        assert block.language != "text" or block.marker == "output", f"README.md:{block.line} is never compared"
 
-    commands = re.findall(r"`(raftflow [^`]+)`(?:, `([a-z]+ [a-z -]+)`)? \|", section("Operating"))
+
+def test_every_link_leads_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len(links) >= 10
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if path:
+            assert (ROOT / path).exists(), link
+        elif anchor:
+            assert anchor in anchors, link
+
+
+@pytest.mark.parametrize(
+    ("expected", "said", "agrees"),
+    [
+        ("done\n", "done\n", True),
+        ("done\n", "done\nmore\n", False),
+        ("...\ndone\n", "much\nmore\ndone\n", True),
+        ("done\n...\n", "done\n", True),
+        ("done\n", "", False),
+        ("leader n1, term 3\n", "leader n2, term 14\n", True),
+        ("leader n1, term 3\n", "leader none, term 3\n", False),
+        ("NAME  STATE\na1    up\n", "NAME   STATE\na2     up\n", True),
+        ("id wf-01m8mvt54cyr0eq81fqzgsr169\n", "id wf-01aaaaaaaaaaaaaaaaaaaaaaaa\n", True),
+        ("at 2026-11-29T23:56:27.148Z\n", "at 2027-01-02T03:04:05Z\n", True),
+    ],
+)
+def test_printed_output_is_compared_by_its_shape(expected: str, said: str, *, agrees: bool) -> None:
+    try:
+        first_hour.check_output(expected, said)
+    except first_hour.BlockError:
+        assert not agrees
+    else:
+        assert agrees
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- first_hour: on m1 sometimes -->\n",
+        "<!-- first_hour: on the moon -->\n```sh\ntrue\n```\n",
+        "<!-- first_hour: output -->\n\n```text\nx\n```\n",
+    ],
+)
+def test_a_comment_that_nobody_understands_is_told(text: str) -> None:
+    with pytest.raises(first_hour.BlockError):
+        first_hour.blocks_of(text)
+
+
+@pytest.mark.parametrize("arguments", [["--venv"], ["--wrong"], ["a", "b"], ["full"], ["--venv", "full"]])
+def test_a_wrong_call_is_told_and_nothing_is_done(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    done = subprocess.run([SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "first_hour" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.fixture
+def small_checkout(tmp_path: Path) -> Path:
+    """A checkout with a script and a README to be written."""
+    root = tmp_path / "checkout"
+    (root / "scripts").mkdir(parents=True)
+    (root / "scripts" / "first_hour").write_bytes(SCRIPT.read_bytes())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("readme", "code", "told"),
+    [
+        ("```sh\nx=1\ncd ..\n```\n```sh\n[ $x = 1 ] && [ -d raftflow ] && echo yes\n```\n", 0, '"blocks": 2'),
+        ("```sh\nfalse\ntrue\n```\n", 1, "README.md:1: exit code 1"),
+        ("```sh\ntrue\n```\n\n```sh\nfalse && true; exit 7\n```\n", 1, "README.md:5: exit code 7"),
+        ("```sh\necho a\n```\n<!-- first_hour: output -->\n```text\nb\n```\n", 1, "the output differs"),
+        ("```toml\n# a.toml\nx = 1\n```\n```sh\ngrep x a.toml\n```\n", 0, '"blocks": 2'),
+        ("```toml\nx = 1\n```\n", 1, "neither commands nor a file"),
+        ('<!-- first_hour: on m1, background, until "up" -->\n```sh\necho dead\n```\n', 1, "did not print 'up'"),
+        ('<!-- first_hour: on m1, background, until "up" -->\n```sh\necho up; sleep 99\n```\n', 0, '"blocks": 1'),
+        ("<!-- first_hour: not run, no -->\n```sh\nfalse\n```\n", 0, '"not_run": 1'),
+        ("```sh\nread x || echo none\n```\n<!-- first_hour: output -->\n```text\nnone\n```\n", 0, '"blocks": 1'),
+    ],
+)
+def test_the_script_tells_what_does_not_work(readme: str, code: int, told: str, small_checkout: Path) -> None:
+    (small_checkout / "README.md").write_text(f"{readme}")
+    argv = [sys.executable, str(small_checkout / "scripts" / "first_hour"), "--loopback"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert told in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_first_hour(tmp_path: Path) -> None:
+    """All blocks in order, on clusters with a token. The demo has a test of its own."""
+    argv = [SCRIPT, tmp_path / "hour", "--venv", sys.prefix, "--skip", "raftflow demo"]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=230, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["not_run"] == 3
+    assert answer["blocks"] + answer["not_run"] == sum(block.language != "text" for block in BLOCKS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_operators_table(tmp_path: Path) -> None:
+    """Every command of the table does something on a cluster with a token."""
+    hello = next(block.body for block in BLOCKS if block.file_name == "hello.toml")
+    (tmp_path / "hello.toml").write_text(hello.replace("jobs:add", "builtins:sum"))
+    table = section("Commands")
+    commands = re.findall(r"`(raftflow [^`]+)`(?:, `([a-z]+ [a-z -]+)`)? \|", table)
     flat = [word for first, second in commands for word in (first, f"raftflow {second}" if second else "") if word]
     assert len(flat) == 17, flat
-    where = {"RAFTFLOW_PEERS": peers_of(folder)}
-    listed = run("raftflow workflow list -o jsonl", folder, **where)
-    workflow = json.loads(listed.splitlines()[0])["id"]
-    for command in flat:
-        if command.startswith("raftflow agent forget"):
-            continue  # it is refused while the agent is there (test_names.py)
-        line = command.replace("NAME", "a1").replace("WORKFLOW", workflow).replace("TASK", "words")
-        line = line.replace("bench failover", "bench failover --runs 1").replace("FILE", "hello.toml")
-        line = line.replace("simulate faults", "simulate faults --seeds 0:1")
-        shown = run(line, folder, **where)
-        if "task logs" in line:
-            assert '"numbers"' in shown
-            assert "[1,2,3]" in shown.replace(" ", "")
-    run(down, folder)
-
-
-def peers_of(folder: Path) -> str:
-    from raftflow.local.cluster import LocalCluster
-
-    return ",".join(LocalCluster.load(folder / "my-cluster").urls)
-
-
-def test_three_machines(folder: Path) -> None:
-    """The three machines are three loopback addresses."""
-    text = section("Three machines")
-    configs = folder / "cluster-configs" / "three-node"
-    for file in configs.glob("*.toml"):
-        localise(file, folder)
-    blocks = [block.replace("10.0.0.", "127.0.0.") for block in shell_blocks(text)]
-    keys, coordinator, agent, work = blocks
-    run(keys, folder)
-    processes = []
+    run("raftflow cluster up --nodes 3 --agents 2 --token --data-dir my-cluster", tmp_path)
     try:
-        for name in ("n1", "n2", "n3"):
-            line = coordinator.strip().replace("n1.toml", f"{name}.toml")
-            processes.append(background(line, configs))
-        processes.append(background(agent.strip(), configs))
-        await_agent(work, configs)
-        out = run(work, configs)
-        assert "leader" in out
-        processes.append(replace_a_machine(configs, work))
+        shell = ". my-cluster/client.env\n"
+        workflow = run(f"{shell}raftflow workflow submit hello.toml --wait -o jsonl", tmp_path)
+        name = json.loads(workflow.splitlines()[-1])["id"]
+        for command in flat:
+            line = command.replace("NAME", "a1").replace("WORKFLOW", name).replace("TASK", "sum")
+            line = line.replace("bench failover", "bench failover --runs 1").replace("FILE", "hello.toml")
+            line = line.replace("simulate faults", "simulate faults --seeds 0:1")
+            # An agent that is there is not forgotten (test_names.py).
+            codes = (4,) if "agent forget" in line else (0,)
+            run(shell + line, tmp_path, *codes)
     finally:
-        for process in reversed(processes):
-            process.terminate()
-        codes = [process.wait(timeout=60) for process in reversed(processes)]
-    # The replica that was removed had ended by itself, and well.
-    assert codes == [0, 0, 0, 0, 0]
-
-
-def replace_a_machine(configs: Path, work: str) -> subprocess.Popen[bytes]:
-    """Do what the README says about a replica that takes the place of another."""
-    blocks = [block.replace("10.0.0.", "127.0.0.") for block in shell_blocks(section("Operating"))]
-    order, start, change = blocks
-    assert "--bootstrap" in order
-    members, mine = (configs / "n3.toml").read_text().split("\n[replica]\n")
-    member = '[[cluster.members]]\nname = "n4"\npeer = "127.0.0.4:7101"\nurl = "http://127.0.0.4:7001"\n'
-    mine = mine.replace("n3", "n4").replace("127.0.0.3", "127.0.0.4")
-    (configs / "n4.toml").write_text(f"{members}\n{member}\n[replica]\njoin = true\n{mine}")
-    process = background(start.strip(), configs)
-    exports = "\n".join(line for line in work.splitlines() if line.startswith("export "))
-    deadline = time.monotonic() + 60
-    while True:
-        # Members can change when all replicas have met: the command may be given again until then.
-        argv = ["bash", "-euc", f"{exports}\n{change}"]
-        done = subprocess.run(
-            argv, cwd=configs, env=environment(), capture_output=True, text=True, timeout=90, check=False
-        )
-        if done.returncode == 0:
-            assert "n4" in done.stdout
-            return process
-        assert time.monotonic() < deadline, done.stdout + done.stderr
-
-
-def localise(file: Path, folder: Path) -> None:
-    """Turn a file for a machine of its own into one for an address of this machine."""
-    content = file.read_text().replace("10.0.0.", "127.0.0.").replace("/var/lib/raftflow", str(folder / "data"))
-    content = content.replace("0.0.0.0:", f"127.0.0.{file.stem[-1]}:")
-    file.write_text(content)
-
-
-def background(line: str, cwd: Path) -> subprocess.Popen[bytes]:
-    # `exec` so that the signal reaches the command and not a shell in front of it.
-    settings, _, command = line.rpartition("raftflow ")
-    exports = f"export {settings.strip()}; " if settings else ""
-    return subprocess.Popen(["bash", "-euc", f"{exports}exec raftflow {command}"], cwd=cwd, env=environment())
-
-
-def await_agent(work: str, cwd: Path) -> None:
-    exports = "\n".join(line for line in work.splitlines() if line.startswith("export "))
-    deadline = time.monotonic() + 40
-    while True:
-        done = subprocess.run(
-            ["bash", "-euc", f"{exports}\nraftflow agent list -o jsonl"],
-            cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        if '"up"' in done.stdout:
-            return
-        assert time.monotonic() < deadline, done.stdout + done.stderr
-        time.sleep(0.2)
-
-
-def test_the_workflow_of_the_readme_is_valid(folder: Path) -> None:
-    nightly = next(body for language, body in BLOCKS if language == "toml" and 'name = "nightly"' in body)
-    (folder / "nightly.toml").write_text(nightly)
-    run("raftflow workflow validate nightly.toml", folder)
-
-
-def test_the_python_example_runs(folder: Path) -> None:
-    example = next(body for language, body in BLOCKS if language == "python")
-    run("raftflow cluster up --nodes 3 --agents 1 --data-dir my-cluster", folder)
-    peers = ", ".join(f'"{url}"' for url in peers_of(folder).split(","))
-    (folder / "example.py").write_text(re.sub(r"Client\(\[.*?\]\)", f"Client([{peers}])", example))
-    assert run("python example.py", folder) == "succeeded\n"
+        run("raftflow cluster down --data-dir my-cluster", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["three-node", "five-node"])
-def test_the_shipped_configurations_load(kind: str, folder: Path) -> None:
+def test_the_shipped_configurations_load(kind: str, tmp_path: Path) -> None:
     from raftflow.agent.config import load_config as load_agent
     from raftflow.coordinator.config import load_config
 
-    directory = folder / "cluster-configs" / kind
-    run("(umask 077; head -c 32 /dev/urandom | base64 > secret; head -c 32 /dev/urandom | base64 > token)", directory)
-    files = sorted(directory.glob("n*.toml"))
+    for file in (ROOT / "cluster-configs" / kind).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    run("(umask 077; head -c 32 /dev/urandom | base64 >secret; head -c 32 /dev/urandom | base64 >token)", tmp_path)
+    files = sorted(tmp_path.glob("n*.toml"))
     assert len(files) == {"three-node": 3, "five-node": 5}[kind]
     for file in files:
         config = load_config(file, environ={})
         assert config.name == file.stem
         assert len(config.members) == len(files)
-    agent = load_agent(directory / "agent.toml", {}, {})
+    agent = load_agent(tmp_path / "agent.toml", {}, {})
     assert len(agent.peers) == len(files)

@@ -195,6 +195,50 @@ def test_an_open_directory_is_closed_if_empty_and_refused_if_not(tmp_path: Path)
     assert "is not a directory" in done.stderr
 
 
+def join(*arguments: str) -> Result:
+    return CliRunner().invoke(root, ["config", "join", *arguments])
+
+
+def test_a_replica_that_joins_lists_the_members_and_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "cluster"
+    init("--hosts", THREE, "--dir", str(folder), "--data-dir", "/srv/data")
+    done = join("n4", "--host", "fd00::4", "--dir", str(folder))
+    assert done.exit_code == 0, done.output
+    assert "member add n4 --peer [fd00::4]:7101 --url http://[fd00::4]:7001" in done.stdout
+    first, fourth = (load_config(folder / f"{name}.toml", environ={}) for name in ("n1", "n4"))
+    assert fourth.members[:3] == first.members
+    assert fourth.member.url == "http://[fd00::4]:7001"
+    assert (fourth.cluster_id, fourth.secret, fourth.token) == (first.cluster_id, first.secret, first.token)
+    assert (fourth.join, str(fourth.data_dir)) == (True, "/srv/data/n4")
+    assert not first.join
+    assert mode(folder / "n4.toml") == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("n3", "--host", "10.0.0.4"), "needs a new name"),
+        (("agent", "--host", "10.0.0.4"), "needs a new name"),
+        (("a b", "--host", "10.0.0.4"), "'a b' may hold"),
+        (("../n4", "--host", "10.0.0.4"), "'../n4' may hold"),
+        (("n4", "--host", "10.0.0.3"), "is the address of n3"),
+        (("n4", "--host", "10.0.0.3:7101"), "is the address of n3"),
+        (("n4", "--host", "http://x"), "--host 'http://x' is a URL"),
+        (("n4", "--host", "10.0.0.4", "--dir", "nowhere"), "has no file of a replica"),
+    ],
+)
+def test_a_replica_that_cannot_join_is_refused(
+    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init("--hosts", THREE)
+    before = sorted(path.name for path in (tmp_path / "raftflow-cluster").iterdir())
+    done = join(*arguments)
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert sorted(path.name for path in (tmp_path / "raftflow-cluster").iterdir()) == before
+
+
 def test_a_replica_on_loopback_listens_there_only() -> None:
     hosts = parse_hosts("127.0.0.1,127.0.0.2,10.0.0.3")
     assert [host.listen for host in hosts] == ["127.0.0.1", "127.0.0.2", "0.0.0.0"]

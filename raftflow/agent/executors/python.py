@@ -19,8 +19,9 @@ from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
 from raftflow.agent.executors.workers import IdleWorkers, Worker, WorkerLimits
-from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, keep_head, opened_folder
+from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, opened_folder
 from raftflow.agent.inputs import Inputs
+from raftflow.agent.kept import LiveFile, keep_stream
 from raftflow.agent.messages import CONTROL_FD, READY, Call, Exited, Returned
 from raftflow.agent.output import STREAMS, OutputStore
 from raftflow.agent.workdir import WORKERS, WorkDirectory
@@ -104,7 +105,9 @@ class PythonExecutor:
         worker.call = data
         worker.calls += 1
         self._running[fence] = (worker, ended)
-        self._store.began(fence, worker.streams)
+        out, err = worker.streams
+        worker.live = (LiveFile(out, self._output_bytes_max), LiveFile(err, self._output_bytes_max))
+        self._store.began(fence, worker.live)
         self._write(worker, data)
 
     def signal(self, fence: int, number: int) -> None:
@@ -270,9 +273,7 @@ class PythonExecutor:
 
     def _returned(self, worker: Worker, returned: Returned) -> None:
         fence = returned.fence
-        truncated = (returned.truncated[0] or worker.truncated[0], returned.truncated[1] or worker.truncated[1])
-        worker.truncated = [False, False]
-        self._store.ended(fence, returned.sizes, truncated)
+        self._keep(worker, fence, returned.sizes, returned.truncated)
         worker.cpu_ms, worker.kept_kib = returned.cpu_life_ms, returned.rss_kib
         how = Ended(
             ok=returned.ok,
@@ -351,22 +352,29 @@ class PythonExecutor:
 
     def _died(self, worker: Worker, fence: int, exited: Exited) -> Ended:
         how = self._how(worker, exited)
-        sizes, truncated = self._rescue_output(worker, fence)
-        self._store.ended(fence, sizes, truncated)
+        self._rescue_output(worker, fence)
         return how
 
-    def _rescue_output(self, worker: Worker, fence: int) -> tuple[tuple[int, int], tuple[bool, bool]]:
+    def _rescue_output(self, worker: Worker, fence: int) -> None:
         """Keep the output of a call whose worker died."""
         folder = CaptureFolder(self._store.directory(fence))
         kept: list[tuple[int, bool]] = []
         for fd, name in zip(worker.streams, STREAMS, strict=True):
             try:
-                kept.append(keep_head(fd, folder, name, self._output_bytes_max))
+                kept.append(keep_stream(fd, folder, name, self._output_bytes_max))
             except (OSError, UnfitFileError) as error:
                 _log.warning("the output of attempt %d is lost: %s", fence, error)
                 kept.append((0, True))
         (out, out_cut), (err, err_cut) = kept
-        return (out, err), (out_cut or worker.truncated[0], err_cut or worker.truncated[1])
+        self._keep(worker, fence, (out, err), (out_cut, err_cut))
+
+    def _keep(self, worker: Worker, fence: int, sizes: tuple[int, int], truncated: tuple[bool, bool]) -> None:
+        """Tell the store how much a call wrote, with what was lost while it ran."""
+        assert worker.live is not None  # noqa: S101 - it has had a call
+        (out, err), (out_cut, err_cut) = sizes, truncated
+        out_lost, err_lost = (live.lost for live in worker.live)
+        worker.live = None
+        self._store.ended(fence, (out + out_lost, err + err_lost), (out_cut or out_lost > 0, err_cut or err_lost > 0))
 
     def _how(self, worker: Worker, exited: Exited) -> Ended:
         cpu_ms = max(exited.cpu_ms - worker.cpu_ms, 0)
@@ -395,11 +403,9 @@ class PythonExecutor:
         """Keep the capture files of running calls from growing without bound."""
         self._cutting = None
         for worker, _ in self._running.values():
-            for index, fd in enumerate(worker.streams):
+            for live in worker.live or ():
                 with contextlib.suppress(OSError):
-                    if os.fstat(fd).st_size > self._output_bytes_max:
-                        os.ftruncate(fd, self._output_bytes_max)
-                        worker.truncated[index] = True
+                    live.cut()
         if self._running:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
 

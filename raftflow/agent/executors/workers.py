@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from raftflow.agent.executors.base import Ended
+from raftflow.agent.kept import LiveFile
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class Worker:
         "idle_since_s",
         "incoming",
         "kept_kib",
+        "live",
         "misled",
         "outgoing",
         "progress",
@@ -44,7 +46,6 @@ class Worker:
         "returned",
         "socket",
         "streams",
-        "truncated",
         "unread",
     )
 
@@ -83,7 +84,8 @@ class Worker:
         """The file in which a call tells its progress; the worker removes it."""
         self.incoming = bytearray()
         self.outgoing = b""
-        self.truncated = [False, False]
+        self.live: tuple[LiveFile, LiveFile] | None = None
+        """The same files, as those of the call that runs."""
 
 
 class IdleWorkers:

@@ -93,8 +93,24 @@ class _Writing(QueueListener):
             self._tell()
 
 
+def _keep_standard_descriptors() -> None:
+    """Open what is closed of standard input, output and error on nothing.
+
+    Otherwise the next file or connection gets that number, and lines for standard error go there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+
+
 def start_logging(level: str) -> None:
     """Send the log lines of this process to standard error, from this level on: "debug", "info", ..."""
+    _keep_standard_descriptors()
     source = _Queueing(queue.Queue(LINES_MAX))
     target = _Descriptor(2)
     target.setFormatter(logging.Formatter(FORMAT))

@@ -92,6 +92,25 @@ def test_a_replica_serves_and_stops(stuck: tuple[int, int], tmp_path: Path) -> N
         replica.wait()
 
 
+CLOSED = """
+import logging, os, sys, tempfile
+for number in range(3):
+    os.close(number)
+from raftflow.log_output import start_logging
+start_logging("info")
+with tempfile.TemporaryFile() as file:
+    logging.getLogger("raftflow.x").info("a line")
+    import atexit
+    atexit._run_exitfuncs()
+    assert file.fileno() > 2, file.fileno()
+    assert os.pread(file.fileno(), 9, 0) == b""
+"""
+
+
+def test_lines_never_go_into_a_file_that_took_the_number_of_standard_error() -> None:
+    assert subprocess.run([sys.executable, "-c", CLOSED], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("close", [True, False])
 def test_lines_come_in_order_and_whole(close: bool) -> None:  # noqa: FBT001
     program = LOGGER.replace("LINES_MAX + 500", "200").replace('"line %d", number', '"line %d é", number')

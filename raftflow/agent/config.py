@@ -163,10 +163,10 @@ def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, A
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(file.read_text())
+        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"{file}: not TOML: {error}") from error
     table = document.get("agent")
     if not isinstance(table, dict):

@@ -171,11 +171,10 @@ def _read_file(path: Path | None) -> tuple[dict[str, dict[str, Given]], object]:
     if path is None:
         return tables, None
     try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"the configuration file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise ConfigError(f"the configuration file {path} is not TOML: {error}") from error
     members = None
     for table, content in document.items():

@@ -11,6 +11,7 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import DEFAULT_DEMAND, MEMORY
+from raftflow.domain.values import judge_text
 from raftflow.domain.workflow import GraphProblem, TaskSpec
 
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -97,6 +98,8 @@ def label_problems(labels: Mapping[str, str]) -> list[str]:
         bad = name_problem(key)
         if bad is not None:
             problems.append(f"{key[:80]!r} {bad}")
+        if judge_text(value) is not None:
+            problems.append(f"the value of {key[:80]!r} {judge_text(value)}")
         if len(value) > limits.LABEL_CHARS_MAX:
             problems.append(f"the value of {key[:80]!r} is longer than {limits.LABEL_CHARS_MAX} characters")
     return problems

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal, InvalidOperation, Overflow
 
-from raftflow.domain.limits import RESOURCE_UNITS_MAX
+from raftflow.domain.limits import AMOUNT_CHARS_MAX, RESOURCE_UNITS_MAX
 
 Resources = dict[str, int]
 
@@ -18,6 +18,7 @@ CPU = "cpu"
 MEMORY = "memory"
 DEFAULT_DEMAND: Mapping[str, int] = {CPU: 1000}
 
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?\s*", re.IGNORECASE | re.ASCII)
 _MEMORY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]i?B?|B)?\s*", re.IGNORECASE)
 _MEMORY_BYTES = {
     "": 1024**2,
@@ -43,7 +44,11 @@ def parse_amount(name: str, value: object) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"must be a number{' or a size such as 512MiB' if name == MEMORY else ''}")
+    if isinstance(value, int) and abs(value) > RESOURCE_UNITS_MAX:  # perhaps too long to be shown
+        raise ValueError("must be zero or more" if value < 0 else "is larger than any machine")
     text = str(value)
+    if isinstance(value, str) and (len(text) > AMOUNT_CHARS_MAX or (name != MEMORY and not _NUMBER.fullmatch(text))):
+        raise ValueError(f"{text[:80]!r} is not a number")
     if name == MEMORY:
         match = _MEMORY.fullmatch(text)
         if match is None:

@@ -38,7 +38,7 @@ TOO_DEEP: Final = f"is nested more than {JSON_DEPTH_MAX} levels deep"
 TWICE: Final = "the key is there twice"
 
 _INTEGER_MOST = 10**INTEGER_DIGITS_MAX - 1
-_LONG_DIGITS = re.compile(rf"([0-9]{{{INTEGER_DIGITS_MAX + 1}}})[0-9]+")
+_LONG_DIGITS = re.compile(rf"([0-9](?:_?[0-9]){{{INTEGER_DIGITS_MAX}}})(?:_?[0-9])+")
 _ENDS_OF_KEYS = (b'":', b" :", b"\t:", b"\r:", b"\n:")
 _PATH_CHARS_MAX = 120
 _KEY_CHARS_MAX = 40

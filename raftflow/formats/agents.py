@@ -13,7 +13,6 @@ labels = { zone = "a" }
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import parse_amount
 from raftflow.formats.faults import Faults
 from raftflow.formats.files import FormatError
+from raftflow.formats.tomldoc import TomlError, parse_toml
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 _MILLI_MAX = 1e9
@@ -51,8 +51,8 @@ def load_agents(path: Path) -> tuple[AgentEntry, ...]:
     if len(data) > FILE_BYTES_MAX:
         raise FormatError(f"{path}: larger than {FILE_BYTES_MAX // 1024**2} MiB")
     try:
-        document = tomllib.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        document = parse_toml(data.decode("utf-8-sig"))
+    except (TomlError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: not TOML: {error}") from None
     return read_agents(document)
 

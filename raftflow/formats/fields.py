@@ -65,7 +65,7 @@ def _texts(part: Part, field: str, value: object) -> tuple[str, ...] | None:
         return None
     for place, item in enumerate(value):
         if type(item) is not str:
-            part.fault(f"{field}[{place}]", "must be a text")
+            part.fault(f"{field}[{place}]", "must be a text: quote it")
             return None
     return tuple(value)
 
@@ -164,10 +164,17 @@ def _env(part: Part, value: object, fields: dict[str, Any]) -> None:
         elif type(item) is int and judge_integer(item) is None:
             env[key] = str(item)
         elif not isinstance(item, str):
-            part.fault(f"env.{key[:80]}", f"is {shown(item)}, and must be a text: quote it")
+            part.fault(f"env.{key[:80]}", f"is {_told(item)}, and must be a text: quote it")
         elif _clean(part, f"env.{key[:80]}", key) and _clean(part, f"env.{key[:80]}", item):
             env[key] = item
     fields["env"] = env
+
+
+def _told(value: object) -> str:
+    """Return what a value is in the words of the documents' formats."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return {float: "a number", int: "a number", list: "a list", dict: "a table"}.get(type(value), shown(value))
 
 
 def _cwd(part: Part, value: object, fields: dict[str, Any]) -> None:

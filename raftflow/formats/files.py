@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from raftflow.domain.values import ValueFault, read_json
 from raftflow.formats import foreign, wfformat
 from raftflow.formats.recognise import UnknownFormatError, recognise
+from raftflow.formats.tomldoc import TomlError, parse_toml
 from raftflow.formats.wfformat import Conversion
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
@@ -27,8 +26,8 @@ def load(path: Path | str, format_name: str | None = None, conversion: Conversio
 
     The format is `format_name`, else the one that the name's ending says, else what the content looks like; a
     WfFormat file is found by its content.
-    `conversion` scales WfFormat files and is refused with any other. Raises `FormatError`, for a WfFormat file with
-    faults `DocumentError`, and `OSError` if the file cannot be read.
+    `conversion` scales WfFormat files and is refused with any other. Raises `FormatError`, `DocumentError` for a
+    WfFormat file with faults and for environment variables that must be quoted, and `OSError`.
     """
     path = Path(path)
     return loads(read(path), format_name or format_of(path), source=str(path), conversion=conversion)
@@ -102,25 +101,12 @@ def _parse(data: bytes, format_name: str, source: str) -> Any:
         raise FormatError(f"{source}: line {line}: not UTF-8") from None
     if format_name == "toml":
         try:
-            return _without_dates(tomllib.loads(text))
-        except ValueError as error:  # besides TOMLDecodeError, numbers of more digits than Python converts
+            return parse_toml(text)
+        except TomlError as error:
             raise FormatError(f"{source}: {error}") from None
-        except RecursionError:
-            raise FormatError(f"{source}: nested too deeply") from None
     from raftflow.formats.yamldoc import YamlError, parse_yaml  # noqa: PLC0415 - only YAML files pay for the parser
 
     try:
         return parse_yaml(text)
     except YamlError as error:
         raise FormatError(f"{source}: {error}") from None
-
-
-def _without_dates(value: Any) -> Any:
-    """Replace dates and times, which only TOML has, by their ISO 8601 texts. The depth is the parser's."""
-    if isinstance(value, dict):
-        return {key: _without_dates(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_without_dates(each) for each in value]
-    if isinstance(value, dt.date | dt.time):
-        return value.isoformat()
-    return value

@@ -15,6 +15,9 @@ from typing import Any
 import yaml
 from yaml import events
 
+from raftflow.domain.values import LONG_INTEGER, TWICE, as_path
+from raftflow.formats.written import Written, settle
+
 DEPTH_MAX = 100
 NODES_MAX = 5_000_000
 """Values in a document, those behind every alias counted each time."""
@@ -23,8 +26,8 @@ _CORE_PREFIX = "tag:yaml.org,2002:"
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
-_INT = re.compile(r"[-+]?[0-9]{1,400}")
-_OTHER_INT = re.compile(r"0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}")
+_INT = re.compile(r"[-+]?[0-9]+")
+_OTHER_INT = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
@@ -37,6 +40,10 @@ class YamlError(ValueError):
         """Keep the line; the text begins with it."""
         self.line = line
         super().__init__(f"line {line}: {message}")
+
+
+class _LongIntegerError(Exception):
+    """A whole number has more digits than Python converts."""
 
 
 class _Open:
@@ -55,10 +62,12 @@ class _Open:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text of one document. Raises `YamlError`."""
+    """Return the value of a YAML text of one document. Raises `YamlError`, and `DocumentError` as `settle` does."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _Builder().build(yaml.parse(text, Loader=loader))
+        builder = _Builder()
+        value = builder.build(yaml.parse(text, Loader=loader))
+        return settle(value) if builder.odd else value
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
@@ -74,6 +83,8 @@ class _Builder:
         self.nodes = 0
         self.root: Any = None
         self.documents = 0
+        self.odd = False
+        """There are whole numbers that are `Written`."""
 
     def build(self, stream: Any) -> Any:
         for event in stream:
@@ -95,7 +106,11 @@ class _Builder:
     def scalar(self, event: Any) -> None:
         key_wanted = bool(self.stack) and self.stack[-1].table and self.stack[-1].key is None
         # A key is a text, whatever it looks like: JSON knows no other keys.
-        value = event.value if key_wanted else _scalar_value(event)
+        try:
+            value = event.value if key_wanted else _scalar_value(event)
+        except _LongIntegerError:
+            raise YamlError(_line(event), f"{self.path()}: {LONG_INTEGER}") from None
+        self.odd = self.odd or type(value) is Written
         self.count(1, event)
         if event.anchor is not None:
             self.anchors[event.anchor] = (value, 1)
@@ -131,6 +146,11 @@ class _Builder:
             raise YamlError(_line(event), "a key must be a text")
         self.put(value, event)
 
+    def path(self, *steps: str) -> str:
+        """Return the path of the value that comes next, or of a key of it."""
+        open_steps = (len(top.items) if not top.table else top.key for top in self.stack)
+        return as_path((*(step for step in open_steps if step is not None), *steps))
+
     def count(self, nodes: int, event: Any) -> None:
         self.nodes += nodes
         if self.nodes > NODES_MAX:
@@ -148,7 +168,7 @@ class _Builder:
             if value == "<<" and plain_key:
                 top.key = _MERGE
             elif value in top.items:
-                raise YamlError(_line(event), f"the key {value[:80]!r} is there twice")
+                raise YamlError(_line(event), f"{self.path(value)}: {TWICE}")
             else:
                 top.key = value
         elif top.key is _MERGE:
@@ -185,11 +205,11 @@ def _scalar_value(event: Any) -> Any:
         return text
     value = _plain_value(text)
     wanted = {"int": int, "bool": bool, "null": type(None)}.get(tag.removeprefix(_CORE_PREFIX))
-    if tag == _CORE_PREFIX + "float" and type(value) in (int, float):
+    if tag == _CORE_PREFIX + "float" and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if wanted is None:
         raise YamlError(_line(event), f"the tag {tag[:80]!r} is not supported")
-    if type(value) is not wanted:
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise YamlError(_line(event), f"{text[:80]!r} does not fit its tag")
     return value
 
@@ -202,9 +222,13 @@ def _plain_value(text: str) -> Any:
     if text in _FALSE:
         return False
     if _INT.fullmatch(text):
-        return int(text)
+        try:
+            number = int(text)
+        except ValueError:  # more digits than Python converts
+            raise _LongIntegerError from None
+        return number if str(number) == text else Written(number, text)
     if _OTHER_INT.fullmatch(text):
-        return int(text[2:], 8 if text[1] == "o" else 16)
+        return Written(int(text[2:], 8 if text[1] == "o" else 16), text)
     if _FLOAT.fullmatch(text):
         return float(text)
     infinite = _INFINITE.fullmatch(text)

@@ -13,6 +13,9 @@ PARSED = [
     ("cpu", "1.5", 1500),
     ("cpu", 0.0001, 1),
     ("gpu", 2, 2000),
+    ("gpu", " 1E1 ", 10_000),
+    ("gpu", "1e-999999", 1),
+    ("gpu", ".5", 500),
     ("memory", 512, 512),
     ("memory", "512MiB", 512),
     ("memory", "8GiB", 8192),
@@ -39,10 +42,20 @@ REFUSED = [
     ("cpu", 1e30, "larger than any machine"),
     ("cpu", "1e999999", "larger than any machine"),
     ("cpu", "1e30", "larger than any machine"),
+    ("cpu", 10**5_000, "larger than any machine"),
+    ("memory", -(10**5_000), "zero or more"),
+    ("cpu", "9" * 5_000, "not a number"),
+    ("cpu", "1_000", "not a number"),
+    ("cpu", "\N{ARABIC-INDIC DIGIT THREE}", "not a number"),
+    ("cpu", "nan", "not a number"),
+    ("cpu", "-1", "zero or more"),
+    ("cpu", "1e999999999999999999999", "not a number|larger"),
+    ("memory", "1e999999", "not a size"),
+    ("memory", "5" * 70, "not a number"),
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "message"), REFUSED)
+@pytest.mark.parametrize(("name", "value", "message"), REFUSED, ids=range(len(REFUSED)))
 def test_what_is_no_amount_is_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
         parse_amount(name, value)

@@ -45,8 +45,8 @@ const total: number = shown.data.tasks.total;
 console.log(JSON.stringify({ name: shown.data.name, total, ids, missing: missing.error?.status }));
 """
 WRONG_TS = """
-import type { components } from "./api.js";
-type Document = components["schemas"]["WorkflowDocument"];
+import type { paths } from "./api.js";
+type Document = paths["/v1/workflows"]["post"]["requestBody"]["content"]["application/json"];
 // @ts-expect-error a name is a text
 export const a: Document = { name: 1, tasks: [] };
 // @ts-expect-error a document has tasks

@@ -51,6 +51,7 @@ class Stream:
 
     def _write(self, chunk: bytes) -> None:
         try:
+            self.kept.note_time()
             self.kept.write(chunk)
         except UnfitFileError as error:
             self.problem = str(error)

@@ -66,16 +66,18 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 16
     """Attempts that may wait here, so that a freed slot needs no round trip."""
     work_dir: str = ""
-    """For output and inputs of attempts, this agent's alone; emptied at the start. Default: see `default_path`."""
+    """For output and inputs of attempts, this agent's alone. Default: see `default_path`."""
     output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
     """Kept of each of an attempt's standard streams, half from its beginning, half from its end."""
     inputs_bytes_max: Positive = limits.INPUTS_BYTES_MAX
     """Of what one attempt is given by the tasks that it needs; one that is given more fails. By default all that a
     task can be given. They lie in the work directory while the attempt runs."""
-    keep_attempts_max: Positive = 1_000
-    """Ended attempts whose output is kept."""
+    keep_attempts_max: Positive = 10_000
+    """Ended attempts whose output is kept, also over restarts of the agent; the oldest go first."""
     keep_bytes_max: Positive = 1 << 30
-    keep_age_max_s: Seconds = 86_400
+    """Output of ended attempts that is kept, in bytes."""
+    keep_age_max_s: Annotated[float, msgspec.Meta(gt=0, le=10 * 366 * 86_400)] = 7 * 86_400
+    """How long output is kept after its attempt has ended."""
     token: str = ""
     cacert: str = ""
     client_cert: str = ""

@@ -88,6 +88,18 @@ def opened_folder(path: str, role: str, *, inode: int | None = None) -> Iterator
             os.close(fd)
 
 
+@contextlib.contextmanager
+def opened_below(path: str, role: str) -> Iterator[int | None]:
+    """Open a directory like `opened_folder`, not following a link in the last part but one either."""
+    above, _, name = path.rpartition("/")
+    with opened_folder(above, role) as fd:
+        if fd is None:
+            yield None
+        else:
+            with opened_folder(f"/proc/self/fd/{fd}/{name}", role) as below:
+                yield below
+
+
 def open_folder(path: str, role: str, *, inode: int | None = None) -> int | None:
     """Open a directory, not following a link in its last part. Returns its descriptor, None if it is missing.
 
@@ -174,21 +186,26 @@ class CaptureFolder:
         if not self._made:
             self._make(role)
             self._made = True
-        with opened_folder(self.path, role) as fd:
+        with opened_below(self.path, role) as fd:
             if fd is None:
                 raise UnfitFileError(f"{role} cannot be created: its folder was removed")
             return create_file(name, role, folder=fd, flags=flags)
 
     def _make(self, role: str) -> None:
-        try:
+        above, _, name = self.path.rpartition("/")
+        trash = above.rpartition("/")[0] + "/trash"
+        with opened_folder(above, role) as fd:
+            if fd is None:
+                raise UnfitFileError(f"{role} cannot be created: the folder above it was removed")
             try:
-                os.mkdir(self.path, 0o700)  # noqa: PTH102 - runs once an attempt
-            except FileExistsError:
-                root = os.path.dirname(os.path.dirname(self.path))  # noqa: PTH120 - texts
-                os.rename(self.path, f"{root}/trash/{secrets.token_hex(8)}")  # noqa: PTH104
-                os.mkdir(self.path, 0o700)  # noqa: PTH102
-        except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            raise UnfitFileError(f"{role} cannot be created: {_found(self.path, None, error)}") from error
+                try:
+                    os.mkdir(name, 0o700, dir_fd=fd)  # runs once an attempt
+                except FileExistsError:
+                    with opened_folder(trash, "the trash") as target:
+                        os.rename(name, secrets.token_hex(8), src_dir_fd=fd, dst_dir_fd=target)
+                    os.mkdir(name, 0o700, dir_fd=fd)
+            except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                raise UnfitFileError(f"{role} cannot be created: {_found(name, fd, error)}") from error
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -14,14 +14,30 @@ import contextlib
 import ctypes
 import os
 import struct
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from raftflow.agent.files import CaptureFolder, UnfitFileError, open_file, write_all
+from raftflow.agent.files import (
+    CaptureFolder,
+    UnfitFileError,
+    create_file,
+    open_file,
+    opened_below,
+    read_file,
+    write_all,
+)
 from raftflow.domain.utf8 import CHARACTER_BYTES_MAX, continuation_prefix, incomplete_suffix
 
 TAIL = ".tail"
 """What the name of the second file ends with."""
+TIMES = ".times"
+"""What the name of the file ends with that tells when bytes came; most streams have none."""
+_TIME = struct.Struct("<QQ")
+_TIMES_BYTES_MAX = 1 << 20
+_TIME_STEP_MS = 1_000
+_TIME_STEPS = 1_000
+"""Times are noted a second apart at least, and so far apart as the stream is old, divided by this."""
 _MAGIC = b"rftail1\n"
 _HEADER = struct.Struct("<8sQQQQ")
 _PROGRESS = struct.Struct("<QQ")
@@ -38,19 +54,99 @@ def split(bytes_max: int) -> tuple[int, int]:
     return bytes_max - bytes_max // 2, bytes_max // 2
 
 
+class Times:
+    """When which byte of a stream came: pairs of byte and milliseconds since 1970, at growing distances.
+
+    The first second of a stream needs none: it is over when its file was changed last.
+    """
+
+    __slots__ = ("_first", "_last_ms")
+
+    def __init__(self) -> None:
+        self._first: tuple[int, int] | None = None
+        self._last_ms = 0
+
+    def note(self, offset: int) -> list[tuple[int, int]]:
+        """A byte came just now. Returns what is to be remembered."""
+        now_ms = int(time.time() * 1000)
+        if self._first is None:
+            self._first = (offset, now_ms)
+            self._last_ms = now_ms
+            return []
+        if now_ms - self._last_ms < max(_TIME_STEP_MS, (now_ms - self._first[1]) // _TIME_STEPS):
+            return []
+        fresh = [(offset, now_ms)]
+        if self._last_ms == self._first[1]:
+            fresh.insert(0, self._first)
+        self._last_ms = now_ms
+        return fresh
+
+
+def pack_times(times: list[tuple[int, int]]) -> bytes:
+    """Return pairs as they stand in the file of times."""
+    return b"".join(_TIME.pack(*pair) for pair in times)
+
+
+def write_times(path: str, name: str, times: list[tuple[int, int]]) -> None:
+    """Write the file of times of a stream into the folder `path`. Raises `UnfitFileError` and `OSError`."""
+    role = f"the file of the times of {name}"
+    with opened_below(path, role) as folder:
+        if folder is not None:
+            fd = create_file(name + TIMES, role, folder=folder)
+            try:
+                write_all(fd, pack_times(times))
+            finally:
+                os.close(fd)
+
+
+def stream_start(folder: int, name: str, role: str, since_ms: int) -> int | None:
+    """Return the byte at which what came at a time or later begins, None if nothing did.
+
+    Raises `UnfitFileError` and `OSError`.
+    """
+    changed_ms = 0
+    for each in (name, name + TAIL):
+        fd = open_file(each, role, folder=folder)
+        if fd is not None:
+            try:
+                changed_ms = max(changed_ms, os.fstat(fd).st_mtime_ns // 1_000_000)
+            finally:
+                os.close(fd)
+    data = read_file(name + TIMES, _TIMES_BYTES_MAX, role, folder=folder) or b""
+    times = list(_TIME.iter_unpack(data[: len(data) // _TIME.size * _TIME.size]))
+    return _start_since(times, changed_ms, since_ms)
+
+
+def _start_since(times: list[tuple[int, int]], changed_ms: int, since_ms: int) -> int | None:
+    if since_ms > changed_ms:
+        return None
+    return max((offset for offset, at_ms in times if at_ms <= since_ms), default=0)
+
+
 class StreamFile:
     """Writes one stream. Its files are made when they are needed, in a folder of captures."""
 
-    __slots__ = ("_begun", "_file", "_folder", "_head", "_name", "_ring", "_tail", "total")
+    __slots__ = ("_begun", "_file", "_folder", "_head", "_name", "_ring", "_tail", "_times", "_when", "total")
 
     def __init__(self, folder: CaptureFolder, name: str, bytes_max: int) -> None:
         self._folder = folder
         self._name = name
         self._head, self._ring = split(bytes_max)
-        self._file = self._tail = -1
+        self._file = self._tail = self._times = -1
+        self._when: Times | None = None
         self._begun = 0
         """Up to where the ring may be overwritten, as the header says."""
         self.total = 0
+
+    def note_time(self) -> None:
+        """Remember that the next bytes come now. Raises `UnfitFileError` and `OSError`."""
+        if self._when is None:
+            self._when = Times()
+        fresh = self._when.note(self.total)
+        if fresh:
+            if self._times < 0:
+                self._times = self._folder.create(self._name + TIMES, f"the file of the times of {self._name}")
+            write_all(self._times, pack_times(fresh))
 
     def skip(self, count: int, size: int) -> None:
         """Leave out the next bytes of a stream that will have `size` bytes: they are not kept."""
@@ -98,10 +194,10 @@ class StreamFile:
 
     def close(self) -> None:
         """Close the files."""
-        for fd in (self._file, self._tail):
+        for fd in (self._file, self._tail, self._times):
             if fd >= 0:
                 os.close(fd)
-        self._file = self._tail = -1
+        self._file = self._tail = self._times = -1
 
 
 def keep_stream(source: int, folder: CaptureFolder, name: str, bytes_max: int) -> tuple[int, bool]:
@@ -142,7 +238,7 @@ def _copy(source: int, start: int, end: int, target: StreamFile) -> None:
 class LiveFile:
     """A file that a worker appends a call's output to, kept from growing without bound by the agent."""
 
-    __slots__ = ("cut_to", "fd", "head", "lost", "ring")
+    __slots__ = ("_seen", "_when", "cut_to", "fd", "head", "lost", "ring", "times")
 
     def __init__(self, fd: int, bytes_max: int) -> None:
         self.fd = fd
@@ -151,10 +247,21 @@ class LiveFile:
         """What lies between the head and this byte is gone."""
         self.lost = 0
         """Bytes that were dropped where a file system can make no holes: nobody can tell any more where."""
+        self.times: list[tuple[int, int]] = []
+        """When bytes came: see `Times`."""
+        self._when = Times()
+        self._seen = 0
+
+    def start_since(self, since_ms: int) -> int | None:
+        """Return where what came at a time or later begins; see `stream_start`. Raises `OSError`."""
+        return _start_since(self.times, os.fstat(self.fd).st_mtime_ns // 1_000_000, since_ms)
 
     def cut(self) -> None:
         """Give back the space of what lies between head and tail. Raises `OSError`."""
         size = os.fstat(self.fd).st_size
+        if size > self._seen:
+            self.times += self._when.note(self._seen)
+            self._seen = size
         start = -(-self.head // _BLOCK_BYTES) * _BLOCK_BYTES
         end = (size - self.ring) // _BLOCK_BYTES * _BLOCK_BYTES
         if end <= max(start, self.cut_to + _CHUNK_BYTES):

@@ -154,6 +154,8 @@ class Launcher:
                         del self._streams[fd]
         finally:
             self._kill_everything()
+            for child in self._children.values():
+                self._drain(child)
 
     def _timeout_s(self) -> float:
         while self._young and self._young[0].ended:
@@ -327,12 +329,7 @@ class Launcher:
         cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
         # A program begins its life in the launcher's memory, so anything below the launcher's own peak says nothing.
         rss_max_kib = 0 if self._is_own_peak(usage.ru_maxrss) else usage.ru_maxrss
-        for stream in child.streams:
-            for _ in range(_DRAIN_READS_MAX):
-                if not stream.read():
-                    break
-            self._streams.pop(stream.fd, None)
-            stream.close()
+        self._drain(child)
         if not child.streams:
             self._send(
                 Exited(
@@ -364,6 +361,15 @@ class Launcher:
                 out.problem or err.problem,
             )
         )
+
+    def _drain(self, child: Child) -> None:
+        """Keep what a program that has ended wrote, to the end."""
+        for stream in child.streams:
+            for _ in range(_DRAIN_READS_MAX):
+                if not stream.read():
+                    break
+            self._streams.pop(stream.fd, None)
+            stream.close()
 
     def _sample(self, wanted: list[tuple[int, int]]) -> Sampled:
         """Return what programs use."""

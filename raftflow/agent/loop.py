@@ -27,7 +27,7 @@ from raftflow.agent.files import UnfitFileError
 from raftflow.agent.fitness import Fitness, Probe
 from raftflow.agent.leader import LeaderClient, NameInUseError, NoLeaderError, RefusedError, StaleIncarnationError
 from raftflow.agent.load import LoadSampler
-from raftflow.agent.output import OutputStore
+from raftflow.agent.output import OutputStore, Piece
 from raftflow.agent.portions import first_of
 from raftflow.domain.contract import (
     Assignment,
@@ -425,7 +425,7 @@ class Agent:
             return
         piece = LogPiece(request=wanted.request, data=b"", size=0, truncated=False, complete=True)
         try:
-            found = self._store.read(wanted.fence, wanted.stream, wanted.offset, min(wanted.bytes_max, LOG_BYTES_MAX))
+            found = self._read_log(wanted)
         except (OSError, UnfitFileError) as error:
             piece.error = f"the output of attempt {wanted.fence} cannot be read: {error}"
         else:
@@ -438,6 +438,13 @@ class Agent:
                 piece.truncated, piece.complete = found.truncated, found.complete
         piece.error, piece.size = told_text(piece.error), told_number(piece.size)
         self._exchange.add_piece(piece)
+
+    def _read_log(self, wanted: LogWanted) -> Piece | None:
+        store, fence, stream, workflow_id = self._store, wanted.fence, wanted.stream, wanted.workflow_id
+        if wanted.since_ms is not None:
+            return store.start_since(fence, stream, wanted.since_ms, workflow_id=workflow_id)
+        bytes_max = min(wanted.bytes_max, LOG_BYTES_MAX)
+        return store.read(fence, stream, wanted.offset, bytes_max, workflow_id=workflow_id)
 
 
 def _version() -> str:

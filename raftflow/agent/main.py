@@ -175,6 +175,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         await launcher.close()
         await leader.close()
         inputs.close()
+        store.close()
 
 
 class _Renewals:

@@ -52,8 +52,8 @@ class WorkDirectory:
             self._unlock()
             raise
         self.trash = Trash(Path(self.path) / _TRASH)
-        for part in (EXCHANGE, ATTEMPTS, WORKERS, INPUTS):
-            self._empty(part)
+        for part in (EXCHANGE, INPUTS):
+            self.empty(part)
         with os.scandir(f"{self.path}/{_TRASH}") as entries:
             for entry in entries:
                 self.trash.put(entry.path)
@@ -134,7 +134,8 @@ class WorkDirectory:
         except OSError as error:
             raise ConfigError(f"work_dir: {self.path} is in use by another agent; give each its own") from error
 
-    def _empty(self, part: str) -> None:
+    def empty(self, part: str) -> None:
+        """Remove all that is in a part."""
         with os.scandir(self.part(part)) as entries:
             for entry in entries:
                 self.trash.put(entry.path)

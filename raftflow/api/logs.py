@@ -36,8 +36,15 @@ async def logs(call: Call) -> Answer:
         raise ProblemError(
             problems.CONFLICT, f"the output is with agent {name}, which is not there; it can be read when it is back"
         )
+    since_ms = call.number("since_ms")
     limit = max(call.require_number("limit"), CHARACTER_BYTES_MAX)
-    piece = await call.replica.desk.relay.request_log(name, fence, stream, offset, limit)
+    piece = await call.replica.desk.relay.request_log(
+        name, fence, stream, offset, limit, workflow_id=call.path("id"), since_ms=since_ms
+    )
+    if since_ms is not None:
+        if piece.offset is msgspec.UNSET:
+            raise ProblemError(problems.CONFLICT, f"agent {name} is of an older version, which keeps no times")
+        piece.data, offset = b"", piece.offset
     return Answer(task_log(piece, offset, limit, attempt=number, agent=name, stream=stream))
 
 
@@ -89,6 +96,11 @@ ROUTES: tuple[Route, ...] = (
                 least=1,
                 most=PIECE_BYTES_MAX,
                 default=PIECE_BYTES_MAX,
+            ),
+            Param(
+                "since_ms",
+                "integer",
+                "ms since 1970: the answer has no text, and its `next` is where output of that time or later begins",
             ),
         ),
         problems=(problems.CONFLICT, problems.LOG_UNAVAILABLE),

@@ -57,6 +57,15 @@ def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="For constraints.")
 @click.option("--prefetch", type=int, help="Attempts that may wait here for a free place.")
 @click.option("--work-dir", type=click.Path(path_type=Path), help="For the attempts' output; this agent's alone.")
+@click.option(
+    "--output-bytes-max",
+    type=int,
+    metavar="BYTES",
+    help="Kept of each standard stream of an attempt, half from its beginning, half from its end (default 1 MiB).",
+)
+@click.option("--keep-age-max", "keep_age_max_s", type=Duration(), help="How long output is kept (default 7d).")
+@click.option("--keep-bytes-max", type=int, metavar="BYTES", help="Output that is kept in all (default 1 GiB).")
+@click.option("--keep-attempts-max", type=int, metavar="N", help="Attempts whose output is kept (default 10000).")
 @log_option
 @connection_options
 def run(  # noqa: PLR0917 - click passes options by name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from raftflow.cli.output import note
 from raftflow.cli.streams import echo_bytes
@@ -16,10 +16,21 @@ FOLLOW_PAUSE_S = 0.3
 _AWAY_PAUSE_S = 1.0
 _STEP_BYTES = 64 * 1024
 """Of a look backwards."""
+_LINE_BYTES = 4096
+"""Where output begins by its time, the beginning of its line is looked for so far back."""
 _OVER = frozenset({"succeeded", "failed", "cancelled"})
 """States in which a task has no other attempt."""
 _BESIDE = frozenset({"released", "superseded"})
 """Ends of attempts that decided nothing."""
+
+
+class Start(NamedTuple):
+    """Where to begin: the later of both."""
+
+    lines: int | None = None
+    """With so many last lines."""
+    since_ms: int | None = None
+    """With what came at this time or later, in milliseconds since 1970."""
 
 
 class LogPrinter:
@@ -32,13 +43,12 @@ class LogPrinter:
         self._stream = stream
         self._at_line_start = True
 
-    def show(self, attempt: int | None, tail: int | None) -> None:
-        """Print what there is now of an attempt, the newest if None. `tail` is a number of lines, None for all."""
+    def show(self, attempt: int | None, start: Start) -> None:
+        """Print what there is now of an attempt, the newest if None."""
         piece = self._fetch(attempt, 0)
         attempt, target = piece.attempt, piece.size
-        offset = 0
-        if tail is not None:
-            offset = self._start_of_lines(attempt, tail, target)
+        offset = self._start(attempt, start, target)
+        if offset:
             piece = self._fetch(attempt, offset)
         while (offset := self._print(piece, offset)) < target:
             following = self._fetch(attempt, offset)
@@ -46,19 +56,19 @@ class LogPrinter:
                 break
             piece = following
 
-    def follow(self, attempt: int | None, tail: int | None) -> None:
+    def follow(self, attempt: int | None, start: Start) -> None:
         """Print an attempt until it has ended, and without a number those that come after it."""
         number = attempt or self._wait_for_attempt(0)
         while number is not None:
-            self._follow_one(number, tail)
-            tail = None
+            self._follow_one(number, start)
+            start = Start()
             if attempt is not None:
                 return
             number = self._next_attempt(number)
 
     # --- one attempt
 
-    def _follow_one(self, attempt: int, tail: int | None) -> None:
+    def _follow_one(self, attempt: int, start: Start) -> None:
         from raftflow.client.errors import NotFound, Refused  # noqa: PLC0415 - heavy
 
         offset: int | None = None
@@ -66,9 +76,7 @@ class LogPrinter:
         while True:
             try:
                 if offset is None:
-                    offset = 0
-                    if tail is not None:
-                        offset = self._start_of_lines(attempt, tail, self._fetch(attempt, 0).size)
+                    offset = self._start(attempt, start, None)
                 piece = self._fetch(attempt, offset)
             except Refused as error:
                 if isinstance(error, NotFound) or self._is_over(attempt):
@@ -105,6 +113,34 @@ class LogPrinter:
         line = f"[raftflow: {count} bytes are not kept here: the agent keeps the beginning and the end of a stream]\n"
         echo_bytes((line if self._at_line_start else "\n" + line).encode())
         self._at_line_start = True
+
+    def _start(self, attempt: int, start: Start, size: int | None) -> int:
+        """Return the byte to begin at; `size` is how many there are, None if that is not known."""
+        offset = 0
+        if start.since_ms is not None:
+            wait_s = start.since_ms / 1000 - time.time()
+            if wait_s > 0:
+                if size is not None:
+                    return size
+                time.sleep(wait_s)  # what is followed from then on comes later
+            offset = self._start_since(attempt, start.since_ms)
+        if start.lines is not None:
+            size = self._fetch(attempt, 0).size if size is None else size
+            offset = max(offset, self._start_of_lines(attempt, start.lines, size))
+        return offset
+
+    def _start_since(self, attempt: int, since_ms: int) -> int:
+        """Return the byte at which the line begins that was written at a time or later."""
+        piece = self._client.task_log(
+            self._workflow_id, self._task_id, self._stream, attempt=attempt, since_ms=since_ms
+        )
+        offset = piece.size if piece.next is None else piece.next
+        if not 0 < offset < piece.size:
+            return offset
+        spans = self._span(attempt, max(offset - _LINE_BYTES, 0), offset)
+        piece, data = spans[-1]
+        line = data.rfind(b"\n")
+        return offset if line < 0 else piece.offset + line + 1
 
     def _start_of_lines(self, attempt: int, count: int, size: int) -> int:
         """Return the byte at which the last `count` lines of the first `size` bytes begin.

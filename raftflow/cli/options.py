@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -57,6 +59,22 @@ class Duration(click.ParamType[float]):
             return parse_duration_ms(float(value) if str(value).replace(".", "", 1).isdigit() else value) / 1000
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Moment(click.ParamType[int]):
+    """A time, or a duration before now; in milliseconds since 1970."""
+
+    name = "duration or time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return milliseconds since 1970; a time without a zone is one of this machine's zone."""
+        if isinstance(value, int):
+            return value
+        try:
+            seconds = datetime.fromisoformat(value).timestamp()
+        except (ValueError, OverflowError, OSError):
+            seconds = time.time() - Duration().convert(value, param, ctx)
+        return max(int(seconds * 1000), 0)
 
 
 def connection_options(command: Callable[..., T]) -> Callable[..., T]:

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from raftflow.cli.groups import Nouns
-from raftflow.cli.options import connect, connection_options, output_option
+from raftflow.cli.options import Moment, connect, connection_options, output_option
 from raftflow.cli.output import echo, print_items, print_one, print_table
 
 _COLUMNS = {
@@ -77,6 +77,13 @@ def show(workflow_id: str, task_id: str, output: str) -> None:
     help="Go on until the attempt has ended; without --attempt, until the task has, whatever attempt runs.",
 )
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
+@click.option(
+    "--since",
+    "since_ms",
+    type=Moment(),
+    help="Begin with what was written at this time or later, by the agent's clock, to about a second: a duration "
+    "before now, such as 10m, or a time, such as 2026-03-01T12:00:00Z.",
+)
 @connection_options
 def logs(  # noqa: PLR0917 - click passes options by name
     workflow_id: str,
@@ -85,20 +92,21 @@ def logs(  # noqa: PLR0917 - click passes options by name
     attempt: int | None,
     follow: bool,
     tail: int | None,
+    since_ms: int | None,
 ) -> None:
     """Print what an attempt wrote, byte for byte.
 
     An agent keeps the beginning and the end of each stream (output_bytes_max in its configuration). Where bytes
     between them are not kept, a line says how many.
     """
-    from raftflow.cli.logs import LogPrinter  # noqa: PLC0415 - needs little, but only here
+    from raftflow.cli.logs import LogPrinter, Start  # noqa: PLC0415 - needs little, but only here
 
     with connect() as client:
         printer = LogPrinter(client, workflow_id, task_id, stream)
         if follow:
-            printer.follow(attempt, tail)
+            printer.follow(attempt, Start(tail, since_ms))
         else:
-            printer.show(attempt, tail)
+            printer.show(attempt, Start(tail, since_ms))
 
 
 @task.command()

@@ -206,13 +206,16 @@ class AsyncClient:
         *,
         attempt: int | None = None,
         offset: int = 0,
+        since_ms: int | None = None,
     ) -> TaskLog:
         """Return at most `LOG_PIECE_BYTES` of an attempt's output, from a byte on; of the newest by default.
 
-        `content()` of the answer gives the bytes, `next` the offset to ask for next.
+        `content()` of the answer gives the bytes, `next` the offset to ask for next. With `since_ms` (milliseconds
+        since 1970) there are no bytes, and `next` is where output begins that came at this time or later.
         """
         path = f"{_task_path(workflow_id, task_id)}/logs"
         place: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
+        place["since_ms"] = since_ms
         # The replica itself waits up to 10 s for the agent.
         log = await self._get(path, TaskLog, _attempt_s=15.0, limit=LOG_PIECE_BYTES, **place)
         if log.next is None:  # of an older replica

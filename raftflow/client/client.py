@@ -139,9 +139,11 @@ class Client:
         *,
         attempt: int | None = None,
         offset: int = 0,
+        since_ms: int | None = None,
     ) -> TaskLog:
-        """Return a piece of an attempt's output, fetched from its agent; the newest attempt by default."""
-        return self._run(self._client.task_log(workflow_id, task_id, stream, attempt=attempt, offset=offset))
+        """Return a piece of an attempt's output; see `AsyncClient.task_log`."""
+        log = self._client.task_log(workflow_id, task_id, stream, attempt=attempt, offset=offset, since_ms=since_ms)
+        return self._run(log)
 
     def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
         """Say why a task is where it is."""

@@ -43,16 +43,33 @@ class LogRelay:
         self._unsent: dict[str, set[str]] = {}
 
     async def request_log(
-        self, agent: str, fence: int, stream: Literal["stdout", "stderr"], offset: int, bytes_max: int
+        self,
+        agent: str,
+        fence: int,
+        stream: Literal["stdout", "stderr"],
+        offset: int,
+        bytes_max: int,
+        *,
+        workflow_id: str = "",
+        since_ms: int | None = None,
     ) -> LogPiece:
-        """Ask the agent and wait for the piece. Raises `LogUnavailableError`, of which `LogLostError` lasts."""
+        """Ask the agent and wait for the piece; see `LogWanted`.
+
+        Raises `LogUnavailableError`, of which `LogLostError` lasts.
+        """
         wanted = self._wanted.setdefault(agent, {})
         if len(wanted) >= WANTED_PER_AGENT_MAX:
             raise LogUnavailableError(f"{len(wanted)} pieces are wanted from agent {agent} already; try again later")
         request = self._token()
         answer: asyncio.Future[LogPiece] = asyncio.get_running_loop().create_future()
         wanted[request] = LogWanted(
-            request=request, fence=fence, stream=stream, offset=offset, bytes_max=min(bytes_max, PIECE_BYTES_MAX)
+            request=request,
+            fence=fence,
+            stream=stream,
+            offset=offset,
+            bytes_max=min(bytes_max, PIECE_BYTES_MAX),
+            workflow_id=workflow_id,
+            since_ms=since_ms,
         )
         self._unsent.setdefault(agent, set()).add(request)
         self._answers[request] = answer

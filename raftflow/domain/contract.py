@@ -493,6 +493,10 @@ class LogWanted(msgspec.Struct, kw_only=True):
     stream: Literal["stdout", "stderr"]
     offset: int
     bytes_max: int
+    workflow_id: str = ""
+    """Whose attempt it is: a work directory may hold output of an earlier cluster, with the same numbers."""
+    since_ms: int | None = None
+    """If set, only the offset is wanted at which output begins that came at this time or later, in ms since 1970."""
 
 
 class ReportVerdict(msgspec.Struct, kw_only=True, omit_defaults=True):

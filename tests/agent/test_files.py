@@ -263,7 +263,7 @@ def test_files_are_created_exclusively(tmp_path: Path) -> None:
             create_file(str(tmp_path / name), "it")
     assert not (tmp_path / "target").exists()
     folder = CaptureFolder(str(tmp_path / "no" / "attempts" / "7"))
-    with pytest.raises(UnfitFileError, match="it cannot be created: No such file"):
+    with pytest.raises(UnfitFileError, match="it cannot be created: the folder above it was removed"):
         folder.create("stdout", "it")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with (

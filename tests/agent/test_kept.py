@@ -166,3 +166,38 @@ def test_where_files_have_no_holes_the_loss_is_counted(tmp_path: Path, monkeypat
             file.write(b"x" * (1 << 20))
             live.cut()
         assert live.lost + os.fstat(file.fileno()).st_size == 4 << 20
+
+
+def test_times_of_a_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1_000.0
+    monkeypatch.setattr(kept.time, "time", lambda: now_s)
+    stream = StreamFile(CaptureFolder(str(folder)), "stdout", 1 << 20)
+    for number in range(3_000):
+        stream.note_time()
+        stream.write(b"%06d\n" % number)
+        now_s += 0.25
+    stream.close()
+    os.utime(folder / "stdout", (now_s, now_s))
+    assert (folder / "stdout.times").stat().st_size == 16 * 750
+
+    def start(since_s: float) -> int | None:
+        with opened_folder(str(folder), "the folder") as fd:
+            assert fd is not None
+            return kept.stream_start(fd, "stdout", "the output", int(since_s * 1000))
+
+    assert start(0) == start(1_000) == start(1_000.9) == 0
+    assert start(1_001) == start(1_001.9) == 4 * 7
+    assert start(1_749) == 4 * 749 * 7
+    assert start(now_s) == 4 * 749 * 7
+    assert start(now_s + 0.001) is None
+
+
+def test_times_grow_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1_000.0
+    monkeypatch.setattr(kept.time, "time", lambda: now_s)
+    times, noted = kept.Times(), []
+    for offset in range(0, 7 * 86_400, 10):
+        noted += times.note(offset)
+        now_s += 10
+    assert 2_000 < len(noted) < 8_000
+    assert all(offset == at_ms // 1000 - 1_000 for offset, at_ms in noted)

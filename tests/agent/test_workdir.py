@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raftflow.agent.config import ConfigError, default_path
+from raftflow.agent.output import OutputStore
 from raftflow.agent.workdir import WorkDirectory
 
 
@@ -103,8 +104,10 @@ def test_what_an_agent_left_is_removed_at_the_next_start(tmp_path: Path) -> None
         (tmp_path / "agent" / part / "file").write_text("")
     work.close()
     work = WorkDirectory(tmp_path / "agent")
+    store = OutputStore(work, count_max=10, bytes_max=1 << 20, age_max_s=60, output_bytes_max=1 << 20)
     work.trash.close(10)
     assert sorted(path.name for path in (tmp_path / "agent").rglob("*")) == [
-        "attempts", "exchange", "inputs", "lock", "trash", "workers",
+        "attempts", "exchange", "inputs", "lock", "logs.index", "trash", "workers",
     ]  # fmt: skip
+    store.close()
     work.close()

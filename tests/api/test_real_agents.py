@@ -143,3 +143,5 @@ async def test_output_comes_whole_in_pieces_that_cut_no_character(one: Any, star
     assert (text, gaps) == ("x" * (1 << 20), [50_000_000 - (1 << 20)])
     tiny = (await one.get(f"/v1/workflows/{workflow}/tasks/zh/logs?offset=1&limit=1")).json
     assert (tiny["text"], tiny["next"]) == ("工", 4), "one character always comes whole"
+    path = f"/v1/workflows/{workflow}/tasks/zh/logs?since_ms="
+    assert [(await one.get(path + since)).json["next"] for since in ("0", "9000000000000")] == [0, 540_002]

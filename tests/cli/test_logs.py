@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from click.testing import Result
 
 from raftflow.api.logs import task_log
-from raftflow.domain.contract import LogPiece
+from raftflow.cli import logs as logs_module
+from raftflow.domain.contract import LogPiece, TaskLog
 
 Run = Callable[..., Result]
 PIECE = 1_000
+SINCE_MS = 1_700_000_000_000
+"""A byte came every millisecond from then on."""
 VIEW = {"id": "t", "state": "succeeded", "attempt": 1, "agent": "a"}
 
 
@@ -27,6 +31,10 @@ class Output:
     def answer(self, query: dict[str, str], attempt: int) -> dict[str, Any]:
         at = int(query["offset"])
         self.asked.append(at)
+        if "since_ms" in query:
+            start = min(int(query["since_ms"]) - SINCE_MS, len(self.data))
+            piece = LogPiece(request="r", data=b"", size=len(self.data), truncated=False, complete=True)
+            return self.encoded(task_log(piece, start, PIECE, attempt=attempt, agent="a", stream="stdout"))
         start, count = self.gap
         end = start if count and at < start else len(self.data)
         found = max(at, start + count) if count and at >= start else at
@@ -39,12 +47,17 @@ class Output:
             complete=self.complete,
         )
         log = task_log(piece, at, PIECE, attempt=attempt, agent="a", stream=query["stream"])  # type: ignore[arg-type]
+        return self.encoded(log)
+
+    def encoded(self, log: TaskLog) -> dict[str, Any]:
         answer = {name: getattr(log, name) for name in log.__struct_fields__}
         return {**answer, "data": None if log.data is None else base64.b64encode(log.data).decode()}
 
 
 @pytest.fixture
-def logs(run: Run, fake: Any) -> Callable[..., bytes]:
+def logs(run: Run, fake: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
+    monkeypatch.setattr(logs_module, "_STEP_BYTES", 3_000)
+
     def logs(output: Output | Callable[[dict[str, str]], Any], *options: str) -> bytes:
         answer = (lambda query: output.answer(query, 1)) if isinstance(output, Output) else output
         fake.routes["GET", "/v1/workflows/w/tasks/t/logs"] = answer
@@ -69,10 +82,10 @@ def history(*outcomes: str | None, state: str = "running") -> dict[str, Any]:
     "data",
     [
         b"",
-        ("x" + "工作流稳定性" * 3_000).encode(),
-        bytes(range(256)) * 40,
+        ("x" + "工作流稳定性" * 300).encode(),
+        bytes(range(256)) * 20,
         b"\xe4\xb8",
-        b"long" * 5_000,
+        b"long" * 1_000,
         b"a\xf0\x9f\x98\n" * 700,
     ],
 )
@@ -96,15 +109,15 @@ def test_an_unfinished_character_is_left_for_later_while_the_attempt_runs(logs: 
     assert logs(Output("中".encode() + b"\xe4\xb8", complete=False)) == "中".encode()
 
 
-LINES = b"".join(b"line %d\n" % number for number in range(2_000))
+LINES = b"".join(b"line %d\n" % number for number in range(600))
 
 
 @pytest.mark.parametrize(
     ("data", "count", "wanted"),
     [
-        (LINES, 1, b"line 1999\n"),
-        (LINES, 300, LINES[LINES.index(b"line 1700\n") :]),
-        (LINES, 2_000, LINES),
+        (LINES, 1, b"line 599\n"),
+        (LINES, 300, LINES[LINES.index(b"line 300\n") :]),
+        (LINES, 600, LINES),
         (LINES, 99_999, LINES),
         (LINES, 0, b""),
         (b"", 3, b""),
@@ -112,7 +125,7 @@ LINES = b"".join(b"line %d\n" % number for number in range(2_000))
         (b"a\nb", 1, b"b"),
         (b"a\n\n", 1, b"\n"),
         (b"\n\n\n", 2, b"\n\n"),
-        (b"a\n" + b"x" * 70_000, 1, b"x" * 70_000),
+        (b"a\n" + b"x" * 9_000, 1, b"x" * 9_000),
     ],
 )
 def test_tail(logs: Any, data: bytes, count: int, wanted: bytes) -> None:
@@ -121,9 +134,9 @@ def test_tail(logs: Any, data: bytes, count: int, wanted: bytes) -> None:
 
 
 def test_the_tail_of_much_output_does_not_read_all_of_it(logs: Any) -> None:
-    output = Output(LINES * 50)
-    assert logs(output, "--tail", "2") == b"line 1998\nline 1999\n"
-    assert len(output.asked) < 80
+    output = Output(LINES * 20)
+    assert logs(output, "--tail", "2") == b"line 598\nline 599\n"
+    assert len(output.asked) < 10
 
 
 def test_a_tail_over_a_gap_says_so(logs: Any) -> None:
@@ -170,3 +183,28 @@ def test_a_follower_whose_agent_is_gone_says_so_and_goes_on(run: Run, fake: Any,
     result = run("task", "logs", "w", "t", "-f")
     assert (result.stdout, result.exit_code) == ("again\n", 0)
     assert "the rest of attempt 1 cannot be read" in result.stderr
+
+
+def test_since_begins_with_a_whole_line(logs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def since(at: int, *options: str, data: bytes = LINES) -> bytes:
+        time = datetime.fromtimestamp((SINCE_MS + at) / 1000, UTC).isoformat()
+        return logs(Output(data), "--since", time, *options)
+
+    at = LINES.index(b"line 400\n")
+    assert since(0) == LINES
+    for byte in (at, at + 3, at + 8):
+        assert since(byte) == LINES[at:]
+    assert since(at, "--tail", "2") == b"line 598\nline 599\n"
+    assert since(at, "--tail", "599") == LINES[at:]
+    assert since(at, "-f", "--attempt", "1") == LINES[at:]
+    assert since(len(LINES) + 5) == b""
+    assert since(4_500, data=b"x" * 5_000) == b"x" * 500, "a line without a beginning"
+    monkeypatch.setattr("time.time", lambda: (SINCE_MS + at) / 1000 + 600)
+    assert logs(Output(LINES), "--since", "10m") == LINES[at:]
+    assert logs(Output(LINES), "--since", "2999-01-01T00:00:00Z") == b"", "a time to come"
+
+
+def test_since_what_is_no_time(run: Run) -> None:
+    result = run("task", "logs", "w", "t", "--since", "yesterday")
+    assert result.exit_code == 2
+    assert "yesterday" in result.stderr

@@ -63,7 +63,7 @@ class CommandExecutor:
             "RAFTFLOW_INPUTS": folder.inputs if inputs is None else inputs.path,
             "RAFTFLOW_PROGRESS": folder.progress,
         }
-        self._store.began(fence)
+        self._store.began(assignment)
         identity = self._launcher.spawn(
             assignment.command or [],
             env,

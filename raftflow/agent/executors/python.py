@@ -96,18 +96,19 @@ class PythonExecutor:
             {} if inputs is None else dict(inputs.places),
         )
         data = _encode(call)
-        self._give(worker, fence, struct.pack("<I", len(data)) + data, ended)
+        self._give(worker, assignment, struct.pack("<I", len(data)) + data, ended)
         if self._cutting is None:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
 
-    def _give(self, worker: Worker, fence: int, data: bytes, ended: Callable[[int, Ended], None]) -> None:
-        worker.fence = fence
+    def _give(self, worker: Worker, assignment: Assignment, data: bytes, ended: Callable[[int, Ended], None]) -> None:
+        fence = worker.fence = assignment.fence
+        worker.assignment = assignment
         worker.call = data
         worker.calls += 1
         self._running[fence] = (worker, ended)
         out, err = worker.streams
         worker.live = (LiveFile(out, self._output_bytes_max), LiveFile(err, self._output_bytes_max))
-        self._store.began(fence, worker.live)
+        self._store.began(assignment, worker.live, worker.folder)
         self._write(worker, data)
 
     def signal(self, fence: int, number: int) -> None:
@@ -334,11 +335,11 @@ class PythonExecutor:
 
         It is not if the worker had served others, and died before it had read this one.
         """
-        data = worker.call
+        data, assignment = worker.call, worker.assignment
         is_another_fault = (
             (worker.unread or worker.outgoing) and worker.calls > 1 and not worker.doomed and not exited.lease_over
         )
-        if data is None or worker.returned is not None or not is_another_fault:
+        if data is None or assignment is None or worker.returned is not None or not is_another_fault:
             return False
         _log.info("worker of attempt %d died before the attempt began (%s)", fence, exit_text(exited.code or 0))
         try:
@@ -347,7 +348,7 @@ class PythonExecutor:
             _log.warning("attempt %d cannot be given to another worker: %s", fence, error)
             return False
         worker.fence = worker.call = None
-        self._give(fresh, fence, data, self._running[fence][1])
+        self._give(fresh, assignment, data, self._running[fence][1])
         return True
 
     def _died(self, worker: Worker, fence: int, exited: Exited) -> Ended:

@@ -10,6 +10,7 @@ import msgspec
 
 from raftflow.agent.executors.base import Ended
 from raftflow.agent.kept import LiveFile
+from raftflow.domain.contract import Assignment
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class Worker:
 
     __slots__ = (
         "answered",
+        "assignment",
         "call",
         "calls",
         "cpu_ms",
@@ -68,6 +70,8 @@ class Worker:
         """Its answer was there already when it was sent a signal for the first time."""
         self.returned: Ended | None = None
         """How its call ended, while the worker and what the call left behind are being killed."""
+        self.assignment: Assignment | None = None
+        """What the call that runs, or the last one, is for."""
         self.call: bytes | None = None
         """The call that runs, as it was sent."""
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -76,6 +76,8 @@ class Trash:
         while (path := self._waiting.get()) is not None:
             try:
                 remove_tree(path)
+            except FileNotFoundError:
+                pass  # it went with what another sweep removed
             except Exception as error:  # noqa: BLE001 - what one attempt left must not keep what others left
                 _log.warning("cannot remove %s: %s", path, error)
 

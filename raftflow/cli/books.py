@@ -185,21 +185,23 @@ def _chain_at(client: Client, url: str, check: AuditCheck, index: int) -> str | 
 
 
 def _ask_each(client: Client, ask: Callable[[str], T], *, with_url: bool = False) -> tuple[list[Any], list[str]]:
-    """Ask every peer. Returns the answers (with the URL if wanted) and who was silent. Raises if all were."""
+    """Ask every member. Returns the answers (with the URL if wanted) and who was silent. Raises if all were."""
     from raftflow.client.errors import Unreachable  # noqa: PLC0415 - heavy
 
     answers: list[Any] = []
-    silent: list[str] = []
     last: Unreachable | None = None
-    for url in client.peers:
+    status = client.cluster_status()  # tells quickly who is there
+    silent = [line.url or line.name for line in status.replicas if line.contact != "ok"]
+    for line in status.replicas:
+        if line.contact != "ok":
+            continue
         try:
-            client.status(url)  # tells at once whether anybody is there
-            answer = ask(url)
+            answer = ask(line.url)
         except Unreachable as error:
-            silent.append(url)
+            silent.append(line.url)
             last = error
         else:
-            answers.append((url, answer) if with_url else answer)
+            answers.append((line.url, answer) if with_url else answer)
     if not answers and last is not None:
         raise last
     return answers, silent
@@ -211,9 +213,9 @@ def _replica_url(client: Client, replica: str | None) -> str:
         return replica
     status = client.cluster_status()
     for line in status.replicas:
-        if line.role != "down" and replica in (None, line.name):
+        if line.contact == "ok" and replica in (None, line.name):
             return line.url
-    names = ", ".join(line.name for line in status.replicas if line.role != "down")
+    names = ", ".join(line.name for line in status.replicas if line.contact == "ok")
     raise Failure(f"no replica called {replica!r} answers; there are {names}", USAGE)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raftflow.client.overview import ClusterStatus
     from raftflow.local.cluster import LocalCluster
 
-_REPLICA_TITLES = ["REPLICA", "URL", "PID", "ROLE", "TERM", "APPLIED", "DIGEST", "AT"]
+_REPLICA_TITLES = ["REPLICA", "URL", "PID", "ROLE", "CONTACT", "TERM", "APPLIED", "DIGEST", "AT"]
 _directory = click.option(
     "--data-dir", "directory", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its directory."
 )
@@ -140,7 +140,8 @@ def _local_status(local: LocalCluster) -> dict[str, Any]:
         told = None
     answers = {} if told is None else {replica["url"]: replica for replica in plain(told)["replicas"]}
     states = {} if told is None else {agent.name: agent.state for agent in told.agents}
-    silent = {"role": "down", "applied": None, "digest": None, "digest_index": None, "term": None, "ready": False}
+    nothing = dict.fromkeys(("applied", "digest", "digest_index", "term"))
+    silent: dict[str, Any] = {"role": "down", "contact": "no answer", **nothing, "ready": False}
 
     def replica(name: str) -> dict[str, Any]:
         url = local.url_of(name)
@@ -163,9 +164,11 @@ def _local_status(local: LocalCluster) -> dict[str, Any]:
 
 def _print_status(found: dict[str, Any]) -> None:
     echo(f"leader {found['leader'] or 'none'}, term {found['term']}, index {found['index']}")
-    keys = ("name", "url", "pid", "role", "term", "applied", "digest", "digest_index")
+    keys = ("name", "url", "pid", "role", "contact", "term", "applied", "digest", "digest_index")
     rows = [[(r[key] or "")[:16] or None if key == "digest" else r[key] for key in keys] for r in found["replicas"]]
     print_table(_REPLICA_TITLES, rows)
+    for address in found.get("unknown_addresses", []):
+        echo(f"{address['url']} is named as a peer, and no member has this address: {address['contact']}")
     if found["agents"]:
         echo()
         print_table(["AGENT", "PID", "STATE"], [[a["name"], a["pid"], a["state"]] for a in found["agents"]])

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import quote
 
-from raftflow.client.errors import ClientError, UsageError, WaitTimeout
-from raftflow.client.overview import ClusterStatus, overview
+from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout
+from raftflow.client.overview import ClusterStatus, Heard, best_members, down, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.transport import Call, Transport, new_key
 from raftflow.domain.contract import (
@@ -50,6 +50,10 @@ _WATCH_FIRST_S, _WATCH_MAX_S = 0.05, 0.5
 _HOLD_S = 5.0
 """How long a replica is asked to hold an answer at most. Below the time that an answer may take."""
 _STATUS_S = 2.0
+_STATUS_GRACE_S = 0.4
+"""How long other replicas are waited for when one has answered."""
+_STATUS_DOWN_S = 0.15
+"""The same for those that the others do not hear either."""
 _AUDIT_VERIFY_S = 300.0
 Action = Literal["cancel", "pause", "resume", "retry"]
 
@@ -335,25 +339,62 @@ class AsyncClient:
         return status
 
     async def cluster_status(self) -> ClusterStatus:
-        """Ask every peer, and the leader for the agents. Raises `Unreachable` if not one of them answers."""
+        """Ask every peer who belongs to the cluster, every member how it is, and the leader for the agents.
 
-        async def ask(url: str) -> ReplicaStatus | ClientError:
-            try:
-                return await self.status(url)
-            except ClientError as error:
-                return error
+        Once a replica has answered, the others are waited for a fraction of a second: a machine that is off costs no
+        more. Raises `Unreachable` if not one of them answers, and `Refused` if they only refuse.
+        """
+        began_s = time.monotonic()
+        asked: dict[str, asyncio.Task[Heard | ClientError]] = {}
+        agents = asyncio.ensure_future(self._agents_now())
+        try:
+            for url in self.peers:
+                asked[url] = asyncio.ensure_future(self._hear(url))
+            until_s = began_s + _STATUS_S
+            while waiting := [task for task in asked.values() if not task.done()]:
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                heard = {url: task.result() for url, task in asked.items() if task.done()}
+                answers = {url: answer for url, answer in heard.items() if isinstance(answer, Heard)}
+                if not answers:
+                    continue
+                for url in _members_to_ask(answers):
+                    if url not in asked:
+                        asked[url] = asyncio.ensure_future(self._hear(url))
+                late = [url for url, task in asked.items() if not task.done()]
+                grace_s = _STATUS_DOWN_S if down(list(answers.values()), late) else _STATUS_GRACE_S
+                until_s = min(until_s, time.monotonic() + grace_s)
+            silent = Unreachable("no answer in time")
+            found = {url: task.result() if task.done() else silent for url, task in asked.items()}
+            return overview(found, await agents)
+        finally:
+            left = [task for task in (*asked.values(), agents) if not task.done()]
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
 
-        async def ask_agents() -> list[AgentView]:
-            try:
-                call = Call("GET", "/v1/agents", once=True, attempt_s=_STATUS_S)
-                return (await self._transport.call(call, AgentList, timeout_s=_STATUS_S)).agents
-            except ClientError:
-                return []
+    async def _hear(self, url: str) -> Heard | ClientError:
+        """Ask one replica how it is and who the members are."""
+        try:
+            status = await self.status(url)
+        except ClientError as error:
+            return error
+        try:
+            call = Call("GET", "/v1/members", params={"stale": "1"}, replica=url, once=True, attempt_s=_STATUS_S)
+            return Heard(status, await self._transport.call(call, MemberList))
+        except ClientError:
+            return Heard(status)
 
-        # The agents' list needs a leader; without one the replicas' own words are all there is.
-        urls = self.peers
-        agents, answers = await asyncio.gather(ask_agents(), asyncio.gather(*(ask(url) for url in urls)))
-        return overview(dict(zip(urls, answers, strict=True)), agents)
+    async def _agents_now(self) -> list[AgentView]:
+        """Return the agents, none if there is no leader to tell them."""
+        try:
+            call = Call("GET", "/v1/agents", once=True, attempt_s=_STATUS_S)
+            return (await self._transport.call(call, AgentList, timeout_s=_STATUS_S)).agents
+        except ClientError:
+            return []
 
     # --- what is remembered of work that is done
 
@@ -442,6 +483,17 @@ def _json(value: Any) -> bytes:
         return write_json(value)
     except ValueFault as fault:
         raise UsageError(str(fault)) from None
+
+
+def _members_to_ask(answers: Mapping[str, Heard]) -> list[str]:
+    """Return the URLs of members that did not answer by another one; what came by TLS leads to nothing less."""
+    members = best_members(list(answers.values()))
+    if members is None:
+        return []
+    names = {answer.status.name for answer in answers.values()}
+    tls = all(url.startswith("https://") for url in answers)
+    urls = [member.url.rstrip("/") for member in members.members if member.name not in names]
+    return [url for url in urls if url.startswith("https://" if tls else ("http://", "https://"))]
 
 
 def _part(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, Problem
 
 PROBLEMS_SHOWN_MAX = 20
@@ -17,6 +19,9 @@ class UsageError(ClientError, ValueError):
 
 class Unreachable(ClientError):  # noqa: N818 - a state of the world, as in NoLeader
     """No peer answered in time; the text tells for each what happened."""
+
+    failures: Mapping[str, str] = {}
+    """By URL of a peer: what happened."""
 
 
 class NoLeader(Unreachable):

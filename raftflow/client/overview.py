@@ -1,13 +1,17 @@
-"""The cluster in one picture, put together from what each replica says of itself."""
+"""The cluster in one picture: who belongs to it as its members say, and what each replica says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from raftflow.client.errors import ClientError, Unreachable
-from raftflow.domain.contract import AgentView, ReplicaStatus
+from raftflow.client.errors import ClientError, Refused, Unreachable
+from raftflow.domain.contract import AgentView, MemberList, ReplicaStatus
+
+REACHED = "ok"
+_NO_LISTENER = "connection refused"
+_CHARS_MAX = 200
 
 
 class ReplicaLine(msgspec.Struct, kw_only=True):
@@ -17,13 +21,22 @@ class ReplicaLine(msgspec.Struct, kw_only=True):
     url: str
     pid: int | None = None
     role: str
-    """leader, follower, candidate or down."""
+    """leader, follower, candidate or down. Of a replica that was not reached: as the other members see it."""
+    contact: str = REACHED
+    """`ok` if it answered, else why not: `unreachable: ...`, `refused: 401 ...`, `connection refused`."""
     applied: int | None = None
     digest: str | None = None
     digest_index: int | None = None
     """Replicas with the same `digest_index` must show the same digest."""
     term: int | None = None
     ready: bool = False
+
+
+class AddressLine(msgspec.Struct, kw_only=True):
+    """An address that was named as a peer's, and is no member's that answers."""
+
+    url: str
+    contact: str
 
 
 class AgentLine(msgspec.Struct, kw_only=True):
@@ -42,50 +55,137 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
     index: int
     """The furthest commit index that any replica knows."""
     replicas: list[ReplicaLine]
+    """The members, then others that answered (a member that was removed, say)."""
     agents: list[AgentLine]
+    unknown_addresses: list[AddressLine] = []
+    """Peers that were named, did not answer, and are the address of no member."""
 
 
-def overview(answers: Mapping[str, ReplicaStatus | ClientError], agents: list[AgentView]) -> ClusterStatus:
-    """Put the replicas' answers together, by URL. Raises `Unreachable` if there is not one."""
-    statuses = {url: answer for url, answer in answers.items() if isinstance(answer, ReplicaStatus)}
-    if not statuses:
-        told = "; ".join(f"{url}: {answer}" for url, answer in answers.items())
+class Heard(msgspec.Struct, frozen=True):
+    """What one replica said."""
+
+    status: ReplicaStatus
+    members: MemberList | None = None
+    """Who belongs to the cluster, as it knows it; None if it did not tell."""
+
+
+def best_members(heard: Sequence[Heard]) -> MemberList | None:
+    """Return the list of members of the replica that knows most: the leader, else who is furthest."""
+    lists = [
+        (each.status.term, each.status.role == "leader", each.status.applied_index, number)
+        for number, each in enumerate(heard)
+        if each.members is not None
+    ]
+    return heard[max(lists)[-1]].members if lists else None
+
+
+def down(heard: Sequence[Heard], urls: Sequence[str]) -> bool:
+    """Tell whether all of these are addresses of members that the leader does not hear."""
+    leaders = [each for each in heard if each.status.role == "leader" and each.status.ready]
+    if not leaders:
+        return False
+    leader = max(leaders, key=lambda each: each.status.term)
+    gone = {peer.name for peer in leader.status.peers if not peer.connected}
+    members = [] if leader.members is None else leader.members.members
+    return set(urls) <= {member.url.rstrip("/") for member in members if member.name in gone}
+
+
+def overview(answers: Mapping[str, Heard | ClientError], agents: Sequence[AgentView]) -> ClusterStatus:
+    """Put the answers together, by URL. Raises `Unreachable`, or `Refused`, if no replica said anything."""
+    heard = {url: answer for url, answer in answers.items() if isinstance(answer, Heard)}
+    failed = {url: answer for url, answer in answers.items() if isinstance(answer, ClientError)}
+    if not heard:
+        for error in failed.values():
+            if isinstance(error, Refused):
+                raise error
+        told = "; ".join(f"{url}: {contact_of(url, error)}" for url, error in failed.items())
         raise Unreachable(f"no coordinator answers ({told})")
-    term = max(status.term for status in statuses.values())
-    # A replica that was cut off may still think that it leads; only the newest term's leader counts.
-    leaders = [s.name for s in statuses.values() if s.role == "leader" and s.term == term and s.ready]
-    names = _names_of_the_silent(statuses, [url for url in answers if url not in statuses])
+    statuses = [each.status for each in heard.values()]
+    term = max(status.term for status in statuses)
+    url_of: dict[str, str] = {}
+    for url, each in heard.items():
+        url_of.setdefault(each.status.name, url)
+    members = best_members(list(heard.values()))
+    urls = _eliminated(statuses, list(failed)) if members is None else _urls(members)
+    names = [*urls, *(name for name in url_of if name not in urls)] if members is not None else [*url_of, *urls]
     lines = []
-    for url in answers:
-        status = statuses.get(url)
-        if status is None:
-            lines.append(ReplicaLine(name=names.get(url, url), url=url, role="down"))
-            continue
-        lines.append(
-            ReplicaLine(
-                name=status.name,
-                url=url,
-                pid=status.pid,
-                role=status.role,
-                applied=status.applied_index,
-                digest=status.digest,
-                digest_index=status.digest_index,
-                term=status.term,
-                ready=status.ready,
+    for name in names:
+        if name in url_of:
+            lines.append(_line_of(heard[url_of[name]].status, url_of[name]))
+        else:
+            failure = failed.get(urls[name])
+            contact = "not asked" if failure is None else contact_of(urls[name], failure)
+            lines.append(
+                ReplicaLine(name=name, url=urls[name], role=_seen_role(name, contact, statuses), contact=contact)
             )
-        )
+    known = {line.url for line in lines}
     return ClusterStatus(
-        leader=leaders[0] if leaders else None,
+        leader=_leader(lines, statuses, term),
         term=term,
-        index=max(status.commit_index for status in statuses.values()),
+        index=max(status.commit_index for status in statuses),
         replicas=lines,
         agents=[AgentLine(name=agent.name, pid=agent.pid, state=agent.state) for agent in agents],
+        unknown_addresses=[
+            AddressLine(url=url, contact=contact_of(url, error)) for url, error in failed.items() if url not in known
+        ],
     )
 
 
-def _names_of_the_silent(statuses: Mapping[str, ReplicaStatus], silent: list[str]) -> dict[str, str]:
-    """Name the replica that did not answer by elimination, where only one did not."""
-    known = {status.name for status in statuses.values()}
-    members = known | {peer.name for status in statuses.values() for peer in status.peers}
-    missing = sorted(members - known)
-    return {silent[0]: missing[0]} if len(silent) == len(missing) == 1 else {}
+def contact_of(url: str, error: ClientError) -> str:
+    """Say in a few words why a replica did not answer as one."""
+    if isinstance(error, Refused):
+        return f"refused: {error.problem.status} {error.problem.title}"[:_CHARS_MAX]
+    if isinstance(error, Unreachable):
+        why = error.failures.get(url, "no answer in time")
+        return _NO_LISTENER if why == _NO_LISTENER else f"unreachable: {why}"[:_CHARS_MAX]
+    return f"not a replica: {error}"[:_CHARS_MAX]
+
+
+def _line_of(status: ReplicaStatus, url: str) -> ReplicaLine:
+    return ReplicaLine(
+        name=status.name,
+        url=url,
+        pid=status.pid,
+        role=status.role,
+        applied=status.applied_index,
+        digest=status.digest,
+        digest_index=status.digest_index,
+        term=status.term,
+        ready=status.ready,
+    )
+
+
+def _urls(members: MemberList) -> dict[str, str]:
+    return {member.name: member.url.rstrip("/") for member in members.members}
+
+
+def _leader(lines: Sequence[ReplicaLine], statuses: Sequence[ReplicaStatus], term: int) -> str | None:
+    """Return who leads: it says so itself, or it was not reached and the others follow it.
+
+    A replica that was cut off may still think that it leads; only the newest term's leader counts.
+    """
+    for status in statuses:
+        if status.role == "leader" and status.term == term and status.ready:
+            return status.name
+    followed = {status.leader for status in statuses if status.term == term and status.ready}
+    for line in lines:
+        if line.name in followed and line.contact != REACHED and line.role == "leader":
+            return line.name
+    return None
+
+
+def _seen_role(name: str, contact: str, statuses: Sequence[ReplicaStatus]) -> str:
+    """Return the role of a replica that did not answer, as those that answered see it."""
+    views = [(status, peer) for status in statuses for peer in status.peers if peer.name == name]
+    # The leader's view counts if there is one: it talks with everybody.
+    views.sort(key=lambda view: (view[0].term, view[0].role == "leader"))
+    if contact == _NO_LISTENER or not views or not views[-1][1].connected:
+        return "down"
+    return "leader" if views[-1][0].leader == name else "follower"
+
+
+def _eliminated(statuses: Sequence[ReplicaStatus], silent: Sequence[str]) -> dict[str, str]:
+    """Return the members that did not answer, by name. Nobody told addresses: one alone has the one left over."""
+    known = {status.name for status in statuses}
+    missing = sorted({peer.name for status in statuses for peer in status.peers} - known)
+    return {missing[0]: silent[0]} if len(silent) == len(missing) == 1 else dict.fromkeys(missing, "")

@@ -260,7 +260,10 @@ class Transport:
                 continue
             now = time.monotonic()
             if call.once or now >= deadline:
-                raise self._failed(call, failures, last, sent=sent)
+                failed = self._failed(call, failures, last, sent=sent)
+                if isinstance(failed, Unreachable):
+                    failed.failures = failures
+                raise failed
             # Full jitter would do for many clients; half of it keeps the first retry after a failover early.
             wait_s = max(pause_s * random.uniform(0.5, 1.0), asked_s)  # noqa: S311 - jitter
             await asyncio.sleep(min(wait_s, deadline - now))

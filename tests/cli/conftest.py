@@ -18,7 +18,10 @@ from raftflow.cli.main import root
 
 @dataclass
 class Fake:
-    """Answers by `(method, path)`: JSON, `(status, JSON)`, a list to be used up, or a function of the query."""
+    """Answers by `(method, path)`: JSON, `(status, JSON)`, a list to be used up, or a function of the query.
+
+    A path `//localhost/...` counts for requests to that name: a second replica.
+    """
 
     routes: dict[tuple[str, str], Any] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str], dict[str, str], Any]] = field(default_factory=list)
@@ -53,7 +56,9 @@ def fake() -> Iterator[Fake]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             content = json.loads(body) if body else None
             replica.requests.append((self.command, path, query, dict(self.headers), content))
-            status, value = replica.answer(self.command, path, query)
+            by_name = "//localhost" + path if self.headers["Host"].startswith("localhost") else ""
+            known = (self.command, by_name) in replica.routes
+            status, value = replica.answer(self.command, by_name if known else path, query)
             data = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

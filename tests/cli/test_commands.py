@@ -439,6 +439,7 @@ def test_audit_verify_compares_at_the_last_common_index(run: Run, fake: Any, rep
     base = {"ok": True, "records": 5, "first_index": 1, "gaps": [], "problems": []}
     behind = {**base, "replica": "n1", "last_index": 5, "chain": "c5"}
     fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "//localhost/v1/status"] = status("n2", "follower")
     fake.routes["GET", "/v1/audit/verify"] = [behind, {**base, "replica": "n2", **ahead}]
     fake.routes["GET", "/v1/audit"] = {"records": records, "next": None, "replica": "n2"}
     result = run("audit", "verify", "--peers", f"{fake.url},{fake.url.replace('127.0.0.1', 'localhost')}")
@@ -459,6 +460,7 @@ def test_audit_verify_compares_before_every_gap(run: Run, fake: Any, records: An
     whole = {**base, "replica": "n1", "gaps": [[1, 2]]}
     gap = {**base, "replica": "n2", "gaps": [[4, 5]], "before_gaps": [[3, "c3"]]}
     fake.routes["GET", "/v1/status"] = status()
+    fake.routes["GET", "//localhost/v1/status"] = status("n2", "follower")
     fake.routes["GET", "/v1/audit/verify"] = [whole, gap]
     fake.routes["GET", "/v1/audit"] = {"records": records, "next": None, "replica": "n1"}
     result = run("audit", "verify", "--peers", f"{fake.url},{fake.url.replace('127.0.0.1', 'localhost')}")

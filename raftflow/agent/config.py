@@ -18,6 +18,7 @@ from raftflow.domain import limits
 from raftflow.domain.checks import label_problems, resource_problems
 from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import CPU, MEMORY, Resources, parse_amount
+from raftflow.logstore.stores import LogStoreError, open_store
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -78,6 +79,9 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Output of ended attempts that is kept, in bytes."""
     keep_age_max_s: Annotated[float, msgspec.Meta(gt=0, le=10 * 366 * 86_400)] = 7 * 86_400
     """How long output is kept after its attempt has ended."""
+    log_store: str = ""
+    """Where output is kept as well when its attempt has ended: a shared folder (a path or file:///path), or
+    s3://bucket/prefix. Replicas with the same setting read it from there when the agent does not have it any more."""
     token: str = ""
     cacert: str = ""
     client_cert: str = ""
@@ -220,6 +224,11 @@ def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
         raise fail("resources", too_many[0])
     if wrong_labels := label_problems(config.labels):
         raise fail("labels", wrong_labels[0])
+    if config.log_store:
+        try:
+            open_store(config.log_store)
+        except LogStoreError as error:
+            raise fail("log_store", str(error)) from error
     if config.client_key and not config.client_cert:
         raise fail("client_key", "needs client_cert as well")
     for key in ("cacert", "client_cert", "client_key"):

@@ -99,11 +99,8 @@ def write_times(path: str, name: str, times: list[tuple[int, int]]) -> None:
                 os.close(fd)
 
 
-def stream_start(folder: int, name: str, role: str, since_ms: int) -> int | None:
-    """Return the byte at which what came at a time or later begins, None if nothing did.
-
-    Raises `UnfitFileError` and `OSError`.
-    """
+def stream_times(folder: int, name: str, role: str) -> tuple[list[tuple[int, int]], int]:
+    """Return the noted times of a stream, and when its files were changed last. Raises as `stream_start`."""
     changed_ms = 0
     for each in (name, name + TAIL):
         fd = open_file(each, role, folder=folder)
@@ -113,7 +110,15 @@ def stream_start(folder: int, name: str, role: str, since_ms: int) -> int | None
             finally:
                 os.close(fd)
     data = read_file(name + TIMES, _TIMES_BYTES_MAX, role, folder=folder) or b""
-    times = list(_TIME.iter_unpack(data[: len(data) // _TIME.size * _TIME.size]))
+    return [(at, ms) for at, ms in _TIME.iter_unpack(data[: len(data) // _TIME.size * _TIME.size])], changed_ms
+
+
+def stream_start(folder: int, name: str, role: str, since_ms: int) -> int | None:
+    """Return the byte at which what came at a time or later begins, None if nothing did.
+
+    Raises `UnfitFileError` and `OSError`.
+    """
+    times, changed_ms = stream_times(folder, name, role)
     return _start_since(times, changed_ms, since_ms)
 
 

@@ -98,6 +98,8 @@ class Agent:
         self._lapsed = False
         """The lease ran out, and no answer has renewed it since."""
         self._lease_timer: asyncio.TimerHandle | None = None
+        self.is_hurried = False
+        """Told to stop at once."""
         self._leaving = asyncio.Event()
         self._leave_timers: list[asyncio.TimerHandle] = []
         self._goodbye_limited = False
@@ -167,6 +169,7 @@ class Agent:
 
     def hurry(self) -> None:
         """Stop everything at once; what can be reported within a second is."""
+        self.is_hurried = True
         self.leave()
         for timer in self._leave_timers:
             timer.cancel()

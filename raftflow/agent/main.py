@@ -24,9 +24,11 @@ from raftflow.agent.inputs import Fetcher, InputFolder
 from raftflow.agent.leader import LeaderClient, RefusedError
 from raftflow.agent.loop import Agent
 from raftflow.agent.output import OutputStore
+from raftflow.agent.uploads import Uploads
 from raftflow.agent.workdir import WorkDirectory
 from raftflow.domain.contract import RegisterResponse, ReportedEnd
 from raftflow.log_output import start_logging
+from raftflow.logstore.stores import open_store
 
 _log = logging.getLogger("raftflow.agent")
 _FILES_MIN = 64
@@ -107,6 +109,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         age_max_s=config.keep_age_max_s,
         output_bytes_max=config.output_bytes_max,
     )
+    uploads = None if not config.log_store else Uploads(open_store(config.log_store), store, config.name)
     leader = LeaderClient(config)
     launcher = Launcher(config.instance, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
     command = CommandExecutor(launcher, store, work, output_bytes_max=config.output_bytes_max)
@@ -175,6 +178,8 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         await launcher.close()
         await leader.close()
         inputs.close()
+        if uploads is not None:
+            await uploads.close(0.0 if agent.is_hurried else config.goodbye_timeout_s)
         store.close()
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -77,6 +78,10 @@ class OutputStore:
         self._silent: OrderedDict[int, Kept] = OrderedDict()
         """Ended attempts that wrote nothing: they must not push out those that did."""
         self._bytes = 0
+        self.on_kept: Callable[[Kept], None] | None = None
+        """Called with each attempt that has ended and wrote something."""
+        self.on_removed: Callable[[int], None] | None = None
+        """Called with the fence of each whose output is removed."""
         self._index = LogIndex(work.part(INDEX))
         self._recover()
 
@@ -113,8 +118,11 @@ class OutputStore:
             if live.times:
                 with contextlib.suppress(OSError, UnfitFileError):
                     write_times(self.directory(fence), name, live.times)
-        self._keep(Kept(running.began, ended))
+        kept = Kept(running.began, ended)
+        self._keep(kept)
         self.prune()
+        if self.on_kept is not None and fence in self._kept:
+            self.on_kept(kept)
 
     def _keep(self, kept: Kept) -> None:
         fence = kept.began.fence
@@ -148,6 +156,21 @@ class OutputStore:
         kept = self._kept.pop(fence)
         self._bytes -= self._room(kept.ended.sizes)
         self._trash.put(self.directory(fence))
+        if self.on_removed is not None:
+            self.on_removed(fence)
+
+    def holds(self, kept: Kept) -> bool:
+        """Tell whether this attempt's output is still here."""
+        return self._kept.get(kept.began.fence) is kept
+
+    def unstored(self) -> list[Kept]:
+        """Return the attempts whose output is not known to be in a log store, the oldest first."""
+        return [kept for kept in self._kept.values() if not kept.is_stored]
+
+    def stored(self, kept: Kept) -> None:
+        """Remember that an attempt's output needs not be brought to the log store again."""
+        kept.is_stored = True
+        self._index.add(Stored(kept.began.fence))
 
     def read(
         self, fence: int, stream: StreamName, offset: int, bytes_max: int, *, workflow_id: str = ""

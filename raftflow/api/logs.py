@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from raftflow.api import problems
 from raftflow.api.calls import Access, Answer, Call, Param, Route, found
 from raftflow.api.problems import ProblemError
-from raftflow.coordinator.relay import PIECE_BYTES_MAX
+from raftflow.coordinator.relay import PIECE_BYTES_MAX, LogUnavailableError
+from raftflow.coordinator.replica import Replica
 from raftflow.domain.contract import LogPiece, TaskLog
 from raftflow.domain.utf8 import CHARACTER_BYTES_MAX, incomplete_suffix
+from raftflow.logstore.attempts import Place
 from raftflow.machine import queries
 
 _WHOLE_BYTES = 64 * 1024
@@ -19,7 +21,7 @@ _WHOLE_BYTES = 64 * 1024
 
 
 async def logs(call: Call) -> Answer:
-    """Fetch a piece of an attempt's output from the agent that holds it."""
+    """Fetch a piece of an attempt's output from the agent that holds it, or from the log store."""
     machine = call.replica.machine
     stream: Literal["stdout", "stderr"] = "stderr" if call.text("stream") == "stderr" else "stdout"
     offset, attempt = call.require_number("offset"), call.number("attempt")
@@ -31,21 +33,62 @@ async def logs(call: Call) -> Answer:
             raise ProblemError(problems.CONFLICT, "the task has not been attempted yet, so there is no output")
         raise ProblemError(problems.NOT_FOUND, f"{what} has no attempt {attempt} that is remembered")
     name, fence, number = place
-    agent = machine.state.agents.get(name)
-    if agent is None or not agent.present:
-        raise ProblemError(
-            problems.CONFLICT, f"the output is with agent {name}, which is not there; it can be read when it is back"
-        )
-    since_ms = call.number("since_ms")
     limit = max(call.require_number("limit"), CHARACTER_BYTES_MAX)
-    piece = await call.replica.desk.relay.request_log(
-        name, fence, stream, offset, limit, workflow_id=call.path("id"), since_ms=since_ms
+    wanted = _Wanted(
+        Place(call.path("id"), call.path("task"), number, fence), name, stream, offset, limit, call.number("since_ms")
     )
-    if since_ms is not None:
+    piece = await _fetch(call.replica, wanted)
+    if wanted.since_ms is not None:
         if piece.offset is msgspec.UNSET:
             raise ProblemError(problems.CONFLICT, f"agent {name} is of an older version, which keeps no times")
         piece.data, offset = b"", piece.offset
     return Answer(task_log(piece, offset, limit, attempt=number, agent=name, stream=stream))
+
+
+class _Wanted(NamedTuple):
+    place: Place
+    agent: str
+    stream: Literal["stdout", "stderr"]
+    offset: int
+    limit: int
+    since_ms: int | None
+
+
+async def _fetch(replica: Replica, wanted: _Wanted) -> LogPiece:
+    """Fetch a piece from the agent, or from the log store if the agent does not have it."""
+    agent = replica.machine.state.agents.get(wanted.agent)
+    if agent is None or not agent.present:
+        piece = await _fetch_stored(replica, wanted)
+        if piece is None:
+            raise ProblemError(
+                problems.CONFLICT,
+                f"the output is with agent {wanted.agent}, which is not there; it can be read when it is back"
+                + ("" if replica.stored_logs is None else ". The log store has nothing of this attempt"),
+            )
+        return piece
+    try:
+        return await replica.desk.relay.request_log(
+            wanted.agent,
+            wanted.place.fence,
+            wanted.stream,
+            wanted.offset,
+            wanted.limit,
+            workflow_id=wanted.place.workflow_id,
+            since_ms=wanted.since_ms,
+        )
+    except LogUnavailableError:
+        piece = await _fetch_stored(replica, wanted)
+        if piece is None:
+            raise
+        return piece
+
+
+async def _fetch_stored(replica: Replica, wanted: _Wanted) -> LogPiece | None:
+    if replica.stored_logs is None:
+        return None
+    return await replica.stored_logs.read(
+        wanted.place, wanted.stream, wanted.offset, min(wanted.limit, PIECE_BYTES_MAX), wanted.since_ms
+    )
 
 
 def task_log(
@@ -83,7 +126,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/workflows/{id}/tasks/{task}/logs",
         Access.WRITE,
         logs,
-        "Fetch a piece of an attempt's output from its agent",
+        "Fetch a piece of an attempt's output",
         TaskLog,
         params=(
             Param("stream", "string", "which output", ("stdout", "stderr"), default="stdout"),

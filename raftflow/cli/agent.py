@@ -66,6 +66,11 @@ def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--keep-age-max", "keep_age_max_s", type=Duration(), help="How long output is kept (default 7d).")
 @click.option("--keep-bytes-max", type=int, metavar="BYTES", help="Output that is kept in all (default 1 GiB).")
 @click.option("--keep-attempts-max", type=int, metavar="N", help="Attempts whose output is kept (default 10000).")
+@click.option(
+    "--log-store",
+    metavar="PLACE",
+    help="Keep output here as well when an attempt has ended: a path, file:///path, or s3://bucket/prefix.",
+)
 @log_option
 @connection_options
 def run(  # noqa: PLR0917 - click passes options by name

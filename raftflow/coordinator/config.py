@@ -125,6 +125,9 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     """Names, with or without a port, under which clients may ask this replica beside its addresses and the members'
     URLs. Looked at without a token, and with one if there are any."""
+    log_store: str = ""
+    """Where agents keep output as well: a path, file:///path or s3://bucket/prefix. What an agent does not have any
+    more is read from there."""
     join: bool = False
     """True for a replica that starts on an empty disk to join a cluster; later starts do not look at it."""
     bootstrap: bool = False
@@ -293,6 +296,7 @@ def _build(tables: dict[str, dict[str, Given]], members: tuple[Member, ...], bas
         token=_read_token(replica, base),
         insecure=settings.flag(replica, "replica", "insecure"),
         hosts=settings.hosts(replica, "replica", "hosts"),
+        log_store=settings.log_store(replica, "replica", "log_store"),
         join=settings.flag(replica, "replica", "join"),
         tls=tls,
         timing=_build_timing(tables["timing"]),

@@ -27,6 +27,7 @@ from raftflow.coordinator.planner import QueuePlanner
 from raftflow.coordinator.polls import PollDesk
 from raftflow.coordinator.registrar import Registrar
 from raftflow.coordinator.retention import Retention
+from raftflow.coordinator.stored_logs import StoredLogs
 from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
 from raftflow.coordinator.uploads import Uploads
 from raftflow.coordinator.verify import verify_audit
@@ -35,6 +36,7 @@ from raftflow.domain.contract import LeaderNotice, MemberList, MemberView, PeerV
 from raftflow.domain.events import AgentChanged
 from raftflow.domain.features import LEVEL, LEVEL_FIRST, MEMBERS_LEVEL
 from raftflow.domain.peers import tell_peers
+from raftflow.logstore.stores import open_store
 from raftflow.machine import queries
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.replication.birth_file import OrderRefusedError
@@ -126,6 +128,7 @@ class Replica:
             on_commit=self.commits.add,
             feature_level=self.feature_level,
         )
+        self.stored_logs = StoredLogs(open_store(config.log_store)) if config.log_store else None
         self.awaited = AwaitedEnds()
         self.outlook = Outlook()
         self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.outlook)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from raftflow.coordinator.hostnames import parse_host
 from raftflow.domain.limits import RESULTS_BYTES_MAX, TASKS_PER_WORKFLOW_MAX, WORKFLOWS_MAX
 from raftflow.formats.durations import parse_duration_ms
+from raftflow.logstore.stores import LogStoreError, open_store
 from raftflow.replication.handshake import SECRET_BYTES_MIN
 
 
@@ -62,7 +63,7 @@ NUMBERS: dict[str, dict[str, _Bounds]] = {
 TABLES: dict[str, frozenset[str]] = {
     "cluster": frozenset({"id", "secret", "secret_file", "members"}),
     "replica": frozenset(
-        {"name", "data_dir", "bind", "peer_bind", "token", "token_file", "insecure", "join", "hosts"}
+        {"name", "data_dir", "bind", "peer_bind", "token", "token_file", "insecure", "join", "hosts", "log_store"}
     ),
     "tls": frozenset({"api_cert", "api_key", "api_ca", "peer_cert", "peer_key", "peer_ca"}),
     "timing": frozenset(NUMBERS["timing"]),
@@ -128,6 +129,20 @@ def hosts(table: dict[str, Given], name: str, key: str) -> tuple[str, ...]:
         if not isinstance(value, str) or parse_host(value) is None:
             raise ConfigError(f"{where}: {value!r} is no host name such as cluster.example or cluster.example:7001")
     return tuple(values)
+
+
+def log_store(table: dict[str, Given], name: str, key: str) -> str:
+    """Return the place of a log store, empty if not given. Raises `ConfigError`."""
+    given = table.get(key)
+    if given is None:
+        return ""
+    where = f"{name}.{key} ({given.source})"
+    place = text(given.value, where)
+    try:
+        open_store(place)
+    except LogStoreError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return place
 
 
 def secret_text(given: Given) -> bytes:

@@ -157,6 +157,7 @@ def config_of(
     token: str | None = None,
     timing: Timing | None = None,
     limits: Limits | None = None,
+    log_store: str = "",
 ) -> CoordinatorConfig:
     ports = ports or [0, 1] * len(names)
     members = tuple(
@@ -175,6 +176,7 @@ def config_of(
         token=token,
         timing=timing or Timing(lease_ms=5_000, poll_wait_ms=1_000),
         limits=limits or Limits(),
+        log_store=log_store,
     )
 
 

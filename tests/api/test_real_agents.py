@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,55 @@ async def test_output_comes_whole_in_pieces_that_cut_no_character(one: Any, star
     assert (tiny["text"], tiny["next"]) == ("工", 4), "one character always comes whole"
     path = f"/v1/workflows/{workflow}/tasks/zh/logs?since_ms="
     assert [(await one.get(path + since)).json["next"] for since in ("0", "9000000000000")] == [0, 540_002]
+
+
+async def test_output_of_an_agent_that_is_gone_comes_from_the_log_store(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    one = await serve(log_store=str(shared), timing=Timing(lease_ms=1_500, poll_wait_ms=200))
+    settings = {"name": "a1", "peers": [one.url], "work_dir": str(tmp_path / "agent"), "resources": {"cpu": 2}}
+    config = load_config(None, {}, {**settings, "log_store": str(shared), "output_bytes_max": 10_000})
+    agent = asyncio.ensure_future(run_agent(config))
+    workflow = await one.submit(
+        {"id": "a", "command": ["seq", "5000"]},
+        {"id": "b", "command": ["true"]},
+        {"id": "c", "command": ["seq", "3"]},
+    )
+    for task in ("a", "b", "c"):
+        await shown(one, workflow, task, lambda view: view["state"] == "succeeded")
+    before = [await output_of(one, workflow, task) for task in ("a", "c")]
+    assert before[1] == ("1\n2\n3\n", [])
+    async with asyncio.timeout(30):
+        while len(list(shared.rglob("meta.json"))) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+    agent.cancel()
+    await asyncio.gather(agent, return_exceptions=True)
+    # It starts again with nothing of what it had.
+    (tmp_path / "agent").rename(tmp_path / "away")
+    agent = asyncio.ensure_future(run_agent(load_config(None, {}, settings)))
+    async with asyncio.timeout(30):
+        while (await one.get("/v1/agents/a1")).json["incarnation"] < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+    assert [await output_of(one, workflow, task) for task in ("a", "c")] == before
+    answer = await one.get(f"/v1/workflows/{workflow}/tasks/b/logs")
+    assert (answer.status, answer.word) == (404, "not-found")
+    agent.cancel()
+    await asyncio.gather(agent, return_exceptions=True)
+    # It is not there at all.
+    one.replica.machine.state.agents["a1"].state = AgentState.LEFT
+    assert [await output_of(one, workflow, task) for task in ("a", "c")] == before
+    answer = await one.get(f"/v1/workflows/{workflow}/tasks/b/logs")
+    assert (answer.status, answer.word) == (409, "conflict")
+    assert "log store has nothing" in answer.json["detail"]
+    shared.rename(tmp_path / "gone")
+    answer = await one.get(f"/v1/workflows/{workflow}/tasks/b/logs")
+    assert (answer.status, answer.word) == (503, "log-unavailable")
+    hang = threading.Event()
+    monkeypatch.setattr(one.replica.stored_logs._store, "get", lambda *_: hang.wait(30) and None)
+    monkeypatch.setattr(one.replica.stored_logs, "_timeout_s", 0.05)
+    answers = [await one.get(f"/v1/workflows/{workflow}/tasks/b/logs") for _ in range(10)]
+    assert {answer.status for answer in answers} == {503}
+    assert "8 reads of the log store are under way" in answers[-1].json["detail"]
+    hang.set()

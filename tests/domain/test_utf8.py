@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raftflow.domain.contract import TaskLog
 from raftflow.domain.utf8 import continuation_prefix, incomplete_suffix
 
 
@@ -23,3 +24,21 @@ def test_bytes_that_are_no_text_are_not_waited_for() -> None:
         assert incomplete_suffix(data) == 0, data
     assert [incomplete_suffix(data) for data in (b"a\xe4", b"\xe4\xb8", b"\xf0\x9f\x98", b"\xc3")] == [1, 2, 3, 1]
     assert [continuation_prefix(data) for data in (b"", b"a", b"\xb8\xad", b"\x80" * 9)] == [0, 0, 2, 3]
+
+
+def test_a_piece_of_output_tells_its_bytes() -> None:
+    def piece(text: str, data: bytes | None) -> TaskLog:
+        return TaskLog(
+            attempt=1,
+            agent="a",
+            stream="stdout",
+            offset=0,
+            text=text,
+            data=data,
+            size=3,
+            truncated=False,
+            complete=True,
+        )
+
+    assert piece("é", None).content() == "é".encode()
+    assert piece("a\ufffd", b"a\xff").content() == b"a\xff"

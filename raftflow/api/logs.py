@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from raftflow.api import problems
-from raftflow.api.calls import Access, Answer, Call, Param, Route, found
+from raftflow.api.calls import Access, Answer, Call, Param, Route, as_json, found
 from raftflow.api.problems import ProblemError
 from raftflow.coordinator.relay import PIECE_BYTES_MAX, LogUnavailableError
 from raftflow.coordinator.replica import Replica
@@ -37,6 +37,8 @@ async def logs(call: Call) -> Answer:
     wanted = _Wanted(
         Place(call.path("id"), call.path("task"), number, fence), name, stream, offset, limit, call.number("since_ms")
     )
+    if call.request.method == "HEAD":
+        return as_json(b"")  # nobody is asked for the output: an agent answers with its next poll
     piece = await _fetch(call.replica, wanted)
     if wanted.since_ms is not None:
         if piece.offset is msgspec.UNSET:

@@ -35,7 +35,7 @@ async def test_head_is_get_without_the_body_on_every_route(one: Any) -> None:
     assert len(paths) >= 20
     for path in [*paths, "/nothing", "/v1/workflows?limit=0", "/v1/workflows/none", "/v1/workflows?stale"]:
         if path.endswith("/logs"):
-            continue
+            continue  # a GET asks the agent; below
         got, head = await one.get(path), await one.call("HEAD", path)
         assert head.status == got.status, path
         assert head.body == b""
@@ -63,6 +63,19 @@ async def test_head_does_not_wait(one: Any) -> None:
         assert (await one.call("HEAD", path)).status == 200
     assert time.monotonic() - began_s < 3
     assert (await one.call("HEAD", f"/v1/workflows/{workflow}?wait_ms=99999999")).status == 400
+
+
+async def test_head_of_an_output_asks_no_agent(one: Any) -> None:
+    workflow = await one.submit(WORK)
+    path = f"/v1/workflows/{workflow}/tasks/a/logs"
+    assert (await one.call("HEAD", path)).status == 409, "there is none yet"
+    incarnation = await one.register()
+    assert (await one.poll(incarnation=incarnation, seq=1, wait_ms=1000)).json["assign"]
+    async with asyncio.timeout(1):
+        head = await one.call("HEAD", path)
+    assert (head.status, head.headers["Content-Type"], head.body) == (200, "application/json", b"")
+    assert "Content-Length" not in head.headers, "only the agent knows it"
+    assert (await one.call("HEAD", f"{path}?attempt=9")).status == 404
 
 
 async def test_a_follower_passes_a_head_on(trio: Any) -> None:

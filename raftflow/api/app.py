@@ -224,7 +224,10 @@ class Api:
             with self._room_for_body(request):
                 body = await self._body(route, request)
                 client = self._client_of(request)
-                return await self._dispatch(Call(self._replica, route, request, body, self._doorman, client))
+                call = Call(self._replica, route, request, body, self._doorman, client)
+                if route.access is Access.WRITE:
+                    _ = call.idempotency_key  # refused where it cannot be one, whether this operation needs it or not
+                return await self._dispatch(call)
 
         return serve
 

@@ -21,7 +21,10 @@ from raftflow.domain.replies import AnyReply
 if TYPE_CHECKING:
     from raftflow.api.doorway import Doorman
 
-_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+KEY_CHARS_MAX = 200
+KEY_PATTERN = r"^[!-~]+$"
+"""Of an idempotency key."""
+_KEY = re.compile(rf"[!-~]{{1,{KEY_CHARS_MAX}}}")
 
 UNKNOWN_CLIENT = "unknown"
 """Stands for the address of a connection that has none."""
@@ -71,6 +74,8 @@ class Param(NamedTuple):
     most: int = limits.NUMBER_MAX
     default: int | str | None = None
     chars_max: int = limits.QUERY_CHARS_MAX
+    pattern: str = ""
+    """What a text has to match, for the description; the handler checks it."""
 
 
 class Call:

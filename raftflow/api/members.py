@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable
 
 from raftflow.api import bodies, problems
@@ -9,9 +10,18 @@ from raftflow.api.calls import Access, Answer, Call, Route
 from raftflow.api.problems import ProblemError
 from raftflow.coordinator.config import parse_address, parse_url
 from raftflow.coordinator.settings import ConfigError
-from raftflow.domain.contract import AddMemberRequest, FieldProblem, MemberList, TransferRequest
+from raftflow.domain.contract import (
+    ADDRESS_PATTERN,
+    URL_PATTERN,
+    AddMemberRequest,
+    FieldProblem,
+    MemberList,
+    TransferRequest,
+)
 from raftflow.domain.ids import name_problem
 from raftflow.replication.membership import ChangeRefusedError, MemberInfo, NotReadyError
+
+_ADDRESS, _URL = re.compile(ADDRESS_PATTERN), re.compile(URL_PATTERN)
 
 
 async def list_members(call: Call) -> Answer:
@@ -44,6 +54,10 @@ async def add(call: Call) -> Answer:
     given = bodies.decode(call.body, AddMemberRequest)
     if wrong := name_problem(given.name):
         raise _invalid("name", f"{given.name[:100]!r} {wrong}")
+    if not _ADDRESS.fullmatch(given.peer):
+        raise _invalid("peer", f"{given.peer[:100]!r} is not an address such as 10.0.0.1:7101")
+    if not _URL.fullmatch(given.url):
+        raise _invalid("url", f"{given.url[:100]!r} is not a URL such as http://10.0.0.1:7001")
     try:
         peer = parse_address(given.peer, "peer")
         url = parse_url(given.url, "url")

@@ -14,7 +14,8 @@ import msgspec
 
 import raftflow
 from raftflow.api import problems
-from raftflow.api.calls import Access, Answer, Call, Route
+from raftflow.api.calls import KEY_CHARS_MAX, KEY_PATTERN, Access, Answer, Call, Route
+from raftflow.domain import limits
 from raftflow.domain.contract import (
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,
@@ -29,6 +30,9 @@ from raftflow.formats import schema
 
 _REF = "#/components/schemas/{name}"
 _PATH_PART = re.compile(r"\{(\w+)\}")
+_NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": limits.NAME_CHARS_MAX}
+_PATH_SCHEMAS = {"fence": {"type": "integer", "minimum": 0, "maximum": limits.NUMBER_MAX}}
+"""Of parts of a path that are no names."""
 _EVERYWHERE = (
     problems.INVALID_DOCUMENT,
     problems.FORBIDDEN,
@@ -114,7 +118,7 @@ def _components(types: Iterable[Any]) -> dict[str, Any]:
     """Return the schemas of those that are structs, and of what they refer to."""
     structs = dict.fromkeys(used for used in types if isinstance(used, type) and issubclass(used, msgspec.Struct))
     _, components = msgspec.json.schema_components(structs, ref_template=_REF)
-    return cast("dict[str, Any]", _without_false(components))
+    return cast("dict[str, Any]", _without_tuples(components))
 
 
 def _without_defaults(components: dict[str, Any]) -> dict[str, Any]:
@@ -136,11 +140,16 @@ def _stripped(component: Any) -> Any:
     return stripped
 
 
-def _without_false(node: Any) -> Any:
-    """Leave out `items: false`, which some generators of clients do not take; `maxItems` stands beside it."""
-    if isinstance(node, dict):
-        return {key: _without_false(each) for key, each in node.items() if key != "items" or each is not False}
-    return [_without_false(each) for each in node] if isinstance(node, list) else node
+def _without_tuples(node: Any) -> Any:
+    """Say of a tuple what each item may be: some tools take neither `prefixItems` nor `items: false`."""
+    if isinstance(node, list):
+        return [_without_tuples(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    plain = {key: _without_tuples(each) for key, each in node.items() if key != "prefixItems"}
+    if "prefixItems" in node:
+        plain["items"] = {"anyOf": _without_tuples(node["prefixItems"])}
+    return plain
 
 
 def _header(description: str, kind: str) -> dict[str, Any]:
@@ -230,7 +239,7 @@ def _operation_id(route: Route) -> str:
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": _PATH_SCHEMAS.get(name, _NAME_SCHEMA)}
         for name in _PATH_PART.findall(route.path)
     ]
     for param in route.params:
@@ -239,6 +248,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             schema["enum"] = list(param.choices)
         elif param.kind == "string":
             schema["maxLength"] = param.chars_max
+        if param.pattern:
+            schema["pattern"] = f"^(?:{param.pattern})$"
         if param.kind == "integer":
             schema |= {"minimum": param.least, "maximum": param.most}
         if param.default is not None:
@@ -260,7 +271,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
                 "name": HEADER_IDEMPOTENCY_KEY,
                 "in": "header",
                 "description": "a key of the client's choice: repeated requests with it are carried out once",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+                "schema": {"type": "string", "pattern": KEY_PATTERN, "minLength": 1, "maxLength": KEY_CHARS_MAX},
             }
         )
     return parameters

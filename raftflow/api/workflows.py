@@ -37,7 +37,13 @@ OFF_LOOP_BYTES = 32 * 1024
 HELD_MS_MAX = 10_000
 """Longest time that a read may be held, in ms."""
 PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100)
-CURSOR = Param("cursor", "string", "the `next` of the page before")
+CURSOR = Param(
+    "cursor",
+    "string",
+    "the `next` of the page before",
+    pattern=queries.CURSOR_PATTERN,
+    chars_max=queries.CURSOR_CHARS_MAX,
+)
 _CLIENT = "client:api"
 
 

@@ -12,13 +12,27 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.ids import NAME_PATTERN
+from raftflow.domain.resources import NUMBER_PATTERN, SIZE_PATTERN
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
+Name = Annotated[
+    str,
+    # The pattern is for the description: whoever takes a name says better what is wrong with it (`domain.ids`).
+    msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, extra_json_schema={"pattern": NAME_PATTERN}),
+]
 Number = Annotated[int, msgspec.Meta(ge=0, le=limits.NUMBER_MAX)]
 """Of attempts, incarnations, polls: as large as the log can hold."""
 UsageNumber = Annotated[int, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX)]
 Fences = Annotated[list[Number], msgspec.Meta(max_length=limits.FENCES_PER_POLL_MAX)]
 ErrorText = Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)]
+
+_BASE64_PATTERN = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_PORT = "0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])"
+ADDRESS_PATTERN = f"^{_HOST}:{_PORT}$"
+"""`host:port`, with an IPv6 host in brackets."""
+URL_PATTERN = f"^https?://{_HOST}(?::{_PORT})?/?$"
+"""Of a replica."""
 
 HEADER_INDEX = "X-Raftflow-Index"
 HEADER_TERM = "X-Raftflow-Term"
@@ -308,10 +322,24 @@ class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     resources: Annotated[
         dict[
             Name,
-            Annotated[float, msgspec.Meta(ge=0, le=limits.RESOURCE_UNITS_MAX)]
-            | Annotated[str, msgspec.Meta(max_length=limits.AMOUNT_CHARS_MAX)],
+            Annotated[float, msgspec.Meta(ge=0, le=limits.RESOURCE_UNITS_MAX / 1000)]
+            | Annotated[
+                str, msgspec.Meta(max_length=limits.AMOUNT_CHARS_MAX, extra_json_schema={"pattern": NUMBER_PATTERN})
+            ],
         ],
-        msgspec.Meta(max_length=limits.RESOURCES_PER_TASK_MAX),
+        msgspec.Meta(
+            max_length=limits.RESOURCES_PER_TASK_MAX,
+            extra_json_schema={
+                "properties": {
+                    "memory": {
+                        "anyOf": [
+                            {"type": "number", "minimum": 0, "maximum": limits.RESOURCE_UNITS_MAX / 1000},
+                            {"type": "string", "maxLength": limits.AMOUNT_CHARS_MAX, "pattern": SIZE_PATTERN},
+                        ]
+                    }
+                }
+            },
+        ),
     ]
     labels: Annotated[
         dict[Name, Annotated[str, msgspec.Meta(max_length=limits.LABEL_CHARS_MAX)]],
@@ -369,7 +397,9 @@ class LogPiece(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An agent's answer to a `LogWanted`."""
 
     request: Annotated[str, msgspec.Meta(max_length=limits.LOG_REQUEST_CHARS_MAX)]
-    data: Annotated[bytes, msgspec.Meta(max_length=limits.LOG_PIECE_BYTES_MAX)]
+    data: Annotated[
+        bytes, msgspec.Meta(max_length=limits.LOG_PIECE_BYTES_MAX, extra_json_schema={"pattern": _BASE64_PATTERN})
+    ]
     """Base64 in JSON."""
     offset: UsageNumber | msgspec.UnsetType = msgspec.UNSET
     """Byte at which `data` begins: behind the wanted one if what is there was not kept. From level 5 on."""
@@ -397,7 +427,7 @@ class AttemptUsage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
 class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Load of the agent's machine, whoever causes it; stays in the leader's memory."""
 
-    load_1m: Annotated[float, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX)] = 0.0
+    load_1m: Annotated[float, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX - 1)] = 0.0
     cpu_count: UsageNumber = 0
     memory_free_mib: UsageNumber = 0
     """What programs could still get without swapping."""
@@ -737,9 +767,11 @@ class AddMemberRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     """`POST /v1/members`: a replica that runs on an empty disk with `join = true` becomes a member."""
 
     name: Name
-    peer: Annotated[str, msgspec.Meta(max_length=limits.ADDRESS_CHARS_MAX)]
+    peer: Annotated[
+        str, msgspec.Meta(max_length=limits.ADDRESS_CHARS_MAX, extra_json_schema={"pattern": ADDRESS_PATTERN})
+    ]
     """Where other replicas reach it, `host:port`."""
-    url: Annotated[str, msgspec.Meta(max_length=limits.URL_CHARS_MAX)]
+    url: Annotated[str, msgspec.Meta(max_length=limits.URL_CHARS_MAX, extra_json_schema={"pattern": URL_PATTERN})]
     """Where clients and agents reach it."""
 
 

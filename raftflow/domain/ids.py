@@ -9,7 +9,8 @@ import re
 
 from raftflow.domain.limits import NAME_CHARS_MAX
 
-NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*"
+NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$"
+"""What a name looks like, in the words of a JSON Schema."""
 _NAME = re.compile(NAME_PATTERN)
 
 WORKFLOW_ID_PREFIX = "wf-"

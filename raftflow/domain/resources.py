@@ -18,7 +18,13 @@ CPU = "cpu"
 MEMORY = "memory"
 DEFAULT_DEMAND: Mapping[str, int] = {CPU: 1000}
 
-_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?\s*", re.IGNORECASE | re.ASCII)
+NUMBER_PATTERN = r"^\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*$"
+"""What an amount looks like as a text, in the words of a JSON Schema."""
+_NUMBER = re.compile(NUMBER_PATTERN, re.ASCII)
+AMOUNT_PATTERN = r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+)\s*$"
+"""The same in a document; of memory:"""
+SIZE_PATTERN = r"^\s*[0-9]+(?:\.[0-9]+)?\s*(?:[KkMmGgTtPp][Ii]?[Bb]?|[Bb])?\s*$"
+
 _MEMORY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]i?B?|B)?\s*", re.IGNORECASE)
 _MEMORY_BYTES = {
     "": 1024**2,
@@ -49,7 +55,7 @@ def parse_amount(name: str, value: object) -> int:
     text = str(value)
     if isinstance(value, str) and (len(text) > AMOUNT_CHARS_MAX or (name != MEMORY and not _NUMBER.fullmatch(text))):
         raise ValueError(f"{text[:80]!r} is not a number")
-    if name == MEMORY:
+    if name == MEMORY and isinstance(value, str):
         match = _MEMORY.fullmatch(text)
         if match is None:
             raise ValueError(f"{text[:80]!r} is not a size: write a number of MiB, or a unit as in 512MiB, 8GiB")
@@ -58,7 +64,7 @@ def parse_amount(name: str, value: object) -> int:
         amount = Decimal(match[1]) * scale / _MEMORY_BYTES["mi"]
     else:
         try:
-            amount = Decimal(text) * 1000
+            amount = Decimal(text) * (1 if name == MEMORY else 1000)
         except InvalidOperation:
             raise ValueError(f"{text[:80]!r} is not a number") from None
         except Overflow:

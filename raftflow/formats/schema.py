@@ -10,12 +10,14 @@ The keywords that code generators do not know (`if`, `not`) stand where leaving 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.ids import NAME_PATTERN
+from raftflow.domain.resources import AMOUNT_PATTERN, SIZE_PATTERN
 from raftflow.domain.workflow import EXPECTED_DEFAULT_MS, OnFailure, TaskSpec, WorkflowSpec
 from raftflow.formats import fields
 from raftflow.formats.documents import TOP_KEYS
@@ -31,11 +33,18 @@ SCHEMA_PATH: Final = "/v1/schema/workflow.json"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ROOT: Final = "WorkflowDocument"
 
-_NAME = f"^(?:{NAME_PATTERN})$"
 _NO_NUL = "^[^\\u0000]*$"
 _DURATION = rf"^\s*(?:[0-9]{{1,15}}(?:\.[0-9]{{1,9}})?(?:{'|'.join(UNIT_MS)})\s*)+$"
-_AMOUNT = r"^\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+)\s*$"
-_SIZE = r"^\s*[0-9]+(?:\.[0-9]+)?\s*(?:[KkMmGgTtPp][Ii]?[Bb]?|[Bb])?\s*$"
+
+BEYOND: Final = re.compile(
+    r"is longer than \d+ days|is larger than any machine|must be longer than zero|is longer than retry_delay_max"
+    r"|is less than the demand|is already the id|needs itself|no task has the id|need each other in a circle"
+    r"|so it must be in `needs`|is no reference: write|without its '\}'|is no valid Unicode|is no text"
+    r"|resources, the limit is|command, arguments and environment take|nested deeper than|must fit 64 bits"
+    r"|a reference is \{|must be a text of at most \d+ bytes|belongs to `python`|has either `command` or `python`"
+    r"|needs in all|the workflow takes|cannot name a variable"
+)
+"""What is said of faults that no JSON Schema can name, or none that generators of clients understand."""
 
 
 def workflow_schema(ref: str = "#/$defs/{name}") -> tuple[Schema, dict[str, Schema]]:
@@ -75,7 +84,7 @@ class _Parts:
                 "type": "string",
                 "minLength": 1,
                 "maxLength": limits.NAME_CHARS_MAX,
-                "pattern": _NAME,
+                "pattern": NAME_PATTERN,
             },
             "Duration": {
                 "description": 'A text such as "40s", "5m", "1h30m", "250ms", "2d", or a number of seconds; at most '
@@ -89,14 +98,14 @@ class _Parts:
                 "description": "An amount of a resource in whole units; it may be fractional.",
                 "anyOf": [
                     {"type": "number", "minimum": 0, "maximum": limits.RESOURCE_UNITS_MAX / 1_000},
-                    {"type": "string", "pattern": _AMOUNT, "maxLength": fields.AMOUNT_CHARS_MAX},
+                    {"type": "string", "pattern": AMOUNT_PATTERN, "maxLength": fields.AMOUNT_CHARS_MAX},
                 ],
             },
             "MemorySize": {
                 "description": 'A number of MiB, or a text with a unit such as "512MiB" or "8GB".',
                 "anyOf": [
                     {"type": "number", "minimum": 0, "maximum": limits.RESOURCE_UNITS_MAX},
-                    {"type": "string", "pattern": _SIZE, "maxLength": fields.AMOUNT_CHARS_MAX},
+                    {"type": "string", "pattern": SIZE_PATTERN, "maxLength": fields.AMOUNT_CHARS_MAX},
                 ],
             },
         }

@@ -77,6 +77,9 @@ PAGE_MAX = 10_000
 PAGE_BYTES = 1024 * 1024
 """About how many bytes of results and needs of tasks go into one page; one task always does."""
 
+CURSOR_PATTERN = "[0-9]+"
+"""Of the cursors of workflows and tasks."""
+CURSOR_CHARS_MAX = 18
 _NO_ARGS = msgspec.Raw(b"[]")
 _NO_KWARGS = msgspec.Raw(b"{}")
 _NEED_BYTES = 64
@@ -144,7 +147,7 @@ def workflow_page(machine: Machine, state: str | None, limit: int, cursor: str |
 
 def _cursor(text: str) -> int:
     """Read a cursor. Raises `ValueError` if it is none of ours."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+    if not (text.isascii() and text.isdigit() and len(text) <= CURSOR_CHARS_MAX):
         raise ValueError(f"{text[:40]!r} is not a cursor: use the `next` of a page, or none")
     return int(text)
 

@@ -38,6 +38,8 @@ def unbounded(kind: inspect.Type, where: str) -> list[str]:
         name = kind.cls.__name__
         fields = [(f"{name}.{field.encode_name}", field.type) for field in kind.fields]
         return [path for at, type_ in fields if at not in JUDGED_ELSEWHERE for path in unbounded(type_, at)]
+    if isinstance(kind, inspect.Metadata):
+        return unbounded(kind.type, where)
     if isinstance(kind, inspect.UnionType):
         return [path for one in kind.types for path in unbounded(one, where)]
     if isinstance(kind, inspect.DictType):

@@ -100,3 +100,62 @@ async def test_every_replica_gives_the_schema_to_editors(trio: Any) -> None:
         answer = await served.get("/v1/schema/workflow.json")
         assert (answer.status, answer.headers["Content-Type"]) == (200, "application/schema+json")
         assert answer.json == workflow_schema_file()
+
+
+def part(document: Any, name: str, *path: str) -> Any:
+    node = document["components"]["schemas"][name]["properties"]
+    for key in path:
+        node = node[key]
+    return node
+
+
+async def test_what_is_refused_is_described_as_wrong(one: Any) -> None:
+    """Seen with a fuzzer that takes the description at its word."""
+    document = (await one.get("/v1/openapi.json")).json
+    resources = jsonschema_rs.validator_for(part(document, "RegisterRequest", "resources"))
+    body = {"name": "a1", "instance": "i" * 8}
+    for wrong in ({"cpu": "many"}, {"a b": 1}, {"memory": "8 elephants"}, {"gpu": 2**53}, {"cpu": -1}):
+        assert not resources.is_valid(wrong), wrong
+        assert (await one.post("/v1/agents", {**body, "resources": wrong})).status == 400, wrong
+    for right in ({"cpu": "1.5", "memory": "8GiB"}, {"memory": 1e-7}, {"gpu": 2}):
+        assert resources.is_valid(right), right
+        assert (await one.post("/v1/agents", {**body, "home": "h", "resources": right})).status == 200, right
+    for field, wrong, right in (
+        ("peer", "here", "10.0.0.1:7101"),
+        ("peer", "a b:1", "[::1]:1"),
+        ("peer", "a:99999", "a:65535"),
+        ("url", "ftp://a", "http://a"),
+        ("url", "http://a/path", "https://a:1/"),
+    ):
+        validator = jsonschema_rs.validator_for(part(document, "AddMemberRequest", field))
+        assert (validator.is_valid(wrong), validator.is_valid(right)) == (False, True)
+        member = {"name": "n1", "peer": "a:1", "url": "http://a", field: wrong}
+        answer = await one.post("/v1/members", member)
+        assert (answer.status, answer.json["errors"][0]["path"]) == (400, field)
+    cursor = {"name": "cursor", "in": "query"}
+    for path, wrong in (("/v1/workflows", "x"), ("/v1/workflows", "1" * 19)):
+        described = next(
+            each for each in document["paths"][path]["get"]["parameters"] if cursor.items() <= each.items()
+        )
+        assert not jsonschema_rs.validator_for(described["schema"]).is_valid(wrong)
+        assert (await one.get(f"{path}?cursor={wrong}")).status == 400
+    fence = document["paths"]["/v1/agents/{id}/attempts/{fence}/inputs"]["get"]["parameters"][1]
+    assert fence["schema"]["type"] == "integer"
+    data = jsonschema_rs.validator_for(part(document, "LogPiece", "data"))
+    assert (data.is_valid("YQ=="), data.is_valid("a b")) == (True, False)
+
+
+async def test_a_key_that_cannot_be_one_is_refused_by_every_write(one: Any) -> None:
+    for path, body in (("/v1/members/transfer", {}), ("/v1/agents/a1/forget", None), ("/v1/workflows", {})):
+        answer = await one.post(path, body, headers={"Idempotency-Key": "k" * 201})
+        assert (answer.status, "Idempotency-Key" in answer.json["detail"]) == (400, True), path
+
+
+async def test_tools_that_know_no_tuples_read_the_description(one: Any) -> None:
+    document = (await one.get("/v1/openapi.json")).json
+    answers = {name: each for name, each in document["components"]["schemas"].items() if name != "TaskDocument"}
+    assert '"prefixItems"' not in msgspec.json.encode(answers).decode().replace(
+        '"not":{"minItems":1,"prefixItems"', ""
+    )
+    pair = part(document, "AuditCheck", "before_gaps", "items")
+    assert (pair["items"], pair["maxItems"]) == ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, 2)

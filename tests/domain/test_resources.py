@@ -17,6 +17,8 @@ PARSED = [
     ("gpu", "1e-999999", 1),
     ("gpu", ".5", 500),
     ("memory", 512, 512),
+    ("memory", 1e-219, 1),
+    ("memory", 1e15, 10**15),
     ("memory", "512MiB", 512),
     ("memory", "8GiB", 8192),
     ("memory", "1 gb", 954),

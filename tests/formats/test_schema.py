@@ -17,20 +17,10 @@ from raftflow.domain import limits
 from raftflow.formats.documents import TOP_KEYS, DocumentError, normalize
 from raftflow.formats.fields import OWN_KEYS, READERS
 from raftflow.formats.files import load, loads
-from raftflow.formats.schema import SCHEMA_ID, workflow_schema, workflow_schema_file
+from raftflow.formats.schema import BEYOND, SCHEMA_ID, workflow_schema, workflow_schema_file
 
 VALIDATOR = jsonschema_rs.validator_for(workflow_schema_file())
 EXAMPLES = Path(raftflow.__file__).parent / "formats" / "examples"
-
-BEYOND = re.compile(
-    r"is longer than \d+ days|is larger than any machine|must be longer than zero|is longer than retry_delay_max"
-    r"|is less than the demand|is already the id|needs itself|no task has the id|need each other in a circle"
-    r"|so it must be in `needs`|is no reference: write|without its '\}'|is no valid Unicode|is no text"
-    r"|resources, the limit is|command, arguments and environment take|nested deeper than|must fit 64 bits"
-    r"|a reference is \{|must be a text of at most \d+ bytes|belongs to `python`|has either `command` or `python`"
-    r"|needs in all|the workflow takes|cannot name a variable"
-)
-"""What no JSON Schema can say, or none that generators of clients understand."""
 
 
 def faults_of(document: Any) -> list[str]:

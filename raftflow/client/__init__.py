@@ -1,8 +1,8 @@
 """The Python SDK: sync and async clients that know the peers."""
 
-from raftflow.client.aio import AsyncClient
+from raftflow.client.aio import AsyncClient, AsyncWorkflowRun
 from raftflow.client.builder import TaskRef, Workflow
-from raftflow.client.client import Client
+from raftflow.client.client import Client, WorkflowRun
 from raftflow.client.errors import (
     BadAnswer,
     ClientError,
@@ -13,10 +13,12 @@ from raftflow.client.errors import (
     Unreachable,
     UsageError,
     WaitTimeout,
+    WorkflowFailed,
 )
 
 __all__ = [
     "AsyncClient",
+    "AsyncWorkflowRun",
     "BadAnswer",
     "Client",
     "ClientError",
@@ -29,4 +31,6 @@ __all__ = [
     "UsageError",
     "WaitTimeout",
     "Workflow",
+    "WorkflowFailed",
+    "WorkflowRun",
 ]

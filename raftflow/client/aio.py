@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import quote
 
-from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout
+from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout, WorkflowFailed
 from raftflow.client.overview import ClusterStatus, Heard, best_members, down, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.transport import Call, Transport, new_key
@@ -63,6 +63,25 @@ class HasDocument(Protocol):
 
     def document(self) -> dict[str, Any]:
         """Return the document."""
+
+
+class AsyncWorkflowRun(WorkflowCreated, kw_only=True, dict=True):
+    """A workflow that was submitted: its id, warnings, and what `AsyncClient` can say of it."""
+
+    async def wait(self, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
+        """Wait until it has ended; see `AsyncClient.wait`."""
+        return await self._client.wait(self.id, timeout_s=timeout_s, check=check)
+
+    async def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Wait until it has succeeded, as `wait` does, and return all results by task id."""
+        await self.wait(timeout_s=timeout_s)
+        return await self._client.results(self.id)
+
+    @property
+    def _client(self) -> AsyncClient:
+        client = self.__dict__["client"]
+        assert isinstance(client, AsyncClient)  # noqa: S101 - `AsyncClient.submit` put it there
+        return client
 
 
 class AsyncClient:
@@ -134,18 +153,23 @@ class AsyncClient:
 
     async def submit(
         self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None
-    ) -> WorkflowCreated:
-        """Submit a workflow document (or a `Workflow`) and return its id, and warnings if there are any.
+    ) -> AsyncWorkflowRun:
+        """Submit a workflow document (or a `Workflow`). Return its id, warnings if there are any, and a way to go on.
 
         A key of your own makes the submission safe to repeat across calls and processes: the same key gives the same
         workflow. Raises `Refused` with every fault if the document is broken.
         """
+        if not isinstance(workflow, Mapping) and not hasattr(workflow, "document"):
+            raise UsageError(f"a workflow is a dict or a `Workflow`, not {workflow!r:.80}")
         document = workflow if isinstance(workflow, Mapping) else workflow.document()
         body = _json(document)
         key = new_key() if idempotency_key is None else idempotency_key
         # A large document takes the replicas a while to check and replicate.
         call = Call("POST", "/v1/workflows", body=body, idempotency_key=key, attempt_s=30.0)
-        return await self._transport.call(call, WorkflowCreated)
+        created = await self._transport.call(call, WorkflowCreated)
+        run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
+        run.__dict__["client"] = self
+        return run
 
     async def workflow(self, workflow_id: str) -> WorkflowView:
         """Return one workflow: state, counts, times. Raises `NotFound`."""
@@ -198,6 +222,11 @@ class AsyncClient:
             if cursor is None:
                 return tasks
 
+    async def results(self, workflow_id: str) -> dict[str, Any]:
+        """Return the results of the tasks that have succeeded by now, by task id in document order; None for none."""
+        tasks = await self.tasks(workflow_id)
+        return {task.id: task.result for task in tasks if task.state == "succeeded"}
+
     async def task(self, workflow_id: str, task_id: str) -> TaskView:
         """Return one task with the history of its attempts. Raises `NotFound`."""
         return await self._get(_task_path(workflow_id, task_id), TaskView)
@@ -246,14 +275,20 @@ class AsyncClient:
         """Run the failed and cancelled tasks of a finished workflow again."""
         return await self._control(workflow_id, "retry")
 
-    async def wait(self, workflow_id: str, *, timeout_s: float | None = None) -> WorkflowView:
-        """Wait until a workflow has ended and return it. Raises `WaitTimeout` after `timeout_s`, None for never."""
+    async def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
+        """Wait until a workflow has ended and return it.
+
+        Raises `WorkflowFailed`, with the workflow in it, if it failed or was cancelled; with `check=False` it is
+        returned then too. Raises `WaitTimeout` after `timeout_s`, None for never.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         pause_s = _WATCH_FIRST_S
         while True:
             left_s = _HOLD_S if deadline is None else deadline - time.monotonic()
             view, waited = await self._workflow_later(workflow_id, max(0.0, left_s))
             if view.finished_at is not None:
+                if check and view.state != "succeeded":
+                    raise WorkflowFailed(view)
                 return view
             if left_s <= 0:
                 raise _too_late(view, timeout_s)

@@ -2,63 +2,121 @@
 
 flow = Workflow("nightly", priority=50)
 fetch = flow.task("fetch", ["python3", "fetch.py"])
-flow.task("train", python=jobs.train, args=[fetch.result], needs=[fetch], resources={"cpu": 2})
+flow.task("train", python=jobs.train, args=[fetch.result], resources={"cpu": 2})   # needs "fetch" by itself
 client.submit(flow)
+
+What a document could say only by mistake is refused here, where it is written: a string in place of a list, a task in
+place of its result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from raftflow.client.errors import UsageError
+from raftflow.formats.values import RESULT_KEY
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRef:
-    """A task of a `Workflow`: name it in `needs`, or pass its `result` to a task that needs it."""
+    """A task of a `Workflow`: name it in `needs`, or pass its `result` to a `python` task."""
 
     id: str
 
     @property
     def result(self) -> dict[str, str]:
-        """Stands for the task's result among the arguments of a `python` task."""
-        return {"$result": self.id}
+        """Stands for the task's result among the arguments of a `python` task, which then needs this task."""
+        return {RESULT_KEY: self.id}
+
+
+Strings = list[str] | tuple[str, ...]
+Needs = list[str] | list[TaskRef] | list[str | TaskRef] | tuple[str | TaskRef, ...]
+Duration = str | float
+"""Such as `"40s"` or `"1h30m"`; a number is in seconds."""
 
 
 class Workflow:
-    """Builds a workflow document, task by task. Faults show when it is submitted (or validated)."""
+    """Builds a workflow document, task by task. Other faults show when it is submitted (or validated)."""
 
     def __init__(
-        self, name: str, *, priority: int = 50, on_failure: str = "stop", defaults: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        priority: int = 50,
+        on_failure: Literal["stop", "continue"] = "stop",
+        max_parallel: int | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin without tasks; `defaults` are fields for every task that does not say otherwise."""
         self._document: dict[str, Any] = {"name": name, "priority": priority, "on_failure": on_failure, "tasks": []}
+        if max_parallel is not None:
+            self._document["max_parallel"] = max_parallel
         if defaults:
             self._document["defaults"] = dict(defaults)
 
     def task(
         self,
         task_id: str,
-        command: Sequence[str] | None = None,
+        command: Strings | None = None,
         *,
         python: str | Callable[..., Any] | None = None,
-        needs: Sequence[str | TaskRef] = (),
-        **fields: Any,
+        args: list[Any] | tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        needs: Needs = (),
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        resources: Mapping[str, float | str] | None = None,
+        retries: int | None = None,
+        retry_delay: Duration | None = None,
+        retry_delay_max: Duration | None = None,
+        timeout: Duration | None = None,
+        grace: Duration | None = None,
+        expected: Duration | None = None,
+        constraints: Mapping[str, Any] | None = None,
+        kind: str | None = None,
+        cache: bool | Mapping[str, str] | None = None,
+        memory_max: float | str | None = None,
+        backup: bool | None = None,
     ) -> TaskRef:
         """Add a task: a `command` list, or `python`, a function or its name `package.module:function`.
 
-        `fields` are the other keys of a task in a document (`args`, `kwargs`, `resources`, `retries`, `timeout` ...).
+        The other parameters are the keys of a task in a document; None leaves a key out. Tasks whose results are
+        among `args` and `kwargs` are needed without being named in `needs`. Raises `UsageError`.
         """
-        task: dict[str, Any] = {"id": task_id, **fields}
-        if needs:
-            task["needs"] = [need.id if isinstance(need, TaskRef) else need for need in needs]
+        where = f"task {task_id!r}"
+        wanted = [_need(where, need) for need in _items(where, "needs", needs)]
         if command is not None:
-            task["command"] = list(command)
-        if python is not None:
-            task["python"] = python if isinstance(python, str) else _name_of(python)
-        self._document["tasks"].append(task)
+            command = _command(where, command)
+        fields: dict[str, Any] = {
+            "command": command,
+            "python": python if python is None or isinstance(python, str) else _name_of(python),
+            "args": None if args is None else _items(where, "args", args),
+            "kwargs": _table(where, "kwargs", kwargs),
+            "env": _table(where, "env", env),
+            "cwd": cwd,
+            "resources": _table(where, "resources", resources),
+            "retries": retries,
+            "retry_delay": retry_delay,
+            "retry_delay_max": retry_delay_max,
+            "timeout": timeout,
+            "grace": grace,
+            "expected": expected,
+            "constraints": _table(where, "constraints", constraints),
+            "kind": kind,
+            "cache": cache if isinstance(cache, bool) else _table(where, "cache", cache),
+            "memory_max": memory_max,
+            "backup": backup,
+        }
+        try:
+            wanted += _results(where, fields)
+        except RecursionError as error:
+            raise UsageError(f"{where}: its arguments hold themselves, or are nested too deeply") from error
+        needed = {"needs": list(dict.fromkeys(wanted))} if wanted else {}
+        given = {key: value for key, value in fields.items() if value is not None}
+        self._document["tasks"].append({"id": task_id, **needed, **given})
         return TaskRef(task_id)
 
     def document(self) -> dict[str, Any]:
@@ -66,8 +124,91 @@ class Workflow:
         return {**self._document, "tasks": list(self._document["tasks"])}
 
 
-def _name_of(function: Callable[..., Any]) -> str:
+def _items(where: str, field: str, value: Any) -> list[Any]:
+    """Return a list that a caller gave. Raises `UsageError` for a single thing in its place."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, str | TaskRef) or (isinstance(value, Mapping) and value.keys() == {RESULT_KEY}):
+        raise UsageError(f"{where}: {field} is a list: write {field}=[{_shown(value)}]")
+    raise UsageError(f"{where}: {field} is a list, not {value!r:.80}")
+
+
+def _table(where: str, field: str, value: Any) -> dict[str, Any] | None:
+    if value is None or isinstance(value, Mapping):
+        return None if value is None else dict(value)
+    raise UsageError(f"{where}: {field} is a dict, not {_shown(value):.80}")
+
+
+def _command(where: str, command: Any) -> list[str]:
+    if isinstance(command, str):
+        try:
+            words = shlex.split(command)
+        except ValueError:
+            words = []
+        cure = f"write {words}, or " if words else ""
+        shell = f'["sh", "-c", {command!r}] for a shell'
+        raise UsageError(f"{where}: command is a list of arguments, and no shell splits it: {cure}{shell}")
+    given: list[Any] = _items(where, "command", command)
+    for number, word in enumerate(given):
+        place = f"{where}: command[{number}]"
+        if isinstance(word, TaskRef) or _is_result(word):
+            raise UsageError(f"{place} is a task; a command finds results in the file that RAFTFLOW_INPUTS names")
+        if not isinstance(word, str):
+            raise UsageError(f"{place} is a string, not {word!r:.80}: write {str(word)!r:.80}")
+    return given
+
+
+def _need(where: str, need: Any) -> str:
+    if isinstance(need, TaskRef):
+        return need.id
+    if isinstance(need, str):
+        return need
+    if _is_result(need):
+        raise UsageError(f"{where}: needs names tasks, not results; a result among args is needed by itself")
+    raise UsageError(f"{where}: needs holds ids of tasks, not {need!r:.80}")
+
+
+def _results(where: str, fields: Mapping[str, Any]) -> list[str]:
+    """Return whose results are among the arguments. Raises `UsageError` for a task, or a result elsewhere."""
+    found: list[str] = []
+    for field, value in fields.items():
+        for path, item in _walk(field, value):
+            if isinstance(item, TaskRef):
+                cure = "pass its `result`" if field in ("args", "kwargs") else "name it in needs"
+                raise UsageError(f"{where}: {path} is the task {item.id!r}, not its result: {cure}")
+            if _is_result(item):
+                if field not in ("args", "kwargs"):
+                    raise UsageError(f"{where}: {path} is a result, and results stand in args and kwargs only")
+                found.append(item[RESULT_KEY])
+    return found
+
+
+def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Go through a value and all that it holds, with paths such as `args[0].x`."""
+    yield path, value
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk(f"{path}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _walk(f"{path}[{number}]", item)
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {RESULT_KEY} and isinstance(value[RESULT_KEY], str)
+
+
+def _shown(value: Any) -> str:
+    """Return how a value is written in Python, a task by its name."""
+    if isinstance(value, TaskRef):
+        return value.id
+    return f"{value[RESULT_KEY]}.result" if _is_result(value) else f"{value!r:.80}"
+
+
+def _name_of(function: Any) -> str:
     """Return the name under which an agent can import a function. Raises `UsageError` for one it cannot."""
+    if isinstance(function, TaskRef) or not callable(function):
+        raise UsageError(f"python is a function, or its name module:function, not {function!r:.80}")
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if not module or not name or module == "__main__" or "<" in name:
         raise UsageError(f"{function!r} cannot be imported by an agent: put it at the top level of a module")

@@ -32,9 +32,28 @@ from raftflow.domain.contract import (
     WorkflowView,
 )
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "WorkflowRun"]
 
 T = TypeVar("T")
+
+
+class WorkflowRun(WorkflowCreated, kw_only=True, dict=True):
+    """A workflow that was submitted: its id, warnings, and what `Client` can say of it."""
+
+    def wait(self, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
+        """Wait until it has ended; see `AsyncClient.wait`."""
+        return self._client.wait(self.id, timeout_s=timeout_s, check=check)
+
+    def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Wait until it has succeeded, as `wait` does, and return all results by task id."""
+        self.wait(timeout_s=timeout_s)
+        return self._client.results(self.id)
+
+    @property
+    def _client(self) -> Client:
+        client = self.__dict__["client"]
+        assert isinstance(client, Client)  # noqa: S101 - `Client.submit` put it there
+        return client
 
 
 class Client:
@@ -109,11 +128,12 @@ class Client:
 
     # --- workflows
 
-    def submit(
-        self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None
-    ) -> WorkflowCreated:
+    def submit(self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None) -> WorkflowRun:
         """Submit a workflow document (or a `Workflow`); see `AsyncClient.submit`."""
-        return self._run(self._client.submit(workflow, idempotency_key=idempotency_key))
+        created = self._run(self._client.submit(workflow, idempotency_key=idempotency_key))
+        run = WorkflowRun(id=created.id, warnings=created.warnings)
+        run.__dict__["client"] = self
+        return run
 
     def workflow(self, workflow_id: str) -> WorkflowView:
         """Return one workflow: state, counts, times. Raises `NotFound`."""
@@ -126,6 +146,10 @@ class Client:
     def tasks(self, workflow_id: str) -> list[TaskView]:
         """Return all tasks of a workflow, in document order. Raises `NotFound`."""
         return self._run(self._client.tasks(workflow_id))
+
+    def results(self, workflow_id: str) -> dict[str, Any]:
+        """Return the results of the tasks that have succeeded by now, by task id in document order; None for none."""
+        return self._run(self._client.results(workflow_id))
 
     def task(self, workflow_id: str, task_id: str) -> TaskView:
         """Return one task with the history of its attempts. Raises `NotFound`."""
@@ -165,9 +189,12 @@ class Client:
         """Run the failed and cancelled tasks of a finished workflow again."""
         return self._run(self._client.retry(workflow_id))
 
-    def wait(self, workflow_id: str, *, timeout_s: float | None = None) -> WorkflowView:
-        """Wait until a workflow has ended and return it. Raises `WaitTimeout` after `timeout_s`, None for never."""
-        return self._run(self._client.wait(workflow_id, timeout_s=timeout_s))
+    def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
+        """Wait until a workflow has ended and return it; see `AsyncClient.wait`.
+
+        Raises `WorkflowFailed` unless it succeeded or `check` is false, `WaitTimeout` after `timeout_s`.
+        """
+        return self._run(self._client.wait(workflow_id, timeout_s=timeout_s, check=check))
 
     def watch(self, workflow_id: str, *, timeout_s: float | None = None) -> Iterator[WorkflowView]:
         """Yield a workflow now and whenever it has changed, the last time when it has ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, Problem
+from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, Problem, WorkflowView
 
 PROBLEMS_SHOWN_MAX = 20
 
@@ -39,6 +39,20 @@ class OutcomeUnknown(Unreachable):
 
 class WaitTimeout(ClientError):  # noqa: N818 - reads as what happened
     """The workflow did not end within the time given. It goes on."""
+
+
+class WorkflowFailed(ClientError):  # noqa: N818 - reads as what happened
+    """The workflow that was waited for has failed or was cancelled; `workflow` is how it ended."""
+
+    def __init__(self, workflow: WorkflowView) -> None:
+        """Keep how it ended; the text says what to look at."""
+        self.workflow = workflow
+        counts = workflow.tasks
+        told = f", {counts.failed} of {counts.total} tasks failed" if counts.failed else ""
+        super().__init__(
+            f"{workflow.id} ({workflow.name}) {'failed' if workflow.state == 'failed' else 'was cancelled'}{told}; "
+            f"see `raftflow task list {workflow.id}`"
+        )
 
 
 class BadAnswer(ClientError):  # noqa: N818 - reads as what happened

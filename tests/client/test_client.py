@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from raftflow.client import AsyncClient, Client, ClientError, Unreachable, UsageError, WaitTimeout, Workflow
+from raftflow.client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    Unreachable,
+    UsageError,
+    WaitTimeout,
+    Workflow,
+    WorkflowFailed,
+)
 from raftflow.formats.documents import normalize
 
 
@@ -127,7 +136,44 @@ async def test_wait_gives_up_in_time(replicas: list[Any]) -> None:
         with pytest.raises(WaitTimeout, match="it is running"):
             await client.wait("wf-1", timeout_s=0.2)
         replicas[0].routes["GET", "/v1/workflows/wf-1"] = view(state="failed")
-        assert (await client.wait("wf-1", timeout_s=5)).state == "failed"
+        assert (await client.wait("wf-1", timeout_s=5, check=False)).state == "failed"
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+async def test_wait_raises_where_the_work_failed(replicas: list[Any], state: str) -> None:
+    replicas[0].routes["GET", "/v1/workflows/wf-1"] = view(state=state)
+    replicas[0].routes["POST", "/v1/workflows"] = {"id": "wf-1"}
+    async with AsyncClient([replicas[0].url], environ={}) as client:
+        run = await client.submit({"name": "w"})
+        for waiting in (client.wait("wf-1", timeout_s=5), run.wait(), run.results()):
+            with pytest.raises(WorkflowFailed, match=state) as caught:
+                await waiting
+            assert (caught.value.workflow.id, caught.value.workflow.state) == ("wf-1", state)
+        assert (await run.wait(check=False)).state == state
+
+
+async def test_results_of_all_tasks(replicas: list[Any]) -> None:
+    def tasks(request: Any) -> dict[str, Any]:
+        start = int(request.query.get("cursor", "0"))
+        items = [{"id": f"t{n}", "state": "succeeded", "attempt": 1, "result": n} for n in range(start, start + 2)]
+        failed = {"id": "bad", "state": "failed", "attempt": 1, "result": None}
+        return {"tasks": [*items, failed] if start else items, "next": None if start else "2"}
+
+    replicas[0].routes["POST", "/v1/workflows"] = {"id": "wf-1", "warnings": ["w"]}
+    replicas[0].routes["GET", "/v1/workflows/wf-1"] = view(state="succeeded")
+    replicas[0].routes["GET", "/v1/workflows/wf-1/tasks"] = tasks
+    expected = {"t0": 0, "t1": 1, "t2": 2, "t3": 3}
+
+    def work() -> None:
+        with Client([replicas[0].url], environ={}) as client:
+            run = client.submit(Workflow("w"))
+            assert (run.id, run.warnings, run.wait().state) == ("wf-1", ["w"], "succeeded")
+            assert run.results() == client.results("wf-1") == expected
+
+    await asyncio.to_thread(work)
+    async with AsyncClient([replicas[0].url], environ={}) as client:
+        run = await client.submit(Workflow("w"))
+        assert await run.results(timeout_s=5) == await client.results("wf-1") == expected
 
 
 async def test_wait_asks_the_replica_to_hold_the_answer(replicas: list[Any], make: Any) -> None:

@@ -37,7 +37,7 @@ def bag(kind: str) -> dict[str, Any]:
 
 def took_s(client: Client, document: dict[str, Any]) -> float:
     begun_s = time.monotonic()
-    view = client.wait(client.submit(document).id, timeout_s=120)
+    view = client.wait(client.submit(document).id, timeout_s=120, check=False)
     assert view.state == "succeeded"
     return time.monotonic() - begun_s
 

@@ -189,7 +189,7 @@ def test_whatever_a_task_reports_is_one_ended_attempt_and_no_agent_is_lost(
         leader = cluster.wait_leader()
         term = client.status(cluster.url_of(leader)).term
         deep = submit(client, "deep", TASKS["deep"][0])
-        assert client.wait(deep, timeout_s=20).state == "failed"
+        assert client.wait(deep, timeout_s=20, check=False).state == "failed"
         assert "more than 64 levels deep, at result[0]" in client.task(deep, "t").history[0].error
 
         tasks = [{"id": name.replace("*", "x"), **task} for name, (task, _) in TASKS.items()]
@@ -197,9 +197,9 @@ def test_whatever_a_task_reports_is_one_ended_attempt_and_no_agent_is_lost(
         innocent = submit(client, "innocent", {"command": ["true"]})
         slept = submit(client, "slept", {"command": ["sleep", "300"]})
         assert client.wait(innocent, timeout_s=30).state == "succeeded"
-        assert client.wait(hostile_id, timeout_s=60).state == "failed"
+        assert client.wait(hostile_id, timeout_s=60, check=False).state == "failed"
         client.cancel(slept)
-        assert client.wait(slept, timeout_s=10).state == "cancelled"
+        assert client.wait(slept, timeout_s=10, check=False).state == "cancelled"
 
         wrong = []
         for name, (_, words) in TASKS.items():

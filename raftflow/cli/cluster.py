@@ -31,7 +31,7 @@ def cluster() -> None:
 @cluster.command()
 @_directory
 @click.option("--nodes", type=int, default=3, show_default=True, help="Coordinator replicas, an odd number.")
-@click.option("--agents", type=int, default=2, show_default=True)
+@click.option("--agents", type=int, default=2, show_default=True, help="Agents, on this machine as well.")
 @click.option("--agent-cpus", type=float, default=4.0, show_default=True, help="CPUs that each agent offers.")
 @click.option("--agent-memory", default="8GiB", show_default=True, help="Memory that each agent offers.")
 @click.option("--prefetch", type=int, default=16, show_default=True, help="Attempts that may wait at each agent.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def file_options(command: Any) -> Any:
     """Add the options that say how a file is read."""
     options = (
-        click.argument("file"),
+        click.argument("file", type=click.Path(allow_dash=True)),
         click.option(
             "--format",
             "format_name",

@@ -34,7 +34,7 @@ MEANING: dict[int, tuple[str, str]] = {
         "work-failed",
         "The work failed: the workflow that was waited for did not succeed, or a check found a fault.",
     ),
-    USAGE: ("wrong-usage", "The command, an option or a file is wrong. Nothing was sent to the cluster."),
+    USAGE: ("wrong-usage", "The command, an option or a file is wrong. Nothing was changed."),
     UNREACHABLE: ("no-cluster", "No coordinator answered in time, or none of them leads at the moment."),
     REFUSED: ("refused", "The coordinator refused the request, and the message says why."),
     TIMED_OUT: ("timed-out", "The time for waiting is over. The workflow goes on."),

@@ -31,6 +31,16 @@ _COMMANDS = {
     "simulate": ("raftflow.cli.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),
     "schema": ("raftflow.cli.schema", "schema", "JSON Schema of workflow documents, for editors."),
     "bench": ("raftflow.cli.programs", "bench", "Measure raftflow on this machine."),
+    "completion": (
+        "raftflow.cli.completion",
+        "completion",
+        "A script that lets bash, zsh or fish complete commands.",
+    ),
+    "help": (
+        "raftflow.cli.help",
+        "help_",
+        "Explain a command, or connecting, exit-codes, output, document, environment.",
+    ),
 }
 
 
@@ -126,7 +136,8 @@ def _end(error: BaseException, arguments: Sequence[str]) -> int:
 def root() -> None:
     """Run workflows on a fleet of machines, and survive the loss of any of them.
 
-    Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 no cluster or no leader, 4 refused by the coordinator.
+    Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 no cluster or no leader, 4 refused by the coordinator, 5
+    the wait timed out, 130 interrupted, 141 output closed; see `raftflow help exit-codes`.
     """
 
 

@@ -23,20 +23,48 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _KEYS = ("peers", "token", "cacert", "client_cert", "client_key", "request_timeout")
-_OPTIONS = (
-    click.option("--peers", metavar="URL,URL,...", help="Coordinator replicas, any of them.  [env: RAFTFLOW_PEERS]"),
-    click.option(
-        "--data-dir",
-        "local_dir",
+
+
+class ConnectionOption(click.Option):
+    """An option that many commands have alike: their help names the topic that explains it."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return one line for all of these options."""
+        del ctx
+        return (
+            ("--peers, --data-dir, ...", "Where the cluster is: `raftflow help connecting`.") if self._first else None
+        )
+
+    @property
+    def _first(self) -> bool:
+        return self.name == "peers"
+
+
+CONNECTION_OPTIONS: tuple[ConnectionOption, ...] = (
+    ConnectionOption(
+        ["--peers"], metavar="URL,URL,...", help="Coordinator replicas, any of them.  [env: RAFTFLOW_PEERS]"
+    ),
+    ConnectionOption(
+        ["--data-dir", "local_dir"],
         type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIRECTORY",
         help="Directory of a local cluster, in place of --peers.",
     ),
-    click.option("--token", help="The cluster's token; better in the environment.  [env: RAFTFLOW_TOKEN]"),
-    click.option("--cacert", metavar="FILE", help="Authority of the replicas' certificates.  [env: RAFTFLOW_CACERT]"),
-    click.option("--client-cert", metavar="FILE", help="[env: RAFTFLOW_CLIENT_CERT]"),
-    click.option("--client-key", metavar="FILE", help="[env: RAFTFLOW_CLIENT_KEY]"),
-    click.option(
-        "--request-timeout",
+    ConnectionOption(
+        ["--token"],
+        metavar="TEXT",
+        help="The cluster's token. Others see it in the list of processes: the environment is better.  "
+        "[env: RAFTFLOW_TOKEN]",
+    ),
+    ConnectionOption(
+        ["--cacert"], metavar="FILE", help="Authority of the replicas' certificates, PEM.  [env: RAFTFLOW_CACERT]"
+    ),
+    ConnectionOption(
+        ["--client-cert"], metavar="FILE", help="The client's own certificate, PEM.  [env: RAFTFLOW_CLIENT_CERT]"
+    ),
+    ConnectionOption(["--client-key"], metavar="FILE", help="Its private key, PEM.  [env: RAFTFLOW_CLIENT_KEY]"),
+    ConnectionOption(
+        ["--request-timeout"],
         metavar="DURATION",
         help="How long a call is retried before it fails (default 30s).  [env: RAFTFLOW_REQUEST_TIMEOUT]",
     ),
@@ -91,8 +119,8 @@ def connection_options(command: Callable[..., T]) -> Callable[..., T]:
         return command(*args, **kwargs)
 
     wrapped: Callable[..., T] = keep
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
+    own: list[click.Parameter] = wrapped.__dict__.setdefault("__click_params__", [])
+    own.extend(reversed(CONNECTION_OPTIONS))  # as click's own decorators keep them: the last one first
     return wrapped
 
 
@@ -104,7 +132,7 @@ def output_option(command: Callable[..., T]) -> Callable[..., T]:
         type=click.Choice(["table", "json", "jsonl"]),
         default="table",
         show_default=True,
-        help="jsonl: one JSON value per line.",
+        help="For people, or for programs; jsonl is one JSON value per line.",
     )
     return option(command)
 

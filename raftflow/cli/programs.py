@@ -22,7 +22,11 @@ _LEVELS = ["debug", "info", "warning", "error"]
 def log_option(command: Callable[..., T]) -> Callable[..., T]:
     """Add `--log-level`."""
     option: Callable[[Callable[..., T]], Callable[..., T]] = click.option(
-        "--log-level", type=click.Choice(_LEVELS), default="info", show_default=True
+        "--log-level",
+        type=click.Choice(_LEVELS),
+        default="info",
+        show_default=True,
+        help="The least weight of what is logged, to standard error.",
     )
     return option(command)
 

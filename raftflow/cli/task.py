@@ -8,7 +8,8 @@ import click
 
 from raftflow.cli.groups import Nouns
 from raftflow.cli.options import Moment, connect, connection_options, output_option
-from raftflow.cli.output import echo, print_items, print_one, print_table
+from raftflow.cli.output import echo, print_items, print_one, print_table, with_ages
+from raftflow.cli.streams import safe
 
 _COLUMNS = {
     "ID": "id",
@@ -29,6 +30,9 @@ _KIND_COLUMNS = {
     "PEAK_MIB": "peak_mib",
     "LEARNT": "learnt_at",
 }
+
+
+_COULD = {"run": "now", "queue": "queued", "no": "no"}
 
 
 @click.group(cls=Nouns)
@@ -67,7 +71,13 @@ def show(workflow_id: str, task_id: str, output: str) -> None:
 @task.command()
 @click.argument("workflow_id", metavar="WORKFLOW")
 @click.argument("task_id", metavar="TASK")
-@click.option("--stream", type=click.Choice(["stdout", "stderr"]), default="stdout", show_default=True)
+@click.option(
+    "--stream",
+    type=click.Choice(["stdout", "stderr"]),
+    default="stdout",
+    show_default=True,
+    help="Which of its two outputs.",
+)
 @click.option("--stderr", "stream", flag_value="stderr", help="The same as --stream stderr.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Number of the attempt; the newest by default.")
 @click.option(
@@ -121,14 +131,22 @@ def explain(workflow_id: str, task_id: str, output: str) -> None:
     if output != "table":
         print_one(output, explanation)
         return
-    echo(f"{explanation.id} is {explanation.state}: {explanation.reason}")
+    from raftflow.cli.advice import advice_for  # noqa: PLC0415 - for people alone
+
+    echo(safe(with_ages(f"{explanation.id} is {explanation.state}: {explanation.reason}")))
     if explanation.waits_for:
-        echo(f"waits for: {', '.join(explanation.waits_for)}")
+        echo(safe(f"waits for: {', '.join(explanation.waits_for)}"))
     if explanation.index is not None:
-        echo(f"placed on {explanation.agent} by the decision with index {explanation.index} in the log")
-    for candidate in explanation.candidates:
-        score = " ".join(map(str, candidate.score))
-        echo(f"  {candidate.agent}: {candidate.why}" + (f" [{score}]" if score else ""))
+        index = explanation.index
+        echo(f"placed on {explanation.agent} by record {index} of the audit (`raftflow audit list --from {index}`)")
+    if explanation.candidates:
+        when = "now" if explanation.index is None else "at that decision"
+        echo(f"\nagents {when}, the best first:")
+        rows = [[each.agent, _COULD[each.where], each.why] for each in explanation.candidates]
+        print_table(["AGENT", "TAKES IT", "WHY"], rows)
+    advice = advice_for(explanation, workflow_id)
+    if advice:
+        echo(f"\nwhat to do: {advice}")
 
 
 @task.command()

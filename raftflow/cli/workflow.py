@@ -196,7 +196,7 @@ def _facts(spec: WorkflowSpec) -> dict[str, Any]:
 
 
 @workflow.command("list")
-@click.option("--state", type=click.Choice(_STATES))
+@click.option("--state", type=click.Choice(_STATES), help="Only those in this state.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest; all by default.")
 @output_option
 @connection_options

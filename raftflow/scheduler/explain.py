@@ -14,12 +14,16 @@ from raftflow.domain.resources import CPU, MEMORY, show_amount
 from raftflow.domain.rooms import NEAR_MAX, AgentRoom, ReadyTask, suits
 from raftflow.scheduler.fleet import Fleet, Lane, Score
 from raftflow.scheduler.scores import PER_MILLE, SCARCE_SHIFT
+from raftflow.scheduler.view import PRESSURE_MAX
 
 if TYPE_CHECKING:
     from raftflow.domain.rooms import Shape
     from raftflow.scheduler.view import PlacementView
 
 CANDIDATES_MAX: Final = 5
+
+_QUARTER: Final = 25
+"""Percent of a step of pressure and faults."""
 
 _WEIGHT_MASK: Final = (1 << SCARCE_SHIFT) - 1
 
@@ -88,17 +92,24 @@ def _yes(
     if agent.name in task.avoid_hard:
         words.append("an attempt was lost or failed there, and no other agent could ever run it")
     if agent.pressure:
-        words.append(f"busier than its work explains ({agent.pressure} of 4)")
+        words.append(_busy(agent.pressure))
     if agent.faults:
-        words.append(f"attempts failed there lately ({agent.faults} of 4)")
+        words.append(f"at least {agent.faults * _QUARTER}% of the attempts that ended there lately failed")
     if agent.speed != PER_MILLE:
-        words.append(f"speed {agent.speed / PER_MILLE:g}")
+        words.append(f"tasks take {PER_MILLE / max(1, agent.speed):.2g} times as long there as expected")
     if agent.name in task.near:
         words.append("holds inputs")
     if where == "run" and fleet.policy.left_over:
         left = fleet.policy.left_over * score[-1]
         words.append(f"leaves {left / PER_MILLE / max(1, len(agent.capacity)):.0%} of it free")
     return Candidate(agent=agent.name, where=where, score=score, why="; ".join(words))
+
+
+def _busy(pressure: int) -> str:
+    """Say how much busier an agent is than its attempts explain (`AgentRoom.pressure`)."""
+    if pressure == PRESSURE_MAX:
+        return "other work than its attempts keeps its CPUs busy, or uses the memory that it offers"
+    return f"other work than its attempts keeps at least {pressure * _QUARTER}% of its CPUs busy"
 
 
 def _no(name: str, why: str) -> Candidate:
@@ -127,5 +138,9 @@ def _never(shape: Shape, agent: AgentRoom) -> str:
     wrong = [f"{key}={value}" for key, value in shape.labels if agent.labels.get(key) != value]
     if wrong:
         return f"it does not carry {', '.join(wrong)}"
-    short = [name for name, amount in shape.demand if agent.capacity.get(name, 0) < amount]
-    return f"it never has enough {', '.join(short)}"
+    short = []
+    for name, amount in shape.demand:
+        offered = agent.capacity.get(name, 0)
+        if offered < amount:
+            short.append(f"it offers {show_amount(name, offered)} {name}, {show_amount(name, amount)} is wanted")
+    return "; ".join(short)

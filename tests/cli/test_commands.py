@@ -87,6 +87,8 @@ def test_help_comes_at_once_and_names_every_noun(run: Run) -> None:
         "simulate",
         "schema",
         "bench",
+        "completion",
+        "help",
     ]
     shown = run("--help").stdout
     assert [line.split()[0] for line in shown.split("Commands:")[1].splitlines() if re.match(r"  \w", line)] == nouns
@@ -292,15 +294,37 @@ def test_explain_says_who_else_could_have_run_it(run: Run, fake: Any) -> None:
     fake.routes["GET", "/v1/workflows/w/tasks/t/explain"] = {
         "id": "t", "state": "running", "reason": "attempt 1 runs on a1", "agent": "a1", "index": 7, "candidates": [
             {"agent": "a1", "where": "run", "score": [0, 0, 3], "why": "has room now"},
-            {"agent": "a2", "where": "no", "score": [], "why": "it never has enough gpu"},
+            {"agent": "a2", "where": "no", "score": [], "why": "it offers 0 gpu in all, 1 is wanted"},
         ],
     }  # fmt: skip
     assert run("task", "explain", "w", "t").stdout.splitlines() == [
         "t is running: attempt 1 runs on a1",
-        "placed on a1 by the decision with index 7 in the log",
-        "  a1: has room now [0 0 3]",
-        "  a2: it never has enough gpu",
+        "placed on a1 by record 7 of the audit (`raftflow audit list --from 7`)",
+        "",
+        "agents at that decision, the best first:",
+        "AGENT  TAKES IT  WHY",
+        "a1     now       has room now",
+        "a2     no        it offers 0 gpu in all, 1 is wanted",
     ]
+
+
+def test_explain_says_what_to_do(run: Run, fake: Any) -> None:
+    """For everything that a task can wait for; the commands that are named exist."""
+    from typing import get_args
+
+    from raftflow.domain.contract import WaitingKind
+
+    for waiting in get_args(WaitingKind):
+        fake.routes["GET", "/v1/workflows/w/tasks/t/explain"] = {
+            "id": "t", "state": "ready", "reason": "at 2026-01-01T00:00:00Z\x1b[31m", "waiting": waiting,
+        }  # fmt: skip
+        shown = run("task", "explain", "w", "t").stdout
+        assert shown.startswith("t is ready: at 2026-01-01T00:00:00Z (2026-01-01)\\x1b[31m\n")
+        assert ("what to do: " in shown) == bool(waiting)
+        for command in re.findall(r"`raftflow (\w+ \w+)", shown):
+            assert run(*command.split(), "--help").exit_code == 0
+    fake.routes["GET", "/v1/workflows/w/tasks/t/explain"] = {"id": "t", "state": "failed", "reason": "exit code 1"}
+    assert "raftflow task logs w t --stderr" in run("task", "explain", "w", "t").stdout
 
 
 def test_controls(run: Run, fake: Any) -> None:

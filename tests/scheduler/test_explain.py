@@ -29,11 +29,12 @@ def test_the_best_come_first_each_with_its_reasons(world):
     assert told(world) == [
         ("a3", "run", "has room now; holds inputs; leaves 75% of it free"),
         ("a4", "run", "has room now; leaves 50% of it free"),
-        ("a2", "run", "has room now; speed 0.5; leaves 75% of it free"),
+        ("a2", "run", "has room now; tasks take 2 times as long there as expected; leaves 75% of it free"),
         (
             "a1", "run",
             (
-                "has room now; busier than its work explains (2 of 4); attempts failed there lately (3 of 4); "
+                "has room now; other work than its attempts keeps at least 50% of its CPUs busy; "
+                "at least 75% of the attempts that ended there lately failed; "
                 "leaves 75% of it free"
             ),
         ),
@@ -43,6 +44,19 @@ def test_the_best_come_first_each_with_its_reasons(world):
     assert [name for name, _, _ in told(world, 2)] == ["a3", "a4"]
     scores = [each.score for each in candidates(world.view(), only(world), 9)]
     assert scores == sorted(scores)
+
+
+def test_the_highest_pressure_may_be_of_memory(world):
+    world.agent("a1", cpu=4, more={"pressure": 4})
+    world.task("any")
+    ((_, _, why),) = told(world)
+    assert "keeps its CPUs busy, or uses the memory that it offers" in why
+
+
+def test_what_an_agent_never_has_is_told_with_its_amounts(world):
+    world.agent("a1", cpu=4, gpu=1)
+    world.task("any", cpu=2, gpu=3)
+    assert told(world) == [("a1", "no", "it offers 1 gpu, 3 is wanted")]
 
 
 def test_queues_come_after_room_and_refusals_last(world):
@@ -57,7 +71,7 @@ def test_queues_come_after_room_and_refusals_last(world):
         ("a1", "queue", "its queue has room: 1 would be before it there"),
         ("a3", "no", "1 cpu is free, 2 is wanted"),
         ("a4", "no", "1 wait in its queue, which is full, and nothing passes it"),
-        ("a5", "no", "it never has enough cpu"),
+        ("a5", "no", "it offers 1 cpu, 2 is wanted"),
         ("a7", "no", "it is kept for a task that waited too long"),
         ("a8", "no", "an attempt was lost there, and another agent could run it"),
         ("a6", "no", "it was not heard for a while"),

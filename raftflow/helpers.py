@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-USER_PATH: Final = "RAFTFLOW_USER_PATH"
-"""Variable of a worker's environment: where modules of users are looked for, joined by `os.pathsep`."""
 _NEEDED: Final = ("raftflow", "msgspec", "orjson", "aiohttp", "pysyncobj", "click", "uvloop", "yaml")
 _BOOT: Final = (
     "import sys\n"
@@ -38,22 +37,34 @@ def worker_command(module: str, *arguments: str) -> list[str]:
     Its own imports come from the installation; it calls `admit_users` when they are done. The directories of
     PYTHONPATH, which belong to users, are left out until then.
     """
-    dropped, places = (os.pathsep.join(each) for each in (_python_path(), _places()))
+    dropped, places = (os.pathsep.join(each) for each in (python_path_variable(), _places()))
     return [sys.executable, "-P", "-c", _BOOT, module, dropped, places, *arguments]
 
 
-def user_path() -> str:
-    """Return the value of `USER_PATH` for workers of this process: its working directory, then PYTHONPATH."""
+def start_folder() -> str:
+    """Return the working directory, by the name under which the user went there if the shell tells it (`PWD`).
+
+    So a folder that is reached by a link is looked for by that link, also when it leads elsewhere later. Raises
+    `FileNotFoundError` if the directory is gone.
+    """
+    told = os.environ.get("PWD", "")
     try:
-        return os.pathsep.join([str(Path.cwd()), *_python_path()])
-    except FileNotFoundError:  # the directory is gone
-        return os.pathsep.join(_python_path())
+        if os.path.isabs(told) and os.path.samefile(told, "."):  # noqa: PTH117, PTH121 - a text
+            return told
+    except OSError:
+        pass
+    return str(Path.cwd())
 
 
-def admit_users() -> None:
-    """Let modules of users be found, before all others: to be called when raftflow has imported what it needs."""
-    places = [each for each in os.environ.pop(USER_PATH, "").split(os.pathsep) if each]
-    sys.path[:] = [*places, *(each for each in sys.path if each not in places)]
+def python_path_variable() -> list[str]:
+    """Return the folders of PYTHONPATH."""
+    return [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+
+
+def admit_users(path: Sequence[str]) -> None:
+    """Let modules of users be found in `path`, before all others: to be called when raftflow has what it needs."""
+    sys.argv[1:] = []
+    sys.path[:] = [*path, *(each for each in sys.path if each not in path)]
 
 
 def spawn_context() -> Any:
@@ -62,10 +73,6 @@ def spawn_context() -> Any:
 
     os.environ["PYTHONSAFEPATH"] = "1"
     return multiprocessing.get_context("spawn")
-
-
-def _python_path() -> list[str]:
-    return [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
 
 
 def _places() -> list[str]:

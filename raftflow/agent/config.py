@@ -7,13 +7,14 @@ import pwd
 import secrets
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from raftflow import helpers
 from raftflow.domain import limits
 from raftflow.domain.checks import label_problems, resource_problems
 from raftflow.domain.ids import name_problem
@@ -32,6 +33,7 @@ _ENVIRONMENT = {
     "RAFTFLOW_CACERT": "cacert",
     "RAFTFLOW_CLIENT_CERT": "client_cert",
     "RAFTFLOW_CLIENT_KEY": "client_key",
+    "RAFTFLOW_PYTHON_PATH": "python_path",
 }
 
 
@@ -42,6 +44,13 @@ class ConfigError(ValueError):
 def _default_name() -> str:
     name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in socket.gethostname())
     return name if name_problem(name) is None else "agent"
+
+
+def _default_python_path() -> tuple[str, ...]:
+    try:
+        return (helpers.start_folder(),)
+    except FileNotFoundError:  # the directory is gone
+        return ()
 
 
 def default_resources() -> dict[str, float | str]:
@@ -68,6 +77,9 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Attempts that may wait here, so that a freed slot needs no round trip."""
     work_dir: str = ""
     """For output and inputs of attempts, this agent's alone. Default: see `default_path`."""
+    python_path: tuple[str, ...] = msgspec.field(default_factory=_default_python_path)
+    """Folders (or zip files) in which modules of python tasks are looked for, in this order, before what is installed
+    for the interpreter. By default the folder in which the agent was started. Relative ones begin there."""
     output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
     """Kept of each of an attempt's standard streams, half from its beginning, half from its end."""
     inputs_bytes_max: Positive = limits.INPUTS_BYTES_MAX
@@ -157,6 +169,8 @@ def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, A
     _merge(settings, sources, {key: value for key, value in flags.items() if value is not None}, "flag")
     if isinstance(settings.get("peers"), str):
         settings["peers"] = [peer.strip() for peer in settings["peers"].split(",") if peer.strip()]
+    if "python_path" in settings:
+        settings["python_path"] = _folders(settings["python_path"])
     if not settings.get("peers"):
         raise ConfigError("peers: no coordinator is named; give --peers URL,URL or set RAFTFLOW_PEERS")
     try:
@@ -165,6 +179,16 @@ def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, A
         raise ConfigError(_explain(str(error), sources)) from error
     _check(config, sources)
     return config
+
+
+def _folders(value: Any) -> Any:
+    """Return folders as absolute paths. Links are not followed: where they lead may change."""
+    if isinstance(value, str):
+        value = value.split(os.pathsep)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) for each in value):
+        return value  # it is refused with the rest
+    start = "".join(_default_python_path())
+    return [os.path.join(start, Path(each).expanduser()) for each in value if each]  # noqa: PTH118 - a text
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -224,11 +248,19 @@ def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
         raise fail("resources", too_many[0])
     if wrong_labels := label_problems(config.labels):
         raise fail("labels", wrong_labels[0])
+    _check_places(config, fail)
+
+
+def _check_places(config: AgentConfig, fail: Callable[[str, str], ConfigError]) -> None:
+    """Check what names files, folders and stores."""
     if config.log_store:
         try:
             open_store(config.log_store)
         except LogStoreError as error:
             raise fail("log_store", str(error)) from error
+    for folder in config.python_path:
+        if not Path(folder).exists():
+            raise fail("python_path", f"{folder} does not exist; name folders with modules of python tasks")
     if config.client_key and not config.client_cert:
         raise fail("client_key", "needs client_cert as well")
     for key in ("cacert", "client_cert", "client_key"):

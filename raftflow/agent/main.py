@@ -125,6 +125,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
             idle_max=config.workers_idle_max,
             idle_max_mib=config.workers_idle_max_mib,
         ),
+        python_path=config.python_path,
     )
     inputs = InputFolder(work)
     fetcher = Fetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
@@ -162,6 +163,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     try:
         await leader.start()
         launcher.start()
+        _log.info("modules of python tasks are looked for in %s", ", ".join(config.python_path) or "no folder")
         return await agent.run()
     except RefusedError as error:
         _log.error("the coordinator refuses this agent: %s", error)

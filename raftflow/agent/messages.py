@@ -168,6 +168,9 @@ class Returned(_Message, frozen=True):
     """CPU time of the call, children that were waited for included."""
     cpu_life_ms: _Amount = 0
     """CPU time of the worker since it was started."""
+    stale: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CHARS_MAX)] = ""
+    """The call was not begun, for this file has changed since the worker imported it: a new worker is needed. Never
+    the answer to a worker's first call."""
 
 
 ToLauncher = Spawn | Signal | Lease | Sample | Ping

@@ -4,7 +4,7 @@ Starting an interpreter costs tens of milliseconds, a call over a socket some te
 kept and used again. The agent sends a `Call`, the worker answers `Returned`, and nothing else is said.
 
 Standard output and error are files of the worker's own; after a call that wrote something, head and tail of it move
-to the attempt's directory. A module that was imported stays as it was: the agent must be restarted to see new code.
+to the attempt's directory. A worker whose modules are older than their files takes no call: see `worker_modules`.
 Started by the launcher (`raftflow.helpers.worker_command`).
 """
 
@@ -24,7 +24,7 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ from raftflow.agent.files import CaptureFolder, UnfitFileError, write_all
 from raftflow.agent.kept import keep_stream
 from raftflow.agent.messages import CONTROL_FD, MESSAGE_BYTES_MAX, READY, Call, Returned
 from raftflow.agent.process_tree import parse_memory
+from raftflow.agent.worker_modules import UserModules
 from raftflow.agent.worker_state import WorkerState
 from raftflow.domain.reportable import result_fault, told_fault
 from raftflow.domain.values import ValueFault, decode_json, write_json
@@ -52,6 +53,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Call).decode
+
+
+_FOLDERS_MAX = 8
+"""Named in an error, of those in which a module was looked for."""
 
 
 class TaskError(Exception):
@@ -125,21 +130,34 @@ def resolve(value: Any, inputs: Mapping[str, Any]) -> Any:
     return {key: resolve(item, inputs) for key, item in value.items()}
 
 
-def find_function(name: str) -> Callable[..., Any]:
-    """Import `package.module:function`. Raises `TaskError` if there is no such thing; errors of imports pass."""
-    module_name, _, path = name.partition(":")
-    if not module_name or not path:
+def where_to_put_modules(path: Sequence[str]) -> str:
+    """Say where modules are looked for, and what to do about one that is not there."""
+    shown = ", ".join(path[:_FOLDERS_MAX]) + (f" and {len(path) - _FOLDERS_MAX} more" if path[_FOLDERS_MAX:] else "")
+    return (
+        f"this agent looks for modules in {shown or 'no folder'}, and among the packages installed for "
+        f"{sys.executable}. Put the file there, install the package, or name its folder in the agent's python_path "
+        "or in the task's cwd or PYTHONPATH"
+    )
+
+
+def find_function(name: str, path: Sequence[str]) -> Callable[..., Any]:
+    """Import `package.module:function`. Raises `TaskError` if there is no such thing; errors of imports pass.
+
+    `path` are the folders of users in which modules are looked for, to say so.
+    """
+    module_name, _, attributes = name.partition(":")
+    if not module_name or not attributes:
         raise TaskError(f"{name!r} does not name a function: write package.module:function")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise TaskError(f"no module {error.name!r} where this agent runs ({name})") from error
+            raise TaskError(f"no module {error.name!r} ({name}): {where_to_put_modules(path)}") from error
         raise
-    for part in path.split("."):
+    for part in attributes.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise TaskError(f"{module_name!r} has no function {path!r}")
+        raise TaskError(f"{module_name!r} has no function {attributes!r}")
     function: Callable[..., Any] = found
     return function
 
@@ -160,8 +178,11 @@ def encode_result(value: Any, bytes_max: int) -> bytes:
 class Worker:
     """Serves calls until the agent closes the socket."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, path: Sequence[str], modules: UserModules) -> None:
         self._control = control
+        self._path = path
+        self._modules = modules
+        self._served = False
         self._functions: dict[str, Callable[..., Any]] = {}
         self._received = bytearray()
         self._pid = os.getpid()
@@ -175,7 +196,10 @@ class Worker:
     def run(self) -> None:
         """Serve."""
         while (data := self._receive()) is not None:
-            reply = _encode(self._serve(_decode(data)))
+            call = _decode(data)
+            stale = self._modules.changed() if self._served else ""
+            self._served = True
+            reply = _encode(Returned(call.fence, ok=False, stale=_cut(stale)) if stale else self._serve(call))
             self._control.sendall(struct.pack("<I", len(reply)) + reply)
 
     def _receive(self) -> bytes | None:
@@ -220,7 +244,7 @@ class Worker:
         except TaskError as fault:
             error = _cut(str(fault))
         except BaseException as fault:  # noqa: BLE001 - whatever the function raises is the task's failure
-            error = _describe(fault)
+            error = self._describe(fault)
         finally:
             if os.getpid() != self._pid:
                 os._exit(1)  # a process that the function forked came back here: this worker's socket is not its own
@@ -275,7 +299,7 @@ class Worker:
         function = self._functions.get(call.function)
         if function is None:
             with self._state.importing():
-                function = find_function(call.function)
+                function = find_function(call.function, self._path)
             self._functions[call.function] = function
         args = decode_json(call.args) if call.args not in (b"", b"[]") else []
         kwargs = decode_json(call.kwargs) if call.kwargs not in (b"", b"{}") else {}
@@ -292,6 +316,15 @@ class Worker:
 
             value = asyncio.run(wait())
         return encode_result(value, call.result_bytes_max)
+
+    def _describe(self, fault: BaseException) -> str:
+        """Return the end of the traceback, and what it does not say by itself."""
+        text = _describe(fault)
+        if isinstance(fault, ModuleNotFoundError):
+            text += f"\nraftflow: {where_to_put_modules(self._path)}"
+        if newer := self._modules.newer_files(fault):
+            text += f"\nraftflow: changed while the call ran, so the lines that ran are not shown: {', '.join(newer)}"
+        return _cut(text)
 
     def _keep_output(self, call: Call, error: str, left: list[str]) -> tuple[tuple[int, int], tuple[bool, bool]]:
         """Move what the call wrote to the attempt's directory."""
@@ -417,8 +450,11 @@ def main() -> None:
     os.set_inheritable(CONTROL_FD, False)  # noqa: FBT003 - positional only
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    helpers.admit_users()
-    worker = Worker(control)
+    modules = UserModules()
+    modules.watch()
+    path = sys.argv[1:]
+    helpers.admit_users(path)
+    worker = Worker(control, path, modules)
     gc.freeze()
     control.sendall(READY)
     worker.run()

@@ -71,6 +71,13 @@ def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     metavar="PLACE",
     help="Keep output here as well when an attempt has ended: a path, file:///path, or s3://bucket/prefix.",
 )
+@click.option(
+    "--python-path",
+    multiple=True,
+    metavar="FOLDER",
+    help="Where modules of python tasks are looked for; may be repeated. Default: the folder in which the agent is "
+    "started.  [env: RAFTFLOW_PYTHON_PATH, folders joined by colons]",
+)
 @log_option
 @connection_options
 def run(  # noqa: PLR0917 - click passes options by name
@@ -79,6 +86,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     memory: str | None,
     resources: dict[str, str] | None,
     work_dir: Path | None,
+    python_path: tuple[str, ...],
     log_level: str,
     **flags: Any,
 ) -> None:
@@ -110,6 +118,7 @@ def run(  # noqa: PLR0917 - click passes options by name
             "peers": peers,
             "resources": offered or None,
             "work_dir": None if work_dir is None else str(work_dir),
+            "python_path": list(python_path) or None,
         },
     )
     start_logging(log_level)

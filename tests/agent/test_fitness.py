@@ -196,7 +196,7 @@ async def test_a_worker_that_died_before_its_call_came(
                 pass
         write(self, worker, data)
 
-    def full(_: Any) -> None:
+    def full(*_: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(python_executor.PythonExecutor, "_write", late)

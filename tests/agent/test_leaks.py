@@ -27,7 +27,7 @@ def look():
     assert [current().task, str(current().fence)] == [os.environ["RAFTFLOW_TASK"], os.environ["RAFTFLOW_FENCE"]]
     return os.getpid(), {
         "cwd": os.getcwd(),
-        "path of users": "RAFTFLOW_USER_PATH" in os.environ,
+        "arguments": sys.argv[1:],
         "environ": {k: v for k, v in os.environ.items() if not k.startswith("RAFTFLOW_")},
         "inherited": subprocess.check_output(
             "echo $LEFT $TZ $OF_THE_MODULE; pwd; ulimit -n; umask", shell=True, text=True),
@@ -160,7 +160,7 @@ async def look(leader: Any) -> tuple[int, dict[str, Any]]:
 async def test_the_next_call_finds_nothing_of_the_one_before(leader: Any, start_agent: Any) -> None:
     start_agent(resources={"cpu": 1})
     pid, clean = await look(leader)
-    assert not clean["path of users"]
+    assert not clean["arguments"]
     table = [(name, code, "") for name, code in PUT_BACK.items()]
     table += [(name, code, words) for name, (code, words) in REPLACED.items()]
     for name, code, words in table:
@@ -280,7 +280,7 @@ async def test_a_worker_that_keeps_much_memory_does_not_wait(
 
 def make_worker(kept_mib: int) -> Worker:
     worker = object.__new__(workers.Worker)
-    worker.kept_kib = kept_mib << 10
+    worker.kept_kib, worker.path = kept_mib << 10, ()
     return worker
 
 
@@ -292,10 +292,10 @@ async def test_idle_workers_are_bounded_in_number_memory_and_time() -> None:
     for worker in (a, b, c, d):
         idle.put(worker)
     assert (len(idle), ended) == (3, [a])
-    assert idle.take() is d
+    assert idle.take(()) is d
     idle.put(e)
     assert ended == [a, b]
-    assert idle.take() is e
+    assert idle.take(()) is e
     idle.put(d)
     idle.put(f)
     assert ended == [a, b, f]
@@ -306,4 +306,4 @@ async def test_idle_workers_are_bounded_in_number_memory_and_time() -> None:
         while len(idle):  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
     assert ended == [a, b, f, d]
-    assert idle.take() is None
+    assert idle.take(()) is None

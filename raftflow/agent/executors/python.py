@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,6 +18,7 @@ from raftflow import helpers
 from raftflow.agent.executors.base import Ended, Watched
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.executors.search_path import SearchPath
 from raftflow.agent.executors.workers import IdleWorkers, Worker, WorkerLimits
 from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, opened_folder
 from raftflow.agent.inputs import Inputs
@@ -52,8 +53,11 @@ class PythonExecutor:
         *,
         output_bytes_max: int,
         limits: WorkerLimits,
+        python_path: Sequence[str] = (),
     ) -> None:
+        """See the module's text; `python_path` are absolute folders, in which modules of users are looked for."""
         self._loop = asyncio.get_running_loop()
+        self._path = SearchPath(python_path)
         self._launcher = launcher
         self._store = store
         self._work = work
@@ -76,7 +80,8 @@ class PythonExecutor:
         self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
     ) -> None:
         """Call the function in an idle worker, or in a new one; see `Executor`."""
-        worker = self._idle.take() or self._start_worker()
+        path = self._path.of(assignment.cwd, assignment.env)
+        worker = self._idle.take(path) or self._start_worker(path)
         fence = assignment.fence
         call = Call(
             fence,
@@ -134,7 +139,7 @@ class PythonExecutor:
         if not self._broken:
             return ""
         try:
-            worker = self._start_worker()
+            worker = self._start_worker(self._path.usual)
         except (OSError, UnfitFileError) as error:
             return f"no python worker can be started: {error}"
         try:
@@ -145,17 +150,17 @@ class PythonExecutor:
             self._discard(worker)
         return "" if ready else "a python worker ended before it could begin"
 
-    def _start_worker(self) -> Worker:
-        """Start a worker. Raises `OSError` and `UnfitFileError`."""
+    def _start_worker(self, path: tuple[str, ...]) -> Worker:
+        """Start a worker that looks for modules of users in `path`. Raises `OSError` and `UnfitFileError`."""
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         self._started += 1
-        worker = Worker(ours, f"{self._work.part(WORKERS)}/{self._started}-{secrets.token_hex(6)}")
+        worker = Worker(ours, f"{self._work.part(WORKERS)}/{self._started}-{secrets.token_hex(6)}", path)
         try:
             self._make_files(worker)
             worker.id = self._launcher.spawn(
-                helpers.worker_command("raftflow.agent.worker"),
-                {"RAFTFLOW_PROGRESS": worker.progress, helpers.USER_PATH: helpers.user_path()},
+                helpers.worker_command("raftflow.agent.worker", *path),
+                {"RAFTFLOW_PROGRESS": worker.progress},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
                 given=(*worker.streams, theirs.fileno()),
@@ -256,14 +261,22 @@ class PythonExecutor:
                 self._distrust(worker, f"its answer cannot be read: {error}")
                 return
             worker.incoming = bytearray()
-            if returned.fence != worker.fence:
-                # A call that answered in the worker's name has left the worker's own answer to the next one.
-                worker.misled = returned.fence < worker.fence
-                self._distrust(worker, f"it answered for attempt {returned.fence}")
-            elif len(returned.result) > self.result_bytes_max:
-                self._distrust(worker, f"its result has {len(returned.result)} bytes")
-            else:
-                self._returned(worker, returned)
+            self._answered(worker, returned)
+
+    def _answered(self, worker: Worker, returned: Returned) -> None:
+        if returned.fence != worker.fence:
+            # A call that answered in the worker's name has left the worker's own answer to the next one.
+            worker.misled = worker.fence is not None and returned.fence < worker.fence
+            self._distrust(worker, f"it answered for attempt {returned.fence}")
+        elif len(returned.result) > self.result_bytes_max:
+            self._distrust(worker, f"its result has {len(returned.result)} bytes")
+        elif returned.stale and worker.calls == 1:
+            self._distrust(worker, "it calls its modules old before its first call")
+        elif returned.stale:
+            worker.stale = returned.stale
+            self._discard(worker)  # a new one takes the call when this one has ended
+        else:
+            self._returned(worker, returned)
 
     def _distrust(self, worker: Worker, fault: str) -> None:
         """End a worker that does not say what a worker says: the function has meddled with it, or something else."""
@@ -333,17 +346,19 @@ class PythonExecutor:
     def _start_again(self, worker: Worker, fence: int, exited: Exited) -> bool:
         """Give the call of a worker that died to a new one, if it is not its fault. Returns whether it did.
 
-        It is not if the worker had served others, and died before it had read this one.
+        It is not if the worker had served others, and died before it had read this one or had old modules.
         """
         data, assignment = worker.call, worker.assignment
-        is_another_fault = (
-            (worker.unread or worker.outgoing) and worker.calls > 1 and not worker.doomed and not exited.lease_over
-        )
-        if data is None or assignment is None or worker.returned is not None or not is_another_fault:
+        is_another_fault = worker.stale or ((worker.unread or worker.outgoing) and worker.calls > 1)
+        is_stopped = worker.doomed or exited.lease_over
+        if data is None or assignment is None or worker.returned is not None or not is_another_fault or is_stopped:
             return False
-        _log.info("worker of attempt %d died before the attempt began (%s)", fence, exit_text(exited.code or 0))
+        if worker.stale:
+            _log.info("attempt %d gets a new worker: %s", fence, worker.stale)
+        else:
+            _log.info("worker of attempt %d died before the attempt began (%s)", fence, exit_text(exited.code or 0))
         try:
-            fresh = self._start_worker()
+            fresh = self._start_worker(worker.path)
         except (OSError, UnfitFileError) as error:
             _log.warning("attempt %d cannot be given to another worker: %s", fence, error)
             return False
@@ -395,7 +410,7 @@ class PythonExecutor:
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
         what = f"signal {-exited.code}" if exited.code < 0 else f"exit code {exited.code}"
         tail = _tail(worker.streams[1])
-        own = worker.unread or not worker.ready.result()
+        own = worker.unread or bool(worker.stale) or not worker.ready.result()
         error = f"{'the worker died before the call began' if own else 'worker died'}: {what}"
         error += f": {tail}" if tail else ""
         return Ended(ok=False, error=error, agent_fault=own, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)

@@ -43,16 +43,22 @@ class Worker:
         "live",
         "misled",
         "outgoing",
+        "path",
         "progress",
         "ready",
         "returned",
         "socket",
+        "stale",
         "streams",
         "unread",
     )
 
-    def __init__(self, control: socket.socket, folder: str) -> None:
+    def __init__(self, control: socket.socket, folder: str, path: tuple[str, ...] = ()) -> None:
         self.id = 0
+        self.path = path
+        """Folders in which it looks for modules of users: it serves calls that want these."""
+        self.stale = ""
+        """Why it takes no call any more: a module that it imported has changed."""
         self.socket: socket.socket | None = control
         self.misled = False
         """What it said belongs to an earlier call: not the fault of the one that runs."""
@@ -110,13 +116,14 @@ class IdleWorkers:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self) -> Worker | None:
-        """Return a worker for a call, None if there is none."""
-        if not self._waiting:
-            return None
-        worker = self._waiting.pop()
-        self._held_kib -= worker.kept_kib
-        return worker
+    def take(self, path: tuple[str, ...]) -> Worker | None:
+        """Return a worker that looks for modules in these folders, None if there is none."""
+        for place in range(len(self._waiting) - 1, -1, -1):
+            if self._waiting[place].path == path:
+                worker = self._waiting.pop(place)
+                self._held_kib -= worker.kept_kib
+                return worker
+        return None
 
     def put(self, worker: Worker) -> None:
         """Let a worker wait. It, or others, may be ended at once."""

@@ -119,6 +119,7 @@ def overview(answers: Mapping[str, Heard | ClientError], agents: Sequence[AgentV
                 ReplicaLine(name=name, url=urls[name], role=_seen_role(name, contact, statuses), contact=contact)
             )
     known = {line.url for line in lines}
+    strangers = {url: contact_of(url, error) for url, error in failed.items() if url not in known}
     return ClusterStatus(
         leader=_leader(lines, statuses, term),
         term=term,
@@ -126,7 +127,9 @@ def overview(answers: Mapping[str, Heard | ClientError], agents: Sequence[AgentV
         replicas=lines,
         agents=[AgentLine(name=agent.name, pid=agent.pid, state=agent.state) for agent in agents],
         unknown_addresses=[
-            AddressLine(url=url, contact=contact_of(url, error)) for url, error in failed.items() if url not in known
+            # Nobody says that there is a replica at all which could be down.
+            AddressLine(url=url, contact=f"unreachable: {contact}" if contact == _NO_LISTENER else contact)
+            for url, contact in strangers.items()
         ],
     )
 

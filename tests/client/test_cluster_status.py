@@ -49,7 +49,9 @@ async def test_an_old_list_of_peers_shows_the_members_of_today(replicas: list[An
         ("n3", three.url, "follower", "ok"),
         ("n4", four.url, "follower", "ok"),
     ]
-    assert [(each.url, each.contact) for each in found.unknown_addresses] == [(dead_url, "connection refused")]
+    assert [(each.url, each.contact) for each in found.unknown_addresses] == [
+        (dead_url, "unreachable: connection refused")
+    ]
 
 
 async def test_silence_refusal_and_a_stopped_process_are_three_things(

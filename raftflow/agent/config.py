@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import secrets
@@ -20,9 +21,12 @@ from raftflow.domain.checks import label_problems, resource_problems
 from raftflow.domain.ids import name_problem
 from raftflow.domain.resources import CPU, MEMORY, Resources, parse_amount
 from raftflow.logstore.stores import LogStoreError, open_store
+from raftflow.private_files import PrivateFileError, check_private, read_token
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+_log = logging.getLogger("raftflow.agent.config")
 
 _MEMORY_SHARE = 0.8
 """Of the machine's memory, if the configuration names none: the rest is for the system."""
@@ -30,11 +34,16 @@ _MEMORY_SHARE = 0.8
 _ENVIRONMENT = {
     "RAFTFLOW_PEERS": "peers",
     "RAFTFLOW_TOKEN": "token",
+    "RAFTFLOW_TOKEN_FILE": "token_file",
     "RAFTFLOW_CACERT": "cacert",
     "RAFTFLOW_CLIENT_CERT": "client_cert",
     "RAFTFLOW_CLIENT_KEY": "client_key",
     "RAFTFLOW_PYTHON_PATH": "python_path",
 }
+
+
+_PAIRS = {"token": "token_file", "token_file": "token"}
+"""Keys of which the one takes the place of the other."""
 
 
 class ConfigError(ValueError):
@@ -95,6 +104,9 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Where output is kept as well when its attempt has ended: a shared folder (a path or file:///path), or
     s3://bucket/prefix. Replicas with the same setting read it from there when the agent does not have it any more."""
     token: str = ""
+    """The cluster's token. A file that has it must be private."""
+    token_file: str = ""
+    """A private file with the token, in place of `token`."""
     cacert: str = ""
     client_cert: str = ""
     client_key: str = ""
@@ -162,15 +174,26 @@ def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, A
     sources = dict.fromkeys(settings, "default")
     if file is not None:
         _merge(settings, sources, _read_file(file), str(file))
+    if env.get("RAFTFLOW_TOKEN") and env.get("RAFTFLOW_TOKEN_FILE"):
+        raise ConfigError("RAFTFLOW_TOKEN and RAFTFLOW_TOKEN_FILE are both set: set one of them")
     for variable, key in _ENVIRONMENT.items():
         value = env.get(variable)
         if value:
+            _tell_override(settings, sources, key, value, variable)
             _merge(settings, sources, {key: value}, variable)
     _merge(settings, sources, {key: value for key, value in flags.items() if value is not None}, "flag")
     if isinstance(settings.get("peers"), str):
         settings["peers"] = [peer.strip() for peer in settings["peers"].split(",") if peer.strip()]
     if "python_path" in settings:
         settings["python_path"] = _folders(settings["python_path"])
+    try:
+        if settings.get("token_file"):
+            settings["token"] = read_token(str(settings["token_file"]))
+        elif settings.get("token") and file is not None and sources["token"] == str(file):
+            check_private(file, "configuration file with a token")
+    except PrivateFileError as error:
+        source = sources.get("token_file", sources.get("token"))
+        raise ConfigError(f"token ({source}): {error}") from error
     if not settings.get("peers"):
         raise ConfigError("peers: no coordinator is named; give --peers URL,URL or set RAFTFLOW_PEERS")
     try:
@@ -213,8 +236,25 @@ def _merge(settings: dict[str, Any], sources: dict[str, str], more: Mapping[str,
         if key in ("resources", "labels") and isinstance(value, Mapping) and isinstance(old, dict):
             settings[key] = {**old, **value}
         else:
+            other = _PAIRS.get(key, "")
+            if other in more:
+                raise ConfigError(
+                    f"{key} ({source}): {key} and {other} are given in the same place: give one of them"
+                )
+            settings.pop(other, None)
             settings[key] = value
         sources[key] = source
+
+
+def _tell_override(
+    settings: Mapping[str, Any], sources: Mapping[str, str], key: str, value: str, variable: str
+) -> None:
+    """Log that a variable takes the place of what the file says, if that is something else. Never says what."""
+    for each in (key, _PAIRS.get(key, "")):
+        old = settings.get(each)
+        shown = ",".join(map(str, old)) if isinstance(old, list) else old
+        if old is not None and not (each == key and shown == value):
+            _log.warning("environment variable %s takes the place of agent.%s in %s", variable, each, sources[each])
 
 
 def _explain(message: str, sources: Mapping[str, str]) -> str:
@@ -267,3 +307,8 @@ def _check_places(config: AgentConfig, fail: Callable[[str, str], ConfigError]) 
         path = getattr(config, key)
         if path and not Path(path).is_file():
             raise fail(key, f"{path} is no file")
+    if config.client_key:
+        try:
+            check_private(config.client_key, "key file")
+        except PrivateFileError as error:
+            raise fail("client_key", str(error)) from error

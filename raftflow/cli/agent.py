@@ -109,19 +109,19 @@ def run(  # noqa: PLR0917 - click passes options by name
         offered["cpu"] = cpus
     if memory is not None:
         offered["memory"] = memory
+    start_logging(log_level)  # first: what overrides what is logged
     config = load_config(
         config_file,
         os.environ,
         {
             **flags,
-            **{key: connection.get(key) for key in ("token", "cacert", "client_cert", "client_key")},
+            **{key: connection.get(key) for key in ("token", "token_file", "cacert", "client_cert", "client_key")},
             "peers": peers,
             "resources": offered or None,
             "work_dir": None if work_dir is None else str(work_dir),
             "python_path": list(python_path) or None,
         },
     )
-    start_logging(log_level)
     click.get_current_context().exit(run_agent(config))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_KEYS = ("peers", "token", "cacert", "client_cert", "client_key", "request_timeout")
+_KEYS = ("peers", "token", "token_file", "cacert", "client_cert", "client_key", "request_timeout")
 
 
 class ConnectionOption(click.Option):
@@ -55,6 +55,11 @@ CONNECTION_OPTIONS: tuple[ConnectionOption, ...] = (
         metavar="TEXT",
         help="The cluster's token. Others see it in the list of processes: the environment is better.  "
         "[env: RAFTFLOW_TOKEN]",
+    ),
+    ConnectionOption(
+        ["--token-file"],
+        metavar="FILE",
+        help="A private file (mode 600) with the token.  [env: RAFTFLOW_TOKEN_FILE]",
     ),
     ConnectionOption(
         ["--cacert"], metavar="FILE", help="Authority of the replicas' certificates, PEM.  [env: RAFTFLOW_CACERT]"
@@ -161,12 +166,14 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[st
     if flags.get("peers") is not None and flags.get("local_dir") is not None:
         raise click.UsageError("give --peers or --data-dir, not both")
     local = {} if flags.get("local_dir") is None else local_settings(flags["local_dir"])
+    if flags.get("token") is not None or flags.get("token_file") is not None:
+        local.pop("token", None)
     given = local | {key: flags[key] for key in _KEYS if flags.get(key) is not None}
     try:
         found = settings.resolve(given, environment)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
-    if local and local["token"] is None and flags.get("token") is None:
+    if local and local.get("token", "") is None:
         found["token"] = None  # the environment's is for another cluster
     if not found.get("peers"):
         raise click.UsageError(

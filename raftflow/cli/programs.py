@@ -95,8 +95,8 @@ def run(  # noqa: PLR0917 - click passes options by name
         "replica.peer_bind": peer_bind,
         "replica.insecure": True if insecure else None,
     }
+    start_logging(log_level)  # first: what overrides what is logged
     config = load_config(config_file, environ=os.environ, flags=flags)
-    start_logging(log_level)
     if bootstrap:
         if config.join:
             raise click.UsageError(

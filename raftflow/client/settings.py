@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from raftflow.client.errors import UsageError
 from raftflow.formats.durations import parse_duration_ms
+from raftflow.private_files import PrivateFileError, check_private, read_token
 
-KEYS: Final = ("peers", "token", "cacert", "client_cert", "client_key", "request_timeout")
+T = TypeVar("T")
+
+KEYS: Final = ("peers", "token", "token_file", "cacert", "client_cert", "client_key", "request_timeout")
 ENVIRONMENT: Final = {key: f"RAFTFLOW_{key.upper()}" for key in KEYS}
-_FILES: Final = ("cacert", "client_cert", "client_key")
+_FILES: Final = ("token_file", "cacert", "client_cert", "client_key")
 TIMEOUT_S: Final = 30.0
 """Default of `request_timeout`."""
 
@@ -29,9 +32,19 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, A
     `peers` becomes a list and is missing if nobody names any. `request_timeout` is in seconds if it is there.
     Raises `UsageError`.
     """
-    settings = dict(_from_file(environ.get("RAFTFLOW_CONFIG")))
-    settings |= {key: environ[name] for key, name in ENVIRONMENT.items() if environ.get(name)}
-    settings |= {key: given[key] for key in KEYS if given.get(key) is not None}
+    settings: dict[str, Any] = {}
+    for layer in (
+        _from_file(environ.get("RAFTFLOW_CONFIG")),
+        {key: environ[name] for key, name in ENVIRONMENT.items() if environ.get(name)},
+        {key: given[key] for key in KEYS if given.get(key) is not None},
+    ):
+        if {"token", "token_file"} <= layer.keys():
+            raise UsageError("a token and a token file are given in the same place: give one of them")
+        if layer.keys() & {"token", "token_file"}:
+            settings = {key: value for key, value in settings.items() if key not in {"token", "token_file"}}
+        settings |= layer
+    if "token_file" in settings:
+        settings["token"] = _checked(read_token, settings.pop("token_file"))
     peers = settings.get("peers")
     if isinstance(peers, str):
         peers = peers.split(",")
@@ -41,6 +54,13 @@ def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, A
     if "request_timeout" in settings:
         settings["request_timeout"] = _seconds(settings["request_timeout"])
     return settings
+
+
+def _checked(function: Callable[..., T], *args: Any) -> T:
+    try:
+        return function(*args)
+    except PrivateFileError as error:
+        raise UsageError(str(error)) from error
 
 
 def _seconds(value: Any) -> float:
@@ -78,5 +98,7 @@ def _from_file(name: str | None) -> dict[str, Any]:
         texts = value if key == "peers" and isinstance(value, list) else [value]
         if not all(isinstance(text, str) for text in texts):
             raise UsageError(f"{name}: client.{key} must be a string{' or a list' if key == 'peers' else ''}")
+    if "token" in table:
+        _checked(check_private, name, "configuration file with a token")
     base = Path(name).absolute().parent
     return {**table, **{key: str(base / table[key]) for key in _FILES if key in table}}

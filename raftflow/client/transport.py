@@ -58,6 +58,7 @@ from raftflow.domain.contract import (
     Problem,
 )
 from raftflow.domain.peers import learn_peers, order_peers
+from raftflow.private_files import check_private
 
 PEERS_MAX = 99
 ATTEMPT_S = 10.0
@@ -585,6 +586,8 @@ def _ssl_context(
         return None
     try:
         context = ssl.create_default_context(cafile=None if cacert is None else str(cacert))
+        if client_key is not None:
+            check_private(client_key, "key file")
         if client_cert is not None:
             context.load_cert_chain(str(client_cert), None if client_key is None else str(client_key))
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError

@@ -9,6 +9,7 @@ pass for a setting.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +21,22 @@ import msgspec
 from raftflow.coordinator import audit, settings
 from raftflow.coordinator.settings import ConfigError, Given
 from raftflow.domain.ids import name_problem
+from raftflow.private_files import PrivateFileError, check_private, read_token
 from raftflow.replication.secret import SecretError, load_secret
 
 MEMBERS_MAX = 9
+_log = logging.getLogger("raftflow.coordinator.config")
+
 _ENV_PREFIX = "RAFTFLOW_"
-_ENV_SHORT = {"RAFTFLOW_TOKEN": ("replica", "token"), "RAFTFLOW_CLUSTER_SECRET": ("cluster", "secret")}
+_VARIABLE = "environment variable "
+_ENV_SHORT = {
+    "RAFTFLOW_TOKEN": ("replica", "token"),
+    "RAFTFLOW_TOKEN_FILE": ("replica", "token_file"),
+    "RAFTFLOW_CLUSTER_SECRET": ("cluster", "secret"),
+}
+_PAIRS = {"secret": "secret_file", "secret_file": "secret", "token": "token_file", "token_file": "token"}
+"""Keys of which the one takes the place of the other."""
 TOKEN_CHARS_MIN = 16
-_TOKEN_FILE_BYTES_MAX = 4_096
 
 
 class Address(NamedTuple):
@@ -194,6 +204,8 @@ def _read_file(path: Path | None) -> tuple[dict[str, dict[str, Given]], object]:
 
 
 def _overlay_environment(tables: dict[str, dict[str, Given]], environ: Mapping[str, str]) -> None:
+    if environ.get("RAFTFLOW_TOKEN") and environ.get("RAFTFLOW_TOKEN_FILE"):
+        raise ConfigError("RAFTFLOW_TOKEN and RAFTFLOW_TOKEN_FILE are both set: set one of them")
     for variable, value in environ.items():
         if not variable.startswith(_ENV_PREFIX):
             continue
@@ -206,7 +218,7 @@ def _overlay_environment(tables: dict[str, dict[str, Given]], environ: Mapping[s
                 continue
             settings.known(table, key, f"environment variable {variable}")
             place = (table, key)
-        _replace(tables, place, Given(value, f"environment variable {variable}"))
+        _replace(tables, place, Given(value, f"{_VARIABLE}{variable}"))
 
 
 def _overlay_flags(tables: dict[str, dict[str, Given]], flags: Mapping[str, object]) -> None:
@@ -221,8 +233,11 @@ def _overlay_flags(tables: dict[str, dict[str, Given]], flags: Mapping[str, obje
 def _replace(tables: dict[str, dict[str, Given]], place: tuple[str, str], given: Given) -> None:
     """Put a value over whatever the layers below said, also when they said it by the other of a pair of keys."""
     table, key = place
-    other = {"secret": "secret_file", "secret_file": "secret", "token": "token_file", "token_file": "token"}.get(key)
-    tables[table].pop(other or "", None)
+    others = [each for each in (key, _PAIRS.get(key)) if each is not None and each in tables[table]]
+    for each in others:
+        old = tables[table].pop(each)
+        if old.from_file and given.source.startswith(_VARIABLE) and (each != key or old.value != given.value):
+            _log.warning("%s takes the place of %s.%s in %s", given.source, table, each, old.source)
     tables[table][key] = given
 
 
@@ -342,6 +357,12 @@ def _build_tls(table: dict[str, Given], base: Path, scheme: str) -> Tls:
     peer = (tls.peer_cert, tls.peer_key, tls.peer_ca)
     if any(peer) and not all(peer):
         raise ConfigError("tls.peer_cert, tls.peer_key and tls.peer_ca must be given together")
+    for key in ("api_key", "peer_key"):
+        if key in table:
+            try:
+                check_private(paths[key], "key file")
+            except PrivateFileError as error:
+                raise ConfigError(f"tls.{key} ({table[key].source}): {error}") from error
     return tls
 
 
@@ -369,10 +390,9 @@ def _read_token(replica: dict[str, Given], base: Path) -> str | None:
         file = settings.path(replica, "replica", "token_file", base)
         source = f"replica.token_file ({replica['token_file'].source})"
         try:
-            with file.open("rb") as opened:
-                token = opened.read(_TOKEN_FILE_BYTES_MAX).decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{source}: the token file {file} cannot be read: {error}") from error
+            token = read_token(file)
+        except PrivateFileError as error:
+            raise ConfigError(f"{source}: {error}") from error
     else:
         return None
     if len(token) < TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable() or " " in token:

@@ -31,6 +31,7 @@ from raftflow.client.errors import ClientError, NotFound, Refused
 from raftflow.domain.contract import ReplicaStatus
 from raftflow.local import processes
 from raftflow.local.processes import ProcessRecord
+from raftflow.private_files import PrivateFileError, read_token
 from raftflow.provision.files import CLIENT, client_settings, write_private
 
 NODES_MAX = 9
@@ -239,10 +240,13 @@ class LocalCluster:
 
     @property
     def token(self) -> str | None:
-        """What clients and agents must show, None if they need not."""
+        """What clients and agents must show, None if they need not. Raises `LocalClusterError`."""
         if not self._content.with_token:
             return None
-        return (self.directory / "token").read_text(encoding="ascii").strip()
+        try:
+            return read_token(self.directory / "token")
+        except PrivateFileError as error:
+            raise LocalClusterError(str(error)) from error
 
     @property
     def client_file(self) -> Path:

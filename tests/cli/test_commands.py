@@ -501,6 +501,7 @@ def test_the_schema_is_printed_without_a_cluster(run: Run) -> None:
 def test_flag_over_environment_over_file(tmp_path: Path) -> None:
     file = tmp_path / "client.toml"
     file.write_text('[client]\npeers = ["http://file:1"]\ntoken = "file"\ncacert = "ca.pem"\n[agent]\nname = "x"\n')
+    file.chmod(0o600)
     env = {"RAFTFLOW_CONFIG": str(file)}
     assert resolve({}, env) == {"peers": ["http://file:1"], "token": "file", "cacert": str(tmp_path / "ca.pem")}
     env |= {"RAFTFLOW_PEERS": "http://env:1, http://env:2", "RAFTFLOW_TOKEN": "env"}

@@ -83,6 +83,7 @@ def test_wrong_arguments_are_usage_errors(given: dict[str, Any]) -> None:
 
 def test_programs_and_the_command_line_find_the_same(tmp_path: Path) -> None:
     file = tmp_path / "client.toml"
+    file.touch(mode=0o600)
     file.write_text(
         '[client]\npeers = ["http://file:1"]\ntoken = "file"\nrequest_timeout = "3s"\ncacert = "ca.pem"\n'
     )

@@ -38,6 +38,7 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     plain = serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    key_file.touch(mode=0o600)
     key_file.write_bytes(pem)
     return cert_file, key_file
 

@@ -36,6 +36,7 @@ def write(tmp_path: Path) -> Any:
     (tmp_path / "secret").write_text(SECRET)
     (tmp_path / "secret").chmod(0o600)
     (tmp_path / "token").write_text(TOKEN + "\n")
+    (tmp_path / "token").chmod(0o600)
 
     def write_it(text: str) -> Path:
         path = tmp_path / "n1.toml"
@@ -118,10 +119,10 @@ def test_names_of_the_api_are_a_list_or_divided_by_commas(write: Any) -> None:
         (("http://127.0.0.1:7001", "https://127.0.0.1:7001"), r"https:// exactly if tls\.api_cert"),
         (('peer = "127.0.0.1:7101"\n', ""), r"cluster\.members\[0\] must have exactly the keys"),
         (('secret_file = "secret"', ""), r"cluster\.secret_file is missing"),
-        (('secret_file = "secret"', 'secret_file = "none"'), r"cluster\.secret_file .* cannot be read"),
+        (('secret_file = "secret"', 'secret_file = "none"'), r"cluster\.secret_file .* does not exist"),
         (('secret_file = "secret"', f'secret = "{SECRET}"'), r"keep the secret out of the file"),
         (("[replica]", f'[replica]\ntoken = "{TOKEN}"'), r"keep the token out of the file"),
-        (("[replica]", '[replica]\ntoken_file = "none"'), r"replica\.token_file .* cannot be read"),
+        (("[replica]", '[replica]\ntoken_file = "none"'), r"replica\.token_file .* does not exist"),
         (("[replica]", '[replica]\ninsecure = "perhaps"'), r"replica\.insecure .* neither true nor false"),
         (("[replica]", '[replica]\nbind = "7001"'), r"replica\.bind .* is not an address"),
         (("[replica]", '[replica]\nhosts = "a.example"'), r"replica\.hosts .* must be a list of names"),

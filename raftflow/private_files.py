@@ -1,0 +1,121 @@
+"""Files with a secret in them: the cluster's secret, tokens, private keys. One rule for all who read them.
+
+A file is refused if its group or others may read or write it. One exception: on a file system that is mounted
+read-only, others may read it. There nobody can change the mode, and containers are given secrets so: Kubernetes
+(0644 or 0440, owned by root) and Docker (0444) mount them read-only, for processes that run as any user. The rule is
+the same for root. Links are followed: Kubernetes uses them.
+
+The text of an error says what is wrong and what to do about it, and never what the file contains.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Final
+
+SECRET_BYTES_MAX: Final = 4_096
+_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class PrivateFileError(ValueError):
+    """The file cannot be used. Says what to do."""
+
+
+def read_private(path: str | os.PathLike[str], what: str, *, how_to_make: str = "") -> bytes:
+    """Return what a file contains, without white space around it; at least one byte, at most `SECRET_BYTES_MAX`.
+
+    Args:
+        path: the file.
+        what: its role, such as `token file`.
+        how_to_make: said of a file that is missing or empty: how to make one.
+
+    Raises `PrivateFileError`.
+    """
+    fd = _opened(path, what, how_to_make)
+    try:
+        data = os.read(fd, SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise PrivateFileError(f"the {what} {path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+    if len(data) > SECRET_BYTES_MAX:
+        raise PrivateFileError(f"the {what} {path} is longer than {SECRET_BYTES_MAX} bytes: is it another file?")
+    if not data.strip():
+        raise PrivateFileError(f"the {what} {path} is empty{how_to_make and '; '}{how_to_make}")
+    return data.strip()
+
+
+def check_private(path: str | os.PathLike[str], what: str) -> None:
+    """Raise `PrivateFileError` unless a file can be read, and by nobody else."""
+    os.close(_opened(path, what, ""))
+
+
+def read_token(path: str | os.PathLike[str]) -> str:
+    """Return the token in a file. Raises `PrivateFileError`."""
+    how = "write the cluster's token into it: (umask 077; cat > FILE), or copy the file from a replica"
+    data = read_private(path, "token file", how_to_make=how.replace("FILE", str(path)))
+    token = data.decode("ascii", "replace")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise PrivateFileError(f"the token file {path} must hold one token: printable ASCII characters, no spaces")
+    return token
+
+
+def _opened(path: str | os.PathLike[str], what: str, how_to_make: str) -> int:
+    """Return a descriptor of a file that is regular and private. Waits for nothing, as a FIFO without a writer."""
+    try:
+        fd = os.open(path, _OPEN)
+    except FileNotFoundError as error:
+        advice = how_to_make or "correct the path, or put the file there"
+        raise PrivateFileError(f"the {what} {path} does not exist; {advice}") from error
+    except PermissionError as error:
+        raise PrivateFileError(f"the {what} {path} cannot be read by user {_me()}; {_who_may(path)}") from error
+    except OSError as error:
+        raise PrivateFileError(f"the {what} {path} cannot be read: {error.strerror}") from error
+    try:
+        _check(fd, path, what)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check(fd: int, path: str | os.PathLike[str], what: str) -> None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory: name the file in it" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise PrivateFileError(f"the {what} {path} is {kind}")
+    if not status.st_mode & 0o077:
+        return
+    is_fixed = os.fstatvfs(fd).f_flag & os.ST_RDONLY and not status.st_mode & 0o022
+    if not is_fixed:
+        mode = stat.S_IMODE(status.st_mode)
+        as_owner = "" if status.st_uid == os.geteuid() else f" as {_name(status.st_uid)}"
+        raise PrivateFileError(
+            f"others may read or write the {what} {path} (its mode is {mode:04o}); run{as_owner}: chmod 600 {path}"
+        )
+
+
+def _who_may(path: str | os.PathLike[str]) -> str:
+    """Say what to do about a file that this process may not read. Never to make another: it may be in use."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return "it may not enter a directory on the way there: start raftflow as another user, or open the directory"
+    owner = _name(status.st_uid)
+    if status.st_uid == os.geteuid():
+        return f"its mode is {stat.S_IMODE(status.st_mode):04o}; run: chmod 600 {path}"
+    return f"it belongs to {owner}: start raftflow as {owner}, or run as root: chown {_me()} {path}"
+
+
+def _me() -> str:
+    return _name(os.geteuid())
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

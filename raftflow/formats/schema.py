@@ -147,7 +147,7 @@ class _Parts:
                 "items": self._to("TaskDocument"),
             },
         }
-        runs = {"anyOf": [{"required": ["command"]}, {"required": ["python"]}]}
+        runs = {"type": "object", "anyOf": [_has("command"), _has("python")]}
         return {
             "title": "raftflow workflow",
             "description": "A graph of tasks, as submitted to a raftflow cluster.",
@@ -156,8 +156,8 @@ class _Parts:
             "required": ["name", "tasks"],
             "additionalProperties": False,
             # What a task runs stands in the task, unless the defaults say it.
-            "if": {"properties": {"defaults": {"not": runs}}},
-            "then": {"properties": {"tasks": {"items": runs}}},
+            "if": {"type": "object", "properties": {"defaults": {"not": runs}}},
+            "then": {"type": "object", "properties": {"tasks": {"type": "array", "items": runs}}},
         }
 
     def _task(self) -> Schema:
@@ -169,8 +169,8 @@ class _Parts:
             "properties": keys,
             "required": ["id"],
             "additionalProperties": False,
-            "not": {"required": ["command", "python"]},
-            "if": {"required": ["command"]},
+            "not": _has("command", "python"),
+            "if": _has("command"),
             "then": {"not": {"anyOf": [_not_empty("args", "array"), _not_empty("kwargs", "object")]}},
         }
 
@@ -185,7 +185,7 @@ class _Parts:
             "type": "object",
             "properties": keys,
             "additionalProperties": False,
-            "not": {"required": ["command", "python"]},
+            "not": _has("command", "python"),
         }
 
     def _keys(self) -> dict[str, Schema]:
@@ -205,7 +205,7 @@ class _Parts:
                 "items": {"type": "string", "pattern": _NO_NUL},
                 "minItems": 1,
                 "maxItems": limits.COMMAND_ARGS_MAX,
-                "not": {"minItems": 1, "prefixItems": [{"type": "string", "maxLength": 0}]},
+                "not": {"type": "array", "minItems": 1, "prefixItems": [{"type": "string", "maxLength": 0}]},
             },
             "python": {
                 "description": '"package.module:function", called in a worker process of the agent.',
@@ -228,7 +228,11 @@ class _Parts:
             "env": {
                 "description": "Environment variables. RAFTFLOW_* are set by the agent.",
                 "type": "object",
-                "propertyNames": {"pattern": "^[^=\\u0000]+$", "not": {"pattern": "^RAFTFLOW_"}},
+                "propertyNames": {
+                    "type": "string",
+                    "pattern": "^[^=\\u0000]+$",
+                    "not": {"type": "string", "pattern": "^RAFTFLOW_"},
+                },
                 "additionalProperties": {
                     "anyOf": [
                         {"type": "string", "pattern": _NO_NUL},
@@ -336,6 +340,10 @@ class _Parts:
         }
 
 
+def _has(*keys: str) -> Schema:
+    return {"type": "object", "properties": {key: {} for key in keys}, "required": list(keys)}
+
+
 def _not_empty(key: str, kind: str) -> Schema:
     least = {"minItems": 1} if kind == "array" else {"minProperties": 1}
-    return {"required": [key], "properties": {key: {"type": kind, **least}}}
+    return {"type": "object", "required": [key], "properties": {key: {"type": kind, **least}}}

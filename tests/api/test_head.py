@@ -17,7 +17,7 @@ from tests.api.test_tls import make_certificate, with_tls
 
 WORK = {"id": "a", "command": ["true"]}
 DIFFERENT = {"date", "x-request-id", "x-raftflow-index"}
-CHANGING = ("/metrics", "/v1/status", "/v1/agents", "/v1/agents/a1")
+CHANGING = ("/metrics", "/v1/status", "/v1/agents", "/v1/agents/a1", "/v1/audit", "/v1/audit/verify", "/v1/ledger")
 LONG = 9_000
 
 

@@ -153,9 +153,8 @@ async def test_a_key_that_cannot_be_one_is_refused_by_every_write(one: Any) -> N
 
 async def test_tools_that_know_no_tuples_read_the_description(one: Any) -> None:
     document = (await one.get("/v1/openapi.json")).json
-    answers = {name: each for name, each in document["components"]["schemas"].items() if name != "TaskDocument"}
-    assert '"prefixItems"' not in msgspec.json.encode(answers).decode().replace(
-        '"not":{"minItems":1,"prefixItems"', ""
-    )
+    structs = {name: each for name, each in document["components"]["schemas"].items() if "Document" not in name}
+    del structs["TaskDefaults"]  # made by hand, as documents: only a `not` has one there
+    assert "prefixItems" not in msgspec.json.encode(structs).decode()
     pair = part(document, "AuditCheck", "before_gaps", "items")
     assert (pair["items"], pair["maxItems"]) == ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, 2)

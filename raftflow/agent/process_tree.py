@@ -116,31 +116,32 @@ def state_of(pid: int) -> str:
 def kill_descendants(root: int) -> int:
     """Kill every descendant of a process, but not the process itself. Returns how many.
 
-    Descendants that are made meanwhile are found in the next round, as long as their ancestors up to the process
-    itself are alive, or it adopts them.
+    Parents are stopped first and killed last: the children of one that is dead belong to somebody else, and one that
+    runs may make more. What is made meanwhile all the same is found in the next round, as long as its ancestors up to
+    the process itself are alive, or it adopts them.
     """
-    killed = 0
+    killed: set[tuple[int, int]] = set()
     for _ in range(_ROUNDS_MAX):
-        found = 0
+        found: list[tuple[int, int]] = []
         waiting = [root]
-        seen = 0
-        while waiting and seen < PROCESSES_MAX:
+        while waiting and len(found) < PROCESSES_MAX:
             parent = waiting.pop()
-            seen += 1
             stat = _stat(parent)
             if stat is None:
                 continue
             for pid in _children(parent, stat.threads):
                 waiting.append(pid)
-                found += _kill_child(pid, parent)
-        killed += found
-        if not found:
+                if (pid, parent) not in killed and _signal_child(pid, parent, signal.SIGSTOP):
+                    found.append((pid, parent))
+        ended = {each for each in reversed(found) if _signal_child(*each, signal.SIGKILL)}
+        killed |= ended
+        if not ended:
             break
-    return killed
+    return len(killed)
 
 
-def _kill_child(pid: int, parent: int) -> bool:
-    """Kill a process if it is the child of `parent` and alive. Returns whether it was."""
+def _signal_child(pid: int, parent: int, signum: signal.Signals) -> bool:
+    """Send a signal to a process if it is the child of `parent` and alive. Returns whether it was."""
     try:
         handle = os.pidfd_open(pid)
     except OSError:
@@ -149,7 +150,7 @@ def _kill_child(pid: int, parent: int) -> bool:
         stat = _stat(pid)  # of the process behind the handle, or of none: the number may be another's by now
         if stat is None or stat.parent != parent or stat.state in (b"Z", b"X"):
             return False
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        signal.pidfd_send_signal(handle, signum)
     except OSError:  # it has ended, or belongs to another user
         return False
     finally:

@@ -13,12 +13,15 @@ from aiohttp.http import HttpVersion11
 from raftflow.api import problems
 from raftflow.api.problems import ProblemError
 from raftflow.domain.contract import FieldProblem
-from raftflow.domain.values import TWICE, ValueFault, read_json
+from raftflow.domain.values import TWICE, ValueFault, decode_json, find_fault, read_json, twice_fault
 
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
 """A body that takes longer to arrive comes from a client that is stuck, or means harm."""
+
+_EXPLAINED_BYTES_MAX = 64 * 1024
+"""Of a body that is no JSON: in larger ones nobody looks for the place, for that costs the loop."""
 
 _encode = msgspec.json.Encoder().encode
 _PATH = re.compile(r" - at `\$?\.?(?P<path>.*)`$")
@@ -109,6 +112,9 @@ def decode(body: bytes, into: type[T]) -> T:
             problems.INVALID_DOCUMENT, f"the body is not right: {text[:500]}", errors=[FieldProblem(path, message)]
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        fault = _explain(body) if len(body) <= _EXPLAINED_BYTES_MAX else None
+        if fault is not None and fault.path:
+            raise _not_right(fault) from None
         raise ProblemError(problems.INVALID_DOCUMENT, f"the body is not JSON: {str(error)[:500]}") from None
     # What reads back as it was sent, as all that agents and clients of ours send does, has no key twice.
     if _encode(request) != body:
@@ -118,11 +124,24 @@ def decode(body: bytes, into: type[T]) -> T:
 
 def _require_each_key_once(body: bytes) -> None:
     try:
-        read_json(body)
+        fault = twice_fault(body, decode_json(body))
+    except (RecursionError, msgspec.DecodeError):  # in a result, which is looked at for itself
+        return
+    if fault is not None and fault.message == TWICE:
+        raise _not_right(fault)
+
+
+def _explain(body: bytes) -> ValueFault | None:
+    """Return the first part of a body that is no value."""
+    try:
+        return find_fault(read_json(body))
     except ValueFault as fault:
-        if fault.message == TWICE:
-            raise ProblemError(
-                problems.INVALID_DOCUMENT,
-                f"the body is not right: {fault}",
-                errors=[FieldProblem(fault.path, fault.message)],
-            ) from None
+        return fault
+
+
+def _not_right(fault: ValueFault) -> ProblemError:
+    return ProblemError(
+        problems.INVALID_DOCUMENT,
+        f"the body is not right: {fault}",
+        errors=[FieldProblem(fault.path, fault.message)],
+    )

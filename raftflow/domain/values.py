@@ -39,6 +39,7 @@ TWICE: Final = "the key is there twice"
 
 _INTEGER_MOST = 10**INTEGER_DIGITS_MAX - 1
 _LONG_DIGITS = re.compile(rf"([0-9](?:_?[0-9]){{{INTEGER_DIGITS_MAX}}})(?:_?[0-9])+")
+_WHOLES = frozenset((dict, list))
 _ENDS_OF_KEYS = (b'":', b" :", b"\t:", b"\r:", b"\n:")
 _PATH_CHARS_MAX = 120
 _KEY_CHARS_MAX = 40
@@ -174,8 +175,8 @@ def twice_fault(data: bytes, value: Any) -> ValueFault | None:
 
 def _count_keys(value: Any) -> int:
     if type(value) is dict:
-        return len(value) + sum(map(_count_keys, value.values()))
-    return sum(map(_count_keys, value)) if type(value) is list else 0
+        return len(value) + sum(_count_keys(part) for part in value.values() if type(part) in _WHOLES)
+    return sum(_count_keys(part) for part in value if type(part) in _WHOLES) if type(value) is list else 0
 
 
 def is_too_deep(text: bytes, value: Any) -> bool:

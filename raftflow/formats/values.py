@@ -93,7 +93,9 @@ def _push_table(
     item: dict[Any, Any], where: str, depth: int, stack: list[tuple[Any, str, int]], faults: list[tuple[str, str]]
 ) -> None:
     for key, each in item.items():
-        if not isinstance(key, str) or text_bytes(key) < 0:
+        if not isinstance(key, str):
             faults.append((where, f"the key {ascii(key)[:40]} is no text"))
+        elif text_bytes(key) < 0:
+            faults.append((where, f"the key {ascii(key)[:40]} {LONE_SURROGATE}"))
         else:
             stack.append((each, f"{where}.{key[:80]}", depth + 1))

@@ -257,6 +257,13 @@ class LiveFile:
         self._when = Times()
         self._seen = 0
 
+    def begin(self) -> None:
+        """Another call begins; the file is empty."""
+        if self._seen or self.lost:
+            self.cut_to = self.lost = self._seen = 0
+            self.times = []
+            self._when = Times()
+
     def start_since(self, since_ms: int) -> int | None:
         """Return where what came at a time or later begins; see `stream_start`. Raises `OSError`."""
         return _start_since(self.times, os.fstat(self.fd).st_mtime_ns // 1_000_000, since_ms)

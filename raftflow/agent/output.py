@@ -34,7 +34,7 @@ class Kept(msgspec.Struct):
     began: Began
     ended: Ended
     is_found: bool = False
-    """The agent was killed while it ran: the files tell how much there is."""
+    """The agent or its launcher was killed while it ran: the files tell how much there is."""
     is_stored: bool = False
 
 
@@ -114,12 +114,25 @@ class OutputStore:
         sizes = (max(sizes[0], 0), max(sizes[1], 0))  # a worker may tell anything
         ended = Ended(fence, _now_ms(), sizes, truncated)
         self._index.add(ended)
-        for name, live in zip(STREAMS, running.files or (), strict=False):
+        for name, live in zip(STREAMS, running.files, strict=True) if running.files is not None else ():
             if live.times:
                 with contextlib.suppress(OSError, UnfitFileError):
                     write_times(self.directory(fence), name, live.times)
-        kept = Kept(running.began, ended)
+        self._finish(Kept(running.began, ended))
+
+    def broke_off(self, fence: int) -> None:
+        """The attempt ended, and nobody counted what it wrote: its files tell."""
+        running = self._live.pop(fence, None)
+        if running is not None:
+            ended = self._rescue(running.began, is_there=True)
+            self._index.add(ended)
+            self._finish(Kept(running.began, ended, is_found=True))
+
+    def _finish(self, kept: Kept) -> None:
+        fence = kept.began.fence
         self._keep(kept)
+        if fence not in self._kept:
+            return
         self.prune()
         if self.on_kept is not None and fence in self._kept:
             self.on_kept(kept)

@@ -91,6 +91,20 @@ async def test_output_survives_a_kill_in_the_middle_of_an_attempt(
         assert (err.data, err.offset, err.size, err.truncated) == (b"e" * 1_000, 2_000, 3_000, True)
 
 
+async def test_output_of_a_program_whose_launcher_was_killed(leader: Any, agent_process: Any, fifo: Path) -> None:
+    agent = agent_process()
+    (fence,) = await leader.assign({"command": [sys.executable, "-c", KILLED, str(fifo)]})
+    await asyncio.to_thread(fifo.read_bytes)
+    (launcher,) = agent.children()
+    async with asyncio.timeout(15):
+        while len((await leader.log_of(fence, "stderr")).data) < 3_000:
+            pass
+    os.kill(launcher, signal.SIGKILL)
+    assert (await leader.end_of(fence)).outcome == "agent_fault"
+    out = await leader.log_of(fence, "stdout")
+    assert (out.data, out.complete, out.error) == ("before the kill 中\n".encode() * 3, True, "")
+
+
 def assignment(fence: int, workflow: str = "wf-1") -> Assignment:
     return Assignment(
         fence=fence, workflow_id=workflow, workflow_name="w", task_id="t", attempt=1, resources={}, command=["true"]
@@ -131,7 +145,6 @@ async def test_thousands_of_tiny_logs_are_bounded_in_steps(make_store: Any, tmp_
     store = make_store()
     for fence in range(1, 3_001):
         write(store, fence, b"%d\n" % fence)
-    await asyncio.sleep(0)  # the index is written
     store = make_store()
     assert store.read(3_000, "stdout", 0, 100).data == b"3000\n"
     assert store.read(2_001, "stdout", 0, 100).data == b"2001\n"
@@ -190,7 +203,7 @@ async def test_an_index_that_somebody_spoiled_costs_logs_and_nothing_else(
     store = make_store()
     write(store, 1, b"one")
     write(store, 2, b"two")
-    await asyncio.sleep(0)
+    store._index.flush()
     index = tmp_path / "agent" / "logs.index"
     data = index.read_bytes()
     index.unlink()
@@ -218,8 +231,8 @@ async def test_the_index_does_not_grow_for_ever(make_store: Any, tmp_path: Path)
     for fence in range(1, 8_001):
         write(store, fence, b"")
         if fence % 100 == 0:
-            await asyncio.sleep(0)
-    store.prune()
+            store._index.flush()
+            store.prune()
     assert (tmp_path / "agent" / "logs.index").stat().st_size < 1 << 20
     assert store.read(8_000, "stdout", 0, 10).complete
     assert store.read(7_000, "stdout", 0, 10) is None

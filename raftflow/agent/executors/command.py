@@ -89,7 +89,10 @@ class CommandExecutor:
         program = self._running.pop(fence)
         try:
             how = self._how(program.folder, exited)
-            self._store.ended(fence, exited.sizes, exited.truncated)
+            if exited.code is None:
+                self._store.broke_off(fence)
+            else:
+                self._store.ended(fence, exited.sizes, exited.truncated)
         except Exception as error:  # noqa: BLE001 - it must cost this attempt only
             _log.exception("attempt %d: its end cannot be handled", fence)
             why = f"the agent could not handle its end: {error!r}"

@@ -111,8 +111,11 @@ class PythonExecutor:
         worker.call = data
         worker.calls += 1
         self._running[fence] = (worker, ended)
-        out, err = worker.streams
-        worker.live = (LiveFile(out, self._output_bytes_max), LiveFile(err, self._output_bytes_max))
+        if worker.live is None:
+            out, err = worker.streams
+            worker.live = (LiveFile(out, self._output_bytes_max), LiveFile(err, self._output_bytes_max))
+        for live in worker.live:
+            live.begin()
         self._store.began(assignment, worker.live, worker.folder)
         self._write(worker, data)
 
@@ -387,10 +390,11 @@ class PythonExecutor:
     def _keep(self, worker: Worker, fence: int, sizes: tuple[int, int], truncated: tuple[bool, bool]) -> None:
         """Tell the store how much a call wrote, with what was lost while it ran."""
         assert worker.live is not None  # noqa: S101 - it has had a call
-        (out, err), (out_cut, err_cut) = sizes, truncated
-        out_lost, err_lost = (live.lost for live in worker.live)
-        worker.live = None
-        self._store.ended(fence, (out + out_lost, err + err_lost), (out_cut or out_lost > 0, err_cut or err_lost > 0))
+        out, err = worker.live
+        if out.lost or err.lost:
+            sizes = (sizes[0] + out.lost, sizes[1] + err.lost)
+            truncated = (truncated[0] or out.lost > 0, truncated[1] or err.lost > 0)
+        self._store.ended(fence, sizes, truncated)
 
     def _how(self, worker: Worker, exited: Exited) -> Ended:
         cpu_ms = max(exited.cpu_ms - worker.cpu_ms, 0)

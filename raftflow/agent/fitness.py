@@ -104,7 +104,7 @@ class Fitness:
             _log.warning("still unfit: %s", wrong)
             self._tell(wrong)
             wait_s = min(wait_s * 2, PROBE_MAX_S)
-        _log.warning("this agent works again")
+        _log.info("this agent works again")
         self._probing = None
         self._tell("")
 

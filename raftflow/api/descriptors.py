@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from raftflow.api import forward
+from raftflow.coordinator.config import Limits
 from raftflow.coordinator.settings import ConfigError
 from raftflow.replication.connection import LinkLimits
 
@@ -85,7 +86,10 @@ def share_out(limit: int, in_use: int, connections_wanted: int) -> Shares:
             f"LimitNOFILE= of its service)"
         )
     if connections < connections_wanted:
-        _log.warning(
+        _log.log(
+            logging.INFO
+            if connections_wanted == Limits().connections
+            else logging.WARNING,  # nobody asked for so many
             "limits.connections is %d, but the limit of open files (%d) leaves room for %d; raise it (ulimit -n, or "
             "LimitNOFILE= of the service), or lower limits.connections",
             connections_wanted,

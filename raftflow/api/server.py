@@ -204,7 +204,7 @@ async def run_replica(config: CoordinatorConfig, shares: Shares) -> int:
         fs.close()
         return EXIT_FAILED if isinstance(error, ReplicaDiskError) else EXIT_REFUSED
     _quiet_interpreter()
-    _log.warning(
+    _log.info(
         "replica %s of cluster %s serves %s, data in %s",
         config.name,
         config.cluster_id,
@@ -227,7 +227,7 @@ async def _until_end(replica: Replica, stop: asyncio.Event) -> int:
     if failing.done():
         reason = failing.result()
         if isinstance(reason, ReplicaRemovedError):
-            _log.warning("the replica stops, as it was removed from the cluster")
+            _log.info("the replica stops, as it was removed from the cluster")
             return EXIT_OK
         _log.critical("the replica stops: %s", reason)
         return EXIT_REFUSED if isinstance(reason, ReplicaRefusedError) else EXIT_FAILED

@@ -216,7 +216,7 @@ class AuditFile:
                 gap = Gap(self._last_index + 1, index, chain)
                 self._write_frame(GAP, index, msgspec.msgpack.encode(gap))
                 self._last_index, self._last_chain = index, chain
-                _log.warning("audit: indexes %d to %d came as a snapshot", gap.first, gap.last)
+                _log.info("audit: indexes %d to %d came as a snapshot", gap.first, gap.last)
             self._expected = None
             return
         known = self._chain_at(index)

@@ -356,7 +356,7 @@ class LeaderLoop:
         """Return how many of the agents whose leases are over may be given up now."""
         if not wanted:
             if self.calm.active and not self.removals:
-                _log.warning("the mass loss of agents is over")
+                _log.info("the mass loss of agents is over")
                 self.calm.reset()
             return 0
         present = sum(agent.present for agent in self._machine.state.agents.values())

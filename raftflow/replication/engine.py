@@ -114,7 +114,9 @@ class PySyncObjLog:
         self._closed = False
         self._failure: LogFailedError | None = None
         self._failed = asyncio.Event()
-        self._roles = RoleTracker(config.name, config.election_max_s, self._lose_leadership)
+        self._roles = RoleTracker(
+            config.name, config.election_max_s, self._lose_leadership, election_min_s=config.election_min_s
+        )
         self._repeat_reads_at = float("-inf")
         self._data: DataDir | None = None
 

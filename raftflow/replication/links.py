@@ -327,6 +327,7 @@ class StreamLinks:
                 self._guests[peer] = told
         self.stats["connected"] += 1
         _log.info("link to %s is up (%s)", peer, connection.remote)
+        self._complaints.pop(("unreachable", peer), None)
         self._up[peer] = connection
         self._on_up(peer)
 
@@ -388,7 +389,9 @@ class StreamLinks:
             return
         self._complaints[key] = (now, 0)
         more = f" ({hidden} more like it were not logged)" if hidden else ""
-        _log.warning("link with %s: %s%s", repr(peer) if peer else "a stranger", text, more)
+        # A peer that cannot be reached may be starting or stopping: it is trouble if it lasts.
+        level = logging.INFO if reason == "unreachable" and not hidden else logging.WARNING
+        _log.log(level, "link with %s: %s%s", repr(peer) if peer else "a stranger", text, more)
 
     def _accept_failed(self, text: str) -> None:
         self.stats["accept_failed"] += 1

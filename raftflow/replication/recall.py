@@ -207,7 +207,7 @@ class Recall:
         repair.finish()
         self.repair = None
         self._on_change()
-        _log.warning("this replica is whole again, up to entry %d", applied)
+        _log.info("this replica is whole again, up to entry %d", applied)
         return True
 
     def note_followers(self, introducer: Introducer) -> None:

@@ -7,6 +7,7 @@ its term is applied, and its loss at once; in between the replica counts as what
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from raftflow.replication.core import State
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.replication.core import Message, Raft
+
+_log = logging.getLogger("raftflow.replication.roles")
 
 _ROLES = {State.FOLLOWER: Role.FOLLOWER, State.CANDIDATE: Role.CANDIDATE, State.LEADER: Role.LEADER}
 
@@ -27,10 +30,12 @@ class RoleTracker:
         name: this replica.
         silence_s: a leader that has not been heard for so long is no longer named.
         on_lost: called first when a leadership ends, whether it was announced or not.
+        election_min_s: whom nobody asks to stand for election has heard no leader for so long.
     """
 
-    def __init__(self, name: str, silence_s: float, on_lost: Callable[[], None]) -> None:
+    def __init__(self, name: str, silence_s: float, on_lost: Callable[[], None], *, election_min_s: float) -> None:
         self._name = name
+        self._election_min_s = election_min_s
         self._silence_s = silence_s
         self._on_lost = on_lost
         self._raft: Raft | None = None
@@ -38,6 +43,9 @@ class RoleTracker:
         self._heard_at = float("-inf")
         self._heard: tuple[str, int] | None = None
         self._catch_up_to: int | None = None
+        self._stood_s: float | None = None
+        """How long no leader had been heard when this replica stood for election; None while it follows."""
+        self._has_led = False
         self._changed = asyncio.Event()
         self.callbacks: list[Callable[[Role, int], None]] = []
         self.leader_callbacks: list[Callable[[], None]] = []
@@ -55,6 +63,10 @@ class RoleTracker:
         if raft is None:
             return
         role, term = _ROLES[raft.state], raft.term
+        if role is Role.FOLLOWER:
+            self._stood_s = None
+        elif self._stood_s is None:
+            self._stood_s = asyncio.get_running_loop().time() - self._heard_at
         if self._led_term is not None and (role is not Role.LEADER or term != self._led_term):
             self._led_term = None
             self._on_lost()
@@ -73,7 +85,22 @@ class RoleTracker:
         for callback in self.callbacks:
             callback(role, term)
         if role is Role.LEADER:
+            self._tell_election(term)
             self._tell_leader()
+
+    def _tell_election(self, term: int) -> None:
+        """Log that this replica leads: a warning if a leader was lost before, nothing special at a start or handover.
+
+        Who was asked to stand has just heard the leader; who stands by itself has heard none for an election timeout.
+        """
+        had_leader = self._heard is not None or self._has_led
+        is_lost = had_leader and (self._stood_s or 0.0) >= self._election_min_s
+        self._has_led = True
+        if is_lost:
+            before = "it led before" if self._heard is None else f"{self._heard[0]} led in term {self._heard[1]}"
+            _log.warning("%s was elected in term %d, as the leader was lost (%s)", self._name, term, before)
+        else:
+            _log.info("%s leads in term %d", self._name, term)
 
     def _tell_leader(self) -> None:
         for callback in self.leader_callbacks:

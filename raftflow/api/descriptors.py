@@ -19,6 +19,8 @@ from raftflow.coordinator.settings import ConfigError
 from raftflow.replication.connection import LinkLimits
 
 _log = logging.getLogger(__name__)
+_PLENTY = 1_000
+"""So many connections are enough for most clusters."""
 
 FILES: Final = 64
 """For journal, snapshots (written, sent and received), audit, verifications, pipes of the helper process, the event
@@ -86,10 +88,9 @@ def share_out(limit: int, in_use: int, connections_wanted: int) -> Shares:
             f"LimitNOFILE= of its service)"
         )
     if connections < connections_wanted:
+        is_plenty = connections >= _PLENTY and connections_wanted == Limits().connections  # nobody asked for so many
         _log.log(
-            logging.INFO
-            if connections_wanted == Limits().connections
-            else logging.WARNING,  # nobody asked for so many
+            logging.INFO if is_plenty else logging.WARNING,
             "limits.connections is %d, but the limit of open files (%d) leaves room for %d; raise it (ulimit -n, or "
             "LimitNOFILE= of the service), or lower limits.connections",
             connections_wanted,

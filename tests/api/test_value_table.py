@@ -23,19 +23,24 @@ import msgspec
 import pytest
 
 from raftflow import helpers
+from raftflow.agent.config import ConfigError, load_config
 from raftflow.agent.executors.command import _encode as encode_inputs
 from raftflow.agent.folders import AttemptFolders
 from raftflow.agent.messages import CONTROL_FD, READY, Call, Returned
 from raftflow.agent.workdir import WorkDirectory
+from raftflow.api.agents import _capacity as capacity_of
+from raftflow.api.bodies import decode
+from raftflow.api.problems import ProblemError
 from raftflow.cli.output import print_items
 from raftflow.client import AsyncClient, Client, UsageError, Workflow
 from raftflow.coordinator.document_worker import Ask, answer
 from raftflow.domain import cachekeys
 from raftflow.domain.checks import check_task_values, result_problem
-from raftflow.domain.contract import ReportedEnd, TaskView, WorkflowCreated
+from raftflow.domain.contract import RegisterRequest, ReportedEnd, TaskView, WorkflowCreated
 from raftflow.domain.limits import INTEGER_DIGITS_MAX, RESULT_BYTES_MAX
 from raftflow.domain.reportable import first_fault, judge_end
 from raftflow.domain.values import ValueFault, write_json
+from raftflow.formats.agents import load_agents
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.files import FormatError, loads
 from tests.api.conftest import Served, config_of, in_memory
@@ -834,3 +839,74 @@ def test_the_table_is_as_large_as_is_said() -> None:
         for kinds, refusing in ((EXACT, False), (REFUSED, True))
     )
     assert count >= 1_000
+
+
+# --- texts of errors, and amounts of resources
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ValueError('lost \\ud800 half')", "ValueError: lost \\ud800 half"),
+        ("raise type('\\u5de5', (Exception,), {})('\\udcff')", "\\udcff"),
+        ("raise ValueError({'k\\ud800': 1})", "ValueError: {'k\\ud800': 1}"),
+        ("raise SystemExit('\\ud800 stop')", "\\ud800 stop"),
+        ("raise ExceptionGroup('\\ud800', [ValueError('\\udfff')])", "\\udfff"),
+        ("open('/no/\\udcff/such')", "FileNotFoundError"),
+    ],
+)
+def test_a_lone_surrogate_does_not_hide_the_error_of_a_task(code: str, words: str, place: Place) -> None:
+    done = place.worker.returned("builtins:exec", json.dumps([code]))
+    assert not done.ok
+    done.error.encode()
+    assert words in done.error
+    end = ReportedEnd(fence=1, workflow_id="w", task_id="t", outcome="failed", error=done.error)
+    judge_end(end)
+    assert words in msgspec.json.decode(msgspec.json.encode(end), type=ReportedEnd).error
+
+
+AMOUNTS = {
+    "1e999999": ('"1e999999"', '"1e999999"'),
+    "nan-text": ('"nan"', '"nan"'),
+    "infinity-text": ('"Infinity"', '"Infinity"'),
+    "underscores": ('"1_000"', '"1_000"'),
+    "negative": ("-1", "-1"),
+    "long-text": (f'"{"9" * 5_000}"', f'"{"9" * 5_000}"'),
+    "long-number": ("1" * 400, "1" * 400),
+    "longer-number": ("1" * 5_000, "1" * 5_000),
+    "1e400": ("1e400", "1e400"),
+    "nan": ("NaN", "nan"),
+    "infinity": ("Infinity", "inf"),
+    "true": ("true", "true"),
+}
+
+
+@pytest.mark.parametrize("name", AMOUNTS)
+@pytest.mark.parametrize("resource", ["cpu", "memory", "gpu"])
+def test_an_amount_that_no_machine_has_is_refused_with_its_field(name: str, resource: str, tmp_path: Path) -> None:
+    in_json, in_toml = AMOUNTS[name]
+    file = tmp_path / "file.toml"
+    file.write_text(f'[[agents]]\nname = "a"\nresources = {{ {resource} = {in_toml} }}\n')
+    with pytest.raises((DocumentError, FormatError), match=rf"agents\[0\]\.resources\.{resource}: "):
+        load_agents(file)
+    file.write_text(f'[agent]\npeers = ["http://127.0.0.1:1"]\nresources = {{ {resource} = {in_toml} }}\n')
+    with pytest.raises(ConfigError, match=r"resources|file\.toml"):
+        load_config(file, {}, {})
+    if in_toml.startswith('"'):
+        with pytest.raises(ConfigError, match=r"resources \(flag\): "):
+            load_config(None, {"RAFTFLOW_PEERS": "http://127.0.0.1:1"}, {"resources": {resource: in_toml.strip('"')}})
+    text = f'{{"name": "w", "tasks": [{{"id": "a", "command": ["x"], "resources": {{"{resource}": {in_json}}}}}]}}'
+    with pytest.raises((DocumentError, FormatError), match=rf"tasks\[0\]\.resources\.{resource}: "):
+        normalize(loads(text.encode(), "json"))
+    register = f'{{"name": "a", "instance": "iiiiiiii", "resources": {{"{resource}": {in_json}}}}}'
+    with pytest.raises(ProblemError) as caught:
+        capacity_of(decode(register.encode(), RegisterRequest))
+    assert "resources" in str(caught.value.problem)
+
+
+async def test_a_client_never_sends_null_for_a_number_that_is_not_finite() -> None:
+    client = AsyncClient(["http://127.0.0.1:1"], environ={})
+    sent = sent_by(client)
+    with pytest.raises(UsageError, match="deadline_s: must be a finite number"):
+        await client.drain("a1", NAN)
+    assert sent == []

@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     except MemoryError:
-        print(f"raftflow.burn: no {options.memory_mib} MiB of memory to be had", file=sys.stderr)  # noqa: T201 - program
+        print(f"raftflow.burn: no {options.memory_mib} MiB of memory are available", file=sys.stderr)  # noqa: T201 - program
         return 1
     path = os.environ.get("RAFTFLOW_RESULT")
     if path:

@@ -226,7 +226,7 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: has no table [agent]")
     unknown = sorted(set(document) - {"agent"})
     if unknown:
-        raise ConfigError(f"{file}: unknown key {unknown[0]!r}; an agent's settings stand in [agent]")
+        raise ConfigError(f"{file}: unknown key {unknown[0]!r}; an agent's settings are in [agent]")
     return table
 
 
@@ -272,7 +272,7 @@ def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
     for peer in config.peers:
         parts = urlsplit(peer)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise fail("peers", f"{peer!r} is no base URL such as http://host:7100")
+            raise fail("peers", f"{peer!r} is not a base URL such as http://host:7100")
     wrong = name_problem(config.name)
     if wrong is not None:
         raise fail("name", f"{config.name!r} {wrong}")
@@ -306,7 +306,7 @@ def _check_places(config: AgentConfig, fail: Callable[[str, str], ConfigError]) 
     for key in ("cacert", "client_cert", "client_key"):
         path = getattr(config, key)
         if path and not Path(path).is_file():
-            raise fail(key, f"{path} is no file")
+            raise fail(key, f"{path} is not a file")
     if config.client_key:
         try:
             check_private(config.client_key, "key file")

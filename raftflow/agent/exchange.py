@@ -366,7 +366,7 @@ class Exchange:
         except StaleIncarnationError as error:
             self._book.refuse(request.ends)  # and the refusal is on record
             if not self.over.done():
-                _log.warning("incarnation %d counts no more: %s", registration.incarnation, error)
+                _log.warning("incarnation %d is stale: %s", registration.incarnation, error)
                 self._finish("stale")
         except RefusedError as error:
             self._refused(error, request)
@@ -407,7 +407,7 @@ class Exchange:
         if guilty is not None:
             self._refusals.condemn(*guilty)
         elif not portion.items():
-            why = f"the coordinator refuses a poll that carries nothing, which this agent cannot mend: {error}"
+            why = f"the coordinator refuses a poll without items; this agent cannot repair that: {error}"
             self._failed(why, _REFUSED_WAIT_S)
         else:
             _log.info(

@@ -114,7 +114,7 @@ class AttemptFolders:
         if self._idle:
             folder = self._idle.pop()
             if os.lstat(folder.inputs).st_ino != folder.inputs_inode:
-                raise UnfitFileError("somebody meddled with the folder of an attempt that is to come")
+                raise UnfitFileError("another process changed the folder of a future attempt")
             if folder.content != inputs:
                 self._write(folder, inputs)
             folder.begun_ns = time.time_ns()

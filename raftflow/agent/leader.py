@@ -202,7 +202,7 @@ class LeaderClient:
             if status in (307, 308) and location:
                 target = _base_of(urljoin(base, location), path)
                 if target is None or (base.startswith("https:") and not target.startswith("https:")):
-                    reasons.append(f"{base}: sent to {location}, which is no replica's address")
+                    reasons.append(f"{base}: sent to {location}, which is not a replica's address")
                 else:
                     if target in self._peers:
                         self._remember(target)  # its answer may take as long as a poll is held

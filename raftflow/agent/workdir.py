@@ -113,7 +113,7 @@ class WorkDirectory:
             found = os.fstat(fd)
             if (found.st_dev, found.st_ino) != self._known:
                 if self._locks:
-                    _log.error("somebody removed or replaced the work directory %s: it is made anew", self.path)
+                    _log.error("somebody removed or replaced the work directory %s: it is made again", self.path)
                 self._lock(fd)
                 self._known = (found.st_dev, found.st_ino)
             for part in (EXCHANGE, ATTEMPTS, WORKERS, INPUTS, _TRASH):

@@ -65,7 +65,7 @@ def _capacity(request: RegisterRequest) -> dict[str, int]:
         except ValueError as error:
             errors.append(FieldProblem(f"resources.{name[:80]}", str(error)[:500]))
     if errors:
-        raise ProblemError(problems.INVALID_DOCUMENT, "the agent's resources are not right", errors=errors)
+        raise ProblemError(problems.INVALID_DOCUMENT, "the agent's resources are invalid", errors=errors)
     return capacity
 
 

@@ -181,7 +181,7 @@ class Api:
         bodies.require_plain(request)
         if request.method == "CONNECT":
             raise ProblemError(
-                problems.METHOD_NOT_ALLOWED, "a replica is no proxy", headers={"Allow": "", "Connection": "close"}
+                problems.METHOD_NOT_ALLOWED, "a replica is not a proxy", headers={"Allow": "", "Connection": "close"}
             )
         self._check_host(request)
         if self._token is not None and request.path not in _OPEN_PATHS:

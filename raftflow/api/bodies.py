@@ -109,7 +109,7 @@ def decode(body: bytes, into: type[T]) -> T:
         message = text[: match.start()] if match else text
         path = match["path"] if match else ""
         raise ProblemError(
-            problems.INVALID_DOCUMENT, f"the body is not right: {text[:500]}", errors=[FieldProblem(path, message)]
+            problems.INVALID_DOCUMENT, f"the body is invalid: {text[:500]}", errors=[FieldProblem(path, message)]
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         fault = _explain(body) if len(body) <= _EXPLAINED_BYTES_MAX else None
@@ -142,6 +142,6 @@ def _explain(body: bytes) -> ValueFault | None:
 def _not_right(fault: ValueFault) -> ProblemError:
     return ProblemError(
         problems.INVALID_DOCUMENT,
-        f"the body is not right: {fault}",
+        f"the body is invalid: {fault}",
         errors=[FieldProblem(fault.path, fault.message)],
     )

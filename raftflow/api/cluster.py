@@ -148,7 +148,7 @@ ROUTES: tuple[Route, ...] = (
         "Whoever waits for a leader that may be silent learns from another replica that there is a new one",
         LeaderNotice,
         params=(
-            Param("term", "integer", "a leader of this term, or an earlier one, is no news", default=0),
+            Param("term", "integer", "a leader of this term, or an earlier one, brings no news", default=0),
             Param("wait_ms", "integer", "how long to wait for news", most=int(HOLD_MAX_S * 1000), default=0),
         ),
     ),

@@ -110,7 +110,7 @@ def check_origin(origins: list[str], host: str | None) -> None:
         raise ProblemError(problems.FORBIDDEN, "a page without an origin of its own may not send requests here")
     match = _ORIGIN.fullmatch(origin.lower())
     if len(origins) > 1 or match is None:
-        raise ProblemError(problems.INVALID_DOCUMENT, f"Origin {', '.join(origins)[:_TOLD_CHARS]!r} is no origin")
+        raise ProblemError(problems.INVALID_DOCUMENT, f"Origin {', '.join(origins)[:_TOLD_CHARS]!r} is not an origin")
     if match[1] + (match[2] or "") != (host or "").lower():
         raise ProblemError(problems.FORBIDDEN, f"the page at {origin[:_TOLD_CHARS]} may not send requests here")
 

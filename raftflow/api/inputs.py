@@ -50,7 +50,7 @@ def _find(call: Call) -> InputsSlice:
 def _fence(call: Call) -> int:
     text = call.path("fence")
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= NUMBER_MAX):
-        raise ProblemError(problems.INVALID_DOCUMENT, f"{text[:40]!r} is no fence: it is a whole number")
+        raise ProblemError(problems.INVALID_DOCUMENT, f"{text[:40]!r} is not a fence: it is a whole number")
     return int(text)
 
 

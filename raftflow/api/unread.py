@@ -48,7 +48,7 @@ def unread_problem(status: int, error: BaseException | None, message: str | None
         )
     if text == OTHER_VERSION or text.startswith(_HTTP2):
         return ProblemError(problems.INVALID_DOCUMENT, "send HTTP/1.1; no other version is spoken here but HTTP/1.0")
-    return ProblemError(problems.INVALID_DOCUMENT, f"this is no HTTP request: {_one_line(text)}")
+    return ProblemError(problems.INVALID_DOCUMENT, f"this is not an HTTP request: {_one_line(text)}")
 
 
 def _one_line(text: str) -> str:

@@ -53,7 +53,7 @@ def _read_document(body: bytes) -> WorkflowSpec:
     except DocumentError as error:
         kind = problems.INVALID_DOCUMENT if error.limit is None else problems.TOO_LARGE
         raise ProblemError(
-            kind, f"the workflow document is not right: {str(error)[:1000]}", errors=error.problems, limit=error.limit
+            kind, f"the workflow document is invalid: {str(error)[:1000]}", errors=error.problems, limit=error.limit
         ) from None
     except RecursionError:
         raise ProblemError(problems.INVALID_DOCUMENT, "the workflow document is nested too deeply") from None

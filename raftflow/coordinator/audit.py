@@ -198,7 +198,7 @@ class AuditFile:
     def _keep_torn(self, segment: _Segment, tail: bytes) -> None:
         """Put what is cut off aside: after a crash it is half a record, but it may be evidence of something else."""
         kept = self._directory / f"torn-{segment.number:08d}"
-        _log.warning("%s: cut off %d bytes that are no whole record; kept in %s", segment.path, len(tail), kept)
+        _log.warning("%s: cut off %d bytes of an incomplete record; kept in %s", segment.path, len(tail), kept)
         self._fs.remove(kept)
         file = self._fs.open(kept, create=True)
         file.write_at(0, tail)
@@ -224,7 +224,7 @@ class AuditFile:
             raise AuditError(
                 f"the audit in {self._directory} and the snapshot at index {index} tell different histories. Do not "
                 f"delete either: compare with `raftflow audit verify` on the other replicas, then let this replica "
-                f"join anew with an empty directory."
+                f"join again with an empty directory."
             )
         self._expected = self._frames_after(index)
         self._covered = self.anchor.index
@@ -278,7 +278,7 @@ class AuditFile:
                     f"the audit in {self._directory} holds another record at index {known.index} than the log gives "
                     f"for index {index}. The history was changed, or the program computes it differently. Do not "
                     f"delete either; run `raftflow audit verify` on the other replicas, and start the version of "
-                    f"raftflow that wrote the audit, or let this replica join anew with an empty directory."
+                    f"raftflow that wrote the audit, or let this replica join again with an empty directory."
                 )
         return ()
 

@@ -104,7 +104,7 @@ def frames_in(data: bytes, path: Path) -> Iterator[Frame]:
         if step is None:
             raise AuditError(
                 f"{path} is damaged at byte {offset}. The other replicas hold the same records: let this replica "
-                f"join anew with an empty directory, or move the file away and keep it as evidence."
+                f"join again with an empty directory, or move the file away and keep it as evidence."
             )
         offset, frame = step
         yield frame

@@ -319,8 +319,8 @@ def _build(tables: dict[str, dict[str, Given]], members: tuple[Member, ...], bas
     )
     if not config.bind.is_loopback and config.token is None and not config.insecure:
         raise ConfigError(
-            f"replica.bind: {config.bind.host} can be reached from other machines, and whoever reaches it can run "
-            f"commands on every agent. Set a token (replica.token_file, or RAFTFLOW_TOKEN), or say --insecure."
+            f"replica.bind: {config.bind.host} can be reached from other machines. A client that reaches it can "
+            f"run commands on every agent. Set a token (replica.token_file, or RAFTFLOW_TOKEN), or give --insecure."
         )
     return config
 

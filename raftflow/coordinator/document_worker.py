@@ -103,7 +103,7 @@ def answer(ask: Ask) -> Iterator[Answer | Piece]:
     try:
         spec = normalize(decode_json(ask.body))
     except DocumentError as error:
-        yield Fault(f"the workflow document is not right: {str(error)[:1000]}", error.problems, error.limit)
+        yield Fault(f"the workflow document is invalid: {str(error)[:1000]}", error.problems, error.limit)
     except RecursionError:
         yield Fault("the workflow document is nested too deeply")
     else:

@@ -127,7 +127,9 @@ def hosts(table: dict[str, Given], name: str, key: str) -> tuple[str, ...]:
         raise ConfigError(f"{where} must be a list of names such as cluster.example or cluster.example:7001")
     for value in values:
         if not isinstance(value, str) or parse_host(value) is None:
-            raise ConfigError(f"{where}: {value!r} is no host name such as cluster.example or cluster.example:7001")
+            raise ConfigError(
+                f"{where}: {value!r} is not a host name such as cluster.example or cluster.example:7001"
+            )
     return tuple(values)
 
 

@@ -165,5 +165,5 @@ def parse_rate_per_hour(value: object) -> float:
     except ValueError:
         rate = math.nan
     if hours is None or not 0 <= rate <= 1e9:
-        raise ValueError(f"{str(value)[:40]!r} is no rate: write 0.02/h, 1/d")
+        raise ValueError(f"{str(value)[:40]!r} is not a rate: write 0.02/h, 1/d")
     return rate / hours

@@ -25,7 +25,7 @@ def parse_duration_ms(value: object) -> int:
         text = value.strip()
         if len(text) > CHARS_MAX or not _ALL.fullmatch(text):
             raise ValueError(
-                f'{value[:40]!r} is no duration: write "40s", "5m", "1h30m", "250ms", or a number of seconds'
+                f'{value[:40]!r} is not a duration: write "40s", "5m", "1h30m", "250ms", or a number of seconds'
             )
         amount = sum(float(number) * UNIT_MS[unit] for number, unit in _ONE.findall(text))
     elif isinstance(value, int):

@@ -103,7 +103,7 @@ def _clean(part: Part, field: str, text: str) -> bool:
     if "\0" in text:
         part.fault(field, "must not hold a NUL character")
     elif text_bytes(text) < 0:
-        part.fault(field, "is no valid Unicode (a lone surrogate)")
+        part.fault(field, "is not valid Unicode (a lone surrogate)")
     else:
         return True
     return False
@@ -113,7 +113,7 @@ def _python(part: Part, value: object, fields: dict[str, Any]) -> None:
     if not isinstance(value, str):
         part.fault("python", 'must be a text "package.module:function"')
     elif value not in part.callables_seen and (len(value) > CALLABLE_CHARS_MAX or not _CALLABLE.fullmatch(value)):
-        part.fault("python", f'{shown(value)} is no callable: write "package.module:function"')
+        part.fault("python", f'{shown(value)} is not a callable: write "package.module:function"')
     else:
         part.callables_seen.add(value)
         fields["python"] = value
@@ -210,7 +210,7 @@ def _read_resources(part: Part, value: Mapping[Any, Any]) -> dict[str, int] | No
     amounts: dict[str, int] = {}
     good = True
     for key, amount in value.items():
-        wrong = name_problem(key) if isinstance(key, str) else "is no text"
+        wrong = name_problem(key) if isinstance(key, str) else "is not a text"
         if wrong is not None:
             part.fault("resources", f"{shown(key)} {wrong}")
             good = False
@@ -263,7 +263,7 @@ def _constraints(part: Part, value: object, fields: dict[str, Any]) -> None:
         else:
             labels: dict[str, str] = {}
             for label, wanted in item.items():
-                wrong = name_problem(label) if isinstance(label, str) else "is no text"
+                wrong = name_problem(label) if isinstance(label, str) else "is not a text"
                 if wrong is not None:
                     part.fault("constraints.labels", f"{shown(label)} {wrong}")
                 elif not isinstance(wanted, str) or not 0 <= text_bytes(wanted) <= limits.NAME_CHARS_MAX:
@@ -297,7 +297,7 @@ def _cache(part: Part, value: object, fields: dict[str, Any]) -> None:
 
 
 def _kind(part: Part, value: object, fields: dict[str, Any]) -> None:
-    wrong = name_problem(value) if isinstance(value, str) else "is no text"
+    wrong = name_problem(value) if isinstance(value, str) else "is not a text"
     if wrong is not None:
         part.fault("kind", f"{shown(value)} {wrong}")
     else:

@@ -127,7 +127,8 @@ class _Parts:
                 "default": _default(WorkflowSpec, "priority"),
             },
             "on_failure": {
-                "description": "stop: a task that fails for good cancels the rest. continue: only what needs it.",
+                "description": "What a task does that fails and has no retries left: stop cancels all other tasks, "
+                "continue only those that need it.",
                 "type": "string",
                 "enum": list(OnFailure.__args__),  # type: ignore[attr-defined]
                 "default": _default(WorkflowSpec, "on_failure"),

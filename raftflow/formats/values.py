@@ -48,7 +48,7 @@ def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tupl
         elif item is None or kind is bool:
             continue
         elif kind is not dict and kind is not list:
-            faults.append((where, f"a {kind.__name__} is no JSON value"))
+            faults.append((where, f"a {kind.__name__} is not a JSON value"))
         elif depth >= DEPTH_MAX:
             faults.append((where, f"is nested deeper than {DEPTH_MAX} levels"))
         elif kind is list:
@@ -94,7 +94,7 @@ def _push_table(
 ) -> None:
     for key, each in item.items():
         if not isinstance(key, str):
-            faults.append((where, f"the key {ascii(key)[:40]} is no text"))
+            faults.append((where, f"the key {ascii(key)[:40]} is not a text"))
         elif text_bytes(key) < 0:
             faults.append((where, f"the key {ascii(key)[:40]} {LONE_SURROGATE}"))
         else:

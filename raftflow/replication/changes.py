@@ -172,7 +172,7 @@ class MemberChanges:
         if 2 * len(live) <= len(changed.voters):
             raise ChangeRefusedError(
                 f"of the voters {', '.join(sorted(changed.voter_names))} only {', '.join(sorted(live)) or 'none'} "
-                f"can be reached and have caught up: that is no majority, and nothing could be committed any more"
+                f"can be reached and have caught up: that is not a majority, and nothing could be committed any more"
             )
 
     async def _log(self, changed: Membership) -> Membership:

@@ -357,7 +357,7 @@ class PySyncObjLog:
     def _cannot_restore(self, info: SnapshotInfo) -> LogFailedError:
         return LogFailedError(
             f"the snapshot of entry {info.index} cannot be restored: {self._snapshots.failure}. Start the version of "
-            f"raftflow that wrote it, or let this replica join anew under a new name."
+            f"raftflow that wrote it, or let this replica join again under a new name."
         )
 
     def _membership_changed(self) -> None:
@@ -442,7 +442,7 @@ class PySyncObjLog:
         raise LogFailedError(
             f"{data.path} was moved, removed or replaced while replica {self._config.name} ran. This replica stops, "
             f"since a later start would not find what it writes. If the directory was moved, put it back and start "
-            f"again: nothing is lost then. If it is gone, remove the replica from the cluster and let it join anew "
+            f"again: nothing is lost then. If it is gone, remove the replica from the cluster and let it join again "
             f"under a new name."
         )
 

@@ -214,8 +214,8 @@ def _decode(file: Path, data: bytes) -> Identity:
 
 def _damaged(file: Path, what: str) -> IdentityError:
     return IdentityError(
-        f"{file} is damaged: {what}. Put it back from a copy, or let this replica join anew under a new name with an "
-        f"empty directory."
+        f"{file} is damaged: {what}. Put it back from a copy, or let this replica join again under a new name with "
+        f"an empty directory."
     )
 
 

@@ -366,7 +366,7 @@ class Introducer:
     def refuse(self, stranger: str) -> Answer:
         """Return the answer to a replica that is no peer and not welcome."""
         removed = stranger in self._standing.removed
-        what = "was removed from the cluster" if removed else "is no member"
+        what = "was removed from the cluster" if removed else "is not a member"
         return Answer(
             accepted=False,
             reason=f"{stranger} {what} by the log of {self._name}; compare the peer lists of both",

@@ -111,7 +111,7 @@ class Journal:
                 raise JournalCorruptError(
                     f"{directory}: the journal is gone, but this replica had one. It must not vote as though it "
                     f"remembered: "
-                    f"put the files back, or let it join anew under a new name."
+                    f"put the files back, or let it join again under a new name."
                 )
             journal = cls(fs, directory, recovered, segment_bytes)
         except OSError as error:
@@ -310,7 +310,7 @@ class Journal:
             raise JournalCorruptError(
                 f"{self._directory}: the log begins at entry {self.first_index}, but the newest usable snapshot "
                 f"ends at entry "
-                f"{last_index}: what is between them is missing. Let this replica join anew from its peers under a "
+                f"{last_index}: what is between them is missing. Let this replica join again from its peers under a "
                 f"new name."
             )
         position = prev_index - self.first_index

@@ -312,6 +312,6 @@ def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership, *, anew: b
         return decode(stored.body)
     except ValueError as error:
         raise LogFailedError(
-            f"{file} is damaged: {error}. Put it back from a copy, or let this replica join anew under a new name "
+            f"{file} is damaged: {error}. Put it back from a copy, or let this replica join again under a new name "
             f"with an empty directory."
         ) from None

@@ -160,7 +160,7 @@ class Recall:
         def stop() -> None:
             raise LogFailedError(
                 f"this replica has another history than {', '.join(tellers)}: {why}. Its data is kept. Move its "
-                f"directory away, remove the replica from the cluster and let it join anew under a new name."
+                f"directory away, remove the replica from the cluster and let it join again under a new name."
             )
 
         if 2 * len(tellers) > len(others) and len(tellers) >= TELLERS_MIN:

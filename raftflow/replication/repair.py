@@ -339,5 +339,5 @@ def last_promises(fs: FileSystem, directory: Path) -> Promises | None:
 def _damaged(file: Path, what: str) -> RepairError:
     return RepairError(
         f"{file} is damaged: {what}. It says that this replica is being repaired. Move the data directory away and "
-        f"let the replica join anew under a new name."
+        f"let the replica join again under a new name."
     )

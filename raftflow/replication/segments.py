@@ -46,7 +46,7 @@ FILL_STEP_BYTES: Final = 1024 * 1024
 "them."""
 
 REPAIR = (
-    "Do not start this replica on this directory again: move the directory away, then let the replica join anew "
+    "Do not start this replica on this directory again: move the directory away, then let the replica join again "
     "from its "
     "peers under a new name. If no majority of the replicas is intact, keep all files and restore from a snapshot."
 )

@@ -230,7 +230,7 @@ class SnapshotStore:
             raise SnapshotCorruptError(
                 f"{problems}. The journal begins at entry {journal_first_index}, so the state before it is "
                 f"missing. Move the "
-                f"directory away and let this replica join anew from its peers under a new name."
+                f"directory away and let this replica join again from its peers under a new name."
             )
         for problem in damaged:
             _log.error("%s. It is not needed: the state comes from another one, or from the log.", problem)
@@ -390,7 +390,7 @@ def _read_header(path: Path, file: OpenFile) -> tuple[SnapshotInfo, bytes, int]:
     """Return what the header says, its bytes, and the offset of the first block."""
     prefix = file.read_at(0, _PREFIX_BYTES)
     if len(prefix) < _PREFIX_BYTES or prefix[:8] != _MAGIC:
-        raise _corrupt(path, 0, "it is no snapshot")
+        raise _corrupt(path, 0, "it is not a snapshot")
     _, version = _PREFIX.unpack_from(prefix)
     if _U32.unpack_from(prefix, _PREFIX.size)[0] != crc32(prefix[: _PREFIX.size]):
         raise _corrupt(path, 0, "the prefix does not match its checksum")

@@ -112,7 +112,7 @@ class PeerTraffic:
     def _refuse(self, peer: str, problem: str) -> None:
         """Reset the link of a peer that sent what cannot be right; nothing of it is used."""
         if self._recall.is_due(f"refused {peer}"):
-            _log.warning("%s sent what cannot be right, its link is reset: %s", peer, problem)
+            _log.warning("%s sent an impossible value, its link is reset: %s", peer, problem)
         self._links.reset(peer)
 
     def _receive(self, peer: str, message: Message) -> None:
@@ -150,7 +150,7 @@ class PeerTraffic:
         try:
             self._births.hear(peer, message["body"])
         except ValueError as error:
-            _log.warning("%s sent what is no birth message, its link is reset: %s", peer, error)
+            _log.warning("%s sent an invalid birth message, its link is reset: %s", peer, error)
             self._links.reset(peer)
         self._driver.request_turn()
 

@@ -279,7 +279,7 @@ class SnapshotReceiver:
             return
         self._drop()
         if not self._compared(peer):
-            _log.info("the link to %s is made anew, to compare histories before its snapshot is taken", peer)
+            _log.info("the link to %s is made again, to compare histories before its snapshot is taken", peer)
             self._reset(peer)
             return
         receiver = self._store.receiver()

@@ -86,7 +86,7 @@ def _yes(
         name for name, amount in agent.capacity.items() if amount and name not in {CPU, MEMORY} and name not in wanted
     ]
     if blocked:
-        words.append(f"keeps {', '.join(blocked)} from those who want it")
+        words.append(f"keeps {', '.join(blocked)} from tasks that need it")
     if agent.name in task.avoid:
         words.append("an attempt failed there")
     if agent.name in task.avoid_hard:
@@ -127,11 +127,11 @@ def _why_not(view: PlacementView, agent: AgentRoom, task: ReadyTask, *, lost: bo
     if agent.queued:
         return f"{agent.queued} wait in its queue, which is full, and nothing passes it"
     short = [
-        f"{show_amount(name, agent.free.get(name, 0))} {name} is free, {show_amount(name, amount)} is wanted"
+        f"{show_amount(name, agent.free.get(name, 0))} {name} is free, {show_amount(name, amount)} is needed"
         for name, amount in shape.demand
         if agent.free.get(name, 0) < amount
     ]
-    return "; ".join(short) or "something runs there, and the task wants an agent for itself"
+    return "; ".join(short) or "something runs there, and the task needs an agent of its own"
 
 
 def _never(shape: Shape, agent: AgentRoom) -> str:

@@ -201,14 +201,14 @@ def assignment_of(problem: Problem, given: Mapping[str, str]) -> tuple[int, ...]
     numbers = {agent.name: number for number, agent in enumerate(problem.agents)}
     for task_id in given:
         if task_id not in problem.ids:
-            raise PlanError(f"the given plan names {task_id!r}, which is no task of {problem.name}")
+            raise PlanError(f"the given plan names {task_id!r}, which is not a task of {problem.name}")
     chosen = []
     for task, task_id in enumerate(problem.ids):
         if task_id not in given:
             raise PlanError(f"the given plan has no agent for task {task_id}")
         number = numbers.get(given[task_id])
         if number is None:
-            raise PlanError(f"the given plan has {task_id} on {given[task_id]!r}, which is no agent")
+            raise PlanError(f"the given plan has {task_id} on {given[task_id]!r}, which is not an agent")
         if number not in problem.suited[task]:
             raise PlanError(f"the given plan has {task_id} on {given[task_id]}, which could never run it")
         chosen.append(number)

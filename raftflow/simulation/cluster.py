@@ -448,7 +448,7 @@ class Cluster:
         """Take a machine away for good, with its disk."""
         host = self.hosts[name]
         if host.gone is None:
-            self._trace.fault("replica lost for good", name)
+            self._trace.fault("replica lost for ever", name)
             if host.process is not None:
                 self._end(host, silently=True)
             self._leave(host, "destroyed")

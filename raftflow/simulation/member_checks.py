@@ -161,7 +161,7 @@ class MemberModel:
         voters = self.in_force(name, log)[1].voter_names
         for_it = (self._votes.get((term, name), set()) | {name}) & voters
         if name not in voters:
-            self._violation("outsider", f"{name} leads term {term} and is no voter by its own log")
+            self._violation("outsider", f"{name} leads term {term} and is not a voter by its own log")
         elif 2 * len(for_it) <= len(voters):
             self._violation(
                 "without majority", f"{name} leads term {term} with votes of {sorted(for_it)} of {sorted(voters)}"
@@ -196,7 +196,7 @@ class MemberModel:
             self._violation("wrong members", f"the leader shows {_names(shown)}, the log says {_names(latest)}")
         lost = self._added - latest.voter_names - self._asked
         if lost:
-            self._violation("wrong members", f"{sorted(lost)} were added, and are no members any more")
+            self._violation("wrong members", f"{sorted(lost)} were added, and are not members any more")
         unasked = set(latest.removed) - self._asked
         if unasked:
             self._violation("wrong members", f"{sorted(unasked)} are removed, and nobody asked for that")

@@ -79,7 +79,7 @@ _RULES: Final[dict[Rule, str]] = {
     Rule.LOGGED_MEMBERS: "a logged change counts only when it is applied",
     Rule.SNAPSHOT_MEMBERS: "a snapshot holds the list of the moment, changes that are not committed included",
     Rule.MEMBERS_COUNT: "removed replicas are heard, and not told",
-    Rule.OUTSIDERS_PASSIVE: "who is no voter by its own log stands for election",
+    Rule.OUTSIDERS_PASSIVE: "who is not a voter by its own log stands for election",
     Rule.LEARN_FIRST: "a newcomer counts at once, whether or not it runs",
 }
 
@@ -174,11 +174,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         name="chain not in snapshot",
-        about="the audit chain begins anew",
+        about="the audit chain begins again",
         plant=plants.restore_without(plants.forget_chain),
     ),
     Mutant(
-        name="fence not in snapshot", about="fences begin anew", plant=plants.restore_without(plants.forget_fence)
+        name="fence not in snapshot", about="fences begin again", plant=plants.restore_without(plants.forget_fence)
     ),
     Mutant(
         name="timers not in snapshot", about="timers are lost", plant=plants.restore_without(plants.forget_timers)

@@ -108,7 +108,7 @@ async def test_certificates_that_cannot_be_read(make_config: Any, tmp_path: Path
         (401, {}, "unauthorized", RefusedError, "401"),
         (413, {}, "too-large", RefusedError, "what to do"),
         (307, {"Location": "http://127.0.0.1:1/v1/agents/a1/poll"}, "", NoLeaderError, "127.0.0.1:1"),
-        (307, {"Location": "ftp://somewhere/"}, "", NoLeaderError, "no replica's address"),
+        (307, {"Location": "ftp://somewhere/"}, "", NoLeaderError, "not a replica's address"),
         (200, {}, "", NoLeaderError, "not the contract's"),
     ],
 )

@@ -269,7 +269,7 @@ async def test_a_poll_without_items_that_is_refused_blames_nobody_and_is_not_rep
     began = len(picky.refused_requests)
     await asyncio.sleep(1.0)
     assert len(picky.refused_requests) <= began + 1
-    assert "which this agent cannot mend" in caplog.text
+    assert "this agent cannot repair that" in caplog.text
     picky.refuses = lambda _request: 0
     await picky.until(lambda: len(picky.accepted) == 2)
     assert {end.outcome for end in picky.accepted.values()} == {"succeeded"}

@@ -116,7 +116,7 @@ HOST = b" HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /v1/workflows" + HOST + b"Content-Type: application/json\r\n"
 NO_HTTP: dict[str, tuple[bytes, int, bytes]] = {
     "no request line": (b"NONSENSE\r\n\r\n", 400, b"Invalid method"),
-    "another protocol": (b"SSH-2.0-OpenSSH_9\r\n", 400, b"no HTTP request"),
+    "another protocol": (b"SSH-2.0-OpenSSH_9\r\n", 400, b"not an HTTP request"),
     "HTTP/0.9": (b"GET /healthz\r\n\r\n", 400, b"send HTTP/1.1"),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, b"send HTTP/1.1"),
     "HTTP/2 in a request line": (b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n", 400, b"send HTTP/1.1"),
@@ -131,7 +131,7 @@ NO_HTTP: dict[str, tuple[bytes, int, bytes]] = {
     "a length in letters": (POST + b"Content-Length: abc\r\n\r\n", 400, b"Content-Length"),
     "a length of many digits": (POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n", 400, b"Content-Length"),
     "TLS": (bytes.fromhex("16030100c8010000c40303") + bytes(200), 400, b"write http:// in the URL"),
-    "a broken target": (b"GET http://[::1" + HOST + b"\r\n", 400, b"no HTTP request"),
+    "a broken target": (b"GET http://[::1" + HOST + b"\r\n", 400, b"not an HTTP request"),
 }  # fmt: skip
 
 

@@ -96,5 +96,5 @@ def test_rates():
     assert parse_rate_per_hour("48/d") == pytest.approx(2)
     assert parse_rate_per_hour("1/min") == pytest.approx(60)
     for wrong in ("1/y", "x/h", "-1/h", True, None, "nan"):
-        with pytest.raises(ValueError, match="is no rate"):
+        with pytest.raises(ValueError, match="is not a rate"):
             parse_rate_per_hour(wrong)

@@ -242,7 +242,7 @@ def test_what_is_learnt_cached_and_limited() -> None:
         ({"cache": {"key": "${b}"}}, "cache.key", "'${b}' is no reference: write ${ID.digest} or ${ID.result}"),
         ({"cache": {"key": "${b.digest}"}}, "cache.key", "the key refers to 'b', so it must be in `needs`"),
         ({"kind": "a b"}, "kind", f"'a b' {name_problem('a b')}"),
-        ({"kind": 1}, "kind", "a int is no text"),
+        ({"kind": 1}, "kind", "a int is not a text"),
         ({"memory_max": "x;"}, "memory_max", "'x;' is not an amount"),
         ({"memory_max": 1, "resources": {"memory": 2}}, "memory_max", "is less than the demand, 2 MiB"),
         ({"constraints": {"exclusive": 1}}, "constraints.exclusive", "must be true or false"),

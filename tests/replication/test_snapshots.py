@@ -200,7 +200,7 @@ async def test_which_snapshot_to_start_from() -> None:
     fs, store = await written(10, 20)
     older, newer = fs.list_dir(DIRECTORY)
     assert [check(store, store.load_newest(first)) for first in (0, 1, 9, 19)] == [20, 20, 20, 20]
-    with pytest.raises(SnapshotCorruptError, match="join anew"):
+    with pytest.raises(SnapshotCorruptError, match="join again"):
         store.load_newest(20)
     fs.flip(DIRECTORY / newer, 400, 1)
     assert [check(store, store.load_newest(first)) for first in (1, 9)] == [10, 10]

@@ -39,7 +39,7 @@ def test_the_best_come_first_each_with_its_reasons(world):
             ),
         ),
         ("a5", "run", "has room now; an attempt failed there; leaves 50% of it free"),
-        ("gpu", "run", "has room now; keeps gpu from those who want it; leaves 75% of it free"),
+        ("gpu", "run", "has room now; keeps gpu from tasks that need it; leaves 75% of it free"),
     ]  # fmt: skip
     assert [name for name, _, _ in told(world, 2)] == ["a3", "a4"]
     scores = [each.score for each in candidates(world.view(), only(world), 9)]
@@ -69,7 +69,7 @@ def test_queues_come_after_room_and_refusals_last(world):
     assert told(world) == [
         ("a2", "queue", "its queue has room: 0 would be before it there"),
         ("a1", "queue", "its queue has room: 1 would be before it there"),
-        ("a3", "no", "1 cpu is free, 2 is wanted"),
+        ("a3", "no", "1 cpu is free, 2 is needed"),
         ("a4", "no", "1 wait in its queue, which is full, and nothing passes it"),
         ("a5", "no", "it offers 1 cpu, 2 is wanted"),
         ("a7", "no", "it is kept for a task that waited too long"),
@@ -93,7 +93,7 @@ def test_an_agent_on_which_something_runs_is_not_for_an_exclusive_task(world):
     world.queue.add(ReadyTask(workflow_id="wf", task=0, shape=shape_of({"cpu": 1000}, {}, exclusive=True)))
     assert told(world) == [
         ("a2", "run", "has room now; leaves 0% of it free"),
-        ("a1", "no", "something runs there, and the task wants an agent for itself"),
+        ("a1", "no", "something runs there, and the task needs an agent of its own"),
     ]
 
 

@@ -126,9 +126,9 @@ def test_agents_that_cannot_be(agents, message):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"Z": "a1"}, "no task of wf"),
+        ({"Z": "a1"}, "not a task of wf"),
         ({"C": "a1"}, "no agent for task A"),
-        ({"C": "a1", "A": "a1", "B": "a9"}, "which is no agent"),
+        ({"C": "a1", "A": "a1", "B": "a9"}, "which is not an agent"),
         ({"C": "a1", "A": "a1", "B": "small"}, "could never run it"),
     ],
 )

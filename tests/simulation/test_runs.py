@@ -184,7 +184,7 @@ def test_every_kind_of_fault_takes_effect() -> None:
         "wall clock jumps",
         "member added",
         "member removed",
-        "replica lost for good",
+        "replica lost for ever",
         "replica upgraded",
         "leadership handed over",
         "agent killed",

@@ -222,7 +222,7 @@ def test_command_line(files):
     ("arguments", "code", "message"),
     [
         (("--repeat", "2", "--tasks", "3"), 2, "not both"),
-        (("--fail-rate", "often"), 2, "no rate"),
+        (("--fail-rate", "often"), 2, "not a rate"),
         (("--tasks", "999999999"), 1, "ask for fewer"),
     ],
 )

@@ -173,7 +173,7 @@ def resume(name: str, output: str) -> None:
 @click.argument("name")
 @connection_options
 def forget(name: str) -> None:
-    """Take an agent that is gone for good out of the list.
+    """Remove an agent that is gone for ever from the list.
 
     Its drain and the history of its faults are forgotten as well. An agent that is present is refused: stop it first.
     """

@@ -22,7 +22,7 @@ _PAGE = 500
 
 @click.group(cls=Nouns)
 def ledger() -> None:
-    """Who has which resources, and whether the books balance."""
+    """Who uses which resources, and whether all invariants hold."""
 
 
 @ledger.command("show")
@@ -70,7 +70,11 @@ def ledger_verify(output: str) -> None:
             echo(problem)
     else:
         print_json(found, indent=output == "json")
-    _end(ok=bool(found["ok"]), silent=silent, complaint="the books do not balance: stop, keep every data directory")
+    _end(
+        ok=bool(found["ok"]),
+        silent=silent,
+        complaint="invariants are violated: stop the cluster and keep all data directories",
+    )
 
 
 @click.group(cls=Nouns)
@@ -144,7 +148,7 @@ def audit_verify(output: str) -> None:
             echo(f"{len(checks)} replicas agree up to index {compared_at}")
     else:
         print_json(found, indent=output == "json")
-    _end(ok=ok, silent=silent, complaint="the audits do not agree: stop, keep every data directory")
+    _end(ok=ok, silent=silent, complaint="the audits do not agree: stop the cluster and keep all data directories")
 
 
 def _compare(client: Client, checks: list[tuple[str, AuditCheck]]) -> tuple[int, list[str]]:

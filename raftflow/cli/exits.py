@@ -143,7 +143,7 @@ def _with_problems(error: ValueError) -> str:
     problems = getattr(error, "problems", None)
     if not problems:
         return str(error)
-    return "\n".join(["the document is not right:", *(f"  {line}" for line in faults_as_text(problems))])
+    return "\n".join(["the document is invalid:", *(f"  {line}" for line in faults_as_text(problems))])
 
 
 def faults_as_text(problems: Sequence[Any], source: str = "") -> list[str]:

@@ -26,7 +26,7 @@ _COMMANDS = {
     "workflow": ("raftflow.cli.workflow", "workflow", "Submit workflows, watch and steer them."),
     "task": ("raftflow.cli.task", "task", "Look at tasks, their output, and why they wait."),
     "cache": ("raftflow.cli.cache", "cache", "Results that equal tasks share: list, clear."),
-    "ledger": ("raftflow.cli.books", "ledger", "Who has which resources, and whether the books balance."),
+    "ledger": ("raftflow.cli.books", "ledger", "Who uses which resources, and whether all invariants hold."),
     "audit": ("raftflow.cli.books", "audit", "What every replica applied, and whether all agree."),
     "simulate": ("raftflow.cli.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),
     "schema": ("raftflow.cli.schema", "schema", "JSON Schema of workflow documents, for editors."),

@@ -109,7 +109,7 @@ def trace(  # noqa: PLR0917 - click passes options by name
     else:
         _print(reports)
     if any(report.problems for report in reports):
-        raise Failure("the tables are not right: a bug; see `problems` of -o json", FAILED)
+        raise Failure("the tables are invalid: a bug; see `problems` of -o json", FAILED)
 
 
 def _print(reports: list[TraceReport]) -> None:

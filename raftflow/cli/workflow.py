@@ -159,7 +159,7 @@ def validate(file: str, format_name: str | None, output: str, **scales: Any) -> 
                 echo(safe(line))
         else:
             print_json({"ok": False, "problems": error.problems}, indent=output == "json")
-        raise Failure(f"{file} is not right: {len(error.problems)} fault(s)", FAILED) from None
+        raise Failure(f"{file} is invalid: {len(error.problems)} fault(s)", FAILED) from None
     facts = _facts(spec)
     if output != "table":
         print_json({"ok": True, "name": spec.name, **facts, "problems": []}, indent=output == "json")

@@ -540,7 +540,7 @@ def _part(name: str) -> str:
     try:
         return quote(name, safe="")
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name!r:.80} is no id or name: it holds half a character") from error
+        raise UsageError(f"{name!r:.80} is not an id or a name: it holds half a character") from error
 
 
 def _too_late(view: WorkflowView, timeout_s: float | None) -> WaitTimeout:

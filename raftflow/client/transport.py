@@ -554,7 +554,7 @@ def _problem(status: int, data: bytes, peer: str) -> Problem:
 def checked_url(text: str) -> str:
     """Return the base URL of a peer in one form. Raises `UsageError`."""
     if not isinstance(text, str):
-        raise UsageError(f"{text!r:.200} is no peer: write its URL, such as http://127.0.0.1:7001")
+        raise UsageError(f"{text!r:.200} is not a peer: write its URL, such as http://127.0.0.1:7001")
     url = text.strip().rstrip("/")
     try:
         parts = urlsplit(url)
@@ -563,7 +563,7 @@ def checked_url(text: str) -> str:
         parts, port = urlsplit(""), None
     wrong = parts.scheme not in ("http", "https") or not parts.hostname or port == 0
     if wrong or parts.path or parts.query or parts.fragment or parts.username:
-        raise UsageError(f"{text[:200]!r} is no peer: write its URL, such as http://127.0.0.1:7001")
+        raise UsageError(f"{text[:200]!r} is not a peer: write its URL, such as http://127.0.0.1:7001")
     return url
 
 

@@ -30,7 +30,7 @@ _ARGO = Kind(
     "an Argo Workflows document",
     "each task of a `dag` template becomes a task here: `name` -> `id`, `dependencies` or `depends` -> `needs`, the "
     f"`container` of its template -> {_DOCKER}, or its `command` and `args` as one list; `resources.requests` -> "
-    "`resources`, `retryStrategy.limit` -> `retries`, `activeDeadlineSeconds` -> `timeout`; in `steps`, what stands "
+    "`resources`, `retryStrategy.limit` -> `retries`, `activeDeadlineSeconds` -> `timeout`; in `steps`, what is "
     "in "
     "one list is in parallel, and needs all of the list before",
 )
@@ -66,7 +66,7 @@ _GITLAB = Kind(
 _PEGASUS = Kind(
     "a Pegasus workflow",
     "each job becomes a task: `id` -> `id`, `name` with `arguments` -> one `command` list (transformations are "
-    "programs with their path), `jobDependencies`: each `id` is needed by its `children`, so it stands in the "
+    "programs with their path), `jobDependencies`: each `id` is needed by its `children`, so it is in the "
     "`needs` "
     "of those; a recorded run can be converted with wfcommons to WfFormat 1.5, which raftflow reads as it is",
 )

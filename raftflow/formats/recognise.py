@@ -32,7 +32,7 @@ def recognise(data: bytes) -> str:
     except UnicodeDecodeError:
         if data.startswith((b"\x7fELF", b"#!")):
             refuse(kind_of_text(data[:4].decode("latin-1")))
-        raise UnknownFormatError("is no text in UTF-8") from None
+        raise UnknownFormatError("is not text in UTF-8") from None
     if "\0" in text[:1024]:
         raise UnknownFormatError("is binary data and no text")
     if text.startswith("#!"):

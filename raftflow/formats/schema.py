@@ -39,7 +39,8 @@ _DURATION = rf"^\s*(?:[0-9]{{1,15}}(?:\.[0-9]{{1,9}})?(?:{'|'.join(UNIT_MS)})\s*
 BEYOND: Final = re.compile(
     r"is longer than \d+ days|is larger than any machine|must be longer than zero|is longer than retry_delay_max"
     r"|is less than the demand|is already the id|needs itself|no task has the id|need each other in a circle"
-    r"|so it must be in `needs`|is no reference: write|without its '\}'|is no valid Unicode|is no text"
+    r"|so it must be in `needs`|is n(?:o|ot a) reference: write|without its '\}'|is n(?:o|ot) valid Unicode"
+    r"|is n(?:o|ot a) text"
     r"|resources, the limit is|command, arguments and environment take|nested deeper than|must fit 64 bits"
     r"|a reference is \{|must be a text of at most \d+ bytes|belongs to `python`|has either `command` or `python`"
     r"|needs in all|the workflow takes|cannot name a variable"

@@ -100,7 +100,7 @@ def _other_version(version: object) -> str:
     """Say what to do with a document of a version that is not read."""
     read = f"raftflow reads WfFormat {' and '.join(VERSIONS)}"
     if version not in _OLDER:
-        return f"{repr(version)[:40]} is no version that is known: {read}"
+        return f"{repr(version)[:40]} is not a known version: {read}"
     return (
         f"this is WfFormat {version}, which has tasks and their runs in one list: {read}. "
         f"tools/wfcommons-migrate-instance.py "

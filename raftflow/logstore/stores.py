@@ -50,9 +50,9 @@ def open_store(place: str) -> LogStore:
             raise LogStoreError(f"{place!r} names a machine; write file:///path")
         place = unquote(parts.path)
     elif "://" in place:
-        raise LogStoreError(f"{place!r} is no place for logs: give a path, file:///path or s3://bucket/prefix")
+        raise LogStoreError(f"{place!r} is not a place for logs: give a path, file:///path or s3://bucket/prefix")
     if not os.path.isabs(place):  # noqa: PTH117 - a text
-        raise LogStoreError(f"{place!r} is no absolute path; give one, file:///path or s3://bucket/prefix")
+        raise LogStoreError(f"{place!r} is not an absolute path; give one, file:///path or s3://bucket/prefix")
     return FolderStore(place)
 
 
@@ -97,7 +97,7 @@ class FolderStore:
                     return None
                 opened.callback(os.close, fd)
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise LogStoreError(f"{key} in the log store {self._path} is no regular file", is_damage=True)
+                    raise LogStoreError(f"{key} in the log store {self._path} is not a regular file", is_damage=True)
                 return os.pread(fd, count, offset)
         except OSError as error:
             raise LogStoreError(f"the log store {self._path} does not give {key}: {error.strerror}") from error

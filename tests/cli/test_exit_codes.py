@@ -183,7 +183,7 @@ def test_a_broken_document_is_refused_with_each_fault_on_a_line(
     assert result.stderr.splitlines()[1:] == ["  line 2: tasks[0].cpu: no", "  line 1: name: neither"]
 
 
-def test_books_that_do_not_balance(run: Run, fake: Any) -> None:
+def test_violated_invariants(run: Run, fake: Any) -> None:
     status = {"name": "n1", "role": "leader", "leader": "n1", "cluster": "c", "term": 1, "leader_url": None}
     numbers = (
         "last_index",

@@ -63,7 +63,7 @@ def test_without_peers_it_says_what_to_set(empty: dict[str, str]) -> None:
         ({"RAFTFLOW_REQUEST_TIMEOUT": "soon"}, "time-out"),
         ({"RAFTFLOW_REQUEST_TIMEOUT": "0s"}, "above 0"),
         ({"RAFTFLOW_PEERS": ","}, "0 peers"),
-        ({"RAFTFLOW_PEERS": "ftp://a"}, "no peer"),
+        ({"RAFTFLOW_PEERS": "ftp://a"}, "not a peer"),
         ({"RAFTFLOW_TOKEN": "two words"}, "token"),
         ({"RAFTFLOW_CONFIG": "/does/not/exist"}, "cannot be read"),
         ({"RAFTFLOW_CONFIG": "/"}, "cannot be read"),

@@ -175,7 +175,7 @@ WRONG = [
     (b"\n# nothing but a comment\n", "is empty"),
     (b"what is this", "neither JSON nor TOML nor YAML: it begins with 'what is this'"),
     (b"\x00" * 100, "binary"),
-    (b"\xffname: x", "no text in UTF-8"),
+    (b"\xffname: x", "not text in UTF-8"),
     ('{"name": 1}'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
     (b'{"name": 1,}', "line 1"),
     (b"name = [", "at end of document"),

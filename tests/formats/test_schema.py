@@ -273,7 +273,9 @@ def test_what_the_reader_takes_fits_and_what_fits_is_refused_for_nothing_else(do
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        assert any("is not valid Unicode" in fault or "not a text" in fault or "may hold" in fault for fault in faults)
+        assert any(
+            "is not valid Unicode" in fault or "not a text" in fault or "may hold" in fault for fault in faults
+        )
         return
     if VALIDATOR.is_valid(document):
         assert all(BEYOND.search(fault) for fault in faults), faults

@@ -167,7 +167,7 @@ def test_no_link_and_no_fifo_in_a_folder_is_opened(tmp_path: Path) -> None:
         store.put("w/t/1-1/stdout", iter([b"x"]))
     (shared / "w" / "t" / "1-2").mkdir()
     os.mkfifo(shared / "w" / "t" / "1-2" / "stdout")
-    with pytest.raises(LogStoreError, match="no regular file"):
+    with pytest.raises(LogStoreError, match="not a regular file"):
         store.get("w/t/1-2/stdout", 0, 10)
     assert not list((tmp_path / "else").iterdir())
 
@@ -200,11 +200,11 @@ def test_an_s3_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("place", "word"),
     [
-        ("logs", "no absolute path"),
+        ("logs", "not an absolute path"),
         ("file://host/logs", "names a machine"),
-        ("ftp://host/logs", "no place for logs"),
+        ("ftp://host/logs", "not a place for logs"),
         ("s3:///logs", "names no bucket"),
-        ("", "no absolute path"),
+        ("", "not an absolute path"),
     ],
 )
 def test_places_that_are_none(place: str, word: str) -> None:

@@ -30,7 +30,7 @@ _ADVICE: dict[WaitingKind, str] = {
     "queued": "nothing; it starts when those before it have ended",
 }
 _FAILED = (
-    "read `raftflow task logs {workflow} {task} --stderr`, mend the cause, then `raftflow workflow retry "
+    "read `raftflow task logs {workflow} {task} --stderr`, correct the cause, then `raftflow workflow retry "
     "{workflow}` runs "
     "it again"
 )

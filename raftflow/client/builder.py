@@ -178,7 +178,7 @@ def _results(where: str, fields: Mapping[str, Any]) -> list[str]:
                 raise UsageError(f"{where}: {path} is the task {item.id!r}, not its result: {cure}")
             if _is_result(item):
                 if field not in ("args", "kwargs"):
-                    raise UsageError(f"{where}: {path} is a result, and results stand in args and kwargs only")
+                    raise UsageError(f"{where}: {path} is a result, and results belong in args and kwargs only")
                 found.append(item[RESULT_KEY])
     return found
 

@@ -142,5 +142,5 @@ def _never(shape: Shape, agent: AgentRoom) -> str:
     for name, amount in shape.demand:
         offered = agent.capacity.get(name, 0)
         if offered < amount:
-            short.append(f"it offers {show_amount(name, offered)} {name}, {show_amount(name, amount)} is wanted")
+            short.append(f"it offers {show_amount(name, offered)} {name}, {show_amount(name, amount)} is needed")
     return "; ".join(short)

@@ -205,7 +205,7 @@ def test_violated_invariants(run: Run, fake: Any) -> None:
     result = run("ledger", "verify")
     assert result.exit_code == 1
     assert "n1: a1 holds 5 of 4" in result.stdout
-    assert "keep every data directory" in result.stderr
+    assert "keep all data directories" in result.stderr
 
 
 def test_an_interrupt_ends_quietly(fake: Any) -> None:

@@ -47,7 +47,7 @@ def flow() -> Workflow:
         (("t",), {"python": "task"}, "python is a function"),
         (("t",), {"python": 5}, "python is a function"),
         (("t", ["true"]), {"env": {"X": "task"}}, "env.X is the task 'fetch'"),
-        (("t", ["true"]), {"env": {"X": "result"}}, "env.X is a result, and results stand in args"),
+        (("t", ["true"]), {"env": {"X": "result"}}, "env.X is a result, and results belong in args"),
         (("t", ["true"]), {"env": "X=1"}, "env is a dict"),
     ],
 )

@@ -56,7 +56,7 @@ def test_the_highest_pressure_may_be_of_memory(world):
 def test_what_an_agent_never_has_is_told_with_its_amounts(world):
     world.agent("a1", cpu=4, gpu=1)
     world.task("any", cpu=2, gpu=3)
-    assert told(world) == [("a1", "no", "it offers 1 gpu, 3 is wanted")]
+    assert told(world) == [("a1", "no", "it offers 1 gpu, 3 is needed")]
 
 
 def test_queues_come_after_room_and_refusals_last(world):
@@ -71,7 +71,7 @@ def test_queues_come_after_room_and_refusals_last(world):
         ("a1", "queue", "its queue has room: 1 would be before it there"),
         ("a3", "no", "1 cpu is free, 2 is needed"),
         ("a4", "no", "1 wait in its queue, which is full, and nothing passes it"),
-        ("a5", "no", "it offers 1 cpu, 2 is wanted"),
+        ("a5", "no", "it offers 1 cpu, 2 is needed"),
         ("a7", "no", "it is kept for a task that waited too long"),
         ("a8", "no", "an attempt was lost there, and another agent could run it"),
         ("a6", "no", "it was not heard for a while"),

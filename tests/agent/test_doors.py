@@ -35,6 +35,7 @@ class Authority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         path = self._folder / f"{name}.key"
+        path.touch(mode=0o600)
         path.write_bytes(encoded)
         return certificate, str(path)
 

@@ -49,14 +49,14 @@ def config() -> None:
 def init(  # noqa: PLR0917 - click passes options by name
     hosts: str, nodes: int | None, directory: Path, cluster_id: str | None, data_dir: str, force: bool
 ) -> None:
-    r"""Write the files of a cluster, with a new secret and a new token, and print the next steps.
+    """Write the files of a cluster, with a new secret and a new token, and print the next steps.
 
     One file for each replica (n1.toml, ...), agent.toml for agents, client.env for clients. The directory and all
     files are private (modes 0700 and 0600).
 
     \b
     raftflow config init --nodes 3 --hosts 10.0.0.1,10.0.0.2,10.0.0.3 --dir my-cluster
-    """
+    """  # noqa: D301 - click's mark has to be one character
     from raftflow.domain.ids import name_problem  # noqa: PLC0415 - heavy
     from raftflow.provision.files import Plan, write  # noqa: PLC0415 - heavy
     from raftflow.provision.hosts import parse_hosts, shared_machines  # noqa: PLC0415 - heavy

@@ -39,6 +39,7 @@ def test_help_of_every_command_is_whole(run: Run) -> None:
         shown = run(*path, "--help").stdout
         assert command.help, path
         assert not re.search(r"[a-z]\.\.\.$", shown, re.MULTILINE), (path, "a line was cut")
+        assert "\\b" not in shown, (path, "a mark for click is shown")
         for option in command.params:
             if isinstance(option, click.Option):
                 assert option.help, (path, option.opts)

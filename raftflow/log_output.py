@@ -116,7 +116,7 @@ def start_logging(level: str) -> None:
     target.setFormatter(logging.Formatter(FORMAT))
     writing = _Writing(source, target)
     root = logging.getLogger()
-    root.handlers[:] = [source]
+    root.handlers[:] = [*(each for each in root.handlers if not isinstance(each, logging.StreamHandler)), source]
     root.setLevel(level.upper())
     writing.start()
     atexit.register(writing.finish)

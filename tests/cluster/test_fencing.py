@@ -45,13 +45,15 @@ def test_reports_of_a_paused_agent_are_refused_recorded_and_change_nothing(
         assert cluster.signal("a1", signal.SIGCONT)
 
         def refusals() -> list[AuditLine]:
-            records = read_audit(client, url)
+            """What a1 reports under its old incarnation, or offers under a new one if it heard first that it is lost."""
             return [
                 record
-                for record in records
+                for record in read_audit(client, url)
                 if record.index > index_before
-                and record.command in {"attempts.report", "attempts.end"}
-                and record.outcome == "stale_incarnation"
+                and (
+                    (record.command in {"attempts.report", "attempts.end"} and record.outcome == "stale_incarnation")
+                    or record.command == "attempts.offer"
+                )
             ]
 
         refused = eventually(refusals)

@@ -45,7 +45,7 @@ def test_reports_of_a_paused_agent_are_refused_recorded_and_change_nothing(
         assert cluster.signal("a1", signal.SIGCONT)
 
         def refusals() -> list[AuditLine]:
-            """What a1 reports under its old incarnation, or offers under a new one if it heard first that it is lost."""
+            """What a1 reports under its old incarnation, or offers under a new one if it first heard of its loss."""
             return [
                 record
                 for record in read_audit(client, url)

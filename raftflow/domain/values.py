@@ -42,6 +42,8 @@ _LONG_DIGITS = re.compile(rf"([0-9](?:_?[0-9]){{{INTEGER_DIGITS_MAX}}})(?:_?[0-9
 _WHOLES = frozenset((dict, list))
 _ENDS_OF_KEYS = (b'":', b" :", b"\t:", b"\r:", b"\n:")
 _PATH_CHARS_MAX = 120
+_HEAD_BYTES = 256
+"""Where blanks show that JSON was written by another program than ours."""
 _KEY_CHARS_MAX = 40
 
 Judge = Callable[[Any], str | None]
@@ -49,6 +51,7 @@ Judge = Callable[[Any], str | None]
 
 decode_json = msgspec.json.Decoder().decode
 """Read JSON that was checked before, exactly."""
+_write_plain = msgspec.json.Encoder().encode
 
 
 class ValueFault(ValueError):  # noqa: N818 - a fault, as everywhere here
@@ -71,6 +74,23 @@ def read_json(data: bytes) -> Any:
     number with more digits than Python converts. What it returns may still have faults that `find_fault` finds: whole
     numbers that are too long, numbers too large for a double, lone surrogates.
     """
+    value = None if b'": ' in data[:_HEAD_BYTES] else _as_sent(data)
+    return _read_with_care(data) if value is None else value
+
+
+def _as_sent(data: bytes) -> Any:
+    """Return the value of JSON that reads back byte for byte, as all that our clients send does; None for other JSON.
+
+    Such JSON has no key twice and no number that was changed, and this takes a fifth of the time.
+    """
+    try:
+        value = decode_json(data)
+        return value if _write_plain(value) == data and not is_too_deep(data, value) else None
+    except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError):
+        return None
+
+
+def _read_with_care(data: bytes) -> Any:
     text = _decoded(data)
     twice: list[_Twice] = []
     odd: list[str] = []

@@ -14,8 +14,8 @@ from raftflow import private_files
 from raftflow.agent import config as agent_config
 from raftflow.client import UsageError, transport
 from raftflow.client import settings as client_settings
-from raftflow.coordinator import config as coordinator_config
-from raftflow.coordinator.settings import ConfigError
+from raftflow.coordinator.config import replica_config as coordinator_config
+from raftflow.coordinator.config.settings import ConfigError
 from raftflow.private_files import PrivateFileError, read_token
 
 TOKEN = "t" * 20
@@ -97,7 +97,7 @@ def test_every_reader_refuses_what_others_may_read_or_write(private: Path, tmp_p
     READERS[reader](tmp_path, private)
     for mode in (0o666, 0o644, 0o640, 0o620, 0o604, 0o602):
         private.chmod(mode)
-        with pytest.raises((ConfigError, agent_config.ConfigError, UsageError), match=f"chmod 600 {private}"):
+        with pytest.raises((ConfigError, agent_config.AgentConfigError, UsageError), match=f"chmod 600 {private}"):
             READERS[reader](tmp_path, private)
 
 
@@ -105,7 +105,7 @@ def test_every_reader_refuses_what_others_may_read_or_write(private: Path, tmp_p
 def test_every_reader_gives_advice_that_fits(
     private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
-    wrong = (ConfigError, agent_config.ConfigError, UsageError)
+    wrong = (ConfigError, agent_config.AgentConfigError, UsageError)
     with pytest.raises(wrong, match="does not exist"):
         READERS[reader](tmp_path, tmp_path / "none")
     (tmp_path / "folder").mkdir()
@@ -177,7 +177,7 @@ def test_a_configuration_file_with_a_token_is_private(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="chmod 600"):
         client_settings.resolve({}, {"RAFTFLOW_CONFIG": str(file)})
     file.write_text(f'[agent]\npeers = ["{PEERS}"]\ntoken = "{TOKEN}"\n')
-    with pytest.raises(agent_config.ConfigError, match="chmod 600"):
+    with pytest.raises(agent_config.AgentConfigError, match="chmod 600"):
         agent_config.load_config(file, {}, {})
     assert agent_config.load_config(file, {"RAFTFLOW_TOKEN": TOKEN}, {}).token == TOKEN  # the file's is not used
     file.chmod(0o600)
@@ -186,7 +186,7 @@ def test_a_configuration_file_with_a_token_is_private(tmp_path: Path) -> None:
 
 def test_one_place_gives_one_token(private: Path) -> None:
     both = {"RAFTFLOW_TOKEN": TOKEN, "RAFTFLOW_TOKEN_FILE": str(private)}
-    with pytest.raises(agent_config.ConfigError, match="one of them"):
+    with pytest.raises(agent_config.AgentConfigError, match="one of them"):
         agent_config.load_config(None, both, {"peers": PEERS})
     with pytest.raises(UsageError, match="one of them"):
         client_settings.resolve({}, both)

@@ -17,9 +17,9 @@ import msgspec
 
 from raftflow import helpers
 from raftflow.domain import limits
-from raftflow.domain.checks import label_problems, resource_problems
-from raftflow.domain.ids import name_problem
-from raftflow.domain.resources import CPU, MEMORY, Resources, parse_amount
+from raftflow.domain.tasks.checks import label_problems, resource_problems
+from raftflow.domain.tasks.resources import CPU, MEMORY, Resources, parse_amount
+from raftflow.domain.values.ids import name_problem
 from raftflow.logstore.stores import LogStoreError, open_store
 from raftflow.private_files import PrivateFileError, check_private, read_token
 
@@ -46,7 +46,7 @@ _PAIRS = {"token": "token_file", "token_file": "token"}
 """Keys of which the one takes the place of the other."""
 
 
-class ConfigError(ValueError):
+class AgentConfigError(ValueError):
     """A setting is missing or wrong; the text names the key and where it was set."""
 
 
@@ -133,7 +133,7 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         return {name: parse_amount(name, self.resources[name]) for name in sorted(self.resources)}
 
     def work_path(self) -> Path:
-        """Return the work directory. Raises `ConfigError` if none is configured and there is no default."""
+        """Return the work directory. Raises `AgentConfigError` if none is configured and there is no default."""
         return Path(self.work_dir).absolute() if self.work_dir else default_path(self.name, os.environ)
 
 
@@ -141,7 +141,7 @@ def default_path(name: str, env: Mapping[str, str]) -> Path:
     """Return where an agent of that name works unless it is told: below its user's directory for state.
 
     `$XDG_STATE_HOME/raftflow/agents/NAME` if that variable is set, `/var/lib/raftflow/agents/NAME` for root,
-    `~/.local/state/raftflow/agents/NAME` for others. Raises `ConfigError` if there is no such directory.
+    `~/.local/state/raftflow/agents/NAME` for others. Raises `AgentConfigError` if there is no such directory.
     """
     state = env.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):  # noqa: PTH117 - a text, which the standard wants ignored if it is not absolute
@@ -156,7 +156,7 @@ def default_path(name: str, env: Mapping[str, str]) -> Path:
             except KeyError:
                 home = ""
         if not os.path.isabs(home) or home == "/" or not os.path.isdir(home):  # noqa: PTH112, PTH117
-            raise ConfigError(
+            raise AgentConfigError(
                 "work_dir (default): this user has no home directory for the agent's files; "
                 "give a private directory with --work-dir or work_dir"
             )
@@ -168,14 +168,14 @@ def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, A
     """Merge the file's `[agent]` table, the environment and flags: flag over environment over file over default.
 
     `flags` maps field names of `AgentConfig` to values; None means that the flag was not given. `resources` and
-    `labels` are merged key by key, over the default resources too. Raises `ConfigError`.
+    `labels` are merged key by key, over the default resources too. Raises `AgentConfigError`.
     """
     settings: dict[str, Any] = {"resources": default_resources()}
     sources = dict.fromkeys(settings, "default")
     if file is not None:
         _merge(settings, sources, _read_file(file), str(file))
     if env.get("RAFTFLOW_TOKEN") and env.get("RAFTFLOW_TOKEN_FILE"):
-        raise ConfigError("RAFTFLOW_TOKEN and RAFTFLOW_TOKEN_FILE are both set: set one of them")
+        raise AgentConfigError("RAFTFLOW_TOKEN and RAFTFLOW_TOKEN_FILE are both set: set one of them")
     for variable, key in _ENVIRONMENT.items():
         value = env.get(variable)
         if value:
@@ -193,13 +193,13 @@ def load_config(file: Path | None, env: Mapping[str, str], flags: Mapping[str, A
             check_private(file, "configuration file with a token")
     except PrivateFileError as error:
         source = sources.get("token_file", sources.get("token"))
-        raise ConfigError(f"token ({source}): {error}") from error
+        raise AgentConfigError(f"token ({source}): {error}") from error
     if not settings.get("peers"):
-        raise ConfigError("peers: no coordinator is named; give --peers URL,URL or set RAFTFLOW_PEERS")
+        raise AgentConfigError("peers: no coordinator is named; give --peers URL,URL or set RAFTFLOW_PEERS")
     try:
         config = msgspec.convert(settings, AgentConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), sources)) from error
+        raise AgentConfigError(_explain(str(error), sources)) from error
     _check(config, sources)
     return config
 
@@ -218,15 +218,15 @@ def _read_file(file: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+        raise AgentConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
-        raise ConfigError(f"{file}: not TOML: {error}") from error
+        raise AgentConfigError(f"{file}: not TOML: {error}") from error
     table = document.get("agent")
     if not isinstance(table, dict):
-        raise ConfigError(f"{file}: has no table [agent]")
+        raise AgentConfigError(f"{file}: has no table [agent]")
     unknown = sorted(set(document) - {"agent"})
     if unknown:
-        raise ConfigError(f"{file}: unknown key {unknown[0]!r}; an agent's settings are in [agent]")
+        raise AgentConfigError(f"{file}: unknown key {unknown[0]!r}; an agent's settings are in [agent]")
     return table
 
 
@@ -238,7 +238,7 @@ def _merge(settings: dict[str, Any], sources: dict[str, str], more: Mapping[str,
         else:
             other = _PAIRS.get(key, "")
             if other in more:
-                raise ConfigError(
+                raise AgentConfigError(
                     f"{key} ({source}): {key} and {other} are given in the same place: give one of them"
                 )
             settings.pop(other, None)
@@ -266,8 +266,8 @@ def _explain(message: str, sources: Mapping[str, str]) -> str:
 
 
 def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
-    def fail(key: str, why: str) -> ConfigError:
-        return ConfigError(f"{key} ({sources.get(key, 'default')}): {why}")
+    def fail(key: str, why: str) -> AgentConfigError:
+        return AgentConfigError(f"{key} ({sources.get(key, 'default')}): {why}")
 
     for peer in config.peers:
         parts = urlsplit(peer)
@@ -291,7 +291,7 @@ def _check(config: AgentConfig, sources: Mapping[str, str]) -> None:
     _check_places(config, fail)
 
 
-def _check_places(config: AgentConfig, fail: Callable[[str, str], ConfigError]) -> None:
+def _check_places(config: AgentConfig, fail: Callable[[str, str], AgentConfigError]) -> None:
     """Check what names files, folders and stores."""
     if config.log_store:
         try:

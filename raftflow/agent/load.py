@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from raftflow.domain.contract import AgentLoad
+from raftflow.domain.contract.views import AgentLoad
 
 _EVERY_S = 1.0
 _BUSY_OVER_S = 4.0

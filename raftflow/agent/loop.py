@@ -18,18 +18,24 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
-from raftflow.agent.attempts import Attempts
-from raftflow.agent.book import Book
+from raftflow.agent.attempts.fitness import Fitness, Probe
+from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.clock import Lease, now_ns
 from raftflow.agent.config import AgentConfig
-from raftflow.agent.exchange import LOG_BYTES_MAX, Exchange, Patience
-from raftflow.agent.files import UnfitFileError
-from raftflow.agent.fitness import Fitness, Probe
-from raftflow.agent.leader import LeaderClient, NameInUseError, NoLeaderError, RefusedError, StaleIncarnationError
+from raftflow.agent.exchange.attempt_table import AttemptTable
+from raftflow.agent.exchange.exchange import LOG_BYTES_MAX, Exchange, PollTimeouts
+from raftflow.agent.exchange.leader import (
+    LeaderClient,
+    LeaderNotFoundError,
+    NameInUseError,
+    RefusedError,
+    StaleIncarnationError,
+)
+from raftflow.agent.exchange.portions import first_of
 from raftflow.agent.load import LoadSampler
-from raftflow.agent.output import OutputStore, Piece
-from raftflow.agent.portions import first_of
-from raftflow.domain.contract import (
+from raftflow.agent.output.store import OutputPiece, OutputStore
+from raftflow.agent.workdir.files import UnfitFileError
+from raftflow.domain.contract.views import (
     Assignment,
     LogPiece,
     LogWanted,
@@ -40,7 +46,7 @@ from raftflow.domain.contract import (
 )
 from raftflow.domain.features import FAULTS_LEVEL, LOGS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.limits import OFFERS_MAX, VERSION_CHARS_MAX
-from raftflow.domain.reportable import told_number, told_text
+from raftflow.domain.tasks.reportable import told_number, told_text
 
 _log = logging.getLogger("raftflow.agent.loop")
 
@@ -60,14 +66,14 @@ NAME_WAIT_MAX_S = 60.0
 lease has run out."""
 
 
-class Agent:
+class AgentLoop:
     """One agent. `run` is its life; `leave` and `hurry` are what signals call."""
 
     def __init__(
         self,
         config: AgentConfig,
         leader: LeaderClient,
-        attempts: Callable[[Callable[[], None], Callable[[ReportedEnd], None], Callable[[int], str]], Attempts],
+        attempts: Callable[[Callable[[], None], Callable[[ReportedEnd], None], Callable[[int], str]], AttemptRunner],
         store: OutputStore,
         *,
         on_lease: Callable[[int], None],
@@ -89,11 +95,11 @@ class Agent:
         self._capacity = config.capacity()
         self._fitness = Fitness(probe, self._fitness_changed)
         self._attempts = attempts(self._check_lease, self._ended, self._fitness.lack)
-        self._book = Book(self._capacity)
+        self._book = AttemptTable(self._capacity)
         self._exchange: Exchange | None = None
         """Of the present incarnation; None while there is none."""
         self._load = LoadSampler()
-        self._patience = Patience()
+        self._patience = PollTimeouts()
         self._lease = Lease()
         self._lapsed = False
         """The lease ran out, and no answer has renewed it since."""
@@ -214,7 +220,7 @@ class Agent:
                     if not parts:
                         return self._begin(registration, sent_at_ns)
                     request.offers, wait_s = parts.pop(), 0.0
-                except NoLeaderError as error:
+                except LeaderNotFoundError as error:
                     wait_s = self._patience.failed(f"cannot register: {error}", error.retry_after_s)
                 except StaleIncarnationError as error:
                     wait_s = self._patience.failed(f"cannot register: {error}")
@@ -264,7 +270,7 @@ class Agent:
             registration.lease_ms,
         )
         self._patience.succeeded()
-        self._book = Book(self._capacity)
+        self._book = AttemptTable(self._capacity)
         self._lapsed = False
         self._lease.start(sent_at_ns, registration.lease_ms)
         self._on_lease(self._lease.until_ns)
@@ -442,7 +448,7 @@ class Agent:
         piece.error, piece.size = told_text(piece.error), told_number(piece.size)
         self._exchange.add_piece(piece)
 
-    def _read_log(self, wanted: LogWanted) -> Piece | None:
+    def _read_log(self, wanted: LogWanted) -> OutputPiece | None:
         store, fence, stream, workflow_id = self._store, wanted.fence, wanted.stream, wanted.workflow_id
         if wanted.since_ms is not None:
             return store.start_since(fence, stream, wanted.since_ms, workflow_id=workflow_id)

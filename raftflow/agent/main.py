@@ -12,21 +12,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raftflow.agent.attempts import Attempts
-from raftflow.agent.config import AgentConfig, ConfigError
+from raftflow.agent.attempts.fitness import MachineProbe
+from raftflow.agent.attempts.inputs import Fetcher, InputFolder
+from raftflow.agent.attempts.runner import AttemptRunner
+from raftflow.agent.config import AgentConfig, AgentConfigError
+from raftflow.agent.exchange.leader import LeaderClient, RefusedError
 from raftflow.agent.executors.command import CommandExecutor
-from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.executors.workers import WorkerLimits
-from raftflow.agent.fitness import MachineProbe
-from raftflow.agent.hardening import adopt_orphans, attempts_max, hide_memory, ignore_signals, raise_files_limit
-from raftflow.agent.inputs import Fetcher, InputFolder
-from raftflow.agent.leader import LeaderClient, RefusedError
-from raftflow.agent.loop import Agent
-from raftflow.agent.output import OutputStore
-from raftflow.agent.uploads import Uploads
-from raftflow.agent.workdir import WorkDirectory
-from raftflow.domain.contract import RegisterResponse, ReportedEnd
+from raftflow.agent.launcher.hardening import (
+    adopt_orphans,
+    attempts_max,
+    hide_memory,
+    ignore_signals,
+    raise_files_limit,
+)
+from raftflow.agent.loop import AgentLoop
+from raftflow.agent.output.output_uploads import OutputUploads
+from raftflow.agent.output.store import OutputStore
+from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.domain.contract.views import RegisterResponse, ReportedEnd
 from raftflow.log_output import start_logging
 from raftflow.logstore.stores import open_store
 
@@ -56,7 +62,7 @@ async def run_agent(config: AgentConfig, *, files_limit: int = -1, owns_process:
     that this process has no children but the agent's, and adopts orphans.
 
     0: left in good order. 1: the agent's own processes cannot be kept alive. 3: left while ends could not be
-    reported. 4: the coordinator refuses this agent. Raises `ConfigError` if the configuration cannot be used.
+    reported. 4: the coordinator refuses this agent. Raises `AgentConfigError` if the configuration cannot be used.
     """
     work = WorkDirectory(config.work_path())
     try:
@@ -73,7 +79,7 @@ def run(config: AgentConfig) -> int:
     files_limit = raise_files_limit()
     raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= raised < _FILES_MIN:
-        raise ConfigError(
+        raise AgentConfigError(
             f"the limit of open files is {raised}, and an agent needs at least {_FILES_MIN}: raise it (ulimit -n, or "
             f"LimitNOFILE= of its service)"
         )
@@ -109,9 +115,9 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         age_max_s=config.keep_age_max_s,
         output_bytes_max=config.output_bytes_max,
     )
-    uploads = None if not config.log_store else Uploads(open_store(config.log_store), store, config.name)
+    uploads = None if not config.log_store else OutputUploads(open_store(config.log_store), store, config.name)
     leader = LeaderClient(config)
-    launcher = Launcher(config.instance, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
+    launcher = LauncherClient(config.instance, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
     command = CommandExecutor(launcher, store, work, output_bytes_max=config.output_bytes_max)
     python = PythonExecutor(
         launcher,
@@ -136,8 +142,8 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
 
     def attempts(
         before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]
-    ) -> Attempts:
-        return Attempts(
+    ) -> AttemptRunner:
+        return AttemptRunner(
             command,
             python,
             before_end=before_end,
@@ -147,7 +153,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
             lack=lack,
         )
 
-    agent = Agent(
+    agent = AgentLoop(
         config,
         leader,
         attempts,
@@ -188,7 +194,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
 class _Renewals:
     """Passes renewals of the lease on to the launcher, in steps."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: LauncherClient) -> None:
         self._launcher = launcher
         self._told_ns = 0
 
@@ -198,7 +204,7 @@ class _Renewals:
             self._launcher.lease(until_ns)
 
 
-def _handle_signals(loop: asyncio.AbstractEventLoop, agent: Agent) -> list[int]:
+def _handle_signals(loop: asyncio.AbstractEventLoop, agent: AgentLoop) -> list[int]:
     asked = False
 
     def stop() -> None:
@@ -222,7 +228,7 @@ def main() -> None:
     start_logging("info")
     try:
         sys.exit(run(load_config(Path(sys.argv[1]) if len(sys.argv) > 1 else None, os.environ, {})))
-    except ConfigError as error:
+    except AgentConfigError as error:
         print(f"raftflow agent: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_USAGE)
 

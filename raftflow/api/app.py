@@ -19,44 +19,33 @@ from contextvars import ContextVar
 
 from aiohttp import web
 
-from raftflow.api import (
-    agents,
-    bodies,
-    cluster,
-    inputs,
-    large,
-    logs,
-    members,
-    metrics,
-    openapi,
-    problems,
-    reuse,
-    workflows,
-)
-from raftflow.api.calls import (
+from raftflow.api import metrics, openapi
+from raftflow.api.admission.gated_connection import AdmissionControl
+from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.figures.request_counts import OTHER, Operation, now_s
+from raftflow.api.forwarding.forwarder import Forwarder, LeaderUnreachableError, redirect
+from raftflow.api.forwarding.proof import ForwardingProof
+from raftflow.api.http import bodies, problems
+from raftflow.api.http.hosts import Hosts, check_origin
+from raftflow.api.http.problems import ProblemError, from_error
+from raftflow.api.http.requests import (
     LEADER_LOOK_S,
     LEADER_WAIT_S,
     SMALL_PAGE,
     UNKNOWN_CLIENT,
     Access,
-    Answer,
-    Call,
     Cost,
+    Request,
+    Response,
     Route,
     check_query,
     encode,
 )
-from raftflow.api.doorway import Doorman
-from raftflow.api.figures import OTHER, Operation, now_s
-from raftflow.api.forward import Forwarder, LeaderUnreachableError, redirect
-from raftflow.api.forwarded import ForwardingProof
-from raftflow.api.hosts import Hosts, check_origin
-from raftflow.api.problems import ProblemError, from_error
-from raftflow.api.turnstile import Line
-from raftflow.coordinator.relay import LogUnavailableError
+from raftflow.api.routes import agents, cache, cluster, inputs, large_submissions, logs, members, workflows
+from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError, ProposeError
 from raftflow.coordinator.replica import Replica
-from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, ProposeError
-from raftflow.domain.contract import (
+from raftflow.coordinator.sessions.log_relay import LogUnavailableError
+from raftflow.domain.contract.views import (
     HEADER_FORWARDED,
     HEADER_FORWARDED_PROOF,
     HEADER_INDEX,
@@ -81,7 +70,7 @@ _DESCRIBED = (
     *inputs.ROUTES,
     *cluster.ROUTES,
     *members.ROUTES,
-    *reuse.ROUTES,
+    *cache.ROUTES,
     *metrics.ROUTES,
     openapi.SCHEMA_ROUTE,
 )
@@ -96,7 +85,7 @@ class Api:
     """Serves one replica. `application()` is given to aiohttp's runner."""
 
     def __init__(
-        self, replica: Replica, forwarder: Forwarder, doorman: Doorman, hosts: Hosts, proof: ForwardingProof
+        self, replica: Replica, forwarder: Forwarder, doorman: AdmissionControl, hosts: Hosts, proof: ForwardingProof
     ) -> None:
         self._replica = replica
         self._hosts = hosts
@@ -116,12 +105,12 @@ class Api:
             serve = self._serve(route)
             for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
                 app.router.add_route(method, route.path, serve, expect_handler=_expect_nothing)
-        app[large.KEY] = large.LargeSubmissions()
+        app[large_submissions.KEY] = large_submissions.LargeSubmissions()
         app.on_cleanup.append(self._cleanup)
         return app
 
     async def _cleanup(self, app: web.Application) -> None:
-        await app[large.KEY].reader.close()
+        await app[large_submissions.KEY].reader.close()
         await self._forwarder.close()
 
     # --- around every request
@@ -171,9 +160,9 @@ class Api:
         except ProblemError as error:
             refusal = error
         if refusal is None and request.match_info.http_exception is None:
-            await self._turnstile.enter(Line.ORDINARY)
+            await self._turnstile.enter(QueueClass.ORDINARY)
             return
-        await self._turnstile.enter(Line.REFUSED)
+        await self._turnstile.enter(QueueClass.REFUSED)
         if refusal is not None:
             raise refusal
 
@@ -224,7 +213,7 @@ class Api:
             with self._room_for_body(request):
                 body = await self._body(route, request)
                 client = self._client_of(request)
-                call = Call(self._replica, route, request, body, self._doorman, client)
+                call = Request(self._replica, route, request, body, self._doorman, client)
                 if route.access is Access.WRITE:
                     _ = call.idempotency_key  # refused where it cannot be one, whether this operation needs it or not
                 return await self._dispatch(call)
@@ -258,7 +247,7 @@ class Api:
         limit = self._limits.poll_bytes if small else self._limits.body_bytes
         return await bodies.read_body(request, limit, route.cure)
 
-    async def _dispatch(self, call: Call) -> web.StreamResponse:
+    async def _dispatch(self, call: Request) -> web.StreamResponse:
         """Answer here, or pass on; while a leader is elected, wait for it a little."""
         access = call.route.access
         if access is Access.LOCAL or (access is Access.READ and "stale" in call.request.query):
@@ -271,7 +260,7 @@ class Api:
                     if access is Access.READ:
                         await self._replica.read_barrier()
                         # One barrier lets all go on that have waited for it, which would be one long turn.
-                        await self._turnstile.enter(Line.ORDINARY)
+                        await self._turnstile.enter(QueueClass.ORDINARY)
                     return await self._answer(call)
                 return await self._elsewhere(call, self._replica.submitter.no_leader_error())
             except NotLeaderError as error:
@@ -287,7 +276,7 @@ class Api:
                 raise failure
             await asyncio.sleep(LEADER_LOOK_S)
 
-    async def _answer(self, call: Call) -> web.StreamResponse:
+    async def _answer(self, call: Request) -> web.StreamResponse:
         """Answer here; calls that make much work run one at a time. Raises `ProblemError`."""
         cost = call.route.cost
         if cost is Cost.USUAL or (cost is Cost.PAGE and call.require_number("limit") <= SMALL_PAGE):
@@ -295,7 +284,7 @@ class Api:
         async with self._turnstile.long() if cost is Cost.LONG else self._turnstile.heavy():
             return _respond(await call.route.handler(call))
 
-    async def _elsewhere(self, call: Call, leader: NoLeaderError | NotLeaderError) -> web.StreamResponse:
+    async def _elsewhere(self, call: Request, leader: NoLeaderError | NotLeaderError) -> web.StreamResponse:
         if isinstance(leader, NoLeaderError):
             raise leader
         if call.route.access is Access.POLL:
@@ -318,7 +307,7 @@ async def _expect_nothing(request: web.Request) -> None:
     """Say nothing yet to a client that waits before it sends a body: it may be refused."""
 
 
-def _respond(answer: Answer) -> web.Response:
+def _respond(answer: Response) -> web.Response:
     if isinstance(answer.content, bytes):
         return web.Response(status=answer.status, body=answer.content, headers=answer.headers)
     return web.Response(

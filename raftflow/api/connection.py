@@ -16,11 +16,11 @@ from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from raftflow.api import problems
-from raftflow.api.bodies import BrokenBodyError
-from raftflow.api.express import is_one_message
-from raftflow.api.turnstile import Line
-from raftflow.api.unread import OTHER_VERSION, unread_problem
+from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.fast_path import is_one_message
+from raftflow.api.http import problems
+from raftflow.api.http.bodies import BrokenBodyError
+from raftflow.api.http.unread import OTHER_VERSION, unread_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from aiohttp import web
     from aiohttp.streams import StreamReader
 
-    from raftflow.api.express import ExpressLane, Request
-    from raftflow.api.turnstile import Turnstile
+    from raftflow.api.admission.load_shedder import LoadShedder
+    from raftflow.api.fast_path import FastPath, RawRequest
 
 HEADER_TIMEOUT_S = 15.0
 """A connection whose first request has not begun by then is closed."""
@@ -49,12 +49,10 @@ CHUNKED_SHARE = 2
 """Beyond that at least one byte of so many has to be content, not framing: chunks of five bytes have that."""
 
 
-class Connection(RequestHandler):
+class ApiConnection(RequestHandler):
     """A connection that is closed if it says nothing for long."""
 
-    def __init__(
-        self, *arguments: Any, turnstile: Turnstile, lane: ExpressLane | None = None, **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, turnstile: LoadShedder, lane: FastPath | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_resume: Callable[[], None] | None = None
         """Called when more can be taken, after it could not."""
@@ -64,7 +62,7 @@ class Connection(RequestHandler):
         self._slow: asyncio.TimerHandle | None = None
         self._fresh = True
         """Nothing has arrived yet. aiohttp may not even have begun to wait."""
-        self._request: Request | None = None
+        self._request: RawRequest | None = None
         """What is being read or answered here."""
         self._held = bytearray()
         """What has arrived of it, or, while it is answered, after it."""
@@ -139,7 +137,7 @@ class Connection(RequestHandler):
             self._first.cancel()
             self._first = None
 
-    def _read_for_lane(self, data: bytes) -> Request | None:
+    def _read_for_lane(self, data: bytes) -> RawRequest | None:
         return None if self._lane is None or not self._waits_for_a_message() else self._lane.read(data)
 
     def _waits_for_a_message(self) -> bool:
@@ -170,7 +168,7 @@ class Connection(RequestHandler):
             rest = self.take(data)
         if rest:
             self._between += rest
-            if not self._turnstile.line_up(Line.DATA, partial(self._look_between, 0)):
+            if not self._turnstile.line_up(QueueClass.DATA, partial(self._look_between, 0)):
                 self.force_close()
 
     def _pass_on(self, data: bytes) -> None:
@@ -283,7 +281,7 @@ class Connection(RequestHandler):
         if not self._lane.take(request, message[request.body_at :], self._answered):
             self._task = self._loop.create_task(self._answer(self._lane, request, message))
 
-    async def _answer(self, lane: ExpressLane, request: Request, message: bytes) -> None:
+    async def _answer(self, lane: FastPath, request: RawRequest, message: bytes) -> None:
         address = self.peername[0] if isinstance(self.peername, tuple) else ""
         answer = await lane.answer(request, message[request.body_at :], address)
         if answer is None and self.transport is not None:

@@ -8,19 +8,19 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import raftflow
-from raftflow.api.calls import Access, Answer, Call, Cost, Route
-from raftflow.api.exposition import CONTENT_TYPE, Exposition
-from raftflow.api.process import process_figures
-from raftflow.api.slices import in_slices
-from raftflow.api.turnstile import Line
-from raftflow.domain.task import TaskState
+from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.figures.exposition import CONTENT_TYPE, Exposition
+from raftflow.api.figures.process import process_figures
+from raftflow.api.http.requests import Access, Cost, Request, Response, Route
+from raftflow.api.http.slices import in_slices
+from raftflow.domain.tasks.states import TaskState
 
 if TYPE_CHECKING:
     from raftflow.coordinator.replica import Replica
-    from raftflow.machine.state import Workflow
+    from raftflow.machine.tables.state import Workflow
 
 
-async def metrics(call: Call) -> Answer:
+async def metrics(call: Request) -> Response:
     """Write this replica's figures."""
     counts = [0] * len(TaskState)
 
@@ -35,7 +35,7 @@ async def metrics(call: Call) -> Answer:
     _add_work(page, call.replica, counts)
     _add_disk(page, call)
     _add_api(page, call)
-    return Answer(page.encode(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _add_program(page: Exposition, replica: Replica) -> None:
@@ -100,7 +100,7 @@ def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
     page.one("raftflow_polls_held", "gauge", "Polls that wait for news", replica.desk.held)
 
 
-def _add_disk(page: Exposition, call: Call) -> None:
+def _add_disk(page: Exposition, call: Request) -> None:
     disk = os.statvfs(call.replica.config.data_dir)
     text = "Bytes of the file system of the data directory that are free for this process"
     page.one("raftflow_data_free_bytes", "gauge", text, disk.f_bavail * disk.f_frsize)
@@ -110,13 +110,13 @@ def _add_disk(page: Exposition, call: Call) -> None:
     page.histogram("raftflow_sync_seconds", "How long a sync of the log or the audit took", [((), syncs)])
 
 
-def _add_api(page: Exposition, call: Call) -> None:
+def _add_api(page: Exposition, call: Request) -> None:
     turnstile, doorman = call.doorman.turnstile, call.doorman
     page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(doorman.doors))
     text = "Connections closed since there were too many, or too much waited on them"
     page.one("raftflow_connections_shed_total", "counter", text, doorman.shed)
     page.one("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", turnstile.waiting)
-    lines = [((("line", line.name.lower()),), turnstile.waiting_in(line)) for line in Line]
+    lines = [((("line", line.name.lower()),), turnstile.waiting_in(line)) for line in QueueClass]
     page.many("raftflow_turnstile_waiting", "gauge", "Steps that wait for a turn of the event loop, by line", lines)
     text = "Steps that had to wait for a turn of the event loop"
     page.one("raftflow_turnstile_waits_total", "counter", text, turnstile.waits)

@@ -13,10 +13,10 @@ from typing import Any, cast
 import msgspec
 
 import raftflow
-from raftflow.api import problems
-from raftflow.api.calls import KEY_CHARS_MAX, KEY_PATTERN, Access, Answer, Call, Route
+from raftflow.api.http import problems
+from raftflow.api.http.requests import KEY_CHARS_MAX, KEY_PATTERN, Access, Request, Response, Route
 from raftflow.domain import limits
-from raftflow.domain.contract import (
+from raftflow.domain.contract.views import (
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,
     HEADER_LEADER,
@@ -47,18 +47,18 @@ def route_of(others: tuple[Route, ...]) -> Route:
     """Return the route that describes the API: the other routes and itself."""
     content: list[bytes] = []
 
-    async def document(_call: Call) -> Answer:
+    async def document(_call: Request) -> Response:
         if not content:
             content.append(msgspec.json.encode(describe((*others, route))))
-        return Answer(content[0], headers={"Content-Type": "application/json"})
+        return Response(content[0], headers={"Content-Type": "application/json"})
 
     route = Route("GET", "/v1/openapi.json", Access.LOCAL, document, "Describe this API", dict)
     return route
 
 
-async def _workflow_schema(_call: Call) -> Answer:
+async def _workflow_schema(_call: Request) -> Response:
     """Give out the schema of workflow documents."""
-    return Answer(_workflow_schema_bytes(), headers={"Content-Type": "application/schema+json"})
+    return Response(_workflow_schema_bytes(), headers={"Content-Type": "application/schema+json"})
 
 
 @functools.cache
@@ -163,7 +163,7 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": "Another replica leads",
             "headers": {"Location": _header("The same operation at the leader", "string")},
         }
-    by_status: dict[int, list[problems.Kind]] = {}
+    by_status: dict[int, list[problems.ProblemKind]] = {}
     for kind in problems_of(route):
         by_status.setdefault(kind.status, []).append(kind)
     for status, kinds in sorted(by_status.items()):
@@ -189,7 +189,7 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
-def problems_of(route: Route) -> list[problems.Kind]:
+def problems_of(route: Route) -> list[problems.ProblemKind]:
     """Return every kind of problem that the operation can answer with."""
     kinds = [*_EVERYWHERE, *route.problems]
     if not route.is_open:

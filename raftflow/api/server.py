@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from raftflow.api import descriptors
+from raftflow.api.admission import descriptors
+from raftflow.api.admission.descriptors import DescriptorShares
+from raftflow.api.admission.gated_connection import AdmissionControl
+from raftflow.api.admission.listener import ApiListener
+from raftflow.api.admission.load_shedder import LoadShedder
 from raftflow.api.app import Api
-from raftflow.api.connection import Connection
-from raftflow.api.descriptors import Shares
-from raftflow.api.doorway import Doorman
-from raftflow.api.express import ExpressLane
-from raftflow.api.figures import Figures
-from raftflow.api.forward import CONNECTIONS_MAX, Forwarder
-from raftflow.api.forwarded import ForwardingProof
-from raftflow.api.hosts import Hosts
-from raftflow.api.listener import Listener
-from raftflow.api.turnstile import Turnstile
-from raftflow.api.unread import LINE_BYTES_MAX
+from raftflow.api.connection import ApiConnection
+from raftflow.api.fast_path import FastPath
+from raftflow.api.figures.request_counts import RequestCounts
+from raftflow.api.forwarding.forwarder import CONNECTIONS_MAX, Forwarder
+from raftflow.api.forwarding.proof import ForwardingProof
+from raftflow.api.http.hosts import Hosts
+from raftflow.api.http.unread import LINE_BYTES_MAX
 from raftflow.coordinator.build import build_replica
+from raftflow.coordinator.config.settings import ConfigError
 from raftflow.coordinator.replica import (
     Replica,
     ReplicaDiskError,
@@ -35,13 +36,12 @@ from raftflow.coordinator.replica import (
     ReplicaRefusedError,
     ReplicaRemovedError,
 )
-from raftflow.coordinator.settings import ConfigError
 from raftflow.replication.files import RealFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.coordinator.config import CoordinatorConfig
+    from raftflow.coordinator.config.replica_config import CoordinatorConfig
     from raftflow.replication.histogram import Histogram
 
 _log = logging.getLogger(__name__)
@@ -124,20 +124,22 @@ class _Seldom(logging.Filter):
 class HttpServer:
     """The listening side of one replica."""
 
-    def __init__(self, replica: Replica, shares: Shares | None = None, syncs: Histogram | None = None) -> None:
+    def __init__(
+        self, replica: Replica, shares: DescriptorShares | None = None, syncs: Histogram | None = None
+    ) -> None:
         """Make it.
 
         `shares` says how many descriptors it may use; by default as many as the configuration wants. `syncs` counts
         how long syncs of the disk take.
         """
         config = self._config = replica.config
-        shares = shares or Shares(config.limits.connections, CONNECTIONS_MAX)
-        turnstile, figures = Turnstile(), Figures(syncs)
+        shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
+        turnstile, figures = LoadShedder(), RequestCounts(syncs)
         hosts = Hosts(config, lambda: self.port, replica.peer_urls)
         proof = ForwardingProof(config.secret)
-        self.lane = ExpressLane(replica, turnstile, hosts, figures)
-        self.doorman = Doorman(turnstile, figures, self._connection, shares.connections)
-        self.listener = Listener(self.doorman, tls_context(config))
+        self.lane = FastPath(replica, turnstile, hosts, figures)
+        self.doorman = AdmissionControl(turnstile, figures, self._connection, shares.connections)
+        self.listener = ApiListener(self.doorman, tls_context(config))
         forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
         api = Api(replica, forwarder, self.doorman, hosts, proof)
         self._runner = web.AppRunner(
@@ -166,10 +168,10 @@ class HttpServer:
         except OSError as error:
             raise ReplicaFailedError(f"cannot listen at {bind.host}:{bind.port}: {error}") from error
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> ApiConnection:
         server = cast("web.Server", self._runner.server)
         arguments: dict[str, Any] = server._kwargs  # noqa: SLF001 - aiohttp offers no other way to its own handler
-        return Connection(
+        return ApiConnection(
             server,
             loop=asyncio.get_running_loop(),
             turnstile=self.doorman.turnstile,
@@ -184,7 +186,7 @@ class HttpServer:
         await self._runner.cleanup()
 
 
-async def run_replica(config: CoordinatorConfig, shares: Shares) -> int:
+async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> int:
     """Run one replica until it is told to stop (SIGTERM, SIGINT) or fails. Returns the exit code."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

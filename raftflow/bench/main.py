@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftflow import __version__
-from raftflow.bench import commit, failover, fleet, flood, jobs, pauses, peer, pure, recovery, soak
+from raftflow.bench.benchmarks import agents, commit, failover, flood, pauses, pure, recovery, soak
+from raftflow.bench.load import jobs, peer
+from raftflow.bench.load.usage import machine_load
 from raftflow.bench.settings import BenchError, Settings
-from raftflow.bench.usage import machine_load
 
 __all__ = ["BENCHMARKS", "NAMES", "BenchError", "Benchmark", "run"]
 
@@ -57,7 +58,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "apply": Benchmark("the state machine alone: transitions, memory of tasks", pure.apply, 5, 20_000),
     "place": Benchmark("the scheduler alone: one round of placements", pure.placements, 5, 100_000),
     "snapshot": Benchmark("pause, size and time of snapshots, by tasks", pure.snapshot, 1),
-    "agents": Benchmark("long-polling agents, idle and at work", fleet.measure, 1, 5_000, 10.0),
+    "agents": Benchmark("long-polling agents, idle and at work", agents.measure, 1, 5_000, 10.0),
     "failover": Benchmark("from the leader's end to the next assignment, write, task", _failover, 20),
     "flood": Benchmark("a good client while others flood the leader", flood.measure, 1, 1_000, 10.0),
     "pauses": Benchmark("longest pause of a replica with many live tasks", pauses.measure, 1, 1_000_000, 10.0),

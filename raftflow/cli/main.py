@@ -10,34 +10,42 @@ from typing import Any
 import click
 
 from raftflow import __version__
-from raftflow.cli.exits import DONE, report, translate, unknown
-from raftflow.cli.groups import Nouns
-from raftflow.cli.options import connection_options
-from raftflow.cli.streams import OutputError, abandon, flush, prepare
+from raftflow.cli.terminal.exits import DONE, report, translate, unknown
+from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.options import connection_options
+from raftflow.cli.terminal.streams import OutputError, abandon, flush, prepare
 
 # noun -> module, attribute, what it is about
 _COMMANDS = {
-    "demo": ("raftflow.cli.programs", "demo", "The main job: a workflow whose leader is killed, with a verdict."),
-    "cluster": ("raftflow.cli.cluster", "cluster", "A local cluster of processes, and any cluster's status."),
-    "config": ("raftflow.cli.config", "config", "The configuration files of a real cluster: init, join."),
-    "member": ("raftflow.cli.member", "member", "The replicas of a cluster: list, add, remove, transfer."),
-    "coordinator": ("raftflow.cli.programs", "coordinator", "Run one replica."),
-    "agent": ("raftflow.cli.agent", "agent", "Run an agent; list, drain and resume agents."),
-    "workflow": ("raftflow.cli.workflow", "workflow", "Submit workflows, watch and steer them."),
-    "task": ("raftflow.cli.task", "task", "Look at tasks, their output, and why they wait."),
-    "cache": ("raftflow.cli.cache", "cache", "Results that equal tasks share: list, clear."),
-    "ledger": ("raftflow.cli.books", "ledger", "Who uses which resources, and whether all invariants hold."),
-    "audit": ("raftflow.cli.books", "audit", "What every replica applied, and whether all agree."),
-    "simulate": ("raftflow.cli.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),
-    "schema": ("raftflow.cli.schema", "schema", "JSON Schema of workflow documents, for editors."),
-    "bench": ("raftflow.cli.programs", "bench", "Measure raftflow on this machine."),
+    "demo": (
+        "raftflow.cli.tools.programs",
+        "demo",
+        "The main job: a workflow whose leader is killed, with a verdict.",
+    ),
+    "cluster": ("raftflow.cli.nouns.cluster", "cluster", "A local cluster of processes, and any cluster's status."),
+    "config": ("raftflow.cli.tools.config", "config", "The configuration files of a real cluster: init, join."),
+    "member": ("raftflow.cli.nouns.member", "member", "The replicas of a cluster: list, add, remove, transfer."),
+    "coordinator": ("raftflow.cli.tools.programs", "coordinator", "Run one replica."),
+    "agent": ("raftflow.cli.nouns.agent", "agent", "Run an agent; list, drain and resume agents."),
+    "workflow": ("raftflow.cli.nouns.workflow", "workflow", "Submit workflows, watch and steer them."),
+    "task": ("raftflow.cli.nouns.task", "task", "Look at tasks, their output, and why they wait."),
+    "cache": ("raftflow.cli.nouns.cache", "cache", "Results that equal tasks share: list, clear."),
+    "ledger": (
+        "raftflow.cli.nouns.ledger_and_audit",
+        "ledger",
+        "Who uses which resources, and whether all invariants hold.",
+    ),
+    "audit": ("raftflow.cli.nouns.ledger_and_audit", "audit", "What every replica applied, and whether all agree."),
+    "simulate": ("raftflow.cli.tools.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),
+    "schema": ("raftflow.cli.tools.schema", "schema", "JSON Schema of workflow documents, for editors."),
+    "bench": ("raftflow.cli.tools.programs", "bench", "Measure raftflow on this machine."),
     "completion": (
-        "raftflow.cli.completion",
+        "raftflow.cli.tools.completion",
         "completion",
         "A script that lets bash, zsh or fish complete commands.",
     ),
     "help": (
-        "raftflow.cli.help",
+        "raftflow.cli.tools.help",
         "help_",
         "Explain a command, or connecting, exit-codes, output, document, environment.",
     ),

@@ -14,8 +14,8 @@ from urllib.parse import quote
 from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout, WorkflowFailed
 from raftflow.client.overview import ClusterStatus, Heard, best_members, down, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
-from raftflow.client.transport import Call, Transport, new_key
-from raftflow.domain.contract import (
+from raftflow.client.transport import ApiCall, Transport, new_key
+from raftflow.domain.contract.views import (
     AgentList,
     AgentView,
     AuditCheck,
@@ -38,7 +38,7 @@ from raftflow.domain.contract import (
     WorkflowPage,
     WorkflowView,
 )
-from raftflow.domain.values import ValueFault, write_json
+from raftflow.domain.values.exact import ValueFault, write_json
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ class AsyncClient:
         body = _json(document)
         key = new_key() if idempotency_key is None else idempotency_key
         # A large document takes the replicas a while to check and replicate.
-        call = Call("POST", "/v1/workflows", body=body, idempotency_key=key, attempt_s=30.0)
+        call = ApiCall("POST", "/v1/workflows", body=body, idempotency_key=key, attempt_s=30.0)
         created = await self._transport.call(call, WorkflowCreated)
         run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
         run.__dict__["client"] = self
@@ -337,7 +337,7 @@ class AsyncClient:
         if deadline_s is None:
             return await self._post(path, AgentView)
         body = _json({"deadline_s": deadline_s})
-        return await self._transport.call(Call("POST", path, body=body, idempotency_key=new_key()), AgentView)
+        return await self._transport.call(ApiCall("POST", path, body=body, idempotency_key=new_key()), AgentView)
 
     async def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""
@@ -368,7 +368,7 @@ class AsyncClient:
 
     async def status(self, replica_url: str) -> ReplicaStatus:
         """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
-        call = Call("GET", "/v1/status", replica=replica_url, once=True, attempt_s=_STATUS_S)
+        call = ApiCall("GET", "/v1/status", replica=replica_url, once=True, attempt_s=_STATUS_S)
         status = await self._transport.call(call, ReplicaStatus)
         self._transport.learn(status.name, replica_url)
         return status
@@ -418,7 +418,7 @@ class AsyncClient:
         except ClientError as error:
             return error
         try:
-            call = Call("GET", "/v1/members", params={"stale": "1"}, replica=url, once=True, attempt_s=_STATUS_S)
+            call = ApiCall("GET", "/v1/members", params={"stale": "1"}, replica=url, once=True, attempt_s=_STATUS_S)
             return Heard(status, await self._transport.call(call, MemberList))
         except ClientError:
             return Heard(status)
@@ -426,7 +426,7 @@ class AsyncClient:
     async def _agents_now(self) -> list[AgentView]:
         """Return the agents, none if there is no leader to tell them."""
         try:
-            call = Call("GET", "/v1/agents", once=True, attempt_s=_STATUS_S)
+            call = ApiCall("GET", "/v1/agents", once=True, attempt_s=_STATUS_S)
             return (await self._transport.call(call, AgentList, timeout_s=_STATUS_S)).agents
         except ClientError:
             return []
@@ -456,7 +456,7 @@ class AsyncClient:
     async def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
         """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
         params = {name: value for name, value in (("key", key), ("prefix", prefix)) if value is not None}
-        call = Call("DELETE", "/v1/cache", params=params, idempotency_key=new_key())
+        call = ApiCall("DELETE", "/v1/cache", params=params, idempotency_key=new_key())
         return await self._transport.call(call, CacheCleared)
 
     async def kinds(self) -> list[KindView]:
@@ -475,18 +475,20 @@ class AsyncClient:
         `peer` is `host:port` for the other replicas, `url` is for clients. Raises `Refused`. May be repeated.
         """
         body = _json({"name": name, "peer": peer, "url": url})
-        call = Call("POST", "/v1/members", body=body, idempotency_key=new_key(), attempt_s=30.0)
+        call = ApiCall("POST", "/v1/members", body=body, idempotency_key=new_key(), attempt_s=30.0)
         return await self._transport.call(call, MemberList)
 
     async def remove_member(self, name: str) -> MemberList:
         """Remove a replica for ever; its name is never used again. Raises `Refused`. May be repeated."""
         path = f"/v1/members/{_part(name)}/remove"
-        return await self._transport.call(Call("POST", path, idempotency_key=new_key(), attempt_s=30.0), MemberList)
+        return await self._transport.call(
+            ApiCall("POST", path, idempotency_key=new_key(), attempt_s=30.0), MemberList
+        )
 
     async def transfer_leadership(self, to: str | None = None) -> MemberList:
         """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
         body = _json({} if to is None else {"to": to})
-        call = Call("POST", "/v1/members/transfer", body=body, idempotency_key=new_key())
+        call = ApiCall("POST", "/v1/members/transfer", body=body, idempotency_key=new_key())
         return await self._transport.call(call, MemberList)
 
     async def openapi(self) -> dict[str, Any]:
@@ -497,10 +499,10 @@ class AsyncClient:
 
     async def _get(self, path: str, kind: type[T], *, _attempt_s: float = 10.0, **params: str | int | None) -> T:
         given = {key: str(value) for key, value in params.items() if value is not None}
-        return await self._transport.call(Call("GET", path, params=given, attempt_s=_attempt_s), kind)
+        return await self._transport.call(ApiCall("GET", path, params=given, attempt_s=_attempt_s), kind)
 
     async def _post(self, path: str, kind: type[T]) -> T:
-        return await self._transport.call(Call("POST", path, idempotency_key=new_key()), kind)
+        return await self._transport.call(ApiCall("POST", path, idempotency_key=new_key()), kind)
 
     async def _control(self, workflow_id: str, action: Action) -> WorkflowView:
         return await self._post(f"/v1/workflows/{_part(workflow_id)}/{action}", WorkflowView)
@@ -508,7 +510,7 @@ class AsyncClient:
     async def _ask(
         self, url: str, path: str, kind: type[T], *, params: Mapping[str, str] | None = None, attempt_s: float = 10.0
     ) -> T:
-        call = Call("GET", path, params=params or {}, replica=url, attempt_s=attempt_s)
+        call = ApiCall("GET", path, params=params or {}, replica=url, attempt_s=attempt_s)
         return await self._transport.call(call, kind, timeout_s=max(attempt_s, self._transport.timeout_s))
 
 

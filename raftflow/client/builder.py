@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raftflow.client.errors import UsageError
-from raftflow.formats.values import RESULT_KEY
+from raftflow.formats.readers.values import RESULT_KEY
 
 
 @dataclass(frozen=True, slots=True)

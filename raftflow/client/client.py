@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 from raftflow.client.aio import AsyncClient, HasDocument
 from raftflow.client.errors import ClientError, UsageError
 from raftflow.client.overview import ClusterStatus
-from raftflow.domain.contract import (
+from raftflow.domain.contract.views import (
     AgentView,
     AuditCheck,
     AuditPage,

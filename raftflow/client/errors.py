@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, Problem, WorkflowView
+from raftflow.domain.contract.views import PROBLEM_TYPE_PREFIX, Problem, WorkflowView
 
 PROBLEMS_SHOWN_MAX = 20
 

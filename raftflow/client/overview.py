@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from raftflow.client.errors import ClientError, Refused, Unreachable
-from raftflow.domain.contract import AgentView, MemberList, ReplicaStatus
+from raftflow.domain.contract.views import AgentView, MemberList, ReplicaStatus
 
 REACHED = "ok"
 _NO_LISTENER = "connection refused"

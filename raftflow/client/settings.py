@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from raftflow.client.errors import UsageError
-from raftflow.formats.durations import parse_duration_ms
+from raftflow.formats.readers.durations import parse_duration_ms
 from raftflow.private_files import PrivateFileError, check_private, read_token
 
 T = TypeVar("T")

@@ -48,7 +48,7 @@ from raftflow.client.errors import (
 from raftflow.client.leader_cache import LeaderCache
 from raftflow.client.resolver import DaemonResolver
 from raftflow.client.settings import TIMEOUT_S
-from raftflow.domain.contract import (
+from raftflow.domain.contract.views import (
     HEADER_IDEMPOTENCY_KEY,
     HEADER_LEADER,
     HEADER_LEADER_URL,
@@ -57,7 +57,7 @@ from raftflow.domain.contract import (
     LeaderNotice,
     Problem,
 )
-from raftflow.domain.peers import learn_peers, order_peers
+from raftflow.domain.tasks.peer_urls import learn_peers, order_peers
 from raftflow.private_files import check_private
 
 PEERS_MAX = 99
@@ -94,7 +94,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """One call of the API."""
 
     method: str
@@ -211,7 +211,7 @@ class Transport:
         if session is not None and self._loop is asyncio.get_running_loop():
             await session.close()
 
-    async def call(self, call: Call, kind: type[T], *, timeout_s: float | None = None) -> T:
+    async def call(self, call: ApiCall, kind: type[T], *, timeout_s: float | None = None) -> T:
         """Make a call and decode its answer. Raises a `ClientError`."""
         data = await self.call_raw(call, timeout_s=timeout_s)
         try:
@@ -219,7 +219,7 @@ class Transport:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise BadAnswer(f"the answer to {call.method} {call.path} is not understood: {error}") from error
 
-    async def call_raw(self, call: Call, *, timeout_s: float | None = None) -> bytes:
+    async def call_raw(self, call: ApiCall, *, timeout_s: float | None = None) -> bytes:
         """Make a call and return the body of its answer. Raises a `ClientError`."""
         deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         self._check_usable(call)
@@ -270,7 +270,7 @@ class Transport:
             await asyncio.sleep(min(wait_s, deadline - now))
             pause_s = min(pause_s * 1.6, _PAUSE_MAX_S)
 
-    def _check_usable(self, call: Call) -> None:
+    def _check_usable(self, call: ApiCall) -> None:
         """Raise `UsageError` for a call that cannot be made: here and now, or at all."""
         if self._closed:
             raise UsageError("the client is closed")
@@ -297,7 +297,7 @@ class Transport:
         return True
 
     async def _race(
-        self, race: _Race, call: Call, left: list[str], timeout_s: float, failures: dict[str, str]
+        self, race: _Race, call: ApiCall, left: list[str], timeout_s: float, failures: dict[str, str]
     ) -> bytes | _Again | None:
         """Send a request to the first of `left` that can be connected; return its answer, None if none can be.
 
@@ -338,7 +338,7 @@ class Transport:
         members = self.peers[self._preferred :] + self.peers[: self._preferred]
         return order_peers(members[0], members, self._configured)
 
-    async def _attempt(self, call: Call, peer: str, timeout_s: float, race: _Race) -> bytes | _Again:
+    async def _attempt(self, call: ApiCall, peer: str, timeout_s: float, race: _Race) -> bytes | _Again:
         """Send one request; give it up if it gets no answer and another replica leads. Raises `_MovedError`."""
         others = [other for other in self.peers if other != peer]
         if call.replica is not None or call.once or call.attempt_s > _HEDGED_MOST_S or not others:
@@ -386,7 +386,7 @@ class Transport:
             term = self._leads[1] if self._leads[0] == peer else 0
             params = {"term": str(term), "wait_ms": str(int(hold_s * 1000))}
             try:
-                answer = await self._request(Call("GET", "/v1/leader", params), other, hold_s + CONNECT_S)
+                answer = await self._request(ApiCall("GET", "/v1/leader", params), other, hold_s + CONNECT_S)
                 notice = msgspec.json.decode(answer, type=LeaderNotice) if isinstance(answer, bytes) else None
             except (*_FAILURES, ClientError, msgspec.DecodeError):
                 return
@@ -402,7 +402,7 @@ class Transport:
                 await asyncio.sleep(_NOTICE_PAUSE_S)
 
     async def _request(
-        self, call: Call, peer: str, timeout_s: float, connected: Callable[[], None] | None = None
+        self, call: ApiCall, peer: str, timeout_s: float, connected: Callable[[], None] | None = None
     ) -> bytes | _Again:
         """Send one request. Returns the body, or the problem of an answer that calls for another try.
 
@@ -479,7 +479,7 @@ class Transport:
             )
         return self._session
 
-    def _failed(self, call: Call, failures: dict[str, str], last: Problem | None, *, sent: bool) -> ClientError:
+    def _failed(self, call: ApiCall, failures: dict[str, str], last: Problem | None, *, sent: bool) -> ClientError:
         """Return the error for a call that ran out of time."""
         told = "; ".join(f"{peer}: {why}" for peer, why in failures.items()) or "no time was left to ask"
         kind = "" if last is None else last.type.removeprefix(PROBLEM_TYPE_PREFIX)

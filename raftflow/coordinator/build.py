@@ -5,27 +5,27 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from raftflow.coordinator.config.peer_directory import PeerDirectory
+from raftflow.coordinator.config.settings import ConfigError
 from raftflow.coordinator.history import AppliedHistory
-from raftflow.coordinator.peers import PeerDirectory
 from raftflow.coordinator.replica import Replica
-from raftflow.coordinator.settings import ConfigError
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
-from raftflow.replication import tls
-from raftflow.replication.births import Neighbours
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.introductions import Introducer
-from raftflow.replication.links import StreamLinks
+from raftflow.replication.members.births import Neighbours
+from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.net import tls
+from raftflow.replication.net.links import StreamLinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.coordinator.audit import AuditFile
+    from raftflow.coordinator.audit.audit_file import AuditFile
     from raftflow.coordinator.clock import MachineClock
-    from raftflow.coordinator.config import CoordinatorConfig
+    from raftflow.coordinator.config.replica_config import CoordinatorConfig
     from raftflow.replication.files import FileSystem
     from raftflow.replication.log import ReplicatedLog, StateMachine
-    from raftflow.replication.membership import Standing
+    from raftflow.replication.members.membership import MembershipVersion
 
 LEVEL_VARIABLE: Final = "RAFTFLOW_TEST_FEATURE_LEVEL"
 """Caps the feature level of a process, so that tests have an older version to upgrade from."""
@@ -46,7 +46,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         directory = PeerDirectory(config, links.set_peers)
 
-        def follow(standing: Standing) -> None:
+        def follow(standing: MembershipVersion) -> None:
             introducer.update(standing)
             directory.follow(standing)
 

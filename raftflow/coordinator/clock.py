@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from raftflow.domain.ids import WORKFLOW_ID_PREFIX
+from raftflow.domain.values.ids import WORKFLOW_ID_PREFIX
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32, in lower case: sorts as the number does and has no letters that look alike."""

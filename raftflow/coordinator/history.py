@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.replication.introductions import Point
+from raftflow.replication.members.introductions import Point
 
 if TYPE_CHECKING:
-    from raftflow.coordinator.audit import AuditFile
+    from raftflow.coordinator.audit.audit_file import AuditFile
     from raftflow.machine.machine import Machine
 
 

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from raftflow.coordinator.audit import AuditFile
+from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.domain.features import FeatureLevelError
-from raftflow.machine.audit import CHAIN_START
 from raftflow.machine.machine import EntryResult, Machine
+from raftflow.machine.rules.audit_chain import CHAIN_START
 from raftflow.replication.log import LogFailedError
 
 SWEEP_EVERY_S: Final = 0.002

@@ -14,35 +14,42 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import raftflow
-from raftflow.coordinator import why
-from raftflow.coordinator.audit import AuditFile
-from raftflow.coordinator.audit_frames import AuditError
-from raftflow.coordinator.awaited import AwaitedEnds
+from raftflow.coordinator.audit.audit_file import AuditFile
+from raftflow.coordinator.audit.frames import AuditError
+from raftflow.coordinator.audit.verify import verify_audit
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
+from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
 from raftflow.coordinator.host import HostedMachine
-from raftflow.coordinator.leader import LeaderLoop
-from raftflow.coordinator.leader_news import LeaderNews
-from raftflow.coordinator.outlook import Outlook
-from raftflow.coordinator.planner import QueuePlanner
-from raftflow.coordinator.polls import PollDesk
-from raftflow.coordinator.registrar import Registrar
-from raftflow.coordinator.retention import Retention
-from raftflow.coordinator.stored_logs import StoredLogs
-from raftflow.coordinator.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
-from raftflow.coordinator.uploads import Uploads
-from raftflow.coordinator.verify import verify_audit
-from raftflow.coordinator.watch import Watch, WatchLoop
-from raftflow.domain.contract import LeaderNotice, MemberList, MemberView, PeerView, ReplicaStatus, TaskExplanation
+from raftflow.coordinator.leader.leader_loop import LeaderLoop
+from raftflow.coordinator.leader.leader_news import LeaderNews
+from raftflow.coordinator.leader.retention import Retention
+from raftflow.coordinator.placement import explanation
+from raftflow.coordinator.placement.agent_stats import AgentStats
+from raftflow.coordinator.placement.planner import QueuePlanner
+from raftflow.coordinator.placement.rebalancer import RebalanceLoop, Rebalancer
+from raftflow.coordinator.sessions.awaited_ends import AwaitedEnds
+from raftflow.coordinator.sessions.poll_service import PollService
+from raftflow.coordinator.sessions.registration import Registration
+from raftflow.coordinator.sessions.stored_logs import StoredLogs
+from raftflow.coordinator.uploads.workflow_uploads import WorkflowUploads
+from raftflow.domain.contract.views import (
+    LeaderNotice,
+    MemberList,
+    MemberView,
+    PeerView,
+    ReplicaStatus,
+    TaskExplanation,
+)
 from raftflow.domain.events import AgentChanged
 from raftflow.domain.features import LEVEL, LEVEL_FIRST, MEMBERS_LEVEL
-from raftflow.domain.peers import tell_peers
+from raftflow.domain.tasks.peer_urls import tell_peers
 from raftflow.logstore.stores import open_store
-from raftflow.machine import queries
 from raftflow.machine.machine import EntryResult, Machine
-from raftflow.replication.birth_file import OrderRefusedError
+from raftflow.machine.read import queries
 from raftflow.replication.histogram import Histogram
 from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
-from raftflow.replication.membership import (
+from raftflow.replication.members.birth_file import OrderRefusedError
+from raftflow.replication.members.membership import (
     VOTERS_MIN,
     ChangeableLog,
     ChangeRefusedError,
@@ -52,9 +59,9 @@ from raftflow.replication.membership import (
 )
 
 if TYPE_CHECKING:
-    from raftflow.coordinator.config import CoordinatorConfig
+    from raftflow.coordinator.config.replica_config import CoordinatorConfig
     from raftflow.domain.commands import AnyCommand
-    from raftflow.domain.contract import AuditCheck
+    from raftflow.domain.contract.views import AuditCheck
     from raftflow.domain.replies import AnyReply
     from raftflow.replication.files import FileSystem
     from raftflow.replication.log import LogStatus, ReplicatedLog, StateMachine
@@ -130,7 +137,7 @@ class Replica:
         )
         self.stored_logs = StoredLogs(open_store(config.log_store)) if config.log_store else None
         self.awaited = AwaitedEnds()
-        self.outlook = Outlook()
+        self.outlook = AgentStats()
         self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.outlook)
         self.leader = LeaderLoop(
             name=config.name,
@@ -149,7 +156,7 @@ class Replica:
             on_bug=self._fail,
             member_levels=self._member_levels,
         )
-        self.desk = PollDesk(
+        self.desk = PollService(
             machine=self.machine,
             submitter=self.submitter,
             leader=self.leader,
@@ -160,8 +167,8 @@ class Replica:
             held_max=config.limits.held_polls,
             outlook=self.outlook,
         )
-        self.watch = WatchLoop(
-            watch=Watch(
+        self.watch = RebalanceLoop(
+            watch=Rebalancer(
                 machine=self.machine,
                 planner=self.planner,
                 outlook=self.outlook,
@@ -176,14 +183,14 @@ class Replica:
             look_again=self.leader.look_again,
             on_bug=self._fail,
         )
-        self.uploads = Uploads(
+        self.uploads = WorkflowUploads(
             name=config.name,
             machine=self.machine,
             submitter=self.submitter,
             now_ms=self.clock.now_ms,
             on_bug=self._fail,
         )
-        self.registrar = Registrar(machine=self.machine, submitter=self.submitter, leader=self.leader)
+        self.registrar = Registration(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
         self.news = LeaderNews(self.leader_notice, config.limits.held_polls)
         self.log.on_leader_change(self.news.changed)
@@ -253,9 +260,9 @@ class Replica:
         error.__cause__ = self._failure
         return error
 
-    def shut_out(self, why: str) -> None:
+    def shut_out(self, explanation: str) -> None:
         """Stop, since the others will never talk to this replica as it is configured."""
-        self._fail(ReplicaFailedError(why))
+        self._fail(ReplicaFailedError(explanation))
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -324,7 +331,9 @@ class Replica:
         if not self.leader.leading:
             return queries.explain(self.machine, workflow_id, task_id)
         unfit = self.leader.standing.unfit
-        return why.explain(self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms(), unfit=unfit)
+        return explanation.explain(
+            self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms(), unfit=unfit
+        )
 
     def leader_notice(self) -> LeaderNotice:
         """Return who leads, as far as this replica knows. It names itself once it serves."""

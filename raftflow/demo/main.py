@@ -21,9 +21,9 @@ from raftflow.client.client import Client
 from raftflow.client.errors import ClientError
 from raftflow.demo import census
 from raftflow.demo.verdict import Check, Evidence, judge
-from raftflow.domain.contract import AuditLine, WorkflowView
+from raftflow.domain.contract.views import AuditLine, WorkflowView
 from raftflow.local.accounts import account_of
-from raftflow.local.cluster import LocalCluster, LocalClusterError, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster, LocalClusterError
 
 NODES, AGENTS, AGENT_CPUS = 3, 3, 2
 LEASE_MS = 3_000
@@ -42,7 +42,9 @@ class Demo:
 
     def __init__(self, directory: Path, console: Console) -> None:
         self._console = console
-        options = Options(nodes=NODES, agents=AGENTS, agent_cpus=AGENT_CPUS, agent_memory="2GiB", lease_ms=LEASE_MS)
+        options = ClusterOptions(
+            nodes=NODES, agents=AGENTS, agent_cpus=AGENT_CPUS, agent_memory="2GiB", lease_ms=LEASE_MS
+        )
         self.cluster = LocalCluster.create(directory, options)
         self._killed_leader_at: float | None = None
         self._killed_term = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from raftflow.domain.contract import AuditCheck, AuditLine, LedgerCheck, ReplicaStatus
+from raftflow.domain.contract.views import AuditCheck, AuditLine, LedgerCheck, ReplicaStatus
 from raftflow.local.accounts import account_of
 
 

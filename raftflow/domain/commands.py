@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 
 from raftflow.domain import limits
-from raftflow.domain.task import AttemptOutcome
-from raftflow.domain.workflow import OnFailure, TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.domain.tasks.workflow import OnFailure, TaskSpec, WorkflowSpec
 
 ENTRY_VERSION = 1
 
@@ -126,7 +126,7 @@ class RegisterAgent(Command, frozen=True, tag="agent.register"):
     instance: str
     """Random, made once per agent process."""
     capacity: dict[str, int]
-    """Integer units (`raftflow.domain.resources`)."""
+    """Integer units (`raftflow.domain.tasks.resources`)."""
     labels: dict[str, str] = {}
     prefetch: int = 0
     """How many attempts may wait in the agent's queue."""

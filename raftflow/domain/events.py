@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from raftflow.domain.task import WorkflowState
+from raftflow.domain.tasks.states import WorkflowState
 
 
 class TaskReady(msgspec.Struct, frozen=True, gc=False):

@@ -23,8 +23,8 @@ from __future__ import annotations
 from typing import Final
 
 from raftflow.domain import commands as c
-from raftflow.domain.task import AttemptOutcome
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 
 LEVEL_FIRST: Final = 1
 LEVEL: Final = 5
@@ -43,7 +43,7 @@ FAULTS_LEVEL: Final = 5
 """The level from which on backup attempts are opt-in, and faults of agents are told apart from those of tasks."""
 
 BIRTHS_LEVEL: Final = 5
-"""The level from which on a replica tells the others whether it is fresh (`replication/births.py`)."""
+"""The level from which on a replica tells the others whether it is fresh (`replication/members/births.py`)."""
 
 INPUTS_LEVEL: Final = 5
 """The level from which on every replica serves the inputs of attempts in pieces, and agents fetch them."""

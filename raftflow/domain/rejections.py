@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from raftflow.domain.workflow import GraphProblem
+from raftflow.domain.tasks.workflow import GraphProblem
 
 
 class RejectionCode(enum.StrEnum):

@@ -19,12 +19,12 @@ from typing import Any
 import msgspec
 
 from raftflow.domain import limits
-from raftflow.domain.checks import label_problems, resource_problems
-from raftflow.domain.ids import name_problem
-from raftflow.domain.resources import parse_amount
-from raftflow.formats.faults import Faults
+from raftflow.domain.tasks.checks import label_problems, resource_problems
+from raftflow.domain.tasks.resources import parse_amount
+from raftflow.domain.values.ids import name_problem
+from raftflow.formats.faults import DocumentFaults
 from raftflow.formats.files import FormatError
-from raftflow.formats.tomldoc import TomlError, parse_toml
+from raftflow.formats.readers.tomldoc import TomlError, parse_toml
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 _MILLI_MAX = 1e9
@@ -36,7 +36,7 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     capacity: dict[str, int]
-    """Integer units (`raftflow.domain.resources`)."""
+    """Integer units (`raftflow.domain.tasks.resources`)."""
     labels: dict[str, str] = {}
     speed_milli: int = 1_000
     cost_rate_milli: int = 1_000
@@ -59,7 +59,7 @@ def load_agents(path: Path) -> tuple[AgentEntry, ...]:
 
 def read_agents(document: dict[str, Any]) -> tuple[AgentEntry, ...]:
     """Turn a parsed agents file into agents. Raises `DocumentError` naming every fault."""
-    faults = Faults()
+    faults = DocumentFaults()
     for key in document:
         if key != "agents":
             faults.unknown_key("", key, ("agents",))
@@ -83,7 +83,7 @@ def read_agents(document: dict[str, Any]) -> tuple[AgentEntry, ...]:
     return tuple(entries)
 
 
-def _read_row(row: dict[str, Any], path: str, faults: Faults, room: int) -> list[AgentEntry]:
+def _read_row(row: dict[str, Any], path: str, faults: DocumentFaults, room: int) -> list[AgentEntry]:
     for key in row:
         if key not in _KEYS:
             faults.unknown_key(f"{path}.", key, _KEYS)
@@ -110,7 +110,7 @@ def _read_row(row: dict[str, Any], path: str, faults: Faults, room: int) -> list
     return [msgspec.structs.replace(entry, name=f"{name}-{n:0{digits}d}") for n in range(1, count + 1)]
 
 
-def _resources(value: object, path: str, faults: Faults) -> dict[str, int]:
+def _resources(value: object, path: str, faults: DocumentFaults) -> dict[str, int]:
     if not isinstance(value, dict) or not value:
         faults.add(f"{path}.resources", 'an agent has resources, such as { cpu = 4, memory = "16GiB" }')
         return {}
@@ -125,7 +125,7 @@ def _resources(value: object, path: str, faults: Faults) -> dict[str, int]:
     return amounts
 
 
-def _labels(value: object, path: str, faults: Faults) -> dict[str, str]:
+def _labels(value: object, path: str, faults: DocumentFaults) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         faults.add(f"{path}.labels", "must be a table of texts")
         return {}
@@ -134,7 +134,7 @@ def _labels(value: object, path: str, faults: Faults) -> dict[str, str]:
     return value
 
 
-def _milli(value: object, path: str, faults: Faults, *, least: int) -> int:
+def _milli(value: object, path: str, faults: DocumentFaults, *, least: int) -> int:
     if not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= _MILLI_MAX:
         amount = round(value * 1_000)
         if amount >= least:
@@ -143,7 +143,7 @@ def _milli(value: object, path: str, faults: Faults, *, least: int) -> int:
     return 1_000
 
 
-def _fail_rate(value: object, path: str, faults: Faults) -> float | None:
+def _fail_rate(value: object, path: str, faults: DocumentFaults) -> float | None:
     if value is None:
         return None
     try:

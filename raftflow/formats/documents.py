@@ -1,7 +1,7 @@
 """From a user's workflow document to the normalised `WorkflowSpec`: every fault named with its path.
 
 The document is already parsed (TOML, YAML or JSON); nothing about its shape is trusted, since it also arrives over
-HTTP. Each key of a task has one reader (`fields.py`); a reader notes its faults and goes on, so that one answer lists
+HTTP. Each key of a task has one reader (`readers/fields.py`); a reader notes its faults and goes on, so that one answer lists
 them all. Equal sub-values (a resource demand, a duration) are read once and shared: documents of 100,000 tasks
 repeat themselves.
 
@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 
 from raftflow.domain import limits
-from raftflow.domain.contract import FieldProblem
-from raftflow.domain.ids import name_problem
-from raftflow.domain.resources import MEMORY
-from raftflow.domain.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
-from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, Faults, shown
-from raftflow.formats.fields import OWN_KEYS, READERS, Part
-from raftflow.formats.foreign import kind_of, refuse
-from raftflow.formats.values import text_bytes
+from raftflow.domain.contract.views import FieldProblem
+from raftflow.domain.tasks.resources import MEMORY
+from raftflow.domain.tasks.workflow import OnFailure, TaskSpec, WorkflowSpec, check_graph
+from raftflow.domain.values.ids import name_problem
+from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, DocumentFaults, shown
+from raftflow.formats.foreign.other_systems import kind_of, refuse
+from raftflow.formats.readers.fields import OWN_KEYS, READERS, DocumentPart
+from raftflow.formats.readers.values import text_bytes
 
 __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
 
@@ -44,7 +44,7 @@ def normalize(document: object) -> WorkflowSpec:
 
     Raises `DocumentError` naming every fault of the fields, of the graph and of the limits.
     """
-    faults = Faults()
+    faults = DocumentFaults()
     if not isinstance(document, dict):
         raise DocumentError([FieldProblem("", "a workflow document is a table with `name` and `tasks`")])
     refuse(kind_of(document))
@@ -75,7 +75,7 @@ def normalize(document: object) -> WorkflowSpec:
     return spec
 
 
-def _read_name(document: Mapping[str, Any], faults: Faults) -> str:
+def _read_name(document: Mapping[str, Any], faults: DocumentFaults) -> str:
     name = document.get("name")
     if name is None:
         faults.add("name", "a workflow has a name")
@@ -89,21 +89,21 @@ def _read_name(document: Mapping[str, Any], faults: Faults) -> str:
     return "unnamed"
 
 
-def _read_priority(value: object, faults: Faults) -> int:
+def _read_priority(value: object, faults: DocumentFaults) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limits.PRIORITY_MAX:
         return value
     faults.add("priority", f"must be a whole number from 0 to {limits.PRIORITY_MAX}, higher goes first")
     return 50
 
 
-def _read_on_failure(value: object, faults: Faults) -> OnFailure:
+def _read_on_failure(value: object, faults: DocumentFaults) -> OnFailure:
     if value not in ("stop", "continue"):
         faults.add("on_failure", 'must be "stop" or "continue"')
         return "stop"
     return value
 
 
-def _read_max_parallel(value: object, faults: Faults) -> int | None:
+def _read_max_parallel(value: object, faults: DocumentFaults) -> int | None:
     if value is None:
         return None
     most = limits.TASKS_PER_WORKFLOW_MAX
@@ -113,7 +113,7 @@ def _read_max_parallel(value: object, faults: Faults) -> int | None:
     return None
 
 
-def _read_task_list(document: Mapping[str, Any], faults: Faults) -> list[Any]:
+def _read_task_list(document: Mapping[str, Any], faults: DocumentFaults) -> list[Any]:
     tasks = document.get("tasks")
     if not isinstance(tasks, list):
         faults.add("tasks", "a workflow has a list of tasks" if tasks is None else "must be a list of tasks")
@@ -135,9 +135,9 @@ def _read_task_list(document: Mapping[str, Any], faults: Faults) -> list[Any]:
 class _Tasks:
     """Reads the tasks of one document, each over the defaults."""
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: DocumentFaults) -> None:
         self.faults = faults
-        self.part = Part(faults)
+        self.part = DocumentPart(faults)
         self.defaults: dict[str, Any] = {}
         self.bad_id_paths: set[str] = set()
 
@@ -211,7 +211,7 @@ class _Tasks:
         return merged
 
 
-def check_whole(part: Part, fields: dict[str, Any]) -> None:
+def check_whole(part: DocumentPart, fields: dict[str, Any]) -> None:
     """Check what only shows in the whole task, defaults included, and take the notes out of `fields`."""
     if "command" in fields:
         if "python" in fields:
@@ -241,7 +241,7 @@ def check_whole(part: Part, fields: dict[str, Any]) -> None:
         part.fault("constraints.labels", f"{len(labels)} labels, the limit is {limits.LABELS_MAX}", limits.LABELS_MAX)
 
 
-def _check_delays(part: Part, fields: dict[str, Any]) -> None:
+def _check_delays(part: DocumentPart, fields: dict[str, Any]) -> None:
     """Fit the bound of the back-off to its start: the one that was not given follows the one that was."""
     first, most = fields.get("retry_delay_ms"), fields.get("retry_delay_max_ms")
     if first is None:

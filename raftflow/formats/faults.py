@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from raftflow.domain.contract import FieldProblem
+from raftflow.domain.contract.views import FieldProblem
 
 PROBLEMS_MAX = 100
 """Faults listed in one answer; a last line tells how many more there are."""
@@ -31,7 +31,7 @@ class DocumentError(ValueError):
         super().__init__(f"{first.path}: {first.message}{more}" if first.path else f"{first.message}{more}")
 
 
-class Faults:
+class DocumentFaults:
     """Collects faults up to a bound, and counts the rest."""
 
     def __init__(self) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raftflow.domain.values import ValueFault, read_json
-from raftflow.formats import foreign, wfformat
+from raftflow.domain.values.exact import ValueFault, read_json
+from raftflow.formats.foreign import other_systems, wfformat
+from raftflow.formats.foreign.wfformat import Conversion
+from raftflow.formats.readers.tomldoc import TomlError, parse_toml
 from raftflow.formats.recognise import UnknownFormatError, recognise
-from raftflow.formats.tomldoc import TomlError, parse_toml
-from raftflow.formats.wfformat import Conversion
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
 
@@ -62,7 +62,7 @@ def loads(
     if not isinstance(document, dict):
         _other_format(data, format_name)
         raise FormatError(f"{source}: a workflow document is a table with `name` and `tasks`")
-    foreign.refuse(foreign.kind_of(document))
+    other_systems.refuse(other_systems.kind_of(document))
     if format_name == "wfformat" or wfformat.looks_like(document):
         return wfformat.convert(document, conversion or Conversion())
     if conversion is not None and conversion != Conversion():
@@ -104,7 +104,7 @@ def _parse(data: bytes, format_name: str, source: str) -> Any:
             return parse_toml(text)
         except TomlError as error:
             raise FormatError(f"{source}: {error}") from None
-    from raftflow.formats.yamldoc import YamlError, parse_yaml  # noqa: PLC0415 - only YAML files pay for the parser
+    from raftflow.formats.readers.yamldoc import YamlError, parse_yaml  # noqa: PLC0415 - only YAML files pay for the parser
 
     try:
         return parse_yaml(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from raftflow.formats.foreign import kind_of_text, refuse
+from raftflow.formats.foreign.other_systems import kind_of_text, refuse
 
 _SILENT = re.compile(r"\s*(?:[#;].*)?$")
 _TOML = re.compile(

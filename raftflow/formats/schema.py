@@ -16,14 +16,14 @@ from typing import Any, Final
 import msgspec
 
 from raftflow.domain import limits
-from raftflow.domain.ids import NAME_PATTERN
-from raftflow.domain.resources import AMOUNT_PATTERN, SIZE_PATTERN
-from raftflow.domain.workflow import EXPECTED_DEFAULT_MS, OnFailure, TaskSpec, WorkflowSpec
-from raftflow.formats import fields
+from raftflow.domain.tasks.resources import AMOUNT_PATTERN, SIZE_PATTERN
+from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS, OnFailure, TaskSpec, WorkflowSpec
+from raftflow.domain.values.ids import NAME_PATTERN
 from raftflow.formats.documents import TOP_KEYS
-from raftflow.formats.durations import CHARS_MAX as DURATION_CHARS_MAX
-from raftflow.formats.durations import UNIT_MS
-from raftflow.formats.values import RESULT_KEY
+from raftflow.formats.readers import fields
+from raftflow.formats.readers.durations import CHARS_MAX as DURATION_CHARS_MAX
+from raftflow.formats.readers.durations import UNIT_MS
+from raftflow.formats.readers.values import RESULT_KEY
 
 Schema = dict[str, Any]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Self
 
-from raftflow.domain.contract import FieldProblem
-from raftflow.domain.values import as_path
+from raftflow.domain.contract.views import FieldProblem
+from raftflow.domain.values.exact import as_path
 from raftflow.formats.faults import DocumentError
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from raftflow.domain.contract import AuditLine
+from raftflow.domain.contract.views import AuditLine
 
 _BEGINS = {"queued", "started", "backup_started"}
 _ENDS = {
@@ -21,7 +21,7 @@ _SUCCESSES = {"succeeded", "cached", "offered"}
 
 
 @dataclass(slots=True)
-class Account:
+class WorkflowAccount:
     """The life of one workflow's tasks, counted from transitions."""
 
     succeeded: Counter[str] = field(default_factory=Counter)
@@ -58,9 +58,9 @@ class Account:
         return sorted(self.assigned[fence][0] for fence, event in self.ended.items() if event.startswith("failed"))
 
 
-def account_of(records: Iterable[AuditLine], workflow_id: str) -> Account:
+def account_of(records: Iterable[AuditLine], workflow_id: str) -> WorkflowAccount:
     """Read the account of one workflow out of a replica's audit records, given in log order."""
-    account = Account()
+    account = WorkflowAccount()
     for record in records:
         for move in record.transitions:
             if move.workflow_id != workflow_id:

@@ -28,7 +28,7 @@ import msgspec
 from raftflow import helpers
 from raftflow.client.client import Client
 from raftflow.client.errors import ClientError, NotFound, Refused
-from raftflow.domain.contract import ReplicaStatus
+from raftflow.domain.contract.views import ReplicaStatus
 from raftflow.local import processes
 from raftflow.local.processes import ProcessRecord
 from raftflow.private_files import PrivateFileError, read_token
@@ -82,7 +82,7 @@ class ClusterFile(msgspec.Struct, kw_only=True):
     agents: list[AgentPlace]
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a local cluster is set up."""
 
     nodes: int = 3
@@ -114,7 +114,7 @@ class LocalCluster:
     # --- making and finding
 
     @classmethod
-    def create(cls, directory: Path, options: Options) -> LocalCluster:
+    def create(cls, directory: Path, options: ClusterOptions) -> LocalCluster:
         """Choose ports and write every file; starts nothing. Raises `LocalClusterError`."""
         if not 1 <= options.nodes <= NODES_MAX or options.nodes % 2 == 0:
             raise LocalClusterError(f"--nodes must be odd and at most {NODES_MAX}: 3 survives one loss, 5 two")
@@ -536,7 +536,7 @@ def _clean_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("RAFTFLOW_")}
 
 
-def _replica_toml(content: ClusterFile, replica: ReplicaPlace, options: Options) -> str:
+def _replica_toml(content: ClusterFile, replica: ReplicaPlace, options: ClusterOptions) -> str:
     timing = {"lease_ms": options.lease_ms, **options.timing}
     lines = [_replica_head(content, replica), "[timing]", *(f"{key} = {value}" for key, value in timing.items())]
     return "\n".join([*lines, "", options.replica_toml]) + "\n"

@@ -1,6 +1,6 @@
 """A load that remembers what was acknowledged, and the search for it afterwards.
 
-`Submissions` and `Writer` submit small workflows, `Reporter` is an agent without processes that reports at once. What
+`SubmissionLoad` and `Writer` submit small workflows, `Reporter` is an agent without processes that reports at once. What
 they list was answered by the cluster; `Ledger.missing` tells what of it the cluster does not know any more.
 """
 
@@ -18,11 +18,11 @@ from typing import Final, Self
 import msgspec
 
 from raftflow.agent.config import AgentConfig
-from raftflow.agent.leader import LeaderClient, NoLeaderError, StaleIncarnationError
+from raftflow.agent.exchange.leader import LeaderClient, LeaderNotFoundError, StaleIncarnationError
 from raftflow.client.client import Client
 from raftflow.client.errors import ClientError, Refused
 from raftflow.domain.commands import SubmitWorkflow
-from raftflow.domain.contract import AuditLine, PollRequest, RegisterRequest, ReportedEnd
+from raftflow.domain.contract.views import AuditLine, PollRequest, RegisterRequest, ReportedEnd
 
 _AUDIT_PAGE: Final = 1_000
 _ATTEMPT_S: Final = 2.0
@@ -70,7 +70,7 @@ class _Thread:
         raise NotImplementedError
 
 
-class Submissions(_Thread):
+class SubmissionLoad(_Thread):
     """Submits workflows of `tasks` independent tasks, one after the other, until it is stopped."""
 
     def __init__(self, urls: Sequence[str], acknowledged: Acknowledged, *, prefix: str, tasks: int = 4) -> None:
@@ -96,7 +96,7 @@ class Submissions(_Thread):
 
 
 @dataclass(slots=True)
-class Watch:
+class LongestWait:
     """How long a writer had to wait, at most, for an acknowledgement while something was done to the cluster."""
 
     longest_s: float = 0.0
@@ -116,12 +116,12 @@ class Writer(_Thread):
         self._at_s: list[float] = []
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[Watch]:
+    def watch(self) -> Iterator[LongestWait]:
         """Measure the longest pause between two acknowledgements from here to the first one after the block.
 
         Raises `RuntimeError` if there is none within a minute.
         """
-        watch = Watch()
+        watch = LongestWait()
         first = max(0, self._wait_for(1) - 1)
         yield watch
         last = self._wait_for(len(self._at_s) + 1)
@@ -175,7 +175,7 @@ class Reporter(_Thread):
         await leader.start()
         try:
             while not self._stop.is_set():
-                with contextlib.suppress(NoLeaderError, StaleIncarnationError):
+                with contextlib.suppress(LeaderNotFoundError, StaleIncarnationError):
                     await self._incarnation(leader)
                 await asyncio.sleep(_PAUSE_S)
         finally:
@@ -198,7 +198,7 @@ class Reporter(_Thread):
             )
             try:
                 answer = await leader.poll(registered.id, msgspec.json.encode(poll), _ATTEMPT_S)
-            except NoLeaderError:
+            except LeaderNotFoundError:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             for verdict in answer.verdicts:

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raftflow.coordinator.audit import AuditFile
-from raftflow.coordinator.audit_frames import AuditError, Frame
-from raftflow.replication import envelope, records
+from raftflow.coordinator.audit.audit_file import AuditFile
+from raftflow.coordinator.audit.frames import AuditError, Frame
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Introducer
+from raftflow.replication.journal import records
+from raftflow.replication.journal.recovery import Image, recover
+from raftflow.replication.journal.segments import Scan, read_segment
 from raftflow.replication.log import LogFailedError
-from raftflow.replication.membership import Membership, load_first
-from raftflow.replication.recovery import Image, recover
-from raftflow.replication.segments import Scan, read_segment
-from raftflow.replication.snapshots import SnapshotInfo, SnapshotStore
+from raftflow.replication.members.identity import DataDir
+from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.membership import Membership, load_first
+from raftflow.replication.messages import envelope
+from raftflow.replication.snapshot.store import SnapshotInfo, SnapshotStore
 
 _WEIGHTS: Final = {"journal": 10, "snapshot": 6, "meta": 3, "audit": 2}
 _USED_SHARE: Final = 0.9
@@ -71,7 +72,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class RotFinding:
     """What the reader made of it."""
 
     outcome: str
@@ -120,7 +121,7 @@ class Patient:
                 shutil.rmtree(self.directory)
                 shutil.copytree(kept, self.directory)
 
-    def judge(self, damage: Damage) -> Finding:
+    def judge(self, damage: Damage) -> RotFinding:
         """Let the reader of the file look at it with the damage."""
         with damage.applied():
             try:
@@ -134,7 +135,7 @@ class Patient:
             except (LogFailedError, AuditError) as error:
                 words = str(error)
                 clear = damage.path.name in words or str(damage.path.parent) in words
-                return Finding("refused" if clear else "ACCEPTED", words)
+                return RotFinding("refused" if clear else "ACCEPTED", words)
 
     # --- the readers
 
@@ -157,7 +158,7 @@ class Patient:
             digest.update(piece)
         return digest.digest()
 
-    def _judge_journal(self, damage: Damage) -> Finding:
+    def _judge_journal(self, damage: Damage) -> RotFinding:
         found = recover(self._fs, self.directory / "journal", envelope.check).image
         same = (found.entries, found.term, found.vote, found.base, found.start) == (
             self.image.entries,
@@ -167,8 +168,8 @@ class Patient:
             self.image.start,
         )
         if not same:
-            return Finding("ACCEPTED", f"log up to {found.next_index - 1} instead of {self.image.next_index - 1}")
-        return Finding("harmless", self._why_harmless(damage))
+            return RotFinding("ACCEPTED", f"log up to {found.next_index - 1} instead of {self.image.next_index - 1}")
+        return RotFinding("harmless", self._why_harmless(damage))
 
     def _why_harmless(self, damage: Damage) -> str:
         scan = self._scans[damage.path]
@@ -188,23 +189,23 @@ class Patient:
             at += header.record_bytes
         return f"journal: the last record, without entries ({scan.end - damage.offset} bytes before the end)"
 
-    def _judge_snapshots(self) -> Finding:
+    def _judge_snapshots(self) -> RotFinding:
         store = self._store()
         first = self.image.entries[0][1] if self.image.entries else 0
         chosen = store.load_newest(first)
         if chosen is None or self._states.get(chosen.index) != self._digest(chosen):
-            return Finding("ACCEPTED", f"the snapshot {chosen} was never written")
+            return RotFinding("ACCEPTED", f"the snapshot {chosen} was never written")
         if chosen.index == self.snapshots[0].index:
             if len(store.valid()[1]) == 0:
-                return Finding("harmless", "snapshot: nothing is seen of it")
-            return Finding("repaired", "snapshot: an older one, which is not needed")
-        return Finding("repaired", "snapshot: the older one and the journal hold everything")
+                return RotFinding("harmless", "snapshot: nothing is seen of it")
+            return RotFinding("repaired", "snapshot: an older one, which is not needed")
+        return RotFinding("repaired", "snapshot: the older one and the journal hold everything")
 
-    def _judge_meta(self) -> Finding:
+    def _judge_meta(self) -> RotFinding:
         found = self._read_meta()
         if found == self._meta:
-            return Finding("harmless", "identity, peers, members: read the same")
-        return Finding("ACCEPTED", f"{found}")
+            return RotFinding("harmless", "identity, peers, members: read the same")
+        return RotFinding("ACCEPTED", f"{found}")
 
     def _read_meta(self) -> tuple[object, ...]:
         """Read the small files beside the log: whose directory it is, the peers' disks, the first members."""
@@ -213,19 +214,21 @@ class Patient:
             introducer.open()
             return data.identity, introducer.known, load_first(self._fs, self.directory, Membership())
 
-    def _judge_audit(self) -> Finding:
+    def _judge_audit(self) -> RotFinding:
         with tempfile.TemporaryDirectory(dir=self.directory.parent) as place:
             copy = Path(place) / "audit"
             shutil.copytree(self.directory / "audit", copy)
             try:
                 found = self._frames(copy)
             except AuditError as error:
-                return Finding("refused", str(error).replace(str(copy), str(self.directory / "audit")))
+                return RotFinding("refused", str(error).replace(str(copy), str(self.directory / "audit")))
         if found == self._audit:
-            return Finding("harmless", "audit: reads the same")
+            return RotFinding("harmless", "audit: reads the same")
         if found == self._audit[: len(found)]:
-            return Finding("repaired", "audit: cut off before the damage; made again from the log, or shown as a gap")
-        return Finding("ACCEPTED", "the audit says something else")
+            return RotFinding(
+                "repaired", "audit: cut off before the damage; made again from the log, or shown as a gap"
+            )
+        return RotFinding("ACCEPTED", "the audit says something else")
 
     def _frames(self, directory: Path) -> list[Frame]:
         """Open the audit as a replica does, and read all of it."""
@@ -254,4 +257,4 @@ def damage_of(patient: Patient, chance: random.Random) -> Damage:
     return Damage(kind, path, offset, 1 << chance.randrange(8) if how < 0.8 else chance.randrange(1, 256))
 
 
-__all__ = ["Damage", "Finding", "Patient", "damage_of"]
+__all__ = ["Damage", "Patient", "RotFinding", "damage_of"]

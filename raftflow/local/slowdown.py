@@ -10,7 +10,7 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
-from raftflow.agent.process_tree import read_tree
+from raftflow.agent.launcher.process_tree import read_tree
 from raftflow.local.processes import ProcessRecord, alive
 
 PERIOD_S: Final = 0.1

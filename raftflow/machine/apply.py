@@ -3,7 +3,7 @@
 What may live here (and in the modules that the table below names)
 -----------------------------------------------------------------
 Every replica runs this code on the same commands and must come to the same state, byte for byte. So there is no clock
-(`Step.clock_ms` is the largest time that came inside a command), no randomness (ids come inside commands), no float,
+(`ApplyContext.clock_ms` is the largest time that came inside a command), no randomness (ids come inside commands), no float,
 no I/O, and no iteration over a set. Dicts are iterated in the order in which they were filled, which is the log's.
 
 How it works
@@ -24,7 +24,7 @@ How it works
 7. A command with a request id that was accepted before gets the remembered reply and changes nothing. Refusals are
    not remembered: they changed nothing, so the same request may succeed later.
 8. A command that needs a higher feature level than the cluster's is refused (`domain.features`).
-9. Every command leaves one audit record, sealed into the chain (`audit.py`), and events for the leader.
+9. Every command leaves one audit record, sealed into the chain (`rules/audit_chain.py`), and events for the leader.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ from collections.abc import Callable
 from typing import Any
 
 from raftflow.domain import commands as c
-from raftflow.domain.contract import AuditRecord, AuditTransition
+from raftflow.domain.contract.views import AuditRecord, AuditTransition
 from raftflow.domain.features import LEVEL, level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine import agents, attempts, backups, cache, features, recall, uploads, workflows
-from raftflow.machine.requests import Remembered, fingerprint_of
-from raftflow.machine.step import Step
+from raftflow.machine.commands import agents, attempts, features, uploads, workflows
+from raftflow.machine.rules import backups, cache, recall
+from raftflow.machine.rules.context import ApplyContext
+from raftflow.machine.tables.requests import Remembered, fingerprint_of
 
 NOTES_MAX = 20
 """Notes in the detail of one audit record."""
 
-Handler = Callable[[Step, Any], AnyReply]
+Handler = Callable[[ApplyContext, Any], AnyReply]
 
 HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.SubmitWorkflow: ("workflow.submit", workflows.submit_workflow, "workflow_id"),
@@ -75,7 +76,7 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
 
 
 def apply_command(
-    step: Step, command: c.AnyCommand, index: int, position: int, term: int
+    step: ApplyContext, command: c.AnyCommand, index: int, position: int, term: int
 ) -> tuple[AnyReply, AuditRecord]:
     """Apply one command and return its reply and its audit record, not yet sealed."""
     step.clock_ms = max(step.clock_ms, command.at_ms)
@@ -111,7 +112,7 @@ def apply_command(
     return reply, record
 
 
-def _apply_once(step: Step, command: c.AnyCommand, handler: Handler) -> tuple[AnyReply, str]:
+def _apply_once(step: ApplyContext, command: c.AnyCommand, handler: Handler) -> tuple[AnyReply, str]:
     """Apply a command that carries a request id, unless that was done before."""
     request_id = command.request_id
     if len(request_id) > NAME_CHARS_MAX:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raftflow.domain.task import FINAL, TRANSITIONS, TaskEvent, TaskState
+from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskState
 
 START = "<!-- transitions: made by raftflow.machine.diagram -->"
 END = "<!-- end of transitions -->"

@@ -12,10 +12,10 @@ from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.apply import apply_command
-from raftflow.machine.audit import CHAIN_START, seal
-from raftflow.machine.snapshot import Snapshot, read_snapshot
-from raftflow.machine.state import State
-from raftflow.machine.step import Step
+from raftflow.machine.rules.audit_chain import CHAIN_START, seal
+from raftflow.machine.rules.context import ApplyContext
+from raftflow.machine.snapshot.stream import Snapshot, read_snapshot
+from raftflow.machine.tables.state import State
 
 SWEPT_PER_ENTRY = 200
 """Parts of what is no longer used that are freed after an entry."""
@@ -41,7 +41,7 @@ class Machine:
         self._requests_max = requests_max
         self.level_max = level_max
         """The highest feature level that this replica understands."""
-        self._step = Step(State(requests_max), level_max)
+        self._step = ApplyContext(State(requests_max), level_max)
         self.applied_index = 0
         self.applied_term = 0
         self.chain = CHAIN_START
@@ -111,7 +111,7 @@ class Machine:
         header, state = read_snapshot(pieces, self._requests_max)
         if state.feature_level > self.level_max:
             raise FeatureLevelError(state.feature_level, self.level_max)
-        step = Step(state, self.level_max)
+        step = ApplyContext(state, self.level_max)
         step.clock_ms = header.clock_ms
 
         def become() -> None:

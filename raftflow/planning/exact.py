@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from raftflow.scheduler.bounds import lower_bounds
-from raftflow.scheduler.plan import Plan, PlanError, Problem, Slot
+from raftflow.scheduler.plan.bounds import lower_bounds
+from raftflow.scheduler.plan.plan import Plan, PlanError, PlanningProblem, Slot
 from raftflow.scheduler.policies import make_plan
 
 Objective = Literal["makespan", "cost"]
@@ -22,7 +22,7 @@ TIME_S_MAX = 60.0
 
 
 def best_plan(
-    problem: Problem, objective: Objective = "makespan", time_s_max: float = TIME_S_MAX
+    problem: PlanningProblem, objective: Objective = "makespan", time_s_max: float = TIME_S_MAX
 ) -> tuple[Plan, bool]:
     """Return the best plan that was found, and whether it is proven to be the best.
 
@@ -49,7 +49,7 @@ def best_plan(
 class _Model:
     """The constraints of a problem."""
 
-    def __init__(self, cp_model: Any, problem: Problem, hint: Plan) -> None:
+    def __init__(self, cp_model: Any, problem: PlanningProblem, hint: Plan) -> None:
         self.cp_model = cp_model
         self.problem = problem
         self.model = model = cp_model.CpModel()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raftflow.scheduler.plan import PlanError
+from raftflow.scheduler.plan.plan import PlanError
 
 if TYPE_CHECKING:
-    from raftflow.scheduler.gantt import Drawing
+    from raftflow.scheduler.plan.gantt import Drawing
 
 
 def write_png(drawing: Drawing, path: Path) -> None:

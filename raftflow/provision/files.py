@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from raftflow.coordinator.config import Tls, load_config, parse_address
-from raftflow.domain.ids import name_problem
+from raftflow.coordinator.config.replica_config import Tls, load_config, parse_address
+from raftflow.domain.values.ids import name_problem
 from raftflow.provision.hosts import Host, ProvisionError
 
 SECRET: Final = "secret"  # noqa: S105 - the name of a file
@@ -31,7 +31,7 @@ _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class ClusterPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What the files of a cluster say."""
 
     cluster_id: str
@@ -50,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return [f"http://{host.api}" for host in self.hosts]
 
 
-def render(plan: Plan) -> dict[str, str]:
+def render(plan: ClusterPlan) -> dict[str, str]:
     """Return name and content of each file that holds nothing private."""
     members = _members([(name, host.api, host.peer) for name, host in zip(plan.names, plan.hosts, strict=True)])
     count = len(plan.hosts)
@@ -135,7 +135,7 @@ def client_settings(peers: Sequence[str], token: str | None) -> str:
     return settings + (f"export RAFTFLOW_TOKEN={shlex.quote(token)}\n" if token else "unset RAFTFLOW_TOKEN\n")
 
 
-def write(plan: Plan, directory: Path, *, force: bool = False) -> list[str]:
+def write(plan: ClusterPlan, directory: Path, *, force: bool = False) -> list[str]:
     """Write all files of a cluster into a private directory, and return their names.
 
     With `force` the files are written again; the secret and the token that are there stay as they are, since

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from raftflow.replication.envelope import ENTRY_BYTES_MAX
-from raftflow.replication.journal import SEGMENT_BYTES
+from raftflow.replication.journal.journal import SEGMENT_BYTES
+from raftflow.replication.messages.envelope import ENTRY_BYTES_MAX
 
 REPLICAS_MAX: Final = 9
 """More members cost more than they protect."""
@@ -28,7 +28,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     join: bool = False
     """True for a replica that joins a cluster: `members` are then those from whom it may hear, and it is none yet."""
     bootstrap: bool = False
-    """The operator orders a birth with a majority of the members, for this start; see `births.py`."""
+    """The operator orders a birth with a majority of the members, for this start; see `members/births.py`."""
 
     election_min_s: float = 0.3
     election_max_s: float = 0.6

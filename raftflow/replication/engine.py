@@ -21,17 +21,6 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication import envelope, membership, wire
-from raftflow.replication.birth_file import MarkFile, OrderRefusedError
-from raftflow.replication.births import Births, EmptiedError
-from raftflow.replication.changes import MemberChanges
-from raftflow.replication.compaction import SnapshotWriter
-from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, loop_clock, use_clock
-from raftflow.replication.driver import Driver
-from raftflow.replication.gate import SyncGate
-from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
-from raftflow.replication.handover import Handover
-from raftflow.replication.identity import DataDir
 from raftflow.replication.log import (
     LogFailedError,
     LogStatus,
@@ -44,25 +33,37 @@ from raftflow.replication.log import (
     Stamp,
     Unknown,
 )
-from raftflow.replication.membership import MemberInfo, Membership, NotReadyError, Standing
-from raftflow.replication.reads import ReadRounds
-from raftflow.replication.recall import Recall
-from raftflow.replication.repair import MEMBERS_MIN, Repair, StorageOpener
-from raftflow.replication.roles import RoleTracker
-from raftflow.replication.submissions import Submissions
-from raftflow.replication.traffic import PeerTraffic
-from raftflow.replication.transfer import SnapshotReceiver, SnapshotSender
+from raftflow.replication.members import membership
+from raftflow.replication.members.birth_file import MarkFile, OrderRefusedError
+from raftflow.replication.members.births import Births, EmptiedError
+from raftflow.replication.members.identity import DataDir
+from raftflow.replication.members.membership import MemberInfo, Membership, MembershipVersion, NotReadyError
+from raftflow.replication.messages import envelope, wire
+from raftflow.replication.messages.traffic import PeerTraffic
+from raftflow.replication.raft.driver import Driver
+from raftflow.replication.raft.guard import NO_RULES, GuardedTransport, Rule
+from raftflow.replication.raft.handover import Handover
+from raftflow.replication.raft.library import LibraryFailure, Raft, RaftTiming, SnapshotPort, loop_clock, use_clock
+from raftflow.replication.raft.member_changes import MemberChanges
+from raftflow.replication.raft.pending_entries import PendingEntries
+from raftflow.replication.raft.reads import ReadRounds
+from raftflow.replication.raft.roles import RoleTracker
+from raftflow.replication.raft.sync_gate import SyncGate
+from raftflow.replication.repair.peer_memory import PeerMemory
+from raftflow.replication.repair.repair import MEMBERS_MIN, Repair, StorageOpener
+from raftflow.replication.snapshot.compaction import SnapshotWriter
+from raftflow.replication.snapshot.transfer import IncomingTransfer, SnapshotSender
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from raftflow.replication.births import Neighbours
     from raftflow.replication.config import LogConfig
-    from raftflow.replication.core import Entry, Message
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.links import Links
     from raftflow.replication.log import StateMachine
-    from raftflow.replication.snapshots import SnapshotInfo
+    from raftflow.replication.members.births import Neighbours
+    from raftflow.replication.net.links import Links
+    from raftflow.replication.raft.library import Entry, Message
+    from raftflow.replication.snapshot.store import SnapshotInfo
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class PySyncObjLog:
         *,
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
-        on_members: Callable[[Standing], None] | None = None,
+        on_members: Callable[[MembershipVersion], None] | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:
         self._config = config
@@ -214,7 +215,7 @@ class PySyncObjLog:
         self._raft = Raft(
             config.name,
             config.members,
-            timing=Timing(
+            timing=RaftTiming(
                 election_min_s=config.election_min_s,
                 election_max_s=config.election_max_s,
                 heartbeat_s=config.heartbeat_s,
@@ -249,7 +250,7 @@ class PySyncObjLog:
         self._roles.attach(self._raft)
         self._gate = SyncGate(self._journal, self._transmit, self._guard.receive, self._off)
         self._reads = ReadRounds(self._raft.other_voters, self._send_probe)
-        self._submissions = Submissions(config.queue_entries_max, config.queue_bytes_max)
+        self._submissions = PendingEntries(config.queue_entries_max, config.queue_bytes_max)
         self._driver = Driver(
             self._raft,
             self._journal,
@@ -259,7 +260,7 @@ class PySyncObjLog:
             on_durable=self._gate.advance,
             on_failure=self._on_failure,
         )
-        self._recall = Recall(
+        self._recall = PeerMemory(
             self._fs,
             config.data_dir,
             raft=self._raft,
@@ -276,7 +277,7 @@ class PySyncObjLog:
         self._changes = MemberChanges(self._raft, self._guard, self._roles, self._append_members, self._off)
         self._handover = Handover(self._raft, self._guard, self._roles, self._send_now)
         self._sender = SnapshotSender(config, self._store, self._emit, self._end_transfer)
-        self._receiver = SnapshotReceiver(
+        self._receiver = IncomingTransfer(
             self._guard,
             self._store,
             self._emit,
@@ -543,7 +544,7 @@ class PySyncObjLog:
     def _lose_leadership(self) -> None:
         """End what only a leader can finish. Entries in the log may still be committed by the next one."""
         for callback in self._raft.take_waiting():
-            callback(None, Failure.LEADER_CHANGED)
+            callback(None, LibraryFailure.LEADER_CHANGED)
         self._gate.clear_incoming()
         self._sender.cancel_all()
         self._guard.end_all_snapshots()

@@ -15,7 +15,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from raftflow.replication.membership import Membership
+    from raftflow.replication.members.membership import Membership
 
 
 class StateMachine(Protocol):

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from raftflow.domain.resources import CPU, MEMORY, show_amount
-from raftflow.domain.rooms import NEAR_MAX, AgentRoom, ReadyTask, suits
-from raftflow.scheduler.fleet import Fleet, Lane, Score
+from raftflow.domain.tasks.feasibility import NEAR_MAX, AgentRoom, ReadyTask, suits
+from raftflow.domain.tasks.resources import CPU, MEMORY, show_amount
+from raftflow.scheduler.queue.fleet import Fleet, Lane, Score
 from raftflow.scheduler.scores import PER_MILLE, SCARCE_SHIFT
 from raftflow.scheduler.view import PRESSURE_MAX
 
 if TYPE_CHECKING:
-    from raftflow.domain.rooms import Shape
+    from raftflow.domain.tasks.feasibility import Shape
     from raftflow.scheduler.view import PlacementView
 
 CANDIDATES_MAX: Final = 5

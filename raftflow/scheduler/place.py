@@ -6,7 +6,7 @@ nothing, nor does one whose workflow may start no more of its tasks.
 
 First round, tasks that can run at once: the agent with the best score (`scores.py`). An agent whose queue is not
 empty takes none: what it gets would join the queue, and passing its queue would let large tasks starve. An agent that
-is reserved for a shape takes nothing else (`reserve.py`).
+is reserved for a shape takes nothing else (`queue/reserve.py`).
 
 Second round, prefetch: what could run nowhere now waits where it can start without a round trip. A task joins the
 queue in which it waits least among those that suit it, so queues grow evenly. It joins none in which less urgent
@@ -24,9 +24,9 @@ from heapq import merge
 import msgspec
 
 from raftflow.domain.commands import Placement
-from raftflow.domain.rooms import ReadyTask, Shape
-from raftflow.scheduler.fleet import Fleet, Lane
-from raftflow.scheduler.order import OrderKey
+from raftflow.domain.tasks.feasibility import ReadyTask, Shape
+from raftflow.scheduler.queue.fleet import Fleet, Lane
+from raftflow.scheduler.queue.order import OrderKey
 from raftflow.scheduler.view import Group, PlacementView
 
 

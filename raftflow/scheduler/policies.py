@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, cycle, islice
 
-from raftflow.scheduler.bounds import lower_bounds
-from raftflow.scheduler.plan import Plan, Problem, Slot
-from raftflow.scheduler.plan_build import Fleet, Key, dispatch_tasks, insert_tasks
-from raftflow.scheduler.plan_timeline import Timeline
+from raftflow.scheduler.plan.bounds import lower_bounds
+from raftflow.scheduler.plan.build import Key, PlanFleet, dispatch_tasks, insert_tasks
+from raftflow.scheduler.plan.plan import Plan, PlanningProblem, Slot
+from raftflow.scheduler.plan.timeline import Timeline
 
 Slots = tuple[Slot, ...]
 
@@ -35,33 +35,33 @@ SHAKES_MAX = 60
 _NOISE_PERCENT = (100, 5, 40, 10, 20)
 
 
-def make_plan(problem: Problem, policy: str) -> Plan:
+def make_plan(problem: PlanningProblem, policy: str) -> Plan:
     """Plan a workflow. Raises `KeyError` for a policy that is not in `POLICIES`."""
     return Plan(policy, POLICIES[policy](problem))
 
 
-def follow(problem: Problem, assignment: Sequence[int]) -> Plan:
+def follow(problem: PlanningProblem, assignment: Sequence[int]) -> Plan:
     """Plan with the agent of each task given: only the times are chosen, largest rank first."""
     return Plan("given", insert_tasks(problem, _by_rank(problem), [(agent,) for agent in assignment]))
 
 
-def _by_rank(problem: Problem) -> Key:
+def _by_rank(problem: PlanningProblem) -> Key:
     ranks = problem.ranks_ms
     return lambda task: -ranks[task]
 
 
-def _first_come(problem: Problem) -> Slots:
+def _first_come(problem: PlanningProblem) -> Slots:
     # A key is asked for when a task becomes ready, so counting the questions gives the order of arrival.
     arrivals = count()
     return dispatch_tasks(problem, lambda _task: next(arrivals), lambda _fleet, _task, agent: agent)
 
 
-def _critical_path(problem: Problem) -> Slots:
+def _critical_path(problem: PlanningProblem) -> Slots:
     key = _by_rank(problem)
     return _earlier(insert_tasks(problem, key), dispatch_tasks(problem, key, _soonest))
 
 
-def _least_cost(problem: Problem) -> Slots:
+def _least_cost(problem: PlanningProblem) -> Slots:
     cheapest = []
     for task, suited in enumerate(problem.suited):
         least = min(problem.cost_micro(task, agent) for agent in suited)
@@ -69,15 +69,15 @@ def _least_cost(problem: Problem) -> Slots:
     return insert_tasks(problem, _by_rank(problem), cheapest)
 
 
-def _binpack(problem: Problem) -> Slots:
+def _binpack(problem: PlanningProblem) -> Slots:
     return dispatch_tasks(problem, _by_rank(problem), lambda fleet, task, agent: fleet.left_over(task, agent))
 
 
-def _spread(problem: Problem) -> Slots:
+def _spread(problem: PlanningProblem) -> Slots:
     return dispatch_tasks(problem, _by_rank(problem), lambda fleet, _task, agent: fleet.busy_ms[agent])
 
 
-def _soonest(fleet: Fleet, task: int, agent: int) -> int:
+def _soonest(fleet: PlanFleet, task: int, agent: int) -> int:
     return fleet.problem.duration_ms(task, agent)
 
 
@@ -92,7 +92,7 @@ def _earlier(*candidates: Slots) -> Slots:
 # --- least makespan
 
 
-def _least_makespan(problem: Problem) -> Slots:
+def _least_makespan(problem: PlanningProblem) -> Slots:
     orders: list[Key] = [
         _by_rank(problem),
         lambda task: -problem.ranks_ms[task] * (1 + _eighths(problem, task)),
@@ -105,13 +105,13 @@ def _least_makespan(problem: Problem) -> Slots:
     return _search(problem, best, lower_bounds(problem).best_ms)
 
 
-def _eighths(problem: Problem, task: int) -> int:
+def _eighths(problem: PlanningProblem, task: int) -> int:
     """Return how much of the largest agent a task takes, in the resource of which it takes most, in eighths."""
     largest = [max(amounts) for amounts in zip(*problem.capacity, strict=True)]
     return max((amount * 8 // largest[resource] for resource, amount in problem.demands[task]), default=0)
 
 
-def _search(problem: Problem, best: Slots, bound_ms: int) -> Slots:
+def _search(problem: PlanningProblem, best: Slots, bound_ms: int) -> Slots:
     """Justify the best plan; shake its order and justify again, until the bound is met or the budget is used up."""
     budget = BUDGET_SLOTS
     random = _random()
@@ -134,7 +134,7 @@ def _search(problem: Problem, best: Slots, bound_ms: int) -> Slots:
     return best
 
 
-def _justify(problem: Problem, slots: Slots) -> Slots:
+def _justify(problem: PlanningProblem, slots: Slots) -> Slots:
     """Push every task as late as it can be, the last ones first; then as early as it can be, the first ones first."""
     end_ms = _end(slots)
     lines = [Timeline(capacity) for capacity in problem.capacity]
@@ -158,7 +158,7 @@ def _random() -> Iterator[int]:
         yield state >> 33
 
 
-POLICIES: dict[str, Callable[[Problem], Slots]] = {
+POLICIES: dict[str, Callable[[PlanningProblem], Slots]] = {
     "first-come": _first_come,
     "critical-path": _critical_path,
     "least-cost": _least_cost,

@@ -24,8 +24,8 @@ from typing import Final
 
 import msgspec
 
-from raftflow.domain.resources import CPU, MEMORY
-from raftflow.domain.rooms import AgentRoom, Shape
+from raftflow.domain.tasks.feasibility import AgentRoom, Shape
+from raftflow.domain.tasks.resources import CPU, MEMORY
 
 PER_MILLE: Final = 1_000
 SCARCE_SHIFT: Final = 32

@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 import msgspec
 
-from raftflow.domain.resources import CPU, MEMORY
-from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
-from raftflow.scheduler.order import OrderKey
+from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape
+from raftflow.domain.tasks.resources import CPU, MEMORY
+from raftflow.scheduler.queue.order import OrderKey
 
 NO_BUDGETS: Mapping[str, int] = MappingProxyType({})
 NO_RESERVATIONS: Mapping[str, Shape] = MappingProxyType({})
@@ -43,7 +43,7 @@ class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     budgets: Mapping[str, int] = NO_BUDGETS
     """How many tasks may be placed now of each workflow that limits itself."""
     reserved: Mapping[str, Shape] = NO_RESERVATIONS
-    """Agents that are kept for a shape which could nowhere run for long; see `reserve.py`."""
+    """Agents that are kept for a shape which could nowhere run for long; see `queue/reserve.py`."""
 
 
 def has_room(room: AgentRoom) -> bool:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from raftflow.helpers import spawn_context
-from raftflow.simulation.run import Options, Report, simulate
+from raftflow.simulation.run import Report, RunOptions, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
-class Failure(msgspec.Struct, frozen=True):
+class SeedFailure(msgspec.Struct, frozen=True):
     """A violation and the seed that shows it."""
 
     seed: int
@@ -27,7 +27,7 @@ class Summary(msgspec.Struct):
     """What a campaign found."""
 
     seeds: int = 0
-    violations: list[Failure] = []
+    violations: list[SeedFailure] = []
     faults: dict[str, int] = {}
     """How many faults of each kind took effect."""
     acknowledged: int = 0
@@ -38,7 +38,7 @@ class Summary(msgspec.Struct):
     def add(self, report: Report) -> None:
         """Count one run."""
         self.seeds += 1
-        self.violations += [Failure(report.seed, found.kind, found.detail) for found in report.violations]
+        self.violations += [SeedFailure(report.seed, found.kind, found.detail) for found in report.violations]
         self.faults = dict(sorted((Counter(self.faults) + Counter(report.faults)).items()))
         self.acknowledged += report.acknowledged
         self.entries += report.entries
@@ -52,7 +52,7 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _run(task: tuple[int, Options]) -> Report:
+def _run(task: tuple[int, RunOptions]) -> Report:
     seed, options = task
     report = simulate(seed, options)
     if not report.violations:
@@ -60,9 +60,9 @@ def _run(task: tuple[int, Options]) -> Report:
     return report
 
 
-def run_many(seeds: Iterable[int], options: Options, *, jobs: int = 1) -> Iterator[Report]:
+def run_many(seeds: Iterable[int], options: RunOptions, *, jobs: int = 1) -> Iterator[Report]:
     """Run seeds in `jobs` processes; the reports come as they are done, those without a violation without a trace."""
-    tasks: list[tuple[int, Options]] = [(seed, options) for seed in seeds]
+    tasks: list[tuple[int, RunOptions]] = [(seed, options) for seed in seeds]
     if jobs <= 1 or len(tasks) == 1:
         for task in tasks:
             yield _run(task)
@@ -74,7 +74,7 @@ def run_many(seeds: Iterable[int], options: Options, *, jobs: int = 1) -> Iterat
 
 def campaign(
     seeds: Iterable[int],
-    options: Options,
+    options: RunOptions,
     *,
     jobs: int = 1,
     progress: Callable[[Report], None] = lambda _report: None,

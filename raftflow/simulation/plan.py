@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
-from raftflow.replication.guard import NO_RULES, Rule
-from raftflow.simulation.faults import KINDS
-from raftflow.simulation.sickness import SICK_SHARE
+from raftflow.replication.raft.guard import NO_RULES, Rule
+from raftflow.simulation.nemesis.faults import KINDS
+from raftflow.simulation.world.machine_health import SICK_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a run may be told beside its seed."""
 
     replicas: int | None = None
@@ -45,7 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of the guard and the gate that are switched off: for tests only."""
 
 
-class Plan(msgspec.Struct, kw_only=True):
+class SeedPlan(msgspec.Struct, kw_only=True):
     """What a seed means."""
 
     family: str
@@ -78,11 +78,11 @@ def seeds_of(family: str, seeds: Iterable[int]) -> list[int]:
     return [seed for seed in seeds if FAMILIES[seed % len(FAMILIES)] == family]
 
 
-def make_plan(seed: int, options: Options) -> Plan:
+def make_plan(seed: int, options: RunOptions) -> SeedPlan:
     """Draw a run. One seed in two is of a family that goes deep into one part, the others have everything."""
     rng = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
     share = rng.choice((0.3, 0.6, 1.0))
-    plan = Plan(
+    plan = SeedPlan(
         family=FAMILIES[seed % len(FAMILIES)],
         replicas=rng.choice((3, 3, 3, 3, 3, 5, 5, 7)),
         seconds=rng.uniform(5.0, 12.0),
@@ -131,7 +131,7 @@ def make_plan(seed: int, options: Options) -> Plan:
     return plan
 
 
-def _go_deep(plan: Plan, rng: random.Random) -> None:
+def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
     """Make a plan one of its family."""
     settings = plan.settings
     if plan.family == "log":

@@ -17,26 +17,26 @@ import msgspec
 
 from raftflow.coordinator import replica as coordinator_replica
 from raftflow.domain.features import LEVEL
-from raftflow.replication.guard import NO_RULES
-from raftflow.simulation.agents import SimAgent, virtual_agents
-from raftflow.simulation.bursts import Bursts
-from raftflow.simulation.calls import Calls
-from raftflow.simulation.checks import History, Violation
-from raftflow.simulation.clients import Client
-from raftflow.simulation.cluster import Cluster
-from raftflow.simulation.disk import SimulatedCrash
-from raftflow.simulation.faults import Faults
-from raftflow.simulation.loop import StuckError, VirtualLoop, current_process
-from raftflow.simulation.member_faults import MemberFaults
-from raftflow.simulation.network import Network
-from raftflow.simulation.operator import CHANGE_S, Operator
-from raftflow.simulation.plan import GUARD_RULES, Options, Plan, make_plan
-from raftflow.simulation.pursuit import Pursuit
-from raftflow.simulation.sickness import Sickness
-from raftflow.simulation.stage import LOSSES, Stage
+from raftflow.replication.raft.guard import NO_RULES
+from raftflow.simulation.checkers.checks import RunHistory, Violation
+from raftflow.simulation.load.bursts import Bursts
+from raftflow.simulation.load.clients import SimClient
+from raftflow.simulation.load.operator import CHANGE_S, Operator
+from raftflow.simulation.nemesis.actions import LOSSES, FaultActions
+from raftflow.simulation.nemesis.commit_exposure import CommitExposure
+from raftflow.simulation.nemesis.faults import FaultInjector
+from raftflow.simulation.nemesis.member_faults import MemberFaults
+from raftflow.simulation.nemesis.wipes import Wipes
+from raftflow.simulation.plan import GUARD_RULES, RunOptions, make_plan
 from raftflow.simulation.trace import Trace, TraceHandler
-from raftflow.simulation.weather import Weather
-from raftflow.simulation.wipes import Wipes
+from raftflow.simulation.world.agents import SimAgent, virtual_agents
+from raftflow.simulation.world.calls import Calls
+from raftflow.simulation.world.cluster import Cluster
+from raftflow.simulation.world.delays import Delays
+from raftflow.simulation.world.disk import SimulatedCrash
+from raftflow.simulation.world.loop import LoopStuckError, VirtualLoop, current_process
+from raftflow.simulation.world.machine_health import MachineFaults
+from raftflow.simulation.world.network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,12 +67,12 @@ class Report(msgspec.Struct, kw_only=True):
 class World:
     """Everything of one run."""
 
-    def __init__(self, loop: VirtualLoop, seed: int, options: Options) -> None:
+    def __init__(self, loop: VirtualLoop, seed: int, options: RunOptions) -> None:
         self.loop = loop
         self.trace = trace = Trace(loop)
-        self.history = history = History(trace)
+        self.history = history = RunHistory(trace)
         self.plan = plan = make_plan(seed, options)
-        self.weather = Weather(self._rng(seed, "weather"), loop, plan.slow)
+        self.weather = Delays(self._rng(seed, "weather"), loop, plan.slow)
         self.weather.steady = plan.steady
         self.network = Network(loop, self._rng(seed, "network"), trace, self.weather.link_s)
         call_rng = self._rng(seed, "calls")
@@ -105,7 +105,7 @@ class World:
             for name in names
         ]
         self.clients = [
-            Client(
+            SimClient(
                 f"client{number}",
                 rng=self._rng(seed, f"client{number}"),
                 replicas=self.cluster.names,
@@ -117,7 +117,7 @@ class World:
             for number in range(plan.clients + 1)
         ]
         self.operator = Operator(rng=self._rng(seed, "operator"), cluster=self.cluster, **shared)
-        self.stage = Stage(
+        self.stage = FaultActions(
             loop=loop,
             rng=self._rng(seed, "faults"),
             trace=trace,
@@ -131,7 +131,7 @@ class World:
             missed=lambda what: history.violation("slow failover", what),
         )
         self.wipes = Wipes(self.stage, history)
-        self.faults = Faults(
+        self.faults = FaultInjector(
             self.stage,
             MemberFaults(self.stage, self.operator),
             self.wipes,
@@ -139,8 +139,8 @@ class World:
             every_s=plan.every_s,
             calm=plan.calm,
         )
-        self.sickness = Sickness(loop, self._rng(seed, "sickness"), trace, self.agents) if plan.sick else None
-        self._pursuit = Pursuit(
+        self.sickness = MachineFaults(loop, self._rng(seed, "sickness"), trace, self.agents) if plan.sick else None
+        self._pursuit = CommitExposure(
             loop=loop,
             trace=trace,
             cluster=self.cluster,
@@ -388,16 +388,16 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
             gc.enable()
 
 
-def simulate(seed: int, options: Options | None = None) -> Report:
+def simulate(seed: int, options: RunOptions | None = None) -> Report:
     """Run one seed. The same seed and options give the same run, event by event."""
     loop = VirtualLoop()
     try:
-        return _simulate(loop, seed, options or Options())
+        return _simulate(loop, seed, options or RunOptions())
     finally:
         loop.close()
 
 
-def _simulate(loop: VirtualLoop, seed: int, options: Options) -> Report:
+def _simulate(loop: VirtualLoop, seed: int, options: RunOptions) -> Report:
     asyncio.events._set_running_loop(None)  # noqa: SLF001 - a run within a run would be a bug
     world = World(loop, seed, options)
 
@@ -414,7 +414,7 @@ def _simulate(loop: VirtualLoop, seed: int, options: Options) -> Report:
     with _quiet(world.trace, seed), virtual_agents(loop):
         try:
             loop.run_until_complete(world.run())
-        except StuckError as error:
+        except LoopStuckError as error:
             world.history.violation("spinning", str(error))
         seconds = loop.time() - began_s
         report = Report(
@@ -451,4 +451,4 @@ def _bury(world: World, loop: VirtualLoop) -> None:
         sys.unraisablehook = hook
 
 
-__all__ = ["GUARD_RULES", "NO_RULES", "Options", "Plan", "Report", "World", "make_plan", "simulate"]
+__all__ = ["GUARD_RULES", "NO_RULES", "Report", "RunOptions", "SeedPlan", "World", "make_plan", "simulate"]

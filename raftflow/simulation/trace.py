@@ -7,10 +7,10 @@ import logging
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
-from raftflow.simulation.loop import START_S, current_process
+from raftflow.simulation.world.loop import START_S, current_process
 
 if TYPE_CHECKING:
-    from raftflow.simulation.loop import VirtualLoop
+    from raftflow.simulation.world.loop import VirtualLoop
 
 EVENTS_MAX: Final = 400
 """Events that are kept for the printed trace."""

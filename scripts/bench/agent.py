@@ -23,14 +23,14 @@ from typing import Any
 
 import uvloop
 
-from raftflow.agent.executors.base import Ended, Executor
+from raftflow.agent.executors.base import ExecutionEnd, Executor
 from raftflow.agent.executors.command import CommandExecutor
-from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.executors.workers import WorkerLimits
-from raftflow.agent.output import OutputStore
-from raftflow.agent.workdir import WorkDirectory
-from raftflow.domain.contract import Assignment
+from raftflow.agent.output.store import OutputStore
+from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.domain.contract.views import Assignment
 
 PROGRAM = "/bin/true"
 
@@ -73,7 +73,7 @@ class Driver:
         )
         self._executor.start(assignment, self._ended)
 
-    def _ended(self, _: int, how: Ended) -> None:
+    def _ended(self, _: int, how: ExecutionEnd) -> None:
         self._open -= 1
         if not how.ok:
             self._done.set_exception(RuntimeError(how.error))
@@ -108,7 +108,7 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
     with tempfile.TemporaryDirectory() as name:
         work = WorkDirectory(Path(name))
         store = OutputStore(work, count_max=1_000, bytes_max=1 << 30, age_max_s=86_400, output_bytes_max=limit)
-        launcher = Launcher("bench-" + str(os.getpid()), os.environ, print)
+        launcher = LauncherClient("bench-" + str(os.getpid()), os.environ, print)
         launcher.start()
         python = PythonExecutor(
             launcher,

@@ -24,8 +24,8 @@ import uvloop
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.links import StreamLinks
 from raftflow.replication.log import Applied, Role
+from raftflow.replication.net.links import StreamLinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from raftflow.client.client import Client
 from raftflow.client.errors import ClientError
-from raftflow.local.cluster import LocalCluster, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster
 from raftflow.local.namespaces import NamespaceError, machines
 
 MEDIAN_S, WORST_S = 1.0, 1.5
@@ -141,7 +141,7 @@ def measure(place: Path, calls: int, chosen: list[str]) -> Bench:
     """Power off one machine after the other and run all verbs each time."""
     with machines(3) as hosts:
         places = tuple((host, hosts.command(number)) for number, host in enumerate(hosts.hosts))
-        options = Options(agents=1, with_token=True, hosts=places, lease_ms=10_000)
+        options = ClusterOptions(agents=1, with_token=True, hosts=places, lease_ms=10_000)
         cluster = LocalCluster.create(place / "cluster", options)
         try:
             cluster.start()

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from raftflow.client.client import Client
-from raftflow.local.cluster import LocalCluster, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster
 
 SETTLE_S = 2.0
 WORKFLOW = {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     found: dict[str, list[dict[str, float]]] = {"healthy": [], "one_dead": [], "one_stopped": []}
     with tempfile.TemporaryDirectory() as place:
-        cluster = LocalCluster.create(Path(place) / "cluster", Options(agents=0))
+        cluster = LocalCluster.create(Path(place) / "cluster", ClusterOptions(agents=0))
         try:
             cluster.start()
             for _ in range(given.rounds):

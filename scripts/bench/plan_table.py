@@ -13,12 +13,12 @@ import statistics
 import sys
 from pathlib import Path
 
-from raftflow.domain.resources import parse_amount
+from raftflow.domain.tasks.resources import parse_amount
 from raftflow.formats.documents import normalize
 from raftflow.formats.files import load
-from raftflow.scheduler.bounds import lower_bounds
-from raftflow.scheduler.plan import PlanAgent, Problem
-from raftflow.scheduler.plan_check import plan_faults
+from raftflow.scheduler.plan.bounds import lower_bounds
+from raftflow.scheduler.plan.check import plan_faults
+from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem
 from raftflow.scheduler.policies import POLICIES, make_plan
 
 MEAN_MAX = 1.10
@@ -44,7 +44,7 @@ def main() -> None:
         print(f"| {count} agents | tasks | lower bound s | {' | '.join(POLICIES)} |")
         print("| --- | --- | --- |" + " --- |" * len(POLICIES))
         for name, spec in specs.items():
-            problem = Problem(spec, agents)
+            problem = PlanningProblem(spec, agents)
             bound_ms = lower_bounds(problem).best_ms
             row = []
             for policy in POLICIES:

@@ -22,10 +22,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from raftflow.bench.jobs import JOBS, Job
-from raftflow.bench.usage import Roles
+from raftflow.bench.load.jobs import JOBS, Job
+from raftflow.bench.load.usage import Roles
 from raftflow.client.aio import AsyncClient
-from raftflow.local.cluster import LocalCluster, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster
 
 TASKS: Final = {"lifecycle": 30_000, "chain": 1_500, "fanout": 10_000, "subprocess": 4_000}
 RATE: Final = 500
@@ -46,7 +46,9 @@ def main() -> None:
     job = JOBS[options.name]
     tasks = options.tasks or TASKS[job.name]
     folder = Path(tempfile.mkdtemp(prefix="raftflow-profile-"))
-    cluster = LocalCluster.create(folder / "cluster", Options(agents=2, agent_cpus=2, prefetch=256, lease_ms=10_000))
+    cluster = LocalCluster.create(
+        folder / "cluster", ClusterOptions(agents=2, agent_cpus=2, prefetch=256, lease_ms=10_000)
+    )
     try:
         cluster.start()
         pids = pids_of(cluster)

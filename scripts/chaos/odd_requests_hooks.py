@@ -11,7 +11,7 @@ from typing import Any
 import schemathesis
 from schemathesis.generation import GenerationMode
 
-from raftflow.domain.resources import parse_amount
+from raftflow.domain.tasks.resources import parse_amount
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.schema import BEYOND
 

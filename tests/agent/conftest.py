@@ -20,7 +20,7 @@ from aiohttp import web
 
 from raftflow.agent.config import AgentConfig, load_config
 from raftflow.agent.main import run_agent
-from raftflow.domain.contract import (
+from raftflow.domain.contract.views import (
     PROBLEM_TYPE_PREFIX,
     Assignment,
     AttemptUsage,

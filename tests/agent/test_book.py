@@ -2,8 +2,8 @@ from typing import Any
 
 import msgspec
 
-from raftflow.agent.book import Book
-from raftflow.domain.contract import Assignment, ReportedEnd, ReportVerdict
+from raftflow.agent.exchange.attempt_table import AttemptTable
+from raftflow.domain.contract.views import Assignment, ReportedEnd, ReportVerdict
 
 
 def attempt(fence: int, **resources: int) -> Assignment:
@@ -16,7 +16,7 @@ def end(fence: int, outcome: Any = "succeeded") -> ReportedEnd:
     return ReportedEnd(fence=fence, workflow_id="wf", task_id=f"t{fence}", outcome=outcome)
 
 
-def start_all(book: Book) -> list[int]:
+def start_all(book: AttemptTable) -> list[int]:
     started = []
     while (assignment := book.start_next()) is not None:
         started.append(assignment.fence)
@@ -24,7 +24,7 @@ def start_all(book: Book) -> list[int]:
 
 
 def test_a_small_attempt_does_not_overtake_the_head() -> None:
-    book = Book({"cpu": 2000})
+    book = AttemptTable({"cpu": 2000})
     book.receive([attempt(1, cpu=1000), attempt(2, cpu=2000), attempt(3, cpu=1000)])
     assert start_all(book) == [1]
     assert book.free == {"cpu": 1000}
@@ -35,7 +35,7 @@ def test_a_small_attempt_does_not_overtake_the_head() -> None:
 
 
 def test_every_resource_must_fit_and_is_given_back() -> None:
-    book = Book({"cpu": 4000, "gpu": 1000})
+    book = AttemptTable({"cpu": 4000, "gpu": 1000})
     book.receive([attempt(1, cpu=1000, gpu=1000), attempt(2, cpu=1000, gpu=1000)])
     assert start_all(book) == [1]
     book.end(end(1))
@@ -49,7 +49,7 @@ def test_an_exclusive_attempt_runs_alone() -> None:
     def alone(fence: int) -> Assignment:
         return msgspec.structs.replace(attempt(fence, cpu=2000), exclusive=True)
 
-    book = Book({"cpu": 2000})
+    book = AttemptTable({"cpu": 2000})
     book.receive([attempt(1), alone(2), attempt(3), attempt(4, cpu=1000), alone(5)])
     assert start_all(book) == [1]
     book.end(end(1))
@@ -64,7 +64,7 @@ def test_an_exclusive_attempt_runs_alone() -> None:
 
 
 def test_what_was_received_before_is_ignored() -> None:
-    book = Book({"cpu": 1000})
+    book = AttemptTable({"cpu": 1000})
     book.receive([attempt(1, cpu=1000), attempt(2, cpu=1000)])
     book.receive([attempt(1, cpu=1000), attempt(2, cpu=1000), attempt(3, cpu=1000)])
     assert [assignment.fence for assignment in book.queue] == [1, 2, 3]
@@ -72,7 +72,7 @@ def test_what_was_received_before_is_ignored() -> None:
 
 
 def test_ends_are_kept_in_order_until_any_verdict() -> None:
-    book = Book({"cpu": 3000})
+    book = AttemptTable({"cpu": 3000})
     book.receive([attempt(1, cpu=1000), attempt(2, cpu=1000), attempt(3, cpu=1000)])
     start_all(book)
     for fence in (2, 3, 1):
@@ -87,7 +87,7 @@ def test_ends_are_kept_in_order_until_any_verdict() -> None:
 
 
 def test_an_end_that_is_no_success_is_pressing() -> None:
-    book = Book({"cpu": 2000})
+    book = AttemptTable({"cpu": 2000})
     book.receive([attempt(fence, cpu=1000) for fence in range(1, 4)])
     start_all(book)
     book.end(end(1))
@@ -98,7 +98,7 @@ def test_an_end_that_is_no_success_is_pressing() -> None:
 
 
 def test_give_back_takes_only_what_waits() -> None:
-    book = Book({"cpu": 1000})
+    book = AttemptTable({"cpu": 1000})
     book.receive([attempt(fence, cpu=1000) for fence in (1, 2, 3, 4)])
     start_all(book)
     assert [assignment.fence for assignment in book.give_back({1, 3, 99})] == [3]
@@ -107,7 +107,7 @@ def test_give_back_takes_only_what_waits() -> None:
 
 
 def test_a_head_that_can_never_fit_is_taken_only_when_nothing_runs() -> None:
-    book = Book({"cpu": 1000})
+    book = AttemptTable({"cpu": 1000})
     book.receive([attempt(1, cpu=1000), attempt(2, tpu=1)])
     assert start_all(book) == [1]
     assert book.take_misfit() is None

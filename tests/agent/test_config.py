@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.agent.config import AgentConfig, ConfigError, load_config
+from raftflow.agent.config import AgentConfig, AgentConfigError, load_config
 
 
 def write(folder: Path, text: str) -> Path:
@@ -52,7 +52,7 @@ def test_a_wrong_setting_is_named_with_its_source(
     tmp_path: Path, text: str, flags: dict[str, object], named: list[str]
 ) -> None:
     file = write(tmp_path, text)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(AgentConfigError) as caught:
         load_config(file, {}, flags)
     for word in named:
         assert word in str(caught.value)

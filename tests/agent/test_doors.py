@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from raftflow.agent.config import ConfigError
-from raftflow.agent.leader import LeaderClient, NoLeaderError, RefusedError, StaleIncarnationError
-from raftflow.domain.contract import PROBLEM_TYPE_PREFIX
+from raftflow.agent.config import AgentConfigError
+from raftflow.agent.exchange.leader import LeaderClient, LeaderNotFoundError, RefusedError, StaleIncarnationError
+from raftflow.domain.contract.views import PROBLEM_TYPE_PREFIX
 
 
 class Authority:
@@ -86,7 +86,7 @@ async def test_an_unknown_authority_is_no_leader(leader: Any, make_config: Any, 
     await leader.start(tls=context)
     client = LeaderClient(make_config(peers=[f"https://127.0.0.1:{leader.port}"], cacert=ours.file, token="secret"))
     await client.start()
-    with pytest.raises(NoLeaderError, match="certificate"):
+    with pytest.raises(LeaderNotFoundError, match="certificate"):
         await client.poll("a1", b"{}", 5)
     await client.close()
     assert not leader.tokens
@@ -95,22 +95,22 @@ async def test_an_unknown_authority_is_no_leader(leader: Any, make_config: Any, 
 async def test_certificates_that_cannot_be_read(make_config: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
     client = LeaderClient(make_config(cacert=str(tmp_path / "bad.pem")))
-    with pytest.raises(ConfigError, match="cacert"):
+    with pytest.raises(AgentConfigError, match="cacert"):
         await client.start()
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "word", "error", "words"),
     [
-        (503, {"Retry-After": "1"}, "no-leader", NoLeaderError, "503"),
-        (429, {"Retry-After": "3"}, "busy", NoLeaderError, "429"),
+        (503, {"Retry-After": "1"}, "no-leader", LeaderNotFoundError, "503"),
+        (429, {"Retry-After": "3"}, "busy", LeaderNotFoundError, "429"),
         (409, {}, "stale-incarnation", StaleIncarnationError, "409"),
         (404, {}, "not-found", StaleIncarnationError, "404"),
         (401, {}, "unauthorized", RefusedError, "401"),
         (413, {}, "too-large", RefusedError, "what to do"),
-        (307, {"Location": "http://127.0.0.1:1/v1/agents/a1/poll"}, "", NoLeaderError, "127.0.0.1:1"),
-        (307, {"Location": "ftp://somewhere/"}, "", NoLeaderError, "not a replica's address"),
-        (200, {}, "", NoLeaderError, "not the contract's"),
+        (307, {"Location": "http://127.0.0.1:1/v1/agents/a1/poll"}, "", LeaderNotFoundError, "127.0.0.1:1"),
+        (307, {"Location": "ftp://somewhere/"}, "", LeaderNotFoundError, "not a replica's address"),
+        (200, {}, "", LeaderNotFoundError, "not the contract's"),
     ],
 )
 async def test_what_answers_mean(  # noqa: PLR0917 - pytest names them

@@ -13,8 +13,15 @@ from typing import Any
 
 import pytest
 
-from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, open_file, opened_folder, read_file
-from raftflow.agent.trash import Trash, remove_tree
+from raftflow.agent.workdir.files import (
+    CaptureFolder,
+    UnfitFileError,
+    create_file,
+    open_file,
+    opened_folder,
+    read_file,
+)
+from raftflow.agent.workdir.trash import Trash, remove_tree
 from raftflow.domain.features import LEVEL
 
 HOSTILE_RESULTS = {

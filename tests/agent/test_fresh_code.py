@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.domain.contract import ReportedEnd
+from raftflow.domain.contract.views import ReportedEnd
 
 VALUE = "import os\ndef get(): return [{0}, os.getpid()]\n"
 

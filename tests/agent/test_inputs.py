@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from raftflow.agent import inputs as agent_inputs
-from raftflow.agent.attempts import Attempts
-from raftflow.agent.inputs import (
+from raftflow.agent.attempts import inputs as agent_inputs
+from raftflow.agent.attempts.inputs import (
     AttemptOverError,
     Fetcher,
     InputFolder,
@@ -23,8 +22,9 @@ from raftflow.agent.inputs import (
     NotServedError,
     PassedOverError,
 )
-from raftflow.agent.workdir import WorkDirectory
-from raftflow.domain.contract import Assignment, InputsApart, InputsPiece
+from raftflow.agent.attempts.runner import AttemptRunner
+from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.domain.contract.views import Assignment, InputsApart, InputsPiece
 
 TRUE = ["/bin/true"]
 SHOW = ["sh", "-c", 'cp "$RAFTFLOW_INPUTS" "$RAFTFLOW_RESULT"; stat -c %a "$RAFTFLOW_INPUTS" >&2; exit $?']
@@ -355,7 +355,7 @@ async def test_the_lease_is_looked_at_before_an_attempt_starts_with_its_inputs()
     async def fetch(_assignment: Any) -> Any:
         return SimpleNamespace(remove=lambda: removed.append(1))
 
-    attempts = Attempts(
+    attempts = AttemptRunner(
         executor,
         executor,
         before_end=lambda: attempts.stop_all("abandoned", "the lease is over"),

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.agent import kept
-from raftflow.agent.files import CaptureFolder, UnfitFileError, opened_folder
-from raftflow.agent.kept import LiveFile, StreamFile, keep_stream, read_stream
+from raftflow.agent.output import stream_file
+from raftflow.agent.output.stream_file import LiveFile, StreamFile, keep_stream, read_stream
+from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, opened_folder
 
-Read = Callable[[int, int], kept.Found]
+Read = Callable[[int, int], stream_file.StreamPiece]
 
 
 def reader(folder: Path) -> Read:
-    def read(offset: int, count: int) -> kept.Found:
+    def read(offset: int, count: int) -> stream_file.StreamPiece:
         with opened_folder(str(folder), "the folder") as fd:
             assert fd is not None
             return read_stream(fd, "stdout", "the output", offset, count)
@@ -159,7 +159,7 @@ def test_a_file_that_a_worker_writes_gives_back_its_middle(tmp_path: Path) -> No
 
 
 def test_where_files_have_no_holes_the_loss_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_punch", lambda *_: False)
+    monkeypatch.setattr(stream_file, "_punch", lambda *_: False)
     with (tmp_path / "out").open("ab+", buffering=0) as file:
         live = LiveFile(file.fileno(), 1 << 20)
         for _ in range(4):
@@ -170,7 +170,7 @@ def test_where_files_have_no_holes_the_loss_is_counted(tmp_path: Path, monkeypat
 
 def test_times_of_a_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1_000.0
-    monkeypatch.setattr(kept.time, "time", lambda: now_s)
+    monkeypatch.setattr(stream_file.time, "time", lambda: now_s)
     stream = StreamFile(CaptureFolder(str(folder)), "stdout", 1 << 20)
     for number in range(3_000):
         stream.note_time()
@@ -183,7 +183,7 @@ def test_times_of_a_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def start(since_s: float) -> int | None:
         with opened_folder(str(folder), "the folder") as fd:
             assert fd is not None
-            return kept.stream_start(fd, "stdout", "the output", int(since_s * 1000))
+            return stream_file.stream_start(fd, "stdout", "the output", int(since_s * 1000))
 
     assert start(0) == start(1_000) == start(1_000.9) == 0
     assert start(1_001) == start(1_001.9) == 4 * 7
@@ -194,8 +194,8 @@ def test_times_of_a_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_times_grow_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1_000.0
-    monkeypatch.setattr(kept.time, "time", lambda: now_s)
-    times, noted = kept.Times(), []
+    monkeypatch.setattr(stream_file.time, "time", lambda: now_s)
+    times, noted = stream_file.Times(), []
     for offset in range(0, 7 * 86_400, 10):
         noted += times.note(offset)
         now_s += 10

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from raftflow.agent.executors.launching import Launcher, LauncherError
-from raftflow.agent.hardening import attempts_max
-from raftflow.agent.messages import Exited
-from raftflow.agent.process_tree import kill_descendants
+from raftflow.agent.executors.launcher_client import LauncherClient, LauncherError
+from raftflow.agent.launcher.hardening import attempts_max
+from raftflow.agent.launcher.messages import Exited
+from raftflow.agent.launcher.process_tree import kill_descendants
 
 HARMLESS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGCONT}, key=int)
 
@@ -176,22 +176,22 @@ async def test_no_descriptors_of_the_agent_reach_a_task(leader: Any, agent_proce
 
 async def test_a_launcher_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     broken: list[LauncherError] = []
-    launcher = Launcher("test-" + str(os.getpid()), os.environ, broken.append)
+    launcher = LauncherClient("test-" + str(os.getpid()), os.environ, broken.append)
     launcher.start()
     assert launcher.pid is not None
     ended: asyncio.Queue[Exited] = asyncio.Queue()
     launcher.spawn(["sleep", "300"], {}, ended.put_nowait, cwd=None, folder="/nowhere", bytes_max=1)
     failures = 2
-    start = Launcher.start
+    start = LauncherClient.start
 
-    def fail(self: Launcher) -> None:
+    def fail(self: LauncherClient) -> None:
         nonlocal failures
         if failures:
             failures -= 1
             raise BlockingIOError(11, "Resource temporarily unavailable")
         start(self)
 
-    monkeypatch.setattr(Launcher, "start", fail)
+    monkeypatch.setattr(LauncherClient, "start", fail)
     os.kill(launcher.pid, signal.SIGKILL)
     assert (await asyncio.wait_for(ended.get(), 10)).lease_over
     launcher.spawn(["true"], {}, ended.put_nowait, cwd=None, folder="/nowhere", bytes_max=1)
@@ -203,7 +203,7 @@ async def test_a_launcher_that_cannot_be_started_is_tried_again(monkeypatch: pyt
 async def test_launchers_that_cannot_work_end_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     broken: asyncio.Queue[LauncherError] = asyncio.Queue()
-    launcher = Launcher("test-" + str(os.getpid()), {}, broken.put_nowait)
+    launcher = LauncherClient("test-" + str(os.getpid()), {}, broken.put_nowait)
     launcher.start()
     assert "died at their start" in str(await asyncio.wait_for(broken.get(), 20))
     await launcher.close()
@@ -211,7 +211,7 @@ async def test_launchers_that_cannot_work_end_the_agent(monkeypatch: pytest.Monk
 
 async def test_a_program_without_its_descriptors_is_one_failed_attempt() -> None:
     """The launcher's table of descriptors was full when they came."""
-    launcher = Launcher("test-" + str(os.getpid()), os.environ, lambda _: None)
+    launcher = LauncherClient("test-" + str(os.getpid()), os.environ, lambda _: None)
     launcher.start()
     ended: asyncio.Queue[Exited] = asyncio.Queue()
     launcher.spawn(["true"], {}, ended.put_nowait, cwd=None)

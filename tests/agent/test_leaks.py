@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from raftflow.agent.executors import workers
-from raftflow.agent.executors.workers import IdleWorkers, Worker, WorkerLimits
+from raftflow.agent.executors.workers import IdleWorkers, WorkerClient, WorkerLimits
 
 FUNCTIONS = """
 import _thread, asyncio, decimal, gc, json, locale, logging, os, resource, signal, socket, sys, threading, time
@@ -278,14 +278,14 @@ async def test_a_worker_that_keeps_much_memory_does_not_wait(
     await gone(second)
 
 
-def make_worker(kept_mib: int) -> Worker:
-    worker = object.__new__(workers.Worker)
+def make_worker(kept_mib: int) -> WorkerClient:
+    worker = object.__new__(workers.WorkerClient)
     worker.kept_kib, worker.path = kept_mib << 10, ()
     return worker
 
 
 async def test_idle_workers_are_bounded_in_number_memory_and_time() -> None:
-    ended: list[Worker] = []
+    ended: list[WorkerClient] = []
     limits = WorkerLimits(calls_max=1, rss_max_mib=1, idle_max_s=0.05, idle_max=3, idle_max_mib=100)
     idle = IdleWorkers(limits, ended.append)
     a, b, c, d, e, f = (make_worker(mib) for mib in (10, 10, 10, 10, 85, 101))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from raftflow.agent.clock import Lease
-from raftflow.agent.exchange import hold_ms
-from raftflow.domain.contract import RegisterResponse
+from raftflow.agent.exchange.exchange import hold_ms
+from raftflow.domain.contract.views import RegisterResponse
 
 
 class Clock:

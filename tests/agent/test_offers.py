@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec import Raw, structs
 
-from raftflow.agent.book import Book
-from raftflow.agent.portions import first_of
-from raftflow.domain.contract import ReportedEnd
+from raftflow.agent.exchange.attempt_table import AttemptTable
+from raftflow.agent.exchange.portions import first_of
+from raftflow.domain.contract.views import ReportedEnd
 
 ADD = {"python": "operator:add", "args": [40, 2]}
 
@@ -85,7 +85,7 @@ async def test_a_leader_of_a_lower_level_is_offered_nothing(leader: Any, start_a
 
 
 def test_the_book_knows_what_nobody_heard_of() -> None:
-    book = Book({"cpu": 1000})
+    book = AttemptTable({"cpu": 1000})
     good = ReportedEnd(fence=1, workflow_id="w", task_id="t", outcome="succeeded")
     bad = structs.replace(good, fence=2, outcome="failed")
     late = structs.replace(good, fence=3)

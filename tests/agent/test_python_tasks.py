@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.domain.contract import ReportedEnd
+from raftflow.domain.contract.views import ReportedEnd
 from raftflow.domain.features import LEVEL
 
 FUNCTIONS = """

@@ -11,9 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftflow.agent.leader import RefusedError
-from raftflow.agent.portions import Portion, Search
-from raftflow.domain.contract import AgentLoad, AttemptUsage, LogPiece, PollRequest, RegisterRequest, ReportedEnd
+from raftflow.agent.exchange.leader import RefusedError
+from raftflow.agent.exchange.portions import Portion, Search
+from raftflow.domain.contract.views import (
+    AgentLoad,
+    AttemptUsage,
+    LogPiece,
+    PollRequest,
+    RegisterRequest,
+    ReportedEnd,
+)
 
 
 def end(fence: int) -> ReportedEnd:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from raftflow.agent import leader_watch
-from raftflow.agent.leader_watch import LeaderWatch, NotHeldError
-from raftflow.domain.contract import LeaderNotice
+from raftflow.agent.exchange import leader_watch
+from raftflow.agent.exchange.leader_watch import LeaderWatch, NotHeldError
+from raftflow.domain.contract.views import LeaderNotice
 
 TRUE = ["/bin/true"]
 SOON_S = 1.5

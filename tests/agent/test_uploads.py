@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from raftflow.agent.output import OutputStore
-from raftflow.agent.uploads import Uploads
-from raftflow.agent.workdir import WorkDirectory
-from raftflow.domain.contract import Assignment
+from raftflow.agent.output.output_uploads import OutputUploads
+from raftflow.agent.output.store import OutputStore
+from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.domain.contract.views import Assignment
 from raftflow.logstore.attempts import Place, read_meta, read_piece
 from raftflow.logstore.stores import FolderStore, LogStoreError
 
@@ -82,7 +82,7 @@ async def until(condition: Callable[[], Any]) -> None:
 async def test_a_store_that_fails_is_tried_again(output: OutputStore) -> None:
     store = Store()
     store.failures = 5
-    uploads = Uploads(store, output, "a", pauses_s=(0.01, 0.02))
+    uploads = OutputUploads(store, output, "a", pauses_s=(0.01, 0.02))
     for fence in range(1, 21):
         write(output, fence, b"%d" % fence)
     write(output, 21, b"")
@@ -96,7 +96,7 @@ async def test_a_store_that_fails_is_tried_again(output: OutputStore) -> None:
 async def test_a_store_that_hangs_holds_up_nothing(output: OutputStore) -> None:
     store = Store()
     store.hang = threading.Event()
-    uploads = Uploads(store, output, "a")
+    uploads = OutputUploads(store, output, "a")
     for fence in range(1, 300):
         write(output, fence, b"%d" % fence)  # returns, and old output is removed as ever
     assert len(output.unstored()) == 100
@@ -110,7 +110,7 @@ async def test_a_store_that_hangs_holds_up_nothing(output: OutputStore) -> None:
 async def test_what_is_not_stored_yet_is_stored_after_the_next_start(output: OutputStore, tmp_path: Path) -> None:
     write(output, 1, b"one")
     store = Store()
-    uploads = Uploads(store, output, "a")
+    uploads = OutputUploads(store, output, "a")
     await until(lambda: not output.unstored())
     await uploads.close(1)
     write(output, 2, b"two")
@@ -127,7 +127,7 @@ async def test_files_that_somebody_replaced_are_given_up(
     output: OutputStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Store()
-    uploads = Uploads(store, output, "a")
+    uploads = OutputUploads(store, output, "a")
     write(output, 1, b"")
     begin(output, 2)
     prepare(output, 2)

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from raftflow.agent import usage as usage_module
-from raftflow.agent import worker
+from raftflow.agent.attempts import usage as usage_module
+from raftflow.agent.attempts.usage import Usage, UsageWatch, read_progress, shares_kib
 from raftflow.agent.clock import now_ns
-from raftflow.agent.executors.base import Watched
-from raftflow.agent.launcher import Launcher
-from raftflow.agent.messages import Sampled
-from raftflow.agent.process_tree import parse_memory, read_tree
-from raftflow.agent.usage import Usage, UsageWatch, read_progress, shares_kib
+from raftflow.agent.executors.base import WatchTarget
+from raftflow.agent.launcher.messages import Sampled
+from raftflow.agent.launcher.process import LauncherProcess
+from raftflow.agent.launcher.process_tree import parse_memory, read_tree
+from raftflow.agent.worker import process
 
 HOLD_MIB = "import sys, time; held = bytearray(int(sys.argv[1]) << 20); time.sleep(300)"
 SPIN_S = "import sys, time\nwhile time.process_time() < float(sys.argv[1]): pass"
@@ -238,8 +238,8 @@ class FakeAttempt:
         self.memory_mib = memory_mib
         self.kept_kib = kept_kib
 
-    def watched(self) -> Watched:
-        return Watched(id=self.number, kept_kib=self.kept_kib)
+    def watched(self) -> WatchTarget:
+        return WatchTarget(id=self.number, kept_kib=self.kept_kib)
 
 
 class Looks:
@@ -369,7 +369,7 @@ def test_memory_is_read_from_what_the_kernel_tells(status: bytes, memory: tuple[
 
 def test_a_programs_peak_is_not_that_of_the_launcher_which_has_grown_meanwhile() -> None:
     """A program begins its life in the launcher's memory; the launcher looks at its own peak now and then."""
-    own = object.__new__(Launcher)
+    own = object.__new__(LauncherProcess)
     own._peak_kib, own._peak_until_s = 1, math.inf
     status = Path("/proc/self/status").read_text().splitlines()
     peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
@@ -406,7 +406,7 @@ async def test_an_exclusive_attempt_is_not_held_to_what_it_holds(
 
 def test_what_a_worker_uses_between_two_calls_is_charged_to_none_of_them() -> None:
     """Threads that a call left behind may go on."""
-    meter = worker._Meter()
+    meter = process._Meter()
     meter.begin()
     meter.end()
     until_s = time.process_time() + 0.3

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from raftflow.agent import wire as wire_module
-from raftflow.agent.wire import Wire, WireError
+from raftflow.agent.exchange import http_connection as wire_module
+from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpConnections
 
 LIMIT_S = 5.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Thing: a\r\n\r\nhi"
@@ -57,7 +57,7 @@ async def served() -> AsyncIterator[Callable[[Script], Awaitable[Server]]]:
         server.close()
 
 
-async def post(wire: Wire, base: str, body: bytes = b"{}", **options: Any) -> Any:
+async def post(wire: HttpConnections, base: str, body: bytes = b"{}", **options: Any) -> Any:
     return await wire.post(base, "/v1/x", body, **{"timeout_s": LIMIT_S, "connect_timeout_s": LIMIT_S, **options})
 
 
@@ -68,7 +68,7 @@ async def test_a_connection_is_kept_and_used_again(served: Any) -> None:
             writer.write(OK)
 
     one = await served(script)
-    wire = Wire({"Authorization": "Bearer x"})
+    wire = HttpConnections({"Authorization": "Bearer x"})
     for _ in range(3):
         answer = await post(wire, one.base, b'{"a": 1}')
         assert (answer.status, answer.headers["x-thing"], answer.body) == (200, "a", b"hi")
@@ -91,7 +91,7 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(served: A
             await one.request(reader)  # and says nothing to the second one
 
     one = await served(script)
-    wire = Wire({})
+    wire = HttpConnections({})
     await post(wire, one.base)
     assert (await post(wire, one.base)).status == 200
     assert (one.connections, len(one.requests)) == (2, 3)
@@ -103,8 +103,8 @@ async def test_a_fresh_connection_that_breaks_is_an_error(served: Any) -> None:
         await one.request(reader)
 
     one = await served(script)
-    with pytest.raises(WireError, match="closed"):
-        await post(Wire({}), one.base)
+    with pytest.raises(HttpConnectionError, match="closed"):
+        await post(HttpConnections({}), one.base)
     assert one.connections == 1
 
 
@@ -116,9 +116,9 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again(served: Any) -> N
         writer.write(OK[:-1])
 
     one = await served(script)
-    wire = Wire({})
+    wire = HttpConnections({})
     await post(wire, one.base)
-    with pytest.raises(WireError):
+    with pytest.raises(HttpConnectionError):
         await post(wire, one.base)
     assert one.connections == 1
 
@@ -143,7 +143,7 @@ async def test_every_framing_is_understood(served: Any, raw: bytes, kept: bool, 
                 await asyncio.sleep(0)
 
     one = await served(script)
-    wire = Wire({})
+    wire = HttpConnections({})
     for _ in range(2):
         assert (await post(wire, one.base)).body == b"hi"
     assert one.connections == (1 if kept else 2)
@@ -161,8 +161,8 @@ async def test_what_is_no_answer_is_an_error(served: Any, raw: bytes) -> None:
         await writer.drain()
 
     one = await served(script)
-    with pytest.raises(WireError):
-        await post(Wire({}), one.base)
+    with pytest.raises(HttpConnectionError):
+        await post(HttpConnections({}), one.base)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ async def test_answers_are_bounded(served: Any, monkeypatch: pytest.MonkeyPatch,
         await reader.read()
 
     one = await served(script)
-    with pytest.raises(WireError, match="an answer of"):
-        await post(Wire({}), one.base)
+    with pytest.raises(HttpConnectionError, match="an answer of"):
+        await post(HttpConnections({}), one.base)
 
 
 async def test_time_is_limited_and_a_late_answer_is_not_taken_for_the_next_one(served: Any) -> None:
@@ -194,7 +194,7 @@ async def test_time_is_limited_and_a_late_answer_is_not_taken_for_the_next_one(s
                 writer.write(OK)
 
     one = await served(script)
-    wire = Wire({})
+    wire = HttpConnections({})
     with pytest.raises(TimeoutError):
         await post(wire, one.base, timeout_s=0.05)
     assert (await post(wire, one.base)).body == b"hi"
@@ -204,7 +204,7 @@ async def test_time_is_limited_and_a_late_answer_is_not_taken_for_the_next_one(s
 
 async def test_nobody_there(unused_tcp_port: int) -> None:
     with pytest.raises(OSError, match=r"refused|Connect"):
-        await post(Wire({}), f"http://127.0.0.1:{unused_tcp_port}")
+        await post(HttpConnections({}), f"http://127.0.0.1:{unused_tcp_port}")
 
 
 def test_it_works_on_the_agents_loop() -> None:
@@ -215,7 +215,7 @@ def test_it_works_on_the_agents_loop() -> None:
             await writer.drain()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        wire = Wire({})
+        wire = HttpConnections({})
         answer = await post(wire, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", b"")
         wire.close()
         server.close()

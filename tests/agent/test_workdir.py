@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.agent.config import ConfigError, default_path
-from raftflow.agent.output import OutputStore
-from raftflow.agent.workdir import WorkDirectory
+from raftflow.agent.config import AgentConfigError, default_path
+from raftflow.agent.output.store import OutputStore
+from raftflow.agent.workdir.directory import WorkDirectory
 
 
 def test_the_default_is_below_the_users_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +20,7 @@ def test_the_default_is_below_the_users_state(tmp_path: Path, monkeypatch: pytes
     home = tmp_path.resolve()
     assert default_path("a", {"HOME": str(tmp_path)}) == home / ".local/state/raftflow/agents/a"
     for env in ({}, {"HOME": ""}, {"HOME": "/"}, {"HOME": "/no/such/home"}, {"HOME": "relative"}):
-        with pytest.raises(ConfigError, match="no home directory"):
+        with pytest.raises(AgentConfigError, match="no home directory"):
             default_path("a", env)
 
 
@@ -40,7 +40,7 @@ def test_links_are_not_followed(tmp_path: Path, part: str) -> None:
     else:
         (tmp_path / "above").mkdir()
         (tmp_path / part).symlink_to(real / "agent")
-    with pytest.raises(ConfigError, match=f"is a symbolic link, not a directory; give the real path: {real}"):
+    with pytest.raises(AgentConfigError, match=f"is a symbolic link, not a directory; give the real path: {real}"):
         WorkDirectory(tmp_path / "above" / "agent")
 
 
@@ -48,14 +48,14 @@ def test_parts_that_others_may_write_to_are_refused(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     (shared / "agent").mkdir(parents=True)
     shared.chmod(0o777)
-    with pytest.raises(ConfigError, match=r"shared may be written to by others \(mode 777\)"):
+    with pytest.raises(AgentConfigError, match=r"shared may be written to by others \(mode 777\)"):
         WorkDirectory(shared / "agent")
     shared.chmod(0o1777)  # like /tmp: nobody else can rename what is in it
     WorkDirectory(shared / "agent").close()
-    with pytest.raises(ConfigError, match="choose a private one"):
+    with pytest.raises(AgentConfigError, match="choose a private one"):
         WorkDirectory(shared)
     (shared / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a regular file, not a directory"):
+    with pytest.raises(AgentConfigError, match="is a regular file, not a directory"):
         WorkDirectory(shared / "file" / "agent")
 
 
@@ -64,23 +64,23 @@ def test_parts_of_other_users_are_refused(tmp_path: Path) -> None:
     his = tmp_path / "his"
     (his / "agent").mkdir(parents=True)
     os.chown(his, 12_345, -1)
-    with pytest.raises(ConfigError, match="belongs to user 12345"):
+    with pytest.raises(AgentConfigError, match="belongs to user 12345"):
         WorkDirectory(his / "agent")
     shared = tmp_path / "shared"
     (shared / "agent").mkdir(parents=True)
     shared.chmod(0o1777)
     os.chown(shared / "agent", 12_345, -1)
-    with pytest.raises(ConfigError, match="belongs to another user"):
+    with pytest.raises(AgentConfigError, match="belongs to another user"):
         WorkDirectory(shared / "agent")
 
 
 def test_one_agent_at_a_time(tmp_path: Path) -> None:
     work = WorkDirectory(tmp_path / "agent")
-    with pytest.raises(ConfigError, match="in use by another agent"):
+    with pytest.raises(AgentConfigError, match="in use by another agent"):
         WorkDirectory(tmp_path / "agent")
     (tmp_path / "agent").rename(tmp_path / "away")
     work.restore()  # the new one is locked as well
-    with pytest.raises(ConfigError, match="in use by another agent"):
+    with pytest.raises(AgentConfigError, match="in use by another agent"):
         WorkDirectory(tmp_path / "agent")
     work.close()
     WorkDirectory(tmp_path / "agent").close()
@@ -89,11 +89,11 @@ def test_one_agent_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "agent").mkdir()
     (tmp_path / "agent" / "lock").symlink_to("/dev/null")
-    with pytest.raises(ConfigError, match="cannot be used"):
+    with pytest.raises(AgentConfigError, match="cannot be used"):
         WorkDirectory(tmp_path / "agent")
     (tmp_path / "agent" / "lock").unlink()
     os.mkfifo(tmp_path / "agent" / "lock")
-    with pytest.raises(ConfigError, match="lock is a FIFO: remove it"):
+    with pytest.raises(AgentConfigError, match="lock is a FIFO: remove it"):
         WorkDirectory(tmp_path / "agent")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from raftflow.api.server import HttpServer
 from raftflow.coordinator.build import build_replica
-from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.features import LEVEL
 from raftflow.replication.files import RealFileSystem
@@ -161,7 +161,7 @@ def config_of(
 ) -> CoordinatorConfig:
     ports = ports or [0, 1] * len(names)
     members = tuple(
-        Member(n, Address("127.0.0.1", ports[2 * i]), f"http://127.0.0.1:{ports[2 * i + 1]}")
+        MemberConfig(n, Address("127.0.0.1", ports[2 * i]), f"http://127.0.0.1:{ports[2 * i + 1]}")
         for i, n in enumerate(names)
     )
     place = names.index(name)

@@ -9,17 +9,17 @@ import pytest
 from msgspec import inspect
 
 from raftflow.api.app import ROUTES
-from raftflow.api.calls import Access
+from raftflow.api.http.requests import Access
 from raftflow.domain import limits
 from raftflow.domain.commands import AnyCommand, SubmitWorkflow
-from raftflow.domain.contract import (
+from raftflow.domain.contract.views import (
     AddMemberRequest,
     DrainRequest,
     PollRequest,
     RegisterRequest,
     TransferRequest,
 )
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.formats.documents import DocumentError, normalize
 
 REGISTRATION = {"name": "a1", "instance": "i" * 8, "resources": {"cpu": 1}}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.api import bodies
+from raftflow.api.http import bodies
 
 LIMIT_S = 5.0
 WORKFLOW = b'{"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}'

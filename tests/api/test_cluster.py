@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from raftflow.coordinator.config import Limits
+from raftflow.coordinator.config.replica_config import Limits
 
 WORK = {"id": "a", "command": ["true"]}
 

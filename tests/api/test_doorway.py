@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from raftflow.api import doorway
-from raftflow.api.doorway import Doorman
-from raftflow.api.figures import Figures
-from raftflow.api.turnstile import WAITING_MAX, Line, Turnstile
+from raftflow.api.admission import gated_connection
+from raftflow.api.admission.gated_connection import AdmissionControl
+from raftflow.api.admission.load_shedder import WAITING_MAX, LoadShedder, QueueClass
+from raftflow.api.figures.request_counts import RequestCounts
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -85,8 +85,8 @@ class House:
 
     def __init__(self, connections_max: int = 10) -> None:
         self.made: list[Behind] = []
-        self.turnstile = Turnstile(lambda: 0.0)
-        self.doorman = Doorman(self.turnstile, Figures(), self._make, connections_max)  # type: ignore[arg-type]
+        self.turnstile = LoadShedder(lambda: 0.0)
+        self.doorman = AdmissionControl(self.turnstile, RequestCounts(), self._make, connections_max)  # type: ignore[arg-type]
 
     def _make(self) -> Behind:
         self.made.append(Behind())
@@ -99,7 +99,7 @@ class House:
 
     def crowd(self) -> None:
         """Use up this turn."""
-        while self.turnstile.at_once(Line.DATA):
+        while self.turnstile.at_once(QueueClass.DATA):
             pass
 
 
@@ -151,7 +151,7 @@ async def test_who_goes_away_in_line_leaves_nothing() -> None:
 
 
 async def test_when_too_many_wait_the_next_is_told_so_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WAITING_MAX, Line.DATA, 1)
+    monkeypatch.setitem(WAITING_MAX, QueueClass.DATA, 1)
     house = House()
     house.crowd()
     doors = [house.come() for _ in range(2)]
@@ -169,8 +169,8 @@ async def test_when_too_many_wait_the_next_is_told_so_and_closed(monkeypatch: py
 
 
 async def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorway, "HELD_BYTES_MAX", 100)
-    monkeypatch.setattr(doorway, "ALL_HELD_BYTES_MAX", 150)
+    monkeypatch.setattr(gated_connection, "HELD_BYTES_MAX", 100)
+    monkeypatch.setattr(gated_connection, "ALL_HELD_BYTES_MAX", 150)
     house = House()
     house.crowd()
     one, its = house.come()
@@ -253,14 +253,14 @@ async def test_a_full_protocol_gets_the_rest_when_it_can_take_more() -> None:
 
 
 async def test_a_client_that_does_not_read_is_not_read_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorway, "UNREAD_S", 0.02)
+    monkeypatch.setattr(gated_connection, "UNREAD_S", 0.02)
     house = House()
     door, transport = house.come()
     door.data_received(GET)
-    transport.waiting_bytes = 3 * doorway.UNREAD_BYTES_MIN
+    transport.waiting_bytes = 3 * gated_connection.UNREAD_BYTES_MIN
     door.pause_writing()
     assert not transport.reading
-    transport.waiting_bytes = doorway.UNREAD_BYTES_MIN
+    transport.waiting_bytes = gated_connection.UNREAD_BYTES_MIN
     await asyncio.sleep(0.025)
     assert not transport.aborted, "it has read a part"
     await asyncio.sleep(0.05)
@@ -282,7 +282,7 @@ async def test_a_client_that_reads_again_is_read_again() -> None:
 
 
 async def test_answers_that_nobody_reads_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorway, "ALL_UNREAD_BYTES_MAX", 150_000)
+    monkeypatch.setattr(gated_connection, "ALL_UNREAD_BYTES_MAX", 150_000)
     house = House()
     transports = []
     for _ in range(2):

@@ -12,8 +12,8 @@ import pytest
 
 from raftflow.api import connection as connection_module
 from raftflow.api import server as server_module
-from raftflow.coordinator import holding
-from raftflow.coordinator.config import Limits
+from raftflow.coordinator.config.replica_config import Limits
+from raftflow.coordinator.sessions import long_polls
 
 LIMIT_S = 5.0
 
@@ -206,7 +206,7 @@ async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any,
 
 
 async def test_a_framework_that_never_waits_gets_what_arrives(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module.Connection, "_is_between", lambda self: bool(self._lane))
+    monkeypatch.setattr(connection_module.ApiConnection, "_is_between", lambda self: bool(self._lane))
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1))
@@ -318,7 +318,7 @@ async def test_a_bug_is_told_with_a_request_id_and_no_more(one: Any, monkeypatch
     def broken(*_: Any) -> Any:
         raise LookupError("secret")
 
-    monkeypatch.setattr(holding, "news_for", broken)
+    monkeypatch.setattr(long_polls, "news_for", broken)
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1))

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from raftflow.api import forwarded
-from raftflow.api.forwarded import ForwardingProof
-from raftflow.domain.contract import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
+from raftflow.api.forwarding.proof import ForwardingProof
+from raftflow.domain.contract.views import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}
 REQUEST = ("10.0.0.9", "POST", "/v1/workflows?a=b", "r1")
@@ -36,14 +35,14 @@ def test_another_secret_and_another_time_are_not_believed(monkeypatch: pytest.Mo
     proof = ForwardingProof(SECRET)
     assert not proof.holds(ForwardingProof(b"t" * 32).make(*REQUEST), *REQUEST)
     now = 1_700_000_000.0
-    monkeypatch.setattr(forwarded.time, "time", lambda: now)
+    monkeypatch.setattr(proof.time, "time", lambda: now)
     made = proof.make(*REQUEST)
     for later, good in (
-        (forwarded.FRESH_S - 1, True),
-        (forwarded.FRESH_S + 1, False),
-        (-forwarded.FRESH_S - 1, False),
+        (proof.FRESH_S - 1, True),
+        (proof.FRESH_S + 1, False),
+        (-proof.FRESH_S - 1, False),
     ):
-        monkeypatch.setattr(forwarded.time, "time", lambda later=later: now + later)
+        monkeypatch.setattr(proof.time, "time", lambda later=later: now + later)
         assert proof.holds(made, *REQUEST) is good
     stale = made.replace(made[:10], str(int(made[:10]) + 100))
     assert not proof.holds(stale, *REQUEST), "the time is covered as well"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raftflow.api.app import ROUTES
-from raftflow.api.problems import CONTENT_TYPE
+from raftflow.api.http.problems import CONTENT_TYPE
 from tests.api.test_bytes import exchange, status_of
 from tests.api.test_tls import make_certificate, with_tls
 
@@ -152,11 +152,11 @@ async def test_what_is_no_http_is_told_in_a_problem_document(one: Any, name: str
 
 
 async def test_plain_http_at_a_door_of_tls_is_told_so(one: Any, tmp_path: Path) -> None:
-    from raftflow.api.listener import Listener
+    from raftflow.api.admission.listener import ApiListener
     from raftflow.api.server import tls_context
 
     cert, key = make_certificate(tmp_path)
-    door = Listener(one.server.doorman, tls_context(with_tls(one.config, api_cert=cert, api_key=key, api_ca=cert)))
+    door = ApiListener(one.server.doorman, tls_context(with_tls(one.config, api_cert=cert, api_key=key, api_ca=cert)))
     door.start(one.config.bind)
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", door.port)

@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from raftflow.api.hosts import Hosts, check_origin
-from raftflow.api.problems import ProblemError
-from raftflow.coordinator.config import Address, CoordinatorConfig, Member
-from raftflow.coordinator.hostnames import HostName, parse_host
+from raftflow.api.http.hosts import Hosts, check_origin
+from raftflow.api.http.problems import ProblemError
+from raftflow.coordinator.config.hostnames import HostName, parse_host
+from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, MemberConfig
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}
 MEMBERS = (
-    Member("n1", Address("10.0.0.1", 7101), "http://one.example:7001"),
-    Member("n2", Address("10.0.0.2", 7101), "https://two.example"),
+    MemberConfig("n1", Address("10.0.0.1", 7101), "http://one.example:7001"),
+    MemberConfig("n2", Address("10.0.0.2", 7101), "https://two.example"),
 )
 
 

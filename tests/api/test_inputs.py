@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raftflow.domain.commands import RetireWorkflows
-from raftflow.machine import inputs as machine_inputs
+from raftflow.machine.rules import inputs as machine_inputs
 
 BIG = "x" * 30_000
 TRUE = {"command": ["true"]}
@@ -79,7 +79,7 @@ async def test_an_agent_that_does_not_fetch_gets_all_with_the_assignment(one: An
 async def test_a_large_piece_waits_for_its_turn_among_heavy_calls(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another heavy call is at work a large piece waits, and a small one does not."""
     _, _, fence = await joined(one)
-    monkeypatch.setattr("raftflow.api.inputs.SMALL_BYTES", len(BIG) + 20)
+    monkeypatch.setattr("raftflow.api.routes.inputs.SMALL_BYTES", len(BIG) + 20)
     async with one.server.doorman.turnstile.heavy():
         waiting = asyncio.ensure_future(one.get(path_of(fence)))
         assert (await one.get(path_of(fence, 2))).status == 200

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from raftflow import helpers
-from raftflow.api import large
-from raftflow.coordinator import document_worker
-from raftflow.coordinator.document_worker import Ask, Fault, Head, Refused, Whole
-from raftflow.coordinator.reading import DocumentReader, ReaderFailedError
-from raftflow.coordinator.submission import Submission
+from raftflow.api.routes import large_submissions
+from raftflow.coordinator.uploads import document_worker
+from raftflow.coordinator.uploads.document_reader import DocumentReader, ReaderFailedError
+from raftflow.coordinator.uploads.document_worker import Ask, DocumentRefused, Fault, Head, Whole
+from raftflow.coordinator.uploads.submission import WorkflowSubmission
 from raftflow.domain import commands as c
 from raftflow.domain import limits
 from raftflow.domain.features import LEVEL, PIECES_LEVEL
@@ -88,9 +88,9 @@ async def test_it_is_taken_in(replica: Any) -> None:
 async def test_a_key_means_the_same_on_both_roads(newest: Any, monkeypatch: Any) -> None:
     """The cluster's level, or the limit, may change between a request and its repetition."""
     first = await newest.post("/v1/workflows", document(), headers=keyed("k"))
-    monkeypatch.setattr(large, "PIECES_LEVEL", LEVEL + 1)
+    monkeypatch.setattr(large_submissions, "PIECES_LEVEL", LEVEL + 1)
     second = await newest.post("/v1/workflows", document(), headers=keyed("k"))
-    monkeypatch.setattr("raftflow.api.workflows.OFF_LOOP_BYTES", 10**9)
+    monkeypatch.setattr("raftflow.api.routes.workflows.OFF_LOOP_BYTES", 10**9)
     third = await newest.post("/v1/workflows", document(), headers=keyed("k"))
     assert first.json["id"] == second.json["id"] == third.json["id"]
 
@@ -130,7 +130,7 @@ async def test_the_same_request_twice_at_once(newest: Any) -> None:
 
 
 async def test_the_line_is_bounded(newest: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(large, "UNDER_WAY_MAX", 0)
+    monkeypatch.setattr(large_submissions, "UNDER_WAY_MAX", 0)
     answer = await newest.post("/v1/workflows", document())
     assert (answer.status, answer.word) == (429, "queue-full")
     assert (await newest.post("/v1/workflows", document(2))).status == 201
@@ -208,7 +208,7 @@ async def test_leadership_lost_while_it_is_read(newest: Any, monkeypatch: Any) -
 
 
 async def test_a_process_that_dies_is_replaced(newest: Any) -> None:
-    reader = newest.server._runner.app[large.KEY].reader
+    reader = newest.server._runner.app[large_submissions.KEY].reader
     assert (await newest.post("/v1/workflows", document())).status == 201
     pid = reader.pid
     os.kill(pid, signal.SIGSTOP)
@@ -246,10 +246,10 @@ BODY = msgspec.json.encode(document(20))
 
 
 async def test_it_is_kept_and_ends_when_nothing_comes(reader: DocumentReader) -> None:
-    assert isinstance(await reader.pieces_of(BODY, "r", {}), Submission)
+    assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
     pid = reader.pid
     assert pid is not None
-    assert isinstance(await reader.pieces_of(BODY, "r", {"true": 7}), Submission)
+    assert isinstance(await reader.pieces_of(BODY, "r", {"true": 7}), WorkflowSubmission)
     assert reader.pid == pid
     reader._idle_s = 0.0
     assert isinstance(await reader.pieces_of(b"{}", "r", {}), Fault)
@@ -257,7 +257,7 @@ async def test_it_is_kept_and_ends_when_nothing_comes(reader: DocumentReader) ->
         while reader.pid is not None or alive(pid):  # noqa: ASYNC110 - the process tells nobody
             await asyncio.sleep(0.01)
     reader._idle_s = 60.0
-    assert isinstance(await reader.pieces_of(BODY, "r", {}), Submission)
+    assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
 
 
 async def test_one_that_died_meanwhile_is_replaced_at_once(reader: DocumentReader) -> None:
@@ -266,7 +266,7 @@ async def test_one_that_died_meanwhile_is_replaced_at_once(reader: DocumentReade
     assert process is not None
     process.kill()
     await process.wait()
-    assert isinstance(await reader.pieces_of(BODY, "r", {}), Submission)
+    assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
 
 
 async def test_a_read_that_takes_too_long_or_is_given_up_ends_the_process(reader: DocumentReader) -> None:
@@ -288,7 +288,7 @@ async def test_a_read_that_takes_too_long_or_is_given_up_ends_the_process(reader
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert not alive(pid)
-    assert isinstance(await reader.pieces_of(BODY, "r", {}), Submission)
+    assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
 
 
 async def test_one_that_cannot_be_started(reader: DocumentReader, monkeypatch: Any) -> None:
@@ -317,7 +317,7 @@ def test_a_command_that_is_too_large(monkeypatch: Any) -> None:
     body = msgspec.json.encode({"name": "w", "tasks": [{"id": "a", "command": ["x" * 10]}]})
     monkeypatch.setattr(document_worker, "normalize", lambda _: c.WorkflowSpec(name="x" * 5000, tasks=()))
     (refused,) = document_worker.answer(Ask(body, "", {}, whole=True, actor="client:api"))
-    assert isinstance(refused, Refused) and refused.rejection.limit == 4_100
+    assert isinstance(refused, DocumentRefused) and refused.rejection.limit == 4_100
 
 
 def test_faults_that_only_show_when_it_is_stored(monkeypatch: Any) -> None:
@@ -327,10 +327,10 @@ def test_faults_that_only_show_when_it_is_stored(monkeypatch: Any) -> None:
     monkeypatch.setattr(document_worker, "normalize", deep)
     assert list(document_worker.answer(Ask(b"{}", "", {}))) == [Fault("the workflow document is nested too deeply")]
 
-    def large(_document: object) -> Any:
+    def large_submissions(_document: object) -> Any:
         task = c.TaskSpec(id="a", command=("x",), retries=2**70)
         return c.WorkflowSpec(name="w", tasks=(task,))
 
-    monkeypatch.setattr(document_worker, "normalize", large)
+    monkeypatch.setattr(document_worker, "normalize", large_submissions)
     (fault,) = document_worker.answer(Ask(b"{}", "", {}))
     assert isinstance(fault, Fault) and "cannot be stored" in fault.message

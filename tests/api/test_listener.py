@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from raftflow.api import descriptors, doorway, listener
-from raftflow.api.descriptors import RESERVE, share_out
+from raftflow.api.admission import descriptors, gated_connection, listener
+from raftflow.api.admission.descriptors import RESERVE, share_out
 from raftflow.api.server import HttpServer, _http_log
-from raftflow.coordinator.settings import ConfigError
+from raftflow.coordinator.config.settings import ConfigError
 from tests.api.test_tls import make_certificate, with_tls
 
 
@@ -165,7 +165,7 @@ async def test_many_silent_connections_keep_nobody_out(one: Any) -> None:
 
 
 async def test_a_client_that_never_reads_is_given_up(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorway, "UNREAD_S", 0.2)
+    monkeypatch.setattr(gated_connection, "UNREAD_S", 0.2)
     for number in range(100):
         await one.submit({"id": "t", "command": ["true"]}, name=f"w{number}-{'x' * 80}")
     sock = socket.socket()

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from raftflow.replication.membership import MemberInfo, Membership
+from raftflow.replication.members.membership import MemberInfo, Membership
 
 
 async def test_members_are_listed_with_addresses_and_lag(trio: Any) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 import raftflow
 from raftflow.api.app import ROUTES
-from raftflow.api.exposition import Exposition
-from raftflow.api.figures import BOUNDS_S, Figures
+from raftflow.api.figures.exposition import Exposition
+from raftflow.api.figures.request_counts import BOUNDS_S, RequestCounts
 from raftflow.replication.histogram import Histogram
 from tests.contract import tools
 
@@ -132,12 +132,12 @@ async def test_the_lane_counts_what_it_answers(one: Any) -> None:
 
 
 async def test_waits_at_the_turnstile_are_counted(one: Any) -> None:
-    from raftflow.api.turnstile import Line
+    from raftflow.api.admission.load_shedder import QueueClass
 
     turnstile = one.server.doorman.turnstile
     before = turnstile.waits
     turnstile._left = 0
-    await turnstile.enter(Line.ORDINARY)
+    await turnstile.enter(QueueClass.ORDINARY)
     assert turnstile.waits == before + 1
     page = await page_of(one)
     assert 'raftflow_turnstile_waiting{line="ordinary"} 0' in page
@@ -170,7 +170,7 @@ def test_labels_are_escaped_and_buckets_add_up() -> None:
 
 
 def test_counting_a_request_costs_next_to_nothing() -> None:
-    figures, operation = Figures(), ("POST", "/v1/agents/{id}/poll")
+    figures, operation = RequestCounts(), ("POST", "/v1/agents/{id}/poll")
     began_s = time.thread_time()
     for _ in range(10_000):
         figures.answered(operation, 200, 0.0)

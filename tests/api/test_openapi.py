@@ -9,8 +9,8 @@ import jsonschema_rs
 import msgspec
 
 from raftflow.api.app import ROUTES
+from raftflow.api.http.problems import ALL_KINDS
 from raftflow.api.openapi import problems_of
-from raftflow.api.problems import ALL_KINDS
 from raftflow.formats.schema import workflow_schema_file
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from raftflow.api import bodies, connection, doorway
-from raftflow.coordinator.config import Limits
+from raftflow.api import connection
+from raftflow.api.admission import gated_connection
+from raftflow.api.http import bodies
+from raftflow.coordinator.config.replica_config import Limits
 from raftflow.replication.log import NoQuorumError, Unknown
 
 WORK = {"id": "a", "command": ["true"]}
@@ -217,7 +219,7 @@ async def test_what_is_no_http_is_told_of_seldom(one: Any, caplog: pytest.LogCap
 
 async def test_a_connection_that_says_nothing_is_closed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(doorway, "SILENT_S", 0.1)
+    monkeypatch.setattr(gated_connection, "SILENT_S", 0.1)
     one = await serve()
     assert (await one.get("/healthz")).status == 200
     for start in (b"", b"GET /healthz HTT"):

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from raftflow.agent import leader as leader_module
-from raftflow.agent import usage as usage_module
+from raftflow.agent.attempts import usage as usage_module
 from raftflow.agent.config import load_config
+from raftflow.agent.exchange import leader as leader_module
 from raftflow.agent.main import run_agent
-from raftflow.coordinator.config import Timing
-from raftflow.domain.task import AgentState
+from raftflow.coordinator.config.replica_config import Timing
+from raftflow.domain.tasks.states import AgentState
 
 HOLD = "held = bytearray(100 << 20); import time; time.sleep(2)"
 

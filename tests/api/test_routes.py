@@ -203,7 +203,7 @@ async def test_a_large_document_is_read_beside_the_loop(one: Any) -> None:
 
 
 async def test_a_large_ledger_is_verified_beside_the_loop(one: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("raftflow.api.cluster._OFF_LOOP_TASKS", 0)
+    monkeypatch.setattr("raftflow.api.routes.cluster._OFF_LOOP_TASKS", 0)
     await one.submit(WORK)
     assert (await one.get("/v1/ledger/verify")).json["ok"]
 
@@ -211,17 +211,17 @@ async def test_a_large_ledger_is_verified_beside_the_loop(one: Any, monkeypatch:
         machine.applied_index += 1
         raise RuntimeError("dictionary changed size during iteration")
 
-    real = __import__("raftflow.machine.invariants", fromlist=["check"]).check
+    real = __import__("raftflow.machine.read.invariants", fromlist=["check"]).check
     calls: list[int] = []
 
     def check(machine: Any) -> Any:
         calls.append(1)
         return torn(machine) if len(calls) < 4 else real(machine)
 
-    monkeypatch.setattr("raftflow.machine.invariants.check", check)
+    monkeypatch.setattr("raftflow.machine.read.invariants.check", check)
     assert (await one.get("/v1/ledger/verify")).json["ok"]
     assert len(calls) == 4
-    monkeypatch.setattr("raftflow.api.cluster._CHECK_TRIES", 3)
+    monkeypatch.setattr("raftflow.api.routes.cluster._CHECK_TRIES", 3)
     calls.clear()
     answer = await one.get("/v1/ledger/verify")
     assert (answer.status, answer.word) == (429, "queue-full")
@@ -229,5 +229,5 @@ async def test_a_large_ledger_is_verified_beside_the_loop(one: Any, monkeypatch:
     def broken(_machine: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("raftflow.machine.invariants.check", broken)
+    monkeypatch.setattr("raftflow.machine.read.invariants.check", broken)
     assert (await one.get("/v1/ledger/verify")).status == 500

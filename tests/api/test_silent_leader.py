@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raftflow.api.forward import Forwarder
-from raftflow.coordinator.leader_news import HOLD_MAX_S
+from raftflow.api.forwarding.forwarder import Forwarder
+from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
 
 SOON_S = 5.0
 

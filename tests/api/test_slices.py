@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from raftflow.api import slices
-from raftflow.domain.contract import AgentList, LedgerView
-from raftflow.machine import queries
+from raftflow.api.http import slices
+from raftflow.domain.contract.views import AgentList, LedgerView
+from raftflow.machine.read import queries
 
 
 async def test_the_loop_turns_between_slices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from raftflow.api.forward import Forwarder
-from raftflow.api.forwarded import ForwardingProof
+from raftflow.api.forwarding.forwarder import Forwarder
+from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.server import HttpServer, forward_context, tls_context
-from raftflow.coordinator.config import CoordinatorConfig, Tls
-from raftflow.coordinator.settings import ConfigError
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, Tls
+from raftflow.coordinator.config.settings import ConfigError
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from raftflow.api import turnstile as module
-from raftflow.api.problems import QUEUE_FULL, ProblemError
-from raftflow.api.turnstile import STEPS_LEAST, STEPS_MOST, Line, Turnstile
+from raftflow.api.admission import load_shedder as module
+from raftflow.api.admission.load_shedder import STEPS_LEAST, STEPS_MOST, LoadShedder, QueueClass
+from raftflow.api.http.problems import QUEUE_FULL, ProblemError
 
 
 async def passes(count: int = 5) -> None:
@@ -28,7 +28,7 @@ class Clock:
         return self.now_s
 
 
-async def turns_of(turnstile: Turnstile, steps: int, line: Line, cost_s: float, clock: Clock) -> list[int]:
+async def turns_of(turnstile: LoadShedder, steps: int, line: QueueClass, cost_s: float, clock: Clock) -> list[int]:
     """Line up steps and return how many were taken in each turn of the loop."""
     taken = [0]
 
@@ -46,50 +46,52 @@ async def turns_of(turnstile: Turnstile, steps: int, line: Line, cost_s: float, 
 
 async def test_a_turn_has_room_for_so_many_steps_and_no_more() -> None:
     clock = Clock()
-    turnstile = Turnstile(clock)
-    assert all(turnstile.at_once(Line.ORDINARY) for _ in range(STEPS_MOST))
-    assert not turnstile.at_once(Line.ORDINARY), "the others wait for the next turn"
-    counts = await turns_of(turnstile, 200, Line.ORDINARY, 0.0, clock)
+    turnstile = LoadShedder(clock)
+    assert all(turnstile.at_once(QueueClass.ORDINARY) for _ in range(STEPS_MOST))
+    assert not turnstile.at_once(QueueClass.ORDINARY), "the others wait for the next turn"
+    counts = await turns_of(turnstile, 200, QueueClass.ORDINARY, 0.0, clock)
     assert max(counts) == STEPS_MOST
 
 
 async def test_turns_that_take_long_get_fewer_steps_and_recover() -> None:
     clock = Clock()
-    turnstile = Turnstile(clock)
-    slow = await turns_of(turnstile, 100, Line.ORDINARY, 0.003, clock)
+    turnstile = LoadShedder(clock)
+    slow = await turns_of(turnstile, 100, QueueClass.ORDINARY, 0.003, clock)
     assert slow[-2] == STEPS_LEAST, "heavy steps: as few as may be"
-    quick = await turns_of(turnstile, 1_000, Line.ORDINARY, 0.00001, clock)
+    quick = await turns_of(turnstile, 1_000, QueueClass.ORDINARY, 0.00001, clock)
     assert quick[-2] == STEPS_MOST
     assert turnstile.longest_s >= 0.003 * STEPS_LEAST
 
 
 async def test_nobody_waits_behind_all_of_another_kind() -> None:
-    turnstile = Turnstile(Clock())
-    order: list[Line] = []
-    for line in (Line.REFUSED, Line.ORDINARY, Line.EXPRESS):
+    turnstile = LoadShedder(Clock())
+    order: list[QueueClass] = []
+    for line in (QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.EXPRESS):
         for _ in range(100):
             turnstile.line_up(line, lambda line=line: order.append(line))  # type: ignore[misc]
     await passes(50)
     first = order[:STEPS_MOST]
-    assert {Line.REFUSED, Line.ORDINARY, Line.EXPRESS} == set(first)
-    assert first.count(Line.EXPRESS) == 2 * first.count(Line.REFUSED), "what will be refused has the fewest turns"
+    assert {QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.EXPRESS} == set(first)
+    assert first.count(QueueClass.EXPRESS) == 2 * first.count(QueueClass.REFUSED), (
+        "what will be refused has the fewest turns"
+    )
 
 
 async def test_without_a_line_nobody_waits_and_nothing_goes_on_turning() -> None:
-    turnstile = Turnstile(Clock())
-    await asyncio.wait_for(turnstile.enter(Line.ORDINARY), 1)
+    turnstile = LoadShedder(Clock())
+    await asyncio.wait_for(turnstile.enter(QueueClass.ORDINARY), 1)
     await passes()
     assert not turnstile._turning
     assert turnstile.waiting == 0
 
 
 async def test_a_full_line_refuses_and_whoever_goes_away_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.WAITING_MAX, Line.ORDINARY, 3)
-    turnstile = Turnstile(Clock())
+    monkeypatch.setitem(module.WAITING_MAX, QueueClass.ORDINARY, 3)
+    turnstile = LoadShedder(Clock())
     monkeypatch.setattr(turnstile, "_keep_turning", lambda: None)
-    while turnstile.at_once(Line.ORDINARY):
+    while turnstile.at_once(QueueClass.ORDINARY):
         pass
-    waiting = [asyncio.ensure_future(turnstile.enter(Line.ORDINARY)) for _ in range(4)]
+    waiting = [asyncio.ensure_future(turnstile.enter(QueueClass.ORDINARY)) for _ in range(4)]
     await asyncio.sleep(0)
     assert turnstile.waiting == 3
     waiting[1].cancel()
@@ -105,7 +107,7 @@ async def test_a_full_line_refuses_and_whoever_goes_away_holds_up_nobody(monkeyp
 
 async def test_heavy_calls_run_one_at_a_time_and_leave_the_loop_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEAVY_WAITING_MAX", 2)
-    turnstile = Turnstile(Clock())
+    turnstile = LoadShedder(Clock())
     loop = asyncio.get_running_loop()
     log: list[tuple[str, float]] = []
     held = asyncio.Event()
@@ -130,7 +132,7 @@ async def test_heavy_calls_run_one_at_a_time_and_leave_the_loop_between_them(mon
 
 async def test_verifications_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONG_WAITING_MAX", 1)
-    turnstile = Turnstile(Clock())
+    turnstile = LoadShedder(Clock())
     async with turnstile.long():
         with pytest.raises(ProblemError, match="verifications wait"):
             async with turnstile.long():
@@ -162,21 +164,21 @@ async def test_a_call_waits_for_its_turn_and_is_told_when_too_many_do(
 
 async def test_what_will_be_refused_waits_in_a_line_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = await serve(token="0123456789abcdef")
-    lines: list[Line] = []
+    lines: list[QueueClass] = []
     monkeypatch.setattr(one.server.doorman.turnstile, "at_once", lambda line: lines.append(line) or True)
     assert (await one.get("/v1/workflows")).status == 401
     good = {"Authorization": "Bearer 0123456789abcdef"}
     assert (await one.get("/v1/nothing", headers=good)).status == 404
     assert (await one.call("PATCH", "/v1/workflows", headers=good)).status == 405
     assert (await one.get("/v1/workflows", headers=good)).status == 200
-    entered = [line for line in lines if line in {Line.REFUSED, Line.ORDINARY}]
-    read = [Line.ORDINARY, Line.ORDINARY]  # before and after its barrier
-    assert entered == [Line.REFUSED, Line.REFUSED, Line.REFUSED, *read]
+    entered = [line for line in lines if line in {QueueClass.REFUSED, QueueClass.ORDINARY}]
+    read = [QueueClass.ORDINARY, QueueClass.ORDINARY]  # before and after its barrier
+    assert entered == [QueueClass.REFUSED, QueueClass.REFUSED, QueueClass.REFUSED, *read]
 
 
 async def test_heavy_calls_that_go_on_in_one_turn_still_run_in_turns_of_their_own() -> None:
     """A barrier of the log lets many reads go on at the same moment."""
-    turnstile = Turnstile(lambda: 0.0)
+    turnstile = LoadShedder(lambda: 0.0)
     barrier = asyncio.Event()
     turn = 0
     ran: list[int] = []

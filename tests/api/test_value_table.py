@@ -23,23 +23,23 @@ import msgspec
 import pytest
 
 from raftflow import helpers
-from raftflow.agent.config import ConfigError, load_config
+from raftflow.agent.attempts.folders import AttemptFolders
+from raftflow.agent.config import AgentConfigError, load_config
 from raftflow.agent.executors.command import _encode as encode_inputs
-from raftflow.agent.folders import AttemptFolders
-from raftflow.agent.messages import CONTROL_FD, READY, Call, Returned
-from raftflow.agent.workdir import WorkDirectory
-from raftflow.api.agents import _capacity as capacity_of
-from raftflow.api.bodies import decode
-from raftflow.api.problems import ProblemError
-from raftflow.cli.output import print_items
+from raftflow.agent.launcher.messages import CONTROL_FD, READY, FunctionCall, Returned
+from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.api.http.bodies import decode
+from raftflow.api.http.problems import ProblemError
+from raftflow.api.routes.agents import _capacity as capacity_of
+from raftflow.cli.terminal.output import print_items
 from raftflow.client import AsyncClient, Client, UsageError, Workflow
-from raftflow.coordinator.document_worker import Ask, answer
-from raftflow.domain import cachekeys
-from raftflow.domain.checks import check_task_values, result_problem
-from raftflow.domain.contract import RegisterRequest, ReportedEnd, TaskView, WorkflowCreated
+from raftflow.coordinator.uploads.document_worker import Ask, answer
+from raftflow.domain.contract.views import RegisterRequest, ReportedEnd, TaskView, WorkflowCreated
 from raftflow.domain.limits import INTEGER_DIGITS_MAX, RESULT_BYTES_MAX
-from raftflow.domain.reportable import first_fault, judge_end
-from raftflow.domain.values import ValueFault, write_json
+from raftflow.domain.tasks.checks import check_task_values, result_problem
+from raftflow.domain.tasks.reportable import first_fault, judge_end
+from raftflow.domain.values import cachekeys
+from raftflow.domain.values.exact import ValueFault, write_json
 from raftflow.formats.agents import load_agents
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.files import FormatError, loads
@@ -423,7 +423,7 @@ class WorkerProcess:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._socket, other = socket.socketpair()
-        command = helpers.worker_command("raftflow.agent.worker")
+        command = helpers.worker_command("raftflow.agent.worker.process")
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
             self._process = subprocess.Popen(
                 ["bash", "-c", f'exec "$@" {CONTROL_FD}<&{other.fileno()}', "bash", *command],
@@ -450,7 +450,7 @@ class WorkerProcess:
     def returned(self, function: str, args: str, kwargs: str = "{}", **inputs: Any) -> Returned:
         """Let a function be called."""
         self._calls += 1
-        call = Call(
+        call = FunctionCall(
             fence=self._calls,
             attempt=1,
             workflow="w",
@@ -890,10 +890,10 @@ def test_an_amount_that_no_machine_has_is_refused_with_its_field(name: str, reso
     with pytest.raises((DocumentError, FormatError), match=rf"agents\[0\]\.resources\.{resource}: "):
         load_agents(file)
     file.write_text(f'[agent]\npeers = ["http://127.0.0.1:1"]\nresources = {{ {resource} = {in_toml} }}\n')
-    with pytest.raises(ConfigError, match=r"resources|file\.toml"):
+    with pytest.raises(AgentConfigError, match=r"resources|file\.toml"):
         load_config(file, {}, {})
     if in_toml.startswith('"'):
-        with pytest.raises(ConfigError, match=r"resources \(flag\): "):
+        with pytest.raises(AgentConfigError, match=r"resources \(flag\): "):
             load_config(None, {"RAFTFLOW_PEERS": "http://127.0.0.1:1"}, {"resources": {resource: in_toml.strip('"')}})
     text = f'{{"name": "w", "tasks": [{{"id": "a", "command": ["x"], "resources": {{"{resource}": {in_json}}}}}]}}'
     with pytest.raises((DocumentError, FormatError), match=rf"tasks\[0\]\.resources\.{resource}: "):

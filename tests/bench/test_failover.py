@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.bench import failover
+from raftflow.bench.benchmarks import failover
 from raftflow.bench.settings import BenchError
 from raftflow.local import namespaces
 from raftflow.local.namespaces import Machines, NamespaceError, machines

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.bench import figures, jobs, main, peer, usage
+from raftflow.bench import figures, main
+from raftflow.bench.load import jobs, peer, usage
 from raftflow.bench.settings import BenchError, Settings
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.bench import fleet, flood, main, pauses, soak
+from raftflow.bench import main
+from raftflow.bench.benchmarks import agents, flood, pauses, soak
 
 
 def test_commit(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_pure_parts(name: str, wanted: set[str], tmp_path: Path) -> None:
 
 def test_agents(tmp_path: Path) -> None:
     result = main.run("agents", runs=1, data_dir=tmp_path, tasks=20, seconds=0.5)
-    assert set(result["median"]) == set(fleet.FIGURES)
+    assert set(result["median"]) == set(agents.FIGURES)
     assert result["median"]["idle_polls_per_s"] >= 0
     assert result["median"]["wake_seconds"] > 0
     json.dumps(result)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from raftflow.cli.options import resolve
+from raftflow.cli.terminal.options import resolve
 from raftflow.formats.schema import workflow_schema_file
 
 Run = Callable[..., Result]
@@ -312,7 +312,7 @@ def test_explain_says_what_to_do(run: Run, fake: Any) -> None:
     """For everything that a task can wait for; the commands that are named exist."""
     from typing import get_args
 
-    from raftflow.domain.contract import WaitingKind
+    from raftflow.domain.contract.views import WaitingKind
 
     for waiting in get_args(WaitingKind):
         fake.routes["GET", "/v1/workflows/w/tasks/t/explain"] = {

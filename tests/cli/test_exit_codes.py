@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 from raftflow import helpers
-from raftflow.local.cluster import LocalCluster, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster
 
 Run = Callable[..., Result]
 
@@ -227,7 +227,7 @@ def test_an_interrupt_ends_quietly(fake: Any) -> None:
 @pytest.mark.parametrize("files", [10, 40])
 @pytest.mark.parametrize("program", ["coordinator", "agent"])
 def test_too_few_open_files_are_told(tmp_path: Path, program: str, files: int) -> None:
-    cluster = LocalCluster.create(tmp_path / "c", Options(nodes=1, agents=0))
+    cluster = LocalCluster.create(tmp_path / "c", ClusterOptions(nodes=1, agents=0))
     arguments = {
         "coordinator": ["--config", str(cluster.config_file("n1"))],
         "agent": ["--peers", cluster.urls[0], "--work-dir", str(tmp_path / "a")],

@@ -15,7 +15,7 @@ import pytest
 
 from raftflow import helpers
 from raftflow.client.client import Client
-from raftflow.local.cluster import LocalCluster, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster
 
 PIPE_BYTES = 4096
 _SET_PIPE_SIZE = 1031
@@ -78,7 +78,7 @@ def test_the_end_waits_for_nobody(stuck: tuple[int, int]) -> None:
 
 def test_a_replica_serves_and_stops(stuck: tuple[int, int], tmp_path: Path) -> None:
     _reader, writer = stuck
-    cluster = LocalCluster.create(tmp_path / "c", Options(nodes=1, agents=0))
+    cluster = LocalCluster.create(tmp_path / "c", ClusterOptions(nodes=1, agents=0))
     command = helpers.command("raftflow", "coordinator", "run", "--config", str(cluster.config_file("n1")))
     replica = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
     os.close(writer)

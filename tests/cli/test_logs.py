@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from raftflow.api.logs import task_log
-from raftflow.cli import logs as logs_module
-from raftflow.domain.contract import LogPiece, TaskLog
+from raftflow.api.routes.logs import task_log
+from raftflow.cli.nouns import logs as logs_module
+from raftflow.domain.contract.views import LogPiece, TaskLog
 
 Run = Callable[..., Result]
 PIECE = 1_000

@@ -174,7 +174,7 @@ def test_small_character_sets(shell: Any, fake: Any, env: dict[str, str]) -> Non
 
 
 def test_json_of_any_value(run: Run, capsys: Any) -> None:
-    from raftflow.cli.output import print_json
+    from raftflow.cli.terminal.output import print_json
 
     values = {"big": 10**5000, "alone": "\ud800x", "pair": "😀", "none": None, "deep": [[[1]]]}
     print_json(values, indent=False)
@@ -186,12 +186,12 @@ def test_json_of_any_value(run: Run, capsys: Any) -> None:
 
 
 def test_a_fault_of_our_own_is_one_line(run: Run, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import raftflow.cli.workflow
+    import raftflow.cli.nouns.workflow
 
     def broken(*_args: Any) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(raftflow.cli.workflow, "connect", broken)
+    monkeypatch.setattr(raftflow.cli.nouns.workflow, "connect", broken)
     result = run("workflow", "list", "-o", "json")
     assert result.exit_code == 70
     error = json.loads(result.stderr)["error"]

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from raftflow.domain.contract import PROBLEM_TYPE_PREFIX, Problem
+from raftflow.domain.contract.views import PROBLEM_TYPE_PREFIX, Problem
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,7 +13,7 @@ import pytest
 
 from raftflow.client import UsageError, Workflow
 from raftflow.formats.documents import TOP_KEYS, normalize
-from raftflow.formats.fields import READERS
+from raftflow.formats.readers.fields import READERS
 
 FETCH = "fetch"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.cli.options import resolve as resolve_flags
+from raftflow.cli.terminal.options import resolve as resolve_flags
 from raftflow.client import AsyncClient, Client, UsageError
 from raftflow.client.settings import ENVIRONMENT, resolve
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raftflow.client import AsyncClient, Unreachable
-from raftflow.client.transport import HEDGE_S, Call
+from raftflow.client.transport import HEDGE_S, ApiCall
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}
 CREATED = {"id": "wf-1"}
@@ -80,7 +80,7 @@ async def test_a_held_read_moves_when_leadership_does(replicas: list[Any], make:
     second.script = third.script = [make.answer(notice(silent, 4)), moved, make.problem("no-leader", 503)]
     second.routes["GET", "/v1/workflows/wf-1"] = third.routes["GET", "/v1/workflows/wf-1"] = view
     async with AsyncClient(urls(replicas)) as client:
-        call = Call("GET", "/v1/workflows/wf-1", params={"wait_ms": "9000"})
+        call = ApiCall("GET", "/v1/workflows/wf-1", params={"wait_ms": "9000"})
         waiting = asyncio.ensure_future(client._transport.call_raw(call))
         await asyncio.sleep(HEDGE_S + 0.2)
         assert not waiting.done()
@@ -114,5 +114,5 @@ async def test_one_replica_alone_is_asked_no_such_question(replicas: list[Any], 
     silent.script = [make.hang]
     async with AsyncClient(urls(replicas), timeout_s=0.6) as client:
         with pytest.raises(Unreachable):
-            await client._transport.call_raw(Call("GET", "/v1/agents", replica=silent.url))
+            await client._transport.call_raw(ApiCall("GET", "/v1/agents", replica=silent.url))
     assert not other.seen

@@ -22,7 +22,7 @@ from raftflow.client import (
     UsageError,
 )
 from raftflow.client import transport as transport_module
-from raftflow.client.transport import Call, Transport
+from raftflow.client.transport import ApiCall, Transport
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}
 CREATED = {"id": "wf-1", "warnings": ["w"], "new_field": 1}
@@ -122,7 +122,7 @@ async def test_a_peer_that_hangs_costs_one_attempt(replicas: list[Any], make: An
     replicas[1].routes["GET", "/x"] = {}
     transport = Transport(urls(replicas), timeout_s=10)
     started = time.monotonic()
-    await transport.call_raw(Call("GET", "/x", attempt_s=0.2))
+    await transport.call_raw(ApiCall("GET", "/x", attempt_s=0.2))
     assert 0.2 <= time.monotonic() - started < 8
     await transport.close()
 

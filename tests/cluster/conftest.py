@@ -10,9 +10,9 @@ from typing import TypeVar
 import pytest
 
 from raftflow.demo.main import read_audit
-from raftflow.domain.contract import AuditLine, AuditTransition
+from raftflow.domain.contract.views import AuditLine, AuditTransition
 from raftflow.domain.features import ONLINE_LEVEL
-from raftflow.local.cluster import LocalCluster, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster
 
 T = TypeVar("T")
 
@@ -22,11 +22,11 @@ _POLL_S = 0.02
 
 @pytest.fixture
 def make_cluster(tmp_path: Path) -> Iterator[Callable[..., LocalCluster]]:
-    """Return a function that makes (and with `start=True` starts) a cluster; `Options` fields are its keywords."""
+    """Return a function that makes (and with `start=True` starts) a cluster; `ClusterOptions` fields are its keywords."""
     made: list[LocalCluster] = []
 
     def make(*, start: bool = True, **options: object) -> LocalCluster:
-        cluster = LocalCluster.create(tmp_path / f"cluster{len(made)}", Options(**options))
+        cluster = LocalCluster.create(tmp_path / f"cluster{len(made)}", ClusterOptions(**options))
         made.append(cluster)
         if start:
             cluster.start()

@@ -192,7 +192,7 @@ WORKERS = (
     py("floods its socket", "while True: os.write(3, b'\\xff' * 65536)", "failed"),
     py(
         "answers for another",
-        "from raftflow.agent.messages import Returned\nimport msgspec\n"
+        "from raftflow.agent.launcher.messages import Returned\nimport msgspec\n"
         "data = msgspec.msgpack.encode(Returned(fence + 1, True, b'666'))\n"
         "os.write(3, struct.pack('<I', len(data)) + data); time.sleep(9)",
         "failed",
@@ -200,14 +200,14 @@ WORKERS = (
     ),
     py(
         "answers twice",
-        "from raftflow.agent.messages import Returned\nimport msgspec\n"
+        "from raftflow.agent.launcher.messages import Returned\nimport msgspec\n"
         "data = msgspec.msgpack.encode(Returned(fence, True, b'1'))\n"
         "os.write(3, (struct.pack('<I', len(data)) + data) * 2)",
         "any",
     ),
     py(
         "answers with lies",
-        "from raftflow.agent.messages import Returned\nimport msgspec\n"
+        "from raftflow.agent.launcher.messages import Returned\nimport msgspec\n"
         "data = msgspec.msgpack.encode(Returned(fence, True, b'1', '', (1 << 62, -5), (False, False), False, -1, 1, -1))\n"
         "os.write(3, struct.pack('<I', len(data)) + data)",
         "any",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from raftflow.domain.contract import AuditLine, AuditTransition
-from raftflow.local.accounts import Account, account_of
+from raftflow.domain.contract.views import AuditLine, AuditTransition
+from raftflow.local.accounts import WorkflowAccount, account_of
 
 Move = tuple[str, str, int, str]
 """Task, event, fence, agent."""
 
 
-def account(*moves: Move) -> Account:
+def account(*moves: Move) -> WorkflowAccount:
     transitions = [
         AuditTransition("w", task, "before", event, "after", attempt=1, fence=fence, agent=agent)
         for task, event, fence, agent in moves

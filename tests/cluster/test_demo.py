@@ -10,7 +10,7 @@ import pytest
 
 from raftflow.demo import census
 from raftflow.demo.verdict import Evidence, judge
-from raftflow.domain.contract import AuditCheck, AuditLine, AuditTransition, LedgerCheck
+from raftflow.domain.contract.views import AuditCheck, AuditLine, AuditTransition, LedgerCheck
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from raftflow import helpers
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.images import DiskImage, memory_disk, mounted_images, why_impossible
-from raftflow.local.load import Acknowledged, Ledger, Reporter, Submissions
+from raftflow.local.load import Acknowledged, Ledger, Reporter, SubmissionLoad
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -33,7 +33,7 @@ class Trouble:
     def load(self) -> Iterator[None]:
         with (
             Reporter(self.cluster.urls, self.acknowledged, name="reporter"),
-            Submissions(self.cluster.urls, self.acknowledged, prefix="load"),
+            SubmissionLoad(self.cluster.urls, self.acknowledged, prefix="load"),
         ):
             self.wait_for_more()
             yield

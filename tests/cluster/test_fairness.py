@@ -14,7 +14,7 @@ COUNT = 20_000
 @pytest.mark.timeout(180)
 def test_one_task_does_not_wait_behind_thousands(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(agents=1, lease_ms=10_000)
-    noop = "raftflow.bench.noop:noop"
+    noop = "raftflow.bench.load.noop:noop"
     many = {"name": "many", "tasks": [{"id": f"t{n}", "python": noop, "args": [1]} for n in range(COUNT)]}
     one = {"name": "one", "tasks": [{"id": "t", "python": noop, "args": [1]}]}
     with cluster.client(timeout_s=60.0) as client:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raftflow.demo.main import read_audit
-from raftflow.domain.contract import AuditLine
+from raftflow.domain.contract.views import AuditLine
 from raftflow.local.accounts import account_of
 from raftflow.local.cluster import LocalCluster
 

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from raftflow.bench import assault, flood
-from raftflow.bench.crew import generators
+from raftflow.bench.benchmarks import flood
+from raftflow.bench.load import hostile_load
+from raftflow.bench.load.workers import generators
 from raftflow.local.cluster import LocalCluster
 
 SECONDS = 4.0
@@ -26,12 +27,12 @@ def test_a_flood_is_survived(kind: str, make_cluster: Callable[..., LocalCluster
     with generators(2) as pool:
         large = pool.submit(flood.fill, url, token, 300).result(timeout=60)
         requests = {
-            "bad": assault.bad_requests(host, token),
-            "heavy": assault.heavy_requests(host, token, large),
+            "bad": hostile_load.bad_requests(host, token),
+            "heavy": hostile_load.heavy_requests(host, token, large),
         }[kind]
         before = cluster.status_of(leader)
         assert before is not None
-        attack = pool.submit(assault.assault, url, requests, PER_S, SECONDS)
+        attack = pool.submit(hostile_load.assault, url, requests, PER_S, SECONDS)
         behaved = pool.submit(flood.behave, url, token, kind, SECONDS).result(timeout=90)
         tally = attack.result(timeout=90)
     after = cluster.status_of(leader)

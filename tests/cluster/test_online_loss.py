@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from raftflow.coordinator.calm import FIRST_PER_S
+from raftflow.coordinator.leader.mass_loss import FIRST_PER_S
 from raftflow.local.cluster import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

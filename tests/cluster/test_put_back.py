@@ -10,7 +10,7 @@ import pytest
 from raftflow.client.errors import NotFound
 from raftflow.local.cluster import LocalCluster, LocalClusterError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.starts import Starts
+from raftflow.replication.members.starts import Starts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from raftflow.domain.features import LEVEL
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.load import Acknowledged, Ledger, Reporter, Submissions, Writer
+from raftflow.local.load import Acknowledged, Ledger, Reporter, SubmissionLoad, Writer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -32,7 +32,7 @@ def test_a_damaged_file(make_cluster: Callable[..., LocalCluster], choose: Calla
     directory = cluster.directory / VICTIM
     with (
         Reporter(cluster.urls, acknowledged, name="reporter"),
-        Submissions(cluster.urls, acknowledged, prefix="load"),
+        SubmissionLoad(cluster.urls, acknowledged, prefix="load"),
     ):
         cluster._wait(lambda: list((directory / "snapshots").glob("*.snapshot")), 60.0, "no snapshot is written")
         time.sleep(1.0)

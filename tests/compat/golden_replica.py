@@ -9,26 +9,29 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from raftflow.coordinator.audit import AuditFile
+from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
 from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL, PIECES_LEVEL
-from raftflow.domain.task import AttemptOutcome
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.links import StreamLinks
 from raftflow.replication.log import Role
-from raftflow.replication.membership import MemberInfo, Membership
-from raftflow.replication.starts import Seen, Start
+from raftflow.replication.members.membership import MemberInfo, Membership
+from raftflow.replication.members.starts import ReplicaStart, Seen
+from raftflow.replication.net.links import StreamLinks
 
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER, NAME, PEERS = "golden", "n1", ("n2", "n3")
-PEER_STARTS = {"n2": Seen(start=Start(7, "nonce-n2"), index=12, term=3), "n3": Seen(start=Start(2, "nonce-n3"))}
+PEER_STARTS = {
+    "n2": Seen(start=ReplicaStart(7, "nonce-n2"), index=12, term=3),
+    "n3": Seen(start=ReplicaStart(2, "nonce-n3")),
+}
 """What the replica remembers of its peers."""
-GIVEN_UP = Seen(start=Start(5, "nonce-lost"), index=20, term=4)
+GIVEN_UP = Seen(start=ReplicaStart(5, "nonce-lost"), index=20, term=4)
 """What a peer remembered of the replica, and its disk did not."""
 SEGMENT_BYTES = 1024
 MEMBERS = Membership(

@@ -22,20 +22,21 @@ from golden_replica import (
     opened,
 )
 
-from raftflow.coordinator.verify import verify_audit
+from raftflow.coordinator.audit.verify import verify_audit
 from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
 from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, PIECES_LEVEL, FeatureLevelError
-from raftflow.machine import snapshot
 from raftflow.machine.machine import Machine
-from raftflow.replication import envelope, membership
-from raftflow.replication.birth_file import Mark, MarkFile
+from raftflow.machine.snapshot import stream
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.identity import DataDir, read_identity
-from raftflow.replication.introductions import Introducer, Introduction
-from raftflow.replication.journal import Journal
+from raftflow.replication.journal.journal import Journal
 from raftflow.replication.log import LogFailedError
-from raftflow.replication.snapshots import SnapshotStore
-from raftflow.replication.starts import Seen, Start, Starts
+from raftflow.replication.members import membership
+from raftflow.replication.members.birth_file import Mark, MarkFile
+from raftflow.replication.members.identity import DataDir, read_identity
+from raftflow.replication.members.introductions import Introducer, Introduction
+from raftflow.replication.members.starts import ReplicaStart, Seen, Starts
+from raftflow.replication.messages import envelope
+from raftflow.replication.snapshot.store import SnapshotStore
 
 SETS = sorted(path.name for path in GOLDEN.iterdir())
 NEWEST = f"level-{LEVEL}"
@@ -52,7 +53,7 @@ def digest_of(machine: Machine, level: int) -> str:
     data = b"".join(machine.snapshot())
     if level < FAULTS_LEVEL:
         frames = []
-        for kind, payload in snapshot._frames([data]):
+        for kind, payload in stream._frames([data]):
             if level >= PIECES_LEVEL and kind not in FIELDS_OF_LEVEL_4:
                 frames.append((len(payload) + 1).to_bytes(4, "big") + kind + payload)
                 continue
@@ -159,7 +160,7 @@ def test_the_birth_and_the_starts(name: str, tmp_path: Path) -> None:
     assert starts.mine.number == lost + 2  # it gave that one up, and was started once more here
     assert starts.put_back(GIVEN_UP, GIVEN_UP.term, GIVEN_UP.index) == ""
     assert starts.put_back(GIVEN_UP, 0, 0) == ""
-    recorded = Seen(start=Start(lost + 1, "another"))
+    recorded = Seen(start=ReplicaStart(lost + 1, "another"))
     assert "another start" in starts.put_back(recorded, 0, 0)
     fs.close()
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator.config import Address, CoordinatorConfig, Limits, Member, Timing
+from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent, SubmitWorkflow
-from raftflow.domain.contract import PollRequest, PollResponse, ReportedEnd
+from raftflow.domain.contract.views import PollRequest, PollResponse, ReportedEnd
 from raftflow.domain.features import LEVEL
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.memory import MemoryLog
 
@@ -40,7 +40,7 @@ class Bench:
         self.fs = RealFileSystem()
         self.clock = FakeClock()
         self.fs.make_dir(directory / "audit")
-        member = Member("n1", Address("127.0.0.1", 1), "http://127.0.0.1:2")
+        member = MemberConfig("n1", Address("127.0.0.1", 1), "http://127.0.0.1:2")
         config = CoordinatorConfig(
             cluster_id="test",
             secret=b"",

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import audit as audit_module
-from raftflow.coordinator import audit_frames
-from raftflow.coordinator import verify as verify_module
-from raftflow.coordinator.audit import AuditFile
-from raftflow.coordinator.audit_frames import GAP, AuditError, Frame, decode_gap, record_of
-from raftflow.coordinator.verify import verify_audit
-from raftflow.domain.contract import AuditRecord
-from raftflow.machine.audit import CHAIN_START, seal
+from raftflow.coordinator.audit import audit_file as audit_module
+from raftflow.coordinator.audit import frames
+from raftflow.coordinator.audit import verify as verify_module
+from raftflow.coordinator.audit.audit_file import AuditFile
+from raftflow.coordinator.audit.frames import GAP, AuditError, Frame, decode_gap, record_of
+from raftflow.coordinator.audit.verify import verify_audit
+from raftflow.domain.contract.views import AuditRecord
+from raftflow.machine.rules.audit_chain import CHAIN_START, seal
 from raftflow.replication.files import RealFileSystem
-from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 
 class History:
@@ -253,7 +253,7 @@ async def test_a_newer_format_is_refused_and_kept(fs: Any, tmp_path: Path, histo
     feed(audit, history, 1, 5)
     await audit.close()
     (file,) = tmp_path.glob("audit-*")  # noqa: ASYNC240 - nothing else runs
-    data = file.read_bytes().replace(audit_frames.MAGIC, b"RFAUDIT2", 1)
+    data = file.read_bytes().replace(frames.MAGIC, b"RFAUDIT2", 1)
     file.write_bytes(data)
     with pytest.raises(AuditError, match="audit format 2"):
         open_audit(fs, tmp_path)
@@ -282,7 +282,7 @@ async def test_verify_finds_what_checksums_cannot(fs: Any, tmp_path: Path, histo
     import msgspec
 
     entries = history.entries
-    gap = msgspec.msgpack.encode(audit_frames.Gap(9, 10, history.chains[10]))
+    gap = msgspec.msgpack.encode(frames.Gap(9, 10, history.chains[10]))
     cases: list[tuple[list[tuple[int, int, bytes]], str]] = [
         ([(1, 1, entries[1][0]), (1, 1, entries[1][0])], "out of order"),
         ([(1, 1, entries[1][0]), (1, 2, entries[2][0])], "the chain does not fit"),
@@ -290,11 +290,11 @@ async def test_verify_finds_what_checksums_cannot(fs: Any, tmp_path: Path, histo
         ([(1, 1, entries[1][0]), (1, 1, entries[1][1]), (GAP, 10, gap)], "does not follow on index 1"),
         ([(1, 1, b"no record")], "cannot be read"),
     ]
-    for number, (frames, problem) in enumerate(cases):
+    for number, (written, problem) in enumerate(cases):
         directory = tmp_path / str(number)
         directory.mkdir()
         audit = open_audit(fs, directory)
-        await write_raw(audit, *frames)
+        await write_raw(audit, *written)
         check = await verify_audit(audit, "n1", history)  # type: ignore[arg-type]
         assert not check.ok
         assert any(problem in text for text in check.problems), (problem, check.problems)
@@ -304,7 +304,7 @@ async def test_verify_finds_what_checksums_cannot(fs: Any, tmp_path: Path, histo
 def test_a_gap_round_trips() -> None:
     import msgspec
 
-    gap = audit_frames.Gap(1, 2, b"c")
+    gap = frames.Gap(1, 2, b"c")
     assert decode_gap(Frame(GAP, 2, msgspec.msgpack.encode(gap))) == gap
 
 

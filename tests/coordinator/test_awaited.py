@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from raftflow.coordinator import awaited
-from raftflow.coordinator.awaited import AwaitedEnds
+from raftflow.coordinator.sessions import awaited_ends
+from raftflow.coordinator.sessions.awaited_ends import AwaitedEnds
 from raftflow.domain.events import WorkflowChanged, WorkflowFinished
-from raftflow.domain.task import WorkflowState
+from raftflow.domain.tasks.states import WorkflowState
 
 LONG_S = 60.0
 
@@ -48,7 +48,7 @@ async def test_nothing_is_left_of_those_that_waited_long_enough_or_went_away() -
 
 
 async def test_there_is_a_bound_and_an_end(monkeypatch: Any) -> None:
-    monkeypatch.setattr(awaited, "HELD_MAX", 1)
+    monkeypatch.setattr(awaited_ends, "HELD_MAX", 1)
     ends = AwaitedEnds()
     (held,) = await hold(ends, "wf-1")
     async with asyncio.timeout(5):

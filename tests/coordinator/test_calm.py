@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.coordinator.calm import Calm, Together
+from raftflow.coordinator.leader.mass_loss import MassLossThrottle, Together
 
 
-def grants(calm: Calm, silent: int, present: int) -> list[int]:
+def grants(calm: MassLossThrottle, silent: int, present: int) -> list[int]:
     """How many are given up at each look, four a second, until none is left."""
     found: list[int] = []
     while silent:
@@ -21,19 +21,19 @@ def grants(calm: Calm, silent: int, present: int) -> list[int]:
 
 @pytest.mark.parametrize(("silent", "present"), [(1, 1), (2, 2), (2, 5), (3, 15), (200, 1_000)])
 def test_few_are_given_up_at_once(silent: int, present: int) -> None:
-    calm = Calm()
+    calm = MassLossThrottle()
     assert grants(calm, silent, present) == [silent]
     assert (calm.active, calm.begun, calm.held_back) == (False, 0, 0)
 
 
 def test_half_of_ten_go_at_five_a_second() -> None:
-    calm = Calm()
+    calm = MassLossThrottle()
     assert grants(calm, 5, 10) == [1, 1, 1, 1, 1]
     assert (calm.active, calm.begun) == (True, 1)
 
 
 def test_a_large_fleet_goes_faster_after_a_second() -> None:
-    found = grants(Calm(), 500, 1_000)
+    found = grants(MassLossThrottle(), 500, 1_000)
     assert found[:5] == [1, 1, 1, 1, 2]
     assert set(found[5:-1]) == {25}, "a tenth of a thousand a second"
     assert sum(found) == 500
@@ -41,7 +41,7 @@ def test_a_large_fleet_goes_faster_after_a_second() -> None:
 
 def test_who_is_silent_counts_before_its_lease_is_over() -> None:
     """The agents' leases do not end in the same moment, even if they vanished together."""
-    calm = Calm()
+    calm = MassLossThrottle()
     assert calm.grant(1, silent=50, present=100, now_s=7.0) == 1
     assert calm.grant(9, silent=49, present=99, now_s=7.1) == 0
     assert calm.held_back == 9

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator.config import Address, CoordinatorConfig, load_config
-from raftflow.coordinator.settings import ConfigError
+from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, load_config
+from raftflow.coordinator.config.settings import ConfigError
 
 SECRET = "s" * 40
 TOKEN = "t" * 20

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from raftflow.coordinator.audit_frames import record_of
-from raftflow.coordinator.ends import attempt_end, attempt_finish
+from raftflow.coordinator.audit.frames import record_of
+from raftflow.coordinator.sessions.ends import attempt_end, attempt_finish
 from raftflow.domain.commands import ControlWorkflow, RegisterAgent, RemoveAgent
-from raftflow.domain.contract import ReportedEnd
+from raftflow.domain.contract.views import ReportedEnd
 from raftflow.domain.limits import RESULT_BYTES_MAX
 from raftflow.domain.replies import AgentAccepted
-from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
-from raftflow.machine import invariants
+from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
+from raftflow.machine.read import invariants
 
 ONE = Raw(b"1")
 

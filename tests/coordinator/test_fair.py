@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from raftflow.coordinator.fair import FairQueue
+from raftflow.coordinator.commit.fair_queue import FairQueue
 
 
 def drain(queue: FairQueue[str]) -> list[str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator.foresight import AHEAD_MAX, placements_after
+from raftflow.coordinator.placement.speculative import AHEAD_MAX, placements_after
 from raftflow.domain.commands import ControlAgent, ControlWorkflow, SubmitWorkflow
-from raftflow.domain.task import TaskState
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import invariants
+from raftflow.domain.tasks.states import TaskState
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine.read import invariants
 
 
 async def submit(one: Any, *tasks: TaskSpec, priority: int = 50) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from raftflow.coordinator.submitter import NoLeaderError
+from raftflow.coordinator.commit.submitter import NoLeaderError
 from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.features import LEVEL, LEVEL_FIRST, ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.log import PeerStatus
 from raftflow.replication.memory import MemoryLog
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import leader as leader_module
-from raftflow.coordinator.config import Limits
-from raftflow.coordinator.errand import Errand
-from raftflow.coordinator.leader import UNHEARD_S
-from raftflow.coordinator.leases import Leases
-from raftflow.coordinator.retention import Retention
-from raftflow.coordinator.standing import Standing
-from raftflow.coordinator.submitter import NoLeaderError
+from raftflow.coordinator.commit.coalesced_task import CoalescedTask
+from raftflow.coordinator.commit.submitter import NoLeaderError
+from raftflow.coordinator.config.replica_config import Limits
+from raftflow.coordinator.leader import leader_loop as leader_module
+from raftflow.coordinator.leader.agent_status import AgentStatus
+from raftflow.coordinator.leader.leader_loop import UNHEARD_S
+from raftflow.coordinator.leader.leases import Leases
+from raftflow.coordinator.leader.retention import Retention
 from raftflow.domain.commands import ControlAgent, ControlWorkflow
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.task import AgentState, TaskState, WorkflowState
-from raftflow.machine.state import Agent
+from raftflow.domain.tasks.states import AgentState, TaskState, WorkflowState
+from raftflow.machine.tables.state import Agent
 
 
 def test_leases_expire_after_lease_and_margin() -> None:
@@ -142,7 +142,7 @@ async def test_a_suspect_that_is_lost_and_back_gets_work(bench: Any) -> None:
 
 
 def test_who_returned_is_up_like_others_after_a_minute() -> None:
-    standing = Standing()
+    standing = AgentStatus()
     agent = Agent("a1", "i", 3, capacity={}, labels={}, prefetch=0)
     standing.changed(agent, 10.0)
     assert standing.word("a1", "up", 11.0) == "up", "it is new, not back"
@@ -151,7 +151,7 @@ def test_who_returned_is_up_like_others_after_a_minute() -> None:
     standing.changed(again, 20.0)
     standing.changed(again, 70.0)
     assert (standing.word("a1", "up", 79.9), standing.word("a1", "up", 80.0)) == ("returned", "up")
-    other = Standing()
+    other = AgentStatus()
     other.known(again)
     other.changed(again, 20.0)
     assert other.word("a1", "up", 21.0) == "up", "it was there before this replica led"
@@ -398,7 +398,7 @@ async def test_an_errand_runs_once_for_many_kicks_and_again_if_kicked_meanwhile(
         runs.append(len(runs))
         await gate.wait()
 
-    errand = Errand("test", work, lambda error: pytest.fail(str(error)))
+    errand = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
     errand.kick()
     await asyncio.sleep(0)
     assert runs == [], "not started"
@@ -419,7 +419,7 @@ async def test_an_errand_runs_once_for_many_kicks_and_again_if_kicked_meanwhile(
 
 
 async def test_an_errand_that_found_no_leader_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftflow.coordinator.errand.RETRY_S", 0.01)
+    monkeypatch.setattr("raftflow.coordinator.commit.coalesced_task.RETRY_S", 0.01)
     runs: list[int] = []
     done = asyncio.Event()
 
@@ -429,7 +429,7 @@ async def test_an_errand_that_found_no_leader_tries_again(monkeypatch: pytest.Mo
             raise NoLeaderError("none")
         done.set()
 
-    errand = Errand("test", work, lambda error: pytest.fail(str(error)))
+    errand = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
     errand.start()
     errand.kick()
     await asyncio.wait_for(done.wait(), 5)
@@ -442,7 +442,7 @@ async def test_a_bug_in_an_errand_is_told() -> None:
     async def work() -> None:
         raise KeyError("bug")
 
-    errand = Errand("test", work, told.append)
+    errand = CoalescedTask("test", work, told.append)
     errand.start()
     errand.kick()
     await asyncio.sleep(0.01)
@@ -453,7 +453,7 @@ async def test_stopping_an_errand_releases_who_waits() -> None:
     async def work() -> None:
         await asyncio.Event().wait()
 
-    errand = Errand("test", work, lambda error: pytest.fail(str(error)))
+    errand = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
     errand.start()
     errand.kick()
     released = asyncio.Event()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from raftflow.coordinator.leader_news import ANSWERS_PER_TURN, LeaderNews
-from raftflow.domain.contract import LeaderNotice
+from raftflow.coordinator.leader.leader_news import ANSWERS_PER_TURN, LeaderNews
+from raftflow.domain.contract.views import LeaderNotice
 
 
 class World:

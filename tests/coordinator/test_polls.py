@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import holding, seats
-from raftflow.coordinator import polls as polls_module
-from raftflow.coordinator.config import Limits
-from raftflow.coordinator.relay import LogUnavailableError
-from raftflow.coordinator.submitter import BusyError, NoLeaderError, OutcomeUnknownError
+from raftflow.coordinator.commit.submitter import BusyError, NoLeaderError, OutcomeUnknownError
+from raftflow.coordinator.config.replica_config import Limits
+from raftflow.coordinator.sessions import agent_session, long_polls
+from raftflow.coordinator.sessions import poll_service as polls_module
+from raftflow.coordinator.sessions.log_relay import LogUnavailableError
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, ControlWorkflow, RemoveAgent
-from raftflow.domain.contract import AgentLoad, LogPiece, PollRequest, PollResponse
+from raftflow.domain.contract.views import AgentLoad, LogPiece, PollRequest, PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.task import AgentState, TaskState, WorkflowState
-from raftflow.machine import invariants
+from raftflow.domain.tasks.states import AgentState, TaskState, WorkflowState
+from raftflow.machine.read import invariants
 from raftflow.replication.log import Unknown
 
 
@@ -159,7 +159,7 @@ async def test_an_old_poll_does_not_revive_or_miss_what_was_reported_since(bench
 
 
 async def test_a_stop_is_told_at_once_and_then_repeated_calmly(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "REPEAT_S", 0.15)
+    monkeypatch.setattr(long_polls, "REPEAT_S", 0.15)
     one = await bench()
     incarnation = await one.register()
     workflow = await one.submit("t")
@@ -235,7 +235,7 @@ async def test_unknown_agents_and_old_incarnations_must_register(bench: Any) -> 
     assert reply.code is RejectionCode.STALE_INCARNATION
     assert one.machine.applied_index == index + 1, "the refusal is in the audit"
     frames, _ = await one.replica.audit.read(index + 1, 1)
-    from raftflow.coordinator.audit_frames import record_of
+    from raftflow.coordinator.audit.frames import record_of
 
     record = record_of(frames[0])
     assert (record.command, record.outcome, record.transitions) == ("attempts.end", "stale_incarnation", ())
@@ -418,7 +418,7 @@ async def test_a_bug_in_an_answer_reaches_whoever_asked(bench: Any, monkeypatch:
     def broken(*_: Any) -> Any:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(holding, "news_for", broken)
+    monkeypatch.setattr(long_polls, "news_for", broken)
     with pytest.raises(LookupError):
         await one.poll(incarnation, 1, wait_ms=1_000)
     assert one.desk.held == 0
@@ -436,7 +436,7 @@ async def test_held_polls_are_bounded(bench: Any) -> None:
 
 
 async def test_large_inputs_are_spread_over_answers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seats, "ANSWER_BYTES", 3)
+    monkeypatch.setattr(agent_session, "ANSWER_BYTES", 3)
     one = await bench()
     incarnation = await one.register(cpu=3)
     await one.submit("a", "b", "c")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator.precedence import attempts_in_the_way
+from raftflow.coordinator.placement.precedence import attempts_in_the_way
 from raftflow.domain.commands import RecallAttempts
 from raftflow.domain.features import ONLINE_LEVEL
 

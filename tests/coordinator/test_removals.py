@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import removals as removals_module
-from raftflow.coordinator.submitter import NoLeaderError
-from raftflow.domain.contract import PollResponse
+from raftflow.coordinator.commit.submitter import NoLeaderError
+from raftflow.coordinator.leader import removals as removals_module
+from raftflow.domain.contract.views import PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.task import AgentState
+from raftflow.domain.tasks.states import AgentState
 from raftflow.replication.log import Outcome, Rejected, Unknown
 
 

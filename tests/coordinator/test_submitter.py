@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator.submitter import (
+from raftflow.coordinator.commit.submitter import (
     BusyError,
     NoLeaderError,
     NotLeaderError,
@@ -18,7 +18,7 @@ from raftflow.domain import limits
 from raftflow.domain.commands import FireTimers, SubmitWorkflow, decode_entry
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Fired
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.log import Applied, Outcome, Rejected, Unknown
 
 
@@ -83,7 +83,7 @@ async def test_what_comes_while_entries_are_in_flight_shares_the_next_one(log: F
 
 
 async def test_an_entry_is_bounded_in_commands_and_bytes(log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftflow.coordinator.submitter.ENTRY_TARGET_BYTES", 60)
+    monkeypatch.setattr("raftflow.coordinator.commit.submitter.ENTRY_TARGET_BYTES", 60)
     submitter = make(log, commands_max=3, in_flight_max=10)
     work = [asyncio.ensure_future(submitter.propose(fire(n))) for n in range(5)]
     work += [asyncio.ensure_future(submitter.propose(fire(n, "leader:" + "x" * 50))) for n in (5, 6)]
@@ -200,7 +200,7 @@ async def test_closing_refuses_what_waits_and_sees_the_rest_through(log: FakeLog
 
 
 async def test_waiting_bytes_are_bounded(log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftflow.coordinator.submitter.WAITING_BYTES_MAX", 1_000)
+    monkeypatch.setattr("raftflow.coordinator.commit.submitter.WAITING_BYTES_MAX", 1_000)
     submitter = make(log)
     first = asyncio.ensure_future(submitter.propose(submission(args=b"x" * 5_000), bounded=True))
     await turn()
@@ -286,7 +286,7 @@ async def test_one_client_leaves_room_for_others(log: FakeLog, monkeypatch: pyte
     with pytest.raises(BusyError, match="5 commands of greedy are waiting, and others need room"):
         submitter.enqueue(one_task(5), bounded=True, client="greedy")
     work += [submitter.enqueue(one_task(n), bounded=True, client="modest") for n in (6, 7)]
-    monkeypatch.setattr("raftflow.coordinator.submitter.WAITING_BYTES_MAX", 2_000)
+    monkeypatch.setattr("raftflow.coordinator.commit.submitter.WAITING_BYTES_MAX", 2_000)
     with pytest.raises(BusyError, match="commands of modest take 174 bytes, and others need room"):
         submitter.enqueue(one_task(8, 1_230), bounded=True, client="modest")
     await let_through(log, work)

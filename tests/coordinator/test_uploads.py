@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import planner
-from raftflow.coordinator.submission import Submission, submission_of
-from raftflow.coordinator.submitter import BusyError, NoLeaderError, NotLeaderError, OutcomeUnknownError
-from raftflow.coordinator.uploads import ClientGoneError
+from raftflow.coordinator.commit.submitter import BusyError, NoLeaderError, NotLeaderError, OutcomeUnknownError
+from raftflow.coordinator.placement import planner
+from raftflow.coordinator.uploads.submission import WorkflowSubmission, submission_of
+from raftflow.coordinator.uploads.workflow_uploads import ClientGoneError
 from raftflow.domain import commands as c
 from raftflow.domain import limits
 from raftflow.domain.events import WorkflowNotReady, WorkflowReady
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import WorkflowAccepted
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import queries
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine.read import queries
 from raftflow.replication.log import Unknown
 
 
-def submission(count: int = 10, request_id: str = "", tasks_max: int = 2, priority: int = 50) -> Submission:
+def submission(count: int = 10, request_id: str = "", tasks_max: int = 2, priority: int = 50) -> WorkflowSubmission:
     tasks = tuple(TaskSpec(id=f"t{n}", command=("true",)) for n in range(count))
     spec = WorkflowSpec(name="w", tasks=tasks, priority=priority)
     return submission_of(spec, request_id, {}, tasks_max=tasks_max)

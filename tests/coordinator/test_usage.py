@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import usage as usage_module
-from raftflow.coordinator.usage import UsageSample, UsageStore
-from raftflow.domain.contract import AttemptUsage
+from raftflow.coordinator.placement import usage as usage_module
+from raftflow.coordinator.placement.usage import UsageSample, UsageStore
+from raftflow.domain.contract.views import AttemptUsage
 
 
 def told(fence: int, cpu_ms: int = 0, **fields: Any) -> AttemptUsage:

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator import watch as watch_module
-from raftflow.coordinator.outlook import Outlook
-from raftflow.coordinator.planner import REMEMBERED_MAX
-from raftflow.coordinator.seats import DELIVERIES_APART_S, DELIVERIES_MAX, News, Seat
+from raftflow.coordinator.placement import rebalancer as watch_module
+from raftflow.coordinator.placement.agent_stats import AgentStats
+from raftflow.coordinator.placement.planner import REMEMBERED_MAX
+from raftflow.coordinator.sessions.agent_session import DELIVERIES_APART_S, DELIVERIES_MAX, AgentSession, News
 from raftflow.domain.commands import CommitBackups, RecallAttempts
-from raftflow.domain.contract import AgentLoad, Assignment, AttemptUsage
+from raftflow.domain.contract.views import AgentLoad, Assignment, AttemptUsage
 from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
-from raftflow.domain.rooms import AgentRoom
-from raftflow.domain.task import TaskState
-from raftflow.machine import invariants
+from raftflow.domain.tasks.feasibility import AgentRoom
+from raftflow.domain.tasks.states import TaskState
+from raftflow.machine.read import invariants
 
 SECOND_MS = 1_000
 
@@ -258,7 +258,7 @@ async def test_no_backup_for_an_agent_that_was_not_heard_in_this_term(bench: Any
 
 
 def test_what_a_seat_knows_of_deliveries() -> None:
-    seat = Seat("a1", 1)
+    seat = AgentSession("a1", 1)
     assert seat.delivered_s(0) is None
     seat.heard(4)
     for number in range(DELIVERIES_MAX + 1):
@@ -341,7 +341,7 @@ def room(name: str = "a1") -> AgentRoom:
 
 
 def test_the_outlook_tells_of_changes_in_coarse_steps() -> None:
-    outlook = Outlook()
+    outlook = AgentStats()
     load = AgentLoad(cpu_count=4, memory_free_mib=4_000, cpu_busy_per_mille=100, run_queue=0)
     outlook.told("a1", load)
     assert outlook.take_changed() == {"a1": None}
@@ -355,7 +355,7 @@ def test_the_outlook_tells_of_changes_in_coarse_steps() -> None:
 
 
 def test_the_outlook_measures_speed() -> None:
-    outlook = Outlook()
+    outlook = AgentStats()
     outlook.ran("a1", 50, 5_000)
     assert outlook.speed("a1") == 1_000, "too short to tell"
     outlook.ran("a1", 1_000, 10_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.domain.cachekeys import Reference, parse_key, referred
+from raftflow.domain.values.cachekeys import Reference, parse_key, referred
 
 
 def test_texts_and_references_in_order():

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from raftflow.domain import limits
-from raftflow.domain.checks import (
+from raftflow.domain.commands import Entry, EntryError, FireTimers, decode_entry, encode_entry
+from raftflow.domain.tasks.checks import (
     check_task_values,
     check_workflow_values,
     label_problems,
     resource_problems,
     result_problem,
 )
-from raftflow.domain.commands import Entry, EntryError, FireTimers, decode_entry, encode_entry
-from raftflow.domain.workflow import TaskSpec
+from raftflow.domain.tasks.workflow import TaskSpec
 
 
 def paths(**fields):

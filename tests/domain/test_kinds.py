@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.domain.kinds import kind_of
+from raftflow.domain.tasks.kinds import kind_of
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.domain.peers import PEERS_TOLD_MAX, learn_peers, order_peers, tell_peers
+from raftflow.domain.tasks.peer_urls import PEERS_TOLD_MAX, learn_peers, order_peers, tell_peers
 
 
 def test_what_is_told_is_learned() -> None:

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain import preparation
-from raftflow.domain.preparation import critical_path, levels_of, without_redundant
+from raftflow.domain.tasks import preparation
+from raftflow.domain.tasks.preparation import critical_path, levels_of, without_redundant
 
 
 def reduce(needs):

@@ -9,15 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftflow.domain import limits
-from raftflow.domain.contract import ReportedEnd
-from raftflow.domain.reportable import (
-    first_fault,
-    judge_end,
-    result_fault,
-    told_number,
-    told_text,
-)
-from raftflow.domain.values import read_json
+from raftflow.domain.contract.views import ReportedEnd
+from raftflow.domain.tasks.reportable import first_fault, judge_end, result_fault, told_number, told_text
+from raftflow.domain.values.exact import read_json
 
 
 def nested(levels: int, inner: bytes = b"") -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.domain.resources import fits, parse_amount, show_amount, show_resources
-from raftflow.domain.rooms import Shape, fits_in, shape_of, suits
+from raftflow.domain.tasks.feasibility import Shape, fits_in, shape_of, suits
+from raftflow.domain.tasks.resources import fits, parse_amount, show_amount, show_resources
 
 PARSED = [
     ("cpu", 1, 1000),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.times import iso_utc, iso_utc_or_none
+from raftflow.domain.values.times import iso_utc, iso_utc_or_none
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

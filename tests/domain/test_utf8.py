@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftflow.domain.contract import TaskLog
-from raftflow.domain.utf8 import continuation_prefix, incomplete_suffix
+from raftflow.domain.contract.views import TaskLog
+from raftflow.domain.values.utf8 import continuation_prefix, incomplete_suffix
 
 
 @given(st.text(min_size=1), st.data())

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftflow.domain import values
 from raftflow.domain.limits import INTEGER_DIGITS_MAX, JSON_DEPTH_MAX
-from raftflow.domain.values import ValueFault, decode_json, find_fault, read_json, write_json
+from raftflow.domain.values import exact
+from raftflow.domain.values.exact import ValueFault, decode_json, find_fault, read_json, write_json
 
 NAN, INF = math.nan, math.inf
 MOST = 10**INTEGER_DIGITS_MAX - 1
@@ -45,17 +45,17 @@ def test_a_whole_number_is_written_in_the_same_way_whether_or_not_it_has_64_bits
 
 
 READ = [
-    (b'{"a": 1, "a": 2}', "a", values.TWICE),
-    (b'{"t": [{"x": {"k": 1, "k": {"z": 1, "z": 2}}}]}', "t[0].x.k", values.TWICE),
-    (b'{"a": {"z": 1, "z": 2}, "a": 3}', "a", values.TWICE),
-    (b'{"a": NaN, "a": 3}', "a", values.TWICE),
-    (rb'{"a": {"\u006b": 1, "k": 2}}', "a.k", values.TWICE),
-    (b"[1, NaN]", "[1]", values.NOT_FINITE),
-    (b'{"a b": -Infinity}', "'a b'", values.NOT_FINITE),
-    (b'{"x": [1' + b"0" * 5_000 + b"]}", "x[0]", values.LONG_INTEGER),
-    (b'{"x": 1' + b"0" * 5_000 + b', "x": 1}', "", values.LONG_INTEGER),
-    (b"[" * (JSON_DEPTH_MAX + 1) + b"]" * (JSON_DEPTH_MAX + 1), "[0]" * 40 + "...", values.TOO_DEEP),
-    (b"[" * 20_000, "", f"the JSON {values.TOO_DEEP}"),
+    (b'{"a": 1, "a": 2}', "a", exact.TWICE),
+    (b'{"t": [{"x": {"k": 1, "k": {"z": 1, "z": 2}}}]}', "t[0].x.k", exact.TWICE),
+    (b'{"a": {"z": 1, "z": 2}, "a": 3}', "a", exact.TWICE),
+    (b'{"a": NaN, "a": 3}', "a", exact.TWICE),
+    (rb'{"a": {"\u006b": 1, "k": 2}}', "a.k", exact.TWICE),
+    (b"[1, NaN]", "[1]", exact.NOT_FINITE),
+    (b'{"a b": -Infinity}', "'a b'", exact.NOT_FINITE),
+    (b'{"x": [1' + b"0" * 5_000 + b"]}", "x[0]", exact.LONG_INTEGER),
+    (b'{"x": 1' + b"0" * 5_000 + b', "x": 1}', "", exact.LONG_INTEGER),
+    (b"[" * (JSON_DEPTH_MAX + 1) + b"]" * (JSON_DEPTH_MAX + 1), "[0]" * 40 + "...", exact.TOO_DEEP),
+    (b"[" * 20_000, "", f"the JSON {exact.TOO_DEEP}"),
     (b"[1,\n]", "", "line 2, column 1: Expecting value"),
     (b"1\n\xff", "", "line 2: not UTF-8"),
     (b"01", "", "line 1, column 2: Extra data"),
@@ -77,11 +77,11 @@ def test_a_byte_order_mark_is_passed_over_at_the_beginning_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "path", "message"),
     [
-        (b'{"a": 1%s}' % (b"0" * INTEGER_DIGITS_MAX), "a", values.LONG_INTEGER),
-        (b"[-1e400]", "[0]", values.NOT_FINITE),
-        (rb'{"a": ["\ud800"]}', "a[0]", values.LONE_SURROGATE),
-        (b'["\xed\xa0\x80"]', "[0]", values.LONE_SURROGATE),
-        (rb'{"\udc00": 1}', "'\\udc00' (the key)", values.LONE_SURROGATE),
+        (b'{"a": 1%s}' % (b"0" * INTEGER_DIGITS_MAX), "a", exact.LONG_INTEGER),
+        (b"[-1e400]", "[0]", exact.NOT_FINITE),
+        (rb'{"a": ["\ud800"]}', "a[0]", exact.LONE_SURROGATE),
+        (b'["\xed\xa0\x80"]', "[0]", exact.LONE_SURROGATE),
+        (rb'{"\udc00": 1}', "'\\udc00' (the key)", exact.LONE_SURROGATE),
     ],
 )
 def test_what_was_read_may_have_faults_that_are_found_later(text: bytes, path: str, message: str) -> None:
@@ -100,15 +100,15 @@ def test_colons_tell_of_keys_given_twice_and_those_in_texts_do_not_mislead() -> 
         b'[" :", {"x" : ":"}]',
         b'":"',
     ):
-        assert values.twice_fault(text, json.loads(text)) is None
+        assert exact.twice_fault(text, json.loads(text)) is None
     for text, path in (
         (b'{"a" : 1, "a"\n: 2}', "a"),
         (b'{"a":1,"a"\t:2}', "a"),
         (b'[":", {"b": {"x": 1, "x": ":"}}]', "[1].b.x"),
     ):
-        fault = values.twice_fault(text, orjson.loads(text))
+        fault = exact.twice_fault(text, orjson.loads(text))
         assert fault is not None
-        assert (fault.path, fault.message) == (path, values.TWICE)
+        assert (fault.path, fault.message) == (path, exact.TWICE)
 
 
 class Wrong(enum.Enum):
@@ -136,7 +136,7 @@ class Sly(dict[str, Any]):
     def items(self) -> Any:
         return ()
 
-    def values(self) -> Any:
+    def exact(self) -> Any:
         raise RuntimeError
 
 
@@ -158,7 +158,7 @@ class Sly(dict[str, Any]):
 def test_numbers_that_are_not_finite_are_found_wherever_the_encoder_would_lose_them(value: Any, path: str) -> None:
     with pytest.raises(ValueFault) as fault:
         write_json(value)
-    assert (fault.value.path, fault.value.message) == (path, values.NOT_FINITE)
+    assert (fault.value.path, fault.value.message) == (path, exact.NOT_FINITE)
 
 
 class Word(str):
@@ -177,14 +177,14 @@ def circle() -> list[Any]:
 @pytest.mark.parametrize(
     ("value", "path", "message"),
     [
-        (10**6_000, "", values.LONG_INTEGER),
-        ([-(10**INTEGER_DIGITS_MAX)], "[0]", values.LONG_INTEGER),
-        ({"s": "\ud800"}, "s", values.LONE_SURROGATE),
+        (10**6_000, "", exact.LONG_INTEGER),
+        ([-(10**INTEGER_DIGITS_MAX)], "[0]", exact.LONG_INTEGER),
+        ({"s": "\ud800"}, "s", exact.LONE_SURROGATE),
         ({"s": {1, 2}}, "s", "is no JSON value (its type is set)"),
         (b"x", "", "is no JSON value (its type is bytes)"),
         ({"x": {1: 2}}, "x.'1' (the key)", "is no text"),
         ({Word("a"): [1]}, "", "cannot be written as JSON: Dict key must be str"),
-        (circle(), "[0]" * 40 + "...", values.TOO_DEEP),
+        (circle(), "[0]" * 40 + "...", exact.TOO_DEEP),
     ],
     ids=range(8),
 )

@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftflow.domain import limits
-from raftflow.domain.ids import name_problem
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph, find_cycles, topological_order, upward_ranks
+from raftflow.domain.tasks.workflow import (
+    TaskSpec,
+    WorkflowSpec,
+    check_graph,
+    find_cycles,
+    topological_order,
+    upward_ranks,
+)
+from raftflow.domain.values.ids import name_problem
 
 
 def graph(needs: dict[str, str], **expected: int) -> WorkflowSpec:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import raftflow.formats
 from raftflow.domain import limits
-from raftflow.domain.checks import check_task_values, check_workflow_values
-from raftflow.domain.contract import FieldProblem
-from raftflow.domain.ids import name_problem
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec, check_graph
+from raftflow.domain.contract.views import FieldProblem
+from raftflow.domain.tasks.checks import check_task_values, check_workflow_values
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec, check_graph
+from raftflow.domain.values.ids import name_problem
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
-from raftflow.formats.fields import READERS
-from raftflow.formats.jsontext import decode_json
+from raftflow.formats.readers.fields import READERS
+from raftflow.formats.readers.jsontext import decode_json
 
 
 def task(**fields: Any) -> dict[str, Any]:

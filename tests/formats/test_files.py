@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.files import FormatError, load, loads
-from raftflow.formats.wfformat import Conversion
-from raftflow.formats.yamldoc import YamlError, parse_yaml
+from raftflow.formats.foreign.wfformat import Conversion
+from raftflow.formats.readers.yamldoc import YamlError, parse_yaml
 
 
 @pytest.mark.parametrize("name", ["sum.toml", "report.yaml", "diamond.json", "recorded.wfformat.json"])

@@ -9,7 +9,7 @@ import pytest
 from raftflow.formats.documents import normalize
 from raftflow.formats.faults import DocumentError
 from raftflow.formats.files import FormatError, load, loads
-from raftflow.formats.foreign import kind_of
+from raftflow.formats.foreign.other_systems import kind_of
 
 # name of the file, what is in it, what the answer calls it, a field that the answer names
 FOREIGN = [

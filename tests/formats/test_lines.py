@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.formats.lines import find_lines
+from raftflow.formats.readers.lines import find_lines
 
 TOML = '''# a comment with [brackets] and = signs
 name = "w"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import raftflow
 from raftflow.domain import limits
 from raftflow.formats.documents import TOP_KEYS, DocumentError, normalize
-from raftflow.formats.fields import OWN_KEYS, READERS
 from raftflow.formats.files import load, loads
+from raftflow.formats.readers.fields import OWN_KEYS, READERS
 from raftflow.formats.schema import BEYOND, SCHEMA_ID, workflow_schema, workflow_schema_file
 
 VALIDATOR = jsonschema_rs.validator_for(workflow_schema_file())

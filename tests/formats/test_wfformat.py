@@ -11,7 +11,7 @@ import pytest
 
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.files import load
-from raftflow.formats.wfformat import Conversion, convert, cores_of
+from raftflow.formats.foreign.wfformat import Conversion, convert, cores_of
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.local.cluster import LocalCluster, LocalClusterError, Options
+from raftflow.local.cluster import ClusterOptions, LocalCluster, LocalClusterError
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> LocalCluster:
     """A cluster of one replica that was never started."""
-    return LocalCluster.create(tmp_path / "one", Options(nodes=1, agents=0))
+    return LocalCluster.create(tmp_path / "one", ClusterOptions(nodes=1, agents=0))
 
 
 def test_a_copy_is_refused_while_its_original_is_there(made: LocalCluster, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_directory_that_was_moved_is_the_same_cluster(made: LocalCluster, tmp_
     moved = made.directory.rename(tmp_path / "moved")
     assert LocalCluster.load(moved).urls == made.urls
     # Another cluster where it was before has nothing to do with it.
-    LocalCluster.create(tmp_path / "one", Options(nodes=1, agents=0))
+    LocalCluster.create(tmp_path / "one", ClusterOptions(nodes=1, agents=0))
     assert LocalCluster.load(moved.rename(tmp_path / "moved again")).urls == made.urls
 
 

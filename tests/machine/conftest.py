@@ -11,16 +11,16 @@ import pytest
 from raftflow.domain import commands as c
 from raftflow.domain.events import Event
 from raftflow.domain.features import LEVEL
-from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.task import AttemptOutcome, TaskState
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import queries
-from raftflow.machine.audit import decode_record, verify_chain
-from raftflow.machine.invariants import check
-from raftflow.machine.learning import expected_times
+from raftflow.domain.tasks.states import AttemptOutcome, TaskState
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.values.pieces import Draft
 from raftflow.machine.machine import EntryResult, Machine
-from raftflow.machine.requests import fingerprint_of
+from raftflow.machine.read import queries
+from raftflow.machine.read.invariants import check
+from raftflow.machine.rules.audit_chain import decode_record, verify_chain
+from raftflow.machine.rules.learning import expected_times
+from raftflow.machine.tables.requests import fingerprint_of
 
 START_MS = 1_700_000_000_000
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.domain.contract import AuditTransition
-from raftflow.domain.events import (
-    AgentChanged,
-    TaskNotReady,
-    TaskReady,
-    TimerSet,
-    WorkflowChanged,
-    WorkflowFinished,
-)
+from raftflow.domain.contract.views import AuditTransition
+from raftflow.domain.events import AgentChanged, TaskNotReady, TaskReady, TimerSet, WorkflowChanged, WorkflowFinished
 from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.limits import AGENTS_LOST_MAX
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.task import WorkflowState
-from raftflow.machine.attempts import LOSSES_MAX, TIMERS_PER_COMMAND_MAX
-from raftflow.machine.ledger import DEADLINE_MARGIN_MS
+from raftflow.domain.tasks.states import WorkflowState
+from raftflow.machine.commands.attempts import LOSSES_MAX, TIMERS_PER_COMMAND_MAX
+from raftflow.machine.rules.ledger import DEADLINE_MARGIN_MS
 
 
 def test_a_chain_runs_to_its_end(drive):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from raftflow.machine.audit import CHAIN_START, chain_of, decode_record, seal, verify_chain
+from raftflow.machine.rules.audit_chain import CHAIN_START, chain_of, decode_record, seal, verify_chain
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from raftflow.domain.events import AgentChanged, TaskReady, WorkflowChanged, Wor
 from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.limits import AGENTS_LOST_MAX, ATTEMPT_HISTORY_MAX
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.task import TaskState, WorkflowState
-from raftflow.machine import queries
-from raftflow.machine.ledger import DEADLINE_MARGIN_MS
+from raftflow.domain.tasks.states import TaskState, WorkflowState
 from raftflow.machine.machine import Machine
-from raftflow.machine.state import Attempt, attempt_of
-from raftflow.machine.timers import is_current
+from raftflow.machine.read import queries
+from raftflow.machine.rules.ledger import DEADLINE_MARGIN_MS
+from raftflow.machine.tables.state import Attempt, attempt_of
+from raftflow.machine.tables.timers import is_current
 
 
 @pytest.fixture

@@ -9,15 +9,17 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.domain import limits
-from raftflow.domain.cachekeys import automatic_key, digest_of, fill
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Cleared
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import cache, queries, results
-from raftflow.machine.invariants import check
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.values.cachekeys import automatic_key, digest_of, fill
 from raftflow.machine.machine import Machine
-from raftflow.machine.restoring import SnapshotError
-from raftflow.machine.results import CachedResult, ResultTable
+from raftflow.machine.read import queries
+from raftflow.machine.read.invariants import check
+from raftflow.machine.rules import cache
+from raftflow.machine.snapshot.restoring import SnapshotError
+from raftflow.machine.tables import results
+from raftflow.machine.tables.results import CachedResult, ResultTable
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.machine import machine as machine_module
-from raftflow.machine.discard import Discarded
 from raftflow.machine.machine import Machine
+from raftflow.machine.tables.discard import Discarded
 
 
 @pytest.fixture

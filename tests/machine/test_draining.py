@@ -9,10 +9,10 @@ from raftflow.domain.events import TimerSet
 from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done
-from raftflow.machine import queries
-from raftflow.machine.agent_timers import AgentTimers
 from raftflow.machine.machine import Machine
-from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE
+from raftflow.machine.read import queries
+from raftflow.machine.tables.agent_timers import AgentTimers
+from raftflow.machine.tables.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_the_earliest_of_all_timers_is_told(online):
 
 
 def test_many_deadlines_fire_over_several_commands(online, monkeypatch):
-    monkeypatch.setattr("raftflow.machine.attempts.TIMERS_PER_COMMAND_MAX", 2)
+    monkeypatch.setattr("raftflow.machine.commands.attempts.TIMERS_PER_COMMAND_MAX", 2)
     for name in ("a1", "a2", "a3"):
         online.register(name)
         online.drain(1, name)

@@ -7,9 +7,9 @@ import pytest
 
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted
-from raftflow.machine import queries
 from raftflow.machine.machine import Machine
-from raftflow.machine.restoring import SnapshotError
+from raftflow.machine.read import queries
+from raftflow.machine.snapshot.restoring import SnapshotError
 
 
 @pytest.fixture

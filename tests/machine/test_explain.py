@@ -7,10 +7,10 @@ from typing import get_args
 import msgspec
 import pytest
 
-from raftflow.domain.contract import WaitingKind
-from raftflow.domain.rooms import shape_of
-from raftflow.machine.explain import Memory
-from raftflow.machine.queries import explain
+from raftflow.domain.contract.views import WaitingKind
+from raftflow.domain.tasks.feasibility import shape_of
+from raftflow.machine.read.explain import LeaderKnowledge
+from raftflow.machine.read.queries import explain
 
 
 def _gpu(drive):
@@ -310,7 +310,7 @@ KINDS = {
 def test_kind_of_waiting(drive, case):
     arrange, memory, kind, reason = KINDS[case]
     arrange(drive)
-    found = explain(drive.machine, "wf-1", "t0", Memory(**memory))
+    found = explain(drive.machine, "wf-1", "t0", LeaderKnowledge(**memory))
     assert reason in found.reason
     assert found.waiting == kind
 
@@ -351,7 +351,7 @@ def late(drive):
         drive.place(0)
         for step in before:
             step(drive)
-        return explain(drive.machine, "wf-1", "t0", Memory(now_ms=drive.now_ms + ran_ms)).reason
+        return explain(drive.machine, "wf-1", "t0", LeaderKnowledge(now_ms=drive.now_ms + ran_ms)).reason
 
     return explained
 

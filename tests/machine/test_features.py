@@ -20,9 +20,9 @@ from raftflow.domain.features import (
 )
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine.audit import decode_record
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
+from raftflow.machine.rules.audit_chain import decode_record
 
 
 def raise_to(level: int, **supported: int) -> c.RaiseFeatureLevel:

@@ -8,11 +8,11 @@ from raftflow.domain import commands as c
 from raftflow.domain.events import TaskReady
 from raftflow.domain.features import level_of
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.task import AttemptOutcome
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import queries
-from raftflow.machine.growth import _SHARED_MAX
+from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
+from raftflow.machine.read import queries
+from raftflow.machine.rules.growth import _SHARED_MAX
 
 ROOM = {"cpu": 4000, "memory": 16_384}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
-from raftflow.machine.invariants import PROBLEMS_MAX, check
-from raftflow.machine.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt, Mishaps
+from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
+from raftflow.machine.read.invariants import PROBLEMS_MAX, check
+from raftflow.machine.tables.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt, LossHistory
 
 
 def _wf(drive):
@@ -125,13 +125,15 @@ FAULTS = {
     "fence 1 belongs to": _set(_last(1), "fence", 1),
     "its timer for": _do(lambda d: setattr(d.task(2), "due_ms", 5)),
     "1 backup attempts counted, there are 0": _set(_wf, "backups", 1),
-    "is READY, and something is left of a pair": _do(lambda d: setattr(d.task(4), "mishaps", Mishaps(paired=True))),
-    "is RUNNING, and something is left of a pair": _do(
-        lambda d: setattr(d.task(0), "mishaps", Mishaps(1, failed=True))
+    "is READY, and something is left of a pair": _do(
+        lambda d: setattr(d.task(4), "mishaps", LossHistory(paired=True))
     ),
-    "left that says nothing": _do(lambda d: setattr(d.task(0), "mishaps", Mishaps())),
+    "is RUNNING, and something is left of a pair": _do(
+        lambda d: setattr(d.task(0), "mishaps", LossHistory(1, failed=True))
+    ),
+    "left that says nothing": _do(lambda d: setattr(d.task(0), "mishaps", LossHistory())),
     "its next attempt is to have the profile 9, there are 1": _do(
-        lambda d: setattr(d.task(0), "mishaps", Mishaps(paired=True, grown=9))
+        lambda d: setattr(d.task(0), "mishaps", LossHistory(paired=True, grown=9))
     ),
     "has a backup attempt and does not know it": _do(_an_unknown_backup),
     "is RUNNING and has a backup attempt": _do(_only_a_backup),

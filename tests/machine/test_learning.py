@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import learning, queries
-from raftflow.machine.invariants import check
-from raftflow.machine.learning import Estimate
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
-from raftflow.machine.state import State
+from raftflow.machine.read import queries
+from raftflow.machine.read.invariants import check
+from raftflow.machine.rules import learning
+from raftflow.machine.rules.learning import Estimate
+from raftflow.machine.tables.state import State
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from raftflow.domain.rejections import RejectionCode
-from raftflow.machine import wishes
 from raftflow.machine.machine import Machine
+from raftflow.machine.rules import preferences
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_backup_counts(limited):
     limited.finish(2)
     assert limited.back_up(0, agent="a2") == (3,)
     assert limited.place(2) == (0,)
-    assert wishes.budget(limited.machine, "wf-1") == 0
+    assert preferences.budget(limited.machine, "wf-1") == 0
     copy = Machine()
     copy.restore(limited.machine.snapshot())
     assert copy.state.workflows["wf-1"].backups == 1

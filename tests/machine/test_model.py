@@ -26,18 +26,20 @@ from hypothesis.stateful import (
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
-from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted, Rejection
-from raftflow.domain.rooms import fits_now, suits
-from raftflow.domain.task import AgentState, AttemptOutcome, TaskState
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import attempts, cache, queries, step
-from raftflow.machine.audit import verify_chain
-from raftflow.machine.invariants import check
+from raftflow.domain.tasks.feasibility import fits_now, suits
+from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.values.pieces import Draft
+from raftflow.machine.commands import attempts
 from raftflow.machine.machine import Machine
-from raftflow.machine.state import ORDER_NONE
-from raftflow.machine.step import BULK_LEAST
+from raftflow.machine.read import queries
+from raftflow.machine.read.invariants import check
+from raftflow.machine.rules import cache, context
+from raftflow.machine.rules.audit_chain import verify_chain
+from raftflow.machine.rules.context import BULK_LEAST
+from raftflow.machine.tables.state import ORDER_NONE
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
 WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")
@@ -573,7 +575,7 @@ class Model(RuleBasedStateMachine):
                     ) == (task.last.fence)
 
     def teardown(self) -> None:
-        from raftflow.machine.audit import decode_record
+        from raftflow.machine.rules.audit_chain import decode_record
 
         assert verify_chain([decode_record(data) for data in self.records]) == (self.machine.chain, [])
         first, second = (b"".join(machine.snapshot()) for machine in self.replicas)
@@ -617,7 +619,7 @@ class Model(RuleBasedStateMachine):
 @pytest.mark.parametrize("bulk", [BULK_LEAST, 2])
 def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
     """Also where one event stands for many moves."""
-    for module in (attempts, cache, step):
+    for module in (attempts, cache, context):
         monkeypatch.setattr(module, "BULK_LEAST", bulk)
     run_state_machine_as_test(
         Model,

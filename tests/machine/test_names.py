@@ -7,8 +7,8 @@ import pytest
 from raftflow.domain import limits
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted, Done
-from raftflow.machine import queries
 from raftflow.machine.machine import Machine
+from raftflow.machine.read import queries
 
 
 @pytest.fixture

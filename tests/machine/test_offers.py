@@ -6,8 +6,8 @@ import pytest
 
 from raftflow.domain.events import TaskNotReady, TaskReady
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.task import AttemptOutcome
-from raftflow.machine import queries
+from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.machine.read import queries
 
 
 @pytest.fixture

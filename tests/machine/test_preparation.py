@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from raftflow.domain.preparation import GraphFacts
-from raftflow.machine import queries
-from raftflow.machine.invariants import check
+from raftflow.domain.tasks.preparation import GraphFacts
 from raftflow.machine.machine import Machine
-from raftflow.machine.restoring import SnapshotError
+from raftflow.machine.read import queries
+from raftflow.machine.read.invariants import check
+from raftflow.machine.snapshot.restoring import SnapshotError
 
 SHORTCUTS = ((), (0,), (0, 1), (0, 1, 2))
 

@@ -6,9 +6,9 @@ import pytest
 
 from raftflow.domain.events import TimerSet
 from raftflow.domain.replies import AgentAccepted, Done
-from raftflow.machine import queries
 from raftflow.machine.machine import Machine
-from raftflow.machine.quarantine import FORGET_MS, QUARANTINE_FIRST_MS, QUARANTINE_MAX_MS, SUCCESSION_MS
+from raftflow.machine.read import queries
+from raftflow.machine.rules.quarantine import FORGET_MS, QUARANTINE_FIRST_MS, QUARANTINE_MAX_MS, SUCCESSION_MS
 
 MINUTE_MS = 60_000
 

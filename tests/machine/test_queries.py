@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from raftflow.domain.contract import AgentView, Assignment, AttemptView, LedgerLine, LedgerView, TaskCounts
-from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape
-from raftflow.machine import queries as q
+from raftflow.domain.contract.views import AgentView, Assignment, AttemptView, LedgerLine, LedgerView, TaskCounts
+from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape
+from raftflow.machine.read import queries as q
 
 
 def test_a_workflow_is_shown_with_its_counts_and_times(drive):

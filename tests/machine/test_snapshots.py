@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.machine import copying
-from raftflow.machine import snapshot as snapshots
-from raftflow.machine.copying import CHUNK
-from raftflow.machine.invariants import check
 from raftflow.machine.machine import Machine
-from raftflow.machine.restoring import SnapshotError
+from raftflow.machine.read.invariants import check
+from raftflow.machine.snapshot import copy_on_write
+from raftflow.machine.snapshot import stream as snapshots
+from raftflow.machine.snapshot.copy_on_write import CHUNK
+from raftflow.machine.snapshot.restoring import SnapshotError
 
 
 @pytest.fixture
@@ -223,11 +223,11 @@ def test_a_heavy_chunk_is_written_in_parts_and_kept_task_by_task(drive, new_driv
     drive.submit(drive.bag(count))
     drive.place(*range(count))
     drive.report(*[drive.end(fence, result=big) for fence in range(1, CHUNK)])
-    state = copying.CopyOnWrite(drive.machine.state)
+    state = copy_on_write.CopyOnWrite(drive.machine.state)
     workflow = drive.machine.state.workflows["wf-1"]
     parts = list(state.write_chunk(workflow, 0))
     assert len(parts) > 40
-    assert max(map(len, parts)) < copying.HEAVY_BYTES + 2 * len(big)
+    assert max(map(len, parts)) < copy_on_write.HEAVY_BYTES + 2 * len(big)
     expected = drive.encoding()
     pieces = drive.machine.snapshot()
     drive.report(*[drive.end(fence, result=big) for fence in range(CHUNK, count + 1)])
@@ -268,12 +268,12 @@ def test_snapshots_show_one_moment_whatever_happens_meanwhile(new_drive, monkeyp
     assert check(drive.machine) == []
 
 
-@pytest.fixture(scope="module", params=[copying.HEAVY_BYTES, 4, -1])
+@pytest.fixture(scope="module", params=[copy_on_write.HEAVY_BYTES, 4, -1])
 def monkeypatch_small_pieces(request):
     """A piece for every frame, so that commands come between any two; chunks are light, mixed, or all heavy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "PIECE_FRAMES_MAX", 1)
-        patch.setattr(copying, "HEAVY_BYTES", request.param)
+        patch.setattr(copy_on_write, "HEAVY_BYTES", request.param)
         yield
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import raftflow.machine
-from raftflow.domain.task import TRANSITIONS, TaskEvent, TaskState
+from raftflow.domain.tasks.states import TRANSITIONS, TaskEvent, TaskState
 from raftflow.machine.diagram import END, START, redrawn
-from raftflow.machine.flow import give_order
-from raftflow.machine.step import Step, TransitionError, move
+from raftflow.machine.rules.context import ApplyContext, TransitionError, move
+from raftflow.machine.rules.stopping import give_order
 
 
 @pytest.mark.parametrize("before", TaskState, ids=lambda state: state.name)
@@ -22,7 +22,7 @@ def test_only_the_table_moves_a_task(new_drive, before, event):
     task = workflow.tasks[0]
     workflow.counts = [10] * len(TaskState)
     task.state = before
-    step = Step(drive.machine.state)
+    step = ApplyContext(drive.machine.state)
     if (before, event) in TRANSITIONS:
         move(step, workflow, task, event)
         assert task.state is TRANSITIONS[before, event]
@@ -34,7 +34,7 @@ def test_only_the_table_moves_a_task(new_drive, before, event):
 
 def test_an_order_is_for_attempts(drive):
     drive.submit()
-    give_order(Step(drive.machine.state), drive.machine.state.workflows["wf-1"], drive.task(0), 2)
+    give_order(ApplyContext(drive.machine.state), drive.machine.state.workflows["wf-1"], drive.task(0), 2)
     assert drive.task(0).last is None
 
 

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from raftflow.domain import commands as c
 from raftflow.domain import limits
 from raftflow.domain.events import WorkflowChanged, WorkflowReady
-from raftflow.domain.pieces import Draft, Piece
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import queries, upload
-from raftflow.machine.invariants import check
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.values.pieces import Draft, TaskPiece
 from raftflow.machine.machine import Machine
-from raftflow.machine.restoring import SnapshotError
-from raftflow.machine.snapshot import Header, _frames
+from raftflow.machine.read import queries
+from raftflow.machine.read.invariants import check
+from raftflow.machine.snapshot.restoring import SnapshotError
+from raftflow.machine.snapshot.stream import Header, _frames
+from raftflow.machine.tables import upload
 
 DIAMOND = ((), (0,), (0,), (1, 2), (0, 3))
 
@@ -478,6 +479,6 @@ def test_every_piece_of_a_large_document_is_within_its_limits(drive):
     tasks = [TaskSpec(id=f"t{n}", command=("x" * (30_000 if n % 100 == 0 else 10), str(n))) for n in range(2_500)]
     draft = Draft(WorkflowSpec(name="w", tasks=tuple(tasks)))
     draft.rank([None] * len(draft.kinds()))
-    pieces: list[Piece] = list(draft.cut())
+    pieces: list[TaskPiece] = list(draft.cut())
     assert all(len(profiles) + len(parts) <= limits.PIECE_BYTES_MAX for profiles, parts in pieces)
     assert 3 < len(pieces) < 10

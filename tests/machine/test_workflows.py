@@ -6,17 +6,12 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.domain import limits
-from raftflow.domain.events import (
-    AgentChanged,
-    TaskReady,
-    WorkflowChanged,
-    WorkflowNotReady,
-    WorkflowReady,
-)
+from raftflow.domain.events import AgentChanged, TaskReady, WorkflowChanged, WorkflowNotReady, WorkflowReady
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import attempts, cache, step
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine.commands import attempts
+from raftflow.machine.rules import cache, context
 
 
 def test_a_submission_is_taken_whole(drive):
@@ -324,7 +319,7 @@ def test_time_never_runs_back(drive):
 
 def test_many_moves_are_one_event(drive, monkeypatch):
     """Of the tasks of one workflow: those of others are told of as ever."""
-    for module in (step, attempts, cache):
+    for module in (context, attempts, cache):
         monkeypatch.setattr(module, "BULK_LEAST", 3)
     drive.raise_level()
     drive.register(cpu=9)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.planning.exact import PAIRS_MAX, best_plan
 from raftflow.planning.png import write_png
-from raftflow.scheduler.bounds import lower_bounds
-from raftflow.scheduler.gantt import Box, Drawing, Label
-from raftflow.scheduler.plan import PlanAgent, PlanError, Problem, cost_micro
-from raftflow.scheduler.plan_check import plan_faults
+from raftflow.scheduler.plan.bounds import lower_bounds
+from raftflow.scheduler.plan.check import plan_faults
+from raftflow.scheduler.plan.gantt import Box, Drawing, Label
+from raftflow.scheduler.plan.plan import PlanAgent, PlanError, PlanningProblem, cost_micro
 from raftflow.scheduler.policies import POLICIES, make_plan
 
 
@@ -34,7 +34,7 @@ AGENTS = (
 
 @pytest.mark.parametrize("objective", ["makespan", "cost"])
 def test_reference_case(objective):
-    problem = Problem(REFERENCE, AGENTS)
+    problem = PlanningProblem(REFERENCE, AGENTS)
     plan, proven = best_plan(problem, objective)
     assert proven
     assert (plan.makespan_ms, cost_micro(problem, plan)) == (6000, 24_000_000)
@@ -48,7 +48,7 @@ def test_objectives_differ():
         PlanAgent(name="slow", capacity={"cpu": 1000}),
         PlanAgent(name="fast", capacity={"cpu": 1000}, speed_milli=4000, cost_rate_milli=9000),
     )
-    problem = Problem(spec, agents)
+    problem = PlanningProblem(spec, agents)
     quick, cheap = best_plan(problem, "makespan")[0], best_plan(problem, "cost")[0]
     assert (quick.makespan_ms, cost_micro(problem, quick)) == (2000, 18_000_000)
     assert (cheap.makespan_ms, cost_micro(problem, cheap)) == (8000, 8_000_000)
@@ -80,7 +80,7 @@ def small(draw):
 @given(small())
 def test_no_policy_beats_the_optimum_and_no_bound_passes_it(case):
     spec, agents = case
-    problem = Problem(spec, agents)
+    problem = PlanningProblem(spec, agents)
     plan, proven = best_plan(problem, time_s_max=10)
     assert plan_faults(spec, agents, plan) == []
     plans = {policy: make_plan(problem, policy) for policy in POLICIES}
@@ -93,12 +93,12 @@ def test_no_policy_beats_the_optimum_and_no_bound_passes_it(case):
 def test_limits_are_said():
     many = WorkflowSpec(name="wf", tasks=tuple(task(f"t{n}", 1) for n in range(PAIRS_MAX // 2 + 1)))
     with pytest.raises(PlanError, match="too many for an exact plan"):
-        best_plan(Problem(many, AGENTS))
+        best_plan(PlanningProblem(many, AGENTS))
     dear = PlanAgent(name="a", capacity={"cpu": 3000}, cost_rate_milli=2**50)
     with pytest.raises(PlanError, match="too large"):
-        best_plan(Problem(REFERENCE, (dear,)))
+        best_plan(PlanningProblem(REFERENCE, (dear,)))
     with pytest.raises(PlanError, match="found no plan within"):
-        best_plan(Problem(REFERENCE, AGENTS), time_s_max=0.0)
+        best_plan(PlanningProblem(REFERENCE, AGENTS), time_s_max=0.0)
 
 
 def test_missing_libraries_are_named(monkeypatch, tmp_path):
@@ -111,7 +111,7 @@ def test_missing_libraries_are_named(monkeypatch, tmp_path):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(PlanError, match=r"raftflow\[exact\]"):
-        best_plan(Problem(REFERENCE, AGENTS))
+        best_plan(PlanningProblem(REFERENCE, AGENTS))
     with pytest.raises(PlanError, match=r"raftflow\[png\]"):
         write_png(Drawing(10, 10, (), ()), tmp_path / "x.png")
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from raftflow.agent.config import load_config as load_agent
 from raftflow.cli.main import root
-from raftflow.coordinator.config import load_config
-from raftflow.provision.files import Plan, render
+from raftflow.coordinator.config.replica_config import load_config
+from raftflow.provision.files import ClusterPlan, render
 from raftflow.provision.hosts import Host, ProvisionError, parse_hosts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,19 +253,19 @@ def test_the_files_in_cluster_configs_are_what_config_init_writes(kind: str, cou
     hosts = parse_hosts(",".join(f"10.0.0.{number + 1}" for number in range(count)))
     folder = ROOT / "cluster-configs" / kind
     assert {path.name: path.read_text() for path in folder.iterdir()} == render(
-        Plan(cluster_id="production", hosts=hosts)
+        ClusterPlan(cluster_id="production", hosts=hosts)
     )
 
 
 def test_the_tables_in_comments_are_valid() -> None:
     """Who uncomments [tls], [agent.resources] or [agent.labels] gets what replicas and agents know."""
-    files = render(Plan(cluster_id="production", hosts=parse_hosts(THREE)))
+    files = render(ClusterPlan(cluster_id="production", hosts=parse_hosts(THREE)))
     for name, key in (("n1.toml", "tls"), ("agent.toml", "agent")):
         lines = files[name].splitlines()
         document = tomllib.loads("\n".join(line.removeprefix("# ") if _is_toml(line) else line for line in lines))
         assert key in document
         if name == "n1.toml":
-            from raftflow.coordinator.settings import TABLES
+            from raftflow.coordinator.config.settings import TABLES
 
             assert set(document["tls"]) == TABLES["tls"]
         else:

@@ -11,17 +11,17 @@ import copy
 from collections import deque
 from typing import TYPE_CHECKING
 
-from raftflow.replication import envelope
-from raftflow.replication.core import Failure, Raft, SnapshotPort, Timing, use_clock
-from raftflow.replication.guard import NO_RULES, GuardedTransport, Rule
-from raftflow.replication.membership import Membership
+from raftflow.replication.members.membership import Membership
+from raftflow.replication.messages import envelope
+from raftflow.replication.raft.guard import NO_RULES, GuardedTransport, Rule
+from raftflow.replication.raft.library import LibraryFailure, Raft, RaftTiming, SnapshotPort, use_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from raftflow.replication.core import Entry, Message
+    from raftflow.replication.raft.library import Entry, Message
 
-TIMING = Timing(election_min_s=1000, election_max_s=2000, heartbeat_s=0.5, fallback_s=9000)
+TIMING = RaftTiming(election_min_s=1000, election_max_s=2000, heartbeat_s=0.5, fallback_s=9000)
 
 
 class ListJournal:
@@ -193,7 +193,7 @@ class Bare:
 
     @property
     def acked(self) -> list[str]:
-        return [word for word, error in self.outcomes.items() if error == Failure.SUCCESS]
+        return [word for word, error in self.outcomes.items() if error == LibraryFailure.SUCCESS]
 
     # The network.
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raftflow.replication.journal import Journal
+from raftflow.replication.journal.journal import Journal
 
 if TYPE_CHECKING:
-    from raftflow.replication.records import Entry
-    from raftflow.simulation.disk import FaultyFileSystem
+    from raftflow.replication.journal.records import Entry
+    from raftflow.simulation.world.disk import FaultyFileSystem
 
 DIRECTORY = Path("/data/journal")
 

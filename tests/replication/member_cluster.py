@@ -11,15 +11,15 @@ from virtual_cluster import Cluster, Disk, Machine, Network, SimLinks
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.introductions import Introduction, is_welcome
 from raftflow.replication.log import LogFailedError, RemovedError
-from raftflow.replication.membership import ChangeRefusedError, MemberInfo, NotReadyError, Standing
-from raftflow.simulation.disk import SimulatedCrash
+from raftflow.replication.members.introductions import Introduction, is_welcome
+from raftflow.replication.members.membership import ChangeRefusedError, MemberInfo, MembershipVersion, NotReadyError
+from raftflow.simulation.world.disk import SimulatedCrash
 
 if TYPE_CHECKING:
     import random
 
-    from raftflow.replication.membership import Membership
+    from raftflow.replication.members.membership import Membership
 
 
 class KnowingLinks(SimLinks):
@@ -29,11 +29,11 @@ class KnowingLinks(SimLinks):
         super().__init__(network, name)
         self.named = frozenset(named)
         self.strangers = strangers
-        self.standing = Standing()
+        self.standing = MembershipVersion()
         self.lists: list[Membership] = []
         """All that were in force."""
 
-    def follow(self, standing: Standing) -> None:
+    def follow(self, standing: MembershipVersion) -> None:
         self.standing = standing
         self.lists.append(standing.members)
         if self.alive:

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 from raftflow.domain.features import BIRTHS_LEVEL
-from raftflow.replication.birth_file import MarkFile, OrderRefusedError
-from raftflow.replication.births import Births, EmptiedError, Neighbours
-from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Introducer
 from raftflow.replication.log import LogFailedError
-from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.replication.members.birth_file import MarkFile, OrderRefusedError
+from raftflow.replication.members.births import Births, EmptiedError, Neighbours
+from raftflow.replication.members.identity import DataDir
+from raftflow.replication.members.introductions import Introducer
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 DIR = Path("/data")
 ABC, ABCDE = ("a", "b", "c"), ("a", "b", "c", "d", "e")

@@ -14,8 +14,8 @@ from virtual_cluster import Machine
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.links import StreamLinks
 from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Role
+from raftflow.replication.net.links import StreamLinks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from virtual_cluster import Cluster, Machine, SimLinks, run_virtual
 
-from raftflow.replication import wire
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.journal import Journal
+from raftflow.replication.journal.journal import Journal
 from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rejected, Role, Unknown
+from raftflow.replication.messages import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

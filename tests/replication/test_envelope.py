@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.transport import Transport
 
-from raftflow.replication import envelope
+from raftflow.replication.messages import envelope
 
 
 class SilentTransport(Transport):

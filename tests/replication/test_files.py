@@ -12,7 +12,7 @@ import pytest
 
 from raftflow.replication import files
 from raftflow.replication.files import RealFileSystem
-from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 
 @pytest.fixture

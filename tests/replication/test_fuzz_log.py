@@ -8,8 +8,8 @@ import random
 import pytest
 from virtual_cluster import Cluster, run_virtual
 
-from raftflow.replication.guard import Rule
-from raftflow.simulation.disk import Loss
+from raftflow.replication.raft.guard import Rule
+from raftflow.simulation.world.disk import Loss
 
 LOSSES = (Loss.ALL, Loss.ALL, Loss.SOME, Loss.TORN, Loss.NONE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raftflow.replication.gate import SyncGate
+from raftflow.replication.raft.sync_gate import SyncGate
 
 
 @dataclass

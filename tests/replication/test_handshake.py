@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftflow.replication.handshake import Acceptor, Credentials, Dialer, HandshakeError, Session, Verdict
+from raftflow.replication.net.handshake import Acceptor, Credentials, Dialer, HandshakeError, Session, Verdict
 
 SECRET = b"a secret of the cluster"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from bare_cluster import Bare
 
-from raftflow.replication.core import Failure
-from raftflow.replication.guard import Rule, SafetyViolationError
+from raftflow.replication.raft.guard import Rule, SafetyViolationError
+from raftflow.replication.raft.library import LibraryFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,7 +240,7 @@ def test_forwarded_command_is_definitely_refused() -> None:
     c.run(6)
     c.put("B", "word")
     c.tick("B")
-    assert c.outcomes == {"word": Failure.NOT_LEADER}
+    assert c.outcomes == {"word": LibraryFailure.NOT_LEADER}
 
 
 def test_leader_that_asks_to_cut_committed_entries_is_not_obeyed() -> None:

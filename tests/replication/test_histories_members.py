@@ -13,11 +13,11 @@ from bare_cluster import Bare, Node
 from member_cluster import MemberCluster
 from virtual_cluster import run_virtual
 
-from raftflow.replication.core import Failure
-from raftflow.replication.guard import Rule
 from raftflow.replication.log import RemovedError
-from raftflow.replication.membership import ChangeRefusedError, MemberInfo, Membership, NotReadyError
-from raftflow.simulation.disk import Loss
+from raftflow.replication.members.membership import ChangeRefusedError, MemberInfo, Membership, NotReadyError
+from raftflow.replication.raft.guard import Rule
+from raftflow.replication.raft.library import LibraryFailure
+from raftflow.simulation.world.disk import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,7 +162,7 @@ def test_a_list_that_is_cut_off_is_in_force_no_more() -> None:
     c.connect("A", "B")
     c.run(6, among="AB")
     assert c["A"].raft.voters == set("ABC")
-    assert c.outcomes.get("change") != Failure.SUCCESS
+    assert c.outcomes.get("change") != LibraryFailure.SUCCESS
 
 
 def test_a_learner_gets_entries_and_does_not_count() -> None:

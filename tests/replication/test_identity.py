@@ -9,10 +9,10 @@ from random import Random
 
 import pytest
 
-from raftflow.replication import identity
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.identity import DataDir, IdentityError
-from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.replication.members import identity
+from raftflow.replication.members.identity import DataDir, IdentityError
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 PATH = Path("/data")
 
@@ -108,7 +108,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     held = DataDir.open(fs, tmp_path / "d", "north", "a")
     program = (
         "import sys; from pathlib import Path; from raftflow.replication.files import RealFileSystem\n"
-        "from raftflow.replication.identity import DataDir\n"
+        "from raftflow.replication.members.identity import DataDir\n"
         "DataDir.open(RealFileSystem(), Path(sys.argv[1]), 'north', 'a'); print('opened')"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "d")]

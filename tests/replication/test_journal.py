@@ -11,11 +11,11 @@ from random import Random
 import pytest
 from journal_driver import DIRECTORY, Driver
 
-from raftflow.replication import writer
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.journal import Journal
+from raftflow.replication.journal import writer
+from raftflow.replication.journal.journal import Journal
 from raftflow.replication.log import LogFailedError
-from raftflow.simulation.disk import FaultyFileSystem, Loss
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss
 
 
 @pytest.fixture

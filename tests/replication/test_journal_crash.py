@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journal_driver import Driver
 
-from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,10 +12,10 @@ import pytest
 from journal_driver import DIRECTORY, Driver
 from test_journal_crash import SCENARIOS, run
 
-from raftflow.replication import records
-from raftflow.replication.journal import Journal, JournalCorruptError
+from raftflow.replication.journal import records
+from raftflow.replication.journal.journal import Journal, JournalCorruptError
 from raftflow.replication.log import LogFailedError
-from raftflow.simulation.disk import FaultyFileSystem, Loss
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

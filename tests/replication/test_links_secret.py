@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.replication.secret import SecretError, load_secret
+from raftflow.replication.net.secret import SecretError, load_secret
 
 
 @pytest.fixture

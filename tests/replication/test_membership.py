@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from raftflow.replication import envelope, membership
 from raftflow.replication.log import LogFailedError
-from raftflow.replication.membership import MemberInfo, Membership, MembershipError, MembershipTracker
-from raftflow.simulation.disk import FaultyFileSystem
+from raftflow.replication.members import membership
+from raftflow.replication.members.membership import MemberInfo, Membership, MembershipError, MembershipTracker
+from raftflow.replication.messages import envelope
+from raftflow.simulation.world.disk import FaultyFileSystem
 
 ABC = Membership(tuple(MemberInfo(name, f"{name}:1", f"http://{name}") for name in "abc"))
 D = MemberInfo("d", "d:1", "http://d")

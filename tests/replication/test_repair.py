@@ -10,12 +10,12 @@ import pytest
 from journal_driver import DIRECTORY, Driver
 from virtual_cluster import run_virtual, running
 
-from raftflow.replication import envelope
-from raftflow.replication.identity import DataDir
-from raftflow.replication.journal import JournalCorruptError
+from raftflow.replication.journal.journal import JournalCorruptError
 from raftflow.replication.log import Applied, LogFailedError
-from raftflow.replication.repair import RepairError, StorageOpener, last_promises
-from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.replication.members.identity import DataDir
+from raftflow.replication.messages import envelope
+from raftflow.replication.repair.repair import RepairError, StorageOpener, last_promises
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 PATH = Path("/n1")
 

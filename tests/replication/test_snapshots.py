@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from raftflow.replication import snapshots
 from raftflow.replication.files import RealFileSystem
 from raftflow.replication.log import LogFailedError
-from raftflow.replication.snapshots import SnapshotCorruptError, SnapshotInfo, SnapshotStore
-from raftflow.simulation.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.replication.snapshot import store as snapshot_store
+from raftflow.replication.snapshot.store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +41,9 @@ def state(index: int) -> list[bytes]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "BLOCK_BYTES", 300)
-    monkeypatch.setattr(snapshots, "CHUNK_BYTES", 256)
-    monkeypatch.setattr(snapshots, "SYNC_STEP_BYTES", 600)
+    monkeypatch.setattr(store, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(store, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(store, "SYNC_STEP_BYTES", 600)
 
 
 def check(store: SnapshotStore, found: SnapshotInfo | None) -> int:
@@ -220,7 +220,7 @@ async def test_which_snapshot_to_start_from() -> None:
 
 async def test_a_newer_format_is_refused_but_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "FORMAT", 2)
+        patch.setattr(snapshot_store, "FORMAT", 2)
         _, store = await written(10)
     with pytest.raises(LogFailedError, match="format 2, but this program reads format 1") as caught:
         store.newest()
@@ -231,7 +231,7 @@ async def receive(store: SnapshotStore, found: SnapshotInfo, target: SnapshotSto
     receiver = target.receiver()
     receiver.begin(found.size)
     for chunk in store.open_raw(found):
-        assert len(chunk) <= snapshots.CHUNK_BYTES
+        assert len(chunk) <= store.CHUNK_BYTES
         receiver.write(chunk)
     return await receiver.finish()
 
@@ -283,7 +283,7 @@ async def test_a_bad_transfer_installs_nothing() -> None:
         assert fs.list_dir(DIRECTORY) == []
     receiver = target.receiver()
     with pytest.raises(ValueError, match="limit"):
-        receiver.begin(snapshots.SNAPSHOT_BYTES_MAX + 1)
+        receiver.begin(store.SNAPSHOT_BYTES_MAX + 1)
     with pytest.raises(ValueError, match="no snapshot is being received"):
         receiver.write(b"x")
     receiver.begin(10)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.replication import starts as starts_module
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.starts import Seen, Start, Starts, StartsFileError
+from raftflow.replication.members import starts as starts_module
+from raftflow.replication.members.starts import ReplicaStart, Seen, Starts, StartsFileError
 
 
 def opened(directory: Path) -> Starts:
@@ -46,9 +46,9 @@ def test_an_older_copy_is_noticed_however_often_it_was_started(tmp_path: Path, s
     assert old.mine.number > met.start.number
     again = opened(copy)
     assert again.put_back(met, 1, 1) == ""
-    assert again.put_back(Seen(start=Start(2, "of a life that is lost")), 1, 1) == ""
+    assert again.put_back(Seen(start=ReplicaStart(2, "of a life that is lost")), 1, 1) == ""
     # A copy of before that is noticed as ever.
-    assert again.put_back(Seen(start=Start(again.mine.number + 1, "later")), 1, 1) != ""
+    assert again.put_back(Seen(start=ReplicaStart(again.mine.number + 1, "later")), 1, 1) != ""
 
 
 def test_a_copy_of_the_same_life_is_noticed_by_what_it_acknowledged_or_by_its_term(tmp_path: Path) -> None:
@@ -64,19 +64,19 @@ def test_a_copy_of_the_same_life_is_noticed_by_what_it_acknowledged_or_by_its_te
 def test_peers_are_remembered_over_restarts_and_an_older_start_is_told_from_a_newer(tmp_path: Path) -> None:
     one = opened(tmp_path)
     assert not one.dirty
-    assert one.meet("b", Start(7, "x"))
+    assert one.meet("b", ReplicaStart(7, "x"))
     assert one.dirty
-    assert not one.meet("b", Start(7, "x"))
+    assert not one.meet("b", ReplicaStart(7, "x"))
     one.note("b", index=5, term=2)
     one.note("stranger", index=5)
     one.save()
     again = opened(tmp_path)
-    assert again.of("b") == Seen(start=Start(7, "x"), index=5, term=2)
+    assert again.of("b") == Seen(start=ReplicaStart(7, "x"), index=5, term=2)
     assert again.of("stranger") is None
-    assert again.is_older("b", Start(6, "y"))
-    assert again.is_older("b", Start(7, "y"))
-    assert not again.is_older("b", Start(7, "x"))
-    assert not again.is_older("b", Start(8, "y"))
+    assert again.is_older("b", ReplicaStart(6, "y"))
+    assert again.is_older("b", ReplicaStart(7, "y"))
+    assert not again.is_older("b", ReplicaStart(7, "x"))
+    assert not again.is_older("b", ReplicaStart(8, "y"))
     again.forget(["b"])
     assert again.of("b") is None
 
@@ -87,7 +87,7 @@ def test_the_oldest_starts_are_forgotten_one_by_one(tmp_path: Path, monkeypatch:
     assert len(lives[-1]._content.nonces) == 3
     for life in lives:  # what is forgotten is not held against the replica
         assert lives[-1].put_back(remembered(life), 1, 1) == ""
-    assert lives[-1].put_back(Seen(start=Start(3, "another")), 1, 1) != ""
+    assert lives[-1].put_back(Seen(start=ReplicaStart(3, "another")), 1, 1) != ""
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,4 +107,4 @@ def test_a_damaged_memory_is_refused_and_says_what_to_do(tmp_path: Path, at: int
     with pytest.raises(StartsFileError, match="Remove it and start again"):
         opened(tmp_path)
     (tmp_path / "starts").unlink()
-    assert opened(tmp_path).put_back(Seen(start=Start(1, "of before")), 1, 1) != ""
+    assert opened(tmp_path).put_back(Seen(start=ReplicaStart(1, "of before")), 1, 1) != ""

@@ -9,8 +9,8 @@ import pytest
 from member_cluster import MemberCluster
 from virtual_cluster import run_virtual
 
-from raftflow.replication.introductions import Introduction, is_welcome
-from raftflow.simulation.disk import Loss
+from raftflow.replication.members.introductions import Introduction, is_welcome
+from raftflow.simulation.world.disk import Loss
 
 
 async def returns_to_strangers(*, strangers: bool, damaged: bool = False, ahead: bool = False) -> list[str]:

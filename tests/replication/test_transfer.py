@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from raftflow.replication.introductions import Introducer, Point
-from raftflow.replication.transfer import SnapshotReceiver
-from raftflow.simulation.disk import FaultyFileSystem
+from raftflow.replication.members.introductions import Introducer, Point
+from raftflow.replication.snapshot.transfer import IncomingTransfer
+from raftflow.simulation.world.disk import FaultyFileSystem
 
 BEGIN = {"type": "snapshot_begin", "term": 3, "transfer_id": 1, "index": 40, "snap_term": 2, "size": 10}
 
@@ -30,7 +30,7 @@ class Follower:
                 begin=lambda size: self.seen.append(("begins", size)), abort=lambda: self.seen.append("given up")
             )
         )
-        self.receiver = SnapshotReceiver(
+        self.receiver = IncomingTransfer(
             guard,  # type: ignore[arg-type]
             store,  # type: ignore[arg-type]
             lambda _peer, message: self.seen.append((message["type"], message["status"])),

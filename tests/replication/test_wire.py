@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.replication import wire
-from raftflow.replication.envelope import NO_OP, seal
+from raftflow.replication.messages import wire
+from raftflow.replication.messages.envelope import NO_OP, seal
 
 NUMBER = st.integers(0, wire.NUMBER_MAX)
 TERM = st.integers(1, wire.NUMBER_MAX)
@@ -128,7 +128,7 @@ def test_noise_is_refused(noise: bytes) -> None:
 def check_only_canonical(frame: bytes) -> None:
     try:
         message = wire.decode(frame)
-    except wire.WireError:
+    except wire.FrameError:
         return
     assert frame_of(message) == frame
 
@@ -169,7 +169,7 @@ def check_only_canonical(frame: bytes) -> None:
     ],
 )
 def test_what_has_no_encoding(message: Any) -> None:
-    with pytest.raises(wire.WireError):
+    with pytest.raises(wire.FrameError):
         wire.encode(message)
 
 
@@ -203,7 +203,7 @@ def raw_append(entries: Any, term: int = 7, prev: int = 10, prev_term: int = 6, 
     ],
 )
 def test_malformed_frames(frame: bytes, reason: str) -> None:
-    with pytest.raises(wire.WireError, match=reason):
+    with pytest.raises(wire.FrameError, match=reason):
         wire.decode(frame)
 
 
@@ -226,7 +226,7 @@ def test_take_prefix_keeps_frames_within_the_limit() -> None:
 def test_a_message_over_the_frame_limit_is_refused_and_its_prefix_fits() -> None:
     entries = entries_after(10, [7] * 3, [bytes(12 * 2**20)] * 3)
     message = append(entries=entries)
-    with pytest.raises(wire.WireError, match="send fewer"):
+    with pytest.raises(wire.FrameError, match="send fewer"):
         wire.encode(message)
     frame = frame_of(append(entries=wire.take_prefix(entries)))
     assert len(frame) <= wire.FRAME_BYTES_MAX

@@ -10,10 +10,10 @@ import pytest
 from bare_cluster import Bare
 from virtual_cluster import Cluster, run_virtual
 
-from raftflow.replication import wire
-from raftflow.replication.bounds import TERMS_AHEAD_MAX, Bounds, needed
 from raftflow.replication.log import Applied, RemovedError
-from raftflow.simulation.disk import Loss
+from raftflow.replication.messages import wire
+from raftflow.replication.messages.bounds import TERMS_AHEAD_MAX, MessageBounds, needed
+from raftflow.simulation.world.disk import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ async def among_lies(seed: int) -> list[str]:
             if rng.random() < 0.9:
                 try:
                     frame = wire.encode(message)
-                except wire.WireError:
+                except wire.FrameError:
                     continue
             sent += cluster.links["c"].send(target, frame)
         await asyncio.sleep(0.01)
@@ -115,7 +115,7 @@ class _Raft:
 
 
 def test_a_term_far_ahead_is_believed_of_two_peers() -> None:
-    bounds = Bounds(_Raft())  # type: ignore[arg-type]
+    bounds = MessageBounds(_Raft())  # type: ignore[arg-type]
     far = 5 + TERMS_AHEAD_MAX
     assert bounds.term_problem("b", far) == ""
     assert "one peer alone" in bounds.term_problem("b", far + 1)
@@ -127,7 +127,7 @@ def test_a_term_far_ahead_is_believed_of_two_peers() -> None:
 
 
 def test_an_acknowledgement_beyond_the_end_of_the_log_is_none() -> None:
-    bounds = Bounds(_Raft())  # type: ignore[arg-type]
+    bounds = MessageBounds(_Raft())  # type: ignore[arg-type]
     answer = {"type": "next_node_idx", "term": 5, "success": True, "reset": False}
     assert bounds.problem("b", {**answer, "next_node_idx": 101}) == ""
     assert "acknowledges entry 101" in bounds.problem("b", {**answer, "next_node_idx": 102})

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rejected, Role
-from raftflow.simulation.disk import FaultyFile, FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.simulation.world.disk import FaultyFile, FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
-    from raftflow.replication.guard import Rule
+    from raftflow.replication.raft.guard import Rule
 
 
 class _JumpingSelector(selectors.DefaultSelector):

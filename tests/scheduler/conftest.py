@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from raftflow.domain.rooms import AgentRoom, ReadyTask, Shape, fits_now, shape_of, suits
+from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape, fits_now, shape_of, suits
 from raftflow.scheduler.place import place
-from raftflow.scheduler.queue import ReadyQueue
+from raftflow.scheduler.queue.ready_queue import ReadyQueue
 from raftflow.scheduler.view import PlacementView
 
 DIMENSIONS = {"memory": 1}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.scheduler.bounds import HEADS_MAX, lower_bounds
-from raftflow.scheduler.plan import PlanAgent, Problem
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.scheduler.plan.bounds import HEADS_MAX, lower_bounds
+from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem
 
 
 def bounds_of(tasks, agents):
@@ -12,7 +12,7 @@ def bounds_of(tasks, agents):
         TaskSpec(id=name, needs=needs, command=("true",), resources=wants, labels=labels, expected_ms=ms)
         for name, needs, wants, labels, ms in tasks
     )
-    return lower_bounds(Problem(WorkflowSpec(name="wf", tasks=specs), agents))
+    return lower_bounds(PlanningProblem(WorkflowSpec(name="wf", tasks=specs), agents))
 
 
 def agents(count: int, *, speed_milli: int = 1000, labels=None, **capacity: int):
@@ -100,5 +100,5 @@ def test_joins_with_equal_needs_are_bounded_once_and_large_workflows_not_at_all(
     below = [(f"b{n}", ("a0", "a1", "a2"), {"cpu": 1000}, {}, 1000) for n in range(2)]
     tasks = [*layer, *below]
     assert bounds_of(tasks, agents(1, cpu=1000)).best_ms == 5000
-    monkeypatch.setattr("raftflow.scheduler.bounds.JOINED_TASKS_MAX", 1)
+    monkeypatch.setattr("raftflow.scheduler.plan.bounds.JOINED_TASKS_MAX", 1)
     assert bounds_of(tasks, agents(1, cpu=1000)).best_ms == 5000

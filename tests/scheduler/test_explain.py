@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.rooms import ReadyTask, shape_of
+from raftflow.domain.tasks.feasibility import ReadyTask, shape_of
 from raftflow.scheduler.explain import candidates
 from raftflow.scheduler.place import place
 from raftflow.scheduler.scores import POLICIES

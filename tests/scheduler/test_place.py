@@ -9,8 +9,8 @@ import sys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.rooms import AgentRoom, Urgency
-from raftflow.scheduler.fleet import URGENT_LOOKS_MAX
+from raftflow.domain.tasks.feasibility import AgentRoom, Urgency
+from raftflow.scheduler.queue.fleet import URGENT_LOOKS_MAX
 from raftflow.scheduler.view import has_room
 
 

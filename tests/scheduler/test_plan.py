@@ -12,21 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.scheduler.bounds import lower_bounds
-from raftflow.scheduler.plan import (
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.scheduler.plan.bounds import lower_bounds
+from raftflow.scheduler.plan.check import FAULTS_MAX, plan_faults
+from raftflow.scheduler.plan.plan import (
     Plan,
     PlanAgent,
     PlanError,
-    Problem,
+    PlanningProblem,
     Slot,
     assignment_of,
     cost_micro,
     utilisation,
 )
-from raftflow.scheduler.plan_check import FAULTS_MAX, plan_faults
-from raftflow.scheduler.plan_report import differences, report
-from raftflow.scheduler.plan_timeline import Timeline
+from raftflow.scheduler.plan.report import differences, report
+from raftflow.scheduler.plan.timeline import Timeline
 from raftflow.scheduler.policies import POLICIES, follow, make_plan
 
 
@@ -61,7 +61,7 @@ REFERENCE_AGENTS = (agent("a1", rate=3, cpu=3000), agent("a2", rate=4, cpu=4000)
 
 def test_reference_case():
     """The given plan costs 27, the cheapest 24; both end at 6, since A and B run side by side."""
-    problem = Problem(REFERENCE, REFERENCE_AGENTS)
+    problem = PlanningProblem(REFERENCE, REFERENCE_AGENTS)
     mine = follow(problem, assignment_of(problem, {"A": "a1", "B": "a1", "C": "a2"}))
     best = make_plan(problem, "least-cost")
     assert (cost_micro(problem, mine), mine.makespan_ms) == (27_000_000, 6000)
@@ -76,7 +76,7 @@ def test_reference_case():
 
 
 def test_report_has_the_published_shape_and_says_why():
-    problem = Problem(REFERENCE, REFERENCE_AGENTS)
+    problem = PlanningProblem(REFERENCE, REFERENCE_AGENTS)
     told = msgspec.to_builtins(report(problem, make_plan(problem, "least-cost"), lower_bounds(problem)))
     assert {"policy", "makespan_s", "cost", "lower_bounds", "gap", "tasks"} <= set(told)
     assert (told["makespan_s"], told["cost"], told["gap"]) == (6.0, 24.0, 0.0)
@@ -94,7 +94,7 @@ def test_report_has_the_published_shape_and_says_why():
 
 def test_reasons_of_waiting_for_room():
     agents = (agent("a1", cpu=1000),)
-    problem = Problem(workflow(task("x", 1), task("y", 1)), agents)
+    problem = PlanningProblem(workflow(task("x", 1), task("y", 1)), agents)
     plan = make_plan(problem, "critical-path")
     assert [each.why for each in report(problem, plan, lower_bounds(problem)).tasks] == [
         "at once; cost 1, 1 s, the only agent that suits",
@@ -106,7 +106,7 @@ def test_reasons_of_waiting_for_room():
 
 def test_what_fits_nowhere_is_named():
     with pytest.raises(PlanError, match="task big fits on none of the agents: it wants cpu 9000, zone=b"):
-        Problem(workflow(task("big", 1, labels={"zone": "b"}, cpu=9000)), [agent("a1", cpu=4000)])
+        PlanningProblem(workflow(task("big", 1, labels={"zone": "b"}, cpu=9000)), [agent("a1", cpu=4000)])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_fits_nowhere_is_named():
 )
 def test_agents_that_cannot_be(agents, message):
     with pytest.raises(PlanError, match=message):
-        Problem(REFERENCE, agents)
+        PlanningProblem(REFERENCE, agents)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_agents_that_cannot_be(agents, message):
     ],
 )
 def test_given_plans_with_faults(table, message):
-    problem = Problem(REFERENCE, [*REFERENCE_AGENTS, agent("small", cpu=1000)])
+    problem = PlanningProblem(REFERENCE, [*REFERENCE_AGENTS, agent("small", cpu=1000)])
     with pytest.raises(PlanError, match=message):
         assignment_of(problem, table)
 
@@ -149,7 +149,7 @@ def test_policies_differ_as_they_say():
         agent("fast", speed=2, rate=9, cpu=1000),
         agent("wide", cpu=4000),
     )
-    problem = Problem(spec, agents)
+    problem = PlanningProblem(spec, agents)
     used = {
         policy: sorted(agents[slot.agent].name for slot in make_plan(problem, policy).slots) for policy in POLICIES
     }
@@ -165,7 +165,7 @@ def test_first_come_and_critical_path_order():
     """One agent: the long chain is declared last, so first come starts it last."""
     spec = workflow(task("a", 1), task("b", 1), task("head", 1), task("tail", 5, "head"))
     agents = (agent("a1", cpu=1000), agent("a2", cpu=1000))
-    problem = Problem(spec, agents)
+    problem = PlanningProblem(spec, agents)
     assert make_plan(problem, "first-come").makespan_ms == 7000
     assert make_plan(problem, "critical-path").makespan_ms == 6000
 
@@ -173,7 +173,7 @@ def test_first_come_and_critical_path_order():
 def test_insertion_fills_gaps():
     """`wide` needs the whole agent after `head`; `small` ranks last and goes into the gap beside `head`."""
     spec = workflow(task("head", 2), task("wide", 5, "head", cpu=2000), task("small", 2))
-    problem = Problem(spec, (agent("a1", cpu=2000),))
+    problem = PlanningProblem(spec, (agent("a1", cpu=2000),))
     for policy in ("critical-path", "least-cost", "least-makespan"):
         plan = make_plan(problem, policy)
         assert plan.slots[2] == Slot(2, 0, 0, 2000), policy
@@ -183,18 +183,18 @@ def test_insertion_fills_gaps():
 def test_search_beats_ranks():
     """Longest first is not the best for these five on two agents (the usual example of 4/3); the search finds it."""
     spec = workflow(*(task(f"t{n}", seconds) for n, seconds in enumerate((3, 3, 2, 2, 2))))
-    problem = Problem(spec, (agent("a1", cpu=1000), agent("a2", cpu=1000)))
+    problem = PlanningProblem(spec, (agent("a1", cpu=1000), agent("a2", cpu=1000)))
     assert make_plan(problem, "critical-path").makespan_ms == 7000
     assert make_plan(problem, "least-makespan").makespan_ms == 6000
 
 
 def test_expected_times_default_and_least():
-    problem = Problem(workflow(task("a", None), task("b", 0)), (agent("a1", speed=3, cpu=4000),))
+    problem = PlanningProblem(workflow(task("a", None), task("b", 0)), (agent("a1", speed=3, cpu=4000),))
     assert [slot.end_ms for slot in make_plan(problem, "spread").slots] == [334, 1]
 
 
 def test_utilisation_leaves_out_what_nobody_has():
-    problem = Problem(workflow(task("a", 1)), (agent("a1", cpu=2000, gpu=0),))
+    problem = PlanningProblem(workflow(task("a", 1)), (agent("a1", cpu=2000, gpu=0),))
     assert utilisation(problem, make_plan(problem, "spread")) == {"cpu": 0.5}
 
 
@@ -278,13 +278,13 @@ def problems(draw, tasks_max: int = 14):
 @given(problems())
 def test_every_plan_is_feasible_and_no_bound_is_passed(case):
     spec, agents = case
-    problem = Problem(spec, agents)
+    problem = PlanningProblem(spec, agents)
     bounds = lower_bounds(problem)
     plans = {policy: make_plan(problem, policy) for policy in POLICIES}
     for policy, plan in plans.items():
         assert plan_faults(spec, agents, plan) == [], policy
         assert plan.makespan_ms >= bounds.best_ms, policy
-        assert make_plan(Problem(spec, agents), policy) == plan
+        assert make_plan(PlanningProblem(spec, agents), policy) == plan
         report(problem, plan, bounds)
     least = min(cost_micro(problem, plan) for plan in plans.values())
     assert cost_micro(problem, plans["least-cost"]) == least

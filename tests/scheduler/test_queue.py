@@ -10,11 +10,11 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.rooms import AGE_STEP_MS, ReadyTask, Shape, shape_of
-from raftflow.scheduler import parts
-from raftflow.scheduler.order import OrderKey, order_key
-from raftflow.scheduler.parts import TURN_MS, TURN_QUICK_MS, TURN_TASKS
-from raftflow.scheduler.queue import ReadyQueue
+from raftflow.domain.tasks.feasibility import AGE_STEP_MS, ReadyTask, Shape, shape_of
+from raftflow.scheduler.queue import parts
+from raftflow.scheduler.queue.order import OrderKey, order_key
+from raftflow.scheduler.queue.parts import TURN_MS, TURN_QUICK_MS, TURN_TASKS
+from raftflow.scheduler.queue.ready_queue import ReadyQueue
 
 
 def ready(task: int, *, cpu: int = 1, priority: int = 50, rank: int = 0, workflow: int = 1) -> ReadyTask:

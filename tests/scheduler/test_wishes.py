@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from raftflow.domain.rooms import AgentRoom, fault_class, shape_of
+from raftflow.domain.tasks.feasibility import AgentRoom, fault_class, shape_of
 from raftflow.scheduler.place import decide
-from raftflow.scheduler.queue import ReadyQueue
+from raftflow.scheduler.queue.ready_queue import ReadyQueue
 from raftflow.scheduler.scores import POLICIES
 from raftflow.scheduler.view import pressure_of
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftflow.domain import commands as c
-from raftflow.domain.task import AttemptOutcome, TaskState
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine import queries
-from raftflow.machine.invariants import check
+from raftflow.domain.tasks.states import AttemptOutcome, TaskState
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
+from raftflow.machine.read import queries
+from raftflow.machine.read.invariants import check
 from raftflow.scheduler.place import decide
-from raftflow.scheduler.queue import ReadyQueue
-from raftflow.scheduler.reserve import Reservations
+from raftflow.scheduler.queue.ready_queue import ReadyQueue
+from raftflow.scheduler.queue.reserve import Reservations
 from raftflow.scheduler.scores import POLICIES
 from raftflow.scheduler.view import PlacementView, has_room
 

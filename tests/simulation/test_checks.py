@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from raftflow.coordinator.leases import Leases
+from raftflow.coordinator.leader.leases import Leases
 from raftflow.domain.commands import (
     AttemptEnd,
     AttemptFinish,
@@ -23,17 +23,17 @@ from raftflow.domain.commands import (
     SubmitWorkflow,
     encode_entry,
 )
-from raftflow.domain.contract import AuditRecord, AuditTransition
+from raftflow.domain.contract.views import AuditRecord, AuditTransition
 from raftflow.domain.features import LEVEL
 from raftflow.domain.replies import AgentAccepted, Done, EndVerdict, Fired, Reported
-from raftflow.domain.task import AttemptOutcome
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
+from raftflow.domain.tasks.states import AttemptOutcome
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
-from raftflow.replication.membership import Membership
-from raftflow.simulation.checks import History, Read, answer
-from raftflow.simulation.loop import VirtualLoop
+from raftflow.replication.members.membership import Membership
+from raftflow.simulation.checkers.checks import Read, RunHistory, answer
 from raftflow.simulation.trace import Trace
+from raftflow.simulation.world.loop import VirtualLoop
 
 LEASE_MS = 500
 
@@ -41,7 +41,7 @@ LEASE_MS = 500
 @pytest.fixture
 def history():
     with closing(VirtualLoop()) as loop:
-        history = History(Trace(loop))
+        history = RunHistory(Trace(loop))
         history.members.founded(("a", "b", "c"))
         for leader in "abc":  # everybody for everybody: `test_member_checks.py` looks at elections
             for voter in "abc":

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
-from raftflow.replication.membership import MemberInfo, Membership
-from raftflow.simulation.member_checks import MemberModel
+from raftflow.replication.members.membership import MemberInfo, Membership
+from raftflow.simulation.checkers.member_checks import MemberModel
 
 
 def info(name):

@@ -19,14 +19,15 @@ from click.testing import CliRunner
 
 from raftflow.cli.main import root
 from raftflow.domain.features import MEMBERS_LEVEL
-from raftflow.simulation import network, run
-from raftflow.simulation.calls import CallFailed
+from raftflow.simulation import run
 from raftflow.simulation.campaign import campaign, run_many
-from raftflow.simulation.loop import Process, current_process
-from raftflow.simulation.mutants import MUTANTS, hunt_named
-from raftflow.simulation.operator import Operator
-from raftflow.simulation.plan import Plan, make_plan
-from raftflow.simulation.run import GUARD_RULES, Options, simulate
+from raftflow.simulation.load.operator import Operator
+from raftflow.simulation.mutation.mutants import MUTANTS, hunt_named
+from raftflow.simulation.plan import SeedPlan, make_plan
+from raftflow.simulation.run import GUARD_RULES, RunOptions, simulate
+from raftflow.simulation.world import network
+from raftflow.simulation.world.calls import CallFailed
+from raftflow.simulation.world.loop import Process, current_process
 
 if TYPE_CHECKING:
     from raftflow.coordinator.replica import Replica
@@ -42,7 +43,7 @@ REGRESSIONS = [
 
 
 def clean(seeds: range, **options: object) -> None:
-    summary = campaign(seeds, Options(**options))
+    summary = campaign(seeds, RunOptions(**options))
     assert summary.violations == []
     assert summary.seeds == len(seeds)
     assert summary.acknowledged > summary.seeds
@@ -65,7 +66,7 @@ def test_seeds_that_once_failed(seed: int) -> None:
 def planned(monkeypatch, **plan: object) -> None:
     """Let every seed mean this, beside what it draws."""
 
-    def make(seed: int, options: Options) -> Plan:
+    def make(seed: int, options: RunOptions) -> SeedPlan:
         return msgspec.structs.replace(make_plan(seed, options), levels=(), slow=0.0, **plan)
 
     monkeypatch.setattr(run, "make_plan", make)
@@ -86,7 +87,7 @@ def test_a_fault_that_shows_after_the_healing_is_no_end(monkeypatch) -> None:
         cluster.fail_disk(leader, "sync", errno.EIO)
 
     monkeypatch.setattr(run.World, "_heal", heal_and_fail)
-    report = simulate(1, Options(replicas=3, seconds=1.0))
+    report = simulate(1, RunOptions(replicas=3, seconds=1.0))
     assert report.violations == []
     assert len(seen) == report.faults["failing sync"] == 1
     assert any(f"{seen[0]} stopped: " in line for line in report.trace)
@@ -108,7 +109,7 @@ def test_what_stops_while_the_members_are_put_in_order_is_started_again(monkeypa
 
     monkeypatch.setattr(run.World, "_heal", lose_one_and_heal)
     monkeypatch.setattr(Operator, "add", stop_and_add)
-    report = simulate(1, Options(replicas=3, seconds=1.0))
+    report = simulate(1, RunOptions(replicas=3, seconds=1.0))
     assert report.violations == []
     assert stopped == ["j1"]
 
@@ -135,14 +136,14 @@ def test_a_run_ends_when_no_request_is_under_way_any_more(monkeypatch) -> None:
         heal(world)
 
     monkeypatch.setattr(run.World, "_heal", ask_and_heal)
-    assert simulate(1, Options(replicas=3, seconds=1.0)).violations == []
+    assert simulate(1, RunOptions(replicas=3, seconds=1.0)).violations == []
     assert [time_s - healed_s[0] for time_s in served_s] == [pytest.approx(2.0, abs=0.01)]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_two_of_three_voters_are_damaged_however_often_that_is_wanted(monkeypatch, seed: int) -> None:
     planned(monkeypatch, weights={"damaged voter": 1}, every_s=0.03, calm=0.0)
-    report = simulate(seed, Options(replicas=3, seconds=2.0))
+    report = simulate(seed, RunOptions(replicas=3, seconds=2.0))
     assert report.violations == []
     damaged = {line.split()[1] for line in report.trace if line.endswith("! voter damaged")}
     assert len(damaged) == 1
@@ -192,7 +193,7 @@ def test_every_kind_of_fault_takes_effect() -> None:
     }
     missing = set(wanted)
     for seed in range(SEEDS_FOR_ALL_KINDS):
-        report = simulate(seed, Options(seconds=4.0))
+        report = simulate(seed, RunOptions(seconds=4.0))
         assert not report.violations
         missing -= set(report.faults)
         if not missing:
@@ -202,7 +203,7 @@ def test_every_kind_of_fault_takes_effect() -> None:
 
 def test_without_the_guard_acknowledged_writes_are_lost() -> None:
     losing: set[int] = set()
-    for report in run_many(range(24), Options(disabled_rules=GUARD_RULES)):
+    for report in run_many(range(24), RunOptions(disabled_rules=GUARD_RULES)):
         losing |= {report.seed for found in report.violations if found.kind == "lost"}
         if len(losing) == 3:
             return
@@ -212,7 +213,7 @@ def test_without_the_guard_acknowledged_writes_are_lost() -> None:
 def test_a_run_without_the_guard_ends() -> None:
     """Without T3 a follower with an old tail and its leader never stop exchanging messages."""
     with patch.object(network, "FRAMES_MAX", 100), patch.object(network, "FRAMES_PER_S_MAX", 10):
-        report = simulate(1, Options(disabled_rules=GUARD_RULES))
+        report = simulate(1, RunOptions(disabled_rules=GUARD_RULES))
     assert "spinning" in {found.kind for found in report.violations}
     assert "frames were sent" in next(found.detail for found in report.violations if found.kind == "spinning")
 
@@ -268,14 +269,14 @@ def test_there_are_enough_mutants() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_hundred_seeds() -> None:
-    assert campaign(range(1000, 1200), Options(), jobs=2).violations == []
+    assert campaign(range(1000, 1200), RunOptions(), jobs=2).violations == []
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("replicas", [3, 5, 7])
 def test_many_seeds(replicas: int) -> None:
-    assert campaign(range(2000, 3000), Options(replicas=replicas), jobs=2).violations == []
+    assert campaign(range(2000, 3000), RunOptions(replicas=replicas), jobs=2).violations == []
 
 
 @pytest.mark.long

@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from raftflow.cli.main import root
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.scheduler.plan import PlanAgent, PlanError
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.scheduler.plan.plan import PlanAgent, PlanError
 from raftflow.scheduler.scores import POLICIES
-from raftflow.simulation import trace_run
-from raftflow.simulation.trace_fleet import LEASE_MS, rates_of
-from raftflow.simulation.trace_load import load_bounds, mix
-from raftflow.simulation.trace_run import Simulation, StuckError
+from raftflow.simulation.replay import simulator
+from raftflow.simulation.replay.load import load_bounds, mix
+from raftflow.simulation.replay.simulator import Simulation, TraceStuckError
+from raftflow.simulation.replay.virtual_fleet import LEASE_MS, rates_of
 
 
 def task(task_id: str, seconds: float | None, *needs: str, cpu: int = 1000) -> TaskSpec:
@@ -141,7 +141,7 @@ def test_equal_seeds_give_equal_runs_and_others_do_not():
 def test_light_runs_decide_as_sealed_ones(monkeypatch):
     load = mix([DIAMOND], repeat=20)
     sealed = simulate(load, agents(3), rate=60.0)
-    monkeypatch.setattr(trace_run, "SEALED_TASKS_MAX", 10)
+    monkeypatch.setattr(simulator, "SEALED_TASKS_MAX", 10)
     told = []
     light = simulate(load, agents(3), rate=60.0, progress=told.append)
     assert (sealed.sealed, light.sealed) == (True, False)
@@ -171,7 +171,7 @@ def test_bounds_of_loads():
 def test_what_can_never_end_is_said():
     simulation = Simulation(mix([DIAMOND]), agents(1), [0.0])
     simulation._fleet.agents[0].alive = False
-    with pytest.raises(StuckError, match="4 tasks wait"):
+    with pytest.raises(TraceStuckError, match="4 tasks wait"):
         simulation.run()
 
 

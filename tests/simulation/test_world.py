@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Introducer
-from raftflow.simulation.calls import CallFailed, Calls, Server
-from raftflow.simulation.disk import FaultyFileSystem
-from raftflow.simulation.loop import START_S, Process, StuckError, VirtualLoop, current_process
-from raftflow.simulation.network import Network, SimLinks
+from raftflow.replication.members.identity import DataDir
+from raftflow.replication.members.introductions import Introducer
 from raftflow.simulation.trace import Trace
+from raftflow.simulation.world.calls import CallFailed, Calls, Server
+from raftflow.simulation.world.disk import FaultyFileSystem
+from raftflow.simulation.world.loop import START_S, LoopStuckError, Process, VirtualLoop, current_process
+from raftflow.simulation.world.network import Network, SimLinks
 
 
 class End(SimLinks):
@@ -101,18 +101,18 @@ def test_a_wait_that_cannot_end_is_an_error() -> None:
     async def main(loop):
         await loop.create_future()
 
-    with pytest.raises(StuckError, match="never happen"):
+    with pytest.raises(LoopStuckError, match="never happen"):
         virtually(main)
 
 
 def test_code_that_spins_is_an_error(monkeypatch) -> None:
-    monkeypatch.setattr("raftflow.simulation.loop.PASSES_MAX", 50)
+    monkeypatch.setattr("raftflow.simulation.world.loop.PASSES_MAX", 50)
 
     async def main(loop):
         while True:  # noqa: ASYNC110 - it spins on purpose
             await asyncio.sleep(0)
 
-    with pytest.raises(StuckError, match="without a pause"):
+    with pytest.raises(LoopStuckError, match="without a pause"):
         virtually(main)
 
 

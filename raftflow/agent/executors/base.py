@@ -7,11 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from raftflow.agent.inputs import Inputs
-from raftflow.domain.contract import Assignment
+from raftflow.agent.attempts.inputs import FetchedInputs
+from raftflow.domain.contract.views import Assignment
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class ExecutionEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt's process, or call, came to its end."""
 
     ok: bool
@@ -34,7 +34,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """It is certain that it ended before anybody told it to."""
 
 
-class Watched(msgspec.Struct, frozen=True, kw_only=True):
+class WatchTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Where a running attempt can be observed."""
 
     id: int
@@ -51,7 +51,7 @@ class Executor(Protocol):
     """Starts attempts of one kind. Everything happens in the event loop's thread."""
 
     def start(
-        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+        self, assignment: Assignment, ended: Callable[[int, ExecutionEnd], None], inputs: FetchedInputs | None = None
     ) -> None:
         """Start an attempt; `inputs` are those that were fetched, if its assignment has none.
 
@@ -62,5 +62,5 @@ class Executor(Protocol):
     def signal(self, fence: int, number: int) -> None:
         """Send a signal to a running attempt; ignored if it has ended."""
 
-    def watched(self, fence: int) -> Watched | None:
+    def watched(self, fence: int) -> WatchTarget | None:
         """Return where a running attempt can be observed, None if it cannot or has ended."""

@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from raftflow.agent.executors.base import Ended, Watched
-from raftflow.agent.executors.launching import Launcher
-from raftflow.agent.files import UnfitFileError, is_of_the_system
-from raftflow.agent.folders import NO_INPUTS, AttemptFolder, AttemptFolders
-from raftflow.agent.inputs import Inputs
-from raftflow.agent.messages import Exited
-from raftflow.agent.output import OutputStore
-from raftflow.agent.workdir import WorkDirectory
-from raftflow.domain.contract import Assignment
+from raftflow.agent.attempts.folders import NO_INPUTS, AttemptFolder, AttemptFolders
+from raftflow.agent.attempts.inputs import FetchedInputs
+from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
+from raftflow.agent.executors.launcher_client import LauncherClient
+from raftflow.agent.launcher.messages import Exited
+from raftflow.agent.output.store import OutputStore
+from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.agent.workdir.files import UnfitFileError, is_of_the_system
+from raftflow.domain.contract.views import Assignment
 
 _log = logging.getLogger("raftflow.agent.command")
 
@@ -26,29 +26,31 @@ LEASE_OVER = "stopped because the agent's lease was over"
 _encode = msgspec.json.Encoder().encode
 
 
-class _Program(msgspec.Struct):
+class _RunningProgram(msgspec.Struct):
     """A program that runs."""
 
     id: int
     """The launcher's."""
     folder: AttemptFolder
-    ended: Callable[[int, Ended], None]
+    ended: Callable[[int, ExecutionEnd], None]
 
 
 class CommandExecutor:
     """An `Executor` of assignments with `command`."""
 
-    def __init__(self, launcher: Launcher, store: OutputStore, work: WorkDirectory, *, output_bytes_max: int) -> None:
+    def __init__(
+        self, launcher: LauncherClient, store: OutputStore, work: WorkDirectory, *, output_bytes_max: int
+    ) -> None:
         self._launcher = launcher
         self._store = store
         self._work = work
         self._folders = AttemptFolders(work)
         self._output_bytes_max = output_bytes_max
         self.result_bytes_max = 64 * 1024
-        self._running: dict[int, _Program] = {}
+        self._running: dict[int, _RunningProgram] = {}
 
     def start(
-        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+        self, assignment: Assignment, ended: Callable[[int, ExecutionEnd], None], inputs: FetchedInputs | None = None
     ) -> None:
         """Start the program; see `Executor`."""
         fence = assignment.fence
@@ -72,7 +74,7 @@ class CommandExecutor:
             folder=self._store.directory(fence),
             bytes_max=self._output_bytes_max,
         )
-        self._running[fence] = _Program(identity, folder, ended)
+        self._running[fence] = _RunningProgram(identity, folder, ended)
 
     def signal(self, fence: int, number: int) -> None:
         """Send a signal to the attempt's process group."""
@@ -80,10 +82,10 @@ class CommandExecutor:
         if program is not None:
             self._launcher.signal(program.id, number)
 
-    def watched(self, fence: int) -> Watched | None:
+    def watched(self, fence: int) -> WatchTarget | None:
         """Return the program's id and where it tells its progress."""
         program = self._running.get(fence)
-        return None if program is None else Watched(id=program.id, progress=program.folder.progress)
+        return None if program is None else WatchTarget(id=program.id, progress=program.folder.progress)
 
     def _exited(self, fence: int, exited: Exited) -> None:
         program = self._running.pop(fence)
@@ -97,10 +99,10 @@ class CommandExecutor:
             _log.exception("attempt %d: its end cannot be handled", fence)
             why = f"the agent could not handle its end: {error!r}"
             own = isinstance(error, OSError)  # the work directory is gone, for instance
-            how = Ended(ok=False, exit_code=exited.code, error=why, agent_fault=own)
+            how = ExecutionEnd(ok=False, exit_code=exited.code, error=why, agent_fault=own)
         program.ended(fence, how)
 
-    def _how(self, folder: AttemptFolder, exited: Exited) -> Ended:
+    def _how(self, folder: AttemptFolder, exited: Exited) -> ExecutionEnd:
         result, error, own = self._take_result(folder)
         ok = exited.code == 0 and not exited.lease_over
         if exited.problem:
@@ -108,7 +110,7 @@ class CommandExecutor:
             result, error = b"", error or exited.problem
         if not ok:
             result, error, own = b"", _why(exited), exited.agent_fault
-        return Ended(
+        return ExecutionEnd(
             ok=ok and not error,
             exit_code=exited.code,
             error=error,

@@ -15,18 +15,18 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from raftflow import helpers
-from raftflow.agent.executors.base import Ended, Watched
+from raftflow.agent.attempts.inputs import FetchedInputs
+from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
-from raftflow.agent.executors.launching import Launcher
+from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.search_path import SearchPath
-from raftflow.agent.executors.workers import IdleWorkers, Worker, WorkerLimits
-from raftflow.agent.files import CaptureFolder, UnfitFileError, create_file, opened_folder
-from raftflow.agent.inputs import Inputs
-from raftflow.agent.kept import LiveFile, keep_stream
-from raftflow.agent.messages import CONTROL_FD, READY, Call, Exited, Returned
-from raftflow.agent.output import STREAMS, OutputStore
-from raftflow.agent.workdir import WORKERS, WorkDirectory
-from raftflow.domain.contract import Assignment
+from raftflow.agent.executors.workers import IdleWorkers, WorkerClient, WorkerLimits
+from raftflow.agent.launcher.messages import CONTROL_FD, READY, Exited, FunctionCall, Returned
+from raftflow.agent.output.store import STREAMS, OutputStore
+from raftflow.agent.output.stream_file import LiveFile, keep_stream
+from raftflow.agent.workdir.directory import WORKERS, WorkDirectory
+from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, create_file, opened_folder
+from raftflow.domain.contract.views import Assignment
 
 _log = logging.getLogger("raftflow.agent.python")
 
@@ -47,7 +47,7 @@ class PythonExecutor:
 
     def __init__(
         self,
-        launcher: Launcher,
+        launcher: LauncherClient,
         store: OutputStore,
         work: WorkDirectory,
         *,
@@ -65,7 +65,7 @@ class PythonExecutor:
         self._limits = limits
         self.result_bytes_max = 64 * 1024
         self._idle = IdleWorkers(limits, self._discard)
-        self._running: dict[int, tuple[Worker, Callable[[int, Ended], None]]] = {}
+        self._running: dict[int, tuple[WorkerClient, Callable[[int, ExecutionEnd], None]]] = {}
         self._started = 0
         self._broken = False
         """The last worker that was started ended before it could do anything."""
@@ -77,13 +77,13 @@ class PythonExecutor:
         return len(self._idle) + len(self._running)
 
     def start(
-        self, assignment: Assignment, ended: Callable[[int, Ended], None], inputs: Inputs | None = None
+        self, assignment: Assignment, ended: Callable[[int, ExecutionEnd], None], inputs: FetchedInputs | None = None
     ) -> None:
         """Call the function in an idle worker, or in a new one; see `Executor`."""
         path = self._path.of(assignment.cwd, assignment.env)
         worker = self._idle.take(path) or self._start_worker(path)
         fence = assignment.fence
-        call = Call(
+        call = FunctionCall(
             fence,
             assignment.attempt,
             assignment.workflow_id,
@@ -105,7 +105,9 @@ class PythonExecutor:
         if self._cutting is None:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
 
-    def _give(self, worker: Worker, assignment: Assignment, data: bytes, ended: Callable[[int, Ended], None]) -> None:
+    def _give(
+        self, worker: WorkerClient, assignment: Assignment, data: bytes, ended: Callable[[int, ExecutionEnd], None]
+    ) -> None:
         fence = worker.fence = assignment.fence
         worker.assignment = assignment
         worker.call = data
@@ -129,13 +131,15 @@ class PythonExecutor:
                 worker.doomed = True
             self._launcher.signal(worker.id, number)
 
-    def watched(self, fence: int) -> Watched | None:
+    def watched(self, fence: int) -> WatchTarget | None:
         """Return the worker's id, what it has used before, and where the call tells its progress."""
         entry = self._running.get(fence)
         if entry is None:
             return None
         worker = entry[0]
-        return Watched(id=worker.id, cpu_before_ms=worker.cpu_ms, kept_kib=worker.kept_kib, progress=worker.progress)
+        return WatchTarget(
+            id=worker.id, cpu_before_ms=worker.cpu_ms, kept_kib=worker.kept_kib, progress=worker.progress
+        )
 
     async def probe(self) -> str:
         """Start a worker if the last one could not work. Returns what is wrong, empty if nothing is."""
@@ -153,16 +157,16 @@ class PythonExecutor:
             self._discard(worker)
         return "" if ready else "a python worker ended before it could begin"
 
-    def _start_worker(self, path: tuple[str, ...]) -> Worker:
+    def _start_worker(self, path: tuple[str, ...]) -> WorkerClient:
         """Start a worker that looks for modules of users in `path`. Raises `OSError` and `UnfitFileError`."""
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         self._started += 1
-        worker = Worker(ours, f"{self._work.part(WORKERS)}/{self._started}-{secrets.token_hex(6)}", path)
+        worker = WorkerClient(ours, f"{self._work.part(WORKERS)}/{self._started}-{secrets.token_hex(6)}", path)
         try:
             self._make_files(worker)
             worker.id = self._launcher.spawn(
-                helpers.worker_command("raftflow.agent.worker", *path),
+                helpers.worker_command("raftflow.agent.worker.process", *path),
                 {"RAFTFLOW_PROGRESS": worker.progress},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,
@@ -177,7 +181,7 @@ class PythonExecutor:
         self._loop.add_reader(ours.fileno(), self._read, worker)
         return worker
 
-    def _make_files(self, worker: Worker) -> None:
+    def _make_files(self, worker: WorkerClient) -> None:
         try:
             os.mkdir(worker.folder, 0o700)  # noqa: PTH102 - runs once a worker
         except OSError:
@@ -190,14 +194,14 @@ class PythonExecutor:
             )
         worker.streams = (out, err)
 
-    def _remove_files(self, worker: Worker) -> None:
+    def _remove_files(self, worker: WorkerClient) -> None:
         for fd in worker.streams:
             if fd >= 0:
                 os.close(fd)
         worker.streams = (-1, -1)
         self._work.trash.put(worker.folder)
 
-    def _write(self, worker: Worker, data: bytes) -> None:
+    def _write(self, worker: WorkerClient, data: bytes) -> None:
         assert worker.socket is not None  # noqa: S101 - only a worker that is alive is given a call
         sent = 0
         try:
@@ -212,7 +216,7 @@ class PythonExecutor:
             worker.outgoing = data[sent:]
             self._loop.add_writer(worker.socket.fileno(), self._flush, worker)
 
-    def _flush(self, worker: Worker) -> None:
+    def _flush(self, worker: WorkerClient) -> None:
         if worker.socket is None:
             return
         try:
@@ -225,7 +229,7 @@ class PythonExecutor:
         if not worker.outgoing:
             self._loop.remove_writer(worker.socket.fileno())
 
-    def _read(self, worker: Worker) -> None:
+    def _read(self, worker: WorkerClient) -> None:
         if worker.socket is None:
             return
         try:
@@ -266,7 +270,7 @@ class PythonExecutor:
             worker.incoming = bytearray()
             self._answered(worker, returned)
 
-    def _answered(self, worker: Worker, returned: Returned) -> None:
+    def _answered(self, worker: WorkerClient, returned: Returned) -> None:
         if returned.fence != worker.fence:
             # A call that answered in the worker's name has left the worker's own answer to the next one.
             worker.misled = worker.fence is not None and returned.fence < worker.fence
@@ -281,18 +285,18 @@ class PythonExecutor:
         else:
             self._returned(worker, returned)
 
-    def _distrust(self, worker: Worker, fault: str) -> None:
+    def _distrust(self, worker: WorkerClient, fault: str) -> None:
         """End a worker that does not say what a worker says: the function has meddled with it, or something else."""
         worker.fault = worker.fault or fault
         worker.incoming = bytearray()
         self._discard(worker)
         self._idle.remove(worker)
 
-    def _returned(self, worker: Worker, returned: Returned) -> None:
+    def _returned(self, worker: WorkerClient, returned: Returned) -> None:
         fence = returned.fence
         self._keep(worker, fence, returned.sizes, returned.truncated)
         worker.cpu_ms, worker.kept_kib = returned.cpu_life_ms, returned.rss_kib
-        how = Ended(
+        how = ExecutionEnd(
             ok=returned.ok,
             error=returned.error,
             result=returned.result,
@@ -315,10 +319,10 @@ class PythonExecutor:
             self._idle.put(worker)
         ended(fence, how)
 
-    def _discard(self, worker: Worker) -> None:
+    def _discard(self, worker: WorkerClient) -> None:
         self._launcher.signal(worker.id, signal.SIGKILL)
 
-    def _disconnect(self, worker: Worker) -> None:
+    def _disconnect(self, worker: WorkerClient) -> None:
         if worker.socket is not None:
             self._loop.remove_reader(worker.socket.fileno())
             self._loop.remove_writer(worker.socket.fileno())
@@ -326,7 +330,7 @@ class PythonExecutor:
             worker.socket = None
         self._idle.remove(worker)
 
-    def _exited(self, worker: Worker, exited: Exited) -> None:
+    def _exited(self, worker: WorkerClient, exited: Exited) -> None:
         if worker.socket is not None and worker.fence is not None:
             self._read(worker)  # it may have answered before it died
         self._disconnect(worker)
@@ -340,13 +344,13 @@ class PythonExecutor:
             except Exception as error:  # noqa: BLE001 - it must cost this attempt only
                 _log.exception("attempt %d: its end cannot be handled", fence)
                 why = f"the agent could not handle its end: {error!r}"
-                how = Ended(ok=False, error=why, agent_fault=isinstance(error, OSError))
+                how = ExecutionEnd(ok=False, error=why, agent_fault=isinstance(error, OSError))
             worker.fence = None
             _, ended = self._running.pop(fence)
             ended(fence, how)
         self._remove_files(worker)
 
-    def _start_again(self, worker: Worker, fence: int, exited: Exited) -> bool:
+    def _start_again(self, worker: WorkerClient, fence: int, exited: Exited) -> bool:
         """Give the call of a worker that died to a new one, if it is not its fault. Returns whether it did.
 
         It is not if the worker had served others, and died before it had read this one or had old modules.
@@ -369,12 +373,12 @@ class PythonExecutor:
         self._give(fresh, assignment, data, self._running[fence][1])
         return True
 
-    def _died(self, worker: Worker, fence: int, exited: Exited) -> Ended:
+    def _died(self, worker: WorkerClient, fence: int, exited: Exited) -> ExecutionEnd:
         how = self._how(worker, exited)
         self._rescue_output(worker, fence)
         return how
 
-    def _rescue_output(self, worker: Worker, fence: int) -> None:
+    def _rescue_output(self, worker: WorkerClient, fence: int) -> None:
         """Keep the output of a call whose worker died."""
         folder = CaptureFolder(self._store.directory(fence))
         kept: list[tuple[int, bool]] = []
@@ -387,7 +391,7 @@ class PythonExecutor:
         (out, out_cut), (err, err_cut) = kept
         self._keep(worker, fence, (out, err), (out_cut, err_cut))
 
-    def _keep(self, worker: Worker, fence: int, sizes: tuple[int, int], truncated: tuple[bool, bool]) -> None:
+    def _keep(self, worker: WorkerClient, fence: int, sizes: tuple[int, int], truncated: tuple[bool, bool]) -> None:
         """Tell the store how much a call wrote, with what was lost while it ran."""
         assert worker.live is not None  # noqa: S101 - it has had a call
         out, err = worker.live
@@ -396,19 +400,19 @@ class PythonExecutor:
             truncated = (truncated[0] or out.lost > 0, truncated[1] or err.lost > 0)
         self._store.ended(fence, sizes, truncated)
 
-    def _how(self, worker: Worker, exited: Exited) -> Ended:
+    def _how(self, worker: WorkerClient, exited: Exited) -> ExecutionEnd:
         cpu_ms = max(exited.cpu_ms - worker.cpu_ms, 0)
         if exited.lease_over or exited.code is None:
             own = exited.agent_fault or not exited.lease_over  # it is the agent's interpreter that cannot be started
             error = exited.error or LEASE_OVER
-            return Ended(ok=False, error=error, abandoned=exited.lease_over, agent_fault=own, cpu_ms=cpu_ms)
+            return ExecutionEnd(ok=False, error=error, abandoned=exited.lease_over, agent_fault=own, cpu_ms=cpu_ms)
         if worker.fault:
             _log.warning("attempt %s: the worker was killed, for %s", worker.fence, worker.fault)
             error = (
                 f"the worker cannot be trusted any more: {worker.fault}; a function must leave file descriptor "
                 f"{CONTROL_FD} alone"
             )
-            return Ended(
+            return ExecutionEnd(
                 ok=False, error=error, abandoned=worker.misled, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib
             )
         _log.info("worker of attempt %s died: %s", worker.fence, exit_text(exited.code))
@@ -417,7 +421,7 @@ class PythonExecutor:
         own = worker.unread or bool(worker.stale) or not worker.ready.result()
         error = f"{'the worker died before the call began' if own else 'worker died'}: {what}"
         error += f": {tail}" if tail else ""
-        return Ended(ok=False, error=error, agent_fault=own, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
+        return ExecutionEnd(ok=False, error=error, agent_fault=own, cpu_ms=cpu_ms, rss_max_kib=exited.rss_max_kib)
 
     def _cut(self) -> None:
         """Keep the capture files of running calls from growing without bound."""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from raftflow.agent.executors.base import Ended
-from raftflow.agent.kept import LiveFile
-from raftflow.domain.contract import Assignment
+from raftflow.agent.executors.base import ExecutionEnd
+from raftflow.agent.output.stream_file import LiveFile
+from raftflow.domain.contract.views import Assignment
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +23,7 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_max_mib: int
 
 
-class Worker:
+class WorkerClient:
     """The agent's end of one worker process."""
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Worker:
         """It was sent a signal, which may reach it at any later time: it gets no other call."""
         self.answered = False
         """Its answer was there already when it was sent a signal for the first time."""
-        self.returned: Ended | None = None
+        self.returned: ExecutionEnd | None = None
         """How its call ended, while the worker and what the call left behind are being killed."""
         self.assignment: Assignment | None = None
         """What the call that runs, or the last one, is for."""
@@ -104,11 +104,11 @@ class IdleWorkers:
     The one that was used last is used next, so those that are not needed wait for long.
     """
 
-    def __init__(self, limits: WorkerLimits, end: Callable[[Worker], None]) -> None:
+    def __init__(self, limits: WorkerLimits, end: Callable[[WorkerClient], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
         self._end = end
-        self._waiting: list[Worker] = []
+        self._waiting: list[WorkerClient] = []
         """The one that waits for the longest time first."""
         self._held_kib = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -116,7 +116,7 @@ class IdleWorkers:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, path: tuple[str, ...]) -> Worker | None:
+    def take(self, path: tuple[str, ...]) -> WorkerClient | None:
         """Return a worker that looks for modules in these folders, None if there is none."""
         for place in range(len(self._waiting) - 1, -1, -1):
             if self._waiting[place].path == path:
@@ -125,7 +125,7 @@ class IdleWorkers:
                 return worker
         return None
 
-    def put(self, worker: Worker) -> None:
+    def put(self, worker: WorkerClient) -> None:
         """Let a worker wait. It, or others, may be ended at once."""
         idle_max_kib = self._limits.idle_max_mib * 1024
         if worker.kept_kib > idle_max_kib:
@@ -139,7 +139,7 @@ class IdleWorkers:
         if self._timer is None and self._waiting:
             self._timer = self._loop.call_later(self._limits.idle_max_s, self._look)
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: WorkerClient) -> None:
         """Forget a worker that has ended; ignored if it does not wait."""
         if worker in self._waiting:
             self._waiting.remove(worker)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from raftflow.replication.connection import LinkLimits
-from raftflow.replication.handshake import Credentials, Dialer
-from raftflow.replication.links import StreamLinks
+from raftflow.replication.net.connection import LinkLimits
+from raftflow.replication.net.handshake import Credentials, Dialer
+from raftflow.replication.net.links import StreamLinks
 
 SECRET = b"the secret of this cluster"
 WAIT_S = 20.0

@@ -11,10 +11,16 @@ import pytest
 from msgspec.structs import replace
 
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Answer, Introducer, Introduction, PeersFileError, Point
-from raftflow.replication.membership import Standing
-from raftflow.replication.starts import Seen, Start, Starts
+from raftflow.replication.members.identity import DataDir
+from raftflow.replication.members.introductions import (
+    Introducer,
+    Introduction,
+    IntroductionReply,
+    PeersFileError,
+    Point,
+)
+from raftflow.replication.members.membership import MembershipVersion
+from raftflow.replication.members.starts import ReplicaStart, Seen, Starts
 
 
 def introducer(directory: Path, name: str, *, level: int = 1) -> Introducer:
@@ -176,7 +182,7 @@ def test_what_is_remembered_of_another_disk_says_nothing_about_this_one(tmp_path
     mine = introducer(tmp_path / "a", "a")
     mine.open()
     mine.log = log = Told()
-    seen = Seen(start=Start(99, "of another disk"))
+    seen = Seen(start=ReplicaStart(99, "of another disk"))
     told = Introduction(format=1, disk="b", level=5, seen=seen, seen_disk="another")
     assert not mine.look_back("b", told)
     assert ("put back", "b") not in log.heard
@@ -189,7 +195,7 @@ def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
     mine = introducer(tmp_path / "a", "a", level=5)
     mine.open()
     mine.log, mine.history = Told(), Past({4: b"chain"})
-    start = Start(7, "x")
+    start = ReplicaStart(7, "x")
     assert mine.meet("b", replace(words("disk-b"), start=start)).accepted
     told = mine.read(mine.introduction("b"))
     assert ("looks at", "b") in mine.log.heard  # so that what is told is new
@@ -198,9 +204,9 @@ def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
     # Another disk takes the place of the one that was met: what was known of that is over.
     mine.starts.note("b", index=9, term=2)
     mine.attach(lambda _peer, _reason: None, lambda: True)
-    assert mine.meet("b", replace(words("another"), start=Start(1, "y"))).accepted
-    assert mine.starts.of("b") == Seen(start=Start(1, "y"))
-    mine.update(Standing(removed=("b",)))
+    assert mine.meet("b", replace(words("another"), start=ReplicaStart(1, "y"))).accepted
+    assert mine.starts.of("b") == Seen(start=ReplicaStart(1, "y"))
+    mine.update(MembershipVersion(removed=("b",)))
     assert mine.starts.of("b") is None
 
 
@@ -215,7 +221,7 @@ def test_a_refusal_calls_a_replica_emptied_or_does_not(
     mine = introducer(tmp_path / "a", "a")
     told: list[str] = []
     mine.attach(lambda peer, _reason: told.append(peer), lambda: False)
-    mine.hear_refusal("b", Answer(accepted=False, reason="no", stranger=stranger, emptied=emptied))
+    mine.hear_refusal("b", IntroductionReply(accepted=False, reason="no", stranger=stranger, emptied=emptied))
     assert told == heard
 
 
@@ -259,7 +265,7 @@ async def test_who_was_removed_is_not_dialled_and_hears_of_it_when_it_dials(worl
     mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
     theirs.log = log = Told()
     b = await world.node("b", introducer=mine)
-    mine.update(Standing(removed=("a",)))
+    mine.update(MembershipVersion(removed=("a",)))
     a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
     await a.until(lambda: ("removed", "b") in log.heard)
     assert a.ups_and_downs("b") == []
@@ -270,7 +276,7 @@ async def test_what_a_peer_with_another_history_remembers_puts_nobody_under_repa
     mine.open()
     mine.log, mine.history = log, _ = Told(), Past({4: b"chain", 3: b"here"})
     told = Introduction(
-        format=1, disk="b", level=5, seen=Seen(start=Start(99, "x")), seen_disk=mine.introduce_to("b").disk
+        format=1, disk="b", level=5, seen=Seen(start=ReplicaStart(99, "x")), seen_disk=mine.introduce_to("b").disk
     )
     answer = await mine.judge("b", replace(told, point=Point(3, b"there")))
     assert answer is not None and (answer.accepted, answer.differs) == (False, True)
@@ -280,4 +286,4 @@ async def test_what_a_peer_with_another_history_remembers_puts_nobody_under_repa
         log.heard.clear()
         assert await mine.judge("b", replace(told, point=point)) is None
         assert ("put back", "b") in log.heard
-        told = replace(told, seen=Seen(start=Start(told.seen.start.number + 99, "x")))
+        told = replace(told, seen=Seen(start=ReplicaStart(told.seen.start.number + 99, "x")))

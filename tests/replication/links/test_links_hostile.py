@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.replication.handshake import Credentials, Dialer
+from raftflow.replication.net.handshake import Credentials, Dialer
 
 IDLE = {"peers": ["a"]}
 

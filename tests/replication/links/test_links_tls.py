@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from raftflow.replication.tls import TLSConfigError, client_context, server_context
+from raftflow.replication.net.tls import TLSConfigError, client_context, server_context
 
 
 class Authority:

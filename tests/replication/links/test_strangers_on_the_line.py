@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.identity import DataDir
-from raftflow.replication.introductions import Introducer
-from raftflow.replication.membership import Membership, Standing
+from raftflow.replication.members.identity import DataDir
+from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.membership import Membership, MembershipVersion
 
 
-def introducer(directory: Path, name: str, standing: Standing) -> Introducer:
+def introducer(directory: Path, name: str, standing: MembershipVersion) -> Introducer:
     fs = RealFileSystem()
     DataDir.open(fs, directory, "c1", name).close()
     made = Introducer(fs, directory, level=3)
@@ -21,11 +21,11 @@ def introducer(directory: Path, name: str, standing: Standing) -> Introducer:
     return made
 
 
-FOUNDERS = Standing(Membership.of("bxy"), 0, 0)
+FOUNDERS = MembershipVersion(Membership.of("bxy"), 0, 0)
 
 
-def now(names: str, index: int = 9) -> Standing:
-    return Standing(Membership.of(names), index, index)
+def now(names: str, index: int = 9) -> MembershipVersion:
+    return MembershipVersion(Membership.of(names), index, index)
 
 
 @pytest.mark.parametrize("member", ["a", "c"], ids=["who dials anyway", "who should be dialled"])
@@ -64,7 +64,7 @@ async def test_a_guest_has_to_go_when_the_newer_list_is_without_it(world: Any, t
     "standing", [now("abz", 4), now("az"), now("bz"), FOUNDERS], ids=["older", "without b", "without a", "founders"]
 )
 async def test_a_stranger_without_a_newer_list_is_refused(
-    world: Any, tmp_path: Path, standing: Standing, caplog: pytest.LogCaptureFixture
+    world: Any, tmp_path: Path, standing: MembershipVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is not even remembered, so that nobody can use up a name, or the room for names."""
     at_home = introducer(tmp_path / "b", "b", now("bxy", 5))

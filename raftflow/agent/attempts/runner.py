@@ -1,0 +1,239 @@
+"""Attempts that run: started through an executor, stopped in steps, and turned into reported ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+
+from raftflow.agent.attempts.inputs import FetchedInputs, InputsError
+from raftflow.agent.attempts.usage import Sample, Usage, UsageWatch, to_mib
+from raftflow.agent.clock import now_ns
+from raftflow.agent.executors.base import ExecutionEnd, Executor, WatchTarget
+from raftflow.agent.workdir.files import UnfitFileError
+from raftflow.domain.contract.views import Assignment, ReportedEnd
+from raftflow.domain.limits import RESULT_BYTES_MAX
+from raftflow.domain.tasks.reportable import judge_end
+from raftflow.domain.tasks.resources import MEMORY
+
+_log = logging.getLogger("raftflow.agent.attempts")
+
+StopReason = Literal["cancelled", "timeout", "abandoned", "outgrown"]
+
+OUTGROWN_GRACE_S = 1.0
+"""Longest grace of an attempt that uses too much memory: others on the machine may need it meanwhile."""
+
+
+class RunningAttempt:
+    """One attempt that runs."""
+
+    __slots__ = (
+        "assignment",
+        "executor",
+        "fetching",
+        "inputs",
+        "kill_timer",
+        "reason",
+        "started_at_ns",
+        "timeout_timer",
+        "usage",
+        "why",
+    )
+
+    def __init__(self, assignment: Assignment, executor: Executor) -> None:
+        self.assignment = assignment
+        self.executor = executor
+        self.started_at_ns = now_ns()
+        self.reason: StopReason | None = None
+        self.why = ""
+        self.timeout_timer: asyncio.TimerHandle | None = None
+        self.kill_timer: asyncio.TimerHandle | None = None
+        self.usage = Usage()
+        self.fetching: asyncio.Task[FetchedInputs] | None = None
+        """Set while its inputs are fetched: nothing runs yet."""
+        self.inputs: FetchedInputs | None = None
+        """Those that were fetched."""
+
+    @property
+    def memory_mib(self) -> int:
+        """Memory that it demands, 0 if its demand names none."""
+        return 0 if self.assignment.exclusive else self.assignment.resources.get(MEMORY, 0)
+
+    def watched(self) -> WatchTarget | None:
+        """Return where it can be observed."""
+        return None if self.fetching is not None else self.executor.watched(self.assignment.fence)
+
+
+class AttemptRunner:
+    """Runs attempts. `on_end` gets each end once; `before_end` is called before an end is judged."""
+
+    def __init__(
+        self,
+        command: Executor,
+        python: Executor,
+        *,
+        before_end: Callable[[], None],
+        on_end: Callable[[ReportedEnd], None],
+        sample: Sample | None = None,
+        fetch: Callable[[Assignment], Coroutine[Any, Any, FetchedInputs]] | None = None,
+        lack: Callable[[int], str] | None = None,
+    ) -> None:
+        """See the class. `lack(since_ns)` says what the machine lacked since then, for attempts that failed."""
+        self._loop = asyncio.get_running_loop()
+        self._command = command
+        self._python = python
+        self._before_end = before_end
+        self._on_end = on_end
+        self._fetch = fetch
+        self._lack = lack
+        self._running: dict[int, RunningAttempt] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.usage = UsageWatch(self._running, sample, self._outgrown)
+        self.result_bytes_max = RESULT_BYTES_MAX
+        """Of one result, as the coordinator takes it."""
+        self.tells_faults = False
+        """The coordinator takes ends that were the agent's own fault."""
+
+    def start(self, assignment: Assignment) -> None:
+        """Start an attempt. Its end comes through `on_end`, never before this returns."""
+        executor = self._command if assignment.command is not None else self._python
+        running = RunningAttempt(assignment, executor)
+        self._running[assignment.fence] = running
+        self._idle.clear()
+        self.usage.started()
+        if assignment.inputs_apart is None or self._fetch is None:
+            self._begin(running)
+        else:
+            running.fetching = self._loop.create_task(self._fetch(assignment))
+            running.fetching.add_done_callback(partial(self._fetched, running))
+        if assignment.timeout_ms is not None:
+            running.timeout_timer = self._loop.call_later(
+                assignment.timeout_ms / 1000, self._timed_out, assignment.fence
+            )
+
+    def _begin(self, running: RunningAttempt) -> None:
+        """Start what runs."""
+        assignment = running.assignment
+        try:
+            running.executor.start(assignment, self._ended, running.inputs)
+        except (OSError, UnfitFileError) as error:
+            _log.exception("attempt %s of task %s cannot be started", assignment.fence, assignment.task_id)
+            how = ExecutionEnd(ok=False, error=f"the agent cannot start it: {error}", agent_fault=True)
+            self._loop.call_soon(self._ended, assignment.fence, how)
+
+    def _fetched(self, running: RunningAttempt, fetching: asyncio.Task[FetchedInputs]) -> None:
+        """The inputs are there, or will not be: start, unless the attempt was stopped meanwhile."""
+        self._before_end()  # the lease may be over by now, and then nothing starts
+        running.fetching = None
+        how = ExecutionEnd(ok=False, error="stopped before its inputs were there", abandoned=True)
+        if not fetching.cancelled():
+            error = fetching.exception()
+            if error is None:
+                running.inputs = fetching.result()
+                if running.reason is None:
+                    self._begin(running)
+                    return
+            elif isinstance(error, InputsError):
+                _log.warning("attempt %d cannot start: %s", running.assignment.fence, error)
+                how = ExecutionEnd(
+                    ok=False, error=str(error), abandoned=error.own or error.over, agent_fault=error.own
+                )
+            else:
+                raise error
+        self._ended(running.assignment.fence, how)
+
+    def _timed_out(self, fence: int) -> None:
+        running = self._running.get(fence)
+        if running is not None:
+            limit_ms = running.assignment.timeout_ms
+            self.stop(fence, "timeout", f"ran longer than its timeout of {limit_ms} ms")
+
+    def _outgrown(self, fence: int, why: str) -> None:
+        _log.warning("stopping attempt %d: it %s", fence, why)
+        self.stop(fence, "outgrown", why, OUTGROWN_GRACE_S)
+
+    def stop(self, fence: int, reason: StopReason, why: str, grace_max_s: float | None = None) -> None:
+        """Stop an attempt: SIGTERM, its grace (at most `grace_max_s`), SIGKILL.
+
+        The first reason counts. A later call may only shorten the grace. Ignored if the attempt does not run.
+        """
+        running = self._running.get(fence)
+        if running is None:
+            return
+        grace_s = running.assignment.grace_ms / 1000
+        if grace_max_s is not None:
+            grace_s = min(grace_s, grace_max_s)
+        if running.reason is None:
+            running.reason = reason
+            running.why = why
+            if running.fetching is not None:
+                running.fetching.cancel()
+                return
+            running.executor.signal(fence, signal.SIGTERM)
+        elif running.kill_timer is not None and running.kill_timer.when() <= self._loop.time() + grace_s:
+            return
+        if running.kill_timer is not None:
+            running.kill_timer.cancel()
+        if grace_s <= 0:
+            running.kill_timer = None
+            running.executor.signal(fence, signal.SIGKILL)
+        else:
+            running.kill_timer = self._loop.call_later(grace_s, running.executor.signal, fence, signal.SIGKILL)
+
+    def stop_all(self, reason: StopReason, why: str, grace_max_s: float | None = None) -> None:
+        """Stop every attempt."""
+        for fence in list(self._running):
+            self.stop(fence, reason, why, grace_max_s)
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs."""
+        await self._idle.wait()
+
+    def _ended(self, fence: int, how: ExecutionEnd) -> None:
+        self._before_end()
+        running = self._running.pop(fence)
+        for timer in (running.timeout_timer, running.kill_timer):
+            if timer is not None:
+                timer.cancel()
+        if running.inputs is not None:
+            running.inputs.remove()
+        if not self._running:
+            self._idle.set()
+        assignment = running.assignment
+        outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown", "agent_fault"]
+        error = how.error
+        # An agent that stood still tells its attempts to end before it hears that one has succeeded long ago.
+        if running.reason is not None and not (how.ok and how.by_itself):
+            outcome = running.reason
+            error = running.why
+        elif how.agent_fault and self.tells_faults:
+            outcome = "agent_fault"
+        elif how.abandoned:
+            outcome = "abandoned"
+        elif how.ok:
+            outcome = "succeeded"
+        elif self.tells_faults and self._lack is not None and (lack := self._lack(running.started_at_ns)):
+            outcome, error = "agent_fault", f"{lack}; the attempt ended with: {error}"
+        else:
+            outcome = "failed"
+        end = ReportedEnd(
+            fence=fence,
+            workflow_id=assignment.workflow_id,
+            task_id=assignment.task_id,
+            outcome=outcome,
+            exit_code=how.exit_code,
+            error=error,
+            duration_ms=(now_ns() - running.started_at_ns) // 1_000_000,
+            cpu_ms=max(how.cpu_ms, running.usage.cpu_ms),
+            peak_mib=to_mib(running.usage.peak_at_end_kib(how)),
+        )
+        if outcome == "succeeded" and how.result:
+            end.result = msgspec.Raw(how.result)
+        judge_end(end, result_bytes_max=self.result_bytes_max)
+        self._on_end(end)

@@ -1,0 +1,539 @@
+"""The launcher: the process that owns every process that a task runs in.
+
+The agent tells it what to start. It lives in a session of its own, so whatever happens to the agent, it can do the
+one thing that matters for fencing: no task outlives its right to run.
+
+    the agent's end of the socket closes   the agent is gone: everything is killed at once, the launcher ends
+    the lease runs out                     everything is killed, though the agent may be stopped or stuck
+    a program ends                         the rest of its process group is killed, and descendants that left the
+                                           group too (the launcher adopts orphans and knows them by RAFTFLOW_FENCE)
+
+It is one thread around epoll and starts programs with posix_spawn, which costs a third of a fork of the agent.
+Started as `python -m raftflow.agent.launcher.process FD FILES`: its socket, and the limit of open files for programs.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+from raftflow.agent.launcher.hardening import (
+    adopt_orphans,
+    hide_memory,
+    ignore_signals,
+    inherited,
+    wake_when_parent_dies,
+)
+from raftflow.agent.launcher.messages import (
+    CONTROL_FD,
+    Alive,
+    Exited,
+    FromLauncher,
+    LeaseExtension,
+    Ping,
+    Sample,
+    Sampled,
+    Signal,
+    Spawn,
+    ToLauncher,
+)
+from raftflow.agent.launcher.process_tree import read_tree, session_of, started_at
+from raftflow.agent.output.capture import Stream
+from raftflow.agent.workdir.files import CaptureFolder, is_of_the_system
+
+_PACKET_BYTES_MAX = 1 << 20
+_FDS = 3
+"""Descriptors that come with a `Spawn` whose program is not captured."""
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS * array.array("i").itemsize)
+_CHUNK_BYTES = 1 << 16
+_SHORT_BYTES = 1 << 11
+_DRAIN_READS_MAX = 32
+_TICK_S = 1.0
+"""Longest sleep while a lease is watched: sleeping does not count time in suspend, the lease does."""
+_WATCH_AFTER_S = 0.005
+"""From what age on a program's output is read while it runs. Most programs that end sooner have written less than a
+pipe holds, and are spared four calls of the system and a wake-up; one that writes more waits for so long, once."""
+_OWN_PEAK_S = 5.0
+"""How long the launcher's own peak is taken for nearly unchanged; it holds a few MiB for each program that runs."""
+_OWN_GROWTH_KIB = 64 << 10
+"""It does not grow by more in that time."""
+_SLACK_KIB = 512
+"""The system counts pages of each CPU by itself, and adds them up now and then."""
+_GONE_WAIT_S = 5.0
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ToLauncher).decode
+
+
+class Child:
+    """A running program."""
+
+    __slots__ = ("began_ticks", "ended", "fence", "id", "lease_over", "pid", "signalled", "streams", "watch_at_s")
+
+    def __init__(self, spawn: Spawn, pid: int, streams: list[Stream]) -> None:
+        self.id = spawn.id
+        self.fence = spawn.env.get("RAFTFLOW_FENCE")
+        self.pid = pid
+        self.began_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
+        """In the unit of `started_at`."""
+        self.streams = streams
+        self.watch_at_s = time.monotonic() + _WATCH_AFTER_S
+        self.ended = False
+        self.lease_over = False
+        self.signalled = False
+
+
+class LauncherProcess:
+    """See the module's text."""
+
+    def __init__(self, control: socket.socket, files_limit: int) -> None:
+        """`files_limit` is the soft limit of open files that programs begin with; -1 for the launcher's own."""
+        own, self._files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files_soft = own
+        self._files_limit = own if files_limit < 0 else files_limit
+        self._peak_kib = 0
+        self._peak_until_s = 0.0
+        control.settimeout(0)
+        self._control = control
+        self._children: dict[int, Child] = {}
+        self._pids: dict[int, Child] = {}
+        self._streams: dict[int, Stream] = {}
+        """Streams that are watched."""
+        self._young: deque[Child] = deque()
+        """Programs whose streams are not watched yet, the oldest first; some may have ended."""
+        self._outgoing: deque[bytes] = deque()
+        self._is_full = False
+        """The agent's socket takes nothing more for now."""
+        self._until_ns: int | None = None
+        self._environ = {key: value for key, value in os.environ.items() if not key.startswith("_RAFTFLOW_")}
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._home = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        self._epoll = select.epoll()
+        self._child_list = _open_child_list()
+        wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = wake
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # It ends when the agent does. A service manager signals every process of a service: the agent must hear of it
+        # and drain, and needs its launcher for that. Tasks may send anything to their parent.
+        ignore_signals(frozenset({signal.SIGPIPE, signal.SIGXFSZ}))
+        self._reset = (*inherited(), signal.SIGPIPE, signal.SIGXFSZ)
+
+    def run(self) -> None:
+        """Serve until the agent is gone, then kill everything."""
+        control = self._control.fileno()
+        self._epoll.register(control, select.EPOLLIN)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._send(Alive())
+        try:
+            while True:
+                events = self._epoll.poll(self._timeout_s())
+                self._check_lease()
+                self._watch_streams()
+                if not events and not self._young:
+                    self._reap()  # somebody may have taken the signal away
+                for fd, mask in events:
+                    if fd == control:
+                        if mask & select.EPOLLOUT:
+                            self._flush()
+                        if mask & ~select.EPOLLOUT and not self._receive():
+                            return
+                    elif fd == self._wake:
+                        with contextlib.suppress(BlockingIOError):
+                            os.read(self._wake, 4096)
+                        self._reap()
+                    elif fd in self._streams and self._streams[fd].read() == 0:
+                        self._epoll.unregister(fd)
+                        del self._streams[fd]
+        finally:
+            self._kill_everything()
+            for child in self._children.values():
+                self._drain(child)
+
+    def _timeout_s(self) -> float:
+        while self._young and self._young[0].ended:
+            self._young.popleft()
+        if self._young:  # sooner than any tick: the lease is looked at after it
+            return max(self._young[0].watch_at_s - time.monotonic(), 0.0)
+        if self._until_ns is None or all(child.lease_over for child in self._children.values()):
+            return -1
+        left_s = (self._until_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) / 1e9
+        return min(max(left_s, 0.0) + 0.001, _TICK_S)
+
+    def _watch_streams(self) -> None:
+        """Watch the streams of programs that have come of age."""
+        while self._young and (self._young[0].ended or self._young[0].watch_at_s <= time.monotonic()):
+            child = self._young.popleft()
+            if not child.ended:
+                for stream in child.streams:
+                    with contextlib.suppress(OSError):  # no room for it in the kernel: it is read at the end
+                        self._epoll.register(stream.fd, select.EPOLLIN)
+                        self._streams[stream.fd] = stream
+
+    def _check_lease(self) -> None:
+        if not self._is_lease_over():
+            return
+        for child in self._children.values():
+            if not child.lease_over:
+                child.lease_over = child.signalled = True
+                _kill_group(child.pid, signal.SIGKILL)
+
+    def _is_lease_over(self) -> bool:
+        return self._until_ns is not None and time.clock_gettime_ns(time.CLOCK_BOOTTIME) > self._until_ns
+
+    def _receive(self) -> bool:
+        """Carry out one message. Returns False when the agent is gone."""
+        try:
+            data, fds = _receive_packet(self._control)
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        try:
+            match _decode(data):
+                case Spawn() as spawn:
+                    self._spawn(spawn, fds)
+                case Signal(id=identity, signal=number):
+                    child = self._children.get(identity)
+                    if child is not None:
+                        child.signalled = True
+                        _kill_group(child.pid, number)
+                case LeaseExtension(until_ns=until_ns):
+                    self._until_ns = until_ns
+                case Sample(wanted=wanted):
+                    self._send(self._sample(wanted))
+                case Ping():
+                    self._send(Alive())
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _spawn(self, spawn: Spawn, given: list[int]) -> None:
+        if self._is_lease_over():
+            self._send(Exited(spawn.id, None, "the agent's lease is over", lease_over=True))
+            return
+        streams: list[Stream] = []
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, self._null, 0)]
+        writes: list[int] = []
+        try:
+            if spawn.bytes_max == 0:
+                if len(given) != _FDS:  # the system drops those that a full table of descriptors does not take
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # noqa: TRY301
+                actions += [
+                    (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(given, (1, 2, CONTROL_FD), strict=True)
+                ]
+            else:
+                folder = CaptureFolder(spawn.folder)
+                for target, name in ((1, "stdout"), (2, "stderr")):
+                    read, write = os.pipe2(os.O_CLOEXEC)
+                    writes.append(write)
+                    os.set_blocking(read, False)
+                    streams.append(Stream(read, folder, name, spawn.bytes_max))
+                    actions.append((os.POSIX_SPAWN_DUP2, write, target))
+            pid = self._posix_spawn(spawn, actions)
+        except (OSError, ValueError) as error:
+            for stream in streams:
+                stream.close()
+            what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            where = spawn.argv[0] if spawn.argv else "a command without words"
+            if spawn.cwd is not None:
+                where += f" in {spawn.cwd}"
+            self._send(Exited(spawn.id, None, f"cannot start {where}: {what}", agent_fault=is_of_the_system(error)))
+            return
+        finally:
+            for write in writes:
+                os.close(write)
+        child = Child(spawn, pid, streams)
+        self._children[spawn.id] = self._pids[pid] = child
+        if streams:
+            self._young.append(child)
+
+    def _posix_spawn(self, spawn: Spawn, actions: list[tuple[int, ...] | tuple[int, int, str, int, int]]) -> int:
+        if not spawn.argv:
+            raise ValueError("the first word names the program")
+        environ = {**self._environ, **spawn.env}
+        program = spawn.argv[0]
+        if "/" not in program:
+            program = _find(program, environ.get("PATH", os.defpath), spawn.cwd)
+        limited = self._files_limit != self._files_soft
+        if limited:  # a program begins with the limits of who starts it; the launcher has one thread
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self._files_limit, self._files_hard))
+        try:
+            if spawn.cwd is not None:
+                os.chdir(spawn.cwd)  # nobody sees it elsewhere for a moment
+            return os.posix_spawn(
+                program,
+                spawn.argv,
+                environ,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=self._reset,
+            )
+        finally:
+            if limited:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (self._files_soft, self._files_hard))
+            if spawn.cwd is not None:
+                os.fchdir(self._home)
+
+    def _reap(self) -> None:
+        reaped = False
+        while True:
+            try:
+                # Looked at first and reaped after: until then the group's id cannot belong to anybody else.
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if info is None:
+                break
+            child = self._pids.pop(info.si_pid, None)
+            if child is not None:
+                _kill_group(child.pid, signal.SIGKILL)
+            _, status, usage = os.wait4(info.si_pid, 0)
+            reaped = True
+            if child is not None:
+                self._finish(child, os.waitstatus_to_exitcode(status), usage)
+        if reaped:
+            self._kill_orphans()
+
+    def _is_own_peak(self, rss_max_kib: int) -> bool:
+        """Tell whether a program's largest memory may be that of the launcher, in which its life began.
+
+        Not by `ru_maxrss` of this process: that counts the program which started it too (Linux keeps it over `exec`).
+        """
+        if rss_max_kib <= self._peak_kib:
+            return True
+        now_s = time.monotonic()
+        # Soon after the last look the launcher cannot have grown by much.
+        if now_s >= self._peak_until_s or rss_max_kib <= self._peak_kib + _OWN_GROWTH_KIB:
+            self._peak_until_s = now_s + _OWN_PEAK_S
+            with contextlib.suppress(OSError), open("/proc/self/status", "rb") as file:  # noqa: PTH123 - half the cost
+                for line in file:
+                    if line.startswith(b"VmHWM:"):
+                        self._peak_kib = int(line.split()[1]) + _SLACK_KIB
+        return rss_max_kib <= self._peak_kib
+
+    def _finish(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
+        del self._children[child.id]
+        child.ended = True
+        cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
+        # A program begins its life in the launcher's memory, so anything below the launcher's own peak says nothing.
+        rss_max_kib = 0 if self._is_own_peak(usage.ru_maxrss) else usage.ru_maxrss
+        self._drain(child)
+        if not child.streams:
+            self._send(
+                Exited(
+                    child.id,
+                    code,
+                    "",
+                    child.lease_over,
+                    cpu_ms=cpu_ms,
+                    rss_max_kib=rss_max_kib,
+                    signalled=child.signalled,
+                )
+            )
+            return
+        out, err = child.streams
+        sizes, truncated = (out.size, err.size), (out.truncated, err.truncated)
+        tail = err.tail if code else b""
+        self._send(
+            Exited(
+                child.id,
+                code,
+                "",
+                child.lease_over,
+                sizes,
+                truncated,
+                tail,
+                cpu_ms,
+                rss_max_kib,
+                child.signalled,
+                out.problem or err.problem,
+            )
+        )
+
+    def _drain(self, child: Child) -> None:
+        """Keep what a program that has ended wrote, to the end."""
+        for stream in child.streams:
+            for _ in range(_DRAIN_READS_MAX):
+                if not stream.read():
+                    break
+            self._streams.pop(stream.fd, None)
+            stream.close()
+
+    def _sample(self, wanted: list[tuple[int, int]]) -> Sampled:
+        """Return what programs use."""
+        roots = {identity: [self._children[identity].pid] for identity, _ in wanted if identity in self._children}
+        self._add_orphans(roots)
+        used: list[tuple[int, int, int, int, list[int]]] = []
+        for identity, limit_kib in wanted:
+            if identity in roots:
+                tree = read_tree(roots[identity])
+                named = tree.pids if limit_kib and tree.held_kib >= limit_kib else []
+                used.append((identity, tree.cpu_ms, tree.held_kib, tree.files_kib, named))
+        return Sampled(used)
+
+    def _add_orphans(self, roots: dict[int, list[int]]) -> None:
+        """Add adopted processes to the programs that they belong to: by their session, or else by their fence."""
+        orphans = [pid for pid in self._child_pids() if pid not in self._pids]
+        if not orphans:
+            return
+        by_fence = {child.fence: child for child in self._children.values() if child.fence is not None}
+        for pid in orphans:
+            child = self._pids.get(session_of(pid)) or by_fence.get(_fence_of(pid) or "")
+            if child is not None and child.id in roots:
+                roots[child.id].append(pid)
+
+    def _kill_orphans(self) -> None:
+        """Kill adopted processes whose attempt is over: descendants that had left its process group.
+
+        One that does not say whose it is (its environment was cleared) belongs to an attempt that began before it; it
+        is killed when none of these is left. When one of them has died, its own children are adopted, and this runs
+        again.
+        """
+        orphans = [pid for pid in self._child_pids() if pid not in self._pids]
+        if not orphans:
+            return
+        live = {child.fence for child in self._children.values() if child.fence is not None}
+        first_ticks = min((child.began_ticks for child in self._children.values()), default=None)
+        for pid in orphans:
+            fence = _fence_of(pid)
+            over = fence not in live
+            if fence is None and first_ticks is not None:
+                over = started_at(pid) < first_ticks
+            if over:
+                _kill(pid)
+
+    def _child_pids(self) -> list[int]:
+        if self._child_list is None:
+            return []
+        data = os.pread(self._child_list, _CHUNK_BYTES, 0)
+        # The kernel fills about a page at a time: what is much shorter is all.
+        while len(data) >= _SHORT_BYTES and (more := os.pread(self._child_list, _CHUNK_BYTES, len(data))):
+            data += more
+        return [int(word) for word in data.split()]
+
+    def _kill_everything(self) -> None:
+        deadline = time.monotonic() + _GONE_WAIT_S
+        for pid in self._pids:
+            _kill_group(pid, signal.SIGKILL)
+        while time.monotonic() < deadline:
+            for pid in self._child_pids():
+                _kill(pid)
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            time.sleep(0.002)
+
+    def _send(self, message: FromLauncher) -> None:
+        """Never blocks: while the agent is stopped, its lease must still be watched."""
+        self._outgoing.append(_encode(message))
+        if len(self._outgoing) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._outgoing:
+                self._control.send(self._outgoing[0])
+                self._outgoing.popleft()
+        except BlockingIOError:
+            self._is_full = True
+            self._epoll.modify(self._control.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            return
+        except ConnectionError:  # the next receive finds the agent gone
+            self._outgoing.clear()
+        if self._is_full:
+            self._is_full = False
+            self._epoll.modify(self._control.fileno(), select.EPOLLIN)
+
+
+def _receive_packet(control: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a packet and the descriptors that came with it, which programs do not inherit.
+
+    `socket.recv_fds` of Python 3.11 ignores its flags.
+    """
+    data, ancillary, _, _ = control.recvmsg(_PACKET_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
+
+
+def _open_child_list() -> int | None:
+    """Return a descriptor of the list of this process's children, None if the kernel has none."""
+    try:
+        return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # CONFIG_PROC_CHILDREN is not set
+        return None
+
+
+def _find(program: str, path: str, cwd: str | None) -> str:
+    for folder in path.split(os.pathsep):
+        candidate = f"{folder or '.'}/{program}"
+        if cwd is not None and not candidate.startswith("/"):
+            if os.access(f"{cwd}/{candidate}", os.X_OK):
+                return candidate
+        elif os.access(candidate, os.X_OK) and not os.path.isdir(candidate):  # noqa: PTH112 - 4 times as fast
+            return candidate
+    raise ValueError("no such program on PATH")
+
+
+def _kill_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _kill(pid: int) -> bool:
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _fence_of(pid: int) -> str | None:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    for entry in environ.split(b"\0"):
+        if entry.startswith(b"RAFTFLOW_FENCE="):
+            return entry[len(b"RAFTFLOW_FENCE=") :].decode(errors="replace")
+    return None
+
+
+def main() -> None:
+    """Run as the process."""
+    agent = os.getppid()
+    adopt_orphans()
+    hide_memory()
+    wake_when_parent_dies()
+    control = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(control.fileno(), False)  # noqa: FBT003 - positional only
+    if os.getppid() == agent:  # else nobody wakes it any more
+        LauncherProcess(control, int(sys.argv[2])).run()
+
+
+if __name__ == "__main__":
+    main()

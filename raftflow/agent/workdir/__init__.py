@@ -1,0 +1,1 @@
+"""The work directory: safe ways to open and remove what tasks can touch."""

@@ -1,0 +1,329 @@
+"""The express lane: agents' polls and small submissions, answered without the web framework around them.
+
+A poll of an idle agent costs some 0.2 ms, most of it in general machinery: parser, request object, router,
+middlewares, response object. Thousands of idle agents, every hop of a chain of short tasks, and every small workflow
+pay that. So a request that is plainly a poll or a small submission (these paths, no header that would change its
+meaning, framed by a Content-Length) is read here from the bytes as they arrive. Everything else goes to aiohttp as it
+came, refusals included: whatever is odd about a request, one piece of code judges it. A submission whose replica
+stops leading on the way goes there too, to be passed on.
+
+Two parsers on one connection must agree on where a message begins. They do because a connection stays in the lane
+only while every message on it has been whole: read here to its last byte, or handed to aiohttp as exactly one
+message while it waited for one. The first message of which that cannot be said closes the lane for that connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp.helpers import rfc822_formatted_time
+
+from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.figures.request_counts import Operation, now_s
+from raftflow.api.http import problems
+from raftflow.api.http.problems import ProblemError, from_error
+from raftflow.api.http.requests import LEADER_LOOK_S, LEADER_WAIT_S, UNKNOWN_CLIENT, encode, is_key
+from raftflow.api.routes.agents import answer_poll, poll_answer, read_poll
+from raftflow.api.routes.workflows import OFF_LOOP_BYTES, submit_document
+from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError, ProposeError
+from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
+from raftflow.coordinator.sessions.log_relay import LogUnavailableError
+from raftflow.domain.contract.views import (
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_INDEX,
+    HEADER_LEADER,
+    HEADER_PEERS,
+    HEADER_REQUEST_ID,
+    HEADER_TERM,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftflow.api.admission.load_shedder import LoadShedder
+    from raftflow.api.figures.request_counts import RequestCounts
+    from raftflow.api.http.hosts import Hosts
+    from raftflow.coordinator.replica import Replica
+    from raftflow.coordinator.sessions.agent_session import Outcome
+    from raftflow.domain.contract.views import LeaderNotice, PollRequest
+
+_log = logging.getLogger(__name__)
+
+_HEAD_END = b"\r\n\r\n"
+_PREFIX = b"POST /v1/"
+_FIRST = re.compile(rb"POST (/v1/(?:agents/([A-Za-z0-9_.:@+-]{1,200})/poll|workflows)) HTTP/1\.1(?:\r\n|\Z)")
+_LEADER_PREFIX = b"GET /v1/leader?"
+_LEADER = re.compile(rb"GET /v1/leader\?term=([0-9]{1,18})&wait_ms=([0-9]{1,9}) HTTP/1\.1(?:\r\n|\Z)")
+_VISIBLE = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_LENGTH = re.compile(rb"[0-9]{1,9}")
+_PLAIN = frozenset(
+    {b"host", b"content-type", b"content-length", b"authorization", b"user-agent", b"accept", b"accept-encoding"}
+)
+"""Headers that do not change what a request means."""
+_KEY = HEADER_IDEMPOTENCY_KEY.lower().encode()
+_PLAIN_SUBMISSION = _PLAIN | {_KEY}
+_JSON = {"Content-Type": "application/json"}
+_POLL: Operation = ("POST", "/v1/agents/{id}/poll")
+_SUBMIT: Operation = ("POST", "/v1/workflows")
+_ASK: Operation = ("GET", "/v1/leader")
+_STATUS_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+HEAD_BYTES_MAX = 8 * 1024
+
+
+class RawRequest(NamedTuple):
+    """A poll or a submission whose head has been read."""
+
+    path: str
+    agent: str
+    """Whose poll it is; empty for a submission."""
+    key: str
+    """The idempotency key of a submission; empty for none."""
+    size: int
+    """Bytes of head and body."""
+    body_at: int
+    """Where the body begins."""
+    began_s: float
+    """When its head was read."""
+    asks: tuple[int, float] | None = None
+    """Set if somebody asks who leads: the term that is known, and how many seconds news may take."""
+
+    @property
+    def operation(self) -> Operation:
+        """Which operation it asks for, as metrics name it."""
+        if self.asks is not None:
+            return _ASK
+        return _POLL if self.agent else _SUBMIT
+
+
+class FastPath:
+    """Reads and answers polls and small submissions of one replica."""
+
+    def __init__(self, replica: Replica, turnstile: LoadShedder, hosts: Hosts, figures: RequestCounts) -> None:
+        self._replica = replica
+        self._figures = figures
+        self._hosts = hosts
+        self._turnstile = turnstile
+        token = replica.config.token
+        self._token = None if token is None else token.encode()
+        self._bytes_max = replica.config.limits.poll_bytes
+        self._submission_bytes_max = min(replica.config.limits.body_bytes, OFF_LOOP_BYTES)
+        self.taken = 0
+        """Requests that went this way."""
+        self._late: set[asyncio.Task[None]] = set()
+        """Polls that wait for a leader."""
+        self._common: tuple[str, int, str, str] | None = None
+        """What the headers of many answers say alike, and those headers."""
+        self._common_lines = ""
+
+    def read(self, data: bytes) -> RawRequest | None:
+        """Return the request whose whole head `data` begins with, None if it is not one for this lane.
+
+        A poll's body may come later. A submission that is not here as a whole is the framework's, which says so if
+        the rest never comes.
+        """
+        if data.startswith(_LEADER_PREFIX):
+            return self._read_leader(data)
+        if not data.startswith(_PREFIX) or not self._replica.leader.leading:
+            return None
+        end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
+        if end < 0:
+            return None
+        head = data[:end]
+        match = _FIRST.match(head)
+        headers = plain_headers(head)
+        if match is None or headers is None:
+            return None
+        agent = match[2] or b""
+        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._may(headers):
+            return None
+        length, key = headers.get(b"content-length", b""), headers.get(_KEY)
+        if (
+            headers.get(b"content-type", b"").lower() != b"application/json"
+            or not _LENGTH.fullmatch(length)
+            or int(length) > (self._bytes_max if agent else self._submission_bytes_max)
+            or not (key is None or is_key(key.decode("latin-1")))
+        ):
+            return None
+        body_at = end + len(_HEAD_END)
+        size = body_at + int(length)
+        if not agent and len(data) < size:
+            return None
+        return RawRequest(match[1].decode(), agent.decode(), (key or b"").decode(), size, body_at, now_s())
+
+    def _read_leader(self, data: bytes) -> RawRequest | None:
+        """Return the question who leads, as agents keep it at a replica that does not lead."""
+        end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
+        head = data[: max(end, 0)]
+        match = _LEADER.match(head)
+        if match is None:
+            return None
+        headers = plain_headers(head)
+        if headers is None or not headers.keys() <= _PLAIN or headers.get(b"content-length", b"0") != b"0":
+            return None
+        wait_s = int(match[2]) / 1000
+        if wait_s > HOLD_MAX_S or not self._may(headers):
+            return None
+        size = end + len(_HEAD_END)
+        return RawRequest("/v1/leader", "", "", size, size, now_s(), (int(match[1]), wait_s))
+
+    def _may(self, headers: dict[bytes, bytes]) -> bool:
+        host = headers.get(b"host")
+        if host is None or not self._hosts.knows(host):
+            return False
+        if self._token is None:
+            return True
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
+
+    def take(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
+        """Begin to answer what may be held: `send` takes the bytes, now or later. False, with nothing done, if not.
+
+        No task is made for it: thousands are held at a time (`coordinator.polls`, `coordinator.leader_news`).
+        """
+        replica = self._replica
+        if request.asks is not None:
+            self.taken += 1
+            replica.news.ask(*request.asks, partial(self._told, request, send))
+            return True
+        if not request.agent or not replica.leader.leading:
+            return False
+        try:
+            poll = read_poll(body)
+        except ProblemError:
+            return False
+        self.taken += 1
+        replica.desk.take(request.agent, poll, partial(self._answered, request, body, poll, send))
+        return True
+
+    def _told(self, request: RawRequest, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
+        """Send who leads."""
+        send(self._message(request, self._replica.ids.request_id(), 200, _JSON, encode(notice)))
+
+    def _answered(
+        self, request: RawRequest, body: bytes, poll: PollRequest, send: Callable[[bytes], None], outcome: Outcome
+    ) -> None:
+        """Send what became of a poll."""
+        if isinstance(outcome, NoLeaderError):
+            # There will be a leader soon; it is asked, or named, as if the poll had come now.
+            task = asyncio.get_running_loop().create_task(self._answer_late(request, body, send))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+            return
+        request_id = self._replica.ids.request_id()
+        status, headers = 200, _JSON
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome  # noqa: TRY301 - one piece of code explains all errors
+            content = encode(poll_answer(self._replica, poll, outcome))
+        except Exception as error:  # noqa: BLE001 - explained
+            status, headers, content = self._explain(request, request_id, error)
+        send(self._message(request, request_id, status, headers, content))
+
+    async def _answer_late(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> None:
+        answer = await self._answer(request, body)
+        assert answer is not None  # noqa: S101 - it is a poll
+        send(answer)
+
+    async def answer(self, request: RawRequest, body: bytes, address: str) -> bytes | None:
+        """Answer a request: the bytes to send, None if the framework must pass it on to another leader.
+
+        `address` is where it came from.
+        """
+        self.taken += 1
+        return await self._answer(request, body, address or UNKNOWN_CLIENT)
+
+    async def _answer(self, request: RawRequest, body: bytes, client: str = "") -> bytes | None:
+        request_id = self._replica.ids.request_id()
+        try:
+            await self._turnstile.enter(QueueClass.EXPRESS)
+            status, headers, content = await self._carry_out(request, body, client)
+        except Exception as error:  # noqa: BLE001 - explained
+            if isinstance(error, NotLeaderError) and not request.agent:
+                return None
+            status, headers, content = self._explain(request, request_id, error)
+        return self._message(request, request_id, status, headers, content)
+
+    def _explain(self, request: RawRequest, request_id: str, error: Exception) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and content that tell of an error."""
+        if isinstance(error, NotLeaderError):
+            return 307, {"Location": error.leader_url + request.path}, b""
+        if isinstance(error, ProblemError):
+            return error.parts()
+        if isinstance(error, ProposeError | LogUnavailableError):
+            return from_error(error).parts()
+        # Logged; the client gets no more than the request id.
+        _log.error("request %s: POST %s failed", request_id, request.path, exc_info=error)
+        text = f"the replica failed; its log has the reason under request id {request_id}"
+        return ProblemError(problems.INTERNAL, text).parts()
+
+    def _message(
+        self, request: RawRequest, request_id: str, status: int, headers: dict[str, str], content: bytes
+    ) -> bytes:
+        """Return an answer as it is sent."""
+        self._figures.answered(request.operation, status, request.began_s)
+        replica = self._replica
+        stamp = replica.log.stamp()
+        common = (rfc822_formatted_time(), stamp.term, stamp.leader or "", replica.peer_urls())
+        if common != self._common:
+            date, term, leader, peers = self._common = common
+            lines = {"Date": date, HEADER_TERM: term, HEADER_LEADER: leader, HEADER_PEERS: peers}
+            self._common_lines = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return (
+            f"HTTP/1.1 {_STATUS_LINE[status]}\r\n{own}Content-Length: {len(content)}\r\n"
+            f"{HEADER_REQUEST_ID}: {request_id}\r\n{HEADER_INDEX}: {stamp.applied_index}\r\n"
+            f"{self._common_lines}\r\n"
+        ).encode() + content
+
+    async def _carry_out(self, request: RawRequest, body: bytes, client: str) -> tuple[int, dict[str, str], bytes]:
+        """Answer on the leader; while a leader is elected, wait for it a little, as the framework's way does."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + LEADER_WAIT_S
+        while True:
+            try:
+                if not self._replica.leader.leading:
+                    raise self._replica.submitter.no_leader_error()
+                if request.agent:
+                    return 200, _JSON, encode(await answer_poll(self._replica, request.agent, body))
+                answer = await submit_document(self._replica, body, request.key, client)
+                return answer.status, {**_JSON, **(answer.headers or {})}, encode(answer.content)
+            except NoLeaderError:
+                if loop.time() >= until_s:
+                    raise
+            await asyncio.sleep(LEADER_LOOK_S)
+
+
+def plain_headers(head: bytes) -> dict[bytes, bytes] | None:
+    """Split the header lines of a head, names in lower case; None if one is malformed or comes twice.
+
+    No control character but the tab may be in a head, and no end of a line but CR and LF together.
+    """
+    _, *lines = head.split(b"\r\n")
+    if head.translate(None, _VISIBLE) != b"\r\n" * len(lines):
+        return None
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        name = name.lower()
+        if not colon or name in headers:
+            return None
+        headers[name] = value.strip(b" \t")
+    return headers
+
+
+def is_one_message(data: bytes) -> bool:
+    """Tell whether `data` is exactly one request, framed by a Content-Length or without a body."""
+    end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
+    if end < 0:
+        return False
+    headers = plain_headers(data[:end])
+    if headers is None or not headers.keys().isdisjoint({b"transfer-encoding", b"upgrade", b"expect"}):
+        return False
+    length = headers.get(b"content-length", b"0")
+    return _LENGTH.fullmatch(length) is not None and len(data) == end + len(_HEAD_END) + int(length)

@@ -1,0 +1,1 @@
+"""Figures of the API and of the process, and their form as Prometheus text."""

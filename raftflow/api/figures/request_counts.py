@@ -1,0 +1,41 @@
+"""What the HTTP face counts while it works: requests and their duration, by operation and status.
+
+Bounded: the operations are those of the route table, everything else is `other`, and only what was seen is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from raftflow.replication.histogram import DISK_BOUNDS_S, Histogram
+
+BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0)
+OTHER: Final = ("other", "other")
+"""Stands for the method and the path of a request for which there is no operation."""
+
+now_s: Final = time.perf_counter
+"""A clock for durations. The event loop's own stands still during a turn."""
+
+Operation = tuple[str, str]
+"""Method and path, the path as in the API's description: `GET`, `/v1/workflows/{id}`."""
+
+
+class RequestCounts:
+    """Counters of one replica's HTTP face.
+
+    Args:
+        syncs: how long syncs of its disk took, as its file system counts them.
+    """
+
+    def __init__(self, syncs: Histogram | None = None) -> None:
+        self.syncs = syncs or Histogram(DISK_BOUNDS_S)
+        self.requests: dict[tuple[Operation, int], Histogram] = {}
+        """By operation and status."""
+
+    def answered(self, operation: Operation, status: int, began_s: float) -> None:
+        """Count an answer to a request that began at `began_s` of `now_s`."""
+        seen = self.requests.get((operation, status))
+        if seen is None:
+            seen = self.requests[operation, status] = Histogram(BOUNDS_S)
+        seen.note(now_s() - began_s)

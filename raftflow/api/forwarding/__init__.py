@@ -1,0 +1,1 @@
+"""Passing a request on to the leader, and the proof that a replica did so."""

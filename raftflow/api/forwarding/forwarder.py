@@ -1,0 +1,171 @@
+"""Passing a request on to the leader, one hop, or saying where the leader is.
+
+A leader whose machine is silent never answers. This replica hears its successor, and from then on gives the old
+leader a moment to answer, for one that handed leadership over does. Then reads, and writes with an idempotency key,
+go to the successor; of all else the outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from raftflow.api.http import problems
+from raftflow.api.http.problems import ProblemError, outcome_unknown
+from raftflow.api.http.requests import UNKNOWN_CLIENT
+from raftflow.domain.contract.views import (
+    HEADER_FORWARDED,
+    HEADER_FORWARDED_PROOF,
+    HEADER_IDEMPOTENCY_KEY,
+    HEADER_INDEX,
+    HEADER_LEADER,
+    HEADER_LEADER_URL,
+    HEADER_REQUEST_ID,
+    HEADER_TERM,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+    from raftflow.api.forwarding.proof import ForwardingProof
+    from raftflow.api.http.requests import Route
+    from raftflow.coordinator.leader.leader_news import LeaderNews
+    from raftflow.domain.contract.views import LeaderNotice
+
+TIMEOUT_S = 20.0
+"""Longer than anything that the leader itself waits for."""
+CONNECT_S = 1.0
+ANSWER_REPEATED_S = 0.1
+"""How long a replaced leader may still take to answer what can be sent to its successor."""
+ANSWER_ONCE_S = 1.0
+"""The same for what cannot be sent again."""
+CONNECTIONS_MAX = 256
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+
+_SENT = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
+_RETURNED = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TERM, HEADER_LEADER)
+
+
+class LeaderUnreachableError(ProblemError):
+    """The leader cannot be reached, or was replaced, and the request may be sent again."""
+
+    def __init__(self, detail: str, *, replaced: bool = False) -> None:
+        super().__init__(problems.NO_LEADER, detail)
+        self.replaced = replaced
+        """There is a new leader, to which it can be sent now."""
+
+
+class Forwarder:
+    """Keeps connections to the other replicas.
+
+    Args:
+        news: tells when another replica leads.
+        proof: shows the leader whom a request is passed on for.
+        ssl_context: for the connections; the system's defaults if it is None.
+        connections_max: to all replicas together.
+    """
+
+    def __init__(
+        self,
+        news: LeaderNews,
+        proof: ForwardingProof,
+        ssl_context: ssl.SSLContext | None = None,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
+        self._news = news
+        self._proof = proof
+        self._ssl = ssl_context
+        self._connections_max = connections_max
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._connections_max, ssl=True if self._ssl is None else self._ssl
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, connect=None, sock_connect=CONNECT_S),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def forward(
+        self, route: Route, request: web.Request, body: bytes, leader_url: str, request_id: str
+    ) -> web.Response:
+        """Send the request to the leader and return its answer.
+
+        Raises `LeaderUnreachableError` if it was not sent or can be sent again, else `ProblemError`.
+        """
+        headers = {name: request.headers[name] for name in _SENT if name in request.headers}
+        headers[HEADER_FORWARDED] = client = request.remote or UNKNOWN_CLIENT
+        headers[HEADER_REQUEST_ID] = request_id
+        target = request.rel_url.raw_path_qs
+        headers[HEADER_FORWARDED_PROOF] = self._proof.make(client, route.method, target, request_id)
+        url = URL(leader_url + target, encoded=True)
+        replaced = False
+        repeatable = route.method == "GET" or HEADER_IDEMPOTENCY_KEY in headers
+        scope = asyncio.timeout(None)
+
+        term = self._news.term
+
+        def moved(notice: LeaderNotice) -> None:
+            nonlocal replaced
+            if notice.leader is not None and notice.term > term and not scope.expired():
+                replaced = True
+                patience_s = ANSWER_REPEATED_S if repeatable else ANSWER_ONCE_S
+                scope.reschedule(asyncio.get_running_loop().time() + patience_s)
+
+        try:
+            async with scope:
+                forget = self._news.ask(term, TIMEOUT_S + 1.0, moved)
+                try:
+                    async with self._open().request(
+                        route.method, url, data=body or None, headers=headers, allow_redirects=False
+                    ) as answer:
+                        content = await _read(answer)
+                finally:
+                    forget()
+        except aiohttp.ClientConnectorError as error:
+            # Nothing was sent, so this is the same as having no leader.
+            raise LeaderUnreachableError(f"the leader cannot be reached ({error}); try again shortly") from error
+        except (TimeoutError, aiohttp.ClientError) as error:
+            if replaced and repeatable:
+                raise LeaderUnreachableError(
+                    "another replica leads since the request was passed on; try again shortly", replaced=True
+                ) from error
+            if route.method == "GET":
+                raise ProblemError(problems.NO_LEADER, "the leader did not answer; try again shortly") from error
+            raise outcome_unknown("contact with the leader was lost while it worked on the request") from error
+        response = web.Response(status=answer.status, body=content)
+        for name in _RETURNED:
+            if name in answer.headers:
+                response.headers[name] = answer.headers[name]
+        response.headers[HEADER_LEADER_URL] = leader_url.rstrip("/")
+        return response
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """Read a whole answer of bounded size. Raises `aiohttp.ClientError`."""
+    content = bytearray()
+    async for piece in answer.content.iter_any():
+        content += piece
+        if len(content) > ANSWER_BYTES_MAX:
+            raise aiohttp.ClientPayloadError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+    return bytes(content)
+
+
+def redirect(request: web.Request, leader_url: str) -> web.Response:
+    """Tell an agent where the leader is."""
+    return web.Response(status=307, headers={"Location": leader_url + request.rel_url.raw_path_qs})

@@ -1,0 +1,1 @@
+"""What every request needs: bodies, problems, hosts, slices. Knows no route."""

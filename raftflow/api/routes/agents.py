@@ -1,0 +1,246 @@
+"""Routes of agents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from raftflow.api.http import problems
+from raftflow.api.http.bodies import decode
+from raftflow.api.http.problems import ProblemError, from_rejection
+from raftflow.api.http.requests import Access, Cost, Request, Response, Route, accepted, as_json, encode, found
+from raftflow.api.http.slices import in_slices
+from raftflow.coordinator.replica import Replica
+from raftflow.domain import limits
+from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent
+from raftflow.domain.contract.views import (
+    AgentList,
+    AgentView,
+    DrainRequest,
+    FieldProblem,
+    ForgottenAgent,
+    PollRequest,
+    PollResponse,
+    RegisterRequest,
+    RegisterResponse,
+    ReportedEnd,
+)
+from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.tasks.reportable import first_fault
+from raftflow.domain.tasks.resources import parse_amount
+from raftflow.machine.read import queries
+
+
+async def register(call: Request) -> Response:
+    """Bring an agent up."""
+    request = decode(call.body, RegisterRequest)
+    _check_results("offers", request.offers)
+    registrar = call.replica.registrar
+    command = registrar.command(
+        request, _capacity(request), at_ms=call.replica.clock.now_ms(), request_id=call.idempotency_key
+    )
+    reply, verdicts = await registrar.register(command, request.offers)
+    reply = accepted(reply)
+    call.replica.desk.registered(request, reply.incarnation)
+    timing = call.replica.config.timing
+    return Response(
+        RegisterResponse(
+            id=reply.name,
+            incarnation=reply.incarnation,
+            lease_ms=timing.lease_ms,
+            poll_wait_ms=timing.poll_wait_ms,
+            result_bytes_max=limits.RESULT_BYTES_MAX,
+            feature_level=call.replica.machine.state.feature_level,
+            verdicts=verdicts,
+        )
+    )
+
+
+def _capacity(request: RegisterRequest) -> dict[str, int]:
+    capacity: dict[str, int] = {}
+    errors: list[FieldProblem] = []
+    for name, value in request.resources.items():
+        try:
+            capacity[name] = parse_amount(name, value)
+        except ValueError as error:
+            errors.append(FieldProblem(f"resources.{name[:80]}", str(error)[:500]))
+    if errors:
+        raise ProblemError(problems.INVALID_DOCUMENT, "the agent's resources are invalid", errors=errors)
+    return capacity
+
+
+async def poll(call: Request) -> Response:
+    """Take reports in; hand renewals, assignments and orders out."""
+    return Response(await answer_poll(call.replica, call.path("id"), call.body))
+
+
+async def answer_poll(replica: Replica, name: str, body: bytes) -> PollResponse:
+    """Answer one poll on the leader. Raises `ProblemError`s and `ProposeError`s."""
+    request = read_poll(body)
+    return poll_answer(replica, request, await replica.desk.poll(name, request))
+
+
+def read_poll(body: bytes) -> PollRequest:
+    """Read a poll. Raises `ProblemError`."""
+    request = decode(body, PollRequest)
+    if request.ends:
+        _check_results("ends", request.ends)
+    return request
+
+
+def poll_answer(replica: Replica, request: PollRequest, reply: PollResponse | Rejection) -> PollResponse:
+    """Return the answer that the poll desk gives. Raises `ProblemError` if it refuses."""
+    if isinstance(reply, Rejection):
+        raise from_rejection(reply, current_attempt=_current_attempt(replica, request))
+    return reply
+
+
+def _check_results(path: str, ends: list[ReportedEnd]) -> None:
+    fault = first_fault(end.result for end in ends)
+    if fault is not None:
+        where = f"{path}[{fault[0]}].result"
+        raise ProblemError(problems.INVALID_DOCUMENT, f"{where}: {fault[1]}", errors=[FieldProblem(where, fault[1])])
+
+
+def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
+    """For a report that was refused as a whole: the attempt that counts now, of its first task."""
+    if not request.ends:
+        return None
+    view = queries.task_view(replica.machine, request.ends[0].workflow_id, request.ends[0].task_id)
+    return None if view is None else view.attempt
+
+
+async def list_agents(call: Request) -> Response:
+    """List agents in order of the names, each as it is when it is its turn."""
+    machine = call.replica.machine
+
+    def see(name: str) -> bytes | None:
+        view = queries.agent_view(machine, name)
+        if view is None:
+            return None
+        _overlay(call, view)
+        return encode(view)
+
+    views = await in_slices(sorted(machine.state.agents), see)
+    return as_json(b'{"agents":[%s]}' % b",".join(view for view in views if view is not None))
+
+
+async def show(call: Request) -> Response:
+    """Show an agent."""
+    name = call.path("id")
+    view = found(queries.agent_view(call.replica.machine, name), f"agent {name!r}")
+    _overlay(call, view)
+    return Response(view)
+
+
+def _overlay(call: Request, view: AgentView) -> None:
+    """Add what only the leader's memory holds."""
+    leader = call.replica.leader
+    if leader.leading:
+        view.state = leader.stands(view.id, view.state)
+        view.trouble = leader.standing.unfit.get(view.id, "")
+        view.last_seen_s = leader.silent_s(view.id)
+        view.pid, view.version, view.load = call.replica.desk.told_by(view.id)
+
+
+async def drain(call: Request) -> Response:
+    """Give an agent no new work until it is resumed, and perhaps no more than some time for what runs there."""
+    request = decode(call.body, DrainRequest) if call.body else DrainRequest()
+    if request.deadline_s is None and call.replica.machine.state.feature_level < ONLINE_LEVEL:
+        return await _control(call, "drain")
+    command = DrainAgent(
+        at_ms=call.replica.clock.now_ms(),
+        actor="client:api",
+        request_id=call.idempotency_key,
+        name=call.path("id"),
+        deadline_ms=round((request.deadline_s or 0) * 1000),
+    )
+    accepted(await call.replica.propose(command, call.client))
+    return await show(call)
+
+
+async def resume(call: Request) -> Response:
+    """Let an agent work again."""
+    return await _control(call, "resume")
+
+
+async def forget(call: Request) -> Response:
+    """Take an agent that is gone out of the list."""
+    name = call.path("id")
+    command = ForgetAgent(
+        at_ms=call.replica.clock.now_ms(), actor="client:api", request_id=call.idempotency_key, name=name
+    )
+    accepted(await call.replica.propose(command, call.client))
+    return Response(ForgottenAgent(name=name))
+
+
+async def _control(call: Request, action: Literal["drain", "resume"]) -> Response:
+    command = ControlAgent(
+        at_ms=call.replica.clock.now_ms(),
+        actor="client:api",
+        request_id=call.idempotency_key,
+        name=call.path("id"),
+        action=action,
+    )
+    accepted(await call.replica.propose(command, call.client))
+    return await show(call)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/agents",
+        Access.WRITE,
+        register,
+        "Register an agent, or a new instance of one",
+        RegisterResponse,
+        body=RegisterRequest,
+        small=True,
+        cure=f"labels: at most {limits.LABELS_MAX}, resources: at most {limits.RESOURCES_PER_TASK_MAX}, "
+        f"version: at most {limits.VERSION_CHARS_MAX} characters, offers: as many as fit",
+        problems=(problems.CONFLICT, problems.NAME_IN_USE, problems.TOO_LARGE),
+    ),
+    Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList, cost=Cost.LARGE),
+    Route("GET", "/v1/agents/{id}", Access.READ, show, "Show an agent", AgentView),
+    Route(
+        "POST",
+        "/v1/agents/{id}/poll",
+        Access.POLL,
+        poll,
+        "Report, renew the lease and fetch work. A report of stale attempts alone is answered with 200 and verdicts; "
+        "one of a stale incarnation is refused as a whole",
+        PollResponse,
+        body=PollRequest,
+        problems=(problems.STALE_INCARNATION, problems.TOO_LARGE),
+    ),
+    Route(
+        "POST",
+        "/v1/agents/{id}/drain",
+        Access.WRITE,
+        drain,
+        "Give an agent no new work until it is resumed, also if it is lost or leaves meanwhile; with a deadline, "
+        "what still runs then is moved to other agents",
+        AgentView,
+        body=DrainRequest,
+        body_required=False,
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "POST",
+        "/v1/agents/{id}/resume",
+        Access.WRITE,
+        resume,
+        "Let an agent that drains work again, present or not",
+        AgentView,
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "POST",
+        "/v1/agents/{id}/forget",
+        Access.WRITE,
+        forget,
+        "Take an agent that is lost or left out of the list, with its drain and the history of its faults",
+        ForgottenAgent,
+        problems=(problems.CONFLICT,),
+    ),
+)

@@ -1,0 +1,81 @@
+"""Routes of what the cluster remembers of work that is done: cached results, and how long kinds of tasks take."""
+
+from __future__ import annotations
+
+from raftflow.api.http import problems
+from raftflow.api.http.problems import ProblemError
+from raftflow.api.http.requests import Access, Cost, Param, Request, Response, Route, accepted
+from raftflow.domain.commands import ClearCache
+from raftflow.domain.contract.views import CacheCleared, CachePage, KindList
+from raftflow.machine.read import queries
+
+_CLIENT = "client:api"
+_PREFIX = Param("prefix", "string", "only those whose key begins with this")
+
+
+async def show_cache(call: Request) -> Response:
+    """List cached results in order of their keys."""
+    prefix, limit, cursor = call.text("prefix") or "", call.require_number("limit"), call.text("cursor")
+    return Response(queries.cache_page(call.replica.machine, prefix, limit, cursor))
+
+
+async def clear_cache(call: Request) -> Response:
+    """Forget cached results."""
+    key, prefix = call.text("key"), call.text("prefix")
+    if key is not None and prefix is not None:
+        raise ProblemError(problems.INVALID_DOCUMENT, "give a key, a prefix, or none of the two for all of the cache")
+    reply = accepted(
+        await call.replica.propose(
+            ClearCache(
+                at_ms=call.replica.clock.now_ms(),
+                actor=_CLIENT,
+                request_id=call.idempotency_key,
+                key=key,
+                prefix=prefix or "",
+            ),
+            call.client,
+        )
+    )
+    return Response(CacheCleared(cleared=reply.count))
+
+
+async def kinds(call: Request) -> Response:
+    """List what was learnt of kinds of tasks."""
+    return Response(queries.kinds(call.replica.machine))
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET",
+        "/v1/cache",
+        Access.READ,
+        show_cache,
+        "List cached results in order of their keys",
+        CachePage,
+        params=(
+            _PREFIX,
+            Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100),
+            Param("cursor", "string", "the `next` of the page before"),
+        ),
+        cost=Cost.LARGE,
+    ),
+    Route(
+        "DELETE",
+        "/v1/cache",
+        Access.WRITE,
+        clear_cache,
+        "Forget cached results: one, those with a prefix, or all",
+        CacheCleared,
+        params=(Param("key", "string", "only the one with this key"), _PREFIX),
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "GET",
+        "/v1/kinds",
+        Access.READ,
+        kinds,
+        "List what was learnt of kinds of tasks",
+        KindList,
+        cost=Cost.LARGE,
+    ),
+)

@@ -1,0 +1,82 @@
+"""The route on which agents fetch large inputs of their attempts, piece by piece, from any replica.
+
+The results are in memory as JSON, so a piece is put together from bytes and nothing is encoded again. Small pieces
+are like any other request; large ones run one at a time (`turnstile`), so that heartbeats leave between them.
+"""
+
+from __future__ import annotations
+
+from raftflow.api.http import problems
+from raftflow.api.http.problems import ProblemError
+from raftflow.api.http.requests import Access, Param, Request, Response, Route, as_json, encode
+from raftflow.domain.contract.views import FieldProblem, InputsPiece
+from raftflow.domain.limits import NEEDS_PER_TASK_MAX, NUMBER_MAX
+from raftflow.machine.rules.inputs import BehindError, InputsSlice, NotLiveError, inputs_slice
+
+SMALL_BYTES = 64 * 1024
+"""A piece of up to this size is no trouble."""
+
+
+async def inputs(call: Request) -> Response:
+    """Give out a piece of an attempt's inputs."""
+    piece = _find(call)
+    if piece.size <= SMALL_BYTES:
+        return as_json(_content(piece))
+    async with call.doorman.turnstile.heavy():
+        return as_json(_content(piece))
+
+
+def _find(call: Request) -> InputsSlice:
+    agent, fence = call.path("id"), _fence(call)
+    try:
+        return inputs_slice(call.replica.machine, agent, fence, call.require_number("first"))
+    except BehindError:
+        raise ProblemError(
+            problems.BEHIND, f"this replica has not heard of attempt {fence} yet; ask another one, or again shortly"
+        ) from None
+    except NotLiveError:
+        raise ProblemError(
+            problems.CONFLICT,
+            f"agent {agent[:200]!r} has no attempt with fence {fence} under way: it is over, or another's",
+        ) from None
+    except ValueError as error:
+        raise ProblemError(
+            problems.INVALID_DOCUMENT,
+            f"query parameter 'first': {error}",
+            errors=[FieldProblem("?first", str(error))],
+        ) from None
+
+
+def _fence(call: Request) -> int:
+    text = call.path("fence")
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= NUMBER_MAX):
+        raise ProblemError(problems.INVALID_DOCUMENT, f"{text[:40]!r} is not a fence: it is a whole number")
+    return int(text)
+
+
+def _content(piece: InputsSlice) -> bytes:
+    members = b",".join([b"%s:%s" % (encode(need), result) for need, result in piece.inputs])
+    return b'{"inputs":{%s},"next":%s}' % (members, b"null" if piece.next is None else b"%d" % piece.next)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET",
+        "/v1/agents/{id}/attempts/{fence}/inputs",
+        Access.LOCAL,
+        inputs,
+        "Fetch inputs of an attempt that are too large to come with its assignment. Any replica answers that knows "
+        "the attempt; one that is behind says so with 503",
+        InputsPiece,
+        params=(
+            Param(
+                "first",
+                "integer",
+                "position of the need to begin with: 0, and then the `next` of the piece before",
+                most=NEEDS_PER_TASK_MAX,
+                default=0,
+            ),
+        ),
+        problems=(problems.CONFLICT, problems.BEHIND, problems.QUEUE_FULL),
+    ),
+)

@@ -1,0 +1,103 @@
+"""Large submissions: read by a process of their own, sent into the log in pieces (`coordinator.uploads`).
+
+A client that gives up and asks again under the same idempotency key finds its first request at work, waits for it,
+and gets its answer. Without a key nobody could ask for that answer, so the work ends when the client is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from raftflow.api.http import problems
+from raftflow.api.http.problems import ProblemError, from_rejection
+from raftflow.coordinator.commit.submitter import FOUNDING, NoLeaderError
+from raftflow.coordinator.uploads.document_reader import DocumentReader, ReaderFailedError
+from raftflow.coordinator.uploads.document_worker import DocumentRefused, Fault
+from raftflow.coordinator.uploads.workflow_uploads import ClientGoneError
+from raftflow.domain.features import PIECES_LEVEL
+from raftflow.machine.rules import learning
+
+if TYPE_CHECKING:
+    from raftflow.api.http.requests import Request
+    from raftflow.domain.replies import AnyReply
+
+UNDER_WAY_MAX = 16
+"""Large submissions that are being worked on at the same time."""
+
+
+class LargeSubmissions:
+    """What the application keeps for them."""
+
+    def __init__(self) -> None:
+        self.reader = DocumentReader()
+        self._under_way = 0
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Count one more. Raises `ProblemError` if there are too many."""
+        if self._under_way >= UNDER_WAY_MAX:
+            raise ProblemError(problems.QUEUE_FULL, "many large documents are being taken in; try again later")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+
+KEY = web.AppKey("large", LargeSubmissions)
+
+
+async def submit(call: Request, *, request_id: str, workflow_id: str, actor: str) -> AnyReply:
+    """Take a large document in and return the state machine's answer. Raises `ProblemError` and `ProposeError`s."""
+    large = call.request.app[KEY]
+    with large.room():
+        async with call.replica.uploads.alone(request_id):
+            try:
+                return await _submit(large.reader, call, request_id, workflow_id, actor)
+            except ReaderFailedError as error:
+                raise ProblemError(problems.QUEUE_FULL, str(error)) from error
+            except ClientGoneError:
+                raise ProblemError(problems.INVALID_DOCUMENT, "the client went away") from None
+
+
+async def _submit(reader: DocumentReader, call: Request, request_id: str, workflow_id: str, actor: str) -> AnyReply:
+    replica = call.replica
+    state = replica.machine.state
+    level = replica.feature_level()
+    if not level:
+        raise NoLeaderError(FOUNDING)
+    if level < PIECES_LEVEL:
+        command = await reader.command_of(
+            call.body, request_id, at_ms=replica.clock.now_ms(), actor=actor, workflow_id=workflow_id
+        )
+        if isinstance(command, Fault | DocumentRefused):
+            raise _problem(command)
+        return await replica.propose(command, call.client)
+    submission = await reader.pieces_of(call.body, request_id, learning.expected_times(state))
+    if isinstance(submission, Fault | DocumentRefused):
+        raise _problem(submission)
+    if not replica.leader.leading:
+        raise replica.submitter.no_leader_error()
+    return await replica.uploads.submit(
+        submission,
+        workflow_id=workflow_id,
+        request_id=request_id,
+        actor=actor,
+        wanted=lambda: bool(request_id) or _is_there(call.request),
+    )
+
+
+def _is_there(request: web.Request) -> bool:
+    transport = request.transport
+    return transport is not None and not transport.is_closing()
+
+
+def _problem(wrong: Fault | DocumentRefused) -> ProblemError:
+    if isinstance(wrong, DocumentRefused):
+        return from_rejection(wrong.rejection)
+    kind = problems.INVALID_DOCUMENT if wrong.limit is None else problems.TOO_LARGE
+    return ProblemError(kind, wrong.message, errors=wrong.problems, limit=wrong.limit)

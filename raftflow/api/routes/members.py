@@ -1,0 +1,120 @@
+"""Routes about the replicas of the cluster: who belongs to it, who leads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable
+
+from raftflow.api.http import bodies, problems
+from raftflow.api.http.problems import ProblemError
+from raftflow.api.http.requests import Access, Request, Response, Route
+from raftflow.coordinator.config.replica_config import parse_address, parse_url
+from raftflow.coordinator.config.settings import ConfigError
+from raftflow.domain.contract.views import (
+    ADDRESS_PATTERN,
+    URL_PATTERN,
+    AddMemberRequest,
+    FieldProblem,
+    MemberList,
+    TransferRequest,
+)
+from raftflow.domain.values.ids import name_problem
+from raftflow.replication.members.membership import ChangeRefusedError, MemberInfo, NotReadyError
+
+_ADDRESS, _URL = re.compile(ADDRESS_PATTERN), re.compile(URL_PATTERN)
+
+
+async def list_members(call: Request) -> Response:
+    """List the replicas."""
+    return Response(call.replica.members())
+
+
+async def transfer(call: Request) -> Response:
+    """Hand leadership over; done at once if the named replica leads already."""
+    target = bodies.decode(call.body, TransferRequest).to
+    replica = call.replica
+    if target == replica.config.name:
+        return Response(replica.members())
+    listed = replica.members()
+    if target is not None and not any(member.name == target and member.voting for member in listed.members):
+        raise ProblemError(problems.NOT_FOUND, f"no voting member is called {target[:100]!r}")
+    if not await replica.transfer(target):
+        if not replica.leader.leading:
+            raise replica.submitter.no_leader_error()  # another one has overtaken the target: it is to hand over
+        raise ProblemError(
+            problems.CONFLICT,
+            f"{'no other replica' if target is None else target[:100]} took leadership over in time: out of reach, "
+            f"too far behind, or another transfer is under way",
+        )
+    return Response(replica.members())
+
+
+async def add(call: Request) -> Response:
+    """Add a replica; answered when it is a voter."""
+    given = bodies.decode(call.body, AddMemberRequest)
+    if wrong := name_problem(given.name):
+        raise _invalid("name", f"{given.name[:100]!r} {wrong}")
+    if not _ADDRESS.fullmatch(given.peer):
+        raise _invalid("peer", f"{given.peer[:100]!r} is not an address such as 10.0.0.1:7101")
+    if not _URL.fullmatch(given.url):
+        raise _invalid("url", f"{given.url[:100]!r} is not a URL such as http://10.0.0.1:7001")
+    try:
+        peer = parse_address(given.peer, "peer")
+        url = parse_url(given.url, "url")
+    except ConfigError as error:
+        raise _invalid("", str(error)[:500]) from error
+    await _change(call.replica.add_member(MemberInfo(given.name, str(peer), url)))
+    return Response(call.replica.members())
+
+
+async def remove(call: Request) -> Response:
+    """Remove a replica for ever."""
+    await _change(call.replica.remove_member(call.path("name")))
+    return Response(call.replica.members())
+
+
+async def _change(change: Awaitable[None]) -> None:
+    try:
+        await change
+    except ChangeRefusedError as error:
+        raise ProblemError(problems.CONFLICT, str(error)) from error
+    except NotReadyError as error:
+        raise problems.outcome_unknown(str(error)) from error
+
+
+def _invalid(path: str, message: str) -> ProblemError:
+    return ProblemError(problems.INVALID_DOCUMENT, message, errors=[FieldProblem(path, message)])
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/v1/members", Access.READ, list_members, "List the replicas of the cluster", MemberList),
+    Route(
+        "POST",
+        "/v1/members",
+        Access.WRITE,
+        add,
+        "Add a replica that runs with `join = true`: it is fed until it has caught up, and counts from then on",
+        MemberList,
+        body=AddMemberRequest,
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "POST",
+        "/v1/members/{name}/remove",
+        Access.WRITE,
+        remove,
+        "Remove a replica for ever; a leader hands over first",
+        MemberList,
+        problems=(problems.CONFLICT,),
+    ),
+    Route(
+        "POST",
+        "/v1/members/transfer",
+        Access.WRITE,
+        transfer,
+        "Hand leadership to another replica",
+        MemberList,
+        body=TransferRequest,
+        problems=(problems.NOT_FOUND, problems.CONFLICT),
+    ),
+)

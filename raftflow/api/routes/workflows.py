@@ -1,0 +1,271 @@
+"""Routes of workflows and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raftflow.api.http import problems
+from raftflow.api.http.problems import ProblemError, from_rejection
+from raftflow.api.http.requests import Access, Cost, Handler, Param, Request, Response, Route, accepted, found
+from raftflow.api.routes import large_submissions
+from raftflow.coordinator.commit.submitter import prepare
+from raftflow.coordinator.replica import Replica
+from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
+from raftflow.domain.contract.views import (
+    HEADER_FORWARDED,
+    TaskExplanation,
+    TaskPage,
+    TaskView,
+    UsageView,
+    WorkflowCreated,
+    WorkflowPage,
+    WorkflowView,
+)
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import AnyReply
+from raftflow.domain.tasks.states import WorkflowState
+from raftflow.domain.tasks.workflow import WorkflowSpec
+from raftflow.formats import schema
+from raftflow.formats.documents import DocumentError, normalize
+from raftflow.formats.readers.jsontext import decode_json
+from raftflow.machine.read import queries
+
+OFF_LOOP_BYTES = 32 * 1024
+"""Larger documents are read by another process and come in pieces (`routes/large_submissions.py`); others are read on the spot."""
+
+HELD_MS_MAX = 10_000
+"""Longest time that a read may be held, in ms."""
+PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100)
+CURSOR = Param(
+    "cursor",
+    "string",
+    "the `next` of the page before",
+    pattern=queries.CURSOR_PATTERN,
+    chars_max=queries.CURSOR_CHARS_MAX,
+)
+_CLIENT = "client:api"
+
+
+def _read_document(body: bytes) -> WorkflowSpec:
+    try:
+        return normalize(decode_json(body))
+    except DocumentError as error:
+        kind = problems.INVALID_DOCUMENT if error.limit is None else problems.TOO_LARGE
+        raise ProblemError(
+            kind, f"the workflow document is invalid: {str(error)[:1000]}", errors=error.problems, limit=error.limit
+        ) from None
+    except RecursionError:
+        raise ProblemError(problems.INVALID_DOCUMENT, "the workflow document is nested too deeply") from None
+
+
+async def submit(call: Request) -> Response:
+    """Add a workflow, all of it or nothing."""
+    request_id = call.idempotency_key
+    if len(call.body) <= OFF_LOOP_BYTES:
+        return await submit_document(call.replica, call.body, request_id, call.client)
+    workflow_id = call.replica.ids.workflow_id()
+    return _created(
+        await large_submissions.submit(call, request_id=request_id, workflow_id=workflow_id, actor=_CLIENT)
+    )
+
+
+async def submit_document(replica: Replica, body: bytes, request_id: str, client: str) -> Response:
+    """Read a client's small workflow document and submit it under a request id, which may be empty.
+
+    Raises `ProblemError`.
+    """
+    command = prepare(
+        SubmitWorkflow(
+            at_ms=replica.clock.now_ms(),
+            actor=_CLIENT,
+            request_id=request_id,
+            workflow_id=replica.ids.workflow_id(),
+            spec=_read_document(body),
+        )
+    )
+    if isinstance(command, Rejection):
+        raise from_rejection(command)
+    return _created(await replica.propose(command, client))
+
+
+def _created(answer: AnyReply) -> Response:
+    reply = accepted(answer)
+    return Response(
+        WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),
+        201,
+        {"Location": f"/v1/workflows/{reply.workflow_id}"},
+    )
+
+
+async def list_workflows(call: Request) -> Response:
+    """List workflows, newest first."""
+    state, cursor = call.text("state"), call.text("cursor")
+    with _cursor_checked():
+        return Response(queries.workflow_page(call.replica.machine, state, call.require_number("limit"), cursor))
+
+
+async def show(call: Request) -> Response:
+    """Show a workflow's state, counts and times, if that is asked for when it has ended."""
+    wait_s = call.hold_s("wait_ms")
+    view = _view(call)
+    # One that was passed on is not held: it would keep a connection between replicas from others.
+    if wait_s and view.finished_at is None and HEADER_FORWARDED not in call.request.headers:
+        await call.replica.awaited.wait(view.id, wait_s)
+        view = _view(call)
+    return Response(view)
+
+
+def _view(call: Request) -> WorkflowView:
+    workflow_id = call.path("id")
+    view: WorkflowView = found(queries.workflow_view(call.replica.machine, workflow_id), f"workflow {workflow_id!r}")
+    return view
+
+
+def _control(action: str) -> Handler:
+    async def control(call: Request) -> Response:
+        workflow_id = call.path("id")
+        command = ControlWorkflow(
+            at_ms=call.replica.clock.now_ms(),
+            actor=_CLIENT,
+            request_id=call.idempotency_key,
+            workflow_id=workflow_id,
+            action=action,  # type: ignore[arg-type]  # one of the four literals below
+        )
+        accepted(await call.replica.propose(command, call.client))
+        return Response(_view(call))
+
+    return control
+
+
+async def tasks(call: Request) -> Response:
+    """List a workflow's tasks in document order."""
+    workflow_id = call.path("id")
+    with _cursor_checked():
+        page = queries.task_page(call.replica.machine, workflow_id, call.require_number("limit"), call.text("cursor"))
+    return Response(found(page, f"workflow {workflow_id!r}"))
+
+
+@contextmanager
+def _cursor_checked() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ProblemError(problems.INVALID_DOCUMENT, f"query parameter 'cursor': {error}") from None
+
+
+async def task(call: Request) -> Response:
+    """Show a task with its attempts."""
+    view = found(queries.task_view(call.replica.machine, call.path("id"), call.path("task")), _what(call))
+    if call.replica.leader.leading:
+        _overlay(call, view)
+    return Response(view)
+
+
+def _overlay(call: Request, view: TaskView) -> None:
+    """Add what only the leader's memory holds."""
+    now_s = asyncio.get_running_loop().time()
+    for attempt in view.history:
+        sample = call.replica.desk.usage.get(attempt.agent, attempt.fence) if attempt.outcome is None else None
+        if sample is not None:
+            attempt.usage = UsageView(
+                cpu_ms=sample.cpu_ms,
+                memory_mib=sample.memory_mib,
+                peak_mib=sample.peak_mib,
+                progress=sample.progress,
+                age_s=round(now_s - sample.at_s, 3),
+            )
+            if attempt.agent == view.agent:
+                view.usage = attempt.usage
+
+
+async def explain(call: Request) -> Response:
+    """Say why a task is where it is."""
+    explanation = call.replica.explain(call.path("id"), call.path("task"))
+    return Response(found(explanation, _what(call)))
+
+
+def _what(call: Request) -> str:
+    return f"task {call.path('task')!r} in workflow {call.path('id')!r}"
+
+
+_CONTROL_SUMMARIES = {
+    "cancel": "Cancel what has not ended; running attempts are told to stop",
+    "pause": "Start nothing new; running attempts go on",
+    "resume": "Go on after a pause",
+    "retry": "Run the failed and cancelled tasks of a finished workflow again",
+}
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/workflows",
+        Access.WRITE,
+        submit,
+        "Submit a workflow",
+        WorkflowCreated,
+        status=201,
+        body=dict,
+        body_schema=schema.ROOT,
+        problems=(problems.TOO_LARGE,),
+    ),
+    Route(
+        "GET",
+        "/v1/workflows",
+        Access.READ,
+        list_workflows,
+        "List workflows, newest first",
+        WorkflowPage,
+        params=(Param("state", "string", "only those in this state", tuple(WorkflowState)), PAGE, CURSOR),
+        cost=Cost.PAGE,
+    ),
+    Route(
+        "GET",
+        "/v1/workflows/{id}",
+        Access.READ,
+        show,
+        "Show a workflow",
+        WorkflowView,
+        params=(
+            Param(
+                "wait_ms",
+                "integer",
+                "hold the answer until the workflow has ended, but no longer than this; it may come earlier",
+                most=HELD_MS_MAX,
+                default=0,
+            ),
+        ),
+    ),
+    *(
+        Route(
+            "POST",
+            f"/v1/workflows/{{id}}/{action}",
+            Access.WRITE,
+            _control(action),
+            summary,
+            WorkflowView,
+            problems=(problems.CONFLICT,),
+        )
+        for action, summary in _CONTROL_SUMMARIES.items()
+    ),
+    Route(
+        "GET",
+        "/v1/workflows/{id}/tasks",
+        Access.READ,
+        tasks,
+        "List a workflow's tasks in document order",
+        TaskPage,
+        params=(PAGE, CURSOR),
+        cost=Cost.PAGE,
+    ),
+    Route("GET", "/v1/workflows/{id}/tasks/{task}", Access.READ, task, "Show a task with its attempts", TaskView),
+    Route(
+        "GET",
+        "/v1/workflows/{id}/tasks/{task}/explain",
+        Access.READ,
+        explain,
+        "Say why a task is where it is",
+        TaskExplanation,
+    ),
+)

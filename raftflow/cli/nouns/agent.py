@@ -1,0 +1,196 @@
+"""`raftflow agent`: run one; list, show, drain, resume and forget them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.options import (
+    Duration,
+    connect,
+    connection_options,
+    given_flags,
+    local_settings,
+    output_option,
+)
+from raftflow.cli.terminal.output import echo, print_items, print_json, print_one
+from raftflow.cli.tools.programs import log_option
+
+if TYPE_CHECKING:
+    from raftflow.domain.contract.views import AgentView
+
+_COLUMNS = {
+    "NAME": "name",
+    "STATE": "state",
+    "RUNNING": "running",
+    "QUEUED": "queued",
+    "ALLOCATED": "allocated",
+    "CAPACITY": "resources",
+    "LABELS": "labels",
+    "SEEN_S": "last_seen_s",
+}
+
+
+@click.group(cls=Nouns)
+def agent() -> None:
+    """Run an agent; list, drain, resume and forget agents."""
+
+
+def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    """Turn NAME=VALUE options into a table."""
+    pairs: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param=param)
+        if name in pairs:
+            raise click.BadParameter(f"{name} is given twice", param=param)
+        pairs[name] = value
+    return pairs or None
+
+
+@agent.command()
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), envvar="RAFTFLOW_CONFIG", help="A TOML file."
+)
+@click.option("--name", help="Unique in the cluster; the host's name by default.")
+@click.option("--cpus", type=float, help="CPUs to offer; all of the machine by default.")
+@click.option("--memory", help="Memory to offer, such as 8GiB; 80 % of the machine by default.")
+@click.option("--resource", "resources", multiple=True, metavar="NAME=N", callback=_pairs, help="A custom resource.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="For constraints.")
+@click.option("--prefetch", type=int, help="Attempts that may wait here for a free place.")
+@click.option("--work-dir", type=click.Path(path_type=Path), help="For the attempts' output; this agent's alone.")
+@click.option(
+    "--output-bytes-max",
+    type=int,
+    metavar="BYTES",
+    help="Kept of each standard stream of an attempt, half from its beginning, half from its end (default 1 MiB).",
+)
+@click.option("--keep-age-max", "keep_age_max_s", type=Duration(), help="How long output is kept (default 7d).")
+@click.option("--keep-bytes-max", type=int, metavar="BYTES", help="Output that is kept in all (default 1 GiB).")
+@click.option("--keep-attempts-max", type=int, metavar="N", help="Attempts whose output is kept (default 10000).")
+@click.option(
+    "--log-store",
+    metavar="PLACE",
+    help="Keep output here as well when an attempt has ended: a path, file:///path, or s3://bucket/prefix.",
+)
+@click.option(
+    "--python-path",
+    multiple=True,
+    metavar="FOLDER",
+    help="Where modules of python tasks are looked for; may be repeated. Default: the folder in which the agent is "
+    "started.  [env: RAFTFLOW_PYTHON_PATH, folders joined by colons]",
+)
+@log_option
+@connection_options
+def run(  # noqa: PLR0917 - click passes options by name
+    config_file: Path | None,
+    cpus: float | None,
+    memory: str | None,
+    resources: dict[str, str] | None,
+    work_dir: Path | None,
+    python_path: tuple[str, ...],
+    log_level: str,
+    **flags: Any,
+) -> None:
+    """Run an agent until SIGTERM; it then lets its attempts end and says goodbye.
+
+    It takes its settings from flags, else the environment, else the [agent] table of the file.
+    """
+    from raftflow.agent.config import load_config  # noqa: PLC0415 - heavy
+    from raftflow.agent.main import run as run_agent  # noqa: PLC0415 - heavy
+    from raftflow.log_output import start_logging  # noqa: PLC0415 - as above
+
+    connection = given_flags()
+    peers = connection.get("peers")
+    if connection.get("local_dir") is not None:
+        local = local_settings(connection["local_dir"])
+        peers = ",".join(local["peers"])
+        connection.setdefault("token", local["token"])
+    offered: dict[str, float | str] = {**(resources or {})}
+    if cpus is not None:
+        offered["cpu"] = cpus
+    if memory is not None:
+        offered["memory"] = memory
+    start_logging(log_level)  # first: what overrides what is logged
+    config = load_config(
+        config_file,
+        os.environ,
+        {
+            **flags,
+            **{key: connection.get(key) for key in ("token", "token_file", "cacert", "client_cert", "client_key")},
+            "peers": peers,
+            "resources": offered or None,
+            "work_dir": None if work_dir is None else str(work_dir),
+            "python_path": list(python_path) or None,
+        },
+    )
+    click.get_current_context().exit(run_agent(config))
+
+
+@agent.command("list")
+@output_option
+@connection_options
+def list_(output: str) -> None:
+    """List the agents with what they offer and what is allocated."""
+    with connect() as client:
+        print_items(output, client.agents(), _COLUMNS)
+
+
+@agent.command()
+@click.argument("name")
+@output_option
+@connection_options
+def show(name: str, output: str) -> None:
+    """Show one agent."""
+    with connect() as client:
+        print_one(output, client.agent(name))
+
+
+@agent.command()
+@click.argument("name")
+@click.option("--deadline", "deadline_s", type=Duration(), help="Move what still runs after this time, such as 10m.")
+@output_option
+@connection_options
+def drain(name: str, deadline_s: float | None, output: str) -> None:
+    """Give an agent no new work until it is resumed; running attempts end.
+
+    The drain outlives the agent: one that is lost, restarted or started later under this name gets no work either.
+    With --deadline, attempts that still run then are stopped and run elsewhere, at no cost in retries.
+    """
+    with connect() as client:
+        _print_state(client.drain(name, deadline_s), output)
+
+
+@agent.command()
+@click.argument("name")
+@output_option
+@connection_options
+def resume(name: str, output: str) -> None:
+    """Let a draining agent work again."""
+    with connect() as client:
+        _print_state(client.resume_agent(name), output)
+
+
+@agent.command()
+@click.argument("name")
+@connection_options
+def forget(name: str) -> None:
+    """Remove an agent that is gone for ever from the list.
+
+    Its drain and the history of its faults are forgotten as well. An agent that is present is refused: stop it first.
+    """
+    with connect() as client:
+        client.forget_agent(name)
+        echo(f"{name} forgotten")
+
+
+def _print_state(view: AgentView, output: str) -> None:
+    if output == "table":
+        echo(f"{view.name} {view.state}")
+    else:
+        print_json(view, indent=output == "json")

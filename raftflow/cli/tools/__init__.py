@@ -1,0 +1,1 @@
+"""Commands that work on this machine: configuration, programs, simulation, schema, help."""

@@ -1,0 +1,1 @@
+"""The audit file: written, read, verified."""

@@ -1,0 +1,1 @@
+"""Group commit: how commands travel into the log."""

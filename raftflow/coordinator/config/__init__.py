@@ -1,0 +1,1 @@
+"""The configuration of a replica, and the addresses of the others."""

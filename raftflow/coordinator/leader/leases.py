@@ -1,0 +1,71 @@
+"""Who is alive: the leader's memory of when each agent was last heard.
+
+An agent stops its attempts when its lease ends, counted from when it *sent* the last poll that was answered. The
+leader counts from when that poll *arrived*, and adds a margin, so it gives an agent up only after the agent has given
+up itself. A new leader knows nothing and gives everybody a full fresh lease. From the moment when an agent is
+given up until that is settled, its polls are not answered (`leader/removals.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+MARGIN = 0.1
+"""Share of the lease that the leader waits longer than the agent."""
+
+SUSPICION = 0.5
+"""Share of the lease after which an agent is suspect. Far more than agents are silent while all is well, unless their
+polls are held for that long: then `SUSPICION_MORE` of the lease on top of the hold."""
+SUSPICION_MORE = 0.2
+
+STALL_S = 0.5
+"""A check that comes so much too late shows that this process stood still; agents are not to blame for that."""
+
+
+class Leases:
+    """Last contact with each agent, on the event loop's clock. Times are seconds."""
+
+    def __init__(self, lease_ms: int, poll_wait_ms: int = 0) -> None:
+        lease_s = lease_ms / 1000
+        self._patience_s = lease_s * (1 + MARGIN)
+        self._suspicion_s = max(lease_s * SUSPICION, poll_wait_ms / 1000 + lease_s * SUSPICION_MORE)
+        self._heard_s: dict[str, float] = {}
+
+    def contact(self, name: str, now_s: float) -> None:
+        """Note that the agent was heard."""
+        self._heard_s[name] = now_s
+
+    def forget(self, name: str) -> None:
+        """Stop watching an agent that is gone."""
+        self._heard_s.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget everybody: another replica leads."""
+        self._heard_s.clear()
+
+    def last_heard_s(self, name: str) -> float | None:
+        """Return when the agent was last heard, or None if it is not watched."""
+        return self._heard_s.get(name)
+
+    def expired(self, now_s: float) -> list[str]:
+        """Return the agents whose lease and margin are over, the longest silent first."""
+        over = [(heard_s, name) for name, heard_s in self._heard_s.items() if now_s >= heard_s + self._patience_s]
+        return [name for _, name in sorted(over)]
+
+    def suspects(self, now_s: float) -> list[str]:
+        """Return the agents that have been silent for suspiciously long, those whose lease is over included."""
+        return [name for name, heard_s in self._heard_s.items() if now_s >= heard_s + self._suspicion_s]
+
+    def next_expiry_s(self) -> float | None:
+        """Return when the next lease and margin end if nobody is heard again, or None without agents."""
+        return min(self._heard_s.values()) + self._patience_s if self._heard_s else None
+
+    def next_suspicion_s(self, known: Container[str]) -> float | None:
+        """Return when the next agent that is not `known` to be suspect becomes so, or None if there is no other."""
+        heard_s = min((heard_s for name, heard_s in self._heard_s.items() if name not in known), default=None)
+        return None if heard_s is None else heard_s + self._suspicion_s
+
+    def renew_all(self, now_s: float) -> None:
+        """Give everybody a full lease again, after this process stood still and could hear nobody."""
+        for name in self._heard_s:
+            self._heard_s[name] = now_s

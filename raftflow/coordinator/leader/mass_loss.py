@@ -1,0 +1,102 @@
+"""How fast agents are given up when many fall silent at once.
+
+One agent that is lost is given up at once. But when a good part of the fleet vanishes in the same moment, the likely
+reason is the network, or this replica's own place in it, and to move all that work within a second would be a
+stampede for nothing: so removals are proposed at a bounded rate then, and whoever is heard again meanwhile is kept.
+Every suspect counts when the first lease ends: agents that vanished together are all suspect by then.
+
+Whose fault it was is another question (`Together`): when agents vanish together, in a small fleet more than half of
+it, the loss counts against none of them. The loss of a single agent never does so, not even of the only one: what it
+ran may be the reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+ALONE_MOST = 2
+ALONE_PERCENT = 20
+"""More than so many silent agents, and more than this share of those present, are a mass loss."""
+
+FIRST_PER_S = 5
+"""Removals a second at first; after a second as many as make up `THEN_PERCENT` of the fleet, if that is more."""
+THEN_PERCENT = 10
+
+
+def is_mass(silent: int, present: int) -> bool:
+    """Tell whether so many silent agents of those present are a mass loss, which is given up slowly."""
+    return silent > max(ALONE_MOST, present * ALONE_PERCENT // 100)
+
+
+class Together:
+    """The agents that fell silent together, until they are heard again or gone."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether an agent's loss is part of that of many."""
+        return name in self._names
+
+    def note(self, silent: Collection[str], present: int) -> None:
+        """Look at the agents that are silent as a lease ends: are they many?"""
+        count = len(silent)
+        if is_mass(count, present) or (count > 1 and 2 * count > present):
+            self._names.update(dict.fromkeys(silent))
+
+    def forget(self, name: str) -> None:
+        """Take an agent out that was heard again, or is gone."""
+        self._names.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget everybody: another replica leads."""
+        self._names.clear()
+
+
+class MassLossThrottle:
+    """Tells how many removals may be proposed now. Times are seconds on the event loop's clock."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        """Mass losses so far."""
+        self.held_back = 0
+        """Agents whose lease is over and that are kept for now."""
+        self._since_s: float | None = None
+        self._rate = 0.0
+        self._given = 0
+
+    @property
+    def active(self) -> bool:
+        """True during a mass loss."""
+        return self._since_s is not None
+
+    def reset(self) -> None:
+        """Forget a mass loss: it is over, or another replica leads."""
+        self._since_s = None
+        self.held_back = 0
+
+    def grant(self, wanted: int, *, silent: int, present: int, now_s: float) -> int:
+        """Return how many of `wanted` removals may be proposed.
+
+        Args:
+            wanted: agents whose lease is over and whose removal is not under way.
+            silent: agents that are suspect, those to be removed included.
+            present: all agents that are present.
+            now_s: the present time.
+        """
+        if self._since_s is None:
+            if not is_mass(silent, present):
+                return wanted
+            self.begun += 1
+            self._since_s = now_s
+            self._rate = max(FIRST_PER_S, present * THEN_PERCENT / 100)
+            self._given = 0
+        elapsed_s = now_s - self._since_s
+        allowed = 1 + int(FIRST_PER_S * min(elapsed_s, 1.0) + self._rate * max(elapsed_s - 1.0, 0.0))
+        granted = min(wanted, allowed - self._given)
+        self._given += granted
+        self.held_back = wanted - granted
+        return granted

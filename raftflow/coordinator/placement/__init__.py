@@ -1,0 +1,1 @@
+"""What runs where: the planner, and the watch over what runs already."""

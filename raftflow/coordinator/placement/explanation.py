@@ -1,0 +1,64 @@
+"""Why a task is where it is, with what the leader remembers: agents it saw, scores, and agents that are kept."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from raftflow.domain.contract.views import CandidateView, TaskExplanation
+from raftflow.machine.read import queries
+from raftflow.machine.read.explain import LeaderKnowledge
+from raftflow.scheduler.explain import candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from raftflow.coordinator.placement.planner import QueuePlanner
+    from raftflow.domain.tasks.feasibility import ReadyTask
+    from raftflow.machine.machine import Machine
+    from raftflow.scheduler.view import PlacementView
+
+_AHEAD = "it was placed with the report that made it ready, where what it needs had just ended"
+_FORGOTTEN = "the candidates of that decision are not remembered"
+
+
+def explain(
+    machine: Machine,
+    planner: QueuePlanner,
+    workflow_id: str,
+    task_id: str,
+    *,
+    now_ms: int,
+    unfit: Mapping[str, str] = MappingProxyType({}),
+) -> TaskExplanation | None:
+    """Explain a task from the leader's point of view, None if it or its workflow is not known.
+
+    `now_ms` is the cluster's time; `unfit` are agents that say that they can run nothing, and why.
+    """
+    memory = LeaderKnowledge(reserved=planner.reserved(), suspect=planner.suspects(), unfit=unfit, now_ms=now_ms)
+    told = queries.explain(machine, workflow_id, task_id, memory)
+    if told is None:
+        return None
+    position = machine.state.workflows[workflow_id].by_id[task_id].position
+    ready = queries.ready_task(machine, workflow_id, position)
+    if ready is not None:
+        told.candidates = _views(planner.view_now(), ready)
+        for each in told.candidates:
+            if each.agent in unfit:
+                each.why = f"it is unfit: {unfit[each.agent]}"
+    elif told.agent is not None:
+        decision = planner.decision_of(workflow_id, position)
+        if decision is None:
+            told.reason = f"{told.reason}; {_FORGOTTEN}"
+        elif decision.view is None or decision.task is None:
+            told.reason = f"{told.reason}; {_AHEAD}"
+        else:
+            told.candidates = _views(decision.view, decision.task)
+    return told
+
+
+def _views(view: PlacementView, task: ReadyTask) -> list[CandidateView]:
+    return [
+        CandidateView(agent=found.agent, where=found.where, score=list(found.score), why=found.why)
+        for found in candidates(view, task)
+    ]

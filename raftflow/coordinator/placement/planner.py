@@ -1,0 +1,322 @@
+"""The leader's planner: feeds the scheduler with what entries changed, and asks it for placements."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from operator import itemgetter
+from typing import NamedTuple
+
+import msgspec
+
+from raftflow.coordinator.placement.agent_stats import AgentStats
+from raftflow.coordinator.placement.speculative import placements_after
+from raftflow.domain.commands import Placement
+from raftflow.domain.contract.views import ReportedEnd
+from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
+from raftflow.domain.tasks.feasibility import AGE_STEP_MS, AgentRoom, ReadyTask, Shape
+from raftflow.machine.machine import Machine
+from raftflow.machine.read import queries
+from raftflow.scheduler.place import decide
+from raftflow.scheduler.queue.order import workflow_order
+from raftflow.scheduler.queue.ready_queue import ReadyQueue, TaskKey
+from raftflow.scheduler.queue.reserve import Reservations
+from raftflow.scheduler.view import PlacementView, has_room
+
+PLACEMENTS_MAX = 1024
+"""Placements of one command. When they are applied the next ones are computed. A decision looks at all agents that
+have room, so many small ones cost more; applying one of this size holds the event loop for some 20 ms."""
+SLICE = 1_000
+"""Tasks that are looked at in one turn of the event loop while whole workflows are taken into the queue."""
+SHOWN_LEAST = 8
+REMEMBERED_MAX = 256
+"""Decisions that are remembered, to explain them."""
+
+
+class Decided(NamedTuple):
+    """A decision that placed a task."""
+
+    task: ReadyTask | None
+    """The task as the scheduler saw it; None if it was placed ahead, with the report that made it ready."""
+    view: PlacementView | None
+
+
+class QueuePlanner:
+    """Keeps the scheduler's queue of ready tasks and the agents that are up, and asks for placements.
+
+    At most one proposal is under way at a time, so nothing has to be held back: what was placed has left the queue
+    by its event before the next plan is made. Whole workflows (all of them when a replica begins to lead) are taken
+    in slices, the most urgent first; what is not in the queue yet waits a little longer, and nothing else.
+
+    Args:
+        now_ms: the cluster's time.
+    """
+
+    def __init__(self, machine: Machine, now_ms: Callable[[], int], outlook: AgentStats | None = None) -> None:
+        self._machine = machine
+        self._now_ms = now_ms
+        self._outlook = outlook or AgentStats()
+        self._queue = ReadyQueue()
+        self._backlog: list[tuple[int, int, int, str]] = []
+        """Workflows that are to be taken in: their order, the position to go on from, their number and their id. A
+        heap, in which the workflows of one order take turns."""
+        self._leaving: dict[str, tuple[int, int]] = {}
+        """Workflows that are to be taken out: the position to go on from, and how many tasks they have."""
+        self._replaced: list[ReadyQueue] = []
+        """Queues of former times, which are freed in slices."""
+        self._open: dict[str, AgentRoom] = {}
+        """Agents that are up and have room, as of the last plan."""
+        self._full: dict[str, AgentRoom] = {}
+        """Those that have none."""
+        self._changed: dict[str, None] = {}
+        """Agents to be looked at again, in the order of the events."""
+        self._suspects: dict[str, None] = {}
+        """Agents that are silent."""
+        self._queues_held = False
+        """Nothing is placed where it could not run at once."""
+        self._reservations = Reservations()
+        self.settled = False
+        """True if the last plan found nothing to place, and nothing has changed since."""
+        self._remembered: deque[tuple[PlacementView | None, tuple[Placement, ...]]] = deque()
+        self._decision: dict[TaskKey, tuple[PlacementView | None, tuple[Placement, ...]]] = {}
+        """The remembered decision that placed a task last."""
+
+    def reset(self) -> None:
+        """Read everything anew from the state machine: the first slice now, the rest by `catch_up`."""
+        self._replaced.append(self._queue)
+        self._queue = ReadyQueue()
+        self._leaving.clear()
+        found = queries.workflows_with_ready(self._machine)
+        self._backlog = [self._place_of(workflow_id) for workflow_id in found]
+        heapify(self._backlog)
+        self.catch_up()
+        self._open.clear()
+        self._full.clear()
+        self._suspects.clear()
+        self._changed = dict.fromkeys(self._machine.state.agents)
+        self._reservations = Reservations()
+        self._remembered.clear()
+        self._decision.clear()
+
+    def observe(self, events: list[Event]) -> None:
+        """Take note of what an applied entry changed."""
+        self.settled = False
+        for event in events:
+            if isinstance(event, TaskReady):
+                self._add(event.workflow_id, event.task)
+            elif isinstance(event, TaskNotReady):
+                self._queue.discard(event.workflow_id, event.task)
+            elif isinstance(event, AgentChanged):
+                self._changed[event.name] = None
+            elif isinstance(event, WorkflowReady | WorkflowNotReady):
+                self._note_workflow(event)
+
+    def _note_workflow(self, event: WorkflowReady | WorkflowNotReady) -> None:
+        """Put a whole workflow in line, to be taken in or out."""
+        workflow = self._machine.state.workflows.get(event.workflow_id)
+        if workflow is None:
+            return  # later events of the same entry took it away
+        if isinstance(event, WorkflowNotReady):
+            self._leaving[workflow.id] = (0, len(workflow.tasks))
+        else:
+            heappush(self._backlog, self._place_of(workflow.id))
+
+    @property
+    def behind(self) -> bool:
+        """True while `catch_up` has something to do."""
+        return bool(self._backlog or self._replaced or self._leaving or self._queue.untidy)
+
+    def catch_up(self) -> None:
+        """Take the next slice of tasks out of the queue or into it, and free a slice of what is not needed."""
+        if self._replaced and not self._replaced[-1].dissolve(SLICE):
+            self._replaced.pop()
+        self._queue.tidy(SLICE)
+        left = self._take_out(SLICE)
+        while left > 0 and self._backlog:
+            order, first, number, workflow_id = heappop(self._backlog)
+            found, looked_at = queries.ready_positions(self._machine, workflow_id, first, left)
+            for position in found:
+                self._add(workflow_id, position)
+            if looked_at == left:
+                heappush(self._backlog, (order, first + left, number, workflow_id))
+            left -= max(1, looked_at)
+
+    def _take_out(self, count: int) -> int:
+        """Take up to `count` tasks of paused workflows out; returns how much of `count` is left.
+
+        Before any are taken in: so a workflow that was resumed meanwhile comes in anew, as it is now.
+        """
+        while count > 0 and self._leaving:
+            workflow_id, (first, total) = next(iter(self._leaving.items()))
+            end = min(first + count, total)
+            for position in range(first, end):
+                self._queue.discard(workflow_id, position)
+            if end == total:
+                del self._leaving[workflow_id]
+            else:
+                self._leaving[workflow_id] = (end, total)
+            count -= end - first
+        return count
+
+    def _place_of(self, workflow_id: str) -> tuple[int, int, int, str]:
+        workflow = self._machine.state.workflows[workflow_id]
+        order = workflow_order(workflow.submitted_ms // AGE_STEP_MS, workflow.priority)
+        return order, 0, workflow.number, workflow_id
+
+    def suspect(self, agent: str, *, silent: bool) -> None:
+        """Give an agent nothing while it is silent, or take it into account again."""
+        if silent:
+            self._suspects[agent] = None
+        else:
+            self._suspects.pop(agent, None)
+        self._changed[agent] = None
+
+    def hold_queues(self, *, held: bool) -> None:
+        """Place nothing where it could not run at once for a while, or go on to fill queues."""
+        if self._queues_held != held:
+            self._queues_held = held
+            self._changed.update(dict.fromkeys(self._machine.state.agents))
+
+    def _add(self, workflow_id: str, position: int) -> None:
+        # Later events of the same entry may have changed it again; then there is nothing to add.
+        task = queries.ready_task(self._machine, workflow_id, position)
+        if task is not None:
+            self._queue.add(task)
+
+    def plan(self) -> tuple[Placement, ...]:
+        """Propose placements for now; empty if nothing is ready or nobody has room."""
+        placements = self._decide()
+        self.settled = not placements and not self._backlog and not self._leaving
+        return placements
+
+    def _decide(self) -> tuple[Placement, ...]:
+        self._look()
+        if not self._open or not len(self._queue):
+            return ()
+        now_ms = self._queue.now_ms = self._now_ms()
+        budgets = self._budgets()
+        groups = self._queue.groups(_worth_showing(self._open.values()), budgets)
+        if not groups:
+            return ()
+        view = PlacementView(
+            agents=tuple(self._open.values()),
+            full=tuple(self._full.values()),
+            groups=groups,
+            placements_max=PLACEMENTS_MAX,
+            budgets=budgets,
+            reserved=self._reserved(now_ms),
+        )
+        decision = decide(view)
+        self._reservations.note(now_ms, decision, {group.shape: None for group in groups})
+        placements = tuple(decision.placements)
+        self._remember(view, placements)
+        return placements
+
+    def _look(self) -> None:
+        """Look again at the agents of which something has changed."""
+        for name in (*self._changed, *self._outlook.take_changed()):
+            self._open.pop(name, None)
+            self._full.pop(name, None)
+            room = queries.agent_room(self._machine, name)
+            if room is not None:
+                room = self._outlook.see(room, suspect=name in self._suspects)
+                if self._queues_held:
+                    room = msgspec.structs.replace(room, prefetch=min(room.prefetch, room.queued))
+                (self._open if has_room(room) else self._full)[name] = room
+        self._changed.clear()
+
+    def _budgets(self) -> dict[str, int]:
+        return {name: queries.budget(self._machine, name) or 0 for name in self._queue.limited()}
+
+    def _reserved(self, now_ms: int) -> dict[str, Shape]:
+        reservations = self._reservations
+        if reservations.idle:
+            return {}
+        rooms = {**self._full, **self._open}
+        return reservations.choose(now_ms, rooms, lambda name: queries.holdings(self._machine, name))
+
+    # --- what others ask
+
+    def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
+        """Propose what will run at once where the ends happened; empty while other tasks wait for a decision."""
+        if len(self._queue) or self._backlog:
+            return ()
+        placements = placements_after(self._machine, agent, ends)
+        self._remember(None, placements)
+        return placements
+
+    def rooms(self) -> dict[str, AgentRoom]:
+        """Return the agents that are up, with what is known of them. Not a copy to keep."""
+        self._look()
+        return {**self._full, **self._open}
+
+    def first_ready(self, count: int) -> list[ReadyTask]:
+        """Return the first ready tasks in order, over all shapes, that their workflows may start."""
+        groups = self._queue.groups(count, self._budgets())
+        keyed = [pair for group in groups for pair in zip(group.keys, group.tasks, strict=True)]
+        return [task for _, task in sorted(keyed, key=itemgetter(0))[:count]]
+
+    def suspects(self) -> frozenset[str]:
+        """Return the agents that are silent and get nothing."""
+        return frozenset(self._suspects)
+
+    def decision_of(self, workflow_id: str, position: int) -> Decided | None:
+        """Return the decision of this leader that last placed a task, None if it is not remembered."""
+        found = self._decision.get((workflow_id, position))
+        if found is None:
+            return None
+        view = found[0]
+        groups = () if view is None else view.groups
+        task = next((each for group in groups for each in group.tasks if _key(each) == (workflow_id, position)), None)
+        return Decided(task, view)
+
+    def reserved(self) -> dict[str, Shape]:
+        """Return the agents that are kept, and for which shape."""
+        return self._reserved(self._now_ms())
+
+    def view_now(self) -> PlacementView:
+        """Return agents and limits as the next decision would see them, without tasks."""
+        self._look()
+        return PlacementView(
+            agents=tuple(self._open.values()),
+            full=tuple(self._full.values()),
+            groups=(),
+            placements_max=PLACEMENTS_MAX,
+            budgets=self._budgets(),
+            reserved=self.reserved(),
+        )
+
+    def _remember(self, view: PlacementView | None, placements: tuple[Placement, ...]) -> None:
+        if not placements:
+            return
+        decision = (view, placements)
+        self._remembered.append(decision)
+        for placement in placements:
+            self._decision[placement.workflow_id, placement.task] = decision
+        if len(self._remembered) > REMEMBERED_MAX:
+            oldest = self._remembered.popleft()
+            for placement in oldest[1]:
+                key = (placement.workflow_id, placement.task)
+                if self._decision.get(key) is oldest:
+                    del self._decision[key]
+
+
+def _key(task: ReadyTask) -> TaskKey:
+    return task.workflow_id, task.task
+
+
+def _worth_showing(rooms: Iterable[AgentRoom]) -> int:
+    """Return about how many tasks of a shape could find room: what the scheduler is not shown costs nothing.
+
+    Tasks of one shape fit alike, so a number that is too small keeps nothing from being placed: it only makes a
+    further round, since placements bring the next plan about.
+    """
+    total = 0
+    for room in rooms:
+        total += room.prefetch - room.queued
+        if not room.queued:
+            total += 1 + max(room.free.values(), default=0) // 1000
+        if total >= PLACEMENTS_MAX:
+            return PLACEMENTS_MAX
+    return max(total, SHOWN_LEAST)

@@ -1,0 +1,82 @@
+"""Precedence: queued attempts that are asked back because a more urgent task waits for their place.
+
+Agents start their queue in order. A task that becomes ready later would wait behind everything that was prefetched
+before it, however urgent it is. So the scheduler puts it into no such queue (`scheduler.fleet`). Instead the less
+urgent attempts of one suitable agent are asked back (`RecallAttempts`). The agent gives back what it has not started,
+and the task that is first in order gets the agent's next free place. It waits for one running attempt at most, and
+running attempts are never stopped for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.domain.tasks.feasibility import fits_now, suits
+from raftflow.machine.read import queries
+from raftflow.machine.tables.state import ORDER_NONE, attempt_of
+from raftflow.scheduler.queue.order import is_more_urgent
+from raftflow.scheduler.queue.reserve import fits_at_ms
+
+if TYPE_CHECKING:
+    from raftflow.coordinator.placement.planner import QueuePlanner
+    from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask
+    from raftflow.machine.machine import Machine
+
+URGENT_MAX = 32
+"""Ready tasks, the first in order, for which one look makes way."""
+AGENTS_MAX = 64
+"""Agents that one look compares for a task."""
+
+
+def attempts_in_the_way(machine: Machine, planner: QueuePlanner) -> dict[str, list[int]]:
+    """Return fences of queued attempts to ask back, by agent: so that the most urgent ready tasks come next."""
+    tasks = planner.first_ready(URGENT_MAX)
+    if not tasks:
+        return {}
+    reserved = planner.reserved()
+    rooms = [room for room in planner.rooms().values() if not room.suspect]
+    found: dict[str, list[int]] = {}
+    places: dict[str, int] = {}
+    """Of the agents whose queues are asked back: how many attempts run there, and so end before long."""
+    for task in tasks:
+        able = [
+            room
+            for room in rooms
+            if suits(task.shape, room.capacity, room.labels)
+            and reserved.get(room.name, task.shape) == task.shape
+            and room.name not in task.avoid_hard
+        ]
+        if any(_may_be_placed(task, room) for room in able):
+            continue
+        chosen = next((room.name for room in able if places.get(room.name, 0) > 0), None)
+        if chosen is None:
+            behind = [room for room in able if room.name not in places and is_more_urgent(task, room.tail)]
+            if not behind:
+                continue
+            room = min(
+                behind[:AGENTS_MAX],
+                key=lambda room: (fits_at_ms(task.shape, room, queries.holdings(machine, room.name)), room.name),
+            )
+            chosen = room.name
+            places[chosen] = max(1, room.running)
+            found[chosen] = _less_urgent(machine, chosen, task)
+        places[chosen] -= 1
+    return {name: fences for name, fences in found.items() if fences}
+
+
+def _may_be_placed(task: ReadyTask, room: AgentRoom) -> bool:
+    """Tell whether the scheduler can give a task to an agent as it is: then nothing has to make way."""
+    if room.queued:
+        return room.queued < room.prefetch and not is_more_urgent(task, room.tail)
+    return room.prefetch > 0 or fits_now(task.shape, room.free, running=room.running, alone=room.alone)
+
+
+def _less_urgent(machine: Machine, name: str, task: ReadyTask) -> list[int]:
+    """Return the fences of an agent's queue that are less urgent than a task and are not asked back yet."""
+    agent = machine.state.agents[name]
+    fences = []
+    for fence in agent.queue:
+        workflow, queued = agent.live[fence]
+        if attempt_of(queued, fence).order == ORDER_NONE and is_more_urgent(task, queries.urgency_of(workflow)):
+            fences.append(fence)
+    return fences

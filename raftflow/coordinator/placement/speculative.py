@@ -1,0 +1,90 @@
+"""What a report will make ready, placed in the same log entry as the report itself.
+
+A task whose last need ends on an agent can usually run where that need ran: there is room, and its input is near.
+Waiting for the report to be committed before placing it would cost a second commit, which is most of a hop's time in
+a chain of short tasks. So the leader guesses, and proposes the placement right behind the report. Nothing depends on
+the guess being right: `apply` sees the report first and checks every placement as always, and one that does not hold
+is skipped; the task is then ready and placed by an ordinary decision.
+
+Only what runs at once on the agent that reports is guessed, and only while no other ready task waits: who comes
+first and which agent is best is the scheduler's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from raftflow.domain.commands import Placement
+from raftflow.domain.tasks.feasibility import fits_in, suits
+from raftflow.domain.tasks.states import AgentState, TaskState
+from raftflow.machine.tables.state import ORDER_NONE
+
+if TYPE_CHECKING:
+    from raftflow.domain.contract.views import ReportedEnd
+    from raftflow.machine.machine import Machine
+    from raftflow.machine.tables.state import Agent, Task, Workflow
+
+AHEAD_MAX = 64
+"""Placements guessed for one report."""
+
+
+def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -> tuple[Placement, ...]:
+    """Guess which tasks the ends make ready and the agent can run at once. Reads only."""
+    agent = machine.state.agents.get(name)
+    if agent is None or agent.state is not AgentState.UP or agent.queue:
+        return ()
+    free = dict(agent.free)
+    ready: list[tuple[Workflow, Task]] = []
+    met: dict[tuple[int, int], int] = {}
+    for end in ends:
+        found = agent.live.get(end.fence)
+        if found is None:
+            continue
+        workflow, task = found
+        for resource, amount in workflow.profiles[task.profile].shape.demand:
+            free[resource] += amount
+        if end.outcome == "succeeded" and _goes_on(workflow, task, end.fence):
+            _meet(workflow, task, met, ready)
+    if not ready:
+        return ()
+    ready.sort(key=lambda pair: (-pair[0].priority, -pair[1].rank, pair[0].number, pair[1].position))
+    return tuple(_fitting(agent, free, ready))
+
+
+def _goes_on(workflow: Workflow, task: Task, fence: int) -> bool:
+    """Tell whether the success of this attempt lets the workflow go on."""
+    attempt = task.last
+    return (
+        attempt is not None
+        and attempt.fence == fence
+        and attempt.order == ORDER_NONE
+        and not (workflow.paused or workflow.stopping or workflow.cancelled)
+    )
+
+
+def _meet(
+    workflow: Workflow, task: Task, met: dict[tuple[int, int], int], ready: list[tuple[Workflow, Task]]
+) -> None:
+    """Count a success for those that need it, and add those that need nothing more."""
+    for position in workflow.dependents[task.position]:
+        dependent = workflow.tasks[position]
+        key = (workflow.number, position)
+        met[key] = met.get(key, 0) + 1
+        if met[key] == dependent.open_needs and dependent.state is TaskState.WAITING:
+            ready.append((workflow, dependent))
+
+
+def _fitting(agent: Agent, free: dict[str, int], ready: list[tuple[Workflow, Task]]) -> Iterable[Placement]:
+    """Yield placements while their demands fit into what will be free."""
+    count = 0
+    for workflow, task in ready:
+        shape = workflow.profiles[task.profile].shape
+        if shape.exclusive or not fits_in(shape, free) or not suits(shape, agent.capacity, agent.labels):
+            continue
+        for resource, amount in shape.demand:
+            free[resource] -= amount
+        yield Placement(workflow.id, task.position, agent.name, agent.incarnation)
+        count += 1
+        if count == AHEAD_MAX:
+            return

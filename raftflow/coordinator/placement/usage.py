@@ -1,0 +1,106 @@
+"""What running attempts use, as their agents last told this leader. Memory of the leader, never in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from raftflow.domain.contract.views import AttemptUsage
+
+USAGES_MAX = 1_000_000
+"""Attempts whose usage is remembered; of more nothing is known until others end."""
+
+_NONE: Mapping[int, UsageSample] = MappingProxyType({})
+
+
+class UsageSample(msgspec.Struct, frozen=True, gc=False):
+    """What one attempt used when it was told of last. Times are seconds on the leader's event loop."""
+
+    fence: int
+    cpu_ms: int
+    memory_mib: int
+    peak_mib: int
+    progress: float | None
+    """0 to 1, None if the task does not tell."""
+    at_s: float
+    """When the leader was told."""
+    cpu_per_mille: int | None = None
+    """CPUs in use since the time before, in thousandths; None the first time."""
+    progress_at_s: float | None = None
+    """When the progress was told to have grown: an attempt whose progress stands still may be stuck."""
+
+
+class UsageStore:
+    """Usage by agent and fence. An attempt is forgotten when its agent no longer runs it or is gone."""
+
+    def __init__(self) -> None:
+        self._agents: dict[str, dict[int, UsageSample]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return the number of attempts of which something is known."""
+        return self._count
+
+    def take(self, agent: str, running: Collection[int], told: Iterable[AttemptUsage], now_s: float) -> None:
+        """Note what a poll said. `running` are all fences that the agent runs: what is known of others is forgotten.
+
+        Usage of attempts that are not among them is ignored.
+        """
+        known = self._agents.get(agent)
+        if known:
+            held = set(running)
+            for fence in [fence for fence in known if fence not in held]:
+                del known[fence]
+                self._count -= 1
+        for usage in told:
+            if known is None:
+                known = self._agents[agent] = {}
+            if usage.fence not in running:
+                continue
+            before = known.get(usage.fence)
+            if before is None:
+                if self._count >= USAGES_MAX:
+                    continue
+                self._count += 1
+            known[usage.fence] = _sample(usage, before, now_s)
+        if known is not None and not known:
+            del self._agents[agent]
+
+    def forget(self, agent: str) -> None:
+        """An agent is gone, or begins a new incarnation."""
+        self._count -= len(self._agents.pop(agent, {}))
+
+    def clear(self) -> None:
+        """Another replica leads."""
+        self._agents.clear()
+        self._count = 0
+
+    def get(self, agent: str, fence: int) -> UsageSample | None:
+        """Return what is known of an attempt, None if nothing is."""
+        return self._agents.get(agent, _NONE).get(fence)
+
+    def of_agent(self, agent: str) -> Mapping[int, UsageSample]:
+        """Return what is known of an agent's attempts, by fence. Not a copy."""
+        return self._agents.get(agent, _NONE)
+
+
+def _sample(usage: AttemptUsage, before: UsageSample | None, now_s: float) -> UsageSample:
+    cpu_per_mille: int | None = None
+    progress_at_s = None if usage.progress is None else now_s
+    if before is not None:
+        if now_s > before.at_s:
+            cpu_per_mille = max(int((usage.cpu_ms - before.cpu_ms) / (now_s - before.at_s)), 0)
+        if before.progress is not None and usage.progress is not None and usage.progress <= before.progress:
+            progress_at_s = before.progress_at_s
+    return UsageSample(
+        usage.fence,
+        usage.cpu_ms,
+        usage.memory_mib,
+        usage.peak_mib,
+        usage.progress,
+        now_s,
+        cpu_per_mille,
+        progress_at_s,
+    )

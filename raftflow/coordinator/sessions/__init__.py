@@ -1,0 +1,1 @@
+"""Sessions of agents: registration, polls, reports, output, and other requests that are held."""

@@ -1,0 +1,71 @@
+"""Ends of attempts as the log carries them, made from what agents report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from raftflow.domain.commands import AttemptEnd, AttemptFinish, ReportAttempts, ReportEnds
+from raftflow.domain.contract.views import PollRequest, ReportedEnd, ReportVerdict
+from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.replies import EndVerdict
+from raftflow.domain.tasks.checks import result_problem
+from raftflow.domain.tasks.states import AttemptOutcome
+
+
+def report(name: str, request: PollRequest, missing: tuple[int, ...], *, at_ms: int, level: int) -> ReportAttempts:
+    """Make the command that takes a poll's ends and missing attempts, as replicas of that level understand it."""
+    actor, incarnation = f"agent:{name}", request.incarnation
+    if level >= ONLINE_LEVEL:
+        finishes = tuple(map(attempt_finish, request.ends))
+        return ReportEnds(
+            at_ms=at_ms, actor=actor, agent=name, incarnation=incarnation, ends=finishes, missing=missing
+        )
+    ends = tuple(map(attempt_end, request.ends))
+    return ReportAttempts(at_ms=at_ms, actor=actor, agent=name, incarnation=incarnation, ends=ends, missing=missing)
+
+
+def attempt_end(end: ReportedEnd) -> AttemptEnd:
+    """Turn a reported end into what `ReportAttempts` carries.
+
+    A result that cannot be kept makes the attempt a failed one that says so: refusing the report would only make
+    the agent send it again.
+    """
+    # That command is older than this outcome.
+    outcome = AttemptOutcome.FAILED if end.outcome == "outgrown" else AttemptOutcome(end.outcome)
+    outcome, error, result = _checked(end, outcome)
+    return AttemptEnd(end.fence, end.workflow_id, end.task_id, outcome, end.exit_code, error, result, end.duration_ms)
+
+
+def attempt_finish(end: ReportedEnd) -> AttemptFinish:
+    """Turn a reported end into what `ReportEnds` carries; see `attempt_end`."""
+    outcome, error, result = _checked(end, AttemptOutcome(end.outcome))
+    return AttemptFinish(
+        end.fence,
+        end.workflow_id,
+        end.task_id,
+        outcome,
+        end.exit_code,
+        error,
+        result,
+        end.duration_ms,
+        end.cpu_ms,
+        end.peak_mib,
+    )
+
+
+def _checked(end: ReportedEnd, outcome: AttemptOutcome) -> tuple[AttemptOutcome, str, bytes]:
+    result = bytes(end.result)
+    if result == b"null" or outcome is not AttemptOutcome.SUCCEEDED:
+        result = b""
+    problem = result_problem(result)
+    if problem is not None:
+        return AttemptOutcome.FAILED, problem, b""
+    return outcome, end.error, result
+
+
+def verdicts_of(verdicts: Iterable[EndVerdict]) -> list[ReportVerdict]:
+    """Turn the machine's verdicts into what agents are told."""
+    return [
+        ReportVerdict(fence=item.fence, verdict=item.verdict, current_attempt=item.current_attempt)
+        for item in verdicts
+    ]

@@ -1,0 +1,89 @@
+"""Agents register here, and bring back what they had finished before they were given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from raftflow.coordinator.commit.submitter import Submitter
+from raftflow.coordinator.leader.leader_loop import LeaderLoop
+from raftflow.coordinator.sessions.ends import attempt_finish, verdicts_of
+from raftflow.domain.commands import AttemptFinish, JoinAgent, OfferEnds, RegisterAgent
+from raftflow.domain.contract.views import RegisterRequest, ReportedEnd, ReportVerdict
+from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import AgentAccepted, AnyReply, Reported
+from raftflow.machine.machine import Machine
+
+
+class Registration:
+    """Registers agents on the leader."""
+
+    def __init__(self, *, machine: Machine, submitter: Submitter, leader: LeaderLoop) -> None:
+        self._machine = machine
+        self._submitter = submitter
+        self._leader = leader
+        self._under_way = 0
+        """Registrations with offers that have no reply yet."""
+
+    def command(
+        self, request: RegisterRequest, capacity: dict[str, int], *, at_ms: int, request_id: str = ""
+    ) -> RegisterAgent:
+        """Make the command for a registration, as the cluster's feature level allows."""
+        fields: dict[str, Any] = {
+            "at_ms": at_ms,
+            "actor": f"agent:{request.name}",
+            "request_id": request_id,
+            "name": request.name,
+            "instance": request.instance,
+            "capacity": capacity,
+            "labels": request.labels,
+            "prefetch": request.prefetch,
+        }
+        if self._machine.state.feature_level >= FAULTS_LEVEL:
+            return JoinAgent(**fields, home=request.home)
+        return RegisterAgent(**fields)
+
+    async def register(
+        self, command: RegisterAgent, offers: Sequence[ReportedEnd]
+    ) -> tuple[AgentAccepted | Rejection, list[ReportVerdict]]:
+        """Register an agent. Returns the reply, and a verdict for each success that it offers.
+
+        An agent that returns is room at once, and what was lost with it is placed first. So its offers travel with
+        the registration, in one entry, before anything can be placed: under the incarnation that it is about to get.
+        Raises `ProposeError`s.
+        """
+        if not self._leader.leading:
+            raise self._submitter.no_leader_error()
+        if not offers or self._machine.state.feature_level < ONLINE_LEVEL:
+            return _accepted(await self._submitter.propose(command, bounded=True)), []
+        ends = tuple(map(attempt_finish, offers))
+        registered = self._submitter.enqueue(command, bounded=True)
+        if isinstance(registered, Rejection):
+            return registered, []
+        self._under_way += 1
+        expected = self._machine.state.incarnation + self._under_way
+        offered = self._submitter.enqueue(_offer(command, expected, ends))
+        try:
+            if isinstance(offered, Rejection):
+                return _accepted(await registered), []
+            reply, verdicts = await asyncio.gather(registered, offered)
+        finally:
+            self._under_way -= 1
+        accepted = _accepted(reply)
+        if isinstance(accepted, Rejection):
+            return accepted, []
+        if isinstance(verdicts, Rejection) and accepted.incarnation != expected:
+            # Other registrations came in between; now the incarnation is known.
+            verdicts = await self._submitter.propose(_offer(command, accepted.incarnation, ends))
+        return accepted, verdicts_of(verdicts.verdicts) if isinstance(verdicts, Reported) else []
+
+
+def _offer(command: RegisterAgent, incarnation: int, ends: tuple[AttemptFinish, ...]) -> OfferEnds:
+    return OfferEnds(at_ms=command.at_ms, actor=command.actor, agent=command.name, incarnation=incarnation, ends=ends)
+
+
+def _accepted(reply: AnyReply) -> AgentAccepted | Rejection:
+    assert isinstance(reply, AgentAccepted | Rejection)  # noqa: S101 - the machine's contract
+    return reply

@@ -1,0 +1,1 @@
+"""Large workflows on their way into the log."""

@@ -1,0 +1,157 @@
+"""The process that reads large workflow documents, so that the replica never stands still for one.
+
+It parses a document, checks and normalises it, and cuts it into pieces (`domain.pieces`). In the replica's own
+process that would be seconds of work, some of it in single calls that keep every other thread waiting. It has no
+state: it is given a document and answers with frames; its end of the pipe closes when the replica is gone, and so it
+ends.
+
+    frame   = length (4 bytes, big endian) + MessagePack
+    request = Ask
+    answer  = Fault | Refused | Whole | Head followed by as many pieces as it says
+
+Started isolated (`raftflow.helpers`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+
+from raftflow.coordinator.commit.submitter import Prepared, prepare
+from raftflow.coordinator.uploads.submission import WorkflowSubmission, submission_of
+from raftflow.domain.commands import SubmitWorkflow
+from raftflow.domain.contract.views import FieldProblem
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.values.pieces import TaskPiece
+from raftflow.formats.documents import DocumentError, normalize
+from raftflow.formats.readers.jsontext import decode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from raftflow.domain.tasks.workflow import WorkflowSpec
+
+LENGTH_BYTES = 4
+NICE = 5
+"""The replica comes first where they share a core."""
+
+
+class Ask(msgspec.Struct, array_like=True, frozen=True):
+    """A document to be read."""
+
+    body: bytes
+    request_id: str
+    learnt_ms: dict[str, int]
+    """How long tasks of a kind are taken to run."""
+    whole: bool = False
+    """One command for all of it is wanted, made with what follows: the cluster does not know pieces yet."""
+    at_ms: int = 0
+    actor: str = ""
+    workflow_id: str = ""
+
+
+class Fault(msgspec.Struct, frozen=True, tag="fault"):
+    """The document is wrong."""
+
+    message: str
+    problems: list[FieldProblem] = []
+    limit: int | None = None
+
+
+class DocumentRefused(msgspec.Struct, frozen=True, tag="refused"):
+    """The command would be refused."""
+
+    rejection: Rejection
+
+
+class Whole(msgspec.Struct, frozen=True, tag="whole"):
+    """The command, encoded."""
+
+    encoded: bytes
+    tag: str
+    level: int
+
+
+class Head(msgspec.Struct, frozen=True, tag="head"):
+    """A submission without its pieces, which follow, a frame for each."""
+
+    submission: WorkflowSubmission
+    pieces: int
+
+
+Answer = Fault | DocumentRefused | Whole | Head
+
+_encode = msgspec.msgpack.Encoder().encode
+_ask_decoder = msgspec.msgpack.Decoder(Ask)
+answer_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Answer)
+piece_decoder = msgspec.msgpack.Decoder(TaskPiece)
+
+
+def frame(content: Any) -> bytes:
+    """Encode a message as it travels."""
+    data = _encode(content)
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+def answer(ask: Ask) -> Iterator[Answer | TaskPiece]:
+    """Read a document: one answer, and the pieces that it announces."""
+    try:
+        spec = normalize(decode_json(ask.body))
+    except DocumentError as error:
+        yield Fault(f"the workflow document is invalid: {str(error)[:1000]}", error.problems, error.limit)
+    except RecursionError:
+        yield Fault("the workflow document is nested too deeply")
+    else:
+        yield from _whole(ask, spec) if ask.whole else _pieces(ask, spec)
+
+
+def _whole(ask: Ask, spec: WorkflowSpec) -> Iterator[Answer]:
+    command = SubmitWorkflow(
+        at_ms=ask.at_ms, actor=ask.actor, request_id=ask.request_id, workflow_id=ask.workflow_id, spec=spec
+    )
+    prepared = prepare(command)
+    yield DocumentRefused(prepared) if isinstance(prepared, Rejection) else Whole(*prepared)
+
+
+def _pieces(ask: Ask, spec: WorkflowSpec) -> Iterator[Answer | TaskPiece]:
+    try:
+        submission = submission_of(spec, ask.request_id, ask.learnt_ms)
+    except (OverflowError, ValueError) as error:
+        yield Fault(f"the workflow document holds a value that cannot be stored: {error}")
+        return
+    yield Head(msgspec.structs.replace(submission, pieces=()), len(submission.pieces))
+    yield from submission.pieces
+
+
+def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
+    """Answer until there are no more requests."""
+    while len(head := incoming.read(LENGTH_BYTES)) == LENGTH_BYTES:
+        ask = _ask_decoder.decode(incoming.read(int.from_bytes(head, "big")))
+        outgoing.writelines(frame(message) for message in answer(ask))
+        outgoing.flush()
+
+
+def prepared_of(whole: Whole) -> Prepared:
+    """Return the command that travelled."""
+    return Prepared(whole.encoded, whole.tag, whole.level)
+
+
+def main() -> None:
+    """Serve standard input and output."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # the replica says when it is over
+    os.nice(NICE)
+    gc.disable()  # what a document leaves behind has no cycles
+    try:
+        serve(sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:  # the replica is gone
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Workflows and tasks: their shape, states, resources and checks."""

@@ -1,0 +1,192 @@
+"""Checks of values inside commands: limits, ranges, forms. The graph itself is checked in `workflow.check_graph`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.tasks.resources import DEFAULT_DEMAND, MEMORY
+from raftflow.domain.tasks.workflow import GraphProblem, TaskSpec
+from raftflow.domain.values.exact import judge_text
+from raftflow.domain.values.ids import name_problem
+
+_CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NESTING_MAX = limits.JSON_DEPTH_MAX
+
+_Wrong = Callable[[str, str], None]
+"""Adds a fault: `wrong(field, message)`."""
+
+_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_json_decoder = msgspec.json.Decoder(msgspec.Raw)
+
+
+def check_workflow_values(name: str, priority: int, max_parallel: int | None = None) -> list[GraphProblem]:
+    """List what is wrong with a workflow's own values."""
+    problems = []
+    wrong = name_problem(name)
+    if wrong is not None:
+        problems.append(GraphProblem("name", f"{name[:80]!r} {wrong}"))
+    if not 0 <= priority <= limits.PRIORITY_MAX:
+        problems.append(GraphProblem("priority", f"must be 0 to {limits.PRIORITY_MAX}"))
+    if max_parallel is not None and not 1 <= max_parallel <= limits.TASKS_PER_WORKFLOW_MAX:
+        problems.append(GraphProblem("max_parallel", f"must be 1 to {limits.TASKS_PER_WORKFLOW_MAX}"))
+    return problems
+
+
+def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
+    """List what is wrong with a task's values (its id and needs aside); `path` is how the document names it."""
+    problems: list[GraphProblem] = []
+
+    def wrong(field: str, message: str) -> None:
+        problems.append(GraphProblem(f"{path}.{field}", message))
+
+    if (task.command is None) == (task.python is None):
+        wrong("command", "a task has either a command or a python callable")
+    if task.command is not None:
+        _check_command(task.command, wrong)
+    if task.python is not None and not _CALLABLE.fullmatch(task.python):
+        wrong("python", f"{task.python[:80]!r} is not of the form package.module:function")
+    if task.args or task.kwargs:
+        _check_arguments(task, wrong)
+    for key, value in task.env.items():
+        if not key or "=" in key or "\0" in key or "\0" in value:
+            wrong("env", f"{key[:80]!r} cannot be an environment variable")
+    if task.cwd is not None and (not task.cwd or "\0" in task.cwd):
+        wrong("cwd", "must be a path")
+    size = _payload_bytes(task)
+    if size > limits.SPEC_BYTES_MAX:
+        wrong(
+            "command", f"command, arguments and environment take {size} bytes, the limit is {limits.SPEC_BYTES_MAX}"
+        )
+    _check_numbers(task, wrong)
+    if task.resources != DEFAULT_DEMAND:
+        for message in resource_problems(task.resources):
+            wrong("resources", message)
+    for message in label_problems(task.labels):
+        wrong("labels", message)
+    if task.kind and (bad := name_problem(task.kind)) is not None:
+        wrong("kind", f"{task.kind[:80]!r} {bad}")
+    return problems
+
+
+def resource_problems(resources: Mapping[str, int]) -> list[str]:
+    """Say what is wrong with amounts of resources in integer units."""
+    if len(resources) > limits.RESOURCES_PER_TASK_MAX:
+        return [f"{len(resources)} resources, the limit is {limits.RESOURCES_PER_TASK_MAX}"]
+    problems = []
+    for name, amount in resources.items():
+        bad = name_problem(name)
+        if bad is not None:
+            problems.append(f"{name[:80]!r} {bad}")
+        if not 0 <= amount <= limits.RESOURCE_UNITS_MAX:
+            problems.append(f"{name[:80]!r} must be 0 to {limits.RESOURCE_UNITS_MAX} units")
+    return problems
+
+
+def label_problems(labels: Mapping[str, str]) -> list[str]:
+    """Say what is wrong with labels."""
+    if len(labels) > limits.LABELS_MAX:
+        return [f"{len(labels)} labels, the limit is {limits.LABELS_MAX}"]
+    problems = []
+    for key, value in labels.items():
+        bad = name_problem(key)
+        if bad is not None:
+            problems.append(f"{key[:80]!r} {bad}")
+        if judge_text(value) is not None:
+            problems.append(f"the value of {key[:80]!r} {judge_text(value)}")
+        if len(value) > limits.LABEL_CHARS_MAX:
+            problems.append(f"the value of {key[:80]!r} is longer than {limits.LABEL_CHARS_MAX} characters")
+    return problems
+
+
+def result_problem(result: bytes) -> str | None:
+    """Say why these bytes cannot be a task's result, or None if they can. Empty bytes stand for no result."""
+    if not result:
+        return None
+    if len(result) > limits.RESULT_BYTES_MAX:
+        return (
+            f"the result is {len(result)} bytes long, the limit is {limits.RESULT_BYTES_MAX}; "
+            "write larger ones to a file and return its path"
+        )
+    return None if _decodes(_json_decoder, result) else "the result is not JSON"
+
+
+def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
+    # The decoder gives up on deep nesting depending on how deep the caller's own stack is, which would differ from
+    # replica to replica; so the depth is bounded here first.
+    if _nesting(data) > _NESTING_MAX:
+        return False
+    try:
+        data.decode()
+        decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _nesting(data: bytes) -> int:
+    """Return how deep arrays and objects nest, or a bound for it that is small enough."""
+    openings = data.count(b"[") + data.count(b"{")
+    if openings <= _NESTING_MAX:
+        return openings
+    depth = deepest = 0
+    for byte in _STRING.sub(b"", data):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _check_command(command: tuple[str, ...], wrong: _Wrong) -> None:
+    if not command or not command[0]:
+        wrong("command", "must name a program")
+    if len(command) > limits.COMMAND_ARGS_MAX:
+        wrong("command", f"{len(command)} arguments, the limit is {limits.COMMAND_ARGS_MAX}")
+    if "\0" in "".join(command):
+        wrong("command", "arguments cannot hold a NUL character")
+
+
+def _check_arguments(task: TaskSpec, wrong: _Wrong) -> None:
+    if task.args and not _decodes(_array_decoder, task.args):
+        wrong("args", "must be a JSON array")
+    if task.kwargs and not _decodes(_object_decoder, task.kwargs):
+        wrong("kwargs", "must be a JSON object")
+    if task.python is None:
+        wrong("args", "arguments are for python callables; a command has them in its list")
+
+
+def _check_numbers(task: TaskSpec, wrong: _Wrong) -> None:
+    if not 0 <= task.retries <= limits.RETRIES_MAX:
+        wrong("retries", f"must be 0 to {limits.RETRIES_MAX}")
+    _check_duration("retry_delay", task.retry_delay_ms, 0, wrong)
+    _check_duration("retry_delay_max", task.retry_delay_max_ms, 0, wrong)
+    _check_duration("grace", task.grace_ms, 0, wrong)
+    if task.timeout_ms is not None:
+        _check_duration("timeout", task.timeout_ms, 1, wrong)
+    if task.expected_ms is not None:
+        _check_duration("expected", task.expected_ms, 0, wrong)
+    if task.memory_max_mib is not None:
+        wanted_mib = task.resources.get(MEMORY, 0)
+        if not wanted_mib <= task.memory_max_mib <= limits.RESOURCE_UNITS_MAX:
+            wrong("memory_max", f"must be at least the demand, {wanted_mib} MiB")
+
+
+def _check_duration(field: str, value_ms: int, least_ms: int, wrong: _Wrong) -> None:
+    if not least_ms <= value_ms <= limits.DURATION_MS_MAX:
+        wrong(field, f"must be {least_ms} to {limits.DURATION_MS_MAX} ms")
+
+
+def _payload_bytes(task: TaskSpec) -> int:
+    """Return about how many bytes the task carries to the agent."""
+    size = len("".join(task.command or ()).encode()) + len(task.args) + len(task.kwargs)
+    if task.env:
+        size += sum(len(key.encode()) + len(value.encode()) for key, value in task.env.items())
+    return size + len(task.cwd or "") + len(task.python or "")

@@ -1,0 +1,1 @@
+"""Values: exact numbers and text, ids, times, cache keys, encoded pieces."""

@@ -1,0 +1,1 @@
+"""Reading TOML, YAML and JSON with the line of every fault."""

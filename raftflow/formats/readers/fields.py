@@ -1,0 +1,361 @@
+"""The keys of a task, one reader each: check the value, put the result into `fields`, note faults and go on.
+
+`fields` holds arguments of `TaskSpec`; keys with a leading underscore are notes for the checks of the whole task
+(`_*_refs`: references to results, `_*_bytes`: sizes).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raftflow.domain import limits
+from raftflow.domain.tasks.resources import DEFAULT_DEMAND, MEMORY, parse_amount
+from raftflow.domain.values.cachekeys import parse_key
+from raftflow.domain.values.exact import judge_integer, write_json
+from raftflow.domain.values.ids import name_problem
+from raftflow.formats.faults import DocumentFaults, shown
+from raftflow.formats.readers.durations import parse_duration_ms
+from raftflow.formats.readers.values import RESULT_KEY, check_value, text_bytes
+
+CALLABLE_PATTERN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+CALLABLE_CHARS_MAX = 512
+PATH_CHARS_MAX = 4_096
+AMOUNT_CHARS_MAX = 40
+OWN_KEYS = frozenset({"id", "needs"})
+"""Keys that every task has for itself: not allowed in `defaults`."""
+_CALLABLE = re.compile(CALLABLE_PATTERN, re.ASCII)
+_AMOUNT = re.compile(r"[0-9.]*\s*[A-Za-z]*")
+_PLAIN_TYPES = frozenset({int, float, str})
+
+
+class DocumentPart:
+    """The part of a document that is being read (a task, or the defaults), and what was read before.
+
+    Equal texts and tables are read once and shared: documents of 100,000 tasks repeat themselves.
+    """
+
+    def __init__(self, faults: DocumentFaults) -> None:
+        """Begin with the defaults."""
+        self.faults = faults
+        self.where = "defaults"
+        self.plain_resources = dict(DEFAULT_DEMAND)
+        self.resources_seen: dict[tuple[Any, ...], dict[str, int]] = {}
+        self.durations_seen: dict[str, int] = {}
+        self.callables_seen: set[str] = set()
+
+    def fault(self, field: str, message: str, limit: int | None = None) -> None:
+        """Note a fault of this part."""
+        self.faults.add(f"{self.where}.{field}", message, limit)
+
+
+def _id(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, str):
+        part.fault("id", "must be a text")
+    else:
+        fields["id"] = value
+
+
+def _texts(part: DocumentPart, field: str, value: object) -> tuple[str, ...] | None:
+    """Return a list of texts as a tuple, or None after noting what is wrong with it."""
+    if not isinstance(value, list):
+        hint = f': write {field} = ["..."]' if isinstance(value, str) else ""
+        part.fault(field, f"must be a list of texts{hint}")
+        return None
+    for place, item in enumerate(value):
+        if type(item) is not str:
+            part.fault(f"{field}[{place}]", "must be a text: quote it")
+            return None
+    return tuple(value)
+
+
+def _needs(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    needs = _texts(part, "needs", value)
+    count_max = limits.NEEDS_PER_TASK_MAX
+    if needs and len(needs) > count_max:
+        part.fault("needs", f"{len(needs)} needs, the limit is {count_max}: join in between", count_max)
+    elif needs:
+        fields["needs"] = needs
+
+
+def _command(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    command = _texts(part, "command", value)
+    if command is None:
+        return
+    if not command or not command[0]:
+        part.fault("command", "must begin with the program to run")
+    elif len(command) > limits.COMMAND_ARGS_MAX:
+        limit = limits.COMMAND_ARGS_MAX
+        part.fault("command", f"{len(command)} arguments, the limit is {limit}", limit)
+    else:
+        size = 0
+        for place, item in enumerate(command):
+            if not _clean(part, f"command[{place}]", item):
+                return
+            size += text_bytes(item)
+        fields["command"] = command
+        fields["_command_bytes"] = size
+
+
+def _clean(part: DocumentPart, field: str, text: str) -> bool:
+    """Tell whether the operating system can take a text; note it if not."""
+    if "\0" in text:
+        part.fault(field, "must not hold a NUL character")
+    elif text_bytes(text) < 0:
+        part.fault(field, "is not valid Unicode (a lone surrogate)")
+    else:
+        return True
+    return False
+
+
+def _python(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, str):
+        part.fault("python", 'must be a text "package.module:function"')
+    elif value not in part.callables_seen and (len(value) > CALLABLE_CHARS_MAX or not _CALLABLE.fullmatch(value)):
+        part.fault("python", f'{shown(value)} is not a callable: write "package.module:function"')
+    else:
+        part.callables_seen.add(value)
+        fields["python"] = value
+
+
+def _args(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, list):
+        part.fault("args", "must be a list")
+    else:
+        _json(part, "args", value, fields)
+
+
+def _kwargs(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, dict):
+        part.fault("kwargs", "must be a table")
+    elif RESULT_KEY in value:
+        part.fault("kwargs", "is the table of the arguments: put a $result reference under an argument's name")
+    else:
+        _json(part, "kwargs", value, fields)
+
+
+def _json(part: DocumentPart, field: str, value: Any, fields: dict[str, Any]) -> None:
+    """Keep a value as JSON, with the references to results that it holds."""
+    if not value:
+        return
+    wrong, refs = check_value(value, field)
+    for path, message in wrong:
+        part.fault(path, message)
+    if wrong:
+        return
+    data = write_json(value)
+    fields[field] = data
+    fields[f"_{field}_bytes"] = len(data)
+    if refs:
+        fields[f"_{field}_refs"] = refs
+
+
+def _env(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, dict):
+        part.fault("env", "must be a table of texts")
+        return
+    env: dict[str, str] = {}
+    for key, item in value.items():
+        if not isinstance(key, str) or not key or "=" in key or text_bytes(key) < 0:
+            part.fault("env", f"{shown(key)} cannot name a variable")
+        elif key.startswith("RAFTFLOW_"):
+            part.fault(f"env.{key[:80]}", "variables RAFTFLOW_* are set by the agent")
+        elif type(item) is int and judge_integer(item) is None:
+            env[key] = str(item)
+        elif not isinstance(item, str):
+            part.fault(f"env.{key[:80]}", f"is {_told(item)}, and must be a text: quote it")
+        elif _clean(part, f"env.{key[:80]}", key) and _clean(part, f"env.{key[:80]}", item):
+            env[key] = item
+    fields["env"] = env
+
+
+def _told(value: object) -> str:
+    """Return what a value is in the words of the documents' formats."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return {float: "a number", int: "a number", list: "a list", dict: "a table"}.get(type(value), shown(value))
+
+
+def _cwd(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, str) or not value or len(value) > PATH_CHARS_MAX:
+        part.fault("cwd", f"must be a directory, a text of 1 to {PATH_CHARS_MAX} characters")
+    elif _clean(part, "cwd", value):
+        fields["cwd"] = value
+
+
+def _resources(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, dict):
+        part.fault("resources", 'must be a table such as { cpu = 2, memory = "512MiB" }')
+        return
+    plain = all(type(amount) in _PLAIN_TYPES for amount in value.values())
+    shape = tuple(value.items()) if plain else ()
+    seen = part.resources_seen.get(shape) if plain else None
+    if seen is None or part.where == "defaults":
+        seen = _read_resources(part, value)
+        if seen is None:
+            return
+        if part.where != "defaults":
+            seen = {**part.plain_resources, **seen}
+            if len(seen) > limits.RESOURCES_PER_TASK_MAX:
+                limit = limits.RESOURCES_PER_TASK_MAX
+                part.fault("resources", f"{len(seen)} resources, the limit is {limit}", limit)
+            elif plain:
+                part.resources_seen[shape] = seen
+    fields["resources"] = seen
+
+
+def _read_resources(part: DocumentPart, value: Mapping[Any, Any]) -> dict[str, int] | None:
+    """Return the amounts in integer units, or None after noting what is wrong with any."""
+    amounts: dict[str, int] = {}
+    good = True
+    for key, amount in value.items():
+        wrong = name_problem(key) if isinstance(key, str) else "is not a text"
+        if wrong is not None:
+            part.fault("resources", f"{shown(key)} {wrong}")
+            good = False
+            continue
+        try:
+            amounts[key] = parse_amount(key, _sane_number(amount))
+        except ValueError as error:
+            part.fault(f"resources.{key}", str(error)[:300])
+            good = False
+    return amounts if good else None
+
+
+def _retries(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limits.RETRIES_MAX:
+        part.fault("retries", f"must be a whole number from 0 to {limits.RETRIES_MAX}")
+    else:
+        fields["retries"] = value
+
+
+def _duration(part: DocumentPart, field: str, value: object, fields: dict[str, Any], *, least_ms: int = 0) -> None:
+    known = part.durations_seen.get(value) if isinstance(value, str) else None
+    if known is None:
+        try:
+            known = parse_duration_ms(value)
+        except ValueError as error:
+            part.fault(field, str(error))
+            return
+        if isinstance(value, str):
+            part.durations_seen[value] = known
+    if known < least_ms:
+        part.fault(field, "must be longer than zero")
+    else:
+        fields[f"{field}_ms"] = known
+
+
+def _constraints(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, dict):
+        part.fault("constraints", 'must be a table such as { labels = { zone = "a" } }')
+        return
+    for key, item in value.items():
+        if key == "exclusive":
+            if isinstance(item, bool):
+                fields["exclusive"] = item
+            else:
+                part.fault("constraints.exclusive", "must be true or false")
+        elif key != "labels":
+            part.faults.unknown_key(f"{part.where}.constraints.", key, ("labels", "exclusive"))
+        elif not isinstance(item, dict):
+            part.fault("constraints.labels", "must be a table of texts")
+        else:
+            labels: dict[str, str] = {}
+            for label, wanted in item.items():
+                wrong = name_problem(label) if isinstance(label, str) else "is not a text"
+                if wrong is not None:
+                    part.fault("constraints.labels", f"{shown(label)} {wrong}")
+                elif not isinstance(wanted, str) or not 0 <= text_bytes(wanted) <= limits.NAME_CHARS_MAX:
+                    path = f"constraints.labels.{label}"
+                    part.fault(path, f"must be a text of at most {limits.NAME_CHARS_MAX} bytes")
+                else:
+                    labels[label] = wanted
+            fields["labels"] = labels
+
+
+def _cache(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if isinstance(value, bool):
+        fields["cache"] = "" if value else None
+        return
+    if not isinstance(value, dict):
+        part.fault("cache", 'must be true, false, or a table such as { key = "train-${fetch.digest}" }')
+        return
+    for key in value:
+        if key != "key":
+            part.faults.unknown_key(f"{part.where}.cache.", key, ("key",))
+    template = value.get("key")
+    if not isinstance(template, str) or not template or text_bytes(template) < 0:
+        part.fault("cache.key", "must be a text; `cache = true` makes a key of all that the task runs")
+        return
+    try:
+        parse_key(template)
+    except ValueError as error:
+        part.fault("cache.key", str(error))
+    else:
+        fields["cache"] = template
+
+
+def _kind(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    wrong = name_problem(value) if isinstance(value, str) else "is not a text"
+    if wrong is not None:
+        part.fault("kind", f"{shown(value)} {wrong}")
+    else:
+        fields["kind"] = value
+
+
+def _memory_max(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    try:
+        fields["memory_max_mib"] = parse_amount(MEMORY, _sane_number(value))
+    except ValueError as error:
+        part.fault("memory_max", str(error)[:300])
+
+
+def _sane_number(value: object) -> object:
+    """Refuse numbers whose mere text would cost: integers of thousands of digits, endless texts."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > limits.RESOURCE_UNITS_MAX:
+        raise ValueError("is larger than any machine")
+    if isinstance(value, str) and (len(value) > AMOUNT_CHARS_MAX or not _AMOUNT.fullmatch(value.strip())):
+        raise ValueError(f"{shown(value[:40])} is not an amount")
+    return value
+
+
+def _backup(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if isinstance(value, bool):
+        fields["backup"] = value
+    else:
+        part.fault("backup", "must be true or false")
+
+
+Reader = Callable[[DocumentPart, object, dict[str, Any]], None]
+
+
+def _duration_reader(field: str, least_ms: int = 0) -> Reader:
+    def read(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+        _duration(part, field, value, fields, least_ms=least_ms)
+
+    return read
+
+
+READERS: dict[str, Reader] = {
+    "id": _id,
+    "needs": _needs,
+    "command": _command,
+    "python": _python,
+    "args": _args,
+    "kwargs": _kwargs,
+    "env": _env,
+    "cwd": _cwd,
+    "resources": _resources,
+    "retries": _retries,
+    "retry_delay": _duration_reader("retry_delay"),
+    "retry_delay_max": _duration_reader("retry_delay_max"),
+    "timeout": _duration_reader("timeout", least_ms=1),
+    "grace": _duration_reader("grace"),
+    "expected": _duration_reader("expected"),
+    "constraints": _constraints,
+    "kind": _kind,
+    "cache": _cache,
+    "memory_max": _memory_max,
+    "backup": _backup,
+}

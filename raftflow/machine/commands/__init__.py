@@ -1,0 +1,1 @@
+"""The handlers of commands, one file for each family."""

@@ -1,0 +1,312 @@
+"""Agents: coming, draining, going. What is remembered of one that comes and goes: `rules/quarantine.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from raftflow.domain import limits
+from raftflow.domain.commands import JoinAgent
+from raftflow.domain.features import FAULTS_LEVEL
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.replies import AgentAccepted, Done
+from raftflow.domain.tasks.checks import label_problems, resource_problems
+from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
+from raftflow.domain.tasks.workflow import GraphProblem
+from raftflow.domain.values.ids import name_problem
+from raftflow.machine.commands.attempts import end_attempt, unreported
+from raftflow.machine.rules import ledger
+from raftflow.machine.rules.quarantine import end_all_if_nobody_is_up, note_loss, take_over
+from raftflow.machine.rules.stopping import give_order
+from raftflow.machine.tables.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
+
+if TYPE_CHECKING:
+    from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent, RegisterAgent, RemoveAgent
+    from raftflow.machine.rules.context import ApplyContext
+
+T = TypeVar("T")
+
+_HOME_CHARS_MAX: Final = 64
+
+
+def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted | Rejection:
+    """Bring an agent up, or find that it is up."""
+    state = step.state
+    problems = _problems(command)
+    if problems:
+        message = "; ".join(f"{problem.path} {problem.message}" for problem in problems[:5])
+        return Rejection(RejectionCode.INVALID, message, tuple(problems))
+    known = state.agents.get(command.name)
+    if known is not None and known.present and known.instance == command.instance:
+        return _update(step, known, command)
+    if known is not None and known.present and not _takes_its_place(known, command):
+        return Rejection(
+            RejectionCode.NAME_IN_USE,
+            f"an agent named {command.name} is {known.state.value}, and this is another one. Give this one a name of "
+            "its own (--name). If the other one is gone, try again when its lease has run out",
+        )
+    if known is None and len(state.agents) >= limits.AGENTS_MAX:
+        gone = min((agent for agent in state.agents.values() if not agent.present), key=_is_drained, default=None)
+        if gone is None:
+            return Rejection(
+                RejectionCode.LIMIT,
+                f"{limits.AGENTS_MAX} agents are present, no more are taken",
+                limit=limits.AGENTS_MAX,
+            )
+        del state.agents[gone.name]
+    if known is not None:
+        _take_out(step, known, AgentState.LOST, "another agent registered under its name", blame=True)
+        del state.agents[known.name]
+    state.incarnation += 1
+    agent = Agent(
+        command.name,
+        command.instance,
+        state.incarnation,
+        capacity=_sorted(command.capacity),
+        labels=_sorted(command.labels),
+        prefetch=command.prefetch,
+        home=_home_of(command),
+    )
+    if known is not None:
+        take_over(step, agent, known)
+        if known.drained:
+            _go_on_draining(step, agent)
+    state.agents[agent.name] = agent
+    if agent.state is AgentState.UP:
+        state.add_kind(agent, 1)
+    step.agents_changed[agent.name] = None
+    return AgentAccepted(agent.name, agent.incarnation)
+
+
+def _takes_its_place(known: Agent, command: RegisterAgent) -> bool:
+    """Tell whether another process may have the name of a present agent: because that one's is gone for certain."""
+    return not isinstance(command, JoinAgent) or (command.home != "" and command.home == known.home)
+
+
+def _home_of(command: RegisterAgent) -> str:
+    return command.home if isinstance(command, JoinAgent) else ""
+
+
+def _is_drained(agent: Agent) -> bool:
+    """Tell what is worse to forget."""
+    return agent.drained
+
+
+def _go_on_draining(step: ApplyContext, agent: Agent) -> None:
+    """Bring up a new incarnation, which is not in the table yet, of an agent that was drained and not resumed."""
+    agent.drained = True
+    agent.state = AgentState.DRAINING
+    agent.quarantine_until_ms = 0
+    step.state.agent_timers.clear(agent.name)
+    step.notes.append(f"agent {agent.name} was drained before, and drains on; `agent resume` gives it work again")
+
+
+def _sorted(values: dict[str, T]) -> dict[str, T]:
+    return {key: values[key] for key in sorted(values)}
+
+
+def _problems(command: RegisterAgent) -> list[GraphProblem]:
+    problems = []
+    wrong = name_problem(command.name)
+    if wrong is not None:
+        problems.append(GraphProblem("name", f"{command.name[:80]!r} {wrong}"))
+    if not 1 <= len(command.instance) <= limits.NAME_CHARS_MAX:
+        problems.append(GraphProblem("instance", f"must have 1 to {limits.NAME_CHARS_MAX} characters"))
+    problems += [GraphProblem("resources", message) for message in resource_problems(command.capacity)]
+    problems += [GraphProblem("labels", message) for message in label_problems(command.labels)]
+    if len(_home_of(command)) > _HOME_CHARS_MAX:
+        problems.append(GraphProblem("home", f"must have at most {_HOME_CHARS_MAX} characters"))
+    if not 0 <= command.prefetch <= limits.PREFETCH_MAX:
+        problems.append(GraphProblem("prefetch", f"must be 0 to {limits.PREFETCH_MAX}"))
+    return problems
+
+
+def _update(step: ApplyContext, agent: Agent, command: RegisterAgent) -> AgentAccepted | Rejection:
+    """Take what a repeated registration says; what runs must still fit."""
+    accepted = AgentAccepted(agent.name, agent.incarnation)
+    capacity = _sorted(command.capacity)
+    labels = _sorted(command.labels)
+    if capacity == agent.capacity and labels == agent.labels and command.prefetch == agent.prefetch:
+        return accepted
+    free = dict(capacity)
+    if agent.alone and capacity != agent.capacity:
+        return Rejection(
+            RejectionCode.CONFLICT,
+            f"agent {agent.name}: an exclusive attempt holds the whole of its capacity; drain it first",
+        )
+    for name, amount in agent.capacity.items():
+        allocated = amount - agent.free[name]
+        if allocated:
+            free[name] = free.get(name, 0) - allocated
+            if free[name] < 0:
+                return Rejection(
+                    RejectionCode.CONFLICT,
+                    f"agent {agent.name}: more {name} is allocated than the new capacity holds; drain it first",
+                )
+    step.touch_agent(agent)
+    up = agent.state is AgentState.UP
+    if up:
+        step.state.add_kind(agent, -1)
+    agent.capacity, agent.labels, agent.prefetch, agent.free = capacity, labels, command.prefetch, free
+    if up:
+        step.state.add_kind(agent, 1)
+    ledger.promote(step, agent)
+    return accepted
+
+
+def control_agent(step: ApplyContext, command: ControlAgent) -> Done | Rejection:
+    """Drain a present agent until it is gone, or let one work again."""
+    agent = _find(step, command.name)
+    if isinstance(agent, Rejection):
+        return agent
+    if command.action == "resume" and agent.drained:
+        step.touch_agent(agent)
+        agent.drained = False
+        if not agent.present:
+            return Done()
+    if not agent.present:
+        return _is_gone(agent)
+    wanted = AgentState.DRAINING if command.action == "drain" else AgentState.UP
+    if agent.state is wanted:
+        return Done(changed=False)
+    _control(step, agent, wanted)
+    end_all_if_nobody_is_up(step)
+    return Done()
+
+
+def drain_agent(step: ApplyContext, command: DrainAgent) -> Done | Rejection:
+    """Drain an agent by a time, and until it is resumed."""
+    agent = _find(step, command.name)
+    if isinstance(agent, Rejection):
+        return agent
+    if not 0 <= command.deadline_ms <= limits.DURATION_MS_MAX:
+        return Rejection(
+            RejectionCode.INVALID, f"the deadline must be 0 to {limits.DURATION_MS_MAX} ms, not {command.deadline_ms}"
+        )
+    if not agent.present and step.state.feature_level < FAULTS_LEVEL:
+        return _is_gone(agent)
+    changed = not agent.drained and step.state.feature_level >= FAULTS_LEVEL
+    if changed:
+        step.touch_agent(agent)
+        agent.drained = True
+    if not agent.present:
+        return Done(changed=changed)
+    due_ms = step.clock_ms + command.deadline_ms if command.deadline_ms else 0
+    if agent.state is AgentState.DRAINING:
+        if agent.drain_deadline_ms in {due_ms, DRAIN_OVER}:  # what was told to move cannot be called back
+            return Done(changed=changed)
+        step.touch_agent(agent)
+    else:
+        _control(step, agent, AgentState.DRAINING)
+    agent.drain_deadline_ms = due_ms
+    if due_ms:
+        step.set_agent_timer(agent, due_ms)
+    else:
+        step.state.agent_timers.clear(agent.name)
+    end_all_if_nobody_is_up(step)
+    return Done()
+
+
+def forget_agent(step: ApplyContext, command: ForgetAgent) -> Done | Rejection:
+    """Take an agent that is gone out of the table."""
+    agent = _find(step, command.name)
+    if isinstance(agent, Rejection):
+        return agent
+    if agent.present:
+        return Rejection(
+            RejectionCode.CONFLICT,
+            f"agent {agent.name} is {agent.state.value}: only one that is lost or left can be forgotten. Stop it",
+        )
+    step.touch_agent(agent)
+    del step.state.agents[agent.name]
+    step.agents_changed[agent.name] = None
+    return Done()
+
+
+def _find(step: ApplyContext, name: str) -> Agent | Rejection:
+    agent = step.state.agents.get(name)
+    if agent is None:
+        return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {name[:80]!r}")
+    return agent
+
+
+def _is_gone(agent: Agent) -> Rejection:
+    return Rejection(RejectionCode.CONFLICT, f"agent {agent.name} is {agent.state.value}")
+
+
+def _control(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
+    """Turn a present agent to draining or up, with what that means for its queue. A quarantine ends with it."""
+    step.touch_agent(agent)
+    draining = wanted is AgentState.DRAINING
+    _become(step, agent, wanted)
+    for fence in agent.queue:
+        workflow, task = agent.live[fence]
+        attempt = task.last
+        assert attempt is not None  # noqa: S101 - a queued task has one, and no backup
+        if draining and attempt.order == ORDER_NONE:
+            give_order(step, workflow, task, ORDER_RELEASE)
+        elif not draining and attempt.order == ORDER_RELEASE and not workflow.paused:
+            give_order(step, workflow, task, ORDER_NONE)
+
+
+def _become(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
+    """Change a present agent's state, after it was touched: no timer of the former state is left."""
+    if agent.state is AgentState.UP:
+        step.state.add_kind(agent, -1)
+    elif wanted is AgentState.UP:
+        step.state.add_kind(agent, 1)
+    agent.state = wanted
+    step.state.agent_timers.clear(agent.name)
+    agent.drain_deadline_ms = 0
+    agent.quarantine_until_ms = 0
+
+
+def remove_agent(step: ApplyContext, command: RemoveAgent) -> Done | Rejection:
+    """Take an agent and its live attempts out."""
+    agent = step.state.agents.get(command.name)
+    if agent is None:
+        return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {command.name[:80]!r}")
+    if agent.incarnation != command.incarnation:
+        return Rejection(
+            RejectionCode.STALE_INCARNATION,
+            f"agent {agent.name} has incarnation {agent.incarnation}, not {command.incarnation}",
+        )
+    if not agent.present:
+        return Done(changed=False)
+    if command.reason == "left":
+        _take_out(step, agent, AgentState.LEFT, "its agent left")
+    else:
+        why = "its agent was silent for longer than its lease"
+        _take_out(step, agent, AgentState.LOST, why, blame=not command.mass, mass=command.mass)
+    end_all_if_nobody_is_up(step)
+    return Done()
+
+
+def _take_out(
+    step: ApplyContext, agent: Agent, state: AgentState, why: str, *, blame: bool = False, mass: bool = False
+) -> None:
+    """Mark an agent as gone and end what it held, in the order in which it was assigned.
+
+    With `blame` what ran there may be what stopped it. A `mass` loss counts against nobody.
+    """
+    if not agent.present:
+        return
+    step.touch_agent(agent)
+    _become(step, agent, state)
+    agent.void = []
+    if state is AgentState.LOST:
+        note_loss(step, agent, mass=mass)
+    blamed = _suspects(agent) if blame and step.state.feature_level >= FAULTS_LEVEL else {}
+    for fence, (workflow, task) in list(agent.live.items()):
+        end = unreported(fence, AttemptOutcome.LOST, why)
+        end_attempt(step, agent, workflow, task, end, blamed=fence in blamed)
+
+
+def _suspects(agent: Agent) -> dict[int, None]:
+    """Return the fences of what may have stopped an agent: of what runs there that which lost most agents before."""
+    lost = {
+        fence: 0 if task.mishaps is None else task.mishaps.agents_lost
+        for fence, (_, task) in agent.live.items()
+        if task.state is TaskState.RUNNING
+    }
+    most = max(lost.values(), default=0)
+    return {fence: None for fence, count in lost.items() if count == most}

@@ -1,0 +1,560 @@
+"""Attempts: placing them, and what their ends mean for the task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from raftflow.domain import limits
+from raftflow.domain.commands import AttemptEnd, AttemptFinish
+from raftflow.domain.features import FAULTS_LEVEL, INPUTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX, RESULT_SMALL_BYTES
+from raftflow.domain.rejections import Rejection, RejectionCode
+from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
+from raftflow.domain.tasks.checks import result_problem
+from raftflow.domain.tasks.feasibility import suits
+from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskEvent, TaskState
+from raftflow.machine.rules import cache, growth, learning, ledger
+from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, part, remember
+from raftflow.machine.rules.context import BULK_LEAST, move
+from raftflow.machine.rules.quarantine import agent_due, contradict, note_end
+from raftflow.machine.rules.stopping import at_limit, cancel_downstream, stop_workflow, void
+from raftflow.machine.tables.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
+from raftflow.machine.tables.timers import BACKOFF
+
+if TYPE_CHECKING:
+    from raftflow.domain.commands import CommitPlacements, FireTimers, OfferEnds, Placement, ReportAttempts
+    from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.tables.state import Agent, Profile, Task, Workflow
+
+LOSSES_MAX = 100
+"""Attempts in a row that may end as abandoned, or missing on an agent that is there, before the task fails."""
+
+TIMERS_PER_COMMAND_MAX = 4_096
+"""Timers that one command fires; the rest stays due."""
+
+# Looking up a member of an enum takes as long as a small call, and a task's life has many.
+_UP = AgentState.UP
+_READY, _RUNNING, _WAITING, _DONE = TaskState.READY, TaskState.RUNNING, TaskState.WAITING, TaskState.SUCCEEDED
+_SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
+_STARTS, _QUEUES, _SUCCEEDS, _NEEDS_MET = (
+    TaskEvent.STARTED,
+    TaskEvent.QUEUED,
+    TaskEvent.SUCCEEDED,
+    TaskEvent.NEEDS_MET,
+)
+_NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED})
+_OFFERABLE = frozenset({TaskState.READY, TaskState.DELAYED})
+_FULL = (
+    "the results of all workflows have {} bytes, and no more than {} are kept; leave large results in files, or wait "
+    "until older workflows are forgotten"
+)
+_DOUBLINGS_MAX = 40
+_FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
+
+
+# --- placing
+
+
+def commit_placements(step: ApplyContext, command: CommitPlacements) -> Placed:
+    """Assign what still can be assigned."""
+    index = step.index if step.state.feature_level >= ONLINE_LEVEL else 0
+    return Placed(tuple([_place(step, placement, index) for placement in command.placements]))
+
+
+def _place(step: ApplyContext, placement: Placement, index: int) -> int:
+    """Assign one task and return the attempt's fence, or 0 if the placement no longer holds."""
+    state = step.state
+    workflow = state.workflows.get(placement.workflow_id)
+    agent = state.agents.get(placement.agent)
+    if (
+        workflow is None
+        or agent is None
+        or not 0 <= placement.task < len(workflow.tasks)
+        or workflow.paused
+        or agent.incarnation != placement.incarnation
+        or agent.state is not _UP
+    ):
+        return 0
+    task = workflow.tasks[placement.task]
+    if task.state is not _READY or (workflow.max_parallel is not None and at_limit(workflow)):
+        return 0
+    profile = workflow.profiles[task.profile]
+    shape = profile.shape
+    if not agent.queue and ledger.fits(agent, shape):
+        if shape.labels and not suits(shape, agent.capacity, agent.labels):
+            return 0
+        event = _STARTS
+    elif len(agent.queue) < agent.prefetch and suits(shape, agent.capacity, agent.labels):
+        event = _QUEUES
+    else:
+        return 0
+    state.fence = fence = state.fence + 1
+    now_ms = step.clock_ms
+    attempt = Attempt(task.attempts + 1, fence, agent.name, agent.incarnation, now_ms)
+    if index:
+        attempt.index = index
+    move(step, workflow, task, event, attempt)
+    if task.last is not None:
+        remember(task, task.last)
+    task.last = attempt
+    task.attempts = attempt.number
+    agent.live[fence] = (workflow, task)
+    if event is _STARTS:
+        ledger.allocate(agent, shape)
+        ledger.start(step, workflow, task, attempt, profile)
+    else:
+        agent.queue.append(fence)
+    step.agents_changed[agent.name] = None
+    if not workflow.placed:
+        step.touch_workflow(workflow)
+        workflow.placed = True
+    return fence
+
+
+# --- reports
+
+
+def report_attempts(step: ApplyContext, command: ReportAttempts) -> Reported | Rejection:
+    """Take the ends that an agent reports, in order."""
+    agent = step.state.agents.get(command.agent)
+    if agent is None or agent.incarnation != command.incarnation or not agent.present:
+        return _stale_incarnation(command)
+    verdicts = tuple([_report_end(step, agent, end) for end in command.ends])
+    for fence in command.missing:
+        found = agent.live.get(fence)
+        if found is not None:
+            workflow, task = found
+            end_attempt(step, agent, workflow, task, unreported(fence, _LOST, "the agent no longer had it"))
+        elif fence in agent.void:
+            _forget_void(step, agent, fence)
+    return Reported(verdicts)
+
+
+def _stale_incarnation(command: ReportAttempts | OfferEnds) -> Rejection:
+    fences = ", ".join(str(end.fence) for end in command.ends[:20])
+    return Rejection(
+        RejectionCode.STALE_INCARNATION,
+        f"agent {command.agent!r} is not present under incarnation {command.incarnation}: it was lost or has "
+        f"registered anew, so its attempts are void; register again (reported fences: {fences or 'none'})",
+    )
+
+
+def _report_end(step: ApplyContext, agent: Agent, end: AttemptEnd) -> EndVerdict:
+    """Take one end."""
+    fence = end.fence
+    found = agent.live.get(fence)
+    if found is not None:
+        workflow, task = found
+        if task.id == end.task_id and workflow.id == end.workflow_id:
+            if end.outcome is not _SUCCEEDED and end.outcome in _NEVER_REPORTED:
+                end = msgspec.structs.replace(end, outcome=AttemptOutcome.ABANDONED)
+            end_attempt(step, agent, workflow, task, end)
+            return EndVerdict(fence, "accepted")
+    elif agent.void and fence in agent.void:
+        _forget_void(step, agent, fence)
+    known = step.state.workflows.get(end.workflow_id)
+    ended = None if known is None else known.by_id.get(end.task_id)
+    if ended is None:
+        return EndVerdict(fence, "stale")
+    for attempt in (ended.last, *ended.history):
+        if (
+            attempt is not None
+            and attempt.fence == fence
+            and attempt.agent == agent.name
+            and attempt.incarnation == agent.incarnation
+            and attempt.outcome is end.outcome
+        ):
+            return EndVerdict(fence, "duplicate")
+    return EndVerdict(fence, "stale", ended.attempts)
+
+
+def offer_ends(step: ApplyContext, command: OfferEnds) -> Reported | Rejection:
+    """Take the results that an agent brings back from a former incarnation, where they are still wanted."""
+    agent = step.state.agents.get(command.agent)
+    if agent is None or agent.incarnation != command.incarnation or not agent.present:
+        return _stale_incarnation(command)
+    return Reported(tuple([_offer_end(step, agent, end) for end in command.ends]))
+
+
+def _offer_end(step: ApplyContext, agent: Agent, end: AttemptFinish) -> EndVerdict:
+    """Take one result if its attempt was the task's last, was lost with this agent, and nobody has the task since."""
+    workflow = step.state.workflows.get(end.workflow_id)
+    task = None if workflow is None else workflow.by_id.get(end.task_id)
+    if workflow is None or task is None:
+        return EndVerdict(end.fence, "stale")
+    attempt = task.last
+    if attempt is None or attempt.fence != end.fence or attempt.agent != agent.name:
+        return EndVerdict(end.fence, "stale", task.attempts)
+    if attempt.outcome is _SUCCEEDED and end.outcome is _SUCCEEDED:
+        return EndVerdict(end.fence, "duplicate")
+    if (
+        attempt.outcome is not _LOST
+        or task.state not in _OFFERABLE
+        or end.outcome is not _SUCCEEDED
+        or result_problem(end.result) is not None
+    ):
+        return EndVerdict(end.fence, "stale", task.attempts)
+    move(step, workflow, task, TaskEvent.OFFERED, attempt)
+    task.mishaps = None
+    _take_result(step, workflow, task, workflow.profiles[task.profile], end)
+    attempt.outcome = _SUCCEEDED
+    attempt.finished_ms = step.clock_ms
+    attempt.exit_code = end.exit_code
+    attempt.error = ""
+    _meet_needs(step, workflow, task)
+    return EndVerdict(end.fence, "accepted")
+
+
+def _forget_void(step: ApplyContext, agent: Agent, fence: int) -> None:
+    """The agent has let go of an attempt that was over here."""
+    step.touch_agent(agent)
+    agent.void.remove(fence)
+
+
+# --- ends
+
+
+def end_attempt(
+    step: ApplyContext, agent: Agent, workflow: Workflow, task: Task, end: AttemptEnd, *, blamed: bool = False
+) -> None:
+    """End a live attempt: decide what becomes of the task, free what it held, and let the agent's queue move up.
+
+    Where the task has another live attempt, a success supersedes that one, and so does a failure if no retry is left.
+    Any other end leaves the task to it, and what the end means counts when that one ends without success (`backups`).
+    Else:
+
+    | outcome         | told to stop                        | otherwise                                   |
+    | --------------- | ----------------------------------- | ------------------------------------------- |
+    | succeeded       | succeeded: the work is done         | succeeded                                   |
+    | failed, timeout | cancelled                           | delayed while retries are left, then failed |
+    | cancelled       | cancelled                           | ready if told to move, else as failed       |
+    | lost, abandoned | cancelled                           | ready; failed in the end (`_count_loss`)    |
+    | agent_fault     | cancelled                           | ready; as failed in the end                 |
+    | released        | cancelled                           | ready                                       |
+    | outgrown        | cancelled                           | ready with more memory; at its limit failed |
+
+    With `blamed` its agent was lost while it ran, and it may be what stopped it.
+    """
+    attempt = task.last
+    if attempt is None or attempt.fence != end.fence:
+        attempt = attempt_of(task, end.fence)
+    running = task.state is _RUNNING
+    profile = workflow.profiles[task.profile]
+    outcome, error = end.outcome, end.error
+    result = end.result
+    if (
+        outcome is not _SUCCEEDED
+        or error
+        or (result and (len(result) > RESULT_SMALL_BYTES or result_problem(result) is not None))
+    ):
+        outcome, error = _judged(step, attempt, end)
+    if agent.faults or outcome is not _SUCCEEDED:
+        note_end(step, agent, outcome)
+    if task.backup is not None:
+        if outcome is _SUCCEEDED:
+            decide(step, workflow, task, attempt, "succeeded first")
+        elif (told := _end_beside_another(step, workflow, task, attempt, end, outcome, error, blamed)) is not None:
+            attempt.exit_code = end.exit_code
+            attempt.error = told
+            return
+    if outcome is _SUCCEEDED:
+        move(step, workflow, task, _SUCCEEDS, attempt)
+        _take_result(step, workflow, task, profile, end)
+    elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
+        error = _grow(step, workflow, task, attempt, end)
+    else:
+        _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value, blamed=blamed)
+    if task.mishaps is not None:
+        part(task, task.mishaps)
+    attempt.outcome = outcome
+    attempt.finished_ms = step.clock_ms
+    attempt.exit_code = end.exit_code
+    attempt.error = error
+    attempt.order = ORDER_NONE
+    del agent.live[attempt.fence]
+    step.agents_changed[agent.name] = None
+    if running:
+        ledger.release(agent, profile.shape)
+    else:
+        agent.queue.remove(attempt.fence)
+    if task.state is _DONE:
+        _meet_needs(step, workflow, task)
+    elif task.state is TaskState.FAILED or task.claim:
+        _fall_back(step, workflow, task)
+    if agent.queue and agent.present:
+        ledger.promote(step, agent)
+
+
+def _is_full(step: ApplyContext, result: bytes) -> bool:
+    """Tell whether there is no room for one more large result."""
+    state = step.state
+    return state.feature_level >= INPUTS_LEVEL and state.result_bytes + len(result) > limits.RESULTS_BYTES_MAX
+
+
+def _judged(step: ApplyContext, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
+    """Return the outcome and the error of an attempt, whatever its agent says."""
+    outcome, error = end.outcome, end.error
+    if outcome is _SUCCEEDED:
+        problem = result_problem(end.result)
+        if problem is None and len(end.result) > RESULT_SMALL_BYTES and _is_full(step, end.result):
+            problem = _FULL.format(step.state.result_bytes, limits.RESULTS_BYTES_MAX)
+        if problem is not None:
+            outcome, error = AttemptOutcome.FAILED, problem
+    elif outcome is AttemptOutcome.CANCELLED:
+        if attempt.order == ORDER_MOVE:
+            error = ""  # no fault to be told of, whatever the agent says; `wishes.taken_away` knows it by that
+        elif not error and attempt.order != ORDER_STOP:
+            error = "the agent cancelled it without having been told to"
+    return outcome, error[: limits.ERROR_CHARS_MAX]
+
+
+def _take_result(step: ApplyContext, workflow: Workflow, task: Task, profile: Profile, end: AttemptEnd) -> None:
+    """Note the result of a task that has just succeeded, and what is to be learnt from it."""
+    if task.losses:
+        task.losses = 0
+    task.finished_ms = step.clock_ms
+    result = end.result
+    if result:  # as `set_result` does, without the call: this is the hot path
+        task.result = result
+        size = len(result)
+        workflow.result_bytes += size
+        step.state.result_bytes += size
+    if task.attempts > 1:
+        task.mishaps = None
+        contradict(step, task)
+    if type(end) is AttemptFinish:
+        learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
+    else:
+        learning.learn(step, profile, end.duration_ms)
+
+
+def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here
+    step: ApplyContext,
+    workflow: Workflow,
+    task: Task,
+    attempt: Attempt,
+    end: AttemptEnd,
+    outcome: AttemptOutcome,
+    error: str,
+    blamed: bool,  # noqa: FBT001
+) -> str | None:
+    """End one of a task's two attempts without success.
+
+    Returns its error if the other one goes on; None if this end decides, and then it is the only one that is left.
+    """
+    stopping = attempt.order == ORDER_STOP
+    failed = not stopping and _is_failure(attempt, outcome)
+    grown = None
+    if outcome is AttemptOutcome.OUTGROWN and not stopping:
+        grown, error = _more_memory(step, workflow, task, end)
+        failed = grown is None
+    if failed and task.failures >= workflow.profiles[task.profile].retries:
+        decide(step, workflow, task, attempt, "failed, and no retry is left")
+        return None
+    drop(step, workflow, task, attempt, outcome)
+    mishaps = mishaps_of(task)
+    mishaps.failed |= failed
+    mishaps.agents_lost += blamed
+    mishaps.grown = grown
+    return error
+
+
+def _more_memory(step: ApplyContext, workflow: Workflow, task: Task, end: AttemptEnd) -> tuple[int | None, str]:
+    """Return the profile that a task gets which outgrew its memory, None if it may not have more, and words."""
+    profile = workflow.profiles[task.profile]
+    peak_mib = end.peak_mib if isinstance(end, AttemptFinish) else 0
+    why = f"used {peak_mib} MiB, more than its demand of {growth.memory_of(profile)} MiB"
+    number = growth.grow(step, workflow, profile, peak_mib)
+    if task.mishaps is not None:
+        number = larger(workflow, number, task.mishaps.grown)
+    if number is None:
+        return None, f"outgrew all the memory that it may have: {why}"
+    return number, f"{why}; the next attempt gets {growth.memory_of(workflow.profiles[number])} MiB"
+
+
+def _grow(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, end: AttemptEnd) -> str:
+    """Give a task that outgrew its memory more of it, or count a failure if there is no more. Returns the error."""
+    number, why = _more_memory(step, workflow, task, end)
+    if number is None or _owes_failure(task):
+        _count_failure(step, workflow, task, attempt, why)
+    else:
+        move(step, workflow, task, TaskEvent.OUTGROWN, attempt)
+    if number is not None:
+        mishaps_of(task).grown = number
+        task.losses = 0
+    return why
+
+
+def _is_failure(attempt: Attempt, outcome: AttemptOutcome) -> bool:
+    """Tell whether an attempt that was not told to stop failed by this end, unless it outgrew its memory."""
+    return outcome in _FAILURES and not (outcome is AttemptOutcome.CANCELLED and attempt.order == ORDER_MOVE)
+
+
+def _owes_failure(task: Task) -> bool:
+    """Tell whether the attempt beside the only one that is left failed, which has not counted yet."""
+    return task.mishaps is not None and task.mishaps.failed
+
+
+def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here
+    step: ApplyContext,
+    workflow: Workflow,
+    task: Task,
+    attempt: Attempt,
+    outcome: AttemptOutcome,
+    why: str,
+    *,
+    blamed: bool,
+) -> None:
+    """Decide what becomes of a task whose only attempt ended without success."""
+    if attempt.order == ORDER_STOP:
+        move(step, workflow, task, TaskEvent.CANCELLED, attempt)
+        task.finished_ms = step.clock_ms
+        task.detail = "stopped"
+    elif _gives_up(step, workflow, task, attempt, why, blamed=blamed):
+        pass
+    elif outcome is AttemptOutcome.AGENT_FAULT:
+        _count_agent_fault(step, workflow, task, attempt, why)
+    elif _is_failure(attempt, outcome) or _owes_failure(task):
+        _count_failure(step, workflow, task, attempt, why)
+    elif outcome is AttemptOutcome.RELEASED:
+        move(step, workflow, task, TaskEvent.RELEASED, attempt)
+    elif outcome is AttemptOutcome.CANCELLED:
+        move(step, workflow, task, TaskEvent.MOVED, attempt)
+    else:
+        _count_loss(step, workflow, task, attempt, why)
+
+
+def _gives_up(
+    step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str, *, blamed: bool
+) -> bool:
+    """Count an agent that was lost while a task ran there; tell whether the task has failed for too many of them."""
+    if blamed:
+        step.touch_task(workflow, task)
+        mishaps_of(task).agents_lost += 1
+    lost = 0 if task.mishaps is None else task.mishaps.agents_lost
+    if lost < AGENTS_LOST_MAX:
+        return False
+    reason = f"its agents were lost {lost} times while it ran: it may be what stops them; last: {why}"
+    _fail_for_good(step, workflow, task, attempt, reason)
+    return True
+
+
+def unreported(fence: int, outcome: AttemptOutcome, why: str) -> AttemptEnd:
+    """Make the end of a live attempt of which its agent says nothing."""
+    return AttemptEnd(fence, "", "", outcome, error=why)
+
+
+def _count_failure(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """An attempt failed: another one follows after a pause, or the task has failed for good."""
+    profile = workflow.profiles[task.profile]
+    if task.failures >= profile.retries:
+        _fail_for_good(step, workflow, task, attempt, why)
+    else:
+        move(step, workflow, task, TaskEvent.FAILED_RETRY, attempt)
+        delay_ms = min(profile.retry_delay_ms << min(task.failures, _DOUBLINGS_MAX), profile.retry_delay_max_ms)
+        task.due_ms = step.clock_ms + delay_ms
+        step.set_timer(workflow, task, task.due_ms, BACKOFF)
+    task.failures += 1
+    task.losses = 0
+
+
+def _count_agent_fault(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """An agent could not do its part: the task goes elsewhere, unless that has happened too often."""
+    step.touch_task(workflow, task)
+    mishaps = mishaps_of(task)
+    mishaps.agent_faults += 1
+    if mishaps.agent_faults > AGENT_FAULTS_MAX:
+        reason = f"{mishaps.agent_faults} agents could not run it: it may be what breaks them; last: {why}"
+        _count_failure(step, workflow, task, attempt, reason)
+    elif _owes_failure(task):
+        _count_failure(step, workflow, task, attempt, why)
+    else:
+        move(step, workflow, task, TaskEvent.AGENT_FAULT, attempt)
+
+
+def _count_loss(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    """An attempt was taken away without its own fault, or so it seems: only so often if its agent is still there."""
+    if step.state.feature_level >= FAULTS_LEVEL and not step.state.agents[attempt.agent].present:
+        move(step, workflow, task, TaskEvent.AGENT_LOST, attempt)
+        return
+    if task.losses >= LOSSES_MAX:
+        reason = f"lost {task.losses + 1} agents in a row: it may be what stops them; last: {why}"
+        _fail_for_good(step, workflow, task, attempt, reason)
+    else:
+        move(step, workflow, task, TaskEvent.AGENT_LOST, attempt)
+    task.losses += 1
+
+
+def _fail_for_good(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
+    move(step, workflow, task, TaskEvent.FAILED_FINAL, attempt)
+    task.finished_ms = step.clock_ms
+    task.detail = why
+
+
+def _meet_needs(step: ApplyContext, workflow: Workflow, task: Task) -> None:
+    """Tell the tasks that need this one that it has succeeded."""
+    dependents = workflow.dependents[task.position]
+    if workflow.caches or len(dependents) >= BULK_LEAST:
+        cache.succeeded(step, workflow, task)
+        return
+    tasks = workflow.tasks
+    for position in dependents:
+        dependent = tasks[position]
+        step.touch_task(workflow, dependent)
+        dependent.open_needs -= 1
+        if dependent.open_needs == 0 and dependent.state is _WAITING:
+            move(step, workflow, dependent, _NEEDS_MET)
+
+
+def _fall_back(step: ApplyContext, workflow: Workflow, task: Task) -> None:
+    """Do what follows for others when an attempt ended without success."""
+    if task.state is TaskState.FAILED:
+        _fail(step, workflow, task)
+    if task.claim:
+        cache.attempt_over(step, workflow, task)
+
+
+def _fail(step: ApplyContext, workflow: Workflow, task: Task) -> None:
+    """Do what the workflow wants done when a task has failed for good."""
+    if workflow.on_failure == "continue":
+        cancel_downstream(step, workflow, task)
+    elif not workflow.stopping and workflow.open:
+        step.touch_workflow(workflow)
+        workflow.stopping = True
+        stop_workflow(step, workflow, f"{task.id} failed")
+
+
+# --- timers
+
+
+def fire_timers(step: ApplyContext, command: FireTimers) -> Fired:  # noqa: ARG001 - the clock has taken its time already
+    """Fire what is due: drains and quarantines end, delayed tasks are ready again, overdue attempts are given up."""
+    state = step.state
+    count = 0
+    while count < TIMERS_PER_COMMAND_MAX:
+        name = state.agent_timers.pop_due(step.clock_ms)
+        if name is None:
+            break
+        agent_due(step, state.agents[name])
+        count += 1
+    while count < TIMERS_PER_COMMAND_MAX:
+        due = state.timers.pop_due(state.by_number, step.clock_ms)
+        if due is None:
+            break
+        workflow, task, fence = due
+        if fence == BACKOFF:
+            move(step, workflow, task, TaskEvent.BACKOFF_OVER)
+        else:
+            _give_up(step, workflow, task, fence)
+        count += 1
+    return Fired(count)
+
+
+def _give_up(step: ApplyContext, workflow: Workflow, task: Task, fence: int) -> None:
+    """End an attempt whose agent should have ended it long ago, and have the agent stop it."""
+    agent = step.state.agents[attempt_of(task, fence).agent]
+    void(step, agent, fence)
+    why = "the agent did not end it within its timeout and grace"
+    end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.TIMEOUT, why))

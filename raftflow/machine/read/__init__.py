@@ -1,0 +1,1 @@
+"""Reading the state: queries, explanations, invariants. Nothing here changes it."""

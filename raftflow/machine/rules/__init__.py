@@ -1,0 +1,1 @@
+"""The rules that commands share. Each changes tables within an `ApplyContext`."""

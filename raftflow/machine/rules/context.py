@@ -1,0 +1,223 @@
+"""What applying an entry works on, and the one function that moves a task.
+
+Order matters in two ways. `move` and the `touch_*` methods hand the record to an open snapshot before it changes, so
+they come before every change of a task's, workflow's or agent's fields. And what follows from a move (an event, a
+count, the end of the workflow) happens here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from raftflow.domain.events import (
+    AgentChanged,
+    Event,
+    TaskNotReady,
+    TaskReady,
+    TimerSet,
+    WorkflowChanged,
+    WorkflowNotReady,
+    WorkflowReady,
+)
+from raftflow.domain.events import WorkflowFinished as Finished
+from raftflow.domain.features import LEVEL
+from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskState
+from raftflow.machine.tables.discard import Discarded
+
+if TYPE_CHECKING:
+    from raftflow.machine.snapshot.copy_on_write import CopyOnWrite
+    from raftflow.machine.tables.state import Agent, Attempt, State, Task, Workflow
+
+Transition = tuple[str, str, str, str, str, int, int, str]
+"""The fields of `contract.AuditTransition`, which has the same encoding."""
+
+_READY = TaskState.READY
+
+BULK_LEAST = 1_000
+"""So many moves of tasks of one workflow are told of by one event."""
+
+
+class TransitionError(Exception):
+    """A move that the table does not have: a bug in this package. It stops the replica."""
+
+
+class _Row:
+    """A line of the transition table, made ready for use."""
+
+    __slots__ = ("after", "opened", "readies", "unreadies", "words")
+
+    def __init__(self, before: TaskState, event: TaskEvent, after: TaskState) -> None:
+        self.after = after
+        self.words = (before.name.lower(), event.name.lower(), after.name.lower())
+        self.opened = (before in FINAL) - (after in FINAL)
+        self.readies = after is _READY
+        self.unreadies = before is _READY
+
+
+_TABLE: list[list[_Row | None]] = [
+    [
+        _Row(before, event, TRANSITIONS[before, event]) if (before, event) in TRANSITIONS else None
+        for event in TaskEvent
+    ]
+    for before in TaskState
+]
+
+
+class ApplyContext:
+    """The state, the clock, and what the entry at hand has caused so far."""
+
+    __slots__ = (
+        "agents_changed",
+        "bulk",
+        "clock_ms",
+        "copying",
+        "discarded",
+        "events",
+        "index",
+        "level_max",
+        "notes",
+        "state",
+        "transitions",
+        "workflows_changed",
+    )
+
+    def __init__(self, state: State, level_max: int = LEVEL) -> None:
+        self.state = state
+        self.level_max = level_max
+        """The highest feature level that this replica understands. Replicas may differ in it, and in nothing else."""
+        self.clock_ms = 0
+        self.index = 0
+        """Of the entry at hand."""
+        self.copying: CopyOnWrite | None = None
+        """The open snapshot."""
+        self.discarded = Discarded()
+        """What left the tables and is large."""
+        self.transitions: list[Transition] = []
+        """Of the command at hand."""
+        self.notes: list[str] = []
+        """What else the command at hand did, in words for the audit. Only from feature level 3 on."""
+        self.events: list[Event] = []
+        self.bulk: Workflow | None = None
+        """A workflow of which so many tasks are being moved that one event stands for those of all: see `in_bulk`."""
+        self.agents_changed: dict[str, None] = {}
+        self.workflows_changed: dict[str, None] = {}
+
+    def take_events(self) -> list[Event]:
+        """Return the events of the entry and start anew."""
+        events = self.events
+        events.extend([AgentChanged(name) for name in self.agents_changed])
+        events.extend([WorkflowChanged(workflow_id) for workflow_id in self.workflows_changed])
+        self.events = []
+        self.agents_changed.clear()
+        self.workflows_changed.clear()
+        return events
+
+    def touch_task(self, workflow: Workflow, task: Task) -> None:
+        """To be called before a change of a task that is no move."""
+        if self.copying is not None:
+            self.copying.before_task(workflow, task)
+
+    def touch_workflow(self, workflow: Workflow) -> None:
+        """To be called before a change of a workflow's own fields."""
+        if self.copying is not None:
+            self.copying.before_workflow(workflow)
+        self.workflows_changed[workflow.id] = None
+
+    def touch_agent(self, agent: Agent) -> None:
+        """To be called before a change of an agent's own fields (its account and queue follow from its tasks)."""
+        if self.copying is not None:
+            self.copying.before_agent(agent)
+        self.agents_changed[agent.name] = None
+
+    def set_timer(self, workflow: Workflow, task: Task, due_ms: int, fence: int) -> None:
+        """Add a timer, and tell the leader if it is now the earliest of those that still hold."""
+        state = self.state
+        earliest_ms = state.next_timer_ms
+        state.timers.add(workflow, task, due_ms, fence)
+        if earliest_ms is None or due_ms < earliest_ms:
+            self.events.append(TimerSet(due_ms))
+        state.timers.sweep(state.by_number)
+
+    def set_agent_timer(self, agent: Agent, due_ms: int) -> None:
+        """Set an agent's timer, and tell the leader if it is now the earliest of all."""
+        state = self.state
+        earliest_ms = state.next_timer_ms
+        state.agent_timers.set(agent.name, due_ms)
+        if earliest_ms is None or due_ms < earliest_ms:
+            self.events.append(TimerSet(due_ms))
+
+
+def move(
+    step: ApplyContext, workflow: Workflow, task: Task, event: TaskEvent, attempt: Attempt | None = None
+) -> None:
+    """Let `event` happen to a task: the only way in which a task's state changes.
+
+    `attempt` is the one that the event is about. Raises `TransitionError` if the table has no such transition.
+    """
+    row = _TABLE[task.state][event]
+    if row is None:
+        raise TransitionError(
+            f"{workflow.id}/{task.id}: {event.name} cannot happen to a task that is {task.state.name}"
+        )
+    if step.copying is not None:
+        step.copying.before_task(workflow, task)
+    counts = workflow.counts
+    counts[task.state] -= 1
+    counts[row.after] += 1
+    task.state = row.after
+    before, name, after = row.words
+    if attempt is None:
+        step.transitions.append((workflow.id, task.id, before, name, after, 0, 0, ""))
+    else:
+        step.transitions.append(
+            (workflow.id, task.id, before, name, after, attempt.number, attempt.fence, attempt.agent)
+        )
+    step.workflows_changed[workflow.id] = None
+    if row.readies:
+        if not workflow.paused and workflow is not step.bulk:
+            step.events.append(TaskReady(workflow.id, task.position))
+    elif row.unreadies and not workflow.paused and workflow is not step.bulk:
+        step.events.append(TaskNotReady(workflow.id, task.position))
+    if row.opened:
+        workflow.open += row.opened
+        if workflow.open == 0:
+            _finish(step, workflow)
+
+
+@contextmanager
+def in_bulk(step: ApplyContext, workflow: Workflow, count: int, *, ready: bool) -> Iterator[None]:
+    """Tell the leader of about `count` moves of a workflow's tasks, to READY or from it; by one event if it is many.
+
+    Those that were ready before and those that become it are all told of, so it may be used while some are.
+    """
+    if count < BULK_LEAST or workflow.paused:
+        yield
+        return
+    step.bulk = workflow
+    try:
+        yield
+    finally:
+        step.bulk = None
+    step.events.append(WorkflowReady(workflow.id) if ready else WorkflowNotReady(workflow.id))
+
+
+def set_result(step: ApplyContext, workflow: Workflow, task: Task, result: bytes) -> None:
+    """Give a task that has just succeeded its result."""
+    task.result = result
+    workflow.result_bytes += len(result)
+    step.state.result_bytes += len(result)
+
+
+def _finish(step: ApplyContext, workflow: Workflow) -> None:
+    """Note that the last task of a workflow ended."""
+    state = step.state
+    step.touch_workflow(workflow)
+    state.finished_number += 1
+    workflow.finished_number = state.finished_number
+    workflow.finished_ms = step.clock_ms
+    workflow.paused = False
+    state.finished[workflow.id] = workflow
+    state.live_tasks -= len(workflow.tasks)
+    step.events.append(Finished(workflow.id, workflow.state))

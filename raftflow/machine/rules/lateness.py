@@ -1,0 +1,70 @@
+"""How long a running task is taken to run, and from when on it counts as late.
+
+By what was learnt of its kind once that was learnt from `SAMPLES_LEAST` attempts, else by the `expected` of its
+document. Nobody is late of whom nobody knows what to expect.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS
+from raftflow.machine.rules.learning import kind_of_profile
+
+if TYPE_CHECKING:
+    from raftflow.machine.tables.state import Attempt, State, Task, Workflow
+
+SAMPLES_LEAST = 4
+"""Attempts of a kind from which its run time is believed."""
+PATIENCE_LEAST_MS = 1_000
+"""No attempt counts as late before that: starting another one is not free either."""
+DEVIATIONS = 4
+"""An attempt is late when it has run longer than its kind's mean and so many mean deviations, and half as long again
+as the mean (RFC 6298 waits as long for an answer)."""
+
+
+class Expectation(NamedTuple):
+    """What a task is taken to run, in ms."""
+
+    mean_ms: int
+    late_ms: int
+    """After so long it is late."""
+    kind: str | None
+    """The kind by which that is known; None if the document says so."""
+
+    @property
+    def words(self) -> str:
+        """Where the time comes from, and the time."""
+        source = "the document expects it to take" if self.kind is None else f"tasks of the kind {self.kind} take"
+        return f"{source} {seconds(self.mean_ms)}"
+
+
+def expectation(state: State, workflow: Workflow, task: Task) -> Expectation | None:
+    """Return what a task is taken to run, None if nobody knows."""
+    kind = kind_of_profile(workflow.profiles[task.profile])
+    known = None if kind is None else state.kinds_learnt.get(kind)
+    if known is not None and known.count >= SAMPLES_LEAST:
+        mean_ms = max(known.mean_us // 1000, 1)
+        late_ms = max(mean_ms + DEVIATIONS * (known.deviation_us // 1000), mean_ms * 3 // 2, PATIENCE_LEAST_MS)
+        return Expectation(mean_ms, late_ms, kind)
+    after = max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
+    told_ms = task.rank - after
+    if told_ms == EXPECTED_DEFAULT_MS:  # what is taken if a task says nothing
+        return None
+    return Expectation(told_ms, max(2 * told_ms, PATIENCE_LEAST_MS), None)
+
+
+def why_backup(state: State, workflow: Workflow, task: Task, attempt: Attempt, at_ms: int) -> str:
+    """Say why a backup attempt started at a time beside an attempt of a task."""
+    ran = f"attempt {attempt.number} on {attempt.agent} had run for {seconds(at_ms - attempt.started_ms)}"
+    found = expectation(state, workflow, task)
+    if found is None:
+        return ran
+    if at_ms - attempt.started_ms >= found.late_ms:
+        return f"{ran}: it is late, {found.words}"
+    return f"{ran}, and its agent is slow or its progress small: {found.words}"
+
+
+def seconds(ms: int) -> str:
+    """Write a time in seconds, for a person."""
+    return f"{ms // 1000}.{ms % 1000 // 100} s"

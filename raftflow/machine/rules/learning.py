@@ -1,0 +1,123 @@
+"""What is learnt from attempts that succeeded: how long tasks of a kind take, and what they use.
+
+Means and deviations are moving averages as TCP keeps them of round trips (RFC 6298): a new time moves the mean by an
+eighth of its distance, and the deviation by a quarter of that distance's distance. In whole microseconds, so that
+every replica gets the same and nothing gets stuck. The table is bounded: kinds that were not learnt for longest go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.limits import DURATION_MS_MAX, KINDS_MAX, RESOURCE_UNITS_MAX
+from raftflow.domain.tasks.kinds import kind_of
+from raftflow.machine.tables.state import Learnt
+
+if TYPE_CHECKING:
+    from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.tables.state import Profile, State
+
+FORGOTTEN = KINDS_MAX // 10
+"""Kinds that go at once when the table is full, since to find the oldest takes a look at all."""
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What the next task of a kind is expected to take and to use."""
+
+    kind: str
+    count: int
+    """Attempts that it is learnt from."""
+    mean_ms: int
+    deviation_ms: int
+    cpu_ms: int
+    """CPU time; 0 if no agent has told."""
+    peak_mib: int
+    """Largest memory of late; 0 if no agent has told."""
+
+
+def learn(step: ApplyContext, profile: Profile, duration_ms: int, cpu_ms: int = 0, peak_mib: int = 0) -> None:
+    """Take in that a task with this profile succeeded. `cpu_ms` and `peak_mib` are 0 where they are not known.
+
+    Does nothing for a task without a kind, nor below the feature level that brought it.
+    """
+    state = step.state
+    kind = profile.kind or kind_of_profile(profile)
+    if kind is None or state.feature_level < ONLINE_LEVEL:
+        return
+    known = state.kinds_learnt.get(kind)
+    if not 0 <= duration_ms <= DURATION_MS_MAX:
+        duration_ms = min(max(duration_ms, 0), DURATION_MS_MAX)
+    if known is None:
+        known = _first(step, kind, duration_ms)
+    else:
+        # In place, and shifted: this is done for every task that succeeds.
+        off_us = duration_ms * 1000 - known.mean_us
+        known.mean_us += off_us >> 3
+        known.deviation_us += (abs(off_us) - known.deviation_us) >> 2
+        known.count += 1
+        known.last_ms = step.clock_ms
+    # Comparisons, for min() and max() would take as long as all the rest.
+    if cpu_ms > 0:
+        if cpu_ms > DURATION_MS_MAX:  # noqa: PLR1730 - see above
+            cpu_ms = DURATION_MS_MAX
+        before = known.cpu_ms
+        known.cpu_ms = before + ((cpu_ms - before) >> 3) if before else cpu_ms
+    if peak_mib > 0:
+        if peak_mib > RESOURCE_UNITS_MAX:  # noqa: PLR1730
+            peak_mib = RESOURCE_UNITS_MAX
+        before = known.peak_mib
+        known.peak_mib = before + ((peak_mib - before) >> 3) if before > peak_mib else peak_mib
+
+
+def _first(step: ApplyContext, kind: str, duration_ms: int) -> Learnt:
+    """Begin a kind with its first time."""
+    table = step.state.kinds_learnt
+    if len(table) >= KINDS_MAX:
+        _forget(step.state)
+    table[kind] = first = Learnt(kind, 1, duration_ms * 1000, duration_ms * 500, 0, 0, step.clock_ms)
+    return first
+
+
+def _forget(state: State) -> None:
+    """Drop the kinds that were not learnt for longest."""
+    oldest = sorted(state.kinds_learnt.values(), key=lambda learnt: learnt.last_ms)[:FORGOTTEN]
+    for learnt in oldest:
+        del state.kinds_learnt[learnt.kind]
+
+
+def kind_of_profile(profile: Profile) -> str | None:
+    """Return the kind of the tasks that share a profile, None if they have none."""
+    return profile.kind if profile.kind != "" else kind_of("", profile.python, profile.command)
+
+
+def expected_ms(state: State, profile: Profile) -> int | None:
+    """Return how long a task is taken to run that does not say itself: ms, at least 1, None if unknown."""
+    kind = kind_of_profile(profile) if state.kinds_learnt else None
+    known = None if kind is None else state.kinds_learnt.get(kind)
+    return None if known is None else max(1, known.mean_us // 1000)
+
+
+def expected_times(state: State) -> dict[str, int]:
+    """Return for every kind that is known how long its tasks are taken to run that do not say so: ms, at least 1."""
+    return {kind: max(1, known.mean_us // 1000) for kind, known in state.kinds_learnt.items()}
+
+
+def estimate(state: State, kind: str | None) -> Estimate | None:
+    """Return what is known of a kind, None if nothing is."""
+    known = None if kind is None else state.kinds_learnt.get(kind)
+    return None if known is None else estimate_of(known)
+
+
+def estimate_of(learnt: Learnt) -> Estimate:
+    """Return what was learnt in units for use."""
+    return Estimate(
+        kind=learnt.kind,
+        count=learnt.count,
+        mean_ms=learnt.mean_us // 1000,
+        deviation_ms=learnt.deviation_us // 1000,
+        cpu_ms=learnt.cpu_ms,
+        peak_mib=learnt.peak_mib,
+    )

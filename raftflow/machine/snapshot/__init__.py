@@ -1,0 +1,1 @@
+"""The state as a stream of bytes, and back."""

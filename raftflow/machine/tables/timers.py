@@ -1,0 +1,90 @@
+"""Timers: ends of back-offs and deadlines of running attempts.
+
+Nothing here is state of its own: every timer follows from a task (`due_ms` while it is delayed, the deadline of its
+running attempt), so a restored machine builds the same ones. The heap is allowed to hold timers that no longer hold;
+they are recognised by asking the task, and dropped when they come up.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+from raftflow.domain.tasks.states import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from raftflow.machine.tables.state import Task, Workflow
+
+BACKOFF = 0
+"""In the place of a fence: the timer is the end of a back-off."""
+
+_SWEEP_MIN = 1_024
+
+Timer = tuple[int, int, int, int]
+"""Due time in ms, number of the workflow, position of the task, fence of the attempt or `BACKOFF`."""
+
+
+def is_current(task: Task, due_ms: int, fence: int) -> bool:
+    """Tell whether a timer of this task still means something."""
+    if fence == BACKOFF:
+        return task.state is TaskState.DELAYED and task.due_ms == due_ms
+    if task.state is not TaskState.RUNNING:
+        return False
+    last, backup = task.last, task.backup
+    return (last is not None and last.fence == fence) or (backup is not None and backup.fence == fence)
+
+
+class Timers:
+    """A heap of timers in the order (due time, workflow, task, fence)."""
+
+    def __init__(self) -> None:
+        self._heap: list[Timer] = []
+        self._swept_size = 0
+
+    def __len__(self) -> int:
+        """Count them, those that no longer hold included."""
+        return len(self._heap)
+
+    def __iter__(self) -> Iterator[Timer]:
+        """In no order."""
+        return iter(self._heap)
+
+    def add(self, workflow: Workflow, task: Task, due_ms: int, fence: int) -> None:
+        """Add a timer."""
+        heappush(self._heap, (due_ms, workflow.number, task.position, fence))
+
+    def next_due_ms(self, workflows: Mapping[int, Workflow]) -> int | None:
+        """Return when the earliest timer that still holds is due."""
+        heap = self._heap
+        while heap:
+            due_ms, number, position, fence = heap[0]
+            workflow = workflows.get(number)
+            if workflow is not None and is_current(workflow.tasks[position], due_ms, fence):
+                return due_ms
+            heappop(heap)
+        return None
+
+    def pop_due(self, workflows: Mapping[int, Workflow], now_ms: int) -> tuple[Workflow, Task, int] | None:
+        """Take the earliest timer that holds and is due: its workflow, its task, and its fence or `BACKOFF`."""
+        due_ms = self.next_due_ms(workflows)
+        if due_ms is None or due_ms > now_ms:
+            return None
+        _, number, position, fence = heappop(self._heap)
+        workflow = workflows[number]
+        return workflow, workflow.tasks[position], fence
+
+    def sweep(self, workflows: Mapping[int, Workflow]) -> None:
+        """Drop timers that no longer hold once they may be the most: attempts that ended long before a deadline."""
+        if len(self._heap) < _SWEEP_MIN or len(self._heap) < 2 * self._swept_size:
+            return
+        kept = []
+        for timer in self._heap:
+            due_ms, number, position, fence = timer
+            workflow = workflows.get(number)
+            if workflow is not None and is_current(workflow.tasks[position], due_ms, fence):
+                kept.append(timer)
+        heapify(kept)
+        self._heap = kept
+        self._swept_size = max(len(kept), _SWEEP_MIN // 2)

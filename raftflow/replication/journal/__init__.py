@@ -1,0 +1,1 @@
+"""The journal: log, term and vote on disk."""

@@ -1,0 +1,118 @@
+"""The durable mark of a birth: `DIR/birth`. See `members/births.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
+
+import msgspec
+
+from raftflow.replication.log import LogFailedError
+from raftflow.replication.members.identity import store_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from raftflow.replication.files import FileSystem
+
+FORMAT: Final = 1
+
+
+class OrderRefusedError(LogFailedError):
+    """The operator ordered a birth (`--bootstrap`) where there is a cluster already. Says what to do."""
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file says."""
+
+    format: int
+    disk: str
+    """Of the directory in which it was written."""
+    stage: str | None = None
+    """`seen` or `born`; None while nothing but an order is noted."""
+    ordered: bool = False
+    """The operator ordered a birth, which has not happened yet."""
+    met: bool = False
+    """A member that was born already was met: whoever comes with another disk than was known was emptied."""
+    whole: bool = False
+    """Every listed member was seen by this replica itself; for those who look into the file."""
+    level: int = 0
+    """The lowest feature level of the founders."""
+    founders: dict[str, str] = {}
+    """Name to disk."""
+
+    @property
+    def born(self) -> bool:
+        """Whether this replica belongs to a birth."""
+        return self.stage == "born"
+
+
+class _StoredBirth(msgspec.Struct, frozen=True):
+    birth: msgspec.Raw
+    crc32: int
+
+
+class MarkFile:
+    """Reads and writes the mark. `ordered_now` says whether this very start is one with `--bootstrap`."""
+
+    def __init__(self, fs: FileSystem, data_dir: Path, *, ordered_now: bool = False) -> None:
+        self._fs = fs
+        self._path = data_dir / "birth"
+        self.ordered_now = ordered_now
+
+    def open(self, disk: str, *, has_data: bool) -> Mark:
+        """Return what is noted, with an order of this start noted too. Blocking. Raises `LogFailedError`."""
+        mark = self.read(disk) or Mark(format=FORMAT, disk=disk)
+        if not self.ordered_now:
+            return mark
+        if has_data or mark.born:
+            raise OrderRefusedError(
+                f"--bootstrap is refused: {self._path.parent} holds data of a cluster. Start this replica without "
+                f"--bootstrap, which is for the first start of a new cluster alone."
+            )
+        mark = msgspec.structs.replace(mark, ordered=True)
+        try:
+            self.write(mark)
+        except OSError as error:
+            raise LogFailedError(f"cannot write {self._path}: {error}. Repair the disk and start again.") from error
+        return mark
+
+    def read(self, disk: str) -> Mark | None:
+        """Return what is noted, None if nothing is. Blocking. Raises `LogFailedError`."""
+        try:
+            if self._path.name not in self._fs.list_dir(self._path.parent):
+                return None
+            data = self._fs.read(self._path)
+        except OSError as error:
+            raise LogFailedError(f"cannot read {self._path}: {error}. Repair the disk and start again.") from error
+        try:
+            stored = msgspec.json.decode(data, type=_StoredBirth)
+            raw = bytes(stored.birth)
+            mark = msgspec.json.decode(raw, type=Mark)
+        except ValueError as error:
+            raise self._damaged(str(error)) from None
+        if crc32(raw) != stored.crc32:
+            raise self._damaged("it does not match its checksum")
+        if mark.format != FORMAT:
+            raise LogFailedError(
+                f"{self._path}: format {mark.format}, but this program reads format {FORMAT}. Start the version of "
+                f"raftflow that wrote it, or a newer one."
+            )
+        if mark.disk != disk:
+            raise LogFailedError(
+                f"{self._path} was written on another disk than {self._path.parent / 'identity'}: a part of this "
+                f"directory was removed or replaced. Put it back, or let this replica join under a new name with an "
+                f"empty directory."
+            )
+        return mark
+
+    def write(self, mark: Mark) -> None:
+        """Note durably. Blocking. Raises `OSError`."""
+        raw = msgspec.json.encode(mark)
+        store_file(self._fs, self._path, msgspec.json.encode(_StoredBirth(msgspec.Raw(raw), crc32(raw))))
+
+    def _damaged(self, what: str) -> LogFailedError:
+        return LogFailedError(
+            f"{self._path} is damaged: {what}. It says with whom this replica was born. Put it back from a copy, or "
+            f"let this replica join under a new name with an empty directory."
+        )

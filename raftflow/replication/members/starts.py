@@ -1,0 +1,224 @@
+"""Which start of which replica is the newest: so that a disk that was put back from an older copy is noticed.
+
+Every start of a replica has a number and a random nonce, which are on its disk before anybody is told. Each replica
+tells its start in the introduction, and remembers durably the newest start that it met under each name before a link
+is up. So whoever a replica promised something in some start knows that start. It tells what it remembers in its own
+introduction, and a replica that finds there a start of its own that is not on its disk knows that its disk was put
+back (`put_back`). The same is found by the highest committed entry that a peer knows to be acknowledged, and by the
+highest term that was shown to it; these are remembered in memory, and on disk now and then.
+
+```
+DIR/starts    JSON with a checksum: number and nonce of this start, nonces of earlier ones, what was given up,
+              and the newest start of every peer, with the entry and the term that it had shown
+```
+
+What was found is *given up* (`give_up`): the replica takes what it lacks from the others (repair.py), goes on with a
+number above all of the starts that its disk lacks, and these are not held against it any more.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated, Final
+from zlib import crc32
+
+import msgspec
+
+from raftflow.replication.log import LogFailedError
+from raftflow.replication.members.identity import store_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from raftflow.replication.files import FileSystem
+
+FORMAT: Final = 1
+NONCES_MAX: Final = 1_000
+"""So many starts of its own a replica remembers."""
+NUMBER_MAX: Final = 2**40
+"""No replica was started more often; no index or term is larger."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
+Nonce = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+
+
+class StartsFileError(LogFailedError):
+    """The memory of starts cannot be used. Says what to do."""
+
+
+class ReplicaStart(msgspec.Struct, frozen=True, array_like=True):
+    """One start of a replica."""
+
+    number: Number
+    nonce: Nonce
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica remembers of another one."""
+
+    start: ReplicaStart
+    index: Number = 0
+    """Highest entry that it acknowledged and that is committed."""
+    term: Number = 0
+    """Highest term that it was in."""
+
+
+class _Content(msgspec.Struct, kw_only=True):
+    format: int = FORMAT
+    number: Number = 0
+    nonces: dict[int, Nonce] = {}
+    """By the number of the start, this one included."""
+    lost: Number = 0
+    """Starts up to this number that are not in `nonces` were given up."""
+    lost_index: Number = 0
+    lost_term: Number = 0
+    peers: dict[str, Seen] = {}
+
+
+class _StoredStarts(msgspec.Struct, frozen=True):
+    starts: msgspec.Raw
+    crc32: int
+
+
+class Starts:
+    """The starts of this replica, and the newest ones of its peers. `open` it once in the life of a process."""
+
+    def __init__(
+        self, fs: FileSystem, directory: Path, *, new_nonce: Callable[[], str] = lambda: secrets.token_hex(8)
+    ) -> None:
+        self._fs = fs
+        self._file = directory / "starts"
+        self._new_nonce = new_nonce
+        self._content = _Content()
+        self.dirty = False
+        """Something is known that the disk does not have; nothing is lost by losing it but a way to notice."""
+
+    def open(self) -> None:
+        """Read the file and note a new start in it, durably. Blocking. Raises `LogFailedError`."""
+        try:
+            if self._file.name in self._fs.list_dir(self._file.parent):
+                self._content = _decode(self._file, self._fs.read(self._file))
+            self._begin(self._content.number + 1)
+            self.save()
+        except OSError as error:
+            raise StartsFileError(f"cannot use {self._file}: {error}. Repair the disk and start again.") from error
+
+    def _begin(self, number: int) -> None:
+        content = self._content
+        content.number = number
+        content.nonces[number] = self._new_nonce()
+        for old in sorted(content.nonces)[:-NONCES_MAX]:
+            del content.nonces[old]
+
+    @property
+    def mine(self) -> ReplicaStart:
+        """The present start of this replica."""
+        return ReplicaStart(self._content.number, self._content.nonces[self._content.number])
+
+    # What peers remember of this replica.
+
+    def put_back(self, seen: Seen, term: int, last_index: int, *, repairing: bool = False) -> str:
+        """Say in which way a peer remembers more of this replica than its disk does; empty if it does not.
+
+        Args:
+            seen: what the peer remembers.
+            term: the present term of this replica.
+            last_index: the end of its log.
+            repairing: it is under repair already, so that its log and its term say nothing.
+        """
+        content = self._content
+        number = seen.start.number
+        if number > content.lost:
+            if number > content.number:
+                return f"start {number} of this replica, and this disk knows {content.number}"
+            if content.nonces.get(number, seen.start.nonce) != seen.start.nonce:
+                return f"another start {number} of this replica than this disk does"
+        if repairing:
+            return ""
+        if seen.index > max(last_index, content.lost_index):
+            return f"that this replica acknowledged entry {seen.index}, and its log ends with entry {last_index}"
+        if seen.term > max(term, content.lost_term):
+            return f"this replica in term {seen.term}, and this disk knows term {term}"
+        return ""
+
+    def give_up(self, seen: Seen) -> None:
+        """Go on after what a peer remembers and this disk does not, durably. Blocking. Raises `OSError`.
+
+        To be called when it is durable that this replica is under repair.
+        """
+        content = self._content
+        content.lost = max(content.lost, content.number, seen.start.number)
+        content.lost_index = max(content.lost_index, seen.index)
+        content.lost_term = max(content.lost_term, seen.term)
+        self._begin(content.lost + 1)
+        self.save()
+
+    # What this replica remembers of its peers.
+
+    def of(self, peer: str) -> Seen | None:
+        """Return what is remembered of a peer."""
+        return self._content.peers.get(peer)
+
+    def is_older(self, peer: str, start: ReplicaStart) -> bool:
+        """Return True if a peer comes with an older start than the one that is remembered."""
+        known = self.of(peer)
+        return known is not None and known.start != start and known.start.number >= start.number
+
+    def meet(self, peer: str, start: ReplicaStart) -> bool:
+        """Remember the start of a peer. Returns True if that has to be made durable before it is relied on."""
+        known = self.of(peer)
+        if known is not None and known.start == start:
+            return False
+        seen = Seen(start=start) if known is None else msgspec.structs.replace(known, start=start)
+        self._content.peers[peer] = seen
+        self.dirty = True
+        return True
+
+    def note(self, peer: str, *, index: int = 0, term: int = 0) -> None:
+        """Remember what a peer has acknowledged and in which term it was; durable some time."""
+        known = self.of(peer)
+        if known is not None and (index > known.index or term > known.term):
+            self._content.peers[peer] = msgspec.structs.replace(
+                known, index=max(index, known.index), term=max(term, known.term)
+            )
+            self.dirty = True
+
+    def forget(self, removed: Iterable[str]) -> None:
+        """Forget peers that are no members any more: their names never come back."""
+        for name in removed:
+            self._content.peers.pop(name, None)
+
+    def save(self) -> None:
+        """Make everything durable. Blocking. Raises `OSError`."""
+        self.save_as(self.encode())
+
+    def encode(self) -> bytes:
+        """Return the file's bytes, for `save_as`."""
+        self.dirty = False
+        raw = msgspec.json.encode(self._content)
+        return msgspec.json.encode(_StoredStarts(msgspec.Raw(raw), crc32(raw)))
+
+    def save_as(self, data: bytes) -> None:
+        """Store what `encode` returned. Blocking. Raises `OSError`."""
+        store_file(self._fs, self._file, data)
+
+
+def _decode(file: Path, data: bytes) -> _Content:
+    try:
+        stored = msgspec.json.decode(data, type=_StoredStarts)
+        raw = bytes(stored.starts)
+        if crc32(raw) != stored.crc32:
+            raise ValueError("it does not match its checksum")  # noqa: TRY301 - told below
+        content = msgspec.json.decode(raw, type=_Content)
+    except ValueError as error:
+        raise StartsFileError(
+            f"{file} is damaged: {error}. It tells how often this replica was started. Remove it and start again: "
+            f"this replica then takes its log from the others again before it votes."
+        ) from None
+    if content.format != FORMAT:
+        raise StartsFileError(
+            f"{file}: format {content.format}, but this program reads format {FORMAT}. Start the version of raftflow "
+            f"that wrote it, or a newer one."
+        )
+    return content

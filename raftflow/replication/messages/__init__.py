@@ -1,0 +1,1 @@
+"""Messages between replicas as bytes, and what makes one unacceptable."""

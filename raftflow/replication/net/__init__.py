@@ -1,0 +1,1 @@
+"""Links between replicas: sockets, handshakes, TLS."""

@@ -1,0 +1,1 @@
+"""PySyncObj and everything that makes it keep Raft's promises."""

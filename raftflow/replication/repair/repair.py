@@ -1,0 +1,343 @@
+"""A replica that repairs itself: it takes the log from its peers again, and does not vote before it may.
+
+RECOVERY.md tells what may be repaired, what may not, and why this is safe. In short: damaged files may be given up if
+it is certain which term and vote the replica had last. It then begins with an empty log, remembers durably that it is
+being repaired, and neither votes nor stands for election until it holds, durably, an entry that is committed and of a
+later term than any in which it had ever acknowledged something.
+
+```
+DIR/repair                       JSON with a checksum; there while a repair is under way
+DIR/*/<file>.damaged-<number>    what was given up, for whoever wants to look; never read again
+```
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from raftflow.replication.journal import records
+from raftflow.replication.journal.journal import Journal, JournalCorruptError
+from raftflow.replication.journal.segments import REPAIR, JournalForeignError, parse_segment_name
+from raftflow.replication.log import LogFailedError
+from raftflow.replication.members.identity import DataDir, store_file
+from raftflow.replication.messages.envelope import NO_OP
+from raftflow.replication.snapshot.store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from raftflow.replication.files import FileSystem
+
+FORMAT: Final = 1
+MEMBERS_MIN: Final = 3
+"""In a smaller cluster no majority is left without the replica that is being repaired."""
+DAMAGED_MAX: Final = 9
+"""So many times files are put aside; then somebody should look at the disk."""
+
+_log = logging.getLogger(__name__)
+
+
+class RepairError(LogFailedError):
+    """The replica cannot repair itself. Says what to do."""
+
+
+class Promises(msgspec.Struct, frozen=True):
+    """What a replica had promised: its last term, and its vote in it."""
+
+    term: int
+    vote: str | None
+
+
+class _Mark(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    term: int
+    vote: str | None
+    empty: bool
+    """The damaged files are out of the way and the new journal is there."""
+    unsure: bool = False
+    """The disk was put back from an older copy: `term` may be too low, and `Repair.settle` raises it."""
+
+
+class _StoredRepair(msgspec.Struct, frozen=True):
+    repair: msgspec.Raw
+    crc32: int
+
+
+class Storage(NamedTuple):
+    """What a replica starts from."""
+
+    journal: Journal
+    snapshots: SnapshotStore
+    newest: SnapshotInfo | None
+    """The snapshot to be loaded; the journal begins with its last two entries."""
+    repair: Repair | None
+    """None for a replica that has everything that it acknowledged."""
+
+
+class Repair:
+    """A repair under way. `term` is the highest in which the replica can have promised anything before."""
+
+    def __init__(self, fs: FileSystem, directory: Path, mark: _Mark) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._mark = mark
+
+    @classmethod
+    def begin(cls, fs: FileSystem, directory: Path, promises: Promises) -> Repair:
+        """Note durably that this replica, whose files are whole, has promised more than they know. Blocking.
+
+        Raises `OSError`.
+        """
+        mark = _Mark(format=FORMAT, term=promises.term, vote=promises.vote, empty=True, unsure=True)
+        repair = cls(fs, directory, mark)
+        repair._write()
+        return repair
+
+    @property
+    def is_needless(self) -> bool:
+        """True if the replica never promised anything, for certain: it is fresh (births.py), and nothing is lost."""
+        return (self._mark.term, self._mark.vote, self._mark.unsure) == (0, None, False)
+
+    @property
+    def unsure(self) -> bool:
+        """True while it is not known how high the terms are in which the replica has promised something."""
+        return self._mark.unsure
+
+    def doubt(self) -> None:
+        """Note durably that the term is not known, since the disk was put back. Blocking. Raises `OSError`."""
+        self._mark = msgspec.structs.replace(self._mark, unsure=True)
+        self._write()
+
+    def settle(self, term: int) -> None:
+        """Note durably that nothing was promised in a term above `term`. Blocking. Raises `OSError`."""
+        self._mark = msgspec.structs.replace(self._mark, term=max(self._mark.term, term), unsure=False)
+        self._write()
+
+    def _write(self) -> None:
+        _write_mark(self._fs, self._directory, self._mark)
+
+    @property
+    def term(self) -> int:
+        """An entry of a later term, committed and held durably, ends the repair."""
+        return self._mark.term
+
+    def finish(self) -> None:
+        """Record durably that the replica is whole. Blocking. Raises `OSError`."""
+        self._fs.remove(self._directory / "repair")
+        self._fs.sync_dir(self._directory)
+
+
+class StorageOpener:
+    """Opens journal and snapshots, and begins a repair if they are damaged and that is safe.
+
+    Args:
+        fs: the disk.
+        data: the open data directory.
+        check_command: see `Journal.open`.
+        segment_bytes: see `Journal.open`.
+        clock: see `SnapshotStore`.
+        members: how many replicas the cluster has.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        data: DataDir,
+        *,
+        check_command: Callable[[bytes], None],
+        segment_bytes: int,
+        clock: Callable[[], float],
+        members: int,
+    ) -> None:
+        self._fs = fs
+        self._data = data
+        self._check = check_command
+        self._segment_bytes = segment_bytes
+        self._clock = clock
+        self._members = members
+        self._journal: Journal | None = None
+
+    def open(self) -> Storage:
+        """Open everything, blocking. Raises `LogFailedError` that says what to do."""
+        try:
+            mark = self._read_mark()
+            if mark is not None and not mark.empty:
+                mark = self._begin_anew(mark)  # it was interrupted
+            try:
+                return self._open(mark)
+            except (JournalCorruptError, SnapshotCorruptError) as error:
+                promises = self._promises_despite(error)
+                _log.error("%s", str(error).removesuffix(REPAIR))  # what it advises is what happens now
+                first = _Mark(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
+                if mark is not None:  # what a disk that was put back had promised is not in its journal
+                    first = msgspec.structs.replace(first, term=max(first.term, mark.term), unsure=mark.unsure)
+                return self._open(self._begin_anew(first))
+        except OSError as error:
+            raise LogFailedError(
+                f"cannot use {self._data.path}: {error}. Free space or repair the disk, then start again."
+            ) from error
+
+    def _open(self, mark: _Mark | None) -> Storage:
+        data = self._data
+        self._journal = journal = self._open_journal()
+        data.note_journal()
+        if journal.recovered is not None:
+            _log.warning("%s", journal.recovered)
+        store = SnapshotStore(self._fs, data.snapshot_dir, clock=self._clock)
+        newest = store.load_newest(journal.first_index)
+        if newest is not None:
+            # J3: the log begins with the last two entries of the snapshot, or the library would throw the log away.
+            journal.align(
+                (newest.prev_command, newest.prev_index, newest.prev_term),
+                (newest.last_command, newest.index, newest.term),
+            )
+        repair = None if mark is None else Repair(self._fs, data.path, mark)
+        if repair is not None and repair.is_needless:
+            repair.finish()
+            repair = None
+        return Storage(journal, store, newest, repair)
+
+    def _open_journal(self) -> Journal:
+        return Journal.open(
+            self._fs,
+            self._data.journal_dir,
+            check_command=self._check,
+            segment_bytes=self._segment_bytes,
+            must_exist=self._data.has_journal,
+        )
+
+    def _promises_despite(self, error: LogFailedError) -> Promises:
+        """Return what the replica had promised. Raises `error`, or what it lacks for a repair, if that is unknown."""
+        journal, self._journal = self._journal, None
+        if isinstance(error, JournalForeignError):
+            raise error
+        if self._members < MEMBERS_MIN:
+            raise RepairError(
+                f"{error} It cannot repair itself: a cluster of {self._members} has no majority without it."
+            ) from error
+        if journal is not None:
+            promises = Promises(journal.getCurrentTerm(), journal.getVotedForNodeId())
+            journal.close()
+            return promises
+        found = last_promises(self._fs, self._data.journal_dir)
+        if found is None:
+            raise RepairError(
+                f"{error} It cannot repair itself: the damage may hide the last term in which it voted."
+            ) from error
+        return found
+
+    def _begin_anew(self, mark: _Mark) -> _Mark:
+        """Put the damaged files aside and start a journal that knows the promises and nothing else."""
+        fs, data = self._fs, self._data
+        self._write_mark(mark)
+        segments = [name for name in fs.list_dir(data.journal_dir) if parse_segment_name(name) is not None]
+        self._set_aside(data.journal_dir, segments)
+        store = SnapshotStore(fs, data.snapshot_dir, clock=self._clock)
+        self._set_aside(data.snapshot_dir, store.damaged())
+        journal = Journal.open(
+            fs, data.journal_dir, check_command=self._check, segment_bytes=self._segment_bytes, must_exist=False
+        )
+        journal.add(NO_OP, 1, 0)  # as in every new log; the library would give it the present term
+        journal.setCurrentTerm(mark.term, mark.vote)
+        journal.sync_now()
+        journal.close()
+        done = msgspec.structs.replace(mark, empty=True)
+        self._write_mark(done)
+        _log.warning(
+            "the log of %s is taken from the other replicas again; until then this replica does not vote. What was "
+            "damaged is kept in %s, in files named *.damaged-*. Look after the disk.",
+            data.identity.replica,
+            data.path,
+        )
+        return done
+
+    def _set_aside(self, directory: Path, names: list[str]) -> None:
+        """Give files names under which nobody reads them, durably."""
+        taken = set(self._fs.list_dir(directory))
+        for name in names:
+            free = (f"{name}.damaged-{number}" for number in range(1, DAMAGED_MAX + 1))
+            target = next((new for new in free if new not in taken), None)
+            if target is None:
+                raise RepairError(
+                    f"{directory / name} was damaged {DAMAGED_MAX} times before. Look after the disk, then remove "
+                    f"the files *.damaged-* and start again."
+                )
+            self._fs.rename(directory / name, directory / target)
+        self._fs.sync_dir(directory)
+
+    # The mark.
+
+    def _read_mark(self) -> _Mark | None:
+        file = self._data.path / "repair"
+        if file.name not in self._fs.list_dir(self._data.path):
+            return None
+        try:
+            stored = msgspec.json.decode(self._fs.read(file), type=_StoredRepair)
+            raw = bytes(stored.repair)
+            mark = msgspec.json.decode(raw, type=_Mark)
+        except ValueError as error:
+            raise _damaged(file, str(error)) from None
+        if crc32(raw) != stored.crc32:
+            raise _damaged(file, "it does not match its checksum")
+        if mark.format != FORMAT:
+            raise RepairError(
+                f"{file}: format {mark.format}, but this program reads format {FORMAT}. Start the version of "
+                f"raftflow that wrote it, or a newer one."
+            )
+        return mark
+
+    def _write_mark(self, mark: _Mark) -> None:
+        _write_mark(self._fs, self._data.path, mark)
+
+
+def _write_mark(fs: FileSystem, directory: Path, mark: _Mark) -> None:
+    raw = msgspec.json.encode(mark)
+    store_file(fs, directory / "repair", msgspec.json.encode(_StoredRepair(msgspec.Raw(raw), crc32(raw))))
+
+
+def last_promises(fs: FileSystem, directory: Path) -> Promises | None:
+    """Return term and vote of the last record of a damaged journal, or None if a later one may be lost.
+
+    Every record carries both, and the term never falls. So it is enough that the newest segment's last record is
+    whole, that behind it nothing was ever written, and that no later segment was started. Raises `OSError`.
+    """
+    numbered = [(number, name) for name in fs.list_dir(directory) if (number := parse_segment_name(name)) is not None]
+    if not numbered:
+        return None
+    number, name = max(numbered)
+    data = fs.read(directory / name)
+    try:
+        version, filled = records.decode_prefix(data)
+    except ValueError:
+        return None
+    if version != records.FORMAT or len(data) < filled:
+        return None
+    end = len(data.rstrip(b"\0"))
+    last: records.Batch | None = None
+    at = data.find(records.MAGIC_BYTES)
+    while at >= 0:
+        header = records.decode_header(data, at, segment=number)
+        payload = None if header is None else records.read_payload(data, at, header, segment=number)
+        if header is not None and payload is not None:
+            last = records.decode_payload(payload)
+            if at + header.record_bytes < end:
+                last = None  # something stands behind it: one more record, or the rest of one
+                at = data.find(records.MAGIC_BYTES, at + header.record_bytes)
+                continue
+            break
+        at = data.find(records.MAGIC_BYTES, at + 1)
+    if last is None or last.flags & records.SEAL:
+        return None
+    return Promises(last.term, last.vote)
+
+
+def _damaged(file: Path, what: str) -> RepairError:
+    return RepairError(
+        f"{file} is damaged: {what}. It says that this replica is being repaired. Move the data directory away and "
+        f"let the replica join again under a new name."
+    )

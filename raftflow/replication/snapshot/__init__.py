@@ -1,0 +1,1 @@
+"""Snapshots on disk and on their way to a follower."""

@@ -1,0 +1,130 @@
+"""When snapshots are written, and in which order things become durable before the log is trimmed.
+
+The library asks for a snapshot inside a tick, right after it has applied everything committed: the machine freezes
+its state there and then. The write goes on in the background. Only when the file is durable, and what the
+coordinator keeps beside the log too (`before_compaction`), is the library told, and only then does it drop the
+entries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from raftflow.replication.members import membership
+from raftflow.replication.snapshot.store import SnapshotInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from raftflow.replication.config import LogConfig
+    from raftflow.replication.log import StateMachine
+    from raftflow.replication.members.membership import Membership
+    from raftflow.replication.raft.driver import Driver
+    from raftflow.replication.raft.library import Entry, Raft, SnapshotPort
+    from raftflow.replication.snapshot.store import SnapshotStore
+
+_log = logging.getLogger(__name__)
+
+
+class SnapshotWriter:
+    """Writes snapshots of the machine and counts what was applied since the last one."""
+
+    def __init__(
+        self,
+        config: LogConfig,
+        machine: StateMachine,
+        store: SnapshotStore,
+        port: SnapshotPort,
+        before_compaction: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        self._config = config
+        self._machine = machine
+        self._store = store
+        self._port = port
+        self._before_compaction = before_compaction
+        self._task: asyncio.Task[None] | None = None
+        self._bytes = 0
+        self._retry_at = float("-inf")
+        self._wanted = False
+        self.snapshot_index = 0
+        """Last entry of the newest snapshot; 0 without one."""
+
+    def note_applied(self, entry_bytes: int) -> None:
+        """Count an applied entry."""
+        self._bytes += entry_bytes
+
+    def note_installed(self, index: int) -> None:
+        """A snapshot that ends with entry `index` was loaded."""
+        self.snapshot_index = max(self.snapshot_index, index)
+        self._bytes = 0
+
+    def request(self) -> None:
+        """Write a snapshot soon, whatever the thresholds say. Nothing happens while one is being written."""
+        if not self._port.writing:
+            self._wanted = True
+
+    def is_due(self, raft: Raft) -> bool:
+        """Return True if the next tick should start a snapshot."""
+        if self._port.writing:
+            return False
+        if raft.applied_index <= max(self.snapshot_index, 2):
+            self._wanted = False  # there is nothing new to write
+            return False
+        if self._wanted:
+            return True
+        share = self._config.stagger
+        due = (
+            raft.applied_index - self.snapshot_index >= self._config.snapshot_entries * share
+            or self._bytes >= self._config.snapshot_bytes * share
+        )
+        return due and asyncio.get_running_loop().time() >= self._retry_at
+
+    def begin(self, last: Entry, previous: Entry, driver: Driver, members: Membership) -> None:
+        """Freeze the machine as of entry `last` and start writing. `members` is the membership as of that entry."""
+        self._wanted = False
+        info = SnapshotInfo(
+            index=last[1],
+            term=last[2],
+            prev_index=previous[1],
+            prev_term=previous[2],
+            last_command=last[0],
+            prev_command=previous[0],
+            members=tuple(sorted(members.voter_names)),
+            # A replica that joins begins with an empty list, which is nobody's: until it has applied another one it
+            # knows only that nothing had changed, and whoever takes its snapshot keeps the list of his first start.
+            membership=membership.encode(members) if members.voters else b"",
+        )
+        self._bytes = 0
+        self._task = asyncio.get_running_loop().create_task(self._write(info, self._machine.snapshot(), driver))
+
+    async def _write(self, info: SnapshotInfo, pieces: Iterator[bytes], driver: Driver) -> None:
+        durable = False
+        try:
+            await self._store.write(info, pieces)
+            if self._before_compaction is not None:
+                await self._before_compaction()
+            durable = True
+            self.snapshot_index = max(self.snapshot_index, info.index)
+        except OSError as error:
+            self._retry_at = asyncio.get_running_loop().time() + self._config.snapshot_retry_s
+            _log.error("snapshot of entry %d was not written, the log stays as it is: %s", info.index, error)
+        except Exception as error:  # noqa: BLE001 - a machine that cannot be frozen or an audit that broke: stop
+            driver.fail(error)
+        finally:
+            self._port.finish_write(durable=durable)
+            self._task = None
+            driver.request_turn()
+
+    async def stop(self) -> None:
+        """Give up the write that is under way and wait until its file is gone."""
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def cancel(self) -> None:
+        """Give up the write that is under way."""
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,1 @@
+"""Whole plans: computed before anything runs, checked, reported, drawn."""

@@ -1,0 +1,1 @@
+"""The ready queue and the agents as the scheduler sees them."""

@@ -1,0 +1,1 @@
+"""What must hold: models that know nothing of the tables that they check."""

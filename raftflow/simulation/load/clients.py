@@ -1,0 +1,354 @@
+"""Simulated clients: they submit, steer and read, and retry under one request id until they get an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from raftflow.coordinator.commit.submitter import NotLeaderError, ProposeError
+from raftflow.coordinator.uploads.submission import submission_of
+from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, ForgetAgent, JoinAgent, SubmitWorkflow
+from raftflow.domain.features import PIECES_LEVEL
+from raftflow.domain.rejections import Rejection
+from raftflow.domain.replies import WorkflowAccepted
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.machine.rules import learning
+from raftflow.simulation.checkers.checks import Read, answer
+from raftflow.simulation.world.calls import CallFailed
+from raftflow.simulation.world.loop import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from raftflow.coordinator.replica import Replica
+    from raftflow.domain.commands import AnyCommand
+    from raftflow.domain.replies import AnyReply
+    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.trace import Trace
+    from raftflow.simulation.world.calls import Calls
+    from raftflow.simulation.world.loop import VirtualLoop
+
+TRIES_MAX: Final = 200
+TIMEOUT_S: Final = 1.0
+_CACHED_EACH: Final = 3
+"""One in so many workflows of a client has cached tasks."""
+_BACKUPS_EACH: Final = 4
+"""One in so many workflows of a client allows no backup attempts."""
+_ALLOWED_SHARE: Final = 0.75
+"""Tasks that allow them, of those of the other workflows."""
+_LARGE_EACH: Final = 4
+"""One in so many is large, for a simulation: it comes in pieces."""
+_LARGE_TASKS: Final = (6, 12, 24)
+_PIECE_TASKS: Final = 1
+_DRAIN_DEADLINE_MS: Final = 200
+_NAME_SHARE: Final = 0.15
+"""Of the requests about agents, those that forget one or ask for its name."""
+READS_MAX: Final = 20
+"""Reads under way of a client that only reads."""
+KNOWN_MAX: Final = 12
+"""Workflows that a client goes on to steer and read."""
+Action = Literal["cancel", "pause", "resume", "retry"]
+_ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "resume", "resume", "retry", "retry")
+
+
+def make_workflow(
+    rng: Random,
+    name: str,
+    *,
+    caches: bool = False,
+    backups: bool = False,
+    sizes: tuple[int, ...] = (1, 1, 1, 2, 3, 5),
+) -> WorkflowSpec:
+    """Return a small workflow. With `caches` its tasks share results with equal ones, or it has other limits.
+
+    What comes with `caches` needs feature level 3, what comes with `backups` level 5: most of its tasks then allow
+    backup attempts, and are late soon.
+    """
+    allowed = Random(f"backups of {name}")  # noqa: S311 - draws of its own
+    online = caches and rng.random() < 0.5
+    tasks: list[TaskSpec] = []
+    for number in range(rng.choice(sizes)):
+        needs = tuple(task.id for task in tasks if rng.random() < 0.4)
+        tasks.append(
+            TaskSpec(
+                id=f"t{number}",
+                needs=needs,
+                command=("true",),
+                resources={"cpu": rng.choice((250, 500, 1000, 1000))},
+                retries=rng.choice((0, 1, 3)),
+                retry_delay_ms=rng.choice((50, 200, 1000)),
+                retry_delay_max_ms=2000,
+                timeout_ms=rng.choice((None, None, 1000)),
+                grace_ms=rng.choice((0, 100)),
+                env={"X": "x" * rng.choice((0, 0, 10, 300))},
+                cache="" if caches and not online else None,
+                exclusive=online and rng.random() < 0.3,
+                kind=name if backups else "",
+                expected_ms=100 if backups else None,
+                backup=backups and allowed.random() < _ALLOWED_SHARE,
+            )
+        )
+    return WorkflowSpec(
+        name=name,
+        tasks=tuple(tasks),
+        on_failure=rng.choice(("stop", "continue")),
+        max_parallel=rng.choice((None, 1, 2)) if online else None,
+    )
+
+
+class SimClient:
+    """One client: one operation after the other, each until it is answered."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        loop: VirtualLoop,
+        rng: Random,
+        trace: Trace,
+        calls: Calls,
+        history: RunHistory,
+        replicas: list[str],
+        agents: tuple[str, ...],
+        pause_s: float,
+        reads_only: bool = False,
+    ) -> None:
+        self.process = Process(name)
+        self._name = name
+        self._loop = loop
+        self._rng = rng
+        self._trace = trace
+        self._calls = calls
+        self._history = history
+        self._replicas = replicas
+        self._agents = agents
+        self._pause_s = pause_s
+        self._reads_only = reads_only
+        self._leader: str | None = None
+        self._serial = 0
+        self._known: list[str] = []
+        self._strays: list[asyncio.Task[None]] = []
+        self.stopping = False
+        self.done = asyncio.Event()
+        self.answered = 0
+
+    @property
+    def at_rest(self) -> bool:
+        """True once it has stopped and nothing that it asked for, a repetition for instance, may still be done."""
+        strays = any(not task.done() for task in self._strays)
+        return self.done.is_set() and not strays and not self._calls.under_way(self._name)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._loop.call_soon(self._begin, context=self.process.context)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._work(), context=self.process.context)
+
+    async def _work(self) -> None:
+        while not self.stopping:
+            chance = self._rng.random()
+            if self._reads_only:
+                self._read_aside()
+            elif chance < 0.45:
+                await self._submit()
+            elif chance < 0.6:
+                await self._read()
+            elif chance < 0.97 and self._known:
+                await self._control(self._rng.choice(_ACTIONS), self._rng.choice(self._known))
+            elif chance >= 0.97:
+                await self._control_agent(self._rng.choice(self._agents))
+            await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
+        self.done.set()
+
+    # Operations.
+
+    async def _submit(self) -> None:
+        self._serial += 1
+        name = f"{self._name}-{self._serial}"
+        # Refused until the cluster is on the level that caches, or allows backups.
+        caches = self._serial % _CACHED_EACH == 0
+        large = self._serial % _LARGE_EACH == 0
+        backups = self._serial % _BACKUPS_EACH != 0
+        sizes = {"sizes": _LARGE_TASKS} if large else {}
+        spec = make_workflow(self._rng, name, caches=caches, backups=backups, **sizes)
+
+        async def serve(replica: Replica) -> AnyReply:
+            if large and replica.machine.state.feature_level >= PIECES_LEVEL:
+                return await _upload(replica, spec, name)
+            return await replica.propose(
+                SubmitWorkflow(
+                    at_ms=replica.clock.now_ms(),
+                    actor="client:api",
+                    request_id=name,
+                    workflow_id=replica.ids.workflow_id(),
+                    spec=spec,
+                )
+            )
+
+        reply = await self._request(name, serve)
+        if isinstance(reply, WorkflowAccepted):
+            self._history.submitted[reply.workflow_id] = spec
+            self._known.append(reply.workflow_id)
+            del self._known[:-KNOWN_MAX]
+
+    async def _control(self, action: Action, workflow_id: str) -> None:
+        self._serial += 1
+        await self.control(f"{self._name}-{self._serial}", action, workflow_id)
+
+    async def control(self, request_id: str, action: Action, workflow_id: str) -> AnyReply | None:
+        """Steer a workflow."""
+        return await self.propose(
+            request_id,
+            lambda replica: ControlWorkflow(
+                at_ms=replica.clock.now_ms(),
+                actor="client:api",
+                request_id=request_id,
+                workflow_id=workflow_id,
+                action=action,
+            ),
+        )
+
+    async def _control_agent(self, agent: str) -> None:
+        self._serial += 1
+        action: Literal["drain", "resume"] = "drain" if self._rng.random() < 0.4 else "resume"
+        request_id = f"{self._name}-{self._serial}"
+        if self._rng.random() < _NAME_SHARE:
+            await self._take_name(request_id, agent)
+        elif action == "drain" and self._serial % 2:
+            # Refused until the cluster is on the level that knows deadlines.
+            await self.propose(
+                request_id,
+                lambda replica: DrainAgent(
+                    at_ms=replica.clock.now_ms(),
+                    actor="client:api",
+                    request_id=request_id,
+                    name=agent,
+                    deadline_ms=_DRAIN_DEADLINE_MS,
+                ),
+            )
+        else:
+            await self.control_agent(request_id, agent, action)
+
+    async def _take_name(self, request_id: str, agent: str) -> None:
+        """Forget an agent, or register as one that is not the agent of that name: refused while it is present."""
+        forgets = self._rng.random() < 0.5
+
+        def command(replica: Replica) -> AnyCommand:
+            at_ms = replica.clock.now_ms()
+            if forgets:
+                return ForgetAgent(at_ms=at_ms, actor="client:api", request_id=request_id, name=agent)
+            return JoinAgent(
+                at_ms=at_ms,
+                actor=f"agent:{agent}",
+                request_id=request_id,
+                name=agent,
+                instance=request_id,
+                capacity={"cpu": 1000},
+                home="another home",
+            )
+
+        await self.propose(request_id, command)
+
+    async def control_agent(self, request_id: str, agent: str, action: Literal["drain", "resume"]) -> None:
+        """Drain or resume an agent."""
+        await self.propose(
+            request_id,
+            lambda replica: ControlAgent(
+                at_ms=replica.clock.now_ms(), actor="client:api", request_id=request_id, name=agent, action=action
+            ),
+        )
+
+    async def propose(self, request_id: str, command: Callable[[Replica], AnyCommand]) -> AnyReply | None:
+        """Submit a command until there is a reply. None if none came."""
+
+        async def serve(replica: Replica) -> AnyReply:
+            return await replica.propose(command(replica))
+
+        return await self._request(request_id, serve)
+
+    async def _request(self, request_id: str, serve: Callable[[Replica], Awaitable[AnyReply]]) -> AnyReply | None:
+        if self._rng.random() < 0.05:
+            # The same request a second time, through any replica: a retry that overtakes.
+            stray = self._loop.create_task(self._repeat(request_id, serve))
+            self._strays.append(stray)
+        reply: AnyReply | None = await self._persist(serve)
+        if reply is not None:
+            self._take(request_id, reply)
+        return reply
+
+    async def _repeat(self, request_id: str, serve: Callable[[Replica], Awaitable[AnyReply]]) -> None:
+        await asyncio.sleep(self._rng.uniform(0.0, 0.2))
+        try:
+            reply = await self._calls.call(self.process, self._rng.choice(self._replicas), serve, TIMEOUT_S)
+        except (ProposeError, CallFailed):
+            return
+        self._take(request_id, reply)
+
+    def _take(self, request_id: str, reply: AnyReply) -> None:
+        self.answered += 1
+        if not isinstance(reply, Rejection):
+            self._history.acknowledge(request_id, reply)
+
+    def _read_aside(self) -> None:
+        """Ask any replica, without waiting for the answer: a leader that was replaced may answer late."""
+        self._strays = [task for task in self._strays if not task.done()]
+        if len(self._strays) < READS_MAX:
+            self._strays.append(self._loop.create_task(self._read(self._rng.choice(self._replicas))))
+
+    async def _read(self, target: str | None = None) -> None:
+        """Read from whoever leads, or try one replica once."""
+        if self._known and self._rng.random() < 0.7:
+            query: tuple[str, ...] = (self._rng.choice(("workflow", "tasks")), self._rng.choice(self._known))
+        else:
+            query = (self._rng.choice(("workflows", "agents")),)
+
+        async def serve(replica: Replica) -> tuple[str, int, bytes]:
+            await replica.read_barrier()
+            return replica.config.name, replica.machine.applied_index, answer(replica.machine, query)
+
+        floor = self._history.floor
+        if target is None:
+            found = await self._persist(serve, tries_max=5)
+        else:
+            try:
+                found = await self._calls.call(self.process, target, serve, TIMEOUT_S)
+            except (ProposeError, CallFailed):
+                return
+        if found is not None:
+            name, index, content = found
+            self._history.read(name, floor, Read(index, query, content))
+
+    async def _persist(self, serve: Callable[[Replica], Awaitable[Any]], tries_max: int = TRIES_MAX) -> Any:
+        """Call whoever leads, or anybody, until an answer comes."""
+        for _ in range(tries_max):
+            target = self._leader or self._rng.choice(self._replicas)
+            if self._rng.random() < 0.05:
+                target = self._rng.choice(self._replicas)
+            try:
+                reply = await self._calls.call(self.process, target, serve, TIMEOUT_S)
+            except NotLeaderError as error:
+                self._leader = error.leader if error.leader != target else None
+                await asyncio.sleep(0.005)
+            except (ProposeError, CallFailed):
+                self._leader = None
+                await asyncio.sleep(self._rng.uniform(0.02, 0.15))
+            else:
+                self._leader = target
+                return reply
+        return None
+
+
+async def _upload(replica: Replica, spec: WorkflowSpec, request_id: str) -> AnyReply:
+    """Take a workflow in by pieces, as the API does with a large document."""
+    if not replica.leader.leading:
+        raise replica.submitter.no_leader_error()
+    async with replica.uploads.alone(request_id):
+        known = learning.expected_times(replica.machine.state)
+        return await replica.uploads.submit(
+            submission_of(spec, request_id, known, tasks_max=_PIECE_TASKS),
+            workflow_id=replica.ids.workflow_id(),
+            request_id=request_id,
+            actor="client:api",
+        )

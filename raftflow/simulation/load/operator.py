@@ -1,0 +1,242 @@
+"""The operator of a simulated cluster: adds, removes and upgrades replicas, asks again when refused, cleans up.
+
+He knows what a cluster survives: he never asks for a change after which replicas that are lost for good could be more
+than a minority of the voters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from raftflow.coordinator.commit.submitter import NotLeaderError, ProposeError
+from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
+from raftflow.replication.members.membership import VOTERS_MIN, ChangeRefusedError, MemberInfo, NotReadyError
+from raftflow.simulation.world.calls import CallFailed
+from raftflow.simulation.world.disk import Loss
+from raftflow.simulation.world.loop import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from raftflow.coordinator.replica import Replica
+    from raftflow.replication.members.membership import Membership
+    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.trace import Trace
+    from raftflow.simulation.world.calls import Calls
+    from raftflow.simulation.world.cluster import Cluster
+    from raftflow.simulation.world.loop import VirtualLoop
+
+CHANGE_S: Final = 2.0
+"""How long a replica works on one request to change the members."""
+TIMEOUT_S: Final = 1.2
+LATE_S: Final = 2.5
+"""How long a request may be on its way to a replica."""
+LOOK_S: Final = 0.02
+FINISH_S: Final = 60.0
+"""A healed world whose members are not in order by then never will be."""
+Change = tuple[str, str]
+"""`add`, `add ghost` or `remove`, and whom."""
+Voters = frozenset[str]
+
+
+class Operator:
+    """Asks for changes of the members."""
+
+    def __init__(
+        self, *, loop: VirtualLoop, rng: Random, trace: Trace, calls: Calls, cluster: Cluster, history: RunHistory
+    ) -> None:
+        self.process = Process("operator")
+        self._loop = loop
+        self._rng = rng
+        self._trace = trace
+        self._calls = calls
+        self._cluster = cluster
+        self._history = history
+        self._leader: str | None = None
+        self._asked: dict[int, tuple[Change, float]] = {}
+        """Changes that may still be carried out, and until when, by the number of the request."""
+        self._serial = 0
+
+    # What may be done.
+
+    def members(self) -> Membership | None:
+        """Return the members as the leader shows them."""
+        name = self._cluster.leader()
+        replica = None if name is None else self._cluster.hosts[name].replica
+        return None if replica is None else replica.log.status().members
+
+    def may_lose(self, name: str) -> bool:
+        """Return True if this replica can be lost for good, whatever becomes of the changes under way."""
+        if self._cluster.level() < MEMBERS_LEVEL:
+            return False  # nobody could take its place: the level is raised when all members are there
+        lost = self._cluster.lost() | {name}
+        return all(_survives(voters, lost) for voters in self._possible() if name in voters)
+
+    def _possible(self) -> set[Voters]:
+        """Return every list of voters that may be in force soon."""
+        lists = self._history.members.possible()
+        for change, until_s in self._asked.values():
+            if until_s >= self._loop.time():
+                lists |= {_changed(voters, change) for voters in lists}
+        return lists
+
+    def _may_ask(self, change: Change) -> bool:
+        lost = self._cluster.lost()
+        return all(_survives(_changed(voters, change), lost) for voters in self._possible())
+
+    # Changes.
+
+    async def add(self, name: str, *, tries_max: int = 12) -> bool:
+        """Have a replica added. True once that was acknowledged."""
+        member = MemberInfo(name, f"{name}:1", f"sim://{name}")
+        return await self._ask(("add", name), lambda replica: replica.add_member(member), tries_max)
+
+    async def add_ghost(self, name: str) -> None:
+        """Have a replica added that never runs: it cannot become a voter. It is cleared away afterwards."""
+        member = MemberInfo(name, f"{name}:1", f"sim://{name}")
+        serial = self._note(("add ghost", name))
+        try:
+            await self._call(_serving(lambda replica: replica.add_member(member)))
+            await self._call(_serving(lambda replica: replica.add_member(member)))
+        finally:
+            self._over(serial)
+
+    async def change_at(self, target: str, change: Change) -> None:
+        """Ask one replica, whether it leads or not, for one change."""
+        kind, name = change
+        if not self._may_ask(change):
+            return
+        if kind == "remove":
+            self._history.members.removal_asked(name)
+        member = MemberInfo(name, f"{name}:1", f"sim://{name}")
+        serial = self._note(change)
+        try:
+            self._leader = target
+            await self._call(
+                _serving(lambda replica: replica.add_member(member) if kind == "add" else replica.remove_member(name))
+            )
+        finally:
+            self._over(serial)
+
+    def _note(self, change: Change) -> int:
+        self._serial += 1
+        self._asked[self._serial] = change, float("inf")
+        return self._serial
+
+    def _over(self, serial: int) -> None:
+        """Nobody waits for the answer any more; the replica may still work on it."""
+        self._asked[serial] = self._asked[serial][0], self._loop.time() + CHANGE_S + LATE_S
+
+    async def remove(self, name: str, *, tries_max: int = 12) -> bool:
+        """Have a replica removed. True once that was acknowledged."""
+        self._history.members.removal_asked(name)
+        return await self._ask(("remove", name), lambda replica: replica.remove_member(name), tries_max)
+
+    async def _ask(self, change: Change, work: Callable[[Replica], Awaitable[None]], tries_max: int) -> bool:
+        if not self._may_ask(change):
+            return False
+        kind, name = change
+        serve, serial = _serving(work), self._note(change)
+        try:
+            for _ in range(tries_max):
+                refusal = await self._call(serve)
+                if refusal == "":
+                    self._trace.fault("member added" if kind == "add" else "member removed", name)
+                    self._history.members.acknowledge(kind, name)
+                    return True
+                if refusal is not None:
+                    self._trace.fault("change of members refused", name, f"{kind}: {refusal[:100]}")
+                await asyncio.sleep(self._rng.uniform(0.02, 0.3))
+        finally:
+            self._over(serial)
+        return False
+
+    async def _call(self, serve: Callable[[Replica], Awaitable[str]]) -> str | None:
+        """Ask whoever leads, or anybody. None if no answer came."""
+        target = self._leader or self._rng.choice(self._cluster.names)
+        self._leader = None
+        try:
+            answer = await self._calls.call(self.process, target, serve, TIMEOUT_S)
+        except NotLeaderError as error:
+            self._leader = error.leader
+            return None
+        except (ProposeError, CallFailed):
+            return None
+        self._leader = target
+        return answer
+
+    # The end of a run.
+
+    async def finish(self) -> None:
+        """Replace what is lost, upgrade what is old, let newcomers become members, until nothing is left to do."""
+        until_s = self._loop.time() + FINISH_S
+        while not self._history.violations:
+            if self._loop.time() > until_s:
+                who = [f"{name} {each.role.value} of {each.term}" for name, each in self._cluster.views().items()]
+                self._history.violation("members do not settle", f"in {FINISH_S:g} s of a healed world: {who}")
+                return
+            members = self.members()
+            if members is None:
+                await asyncio.sleep(LOOK_S)
+            elif not await self._go_on(members) and not self._open():
+                return
+            else:
+                await asyncio.sleep(LOOK_S)  # a request may have been answered without any time passing
+
+    def _open(self) -> bool:
+        """Return True while a request that nobody waits for may still be worked on."""
+        return any(until_s >= self._loop.time() for _change, until_s in self._asked.values())
+
+    async def _go_on(self, members: Membership) -> bool:
+        """Do the next thing. False if there is none."""
+        lost = self._cluster.lost(damaged=False)
+        dead = sorted(lost & members.voter_names)
+        for name in self._cluster.names:
+            if self._cluster.hosts[name].level < LEVEL:
+                self._cluster.upgrade(name)
+                self._cluster.restart(name, Loss.NONE)
+                return True
+        for learner in sorted(members.learner_names):
+            # One whose disk was damaged may not become a voter beside others that are lost: another takes its place.
+            hopeless = learner in lost or not self._may_ask(("add", learner))
+            await (self.remove(learner) if hopeless else self.add(learner))
+            return True
+        if dead and len(members.voters) > VOTERS_MIN:
+            await self.remove(dead[0])
+            return True
+        if dead:
+            known = members.voter_names | set(members.removed) | self._cluster.lost()
+            spare = [name for name in self._cluster.names if name not in known]
+            name = spare[0] if spare else self._cluster.add_host()
+            self._cluster.restart(name, Loss.ALL)
+            await self.add(name)
+            return True
+        await asyncio.sleep(LOOK_S)
+        return False
+
+
+def _serving(work: Callable[[Replica], Awaitable[None]]) -> Callable[[Replica], Awaitable[str]]:
+    async def serve(replica: Replica) -> str:
+        """Return why not, or nothing."""
+        try:
+            await work(replica)
+        except (ChangeRefusedError, NotReadyError) as error:
+            return str(error)
+        return ""
+
+    return serve
+
+
+def _survives(voters: Voters, lost: frozenset[str]) -> bool:
+    return 2 * len(voters & lost) < len(voters)
+
+
+def _changed(voters: Voters, change: Change) -> Voters:
+    kind, name = change
+    if kind == "add":
+        return voters | {name}
+    if kind == "add ghost":
+        return voters
+    return voters - {name} if len(voters) > VOTERS_MIN else voters

@@ -1,0 +1,1 @@
+"""Planted faults: each must be found."""

@@ -1,0 +1,1 @@
+"""Faults: which, when, and the scenarios that take time."""

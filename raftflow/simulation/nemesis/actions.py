@@ -1,0 +1,159 @@
+"""What faults act on, and the acts that several of them share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Any, Final
+
+from raftflow.simulation.world.disk import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from random import Random
+
+    from raftflow.simulation.load.bursts import Bursts
+    from raftflow.simulation.trace import Trace
+    from raftflow.simulation.world.agents import SimAgent
+    from raftflow.simulation.world.cluster import Cluster
+    from raftflow.simulation.world.delays import Delays
+    from raftflow.simulation.world.loop import VirtualLoop
+    from raftflow.simulation.world.network import Network
+
+LOSSES: Final = (Loss.ALL, Loss.ALL, Loss.SOME, Loss.TORN, Loss.NONE)
+
+
+class FaultActions:
+    """The world as the faults see it. What takes time is *played*, and ends with the faults."""
+
+    def __init__(
+        self,
+        *,
+        loop: VirtualLoop,
+        rng: Random,
+        trace: Trace,
+        cluster: Cluster,
+        network: Network,
+        agents: list[SimAgent],
+        bursts: Bursts,
+        weather: Delays,
+        clients: Sequence[str],
+        calls_are_good: bool,
+        missed: Callable[[str], None],
+    ) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.trace = trace
+        self.cluster = cluster
+        self.network = network
+        self.agents = agents
+        self.bursts = bursts
+        self.weather = weather
+        self.clients = clients
+        """Their names."""
+        self.calls_are_good = calls_are_good
+        """No answer gets lost, and none is late without a fault."""
+        self.missed = missed
+        """Told about what should have happened in time and has not."""
+        self._plays: list[asyncio.Task[None]] = []
+        self._strokes: list[asyncio.TimerHandle] = []
+
+    def play(self, story: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a fault that takes time."""
+        task = self.loop.create_task(story)
+        task.add_done_callback(self._played)
+        self._plays.append(task)
+        return task
+
+    def _played(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.loop.call_exception_handler({"message": "a fault could not be acted out", "exception": error})
+
+    def strike(self, after_s: float, act: Callable[..., object], *arguments: object) -> None:
+        """Do something later."""
+        self._strokes.append(self.loop.call_later(after_s, act, *arguments, context=contextvars.Context()))
+
+    def end(self) -> None:
+        """Let no fault that is still being acted out reach into the time after."""
+        acts: list[asyncio.Task[None] | asyncio.TimerHandle] = [*self._plays, *self._strokes]
+        for act in acts:
+            act.cancel()
+
+    # Acts.
+
+    def faults_so_far(self) -> int:
+        """Return how many faults have begun."""
+        return sum(self.trace.faults.values())
+
+    def only_one_cut_off(self, name: str) -> bool:
+        """Tell whether nobody but this replica is cut off from anybody."""
+        return all(name in direction for direction in self.network.blocked)
+
+    def restart(self, name: str) -> None:
+        """Have a replica come back with what its disk kept."""
+        self.cluster.repair_disk(name)
+        self.cluster.restart(name, self.rng.choice(LOSSES))
+
+    def kill(self, name: str) -> None:
+        """Kill a process; what it wrote is still there, since the page cache outlives it."""
+        host = self.cluster.hosts[name]
+        if host.process is not None:
+            self.cluster.crash(name, kind="kill")
+            host.disk.restart(Loss.NONE, self.rng)
+
+    def cut_off(self, name: str, others: list[str]) -> None:
+        """Cut a replica off from others, in both directions."""
+        for other in others:
+            self.network.cut(name, other)
+            self.network.cut(other, name)
+
+    def rejoin(self, name: str, others: list[str]) -> None:
+        """End that."""
+        for other in others:
+            self.network.heal(name, other)
+            self.network.heal(other, name)
+
+    def others(self, name: str) -> list[str]:
+        """Return all replicas but one."""
+        return [other for other in self.cluster.names if other != name]
+
+    def any_other(self, name: str) -> str:
+        """Return another replica."""
+        return self.rng.choice(self.others(name))
+
+    def snapshot(self, name: str) -> None:
+        """Ask a replica for a snapshot."""
+        host = self.cluster.hosts[name]
+        if host.replica is not None and host.serving and host.process is not None:
+            # In the replica's own process: what is scheduled from outside would outlive it.
+            self.loop.call_soon(host.replica.log.request_snapshot, context=host.process.context)
+            self.trace.note(name, "is asked for a snapshot")
+
+    def hand_over(self, name: str, target: str | None) -> None:
+        """Have a leader hand over, to `target` or to whom it likes."""
+        host = self.cluster.hosts[name]
+        if host.replica is None or not host.serving or host.process is None:
+            return
+        self.trace.fault("leadership handed over", host.name)
+        log, context = host.replica.log, host.process.context
+        self.loop.call_soon(
+            lambda: self.cluster.graves.append(
+                self.loop.create_task(log.transfer_leadership(target, 1.0), context=context)
+            ),
+            context=context,
+        )
+
+    def spoil_restore(self, name: str) -> None:
+        """Let the state machine refuse the next snapshot that comes from the leader, as an older version would."""
+        host = self.cluster.hosts[name]
+        if host.process is not None:
+            host.refuse_restore = True
+
+    async def successor(self, first: str) -> str | None:
+        """Wait for another leader than this one; None if there is none after a while."""
+        for _ in range(75):
+            await asyncio.sleep(0.02)
+            leader = self.cluster.leader()
+            if leader is not None and leader != first:
+                return leader
+        return None

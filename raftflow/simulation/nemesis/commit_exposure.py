@@ -1,0 +1,110 @@
+# ruff: noqa: ASYNC110 - virtual time: to look again and again costs nothing, and events would have to be planted
+"""What a broken rule costs: as soon as an acknowledged entry is on no majority's disks, the power fails.
+
+Without the guard a leader counts entries that its followers have thrown away again. Mostly it sends them once more
+before anything happens, so that random faults see false acknowledgements all the time and a lost write seldom. Here
+the moment is used: all replicas lose power, those without the entry come back first and elect a leader, and the
+checks tell what became of the write. Power may fail at any moment, so a cluster that keeps the rules survives it too;
+and with the guard the moment never comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from raftflow.simulation.world.disk import Loss
+
+if TYPE_CHECKING:
+    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.nemesis.faults import FaultInjector
+    from raftflow.simulation.trace import Trace
+    from raftflow.simulation.world.cluster import Cluster, SimHost
+    from raftflow.simulation.world.loop import VirtualLoop
+    from raftflow.simulation.world.network import Network
+
+LOOK_EVERY_S: Final = 0.0005
+"""Less than a frame takes, so that no exposure is over before it is seen."""
+ELECTED_WITHIN_S: Final = 3.0
+SETTLE_S: Final = 0.3
+"""From a leader to its first committed entries."""
+STRIKES_MAX: Final = 3
+"""In one run."""
+
+
+class CommitExposure:
+    """Watches where the newest acknowledged entry is, and strikes when that is on no majority's disks."""
+
+    def __init__(
+        self,
+        *,
+        loop: VirtualLoop,
+        trace: Trace,
+        cluster: Cluster,
+        network: Network,
+        history: RunHistory,
+        faults: FaultInjector,
+    ) -> None:
+        self._loop = loop
+        self._trace = trace
+        self._cluster = cluster
+        self._network = network
+        self._history = history
+        self._faults = faults
+        self._reach: dict[str, int] = {}
+        """The last index that each replica had when it was last seen."""
+        self._synced: dict[tuple[str, int], int] = {}
+        """For each life of a replica the highest index that its disk ever had."""
+
+    async def run(self) -> None:
+        """Watch until enough was struck."""
+        for _ in range(STRIKES_MAX):
+            while 2 * len(lacking := self._lacking()) <= len(self._history.members.latest.voters):
+                await asyncio.sleep(LOOK_EVERY_S)
+            await self._strike(lacking)
+
+    def _lacking(self) -> dict[str, Loss]:
+        """Return the replicas without the newest acknowledged entry, and what their disks must lose for that."""
+        index = self._history.top_acknowledged
+        known = self._history.canon.get(index)
+        if known is None:
+            return {}
+        voters = self._history.members.latest.voter_names
+        hosts = [self._cluster.hosts[name] for name in self._cluster.names if name in voters]
+        found = {host.name: self._lack(host, index, known.term) for host in hosts}
+        return {name: loss for name, loss in found.items() if loss is not None}
+
+    def _lack(self, host: SimHost, index: int, term: int) -> Loss | None:
+        if host.replica is None or not host.serving:
+            return Loss.NONE if not host.refused and self._reach.get(host.name, index) < index else None
+        log = host.replica.log
+        raft, journal = log._raft, log._journal  # type: ignore[attr-defined]  # noqa: SLF001 - nobody else knows
+        self._reach[host.name] = raft.last_index
+        life = (host.name, host.lives)
+        # Entries that were cut off stay on the disk until that is durable.
+        self._synced[life] = max(self._synced.get(life, 0), min(raft.last_index, journal.durable_index))
+        if raft.first_index > index:
+            return None  # it is in a snapshot
+        if raft.last_index < index or raft.term_at(index) != term:
+            return Loss.NONE
+        return Loss.ALL if self._synced[life] < index else None
+
+    async def _strike(self, lacking: dict[str, Loss]) -> None:
+        """Cut the power of all, and let those without the entry come back first, until they have a leader."""
+        cluster = self._cluster
+        self._trace.fault("acknowledged entry kept from a majority", ",".join(lacking))
+        with self._faults.held():
+            for name in cluster.names:
+                cluster.crash(name)
+            for name, loss in lacking.items():
+                for other in lacking:
+                    self._network.heal(name, other)
+                cluster.repair_disk(name)
+                cluster.restart(name, loss)
+            until_s = self._loop.time() + ELECTED_WITHIN_S
+            while cluster.leader() is None and self._loop.time() < until_s:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(SETTLE_S)
+            for name in cluster.down():
+                cluster.repair_disk(name)
+                cluster.restart(name, Loss.NONE)

@@ -1,0 +1,125 @@
+"""Disks that are wiped: of one replica, of any majority, of all but one, and at the end of all.
+
+Who is wiped comes back on an empty disk, in any order, while the others run, are down, or come later. As long as
+one disk is left nobody of them may take part (`RunHistory.reborn`). Then the old disks are put back, as an operator
+does, and everything that was acknowledged must be there.
+
+Files are never changed here, so those of the founders name the founders only. Emptied founders know nobody else, and
+nobody else is asked. If all of them were emptied they would be right to found a cluster, whoever joined later and
+still has data: they cannot tell this from a first start. So one founder at least is left (replication/DESIGN.md,
+"Births", what remains).
+
+A first contact is believed. A voter that has never met an emptied one remembers the empty disk, and refuses the old
+one when it is put back; the operator has to replace that replica then. Here such disks are not wiped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from raftflow.domain.features import LEVEL
+from raftflow.replication.members.identity import read_identity
+from raftflow.simulation.world.cluster import DATA_DIR
+
+if TYPE_CHECKING:
+    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.nemesis.actions import FaultActions
+
+BORN_WITHIN_S: Final = 5.0
+LOOK_S: Final = 0.05
+CRASH_STEPS: Final = 40
+"""A crash in a birth comes within so many operations on the disk."""
+
+
+class Wipes:
+    """Wipes disks and puts them back; one story at a time."""
+
+    def __init__(self, stage: FaultActions, history: RunHistory) -> None:
+        self._stage = stage
+        self._history = history
+        self._story: asyncio.Task[None] | None = None
+
+    def wipe(self, _name: str) -> None:
+        """Wipe the disks of some voters, and have all come back."""
+        if self._story is None or self._story.done():
+            self._story = self._stage.play(self._wipe())
+
+    async def _wipe(self) -> None:
+        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        voters = sorted(self._history.members.latest.voter_names)
+        hosts = [cluster.hosts[name] for name in voters]
+        if any(host.level < LEVEL or host.gone is not None for host in hosts) or cluster.leader() is None:
+            return
+        majority = len(voters) // 2 + 1
+        victims = rng.sample(voters, rng.choice((1, majority, majority, len(voters) - 1)))
+        if set(victims) >= set(cluster.founders):
+            victims.remove(rng.choice(cluster.founders))
+        if not all(self._is_met(victim, voters) for victim in victims):
+            return
+        rest = [name for name in voters if name not in victims]
+        for name in victims:
+            cluster.wipe(name)
+        if rng.random() < 0.6:
+            for name in rest:
+                cluster.crash(name)
+        try:
+            order = rng.sample(voters, len(voters)) if rng.random() < 0.5 else [*victims, *rest]
+            for name in order:
+                await asyncio.sleep(rng.choice((0.0, 0.05, 0.4)))
+                stage.restart(name)
+            until_s = stage.loop.time() + rng.uniform(0.6, 2.0)
+            while stage.loop.time() < until_s:
+                await asyncio.sleep(LOOK_S)
+                self._look(victims)
+        finally:
+            self._look(victims)
+            for name in victims:
+                cluster.put_back(name)
+        for name in victims:
+            await asyncio.sleep(rng.choice((0.0, 0.2)))
+            stage.restart(name)
+
+    def _is_met(self, name: str, voters: list[str]) -> bool:
+        """Return True if every other voter has met this replica on its present disk."""
+        disk = read_identity(self._stage.cluster.hosts[name].disk, DATA_DIR).disk_id
+        return all((voter, name, disk) in self._stage.network.met for voter in voters if voter != name)
+
+    def _look(self, victims: list[str]) -> None:
+        for name in victims:
+            self._history.reborn(self._stage.cluster.hosts[name])
+
+    async def be_born_roughly(self) -> None:
+        """Let the founders come one by one; power fails somewhere in the birth, some disks come back empty."""
+        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        names = list(cluster.founders)
+        rng.shuffle(names)
+        for name in names:
+            disk = cluster.hosts[name].disk
+            if rng.random() < 0.6:
+                disk.crash_at = disk.steps + rng.randrange(1, CRASH_STEPS)
+            cluster.start(name)
+            await asyncio.sleep(rng.choice((0.0, 0.02, 0.3)))
+        await asyncio.sleep(rng.uniform(0.05, 0.5))
+        for name in names:
+            stage.restart(name)
+
+    async def lose_all(self) -> None:
+        """Wipe every disk after the end of the run: only then a second cluster may be born, and must be."""
+        stage, rng, cluster, history = self._stage, self._stage.rng, self._stage.cluster, self._history
+        voters = sorted(history.members.latest.voter_names)
+        if voters != sorted(cluster.founders) or voters != sorted(cluster.names):
+            return
+        history.over = True  # what comes now is another cluster
+        for name in voters:
+            cluster.wipe(name)
+        for name in rng.sample(voters, len(voters)):
+            await asyncio.sleep(rng.choice((0.0, 0.05, 0.4)))
+            cluster.start(name)
+        until_s = stage.loop.time() + BORN_WITHIN_S
+        while cluster.leader() is None:
+            if stage.loop.time() > until_s:
+                history.over = False
+                history.violation("no birth", f"none {BORN_WITHIN_S:g} s after all disks were lost")
+                return
+            await asyncio.sleep(LOOK_S)

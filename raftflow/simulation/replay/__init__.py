@@ -1,0 +1,1 @@
+"""Recorded workflows on virtual agents."""

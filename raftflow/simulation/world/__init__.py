@@ -1,0 +1,1 @@
+"""The simulated machines: loop, clocks, network, disks, replicas, agents."""

@@ -67,7 +67,7 @@ lease has run out."""
 
 
 class AgentLoop:
-    """One agent. `run` is its life; `leave` and `hurry` are what signals call."""
+    """One agent. `run` is its life; `leave` and `stop_now` are what signals call."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class AgentLoop:
         self._capacity = config.capacity()
         self._fitness = Fitness(probe, self._fitness_changed)
         self._attempts = attempts(self._check_lease, self._ended, self._fitness.lack)
-        self._book = AttemptTable(self._capacity)
+        self._attempt_table = AttemptTable(self._capacity)
         self._exchange: Exchange | None = None
         """Of the present incarnation; None while there is none."""
         self._load = LoadSampler()
@@ -136,8 +136,8 @@ class AgentLoop:
                 await exchange.last_words()
                 self._keep_offers(exchange.level)
                 await self._avoid_war(self._loop.time() - began_at_s)
-            elif not self._book.empty:
-                _log.warning("leaving with %d unreported ends", len(self._book.ends))
+            elif not self._attempt_table.empty:
+                _log.warning("leaving with %d unreported ends", len(self._attempt_table.ends))
                 code = 3
         for timer in self._leave_timers:
             timer.cancel()
@@ -152,7 +152,7 @@ class AgentLoop:
         """Drain: no new work, give the queue back, let attempts end within the timeout, say goodbye."""
         if self._leaving.is_set():
             return
-        running = self._book.running.values()
+        running = self._attempt_table.running.values()
         _log.info("leaving: up to %g s for %d running attempts", self._config.drain_timeout_s, len(running))
         self._check_lease()
         self._leaving.set()
@@ -162,18 +162,18 @@ class AgentLoop:
             self._loop.call_later(drain_s, self._attempts.stop_all, "abandoned", "the agent is leaving"),
             self._loop.call_later(end_s + self._config.goodbye_timeout_s, self._give_up),
         ]
-        self._release(self._book.give_back())
+        self._release(self._attempt_table.give_back())
         if self._exchange is not None:
             self._exchange.leave()
         self._limit_goodbye()
 
     def _limit_goodbye(self) -> None:
         """Once nothing runs, only reports and the goodbye are left: without a leader they are not waited for long."""
-        if self._leaving.is_set() and not self._book.running and not self._goodbye_limited:
+        if self._leaving.is_set() and not self._attempt_table.running and not self._goodbye_limited:
             self._goodbye_limited = True
             self._leave_timers.append(self._loop.call_later(self._config.goodbye_timeout_s, self._give_up))
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Stop everything at once; what can be reported within a second is."""
         self.is_hurried = True
         self.leave()
@@ -270,7 +270,7 @@ class AgentLoop:
             registration.lease_ms,
         )
         self._patience.succeeded()
-        self._book = AttemptTable(self._capacity)
+        self._attempt_table = AttemptTable(self._capacity)
         self._lapsed = False
         self._lease.start(sent_at_ns, registration.lease_ms)
         self._on_lease(self._lease.until_ns)
@@ -280,7 +280,7 @@ class AgentLoop:
         self._attempts.tells_faults = registration.feature_level >= FAULTS_LEVEL
         exchange = Exchange(
             registration,
-            self._book,
+            self._attempt_table,
             config=self._config,
             leader=self._leader,
             load=self._load,
@@ -298,18 +298,18 @@ class AgentLoop:
 
         The next incarnation begins only when nothing of this one runs: its capacity is the machine's.
         """
-        book = self._book
+        attempt_table = self._attempt_table
         _log.warning(
-            "dropping %d running and %d queued attempts, %d ends", len(book.running), len(book.queue), len(book.ends)
+            "dropping %d running and %d queued attempts, %d ends", len(attempt_table.running), len(attempt_table.queue), len(attempt_table.ends)
         )
-        book.give_back()
+        attempt_table.give_back()
         self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
         await self._attempts.wait_idle()
 
     def _keep_offers(self, level: int) -> None:
         """Remember what the next incarnation may bring back; the rest of the old one is void."""
         if level >= ONLINE_LEVEL:
-            self._offers = first_of(self._book.unheard(), OFFERS_MAX)
+            self._offers = first_of(self._attempt_table.unheard(), OFFERS_MAX)
 
     async def _avoid_war(self, lived_s: float) -> None:
         """Wait longer and longer if one incarnation after the other is lost at once."""
@@ -341,17 +341,17 @@ class AgentLoop:
         if self._lapsed or self._exchange is None or not self._lease.over():
             return
         self._lapsed = True
-        if self._book.running:
-            _log.warning("no leader for the lease time: stopping %d attempts", len(self._book.running))
+        if self._attempt_table.running:
+            _log.warning("no leader for the lease time: stopping %d attempts", len(self._attempt_table.running))
         why = "no leader confirmed the agent's lease in time"
         left_s = self._lease.left_s()
         self._attempts.stop_all("abandoned", why, left_s)
-        if self._book.running:
+        if self._attempt_table.running:
             self._loop.call_later(left_s, self._end_lease)
 
     def _end_lease(self) -> None:
         """The lease is over, and so is everything that ran: the launcher sees to that, but it may stand still."""
-        if self._lapsed and self._book.running:
+        if self._lapsed and self._attempt_table.running:
             self._kill_overdue()
 
     # --- attempts
@@ -360,18 +360,18 @@ class AgentLoop:
         """Start what fits, in order."""
         if self._lapsed or self._leaving.is_set() or self._exchange is None or self._fitness.trouble:
             return
-        book = self._book
+        attempt_table = self._attempt_table
         while True:
-            while len(book.running) < self._attempts_max and (assignment := book.start_next()) is not None:
+            while len(attempt_table.running) < self._attempts_max and (assignment := attempt_table.start_next()) is not None:
                 self._attempts.start(assignment)
-            misfit = book.take_misfit()
+            misfit = attempt_table.take_misfit()
             if misfit is None:
                 return
             _log.error("attempt %d demands %s: more than this agent has", misfit.fence, misfit.resources)
             self._unstarted((misfit,), "failed", f"the agent has only {self._capacity}")
 
     def _ended(self, end: ReportedEnd) -> None:
-        self._book.end(end)
+        self._attempt_table.end(end)
         if end.outcome == "agent_fault":
             self._fitness.blame(end.error)
         self._admit()
@@ -383,7 +383,7 @@ class AgentLoop:
         """Give the queue back when the agent becomes unfit, tell the leader, and go on when it is fit again."""
         trouble = self._fitness.trouble
         if trouble:
-            self._release(self._book.give_back())
+            self._release(self._attempt_table.give_back())
         if self._exchange is not None:
             self._exchange.tell_trouble(trouble)
         self._admit()
@@ -396,7 +396,7 @@ class AgentLoop:
     ) -> None:
         """End attempts that never ran."""
         for assignment in assignments:
-            self._book.end(
+            self._attempt_table.end(
                 ReportedEnd(
                     fence=assignment.fence,
                     workflow_id=assignment.workflow_id,
@@ -418,11 +418,11 @@ class AgentLoop:
             self._attempts.usage.holds_to_demand = True
         if response.feature_level >= FAULTS_LEVEL:
             self._attempts.tells_faults = True
-        self._book.receive(response.assign)
+        self._attempt_table.receive(response.assign)
         if self._leaving.is_set() or self._fitness.trouble:
-            self._release(self._book.give_back())
+            self._release(self._attempt_table.give_back())
         if response.release or response.stop:
-            self._release(self._book.give_back({*response.release, *response.stop}))
+            self._release(self._attempt_table.give_back({*response.release, *response.stop}))
             for fence in response.stop:
                 self._attempts.stop(fence, "cancelled", "cancelled by the coordinator")
         for wanted in response.logs:

@@ -210,7 +210,7 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, agent: AgentLoop) -> list[i
     def stop() -> None:
         nonlocal asked
         if asked:
-            agent.hurry()
+            agent.stop_now()
         else:
             agent.leave()
         asked = True

@@ -85,14 +85,14 @@ class Api:
     """Serves one replica. `application()` is given to aiohttp's runner."""
 
     def __init__(
-        self, replica: Replica, forwarder: Forwarder, doorman: AdmissionControl, hosts: Hosts, proof: ForwardingProof
+        self, replica: Replica, forwarder: Forwarder, admission: AdmissionControl, hosts: Hosts, proof: ForwardingProof
     ) -> None:
         self._replica = replica
         self._hosts = hosts
         self._proof = proof
         self._forwarder = forwarder
-        self._doorman = doorman
-        self._turnstile = doorman.turnstile
+        self._admission = admission
+        self._shedder = admission.shedder
         token = replica.config.token
         self._token = None if token is None else token.encode()
         self._limits = replica.config.limits
@@ -139,7 +139,7 @@ class Api:
                 problems.INTERNAL, f"the replica failed; its log has the reason under request id {request_id}"
             ).response()
         self._stamp(response, request_id)
-        self._doorman.figures.answered(_operation(request), response.status, began_s)
+        self._admission.figures.answered(_operation(request), response.status, began_s)
         return response
 
     def _stamp(self, response: web.StreamResponse, request_id: str) -> None:
@@ -160,9 +160,9 @@ class Api:
         except ProblemError as error:
             refusal = error
         if refusal is None and request.match_info.http_exception is None:
-            await self._turnstile.enter(QueueClass.ORDINARY)
+            await self._shedder.enter(QueueClass.ORDINARY)
             return
-        await self._turnstile.enter(QueueClass.REFUSED)
+        await self._shedder.enter(QueueClass.REFUSED)
         if refusal is not None:
             raise refusal
 
@@ -213,7 +213,7 @@ class Api:
             with self._room_for_body(request):
                 body = await self._body(route, request)
                 client = self._client_of(request)
-                call = Request(self._replica, route, request, body, self._doorman, client)
+                call = Request(self._replica, route, request, body, self._admission, client)
                 if route.access is Access.WRITE:
                     _ = call.idempotency_key  # refused where it cannot be one, whether this operation needs it or not
                 return await self._dispatch(call)
@@ -260,7 +260,7 @@ class Api:
                     if access is Access.READ:
                         await self._replica.read_barrier()
                         # One barrier lets all go on that have waited for it, which would be one long turn.
-                        await self._turnstile.enter(QueueClass.ORDINARY)
+                        await self._shedder.enter(QueueClass.ORDINARY)
                     return await self._answer(call)
                 return await self._elsewhere(call, self._replica.submitter.no_leader_error())
             except NotLeaderError as error:
@@ -281,7 +281,7 @@ class Api:
         cost = call.route.cost
         if cost is Cost.USUAL or (cost is Cost.PAGE and call.require_number("limit") <= SMALL_PAGE):
             return _respond(await call.route.handler(call))
-        async with self._turnstile.long() if cost is Cost.LONG else self._turnstile.heavy():
+        async with self._shedder.long() if cost is Cost.LONG else self._shedder.heavy():
             return _respond(await call.route.handler(call))
 
     async def _elsewhere(self, call: Request, leader: NoLeaderError | NotLeaderError) -> web.StreamResponse:

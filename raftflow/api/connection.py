@@ -52,11 +52,11 @@ CHUNKED_SHARE = 2
 class ApiConnection(RequestHandler):
     """A connection that is closed if it says nothing for long."""
 
-    def __init__(self, *arguments: Any, turnstile: LoadShedder, lane: FastPath | None = None, **options: Any) -> None:
+    def __init__(self, *arguments: Any, shedder: LoadShedder, lane: FastPath | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_resume: Callable[[], None] | None = None
         """Called when more can be taken, after it could not."""
-        self._turnstile = turnstile
+        self._shedder = shedder
         self._lane = lane
         self._first: asyncio.TimerHandle | None = None
         self._slow: asyncio.TimerHandle | None = None
@@ -168,7 +168,7 @@ class ApiConnection(RequestHandler):
             rest = self.take(data)
         if rest:
             self._between += rest
-            if not self._turnstile.line_up(QueueClass.DATA, partial(self._look_between, 0)):
+            if not self._shedder.line_up(QueueClass.DATA, partial(self._look_between, 0)):
                 self.force_close()
 
     def _pass_on(self, data: bytes) -> None:

@@ -104,11 +104,11 @@ class RawRequest(NamedTuple):
 class FastPath:
     """Reads and answers polls and small submissions of one replica."""
 
-    def __init__(self, replica: Replica, turnstile: LoadShedder, hosts: Hosts, figures: RequestCounts) -> None:
+    def __init__(self, replica: Replica, shedder: LoadShedder, hosts: Hosts, figures: RequestCounts) -> None:
         self._replica = replica
         self._figures = figures
         self._hosts = hosts
-        self._turnstile = turnstile
+        self._shedder = shedder
         token = replica.config.token
         self._token = None if token is None else token.encode()
         self._bytes_max = replica.config.limits.poll_bytes
@@ -198,7 +198,7 @@ class FastPath:
         except ProblemError:
             return False
         self.taken += 1
-        replica.desk.take(request.agent, poll, partial(self._answered, request, body, poll, send))
+        replica.poll_service.take(request.agent, poll, partial(self._answered, request, body, poll, send))
         return True
 
     def _told(self, request: RawRequest, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
@@ -241,7 +241,7 @@ class FastPath:
     async def _answer(self, request: RawRequest, body: bytes, client: str = "") -> bytes | None:
         request_id = self._replica.ids.request_id()
         try:
-            await self._turnstile.enter(QueueClass.EXPRESS)
+            await self._shedder.enter(QueueClass.EXPRESS)
             status, headers, content = await self._carry_out(request, body, client)
         except Exception as error:  # noqa: BLE001 - explained
             if isinstance(error, NotLeaderError) and not request.agent:

@@ -82,7 +82,7 @@ def _add_log(page: Exposition, replica: Replica) -> None:
 
 
 def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
-    state, calm = replica.machine.state, replica.leader.calm
+    state, loss_throttle = replica.machine.state, replica.leader.loss_throttle
     page.one("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
     page.one("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
     page.one("raftflow_result_bytes", "gauge", "Bytes of the results of all tasks", state.result_bytes)
@@ -94,10 +94,10 @@ def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
         "raftflow_agents", "gauge", "Agents by state", [((("state", name),), agents[name]) for name in sorted(agents)]
     )
     text = "Times that so many agents fell silent at once that they are given up slowly, since this replica started"
-    page.one("raftflow_mass_losses_total", "counter", text, calm.begun)
+    page.one("raftflow_mass_losses_total", "counter", text, loss_throttle.begun)
     text = "Agents whose lease is over, kept for now in a mass loss"
-    page.one("raftflow_agents_overdue", "gauge", text, calm.held_back)
-    page.one("raftflow_polls_held", "gauge", "Polls that wait for news", replica.desk.held)
+    page.one("raftflow_agents_overdue", "gauge", text, loss_throttle.held_back)
+    page.one("raftflow_polls_held", "gauge", "Polls that wait for news", replica.poll_service.held)
 
 
 def _add_disk(page: Exposition, call: Request) -> None:
@@ -106,25 +106,25 @@ def _add_disk(page: Exposition, call: Request) -> None:
     page.one("raftflow_data_free_bytes", "gauge", text, disk.f_bavail * disk.f_frsize)
     text = "Bytes of the file system of the data directory"
     page.one("raftflow_data_size_bytes", "gauge", text, disk.f_blocks * disk.f_frsize)
-    syncs = call.doorman.figures.syncs
+    syncs = call.admission.figures.syncs
     page.histogram("raftflow_sync_seconds", "How long a sync of the log or the audit took", [((), syncs)])
 
 
 def _add_api(page: Exposition, call: Request) -> None:
-    turnstile, doorman = call.doorman.turnstile, call.doorman
-    page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(doorman.doors))
+    shedder, admission = call.admission.shedder, call.admission
+    page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(admission.doors))
     text = "Connections closed since there were too many, or too much waited on them"
-    page.one("raftflow_connections_shed_total", "counter", text, doorman.shed)
-    page.one("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", turnstile.waiting)
-    lines = [((("line", line.name.lower()),), turnstile.waiting_in(line)) for line in QueueClass]
+    page.one("raftflow_connections_shed_total", "counter", text, admission.shed)
+    page.one("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", shedder.waiting)
+    lines = [((("line", line.name.lower()),), shedder.waiting_in(line)) for line in QueueClass]
     page.many("raftflow_turnstile_waiting", "gauge", "Steps that wait for a turn of the event loop, by line", lines)
     text = "Steps that had to wait for a turn of the event loop"
-    page.one("raftflow_turnstile_waits_total", "counter", text, turnstile.waits)
+    page.one("raftflow_turnstile_waits_total", "counter", text, shedder.waits)
     text = "CPU time of the longest turn of the event loop in which requests were worked on, since the start"
-    page.one("raftflow_turn_seconds_max", "gauge", text, round(turnstile.longest_s, 6))
+    page.one("raftflow_turn_seconds_max", "gauge", text, round(shedder.longest_s, 6))
     text = "Requests that were told to come back later since too many waited"
-    page.one("raftflow_requests_refused_total", "counter", text, turnstile.refused)
-    seen = sorted(doorman.figures.requests.items())
+    page.one("raftflow_requests_refused_total", "counter", text, shedder.refused)
+    seen = sorted(admission.figures.requests.items())
     requests = [
         ((("method", method), ("route", path), ("status", status)), histogram)
         for ((method, path), status), histogram in seen

@@ -134,14 +134,14 @@ class HttpServer:
         """
         config = self._config = replica.config
         shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
-        turnstile, figures = LoadShedder(), RequestCounts(syncs)
+        shedder, figures = LoadShedder(), RequestCounts(syncs)
         hosts = Hosts(config, lambda: self.port, replica.peer_urls)
         proof = ForwardingProof(config.secret)
-        self.lane = FastPath(replica, turnstile, hosts, figures)
-        self.doorman = AdmissionControl(turnstile, figures, self._connection, shares.connections)
-        self.listener = ApiListener(self.doorman, tls_context(config))
+        self.lane = FastPath(replica, shedder, hosts, figures)
+        self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
+        self.listener = ApiListener(self.admission, tls_context(config))
         forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
-        api = Api(replica, forwarder, self.doorman, hosts, proof)
+        api = Api(replica, forwarder, self.admission, hosts, proof)
         self._runner = web.AppRunner(
             api.application(),
             handle_signals=False,
@@ -174,7 +174,7 @@ class HttpServer:
         return ApiConnection(
             server,
             loop=asyncio.get_running_loop(),
-            turnstile=self.doorman.turnstile,
+            shedder=self.admission.shedder,
             lane=self.lane,
             **arguments,
         )
@@ -182,7 +182,7 @@ class HttpServer:
     async def stop(self) -> None:
         """Accept nothing more, let requests end, close."""
         self.listener.close()
-        self.doorman.close()
+        self.admission.close()
         await self._runner.cleanup()
 
 

@@ -71,7 +71,7 @@ HEDGE_S = 0.3
 _HEDGE_LARGE_S = 3.0
 """The same for a request that takes time to send."""
 _LARGE_BYTES = 256 * 1024
-_HEDGED_MOST_S = 30.0
+_HEDGED_MAX_S = 30.0
 """What may take longer than this is no work of the leader's, such as the check of a replica's own books."""
 _ASKED_MAX = 2
 """Replicas that are asked who leads; one alone if the answer is one that comes late while all is well."""
@@ -341,7 +341,7 @@ class Transport:
     async def _attempt(self, call: ApiCall, peer: str, timeout_s: float, race: _Race) -> bytes | _Again:
         """Send one request; give it up if it gets no answer and another replica leads. Raises `_MovedError`."""
         others = [other for other in self.peers if other != peer]
-        if call.replica is not None or call.once or call.attempt_s > _HEDGED_MOST_S or not others:
+        if call.replica is not None or call.once or call.attempt_s > _HEDGED_MAX_S or not others:
             return await self._request(call, peer, timeout_s, lambda: race.connected(peer))
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s

@@ -137,8 +137,8 @@ class Replica:
         )
         self.stored_logs = StoredLogs(open_store(config.log_store)) if config.log_store else None
         self.awaited = AwaitedEnds()
-        self.outlook = AgentStats()
-        self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.outlook)
+        self.agent_stats = AgentStats()
+        self.planner = QueuePlanner(self.machine, self.clock.now_ms, self.agent_stats)
         self.leader = LeaderLoop(
             name=config.name,
             machine=self.machine,
@@ -156,7 +156,7 @@ class Replica:
             on_bug=self._fail,
             member_levels=self._member_levels,
         )
-        self.desk = PollService(
+        self.poll_service = PollService(
             machine=self.machine,
             submitter=self.submitter,
             leader=self.leader,
@@ -165,16 +165,16 @@ class Replica:
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
             held_max=config.limits.held_polls,
-            outlook=self.outlook,
+            agent_stats=self.agent_stats,
         )
         self.watch = RebalanceLoop(
             watch=Rebalancer(
                 machine=self.machine,
                 planner=self.planner,
-                outlook=self.outlook,
-                usage=self.desk.usage,
+                agent_stats=self.agent_stats,
+                usage=self.poll_service.usage,
                 actor=f"leader:{config.name}",
-                delivered_s=self.desk.delivered_s,
+                delivered_s=self.poll_service.delivered_s,
                 now_ms=self._now_ms,
                 now_s=lambda: asyncio.get_running_loop().time(),
             ),
@@ -190,7 +190,7 @@ class Replica:
             now_ms=self.clock.now_ms,
             on_bug=self._fail,
         )
-        self.registrar = Registration(machine=self.machine, submitter=self.submitter, leader=self.leader)
+        self.registration = Registration(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
         self.news = LeaderNews(self.leader_notice, config.limits.held_polls)
         self.log.on_leader_change(self.news.changed)
@@ -248,7 +248,7 @@ class Replica:
 
     def answer_held(self) -> None:
         """Answer everything that is held (polls, reads), and hold nothing any more: before a planned stop."""
-        self.desk.close()
+        self.poll_service.close()
         self.awaited.close()
         self.news.close()
 
@@ -283,7 +283,7 @@ class Replica:
         else:
             self.uploads.stop()
             self.watch.stop()
-            self.desk.step_down()
+            self.poll_service.step_down()
             self.awaited.wake_all()
 
     def _applied(self, result: EntryResult) -> None:
@@ -298,7 +298,7 @@ class Replica:
             self.watch.on_applied(events)
             for event in events:
                 if isinstance(event, AgentChanged):
-                    self.desk.wake(event.name)
+                    self.poll_service.wake(event.name)
 
     def _member_levels(self) -> dict[str, int] | None:
         """Return what every member understands, None unless all are connected; at a birth the founders' levels."""

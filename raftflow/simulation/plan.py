@@ -53,7 +53,7 @@ class SeedPlan(msgspec.Struct, kw_only=True):
     seconds: float
     weights: dict[str, int]
     every_s: float
-    calm: float
+    loss_throttle: float
     slow: float
     lose_answers: float
     late_calls: float
@@ -88,7 +88,7 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
         seconds=rng.uniform(5.0, 12.0),
         weights={kind: weight for kind, weight in KINDS.items() if rng.random() < share},
         every_s=rng.choice((0.08, 0.2, 0.5)),
-        calm=rng.choice((0.03, 0.1, 0.3)),
+        loss_throttle=rng.choice((0.03, 0.1, 0.3)),
         slow=rng.choice((0.0, 0.0, 0.0, 0.1, 0.3)),
         lose_answers=rng.choice((0.0, 0.02, 0.1)),
         late_calls=rng.choice((0.0, 0.01, 0.05)),
@@ -144,7 +144,7 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
             "slow link": 2,
             "kill": 1,
         }
-        plan.every_s, plan.calm, plan.slow, plan.steady = 0.4, 0.1, 0.0, rng.random() < 0.6
+        plan.every_s, plan.loss_throttle, plan.slow, plan.steady = 0.4, 0.1, 0.0, rng.random() < 0.6
         settings |= {"append_bytes_max": 300, "window_bytes": 10**7, "snapshot_entries": rng.choice((100, 10**6))}
     elif plan.family == "snapshots":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 5)), 1, 1, 0.1
@@ -163,16 +163,16 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
             "lose connection": 3,
             "slow link": 3,
         }
-        plan.every_s, plan.calm, plan.steady = 0.25, 0.3, rng.random() < 0.5
+        plan.every_s, plan.loss_throttle, plan.steady = 0.25, 0.3, rng.random() < 0.5
         settings |= {"snapshot_entries": rng.choice((20, 10**6)), "segment_bytes": 4096}
     elif plan.family == "reads":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 1, 0.05
         plan.weights = {"stall": 10, "pause": 3, "burst": 10, "isolate": 2}
-        plan.every_s, plan.calm, plan.slow = 0.5, 0.05, 0.0
+        plan.every_s, plan.loss_throttle, plan.slow = 0.5, 0.05, 0.0
     elif plan.family == "votes":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5)), 1, 1, 0.1
         plan.weights = {"election": 10, "slow disk": 3, "burst": 3}
-        plan.every_s, plan.calm, plan.slow = 0.5, 0.1, 0.3
+        plan.every_s, plan.loss_throttle, plan.slow = 0.5, 0.1, 0.3
     elif plan.family == "members":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 4, 5)), 1, 1, 0.1
         plan.weights = {
@@ -193,7 +193,7 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
             "lose connection": 3,
             "blackout": 1,
         }
-        plan.every_s, plan.calm = rng.choice((0.15, 0.3)), 0.15
+        plan.every_s, plan.loss_throttle = rng.choice((0.15, 0.3)), 0.15
         settings |= {"snapshot_entries": rng.choice((20, 60, 10**6))}
     elif plan.family == "repairs":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
@@ -201,7 +201,7 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
         plan.weights["all replaced"] = 4
         if random.Random(f"copies {settings}").random() < COPIES_SHARE:  # noqa: S311 - other draws stay as they are
             plan.weights |= {"old copy": 20, "damaged voter": 0}
-        plan.every_s, plan.calm, plan.slow = 0.4, 0.2, 0.0
+        plan.every_s, plan.loss_throttle, plan.slow = 0.4, 0.2, 0.0
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 5, 0.05

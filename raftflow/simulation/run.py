@@ -72,9 +72,9 @@ class World:
         self.trace = trace = Trace(loop)
         self.history = history = RunHistory(trace)
         self.plan = plan = make_plan(seed, options)
-        self.weather = Delays(self._rng(seed, "weather"), loop, plan.slow)
-        self.weather.steady = plan.steady
-        self.network = Network(loop, self._rng(seed, "network"), trace, self.weather.link_s)
+        self.delays = Delays(self._rng(seed, "weather"), loop, plan.slow)
+        self.delays.steady = plan.steady
+        self.network = Network(loop, self._rng(seed, "network"), trace, self.delays.link_s)
         call_rng = self._rng(seed, "calls")
         self.calls = Calls(loop, call_rng, self.network, lambda: self._call_s(call_rng))
         self.calls.lose_answers = plan.lose_answers
@@ -89,7 +89,7 @@ class World:
             disabled_rules=options.disabled_rules,
             settings=plan.settings,
             timing={"lease_ms": LEASE_MS, "poll_wait_ms": 400, "submit_timeout_ms": 1_000, "read_timeout_ms": 600},
-            latency=self.weather.disk_s,
+            latency=self.delays.disk_s,
         )
         names = tuple(f"agent{number}" for number in range(1, plan.agents + 1))
         shared: dict[str, Any] = {"loop": loop, "trace": trace, "calls": self.calls, "history": history}
@@ -125,7 +125,7 @@ class World:
             network=self.network,
             agents=self.agents,
             bursts=Bursts(loop, self._rng(seed, "bursts"), self.cluster, history),
-            weather=self.weather,
+            delays=self.delays,
             clients=[client.process.name for client in self.clients],
             calls_are_good=not (plan.lose_answers or plan.late_calls or plan.slow),
             missed=lambda what: history.violation("slow failover", what),
@@ -137,10 +137,10 @@ class World:
             self.wipes,
             weights=plan.weights,
             every_s=plan.every_s,
-            calm=plan.calm,
+            loss_throttle=plan.loss_throttle,
         )
-        self.sickness = MachineFaults(loop, self._rng(seed, "sickness"), trace, self.agents) if plan.sick else None
-        self._pursuit = CommitExposure(
+        self.machine_faults = MachineFaults(loop, self._rng(seed, "sickness"), trace, self.agents) if plan.sick else None
+        self._commit_exposure = CommitExposure(
             loop=loop,
             trace=trace,
             cluster=self.cluster,
@@ -175,13 +175,13 @@ class World:
             agent.start()
         for client in self.clients:
             client.start()
-        pursuit = self.loop.create_task(self._pursuit.run()) if self._pursuing else None
-        illnesses = None if self.sickness is None else self.loop.create_task(self.sickness.run())
+        commit_exposure = self.loop.create_task(self._commit_exposure.run()) if self._pursuing else None
+        illnesses = None if self.machine_faults is None else self.loop.create_task(self.machine_faults.run())
         await self.faults.run(self.loop.time() + self.plan.seconds)
         if illnesses is not None:
             illnesses.cancel()
-        if pursuit is not None:
-            pursuit.cancel()
+        if commit_exposure is not None:
+            commit_exposure.cancel()
         clean = not self.history.violations
         self._heal()
         starter = self.loop.create_task(self._start_what_stops())
@@ -219,7 +219,7 @@ class World:
         self.trace.note("-", "everything heals")
         self.stage.end()
         self.network.heal_all()
-        self.weather.clear()
+        self.delays.clear()
         self.calls.lose_answers = self.plan.late_calls = 0.0
         for name in self.cluster.names:
             host = self.cluster.hosts[name]
@@ -230,7 +230,7 @@ class World:
                 self.loop.thaw(host.process)
             self.cluster.restart(name, self._ends.choice(LOSSES))
         for agent in self.agents:
-            agent.hurry()
+            agent.stop_now()
             if agent.process is not None:
                 self.loop.thaw(agent.process)
         for client in self.clients:

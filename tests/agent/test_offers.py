@@ -84,16 +84,16 @@ async def test_a_leader_of_a_lower_level_is_offered_nothing(leader: Any, start_a
     assert leader.registrations[1].offers == []
 
 
-def test_the_book_knows_what_nobody_heard_of() -> None:
-    book = AttemptTable({"cpu": 1000})
+def test_the_attempt_table_knows_what_nobody_heard_of() -> None:
+    attempt_table = AttemptTable({"cpu": 1000})
     good = ReportedEnd(fence=1, workflow_id="w", task_id="t", outcome="succeeded")
     bad = structs.replace(good, fence=2, outcome="failed")
     late = structs.replace(good, fence=3)
     for end in (good, bad, late):
-        book.end(end)
-    book.refuse([good, bad, structs.replace(good, fence=9)])  # 9 has had a verdict meanwhile
-    assert [end.fence for end in book.unheard()] == [1, 3]
-    assert list(book.ends) == [3]
+        attempt_table.end(end)
+    attempt_table.refuse([good, bad, structs.replace(good, fence=9)])  # 9 has had a verdict meanwhile
+    assert [end.fence for end in attempt_table.unheard()] == [1, 3]
+    assert list(attempt_table.ends) == [3]
 
 
 def test_offers_are_bounded_in_number_and_size() -> None:

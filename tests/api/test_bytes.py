@@ -189,7 +189,7 @@ async def test_a_bomb_costs_no_turn_of_the_loop(one: Any) -> None:
         for framing in framings if content is body else framings[:1]:
             raw = head + f"Content-Encoding: {coding}\r\n".encode() + framing
             assert (await exchange(one, raw)).startswith(b"HTTP/1.1 415 ")
-    assert one.server.doorman.turnstile.longest_s < 0.05
+    assert one.server.admission.shedder.longest_s < 0.05
 
 
 # --- bodies in pieces
@@ -245,7 +245,7 @@ async def test_a_body_of_tiny_chunks_is_refused_and_costs_no_turn(one: Any, body
     for answer in answers:
         assert status_of(answer) in {400, 0}, answer[:300]
     assert any(b"problem+json" in answer for answer in answers)
-    assert one.server.doorman.turnstile.longest_s < 0.05
+    assert one.server.admission.shedder.longest_s < 0.05
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ async def test_a_flood_of_tiny_requests_on_one_connection_takes_turns(one: Any) 
         assert (await reader.read(1_000)).startswith(b"HTTP/1.1 404 ")
     flooding.cancel()
     writer.close()
-    assert one.server.doorman.turnstile.longest_s < 0.1
+    assert one.server.admission.shedder.longest_s < 0.1
 
 
 async def test_a_client_that_waits_for_leave_gets_it_only_for_a_body_that_is_read(one: Any) -> None:
@@ -308,4 +308,4 @@ async def test_endless_headers_are_refused(one: Any) -> None:
     assert status_of(await exchange(one, b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n")) in {414, 0}
     trailers = CHUNKED + b"0\r\n" + many
     assert status_of(await exchange(one, trailers)) in {431, 0}
-    assert one.server.doorman.turnstile.longest_s < 0.05
+    assert one.server.admission.shedder.longest_s < 0.05

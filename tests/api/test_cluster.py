@@ -34,7 +34,7 @@ async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
     leader = await cluster.leader()
     incarnation = await leader.register()
     polling = asyncio.ensure_future(leader.poll(incarnation=incarnation, seq=1, wait_ms=1000))
-    await leader.until(lambda: leader.replica.desk.held > 0)
+    await leader.until(lambda: leader.replica.poll_service.held > 0)
     assert await leader.replica.hand_over()
     answer = await polling
     successor = await cluster.leader(other_than=leader.config.name)

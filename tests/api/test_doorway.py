@@ -85,21 +85,21 @@ class House:
 
     def __init__(self, connections_max: int = 10) -> None:
         self.made: list[Behind] = []
-        self.turnstile = LoadShedder(lambda: 0.0)
-        self.doorman = AdmissionControl(self.turnstile, RequestCounts(), self._make, connections_max)  # type: ignore[arg-type]
+        self.shedder = LoadShedder(lambda: 0.0)
+        self.admission = AdmissionControl(self.shedder, RequestCounts(), self._make, connections_max)  # type: ignore[arg-type]
 
     def _make(self) -> Behind:
         self.made.append(Behind())
         return self.made[-1]
 
     def come(self) -> tuple[Any, Transport]:
-        door, transport = self.doorman.admit(), Transport()
+        door, transport = self.admission.admit(), Transport()
         door.connection_made(transport)
         return door, transport
 
     def crowd(self) -> None:
         """Use up this turn."""
-        while self.turnstile.at_once(QueueClass.DATA):
+        while self.shedder.at_once(QueueClass.DATA):
             pass
 
 
@@ -111,7 +111,7 @@ async def test_a_connection_costs_nothing_until_something_arrives() -> None:
     assert [behind.data for behind in house.made] == [b"GET /"]
     door.connection_lost(None)
     assert house.made[0].lost
-    assert not house.doorman.doors
+    assert not house.admission.doors
 
 
 async def test_in_a_crowd_a_socket_is_not_read_until_it_is_its_turn() -> None:
@@ -121,10 +121,10 @@ async def test_in_a_crowd_a_socket_is_not_read_until_it_is_its_turn() -> None:
     door.data_received(b"GET /one")
     assert (transport.reading, house.made) == (False, [])
     door.data_received(b" and more")  # some loops had it already
-    assert house.doorman.held_bytes == len(b"GET /one and more")
+    assert house.admission.held_bytes == len(b"GET /one and more")
     await passes()
     assert house.made[0].data == b"GET /one and more"
-    assert (transport.reading, house.doorman.held_bytes) == (True, 0)
+    assert (transport.reading, house.admission.held_bytes) == (True, 0)
 
 
 async def test_who_stopped_the_reading_for_reasons_of_his_own_starts_it_again_himself() -> None:
@@ -145,7 +145,7 @@ async def test_who_goes_away_in_line_leaves_nothing() -> None:
     house.crowd()
     door.data_received(GET)
     door.connection_lost(None)
-    assert (house.doorman.held_bytes, house.made) == (0, [])
+    assert (house.admission.held_bytes, house.made) == (0, [])
     await passes()
     assert house.made == []
 
@@ -162,7 +162,7 @@ async def test_when_too_many_wait_the_next_is_told_so_and_closed(monkeypatch: py
     assert b"\r\nRetry-After: 1\r\n" in refused.written
     assert b"queue-full" in refused.written
     assert refused.closing
-    assert (house.doorman.shed, house.doorman.held_bytes) == (1, len(GET))
+    assert (house.admission.shed, house.admission.held_bytes) == (1, len(GET))
     agent, its = house.come()
     agent.data_received(b"POST /v1/agents/a1/poll HTTP/1.1\r\n")
     assert its.written == b"", "agents have a line of their own"
@@ -185,13 +185,13 @@ async def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_one_connection_too_many_pushes_out_the_oldest_silent_one(serve: Any) -> None:
     one = await serve()
-    doorman = one.server.doorman
+    admission = one.server.admission
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
-    await one.until(lambda: len(doorman.doors) == 1)
-    doorman.limit(1)
+    await one.until(lambda: len(admission.doors) == 1)
+    admission.limit(1)
     other, its = await asyncio.open_connection("127.0.0.1", one.server.port)
     assert await asyncio.wait_for(reader.read(), 5) == b"", "the first one had to go"
-    assert doorman.shed == 1
+    assert admission.shed == 1
     its.write(GET)
     assert (await asyncio.wait_for(other.readline(), 5)).startswith(b"HTTP/1.1 200 ")
     for each in (writer, its):
@@ -201,9 +201,9 @@ async def test_one_connection_too_many_pushes_out_the_oldest_silent_one(serve: A
 async def test_silent_connections_end_with_the_server(serve: Any) -> None:
     one = await serve()
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
-    await one.until(lambda: len(one.server.doorman.doors) == 1)
+    await one.until(lambda: len(one.server.admission.doors) == 1)
     await asyncio.wait_for(one.stop(), 5)
-    assert not one.server.doorman.doors
+    assert not one.server.admission.doors
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
 
@@ -215,11 +215,11 @@ async def test_who_waits_for_an_answer_is_not_pushed_out() -> None:
         door.data_received(GET)
     for behind in house.made:
         behind.waiting = False
-    assert not house.doorman.make_room(), "both have a request under way"
+    assert not house.admission.make_room(), "both have a request under way"
     house.made[1].waiting = True
-    first, second = house.doorman.doors
-    assert house.doorman.make_room()
-    assert list(house.doorman.doors) == [first]
+    first, second = house.admission.doors
+    assert house.admission.make_room()
+    assert list(house.admission.doors) == [first]
     assert second._transport.aborted
 
 
@@ -227,11 +227,11 @@ async def test_what_is_not_worth_this_step_waits_for_the_next_and_nothing_is_rea
     house = House()
     door, transport = house.come()
     door.data_received(b"x" * 2_500)
-    assert (len(house.made[0].data), transport.reading, house.doorman.held_bytes) == (1_000, False, 1_500)
+    assert (len(house.made[0].data), transport.reading, house.admission.held_bytes) == (1_000, False, 1_500)
     door.data_received(b"y" * 100)
     await passes()
     assert house.made[0].data == b"x" * 2_500 + b"y" * 100
-    assert (transport.reading, house.doorman.held_bytes) == (True, 0)
+    assert (transport.reading, house.admission.held_bytes) == (True, 0)
 
 
 async def test_a_full_protocol_gets_the_rest_when_it_can_take_more() -> None:
@@ -265,8 +265,8 @@ async def test_a_client_that_does_not_read_is_not_read_and_given_up(monkeypatch:
     assert not transport.aborted, "it has read a part"
     await asyncio.sleep(0.05)
     assert transport.aborted
-    assert not house.doorman.doors
-    assert house.doorman.unread_bytes == 0
+    assert not house.admission.doors
+    assert house.admission.unread_bytes == 0
 
 
 async def test_a_client_that_reads_again_is_read_again() -> None:
@@ -275,10 +275,10 @@ async def test_a_client_that_reads_again_is_read_again() -> None:
     door.data_received(GET)
     transport.waiting_bytes = 100_000
     door.pause_writing()
-    assert house.doorman.unread_bytes == 100_000
+    assert house.admission.unread_bytes == 100_000
     door.resume_writing()
     assert transport.reading
-    assert house.doorman.unread_bytes == 0
+    assert house.admission.unread_bytes == 0
 
 
 async def test_answers_that_nobody_reads_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, firs
     body = msgspec.json.encode({"name": "a1", "instance": "i" * 8, "resources": {"cpu": 2}})
     head = "POST /v1/agents HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}"
-    made, transport = one.server.doorman.admit(), Transport()
+    made, transport = one.server.admission.admit(), Transport()
     made.connection_made(transport)
     if first == "register":
         made.data_received(head.encode() + b"\r\n\r\n" + body)
@@ -194,7 +194,7 @@ async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any,
     look = b"GET /v1/agents/a1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     raw = poll(incarnation, 1)
     transport = Eager(raw[:-1] if pieces == 2 else raw)
-    made = transport.connection = one.server.doorman.admit()
+    made = transport.connection = one.server.admission.admit()
     made.connection_made(transport)
     made.data_received(look)
     if pieces == 2:
@@ -277,7 +277,7 @@ async def test_what_is_sent_ahead_is_bounded(one: Any) -> None:
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1, wait_ms=5_000))
-        await one.until(lambda: one.replica.desk.held == 1)
+        await one.until(lambda: one.replica.poll_service.held == 1)
         wire.send(b"x" * (connection_module.AHEAD_BYTES_MAX + 1))
         assert await wire.closed()
 
@@ -294,7 +294,7 @@ async def test_a_held_poll_is_answered_at_the_end(one: Any) -> None:
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1, wait_ms=1_000))
-        await one.until(lambda: one.replica.desk.held == 1)
+        await one.until(lambda: one.replica.poll_service.held == 1)
         stopping = asyncio.ensure_future(one.stop())
         assert (await wire.answer())[0] == 200
         await stopping
@@ -307,7 +307,7 @@ async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
     incarnation = await leader.register()
     async with wire_to(leader) as wire:
         wire.send(poll(incarnation, 1, wait_ms=20_000))
-        await leader.until(lambda: leader.replica.desk.held == 1)
+        await leader.until(lambda: leader.replica.poll_service.held == 1)
         assert (await leader.post("/v1/members/transfer", {"to": other.config.name})).status == 200
         status, headers, body = await wire.answer()
     assert (status, body, leader.server.lane.taken) == (307, None, 1)

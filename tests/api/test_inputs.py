@@ -80,10 +80,10 @@ async def test_a_large_piece_waits_for_its_turn_among_heavy_calls(one: Any, monk
     """While another heavy call is at work a large piece waits, and a small one does not."""
     _, _, fence = await joined(one)
     monkeypatch.setattr("raftflow.api.routes.inputs.SMALL_BYTES", len(BIG) + 20)
-    async with one.server.doorman.turnstile.heavy():
+    async with one.server.admission.shedder.heavy():
         waiting = asyncio.ensure_future(one.get(path_of(fence)))
         assert (await one.get(path_of(fence, 2))).status == 200
-        await one.until(lambda: one.server.doorman.turnstile.waiting == 1)
+        await one.until(lambda: one.server.admission.shedder.waiting == 1)
         assert not waiting.done()
     assert len((await waiting).json["inputs"]) == 3
 

@@ -84,7 +84,7 @@ async def test_they_tell_of_process_build_disk_and_log(trio: Any) -> None:
 async def test_syncs_are_counted_by_those_who_make_them(trio: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
-    leader.server.doorman.figures.syncs = leader.fs.sync_times
+    leader.server.admission.figures.syncs = leader.fs.sync_times
     before = values(await page_of(leader))["raftflow_sync_seconds_count"]
     assert before > 0, "to be born takes some"
     await leader.submit(WORK)
@@ -112,7 +112,7 @@ async def test_requests_are_counted_on_both_ways_by_operation_and_status(one: An
     assert count("other", "other", 404) == 2
     assert count("other", "other", 405) == 1
     known = {route.path for route in ROUTES} | {"other"}
-    assert {route for _, route in [operation for operation, _ in one.server.doorman.figures.requests]} <= known
+    assert {route for _, route in [operation for operation, _ in one.server.admission.figures.requests]} <= known
 
 
 async def test_the_lane_counts_what_it_answers(one: Any) -> None:
@@ -126,19 +126,19 @@ async def test_the_lane_counts_what_it_answers(one: Any) -> None:
         wire.send(poll(99, 3))
         assert (await wire.answer())[0] == 409
     assert one.server.lane.taken == 3
-    seen = {key: sum(one.counts) for key, one in one.server.doorman.figures.requests.items()}
+    seen = {key: sum(one.counts) for key, one in one.server.admission.figures.requests.items()}
     operation = ("POST", "/v1/agents/{id}/poll")
     assert (seen[operation, 200], seen[operation, 409]) == (2, 1)
 
 
-async def test_waits_at_the_turnstile_are_counted(one: Any) -> None:
+async def test_waits_at_the_shedder_are_counted(one: Any) -> None:
     from raftflow.api.admission.load_shedder import QueueClass
 
-    turnstile = one.server.doorman.turnstile
-    before = turnstile.waits
-    turnstile._left = 0
-    await turnstile.enter(QueueClass.ORDINARY)
-    assert turnstile.waits == before + 1
+    shedder = one.server.admission.shedder
+    before = shedder.waits
+    shedder._left = 0
+    await shedder.enter(QueueClass.ORDINARY)
+    assert shedder.waits == before + 1
     page = await page_of(one)
     assert 'raftflow_turnstile_waiting{line="ordinary"} 0' in page
 

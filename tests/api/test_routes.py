@@ -149,7 +149,7 @@ async def test_output_that_an_agent_cannot_give(one: Any) -> None:
     workflow = await one.submit(WORK)
     incarnation = await one.register()
     await one.poll(incarnation=incarnation, seq=1, wait_ms=500)
-    one.replica.desk.relay._timeout_s = 0.05
+    one.replica.poll_service.relay._timeout_s = 0.05
     answer = await one.get(f"/v1/workflows/{workflow}/tasks/a/logs")
     assert (answer.status, answer.word) == (503, "log-unavailable")
 

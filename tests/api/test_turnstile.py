@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raftflow.api.admission import load_shedder as module
-from raftflow.api.admission.load_shedder import STEPS_LEAST, STEPS_MOST, LoadShedder, QueueClass
+from raftflow.api.admission.load_shedder import STEPS_MIN, STEPS_MAX, LoadShedder, QueueClass
 from raftflow.api.http.problems import QUEUE_FULL, ProblemError
 
 
@@ -28,7 +28,7 @@ class Clock:
         return self.now_s
 
 
-async def turns_of(turnstile: LoadShedder, steps: int, line: QueueClass, cost_s: float, clock: Clock) -> list[int]:
+async def turns_of(shedder: LoadShedder, steps: int, line: QueueClass, cost_s: float, clock: Clock) -> list[int]:
     """Line up steps and return how many were taken in each turn of the loop."""
     taken = [0]
 
@@ -37,7 +37,7 @@ async def turns_of(turnstile: LoadShedder, steps: int, line: QueueClass, cost_s:
         taken[-1] += 1
 
     for _ in range(steps):
-        assert turnstile.line_up(line, step)
+        assert shedder.line_up(line, step)
     while sum(taken) < steps:
         await asyncio.sleep(0)
         taken.append(0)
@@ -46,31 +46,31 @@ async def turns_of(turnstile: LoadShedder, steps: int, line: QueueClass, cost_s:
 
 async def test_a_turn_has_room_for_so_many_steps_and_no_more() -> None:
     clock = Clock()
-    turnstile = LoadShedder(clock)
-    assert all(turnstile.at_once(QueueClass.ORDINARY) for _ in range(STEPS_MOST))
-    assert not turnstile.at_once(QueueClass.ORDINARY), "the others wait for the next turn"
-    counts = await turns_of(turnstile, 200, QueueClass.ORDINARY, 0.0, clock)
-    assert max(counts) == STEPS_MOST
+    shedder = LoadShedder(clock)
+    assert all(shedder.at_once(QueueClass.ORDINARY) for _ in range(STEPS_MAX))
+    assert not shedder.at_once(QueueClass.ORDINARY), "the others wait for the next turn"
+    counts = await turns_of(shedder, 200, QueueClass.ORDINARY, 0.0, clock)
+    assert max(counts) == STEPS_MAX
 
 
 async def test_turns_that_take_long_get_fewer_steps_and_recover() -> None:
     clock = Clock()
-    turnstile = LoadShedder(clock)
-    slow = await turns_of(turnstile, 100, QueueClass.ORDINARY, 0.003, clock)
-    assert slow[-2] == STEPS_LEAST, "heavy steps: as few as may be"
-    quick = await turns_of(turnstile, 1_000, QueueClass.ORDINARY, 0.00001, clock)
-    assert quick[-2] == STEPS_MOST
-    assert turnstile.longest_s >= 0.003 * STEPS_LEAST
+    shedder = LoadShedder(clock)
+    slow = await turns_of(shedder, 100, QueueClass.ORDINARY, 0.003, clock)
+    assert slow[-2] == STEPS_MIN, "heavy steps: as few as may be"
+    quick = await turns_of(shedder, 1_000, QueueClass.ORDINARY, 0.00001, clock)
+    assert quick[-2] == STEPS_MAX
+    assert shedder.longest_s >= 0.003 * STEPS_MIN
 
 
 async def test_nobody_waits_behind_all_of_another_kind() -> None:
-    turnstile = LoadShedder(Clock())
+    shedder = LoadShedder(Clock())
     order: list[QueueClass] = []
     for line in (QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.EXPRESS):
         for _ in range(100):
-            turnstile.line_up(line, lambda line=line: order.append(line))  # type: ignore[misc]
+            shedder.line_up(line, lambda line=line: order.append(line))  # type: ignore[misc]
     await passes(50)
-    first = order[:STEPS_MOST]
+    first = order[:STEPS_MAX]
     assert {QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.EXPRESS} == set(first)
     assert first.count(QueueClass.EXPRESS) == 2 * first.count(QueueClass.REFUSED), (
         "what will be refused has the fewest turns"
@@ -78,42 +78,42 @@ async def test_nobody_waits_behind_all_of_another_kind() -> None:
 
 
 async def test_without_a_line_nobody_waits_and_nothing_goes_on_turning() -> None:
-    turnstile = LoadShedder(Clock())
-    await asyncio.wait_for(turnstile.enter(QueueClass.ORDINARY), 1)
+    shedder = LoadShedder(Clock())
+    await asyncio.wait_for(shedder.enter(QueueClass.ORDINARY), 1)
     await passes()
-    assert not turnstile._turning
-    assert turnstile.waiting == 0
+    assert not shedder._turning
+    assert shedder.waiting == 0
 
 
 async def test_a_full_line_refuses_and_whoever_goes_away_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.WAITING_MAX, QueueClass.ORDINARY, 3)
-    turnstile = LoadShedder(Clock())
-    monkeypatch.setattr(turnstile, "_keep_turning", lambda: None)
-    while turnstile.at_once(QueueClass.ORDINARY):
+    shedder = LoadShedder(Clock())
+    monkeypatch.setattr(shedder, "_keep_turning", lambda: None)
+    while shedder.at_once(QueueClass.ORDINARY):
         pass
-    waiting = [asyncio.ensure_future(turnstile.enter(QueueClass.ORDINARY)) for _ in range(4)]
+    waiting = [asyncio.ensure_future(shedder.enter(QueueClass.ORDINARY)) for _ in range(4)]
     await asyncio.sleep(0)
-    assert turnstile.waiting == 3
+    assert shedder.waiting == 3
     waiting[1].cancel()
     await asyncio.sleep(0)
-    turnstile._turn()
+    shedder._turn()
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [type(None), asyncio.CancelledError, type(None), ProblemError]
     assert isinstance(results[3], ProblemError)
     assert results[3].kind is QUEUE_FULL
     assert results[3].parts()[1]["Retry-After"] == "1"
-    assert turnstile.refused == 1
+    assert shedder.refused == 1
 
 
 async def test_heavy_calls_run_one_at_a_time_and_leave_the_loop_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEAVY_WAITING_MAX", 2)
-    turnstile = LoadShedder(Clock())
+    shedder = LoadShedder(Clock())
     loop = asyncio.get_running_loop()
     log: list[tuple[str, float]] = []
     held = asyncio.Event()
 
     async def call(*, wait: bool) -> None:
-        async with turnstile.heavy():
+        async with shedder.heavy():
             log.append(("in", loop.time()))
             if wait:
                 await held.wait()
@@ -132,12 +132,12 @@ async def test_heavy_calls_run_one_at_a_time_and_leave_the_loop_between_them(mon
 
 async def test_verifications_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONG_WAITING_MAX", 1)
-    turnstile = LoadShedder(Clock())
-    async with turnstile.long():
+    shedder = LoadShedder(Clock())
+    async with shedder.long():
         with pytest.raises(ProblemError, match="verifications wait"):
-            async with turnstile.long():
+            async with shedder.long():
                 pass
-    async with turnstile.long():
+    async with shedder.long():
         pass
 
 
@@ -147,10 +147,10 @@ async def test_verifications_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_call_waits_for_its_turn_and_is_told_when_too_many_do(
     one: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turnstile = one.server.doorman.turnstile
-    async with turnstile.heavy():
+    shedder = one.server.admission.shedder
+    async with shedder.heavy():
         waiting = [asyncio.ensure_future(one.get("/v1/workflows?limit=1000")) for _ in range(2)]
-        await one.until(lambda: turnstile.waiting == 2)
+        await one.until(lambda: shedder.waiting == 2)
         assert (await one.get("/v1/workflows?limit=100")).status == 200, "a small page does not wait"
         monkeypatch.setattr(module, "HEAVY_WAITING_MAX", 2)
         for path in ("/v1/workflows?limit=101", "/v1/ledger", "/v1/agents", "/v1/audit", "/metrics", "/v1/kinds"):
@@ -165,7 +165,7 @@ async def test_a_call_waits_for_its_turn_and_is_told_when_too_many_do(
 async def test_what_will_be_refused_waits_in_a_line_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = await serve(token="0123456789abcdef")
     lines: list[QueueClass] = []
-    monkeypatch.setattr(one.server.doorman.turnstile, "at_once", lambda line: lines.append(line) or True)
+    monkeypatch.setattr(one.server.admission.shedder, "at_once", lambda line: lines.append(line) or True)
     assert (await one.get("/v1/workflows")).status == 401
     good = {"Authorization": "Bearer 0123456789abcdef"}
     assert (await one.get("/v1/nothing", headers=good)).status == 404
@@ -178,14 +178,14 @@ async def test_what_will_be_refused_waits_in_a_line_of_its_own(serve: Any, monke
 
 async def test_heavy_calls_that_go_on_in_one_turn_still_run_in_turns_of_their_own() -> None:
     """A barrier of the log lets many reads go on at the same moment."""
-    turnstile = LoadShedder(lambda: 0.0)
+    shedder = LoadShedder(lambda: 0.0)
     barrier = asyncio.Event()
     turn = 0
     ran: list[int] = []
 
     async def call() -> None:
         await barrier.wait()
-        async with turnstile.heavy():
+        async with shedder.heavy():
             ran.append(turn)
 
     calls = [asyncio.ensure_future(call()) for _ in range(5)]

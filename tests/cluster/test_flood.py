@@ -32,7 +32,7 @@ def test_a_flood_is_survived(kind: str, make_cluster: Callable[..., LocalCluster
         }[kind]
         before = cluster.status_of(leader)
         assert before is not None
-        attack = pool.submit(hostile_load.assault, url, requests, PER_S, SECONDS)
+        attack = pool.submit(hostile_load.hostile_load, url, requests, PER_S, SECONDS)
         behaved = pool.submit(flood.behave, url, token, kind, SECONDS).result(timeout=90)
         tally = attack.result(timeout=90)
     after = cluster.status_of(leader)

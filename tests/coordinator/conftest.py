@@ -60,7 +60,7 @@ class Bench:
 
         self.replica = Replica(config, make_log, self.fs, clock=self.clock, level=level)
         self.machine = self.replica.machine
-        self.desk = self.replica.desk
+        self.poll_service = self.replica.poll_service
         self.sent = 0
 
     async def register(self, name: str = "a1", *, cpu: int = 1, prefetch: int = 0, instance: str = "i" * 8) -> int:
@@ -101,7 +101,7 @@ class Bench:
         return RemoveAgent(at_ms=self.clock.ms, actor="leader:n1", name=name, incarnation=incarnation, reason="lost")
 
     async def poll(self, incarnation: int, seq: int, *, name: str = "a1", **fields: Any) -> Any:
-        return await self.desk.poll(name, PollRequest(incarnation=incarnation, seq=seq, **fields))
+        return await self.poll_service.poll(name, PollRequest(incarnation=incarnation, seq=seq, **fields))
 
     async def work(self, incarnation: int, seq: int, **fields: Any) -> PollResponse:
         """Poll for up to a second."""

@@ -7,11 +7,11 @@ import pytest
 from raftflow.coordinator.leader.mass_loss import MassLossThrottle, Together
 
 
-def grants(calm: MassLossThrottle, silent: int, present: int) -> list[int]:
+def grants(loss_throttle: MassLossThrottle, silent: int, present: int) -> list[int]:
     """How many are given up at each look, four a second, until none is left."""
     found: list[int] = []
     while silent:
-        granted = calm.grant(silent, silent=silent, present=present, now_s=100.0 + len(found) / 4)
+        granted = loss_throttle.grant(silent, silent=silent, present=present, now_s=100.0 + len(found) / 4)
         found.append(granted)
         silent -= granted
         present -= granted
@@ -21,15 +21,15 @@ def grants(calm: MassLossThrottle, silent: int, present: int) -> list[int]:
 
 @pytest.mark.parametrize(("silent", "present"), [(1, 1), (2, 2), (2, 5), (3, 15), (200, 1_000)])
 def test_few_are_given_up_at_once(silent: int, present: int) -> None:
-    calm = MassLossThrottle()
-    assert grants(calm, silent, present) == [silent]
-    assert (calm.active, calm.begun, calm.held_back) == (False, 0, 0)
+    loss_throttle = MassLossThrottle()
+    assert grants(loss_throttle, silent, present) == [silent]
+    assert (loss_throttle.active, loss_throttle.begun, loss_throttle.held_back) == (False, 0, 0)
 
 
 def test_half_of_ten_go_at_five_a_second() -> None:
-    calm = MassLossThrottle()
-    assert grants(calm, 5, 10) == [1, 1, 1, 1, 1]
-    assert (calm.active, calm.begun) == (True, 1)
+    loss_throttle = MassLossThrottle()
+    assert grants(loss_throttle, 5, 10) == [1, 1, 1, 1, 1]
+    assert (loss_throttle.active, loss_throttle.begun) == (True, 1)
 
 
 def test_a_large_fleet_goes_faster_after_a_second() -> None:
@@ -41,13 +41,13 @@ def test_a_large_fleet_goes_faster_after_a_second() -> None:
 
 def test_who_is_silent_counts_before_its_lease_is_over() -> None:
     """The agents' leases do not end in the same moment, even if they vanished together."""
-    calm = MassLossThrottle()
-    assert calm.grant(1, silent=50, present=100, now_s=7.0) == 1
-    assert calm.grant(9, silent=49, present=99, now_s=7.1) == 0
-    assert calm.held_back == 9
-    calm.reset()
-    assert (calm.active, calm.held_back) == (False, 0)
-    assert calm.grant(2, silent=2, present=50, now_s=8.0) == 2
+    loss_throttle = MassLossThrottle()
+    assert loss_throttle.grant(1, silent=50, present=100, now_s=7.0) == 1
+    assert loss_throttle.grant(9, silent=49, present=99, now_s=7.1) == 0
+    assert loss_throttle.held_back == 9
+    loss_throttle.reset()
+    assert (loss_throttle.active, loss_throttle.held_back) == (False, 0)
+    assert loss_throttle.grant(2, silent=2, present=50, now_s=8.0) == 2
 
 
 @pytest.mark.parametrize(

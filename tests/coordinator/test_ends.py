@@ -76,7 +76,7 @@ async def come_back(one: Any, name: str, *offers: ReportedEnd) -> tuple[AgentAcc
         instance="i" * 8,
         capacity={"cpu": 1000},
     )
-    reply, verdicts = await one.replica.registrar.register(command, offers)
+    reply, verdicts = await one.replica.registration.register(command, offers)
     assert isinstance(reply, AgentAccepted)
     return reply, [verdict.verdict for verdict in verdicts]
 
@@ -161,6 +161,6 @@ async def test_a_refused_registration_offers_nothing(bench: Any) -> None:
     one = await bench()
     (offer,) = await lost_with_work(one, "a1")
     command = RegisterAgent(at_ms=one.clock.ms, actor="agent:a1", name="a1", instance="i" * 8, capacity={"cpu": -1})
-    reply, verdicts = await one.replica.registrar.register(command, [offer])
+    reply, verdicts = await one.replica.registration.register(command, [offer])
     assert (type(reply).__name__, verdicts) == ("Rejection", [])
     assert task_of(one, offer).state is TaskState.READY

@@ -165,15 +165,15 @@ async def test_a_mass_loss_is_slow_and_who_is_heard_again_is_kept(bench: Any, ca
     await one.until(lambda: agents["a1"].state is AgentState.LOST)
     await one.work(incarnations["a7"], 1, name="a7")
     assert sum(agent.present for agent in agents.values()) >= 3, "they do not go all at once"
-    assert one.replica.leader.calm.active
+    assert one.replica.leader.loss_throttle.active
     seq = 1
     while any(agents[name].present for name in names[:-1]):
         seq += 1
         await one.work(incarnations["a7"], seq, name="a7")
     assert agents["a7"].state is AgentState.UP
-    assert one.replica.leader.calm.begun == 1
+    assert one.replica.leader.loss_throttle.begun == 1
     assert "given up slowly" in caplog.text
-    await one.until(lambda: not one.replica.leader.calm.active)
+    await one.until(lambda: not one.replica.leader.loss_throttle.active)
 
 
 async def test_a_pause_of_the_leader_makes_nobody_suspect(bench: Any) -> None:
@@ -390,7 +390,7 @@ async def test_what_was_ready_before_an_election_is_placed_after_it(bench: Any) 
     assert [item.workflow_id for item in answer.assign] == [workflow]
 
 
-async def test_an_errand_runs_once_for_many_kicks_and_again_if_kicked_meanwhile() -> None:
+async def test_an_coalesced_runs_once_for_many_kicks_and_again_if_kicked_meanwhile() -> None:
     runs: list[int] = []
     gate = asyncio.Event()
 
@@ -398,27 +398,27 @@ async def test_an_errand_runs_once_for_many_kicks_and_again_if_kicked_meanwhile(
         runs.append(len(runs))
         await gate.wait()
 
-    errand = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
-    errand.kick()
+    coalesced = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
+    coalesced.kick()
     await asyncio.sleep(0)
     assert runs == [], "not started"
-    errand.start()
+    coalesced.start()
     settled = asyncio.Event()
-    assert not errand.when_settled(settled.set), "nothing was asked for"
+    assert not coalesced.when_settled(settled.set), "nothing was asked for"
     for _ in range(3):
-        errand.kick()
-    assert errand.when_settled(settled.set)
+        coalesced.kick()
+    assert coalesced.when_settled(settled.set)
     await asyncio.sleep(0)
-    errand.kick()
+    coalesced.kick()
     later = asyncio.Event()
-    assert errand.when_settled(later.set)
+    assert coalesced.when_settled(later.set)
     gate.set()
     await settled.wait()
     await later.wait()
     assert runs == [0, 1]
 
 
-async def test_an_errand_that_found_no_leader_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_coalesced_that_found_no_leader_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftflow.coordinator.commit.coalesced_task.RETRY_S", 0.01)
     runs: list[int] = []
     done = asyncio.Event()
@@ -429,37 +429,37 @@ async def test_an_errand_that_found_no_leader_tries_again(monkeypatch: pytest.Mo
             raise NoLeaderError("none")
         done.set()
 
-    errand = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
-    errand.start()
-    errand.kick()
+    coalesced = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
+    coalesced.start()
+    coalesced.kick()
     await asyncio.wait_for(done.wait(), 5)
     assert len(runs) == 3
 
 
-async def test_a_bug_in_an_errand_is_told() -> None:
+async def test_a_bug_in_an_coalesced_is_told() -> None:
     told: list[BaseException] = []
 
     async def work() -> None:
         raise KeyError("bug")
 
-    errand = CoalescedTask("test", work, told.append)
-    errand.start()
-    errand.kick()
+    coalesced = CoalescedTask("test", work, told.append)
+    coalesced.start()
+    coalesced.kick()
     await asyncio.sleep(0.01)
     assert [type(error) for error in told] == [KeyError]
 
 
-async def test_stopping_an_errand_releases_who_waits() -> None:
+async def test_stopping_an_coalesced_releases_who_waits() -> None:
     async def work() -> None:
         await asyncio.Event().wait()
 
-    errand = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
-    errand.start()
-    errand.kick()
+    coalesced = CoalescedTask("test", work, lambda error: pytest.fail(str(error)))
+    coalesced.start()
+    coalesced.kick()
     released = asyncio.Event()
-    assert errand.when_settled(released.set)
+    assert coalesced.when_settled(released.set)
     await asyncio.sleep(0)
-    errand.stop()
+    coalesced.stop()
     assert released.is_set()
 
 

@@ -23,7 +23,7 @@ from raftflow.replication.log import Unknown
 
 
 async def held(one: Any, count: int = 1) -> None:
-    await one.until(lambda: one.desk.held == count)
+    await one.until(lambda: one.poll_service.held == count)
 
 
 async def control(one: Any, workflow: str, action: Any) -> None:
@@ -40,7 +40,7 @@ async def test_a_held_poll_is_answered_when_work_arrives(bench: Any) -> None:
     workflow = await one.submit("t")
     answer = await polling
     assert [(item.workflow_id, item.task_id, item.attempt) for item in answer.assign] == [(workflow, "t", 1)]
-    assert one.desk.held == 0
+    assert one.poll_service.held == 0
 
 
 async def test_an_idle_poll_is_held_as_long_as_it_asks_and_no_longer(bench: Any) -> None:
@@ -300,7 +300,7 @@ async def test_closing_answers_held_polls(bench: Any) -> None:
     incarnation = await one.register()
     polling = asyncio.ensure_future(one.work(incarnation, 1))
     await held(one)
-    one.desk.close()
+    one.poll_service.close()
     nothing = PollResponse(lease_ms=5_000, feature_level=one.machine.state.feature_level)
     assert await asyncio.wait_for(polling, 0.5) == nothing
 
@@ -314,14 +314,14 @@ async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypa
         incarnation = await one.register(name, instance=str(number) * 8)
         polling.append(asyncio.ensure_future(one.work(incarnation, 1, name=name)))
     await held(one, len(names))
-    one.desk.close()
+    one.poll_service.close()
     answered = []
     while not all(poll.done() for poll in polling):
         await asyncio.sleep(0)
         answered.append(sum(poll.done() for poll in polling))
     steps = [after - before for before, after in zip([0, *answered], answered, strict=False)]
     assert max(steps) == 2
-    assert one.desk.held == 0
+    assert one.poll_service.held == 0
 
 
 async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,27 +330,27 @@ async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pyt
     monkeypatch.setattr(polls_module, "REPORTS_LEAST", 1)
     one = await bench()
     taken: list[str] = []
-    take = one.desk._take
+    take = one.poll_service._take
 
     def noted(name: str, request: PollRequest, answered: Any) -> None:
         taken.append(name)
         take(name, request, answered)
 
-    monkeypatch.setattr(one.desk, "_take", noted)
+    monkeypatch.setattr(one.poll_service, "_take", noted)
     polls = {}
     for name in (*(f"held{n}" for n in range(5)), *(f"report{n}" for n in range(6)), *(f"idle{n}" for n in range(4))):
         incarnation = await one.register(name, instance=name * 2)
         ends = [one.end(1, "wf-9", "t")] if name.startswith("report") else []
         polls[name] = PollRequest(incarnation=incarnation, seq=1, wait_ms=1_000, ends=ends)
         if name.startswith("held"):
-            one.desk.take(name, polls.pop(name), functools.partial(lambda name, _: taken.append(name), name))
+            one.poll_service.take(name, polls.pop(name), functools.partial(lambda name, _: taken.append(name), name))
     await held(one, 5)
     taken.clear()
-    one.desk._holding.closing = True  # every look is an answer
+    one.poll_service._holding.closing = True  # every look is an answer
     for n in range(5):
-        one.desk.wake(f"held{n}")
+        one.poll_service.wake(f"held{n}")
     for name, poll in polls.items():
-        one.desk.take(name, poll, lambda _: None)
+        one.poll_service.take(name, poll, lambda _: None)
     shares = []
     while len(taken) < 15:
         before = len(taken)
@@ -372,8 +372,8 @@ async def test_a_poll_whose_caller_goes_away_is_held_no_more(bench: Any) -> None
     polling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await polling
-    assert one.desk.held == 0
-    assert not one.desk._seats["a1"].polls
+    assert one.poll_service.held == 0
+    assert not one.poll_service._sessions["a1"].polls
 
 
 async def test_an_agent_that_is_removed_while_its_poll_is_held_must_register(bench: Any) -> None:
@@ -385,7 +385,7 @@ async def test_an_agent_that_is_removed_while_its_poll_is_held_must_register(ben
         RemoveAgent(at_ms=one.clock.ms, actor="leader:n1", name="a1", incarnation=incarnation, reason="lost")
     )
     refused = await asyncio.wait_for(polling, 0.5)
-    assert (refused.code, one.desk.held) == (RejectionCode.STALE_INCARNATION, 0)
+    assert (refused.code, one.poll_service.held) == (RejectionCode.STALE_INCARNATION, 0)
 
 
 async def test_a_report_that_is_lost_on_its_way_is_no_answer(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +400,7 @@ async def test_a_report_that_is_lost_on_its_way_is_no_answer(bench: Any, monkeyp
     monkeypatch.setattr(one.log, "submit", lost)
     with pytest.raises(OutcomeUnknownError):
         await one.poll(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t")])
-    assert one.desk.held == 0
+    assert one.poll_service.held == 0
 
 
 async def test_a_report_while_the_replica_stops_is_refused(bench: Any) -> None:
@@ -421,7 +421,7 @@ async def test_a_bug_in_an_answer_reaches_whoever_asked(bench: Any, monkeypatch:
     monkeypatch.setattr(long_polls, "news_for", broken)
     with pytest.raises(LookupError):
         await one.poll(incarnation, 1, wait_ms=1_000)
-    assert one.desk.held == 0
+    assert one.poll_service.held == 0
 
 
 async def test_held_polls_are_bounded(bench: Any) -> None:
@@ -453,25 +453,25 @@ async def test_output_is_fetched_over_the_poll(bench: Any) -> None:
     incarnation = await one.register()
     polling = asyncio.ensure_future(one.work(incarnation, 1))
     await held(one)
-    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 3, 10))
+    asking = asyncio.ensure_future(one.poll_service.relay.request_log("a1", 7, "stdout", 3, 10))
     wanted = (await polling).logs
     assert [(item.fence, item.stream, item.offset, item.bytes_max) for item in wanted] == [(7, "stdout", 3, 10)]
     piece = LogPiece(request=wanted[0].request, data=b"text", size=7, truncated=False, complete=True)
     load = AgentLoad(load_1m=1.5)
     await one.poll(incarnation, 2, logs=[piece, piece], load=load)
     assert (await asking).data == b"text"
-    assert one.desk.told_by("a1")[2] == load
+    assert one.poll_service.told_by("a1")[2] == load
     assert (await one.poll(incarnation, 3)).logs == []
 
 
 async def test_output_that_does_not_come(bench: Any) -> None:
     one = await bench()
-    one.desk.relay._timeout_s = 0.05
+    one.poll_service.relay._timeout_s = 0.05
     incarnation = await one.register()
     with pytest.raises(LogUnavailableError, match=r"did not send the output within 0\.05 s"):
-        await one.desk.relay.request_log("a1", 7, "stdout", 0, 10)
-    one.desk.relay._timeout_s = 5
-    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 0, 10))
+        await one.poll_service.relay.request_log("a1", 7, "stdout", 0, 10)
+    one.poll_service.relay._timeout_s = 5
+    asking = asyncio.ensure_future(one.poll_service.relay.request_log("a1", 7, "stdout", 0, 10))
     wanted = (await one.work(incarnation, 1)).logs
     again = (await one.work(incarnation, 2)).logs
     assert wanted == again, "the answer may have been lost"
@@ -479,7 +479,7 @@ async def test_output_that_does_not_come(bench: Any) -> None:
     await one.poll(incarnation, 3, logs=[piece])
     with pytest.raises(LogUnavailableError, match="agent a1: not here"):
         await asking
-    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 0, 10))
+    asking = asyncio.ensure_future(one.poll_service.relay.request_log("a1", 7, "stdout", 0, 10))
     await asyncio.sleep(0)
     one.log.lose_leadership()
     with pytest.raises(LogUnavailableError, match="leader changed"):
@@ -490,7 +490,7 @@ async def test_another_agent_cannot_answer_for_it(bench: Any) -> None:
     one = await bench()
     incarnation = await one.register("a1")
     other = await one.register("a2", instance="2" * 8)
-    asking = asyncio.ensure_future(one.desk.relay.request_log("a1", 7, "stdout", 0, 10))
+    asking = asyncio.ensure_future(one.poll_service.relay.request_log("a1", 7, "stdout", 0, 10))
     wanted = (await one.work(incarnation, 1)).logs
     forged = LogPiece(request=wanted[0].request, data=b"forged", size=6, truncated=False, complete=True)
     await one.poll(other, 1, name="a2", logs=[forged])
@@ -503,12 +503,12 @@ async def test_output_is_wanted_a_little_at_a_time(bench: Any) -> None:
     """Everything that is answered at once must fit into one poll."""
     one = await bench()
     incarnation = await one.register()
-    ask = one.desk.relay.request_log
+    ask = one.poll_service.relay.request_log
     asking = [asyncio.ensure_future(ask("a1", 7, "stdout", offset, 256 * 1024)) for offset in range(3)]
     await asyncio.sleep(0)
     for seq, task in enumerate(asking, start=1):
         wanted = (await one.work(incarnation, seq)).logs
         assert [item.offset for item in wanted] == [seq - 1]
         piece = LogPiece(request=wanted[0].request, data=b"x", size=1, truncated=False, complete=True)
-        one.desk.relay.deliver("a1", [piece])
+        one.poll_service.relay.deliver("a1", [piece])
         assert (await task).data == b"x"

@@ -75,11 +75,11 @@ async def test_polls_tell_of_usage_until_the_attempt_ends(bench: Any) -> None:
     fence = (await one.work(incarnation, 1)).assign[0].fence
     answer = await one.poll(incarnation, 2, seen=fence, running=[fence], usage=[told(fence, 100, progress=0.5)])
     assert answer.feature_level == one.machine.state.feature_level
-    assert one.desk.usage.get("a1", fence).progress == 0.5
+    assert one.poll_service.usage.get("a1", fence).progress == 0.5
     await one.poll(incarnation, 3, seen=fence, running=[fence])
-    assert one.desk.usage.get("a1", fence).cpu_ms == 100
+    assert one.poll_service.usage.get("a1", fence).cpu_ms == 100
     await one.poll(incarnation, 4, seen=fence, ends=[one.end(fence, workflow, "t")])
-    assert len(one.desk.usage) == 0
+    assert len(one.poll_service.usage) == 0
 
 
 @pytest.mark.parametrize("how", ["goodbye", "new instance", "follower", "lost"])
@@ -89,7 +89,7 @@ async def test_usage_goes_with_the_agent_and_with_the_leadership(bench: Any, how
     workflow = await one.submit("t")
     fence = (await one.work(incarnation, 1)).assign[0].fence
     await one.poll(incarnation, 2, seen=fence, running=[fence], usage=[told(fence)])
-    assert len(one.desk.usage) == 1
+    assert len(one.poll_service.usage) == 1
     if how == "goodbye":
         ends = [one.end(fence, workflow, "t")]
         await one.poll(incarnation, 3, seen=fence, ends=ends, running=[fence], goodbye=True)
@@ -97,5 +97,5 @@ async def test_usage_goes_with_the_agent_and_with_the_leadership(bench: Any, how
         other = await one.register(instance="j" * 8)
         await one.poll(other, 1)
     elif how == "follower":
-        one.desk.step_down()
-    await one.until(lambda: len(one.desk.usage) == 0)
+        one.poll_service.step_down()
+    await one.until(lambda: len(one.poll_service.usage) == 0)

@@ -58,7 +58,7 @@ def later(one: Any, ms: int) -> None:
     watch._now_ms = lambda: one.machine.clock_ms + ms
 
     def delivered_s(agent: str, fence: int) -> float | None:
-        at_s: float | None = one.desk.delivered_s(agent, fence)
+        at_s: float | None = one.poll_service.delivered_s(agent, fence)
         return None if at_s is None else at_s - ms / 1000
 
     watch._delivered_s = delivered_s
@@ -102,7 +102,7 @@ async def test_how_much_is_moved_follows_from_the_speeds(bench: Any, slow: str, 
     await one.submit(*(f"t{n}" for n in range(9)))
     await one.work(first, 1)
     await one.register("a2", prefetch=10)
-    one.replica.outlook.ran(slow, SECOND_MS, 10 * SECOND_MS)
+    one.replica.agent_stats.ran(slow, SECOND_MS, 10 * SECOND_MS)
     await settled(one)
     (recall,) = look(one)
     assert (recall.agent, len(recall.fences)) == ("a1", moved)
@@ -200,7 +200,7 @@ async def test_a_slow_agent_is_not_waited_for(bench: Any) -> None:
     await learn(one, second, 2_000, agent="a2")
     slow = await one.register("a1")
     for _ in range(5):
-        one.replica.outlook.ran("a1", 2_000, 20_000)
+        one.replica.agent_stats.ran("a1", 2_000, 20_000)
     await settled(one)
     rooms = one.replica.planner.rooms()
     assert (rooms["a1"].speed, rooms["a2"].speed) == (125, 1_000)
@@ -257,17 +257,17 @@ async def test_no_backup_for_an_agent_that_was_not_heard_in_this_term(bench: Any
     assert len(look(one)) == 1, "it was delivered before, and is late by its whole time"
 
 
-def test_what_a_seat_knows_of_deliveries() -> None:
-    seat = AgentSession("a1", 1)
-    assert seat.delivered_s(0) is None
-    seat.heard(4)
+def test_what_a_session_knows_of_deliveries() -> None:
+    session = AgentSession("a1", 1)
+    assert session.delivered_s(0) is None
+    session.heard(4)
     for number in range(DELIVERIES_MAX + 1):
-        seat.tell(news(10 + 10 * number), float(number))
-    seat.tell(news(500), DELIVERIES_MAX + DELIVERIES_APART_S / 2)
-    assert [seat.delivered_s(fence) for fence in (4, 10, 11, 20, 21)] == [-math.inf, -math.inf, 1.0, 1.0, 2.0]
-    assert (seat.delivered_s(500), seat.delivered_s(501)) == (float(DELIVERIES_MAX), None)
-    seat.heard(600)
-    assert seat.delivered_s(501) == -math.inf, "somebody else sent it"
+        session.tell(news(10 + 10 * number), float(number))
+    session.tell(news(500), DELIVERIES_MAX + DELIVERIES_APART_S / 2)
+    assert [session.delivered_s(fence) for fence in (4, 10, 11, 20, 21)] == [-math.inf, -math.inf, 1.0, 1.0, 2.0]
+    assert (session.delivered_s(500), session.delivered_s(501)) == (float(DELIVERIES_MAX), None)
+    session.heard(600)
+    assert session.delivered_s(501) == -math.inf, "somebody else sent it"
 
 
 def news(fence: int) -> News:
@@ -340,36 +340,36 @@ def room(name: str = "a1") -> AgentRoom:
     return AgentRoom(name=name, incarnation=1, capacity={"cpu": 4_000}, free={"cpu": 4_000})
 
 
-def test_the_outlook_tells_of_changes_in_coarse_steps() -> None:
-    outlook = AgentStats()
+def test_the_agent_stats_tells_of_changes_in_coarse_steps() -> None:
+    agent_stats = AgentStats()
     load = AgentLoad(cpu_count=4, memory_free_mib=4_000, cpu_busy_per_mille=100, run_queue=0)
-    outlook.told("a1", load)
-    assert outlook.take_changed() == {"a1": None}
-    outlook.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=120, run_queue=0))
-    assert outlook.take_changed() == {}
-    outlook.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=990, run_queue=9))
-    assert outlook.take_changed() == {"a1": None}
-    assert outlook.see(room()).pressure > 0
-    outlook.forget("a1")
-    assert outlook.see(room()) == room()
+    agent_stats.told("a1", load)
+    assert agent_stats.take_changed() == {"a1": None}
+    agent_stats.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=120, run_queue=0))
+    assert agent_stats.take_changed() == {}
+    agent_stats.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=990, run_queue=9))
+    assert agent_stats.take_changed() == {"a1": None}
+    assert agent_stats.see(room()).pressure > 0
+    agent_stats.forget("a1")
+    assert agent_stats.see(room()) == room()
 
 
-def test_the_outlook_measures_speed() -> None:
-    outlook = AgentStats()
-    outlook.ran("a1", 50, 5_000)
-    assert outlook.speed("a1") == 1_000, "too short to tell"
-    outlook.ran("a1", 1_000, 10_000)
-    assert outlook.speed("a1") == 100, "a crawl is believed at once"
+def test_the_agent_stats_measures_speed() -> None:
+    agent_stats = AgentStats()
+    agent_stats.ran("a1", 50, 5_000)
+    assert agent_stats.speed("a1") == 1_000, "too short to tell"
+    agent_stats.ran("a1", 1_000, 10_000)
+    assert agent_stats.speed("a1") == 100, "a crawl is believed at once"
     for _ in range(40):
-        outlook.ran("a1", 1_000, 500)
-    assert 1_900 <= outlook.speed("a1") <= 2_000
-    outlook.clear()
-    assert outlook.speed("a1") == 1_000
+        agent_stats.ran("a1", 1_000, 500)
+    assert 1_900 <= agent_stats.speed("a1") <= 2_000
+    agent_stats.clear()
+    assert agent_stats.speed("a1") == 1_000
 
 
 async def test_a_new_leader_begins_with_nothing(bench: Any) -> None:
     one = await online(bench)
-    one.replica.outlook.told("a1", AgentLoad(cpu_count=4))
-    one.replica.desk.step_down()
-    assert one.replica.outlook.take_changed() == {}
+    one.replica.agent_stats.told("a1", AgentLoad(cpu_count=4))
+    one.replica.poll_service.step_down()
+    assert one.replica.agent_stats.take_changed() == {}
     await asyncio.sleep(0)

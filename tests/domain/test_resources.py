@@ -73,7 +73,7 @@ def test_fitting():
     assert not fits({"gpu": 1}, {"cpu": 2})
 
 
-def test_equal_wishes_are_equal_shapes():
+def test_equal_preferences_are_equal_shapes():
     shape = shape_of({"memory": 5, "cpu": 1, "gpu": 0}, {"z": "1", "a": "2"})
     assert shape == Shape((("cpu", 1), ("memory", 5)), (("a", "2"), ("z", "1")))
     assert hash(shape) == hash(shape_of({"cpu": 1, "memory": 5}, {"a": "2", "z": "1"}))

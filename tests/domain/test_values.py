@@ -17,12 +17,12 @@ from raftflow.domain.values import exact
 from raftflow.domain.values.exact import ValueFault, decode_json, find_fault, read_json, write_json
 
 NAN, INF = math.nan, math.inf
-MOST = 10**INTEGER_DIGITS_MAX - 1
+MAX = 10**INTEGER_DIGITS_MAX - 1
 
 VALUES = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-MOST, MOST)
+    | st.integers(-MAX, MAX)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

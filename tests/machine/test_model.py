@@ -38,7 +38,7 @@ from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.rules import cache, context
 from raftflow.machine.rules.audit_chain import verify_chain
-from raftflow.machine.rules.context import BULK_LEAST
+from raftflow.machine.rules.context import BULK_MIN
 from raftflow.machine.tables.state import ORDER_NONE
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
@@ -616,7 +616,7 @@ class Model(RuleBasedStateMachine):
         assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4, "memory": 4000}
 
 
-@pytest.mark.parametrize("bulk", [BULK_LEAST, 2])
+@pytest.mark.parametrize("bulk", [BULK_MIN, 2])
 def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
     """Also where one event stands for many moves."""
     for module in (attempts, cache, context):

@@ -41,9 +41,9 @@ def state(index: int) -> list[bytes]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BLOCK_BYTES", 300)
-    monkeypatch.setattr(store, "CHUNK_BYTES", 256)
-    monkeypatch.setattr(store, "SYNC_STEP_BYTES", 600)
+    monkeypatch.setattr(snapshot_store, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(snapshot_store, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(snapshot_store, "SYNC_STEP_BYTES", 600)
 
 
 def check(store: SnapshotStore, found: SnapshotInfo | None) -> int:

@@ -155,7 +155,7 @@ def test_the_shunned_do_not_stop_others_of_their_shape(world):
     world.task("again", None, rank=9, more={"avoid_hard": ("a1",)}).tasks(2, "a1").check()
 
 
-def test_queues_keep_to_wishes_too(world):
+def test_queues_keep_to_preferences_too(world):
     for name in ("a1", "a2"):
         world.agent(name, cpu=1, used={"cpu": 1}, prefetch=3)
     world.task("again", "a2+", rank=2, more={"avoid": ("a1",)}).task(

@@ -142,7 +142,7 @@ def test_a_run_ends_when_no_request_is_under_way_any_more(monkeypatch) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_two_of_three_voters_are_damaged_however_often_that_is_wanted(monkeypatch, seed: int) -> None:
-    planned(monkeypatch, weights={"damaged voter": 1}, every_s=0.03, calm=0.0)
+    planned(monkeypatch, weights={"damaged voter": 1}, every_s=0.03, loss_throttle=0.0)
     report = simulate(seed, RunOptions(replicas=3, seconds=2.0))
     assert report.violations == []
     damaged = {line.split()[1] for line in report.trace if line.endswith("! voter damaged")}

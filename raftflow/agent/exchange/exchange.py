@@ -140,7 +140,7 @@ class Exchange:
     def __init__(
         self,
         registration: RegisterResponse,
-        book: AttemptTable,
+        attempt_table: AttemptTable,
         *,
         config: AgentConfig,
         leader: LeaderClient,
@@ -151,7 +151,7 @@ class Exchange:
         answered: Callable[[PollResponse, int], None],
     ) -> None:
         self._registration = registration
-        self._book = book
+        self._attempt_table = attempt_table
         self._config = config
         self._leader = leader
         self._load = load
@@ -178,7 +178,7 @@ class Exchange:
         self._search = Search()
         """For what is at fault in polls that were refused."""
         self._answered_at_s = self._loop.time()
-        self._refusals = Refusals(book, self.add_piece)
+        self._refusals = Refusals(attempt_table, self.add_piece)
         self._handle: asyncio.Handle | None = None
         self._gathered: asyncio.TimerHandle | None = None
         """Set while the next poll keeps its distance."""
@@ -220,7 +220,7 @@ class Exchange:
 
     async def last_words(self) -> None:
         """Send once what nobody has heard of an incarnation that is over: it is refused, and the audit has it."""
-        if not self._book.ends:
+        if not self._attempt_table.ends:
             return
         self._search.clear()
         request = self._compose(news=True, goodbye=False)
@@ -245,8 +245,8 @@ class Exchange:
             return
         if self._patience.trouble and self._polls:
             return
-        goodbye = self._leaving and self._book.empty
-        news = bool(self._book.ends or self._pieces or self._urgent or goodbye or self._search.going_on)
+        goodbye = self._leaving and self._attempt_table.empty
+        news = bool(self._attempt_table.ends or self._pieces or self._urgent or goodbye or self._search.going_on)
         if (not news or True in self._polls.values()) and self._polls:
             return
         distance_s = self._distance_s(goodbye=goodbye)
@@ -276,12 +276,12 @@ class Exchange:
         Attempts that end more rarely than once in `_DISTANCE_S` are reported at once. So is all that is no success:
         there may be something to stop, or to do again.
         """
-        book = self._book
-        if self._pieces or self._urgent or goodbye or self._leaving or self._patience.trouble or book.pressing:
+        attempt_table = self._attempt_table
+        if self._pieces or self._urgent or goodbye or self._leaving or self._patience.trouble or attempt_table.pressing:
             return 0.0
         if self._search.going_on:
             return 0.0
-        if len(book.ends) >= len(book.queue) // _QUEUE_PART:
+        if len(attempt_table.ends) >= len(attempt_table.queue) // _QUEUE_PART:
             return 0.0
         return self._reported_at_s + _DISTANCE_S - self._loop.time()
 
@@ -294,7 +294,7 @@ class Exchange:
     def _compose(self, *, news: bool, goodbye: bool) -> PollRequest:
         """Return a poll that says all there is to say now, or a part of what was refused together."""
         self._seq += 1
-        self._urgent = self._book.pressing = False
+        self._urgent = self._attempt_table.pressing = False
         portion = self._next_part() if self._search.going_on else self._next_portion()
         ends = portion.ends
         if ends:
@@ -306,15 +306,15 @@ class Exchange:
             # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders
             # went on dying.
             wait_ms = 0
-        elif self.level >= ONLINE_LEVEL and self._book.running:
+        elif self.level >= ONLINE_LEVEL and self._attempt_table.running:
             wait_ms = min(wait_ms, int(TELL_EVERY_S * 1000))
         return PollRequest(
             incarnation=registration.incarnation,
             seq=self._seq,
-            seen=self._book.seen,
+            seen=self._attempt_table.seen,
             # Ends that do not fit in are still "running": what is not mentioned is lost.
-            running=[*self._book.running, *self._later(ends)],
-            queued=[assignment.fence for assignment in self._book.queue],
+            running=[*self._attempt_table.running, *self._later(ends)],
+            queued=[assignment.fence for assignment in self._attempt_table.queue],
             ends=ends,
             logs=portion.logs,
             usage=portion.usage,
@@ -327,7 +327,7 @@ class Exchange:
         )
 
     def _next_portion(self) -> Portion:
-        ends = first_of(self._book.ends.values(), _ENDS_MAX)
+        ends = first_of(self._attempt_table.ends.values(), _ENDS_MAX)
         load = self._load.sample()
         usage: list[AttemptUsage] = []
         if self.level >= ONLINE_LEVEL:
@@ -341,14 +341,14 @@ class Exchange:
         """Return a part of what was refused, without ends that have got their verdict meanwhile."""
         silent_s = self._loop.time() - self._answered_at_s
         part = self._search.next(bare=silent_s > self._registration.lease_ms / 1000 / _SILENCE_PART)
-        return part._replace(ends=[end for end in part.ends if end.fence in self._book.ends])
+        return part._replace(ends=[end for end in part.ends if end.fence in self._attempt_table.ends])
 
     def _later(self, ends: list[ReportedEnd]) -> list[int]:
         """Return the fences of ends that a poll with these does not tell of."""
-        if len(ends) == len(self._book.ends):
+        if len(ends) == len(self._attempt_table.ends):
             return []
         told = {end.fence for end in ends}
-        return [fence for fence in self._book.ends if fence not in told]
+        return [fence for fence in self._attempt_table.ends if fence not in told]
 
     def _next_pieces(self) -> list[LogPiece]:
         """Take as many log pieces as one poll should carry."""
@@ -371,7 +371,7 @@ class Exchange:
         try:
             response = await self._leader.poll(registration.id, _encoded(request), timeout_s)
         except StaleIncarnationError as error:
-            self._book.refuse(request.ends)  # and the refusal is on record
+            self._attempt_table.refuse(request.ends)  # and the refusal is on record
             if not self.over.done():
                 _log.warning("incarnation %d is stale: %s", registration.incarnation, error)
                 self._finish("stale")
@@ -393,8 +393,8 @@ class Exchange:
         self._wait_until_s = 0.0
         self._answered_at_s = self._loop.time()
         self.level = max(self.level, response.feature_level)
-        self._book.answered(response.verdicts)
-        if request.ends and all(end.fence in self._book.ends for end in request.ends):
+        self._attempt_table.answered(response.verdicts)
+        if request.ends and all(end.fence in self._attempt_table.ends for end in request.ends):
             # The leader did not get to them: leave it a moment before they are sent again.
             self._wait_until_s = self._loop.time() + _BACKOFF_MIN_S
         if self._search.active and (guilty := self._search.answered(_portion_of(request))) is not None:

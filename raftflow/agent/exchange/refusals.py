@@ -25,8 +25,8 @@ class Refusals:
         add_piece: sends a log piece in place of one that was refused.
     """
 
-    def __init__(self, book: AttemptTable, add_piece: Callable[[LogPiece], None]) -> None:
-        self._book = book
+    def __init__(self, attempt_table: AttemptTable, add_piece: Callable[[LogPiece], None]) -> None:
+        self._attempt_table = attempt_table
         self._add_piece = add_piece
         self._stripped: set[int] = set()
         """Fences of ends that were refused and are told of without what they carried."""
@@ -58,23 +58,23 @@ class Refusals:
 
     def _end(self, end: ReportedEnd, why: str) -> None:
         """Tell of an attempt without what it carried; if that is refused as well, tell of it no more."""
-        if self._book.ends.get(end.fence) is None:
+        if self._attempt_table.ends.get(end.fence) is None:
             return
         if end.fence in self._stripped:
             _log.error(
                 "the coordinator takes no end of attempt %d, so the attempt counts as lost: %s", end.fence, why
             )
             self._stripped.discard(end.fence)
-            del self._book.ends[end.fence]
+            del self._attempt_table.ends[end.fence]
             return
         _log.warning("the coordinator refuses the end of attempt %d of task %s: %s", end.fence, end.task_id, why)
-        self._stripped = {fence for fence in self._stripped if fence in self._book.ends} | {end.fence}
+        self._stripped = {fence for fence in self._stripped if fence in self._attempt_table.ends} | {end.fence}
         kept = end.outcome in _CARRY_NOTHING
-        self._book.ends[end.fence] = ReportedEnd(
+        self._attempt_table.ends[end.fence] = ReportedEnd(
             fence=end.fence,
             workflow_id=end.workflow_id,
             task_id=end.task_id,
             outcome=end.outcome if kept else "failed",
             error="" if kept else told_text(f"the coordinator refuses the result: {why}", _REASON_CHARS_MAX),
         )
-        self._book.pressing = True
+        self._attempt_table.pressing = True

@@ -1,7 +1,7 @@
 """The doorway: what stands between a connection's socket and its protocol, so that reading waits for its turn.
 
 A connection costs hardly anything until something arrives on it: only then is the protocol made (a parser, a task).
-What arrives is handed over when it is its turn (`turnstile`), and until then the socket is not read any further. The
+What arrives is handed over when it is its turn (`shedder`), and until then the socket is not read any further. The
 protocol takes what is worth a step; the rest waits for the next turn. From who does not read answers nothing is read.
 
 There is room for so many connections. One more pushes out the one that has waited longest for its client: one that
@@ -46,9 +46,9 @@ class AdmissionControl:
     """What the doorways of one replica share."""
 
     def __init__(
-        self, turnstile: LoadShedder, figures: RequestCounts, make: Callable[[], ApiConnection], connections_max: int
+        self, shedder: LoadShedder, figures: RequestCounts, make: Callable[[], ApiConnection], connections_max: int
     ) -> None:
-        self.turnstile = turnstile
+        self.shedder = shedder
         self.figures = figures
         self.make = make
         self.doors: dict[GatedConnection, None] = {}
@@ -125,10 +125,10 @@ class AdmissionControl:
 class GatedConnection(asyncio.Protocol):
     """The protocol of one accepted connection; hands everything to the one behind it."""
 
-    __slots__ = ("_behind", "_doorman", "_held", "_in_line", "_paused", "_silent", "_transport", "_unread")
+    __slots__ = ("_behind", "_admission", "_held", "_in_line", "_paused", "_silent", "_transport", "_unread")
 
-    def __init__(self, doorman: AdmissionControl) -> None:
-        self._doorman = doorman
+    def __init__(self, admission: AdmissionControl) -> None:
+        self._admission = admission
         self._behind: ApiConnection | None = None
         self._transport: asyncio.Transport | None = None
         self._held = b""
@@ -142,17 +142,17 @@ class GatedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock."""
         self._transport = cast("asyncio.Transport", transport)
-        self._doorman.doors[self] = self._doorman.silent[self] = None
+        self._admission.doors[self] = self._admission.silent[self] = None
         self._silent = asyncio.get_running_loop().call_later(SILENT_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Hand the data over at once if nobody waits, else when it is its turn."""
-        doorman, transport = self._doorman, self._transport
+        admission, transport = self._admission, self._transport
         if transport is None or transport.is_closing():
             return
         if self._in_line or self._held:
             self._hold(data)
-        elif doorman.turnstile.at_once(self._line_for(data)):
+        elif admission.shedder.at_once(self._line_for(data)):
             self._hand_over(data)
         else:
             self._hold(data)
@@ -164,23 +164,23 @@ class GatedConnection(asyncio.Protocol):
     def _line_up(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        self._in_line = self._doorman.turnstile.line_up(self._line_for(self._held), self._my_turn)
+        self._in_line = self._admission.shedder.line_up(self._line_for(self._held), self._my_turn)
         if not self._in_line:
             self._refuse()
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        self._doorman.held_bytes += len(data)
+        self._admission.held_bytes += len(data)
         if self._transport is not None:
             # The protocol behind may have started the reading again by itself.
             self._paused = True
             self._transport.pause_reading()
-        if self._doorman.held_bytes > ALL_HELD_BYTES_MAX or len(self._held) > HELD_BYTES_MAX:
+        if self._admission.held_bytes > ALL_HELD_BYTES_MAX or len(self._held) > HELD_BYTES_MAX:
             self.shed()
 
     def _let_go(self) -> bytes:
         data, self._held = self._held, b""
-        self._doorman.held_bytes -= len(data)
+        self._admission.held_bytes -= len(data)
         return data
 
     def _my_turn(self) -> None:
@@ -207,8 +207,8 @@ class GatedConnection(asyncio.Protocol):
             if self._silent is not None:
                 self._silent.cancel()
                 self._silent = None
-            self._doorman.silent.pop(self, None)
-            self._behind = behind = self._doorman.make()
+            self._admission.silent.pop(self, None)
+            self._behind = behind = self._admission.make()
             behind.on_resume = self._on_resume
             behind.connection_made(cast("asyncio.Transport", self._transport))
         rest = behind.take(data)
@@ -225,14 +225,14 @@ class GatedConnection(asyncio.Protocol):
     def _refuse(self) -> None:
         """Say in the fewest steps that there is no room, and close."""
         assert self._transport is not None  # noqa: S101 - something arrived on it
-        self._doorman.shed += 1
+        self._admission.shed += 1
         self._let_go()
         self._transport.write(_FULL)
         self._transport.close()
 
     def shed(self) -> None:
         """Close at once, since there are too many or too much waits."""
-        self._doorman.shed += 1
+        self._admission.shed += 1
         self._forget()
         if self._transport is not None:
             self._transport.abort()
@@ -247,9 +247,9 @@ class GatedConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _forget(self) -> None:
-        self._doorman.doors.pop(self, None)
-        self._doorman.silent.pop(self, None)
-        self._doorman.drop_unread(self)
+        self._admission.doors.pop(self, None)
+        self._admission.silent.pop(self, None)
+        self._admission.drop_unread(self)
         for timer in (self._silent, self._unread):
             if timer is not None:
                 timer.cancel()
@@ -278,7 +278,7 @@ class GatedConnection(asyncio.Protocol):
             self._unread = asyncio.get_running_loop().call_later(UNREAD_S, self._look_unread, size)
             self._paused = True
             self._transport.pause_reading()
-            self._doorman.add_unread(self, size)
+            self._admission.add_unread(self, size)
 
     def _look_unread(self, before: int) -> None:
         """Give up a client that has read hardly anything since."""
@@ -297,7 +297,7 @@ class GatedConnection(asyncio.Protocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
-        self._doorman.drop_unread(self)
+        self._admission.drop_unread(self)
         if self._behind is not None:
             self._behind.resume_writing()
         self._read_on()

@@ -5,7 +5,7 @@ never ends its TLS handshake counts too; and no error of `accept`, such as too m
 keeps the loop busy.
 
 A TLS connection costs nothing but its socket until its first byte is there and looks like the beginning of a
-handshake. Handshakes are begun in turn (`turnstile`), for each is a millisecond or so of this thread.
+handshake. Handshakes are begun in turn (`shedder`), for each is a millisecond or so of this thread.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _READ_BYTES: Final = 64 * 1024
 class ApiListener:
     """Bound sockets, and a task for each accepted connection until the doorman has it."""
 
-    def __init__(self, doorman: AdmissionControl, tls: ssl.SSLContext | None) -> None:
-        self._doorman = doorman
+    def __init__(self, admission: AdmissionControl, tls: ssl.SSLContext | None) -> None:
+        self._admission = admission
         self._tls = tls
         self._sockets: list[socket.socket] = []
         self._retries: set[asyncio.TimerHandle] = set()
@@ -74,7 +74,7 @@ class ApiListener:
             loop.remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
-        for opening in tuple(self._doorman.openings):
+        for opening in tuple(self._admission.openings):
             opening.cancel()
 
     def _watch(self, sock: socket.socket) -> None:
@@ -89,7 +89,7 @@ class ApiListener:
             except OSError as error:
                 self._rest(sock, error)
                 return
-            if self._doorman.make_room():
+            if self._admission.make_room():
                 self._adopt(accepted)
             else:
                 accepted.close()
@@ -119,12 +119,12 @@ class ApiListener:
             await self._open(sock)
 
         def opened(task: asyncio.Task[None]) -> None:
-            self._doorman.openings.pop(task, None)
+            self._admission.openings.pop(task, None)
             if not begun:  # given up before its turn came
                 sock.close()
 
         opening = asyncio.get_running_loop().create_task(begin())
-        self._doorman.openings[opening] = None
+        self._admission.openings[opening] = None
         opening.add_done_callback(opened)
 
     async def _open(self, sock: socket.socket) -> None:
@@ -138,11 +138,11 @@ class ApiListener:
                 async with asyncio.timeout_at(until_s):
                     await _readable(sock)
                     _require_tls(sock)
-                    await self._doorman.turnstile.enter(QueueClass.HANDSHAKE)
+                    await self._admission.shedder.enter(QueueClass.HANDSHAKE)
                 left_s = max(0.1, until_s - loop.time())
-            await loop.connect_accepted_socket(self._doorman.admit, sock, ssl=self._tls, ssl_handshake_timeout=left_s)
+            await loop.connect_accepted_socket(self._admission.admit, sock, ssl=self._tls, ssl_handshake_timeout=left_s)
         except (OSError, ProblemError):  # `TimeoutError` and errors of TLS are `OSError`s
-            self._doorman.shed += 1
+            self._admission.shed += 1
             sock.close()
         except BaseException:
             sock.close()

@@ -4,7 +4,7 @@ A replica is one thread. Whatever the API does in a turn, the log waits for: its
 and its timers fire between turns. A thousand requests that are ready at once would be a turn of a fifth of a second,
 and three of those an election. So every step that a client can cause goes through here:
 
-- *reading*: what arrived on a connection is parsed when it is its turn (`doorway`); until then nothing more is read
+- *reading*: what arrived on a connection is parsed when it is its turn (`gate`); until then nothing more is read
   from it, and what the client sends on waits in the kernel, which is all the back-pressure that it needs;
 - *entering*: a request whose head was read goes on when it is its turn. Agents' polls and small submissions, other
   requests, and those that will be refused wait in lines of their own and are let in in turn, so that none of them
@@ -29,8 +29,8 @@ from typing import Final
 
 from raftflow.api.http.problems import QUEUE_FULL, ProblemError
 
-STEPS_LEAST: Final = 2
-STEPS_MOST: Final = 32
+STEPS_MIN: Final = 2
+STEPS_MAX: Final = 32
 """Steps of one turn. One takes 0.02 to 0.2 ms, as far as it is not heavy."""
 TURN_SHORT_S: Final = 0.002
 TURN_LONG_S: Final = 0.005
@@ -90,9 +90,9 @@ class LoadShedder:
         self._lines: tuple[deque[Callable[[], None]], ...] = tuple(deque() for _ in QueueClass)
         self._next = 0
         """Place in the round."""
-        self._room = STEPS_MOST
+        self._room = STEPS_MAX
         """Steps that a turn has room for."""
-        self._left = STEPS_MOST
+        self._left = STEPS_MAX
         """Those that are left of this turn."""
         self._turning = False
         self._began_s = 0.0
@@ -163,9 +163,9 @@ class LoadShedder:
         used_s, self._began_s = now_s - self._began_s, now_s
         self.longest_s = max(self.longest_s, used_s)
         if used_s > TURN_LONG_S:
-            self._room = max(STEPS_LEAST, self._room // 2)
+            self._room = max(STEPS_MIN, self._room // 2)
         elif used_s < TURN_SHORT_S:
-            self._room = min(STEPS_MOST, self._room + max(1, self._room // 4))
+            self._room = min(STEPS_MAX, self._room + max(1, self._room // 4))
         self._left = self._room
         while self._left > 0 and (step := self._pop()) is not None:
             self._left -= 1

@@ -81,7 +81,7 @@ class Param(NamedTuple):
 class Request:
     """One request on its way through a handler."""
 
-    __slots__ = ("body", "client", "doorman", "replica", "request", "route")
+    __slots__ = ("body", "client", "admission", "replica", "request", "route")
 
     def __init__(  # noqa: PLR0917 - all of them are needed
         self,
@@ -89,10 +89,10 @@ class Request:
         route: Route,
         request: web.Request,
         body: bytes,
-        doorman: AdmissionControl,
+        admission: AdmissionControl,
         client: str,
     ) -> None:
-        self.doorman = doorman
+        self.admission = admission
         self.replica = replica
         self.route = route
         self.request = request

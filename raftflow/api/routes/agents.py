@@ -35,13 +35,13 @@ async def register(call: Request) -> Response:
     """Bring an agent up."""
     request = decode(call.body, RegisterRequest)
     _check_results("offers", request.offers)
-    registrar = call.replica.registrar
-    command = registrar.command(
+    registration = call.replica.registration
+    command = registration.command(
         request, _capacity(request), at_ms=call.replica.clock.now_ms(), request_id=call.idempotency_key
     )
-    reply, verdicts = await registrar.register(command, request.offers)
+    reply, verdicts = await registration.register(command, request.offers)
     reply = accepted(reply)
-    call.replica.desk.registered(request, reply.incarnation)
+    call.replica.poll_service.registered(request, reply.incarnation)
     timing = call.replica.config.timing
     return Response(
         RegisterResponse(
@@ -77,7 +77,7 @@ async def poll(call: Request) -> Response:
 async def answer_poll(replica: Replica, name: str, body: bytes) -> PollResponse:
     """Answer one poll on the leader. Raises `ProblemError`s and `ProposeError`s."""
     request = read_poll(body)
-    return poll_answer(replica, request, await replica.desk.poll(name, request))
+    return poll_answer(replica, request, await replica.poll_service.poll(name, request))
 
 
 def read_poll(body: bytes) -> PollRequest:
@@ -140,7 +140,7 @@ def _overlay(call: Request, view: AgentView) -> None:
         view.state = leader.stands(view.id, view.state)
         view.trouble = leader.standing.unfit.get(view.id, "")
         view.last_seen_s = leader.silent_s(view.id)
-        view.pid, view.version, view.load = call.replica.desk.told_by(view.id)
+        view.pid, view.version, view.load = call.replica.poll_service.told_by(view.id)
 
 
 async def drain(call: Request) -> Response:

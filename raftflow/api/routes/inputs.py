@@ -1,7 +1,7 @@
 """The route on which agents fetch large inputs of their attempts, piece by piece, from any replica.
 
 The results are in memory as JSON, so a piece is put together from bytes and nothing is encoded again. Small pieces
-are like any other request; large ones run one at a time (`turnstile`), so that heartbeats leave between them.
+are like any other request; large ones run one at a time (`shedder`), so that heartbeats leave between them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def inputs(call: Request) -> Response:
     piece = _find(call)
     if piece.size <= SMALL_BYTES:
         return as_json(_content(piece))
-    async with call.doorman.turnstile.heavy():
+    async with call.admission.shedder.heavy():
         return as_json(_content(piece))
 
 

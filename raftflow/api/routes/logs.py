@@ -69,7 +69,7 @@ async def _fetch(replica: Replica, wanted: _Wanted) -> LogPiece:
             )
         return piece
     try:
-        return await replica.desk.relay.request_log(
+        return await replica.poll_service.relay.request_log(
             wanted.agent,
             wanted.place.fence,
             wanted.stream,

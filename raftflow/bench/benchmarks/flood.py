@@ -27,7 +27,7 @@ import msgspec
 import uvloop
 
 from raftflow.bench.figures import summary
-from raftflow.bench.load.hostile_load import assault, bad_requests, heavy_requests
+from raftflow.bench.load.hostile_load import hostile_load, bad_requests, heavy_requests
 from raftflow.bench.load.http import LoadConnection, encode
 from raftflow.bench.load.jobs import independent
 from raftflow.bench.load.usage import cpu_s, machine_load, resident_bytes
@@ -107,7 +107,7 @@ def _phase(
     cpu, began = cpu_s(pid), time.perf_counter()
     behaved = pool.submit(behave, url, token, phase, seconds)
     share = FLOOD_PER_S / GENERATORS
-    floods = [pool.submit(assault, url, requests, share, seconds) for _ in range(GENERATORS)] if requests else []
+    floods = [pool.submit(hostile_load, url, requests, share, seconds) for _ in range(GENERATORS)] if requests else []
     mib = 0.0
     while not all(work.done() for work in (behaved, *floods)):
         mib = max(mib, resident_bytes(pid) / 2**20)

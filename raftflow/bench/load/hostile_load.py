@@ -94,7 +94,7 @@ class Tally(msgspec.Struct):
     statuses: dict[str, int] = {}
 
 
-def assault(url: str, requests: list[bytes], per_s: float, seconds: float) -> dict[str, Any]:
+def hostile_load(url: str, requests: list[bytes], per_s: float, seconds: float) -> dict[str, Any]:
     """Be a generator: send the requests in turn, `per_s` a second, for some seconds."""
     tally: Tally = uvloop.run(_HostileLoad(url, requests).run(per_s, seconds))
     found: dict[str, Any] = msgspec.to_builtins(tally)
@@ -154,8 +154,8 @@ class _HostileLoad:
 class _LoadLine(asyncio.Protocol):
     """One connection of a generator."""
 
-    def __init__(self, assault: _HostileLoad) -> None:
-        self._assault = assault
+    def __init__(self, hostile_load: _HostileLoad) -> None:
+        self._hostile_load = hostile_load
         self._transport: asyncio.Transport | None = None
         self._ahead = 0
         self._full = False
@@ -182,7 +182,7 @@ class _LoadLine(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._transport = None
-        self._assault.tally.lost += self._ahead
+        self._hostile_load.tally.lost += self._ahead
         self._ahead = 0
         self._rest = b""
         self.closed.set()
@@ -199,5 +199,5 @@ class _LoadLine(asyncio.Protocol):
         found = _STATUS.findall(data)
         self._rest = data[1 - _STATUS_BYTES :]
         self._ahead -= len(found)
-        self._assault.tally.answered += len(found)
-        self._assault.statuses.update(status.decode() for status in found)
+        self._hostile_load.tally.answered += len(found)
+        self._hostile_load.statuses.update(status.decode() for status in found)

@@ -19,7 +19,7 @@ from raftflow.cli.terminal.streams import OutputError, can_show, echo, flush, is
 __all__ = ["echo", "note", "plain", "print_items", "print_json", "print_one", "print_table", "show", "with_ages"]
 
 _GAP = "  "
-_LEAST_WIDTH = 8
+_MIN_WIDTH = 8
 """Characters that a column keeps when the terminal is narrow; where even that does not fit, rows become blocks."""
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)(?:\.\d{1,9})?Z")
 _TRACEBACK = "Traceback (most recent call last)"
@@ -145,7 +145,7 @@ def _print_blocks(titles: Sequence[str], rows: list[list[str]], room: int) -> bo
 
 def _fit(widths: Sequence[int], room: int, titles: Sequence[int]) -> list[int] | None:
     """Return widths that fit, taken from the widest columns but the first, or None if they cannot."""
-    least = [widths[0], *(min(w, max(_LEAST_WIDTH, t)) for w, t in zip(widths[1:], titles[1:], strict=True))]
+    least = [widths[0], *(min(w, max(_MIN_WIDTH, t)) for w, t in zip(widths[1:], titles[1:], strict=True))]
     gaps = len(_GAP) * (len(widths) - 1)
     if sum(least) + gaps > room:
         return None

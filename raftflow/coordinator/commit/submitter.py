@@ -46,7 +46,7 @@ WAITING_BYTES_MAX = 128 * 1024 * 1024
 SMALL_BYTES = 16 * 1024
 """Commands up to this size have a lane of their own, for every client; also what a lane may send on in a round."""
 
-LEAST_BYTES = 4 * 1024
+MIN_BYTES = 4 * 1024
 """What the smallest command counts for in its client's turn: applying one takes some time whatever its size."""
 
 _decoder = msgspec.msgpack.Decoder(AnyCommand)
@@ -211,7 +211,7 @@ class Submitter:
         future: asyncio.Future[AnyReply] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(prepared.encoded, future, bounded=bounded, client=client)
         if client:
-            self._clients.add((client, size > SMALL_BYTES), max(size, LEAST_BYTES), waiting)
+            self._clients.add((client, size > SMALL_BYTES), max(size, MIN_BYTES), waiting)
         else:
             self._own.append(waiting)
         self._schedule_pump()

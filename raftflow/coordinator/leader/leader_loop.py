@@ -45,7 +45,7 @@ from raftflow.replication.log import Role
 
 _log = logging.getLogger(__name__)
 
-LEASE_CHECK_LEAST_S = 0.05
+LEASE_CHECK_MIN_S = 0.05
 CALM_CHECK_S = 0.2
 """The same during a mass loss: removals come a few at a time."""
 RETIRE_EVERY_S = 30.0
@@ -55,7 +55,7 @@ UNHEARD_S = 0.5
 a full one may soon run at once on another. Agents find a new leader in far less."""
 LEVEL_EVERY_S = 1.0
 """How often the leader looks whether all members understand a higher feature level than the cluster's."""
-TIMER_SLEEP_MOST_S = 3600.0
+TIMER_SLEEP_MAX_S = 3600.0
 """Longest sleep towards a timer, so that a wall clock that was set is noticed."""
 
 
@@ -121,7 +121,7 @@ class LeaderLoop:
     ) -> None:
         self.leases = Leases(lease_ms, poll_wait_ms)
         self.standing = AgentStatus()
-        self.calm = MassLossThrottle()
+        self.loss_throttle = MassLossThrottle()
         self.together = Together()
         self._actor = f"leader:{name}"
         self.removals = PendingRemovals(actor=self._actor, submitter=submitter, clock=clock, on_bug=on_bug)
@@ -140,7 +140,7 @@ class LeaderLoop:
         self._firing = CoalescedTask("timers", self._fire, on_bug)
         self._retiring = CoalescedTask("retire", self._retire, on_bug)
         self._raising = CoalescedTask("level", self._raise, on_bug)
-        self._errands = (self._placing, self._firing, self._retiring, self._raising)
+        self._coalesced = (self._placing, self._firing, self._retiring, self._raising)
         self._catching_up: asyncio.Handle | None = None
         self._lease_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
@@ -182,8 +182,8 @@ class LeaderLoop:
             self.standing.known(agent)
             if agent.present:
                 self.leases.contact(agent.name, now_s)
-        for errand in self._errands:
-            errand.start()
+        for coalesced in self._coalesced:
+            coalesced.start()
         self._planner.reset()
         self.unheard = {agent.name: None for agent in self._machine.state.agents.values() if agent.present}
         for name in self.unheard:
@@ -200,8 +200,8 @@ class LeaderLoop:
     def stop(self) -> None:
         """Stop deciding. What is in flight may still be committed by the next leader."""
         self._leading = False
-        for errand in self._errands:
-            errand.stop()
+        for coalesced in self._coalesced:
+            coalesced.stop()
         self.removals.stop()
         timers = (
             self._lease_timer,
@@ -220,7 +220,7 @@ class LeaderLoop:
         self.leases.clear()
         self.standing.clear()
         self.unheard = {}
-        self.calm.reset()
+        self.loss_throttle.reset()
         self.together.clear()
 
     def on_applied(self, events: list[Event]) -> None:
@@ -302,7 +302,7 @@ class LeaderLoop:
             return
         suspicion_s = self.leases.next_suspicion_s(self.standing.suspects)
         due_s = expiry_s if suspicion_s is None else min(expiry_s, suspicion_s)
-        least_s = CALM_CHECK_S if self.calm.active else LEASE_CHECK_LEAST_S
+        least_s = CALM_CHECK_S if self.loss_throttle.active else LEASE_CHECK_MIN_S
         due_s = max(due_s, loop.time() + least_s)
         self._lease_timer = loop.call_at(due_s, self._check_leases, due_s)
 
@@ -355,15 +355,15 @@ class LeaderLoop:
     def _may_remove(self, wanted: int, now_s: float) -> int:
         """Return how many of the agents whose leases are over may be given up now."""
         if not wanted:
-            if self.calm.active and not self.removals:
+            if self.loss_throttle.active and not self.removals:
                 _log.info("the mass loss of agents is over")
-                self.calm.reset()
+                self.loss_throttle.reset()
             return 0
         present = sum(agent.present for agent in self._machine.state.agents.values())
         self.together.note(self.standing.suspects, present)
-        begun = self.calm.begun
-        granted = self.calm.grant(wanted, silent=len(self.standing.suspects), present=present, now_s=now_s)
-        if self.calm.begun != begun:
+        begun = self.loss_throttle.begun
+        granted = self.loss_throttle.grant(wanted, silent=len(self.standing.suspects), present=present, now_s=now_s)
+        if self.loss_throttle.begun != begun:
             _log.warning(
                 "%d of %d agents are silent at once: they are given up slowly, and kept if they are heard again",
                 len(self.standing.suspects),
@@ -387,7 +387,7 @@ class LeaderLoop:
         self._wake_due_ms = due_ms
         if due_ms is not None:
             # At least a millisecond: some event loops run shorter timers at once, and the clock would not be there.
-            delay_s = min(max((due_ms - self._now_ms()) / 1000, 0.001), TIMER_SLEEP_MOST_S)
+            delay_s = min(max((due_ms - self._now_ms()) / 1000, 0.001), TIMER_SLEEP_MAX_S)
             self._wake_timer = asyncio.get_running_loop().call_later(delay_s, self._timer_due)
 
     def _timer_due(self) -> None:
@@ -430,7 +430,7 @@ class LeaderLoop:
         self._placing.kick()
 
     def place_after(self, agent: str, ends: Sequence[ReportedEnd]) -> None:
-        """Propose what the ends, proposed in this turn of the event loop, leave room for (`foresight`)."""
+        """Propose what the ends, proposed in this turn of the event loop, leave room for (`speculation`)."""
         if not self._leading:
             return
         placements = self._planner.after(agent, ends)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-ALONE_MOST = 2
+ALONE_MAX = 2
 ALONE_PERCENT = 20
 """More than so many silent agents, and more than this share of those present, are a mass loss."""
 
@@ -28,7 +28,7 @@ THEN_PERCENT = 10
 
 def is_mass(silent: int, present: int) -> bool:
     """Tell whether so many silent agents of those present are a mass loss, which is given up slowly."""
-    return silent > max(ALONE_MOST, present * ALONE_PERCENT // 100)
+    return silent > max(ALONE_MAX, present * ALONE_PERCENT // 100)
 
 
 class Together:

@@ -13,10 +13,10 @@ from raftflow.domain.contract.views import AgentLoad
 from raftflow.domain.tasks.feasibility import AgentRoom
 from raftflow.scheduler.view import pressure_of
 
-MEASURED_LEAST_MS = 100
+MEASURED_MIN_MS = 100
 """Shorter attempts say more about the noise of a machine than about its speed."""
 _PER_MILLE = 1_000
-_SPEED_LEAST, _SPEED_MOST = 50, 8_000
+_SPEED_MIN, _SPEED_MAX = 50, 8_000
 _SPEED_STEP = 125
 _SPEED_SHARE = 4
 """A new time moves an agent's speed by one part in so many."""
@@ -57,9 +57,9 @@ class AgentStats:
 
     def ran(self, agent: str, expected_ms: int, duration_ms: int) -> None:
         """Take in that an attempt of which `expected_ms` was expected took `duration_ms`."""
-        if min(expected_ms, duration_ms) < MEASURED_LEAST_MS:
+        if min(expected_ms, duration_ms) < MEASURED_MIN_MS:
             return
-        seen = max(_SPEED_LEAST, min(expected_ms * _PER_MILLE // duration_ms, _SPEED_MOST))
+        seen = max(_SPEED_MIN, min(expected_ms * _PER_MILLE // duration_ms, _SPEED_MAX))
         before = self._speeds.get(agent, _PER_MILLE)
         # Towards the lower one at once if it is far off: work that is given to a crawling agent comes late for all.
         after = seen if 4 * seen < before else before + (seen - before) // _SPEED_SHARE

@@ -29,7 +29,7 @@ PLACEMENTS_MAX = 1024
 have room, so many small ones cost more; applying one of this size holds the event loop for some 20 ms."""
 SLICE = 1_000
 """Tasks that are looked at in one turn of the event loop while whole workflows are taken into the queue."""
-SHOWN_LEAST = 8
+SHOWN_MIN = 8
 REMEMBERED_MAX = 256
 """Decisions that are remembered, to explain them."""
 
@@ -53,10 +53,10 @@ class QueuePlanner:
         now_ms: the cluster's time.
     """
 
-    def __init__(self, machine: Machine, now_ms: Callable[[], int], outlook: AgentStats | None = None) -> None:
+    def __init__(self, machine: Machine, now_ms: Callable[[], int], agent_stats: AgentStats | None = None) -> None:
         self._machine = machine
         self._now_ms = now_ms
-        self._outlook = outlook or AgentStats()
+        self._agent_stats = agent_stats or AgentStats()
         self._queue = ReadyQueue()
         self._backlog: list[tuple[int, int, int, str]] = []
         """Workflows that are to be taken in: their order, the position to go on from, their number and their id. A
@@ -215,12 +215,12 @@ class QueuePlanner:
 
     def _look(self) -> None:
         """Look again at the agents of which something has changed."""
-        for name in (*self._changed, *self._outlook.take_changed()):
+        for name in (*self._changed, *self._agent_stats.take_changed()):
             self._open.pop(name, None)
             self._full.pop(name, None)
             room = queries.agent_room(self._machine, name)
             if room is not None:
-                room = self._outlook.see(room, suspect=name in self._suspects)
+                room = self._agent_stats.see(room, suspect=name in self._suspects)
                 if self._queues_held:
                     room = msgspec.structs.replace(room, prefetch=min(room.prefetch, room.queued))
                 (self._open if has_room(room) else self._full)[name] = room
@@ -319,4 +319,4 @@ def _worth_showing(rooms: Iterable[AgentRoom]) -> int:
             total += 1 + max(room.free.values(), default=0) // 1000
         if total >= PLACEMENTS_MAX:
             return PLACEMENTS_MAX
-    return max(total, SHOWN_LEAST)
+    return max(total, SHOWN_MIN)

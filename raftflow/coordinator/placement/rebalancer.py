@@ -33,7 +33,7 @@ from raftflow.domain.events import AgentChanged, Event
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask
 from raftflow.machine.rules.backups import wants_backup
-from raftflow.machine.rules.lateness import PATIENCE_LEAST_MS, expectation
+from raftflow.machine.rules.lateness import PATIENCE_MIN_MS, expectation
 from raftflow.machine.rules.stopping import at_limit
 from raftflow.machine.tables.state import ORDER_NONE, attempt_of
 from raftflow.scheduler.place import place
@@ -58,7 +58,7 @@ MOVED_MAX = 512
 """Queued attempts that one look considers."""
 BACKUPS_MAX = 64
 """Backups that one look starts."""
-GAIN_LEAST = 2
+GAIN_MIN = 2
 """A backup on a faster agent is worth it if what is left here takes so many times as long as all of it there."""
 _PER_MILLE = 1_000
 
@@ -97,7 +97,7 @@ class Rebalancer:
         *,
         machine: Machine,
         planner: QueuePlanner,
-        outlook: AgentStats,
+        agent_stats: AgentStats,
         usage: UsageStore,
         actor: str,
         delivered_s: Callable[[str, int], float | None],
@@ -107,7 +107,7 @@ class Rebalancer:
         self._delivered_s = delivered_s
         self._machine = machine
         self._planner = planner
-        self._outlook = outlook
+        self._agent_stats = agent_stats
         self._usage = usage
         self._actor = actor
         self._now_ms = now_ms
@@ -139,7 +139,7 @@ class Rebalancer:
         busy = [agent for agent in agents.values() if agent.queue and agent.present]
         if not busy:
             return []
-        busy.sort(key=lambda agent: (-len(agent.queue) * _PER_MILLE // self._outlook.speed(agent.name), agent.name))
+        busy.sort(key=lambda agent: (-len(agent.queue) * _PER_MILLE // self._agent_stats.speed(agent.name), agent.name))
         best = max(room.speed for room in idle)
         fences: dict[tuple[str, int], tuple[str, int]] = {}
         tasks: list[ReadyTask] = []
@@ -151,7 +151,7 @@ class Rebalancer:
                 fences[workflow.id, task.position] = (agent.name, fence)
                 tasks.append(_as_ready(workflow, task, (agent.name,)))
         # Their queues are filled to their share of the longest one, so that the next look finds them even.
-        share = len(busy[0].queue) * best // (best + self._outlook.speed(busy[0].name))
+        share = len(busy[0].queue) * best // (best + self._agent_stats.speed(busy[0].name))
         rooms = [msgspec.structs.replace(room, prefetch=min(room.prefetch, share)) for room in idle]
         wanted: dict[str, list[int]] = {}
         for placement in self._placed(tasks, rooms, MOVED_MAX):
@@ -171,7 +171,7 @@ class Rebalancer:
 
     def _share(self, agent: Agent, best_speed: int) -> int:
         """Return how much of a queue may go elsewhere: half of it among equals, more of it if its agent is slow."""
-        speeds = best_speed + self._outlook.speed(agent.name)
+        speeds = best_speed + self._agent_stats.speed(agent.name)
         return (len(agent.queue) * best_speed + speeds - 1) // speeds
 
     # --- backups
@@ -233,9 +233,9 @@ class Rebalancer:
         if run_ms >= found.late_ms:
             return True
         here_ms = (
-            found.mean_ms * _PER_MILLE // self._outlook.speed(attempt.agent) - run_ms if left_ms is None else left_ms
+            found.mean_ms * _PER_MILLE // self._agent_stats.speed(attempt.agent) - run_ms if left_ms is None else left_ms
         )
-        return here_ms >= PATIENCE_LEAST_MS and here_ms > GAIN_LEAST * anew_ms
+        return here_ms >= PATIENCE_MIN_MS and here_ms > GAIN_MIN * anew_ms
 
     def _left_ms(self, attempt: Attempt, run_ms: int) -> int | None:
         """Return how long an attempt will still take by its own progress, None if it does not tell."""
@@ -307,20 +307,20 @@ class RebalanceLoop:
         self._machine = machine
         self._submitter = submitter
         self._look_again = look_again
-        self._errand = CoalescedTask("watch", self._propose, on_bug)
+        self._coalesced = CoalescedTask("watch", self._propose, on_bug)
         self._timer: asyncio.TimerHandle | None = None
         self._leading = False
 
     def start(self) -> None:
         """This replica leads."""
         self._leading = True
-        self._errand.start()
+        self._coalesced.start()
         self._arm()
 
     def stop(self) -> None:
         """It does no longer."""
         self._leading = False
-        self._errand.stop()
+        self._coalesced.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -337,7 +337,7 @@ class RebalanceLoop:
         self._timer = None
         if any(agent.live for agent in self._machine.state.agents.values()):
             self._look_again()
-            self._errand.kick()
+            self._coalesced.kick()
             self._arm()
 
     async def _propose(self) -> None:

@@ -107,18 +107,18 @@ _NOTHING: frozenset[int] = frozenset()
 class LongPoll:
     """A poll that has been taken in and has no answer yet."""
 
-    __slots__ = ("answered", "due_s", "held", "name", "placing", "request", "seat", "timer", "until_s", "verdicts")
+    __slots__ = ("answered", "due_s", "held", "name", "placing", "request", "session", "timer", "until_s", "verdicts")
 
     def __init__(
         self,
-        seat: AgentSession,
+        session: AgentSession,
         request: PollRequest,
         verdicts: list[ReportVerdict],
         until_s: float,
         answered: Callable[[Outcome], None],
     ) -> None:
-        self.name = seat.name
-        self.seat = seat
+        self.name = session.name
+        self.session = session
         self.request = request
         self.verdicts = verdicts
         self.until_s = until_s

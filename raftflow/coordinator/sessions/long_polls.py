@@ -67,7 +67,7 @@ class LongPolls:
 
     def begin(
         self,
-        seat: AgentSession,
+        session: AgentSession,
         request: PollRequest,
         verdicts: list[ReportVerdict],
         answered: Callable[[Outcome], None],
@@ -75,14 +75,14 @@ class LongPolls:
         """Answer a poll, or hold it while there is nothing to say."""
         now_s = asyncio.get_running_loop().time()
         wait_s = PLACING_WAIT_S if verdicts else min(request.wait_ms / 1000, self._poll_wait_s)
-        poll = LongPoll(seat, request, verdicts, now_s + wait_s, answered)
+        poll = LongPoll(session, request, verdicts, now_s + wait_s, answered)
         if verdicts:
             # A report freed room or made tasks ready: if a placement is on its way, it will be in this answer.
             poll.placing = self._leader.when_placed(partial(self._placed, poll))
-        twin = seat.polls.get(request.seq)
+        twin = session.polls.get(request.seq)
         if twin is not None:  # the same poll twice: the first copy is answered now
             self.overtake(twin)
-        seat.polls[request.seq] = poll
+        session.polls[request.seq] = poll
         self.look(poll)
 
     def _placed(self, poll: LongPoll) -> None:
@@ -109,7 +109,7 @@ class LongPolls:
         """Compose the answer to a poll; None if it goes on to be held."""
         if not self._leader.leading:
             raise self._no_leader()
-        name, seat, request, verdicts = poll.name, poll.seat, poll.request, poll.verdicts
+        name, session, request, verdicts = poll.name, poll.session, poll.request, poll.verdicts
         agent = self._machine.state.agents.get(name)
         if agent is None or agent.incarnation != request.incarnation or not agent.present:
             self._gone(name, request, self.drop(poll))
@@ -117,17 +117,17 @@ class LongPolls:
         news = news_for(self._machine, agent, request)
         assign, stop, release, draining = news
         now_s = asyncio.get_running_loop().time()
-        limit_s = min(poll.until_s, seat.told_s + REPEAT_S) if stop or release else poll.until_s
+        limit_s = min(poll.until_s, session.told_s + REPEAT_S) if stop or release else poll.until_s
         if not (
             assign
             or (verdicts and not poll.placing)
-            or seat.seq > request.seq
-            or seat.polls.get(request.seq) is not poll
+            or session.seq > request.seq
+            or session.polls.get(request.seq) is not poll
             or self.closing
             or now_s >= limit_s
-            or draining != seat.draining_told
-            or not seat.orders_told.issuperset(stop)
-            or not seat.orders_told.issuperset(release)
+            or draining != session.draining_told
+            or not session.orders_told.issuperset(stop)
+            or not session.orders_told.issuperset(release)
             or self._relay.fresh(name)
         ):
             if poll.held or self.count < self._held_max:
@@ -135,7 +135,7 @@ class LongPolls:
                 return None
             if not verdicts:
                 raise BusyError(f"{self.count} polls are held, the limit is {self._held_max}")
-        seat.tell(news, now_s)
+        session.tell(news, now_s)
         return PollResponse(
             lease_ms=self._lease_ms,
             verdicts=verdicts,
@@ -173,7 +173,7 @@ class LongPolls:
         if poll.held:
             poll.held = False
             self.count -= 1
-        polls = poll.seat.polls
+        polls = poll.session.polls
         if polls.get(poll.request.seq) is poll:
             del polls[poll.request.seq]
         return answered

@@ -49,7 +49,7 @@ WAKES_PER_TURN = 128
 one turn would hold back the replica's heartbeats for so long that it lost its term."""
 POLLS_PER_TURN = 128
 """Polls that are taken in within one turn of the loop, for the same reason; of those with ends as many again."""
-REPORTS_LEAST = 8
+REPORTS_MIN = 8
 """Polls with ends that are taken in within one turn while agents wait to be told of work, or work to be placed. What
 is placed goes out before what is done comes in: a fleet that is woken at once may report at once."""
 
@@ -73,10 +73,10 @@ class PollService:
         poll_wait_ms: int,
         held_max: int,
         relay: LogRelay | None = None,
-        outlook: AgentStats | None = None,
+        agent_stats: AgentStats | None = None,
     ) -> None:
         self.relay = relay or LogRelay(self.wake)
-        self.outlook = outlook or AgentStats()
+        self.agent_stats = agent_stats or AgentStats()
         self.usage = UsageStore()
         """What running attempts use, as their agents told."""
         self._machine = machine
@@ -97,9 +97,9 @@ class PollService:
             held_max=held_max,
         )
         self._reports = Reports(
-            machine=machine, submitter=submitter, leader=leader, clock=clock, outlook=self.outlook
+            machine=machine, submitter=submitter, leader=leader, clock=clock, agent_stats=self.agent_stats
         )
-        self._seats: dict[str, AgentSession] = {}
+        self._sessions: dict[str, AgentSession] = {}
         self._to_wake: dict[str, None] = {}
         """Agents whose held polls are looked at in one of the next turns, in order."""
         self._arrived: deque[tuple[str, PollRequest, Callable[[Outcome], None]]] = deque()
@@ -116,8 +116,8 @@ class PollService:
 
     def told_by(self, agent: str) -> tuple[int | None, str, AgentLoad | None]:
         """Return (pid, version, load) as the agent last told this leader."""
-        seat = self._seats.get(agent)
-        return (None, "", None) if seat is None else (seat.pid, seat.version, seat.load)
+        session = self._sessions.get(agent)
+        return (None, "", None) if session is None else (session.pid, session.version, session.load)
 
     def delivered_s(self, agent: str, fence: int) -> float | None:
         """Return when an agent was sent an attempt, on the loop's clock.
@@ -125,13 +125,13 @@ class PollService:
         It is -inf if that was long ago or before this replica led, None if it was not sent yet, or the agent has not
         been heard in this term.
         """
-        seat = self._seats.get(agent)
-        return None if seat is None else seat.delivered_s(fence)
+        session = self._sessions.get(agent)
+        return None if session is None else session.delivered_s(fence)
 
     def registered(self, request: RegisterRequest, incarnation: int) -> None:
         """Note a registration that was accepted."""
-        seat = self._seat(request.name, incarnation)
-        seat.pid, seat.version = request.pid, request.version
+        session = self._session(request.name, incarnation)
+        session.pid, session.version = request.pid, request.version
         self._leader.contact(request.name)
 
     def wake(self, agent: str) -> None:
@@ -139,8 +139,8 @@ class PollService:
         known = self._machine.state.agents.get(agent)
         if known is None or not known.present:
             self.usage.forget(agent)
-            self.outlook.forget(agent)
-        if agent in self._seats:
+            self.agent_stats.forget(agent)
+        if agent in self._sessions:
             self._to_wake[agent] = None
             self._turn_soon()
 
@@ -155,14 +155,14 @@ class PollService:
         try:
             for agent in list(islice(self._to_wake, WAKES_PER_TURN)):
                 del self._to_wake[agent]
-                seat = self._seats.get(agent)
-                if seat is not None:
-                    for poll in tuple(seat.polls.values()):
+                session = self._sessions.get(agent)
+                if session is not None:
+                    for poll in tuple(session.polls.values()):
                         self._holding.look(poll)
             for _ in range(min(POLLS_PER_TURN, len(self._arrived))):
                 self._take(*self._arrived.popleft())
-            hurry = self._to_wake or self._arrived or self._leader.placing
-            for _ in range(min(REPORTS_LEAST if hurry else POLLS_PER_TURN, len(self._reporting))):
+            stop_now = self._to_wake or self._arrived or self._leader.placing
+            for _ in range(min(REPORTS_MIN if stop_now else POLLS_PER_TURN, len(self._reporting))):
                 self._take(*self._reporting.popleft())
         finally:
             if self._to_wake or self._arrived or self._reporting:
@@ -172,15 +172,15 @@ class PollService:
         """Send every held poll away: this replica no longer leads."""
         self.relay.fail_all("the leader changed meanwhile; ask again")
         self.usage.clear()
-        self.outlook.clear()
-        for agent in self._seats:
+        self.agent_stats.clear()
+        for agent in self._sessions:
             self.wake(agent)
-        self._seats = {agent: seat for agent, seat in self._seats.items() if seat.polls}
+        self._sessions = {agent: session for agent, session in self._sessions.items() if session.polls}
 
     def close(self) -> None:
         """Answer every held poll now, and new ones at once, before a planned stop."""
         self._holding.closing = True
-        for agent in self._seats:
+        for agent in self._sessions:
             self.wake(agent)
 
     # --- one poll
@@ -221,22 +221,22 @@ class PollService:
             self._spawn(self._admit(name, request, answered), answered)
             return
         try:
-            seat = self._heard(name, request)
+            session = self._heard(name, request)
             queued = self._reports.propose(name, request, missing_of(agent, request))
         except Exception as error:  # noqa: BLE001 - handed on, not swallowed
             answered(error)
             return
         if queued is None:
-            self._go_on(agent, seat, request, [], answered)
+            self._go_on(agent, session, request, [], answered)
         elif isinstance(queued, Rejection):
             answered(queued)
         else:
-            queued.add_done_callback(partial(self._reported, agent, seat, request, answered))
+            queued.add_done_callback(partial(self._reported, agent, session, request, answered))
 
     def _reported(
         self,
         agent: Agent,
-        seat: AgentSession,
+        session: AgentSession,
         request: PollRequest,
         answered: Callable[[Outcome], None],
         reply: asyncio.Future[AnyReply],
@@ -252,21 +252,21 @@ class PollService:
             if isinstance(verdicts, Rejection):
                 answered(verdicts)
             else:
-                self._go_on(agent, seat, request, verdicts, answered)
+                self._go_on(agent, session, request, verdicts, answered)
 
     def _go_on(
         self,
         agent: Agent,
-        seat: AgentSession,
+        session: AgentSession,
         request: PollRequest,
         verdicts: list[ReportVerdict],
         answered: Callable[[Outcome], None],
     ) -> None:
         """Go on with a poll whose report, if it has one, is in the log."""
         if request.goodbye or request.leaving or unknown_of(agent, request):
-            self._spawn(self._settle(agent, seat, request, verdicts, answered), answered)
+            self._spawn(self._settle(agent, session, request, verdicts, answered), answered)
         else:
-            self._holding.begin(seat, request, verdicts, answered)
+            self._holding.begin(session, request, verdicts, answered)
 
     def _spawn(self, work: Coroutine[Any, Any, None], answered: Callable[[Outcome], None]) -> None:
         """Go on with a poll in a task, for it may have to wait for other things than news."""
@@ -292,17 +292,17 @@ class PollService:
             refused = await self._reports.send(name, request, ()) if request.ends else []
             answered(refused if isinstance(refused, Rejection) else agent)
             return
-        seat = self._heard(name, request)
+        session = self._heard(name, request)
         verdicts = await self._reports.send(name, request, missing_of(agent, request))
         if isinstance(verdicts, Rejection):
             answered(verdicts)
         else:
-            await self._settle(agent, seat, request, verdicts, answered)
+            await self._settle(agent, session, request, verdicts, answered)
 
     async def _settle(
         self,
         agent: Agent,
-        seat: AgentSession,
+        session: AgentSession,
         request: PollRequest,
         verdicts: list[ReportVerdict],
         answered: Callable[[Outcome], None],
@@ -318,12 +318,12 @@ class PollService:
         if unknown_of(agent, request):
             # Make sure that what the agent holds and we do not know is really over, before it is told to stop it.
             await self._barrier()
-        self._holding.begin(seat, request, verdicts, answered)
+        self._holding.begin(session, request, verdicts, answered)
 
     def _abandon(self, name: str, answered: Callable[[Outcome], None]) -> None:
         """Forget a held poll for whose answer nobody waits any more."""
-        seat = self._seats.get(name)
-        for poll in () if seat is None else tuple(seat.polls.values()):
+        session = self._sessions.get(name)
+        for poll in () if session is None else tuple(session.polls.values()):
             if poll.answered is answered:
                 self._holding.drop(poll)
 
@@ -342,37 +342,37 @@ class PollService:
 
     def _heard(self, name: str, request: PollRequest) -> AgentSession:
         """Take note of all that a poll says but its report. Raises `BusyError`."""
-        seat = self._seat(name, request.incarnation)
+        session = self._session(name, request.incarnation)
         if request.load is not None:
-            seat.load = request.load
-            self.outlook.told(name, request.load)
+            session.load = request.load
+            self.agent_stats.told(name, request.load)
         self._leader.contact(name)
-        seat.heard(request.seen)
+        session.heard(request.seen)
         if request.logs:
             self.relay.deliver(name, request.logs)
         if request.usage or self.usage.of_agent(name):
             self.usage.take(name, request.running, request.usage, asyncio.get_running_loop().time())
-        if request.seq > seat.seq:
-            seat.seq = request.seq
+        if request.seq > session.seq:
+            session.seq = request.seq
             self._leader.told_trouble(name, request.trouble)
-            for poll in seat.polls.values():
+            for poll in session.polls.values():
                 self._holding.overtake(poll)
-        return seat
+        return session
 
-    def _seat(self, name: str, incarnation: int) -> AgentSession:
-        seat = self._seats.get(name)
-        if seat is None or seat.incarnation < incarnation:
-            if len(self._seats) >= SEATS_MAX:
+    def _session(self, name: str, incarnation: int) -> AgentSession:
+        session = self._sessions.get(name)
+        if session is None or session.incarnation < incarnation:
+            if len(self._sessions) >= SEATS_MAX:
                 raise BusyError(f"{SEATS_MAX} agents are remembered already")
-            if seat is not None:
-                for poll in seat.polls.values():
+            if session is not None:
+                for poll in session.polls.values():
                     self._holding.overtake(poll)
             self.usage.forget(name)
             fresh = AgentSession(name, incarnation)
-            if seat is not None:
-                fresh.pid, fresh.version = seat.pid, seat.version
-            self._seats[name] = seat = fresh
-        return seat
+            if session is not None:
+                fresh.pid, fresh.version = session.pid, session.version
+            self._sessions[name] = session = fresh
+        return session
 
     async def _agent_of(self, name: str, request: PollRequest) -> Agent | Rejection:
         agent = self._machine.state.agents.get(name)
@@ -407,7 +407,7 @@ class PollService:
         )
         if isinstance(reply, Rejection):
             return reply
-        self._seats.pop(name, None)
+        self._sessions.pop(name, None)
         self.usage.forget(name)
         return PollResponse(lease_ms=self._lease_ms, verdicts=verdicts, draining=True)
 

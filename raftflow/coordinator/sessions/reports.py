@@ -6,12 +6,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from raftflow.coordinator.placement.agent_stats import MEASURED_LEAST_MS
+from raftflow.coordinator.placement.agent_stats import MEASURED_MIN_MS
 from raftflow.coordinator.sessions.ends import report, verdicts_of
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import Reported
 from raftflow.machine.read import queries
-from raftflow.machine.rules.lateness import SAMPLES_LEAST
+from raftflow.machine.rules.lateness import SAMPLES_MIN
 
 if TYPE_CHECKING:
     from raftflow.coordinator.clock import WallClock
@@ -29,13 +29,13 @@ class Reports:
     """Takes the ends and the missing attempts of polls to the log. For the leader alone."""
 
     def __init__(
-        self, *, machine: Machine, submitter: Submitter, leader: LeaderLoop, clock: WallClock, outlook: AgentStats
+        self, *, machine: Machine, submitter: Submitter, leader: LeaderLoop, clock: WallClock, agent_stats: AgentStats
     ) -> None:
         self._machine = machine
         self._submitter = submitter
         self._leader = leader
         self._clock = clock
-        self._outlook = outlook
+        self._agent_stats = agent_stats
 
     def propose(
         self, name: str, request: PollRequest, missing: tuple[int, ...]
@@ -73,11 +73,11 @@ class Reports:
     def _measure(self, name: str, ends: list[ReportedEnd]) -> None:
         """Note how fast the agent was with what is known to take some time."""
         for end in ends:
-            if end.duration_ms >= MEASURED_LEAST_MS and end.outcome == "succeeded":
+            if end.duration_ms >= MEASURED_MIN_MS and end.outcome == "succeeded":
                 agent = self._machine.state.agents.get(name)
                 found = None if agent is None else agent.live.get(end.fence)
                 if found is None:
                     continue
                 known = queries.kind_estimate(self._machine, found[0].id, found[1].position)
-                if known is not None and known.count >= SAMPLES_LEAST:
-                    self._outlook.ran(name, known.mean_ms, end.duration_ms)
+                if known is not None and known.count >= SAMPLES_MIN:
+                    self._agent_stats.ran(name, known.mean_ms, end.duration_ms)

@@ -37,7 +37,7 @@ LONE_SURROGATE: Final = "is no valid Unicode (a lone surrogate)"
 TOO_DEEP: Final = f"is nested more than {JSON_DEPTH_MAX} levels deep"
 TWICE: Final = "the key is there twice"
 
-_INTEGER_MOST = 10**INTEGER_DIGITS_MAX - 1
+_INTEGER_MAX = 10**INTEGER_DIGITS_MAX - 1
 _LONG_DIGITS = re.compile(rf"([0-9](?:_?[0-9]){{{INTEGER_DIGITS_MAX}}})(?:_?[0-9])+")
 _WHOLES = frozenset((dict, list))
 _ENDS_OF_KEYS = (b'":', b" :", b"\t:", b"\r:", b"\n:")
@@ -262,7 +262,7 @@ def judge_text(part: Any) -> str | None:
 
 def judge_integer(part: Any) -> str | None:
     """Say what is wrong with a whole number; None also for all that is none."""
-    return LONG_INTEGER if isinstance(part, int) and not -_INTEGER_MOST <= part <= _INTEGER_MOST else None
+    return LONG_INTEGER if isinstance(part, int) and not -_INTEGER_MAX <= part <= _INTEGER_MAX else None
 
 
 def judge_finite(part: Any) -> str | None:

@@ -17,7 +17,7 @@ from raftflow.domain.tasks.feasibility import suits
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine.rules import cache, growth, learning, ledger
 from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, part, remember
-from raftflow.machine.rules.context import BULK_LEAST, move
+from raftflow.machine.rules.context import BULK_MIN, move
 from raftflow.machine.rules.quarantine import agent_due, contradict, note_end
 from raftflow.machine.rules.stopping import at_limit, cancel_downstream, stop_workflow, void
 from raftflow.machine.tables.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
@@ -496,7 +496,7 @@ def _fail_for_good(step: ApplyContext, workflow: Workflow, task: Task, attempt: 
 def _meet_needs(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Tell the tasks that need this one that it has succeeded."""
     dependents = workflow.dependents[task.position]
-    if workflow.caches or len(dependents) >= BULK_LEAST:
+    if workflow.caches or len(dependents) >= BULK_MIN:
         cache.succeeded(step, workflow, task)
         return
     tasks = workflow.tasks

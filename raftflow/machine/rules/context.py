@@ -35,7 +35,7 @@ Transition = tuple[str, str, str, str, str, int, int, str]
 
 _READY = TaskState.READY
 
-BULK_LEAST = 1_000
+BULK_MIN = 1_000
 """So many moves of tasks of one workflow are told of by one event."""
 
 
@@ -192,7 +192,7 @@ def in_bulk(step: ApplyContext, workflow: Workflow, count: int, *, ready: bool) 
 
     Those that were ready before and those that become it are all told of, so it may be used while some are.
     """
-    if count < BULK_LEAST or workflow.paused:
+    if count < BULK_MIN or workflow.paused:
         yield
         return
     step.bulk = workflow

@@ -1,6 +1,6 @@
 """How long a running task is taken to run, and from when on it counts as late.
 
-By what was learnt of its kind once that was learnt from `SAMPLES_LEAST` attempts, else by the `expected` of its
+By what was learnt of its kind once that was learnt from `SAMPLES_MIN` attempts, else by the `expected` of its
 document. Nobody is late of whom nobody knows what to expect.
 """
 
@@ -14,9 +14,9 @@ from raftflow.machine.rules.learning import kind_of_profile
 if TYPE_CHECKING:
     from raftflow.machine.tables.state import Attempt, State, Task, Workflow
 
-SAMPLES_LEAST = 4
+SAMPLES_MIN = 4
 """Attempts of a kind from which its run time is believed."""
-PATIENCE_LEAST_MS = 1_000
+PATIENCE_MIN_MS = 1_000
 """No attempt counts as late before that: starting another one is not free either."""
 DEVIATIONS = 4
 """An attempt is late when it has run longer than its kind's mean and so many mean deviations, and half as long again
@@ -43,15 +43,15 @@ def expectation(state: State, workflow: Workflow, task: Task) -> Expectation | N
     """Return what a task is taken to run, None if nobody knows."""
     kind = kind_of_profile(workflow.profiles[task.profile])
     known = None if kind is None else state.kinds_learnt.get(kind)
-    if known is not None and known.count >= SAMPLES_LEAST:
+    if known is not None and known.count >= SAMPLES_MIN:
         mean_ms = max(known.mean_us // 1000, 1)
-        late_ms = max(mean_ms + DEVIATIONS * (known.deviation_us // 1000), mean_ms * 3 // 2, PATIENCE_LEAST_MS)
+        late_ms = max(mean_ms + DEVIATIONS * (known.deviation_us // 1000), mean_ms * 3 // 2, PATIENCE_MIN_MS)
         return Expectation(mean_ms, late_ms, kind)
     after = max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
     told_ms = task.rank - after
     if told_ms == EXPECTED_DEFAULT_MS:  # what is taken if a task says nothing
         return None
-    return Expectation(told_ms, max(2 * told_ms, PATIENCE_LEAST_MS), None)
+    return Expectation(told_ms, max(2 * told_ms, PATIENCE_MIN_MS), None)
 
 
 def why_backup(state: State, workflow: Workflow, task: Task, attempt: Attempt, at_ms: int) -> str:

@@ -36,7 +36,7 @@ class FaultActions:
         network: Network,
         agents: list[SimAgent],
         bursts: Bursts,
-        weather: Delays,
+        delays: Delays,
         clients: Sequence[str],
         calls_are_good: bool,
         missed: Callable[[str], None],
@@ -48,7 +48,7 @@ class FaultActions:
         self.network = network
         self.agents = agents
         self.bursts = bursts
-        self.weather = weather
+        self.delays = delays
         self.clients = clients
         """Their names."""
         self.calls_are_good = calls_are_good

@@ -80,7 +80,7 @@ class FaultInjector:
         *,
         weights: dict[str, int],
         every_s: float,
-        calm: float,
+        loss_throttle: float,
     ) -> None:
         self._stage = stage
         self._changes = changes
@@ -91,15 +91,15 @@ class FaultInjector:
         self._network = stage.network
         self._agents = stage.agents
         self._bursts = stage.bursts
-        self._weather = stage.weather
+        self._delays = stage.delays
         self._every_s = every_s
-        self._calm = calm
+        self._loss_throttle = loss_throttle
         self._held = False
         self._away: set[str] = set()
         """Agents that are cut off for longer than their lease."""
         self._kinds = list(weights)
         self._weights = list(weights.values())
-        dramas = Scenarios(stage, spoil_restores="bad restore" in weights)
+        scenarios = Scenarios(stage, spoil_restores="bad restore" in weights)
         self._deeds: dict[str, Callable[[str], None]] = {
             "crash": stage.cluster.crash,
             "kill": stage.kill,
@@ -118,16 +118,16 @@ class FaultInjector:
             "flip": self._flip,
             "bad restore": stage.spoil_restore,
             "burst": self._burst,
-            "ex-leader": dramas.ex_leader,
-            "slow majority": dramas.slow_majority,
-            "election": dramas.election,
-            "stall": dramas.stall,
-            "left behind": dramas.left_behind,
+            "ex-leader": scenarios.ex_leader,
+            "slow majority": scenarios.slow_majority,
+            "election": scenarios.election,
+            "stall": scenarios.stall,
+            "left behind": scenarios.left_behind,
             "snapshot": stage.snapshot,
             "transfer": self._transfer,
             "agent": self._agent,
             "give up": self._give_up,
-            "silent leader": dramas.silent_leader,
+            "silent leader": scenarios.silent_leader,
             "fleet cut off": self._cut_fleet_off,
             "clock ahead": self._clock_ahead,
             "add member": changes.add,
@@ -150,7 +150,7 @@ class FaultInjector:
                 return
             if self._held:
                 continue
-            if self._rng.random() < self._calm:
+            if self._rng.random() < self._loss_throttle:
                 await self._breathe()
             self._revive()
             if self._kinds:
@@ -292,7 +292,7 @@ class FaultInjector:
 
     def _slow_disk(self, name: str) -> None:
         extra_s = self._rng.choice((0.02, 0.1, 0.5, 1.5))
-        self._weather.disk_until[name] = (self._loop.time() + self._rng.uniform(0.3, 3.0), extra_s)
+        self._delays.disk_until[name] = (self._loop.time() + self._rng.uniform(0.3, 3.0), extra_s)
         self._trace.fault("slow disk", name, f"{extra_s} s")
 
     # The network.
@@ -325,9 +325,9 @@ class FaultInjector:
         extra_s = self._rng.choice((0.05, 0.3, 0.8, 1.5))
         until_s = self._loop.time() + self._rng.uniform(0.3, 4.0)
         self._trace.fault("slow link", name, f"to {other}, {extra_s} s")
-        self._weather.slow_until[name, other] = (until_s, extra_s)
+        self._delays.slow_until[name, other] = (until_s, extra_s)
         if self._rng.random() < 0.5:
-            self._weather.slow_until[other, name] = (until_s, extra_s)
+            self._delays.slow_until[other, name] = (until_s, extra_s)
 
     # Agents.
 

@@ -46,7 +46,7 @@ class Scenarios:
         if len(others) >= 4 and rng.random() < 0.8:
             friend = others.pop()
             slow_s = rng.choice((1.0, 2.0, 2.0))
-            stage.weather.slow_until[friend, first] = (stage.loop.time() + 0.3, slow_s)
+            stage.delays.slow_until[friend, first] = (stage.loop.time() + 0.3, slow_s)
         stage.trace.fault("leader cut off with a tail", first)
         stage.cut_off(first, others)
         stage.bursts.fire(first, rng.choice((2, 5, 20, 40)))
@@ -123,7 +123,7 @@ class Scenarios:
         stage.trace.fault("slow majority", leader, f"with {','.join(needed)}, {slow_s} s")
         stage.cut_off(leader, spare)
         for name in needed:
-            stage.weather.slow_until[leader, name] = (until_s, slow_s)
+            stage.delays.slow_until[leader, name] = (until_s, slow_s)
         while stage.loop.time() < until_s:
             stage.bursts.fire(leader, rng.choice((1, 2, 5)))
             await asyncio.sleep(rng.uniform(0.01, 0.06))

@@ -279,11 +279,11 @@ class SimLeaderClient:
             if refusal := _refusal(request.offers):
                 return refusal
             capacity = {name: parse_amount(name, value) for name, value in request.resources.items()}
-            command = replica.registrar.command(request, capacity, at_ms=replica.clock.now_ms())
-            reply, verdicts = await replica.registrar.register(command, request.offers)
+            command = replica.registration.command(request, capacity, at_ms=replica.clock.now_ms())
+            reply, verdicts = await replica.registration.register(command, request.offers)
             if isinstance(reply, Rejection):
                 return reply
-            replica.desk.registered(request, reply.incarnation)
+            replica.poll_service.registered(request, reply.incarnation)
             timing = replica.config.timing
             return RegisterResponse(
                 id=reply.name,
@@ -305,7 +305,7 @@ class SimLeaderClient:
             request = msgspec.json.decode(body, type=PollRequest)
             if refusal := _refusal(request.ends):
                 return refusal
-            reply = await replica.desk.poll(agent_id, request)
+            reply = await replica.poll_service.poll(agent_id, request)
             return reply if isinstance(reply, Rejection) else msgspec.json.encode(reply)
 
         return self._decode_poll.decode(await self._pass(serve, timeout_s))
@@ -446,7 +446,7 @@ class SimAgent:
         """Whether it runs a program."""
         return self._machine is not None and self._machine.running > 0
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Let programs that start from now on end quickly, on a machine that is in order."""
         self._hurried = True
         self.health.recover()

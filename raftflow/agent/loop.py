@@ -35,6 +35,7 @@ from raftflow.agent.exchange.portions import first_of
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output.store import OutputPiece, OutputStore
 from raftflow.agent.workdir.files import UnfitFileError
+from raftflow.domain.contract.reportable import told_number, told_text
 from raftflow.domain.contract.views import (
     Assignment,
     LogPiece,
@@ -46,7 +47,6 @@ from raftflow.domain.contract.views import (
 )
 from raftflow.domain.features import FAULTS_LEVEL, LOGS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.limits import OFFERS_MAX, VERSION_CHARS_MAX
-from raftflow.domain.tasks.reportable import told_number, told_text
 
 _log = logging.getLogger("raftflow.agent.loop")
 
@@ -300,7 +300,10 @@ class AgentLoop:
         """
         attempt_table = self._attempt_table
         _log.warning(
-            "dropping %d running and %d queued attempts, %d ends", len(attempt_table.running), len(attempt_table.queue), len(attempt_table.ends)
+            "dropping %d running and %d queued attempts, %d ends",
+            len(attempt_table.running),
+            len(attempt_table.queue),
+            len(attempt_table.ends),
         )
         attempt_table.give_back()
         self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
@@ -362,7 +365,10 @@ class AgentLoop:
             return
         attempt_table = self._attempt_table
         while True:
-            while len(attempt_table.running) < self._attempts_max and (assignment := attempt_table.start_next()) is not None:
+            while (
+                len(attempt_table.running) < self._attempts_max
+                and (assignment := attempt_table.start_next()) is not None
+            ):
                 self._attempts.start(assignment)
             misfit = attempt_table.take_misfit()
             if misfit is None:

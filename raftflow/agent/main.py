@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from raftflow.agent.attempts.fitness import MachineProbe
-from raftflow.agent.attempts.inputs import Fetcher, InputFolder
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.leader import LeaderClient, RefusedError
@@ -32,6 +31,7 @@ from raftflow.agent.loop import AgentLoop
 from raftflow.agent.output.output_uploads import OutputUploads
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.agent.workdir.inputs import Fetcher, InputFolder
 from raftflow.domain.contract.views import RegisterResponse, ReportedEnd
 from raftflow.log_output import start_logging
 from raftflow.logstore.stores import open_store

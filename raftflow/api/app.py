@@ -85,7 +85,12 @@ class Api:
     """Serves one replica. `application()` is given to aiohttp's runner."""
 
     def __init__(
-        self, replica: Replica, forwarder: Forwarder, admission: AdmissionControl, hosts: Hosts, proof: ForwardingProof
+        self,
+        replica: Replica,
+        forwarder: Forwarder,
+        admission: AdmissionControl,
+        hosts: Hosts,
+        proof: ForwardingProof,
     ) -> None:
         self._replica = replica
         self._hosts = hosts

@@ -10,7 +10,7 @@ from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.domain.features import FeatureLevelError
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.machine.rules.audit_chain import CHAIN_START
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 
 SWEEP_EVERY_S: Final = 0.002
 SWEPT_PER_TURN: Final = 2_000

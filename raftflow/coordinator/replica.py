@@ -46,12 +46,12 @@ from raftflow.domain.tasks.peer_urls import tell_peers
 from raftflow.logstore.stores import open_store
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.machine.read import queries
+from raftflow.replication.errors import LogFailedError, NoQuorumError, RemovedError
 from raftflow.replication.histogram import Histogram
-from raftflow.replication.log import LogFailedError, NoQuorumError, RemovedError, Role
+from raftflow.replication.log import ChangeableLog, Role
 from raftflow.replication.members.birth_file import OrderRefusedError
 from raftflow.replication.members.membership import (
     VOTERS_MIN,
-    ChangeableLog,
     ChangeRefusedError,
     MemberInfo,
     Membership,

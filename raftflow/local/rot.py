@@ -15,16 +15,16 @@ from typing import Final
 
 from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.audit.frames import AuditError, Frame
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.journal import records
-from raftflow.replication.journal.recovery import Image, recover
-from raftflow.replication.journal.segments import Scan, read_segment
-from raftflow.replication.log import LogFailedError
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.members.introductions import Introducer
 from raftflow.replication.members.membership import Membership, load_first
 from raftflow.replication.messages import envelope
-from raftflow.replication.snapshot.store import SnapshotInfo, SnapshotStore
+from raftflow.replication.storage import records
+from raftflow.replication.storage.recovery import Image, recover
+from raftflow.replication.storage.segments import Scan, read_segment
+from raftflow.replication.storage.snapshot_store import SnapshotInfo, SnapshotStore
 
 _WEIGHTS: Final = {"journal": 10, "snapshot": 6, "meta": 3, "audit": 2}
 _USED_SHARE: Final = 0.9

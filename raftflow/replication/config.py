@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from raftflow.replication.journal.journal import SEGMENT_BYTES
 from raftflow.replication.messages.envelope import ENTRY_BYTES_MAX
+from raftflow.replication.storage.journal import SEGMENT_BYTES
 
 REPLICAS_MAX: Final = 9
 """More members cost more than they protect."""

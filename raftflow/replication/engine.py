@@ -21,38 +21,28 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication.log import (
-    LogFailedError,
-    LogStatus,
-    NoQuorumError,
-    Outcome,
-    PeerStatus,
-    Rejected,
-    RemovedError,
-    Role,
-    Stamp,
-    Unknown,
-)
+from raftflow.replication.errors import LogFailedError, NoQuorumError, RemovedError
+from raftflow.replication.log import LogStatus, Outcome, PeerStatus, Rejected, Role, Stamp, Unknown
 from raftflow.replication.members import membership
 from raftflow.replication.members.birth_file import MarkFile, OrderRefusedError
 from raftflow.replication.members.births import Births, EmptiedError
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.members.membership import MemberInfo, Membership, MembershipVersion, NotReadyError
 from raftflow.replication.messages import envelope, wire
-from raftflow.replication.messages.traffic import PeerTraffic
 from raftflow.replication.raft.driver import Driver
 from raftflow.replication.raft.guard import NO_RULES, GuardedTransport, Rule
 from raftflow.replication.raft.handover import Handover
 from raftflow.replication.raft.library import LibraryFailure, Raft, RaftTiming, SnapshotPort, loop_clock, use_clock
 from raftflow.replication.raft.member_changes import MemberChanges
+from raftflow.replication.raft.peer_memory import PeerMemory
 from raftflow.replication.raft.pending_entries import PendingEntries
 from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.raft.roles import RoleTracker
 from raftflow.replication.raft.sync_gate import SyncGate
-from raftflow.replication.repair.peer_memory import PeerMemory
 from raftflow.replication.repair.repair import MEMBERS_MIN, Repair, StorageOpener
 from raftflow.replication.snapshot.compaction import SnapshotWriter
 from raftflow.replication.snapshot.transfer import IncomingTransfer, SnapshotSender
+from raftflow.replication.traffic import PeerTraffic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,7 +53,7 @@ if TYPE_CHECKING:
     from raftflow.replication.members.births import Neighbours
     from raftflow.replication.net.links import Links
     from raftflow.replication.raft.library import Entry, Message
-    from raftflow.replication.snapshot.store import SnapshotInfo
+    from raftflow.replication.storage.snapshot_store import SnapshotInfo
 
 _log = logging.getLogger(__name__)
 

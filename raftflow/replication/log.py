@@ -8,14 +8,15 @@ engine could stand behind them.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from raftflow.replication.members.membership import Membership
+    from raftflow.replication.errors import LogFailedError
+    from raftflow.replication.members.membership import MemberInfo, Membership
 
 
 class StateMachine(Protocol):
@@ -123,28 +124,6 @@ class Unknown(msgspec.Struct, frozen=True):
 Outcome = Applied | Rejected | Unknown
 
 
-class LogFailedError(Exception):
-    """The log stopped for good: a disk that fails, a corrupt file, an `apply` that raised. Says what to do."""
-
-
-REMOVED_ADVICE: Final = (
-    "It stops, and its data can be wiped; its name is never used again. A new replica joins under a new name, with "
-    "an empty directory and `join = true`."
-)
-
-
-class RemovedError(LogFailedError):
-    """This replica is no member any more: it stops, and nothing is wrong with it."""
-
-
-class NoQuorumError(Exception):
-    """A linearizable read could not be confirmed: not the leader, or no majority answered in time."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class ReplicatedLog(Protocol):
     """A totally ordered, durable sequence of entries, applied to one `StateMachine` on every replica."""
 
@@ -205,4 +184,21 @@ class ReplicatedLog(Protocol):
 
     async def wait_failed(self) -> LogFailedError:
         """Return when the log has stopped for good, with the reason."""
+        ...
+
+
+@runtime_checkable
+class ChangeableLog(Protocol):
+    """A replicated log whose members can be changed; see `PySyncObjLog`."""
+
+    def status(self) -> LogStatus:
+        """See `ReplicatedLog`."""
+        ...
+
+    async def add_member(self, member: MemberInfo, timeout_s: float) -> Membership:
+        """Feed a new replica until it has caught up, then make it a voter."""
+        ...
+
+    async def remove_member(self, name: str, timeout_s: float) -> Membership:
+        """Take a voter or learner out of the cluster for ever."""
         ...

@@ -11,17 +11,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from raftflow.replication.log import (
-    Applied,
-    LogFailedError,
-    LogStatus,
-    NoQuorumError,
-    Outcome,
-    Rejected,
-    Role,
-    Stamp,
-    Unknown,
-)
+from raftflow.replication.errors import LogFailedError, NoQuorumError
+from raftflow.replication.log import Applied, LogStatus, Outcome, Rejected, Role, Stamp, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

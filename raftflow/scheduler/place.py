@@ -25,8 +25,8 @@ import msgspec
 
 from raftflow.domain.commands import Placement
 from raftflow.domain.tasks.feasibility import ReadyTask, Shape
+from raftflow.scheduler.order import OrderKey
 from raftflow.scheduler.queue.fleet import Fleet, Lane
-from raftflow.scheduler.queue.order import OrderKey
 from raftflow.scheduler.view import Group, PlacementView
 
 

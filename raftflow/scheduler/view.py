@@ -9,7 +9,7 @@ import msgspec
 
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape
 from raftflow.domain.tasks.resources import CPU, MEMORY
-from raftflow.scheduler.queue.order import OrderKey
+from raftflow.scheduler.order import OrderKey
 
 NO_BUDGETS: Mapping[str, int] = MappingProxyType({})
 NO_RESERVATIONS: Mapping[str, Shape] = MappingProxyType({})

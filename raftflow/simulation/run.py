@@ -28,7 +28,6 @@ from raftflow.simulation.nemesis.faults import FaultInjector
 from raftflow.simulation.nemesis.member_faults import MemberFaults
 from raftflow.simulation.nemesis.wipes import Wipes
 from raftflow.simulation.plan import GUARD_RULES, RunOptions, make_plan
-from raftflow.simulation.trace import Trace, TraceHandler
 from raftflow.simulation.world.agents import SimAgent, virtual_agents
 from raftflow.simulation.world.calls import Calls
 from raftflow.simulation.world.cluster import Cluster
@@ -37,6 +36,7 @@ from raftflow.simulation.world.disk import SimulatedCrash
 from raftflow.simulation.world.loop import LoopStuckError, VirtualLoop, current_process
 from raftflow.simulation.world.machine_health import MachineFaults
 from raftflow.simulation.world.network import Network
+from raftflow.simulation.world.trace import Trace, TraceHandler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,7 +139,9 @@ class World:
             every_s=plan.every_s,
             loss_throttle=plan.loss_throttle,
         )
-        self.machine_faults = MachineFaults(loop, self._rng(seed, "sickness"), trace, self.agents) if plan.sick else None
+        self.machine_faults = (
+            MachineFaults(loop, self._rng(seed, "sickness"), trace, self.agents) if plan.sick else None
+        )
         self._commit_exposure = CommitExposure(
             loop=loop,
             trace=trace,
@@ -451,4 +453,4 @@ def _bury(world: World, loop: VirtualLoop) -> None:
         sys.unraisablehook = hook
 
 
-__all__ = ["GUARD_RULES", "NO_RULES", "Report", "RunOptions", "SeedPlan", "World", "make_plan", "simulate"]
+__all__ = ["GUARD_RULES", "NO_RULES", "Report", "RunOptions", "World", "make_plan", "simulate"]

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.journal.journal import Journal
+from raftflow.replication.storage.journal import Journal
 
 COMMAND = b"x" * 200
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from raftflow.agent.attempts import fitness
-from raftflow.agent.attempts import inputs as agent_inputs
 from raftflow.agent.attempts.fitness import Fitness
-from raftflow.agent.attempts.folders import AttemptFolders
 from raftflow.agent.executors import python as python_executor
+from raftflow.agent.workdir import inputs as agent_inputs
 from raftflow.agent.workdir.files import UnfitFileError, is_of_the_system
+from raftflow.agent.workdir.folders import AttemptFolders
 from raftflow.domain.limits import TROUBLE_CHARS_MAX
 
 TRUE = ["/bin/true"]

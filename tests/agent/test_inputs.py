@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from raftflow.agent.attempts import inputs as agent_inputs
-from raftflow.agent.attempts.inputs import (
+from raftflow.agent.attempts.runner import AttemptRunner
+from raftflow.agent.workdir import inputs as agent_inputs
+from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.agent.workdir.inputs import (
     AttemptOverError,
     Fetcher,
     InputFolder,
@@ -22,8 +24,6 @@ from raftflow.agent.attempts.inputs import (
     NotServedError,
     PassedOverError,
 )
-from raftflow.agent.attempts.runner import AttemptRunner
-from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment, InputsApart, InputsPiece
 
 TRUE = ["/bin/true"]

@@ -156,7 +156,9 @@ async def test_plain_http_at_a_door_of_tls_is_told_so(one: Any, tmp_path: Path) 
     from raftflow.api.server import tls_context
 
     cert, key = make_certificate(tmp_path)
-    door = ApiListener(one.server.admission, tls_context(with_tls(one.config, api_cert=cert, api_key=key, api_ca=cert)))
+    door = ApiListener(
+        one.server.admission, tls_context(with_tls(one.config, api_cert=cert, api_key=key, api_ca=cert))
+    )
     door.start(one.config.bind)
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", door.port)

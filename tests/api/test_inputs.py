@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raftflow.domain.commands import RetireWorkflows
-from raftflow.machine.rules import inputs as machine_inputs
+from raftflow.machine.read import inputs as machine_inputs
 
 BIG = "x" * 30_000
 TRUE = {"command": ["true"]}

@@ -13,7 +13,8 @@ from raftflow.api import connection
 from raftflow.api.admission import gated_connection
 from raftflow.api.http import bodies
 from raftflow.coordinator.config.replica_config import Limits
-from raftflow.replication.log import NoQuorumError, Unknown
+from raftflow.replication.errors import NoQuorumError
+from raftflow.replication.log import Unknown
 
 WORK = {"id": "a", "command": ["true"]}
 DOCUMENT = {"name": "w", "tasks": [WORK]}

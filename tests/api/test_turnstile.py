@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raftflow.api.admission import load_shedder as module
-from raftflow.api.admission.load_shedder import STEPS_MIN, STEPS_MAX, LoadShedder, QueueClass
+from raftflow.api.admission.load_shedder import STEPS_MAX, STEPS_MIN, LoadShedder, QueueClass
 from raftflow.api.http.problems import QUEUE_FULL, ProblemError
 
 

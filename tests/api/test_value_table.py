@@ -23,21 +23,21 @@ import msgspec
 import pytest
 
 from raftflow import helpers
-from raftflow.agent.attempts.folders import AttemptFolders
 from raftflow.agent.config import AgentConfigError, load_config
 from raftflow.agent.executors.command import _encode as encode_inputs
 from raftflow.agent.launcher.messages import CONTROL_FD, READY, FunctionCall, Returned
 from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.agent.workdir.folders import AttemptFolders
 from raftflow.api.http.bodies import decode
 from raftflow.api.http.problems import ProblemError
 from raftflow.api.routes.agents import _capacity as capacity_of
 from raftflow.cli.terminal.output import print_items
 from raftflow.client import AsyncClient, Client, UsageError, Workflow
 from raftflow.coordinator.uploads.document_worker import Ask, answer
+from raftflow.domain.contract.reportable import first_fault, judge_end
 from raftflow.domain.contract.views import RegisterRequest, ReportedEnd, TaskView, WorkflowCreated
 from raftflow.domain.limits import INTEGER_DIGITS_MAX, RESULT_BYTES_MAX
 from raftflow.domain.tasks.checks import check_task_values, result_problem
-from raftflow.domain.tasks.reportable import first_fault, judge_end
 from raftflow.domain.values import cachekeys
 from raftflow.domain.values.exact import ValueFault, write_json
 from raftflow.formats.agents import load_agents

@@ -27,16 +27,16 @@ from raftflow.domain.commands import AnyCommand, decode_entry, encode_entry
 from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, PIECES_LEVEL, FeatureLevelError
 from raftflow.machine.machine import Machine
 from raftflow.machine.snapshot import stream
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.journal.journal import Journal
-from raftflow.replication.log import LogFailedError
 from raftflow.replication.members import membership
 from raftflow.replication.members.birth_file import Mark, MarkFile
 from raftflow.replication.members.identity import DataDir, read_identity
 from raftflow.replication.members.introductions import Introducer, Introduction
 from raftflow.replication.members.starts import ReplicaStart, Seen, Starts
 from raftflow.replication.messages import envelope
-from raftflow.replication.snapshot.store import SnapshotStore
+from raftflow.replication.storage.journal import Journal
+from raftflow.replication.storage.snapshot_store import SnapshotStore
 
 SETS = sorted(path.name for path in GOLDEN.iterdir())
 NEWEST = f"level-{LEVEL}"

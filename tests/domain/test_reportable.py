@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftflow.domain import limits
+from raftflow.domain.contract.reportable import first_fault, judge_end, result_fault, told_number, told_text
 from raftflow.domain.contract.views import ReportedEnd
-from raftflow.domain.tasks.reportable import first_fault, judge_end, result_fault, told_number, told_text
 from raftflow.domain.values.exact import read_json
 
 

@@ -20,11 +20,7 @@ NAN, INF = math.nan, math.inf
 MAX = 10**INTEGER_DIGITS_MAX - 1
 
 VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-MAX, MAX)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
+    st.none() | st.booleans() | st.integers(-MAX, MAX) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )

@@ -11,10 +11,10 @@ import pytest
 from raftflow.domain import commands as c
 from raftflow.domain.events import Event
 from raftflow.domain.features import LEVEL
+from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.tasks.states import AttemptOutcome, TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
-from raftflow.domain.values.pieces import Draft
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check

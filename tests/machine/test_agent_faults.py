@@ -10,7 +10,7 @@ from raftflow.domain.limits import AGENT_FAULTS_MAX
 from raftflow.domain.rejections import RejectionCode
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
-from raftflow.machine.rules.preferences import avoided
+from raftflow.machine.read.preferences import avoided
 from raftflow.machine.rules.quarantine import CONTRADICTIONS_MAX, QUARANTINE_FIRST_MS, QUARANTINE_MAX_MS
 
 FULL = "no space left on device"

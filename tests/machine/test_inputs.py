@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raftflow.domain import limits
+from raftflow.machine.read import inputs as machine_inputs
 from raftflow.machine.read import queries as q
-from raftflow.machine.rules import inputs as machine_inputs
-from raftflow.machine.rules.inputs import BehindError, NotLiveError, inputs_slice
+from raftflow.machine.read.inputs import BehindError, NotLiveError, inputs_slice
 
 BIG = b'"' + b"x" * 20_000 + b'"'
 

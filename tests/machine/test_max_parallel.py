@@ -7,7 +7,7 @@ import pytest
 
 from raftflow.domain.rejections import RejectionCode
 from raftflow.machine.machine import Machine
-from raftflow.machine.rules import preferences
+from raftflow.machine.read import preferences
 
 
 @pytest.fixture

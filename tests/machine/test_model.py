@@ -26,12 +26,12 @@ from hypothesis.stateful import (
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
+from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted, Rejection
 from raftflow.domain.tasks.feasibility import fits_now, suits
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
-from raftflow.domain.values.pieces import Draft
 from raftflow.machine.commands import attempts
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from raftflow.machine.machine import Machine
 from raftflow.machine.read.invariants import check
-from raftflow.machine.snapshot import copy_on_write
 from raftflow.machine.snapshot import stream as snapshots
-from raftflow.machine.snapshot.copy_on_write import CHUNK
 from raftflow.machine.snapshot.restoring import SnapshotError
+from raftflow.machine.tables import copy_on_write
+from raftflow.machine.tables.copy_on_write import CHUNK
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from raftflow.domain import commands as c
 from raftflow.domain import limits
 from raftflow.domain.events import WorkflowChanged, WorkflowReady
+from raftflow.domain.pieces import Draft, TaskPiece
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
-from raftflow.domain.values.pieces import Draft, TaskPiece
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check

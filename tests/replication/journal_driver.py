@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raftflow.replication.journal.journal import Journal
+from raftflow.replication.storage.journal import Journal
 
 if TYPE_CHECKING:
-    from raftflow.replication.journal.records import Entry
+    from raftflow.replication.storage.records import Entry
     from raftflow.simulation.world.disk import FaultyFileSystem
 
 DIRECTORY = Path("/data/journal")

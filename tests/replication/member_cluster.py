@@ -11,7 +11,7 @@ from virtual_cluster import Cluster, Disk, Machine, Network, SimLinks
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.log import LogFailedError, RemovedError
+from raftflow.replication.errors import LogFailedError, RemovedError
 from raftflow.replication.members.introductions import Introduction, is_welcome
 from raftflow.replication.members.membership import ChangeRefusedError, MemberInfo, MembershipVersion, NotReadyError
 from raftflow.simulation.world.disk import SimulatedCrash

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from raftflow.domain.features import BIRTHS_LEVEL
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.birth_file import MarkFile, OrderRefusedError
 from raftflow.replication.members.births import Births, EmptiedError, Neighbours
 from raftflow.replication.members.identity import DataDir

@@ -13,8 +13,9 @@ from virtual_cluster import Machine
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.errors import LogFailedError, NoQuorumError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Role
+from raftflow.replication.log import Applied, Role
 from raftflow.replication.net.links import StreamLinks
 
 if TYPE_CHECKING:

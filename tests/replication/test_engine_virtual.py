@@ -12,9 +12,10 @@ from virtual_cluster import Cluster, Machine, SimLinks, run_virtual
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.journal.journal import Journal
-from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rejected, Role, Unknown
+from raftflow.replication.errors import LogFailedError, NoQuorumError
+from raftflow.replication.log import Applied, Rejected, Role, Unknown
 from raftflow.replication.messages import wire
+from raftflow.replication.storage.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

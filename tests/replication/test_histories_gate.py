@@ -10,11 +10,11 @@ import asyncio
 import pytest
 from virtual_cluster import Cluster, run_virtual
 
-from raftflow.replication.journal.journal import Journal
 from raftflow.replication.log import Applied
 from raftflow.replication.messages import wire
 from raftflow.replication.raft.guard import GuardedTransport, Rule
 from raftflow.replication.raft.library import Raft
+from raftflow.replication.storage.journal import Journal
 
 SLOW_S = 0.25
 FAST_S = 0.001

@@ -13,7 +13,7 @@ from bare_cluster import Bare, Node
 from member_cluster import MemberCluster
 from virtual_cluster import run_virtual
 
-from raftflow.replication.log import RemovedError
+from raftflow.replication.errors import RemovedError
 from raftflow.replication.members.membership import ChangeRefusedError, MemberInfo, Membership, NotReadyError
 from raftflow.replication.raft.guard import Rule
 from raftflow.replication.raft.library import LibraryFailure

@@ -11,10 +11,10 @@ from random import Random
 import pytest
 from journal_driver import DIRECTORY, Driver
 
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.journal import writer
-from raftflow.replication.journal.journal import Journal
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.storage import writer
+from raftflow.replication.storage.journal import Journal
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss
 
 

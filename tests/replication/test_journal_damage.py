@@ -12,9 +12,9 @@ import pytest
 from journal_driver import DIRECTORY, Driver
 from test_journal_crash import SCENARIOS, run
 
-from raftflow.replication.journal import records
-from raftflow.replication.journal.journal import Journal, JournalCorruptError
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
+from raftflow.replication.storage import records
+from raftflow.replication.storage.journal import Journal, JournalCorruptError
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members import membership
 from raftflow.replication.members.membership import MemberInfo, Membership, MembershipError, MembershipTracker
 from raftflow.replication.messages import envelope

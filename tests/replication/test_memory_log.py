@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rejected, Role, Unknown
+from raftflow.replication.errors import LogFailedError, NoQuorumError
+from raftflow.replication.log import Applied, Rejected, Role, Unknown
 from raftflow.replication.memory import MemoryLog
 
 

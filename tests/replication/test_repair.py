@@ -10,11 +10,12 @@ import pytest
 from journal_driver import DIRECTORY, Driver
 from virtual_cluster import run_virtual, running
 
-from raftflow.replication.journal.journal import JournalCorruptError
-from raftflow.replication.log import Applied, LogFailedError
+from raftflow.replication.errors import LogFailedError
+from raftflow.replication.log import Applied
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.messages import envelope
 from raftflow.replication.repair.repair import RepairError, StorageOpener, last_promises
+from raftflow.replication.storage.journal import JournalCorruptError
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 PATH = Path("/n1")

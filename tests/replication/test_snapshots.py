@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.log import LogFailedError
-from raftflow.replication.snapshot import store as snapshot_store
-from raftflow.replication.snapshot.store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+from raftflow.replication.storage import snapshot_store as snapshot_store
+from raftflow.replication.storage.snapshot_store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:

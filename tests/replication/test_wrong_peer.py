@@ -10,9 +10,10 @@ import pytest
 from bare_cluster import Bare
 from virtual_cluster import Cluster, run_virtual
 
-from raftflow.replication.log import Applied, RemovedError
+from raftflow.replication.errors import RemovedError
+from raftflow.replication.log import Applied
 from raftflow.replication.messages import wire
-from raftflow.replication.messages.bounds import TERMS_AHEAD_MAX, MessageBounds, needed
+from raftflow.replication.raft.bounds import TERMS_AHEAD_MAX, MessageBounds, needed
 from raftflow.simulation.world.disk import Loss
 
 if TYPE_CHECKING:

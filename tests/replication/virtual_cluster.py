@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.log import Applied, LogFailedError, NoQuorumError, Rejected, Role
+from raftflow.replication.errors import LogFailedError, NoQuorumError
+from raftflow.replication.log import Applied, Rejected, Role
 from raftflow.simulation.world.disk import FaultyFile, FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:

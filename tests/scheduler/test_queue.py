@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftflow.domain.tasks.feasibility import AGE_STEP_MS, ReadyTask, Shape, shape_of
+from raftflow.scheduler.order import OrderKey, order_key
 from raftflow.scheduler.queue import parts
-from raftflow.scheduler.queue.order import OrderKey, order_key
 from raftflow.scheduler.queue.parts import TURN_MS, TURN_QUICK_MS, TURN_TASKS
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
 

@@ -17,7 +17,7 @@ from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.scheduler.place import decide
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.queue.reserve import Reservations
+from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.scores import POLICIES
 from raftflow.scheduler.view import PlacementView, has_room
 

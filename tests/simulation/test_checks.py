@@ -32,8 +32,8 @@ from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
 from raftflow.replication.members.membership import Membership
 from raftflow.simulation.checkers.checks import Read, RunHistory, answer
-from raftflow.simulation.trace import Trace
 from raftflow.simulation.world.loop import VirtualLoop
+from raftflow.simulation.world.trace import Trace
 
 LEASE_MS = 500
 

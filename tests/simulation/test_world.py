@@ -12,11 +12,11 @@ import pytest
 
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.members.introductions import Introducer
-from raftflow.simulation.trace import Trace
 from raftflow.simulation.world.calls import CallFailed, Calls, Server
 from raftflow.simulation.world.disk import FaultyFileSystem
 from raftflow.simulation.world.loop import START_S, LoopStuckError, Process, VirtualLoop, current_process
 from raftflow.simulation.world.network import Network, SimLinks
+from raftflow.simulation.world.trace import Trace
 
 
 class End(SimLinks):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from raftflow.agent.clock import now_ns
 from raftflow.agent.workdir.directory import EXCHANGE
 from raftflow.agent.workdir.files import UnfitFileError, create_file, is_of_the_system, write_all
+from raftflow.domain.contract.reportable import told_text
 from raftflow.domain.limits import TROUBLE_CHARS_MAX
-from raftflow.domain.tasks.reportable import told_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from raftflow.agent.attempts.inputs import FetchedInputs, InputsError
 from raftflow.agent.attempts.usage import Sample, Usage, UsageWatch, to_mib
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import ExecutionEnd, Executor, WatchTarget
 from raftflow.agent.workdir.files import UnfitFileError
+from raftflow.agent.workdir.inputs import FetchedInputs, InputsError
+from raftflow.domain.contract.reportable import judge_end
 from raftflow.domain.contract.views import Assignment, ReportedEnd
 from raftflow.domain.limits import RESULT_BYTES_MAX
-from raftflow.domain.tasks.reportable import judge_end
 from raftflow.domain.tasks.resources import MEMORY
 
 _log = logging.getLogger("raftflow.agent.attempts")

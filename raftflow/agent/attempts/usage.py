@@ -26,9 +26,9 @@ from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
 from raftflow.agent.launcher.messages import Sampled
 from raftflow.agent.launcher.process_tree import memory_of
 from raftflow.agent.workdir.files import UnfitFileError, opened_folder, read_file
+from raftflow.domain.contract.reportable import told_number
 from raftflow.domain.contract.views import AttemptUsage
 from raftflow.domain.limits import USAGE_PER_POLL_MAX
-from raftflow.domain.tasks.reportable import told_number
 
 SAMPLE_EVERY_S = 1.0
 TELL_EVERY_S = 2.0

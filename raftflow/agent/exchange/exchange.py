@@ -277,7 +277,14 @@ class Exchange:
         there may be something to stop, or to do again.
         """
         attempt_table = self._attempt_table
-        if self._pieces or self._urgent or goodbye or self._leaving or self._patience.trouble or attempt_table.pressing:
+        if (
+            self._pieces
+            or self._urgent
+            or goodbye
+            or self._leaving
+            or self._patience.trouble
+            or attempt_table.pressing
+        ):
             return 0.0
         if self._search.going_on:
             return 0.0

@@ -21,10 +21,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
-from raftflow.agent.attempts.inputs import AttemptOverError, NotServedError, PassedOverError
 from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpConnections, HttpResponse
 from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, UnderWay
+from raftflow.agent.workdir.inputs import AttemptOverError, NotServedError, PassedOverError
 from raftflow.domain.contract.views import (
     HEADER_LEADER_URL,
     HEADER_PEERS,

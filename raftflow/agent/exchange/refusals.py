@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.agent.exchange.portions import Item
+from raftflow.domain.contract.reportable import told_text
 from raftflow.domain.contract.views import AttemptUsage, LogPiece, ReportedEnd
-from raftflow.domain.tasks.reportable import told_text
 
 _log = logging.getLogger("raftflow.agent.refusals")
 

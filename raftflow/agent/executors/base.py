@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from raftflow.agent.attempts.inputs import FetchedInputs
+from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import msgspec
 
-from raftflow.agent.attempts.folders import NO_INPUTS, AttemptFolder, AttemptFolders
-from raftflow.agent.attempts.inputs import FetchedInputs
 from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.launcher.messages import Exited
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.agent.workdir.files import UnfitFileError, is_of_the_system
+from raftflow.agent.workdir.folders import NO_INPUTS, AttemptFolder, AttemptFolders
+from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
 
 _log = logging.getLogger("raftflow.agent.command")

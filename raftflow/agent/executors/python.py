@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from raftflow import helpers
-from raftflow.agent.attempts.inputs import FetchedInputs
 from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launcher_client import LauncherClient
@@ -26,6 +25,7 @@ from raftflow.agent.output.store import STREAMS, OutputStore
 from raftflow.agent.output.stream_file import LiveFile, keep_stream
 from raftflow.agent.workdir.directory import WORKERS, WorkDirectory
 from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, create_file, opened_folder
+from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
 
 _log = logging.getLogger("raftflow.agent.python")

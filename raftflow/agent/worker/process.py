@@ -36,7 +36,7 @@ from raftflow.agent.output.stream_file import keep_stream
 from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, write_all
 from raftflow.agent.worker.state import WorkerState
 from raftflow.agent.worker.user_modules import UserModules
-from raftflow.domain.tasks.reportable import result_fault, told_fault
+from raftflow.domain.contract.reportable import result_fault, told_fault
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
 
 _ERROR_CHARS_MAX = 2_048

@@ -125,7 +125,7 @@ class AdmissionControl:
 class GatedConnection(asyncio.Protocol):
     """The protocol of one accepted connection; hands everything to the one behind it."""
 
-    __slots__ = ("_behind", "_admission", "_held", "_in_line", "_paused", "_silent", "_transport", "_unread")
+    __slots__ = ("_admission", "_behind", "_held", "_in_line", "_paused", "_silent", "_transport", "_unread")
 
     def __init__(self, admission: AdmissionControl) -> None:
         self._admission = admission

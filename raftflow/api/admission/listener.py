@@ -140,7 +140,9 @@ class ApiListener:
                     _require_tls(sock)
                     await self._admission.shedder.enter(QueueClass.HANDSHAKE)
                 left_s = max(0.1, until_s - loop.time())
-            await loop.connect_accepted_socket(self._admission.admit, sock, ssl=self._tls, ssl_handshake_timeout=left_s)
+            await loop.connect_accepted_socket(
+                self._admission.admit, sock, ssl=self._tls, ssl_handshake_timeout=left_s
+            )
         except (OSError, ProblemError):  # `TimeoutError` and errors of TLS are `OSError`s
             self._admission.shed += 1
             sock.close()

@@ -81,7 +81,7 @@ class Param(NamedTuple):
 class Request:
     """One request on its way through a handler."""
 
-    __slots__ = ("body", "client", "admission", "replica", "request", "route")
+    __slots__ = ("admission", "body", "client", "replica", "request", "route")
 
     def __init__(  # noqa: PLR0917 - all of them are needed
         self,

@@ -12,6 +12,7 @@ from raftflow.api.http.slices import in_slices
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent
+from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
     AgentList,
     AgentView,
@@ -26,7 +27,6 @@ from raftflow.domain.contract.views import (
 )
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.tasks.reportable import first_fault
 from raftflow.domain.tasks.resources import parse_amount
 from raftflow.machine.read import queries
 

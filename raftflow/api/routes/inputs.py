@@ -11,7 +11,7 @@ from raftflow.api.http.problems import ProblemError
 from raftflow.api.http.requests import Access, Param, Request, Response, Route, as_json, encode
 from raftflow.domain.contract.views import FieldProblem, InputsPiece
 from raftflow.domain.limits import NEEDS_PER_TASK_MAX, NUMBER_MAX
-from raftflow.machine.rules.inputs import BehindError, InputsSlice, NotLiveError, inputs_slice
+from raftflow.machine.read.inputs import BehindError, InputsSlice, NotLiveError, inputs_slice
 
 SMALL_BYTES = 64 * 1024
 """A piece of up to this size is no trouble."""

@@ -167,7 +167,9 @@ def _overlay(call: Request, view: TaskView) -> None:
     """Add what only the leader's memory holds."""
     now_s = asyncio.get_running_loop().time()
     for attempt in view.history:
-        sample = call.replica.poll_service.usage.get(attempt.agent, attempt.fence) if attempt.outcome is None else None
+        sample = (
+            call.replica.poll_service.usage.get(attempt.agent, attempt.fence) if attempt.outcome is None else None
+        )
         if sample is not None:
             attempt.usage = UsageView(
                 cpu_ms=sample.cpu_ms,

@@ -27,7 +27,7 @@ import msgspec
 import uvloop
 
 from raftflow.bench.figures import summary
-from raftflow.bench.load.hostile_load import hostile_load, bad_requests, heavy_requests
+from raftflow.bench.load.hostile_load import bad_requests, heavy_requests, hostile_load
 from raftflow.bench.load.http import LoadConnection, encode
 from raftflow.bench.load.jobs import independent
 from raftflow.bench.load.usage import cpu_s, machine_load, resident_bytes

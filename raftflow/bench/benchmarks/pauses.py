@@ -35,7 +35,7 @@ from raftflow.bench.load.usage import machine_load, resident_bytes
 from raftflow.bench.load.workers import SimulatedAgent, generators
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.local.cluster import ClusterOptions, LocalCluster
-from raftflow.replication.snapshot.store import SUFFIX, TEMPORARY_SUFFIX
+from raftflow.replication.storage.snapshot_store import SUFFIX, TEMPORARY_SUFFIX
 
 PER_WORKFLOW: Final = 10_000
 EVERY_S: Final = 0.005

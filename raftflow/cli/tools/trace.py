@@ -73,7 +73,7 @@ def trace(  # noqa: PLR0917 - click passes options by name
     output: str,
 ) -> None:
     """Simulate the workflows in FILES on virtual agents: makespan, cost, utilisation, balance, waiting times."""
-    from raftflow.cli.nouns.plan import agents_of  # noqa: PLC0415 - lazy, as every heavy import here
+    from raftflow.cli.tools.plan import agents_of  # noqa: PLC0415 - lazy, as every heavy import here
     from raftflow.formats.documents import normalize  # noqa: PLC0415
     from raftflow.formats.files import load  # noqa: PLC0415
     from raftflow.scheduler.plan.plan import PlanError  # noqa: PLC0415

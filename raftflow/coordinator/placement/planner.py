@@ -18,10 +18,10 @@ from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady,
 from raftflow.domain.tasks.feasibility import AGE_STEP_MS, AgentRoom, ReadyTask, Shape
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
+from raftflow.scheduler.order import workflow_order
 from raftflow.scheduler.place import decide
-from raftflow.scheduler.queue.order import workflow_order
 from raftflow.scheduler.queue.ready_queue import ReadyQueue, TaskKey
-from raftflow.scheduler.queue.reserve import Reservations
+from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
 PLACEMENTS_MAX = 1024

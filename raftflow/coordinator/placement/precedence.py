@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from raftflow.domain.tasks.feasibility import fits_now, suits
 from raftflow.machine.read import queries
 from raftflow.machine.tables.state import ORDER_NONE, attempt_of
-from raftflow.scheduler.queue.order import is_more_urgent
-from raftflow.scheduler.queue.reserve import fits_at_ms
+from raftflow.scheduler.order import is_more_urgent
+from raftflow.scheduler.reserve import fits_at_ms
 
 if TYPE_CHECKING:
     from raftflow.coordinator.placement.planner import QueuePlanner

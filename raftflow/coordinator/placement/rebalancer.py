@@ -36,8 +36,8 @@ from raftflow.machine.rules.backups import wants_backup
 from raftflow.machine.rules.lateness import PATIENCE_MIN_MS, expectation
 from raftflow.machine.rules.stopping import at_limit
 from raftflow.machine.tables.state import ORDER_NONE, attempt_of
+from raftflow.scheduler.order import order_key
 from raftflow.scheduler.place import place
-from raftflow.scheduler.queue.order import order_key
 from raftflow.scheduler.view import Group, PlacementView
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ class Rebalancer:
         busy = [agent for agent in agents.values() if agent.queue and agent.present]
         if not busy:
             return []
-        busy.sort(key=lambda agent: (-len(agent.queue) * _PER_MILLE // self._agent_stats.speed(agent.name), agent.name))
+        busy.sort(
+            key=lambda agent: (-len(agent.queue) * _PER_MILLE // self._agent_stats.speed(agent.name), agent.name)
+        )
         best = max(room.speed for room in idle)
         fences: dict[tuple[str, int], tuple[str, int]] = {}
         tasks: list[ReadyTask] = []
@@ -233,7 +235,9 @@ class Rebalancer:
         if run_ms >= found.late_ms:
             return True
         here_ms = (
-            found.mean_ms * _PER_MILLE // self._agent_stats.speed(attempt.agent) - run_ms if left_ms is None else left_ms
+            found.mean_ms * _PER_MILLE // self._agent_stats.speed(attempt.agent) - run_ms
+            if left_ms is None
+            else left_ms
         )
         return here_ms >= PATIENCE_MIN_MS and here_ms > GAIN_MIN * anew_ms
 

@@ -26,8 +26,8 @@ from raftflow.coordinator.commit.submitter import Prepared, prepare
 from raftflow.coordinator.uploads.submission import WorkflowSubmission, submission_of
 from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.contract.views import FieldProblem
+from raftflow.domain.pieces import TaskPiece
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.values.pieces import TaskPiece
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.readers.jsontext import decode_json
 

@@ -8,8 +8,8 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.commands import SubmitWorkflow
+from raftflow.domain.pieces import Draft, TaskPiece
 from raftflow.domain.tasks.workflow import OnFailure, WorkflowSpec
-from raftflow.domain.values.pieces import Draft, TaskPiece
 from raftflow.machine.tables.requests import fingerprint_of
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from raftflow.coordinator.commit.submitter import Submitter
     from raftflow.coordinator.uploads.submission import WorkflowSubmission
     from raftflow.domain.commands import AnyCommand
+    from raftflow.domain.pieces import TaskPiece
     from raftflow.domain.replies import AnyReply
-    from raftflow.domain.values.pieces import TaskPiece
     from raftflow.machine.machine import Machine
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from raftflow.domain import limits
 from raftflow.domain.events import TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import ONLINE_LEVEL
+from raftflow.domain.pieces import profile_key
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, Retired, WorkflowAccepted
 from raftflow.domain.tasks.checks import check_task_values, check_workflow_values
@@ -23,7 +24,6 @@ from raftflow.domain.tasks.workflow import (
     upward_ranks,
 )
 from raftflow.domain.values.ids import name_problem
-from raftflow.domain.values.pieces import profile_key
 from raftflow.machine.rules import cache, learning
 from raftflow.machine.rules.context import in_bulk, move
 from raftflow.machine.rules.stopping import stop_workflow, take_back_queued

@@ -14,10 +14,10 @@ from raftflow.domain.tasks.resources import show_amount
 from raftflow.domain.tasks.states import PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.commands.workflows import never_fits
+from raftflow.machine.read.preferences import avoided, budget
 from raftflow.machine.rules import cache, ledger
 from raftflow.machine.rules.backups import wants_backup
 from raftflow.machine.rules.lateness import expectation, seconds, why_backup
-from raftflow.machine.rules.preferences import avoided, budget
 from raftflow.machine.rules.stopping import at_limit
 from raftflow.machine.tables.state import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP
 

@@ -29,11 +29,12 @@ from raftflow.domain.tasks.feasibility import AGE_STEP_MS, AgentRoom, ReadyTask,
 from raftflow.domain.tasks.resources import show_resources
 from raftflow.domain.tasks.states import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.values.times import iso_utc, iso_utc_or_none
+from raftflow.machine.read import inputs
 from raftflow.machine.read.explain import explain
-from raftflow.machine.rules import inputs, learning
+from raftflow.machine.read.preferences import avoided, budget, holdings, near, taken_away
+from raftflow.machine.rules import learning
 from raftflow.machine.rules.learning import Estimate, estimate_of, kind_of_profile
 from raftflow.machine.rules.ledger import held_by
-from raftflow.machine.rules.preferences import avoided, budget, holdings, near, taken_away
 from raftflow.machine.tables.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of, attempts_of
 
 if TYPE_CHECKING:

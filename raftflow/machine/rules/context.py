@@ -27,7 +27,7 @@ from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskStat
 from raftflow.machine.tables.discard import Discarded
 
 if TYPE_CHECKING:
-    from raftflow.machine.snapshot.copy_on_write import CopyOnWrite
+    from raftflow.machine.tables.copy_on_write import CopyOnWrite
     from raftflow.machine.tables.state import Agent, Attempt, State, Task, Workflow
 
 Transition = tuple[str, str, str, str, str, int, int, str]

@@ -14,7 +14,7 @@ from raftflow.machine.tables.timers import BACKOFF
 from raftflow.machine.tables.upload import Upload, decode_piece
 
 if TYPE_CHECKING:
-    from raftflow.machine.snapshot.copy_on_write import AgentRecord, WorkflowRecord
+    from raftflow.machine.tables.copy_on_write import AgentRecord, WorkflowRecord
     from raftflow.machine.tables.requests import Remembered
     from raftflow.machine.tables.results import CachedResult
     from raftflow.machine.tables.state import Learnt

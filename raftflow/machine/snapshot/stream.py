@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from raftflow.machine.rules.context import ApplyContext
-from raftflow.machine.snapshot.copy_on_write import CHUNK, CHUNK_BITS, AgentRecord, CopyOnWrite, WorkflowRecord
 from raftflow.machine.snapshot.restoring import Builder, SnapshotError
+from raftflow.machine.tables.copy_on_write import CHUNK, CHUNK_BITS, AgentRecord, CopyOnWrite, WorkflowRecord
 from raftflow.machine.tables.requests import Remembered
 from raftflow.machine.tables.results import CachedResult
 from raftflow.machine.tables.state import Learnt, State, Workflow

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import msgspec
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.identity import store_file
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from raftflow.domain.features import BIRTHS_LEVEL
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.birth_file import Mark, MarkFile, OrderRefusedError
 from raftflow.replication.members.introductions import ADVICE
 from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, Name

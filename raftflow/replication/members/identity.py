@@ -18,7 +18,7 @@ from zlib import crc32
 
 import msgspec
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,7 +30,7 @@ from zlib import crc32
 
 import msgspec
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.identity import read_identity, store_file
 from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, MembershipVersion, Name
 from raftflow.replication.members.starts import Number, ReplicaStart, Seen, Starts

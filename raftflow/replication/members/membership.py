@@ -14,12 +14,12 @@ does not count. Removed names are remembered for ever: a name is never used agai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 from zlib import crc32
 
 import msgspec
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.identity import store_file
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.log import LogStatus
 
 MARK: Final = b"\x10"
 """First byte of a membership command; the library skips types that it does not know."""
@@ -174,23 +173,6 @@ def check_command(command: bytes) -> None:
     """Raise `MembershipError` unless this is a membership command with at least one voter."""
     if not decode(command[1:]).voters:
         raise MembershipError("a membership without voters")
-
-
-@runtime_checkable
-class ChangeableLog(Protocol):
-    """A replicated log whose members can be changed; see `PySyncObjLog`."""
-
-    def status(self) -> LogStatus:
-        """See `ReplicatedLog`."""
-        ...
-
-    async def add_member(self, member: MemberInfo, timeout_s: float) -> Membership:
-        """Feed a new replica until it has caught up, then make it a voter."""
-        ...
-
-    async def remove_member(self, name: str, timeout_s: float) -> Membership:
-        """Take a voter or learner out of the cluster for ever."""
-        ...
 
 
 class Log(Protocol):

@@ -12,7 +12,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.net.connection import ConnectionFailure, LinkLimits, PeerConnection
 
 if TYPE_CHECKING:

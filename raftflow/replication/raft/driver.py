@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.replication.journal.journal import Journal
     from raftflow.replication.raft.library import Raft
+    from raftflow.replication.storage.journal import Journal
 
 _ROUND_UP_S: Final = 0.001
 """The library asks whether a deadline has passed; a timer that fires exactly on it would ask a moment too early."""

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Final
 
 from pysyncobj.transport import Transport
 
-from raftflow.replication.log import REMOVED_ADVICE, RemovedError
-from raftflow.replication.messages.bounds import Removal, needed
+from raftflow.replication.errors import REMOVED_ADVICE, RemovedError
+from raftflow.replication.raft.bounds import Removal, needed
 from raftflow.replication.raft.library import INSTALLED, LibraryFailure
 
 if TYPE_CHECKING:

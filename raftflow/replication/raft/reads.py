@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.replication.log import NoQuorumError
+from raftflow.replication.errors import NoQuorumError
 
 if TYPE_CHECKING:
     import asyncio

@@ -19,13 +19,13 @@ from zlib import crc32
 
 import msgspec
 
-from raftflow.replication.journal import records
-from raftflow.replication.journal.journal import Journal, JournalCorruptError
-from raftflow.replication.journal.segments import REPAIR, JournalForeignError, parse_segment_name
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.identity import DataDir, store_file
 from raftflow.replication.messages.envelope import NO_OP
-from raftflow.replication.snapshot.store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+from raftflow.replication.storage import records
+from raftflow.replication.storage.journal import Journal, JournalCorruptError
+from raftflow.replication.storage.segments import REPAIR, JournalForeignError, parse_segment_name
+from raftflow.replication.storage.snapshot_store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""Snapshots on disk and on their way to a follower."""
+"""When snapshots are written, and how they reach a follower."""

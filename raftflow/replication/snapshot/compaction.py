@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from raftflow.replication.members import membership
-from raftflow.replication.snapshot.store import SnapshotInfo
+from raftflow.replication.storage.snapshot_store import SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from raftflow.replication.members.membership import Membership
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.library import Entry, Raft, SnapshotPort
-    from raftflow.replication.snapshot.store import SnapshotStore
+    from raftflow.replication.storage.snapshot_store import SnapshotStore
 
 _log = logging.getLogger(__name__)
 

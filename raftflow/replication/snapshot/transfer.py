@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Message
-    from raftflow.replication.snapshot import store
+    from raftflow.replication.storage import snapshot_store
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ class SnapshotSender:
     def __init__(
         self,
         config: LogConfig,
-        store: store.SnapshotStore,
+        snapshot_store: snapshot_store.SnapshotStore,
         emit: Callable[[str, Message], None],
         on_end: Callable[[str], None],
     ) -> None:
         self._config = config
-        self._store = store
+        self._store = snapshot_store
         self._emit = emit
         self._on_end = on_end
         self._transfers: dict[str, _Transfer] = {}
@@ -175,7 +175,7 @@ class SnapshotSender:
 class _Incoming:
     """A snapshot that is being received."""
 
-    def __init__(self, peer: str, message: Message, receiver: store.SnapshotSink) -> None:
+    def __init__(self, peer: str, message: Message, receiver: snapshot_store.SnapshotSink) -> None:
         self.peer = peer
         self.term: int = message["term"]
         self.transfer_id: int = message["transfer_id"]
@@ -203,18 +203,18 @@ class IncomingTransfer:
     def __init__(
         self,
         guard: GuardedTransport,
-        store: store.SnapshotStore,
+        snapshot_store: snapshot_store.SnapshotStore,
         emit: Callable[[str, Message], None],
         *,
-        prepare: Callable[[store.SnapshotInfo], Awaitable[Callable[[], None]]],
-        install: Callable[[str, store.SnapshotInfo, Callable[[], None]], None],
+        prepare: Callable[[snapshot_store.SnapshotInfo], Awaitable[Callable[[], None]]],
+        install: Callable[[str, snapshot_store.SnapshotInfo, Callable[[], None]], None],
         driver: Driver,
         alive_s: float,
         compared: Callable[[str], bool],
         reset: Callable[[str], None],
     ) -> None:
         self._guard = guard
-        self._store = store
+        self._store = snapshot_store
         self._emit = emit
         self._prepare = prepare
         self._install = install
@@ -328,7 +328,7 @@ class IncomingTransfer:
             self._answer(peer, message, size, "more")
 
     def _take(
-        self, incoming: _Incoming, info: store.SnapshotInfo, load: Callable[[], None], message: Message
+        self, incoming: _Incoming, info: snapshot_store.SnapshotInfo, load: Callable[[], None], message: Message
     ) -> None:
         peer = incoming.peer
         if not self._guard.follows(peer, incoming.term):

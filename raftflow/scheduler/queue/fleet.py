@@ -10,7 +10,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape, Urgency, fits_in, suits
-from raftflow.scheduler.queue.order import is_more_urgent
+from raftflow.scheduler.order import is_more_urgent
 from raftflow.scheduler.scores import POLICIES, SCARCE_SHIFT, scarce, share, wait_in_queue
 from raftflow.scheduler.view import PlacementView
 

@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 import msgspec
 
 from raftflow.domain.tasks.feasibility import AGE_STEP_MS, ReadyTask
-from raftflow.scheduler.queue.order import OrderKey, order_key, workflow_order
+from raftflow.scheduler.order import OrderKey, order_key, workflow_order
 
 Entry = tuple[int, int, int, int, ReadyTask]
 """A task in the order inside its workflow: lost first, then rank, then position. The serial number behind them

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from operator import itemgetter
 
 from raftflow.domain.tasks.feasibility import ReadyTask, Shape
-from raftflow.scheduler.queue.order import OrderKey, workflow_order
+from raftflow.scheduler.order import OrderKey, workflow_order
 from raftflow.scheduler.queue.parts import Entry, WaitingWorkflow, WorkflowQueues, cut
 from raftflow.scheduler.view import NO_BUDGETS, Group
 

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from raftflow.domain.replies import AnyReply
     from raftflow.domain.tasks.workflow import WorkflowSpec
     from raftflow.machine.machine import EntryResult
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.cluster import SimHost
+    from raftflow.simulation.world.trace import Trace
 
 VIOLATIONS_MAX: Final = 5
 """Of one kind in one run."""

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from raftflow.domain.commands import AnyCommand
     from raftflow.domain.replies import AnyReply
     from raftflow.simulation.checkers.checks import RunHistory
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.loop import VirtualLoop
+    from raftflow.simulation.world.trace import Trace
 
 TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0

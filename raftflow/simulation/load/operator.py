@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from raftflow.coordinator.replica import Replica
     from raftflow.replication.members.membership import Membership
     from raftflow.simulation.checkers.checks import RunHistory
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.cluster import Cluster
     from raftflow.simulation.world.loop import VirtualLoop
+    from raftflow.simulation.world.trace import Trace
 
 CHANGE_S: Final = 2.0
 """How long a replica works on one request to change the members."""

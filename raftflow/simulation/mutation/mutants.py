@@ -20,12 +20,12 @@ from raftflow.machine import apply as machine_apply
 from raftflow.machine.commands import agents as machine_agents
 from raftflow.machine.commands import attempts as machine_attempts
 from raftflow.machine.tables.requests import RequestTable
-from raftflow.replication.journal.journal import Journal
 from raftflow.replication.members import introductions
 from raftflow.replication.members.births import Births
 from raftflow.replication.raft.guard import NO_RULES, Rule
 from raftflow.replication.raft.reads import ReadRounds
-from raftflow.replication.snapshot import store
+from raftflow.replication.storage import snapshot_store
+from raftflow.replication.storage.journal import Journal
 from raftflow.simulation.mutation import patches
 from raftflow.simulation.plan import FAMILIES, MEMBER_RULES, RunOptions
 from raftflow.simulation.run import simulate
@@ -127,7 +127,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="snapshot not synced",
         about="a snapshot gets its name before its bytes are on disk",
-        plant=patches.attribute(store._Writer, "finish", patches.finish_unsynced),  # noqa: SLF001
+        plant=patches.attribute(snapshot_store._Writer, "finish", patches.finish_unsynced),  # noqa: SLF001
     ),
     Mutant(
         name="votes during repair",

@@ -11,10 +11,10 @@ from unittest.mock import patch
 
 import msgspec
 
-from raftflow.agent.attempts import inputs as agent_inputs
-from raftflow.agent.attempts.inputs import Fetcher
 from raftflow.agent.clock import Lease
 from raftflow.agent.exchange.leader_watch import LeaderWatch
+from raftflow.agent.workdir import inputs as agent_inputs
+from raftflow.agent.workdir.inputs import Fetcher
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
 from raftflow.coordinator.leader.leases import Leases
@@ -29,14 +29,12 @@ from raftflow.machine import apply as machine_apply
 from raftflow.machine.commands import agents as machine_agents
 from raftflow.machine.commands import attempts
 from raftflow.machine.machine import Machine
+from raftflow.machine.read.inputs import inputs_slice
 from raftflow.machine.rules import backups, ledger, quarantine, stopping
 from raftflow.machine.rules.audit_chain import CHAIN_START
-from raftflow.machine.rules.inputs import inputs_slice
 from raftflow.machine.tables.requests import RequestTable
 from raftflow.machine.tables.timers import Timers
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.journal.journal import Journal
-from raftflow.replication.journal.writer import SegmentWriter
 from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.members.births import Births
 from raftflow.replication.members.introductions import Introducer, Introduction, IntroductionReply
@@ -45,8 +43,10 @@ from raftflow.replication.messages import envelope
 from raftflow.replication.raft.guard import GuardedTransport
 from raftflow.replication.raft.library import SnapshotPort
 from raftflow.replication.raft.reads import ReadRounds
-from raftflow.replication.snapshot import store
 from raftflow.replication.snapshot.compaction import SnapshotWriter
+from raftflow.replication.storage import snapshot_store
+from raftflow.replication.storage.journal import Journal
+from raftflow.replication.storage.writer import SegmentWriter
 from raftflow.simulation.world import agents as simulated_agents
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def forget_votes() -> Patch:
 
 def finish_unsynced(self: Any) -> None:
     """Write the trailer and do not sync."""
-    body = store._TRAILER_BODY.pack(0, self._blocks, self._bytes, self._digest.digest())  # noqa: SLF001
-    self._append(body + store._U32.pack(store._crc(body, self._offset)))  # noqa: SLF001
+    body = snapshot_store._TRAILER_BODY.pack(0, self._blocks, self._bytes, self._digest.digest())  # noqa: SLF001
+    self._append(body + snapshot_store._U32.pack(snapshot_store._crc(body, self._offset)))  # noqa: SLF001
 
 
 def trim_early() -> Patch:

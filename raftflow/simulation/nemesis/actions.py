@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from random import Random
 
     from raftflow.simulation.load.bursts import Bursts
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.agents import SimAgent
     from raftflow.simulation.world.cluster import Cluster
     from raftflow.simulation.world.delays import Delays
     from raftflow.simulation.world.loop import VirtualLoop
     from raftflow.simulation.world.network import Network
+    from raftflow.simulation.world.trace import Trace
 
 LOSSES: Final = (Loss.ALL, Loss.ALL, Loss.SOME, Loss.TORN, Loss.NONE)
 

@@ -18,10 +18,10 @@ from raftflow.simulation.world.disk import Loss
 if TYPE_CHECKING:
     from raftflow.simulation.checkers.checks import RunHistory
     from raftflow.simulation.nemesis.faults import FaultInjector
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.cluster import Cluster, SimHost
     from raftflow.simulation.world.loop import VirtualLoop
     from raftflow.simulation.world.network import Network
+    from raftflow.simulation.world.trace import Trace
 
 LOOK_EVERY_S: Final = 0.0005
 """Less than a frame takes, so that no exposure is over before it is seen."""

@@ -29,7 +29,7 @@ from raftflow.machine.read import invariants, queries
 from raftflow.scheduler.place import decide
 from raftflow.scheduler.plan.plan import MILLI, PlanAgent
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.queue.reserve import Reservations
+from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 from raftflow.simulation.replay.load import Load, load_bounds
 from raftflow.simulation.replay.report import Failures, TraceReport, balance_of, waiting_of

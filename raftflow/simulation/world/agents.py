@@ -19,7 +19,6 @@ from raftflow.agent import loop as agent_loop
 from raftflow.agent.attempts import fitness as agent_fitness
 from raftflow.agent.attempts import runner as agent_attempts
 from raftflow.agent.attempts import usage as agent_usage
-from raftflow.agent.attempts.inputs import AttemptOverError, Fetcher, PassedOverError
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.clock import Lease
 from raftflow.agent.config import AgentConfig
@@ -30,7 +29,9 @@ from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, U
 from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
 from raftflow.agent.launcher.messages import Sampled
 from raftflow.agent.loop import AgentLoop
+from raftflow.agent.workdir.inputs import AttemptOverError, Fetcher, PassedOverError
 from raftflow.coordinator.commit.submitter import BusyError, NotLeaderError, ProposeError
+from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
     AgentLoad,
     InputsPiece,
@@ -42,10 +43,9 @@ from raftflow.domain.contract.views import (
 )
 from raftflow.domain.limits import INPUTS_BYTES_MAX, JSON_DEPTH_MAX, PREFETCH_MAX, RESULT_BYTES_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.tasks.reportable import first_fault
 from raftflow.domain.tasks.resources import parse_amount
-from raftflow.machine.rules import inputs as machine_inputs
-from raftflow.machine.rules.inputs import BehindError, NotLiveError, inputs_slice
+from raftflow.machine.read import inputs as machine_inputs
+from raftflow.machine.read.inputs import BehindError, NotLiveError, inputs_slice
 from raftflow.simulation.world.calls import CallFailed
 from raftflow.simulation.world.loop import START_S, Process
 from raftflow.simulation.world.machine_health import HealthProbe, MachineHealth
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from random import Random
 
-    from raftflow.agent.attempts.inputs import FetchedInputs
+    from raftflow.agent.workdir.inputs import FetchedInputs
     from raftflow.coordinator.replica import Replica
     from raftflow.domain.contract.views import Assignment, ReportedEnd
     from raftflow.simulation.checkers.checks import RunHistory
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.loop import VirtualLoop
+    from raftflow.simulation.world.trace import Trace
 
 _BOOT_NS: Final = 10**15
 _ODD_EVERY: Final = 23

@@ -21,7 +21,7 @@ from raftflow.coordinator.replica import Replica, ReplicaFailedError
 from raftflow.domain.features import LEVEL
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.log import RemovedError
+from raftflow.replication.errors import RemovedError
 from raftflow.replication.members.births import EmptiedError, Neighbours
 from raftflow.replication.members.introductions import Introducer
 from raftflow.simulation.world.calls import Server
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from raftflow.replication.members.membership import MembershipVersion
     from raftflow.replication.raft.guard import Rule
     from raftflow.simulation.checkers.checks import RunHistory
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.loop import VirtualLoop
     from raftflow.simulation.world.network import Network
+    from raftflow.simulation.world.trace import Trace
 
 AHEAD_AT_START_MS_MAX: Final = 50_000
 """No clock is further ahead when a process starts: beyond the margin of a minute, deadlines of running attempts pass

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from random import Random
 
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.agents import SimAgent
     from raftflow.simulation.world.loop import VirtualLoop
+    from raftflow.simulation.world.trace import Trace
 
 SICK_SHARE: Final = {"all": 0.5, "leases": 0.7}
 """Share of the runs of some families in which machines fall ill."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from random import Random
 
     from raftflow.replication.members.introductions import Introducer, IntroductionReply
-    from raftflow.simulation.trace import Trace
     from raftflow.simulation.world.loop import Process, VirtualLoop
+    from raftflow.simulation.world.trace import Trace
 
 PATIENCE_MIN_S: Final = 0.3
 PATIENCE_MAX_S: Final = 3.0

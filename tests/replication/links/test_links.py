@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
 
 
 async def test_two_replicas_exchange_frames_in_order(world: Any) -> None:

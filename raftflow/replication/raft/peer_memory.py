@@ -10,8 +10,8 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication.log import LogFailedError
-from raftflow.replication.messages.bounds import TELLERS_MIN, MessageBounds
+from raftflow.replication.errors import LogFailedError
+from raftflow.replication.raft.bounds import TELLERS_MIN, MessageBounds
 from raftflow.replication.repair.repair import MEMBERS_MIN, Promises, Repair, RepairError
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.journal.journal import Journal
     from raftflow.replication.members.introductions import Introducer, Introduction
     from raftflow.replication.members.starts import Starts
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Raft
+    from raftflow.replication.storage.journal import Journal
 
 LOOK_S: Final = 1.0
 """So often a leader notes what its followers have acknowledged."""

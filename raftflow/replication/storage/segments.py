@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from raftflow.replication.journal import records
-from raftflow.replication.journal.records import HEADER_BYTES, PREFIX_BYTES, SECTOR_BYTES, Batch
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
+from raftflow.replication.storage import records
+from raftflow.replication.storage.records import HEADER_BYTES, PREFIX_BYTES, SECTOR_BYTES, Batch
 
 if TYPE_CHECKING:
     from pathlib import Path

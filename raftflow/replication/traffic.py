@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Message, Raft
+    from raftflow.replication.raft.peer_memory import PeerMemory
     from raftflow.replication.raft.reads import ReadRounds
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.raft.sync_gate import SyncGate
-    from raftflow.replication.repair.peer_memory import PeerMemory
     from raftflow.replication.snapshot.transfer import IncomingTransfer, SnapshotSender
 
 _log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import itertools
 import threading
 from typing import TYPE_CHECKING, Final
 
-from raftflow.replication.journal import records
-from raftflow.replication.journal.records import Batch
-from raftflow.replication.journal.recovery import Image, Recovered, note_batch
-from raftflow.replication.journal.segments import TEMPORARY_SUFFIX, Segment, fill, segment_name, start_segment
+from raftflow.replication.storage import records
+from raftflow.replication.storage.records import Batch
+from raftflow.replication.storage.recovery import Image, Recovered, note_batch
+from raftflow.replication.storage.segments import TEMPORARY_SUFFIX, Segment, fill, segment_name, start_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

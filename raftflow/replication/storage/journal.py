@@ -20,12 +20,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, overload
 
-from raftflow.replication.journal import records
-from raftflow.replication.journal.records import Batch, Entry
-from raftflow.replication.journal.recovery import Image, Recovered, recover
-from raftflow.replication.journal.segments import JournalCorruptError
-from raftflow.replication.journal.writer import SegmentWriter
-from raftflow.replication.log import LogFailedError
+from raftflow.replication.errors import LogFailedError
+from raftflow.replication.storage import records
+from raftflow.replication.storage.records import Batch, Entry
+from raftflow.replication.storage.recovery import Image, Recovered, recover
+from raftflow.replication.storage.segments import JournalCorruptError
+from raftflow.replication.storage.writer import SegmentWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

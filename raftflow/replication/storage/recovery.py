@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from raftflow.replication.journal import records
-from raftflow.replication.journal.segments import (
+from raftflow.replication.storage import records
+from raftflow.replication.storage.segments import (
     REPAIR,
     TEMPORARY_SUFFIX,
     JournalCorruptError,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.journal.records import Batch, Entry
+    from raftflow.replication.storage.records import Batch, Entry
 
 
 class Image(msgspec.Struct):

@@ -1,1 +1,0 @@
-"""The journal: log, term and vote on disk."""

@@ -1,0 +1,1 @@
+"""What a replica keeps on disk: the journal (log, term, vote) and snapshots."""

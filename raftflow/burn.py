@@ -1,6 +1,7 @@
 """A task that costs what it says: CPU time, memory, and time that passes. Stands in for work that was recorded.
 
-Used by the WfFormat reader (`raftflow.formats.foreign.wfformat`) and by benchmarks, as a callable (`raftflow.burn:burn`) or
+Used by the WfFormat reader (`raftflow.formats.foreign.wfformat`) and by benchmarks, as a callable
+(`raftflow.burn:burn`) or
 as a program (`python3 -m raftflow.burn --cpu-seconds 2 --memory-mib 64 --threads 2`). The callable is the default:
 it runs in a worker process that the agent keeps, so a task of a millisecond costs a millisecond, not the start of
 an interpreter.

@@ -1,7 +1,8 @@
 """From a user's workflow document to the normalised `WorkflowSpec`: every fault named with its path.
 
 The document is already parsed (TOML, YAML or JSON); nothing about its shape is trusted, since it also arrives over
-HTTP. Each key of a task has one reader (`readers/fields.py`); a reader notes its faults and goes on, so that one answer lists
+HTTP. Each key of a task has one reader (`readers/fields.py`); a reader notes its faults and goes on, so that one
+answer lists
 them all. Equal sub-values (a resource demand, a duration) are read once and shared: documents of 100,000 tasks
 repeat themselves.
 

@@ -1,6 +1,7 @@
 """A load that remembers what was acknowledged, and the search for it afterwards.
 
-`SubmissionLoad` and `Writer` submit small workflows, `Reporter` is an agent without processes that reports at once. What
+`SubmissionLoad` and `Writer` submit small workflows, `Reporter` is an agent without processes that reports at once.
+What
 they list was answered by the cluster; `Ledger.missing` tells what of it the cluster does not know any more.
 """
 

@@ -3,7 +3,8 @@
 What may live here (and in the modules that the table below names)
 -----------------------------------------------------------------
 Every replica runs this code on the same commands and must come to the same state, byte for byte. So there is no clock
-(`ApplyContext.clock_ms` is the largest time that came inside a command), no randomness (ids come inside commands), no float,
+(`ApplyContext.clock_ms` is the largest time that came inside a command), no randomness (ids come inside commands),
+no float,
 no I/O, and no iteration over a set. Dicts are iterated in the order in which they were filled, which is the log's.
 
 How it works

@@ -22,7 +22,8 @@ _POLL_S = 0.02
 
 @pytest.fixture
 def make_cluster(tmp_path: Path) -> Iterator[Callable[..., LocalCluster]]:
-    """Return a function that makes (and with `start=True` starts) a cluster; `ClusterOptions` fields are its keywords."""
+    """Return a function that makes (with `start=True` starts) a cluster; its keywords are fields of
+    `ClusterOptions`."""
     made: list[LocalCluster] = []
 
     def make(*, start: bool = True, **options: object) -> LocalCluster:

@@ -13,7 +13,7 @@ import pytest
 
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.storage import snapshot_store as snapshot_store
+from raftflow.replication.storage import snapshot_store
 from raftflow.replication.storage.snapshot_store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 

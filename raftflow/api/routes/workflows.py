@@ -33,7 +33,8 @@ from raftflow.formats.readers.jsontext import decode_json
 from raftflow.machine.read import queries
 
 OFF_LOOP_BYTES = 32 * 1024
-"""Larger documents are read by another process and come in pieces (`routes/large_submissions.py`); others are read on the spot."""
+"""Larger documents are read by another process and come in pieces (`routes/large_submissions.py`); others are read
+on the spot."""
 
 HELD_MS_MAX = 10_000
 """Longest time that a read may be held, in ms."""

@@ -1,4 +1,4 @@
-"""Workflows that come in pieces: begun, filled, finished or dropped. What there is of one stands in `tables/upload.py`.
+"""Workflows that come in pieces: begun, filled, finished or dropped. The pieces are in `tables/upload.py`.
 
 An upload counts towards the limits from its beginning with all the tasks that were announced, so it cannot fail for
 them later, and is shown to nobody. Its end makes it a workflow, in one step that costs the same however large it is.

@@ -116,7 +116,8 @@ class Task(msgspec.Struct, array_like=True, gc=False, eq=False):
     backup: Attempt | None = None
     """A second live attempt, which started after `last` and may overtake it. Only a running task has one."""
     claim: str = ""
-    """Among equal tasks one runs and the others wait for it: what they are known by (`rules/cache.py`). Empty for a task
+    """Among equal tasks one runs and the others wait for it: what they are known by (`rules/cache.py`). Empty for a
+    task
     that is not cached, whose needs are not met, or that has ended."""
     cached: bool = False
     """It succeeded by the result of an equal task."""
@@ -325,7 +326,8 @@ class Agent:
         self.drained = False
         """An operator drained it and has not resumed it since, over all incarnations."""
         self.losses = 0
-        """Losses in short succession, over all incarnations. See `rules/quarantine.py`; the same holds for what follows."""
+        """Losses in short succession, over all incarnations. See `rules/quarantine.py`; the same holds for what
+        follows."""
         self.lost_ms = 0
         """When it was lost last."""
         self.quarantine_until_ms = 0

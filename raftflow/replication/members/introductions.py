@@ -1,7 +1,8 @@
 """What two replicas tell each other first on a link that is proven: on which disk they live, what they can read.
 
 A replica whose disk was emptied has forgotten its votes and what it acknowledged; under its old name it could help to
-elect a leader that lacks committed entries. It has another disk id then (`members/identity.py`). So every replica remembers
+elect a leader that lacks committed entries. It has another disk id then (`members/identity.py`). So every replica
+remembers
 durably which disk id it met under each name, and refuses the name with another one. The first contact is believed.
 
 A replica that was away, or lost its log, while the members changed may know none of those who lead now. They know it
@@ -16,7 +17,8 @@ second frame     MessagePack: `IntroductionReply`            from both sides
 
 Unknown keys are ignored. The link is up when both sides have accepted.
 `level` is the highest feature level (`domain/features.py`) that the process understands. `start` and `seen` let a
-replica notice that its disk was put back from an older copy: `members/starts.py`. `point` is where the state of the replica
+replica notice that its disk was put back from an older copy: `members/starts.py`. `point` is where the state of the
+replica
 stands, and the audit chain there. Whoever knows the chain at that entry compares: a replica with another history,
 which a snapshot would hide, gets no link, and stops when a majority of the others says so.
 """

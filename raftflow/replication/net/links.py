@@ -5,7 +5,8 @@ replica with the smaller name dials, at once and then again and again. A connect
 older one of the same peer, which may be half-open after a crash. Per peer `on_up` and `on_down` alternate strictly,
 and a frame is delivered only between the two of its own connection.
 
-With an `Introducer` a proven connection begins with introductions (`members/introductions.py`), and the link is up when both
+With an `Introducer` a proven connection begins with introductions (`members/introductions.py`), and the link is up
+when both
 sides have accepted the other's. A peer that should dial and does not may not know this replica: it is dialled then,
 now and again, and takes a stranger in if that one knows a newer list of members. A replica that knows the other
 refuses to be dialled in the wrong direction, so there is never more than one connection.

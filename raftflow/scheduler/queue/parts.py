@@ -1,4 +1,6 @@
-"""The ready tasks of one shape, by workflow: `WaitingWorkflow` is a workflow, `WorkflowQueue` its tasks, `WorkflowQueues` those of all.
+"""The ready tasks of one shape, by workflow.
+
+`WaitingWorkflow` is a workflow, `WorkflowQueue` its tasks, `WorkflowQueues` those of all.
 
 Inside a workflow the order never changes. Between workflows it does, each time that a turn ends, so a part moves as a
 whole and its tasks stay where they are.

@@ -301,7 +301,7 @@ async def test_output_of_a_call_that_runs_and_of_one_that_was_killed(
 
 FORGE = """
 import os, struct, msgspec, time
-from raftflow.agent.messages import Returned
+from raftflow.agent.launcher.messages import Returned
 fence = int(os.environ["RAFTFLOW_FENCE"]) + {shift}
 data = msgspec.msgpack.encode(Returned(fence, True, {result}, sizes={sizes}))
 os.write(3, struct.pack("<I", len(data)) + data{more})

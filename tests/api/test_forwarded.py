@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raftflow.api.forwarding import proof as forwarding_proof
 from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.domain.contract.views import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
 
@@ -35,14 +36,14 @@ def test_another_secret_and_another_time_are_not_believed(monkeypatch: pytest.Mo
     proof = ForwardingProof(SECRET)
     assert not proof.holds(ForwardingProof(b"t" * 32).make(*REQUEST), *REQUEST)
     now = 1_700_000_000.0
-    monkeypatch.setattr(proof.time, "time", lambda: now)
+    monkeypatch.setattr(forwarding_proof.time, "time", lambda: now)
     made = proof.make(*REQUEST)
     for later, good in (
-        (proof.FRESH_S - 1, True),
-        (proof.FRESH_S + 1, False),
-        (-proof.FRESH_S - 1, False),
+        (forwarding_proof.FRESH_S - 1, True),
+        (forwarding_proof.FRESH_S + 1, False),
+        (-forwarding_proof.FRESH_S - 1, False),
     ):
-        monkeypatch.setattr(proof.time, "time", lambda later=later: now + later)
+        monkeypatch.setattr(forwarding_proof.time, "time", lambda later=later: now + later)
         assert proof.holds(made, *REQUEST) is good
     stale = made.replace(made[:10], str(int(made[:10]) + 100))
     assert not proof.holds(stale, *REQUEST), "the time is covered as well"

@@ -327,7 +327,7 @@ async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypa
 async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polls_module, "WAKES_PER_TURN", 2)
     monkeypatch.setattr(polls_module, "POLLS_PER_TURN", 3)
-    monkeypatch.setattr(polls_module, "REPORTS_LEAST", 1)
+    monkeypatch.setattr(polls_module, "REPORTS_MIN", 1)
     one = await bench()
     taken: list[str] = []
     take = one.poll_service._take

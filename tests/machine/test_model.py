@@ -620,7 +620,7 @@ class Model(RuleBasedStateMachine):
 def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
     """Also where one event stands for many moves."""
     for module in (attempts, cache, context):
-        monkeypatch.setattr(module, "BULK_LEAST", bulk)
+        monkeypatch.setattr(module, "BULK_MIN", bulk)
     run_state_machine_as_test(
         Model,
         settings=settings(

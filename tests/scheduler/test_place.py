@@ -201,9 +201,9 @@ def _could_run(world, decided, name):
 
 
 SCRIPT = """
-from raftflow.domain.rooms import AgentRoom, ReadyTask, shape_of
+from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, shape_of
 from raftflow.scheduler.place import place
-from raftflow.scheduler.queue import ReadyQueue
+from raftflow.scheduler.queue.ready_queue import ReadyQueue
 from raftflow.scheduler.scores import POLICIES
 from raftflow.scheduler.view import PlacementView
 queue = ReadyQueue()

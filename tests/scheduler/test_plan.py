@@ -295,9 +295,9 @@ def test_every_plan_is_feasible_and_no_bound_is_passed(case):
 HASH_SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from raftflow.domain.workflow import TaskSpec, WorkflowSpec
-from raftflow.scheduler.gantt import draw, to_svg
-from raftflow.scheduler.plan import PlanAgent, Problem
+from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
+from raftflow.scheduler.plan.gantt import draw, to_svg
+from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem
 from raftflow.scheduler.policies import POLICIES, make_plan
 import hashlib
 tasks = tuple(
@@ -307,7 +307,7 @@ tasks = tuple(
     for n in range(60))
 agents = [PlanAgent(name=f"a{n}", capacity={"cpu": 4000, "memory": 1000, "gpu": 1}, labels={"zone": "ab"[n % 2]},
                     speed_milli=1000 + 300 * n, cost_rate_milli=500 * n) for n in range(5)]
-problem = Problem(WorkflowSpec(name="wf", tasks=tasks), agents)
+problem = PlanningProblem(WorkflowSpec(name="wf", tasks=tasks), agents)
 text = "".join(to_svg(draw(problem, plan)) + repr(plan) for plan in (make_plan(problem, p) for p in POLICIES))
 print(hashlib.sha256(text.encode()).hexdigest())
 """

@@ -66,8 +66,7 @@ class AgentConnection(asyncio.Protocol):
         return self._begun
 
     async def ask(self, request: bytes) -> HttpResponse:
-        """Send a request and return its answer; a cancellation closes the connection. Raises
-        `HttpConnectionError`."""
+        """Send a request and return its answer. A cancellation closes the connection."""
         if self._transport is None:
             raise HttpConnectionError("the connection was closed")
         self._answer = self._loop.create_future()

@@ -40,6 +40,9 @@ _GRACE_S = 0.005
 """For threads that are about to end, as those of a pool that nobody holds any more."""
 _DESCRIPTORS_MAX = 64
 """So many descriptors more than at the start may stay open before the worker is replaced."""
+_BEGIN_S = 0.1
+"""For a thread that the kernel has and the interpreter does not count yet: it begins when it gets the interpreter."""
+_THREADS = "/proc/self/task"
 _NAMES_MAX = 5
 _SIGNALS = tuple(number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP))
 _LOG_AT_FIRST: tuple[list[Any], int, int] = ([], 30, 0)
@@ -116,6 +119,7 @@ class WorkerState:
         self._loops = _loops()
         self._threads = set(_active)
         self._hidden_threads = _hidden_threads()
+        self._foreign_threads = _kernel_threads() - _thread_count()
         self._free_max = self._first_free() + _DESCRIPTORS_MAX
         self._contents = Contents()
 
@@ -170,9 +174,18 @@ class WorkerState:
         if self._variables != self._env or os.environ._data is not self._variables:  # type: ignore[attr-defined]
             self._put_back_environment()
         left += self._put_back_interpreter()
+        if _kernel_threads() - _thread_count() != self._foreign_threads:
+            self._await_threads()
         if _thread_count():
             left += self._threads_left()
         return left
+
+    def _await_threads(self) -> None:
+        """Wait until the interpreter counts every thread that it was asked to start; what stays is of native code."""
+        until_s = time.monotonic() + _BEGIN_S
+        while (foreign := _kernel_threads() - _thread_count()) > self._foreign_threads and time.monotonic() < until_s:
+            time.sleep(0.0005)
+        self._foreign_threads = foreign
 
     def _put_back_watched(self) -> list[str]:
         left: list[str] = []
@@ -271,6 +284,11 @@ def _hidden_threads() -> int:
     """Return how many threads run that the module `threading` does not know."""
     others: Any = (threading._DummyThread, threading._MainThread)  # type: ignore[attr-defined]
     return _thread_count() - sum(not isinstance(each, others) for each in _active.values())
+
+
+def _kernel_threads() -> int:
+    """Return how many threads this process has, those of native code and those that have not begun among them."""
+    return os.stat(_THREADS).st_nlink - 2  # noqa: PTH116 - after each call: a Path costs more
 
 
 def _is_idle(thread: threading.Thread) -> bool:

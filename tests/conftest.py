@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # for transcripts.py, which several directories import
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--regenerate-transcripts",
+        action="store_true",
+        help="write what the commands of transcripts print into their files (tests/transcripts.py)",
+    )
+
+
+@pytest.fixture
+def regenerate_transcripts(request: pytest.FixtureRequest) -> bool:
+    """Whether transcripts are rewritten rather than compared."""
+    return bool(request.config.getoption("--regenerate-transcripts"))
 
 
 @pytest.fixture

@@ -17,18 +17,18 @@ from raftflow.domain.tasks.states import TaskState
 
 if TYPE_CHECKING:
     from raftflow.coordinator.replica import Replica
-    from raftflow.machine.tables.state import Workflow
+    from raftflow.machine.rows import WorkflowRow
 
 
 async def metrics(call: Request) -> Response:
     """Write this replica's figures."""
     counts = [0] * len(TaskState)
 
-    def add(workflow: Workflow) -> None:
+    def add(workflow: WorkflowRow) -> None:
         for task_state, count in enumerate(workflow.counts):
             counts[task_state] += count
 
-    await in_slices(list(call.replica.machine.state.workflows.values()), add)
+    await in_slices(list(call.replica.machine.tables.workflows.values()), add)
     page = Exposition()
     _add_program(page, call.replica)
     _add_log(page, call.replica)
@@ -82,7 +82,7 @@ def _add_log(page: Exposition, replica: Replica) -> None:
 
 
 def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
-    state, loss_throttle = replica.machine.state, replica.leader.loss_throttle
+    state, loss_throttle = replica.machine.tables, replica.leader.loss_throttle
     page.one("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
     page.one("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
     page.one("raftflow_result_bytes", "gauge", "Bytes of the results of all tasks", state.result_bytes)

@@ -12,6 +12,7 @@ from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.apply import apply_command
+from raftflow.machine.rows import Tables
 from raftflow.machine.rules.audit_chain import CHAIN_START, seal
 from raftflow.machine.rules.context import ApplyContext
 from raftflow.machine.snapshot.stream import Snapshot, read_snapshot
@@ -35,7 +36,7 @@ class EntryResult(msgspec.Struct):
 
 
 class Machine:
-    """Implements `replication.log.StateMachine`. Everything else reads it through `queries`."""
+    """Implements `replication.log.StateMachine`. Other packages read it through `tables` and `machine.read`."""
 
     def __init__(self, requests_max: int = REQUEST_IDS_MAX, *, level_max: int = LEVEL) -> None:
         self._requests_max = requests_max
@@ -49,7 +50,12 @@ class Machine:
 
     @property
     def state(self) -> State:
-        """The tables. Read them through `queries`; only `apply` changes them."""
+        """The tables, for this package and its tests. Only `apply` changes them."""
+        return self._step.state
+
+    @property
+    def tables(self) -> Tables:
+        """The tables, for everybody else to read."""
         return self._step.state
 
     @property

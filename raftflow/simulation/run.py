@@ -287,7 +287,7 @@ class World:
             replica = None if name is None else self.cluster.hosts[name].replica
             if replica is None or not self._clients_at_rest():
                 return False
-            state = replica.machine.state
+            state = replica.machine.tables
             return len(state.finished) == len(state.workflows) and not state.uploads
 
         if not await self._until(finished, REST_WITHIN_S):
@@ -320,7 +320,7 @@ class World:
             machines = [cluster.hosts[name].replica for name in self._members()]
             return (
                 len(machines) == len(latest.voters)
-                and all(replica and replica.machine.state.feature_level == LEVEL for replica in machines)
+                and all(replica and replica.machine.tables.feature_level == LEVEL for replica in machines)
                 and not any(self._reachable(name) for name in latest.removed)
             )
 
@@ -345,10 +345,10 @@ class World:
         replica = None if name is None else self.cluster.hosts[name].replica
         if replica is None:
             return
-        for workflow in list(replica.machine.state.workflows.values()):
+        for workflow in list(replica.machine.tables.workflows.values()):
             if workflow.paused:
                 await operator.control(f"tidy-{workflow.id}", "resume", workflow.id)
-        for agent in list(replica.machine.state.agents.values()):
+        for agent in list(replica.machine.tables.agents.values()):
             await operator.control_agent(f"tidy-{agent.name}", agent.name, "resume")
 
     def _open_work(self) -> str:
@@ -356,7 +356,7 @@ class World:
         replica = None if name is None else self.cluster.hosts[name].replica
         if replica is None:
             return "no leader"
-        state = replica.machine.state
+        state = replica.machine.tables
         tasks = [
             f"{workflow.id}/{task.id} {task.state.name} {task.last}"
             for workflow in state.workflows.values()

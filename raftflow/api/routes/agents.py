@@ -50,7 +50,7 @@ async def register(call: Request) -> Response:
             lease_ms=timing.lease_ms,
             poll_wait_ms=timing.poll_wait_ms,
             result_bytes_max=limits.RESULT_BYTES_MAX,
-            feature_level=call.replica.machine.state.feature_level,
+            feature_level=call.replica.machine.tables.feature_level,
             verdicts=verdicts,
         )
     )
@@ -121,7 +121,7 @@ async def list_agents(call: Request) -> Response:
         _overlay(call, view)
         return encode(view)
 
-    views = await in_slices(sorted(machine.state.agents), see)
+    views = await in_slices(sorted(machine.tables.agents), see)
     return as_json(b'{"agents":[%s]}' % b",".join(view for view in views if view is not None))
 
 
@@ -146,7 +146,7 @@ def _overlay(call: Request, view: AgentView) -> None:
 async def drain(call: Request) -> Response:
     """Give an agent no new work until it is resumed, and perhaps no more than some time for what runs there."""
     request = decode(call.body, DrainRequest) if call.body else DrainRequest()
-    if request.deadline_s is None and call.replica.machine.state.feature_level < ONLINE_LEVEL:
+    if request.deadline_s is None and call.replica.machine.tables.feature_level < ONLINE_LEVEL:
         return await _control(call, "drain")
     command = DrainAgent(
         at_ms=call.replica.clock.now_ms(),

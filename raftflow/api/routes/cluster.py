@@ -85,7 +85,7 @@ async def _check_invariants(machine: Machine) -> tuple[int, list[str]]:
 
     Raises `ProblemError` if something always is: to read it on the spot would make the replica stand still.
     """
-    if sum(len(workflow.tasks) for workflow in machine.state.workflows.values()) <= _OFF_LOOP_TASKS:
+    if sum(len(workflow.tasks) for workflow in machine.tables.workflows.values()) <= _OFF_LOOP_TASKS:
         return machine.applied_index, invariants.check(machine)
     for _ in range(_CHECK_TRIES):
         index = machine.applied_index

@@ -19,7 +19,7 @@ from raftflow.coordinator.uploads.document_reader import DocumentReader, ReaderF
 from raftflow.coordinator.uploads.document_worker import DocumentRefused, Fault
 from raftflow.coordinator.uploads.workflow_uploads import ClientGoneError
 from raftflow.domain.features import PIECES_LEVEL
-from raftflow.machine.rules import learning
+from raftflow.machine.read import queries
 
 if TYPE_CHECKING:
     from raftflow.api.http.requests import Request
@@ -66,7 +66,6 @@ async def submit(call: Request, *, request_id: str, workflow_id: str, actor: str
 
 async def _submit(reader: DocumentReader, call: Request, request_id: str, workflow_id: str, actor: str) -> AnyReply:
     replica = call.replica
-    state = replica.machine.state
     level = replica.feature_level()
     if not level:
         raise NoLeaderError(FOUNDING)
@@ -77,7 +76,7 @@ async def _submit(reader: DocumentReader, call: Request, request_id: str, workfl
         if isinstance(command, Fault | DocumentRefused):
             raise _problem(command)
         return await replica.propose(command, call.client)
-    submission = await reader.pieces_of(call.body, request_id, learning.expected_times(state))
+    submission = await reader.pieces_of(call.body, request_id, queries.expected_times(replica.machine))
     if isinstance(submission, Fault | DocumentRefused):
         raise _problem(submission)
     if not replica.leader.leading:

@@ -58,7 +58,7 @@ class _Wanted(NamedTuple):
 
 async def _fetch(replica: Replica, wanted: _Wanted) -> LogPiece:
     """Fetch a piece from the agent, or from the log store if the agent does not have it."""
-    agent = replica.machine.state.agents.get(wanted.agent)
+    agent = replica.machine.tables.agents.get(wanted.agent)
     if agent is None or not agent.present:
         piece = await _fetch_stored(replica, wanted)
         if piece is None:

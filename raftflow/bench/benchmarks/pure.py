@@ -147,7 +147,7 @@ def lives(count: int) -> dict[str, float]:
         index += 1
         machine.apply(index, 1, entry)
     seconds = time.perf_counter() - began
-    if not all(workflow.finished_ms for workflow in machine.state.workflows.values()):
+    if not all(workflow.finished_ms for workflow in machine.tables.workflows.values()):
         raise RuntimeError("not all workflows have ended: the commands of this benchmark are wrong")
     return {
         "per_s": 2 * count / seconds,

@@ -18,6 +18,7 @@ from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskEvent, 
 from raftflow.machine.rules import cache, growth, learning, ledger
 from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, part, remember
 from raftflow.machine.rules.context import BULK_MIN, move
+from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.rules.quarantine import agent_due, contradict, note_end
 from raftflow.machine.rules.stopping import at_limit, cancel_downstream, stop_workflow, void
 from raftflow.machine.tables.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
@@ -36,7 +37,7 @@ TIMERS_PER_COMMAND_MAX = 4_096
 
 # Looking up a member of an enum takes as long as a small call, and a task's life has many.
 _UP = AgentState.UP
-_READY, _RUNNING, _WAITING, _DONE = TaskState.READY, TaskState.RUNNING, TaskState.WAITING, TaskState.SUCCEEDED
+_READY, _RUNNING, _DONE = TaskState.READY, TaskState.RUNNING, TaskState.SUCCEEDED
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
 _STARTS, _QUEUES, _SUCCEEDS, _NEEDS_MET = (
     TaskEvent.STARTED,
@@ -503,8 +504,9 @@ def _meet_needs(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     for position in dependents:
         dependent = tasks[position]
         step.touch_task(workflow, dependent)
+        ready = is_last_need(dependent)
         dependent.open_needs -= 1
-        if dependent.open_needs == 0 and dependent.state is _WAITING:
+        if ready:
             move(step, workflow, dependent, _NEEDS_MET)
 
 

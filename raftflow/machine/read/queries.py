@@ -39,6 +39,7 @@ from raftflow.machine.tables.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP,
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
+    from raftflow.machine.rows import WorkflowRow
     from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "attempt_location",
     "budget",
     "cache_page",
+    "expected_times",
     "explain",
     "holdings",
     "kind_estimate",
@@ -446,6 +448,11 @@ def cache_page(machine: Machine, prefix: str, limit: int, cursor: str | None) ->
 # --- what was learnt
 
 
+def expected_times(machine: Machine) -> dict[str, int]:
+    """Return the expected duration in ms, at least 1, of the tasks of every known kind."""
+    return learning.expected_times(machine.state)
+
+
 def kinds(machine: Machine) -> KindList:
     """Show what was learnt of every kind of tasks, in order of the names."""
     learnt = machine.state.kinds_learnt
@@ -555,7 +562,7 @@ def _tail_of(agent: Agent) -> Urgency:
     return urgency_of(agent.live[agent.queue[-1]][0])
 
 
-def urgency_of(workflow: Workflow) -> Urgency:
+def urgency_of(workflow: WorkflowRow) -> Urgency:
     """Return how urgent a workflow's tasks are."""
     return Urgency(workflow.priority, workflow.submitted_ms // AGE_STEP_MS)
 

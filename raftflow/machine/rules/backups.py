@@ -36,6 +36,7 @@ from raftflow.machine.tables.state import ORDER_NONE, Attempt, LossHistory
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import CommitBackups, Placement
+    from raftflow.machine.rows import TaskRow
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import Profile, Task, Workflow
 
@@ -90,13 +91,13 @@ def _start(step: ApplyContext, placement: Placement) -> int:
     return fence
 
 
-def wants_backup(task: Task) -> bool:
+def wants_backup(task: TaskRow) -> bool:
     """Tell whether a task runs, is to go on, and its attempt had no other beside it."""
     last = task.last
     return (
         task.state is TaskState.RUNNING
         and last is not None
-        and last.order == ORDER_NONE
+        and not last.ordered
         and (task.mishaps is None or not task.mishaps.paired)
     )
 

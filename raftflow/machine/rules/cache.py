@@ -27,6 +27,7 @@ from raftflow.domain.replies import Cleared
 from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState
 from raftflow.domain.values.cachekeys import automatic_key, fill
 from raftflow.machine.rules.context import BULK_MIN, in_bulk, move, set_result
+from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.tables.results import CachedResult
 from raftflow.machine.tables.state import Claim
 
@@ -154,8 +155,9 @@ def _tell(step: ApplyContext, workflow: Workflow, dependents: Sequence[int], wor
     for position in dependents:
         dependent = tasks[position]
         step.touch_task(workflow, dependent)
+        ready = is_last_need(dependent)
         dependent.open_needs -= 1
-        if dependent.open_needs == 0 and dependent.state is TaskState.WAITING:
+        if ready:
             if workflow.profiles[dependent.profile].cache is None:
                 move(step, workflow, dependent, TaskEvent.NEEDS_MET)
             else:

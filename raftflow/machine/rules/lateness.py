@@ -12,6 +12,7 @@ from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS
 from raftflow.machine.rules.learning import kind_of_profile
 
 if TYPE_CHECKING:
+    from raftflow.machine.rows import TaskRow, WorkflowRow
     from raftflow.machine.tables.state import Attempt, State, Task, Workflow
 
 SAMPLES_MIN = 4
@@ -39,7 +40,7 @@ class Expectation(NamedTuple):
         return f"{source} {seconds(self.mean_ms)}"
 
 
-def expectation(state: State, workflow: Workflow, task: Task) -> Expectation | None:
+def expectation(state: State, workflow: WorkflowRow, task: TaskRow) -> Expectation | None:
     """Return what a task is taken to run, None if nobody knows."""
     kind = kind_of_profile(workflow.profiles[task.profile])
     known = None if kind is None else state.kinds_learnt.get(kind)

@@ -17,6 +17,7 @@ from raftflow.domain.tasks.kinds import kind_of
 from raftflow.machine.tables.state import Learnt
 
 if TYPE_CHECKING:
+    from raftflow.machine.rows import ProfileRow
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import Profile, State
 
@@ -88,7 +89,7 @@ def _forget(state: State) -> None:
         del state.kinds_learnt[learnt.kind]
 
 
-def kind_of_profile(profile: Profile) -> str | None:
+def kind_of_profile(profile: ProfileRow) -> str | None:
     """Return the kind of the tasks that share a profile, None if they have none."""
     return profile.kind if profile.kind != "" else kind_of("", profile.python, profile.command)
 

@@ -18,6 +18,7 @@ from raftflow.machine.tables.state import (
 )
 
 if TYPE_CHECKING:
+    from raftflow.machine.rows import WorkflowRow
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
 
@@ -25,13 +26,13 @@ _NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY}
 _LIVE = frozenset({TaskState.QUEUED, TaskState.RUNNING})
 
 
-def at_limit(workflow: Workflow) -> bool:
+def at_limit(workflow: WorkflowRow) -> bool:
     """Tell whether a workflow that limits itself has as many attempts queued or running as it allows."""
     limit = workflow.max_parallel
     return limit is not None and under_way(workflow) >= limit
 
 
-def under_way(workflow: Workflow) -> int:
+def under_way(workflow: WorkflowRow) -> int:
     """Return how many attempts of a workflow are queued or running, backup attempts included."""
     counts = workflow.counts
     return counts[TaskState.QUEUED] + counts[TaskState.RUNNING] + workflow.backups

@@ -68,6 +68,11 @@ class Attempt(msgspec.Struct, array_like=True, gc=False, eq=False):
     index: int = 0
     """Place in the log of the decision that made it; 0 below feature level 3."""
 
+    @property
+    def ordered(self) -> bool:
+        """True if its agent was told to stop it, to give it back or to move it."""
+        return self.order != ORDER_NONE
+
 
 class LossHistory(msgspec.Struct, array_like=True, gc=False, eq=False):
     """What only few tasks have: agents lost while they ran, and a second attempt with what came of it."""

@@ -478,7 +478,7 @@ class RunHistory:
         for host in hosts:
             if host.replica is None:
                 continue
-            requests = host.replica.machine.state.requests
+            requests = host.replica.machine.tables.requests
             lost = [
                 request_id
                 for request_id, reply in self.acknowledged.items()
@@ -504,16 +504,16 @@ class RunHistory:
             if b"".join(machine.snapshot()) != b"".join(replay.snapshot()):
                 self.violation("diverged", f"{name} holds another state than the log gives")
             self._check_submitted(name, machine)
-            open_ = [workflow.id for workflow in machine.state.workflows.values() if not workflow.finished_ms]
+            open_ = [workflow.id for workflow in machine.tables.workflows.values() if not workflow.finished_ms]
             if open_:
                 self.violation("no rest", f"{len(open_)} workflows never finished, {open_[0]} for one")
-            if machine.state.uploads:
-                self.violation("no rest", f"uploads that nobody will finish: {', '.join(machine.state.uploads)}")
+            if machine.tables.uploads:
+                self.violation("no rest", f"uploads that nobody will finish: {', '.join(machine.tables.uploads)}")
 
     def _check_submitted(self, name: str, machine: Machine) -> None:
         """What clients were told is there is what they submitted, all of it."""
         for workflow_id, spec in self.submitted.items():
-            workflow = machine.state.workflows.get(workflow_id)
+            workflow = machine.tables.workflows.get(workflow_id)
             if workflow is None:
                 self.violation("lost", f"{name} lacks the workflow {workflow_id}")
             elif [(task.id, tuple(workflow.tasks[need].id for need in task.needs)) for task in workflow.tasks] != [

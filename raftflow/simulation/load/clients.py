@@ -13,7 +13,7 @@ from raftflow.domain.features import PIECES_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
-from raftflow.machine.rules import learning
+from raftflow.machine.read import queries
 from raftflow.simulation.checkers.checks import Read, answer
 from raftflow.simulation.world.calls import CallFailed
 from raftflow.simulation.world.loop import Process
@@ -175,7 +175,7 @@ class SimClient:
         spec = make_workflow(self._rng, name, caches=caches, backups=backups, **sizes)
 
         async def serve(replica: Replica) -> AnyReply:
-            if large and replica.machine.state.feature_level >= PIECES_LEVEL:
+            if large and replica.machine.tables.feature_level >= PIECES_LEVEL:
                 return await _upload(replica, spec, name)
             return await replica.propose(
                 SubmitWorkflow(
@@ -345,7 +345,7 @@ async def _upload(replica: Replica, spec: WorkflowSpec, request_id: str) -> AnyR
     if not replica.leader.leading:
         raise replica.submitter.no_leader_error()
     async with replica.uploads.alone(request_id):
-        known = learning.expected_times(replica.machine.state)
+        known = queries.expected_times(replica.machine)
         return await replica.uploads.submit(
             submission_of(spec, request_id, known, tasks_max=_PIECE_TASKS),
             workflow_id=replica.ids.workflow_id(),

@@ -101,7 +101,7 @@ class Scenarios:
         if replica is None:
             return
         for name, process in agents.items():
-            known = replica.machine.state.agents.get(name)
+            known = replica.machine.tables.agents.get(name)
             if now[name] is not process or process.frozen or known is None or not known.present:
                 continue
             if name in replica.leader.unheard:

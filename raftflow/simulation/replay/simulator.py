@@ -230,7 +230,7 @@ class Simulation:
         )
 
     def _start(self, placements: Sequence[Placement], fences: Sequence[int]) -> None:
-        workflows = self._machine.state.workflows
+        workflows = self._machine.tables.workflows
         for placement, fence in zip(placements, fences, strict=True):
             if not fence:
                 self._skipped += 1

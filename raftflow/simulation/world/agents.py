@@ -291,7 +291,7 @@ class SimLeaderClient:
                 lease_ms=timing.lease_ms,
                 poll_wait_ms=timing.poll_wait_ms,
                 result_bytes_max=RESULT_BYTES_MAX,
-                feature_level=replica.machine.state.feature_level,
+                feature_level=replica.machine.tables.feature_level,
                 verdicts=verdicts,
             )
 

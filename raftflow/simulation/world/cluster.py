@@ -260,7 +260,7 @@ class Cluster:
     def level(self) -> int:
         """Return the feature level of the cluster, as far as anybody who runs knows."""
         replicas = [self.hosts[name].replica for name in self.running()]
-        return max((replica.machine.state.feature_level for replica in replicas if replica is not None), default=0)
+        return max((replica.machine.tables.feature_level for replica in replicas if replica is not None), default=0)
 
     def leader(self) -> str | None:
         """Return the announced leader of the highest term."""

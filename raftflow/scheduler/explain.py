@@ -69,7 +69,7 @@ def candidates(view: PlacementView, task: ReadyTask, limit: int = CANDIDATES_MAX
 def _key(fleet: Fleet, task: ReadyTask, score: Score, agent: AgentRoom) -> tuple[int, int, int, int]:
     """Return what is compared before the left-over."""
     avoided = agent.name in task.avoid or agent.name in task.avoid_hard
-    holds = fleet.policy.near and not avoided and agent.name in task.near
+    holds = fleet.rule.locality and not avoided and agent.name in task.near
     near = task.near.index(agent.name) if holds else NEAR_MAX
     return score[0] >> SCARCE_SHIFT, int(avoided), score[0] & _WEIGHT_MASK, near
 
@@ -99,8 +99,8 @@ def _yes(
         words.append(f"tasks take {PER_MILLE / max(1, agent.speed):.2g} times as long there as expected")
     if agent.name in task.near:
         words.append("holds inputs")
-    if where == "run" and fleet.policy.left_over:
-        left = fleet.policy.left_over * score[-1]
+    if where == "run" and fleet.rule.fit:
+        left = fleet.rule.fit * score[-1]
         words.append(f"leaves {left / PER_MILLE / max(1, len(agent.capacity)):.0%} of it free")
     return Candidate(agent=agent.name, where=where, score=score, why="; ".join(words))
 

@@ -6,7 +6,7 @@ stands before it:
 1. agents that the task keeps away from for good (`ReadyTask.avoid_hard`) are no candidates at all;
 2. scarce resources: how many custom resources of the agent, a GPU say, the task would block without wanting them;
 3. agents on which the task has failed before come last (`ReadyTask.avoid`);
-4. what the policy holds of the agent itself: its pressure, its faults, its speed, its cost (`Policy.weigh`);
+4. what the policy holds of the agent itself: its pressure, its faults, its speed, its cost (`PlacementRule.weigh`);
 5. locality: an agent that holds inputs of the task (`ReadyTask.near`);
 6. what would be left over, the least first (best fit) or the most first (spread);
 7. the agent that was given least so far, or the name.
@@ -39,41 +39,35 @@ _SLOWNESS_MAX: Final = (1 << _FAULTS_SHIFT) - 1
 _QUEUE_UNIT: Final = 4
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """How agents are told apart that could all run a task."""
+class PlacementRule(msgspec.Struct, frozen=True, kw_only=True):
+    """How a policy compares agents that could all run a task."""
 
     weigh: Callable[[AgentRoom], int]
-    """What speaks against an agent, whatever runs there. Below 2**32."""
-    left_over: int
-    """1: the least left over is best. -1: the most. 0: it does not matter."""
-    near: bool = True
-    """Whether locality counts."""
-    even: bool = True
-    """Whether equal agents take turns by what they were given; else by name."""
+    """What speaks against an agent, for any task. Below 2**32."""
+    fit: int
+    """1: the least left over is best (best fit). -1: the most. 0: it does not count."""
+    locality: bool = True
+    """Whether an agent that holds inputs of the task is preferred."""
+    balance: bool = True
+    """Whether equal agents take turns by what they were given; otherwise the first name wins."""
+    ranks: bool = True
+    """Whether ready tasks are ordered by rank. The coordinator always does; a simulated trace follows this."""
 
 
-def _trouble(room: AgentRoom) -> int:
+def trouble_weight(room: AgentRoom) -> int:
+    """Weigh the pressure and the faults of an agent."""
     return (room.pressure << _PRESSURE_SHIFT) | (room.faults << _FAULTS_SHIFT)
 
 
-def _trouble_and_speed(room: AgentRoom) -> int:
+def trouble_and_speed_weight(room: AgentRoom) -> int:
+    """Weigh pressure and faults, then how slow the agent is."""
     steps = (room.speed * _SPEED_STEPS + PER_MILLE // 2) // PER_MILLE
-    return _trouble(room) | (_SLOWNESS_MAX - min(steps, _SLOWNESS_MAX))
+    return trouble_weight(room) | (_SLOWNESS_MAX - min(steps, _SLOWNESS_MAX))
 
 
-def _cost(room: AgentRoom) -> int:
-    """What a second of work costs there: a slow agent takes longer for it."""
+def cost_weight(room: AgentRoom) -> int:
+    """Weigh what a second of work costs on the agent: a slow agent takes longer for it."""
     return min(room.cost * PER_MILLE // max(1, room.speed), _WEIGHT_MAX)
-
-
-POLICIES: Final[dict[str, Policy]] = {
-    "critical-path": Policy(weigh=_trouble_and_speed, left_over=1),
-    "first-come": Policy(weigh=lambda _room: 0, left_over=0, near=False, even=False),
-    "binpack": Policy(weigh=_trouble, left_over=1, even=False),
-    "spread": Policy(weigh=_trouble, left_over=-1, near=False),
-    "least-cost": Policy(weigh=_cost, left_over=1),
-}
-"""By name. `critical-path` is what the coordinator uses."""
 
 
 def scarce(shape: Shape, capacity: dict[str, int]) -> int:

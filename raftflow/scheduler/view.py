@@ -10,6 +10,7 @@ import msgspec
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape
 from raftflow.domain.tasks.resources import CPU, MEMORY
 from raftflow.scheduler.order import OrderKey
+from raftflow.scheduler.policies import DEFAULT_POLICY
 
 NO_BUDGETS: Mapping[str, int] = MappingProxyType({})
 NO_RESERVATIONS: Mapping[str, Shape] = MappingProxyType({})
@@ -35,8 +36,8 @@ class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     placements_max: int
     """Most placements that one decision may make."""
-    policy: str = "critical-path"
-    """A name of `scores.POLICIES`."""
+    policy: str = DEFAULT_POLICY
+    """A name in `policies.PLACEMENT_RULES`."""
     full: tuple[AgentRoom, ...] = ()
     """Agents that are up and have no room. They are asked nothing but whether they could ever run a task that keeps
     away from another one."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raftflow.domain.tasks.feasibility import ReadyTask, shape_of
 from raftflow.scheduler.explain import candidates
 from raftflow.scheduler.place import place
-from raftflow.scheduler.scores import POLICIES
+from raftflow.scheduler.policies import PLACEMENT_RULES
 
 
 def only(world):
@@ -115,7 +115,7 @@ AGENTS = st.lists(
 SOME = st.lists(st.sampled_from(NAMES), unique=True, max_size=3).map(tuple)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", PLACEMENT_RULES)
 @settings(max_examples=80, derandomize=True, deadline=None)
 @given(agents=AGENTS, cpu=st.integers(1, 3), near=SOME, avoid=SOME, lost=SOME)
 def test_the_first_candidate_is_the_one_that_is_taken(new_world, policy, agents, *, cpu, near, avoid, lost):

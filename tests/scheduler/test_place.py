@@ -204,7 +204,7 @@ SCRIPT = """
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, shape_of
 from raftflow.scheduler.place import place
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.scores import POLICIES
+from raftflow.scheduler.policies import PLACEMENT_RULES
 from raftflow.scheduler.view import PlacementView
 queue = ReadyQueue()
 for n in range(60):
@@ -217,7 +217,7 @@ agents = tuple(
               labels={"zone": "ab"[n % 2]}, prefetch=n % 3, pressure=n % 2, faults=n % 3, given=n % 4)
     for n in range(9))
 budgets = {"w3": 2}
-for policy in POLICIES:
+for policy in PLACEMENT_RULES:
     for p in place(PlacementView(agents=agents, groups=queue.groups(50, budgets), placements_max=50, policy=policy,
                                  budgets=budgets, reserved={"a4": shape_of({"cpu": 3}, {})})):
         print(policy, p.workflow_id, p.task, p.agent)

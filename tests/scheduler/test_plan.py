@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.bounds import lower_bounds
 from raftflow.scheduler.plan.check import FAULTS_MAX, plan_faults
+from raftflow.scheduler.plan.heuristics import follow
 from raftflow.scheduler.plan.plan import (
     Plan,
     PlanAgent,
@@ -27,7 +28,7 @@ from raftflow.scheduler.plan.plan import (
 )
 from raftflow.scheduler.plan.report import differences, report
 from raftflow.scheduler.plan.timeline import Timeline
-from raftflow.scheduler.policies import POLICIES, follow, make_plan
+from raftflow.scheduler.policies import POLICIES, make_plan
 
 
 def task(task_id: str, seconds: float | None, *needs: str, labels: dict[str, str] | None = None, **units: int):

@@ -7,8 +7,8 @@ import pytest
 
 from raftflow.domain.tasks.feasibility import AgentRoom, fault_class, shape_of
 from raftflow.scheduler.place import decide
+from raftflow.scheduler.policies import PLACEMENT_RULES
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.scores import POLICIES
 from raftflow.scheduler.view import pressure_of
 
 # --- order
@@ -244,7 +244,7 @@ def test_policies(world, policy, expected):
     world.agent("a3", cpu=4, used={"cpu": 1}, more={"speed": 2_000, "cost": 5_000})
     world.agent("a4", cpu=8, more={"cost": 3_000}).agent("a5", cpu=8, used={"cpu": 1}, more={"cost": 2_000})
     world.policy = policy
-    assert set(POLICIES) == {"critical-path", "first-come", "binpack", "spread", "least-cost"}
+    assert set(PLACEMENT_RULES) == {"critical-path", "first-come", "binpack", "spread", "least-cost"}
     world.tasks(2)
     assert [agent for _, agent in world.decide()] == expected
 

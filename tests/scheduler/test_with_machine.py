@@ -16,9 +16,9 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.scheduler.place import decide
+from raftflow.scheduler.policies import PLACEMENT_RULES
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
 from raftflow.scheduler.reserve import Reservations
-from raftflow.scheduler.scores import POLICIES
 from raftflow.scheduler.view import PlacementView, has_room
 
 AGENTS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=4)
@@ -171,7 +171,7 @@ class Cluster:
 @given(
     agents=AGENTS,
     tasks=TASKS,
-    policy=st.sampled_from(sorted(POLICIES)),
+    policy=st.sampled_from(sorted(PLACEMENT_RULES)),
     max_parallel=st.none() | st.integers(1, 3),
     order=st.lists(st.integers(0, 99), min_size=1, max_size=9),
 )

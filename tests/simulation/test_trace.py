@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from raftflow.cli.main import root
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.plan import PlanAgent, PlanError
-from raftflow.scheduler.scores import POLICIES
+from raftflow.scheduler.policies import PLACEMENT_RULES
 from raftflow.simulation.replay import simulator
 from raftflow.simulation.replay.load import load_bounds, mix
 from raftflow.simulation.replay.simulator import Simulation, TraceStuckError
@@ -90,7 +90,7 @@ def test_spread_is_even_and_binpack_is_not():
     assert packed.balance.variation == 1.0
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", PLACEMENT_RULES)
 def test_what_is_large_runs_under_every_policy_though_small_ones_never_stop(policy):
     """Without kept agents it would begin when the last of the small ones has begun, and end after 690 s."""
     large = workflow(task("head", 1), task("large", 300, "head", cpu=4000))

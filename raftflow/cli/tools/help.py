@@ -11,6 +11,7 @@ import click
 from raftflow.cli.terminal.exits import MEANING
 from raftflow.cli.terminal.options import CONNECTION_OPTIONS
 from raftflow.cli.terminal.output import echo
+from raftflow.cli.tools.policies import policy_rows
 
 _WIDTH_MAX = 96
 
@@ -110,6 +111,13 @@ A workflow document in TOML; YAML and JSON have the same keys:
 `raftflow workflow validate FILE` names every fault with its line. `raftflow schema workflow` prints the JSON Schema
 for editors. `raftflow workflow plan FILE` shows where the tasks would run.
 """
+_POLICIES = """
+A policy says how tasks get their agents. The coordinator uses {default}. `raftflow workflow plan --policy` takes any
+of them. `raftflow simulate trace --policy` takes those that can place ready tasks.
+
+\b
+{policies}
+"""
 _ENVIRONMENT = """
 Commands read:
 
@@ -142,11 +150,18 @@ def _exit_codes() -> str:
     return _EXIT_CODES.format(codes=_rows((f"{code:>3}  {word}", about) for code, (word, about) in MEANING.items()))
 
 
+def _policies() -> str:
+    from raftflow.scheduler.policies import DEFAULT_POLICY  # noqa: PLC0415 - heavy
+
+    return _POLICIES.format(default=DEFAULT_POLICY, policies=_rows(policy_rows()))
+
+
 TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "connecting": ("How a command finds the cluster: options, environment, file.", _connecting),
     "exit-codes": ("What a command's exit code means, and errors as JSON.", _exit_codes),
     "output": ("Tables, JSON, and what goes where.", _OUTPUT.format),
     "document": ("A workflow document, with the keys that most of them have.", _DOCUMENT.format),
+    "policies": ("How tasks are placed, in plans and on the agents.", _policies),
     "environment": (
         "Environment variables of commands and tasks.",
         lambda: _ENVIRONMENT.format(variables=_rows(_VARIABLES)),

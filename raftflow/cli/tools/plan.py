@@ -11,14 +11,13 @@ from raftflow.cli.terminal.documents import file_options, load_file
 from raftflow.cli.terminal.exits import CommandFailure
 from raftflow.cli.terminal.options import Duration, connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, print_json, print_table
+from raftflow.cli.tools.policies import PolicyName
 
 if TYPE_CHECKING:
     from raftflow.domain.tasks.workflow import WorkflowSpec
     from raftflow.scheduler.plan.bounds import LowerBounds
     from raftflow.scheduler.plan.plan import Plan, PlanAgent, PlanningProblem
     from raftflow.scheduler.plan.report import PlanReport
-
-POLICIES = ["first-come", "critical-path", "least-cost", "least-makespan", "binpack", "spread"]
 
 
 @click.command()
@@ -29,7 +28,11 @@ POLICIES = ["first-come", "critical-path", "least-cost", "least-makespan", "binp
     type=click.Path(path_type=Path, dir_okay=False),
     help="TOML file of agents; by default those of the cluster that are up.",
 )
-@click.option("--policy", type=click.Choice(POLICIES), help="How tasks are placed (default critical-path).")
+@click.option(
+    "--policy",
+    type=PolicyName(),
+    help="How tasks are placed (default critical-path); `raftflow help policies` explains each.",
+)
 @click.option("--compare", is_flag=True, help="Plan by every policy and compare.")
 @click.option(
     "--given",
@@ -69,7 +72,7 @@ def plan(  # noqa: PLR0917 - click passes options by name
     from raftflow.scheduler.plan.bounds import lower_bounds  # noqa: PLC0415
     from raftflow.scheduler.plan.plan import PlanError, PlanningProblem  # noqa: PLC0415
     from raftflow.scheduler.plan.report import differences, report  # noqa: PLC0415
-    from raftflow.scheduler.policies import make_plan  # noqa: PLC0415
+    from raftflow.scheduler.policies import DEFAULT_POLICY, make_plan  # noqa: PLC0415
 
     if sum((policy is not None, compare, exact is not None)) > 1:
         raise click.UsageError("give one of --policy, --compare and --exact")
@@ -93,7 +96,7 @@ def plan(  # noqa: PLR0917 - click passes options by name
         if exact is not None:
             chosen, proven = _exact(problem, exact, exact_time)
         else:
-            chosen = make_plan(problem, policy or "critical-path")
+            chosen = make_plan(problem, policy or DEFAULT_POLICY)
         described = report(problem, chosen, bounds)
         described.optimal = proven
         if gantt_file is not None:
@@ -175,8 +178,8 @@ def _live(spec: WorkflowSpec) -> tuple[list[PlanAgent], WorkflowSpec]:
 def _given(problem: PlanningProblem, path: Path) -> Plan:
     """Read a given plan and find its times."""
     from raftflow.formats.files import FormatError, load  # noqa: PLC0415
+    from raftflow.scheduler.plan.heuristics import follow  # noqa: PLC0415
     from raftflow.scheduler.plan.plan import assignment_of  # noqa: PLC0415
-    from raftflow.scheduler.policies import follow  # noqa: PLC0415
 
     table = load(path)
     rows = table.get("tasks")
@@ -213,7 +216,7 @@ def _draw(problem: PlanningProblem, chosen: Plan, path: Path) -> None:
 def _compare(output: str, problem: PlanningProblem, bounds: LowerBounds, given: Plan | None) -> None:
     """Print the figures of every policy."""
     from raftflow.scheduler.plan.report import report  # noqa: PLC0415
-    from raftflow.scheduler.policies import make_plan  # noqa: PLC0415
+    from raftflow.scheduler.policies import POLICIES, make_plan  # noqa: PLC0415
 
     plans = ([] if given is None else [given]) + [make_plan(problem, policy) for policy in POLICIES]
     reports = [report(problem, each, bounds) for each in plans]

@@ -13,6 +13,7 @@ from raftflow.cli.terminal.exits import FAILED, CommandFailure
 from raftflow.cli.terminal.options import Duration, output_option
 from raftflow.cli.terminal.output import note, print_json, print_table
 from raftflow.cli.terminal.streams import is_terminal
+from raftflow.cli.tools.policies import PolicyName
 
 if TYPE_CHECKING:
     from raftflow.simulation.replay.report import TraceReport
@@ -52,10 +53,11 @@ class Rate(click.ParamType[float]):
     "--policy",
     "policies",
     multiple=True,
-    type=click.Choice(["critical-path", "first-come", "binpack", "spread", "least-cost"]),
+    type=PolicyName(placement=True),
     default=("critical-path",),
     show_default=True,
-    help="How agents are chosen, and the order of ready tasks; give several to compare.",
+    help="How agents are chosen, and the order of ready tasks; may be given more than once to compare. "
+    "`raftflow help policies` explains each.",
 )
 @click.option("--tick", type=Duration(), default=0.01, help="Least time between two decisions (default 10ms).")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the failures.")

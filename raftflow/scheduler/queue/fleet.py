@@ -11,7 +11,8 @@ from heapq import heapify, heappop, heappush
 
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape, Urgency, fits_in, suits
 from raftflow.scheduler.order import is_more_urgent
-from raftflow.scheduler.scores import POLICIES, SCARCE_SHIFT, scarce, share, wait_in_queue
+from raftflow.scheduler.policies import PLACEMENT_RULES
+from raftflow.scheduler.scores import SCARCE_SHIFT, scarce, share, wait_in_queue
 from raftflow.scheduler.view import PlacementView
 
 Score = tuple[int, int, int, int]
@@ -28,9 +29,9 @@ class Fleet:
     """The agents' rooms as they are after the placements made so far."""
 
     def __init__(self, view: PlacementView) -> None:
-        policy = self.policy = POLICIES[view.policy]
+        rule = self.rule = PLACEMENT_RULES[view.policy]
         agents = [agent for agent in view.agents if not agent.suspect]
-        agents.sort(key=lambda agent: (agent.given if policy.even else 0, agent.name))
+        agents.sort(key=lambda agent: (agent.given if rule.balance else 0, agent.name))
         self.agents = agents
         self.others = [*view.full, *(agent for agent in view.agents if agent.suspect)]
         """Agents that are up and take nothing now: they are full, or suspect."""
@@ -43,7 +44,7 @@ class Fleet:
         self.tail = [agent.tail for agent in agents]
         self.running = [agent.running for agent in agents]
         self.alone = [agent.alone for agent in agents]
-        self.weight = [policy.weigh(agent) for agent in agents]
+        self.weight = [rule.weigh(agent) for agent in agents]
         self.touched: list[int] = []
         """Agents whose room changed, in order: each lane reads on from where it stopped."""
         self.version = [0] * len(agents)
@@ -182,7 +183,7 @@ class Lane:
             return None
         if (self.shape.exclusive and fleet.running[number]) or not fits_in(self.shape, fleet.free[number]):
             return None
-        left_over = fleet.policy.left_over * (fleet.left[number] - self.wants[kind])
+        left_over = fleet.rule.fit * (fleet.left[number] - self.wants[kind])
         return self._scarce[kind] + fleet.weight[number], left_over, number, fleet.version[number]
 
     def queue_score(self, number: int) -> Score | None:
@@ -225,7 +226,7 @@ class Lane:
                 return None
             other = self._besides(heap, avoided)
             best = found if other is None or other[0] >> SCARCE_SHIFT > found[0] >> SCARCE_SHIFT else other
-        if fleet.policy.near:
+        if fleet.rule.locality:
             for name in task.near:
                 number = fleet.number.get(name)
                 if number is not None and name not in avoided:

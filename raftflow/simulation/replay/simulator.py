@@ -28,6 +28,7 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.read import invariants, queries
 from raftflow.scheduler.place import decide
 from raftflow.scheduler.plan.plan import MILLI, PlanAgent
+from raftflow.scheduler.policies import DEFAULT_POLICY, PLACEMENT_RULES
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
 from raftflow.scheduler.reserve import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
@@ -69,7 +70,7 @@ class Simulation:
         agents: Sequence[PlanAgent],
         fails_per_hour: Sequence[float],
         *,
-        policy: str = "critical-path",
+        policy: str = DEFAULT_POLICY,
         tick_ms: int = TICK_MS,
         repair_ms: int = REPAIR_MS,
         seed: int = 1,
@@ -79,6 +80,7 @@ class Simulation:
         self._load = load
         self._plan_agents = agents
         self._policy = policy
+        self._ranks = PLACEMENT_RULES[policy].ranks
         self._tick_ms = tick_ms
         self._progress = progress
         self._bounds = load_bounds(load, agents)
@@ -173,7 +175,7 @@ class Simulation:
             if isinstance(event, TaskReady):
                 task = queries.ready_task(machine, event.workflow_id, event.task)
                 if task is not None:
-                    if self._policy == "first-come":
+                    if not self._ranks:
                         task = msgspec.structs.replace(task, rank=0)
                     queue.add(task)
                     self._ready_ms.setdefault((event.workflow_id, event.task), self._now_ms)

@@ -24,7 +24,8 @@ from raftflow.replication.messages import envelope
 from raftflow.replication.storage import records
 from raftflow.replication.storage.recovery import Image, recover
 from raftflow.replication.storage.segments import Scan, read_segment
-from raftflow.replication.storage.snapshot_store import SnapshotInfo, SnapshotStore
+from raftflow.replication.storage.snapshot_file import SnapshotInfo
+from raftflow.replication.storage.snapshot_store import SnapshotStore
 
 _WEIGHTS: Final = {"journal": 10, "snapshot": 6, "meta": 3, "audit": 2}
 _USED_SHARE: Final = 0.9

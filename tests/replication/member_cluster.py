@@ -137,9 +137,9 @@ class MemberCluster(Cluster):
         """Look at every replica every few milliseconds."""
         while True:
             for name, log in list(self.logs.items()):
-                if isinstance(log._failure, RemovedError):
+                if isinstance(log.failure, RemovedError):
                     self.retire(name)
-                elif log._running and log._failure is None and log._raft.is_leader:
+                elif log.is_running and log.failure is None and log._raft.is_leader:
                     first = self.leading.setdefault(log._raft.term, name)
                     if first != name:
                         self.violations.append(f"{name} and {first} lead term {log._raft.term}")

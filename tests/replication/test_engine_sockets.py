@@ -66,10 +66,10 @@ class Replicas:
         """Drop a replica as a kill would: nothing is flushed, its sockets and its lock vanish."""
         log = self.logs.pop(name)
         log.abandon()
-        for connection in list(log._links._up.values()):
+        for connection in list(log._life._links._up.values()):
             connection.abort()
-        await log._links.close()
-        log._data.close()
+        await log._life._links.close()
+        log.parts.data.close()
 
     async def leader(self, other_than: str | None = None) -> str:
         async with asyncio.timeout(10):
@@ -143,7 +143,7 @@ async def test_all_killed_at_once_come_back_with_everything_acknowledged(replica
     for name in NAMES:
         await replicas.kill(name)
     await asyncio.gather(*workers, return_exceptions=True)
-    assert log._closed
+    assert log._life.closed
     await replicas.start()
     leader = await replicas.leader()
     await replicas.logs[leader].read_index(5.0)

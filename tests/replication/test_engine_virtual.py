@@ -165,7 +165,7 @@ async def test_read_needs_an_answer_to_a_probe_sent_after_it_began() -> None:
     late = asyncio.ensure_future(log.read_index(0.2))
     await asyncio.sleep(0.01)
     for source, frame in held:
-        log._traffic.on_frame(source, frame)
+        log.parts.traffic.on_frame(source, frame)
     with pytest.raises(NoQuorumError, match="timeout"):
         await late
     cluster.network.drop = lambda source, target, frame: False
@@ -355,11 +355,11 @@ async def test_log_is_trimmed_after_the_hook_and_not_if_it_fails() -> None:
         if len(calls) == 1:
             raise OSError(errno.ENOSPC, "full")
 
-    log._writer._before_compaction = hook
+    log.parts.writer._before_compaction = hook
     for _ in range(20):
         await cluster.put(leader)
     log.request_snapshot()
-    assert await cluster.wait(lambda: not log._snapshots.writing and calls)
+    assert await cluster.wait(lambda: not log.parts.snapshot_port.writing and calls)
     assert (log._raft.first_index, calls) == (1, [1])
     log.request_snapshot()
     assert await cluster.wait(lambda: log._raft.first_index > 10)
@@ -511,7 +511,7 @@ async def test_garbage_on_a_link_resets_it_and_nothing_else() -> None:
     cluster, leader, followers = await started()
     log = cluster.logs[leader]
     for frame in (b"", b"\0" * 40, b"\x01\xff" + b"\0" * 20, b"x" * 1000):
-        log._traffic.on_frame(followers[0], frame)
+        log.parts.traffic.on_frame(followers[0], frame)
         assert not cluster.network.connections.get(frozenset((leader, followers[0])))
         assert await cluster.wait(lambda: len(cluster.network.connections) == 3)
     assert isinstance(await cluster.put(leader), Applied)
@@ -662,7 +662,7 @@ async def test_a_follower_acknowledges_an_entry_before_it_applies_the_one_before
     assert await cluster.settle()
     applied = []
     for name in set(cluster.names) - {leader}:
-        journal = cluster.logs[name]._journal
+        journal = cluster.logs[name].parts.journal
 
         def note(_index: int, _entry: bytes, journal: Journal = journal) -> None:
             applied.append((journal.durable_index, journal.last_index))

@@ -62,17 +62,17 @@ async def vote_is_forgotten(off: Rules) -> list[str]:
     await cluster.start()
     assert await cluster.wait(lambda: len(cluster.network.connections) == 2)
     cluster.logs["a"]._raft.campaign_now()
-    cluster.logs["a"]._driver.request_turn()
+    cluster.logs["a"].parts.driver.request_turn()
     await asyncio.sleep(SLOW_S / 3)
     led = {log._raft.term for log in cluster.logs.values() if log._raft.is_leader}
     cluster.crash("c")
     cluster.network.cut("a", "c")
     cluster.disks["c"].latency = lambda: FAST_S
-    cluster.logs["b"]._postpone_election()
+    cluster.logs["b"].parts.postpone_election()
     await cluster.start("c")
     assert await cluster.wait(lambda: len(cluster.network.connections) == 1)
     cluster.logs["b"]._raft.campaign_now()
-    cluster.logs["b"]._driver.request_turn()
+    cluster.logs["b"].parts.driver.request_turn()
     assert await cluster.wait(lambda: cluster.logs["b"].status().leader == "b")
     if cluster.logs["b"].status().term in led:
         cluster.violations.append("two replicas won the same term")
@@ -137,9 +137,9 @@ async def power_fails_between_snapshot_and_trim() -> list[str]:
     """J3: the snapshot is durable, the log behind it is not trimmed yet, more is acknowledged, the power fails."""
     cluster, leader, _followers = await steady(frozenset())
     for name in cluster.names:
-        cluster.logs[name]._writer._before_compaction = lambda: asyncio.sleep(3600)
+        cluster.logs[name].parts.writer._before_compaction = lambda: asyncio.sleep(3600)
         cluster.logs[name].request_snapshot()
-    assert await cluster.wait(lambda: all(log._store.newest() is not None for log in cluster.logs.values()))
+    assert await cluster.wait(lambda: all(log.parts.data.store.newest() is not None for log in cluster.logs.values()))
     for _ in range(10):
         assert isinstance(await cluster.put(leader), Applied)
     for name in cluster.names:
@@ -173,12 +173,12 @@ async def old_acknowledgement_comes_late() -> list[str]:
     cluster, first, (second, third) = await steady(frozenset())
     old_term = cluster.logs[first].status().term
     cluster.logs[second]._raft.campaign_now()
-    cluster.logs[second]._driver.request_turn()
+    cluster.logs[second].parts.driver.request_turn()
     assert await cluster.wait(lambda: cluster.logs[second].status().leader == second)
     assert await cluster.settle()
     beyond = cluster.logs[second].status().last_index + 100
     late = {"type": "next_node_idx", "term": old_term, "next_node_idx": beyond, "reset": False, "success": True}
-    cluster.logs[second]._traffic.on_frame(third, wire.encode(late))
+    cluster.logs[second].parts.traffic.on_frame(third, wire.encode(late))
     cluster.network.isolate(first)
     if not isinstance(await cluster.put(second, timeout_s=5.0), Applied):
         cluster.violations.append("the answers of a follower in the new term do not count")

@@ -13,8 +13,10 @@ import pytest
 
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.files import RealFileSystem
-from raftflow.replication.storage import snapshot_store
-from raftflow.replication.storage.snapshot_store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+from raftflow.replication.storage import snapshot_file
+from raftflow.replication.storage.partial_snapshot import SNAPSHOT_BYTES_MAX, PartialSnapshot
+from raftflow.replication.storage.snapshot_file import SnapshotCorruptError, SnapshotInfo
+from raftflow.replication.storage.snapshot_store import SnapshotStore
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 if TYPE_CHECKING:
@@ -41,9 +43,9 @@ def state(index: int) -> list[bytes]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_store, "BLOCK_BYTES", 300)
-    monkeypatch.setattr(snapshot_store, "CHUNK_BYTES", 256)
-    monkeypatch.setattr(snapshot_store, "SYNC_STEP_BYTES", 600)
+    monkeypatch.setattr(snapshot_file, "BLOCK_BYTES_MAX", 300)
+    monkeypatch.setattr(snapshot_file, "CHUNK_BYTES_MAX", 256)
+    monkeypatch.setattr(snapshot_file, "SYNC_STEP_BYTES", 600)
 
 
 def check(store: SnapshotStore, found: SnapshotInfo | None) -> int:
@@ -220,7 +222,7 @@ async def test_which_snapshot_to_start_from() -> None:
 
 async def test_a_newer_format_is_refused_but_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot_store, "FORMAT", 2)
+        patch.setattr(snapshot_file, "FORMAT", 2)
         _, store = await written(10)
     with pytest.raises(LogFailedError, match="format 2, but this program reads format 1") as caught:
         store.newest()
@@ -228,10 +230,10 @@ async def test_a_newer_format_is_refused_but_not_called_damage(monkeypatch: pyte
 
 
 async def receive(store: SnapshotStore, found: SnapshotInfo, target: SnapshotStore) -> SnapshotInfo:
-    receiver = target.receiver()
+    receiver = PartialSnapshot(target._fs, target)
     receiver.begin(found.size)
     for chunk in store.open_raw(found):
-        assert len(chunk) <= store.CHUNK_BYTES
+        assert len(chunk) <= snapshot_file.CHUNK_BYTES_MAX
         receiver.write(chunk)
     return await receiver.finish()
 
@@ -274,16 +276,16 @@ async def test_a_bad_transfer_installs_nothing() -> None:
     data = b"".join(store.open_raw(found))
     fs, target = await written()
     for bad in (data[:-1], data + b"x", data[:500] + b"!" + data[501:], b"junk"):
-        receiver = target.receiver()
+        receiver = PartialSnapshot(target._fs, target)
         receiver.begin(len(bad))
         for at in range(0, len(bad), 256):
             receiver.write(bad[at : at + 256])
         with pytest.raises(SnapshotCorruptError):
             await receiver.finish()
         assert fs.list_dir(DIRECTORY) == []
-    receiver = target.receiver()
+    receiver = PartialSnapshot(target._fs, target)
     with pytest.raises(ValueError, match="limit"):
-        receiver.begin(store.SNAPSHOT_BYTES_MAX + 1)
+        receiver.begin(SNAPSHOT_BYTES_MAX + 1)
     with pytest.raises(ValueError, match="no snapshot is being received"):
         receiver.write(b"x")
     receiver.begin(10)
@@ -306,7 +308,7 @@ async def test_on_a_real_disk(tmp_path: Path) -> None:
     store, target = SnapshotStore(fs, tmp_path / "a"), SnapshotStore(fs, tmp_path / "b")
     found = await store.write(info(10), iter(state(10)))
     chunks = store.open_raw(found)
-    receiver = target.receiver()
+    receiver = PartialSnapshot(target._fs, target)
     receiver.begin(found.size)
     receiver.write(next(chunks))
     for index in (20, 30):

@@ -88,7 +88,7 @@ async def among_lies(seed: int) -> list[str]:
         if sent >= MESSAGES:
             break
     cluster.crash("c", Loss.NONE)
-    wrong = [f"{name} has stopped: {cluster.logs[name]._failure}" for name in "ab" if cluster.logs[name]._failure]
+    wrong = [f"{name} has stopped: {cluster.logs[name].failure}" for name in "ab" if cluster.logs[name].failure]
     if not wrong:
         leader = await cluster.elect()
         wrong += [] if isinstance(await cluster.put(leader), Applied) else ["nothing is acknowledged"]

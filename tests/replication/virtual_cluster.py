@@ -419,7 +419,7 @@ class Cluster:
     def check_end(self) -> None:
         """Check what must hold when everything has come to rest."""
         for name, log in self.logs.items():
-            failure = log._failure
+            failure = log.failure
             if failure is not None:
                 self.violations.append(f"{name} failed: {failure}")
         sequences = {name: self.machines[name].entries for name in self.logs}

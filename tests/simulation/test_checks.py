@@ -81,12 +81,14 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
     sent = []
     return SimpleNamespace(
         repairing=False,
-        _loading=SimpleNamespace(index=loading, term=1),
         _raft=raft,
         _roles=SimpleNamespace(update=lambda: None),
-        _journal=Journal(len(terms) if durable is None else durable, term),
-        _writer=SimpleNamespace(snapshot_index=0),
-        _traffic=SimpleNamespace(transmit=lambda peer, message: sent.append((peer, message))),
+        parts=SimpleNamespace(
+            restorer=SimpleNamespace(loading=SimpleNamespace(index=loading, term=1)),
+            journal=Journal(len(terms) if durable is None else durable, term),
+            writer=SimpleNamespace(snapshot_index=0),
+            traffic=SimpleNamespace(transmit=lambda peer, message: sent.append((peer, message))),
+        ),
     )
 
 
@@ -259,15 +261,15 @@ def test_a_commit_that_a_majority_lacks(history) -> None:
 def test_a_second_vote_in_a_term(history) -> None:
     log = make_log([1])
     history.started(host("a", log=log))
-    log._traffic.transmit("b", {"type": "response_vote", "term": 3})
-    log._traffic.transmit("c", {"type": "response_vote", "term": 3})
+    log.parts.traffic.transmit("b", {"type": "response_vote", "term": 3})
+    log.parts.traffic.transmit("c", {"type": "response_vote", "term": 3})
     assert kinds(history) == ["voted twice"]
 
 
 def test_a_vote_that_the_disk_has_forgotten(history) -> None:
     log = make_log([1])
     history.started(host("a", log=log))
-    log._traffic.transmit("b", {"type": "response_vote", "term": 3})
+    log.parts.traffic.transmit("b", {"type": "response_vote", "term": 3})
     history.ended(host("a"))
     history.started(host("a", log=make_log([1], term=3)))
     assert kinds(history) == ["vote forgotten"]
@@ -634,6 +636,6 @@ def test_demands_and_capacities_are_learnt_from_the_commands(history) -> None:
 def test_a_replica_that_takes_part_on_an_empty_disk(history, born):
     who = host("b")
     who.wiped, who.join = True, False
-    who.replica.log._births = SimpleNamespace(born=born)
+    who.replica.log.parts.births = SimpleNamespace(born=born)
     history.reborn(who)
     assert kinds(history) == (["reborn"] if born else [])

@@ -29,15 +29,14 @@ class RoleTracker:
     Args:
         name: this replica.
         silence_s: a leader that has not been heard for so long is no longer named.
-        on_lost: called first when a leadership ends, whether it was announced or not.
         election_min_s: whom nobody asks to stand for election has heard no leader for so long.
     """
 
-    def __init__(self, name: str, silence_s: float, on_lost: Callable[[], None], *, election_min_s: float) -> None:
+    def __init__(self, name: str, silence_s: float, *, election_min_s: float) -> None:
         self._name = name
         self._election_min_s = election_min_s
         self._silence_s = silence_s
-        self._on_lost = on_lost
+        self._on_lost: Callable[[], None] = lambda: None
         self._raft: Raft | None = None
         self._led_term: int | None = None
         self._heard_at = float("-inf")
@@ -53,9 +52,9 @@ class RoleTracker:
         self.role = Role.FOLLOWER
         self.term = 0
 
-    def attach(self, raft: Raft) -> None:
-        """Watch this replica."""
-        self._raft = raft
+    def attach(self, raft: Raft, on_lost: Callable[[], None]) -> None:
+        """Watch this replica. `on_lost` is called first when a leadership ends, whether it was announced or not."""
+        self._raft, self._on_lost = raft, on_lost
 
     def update(self) -> None:
         """Announce what changed. Callbacks may raise."""

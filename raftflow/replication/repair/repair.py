@@ -25,7 +25,8 @@ from raftflow.replication.messages.envelope import NO_OP
 from raftflow.replication.storage import records
 from raftflow.replication.storage.journal import Journal, JournalCorruptError
 from raftflow.replication.storage.segments import REPAIR, JournalForeignError, parse_segment_name
-from raftflow.replication.storage.snapshot_store import SnapshotCorruptError, SnapshotInfo, SnapshotStore
+from raftflow.replication.storage.snapshot_file import SnapshotCorruptError, SnapshotInfo
+from raftflow.replication.storage.snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from raftflow.replication.members import membership
-from raftflow.replication.storage.snapshot_store import SnapshotInfo
+from raftflow.replication.storage.snapshot_file import SnapshotInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -204,7 +204,7 @@ class RunHistory:
         if name not in self._said or name in self._forgetful:
             return
         term, vote = self._said[name]
-        journal = log._journal  # noqa: SLF001
+        journal = log.parts.journal
         known, voted = journal.getCurrentTerm(), journal.getVotedForNodeId()
         if known < term or (known == term and voted != vote):
             self.violation(
@@ -213,7 +213,7 @@ class RunHistory:
 
     def _listen(self, name: str, log: Any) -> None:
         """Hear the votes of a replica: one for each term."""
-        traffic = log._traffic  # noqa: SLF001
+        traffic = log.parts.traffic
         transmit = traffic.transmit
 
         def heard(peer: str, message: dict[str, Any]) -> None:
@@ -295,8 +295,8 @@ class RunHistory:
         """Look whether a replica takes part that has lost its disk, while others have not."""
         if not host.wiped or host.replica is None or not host.serving:
             return
-        log: Any = host.replica.log
-        if log._births.born and not (host.join and not log._has_data()):  # noqa: SLF001
+        parts: Any = host.replica.log.parts  # type: ignore[attr-defined] # the promise is about what is inside
+        if parts.births.born and not (host.join and not parts.data.has_data()):
             self.violation("reborn", f"{host.name} takes part on an empty disk in place of the one that it had")
 
     def restored(self, host: SimHost) -> None:
@@ -312,7 +312,7 @@ class RunHistory:
         if host.serving and host.replica is not None:
             self._reloaded.add(host.name)
             log: Any = host.replica.log
-            info = log._loading  # noqa: SLF001 - its last entry may be none of the state machine's
+            info = log.parts.restorer.loading  # its last entry may be none of the state machine's
             if log._raft.holds(info.index, info.term):  # noqa: SLF001
                 self.violation("needless snapshot", f"{host.name} has entry {info.index} and loads a snapshot of it")
         self._trace.note(host.name, f"restored {index}")
@@ -547,9 +547,9 @@ class RunHistory:
 def _holds(log: Any, leader: Any, index: int) -> bool:
     """Return True if a replica has the leader's entry at `index` on its disk."""
     raft, other = log._raft, leader._raft  # noqa: SLF001
-    if index <= log._writer.snapshot_index:  # noqa: SLF001 - a durable snapshot covers it
+    if index <= log.parts.writer.snapshot_index:  # a durable snapshot covers it
         return True
-    if index > min(log._journal.durable_index, other.last_index):  # noqa: SLF001
+    if index > min(log.parts.journal.durable_index, other.last_index):
         return False
     if index < max(raft.first_index, other.first_index):
         return True

@@ -24,8 +24,8 @@ from raftflow.replication.members import introductions
 from raftflow.replication.members.births import Births
 from raftflow.replication.raft.guard import NO_RULES, Rule
 from raftflow.replication.raft.reads import ReadRounds
-from raftflow.replication.storage import snapshot_store
 from raftflow.replication.storage.journal import Journal
+from raftflow.replication.storage.snapshot_file import SnapshotFileWriter
 from raftflow.simulation.mutation import patches
 from raftflow.simulation.plan import FAMILIES, MEMBER_RULES, RunOptions
 from raftflow.simulation.run import simulate
@@ -127,7 +127,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="snapshot not synced",
         about="a snapshot gets its name before its bytes are on disk",
-        plant=patches.attribute(snapshot_store._Writer, "finish", patches.finish_unsynced),  # noqa: SLF001
+        plant=patches.attribute(SnapshotFileWriter, "finish", patches.finish_unsynced),
     ),
     Mutant(
         name="votes during repair",

@@ -44,7 +44,7 @@ from raftflow.replication.raft.guard import GuardedTransport
 from raftflow.replication.raft.library import SnapshotPort
 from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.snapshot.compaction import SnapshotWriter
-from raftflow.replication.storage import snapshot_store
+from raftflow.replication.storage import snapshot_file
 from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.writer import SegmentWriter
 from raftflow.simulation.world import agents as simulated_agents
@@ -134,8 +134,8 @@ def forget_votes() -> Patch:
 
 def finish_unsynced(self: Any) -> None:
     """Write the trailer and do not sync."""
-    body = snapshot_store._TRAILER_BODY.pack(0, self._blocks, self._bytes, self._digest.digest())  # noqa: SLF001
-    self._append(body + snapshot_store._U32.pack(snapshot_store._crc(body, self._offset)))  # noqa: SLF001
+    body = snapshot_file._TRAILER_BODY.pack(0, self._blocks, self._bytes, self._digest.digest())  # noqa: SLF001
+    self._append(body + snapshot_file._U32.pack(snapshot_file.seeded_crc(body, self._offset)))  # noqa: SLF001
 
 
 def trim_early() -> Patch:
@@ -166,7 +166,7 @@ def submit_anywhere() -> Patch:
         """Give the library a command though this replica follows: it forwards it to the leader."""
         if self._raft.is_leader or self._stopped:
             return await submit(self, entry, timeout_s)
-        submission = self._submissions.admit(len(entry), self._position)
+        submission = self._pending_entries.admit(len(entry), self.parts.position)
         if submission is None:
             return Rejected("queue_full")
         self._raft.submit(envelope.seal(entry), submission.on_result)

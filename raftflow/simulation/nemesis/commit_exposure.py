@@ -78,7 +78,8 @@ class CommitExposure:
         if host.replica is None or not host.serving:
             return Loss.NONE if not host.refused and self._reach.get(host.name, index) < index else None
         log = host.replica.log
-        raft, journal = log._raft, log._journal  # type: ignore[attr-defined]  # noqa: SLF001 - nobody else knows
+        parts = log.parts  # type: ignore[attr-defined] # nobody else knows
+        raft, journal = parts.raft, parts.journal
         self._reach[host.name] = raft.last_index
         life = (host.name, host.lives)
         # Entries that were cut off stay on the disk until that is durable.

@@ -481,12 +481,12 @@ class Cluster:
     def _must_stop(self, host: SimHost) -> None:
         """A replica whose journal could not be synced must not go on: what it believes is not on its disk."""
         process, log = host.process, cast("Any", host.replica).log
-        durable, until_s = log._journal.durable_index, self._loop.time() + SYNC_STOP_WITHIN_S  # noqa: SLF001
+        durable, until_s = log.parts.journal.durable_index, self._loop.time() + SYNC_STOP_WITHIN_S
 
         def check() -> None:
             if host.process is not process or process is None or process.frozen:
                 return
-            now_durable = log._journal.durable_index  # noqa: SLF001
+            now_durable = log.parts.journal.durable_index
             if now_durable > durable or self._loop.time() >= until_s:
                 self._history.violation(
                     "failed sync ignored", f"{host.name} goes on and believes in {now_durable}, after {durable}"

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.reads import ReadRounds
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.raft.sync_gate import SyncGate
-    from raftflow.replication.snapshot.transfer import IncomingTransfer, SnapshotSender
+    from raftflow.replication.snapshot.incoming import IncomingSnapshot
+    from raftflow.replication.snapshot.sender import SnapshotSender
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class PeerTraffic:
     neither does so any more, and a replica with a working disk may lead.
 
     Args:
-        recall: judges what cannot be right.
+        peer_memory: knows which values no correct peer sends.
         lonely: called when the first link comes up and an election is overdue: nobody was there to be heard.
     """
 
@@ -51,8 +52,8 @@ class PeerTraffic:
         roles: RoleTracker,
         reads: ReadRounds,
         sender: SnapshotSender,
-        receiver: IncomingTransfer,
-        recall: PeerMemory,
+        incoming_snapshot: IncomingSnapshot,
+        peer_memory: PeerMemory,
         lonely: Callable[[], None],
     ) -> None:
         self._config = config
@@ -65,8 +66,8 @@ class PeerTraffic:
         self._roles = roles
         self._reads = reads
         self._sender = sender
-        self._receiver = receiver
-        self._recall = recall
+        self._incoming_snapshot = incoming_snapshot
+        self._peer_memory = peer_memory
         self._lonely = lonely
         self._bodies = wire.BodyCache()
         links.set_handlers(self.on_frame, self.on_up, self.on_down)
@@ -91,7 +92,7 @@ class PeerTraffic:
             self._gate.forget(peer)
             self._guard.peer_down(peer)
             self._sender.cancel(peer)
-            self._receiver.cancel(peer)
+            self._incoming_snapshot.cancel(peer)
             self._driver.request_turn()
 
         self._driver.guarded(down)
@@ -103,7 +104,7 @@ class PeerTraffic:
         except wire.FrameError as error:
             self._refuse(peer, str(error))
             return
-        problem = self._recall.bounds.problem(peer, message)
+        problem = self._peer_memory.bounds.problem(peer, message)
         if problem:
             self._refuse(peer, f"{message['type']}: {problem}")
             return
@@ -111,7 +112,7 @@ class PeerTraffic:
 
     def _refuse(self, peer: str, problem: str) -> None:
         """Reset the link of a peer that sent what cannot be right; nothing of it is used."""
-        if self._recall.is_due(f"refused {peer}"):
+        if self._peer_memory.is_due(f"refused {peer}"):
             _log.warning("%s sent an impossible value, its link is reset: %s", peer, problem)
         self._links.reset(peer)
 
@@ -140,7 +141,7 @@ class PeerTraffic:
             if kind == "snapshot_ack":
                 self._sender.acknowledge(peer, message)
             else:
-                self._receiver.receive(peer, message)
+                self._incoming_snapshot.receive(peer, message)
         else:
             self._guard.receive(peer, message)
         self._roles.update()

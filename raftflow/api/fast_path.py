@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from raftflow.api.figures.request_counts import RequestCounts
     from raftflow.api.http.hosts import Hosts
     from raftflow.coordinator.replica import Replica
-    from raftflow.coordinator.sessions.agent_session import Outcome
+    from raftflow.coordinator.sessions.poll import PollOutcome
     from raftflow.domain.contract.views import LeaderNotice, PollRequest
 
 _log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class FastPath:
     def take(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
         """Begin to answer what may be held: `send` takes the bytes, now or later. False, with nothing done, if not.
 
-        No task is made for it: thousands are held at a time (`coordinator.polls`, `coordinator.leader_news`).
+        No task is made for it: thousands are held at a time (`coordinator.sessions`, `coordinator.leader_news`).
         """
         replica = self._replica
         if request.asks is not None:
@@ -198,7 +198,7 @@ class FastPath:
         except ProblemError:
             return False
         self.taken += 1
-        replica.poll_service.take(request.agent, poll, partial(self._answered, request, body, poll, send))
+        replica.poll_service.ingest_poll(request.agent, poll, partial(self._answered, request, body, poll, send))
         return True
 
     def _told(self, request: RawRequest, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
@@ -206,7 +206,7 @@ class FastPath:
         send(self._message(request, self._replica.ids.request_id(), 200, _JSON, encode(notice)))
 
     def _answered(
-        self, request: RawRequest, body: bytes, poll: PollRequest, send: Callable[[bytes], None], outcome: Outcome
+        self, request: RawRequest, body: bytes, poll: PollRequest, send: Callable[[bytes], None], outcome: PollOutcome
     ) -> None:
         """Send what became of a poll."""
         if isinstance(outcome, NoLeaderError):

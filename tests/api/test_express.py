@@ -13,7 +13,7 @@ import pytest
 from raftflow.api import connection as connection_module
 from raftflow.api import server as server_module
 from raftflow.coordinator.config.replica_config import Limits
-from raftflow.coordinator.sessions import long_polls
+from raftflow.coordinator.sessions import poll_service
 
 LIMIT_S = 5.0
 
@@ -318,7 +318,7 @@ async def test_a_bug_is_told_with_a_request_id_and_no_more(one: Any, monkeypatch
     def broken(*_: Any) -> Any:
         raise LookupError("secret")
 
-    monkeypatch.setattr(long_polls, "news_for", broken)
+    monkeypatch.setattr(poll_service, "instructions_for", broken)
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1))

@@ -10,9 +10,10 @@ import pytest
 
 from raftflow.coordinator.commit.submitter import BusyError, NoLeaderError, OutcomeUnknownError
 from raftflow.coordinator.config.replica_config import Limits
-from raftflow.coordinator.sessions import agent_session, long_polls
+from raftflow.coordinator.sessions import instructions
 from raftflow.coordinator.sessions import poll_service as polls_module
 from raftflow.coordinator.sessions.log_relay import LogUnavailableError
+from raftflow.coordinator.sessions.poll import Poll
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, ControlWorkflow, RemoveAgent
 from raftflow.domain.contract.views import AgentLoad, LogPiece, PollRequest, PollResponse
@@ -159,7 +160,7 @@ async def test_an_old_poll_does_not_revive_or_miss_what_was_reported_since(bench
 
 
 async def test_a_stop_is_told_at_once_and_then_repeated_calmly(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_polls, "REPEAT_S", 0.15)
+    monkeypatch.setattr(polls_module, "REPEAT_S", 0.15)
     one = await bench()
     incarnation = await one.register()
     workflow = await one.submit("t")
@@ -330,27 +331,30 @@ async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pyt
     monkeypatch.setattr(polls_module, "REPORTS_MIN", 1)
     one = await bench()
     taken: list[str] = []
-    take = one.poll_service._take
+    continue_poll = one.poll_service._continue_poll
 
-    def noted(name: str, request: PollRequest, answered: Any) -> None:
-        taken.append(name)
-        take(name, request, answered)
+    def noted(poll: Poll) -> None:
+        if poll.step == "admit":
+            taken.append(poll.name)
+        continue_poll(poll)
 
-    monkeypatch.setattr(one.poll_service, "_take", noted)
+    monkeypatch.setattr(one.poll_service, "_continue_poll", noted)
     polls = {}
     for name in (*(f"held{n}" for n in range(5)), *(f"report{n}" for n in range(6)), *(f"idle{n}" for n in range(4))):
         incarnation = await one.register(name, instance=name * 2)
         ends = [one.end(1, "wf-9", "t")] if name.startswith("report") else []
         polls[name] = PollRequest(incarnation=incarnation, seq=1, wait_ms=1_000, ends=ends)
         if name.startswith("held"):
-            one.poll_service.take(name, polls.pop(name), functools.partial(lambda name, _: taken.append(name), name))
+            one.poll_service.ingest_poll(
+                name, polls.pop(name), functools.partial(lambda name, _: taken.append(name), name)
+            )
     await held(one, 5)
     taken.clear()
-    one.poll_service._holding.closing = True  # every look is an answer
+    one.poll_service._closing = True  # every look is an answer
     for n in range(5):
         one.poll_service.wake(f"held{n}")
     for name, poll in polls.items():
-        one.poll_service.take(name, poll, lambda _: None)
+        one.poll_service.ingest_poll(name, poll, lambda _: None)
     shares = []
     while len(taken) < 15:
         before = len(taken)
@@ -373,7 +377,7 @@ async def test_a_poll_whose_caller_goes_away_is_held_no_more(bench: Any) -> None
     with pytest.raises(asyncio.CancelledError):
         await polling
     assert one.poll_service.held == 0
-    assert not one.poll_service._sessions["a1"].polls
+    assert not one.poll_service._sessions.get("a1").polls
 
 
 async def test_an_agent_that_is_removed_while_its_poll_is_held_must_register(bench: Any) -> None:
@@ -418,7 +422,7 @@ async def test_a_bug_in_an_answer_reaches_whoever_asked(bench: Any, monkeypatch:
     def broken(*_: Any) -> Any:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(long_polls, "news_for", broken)
+    monkeypatch.setattr(polls_module, "instructions_for", broken)
     with pytest.raises(LookupError):
         await one.poll(incarnation, 1, wait_ms=1_000)
     assert one.poll_service.held == 0
@@ -436,7 +440,7 @@ async def test_held_polls_are_bounded(bench: Any) -> None:
 
 
 async def test_large_inputs_are_spread_over_answers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_session, "ANSWER_BYTES", 3)
+    monkeypatch.setattr(instructions, "ANSWER_BYTES", 3)
     one = await bench()
     incarnation = await one.register(cpu=3)
     await one.submit("a", "b", "c")

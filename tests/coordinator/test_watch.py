@@ -11,7 +11,8 @@ import pytest
 from raftflow.coordinator.placement import rebalancer as watch_module
 from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.planner import REMEMBERED_MAX
-from raftflow.coordinator.sessions.agent_session import DELIVERIES_APART_S, DELIVERIES_MAX, AgentSession, News
+from raftflow.coordinator.sessions.agent_session import DELIVERIES_APART_S, DELIVERIES_MAX, AgentSession
+from raftflow.coordinator.sessions.instructions import Instructions
 from raftflow.domain.commands import CommitBackups, RecallAttempts
 from raftflow.domain.contract.views import AgentLoad, Assignment, AttemptUsage
 from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
@@ -260,19 +261,19 @@ async def test_no_backup_for_an_agent_that_was_not_heard_in_this_term(bench: Any
 def test_what_a_session_knows_of_deliveries() -> None:
     session = AgentSession("a1", 1)
     assert session.delivered_s(0) is None
-    session.heard(4)
+    session.note_seen(4)
     for number in range(DELIVERIES_MAX + 1):
-        session.tell(news(10 + 10 * number), float(number))
-    session.tell(news(500), DELIVERIES_MAX + DELIVERIES_APART_S / 2)
+        session.note_answer(news(10 + 10 * number), float(number))
+    session.note_answer(news(500), DELIVERIES_MAX + DELIVERIES_APART_S / 2)
     assert [session.delivered_s(fence) for fence in (4, 10, 11, 20, 21)] == [-math.inf, -math.inf, 1.0, 1.0, 2.0]
     assert (session.delivered_s(500), session.delivered_s(501)) == (float(DELIVERIES_MAX), None)
-    session.heard(600)
+    session.note_seen(600)
     assert session.delivered_s(501) == -math.inf, "somebody else sent it"
 
 
-def news(fence: int) -> News:
+def news(fence: int) -> Instructions:
     item = Assignment(fence=fence, workflow_id="w", workflow_name="w", task_id="t", attempt=1, resources={})
-    return News([item], [], [], draining=False)
+    return Instructions([item], [], [], draining=False)
 
 
 async def test_the_loop_runs_while_there_is_work_and_rests_without(

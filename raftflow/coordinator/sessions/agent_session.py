@@ -1,40 +1,33 @@
-"""What the leader remembers of agents, polls that are held for them, and what is said in answer to one."""
+"""What the leader remembers of each agent between its polls. A new leader begins without it."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from raftflow.domain.contract.views import Assignment, PollResponse
-from raftflow.domain.rejections import Rejection
-from raftflow.domain.tasks.states import AgentState
-from raftflow.machine.read import queries
+from raftflow.coordinator.commit.submitter import BusyError
+from raftflow.domain import limits
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-    from raftflow.domain.contract.views import AgentLoad, PollRequest, ReportVerdict
-    from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent
+    from raftflow.coordinator.sessions.instructions import Instructions
+    from raftflow.coordinator.sessions.poll import Poll
+    from raftflow.domain.contract.views import AgentLoad
 
-Outcome = PollResponse | Rejection | Exception
-"""What becomes of a poll: the answer, the refusal of an agent that must register first, or what kept it from both."""
-
-ANSWER_BYTES = 1024 * 1024
-"""About how much of what tasks run and of their inputs goes into one answer; one task always does."""
-
-
+SESSIONS_MAX = 2 * limits.AGENTS_MAX
 DELIVERIES_MAX = 16
 DELIVERIES_APART_S = 0.1
 """Answers that follow each other faster than this count as one delivery."""
+
+_NO_FENCES: frozenset[int] = frozenset()
 
 
 class AgentSession:
     """What the leader remembers of one agent."""
 
     __slots__ = (
-        "_told_before",
+        "_delivered_before",
         "deliveries",
         "draining_told",
         "incarnation",
@@ -53,127 +46,92 @@ class AgentSession:
         self.name = name
         self.incarnation = incarnation
         self.seq = -1
+        """The largest sequence number of a poll."""
         self.seen = -1
         """The largest fence that the agent has said it was sent."""
         self.deliveries: list[tuple[int, float]] = []
         """The last answers that brought attempts: the largest fence, and when that was, in seconds of the loop."""
-        self._told_before = -1
-        """Fences up to this one were sent earlier than what `deliveries` knows."""
-        self.polls: dict[int, LongPoll] = {}
-        """Those that have no answer yet, by their seq."""
+        self._delivered_before = -1
+        """Fences up to this one were sent before the first of `deliveries`."""
+        self.polls: dict[int, Poll] = {}
+        """Polls that wait for news, by their sequence numbers."""
         self.orders_told: frozenset[int] = frozenset()
         self.draining_told = False
         self.told_s = 0.0
+        """When the last answer was made, on the loop's clock."""
         self.pid: int | None = None
         self.version = ""
         self.load: AgentLoad | None = None
 
-    def tell(self, news: News, now_s: float) -> None:
-        """Remember what the agent is told now."""
-        self.orders_told = frozenset((*news.stop, *news.release)) if news.stop or news.release else _NOTHING
-        self.draining_told = news.draining
+    def note_answer(self, told: Instructions, now_s: float) -> None:
+        """Remember what an answer tells the agent."""
+        self.orders_told = frozenset((*told.stop, *told.release)) if told.stop or told.release else _NO_FENCES
+        self.draining_told = told.draining
         self.told_s = now_s
-        if news.assign:
-            self._deliver(news.assign[-1].fence, now_s)
+        if told.assign:
+            self._note_delivery(told.assign[-1].fence, now_s)
 
-    def heard(self, seen: int) -> None:
-        """Note what a poll says to have been sent. What the first one says was sent before that."""
+    def note_seen(self, seen: int) -> None:
+        """Note the largest fence that a poll says the agent was sent.
+
+        The first poll of a session tells what the agent was sent before the session began.
+        """
         if self.seen < 0:
-            self._told_before = seen
+            self._delivered_before = seen
         self.seen = max(self.seen, seen)
 
     def delivered_s(self, fence: int) -> float | None:
         """Return when the agent was sent an attempt: -inf if that was long ago, None if it was not sent yet."""
-        if fence <= self._told_before:
+        if fence <= self._delivered_before:
             return -math.inf
         for last, at_s in self.deliveries:
             if fence <= last:
                 return at_s
         return -math.inf if fence <= self.seen else None
 
-    def _deliver(self, fence: int, now_s: float) -> None:
+    def _note_delivery(self, fence: int, now_s: float) -> None:
         deliveries = self.deliveries
         if deliveries and now_s - deliveries[-1][1] < DELIVERIES_APART_S:
             deliveries[-1] = (fence, deliveries[-1][1])
             return
         deliveries.append((fence, now_s))
         if len(deliveries) > DELIVERIES_MAX:
-            self._told_before = deliveries.pop(0)[0]
+            self._delivered_before = deliveries.pop(0)[0]
 
 
-_NOTHING: frozenset[int] = frozenset()
+class AgentSessions:
+    """The sessions of all agents, by name."""
 
+    def __init__(self) -> None:
+        self._sessions: dict[str, AgentSession] = {}
 
-class LongPoll:
-    """A poll that has been taken in and has no answer yet."""
+    def __contains__(self, name: str) -> bool:
+        """Return True if the agent has a session."""
+        return name in self._sessions
 
-    __slots__ = ("answered", "due_s", "held", "name", "placing", "request", "session", "timer", "until_s", "verdicts")
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the agents."""
+        return iter(self._sessions)
 
-    def __init__(
-        self,
-        session: AgentSession,
-        request: PollRequest,
-        verdicts: list[ReportVerdict],
-        until_s: float,
-        answered: Callable[[Outcome], None],
-    ) -> None:
-        self.name = session.name
-        self.session = session
-        self.request = request
-        self.verdicts = verdicts
-        self.until_s = until_s
-        """When it is answered at the latest, on the event loop's clock."""
-        self.answered: Callable[[Outcome], None] | None = answered
-        """Takes the answer; None once it has it."""
-        self.placing = False
-        """A placement that its report made possible is still to come."""
-        self.held = False
-        """It counts as held."""
-        self.timer: asyncio.TimerHandle | None = None
-        self.due_s = 0.0
-        """When the timer goes off."""
+    def get(self, name: str) -> AgentSession | None:
+        """Return the session of an agent, None if there is none."""
+        return self._sessions.get(name)
 
+    def begin(self, name: str, incarnation: int) -> AgentSession:
+        """Replace an agent's session by a new one. Raises `BusyError` if there are too many."""
+        before = self._sessions.get(name)
+        if before is None and len(self._sessions) >= SESSIONS_MAX:
+            raise BusyError(f"there are {SESSIONS_MAX} sessions of agents already")
+        session = AgentSession(name, incarnation)
+        if before is not None:
+            session.pid, session.version = before.pid, before.version
+        self._sessions[name] = session
+        return session
 
-class News(NamedTuple):
-    """What there is to tell an agent in answer to a poll, as of now."""
+    def forget(self, name: str) -> None:
+        """Forget an agent that said goodbye."""
+        self._sessions.pop(name, None)
 
-    assign: list[Assignment]
-    stop: list[int]
-    release: list[int]
-    draining: bool
-
-
-def news_for(machine: Machine, agent: Agent, request: PollRequest) -> News:
-    """Find out what an agent that holds what its poll says should know."""
-    draining = agent.state is AgentState.DRAINING
-    if not (agent.live or agent.void or request.running or request.queued):
-        return News([], [], [], draining)
-    stop, release = queries.orders(machine, agent.name)
-    ended = {end.fence for end in request.ends}
-    held = [fence for fence in (*request.running, *request.queued) if fence not in ended]
-    if held or stop or release:
-        unknown = [fence for fence in held if fence not in agent.live and fence <= machine.state.fence]
-        present = set(held)
-        stop = sorted({fence for fence in stop if fence in present or fence > request.seen} | set(unknown))
-        release = [fence for fence in release if fence in present]
-    # What does not go into this answer comes with the next one.
-    assign = queries.assignments(machine, agent.name, request.seen, apart=request.fetches, bytes_max=ANSWER_BYTES)
-    return News(assign, stop, release, draining)
-
-
-def missing_of(agent: Agent, request: PollRequest) -> tuple[int, ...]:
-    """Return the live fences that the agent was sent and does not account for. `polls` says why they are lost."""
-    if not agent.live:
-        return ()
-    known = {*request.running, *request.queued, *(end.fence for end in request.ends)}
-    return tuple([fence for fence in agent.live if fence <= request.seen and fence not in known])
-
-
-def unknown_of(agent: Agent, request: PollRequest) -> bool:
-    """Tell whether the agent holds something that is not live here."""
-    live = agent.live
-    for fences in (request.running, request.queued):
-        for fence in fences:
-            if fence not in live:
-                return True
-    return False
+    def forget_idle(self) -> None:
+        """Forget every agent that has no poll waiting."""
+        self._sessions = {name: session for name, session in self._sessions.items() if session.polls}

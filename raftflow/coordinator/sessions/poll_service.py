@@ -1,7 +1,11 @@
-"""The poll desk: where agents report, renew their leases and fetch work, in one long-polled exchange.
+"""Agents report, renew their leases and fetch work here, in one exchange: the poll.
 
-Only the leader keeps one, and all of it is memory: what an agent must not lose is in the agent's next poll again.
-Polls are taken in here, their reports go into the log (`reports`), and they are held until there is news (`holding`).
+`PollService.ingest_poll` is the only way in (`poll` is the same for a caller that can await), and `_continue_poll` is
+the whole way of a poll, from top to bottom. Polls wait in a queue until a turn of the event loop takes them in. Their
+reports go into the log (`reports`). Then they are held until there is news (`long_polls`).
+
+Only the leader answers polls, and all that it keeps about them is memory: the agent's next poll says again what must
+not be lost.
 
 **Why a live attempt that a poll does not mention is truly missing.** An agent writes a poll in one step from all it
 holds: every fence up to `seen` that it was ever sent is in `running`, in `queued`, in `ends`, or has had its end
@@ -9,49 +13,56 @@ answered with a verdict. A verdict is given only after the report is committed, 
 live; a fence never becomes live again. Fences are given in log order and answers list those above `seen` in order,
 from the first on, so none below `seen` can be still on its way. Hence a fence that is live, at most `seen`, and not
 mentioned was dropped by the agent, whichever poll says so and however late it arrives. A leader that was replaced
-without knowing may have an old idea of what is live, but its proposal does not commit, and `apply` looks again
+without knowing may have an old idea of what is live, but its proposal does not commit, and `apply` checks again
 whether the fence is live.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
-from raftflow.coordinator.clock import WallClock
-from raftflow.coordinator.commit.submitter import BusyError, OutcomeUnknownError, Submitter
-from raftflow.coordinator.leader.leader_loop import LeaderLoop
+from raftflow.coordinator.commit.submitter import BusyError, OutcomeUnknownError
 from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.usage import UsageStore
-from raftflow.coordinator.sessions.agent_session import AgentSession, Outcome, missing_of, unknown_of
+from raftflow.coordinator.sessions.agent_session import AgentSessions
+from raftflow.coordinator.sessions.instructions import holds_unknown, instructions_for, missing_fences
 from raftflow.coordinator.sessions.log_relay import LogRelay
 from raftflow.coordinator.sessions.long_polls import LongPolls
+from raftflow.coordinator.sessions.poll import Poll, PollOutcome
 from raftflow.coordinator.sessions.reports import Reports
-from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, RemoveAgent
-from raftflow.domain.contract.views import AgentLoad, PollRequest, PollResponse, RegisterRequest, ReportVerdict
+from raftflow.domain.contract.views import PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.replies import AnyReply
 from raftflow.domain.tasks.states import AgentState
-from raftflow.machine.machine import Machine
-from raftflow.machine.tables.state import Agent
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from typing import Any
 
-SEATS_MAX = 2 * limits.AGENTS_MAX
+    from raftflow.coordinator.clock import WallClock
+    from raftflow.coordinator.commit.submitter import Submitter
+    from raftflow.coordinator.leader.leader_loop import LeaderLoop
+    from raftflow.coordinator.sessions.agent_session import AgentSession
+    from raftflow.domain.contract.views import AgentLoad, PollRequest, RegisterRequest
+    from raftflow.machine.machine import Machine
+    from raftflow.machine.tables.state import Agent
+
 WAKES_PER_TURN = 128
-"""Agents whose held polls are looked at in one turn of the loop. An answer takes some 0.05 ms: thousands of them in
-one turn would hold back the replica's heartbeats for so long that it lost its term."""
+"""Agents whose held polls are looked at in one turn of the event loop. An answer takes some 0.05 ms: thousands of
+them in one turn would delay the replica's heartbeats for so long that it lost its term."""
 POLLS_PER_TURN = 128
 """Polls that are taken in within one turn of the loop, for the same reason; of those with ends as many again."""
 REPORTS_MIN = 8
-"""Polls with ends that are taken in within one turn while agents wait to be told of work, or work to be placed. What
-is placed goes out before what is done comes in: a fleet that is woken at once may report at once."""
+"""Polls with ends that are taken in within one turn while there is work to be placed or to be told. What is placed
+goes out before what is done comes in: a fleet that is woken at once may report at once."""
+PLACING_WAIT_S = 0.05
+"""How long the answer to a report waits for the placement that follows it."""
+REPEAT_S = 1.0
+"""How often an order is repeated to an agent that has not carried it out yet."""
 
 
 class PollService:
@@ -59,6 +70,7 @@ class PollService:
 
     Args:
         barrier: confirms that this replica leads and has applied all that is committed; raises if it does not.
+        held_max: how many polls may be held at one time.
     """
 
     def __init__(
@@ -85,34 +97,29 @@ class PollService:
         self._clock = clock
         self._barrier = barrier
         self._lease_ms = lease_ms
-        self._holding = LongPolls(
-            machine=machine,
-            leader=leader,
-            relay=self.relay,
-            no_leader=submitter.no_leader_error,
-            gone=self._removed,
-            wake=self.wake,
-            lease_ms=lease_ms,
-            poll_wait_ms=poll_wait_ms,
-            held_max=held_max,
-        )
+        self._poll_wait_s = poll_wait_ms / 1000
+        self._long_polls = LongPolls(held_max, self._continue_poll)
         self._reports = Reports(
             machine=machine, submitter=submitter, leader=leader, clock=clock, agent_stats=self.agent_stats
         )
-        self._sessions: dict[str, AgentSession] = {}
+        self._sessions = AgentSessions()
         self._to_wake: dict[str, None] = {}
         """Agents whose held polls are looked at in one of the next turns, in order."""
-        self._arrived: deque[tuple[str, PollRequest, Callable[[Outcome], None]]] = deque()
-        """Polls that are taken in in one of the next turns, in order."""
-        self._reporting: deque[tuple[str, PollRequest, Callable[[Outcome], None]]] = deque()
-        """The same of polls with ends. Others may overtake them: theirs may be the answers with work."""
-        self._turning = False
+        self._arrived: deque[Poll] = deque()
+        """Polls without ends that are taken in in one of the next turns, in order."""
+        self._reporting: deque[Poll] = deque()
+        """Polls with ends. Those without may overtake them: theirs may be the answers with work."""
+        self._turn_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        """Every poll is answered at once, before a planned stop."""
+
+    # --- what others ask
 
     @property
     def held(self) -> int:
         """Polls that are waiting for news."""
-        return self._holding.count
+        return self._long_polls.count
 
     def told_by(self, agent: str) -> tuple[int | None, str, AgentLoad | None]:
         """Return (pid, version, load) as the agent last told this leader."""
@@ -130,9 +137,51 @@ class PollService:
 
     def registered(self, request: RegisterRequest, incarnation: int) -> None:
         """Note a registration that was accepted."""
-        session = self._session(request.name, incarnation)
+        session = self._session_of(request.name, incarnation)
         session.pid, session.version = request.pid, request.version
         self._leader.contact(request.name)
+
+    def step_down(self) -> None:
+        """Send every held poll away: this replica no longer leads."""
+        self.relay.fail_all("the leader changed meanwhile; ask again")
+        self.usage.clear()
+        self.agent_stats.clear()
+        for agent in self._sessions:
+            self.wake(agent)
+        self._sessions.forget_idle()
+
+    def close(self) -> None:
+        """Answer every held poll now, and new ones at once, before a planned stop."""
+        self._closing = True
+        for agent in self._sessions:
+            self.wake(agent)
+
+    # --- the door
+
+    async def poll(self, name: str, request: PollRequest) -> PollResponse | Rejection:
+        """Take an agent's poll in and return the answer, perhaps after holding it.
+
+        Returns a `Rejection` (`NOT_FOUND`, `STALE_INCARNATION`) if the agent must register first. Raises
+        `ProposeError`s.
+        """
+        answer: asyncio.Future[PollResponse | Rejection] = asyncio.get_running_loop().create_future()
+        poll = self.ingest_poll(name, request, partial(_resolve, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._abandon(poll)
+            raise
+
+    def ingest_poll(self, name: str, request: PollRequest, on_answer: Callable[[PollOutcome], None]) -> Poll:
+        """Take an agent's poll in. `on_answer` is called once, later, with what `poll` would return or raise.
+
+        Nearly all polls come and go without a task: thousands are held at a time, and a task, a timeout and an event
+        for each cost more than all that is said.
+        """
+        poll = Poll(name, request, on_answer)
+        (self._reporting if request.ends else self._arrived).append(poll)
+        self._schedule_turn()
+        return poll
 
     def wake(self, agent: str) -> None:
         """Look again, in one of the next turns of the loop, whether there is news for an agent."""
@@ -142,239 +191,125 @@ class PollService:
             self.agent_stats.forget(agent)
         if agent in self._sessions:
             self._to_wake[agent] = None
-            self._turn_soon()
+            self._schedule_turn()
 
-    def _turn_soon(self) -> None:
-        if not self._turning:
-            self._turning = True
-            asyncio.get_running_loop().call_soon(self._turn)
+    def _schedule_turn(self) -> None:
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
 
-    def _turn(self) -> None:
+    def _take_turn(self) -> None:
         """Do one turn's share of what waits: tell agents their news, and take polls in."""
-        self._turning = False
+        self._turn_scheduled = False
         try:
             for agent in list(islice(self._to_wake, WAKES_PER_TURN)):
                 del self._to_wake[agent]
                 session = self._sessions.get(agent)
                 if session is not None:
                     for poll in tuple(session.polls.values()):
-                        self._holding.look(poll)
+                        self._continue_poll(poll)
             for _ in range(min(POLLS_PER_TURN, len(self._arrived))):
-                self._take(*self._arrived.popleft())
-            stop_now = self._to_wake or self._arrived or self._leader.placing
-            for _ in range(min(REPORTS_MIN if stop_now else POLLS_PER_TURN, len(self._reporting))):
-                self._take(*self._reporting.popleft())
+                self._continue_poll(self._arrived.popleft())
+            busy = self._to_wake or self._arrived or self._leader.placing
+            for _ in range(min(REPORTS_MIN if busy else POLLS_PER_TURN, len(self._reporting))):
+                self._continue_poll(self._reporting.popleft())
         finally:
             if self._to_wake or self._arrived or self._reporting:
-                self._turn_soon()
+                self._schedule_turn()
 
-    def step_down(self) -> None:
-        """Send every held poll away: this replica no longer leads."""
-        self.relay.fail_all("the leader changed meanwhile; ask again")
-        self.usage.clear()
-        self.agent_stats.clear()
-        for agent in self._sessions:
-            self.wake(agent)
-        self._sessions = {agent: session for agent, session in self._sessions.items() if session.polls}
+    # --- the way of a poll
 
-    def close(self) -> None:
-        """Answer every held poll now, and new ones at once, before a planned stop."""
-        self._holding.closing = True
-        for agent in self._sessions:
-            self.wake(agent)
+    def _continue_poll(self, poll: Poll) -> None:
+        """Take a poll as far as it goes now. This is the way of every poll, from top to bottom.
 
-    # --- one poll
-
-    async def poll(self, name: str, request: PollRequest) -> PollResponse | Rejection:
-        """Take an agent's poll in and return the answer, perhaps after holding it.
-
-        Returns a `Rejection` (`NOT_FOUND`, `STALE_INCARNATION`) if the agent must register first. Raises
-        `ProposeError`s.
+        No line here awaits. A poll that has to wait stays at its step and this returns. It is called again by what
+        the poll waits for: the log's reply to its report, an `async` function that ends (`_run`), and while the poll
+        is held `wake` and the poll's timer. Each step returns False if the poll has to wait or has its answer.
         """
-        answer: asyncio.Future[PollResponse | Rejection] = asyncio.get_running_loop().create_future()
-        answered = partial(_resolve, answer)
-        self.take(name, request, answered)
         try:
-            return await answer
+            if poll.step == "admit" and not self._admit_agent(poll):
+                return
+            if poll.step == "report" and not self._send_report(poll):
+                return
+            if poll.step == "read verdicts" and not self._read_verdicts(poll):
+                return
+            if poll.step == "begin to hold":
+                self._begin_to_hold(poll)
+            if poll.step == "answer":
+                self._answer_or_hold(poll)
+        except asyncio.CancelledError:  # the reply's: nobody else can cancel here
+            self._answer(poll, OutcomeUnknownError("the replica is stopping"))
+        except Exception as error:
+            if poll.step == "done":  # it comes from `on_answer`
+                raise
+            self._answer(poll, error)
+
+    def _run(self, poll: Poll, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for a poll that has to await, then continue the poll."""
+        task = asyncio.get_running_loop().create_task(self._await_and_continue(poll, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _await_and_continue(self, poll: Poll, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
         except asyncio.CancelledError:
-            self._abandon(name, answered)
+            self._answer(poll, OutcomeUnknownError("the replica is stopping"))
             raise
+        except Exception as error:  # noqa: BLE001 - handed on, not swallowed
+            self._answer(poll, error)
+        else:
+            self._continue_poll(poll)
 
-    def take(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
-        """Do as `poll` does. `answered` is called once, now or later, with what `poll` would return or raise.
+    def _answer(self, poll: Poll, outcome: PollOutcome) -> None:
+        """Give a poll its outcome, once."""
+        if poll.step == "done":
+            return
+        if poll.step == "answer":
+            self._long_polls.release(poll)
+        poll.step = "done"
+        if poll.on_answer is not None:
+            poll.on_answer(outcome)
 
-        Nearly all polls come and go without a task: thousands are held at a time, and a task, a timeout and an event
-        for each cost more than all that is said.
-        """
-        (self._reporting if request.ends else self._arrived).append((name, request, answered))
-        self._turn_soon()
+    def _abandon(self, poll: Poll) -> None:
+        """Answer a poll to nobody. What it reports goes into the log all the same."""
+        poll.on_answer = None
+        if poll.step == "answer":
+            self._long_polls.release(poll)
+            poll.step = "done"
 
-    def _take(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
-        agent = self._machine.state.agents.get(name)
+    # --- admit
+
+    def _admit_agent(self, poll: Poll) -> bool:
+        """Admit a poll if its agent is certainly registered and is not being given up; else find out."""
+        request = poll.request
+        agent = self._machine.state.agents.get(poll.name)
         if (
             agent is None
             or agent.incarnation != request.incarnation
             or not agent.present
             or not self._leader.leading
-            or (name, request.incarnation) in self._leader.removals
+            or (poll.name, request.incarnation) in self._leader.removals
         ):
-            self._spawn(self._admit(name, request, answered), answered)
-            return
-        try:
-            session = self._heard(name, request)
-            queued = self._reports.propose(name, request, missing_of(agent, request))
-        except Exception as error:  # noqa: BLE001 - handed on, not swallowed
-            answered(error)
-            return
-        if queued is None:
-            self._go_on(agent, session, request, [], answered)
-        elif isinstance(queued, Rejection):
-            answered(queued)
-        else:
-            queued.add_done_callback(partial(self._reported, agent, session, request, answered))
+            self._run(poll, self._confirm_agent(poll))
+            return False
+        poll.agent = agent
+        poll.step = "report"
+        return True
 
-    def _reported(
-        self,
-        agent: Agent,
-        session: AgentSession,
-        request: PollRequest,
-        answered: Callable[[Outcome], None],
-        reply: asyncio.Future[AnyReply],
-    ) -> None:
-        """Go on with a poll whose report has its reply."""
-        try:
-            verdicts = self._reports.verdicts(agent.name, request, reply.result())
-        except asyncio.CancelledError:
-            answered(OutcomeUnknownError("the replica is stopping"))
-        except Exception as error:  # noqa: BLE001 - handed on, not swallowed
-            answered(error)
-        else:
-            if isinstance(verdicts, Rejection):
-                answered(verdicts)
-            else:
-                self._go_on(agent, session, request, verdicts, answered)
-
-    def _go_on(
-        self,
-        agent: Agent,
-        session: AgentSession,
-        request: PollRequest,
-        verdicts: list[ReportVerdict],
-        answered: Callable[[Outcome], None],
-    ) -> None:
-        """Go on with a poll whose report, if it has one, is in the log."""
-        if request.goodbye or request.leaving or unknown_of(agent, request):
-            self._spawn(self._settle(agent, session, request, verdicts, answered), answered)
-        else:
-            self._holding.begin(session, request, verdicts, answered)
-
-    def _spawn(self, work: Coroutine[Any, Any, None], answered: Callable[[Outcome], None]) -> None:
-        """Go on with a poll in a task, for it may have to wait for other things than news."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._spawned, answered))
-
-    def _spawned(self, answered: Callable[[Outcome], None], task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            answered(OutcomeUnknownError("the replica is stopping"))
-        elif (error := task.exception()) is not None:
-            if not isinstance(error, Exception):
-                raise error
-            answered(error)
-
-    async def _admit(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
-        """Take in a poll of an agent that is perhaps none, or is being given up."""
+    async def _confirm_agent(self, poll: Poll) -> None:
+        """Admit the poll of an agent that is registered after all; refuse that of another."""
         self._require_leading()
-        agent = await self._agent_of(name, request)
+        agent = await self._find_agent(poll.name, poll.request)
         if isinstance(agent, Rejection):
             # The ends go into the log all the same, so that the refusal is in the audit.
-            refused = await self._reports.send(name, request, ()) if request.ends else []
-            answered(refused if isinstance(refused, Rejection) else agent)
-            return
-        session = self._heard(name, request)
-        verdicts = await self._reports.send(name, request, missing_of(agent, request))
-        if isinstance(verdicts, Rejection):
-            answered(verdicts)
+            refused = await self._reports.send(poll.name, poll.request, ()) if poll.request.ends else []
+            self._answer(poll, refused if isinstance(refused, Rejection) else agent)
         else:
-            await self._settle(agent, session, request, verdicts, answered)
+            poll.agent = agent
+            poll.step = "report"
 
-    async def _settle(
-        self,
-        agent: Agent,
-        session: AgentSession,
-        request: PollRequest,
-        verdicts: list[ReportVerdict],
-        answered: Callable[[Outcome], None],
-    ) -> None:
-        """Do what a poll wants done beside its report before it is answered."""
-        if request.goodbye:
-            answered(await self._goodbye(agent.name, request, verdicts))
-            return
-        if request.leaving and agent.state is not AgentState.DRAINING:
-            await self._submitter.propose(
-                ControlAgent(at_ms=self._clock.now_ms(), actor=f"agent:{agent.name}", name=agent.name, action="drain")
-            )
-        if unknown_of(agent, request):
-            # Make sure that what the agent holds and we do not know is really over, before it is told to stop it.
-            await self._barrier()
-        self._holding.begin(session, request, verdicts, answered)
-
-    def _abandon(self, name: str, answered: Callable[[Outcome], None]) -> None:
-        """Forget a held poll for whose answer nobody waits any more."""
-        session = self._sessions.get(name)
-        for poll in () if session is None else tuple(session.polls.values()):
-            if poll.answered is answered:
-                self._holding.drop(poll)
-
-    def _removed(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
-        self._spawn(self._gone(name, request, answered), answered)
-
-    async def _gone(self, name: str, request: PollRequest, answered: Callable[[Outcome], None]) -> None:
-        agent = await self._agent_of(name, request)
-        if not isinstance(agent, Rejection):
-            agent = Rejection(RejectionCode.STALE_INCARNATION, f"agent {name} was removed; register again")
-        answered(agent)
-
-    def _require_leading(self) -> None:
-        if not self._leader.leading:
-            raise self._submitter.no_leader_error()
-
-    def _heard(self, name: str, request: PollRequest) -> AgentSession:
-        """Take note of all that a poll says but its report. Raises `BusyError`."""
-        session = self._session(name, request.incarnation)
-        if request.load is not None:
-            session.load = request.load
-            self.agent_stats.told(name, request.load)
-        self._leader.contact(name)
-        session.heard(request.seen)
-        if request.logs:
-            self.relay.deliver(name, request.logs)
-        if request.usage or self.usage.of_agent(name):
-            self.usage.take(name, request.running, request.usage, asyncio.get_running_loop().time())
-        if request.seq > session.seq:
-            session.seq = request.seq
-            self._leader.told_trouble(name, request.trouble)
-            for poll in session.polls.values():
-                self._holding.overtake(poll)
-        return session
-
-    def _session(self, name: str, incarnation: int) -> AgentSession:
-        session = self._sessions.get(name)
-        if session is None or session.incarnation < incarnation:
-            if len(self._sessions) >= SEATS_MAX:
-                raise BusyError(f"{SEATS_MAX} agents are remembered already")
-            if session is not None:
-                for poll in session.polls.values():
-                    self._holding.overtake(poll)
-            self.usage.forget(name)
-            fresh = AgentSession(name, incarnation)
-            if session is not None:
-                fresh.pid, fresh.version = session.pid, session.version
-            self._sessions[name] = session = fresh
-        return session
-
-    async def _agent_of(self, name: str, request: PollRequest) -> Agent | Rejection:
+    async def _find_agent(self, name: str, request: PollRequest) -> Agent | Rejection:
         agent = self._machine.state.agents.get(name)
         if agent is None or request.incarnation > agent.incarnation:
             # Perhaps this replica was replaced and has not heard of it, and the agent knows more than we do.
@@ -393,27 +328,188 @@ class PollService:
             )
         return agent
 
-    async def _goodbye(
-        self, name: str, request: PollRequest, verdicts: list[ReportVerdict]
-    ) -> PollResponse | Rejection:
+    def _require_leading(self) -> None:
+        if not self._leader.leading:
+            raise self._submitter.no_leader_error()
+
+    # --- report
+
+    def _send_report(self, poll: Poll) -> bool:
+        """Note what a poll says and propose its report, if it has one. Raises `BusyError`."""
+        poll.session = self._note_poll(poll)
+        reply = self._reports.propose(poll.name, poll.request, missing_fences(poll.agent, poll.request))
+        if isinstance(reply, Rejection):
+            self._answer(poll, reply)
+            return False
+        poll.step = "read verdicts"
+        if reply is None:
+            return True
+        poll.reply = reply
+        reply.add_done_callback(lambda _: self._continue_poll(poll))
+        return False
+
+    def _note_poll(self, poll: Poll) -> AgentSession:
+        """Take note of all that a poll says except its report. Raises `BusyError`."""
+        name, request = poll.name, poll.request
+        session = self._session_of(name, request.incarnation)
+        if request.load is not None:
+            session.load = request.load
+            self.agent_stats.told(name, request.load)
+        self._leader.contact(name)
+        session.note_seen(request.seen)
+        if request.logs:
+            self.relay.deliver(name, request.logs)
+        if request.usage or self.usage.of_agent(name):
+            self.usage.take(name, request.running, request.usage, asyncio.get_running_loop().time())
+        if request.seq > session.seq:
+            session.seq = request.seq
+            self._leader.told_trouble(name, request.trouble)
+            self._overtake_polls(session)
+        return session
+
+    def _session_of(self, name: str, incarnation: int) -> AgentSession:
+        session = self._sessions.get(name)
+        if session is None or session.incarnation < incarnation:
+            if session is not None:
+                self._overtake_polls(session)
+            self.usage.forget(name)
+            session = self._sessions.begin(name, incarnation)
+        return session
+
+    def _overtake_polls(self, session: AgentSession) -> None:
+        """Have older polls answered soon. The newer one is told of news first."""
+        for older in session.polls.values():
+            asyncio.get_running_loop().call_soon(self._continue_poll, older)
+
+    # --- read verdicts
+
+    def _read_verdicts(self, poll: Poll) -> bool:
+        """Read the log's reply to the report, then begin what else the poll asks for."""
+        agent, request = poll.agent, poll.request
+        if poll.reply is not None:
+            verdicts = self._reports.verdicts(poll.name, request, poll.reply.result())
+            if isinstance(verdicts, Rejection):
+                self._answer(poll, verdicts)
+                return False
+            poll.verdicts = verdicts
+        poll.step = "begin to hold"
+        if request.goodbye or request.leaving or holds_unknown(agent, request):
+            self._run(poll, self._do_requests(poll))
+            return False
+        return True
+
+    async def _do_requests(self, poll: Poll) -> None:
+        """Do what a poll asks for, before it is held."""
+        agent, request = poll.agent, poll.request
+        if request.goodbye:
+            self._answer(poll, await self._say_goodbye(poll))
+            return
+        if request.leaving and agent.state is not AgentState.DRAINING:
+            await self._submitter.propose(
+                ControlAgent(at_ms=self._clock.now_ms(), actor=f"agent:{agent.name}", name=agent.name, action="drain")
+            )
+        if holds_unknown(agent, request):
+            # What the agent holds and this replica does not know must be over for certain before the agent is told
+            # to stop it.
+            await self._barrier()
+
+    async def _say_goodbye(self, poll: Poll) -> PollResponse | Rejection:
         reply = await self._submitter.propose(
             RemoveAgent(
                 at_ms=self._clock.now_ms(),
-                actor=f"agent:{name}",
-                name=name,
-                incarnation=request.incarnation,
+                actor=f"agent:{poll.name}",
+                name=poll.name,
+                incarnation=poll.request.incarnation,
                 reason="left",
             )
         )
         if isinstance(reply, Rejection):
             return reply
-        self._sessions.pop(name, None)
-        self.usage.forget(name)
-        return PollResponse(lease_ms=self._lease_ms, verdicts=verdicts, draining=True)
+        self._sessions.forget(poll.name)
+        self.usage.forget(poll.name)
+        return PollResponse(lease_ms=self._lease_ms, verdicts=poll.verdicts, draining=True)
+
+    # --- hold and answer
+
+    def _begin_to_hold(self, poll: Poll) -> None:
+        """Decide for how long a poll may be held, and note it in its agent's session."""
+        if poll.on_answer is None:  # nobody waits for the answer any more
+            poll.step = "done"
+            return
+        request = poll.request
+        wait_s = PLACING_WAIT_S if poll.verdicts else min(request.wait_ms / 1000, self._poll_wait_s)
+        poll.until_s = asyncio.get_running_loop().time() + wait_s
+        if poll.verdicts:
+            # A report freed room or made tasks ready: if a placement is on its way, it will be in this answer.
+            poll.placing = self._leader.when_placed(partial(self._end_placing, poll))
+        twin = poll.session.polls.get(request.seq)
+        if twin is not None:  # the same poll twice: the first copy is answered now
+            asyncio.get_running_loop().call_soon(self._continue_poll, twin)
+        poll.session.polls[request.seq] = poll
+        poll.step = "answer"
+
+    def _end_placing(self, poll: Poll) -> None:
+        poll.placing = False
+        self.wake(poll.name)
+
+    def _answer_or_hold(self, poll: Poll) -> None:
+        """Answer a poll if there is a reason to, hold it if there is none. Raises `BusyError`."""
+        if not self._leader.leading:
+            raise self._submitter.no_leader_error()
+        name, session, request = poll.name, poll.session, poll.request
+        agent = self._machine.state.agents.get(name)
+        if agent is None or agent.incarnation != request.incarnation or not agent.present:
+            self._long_polls.release(poll)
+            poll.step = "refuse"
+            self._run(poll, self._refuse_removed(poll))
+            return
+        told = instructions_for(self._machine, agent, request)
+        assign, stop, release, draining = told
+        now_s = asyncio.get_running_loop().time()
+        until_s = min(poll.until_s, session.told_s + REPEAT_S) if stop or release else poll.until_s
+        if not (
+            assign
+            or (poll.verdicts and not poll.placing)
+            or session.seq > request.seq
+            or session.polls.get(request.seq) is not poll
+            or self._closing
+            or now_s >= until_s
+            or draining != session.draining_told
+            or not session.orders_told.issuperset(stop)
+            or not session.orders_told.issuperset(release)
+            or self.relay.fresh(name)
+        ):
+            if self._long_polls.has_room(poll):
+                self._long_polls.hold(poll, until_s)
+                return
+            if not poll.verdicts:
+                held = self._long_polls.count
+                raise BusyError(f"{held} polls are held already; that is the limit")
+        session.note_answer(told, now_s)
+        self._answer(
+            poll,
+            PollResponse(
+                lease_ms=self._lease_ms,
+                verdicts=poll.verdicts,
+                assign=assign,
+                stop=stop,
+                release=release,
+                logs=self.relay.wanted(name),
+                draining=draining,
+                feature_level=self._machine.state.feature_level,
+            ),
+        )
+
+    async def _refuse_removed(self, poll: Poll) -> None:
+        """Refuse the poll of an agent that was removed while its poll was held."""
+        agent = await self._find_agent(poll.name, poll.request)
+        if not isinstance(agent, Rejection):
+            agent = Rejection(RejectionCode.STALE_INCARNATION, f"agent {poll.name} was removed; register again")
+        self._answer(poll, agent)
 
 
-def _resolve(answer: asyncio.Future[PollResponse | Rejection], outcome: Outcome) -> None:
-    if answer.done():  # whoever asked has gone away
+def _resolve(answer: asyncio.Future[PollResponse | Rejection], outcome: PollOutcome) -> None:
+    if answer.done():  # the caller has gone away
         return
     if isinstance(outcome, Exception):
         answer.set_exception(outcome)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from aiohttp import web
+from yarl import URL
 
 from raftflow.api import metrics, openapi
 from raftflow.api.admission.gated_connection import AdmissionControl
@@ -191,8 +192,9 @@ class Api:
 
     def _check_host(self, request: web.Request) -> None:
         """Refuse a name that is not this replica's; whether it is well says it under any name."""
-        host, url = request.headers.get("Host"), request._message.url  # noqa: SLF001 - offered nowhere else
-        if url.absolute and url.raw_authority.lower() != (host or "").lower():
+        host, target = request.headers.get("Host"), request.raw_path
+        # A target that begins with "/" names no host.
+        if not target.startswith("/") and _authority_of(target) not in {None, (host or "").lower()}:
             raise ProblemError(problems.INVALID_DOCUMENT, "the request line and Host name different hosts")
         if request.path not in _OPEN_PATHS:
             name = request.transport.get_extra_info("sockname") if request.transport is not None else None
@@ -299,6 +301,12 @@ class Api:
         return await self._forwarder.forward(
             call.route, call.request, call.body, leader.leader_url, _request_id.get()
         )
+
+
+def _authority_of(target: str) -> str | None:
+    """Return the host and port that the target of a request names in lower case, None if it names none."""
+    url = URL(target, encoded=True)  # aiohttp has read the target in the same way before
+    return url.raw_authority.lower() if url.absolute else None
 
 
 def _operation(request: web.Request) -> Operation:

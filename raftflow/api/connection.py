@@ -1,24 +1,27 @@
-"""One HTTP connection: aiohttp's, with a clock for silent ones and the express lane (`express`).
+"""One HTTP connection: aiohttp's, with a timeout for silent ones and the fast path (`fast_path`).
 
-aiohttp parses all that it is given in one turn of the loop, and a body in chunks of a byte is a hundred times the
-work of one that comes whole. So it is given little at a time, unless it is plain that the rest is one body; a body
-that comes in tiny chunks is refused. Nothing that follows a request for another protocol is parsed: there is none.
+aiohttp parses all that it is given in one turn of the loop, and a body in chunks of one byte costs a hundred times as
+much as one that comes whole. So this connection gives aiohttp a little at a time, unless the rest is plainly one
+body, and refuses a body that comes in tiny chunks. After a request for another protocol it parses nothing: the server
+speaks no other protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from aiohttp.http import HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import BadHttpMessage
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from typing import TYPE_CHECKING, Any, cast
 
 from raftflow.api.admission.load_shedder import QueueClass
 from raftflow.api.fast_path import is_one_message
 from raftflow.api.http import problems
+from raftflow.api.http.aiohttp_internals import (
+    EMPTY_PAYLOAD,
+    HttpVersion10,
+    HttpVersion11,
+    ObservedHandler,
+    StreamReader,
+)
 from raftflow.api.http.bodies import BrokenBodyError
 from raftflow.api.http.unread import OTHER_VERSION, unread_problem
 
@@ -26,168 +29,163 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiohttp import web
-    from aiohttp.streams import StreamReader
 
     from raftflow.api.admission.load_shedder import LoadShedder
     from raftflow.api.fast_path import FastPath, RawRequest
 
 HEADER_TIMEOUT_S = 15.0
-"""A connection whose first request has not begun by then is closed."""
+"""A connection is closed if its first request has not begun by then."""
 BODY_TIMEOUT_S = 30.0
-"""A request in the lane that has not arrived as a whole by then closes its connection."""
+"""A connection is closed if a request on the fast path has not arrived as a whole by then."""
 BETWEEN_TURNS_MAX = 8
 """Turns of the event loop that aiohttp gets between an answer and its wait for the next message. It needs one or two,
 not more."""
 _TOLD_CHARS = 200
 AHEAD_BYTES_MAX = 64 * 1024
-"""Bytes that a client may send before its request is answered; more is no way to talk to this server."""
+"""Bytes that a client may send before its request is answered. The connection of a client that sends more is
+closed."""
 STEP_BYTES = 16 * 1024
-"""Bytes that aiohttp parses in one step, if it cannot be said what they are."""
+"""Bytes that aiohttp parses in one step, unless they are plainly one body."""
 CHUNKED_BYTES_FREE = 16 * 1024
-"""So much of a body in chunks may be anything."""
+"""Bytes of a chunked body that may be framing or content."""
 CHUNKED_SHARE = 2
-"""Beyond that at least one byte of so many has to be content, not framing: chunks of five bytes have that."""
+"""Beyond `CHUNKED_BYTES_FREE`, at least one byte of so many must be content. Chunks of five bytes reach that."""
 
 
-class ApiConnection(RequestHandler):
-    """A connection that is closed if it says nothing for long."""
+class ApiConnection(ObservedHandler):
+    """A connection with timeouts for silence, which answers polls and small submissions on the fast path."""
 
-    def __init__(self, *arguments: Any, shedder: LoadShedder, lane: FastPath | None = None, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, shedder: LoadShedder, fast_path: FastPath | None = None, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self.on_resume: Callable[[], None] | None = None
-        """Called when more can be taken, after it could not."""
+        """Is called when the connection can take more again."""
         self._shedder = shedder
-        self._lane = lane
-        self._first: asyncio.TimerHandle | None = None
-        self._slow: asyncio.TimerHandle | None = None
+        self._fast_path = fast_path
+        """None once this connection has left the fast path."""
+        self._first_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
         self._fresh = True
         """Nothing has arrived yet. aiohttp may not even have begun to wait."""
         self._request: RawRequest | None = None
-        """What is being read or answered here."""
+        """The request that the fast path reads or answers here."""
         self._held = bytearray()
-        """What has arrived of it, or, while it is answered, after it."""
+        """What has arrived of that request; while it is answered, what has arrived after it."""
         self._answering = False
-        """It is complete and has no answer yet."""
+        """The request is complete and has no answer yet."""
         self._task: asyncio.Task[None] | None = None
-        """What answers it, if that takes a task."""
+        """The task that answers it, if it needs one."""
         self._idle: asyncio.Future[None] | None = None
-        """Is told when it is answered, if anybody waits for that."""
+        """Is set when it is answered, if somebody waits for that."""
         self._between = bytearray()
         """What has arrived since aiohttp gave its last answer and before it waits for the next message."""
         self._last: tuple[Any, StreamReader] | None = None
         """The last message whose head aiohttp has parsed, with its body."""
         self._chunked_bytes = 0
-        """What has arrived of its body, if that comes in chunks."""
+        """Bytes of its body that have arrived, if the body comes in chunks."""
         self._rest = b""
         """What aiohttp was not given in this step."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock."""
+        """Start the timeout for the first request."""
         super().connection_made(transport)
-        self._first = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, transport.abort)  # type: ignore[attr-defined]
+        abort = cast("asyncio.Transport", transport).abort
+        self._first_timer = asyncio.get_running_loop().call_later(HEADER_TIMEOUT_S, abort)
 
-    def take(self, data: bytes) -> bytes:
-        """Take as much of what has arrived as is worth a step. Returns the rest."""
+    def ingest(self, data: bytes) -> bytes:
+        """Take as much of what has arrived as fits into one step. Returns the rest."""
         self._rest = b""
-        self._take(data)
+        self._route_data(data)
         rest, self._rest = self._rest, b""
         return rest
 
     def data_received(self, data: bytes) -> None:
-        """Take all of it: for aiohttp, which calls this with nothing to go on with what it has."""
-        rest = self.take(data)
+        """Take all of the data. aiohttp calls this with no data to continue with what it has."""
+        rest = self.ingest(data)
         while rest:
-            rest = self.take(rest)
+            rest = self.ingest(rest)
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
-        """Go on: the body that was waiting was read."""
+        """Continue: the body that was waiting was read."""
         super().resume_reading(resume_parser)
-        if self.on_resume is not None and not self.is_full():
+        if self.on_resume is not None and not self.is_reading_paused():
             self.on_resume()
 
-    def is_full(self) -> bool:
-        """Tell whether what was taken has to be read before more is taken."""
-        return self._reading_paused
-
-    def waits_for_client(self) -> bool:
-        """Tell whether it is the client's turn to say something: no whole request is waiting or at work here."""
-        if self._answering or self._messages or self._between:
+    def is_waiting_for_client(self) -> bool:
+        """Tell whether the client has to send something: no whole request waits or is at work here."""
+        if self._answering or self.message_count() or self._between:
             return False
-        if self._request is not None or self._current_request is None:
+        if self._request is not None or not self.is_answering():
             return True
         return self._last is not None and not self._last[1].is_eof()
 
-    def _take(self, data: bytes) -> None:
-        """Take what is for the lane, pass everything else on, and stop the clock once a whole head is there."""
+    def _route_data(self, data: bytes) -> None:
+        """Give data to the fast path or to aiohttp. Stop the first timeout once a whole head has arrived."""
         if self._request is not None:
             self._held += data
-            self._go_on()
-        elif self._between or self._is_between():
+            self._continue_request()
+        elif self._between or self._is_between_messages():
             if not self._between:
-                self._loop.call_soon(self._look_between, BETWEEN_TURNS_MAX)
+                self._loop.call_soon(self._continue_between, BETWEEN_TURNS_MAX)
             self._between += data
-        elif (request := self._read_for_lane(data)) is not None:
+        elif (request := self._read_request(data)) is not None:
             self._fresh = False
             self._request = request
             self._held += data
-            self._go_on()
+            self._continue_request()
         else:
-            self._pass_on(data)
-        if self._first is not None and (self._request or self._messages or self._current_request):
-            self._first.cancel()
-            self._first = None
+            self._pass_to_aiohttp(data)
+        if self._first_timer is not None and (self._request is not None or self.has_request()):
+            self._first_timer.cancel()
+            self._first_timer = None
 
-    def _read_for_lane(self, data: bytes) -> RawRequest | None:
-        return None if self._lane is None or not self._waits_for_a_message() else self._lane.read(data)
+    def _read_request(self, data: bytes) -> RawRequest | None:
+        return None if self._fast_path is None or not self._expects_message() else self._fast_path.read(data)
 
-    def _waits_for_a_message(self) -> bool:
-        return self._fresh or (self._waiter is not None and not self._waiter.done())
+    def _expects_message(self) -> bool:
+        return self._fresh or self.is_waiting_for_message()
 
-    def _is_between(self) -> bool:
-        """Tell whether aiohttp has given an answer and is about to wait for the next message."""
-        return (
-            self._lane is not None
-            and not (self._fresh or self._messages or self._current_request)
-            and self._waiter is None
-        )
+    def _is_between_messages(self) -> bool:
+        return self._fast_path is not None and not self._fresh and self.is_between_messages()
 
-    def _look_between(self, turns: int) -> None:
-        """Go on with what arrived between an answer and the wait for the next message, once aiohttp waits."""
+    def _continue_between(self, turns: int) -> None:
+        """Continue with what arrived between an answer and the wait for the next message, once aiohttp waits."""
         if self.transport is None:
             return
-        if turns and self._is_between():
-            self._loop.call_soon(self._look_between, turns - 1)
+        if turns and self._is_between_messages():
+            self._loop.call_soon(self._continue_between, turns - 1)
             return
         data = bytes(self._between)
         self._between.clear()
-        if self._is_between():
+        if self._is_between_messages():
             self._rest = b""
-            self._pass_on(data)
+            self._pass_to_aiohttp(data)
             rest, self._rest = self._rest, b""
         else:
-            rest = self.take(data)
+            rest = self.ingest(data)
         if rest:
             self._between += rest
-            if not self._shedder.line_up(QueueClass.DATA, partial(self._look_between, 0)):
+            if not self._shedder.enqueue(QueueClass.DATA, partial(self._continue_between, 0)):
                 self.force_close()
 
-    def _pass_on(self, data: bytes) -> None:
-        # aiohttp itself hands over nothing, to go on with what it has.
-        if data and self._lane is not None and not (self._waits_for_a_message() and is_one_message(data)):
-            self._lane = None
+    def _pass_to_aiohttp(self, data: bytes) -> None:
+        # aiohttp itself calls with no data, to continue with what it has.
+        if data and self._fast_path is not None and not (self._expects_message() and is_one_message(data)):
+            self._fast_path = None
         self._fresh = False
-        if len(data) <= STEP_BYTES or (self._waits_for_a_message() and is_one_message(data)):
+        if len(data) <= STEP_BYTES or (self._expects_message() and is_one_message(data)):
             self._parse(data)
             return
-        step = max(STEP_BYTES, self._body_left())
+        step = max(STEP_BYTES, self._missing_body_bytes())
         self._parse(data[:step])
         rest = data[step:]
-        if rest and (left := self._body_left()):
-            self._parse(rest[:left])
-            rest = rest[left:]
+        if rest and (missing := self._missing_body_bytes()):
+            self._parse(rest[:missing])
+            rest = rest[missing:]
         self._rest = rest
 
-    def _body_left(self) -> int:
+    def _missing_body_bytes(self) -> int:
         """Return how many bytes of a body of known length have not arrived yet."""
         if self._last is None or self._last[1].is_eof():
             return 0
@@ -195,51 +193,51 @@ class ApiConnection(RequestHandler):
         return max(0, int(length) - self._last[1].total_bytes)
 
     def _parse(self, data: bytes) -> None:
-        """Give aiohttp a piece, and look at what it made of it."""
-        if self._close or self._force_close:
+        """Give aiohttp a piece, and check what it made of it."""
+        if self.is_closing():
             return
-        known = len(self._messages)
+        known = self.message_count()
         began = self._last
         super().data_received(data)
-        if len(self._messages) > known:
-            self._look_at_new()
+        if self.message_count() > known:
+            self._check_newest_message()
         if self._last is not None and not self._last[1].is_eof():
-            self._look_at_body(len(data) if self._last is began else 0)
+            self._check_chunks(len(data) if self._last is began else 0)
 
-    def _look_at_new(self) -> None:
-        """See which request came last, and break off what cannot go on."""
-        message, body = self._messages[-1]
-        if isinstance(message, _ErrInfo):
+    def _check_newest_message(self) -> None:
+        """Remember which request came last, and end what cannot continue."""
+        newest = self.newest_message()
+        if isinstance(newest, str):
             if self._last is not None and not self._last[1].is_eof():
-                self._break_off(f"the body is not framed as HTTP says: {message.message[:_TOLD_CHARS]}")
+                self._end_body(f"the body is not framed as HTTP demands: {newest[:_TOLD_CHARS]}")
             return
+        message, body = newest
         if message.version not in {HttpVersion10, HttpVersion11}:
-            # The answer would be in that version, which is none that this server speaks.
-            refusal = _ErrInfo(problems.INVALID_DOCUMENT.status, BadHttpMessage("version"), OTHER_VERSION)
-            self._messages[-1] = (refusal, EMPTY_PAYLOAD)
-            self._close = True
+            # The answer would be in that version, which this server does not speak.
+            self.refuse_newest_message(problems.INVALID_DOCUMENT.status, OTHER_VERSION)
+            self.close_after_answer()
             return
         self._last, self._chunked_bytes = (message, body), 0
-        if self._upgraded or message.method == "CONNECT":
-            # What follows is in another protocol, or meant to look so: it is not read.
-            self._close = True
+        if self.is_upgraded() or message.method == "CONNECT":
+            # What follows is in another protocol, or pretends to be. It is not read.
+            self.close_after_answer()
             if body is not EMPTY_PAYLOAD and not body.is_eof():
                 body.feed_eof()
 
-    def _look_at_body(self, size: int) -> None:
-        """Refuse a body of which most is framing. `size` is what has arrived for it just now."""
-        assert self._last is not None  # noqa: S101 - the caller has looked
+    def _check_chunks(self, size: int) -> None:
+        """Refuse a body that is mostly framing. `size` is what has arrived for it just now."""
+        assert self._last is not None  # noqa: S101 - the caller has checked
         message, body = self._last
         if not message.chunked:
             return
         self._chunked_bytes += size
         if self._chunked_bytes > CHUNKED_BYTES_FREE + CHUNKED_SHARE * body.total_bytes:
-            self._break_off("the body comes in chunks of a few bytes; send larger ones, or a Content-Length")
+            self._end_body("the body comes in chunks of a few bytes; send larger ones, or a Content-Length")
 
-    def _break_off(self, why: str) -> None:
-        """End a body that cannot go on, and the connection with the answer to its request."""
-        assert self._last is not None  # noqa: S101 - the callers have looked
-        self._close = True
+    def _end_body(self, why: str) -> None:
+        """End a body that cannot continue, and end the connection with the answer to its request."""
+        assert self._last is not None  # noqa: S101 - the callers have checked
+        self.close_after_answer()
         self._last[1].set_exception(BrokenBodyError(why))
         self._last = None
 
@@ -250,16 +248,16 @@ class ApiConnection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Say in a problem document that what arrived is no HTTP."""
+        """Answer what is not HTTP with a problem document."""
         super().handle_error(request, status, exc, message)
         response = unread_problem(status, exc, message).response()
         response.force_close()
         return response
 
-    # --- the lane
+    # --- the fast path
 
-    def _go_on(self) -> None:
-        """Answer the request if all of it is here."""
+    def _continue_request(self) -> None:
+        """Answer the request of the fast path if all of it has arrived."""
         request = self._request
         assert request is not None  # noqa: S101 - the callers have one
         if self._answering:
@@ -267,29 +265,31 @@ class ApiConnection(RequestHandler):
                 self.force_close()
             return
         if len(self._held) < request.size:
-            if self._slow is None:
-                self._slow = self._loop.call_later(BODY_TIMEOUT_S, self.force_close)
+            if self._body_timer is None:
+                self._body_timer = self._loop.call_later(BODY_TIMEOUT_S, self.force_close)
             return
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
         message = bytes(self._held[: request.size])
         del self._held[: request.size]
-        assert self._lane is not None  # noqa: S101 - it has read the request, and stays while one is answered
+        assert self._fast_path is not None  # noqa: S101 - it has read the request, and stays while one is answered
         self._answering = True
-        self._stay_open()
-        if not self._lane.take(request, message[request.body_at :], self._answered):
-            self._task = self._loop.create_task(self._answer(self._lane, request, message))
+        self.restart_idle_clock()
+        if not self._fast_path.begin(request, message[request.body_at :], self._send_answer):
+            self._task = self._loop.create_task(self._answer(self._fast_path, request, message))
 
-    async def _answer(self, lane: FastPath, request: RawRequest, message: bytes) -> None:
-        address = self.peername[0] if isinstance(self.peername, tuple) else ""
-        answer = await lane.answer(request, message[request.body_at :], address)
+    async def _answer(self, fast_path: FastPath, request: RawRequest, message: bytes) -> None:
+        answer = await fast_path.answer(request, message[request.body_at :], self.client_address())
         if answer is None and self.transport is not None:
             self._parse(message)
-        self._answered(answer)
+        self._send_answer(answer)
 
-    def _answered(self, answer: bytes | None) -> None:
-        """Send the answer to a request, None if aiohttp has the request now, and go on with what came after it."""
+    def _send_answer(self, answer: bytes | None) -> None:
+        """Send the answer to a request, and continue with what came after it.
+
+        None means that aiohttp has the request now.
+        """
         self._request = self._task = None
         self._answering = False
         if self._idle is not None and not self._idle.done():
@@ -298,35 +298,24 @@ class ApiConnection(RequestHandler):
             return
         if answer is not None:
             self.transport.write(answer)
-        self._stay_open()
+        self.restart_idle_clock()
         if self._held:
-            # In the next turn: many requests may have been sent ahead, and each be answered at once.
+            # In the next turn: a client may send many requests ahead, and each may be answered at once.
             self._between += self._held
             self._held.clear()
-            self._loop.call_soon(self._look_between, BETWEEN_TURNS_MAX)
-
-    def _stay_open(self) -> None:
-        """Have aiohttp count the idle time of this connection from now on."""
-        self._keepalive = True
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None and self.transport is not None:
-            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            self._loop.call_soon(self._continue_between, BETWEEN_TURNS_MAX)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's signature
-        """Let the request under way be answered, then close."""
+        """Wait for the answer to the request under way, then close."""
         if self._answering:
             self._idle = self._loop.create_future()
             await asyncio.wait((self._idle,), timeout=timeout)
         await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop the clocks. A request under way ends by itself: what it brought counts all the same."""
-        for timer in (self._first, self._slow):
+        """Stop the timers. A request under way ends by itself: the replica still uses what it brought."""
+        for timer in (self._first_timer, self._body_timer):
             if timer is not None:
                 timer.cancel()
-        self._first = self._slow = None
-        waiting = self._task_handler if self._current_request is None else None
+        self._first_timer = self._body_timer = None
         super().connection_lost(exc)
-        if waiting is not None:
-            # A request may have come just before the end; nothing that could answer it is left.
-            waiting.cancel()

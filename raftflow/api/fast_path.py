@@ -22,11 +22,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp.helpers import rfc822_formatted_time
-
 from raftflow.api.admission.load_shedder import QueueClass
 from raftflow.api.figures.request_counts import Operation, now_s
 from raftflow.api.http import problems
+from raftflow.api.http.aiohttp_internals import rfc822_formatted_time
 from raftflow.api.http.problems import ProblemError, from_error
 from raftflow.api.http.requests import LEADER_LOOK_S, LEADER_WAIT_S, UNKNOWN_CLIENT, encode, is_key
 from raftflow.api.routes.agents import answer_poll, poll_answer, read_poll
@@ -181,7 +180,7 @@ class FastPath:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
 
-    def take(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
+    def begin(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
         """Begin to answer what may be held: `send` takes the bytes, now or later. False, with nothing done, if not.
 
         No task is made for it: thousands are held at a time (`coordinator.sessions`, `coordinator.leader_news`).
@@ -241,7 +240,7 @@ class FastPath:
     async def _answer(self, request: RawRequest, body: bytes, client: str = "") -> bytes | None:
         request_id = self._replica.ids.request_id()
         try:
-            await self._shedder.enter(QueueClass.EXPRESS)
+            await self._shedder.enter(QueueClass.FAST_PATH)
             status, headers, content = await self._carry_out(request, body, client)
         except Exception as error:  # noqa: BLE001 - explained
             if isinstance(error, NotLeaderError) and not request.agent:

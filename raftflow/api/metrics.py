@@ -112,14 +112,14 @@ def _add_disk(page: Exposition, call: Request) -> None:
 
 def _add_api(page: Exposition, call: Request) -> None:
     shedder, admission = call.admission.shedder, call.admission
-    page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(admission.doors))
+    page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(admission.connections))
     text = "Connections closed since there were too many, or too much waited on them"
     page.one("raftflow_connections_shed_total", "counter", text, admission.shed)
     page.one("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", shedder.waiting)
-    lines = [((("line", line.name.lower()),), shedder.waiting_in(line)) for line in QueueClass]
-    page.many("raftflow_turnstile_waiting", "gauge", "Steps that wait for a turn of the event loop, by line", lines)
+    waiting = [((("class", queue.name.lower()),), shedder.waiting_for(queue)) for queue in QueueClass]
+    page.many("raftflow_shedder_waiting", "gauge", "Steps that wait for a turn of the event loop, by class", waiting)
     text = "Steps that had to wait for a turn of the event loop"
-    page.one("raftflow_turnstile_waits_total", "counter", text, shedder.waits)
+    page.one("raftflow_shedder_waits_total", "counter", text, shedder.waits)
     text = "CPU time of the longest turn of the event loop in which requests were worked on, since the start"
     page.one("raftflow_turn_seconds_max", "gauge", text, round(shedder.longest_s, 6))
     text = "Requests that were told to come back later since too many waited"

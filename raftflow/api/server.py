@@ -137,21 +137,24 @@ class HttpServer:
         shedder, figures = LoadShedder(), RequestCounts(syncs)
         hosts = Hosts(config, lambda: self.port, replica.peer_urls)
         proof = ForwardingProof(config.secret)
-        self.lane = FastPath(replica, shedder, hosts, figures)
+        self.fast_path = FastPath(replica, shedder, hosts, figures)
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
         forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
         api = Api(replica, forwarder, self.admission, hosts, proof)
+        self._connection_options: dict[str, Any] = {
+            "access_log": None,
+            "logger": _http_log(),
+            "keepalive_timeout": KEEPALIVE_S,
+            "max_line_size": LINE_BYTES_MAX,
+            "max_field_size": LINE_BYTES_MAX,
+            "auto_decompress": False,
+        }
         self._runner = web.AppRunner(
             api.application(),
             handle_signals=False,
-            access_log=None,
-            logger=_http_log(),
-            keepalive_timeout=KEEPALIVE_S,
-            max_line_size=LINE_BYTES_MAX,
-            max_field_size=LINE_BYTES_MAX,
             shutdown_timeout=config.timing.shutdown_ms / 1000,
-            auto_decompress=False,
+            **self._connection_options,
         )
 
     @property
@@ -169,14 +172,12 @@ class HttpServer:
             raise ReplicaFailedError(f"cannot listen at {bind.host}:{bind.port}: {error}") from error
 
     def _connection(self) -> ApiConnection:
-        server = cast("web.Server", self._runner.server)
-        arguments: dict[str, Any] = server._kwargs  # noqa: SLF001 - aiohttp offers no other way to its own handler
         return ApiConnection(
-            server,
+            cast("web.Server", self._runner.server),
             loop=asyncio.get_running_loop(),
             shedder=self.admission.shedder,
-            lane=self.lane,
-            **arguments,
+            fast_path=self.fast_path,
+            **self._connection_options,
         )
 
     async def stop(self) -> None:

@@ -75,12 +75,12 @@ async def test_half_open_handshakes_count_and_end(
     monkeypatch.setattr(listener, "HANDSHAKE_S", 0.3)
     door, trusting, until = tls_door
     sockets = dial(door, 5, data)
-    await until(lambda: len(door.admission.openings) == 5)
+    await until(lambda: len(door.admission.handshakes) == 5)
     assert await ask(door, trusting) == 200
     for sock in sockets:
         assert await closed(sock)
         sock.close()
-    await until(lambda: not door.admission.openings)
+    await until(lambda: not door.admission.handshakes)
     assert await ask(door, trusting) == 200
 
 
@@ -95,16 +95,16 @@ async def test_what_is_no_handshake_is_closed_at_once(tls_door: Any) -> None:
         [sock] = dial(door, 1, data)
         assert await closed(sock)
         sock.close()
-    await until(lambda: not door.admission.openings)
+    await until(lambda: not door.admission.handshakes)
     assert await ask(door, trusting) == 200
 
 
 async def test_half_open_handshakes_leave_room(tls_door: Any) -> None:
     door, trusting, until = tls_door
-    door.admission.limit(20)
+    door.admission.set_connections_max(20)
     sockets = dial(door, 60, client_hello())
     await until(lambda: door.admission.shed >= 50)
-    assert len(door.admission.openings) <= 10
+    assert len(door.admission.handshakes) <= 10
     assert await ask(door, trusting) == 200
     for sock in sockets:
         sock.close()
@@ -113,7 +113,7 @@ async def test_half_open_handshakes_leave_room(tls_door: Any) -> None:
 async def test_the_end_of_the_server_ends_handshakes(tls_door: Any) -> None:
     door, _, until = tls_door
     [sock] = dial(door)
-    await until(lambda: len(door.admission.openings) == 1)
+    await until(lambda: len(door.admission.handshakes) == 1)
     await asyncio.wait_for(door.stop(), 5)
     assert await closed(sock)
     sock.close()
@@ -144,7 +144,7 @@ async def test_without_descriptors_the_port_stays_bound_and_the_loop_rests(
 
 
 async def test_many_silent_connections_keep_nobody_out(one: Any) -> None:
-    one.server.admission.limit(10)
+    one.server.admission.set_connections_max(10)
     sockets = dial(one.server, 100)
     halves = dial(one.server, 20, b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n")
     bodies = dial(
@@ -159,7 +159,7 @@ async def test_many_silent_connections_keep_nobody_out(one: Any) -> None:
             session.get(f"{one.url}/healthz") as answer,
         ):
             assert answer.status == 200, number
-    assert len(one.server.admission.doors) <= 10
+    assert len(one.server.admission.connections) <= 10
     for sock in (*sockets, *halves, *bodies):
         sock.close()
 

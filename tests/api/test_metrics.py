@@ -116,7 +116,7 @@ async def test_requests_are_counted_on_both_ways_by_operation_and_status(one: An
 
 
 async def test_the_lane_counts_what_it_answers(one: Any) -> None:
-    from tests.api.test_express import poll, wire_to
+    from tests.api.test_fast_path import poll, wire_to
 
     incarnation = await one.register()
     async with wire_to(one) as wire:
@@ -125,7 +125,7 @@ async def test_the_lane_counts_what_it_answers(one: Any) -> None:
             assert (await wire.answer())[0] == 200
         wire.send(poll(99, 3))
         assert (await wire.answer())[0] == 409
-    assert one.server.lane.taken == 3
+    assert one.server.fast_path.taken == 3
     seen = {key: sum(one.counts) for key, one in one.server.admission.figures.requests.items()}
     operation = ("POST", "/v1/agents/{id}/poll")
     assert (seen[operation, 200], seen[operation, 409]) == (2, 1)
@@ -136,11 +136,11 @@ async def test_waits_at_the_shedder_are_counted(one: Any) -> None:
 
     shedder = one.server.admission.shedder
     before = shedder.waits
-    shedder._left = 0
+    shedder._steps_left = 0
     await shedder.enter(QueueClass.ORDINARY)
     assert shedder.waits == before + 1
     page = await page_of(one)
-    assert 'raftflow_turnstile_waiting{line="ordinary"} 0' in page
+    assert 'raftflow_shedder_waiting{class="ordinary"} 0' in page
 
 
 @pytest.mark.parametrize(("seconds", "place"), [(0.0, 0), (0.001, 0), (0.0011, 1), (10.0, 9), (11.0, 10)])

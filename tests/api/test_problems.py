@@ -237,7 +237,7 @@ async def test_connections_are_bounded(serve: Any) -> None:
     one = await serve(limits=Limits(connections=2))
     assert (await one.get("/healthz")).status == 200
     reader, second = await asyncio.open_connection("127.0.0.1", one.server.port)
-    await one.until(lambda: len(one.server.admission.doors) == 2)
+    await one.until(lambda: len(one.server.admission.connections) == 2)
     _, third = await asyncio.open_connection("127.0.0.1", one.server.port)
     with contextlib.suppress(ConnectionResetError):
         assert await asyncio.wait_for(reader.read(), 5) == b"", "the one that never said anything has to go"

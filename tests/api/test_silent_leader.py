@@ -31,7 +31,7 @@ async def test_the_question_is_held_until_leadership_moves(trio: Any) -> None:
     everybody = [leader, *cluster.followers()]
     for one in everybody:
         await one.until(lambda one=one: one.replica.leader_notice().leader is not None)
-    lane = sum(one.server.lane.taken for one in everybody)
+    lane = sum(one.server.fast_path.taken for one in everybody)
     asked = [asyncio.ensure_future(one.get(f"/v1/leader?term={term}&wait_ms=30000")) for one in everybody]
     for one in everybody:
         await one.until(lambda one=one: one.replica.news.count == 1)
@@ -40,7 +40,7 @@ async def test_the_question_is_held_until_leadership_moves(trio: Any) -> None:
         told = [(await answer).json for answer in asked]
     assert {answer["term"] > term for answer in told} == {True}
     assert {answer["leader"] for answer in told} != {leader.config.name}
-    assert sum(one.server.lane.taken for one in everybody) == lane + len(everybody)
+    assert sum(one.server.fast_path.taken for one in everybody) == lane + len(everybody)
 
 
 @pytest.mark.parametrize("query", [f"wait_ms={int(HOLD_MAX_S * 1000) + 1}", "term=-1", "terms=1", "term=1&term=2"])
@@ -59,12 +59,12 @@ async def test_the_lane_answers_what_agents_ask(one: Any) -> None:
         body = await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
         assert head.startswith("http/1.1 200")
         assert b'"leader":"n1"' in body
-    assert one.server.lane.taken == 3
+    assert one.server.fast_path.taken == 3
     for odd in ("term=x&wait_ms=1", "wait_ms=1&term=1", f"term=1&wait_ms={10**8}"):
         writer.write(f"GET /v1/leader?{odd} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)).decode().lower()
         await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
-    assert one.server.lane.taken == 3, "the framework judges these"
+    assert one.server.fast_path.taken == 3, "the framework judges these"
     writer.close()
 
 

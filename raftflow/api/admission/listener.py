@@ -1,11 +1,11 @@
-"""The listening side of the API: accepts within the doorman's bounds, and whatever fails, goes on listening.
+"""The listening side of the API: it accepts connections within the bounds of admission, and survives every failure.
 
-It accepts by itself rather than through the loop's server: a connection counts from when it is accepted, so one that
-never ends its TLS handshake counts too; and no error of `accept`, such as too many open files, unbinds the port or
-keeps the loop busy.
+It accepts connections itself and does not use the loop's server. A connection counts from the moment it is accepted,
+so one that never ends its TLS handshake counts too. No error of `accept`, such as too many open files, unbinds the
+port or keeps the loop busy.
 
-A TLS connection costs nothing but its socket until its first byte is there and looks like the beginning of a
-handshake. Handshakes are begun in turn (`shedder`), for each is a millisecond or so of this thread.
+A TLS connection costs nothing but its socket until its first byte has arrived and looks like the start of a
+handshake. The load shedder starts handshakes in turn, because each costs about a millisecond of this thread.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 HANDSHAKE_S: Final = 5.0
-"""Time for a TLS handshake, from the moment at which the connection is accepted."""
+"""Time for a TLS handshake, from the moment the connection is accepted."""
 BACKLOG: Final = 256
-"""Connections that the kernel keeps until they are accepted."""
+"""Connections that the kernel keeps until the listener accepts them."""
 _ACCEPTS_PER_TURN: Final = 32
 _RETRY_S: Final = 0.1
-_COMPLAINT_S: Final = 10.0
-_HANDSHAKE_BYTE: Final = b"\x16"
+_WARNING_PERIOD_S: Final = 10.0
+_HANDSHAKE_START: Final = b"\x16"
 _PLAIN_REQUEST: Final = re.compile(rb"[A-Z]{3,10} [/*h]")
-_LOOK_BYTES: Final = 16
+_PEEK_BYTES: Final = 16
 _READ_BYTES: Final = 64 * 1024
 
 
 class ApiListener:
-    """Bound sockets, and a task for each accepted connection until the doorman has it."""
+    """Bound sockets, and a task for each accepted connection until admission has it."""
 
     def __init__(self, admission: AdmissionControl, tls: ssl.SSLContext | None) -> None:
         self._admission = admission
         self._tls = tls
         self._sockets: list[socket.socket] = []
         self._retries: set[asyncio.TimerHandle] = set()
-        self._complained_s = float("-inf")
+        self._warned_s = float("-inf")
         self.accept_failed = 0
         """How often connections could not be accepted."""
 
@@ -66,7 +66,7 @@ class ApiListener:
             self._watch(sock)
 
     def close(self) -> None:
-        """Unbind. Connections whose handshake is under way are closed."""
+        """Unbind, and close the connections whose handshake is under way."""
         loop = asyncio.get_running_loop()
         for handle in self._retries:
             handle.cancel()
@@ -74,8 +74,8 @@ class ApiListener:
             loop.remove_reader(sock.fileno())
             sock.close()
         self._sockets.clear()
-        for opening in tuple(self._admission.openings):
-            opening.cancel()
+        for handshake in tuple(self._admission.handshakes):
+            handshake.cancel()
 
     def _watch(self, sock: socket.socket) -> None:
         asyncio.get_running_loop().add_reader(sock.fileno(), self._on_acceptable, sock)
@@ -87,27 +87,27 @@ class ApiListener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._rest(sock, error)
+                self._pause_accepting(sock, error)
                 return
             if self._admission.make_room():
                 self._adopt(accepted)
             else:
                 accepted.close()
 
-    def _rest(self, sock: socket.socket, error: OSError) -> None:
-        """Stop accepting for a moment: descriptors or memory are short, and the port stays bound."""
+    def _pause_accepting(self, sock: socket.socket, error: OSError) -> None:
+        """Stop accepting for a moment: descriptors or memory are short. The port stays bound."""
         self.accept_failed += 1
         loop = asyncio.get_running_loop()
-        if loop.time() - self._complained_s >= _COMPLAINT_S:
-            self._complained_s = loop.time()
+        if loop.time() - self._warned_s >= _WARNING_PERIOD_S:
+            self._warned_s = loop.time()
             _log.warning("connections cannot be accepted: %s", os.strerror(error.errno or 0))
         loop.remove_reader(sock.fileno())
 
-        def again() -> None:
+        def retry() -> None:
             self._retries.discard(handle)
             self._watch(sock)
 
-        handle = loop.call_later(_RETRY_S, again)
+        handle = loop.call_later(_RETRY_S, retry)
         self._retries.add(handle)
 
     def _adopt(self, sock: socket.socket) -> None:
@@ -119,13 +119,13 @@ class ApiListener:
             await self._open(sock)
 
         def opened(task: asyncio.Task[None]) -> None:
-            self._admission.openings.pop(task, None)
-            if not begun:  # given up before its turn came
+            self._admission.handshakes.pop(task, None)
+            if not begun:  # cancelled before it began
                 sock.close()
 
-        opening = asyncio.get_running_loop().create_task(begin())
-        self._admission.openings[opening] = None
-        opening.add_done_callback(opened)
+        handshake = asyncio.get_running_loop().create_task(begin())
+        self._admission.handshakes[handshake] = None
+        handshake.add_done_callback(opened)
 
     async def _open(self, sock: socket.socket) -> None:
         """Hand an accepted socket to the loop, through TLS if that is configured."""
@@ -136,7 +136,7 @@ class ApiListener:
             if self._tls is not None:
                 until_s = loop.time() + HANDSHAKE_S
                 async with asyncio.timeout_at(until_s):
-                    await _readable(sock)
+                    await _wait_readable(sock)
                     _require_tls(sock)
                     await self._admission.shedder.enter(QueueClass.HANDSHAKE)
                 left_s = max(0.1, until_s - loop.time())
@@ -152,20 +152,20 @@ class ApiListener:
 
 
 def _require_tls(sock: socket.socket) -> None:
-    """Raise `ConnectionAbortedError` if what has arrived does not look like the beginning of a handshake.
+    """Raise `ConnectionAbortedError` if what has arrived does not look like the start of a handshake.
 
-    A request in plain HTTP is answered before.
+    A request in plain HTTP gets an answer first.
     """
-    begun = sock.recv(_LOOK_BYTES, socket.MSG_PEEK)
-    if begun[:1] == _HANDSHAKE_BYTE:
+    begun = sock.recv(_PEEK_BYTES, socket.MSG_PEEK)
+    if begun[:1] == _HANDSHAKE_START:
         return
     if _PLAIN_REQUEST.match(begun):
-        sock.recv(_READ_BYTES)  # a socket that is closed with something unread resets, and takes the answer back
+        sock.recv(_READ_BYTES)  # closing a socket with unread data resets it, and the answer is lost
         sock.send(SPEAKS_TLS)
-    raise ConnectionAbortedError("no TLS")
+    raise ConnectionAbortedError("not a TLS handshake")
 
 
-async def _readable(sock: socket.socket) -> None:
+async def _wait_readable(sock: socket.socket) -> None:
     """Return when something has arrived, or the other side has closed."""
     loop = asyncio.get_running_loop()
     arrived: asyncio.Future[None] = loop.create_future()

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import web
-from aiohttp.http import HttpVersion11
 
 from raftflow.api.http import problems
+from raftflow.api.http.aiohttp_internals import HttpVersion11
 from raftflow.api.http.problems import ProblemError
 from raftflow.domain.contract.views import FieldProblem
 from raftflow.domain.values.exact import TWICE, ValueFault, decode_json, find_fault, read_json, twice_fault

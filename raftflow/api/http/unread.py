@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from aiohttp.http_exceptions import LineTooLong
-
 from raftflow.api.http import problems
+from raftflow.api.http.aiohttp_internals import LineTooLong
 from raftflow.api.http.problems import ProblemError
 
 LINE_BYTES_MAX: Final = 8 * 1024

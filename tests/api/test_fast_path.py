@@ -73,7 +73,7 @@ async def test_both_ways_give_the_same_answer(one: Any) -> None:
         for seq, more in ((1, ()), (2, ("X-Request-Id: mine",))):
             wire.send(poll(incarnation, seq, *more))
             answers.append(await wire.answer())
-    assert one.server.lane.taken == 1, "a header that is not plain sends a poll the other way"
+    assert one.server.fast_path.taken == 1, "a header that is not plain sends a poll the other way"
     (status, headers, body), (other_status, other_headers, other_body) = answers
     assert (status, body) == (other_status, other_body)
     assert (status, body["lease_ms"]) == (200, 5_000)
@@ -100,7 +100,7 @@ async def test_refusals_are_the_same_too(one: Any, raw: bytes, status: int, word
         mine = await wire.answer()
         wire.send(raw.replace(b"Host: localhost", b"Host: localhost\r\nAccept-Language: en"))
         other = await wire.answer()
-    assert one.server.lane.taken == 1
+    assert one.server.fast_path.taken == 1
     assert mine[0] == other[0] == status
     assert mine[2] == other[2]
     assert mine[2]["type"].endswith(word)
@@ -117,7 +117,7 @@ async def test_a_poll_may_arrive_in_any_pieces(one: Any) -> None:
             await one.until(lambda: any(each._request for each in one.server._runner.server.connections))
             wire.send(raw[cut:])
             assert (await wire.answer())[0] == 200
-        assert one.server.lane.taken == taken
+        assert one.server.fast_path.taken == taken
     async with wire_to(one) as wire:  # a cut head goes the other way
         for byte in range(len(raw)):
             wire.send(raw[byte : byte + 1])
@@ -169,7 +169,7 @@ async def test_a_request_may_be_there_before_anybody_waits_for_it(one: Any, firs
         transport.written = b""
     made.data_received(poll(incarnation, 1))
     await one.until(lambda: transport.written.startswith(b"HTTP/1.1 200"))
-    assert one.server.lane.taken == 1
+    assert one.server.fast_path.taken == 1
     made.connection_lost(None)
 
 
@@ -198,20 +198,20 @@ async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any,
     made.connection_made(transport)
     made.data_received(look)
     if pieces == 2:
-        await one.until(lambda: bool(made._behind and (made._behind._between or made._behind._request)))
+        await one.until(lambda: bool(made._protocol and (made._protocol._between or made._protocol._request)))
         made.data_received(raw[-1:])
     await one.until(lambda: transport.written.count(b"HTTP/1.1 200") == 2)
-    assert one.server.lane.taken == 1
+    assert one.server.fast_path.taken == 1
     made.connection_lost(None)
 
 
 async def test_a_framework_that_never_waits_gets_what_arrives(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module.ApiConnection, "_is_between", lambda self: bool(self._lane))
+    monkeypatch.setattr(connection_module.ApiConnection, "_is_between_messages", lambda self: bool(self._fast_path))
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1))
         assert (await wire.answer())[0] == 200
-    assert one.server.lane.taken == 0
+    assert one.server.fast_path.taken == 0
 
 
 async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) -> None:
@@ -229,7 +229,7 @@ async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) ->
             assert (await wire.answer())[0] == 400
             wire.send(hidden)  # a connection whose messages came in pieces stays out of the lane
             assert (await wire.answer())[0] == 200
-    assert one.server.lane.taken == 0
+    assert one.server.fast_path.taken == 0
 
 
 @pytest.mark.parametrize("more", ["Transfer-Encoding: chunked", "Content-Length: 0", "Expect: 100-continue", "X : y"])
@@ -238,7 +238,7 @@ async def test_ambiguous_framing_is_left_to_the_framework(one: Any, more: str) -
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1, more))
         await wire.reader.read(12)
-    assert one.server.lane.taken == 0
+    assert one.server.fast_path.taken == 0
 
 
 async def test_the_token_is_asked_for(serve: Any) -> None:
@@ -247,10 +247,10 @@ async def test_the_token_is_asked_for(serve: Any) -> None:
         for more in ((), ("Authorization: Bearer wrong",), ("Authorization: Basic secret-token",)):
             wire.send(poll(1, 1, *more))
             assert (await wire.answer())[0] == 401
-        assert one.server.lane.taken == 0
+        assert one.server.fast_path.taken == 0
         wire.send(poll(1, 1, "Authorization: Bearer secret-token"))
         assert (await wire.answer())[0] == 404
-        assert one.server.lane.taken == 1
+        assert one.server.fast_path.taken == 1
 
 
 async def test_a_poll_that_never_arrives_is_given_up(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ async def test_a_large_poll_is_refused_by_the_framework(serve: Any) -> None:
     async with wire_to(one) as wire:
         wire.send(request(b"x" * 5000))
         status, _, body = await wire.answer()
-    assert (status, body["limit"], one.server.lane.taken) == (413, 4096, 0)
+    assert (status, body["limit"], one.server.fast_path.taken) == (413, 4096, 0)
 
 
 async def test_a_held_poll_is_answered_at_the_end(one: Any) -> None:
@@ -310,7 +310,7 @@ async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
         await leader.until(lambda: leader.replica.poll_service.held == 1)
         assert (await leader.post("/v1/members/transfer", {"to": other.config.name})).status == 200
         status, headers, body = await wire.answer()
-    assert (status, body, leader.server.lane.taken) == (307, None, 1)
+    assert (status, body, leader.server.fast_path.taken) == (307, None, 1)
     assert headers["location"] == f"{other.url}/v1/agents/a1/poll"
 
 
@@ -323,7 +323,7 @@ async def test_a_bug_is_told_with_a_request_id_and_no_more(one: Any, monkeypatch
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1))
         status, headers, body = await wire.answer()
-    assert (status, one.server.lane.taken) == (500, 1)
+    assert (status, one.server.fast_path.taken) == (500, 1)
     assert headers["x-request-id"] in body["detail"]
     assert "secret" not in body["detail"]
 
@@ -334,7 +334,7 @@ async def test_hundreds_of_polls_sent_ahead_are_no_recursion(one: Any) -> None:
         wire.send(b"".join(poll(incarnation, seq) for seq in range(400)))
         for _ in range(400):
             assert (await wire.answer())[0] == 200
-    assert one.server.lane.taken == 400
+    assert one.server.fast_path.taken == 400
 
 
 async def test_a_follower_says_where_the_leader_is(trio: Any) -> None:
@@ -345,7 +345,7 @@ async def test_a_follower_says_where_the_leader_is(trio: Any) -> None:
     async with wire_to(follower) as wire:
         wire.send(poll(incarnation, 1))
         status, headers, _ = await wire.answer()
-    assert (status, follower.server.lane.taken) == (307, 0)
+    assert (status, follower.server.fast_path.taken) == (307, 0)
     assert headers["location"].endswith("/v1/agents/a1/poll")
 
 
@@ -370,7 +370,7 @@ async def test_a_submission_goes_either_way_and_is_done_once(one: Any) -> None:
         for more in ((), (OTHER_WAY,), ()):
             wire.send(submission(WORKFLOW, "Idempotency-Key: k1", *more))
             answers.append(await wire.answer())
-    assert one.server.lane.taken == 2
+    assert one.server.fast_path.taken == 2
     first = answers[0]
     assert first[0] == 201
     assert first[1]["location"] == f"/v1/workflows/{first[2]['id']}".lower()
@@ -394,7 +394,7 @@ async def test_a_submission_is_refused_alike_both_ways(one: Any, body: bytes, st
         mine = await wire.answer()
         wire.send(submission(body, OTHER_WAY))
         other = await wire.answer()
-    assert one.server.lane.taken == 1
+    assert one.server.fast_path.taken == 1
     assert mine[0] == other[0] == status
     assert mine[2] == other[2]
     assert mine[2]["type"].endswith(word)
@@ -408,7 +408,7 @@ async def test_what_is_odd_about_a_submission_is_judged_by_the_framework(one: An
     async with wire_to(one) as wire:
         wire.send(submission(WORKFLOW, more))
         await wire.answer()
-    assert one.server.lane.taken == 0
+    assert one.server.fast_path.taken == 0
 
 
 async def test_a_submission_in_pieces_is_left_to_the_framework(one: Any) -> None:
@@ -418,14 +418,14 @@ async def test_a_submission_in_pieces_is_left_to_the_framework(one: Any) -> None
         await one.until(lambda: any(each._current_request for each in one.server._runner.server.connections))
         wire.send(raw[-5:])
         assert (await wire.answer())[0] == 201
-    assert one.server.lane.taken == 0
+    assert one.server.fast_path.taken == 0
 
 
 async def test_a_submission_whose_leader_steps_down_is_passed_on(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leadership is lost between reading the request and proposing it: the framework passes it on."""
     cluster = await trio()
     old = await cluster.leader()
-    step_down = old.server.lane.answer
+    step_down = old.server.fast_path.answer
 
     async def answer(request: Any, body: bytes, address: str) -> bytes | None:
         assert await old.replica.hand_over()
@@ -433,7 +433,7 @@ async def test_a_submission_whose_leader_steps_down_is_passed_on(trio: Any, monk
         await old.until(lambda: old.replica.find_leader() is not None)
         return await step_down(request, body, address)
 
-    monkeypatch.setattr(old.server.lane, "answer", answer)
+    monkeypatch.setattr(old.server.fast_path, "answer", answer)
     async with wire_to(old) as wire:
         wire.send(submission(WORKFLOW, "Idempotency-Key: k1"))
         status, headers, body = await wire.answer()

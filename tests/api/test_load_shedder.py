@@ -37,7 +37,7 @@ async def turns_of(shedder: LoadShedder, steps: int, line: QueueClass, cost_s: f
         taken[-1] += 1
 
     for _ in range(steps):
-        assert shedder.line_up(line, step)
+        assert shedder.enqueue(line, step)
     while sum(taken) < steps:
         await asyncio.sleep(0)
         taken.append(0)
@@ -47,8 +47,8 @@ async def turns_of(shedder: LoadShedder, steps: int, line: QueueClass, cost_s: f
 async def test_a_turn_has_room_for_so_many_steps_and_no_more() -> None:
     clock = Clock()
     shedder = LoadShedder(clock)
-    assert all(shedder.at_once(QueueClass.ORDINARY) for _ in range(STEPS_MAX))
-    assert not shedder.at_once(QueueClass.ORDINARY), "the others wait for the next turn"
+    assert all(shedder.try_enter(QueueClass.ORDINARY) for _ in range(STEPS_MAX))
+    assert not shedder.try_enter(QueueClass.ORDINARY), "the others wait for the next turn"
     counts = await turns_of(shedder, 200, QueueClass.ORDINARY, 0.0, clock)
     assert max(counts) == STEPS_MAX
 
@@ -66,13 +66,13 @@ async def test_turns_that_take_long_get_fewer_steps_and_recover() -> None:
 async def test_nobody_waits_behind_all_of_another_kind() -> None:
     shedder = LoadShedder(Clock())
     order: list[QueueClass] = []
-    for line in (QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.EXPRESS):
+    for line in (QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.FAST_PATH):
         for _ in range(100):
-            shedder.line_up(line, lambda line=line: order.append(line))  # type: ignore[misc]
+            shedder.enqueue(line, lambda line=line: order.append(line))  # type: ignore[misc]
     await passes(50)
     first = order[:STEPS_MAX]
-    assert {QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.EXPRESS} == set(first)
-    assert first.count(QueueClass.EXPRESS) == 2 * first.count(QueueClass.REFUSED), (
+    assert {QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.FAST_PATH} == set(first)
+    assert first.count(QueueClass.FAST_PATH) == 2 * first.count(QueueClass.REFUSED), (
         "what will be refused has the fewest turns"
     )
 
@@ -81,22 +81,22 @@ async def test_without_a_line_nobody_waits_and_nothing_goes_on_turning() -> None
     shedder = LoadShedder(Clock())
     await asyncio.wait_for(shedder.enter(QueueClass.ORDINARY), 1)
     await passes()
-    assert not shedder._turning
+    assert not shedder._turn_scheduled
     assert shedder.waiting == 0
 
 
 async def test_a_full_line_refuses_and_whoever_goes_away_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.WAITING_MAX, QueueClass.ORDINARY, 3)
     shedder = LoadShedder(Clock())
-    monkeypatch.setattr(shedder, "_keep_turning", lambda: None)
-    while shedder.at_once(QueueClass.ORDINARY):
+    monkeypatch.setattr(shedder, "_schedule_turn", lambda: None)
+    while shedder.try_enter(QueueClass.ORDINARY):
         pass
     waiting = [asyncio.ensure_future(shedder.enter(QueueClass.ORDINARY)) for _ in range(4)]
     await asyncio.sleep(0)
     assert shedder.waiting == 3
     waiting[1].cancel()
     await asyncio.sleep(0)
-    shedder._turn()
+    shedder._run_turn()
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [type(None), asyncio.CancelledError, type(None), ProblemError]
     assert isinstance(results[3], ProblemError)
@@ -165,7 +165,7 @@ async def test_a_call_waits_for_its_turn_and_is_told_when_too_many_do(
 async def test_what_will_be_refused_waits_in_a_line_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = await serve(token="0123456789abcdef")
     lines: list[QueueClass] = []
-    monkeypatch.setattr(one.server.admission.shedder, "at_once", lambda line: lines.append(line) or True)
+    monkeypatch.setattr(one.server.admission.shedder, "try_enter", lambda line: lines.append(line) or True)
     assert (await one.get("/v1/workflows")).status == 401
     good = {"Authorization": "Bearer 0123456789abcdef"}
     assert (await one.get("/v1/nothing", headers=good)).status == 404

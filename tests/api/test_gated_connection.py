@@ -65,14 +65,17 @@ class Behind(asyncio.Protocol):
         self.waiting = True
         self.on_resume: Any = None
 
-    def take(self, data: bytes) -> bytes:
+    def ingest(self, data: bytes) -> bytes:
         self.data += data[: self.step]
         return data[self.step :]
 
-    def is_full(self) -> bool:
+    def may_read_socket(self) -> bool:
+        return not self._reading_paused
+
+    def is_reading_paused(self) -> bool:
         return self._reading_paused
 
-    def waits_for_client(self) -> bool:
+    def is_waiting_for_client(self) -> bool:
         return self.waiting
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,7 +102,7 @@ class House:
 
     def crowd(self) -> None:
         """Use up this turn."""
-        while self.shedder.at_once(QueueClass.DATA):
+        while self.shedder.try_enter(QueueClass.DATA):
             pass
 
 
@@ -111,7 +114,7 @@ async def test_a_connection_costs_nothing_until_something_arrives() -> None:
     assert [behind.data for behind in house.made] == [b"GET /"]
     door.connection_lost(None)
     assert house.made[0].lost
-    assert not house.admission.doors
+    assert not house.admission.connections
 
 
 async def test_in_a_crowd_a_socket_is_not_read_until_it_is_its_turn() -> None:
@@ -187,8 +190,8 @@ async def test_one_connection_too_many_pushes_out_the_oldest_silent_one(serve: A
     one = await serve()
     admission = one.server.admission
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
-    await one.until(lambda: len(admission.doors) == 1)
-    admission.limit(1)
+    await one.until(lambda: len(admission.connections) == 1)
+    admission.set_connections_max(1)
     other, its = await asyncio.open_connection("127.0.0.1", one.server.port)
     assert await asyncio.wait_for(reader.read(), 5) == b"", "the first one had to go"
     assert admission.shed == 1
@@ -201,9 +204,9 @@ async def test_one_connection_too_many_pushes_out_the_oldest_silent_one(serve: A
 async def test_silent_connections_end_with_the_server(serve: Any) -> None:
     one = await serve()
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
-    await one.until(lambda: len(one.server.admission.doors) == 1)
+    await one.until(lambda: len(one.server.admission.connections) == 1)
     await asyncio.wait_for(one.stop(), 5)
-    assert not one.server.admission.doors
+    assert not one.server.admission.connections
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
 
@@ -217,9 +220,9 @@ async def test_who_waits_for_an_answer_is_not_pushed_out() -> None:
         behind.waiting = False
     assert not house.admission.make_room(), "both have a request under way"
     house.made[1].waiting = True
-    first, second = house.admission.doors
+    first, second = house.admission.connections
     assert house.admission.make_room()
-    assert list(house.admission.doors) == [first]
+    assert list(house.admission.connections) == [first]
     assert second._transport.aborted
 
 
@@ -265,7 +268,7 @@ async def test_a_client_that_does_not_read_is_not_read_and_given_up(monkeypatch:
     assert not transport.aborted, "it has read a part"
     await asyncio.sleep(0.05)
     assert transport.aborted
-    assert not house.admission.doors
+    assert not house.admission.connections
     assert house.admission.unread_bytes == 0
 
 

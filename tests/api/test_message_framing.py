@@ -134,7 +134,7 @@ async def test_bytes_that_are_odd_are_judged_alike_both_ways(one: Any) -> None:
             elif status >= 400:
                 assert b"application/problem+json" in answer, (name, answer)
     assert not wrong
-    assert one.server.lane.taken >= 2, "the lane takes what is right"
+    assert one.server.fast_path.taken >= 2, "the lane takes what is right"
 
 
 async def test_connect_is_refused_and_closed(one: Any) -> None:

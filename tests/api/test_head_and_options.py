@@ -12,7 +12,7 @@ import pytest
 
 from raftflow.api.app import ROUTES
 from raftflow.api.http.problems import CONTENT_TYPE
-from tests.api.test_bytes import exchange, status_of
+from tests.api.test_message_framing import exchange, status_of
 from tests.api.test_tls import make_certificate, with_tls
 
 WORK = {"id": "a", "command": ["true"]}

@@ -32,9 +32,13 @@ def private_attributes_of_others(file: Path) -> Iterator[str]:
     tree = ast.parse(file.read_text())
     own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _is_self(node.value)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr) and not _is_self(node.value):
-            if node.attr not in own:
-                yield f"{file.name}:{node.lineno}: {node.attr}"
+        if (
+            isinstance(node, ast.Attribute)
+            and re.match(r"_[a-z]", node.attr)
+            and not _is_self(node.value)
+            and node.attr not in own
+        ):
+            yield f"{file.name}:{node.lineno}: {node.attr}"
 
 
 def _is_self(node: ast.expr) -> bool:

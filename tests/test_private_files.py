@@ -12,8 +12,9 @@ import pytest
 
 from raftflow import private_files
 from raftflow.agent import config as agent_config
-from raftflow.client import UsageError, transport
+from raftflow.client import UsageError
 from raftflow.client import settings as client_settings
+from raftflow.client.http.session import load_certificates
 from raftflow.coordinator.config import replica_config as coordinator_config
 from raftflow.coordinator.config.settings import ConfigError
 from raftflow.private_files import PrivateFileError, read_token
@@ -65,7 +66,7 @@ def in_cert(folder: Path, key: Path, which: str) -> str:
 
 def load_client_key(path: Path) -> None:
     try:
-        transport._ssl_context(None, path, path)
+        load_certificates(None, path, path)
     except UsageError as error:
         if "key file" in str(error):
             raise  # else it is a private file, which is no key

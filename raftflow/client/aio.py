@@ -12,9 +12,10 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout, WorkflowFailed
+from raftflow.client.http.calls import ApiCall, new_key
 from raftflow.client.overview import ClusterStatus, Heard, best_members, down, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
-from raftflow.client.transport import ApiCall, Transport, new_key
+from raftflow.client.transport import Transport
 from raftflow.domain.contract.views import (
     AgentList,
     AgentView,

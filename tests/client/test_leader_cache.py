@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from raftflow.client import AsyncClient
-from raftflow.client.leader_cache import LeaderCache, default_folder
+from raftflow.client.http.leader_cache import LeaderCache, default_folder
 
 PEERS = ["http://a:1", "http://b:2", "http://c:3"]
 AGENTS = ("GET", "/v1/agents")

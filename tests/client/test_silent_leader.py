@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from raftflow.client import AsyncClient, Unreachable
-from raftflow.client.transport import HEDGE_S, ApiCall
+from raftflow.client.http.calls import ApiCall
+from raftflow.client.http.hedge import HEDGE_S
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}
 CREATED = {"id": "wf-1"}

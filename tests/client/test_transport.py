@@ -21,8 +21,9 @@ from raftflow.client import (
     Unreachable,
     UsageError,
 )
-from raftflow.client import transport as transport_module
-from raftflow.client.transport import ApiCall, Transport
+from raftflow.client.http import responses as responses_module
+from raftflow.client.http.calls import ApiCall
+from raftflow.client.transport import Transport
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}
 CREATED = {"id": "wf-1", "warnings": ["w"], "new_field": 1}
@@ -256,7 +257,7 @@ async def test_an_answer_is_never_inflated(replicas: list[Any], make: Any) -> No
 
 
 async def test_a_problem_is_small(replicas: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "PROBLEM_BYTES_MAX", 1_000)
+    monkeypatch.setattr(responses_module, "PROBLEM_BYTES_MAX", 1_000)
     one = replicas[0]
     one.routes["GET", "/v1/agents"] = lambda _request: web.Response(status=400, body=b" " * 1_001)
     async with AsyncClient([one.url]) as client:

@@ -151,7 +151,7 @@ def given_flags() -> dict[str, Any]:
 def connect() -> Client:
     """Return a client for the cluster that flags, environment or file name. Raises `click.UsageError`."""
     from raftflow.client import Client  # noqa: PLC0415 - heavy
-    from raftflow.client.leader_cache import default_folder  # noqa: PLC0415
+    from raftflow.client.http.leader_cache import default_folder  # noqa: PLC0415
 
     settings = resolve(given_flags(), os.environ)
     timeout_s = settings.pop("request_timeout", None)

@@ -6,7 +6,7 @@ nothing, nor does one whose workflow may start no more of its tasks.
 
 First round, tasks that can run at once: the agent with the best score (`scores.py`). An agent whose queue is not
 empty takes none: what it gets would join the queue, and passing its queue would let large tasks starve. An agent that
-is reserved for a shape takes nothing else (`queue/reserve.py`).
+is reserved for a shape takes nothing else (`reserve.py`).
 
 Second round, prefetch: what could run nowhere now waits where it can start without a round trip. A task joins the
 queue in which it waits least among those that suit it, so queues grow evenly. It joins none in which less urgent

@@ -44,7 +44,7 @@ class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     budgets: Mapping[str, int] = NO_BUDGETS
     """How many tasks may be placed now of each workflow that limits itself."""
     reserved: Mapping[str, Shape] = NO_RESERVATIONS
-    """Agents that are kept for a shape which could nowhere run for long; see `queue/reserve.py`."""
+    """Agents that are kept for a shape which could nowhere run for long; see `reserve.py`."""
 
 
 def has_room(room: AgentRoom) -> bool:

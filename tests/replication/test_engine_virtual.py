@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 SNAPSHOT_BEGIN = 9
-"""The kind of its frame (wire.py)."""
+"""The kind of its frame (messages/wire.py)."""
 
 
 def on_virtual_loop(test: Callable) -> Callable:

@@ -1,7 +1,7 @@
 """The audit file: one checksummed record for every command that this replica applied, append-only.
 
 ```
-DIR/audit-<number>-<first index>.log      segments, oldest first (audit_frames.py)
+DIR/audit-<number>-<first index>.log      segments, oldest first (frames.py)
 DIR/anchor                                where the file begins, once its oldest segments were dropped
 ```
 

@@ -1,7 +1,7 @@
 """The guard: the transport that stands between PySyncObj and the network and makes it keep Raft's promises.
 
 Every message passes here in both directions. The rules repair what the library gets wrong (DESIGN.md tells the
-history behind each; tests/replication/test_histories.py replays them with the rule on and off):
+history behind each; tests/replication/test_histories_guard.py replays them with the rule on and off):
 
     T1  acknowledgements carry their term; those of another term are dropped
     T2  entries that the log already holds are never truncated; truncating a committed one stops the replica

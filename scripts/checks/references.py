@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Every file that pages, docstrings and comments mention exists.
+
+A mention is `path/file.py` or `path/page.md`, or a script. It names a file when it is the end of the file's path. A
+name without a folder has to be in the package of the file that mentions it, or lie at the top of raftflow or of the
+tree; tests and pages may be anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from sources import ROOT, listed, prose, report
+
+MENTION = re.compile(r"(?<![\w/.{}$*<-])((?:[\w.-]+/)*\w[\w-]*\.(?:py|md)|scripts/[\w/]+)(?![\w*/{])")
+
+EXAMPLES = {
+    "x.py", "jobs.py", "submit.py", "train.py", "fetch.py", "orjson.py", "path/file.py", "path/page.md",
+    "peers/NAME_peer.py",
+}  # fmt: skip
+"""Names that stand for files of users, or for any file."""
+
+
+def package(name: str) -> str:
+    """Return the folder below raftflow, or the first folder, that a file lies in."""
+    parts = PurePosixPath(name).parts
+    return "/".join(parts[:2]) if parts[0] == "raftflow" and len(parts) > 2 else parts[0] if len(parts) > 1 else ""
+
+
+def exists(mention: str, mentioned_in: str, files: list[str]) -> bool:
+    """Tell whether a mention in a file names a file."""
+    ends = [name for name in files if name == mention or name.endswith("/" + mention)]
+    if "/" in mention or mention.startswith("test_") or mention.endswith(".md"):
+        return bool(ends) or any(name.startswith(mention.rstrip("/") + "/") for name in files)
+    return any(package(name) in {package(mentioned_in), "raftflow", ""} for name in ends)
+
+
+def faults(root: Path) -> Iterator[str]:
+    """Yield each mention of a file that does not exist."""
+    files = listed(root, "*")
+    for file in listed(root, "*.md", "raftflow/*.py", "tests/*.py", "scripts/*.py"):
+        code = False
+        for line, text in prose(root, file):
+            code ^= file.endswith(".md") and text.startswith("```")
+            if code:
+                continue
+            for match in MENTION.finditer(text):
+                if match[1] not in EXAMPLES and not exists(match[1], file, files):
+                    yield f"{file}:{line + text.count(chr(10), 0, match.start())}: there is no file {match[1]}"
+
+
+if __name__ == "__main__":
+    sys.exit(report(faults(ROOT)))

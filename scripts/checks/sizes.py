@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Folders and files of raftflow stay small: 14 modules a folder, 500 lines a file, half of all files below 200."""
+
+from __future__ import annotations
+
+import collections
+import statistics
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+
+from sources import ROOT, listed, report
+
+MODULES_MAX = 14
+LINES_MAX = 500
+MEDIAN_MAX = 200
+
+LONG = {
+    "raftflow/client/aio.py",
+    "raftflow/client/transport.py",
+    "raftflow/coordinator/replica.py",
+    "raftflow/domain/contract/views.py",
+    "raftflow/agent/launcher/process.py",
+    "raftflow/local/cluster.py",
+    "raftflow/machine/commands/attempts.py",
+    "raftflow/machine/read/queries.py",
+    "raftflow/replication/engine.py",
+    "raftflow/simulation/checkers/checks.py",
+    "raftflow/simulation/mutation/patches.py",
+    "raftflow/simulation/world/agents.py",
+    "raftflow/simulation/world/cluster.py",
+}
+"""Files that are still too long; the list must become empty."""
+
+
+def faults(root: Path, long: Collection[str]) -> Iterator[str]:
+    """Yield each folder and each file that is too large."""
+    folders: collections.Counter[str] = collections.Counter()
+    sizes: list[int] = []
+    for name in listed(root, "raftflow/*.py"):
+        if PurePosixPath(name).name == "__init__.py":
+            continue
+        folders[str(PurePosixPath(name).parent)] += 1
+        lines = len((root / name).read_text(encoding="utf-8").splitlines())
+        sizes.append(lines)
+        if lines > LINES_MAX and name not in long:
+            yield f"{name}: {lines} lines, at most {LINES_MAX}; split it by concern"
+    for folder, modules in folders.items():
+        if modules > MODULES_MAX:
+            yield f"{folder}: {modules} modules, at most {MODULES_MAX}; make rooms by concern"
+    if sizes and (median := statistics.median(sizes)) >= MEDIAN_MAX:
+        yield f"raftflow: the median file has {median:.0f} lines, it must have fewer than {MEDIAN_MAX}"
+
+
+if __name__ == "__main__":
+    sys.exit(report(faults(ROOT, LONG)))

@@ -348,7 +348,7 @@ class AsyncClient:
         """Take an agent that is lost or left out of the list. Raises `Conflict` while it is present."""
         await self._post(f"/v1/agents/{_part(name)}/forget", ForgottenAgent)
 
-    # --- the books
+    # --- ledger and audit
 
     async def ledger(self, *, stale: bool = False) -> LedgerView:
         """Return the account of every agent; `stale` takes any replica's own view without asking the leader."""

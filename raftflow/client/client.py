@@ -222,7 +222,7 @@ class Client:
         """Take an agent that is lost or left out of the list. Raises `Conflict` while it is present."""
         self._run(self._client.forget_agent(name))
 
-    # --- the books
+    # --- ledger and audit
 
     def ledger(self, *, stale: bool = False) -> LedgerView:
         """Return the account of every agent; `stale` takes any replica's own view without asking the leader."""

@@ -8,8 +8,8 @@ the log (`DIR/members`): the configuration file only bootstraps.
     command    10 | MessagePack [format, voters, learners, removed]      a member is [name, peer address, API url]
 
 The library knows nothing of this: its own membership code never runs. A command of type 10 is skipped when it is
-applied, and its sets of nodes are set from here (raft/library.py). Only voters count for majorities. A learner is fed and
-does not count. Removed names are remembered for ever: a name is never used again.
+applied, and its sets of nodes are set from here (raft/library.py). Only voters count for majorities. A learner gets
+entries and does not count. Removed names are remembered for ever: a name is never used again.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from sources import report
 LEFT = {
     "raftflow.api.http.requests",
     "raftflow.machine.tables.state",
+    "raftflow.replication.replica.parts",
     "raftflow.simulation.world.agents",
     "raftflow.simulation.world.cluster",
 }

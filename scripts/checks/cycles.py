@@ -11,6 +11,7 @@ from sources import report
 
 LEFT = {
     "raftflow.api.http.requests",
+    "raftflow.coordinator.sessions.poll",
     "raftflow.machine.tables.state",
     "raftflow.replication.replica.parts",
     "raftflow.simulation.world.agents",

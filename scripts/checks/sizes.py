@@ -19,6 +19,7 @@ LONG = {
     "raftflow/client/aio.py",
     "raftflow/client/transport.py",
     "raftflow/coordinator/replica.py",
+    "raftflow/coordinator/sessions/poll_service.py",
     "raftflow/domain/contract/views.py",
     "raftflow/agent/launcher/process.py",
     "raftflow/local/cluster.py",

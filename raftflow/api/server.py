@@ -36,7 +36,7 @@ from raftflow.coordinator.replica import (
     ReplicaRefusedError,
     ReplicaRemovedError,
 )
-from raftflow.replication.files import RealFileSystem
+from raftflow.replication.real_files import RealFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.members.births import Neighbours
-from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.net import tls
 from raftflow.replication.net.links import StreamLinks
 

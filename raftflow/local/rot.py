@@ -16,11 +16,11 @@ from typing import Final
 from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.audit.frames import AuditError, Frame
 from raftflow.replication.errors import LogFailedError
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.members.identity import DataDir
-from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.members.membership import Membership, load_first
 from raftflow.replication.messages import envelope
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage import records
 from raftflow.replication.storage.recovery import Image, recover
 from raftflow.replication.storage.segments import Scan, read_segment

@@ -22,8 +22,8 @@ from raftflow.replication.errors import NoQuorumError
 from raftflow.replication.log import LogStatus, Outcome, Rejected, Stamp, Unknown
 from raftflow.replication.members.membership import NotReadyError
 from raftflow.replication.messages import envelope
-from raftflow.replication.raft.guard import NO_RULES, Rule
 from raftflow.replication.raft.roles import RoleTracker
+from raftflow.replication.raft.rules import NO_RULES, Rule
 from raftflow.replication.replica.lifecycle import Lifecycle
 from raftflow.replication.replica.parts import ReplicaParts
 from raftflow.replication.replica.status import current_status, status_before_start

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
-from raftflow.replication.raft.guard import NO_RULES, Rule
+from raftflow.replication.raft.rules import NO_RULES, Rule
 from raftflow.simulation.nemesis.faults import KINDS
 from raftflow.simulation.world.machine_health import SICK_SHARE
 

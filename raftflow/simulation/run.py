@@ -17,7 +17,7 @@ import msgspec
 
 from raftflow.coordinator import replica as coordinator_replica
 from raftflow.domain.features import LEVEL
-from raftflow.replication.raft.guard import NO_RULES
+from raftflow.replication.raft.rules import NO_RULES
 from raftflow.simulation.checkers.checks import RunHistory, Violation
 from raftflow.simulation.load.bursts import Bursts
 from raftflow.simulation.load.clients import SimClient

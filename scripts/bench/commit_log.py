@@ -23,9 +23,9 @@ import uvloop
 
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.log import Applied, Role
 from raftflow.replication.net.links import StreamLinks
+from raftflow.replication.real_files import RealFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from raftflow.replication.files import RealFileSystem
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage.journal import Journal
 
 COMMAND = b"x" * 200

@@ -18,8 +18,8 @@ from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.features import LEVEL
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.memory import MemoryLog
+from raftflow.replication.real_files import RealFileSystem
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 

@@ -9,8 +9,8 @@ import pytest
 
 from raftflow.client.errors import NotFound
 from raftflow.local.cluster import LocalCluster, LocalClusterError
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.members.starts import Starts
+from raftflow.replication.real_files import RealFileSystem
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -18,11 +18,11 @@ from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.log import Role
 from raftflow.replication.members.membership import MemberInfo, Membership
 from raftflow.replication.members.starts import ReplicaStart, Seen
 from raftflow.replication.net.links import StreamLinks
+from raftflow.replication.real_files import RealFileSystem
 
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER, NAME, PEERS = "golden", "n1", ("n2", "n3")

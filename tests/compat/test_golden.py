@@ -28,13 +28,14 @@ from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, PIECES_L
 from raftflow.machine.machine import Machine
 from raftflow.machine.snapshot import stream
 from raftflow.replication.errors import LogFailedError
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.members import membership
 from raftflow.replication.members.birth_file import Mark, MarkFile
 from raftflow.replication.members.identity import DataDir, read_identity
-from raftflow.replication.members.introductions import Introducer, Introduction
+from raftflow.replication.members.introducer import Introducer
+from raftflow.replication.members.introductions import Introduction
 from raftflow.replication.members.starts import ReplicaStart, Seen, Starts
 from raftflow.replication.messages import envelope
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.snapshot_store import SnapshotStore
 

@@ -16,8 +16,8 @@ from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent, S
 from raftflow.domain.contract.views import PollRequest, PollResponse, ReportedEnd
 from raftflow.domain.features import LEVEL
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.memory import MemoryLog
+from raftflow.replication.real_files import RealFileSystem
 
 
 class FakeClock:

@@ -18,7 +18,7 @@ from raftflow.coordinator.audit.frames import GAP, AuditError, Frame, decode_gap
 from raftflow.coordinator.audit.verify import verify_audit
 from raftflow.domain.contract.views import AuditRecord
 from raftflow.machine.rules.audit_chain import CHAIN_START, seal
-from raftflow.replication.files import RealFileSystem
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 

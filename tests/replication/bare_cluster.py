@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from raftflow.replication.members.membership import Membership
 from raftflow.replication.messages import envelope
-from raftflow.replication.raft.guard import NO_RULES, GuardedTransport, Rule
-from raftflow.replication.raft.library import LibraryFailure, Raft, RaftTiming, SnapshotPort, use_clock
+from raftflow.replication.raft.guard import GuardedTransport
+from raftflow.replication.raft.library import Raft, use_clock
+from raftflow.replication.raft.library_types import LibraryFailure, RaftTiming
+from raftflow.replication.raft.rules import NO_RULES, Rule
+from raftflow.replication.raft.snapshot_port import SnapshotPort
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from raftflow.replication.raft.library import Entry, Message
+    from raftflow.replication.raft.library_types import Entry, Message
 
 TIMING = RaftTiming(election_min_s=1000, election_max_s=2000, heartbeat_s=0.5, fallback_s=9000)
 
@@ -139,14 +142,14 @@ class Node:
             return
         sender = self.cluster.nodes[peer]
         sender.guard.end_snapshot(self.name)
-        if not self.guard.follows(peer, message["term"]):
+        if not self.guard.follower.follows(peer, message["term"]):
             return
         _words, last, _previous, _members = message["snapshot"]
-        if self.guard.covers(last[1], last[2]):
-            self.guard.acknowledge_covered(peer, last[1])
+        if self.guard.follower.covers(last[1], last[2]):
+            self.guard.follower.acknowledge_covered(peer, last[1])
             return
         self.snapshot = message["snapshot"]
-        self.guard.install(peer, last[1], message["commit_index"])
+        self.guard.follower.install(peer, last[1], message["commit_index"])
 
     def compact(self) -> None:
         self.raft.compact()

@@ -16,7 +16,7 @@ from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.birth_file import MarkFile, OrderRefusedError
 from raftflow.replication.members.births import Births, EmptiedError, Neighbours
 from raftflow.replication.members.identity import DataDir
-from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.introducer import Introducer
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 DIR = Path("/data")

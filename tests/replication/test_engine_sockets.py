@@ -14,9 +14,9 @@ from virtual_cluster import Machine
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.errors import LogFailedError, NoQuorumError
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.log import Applied, Role
 from raftflow.replication.net.links import StreamLinks
+from raftflow.replication.real_files import RealFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from raftflow.replication import files
-from raftflow.replication.files import RealFileSystem
+from raftflow.replication import real_files
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 
@@ -125,10 +125,10 @@ def test_a_simulated_failed_sync_leaves_a_ghost(disk: FaultyFileSystem) -> None:
 async def test_small_syncs_are_done_at_once_while_the_disk_is_quick(
     real: RealFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "QUICK_STREAK", 3)
-    monkeypatch.setattr(files, "QUICK_SYNC_S", 60.0)
+    monkeypatch.setattr(real_files, "QUICK_STREAK", 3)
+    monkeypatch.setattr(real_files, "QUICK_SYNC_S", 60.0)
     synced: list[int] = []
-    monkeypatch.setattr(files.os, "fdatasync", lambda _fd: synced.append(threading.get_ident()))
+    monkeypatch.setattr(real_files.os, "fdatasync", lambda _fd: synced.append(threading.get_ident()))
     file = real.open(tmp_path / "x", create=True)
     assert not file.sync_if_quick(), "nothing is known of the disk yet"
     for _ in range(3):
@@ -144,7 +144,7 @@ async def test_small_syncs_are_done_at_once_while_the_disk_is_quick(
     release.set()
     await busy
     assert file.sync_if_quick()
-    monkeypatch.setattr(files, "QUICK_SYNC_S", -1.0)
+    monkeypatch.setattr(real_files, "QUICK_SYNC_S", -1.0)
     assert file.sync_if_quick(), "it could not be known beforehand"
     assert not file.sync_if_quick(), "one slow sync is enough"
     file.close()

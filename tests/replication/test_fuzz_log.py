@@ -8,7 +8,7 @@ import random
 import pytest
 from virtual_cluster import Cluster, run_virtual
 
-from raftflow.replication.raft.guard import Rule
+from raftflow.replication.raft.rules import Rule
 from raftflow.simulation.world.disk import Loss
 
 LOSSES = (Loss.ALL, Loss.ALL, Loss.SOME, Loss.TORN, Loss.NONE)

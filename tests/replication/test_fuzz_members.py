@@ -10,7 +10,7 @@ from member_cluster import MemberCluster, change_members
 from test_fuzz_log import client, trouble
 from virtual_cluster import run_virtual
 
-from raftflow.replication.raft.guard import Rule
+from raftflow.replication.raft.rules import Rule
 
 
 async def scenario(

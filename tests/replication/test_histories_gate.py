@@ -12,8 +12,9 @@ from virtual_cluster import Cluster, run_virtual
 
 from raftflow.replication.log import Applied
 from raftflow.replication.messages import wire
-from raftflow.replication.raft.guard import GuardedTransport, Rule
+from raftflow.replication.raft.guard import GuardedTransport
 from raftflow.replication.raft.library import Raft
+from raftflow.replication.raft.rules import Rule
 from raftflow.replication.storage.journal import Journal
 
 SLOW_S = 0.25

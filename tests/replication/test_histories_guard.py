@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from bare_cluster import Bare
 
-from raftflow.replication.raft.guard import Rule, SafetyViolationError
-from raftflow.replication.raft.library import LibraryFailure
+from raftflow.replication.raft.library_types import LibraryFailure
+from raftflow.replication.raft.rules import Rule, SafetyViolationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from virtual_cluster import run_virtual
 
 from raftflow.replication.errors import RemovedError
 from raftflow.replication.members.membership import ChangeRefusedError, MemberInfo, Membership, NotReadyError
-from raftflow.replication.raft.guard import Rule
-from raftflow.replication.raft.library import LibraryFailure
+from raftflow.replication.raft.library_types import LibraryFailure
+from raftflow.replication.raft.rules import Rule
 from raftflow.simulation.world.disk import Loss
 
 if TYPE_CHECKING:

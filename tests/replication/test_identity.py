@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.members import identity
 from raftflow.replication.members.identity import DataDir, IdentityError
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 PATH = Path("/data")

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from raftflow.replication.members.introductions import Introducer, Point
+from raftflow.replication.members.introducer import Introducer
+from raftflow.replication.members.introductions import Point
 from raftflow.replication.snapshot.incoming import IncomingSnapshot
 from raftflow.replication.storage.snapshot_store import SnapshotStore
 from raftflow.simulation.world.disk import FaultyFileSystem
@@ -22,12 +23,12 @@ class Follower:
         self.seen: list[Any] = []
         self.compared = False
         self.fs = FaultyFileSystem()
-        guard: Any = SimpleNamespace(
+        follower = SimpleNamespace(
             follows=lambda _peer, _term: True,
             covers=lambda _index, _term: covered,
             acknowledge_covered=lambda _peer, index: self.seen.append(("covered", index)),
-            is_up=lambda _peer: True,
         )
+        guard: Any = SimpleNamespace(follower=follower, is_up=lambda _peer: True)
         unused: Any = None
         self.incoming = IncomingSnapshot(
             self.fs,

@@ -12,7 +12,7 @@ import pytest
 from journal_driver import DIRECTORY, Driver
 
 from raftflow.replication.errors import LogFailedError
-from raftflow.replication.files import RealFileSystem
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage import writer
 from raftflow.replication.storage.journal import Journal
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from raftflow.replication.errors import LogFailedError
-from raftflow.replication.files import RealFileSystem
+from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage import snapshot_file
 from raftflow.replication.storage.partial_snapshot import SNAPSHOT_BYTES_MAX, PartialSnapshot
 from raftflow.replication.storage.snapshot_file import SnapshotCorruptError, SnapshotInfo

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.members import starts as starts_module
 from raftflow.replication.members.starts import ReplicaStart, Seen, Starts, StartsFileError
+from raftflow.replication.real_files import RealFileSystem
 
 
 def opened(directory: Path) -> Starts:

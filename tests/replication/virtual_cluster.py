@@ -23,7 +23,7 @@ from raftflow.simulation.world.disk import FaultyFile, FaultyFileSystem, Loss, S
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
-    from raftflow.replication.raft.guard import Rule
+    from raftflow.replication.raft.rules import Rule
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raftflow.replication.members.identity import DataDir
-from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.introducer import Introducer
 from raftflow.simulation.world.calls import CallFailed, Calls, Server
 from raftflow.simulation.world.disk import FaultyFileSystem
 from raftflow.simulation.world.loop import START_S, LoopStuckError, Process, VirtualLoop, current_process

@@ -36,7 +36,7 @@ from raftflow.replication.members.introductions import ADVICE
 from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, Name
 
 if TYPE_CHECKING:
-    from raftflow.replication.members.introductions import Introducer
+    from raftflow.replication.members.introducer import Introducer
 
 FORMAT: Final = 1
 REMIND_FIRST_S: Final = 2.0

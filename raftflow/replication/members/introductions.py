@@ -25,33 +25,22 @@ which a snapshot would hide, gets no link, and stops when a majority of the othe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
-from zlib import crc32
 
 import msgspec
 
-from raftflow.replication.errors import LogFailedError
-from raftflow.replication.members.identity import read_identity, store_file
-from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, MembershipVersion, Name
+from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, Name
 from raftflow.replication.members.starts import Number, ReplicaStart, Seen, Starts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from raftflow.replication.files import FileSystem
+    pass
 
 FORMAT: Final = 1
 PEERS_MAX: Final = 1_000
 """Names that are remembered; they are never forgotten, since a name is never used again."""
 
 _log = logging.getLogger(__name__)
-
-
-class PeersFileError(LogFailedError):
-    """The memory of the peers' disks cannot be used. Says what to do."""
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -156,16 +145,6 @@ class LogView(Protocol):
         ...
 
 
-class _Peers(msgspec.Struct, frozen=True):
-    format: int
-    disks: dict[str, str]
-
-
-class _StoredPeers(msgspec.Struct, frozen=True):
-    peers: msgspec.Raw
-    crc32: int
-
-
 def is_welcome(me: str, stranger: str, told: Introduction, certain_index: int) -> bool:
     """Return True if a stranger may be linked: it has a list with both that is newer than what is certain here.
 
@@ -173,246 +152,3 @@ def is_welcome(me: str, stranger: str, told: Introduction, certain_index: int) -
     holds an older list than this replica's is refused: it was removed, or was never a member.
     """
     return me in told.members and stranger in told.members and told.members_index > certain_index
-
-
-class Introducer:
-    """This replica's introduction, and its memory of the others'. `open` it when the data directory is open.
-
-    Args:
-        fs: the disk.
-        data_dir: with the `identity` file.
-        level: the highest feature level that this process understands.
-    """
-
-    def __init__(
-        self, fs: FileSystem, data_dir: Path, *, level: int, new_nonce: Callable[[], str] | None = None
-    ) -> None:
-        self.starts = Starts(fs, data_dir) if new_nonce is None else Starts(fs, data_dir, new_nonce=new_nonce)
-        self.log: LogView | None = None
-        """Set by the log before the links start."""
-        self.history: HistorySource | None = None
-        """Set by the replica before the links start."""
-        self._fs = fs
-        self._dir = data_dir
-        self._file = data_dir / "peers"
-        self._level = level
-        self._disk = ""
-        self._disks: dict[str, str] = {}
-        self._name = ""
-        self._standing = MembershipVersion()
-        self._points: dict[str, int] = {}
-        """The entry up to which this replica has told each peer its history."""
-        self._unsaved: set[str] = set()
-        """Peers whose start is not on disk yet."""
-        self._saving = asyncio.Lock()
-        self._on_emptied: Callable[[str, str], None] = lambda _peer, _reason: None
-        self._may_relearn: Callable[[], bool] = lambda: False
-
-    def attach(self, on_emptied: Callable[[str, str], None], may_relearn: Callable[[], bool]) -> None:
-        """Say who hears that a peer calls this replica emptied, and whether a peer's disk may still change here."""
-        self._on_emptied, self._may_relearn = on_emptied, may_relearn
-
-    def open(self) -> None:
-        """Read what is remembered. Blocking. Raises `LogFailedError`."""
-        identity = read_identity(self._fs, self._dir)
-        self._disk, self._name = identity.disk_id, identity.replica
-        try:
-            if self._file.name in self._fs.list_dir(self._dir):
-                self._disks = _decode(self._file, self._fs.read(self._file))
-        except OSError as error:
-            raise PeersFileError(f"cannot read {self._file}: {error}. Repair the disk and start again.") from error
-        self.starts.open()
-
-    @property
-    def known(self) -> dict[str, str]:
-        """The disk id of every peer that was ever met."""
-        return dict(self._disks)
-
-    def update(self, standing: MembershipVersion) -> None:
-        """Take note of the list of members in this replica's log."""
-        self._standing = standing
-        self.starts.forget(standing.removed)
-
-    def introduction(self, peer: str) -> bytes:
-        """Return the first frame to `peer`."""
-        return msgspec.msgpack.encode(self.introduce_to(peer))
-
-    def introduce_to(self, peer: str) -> Introduction:
-        """Return what is told to `peer` first."""
-        if self.log is not None:
-            self.log.look_at(peer, self.starts)
-        point = None if self.history is None else self.history.point()
-        self._points[peer] = 0 if point is None else point.index
-        return Introduction(
-            format=FORMAT,
-            disk=self._disk,
-            level=self._level,
-            members=self._standing.members.names,
-            members_index=self._standing.index,
-            start=self.starts.mine,
-            seen=self.starts.of(peer),
-            seen_disk=self._disks.get(peer, ""),
-            term=0 if self.log is None else self.log.term,
-            repairing=self.log is not None and self.log.repairing,
-            point=point,
-        )
-
-    def is_compared(self, peer: str) -> bool:
-        """Return True if `peer` was told all of this replica's history when the link with it was made.
-
-        Before a snapshot takes the place of a state the link is made anew otherwise, so that a difference shows.
-        """
-        point = None if self.history is None else self.history.point()
-        return point is None or self._points.get(peer) == point.index
-
-    def welcomes(self, stranger: str, told: Introduction) -> bool:
-        """Return True if a replica that is no peer may be linked, by what it tells of the members."""
-        return is_welcome(self._name, stranger, told, self._standing.certain_index)
-
-    def read(self, frame: bytes) -> Introduction:
-        """Read a peer's first frame. Raises `ValueError` for one that is none."""
-        return msgspec.msgpack.decode(frame, type=Introduction)
-
-    def meet(self, peer: str, told: Introduction) -> IntroductionReply:
-        """Judge a peer by its disk. A new peer is remembered durably.
-
-        Blocks for a sync at the first meeting. Raises `OSError`. The peer's start is durable after `save`.
-        """
-        known = self._disks.get(peer)
-        if known not in (None, told.disk) and not self._may_relearn():
-            return IntroductionReply(accepted=False, reason=_other_disk(peer, known, told.disk), emptied=True)
-        if known == told.disk and told.start is not None and self.starts.is_older(peer, told.start):
-            return IntroductionReply(accepted=False, reason=_put_back(peer), emptied=False)
-        why = "" if self.log is None else self.log.hear(peer, told)
-        if why:
-            return IntroductionReply(accepted=False, reason=why, emptied=False)
-        if known != told.disk:
-            self.starts.forget([peer])
-            self.learn({peer: told.disk})
-        if told.start is not None and self.starts.meet(peer, told.start):
-            self._unsaved.add(peer)
-        return IntroductionReply(accepted=True)
-
-    def look_back(self, peer: str, told: Introduction) -> bool:
-        """Look whether this replica's own disk was put back, by what a peer remembers. True: break every link.
-
-        Then this replica is under repair, durably, and introduces itself anew. Blocks. Raises `OSError`.
-        """
-        if told.seen is None or self.log is None or told.seen_disk != self._disk:
-            return False
-        log = self.log
-        why = self.starts.put_back(told.seen, log.term, log.last_index, repairing=log.repairing)
-        if why and self.log.put_back(peer, why):
-            self.starts.give_up(told.seen)
-        return bool(why)
-
-    async def judge(self, peer: str, told: Introduction) -> IntroductionReply | None:
-        """Judge a member's introduction. What is answered to it is durable. None: break every link, and begin anew.
-
-        Histories are compared first. What a peer remembers of another history says nothing about this disk: this
-        replica would be under repair for what the others never had, and none of them could lead. Raises `OSError`.
-        """
-        differs = await self._compare(peer, told)
-        if differs is None and self.look_back(peer, told):
-            return None
-        answer = self.meet(peer, told)
-        if not answer.accepted:
-            return answer
-        if differs is not None:
-            return differs
-        if peer in self._unsaved:
-            await self.save(self.starts.encode())
-            self._unsaved.discard(peer)
-        return answer
-
-    async def _compare(self, peer: str, told: Introduction) -> IntroductionReply | None:
-        """Return the refusal of a peer whose history is another one, as far as it is known here."""
-        mine = None if self.history is None else self.history.point()
-        if self.history is None or mine is None or told.point is None or told.point.index > mine.index:
-            return None
-        known = await self.history.chain_after(told.point.index)
-        if known is None or known == told.point.chain:
-            return None
-        reason = (
-            f"{peer} has another history than {self._name}: up to entry {told.point.index} its chain is "
-            f"{told.point.chain.hex()}, here it is {known.hex()}. Keep both data directories, and compare with "
-            f"`raftflow audit verify`"
-        )
-        return IntroductionReply(accepted=False, reason=reason, differs=True, emptied=False)
-
-    async def save(self, data: bytes) -> None:
-        """Store what `Starts.encode` returned. Raises `OSError`."""
-        async with self._saving:
-            await self._fs.off_loop(lambda: self.starts.save_as(data))
-
-    def learn(self, disks: Mapping[str, str]) -> None:
-        """Remember the disks of peers durably. Blocks for a sync if something is new. Raises `OSError`."""
-        merged = {**self._disks, **disks}
-        if merged == self._disks:
-            return
-        if len(merged) > PEERS_MAX:
-            raise OSError(f"{self._file} remembers {PEERS_MAX} peers already")
-        raw = msgspec.json.encode(_Peers(FORMAT, merged))
-        store_file(self._fs, self._file, msgspec.json.encode(_StoredPeers(msgspec.Raw(raw), crc32(raw))))
-        self._disks = merged
-
-    def hear_refusal(self, peer: str, answer: IntroductionReply) -> None:
-        """Tell the log why a peer refuses this replica: as emptied, removed, or one with another history."""
-        if answer.removed and self.log is not None:
-            self.log.told_removed(peer)
-        if answer.differs and self.log is not None:
-            self.log.told_differs(peer, answer.reason)
-        if answer.emptied or (answer.emptied is None and not answer.stranger):
-            self._on_emptied(peer, answer.reason)
-
-    def refuse(self, stranger: str) -> IntroductionReply:
-        """Return the answer to a replica that is no peer and not welcome."""
-        removed = stranger in self._standing.removed
-        what = "was removed from the cluster" if removed else "is not a member"
-        return IntroductionReply(
-            accepted=False,
-            reason=f"{stranger} {what} by the log of {self._name}; compare the peer lists of both",
-            stranger=True,
-            removed=removed,
-            emptied=False,
-        )
-
-
-def _put_back(peer: str) -> str:
-    return (
-        f"{peer} comes with an older start than the one that is known here: its data directory was put back from an "
-        f"older copy, or another process uses a copy of it. It takes what it lacks from the others before it votes"
-    )
-
-
-def _other_disk(peer: str, known: str, told: str) -> str:
-    return (
-        f"{peer} comes with disk {told[:8]}, but disk {known[:8]} was known here: its data directory was emptied or "
-        f"replaced, and what it had promised is forgotten. {ADVICE}, or remove {peer} from the cluster and let the "
-        f"replica join under a new name"
-    )
-
-
-def _decode(file: Path, data: bytes) -> dict[str, str]:
-    try:
-        stored = msgspec.json.decode(data, type=_StoredPeers)
-        raw = bytes(stored.peers)
-        peers = msgspec.json.decode(raw, type=_Peers)
-    except ValueError as error:
-        raise _damaged(file, str(error)) from None
-    if crc32(raw) != stored.crc32:
-        raise _damaged(file, "it does not match its checksum")
-    if peers.format != FORMAT:
-        raise PeersFileError(
-            f"{file}: format {peers.format}, but this program reads format {FORMAT}. Start the version of raftflow "
-            f"that wrote it, or a newer one."
-        )
-    return peers.disks
-
-
-def _damaged(file: Path, what: str) -> PeersFileError:
-    return PeersFileError(
-        f"{file} is damaged: {what}. It tells which disks the other replicas have. If none of their data directories "
-        f"was ever emptied or replaced, remove the file and start again; otherwise remove that replica from the "
-        f"cluster first."
-    )

@@ -17,24 +17,23 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import random
-import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
-from raftflow.replication.members.introductions import Introducer, Introduction, IntroductionReply
+from raftflow.replication.members.introducer import Introducer
+from raftflow.replication.members.introductions import Introduction, IntroductionReply
 from raftflow.replication.net.connection import ConnectionFailure, LinkLimits, PeerConnection
-from raftflow.replication.net.handshake import Acceptor, Credentials, Dialer, Session, encode_name
-from raftflow.replication.net.listener import PeerListener, tune
+from raftflow.replication.net.dialers import PeerDialers
+from raftflow.replication.net.handshake import Acceptor, Credentials, Session, encode_name
+from raftflow.replication.net.listener import PeerListener
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-Address = tuple[str, int]
+    from raftflow.replication.net.dialers import Address
 
-_STEADY_S: Final = 1.0
 _FLUSH_S: Final = 0.2
 _QUIET: Final = frozenset({"refused_wrong_direction", "refused_by_peer_wrong_direction"})
 """What happens when both ends look for each other at the same time."""
@@ -120,7 +119,6 @@ class StreamLinks:
         self._me = Credentials(name=name, cluster_id=cluster_id, secret=secret)
         self._peers = self._checked(peers)
         self._limits = limits or LinkLimits()
-        self._tls_client = tls_client
         self._listener = PeerListener(bind, self._accept, self._limits, tls_server, self._accept_failed)
         self._introducer = introducer
         self._on_shut_out = on_shut_out
@@ -132,9 +130,15 @@ class StreamLinks:
         """Strangers that are linked, with what they told."""
         self._up: dict[str, PeerConnection] = {}
         self._unproven: dict[PeerConnection, None] = {}  # accepted ones, oldest first
-        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._dialers = PeerDialers(
+            self._me,
+            self,
+            self._limits,
+            tls_client,
+            is_up=lambda peer: peer in self._up,
+            seeks=introducer is not None,
+        )
         self._complaints: dict[tuple[str, str | None], tuple[float, int]] = {}
-        self._jitter = random.Random()  # noqa: S311 - it spreads retries and guards nothing
         self._running = False
         self._on_frame: Callable[[str, bytes], None] = _unset
         self._on_up: Callable[[str], None] = _unset
@@ -160,15 +164,13 @@ class StreamLinks:
             self._introducer.open()
         self._listener.start()
         self._running = True
-        self._dial_missing()
+        self._dialers.dial(self._peers)
 
     def set_peers(self, peers: Mapping[str, Address]) -> None:
         """Replace the list of peers: links to peers that left are dropped, new ones are made."""
         old, self._peers = self._peers, self._checked(peers)
         for name in old.keys() - self._peers.keys():
-            dialer = self._dialers.pop(name, None)
-            if dialer is not None:
-                dialer.cancel()
+            self._dialers.cancel(name)
             self.reset(name)
         for name, told in list(self._guests.items()):
             if name in self._peers:
@@ -176,7 +178,7 @@ class StreamLinks:
             elif not self._is_welcome(name, told):
                 self.reset(name)
         if self._running:
-            self._dial_missing()
+            self._dialers.dial(self._peers)
 
     def send(self, peer: str, frame: bytes | Sequence[bytes]) -> bool:
         """See `Links`. Raises `ValueError` for an empty frame and one over `frame_bytes_max`."""
@@ -204,9 +206,7 @@ class StreamLinks:
         """See `Links`."""
         self._running = False
         self._listener.close()
-        dialers, self._dialers = list(self._dialers.values()), {}
-        for dialer in dialers:
-            dialer.cancel()
+        dialers = self._dialers.cancel_all()
         for connection in [*self._unproven, *self._meetings]:
             connection.drop(ConnectionFailure("closed"))
         flushing = list(self._up.values())
@@ -420,72 +420,6 @@ class StreamLinks:
         connection = PeerConnection(acceptor, self, self._limits, remote)
         self._unproven[connection] = None
         return connection
-
-    def _dial_missing(self) -> None:
-        for peer in self._peers:
-            if peer in self._dialers:
-                continue
-            if self._me.name < peer:
-                self._dialers[peer] = asyncio.get_running_loop().create_task(self._keep_dialled(peer))
-            elif self._introducer is not None:
-                self._dialers[peer] = asyncio.get_running_loop().create_task(self._seek(peer))
-
-    async def _seek(self, peer: str) -> None:
-        """Dial a peer that should dial this replica, when there is no link: it may not know this replica."""
-        attempt = 0
-        while True:
-            await asyncio.sleep(self._limits.seek_s * self._jitter.uniform(0.5, 1.0))
-            if peer not in self._up:
-                await self._dial(peer, attempt)
-                attempt += 1
-
-    async def _keep_dialled(self, peer: str) -> None:
-        """Keep a connection to one peer for as long as it is a peer."""
-        pause_s, attempt = 0.0, 0
-        while True:
-            up_at = await self._dial(peer, attempt)
-            attempt += 1
-            if up_at is not None and asyncio.get_running_loop().time() - up_at >= _STEADY_S:
-                pause_s = 0.0
-            pause_s = min(max(2 * pause_s, self._limits.retry_min_s), self._limits.retry_max_s)
-            await asyncio.sleep(pause_s * self._jitter.uniform(0.5, 1.0))
-
-    async def _dial(self, peer: str, attempt: int) -> float | None:
-        """Make one connection and wait for its end. Returns the loop time at which the peer had proved itself."""
-        host, port = self._peers[peer]
-        connection = PeerConnection(Dialer(self._me, peer), self, self._limits, f"{host}:{port}")
-        try:
-            await self._open(connection, host, port, attempt)
-            await connection.ended.wait()
-        except TimeoutError:
-            reason = f"no connection within {self._limits.dial_s} s"
-            connection.drop(ConnectionFailure("unreachable", f"cannot be reached: {reason}", peer))
-        except Exception as error:  # noqa: BLE001 - a dialler that ends would cut off its peer for good
-            reason = str(error) or repr(error)
-            connection.drop(ConnectionFailure("unreachable", f"cannot be reached: {reason}", peer))
-        finally:
-            connection.drop(ConnectionFailure("closed"))
-        return connection.established_at
-
-    async def _open(self, connection: PeerConnection, host: str, port: int, attempt: int) -> None:
-        """Connect to one of the host's addresses, another one at each attempt."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._limits.dial_s):
-            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            family, kind, proto, _, address = infos[attempt % len(infos)]
-            sock = socket.socket(family, kind, proto)
-            try:
-                tune(sock, self._limits)
-                await loop.sock_connect(sock, address)
-                await loop.create_connection(
-                    lambda: connection,
-                    sock=sock,
-                    ssl=self._tls_client,
-                    server_hostname=host if self._tls_client is not None else None,
-                )
-            except BaseException:
-                sock.close()
-                raise
 
 
 def _unset(*_: object) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from raftflow.replication.raft.library import Message, Raft
+    from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.library_types import Message
 
 TERMS_AHEAD_MAX: Final = 100_000_000
 """A term further ahead is not believed of one peer alone. A replica that is cut off stands for election about twice a

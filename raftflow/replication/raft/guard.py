@@ -12,64 +12,34 @@ history behind each; tests/replication/test_histories_guard.py replays them with
     T7  a snapshot that the log already covers is never loaded
     M4  votes and acknowledgements count from members only; a removed replica is told so, and not heard any more
 
-An entry is *verified* when it is known to equal the current leader's entry at that index: because it came in an
-append of this term that matched, because its term is the leader's own, or because it is committed (leader
-completeness).
+T2, T4, T5 and T7 concern what a follower takes from its leader; they are in follower_guard.py.
 
 This module has no clock and no I/O: `emit(peer, message)` takes what is to be sent.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pysyncobj.transport import Transport
 
 from raftflow.replication.errors import REMOVED_ADVICE, RemovedError
 from raftflow.replication.raft.bounds import Removal, needed
-from raftflow.replication.raft.library import INSTALLED, LibraryFailure
+from raftflow.replication.raft.follower_guard import FollowerGuard
+from raftflow.replication.raft.library_types import LibraryFailure
+from raftflow.replication.raft.rules import NO_RULES, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysyncobj.node import Node
 
-    from raftflow.replication.raft.library import Entry, Message, Raft
+    from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.library_types import Entry, Message
 
-
-class Rule(enum.StrEnum):
-    """A rule of the guard (T), the sync gate (G) or of changes of members (M). Tests switch them off one by one."""
-
-    TERM_STAMP = "T1"
-    NO_TRUNCATION = "T2"
-    RESUME_HINT = "T3"
-    COMMIT_VERIFIED = "T4"
-    LOAD_CHECKED = "T5"
-    NO_FORWARDING = "T6"
-    SNAPSHOT_NEEDED = "T7"
-    SYNC_ACKS = "G1"
-    SYNC_VOTES = "G2"
-    SYNC_LEADER = "G3"
-    ONE_CHANGE = "M1"
-    LOGGED_MEMBERS = "M2"
-    SNAPSHOT_MEMBERS = "M3"
-    MEMBERS_COUNT = "M4"
-    OUTSIDERS_PASSIVE = "M5"
-    LEARN_FIRST = "M6"
-
-
-APPLY_ENTRIES_MAX: Final = 64
-"""How many entries a follower applies in one tick, so that a long backlog does not stop its loop."""
 
 _log = logging.getLogger(__name__)
-
-NO_RULES: Final[frozenset[Rule]] = frozenset()
-
-
-class SafetyViolationError(Exception):
-    """A peer asked for something that no correct replica asks for. Going on could lose acknowledged entries."""
 
 
 class GuardedTransport(Transport):  # type: ignore[misc]
@@ -103,10 +73,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._raft: Raft | None = None
         self._up: set[str] = set()
         self._streaming: set[str] = set()
-        self._verified_term = -1
-        self._verified = 0
-        self._committed = 0
-        self._installing = False
+        self.follower = FollowerGuard(self._acknowledge, self.show_life, disabled_rules)
+        """Judges what comes from the leader that this replica follows."""
         self.votes = True
         """False while this replica is being repaired (repair.py): it neither votes nor stands for election."""
         self._removal = Removal()
@@ -129,6 +97,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
     def attach(self, raft: Raft) -> None:
         """Serve `raft`, which was made with this transport."""
         self._raft = raft
+        self.follower.attach(raft)
 
     # Links.
 
@@ -233,7 +202,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
 
     def _send_next_index(self, peer: str, message: Message) -> None:
         answer = dict(message)
-        if self._installing:
+        if self.follower.installing:
             if self.raft.snapshots.failure is not None and Rule.LOAD_CHECKED not in self._off:
                 return  # T5
             # The leader was told nothing while the snapshot travelled: it resumes exactly here.
@@ -246,7 +215,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         answer["term"] = self.raft.term  # T1
         self._emit(peer, answer)
 
-    def _acknowledge(self, peer: str, index: int, *, reset: bool = False) -> None:
+    def _acknowledge(self, peer: str, index: int, reset: bool) -> None:  # noqa: FBT001 - a callback
         answer = {"type": "next_node_idx", "next_node_idx": index + 1, "reset": reset, "success": True}
         self._emit_next_index(peer, answer)
 
@@ -283,7 +252,10 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         if self._tell_removed(peer):
             return
         if kind == "append_entries":
-            self._receive_append(peer, message)
+            if message["term"] < self.raft.term:
+                self._answer_old_leader(peer)
+            else:
+                self.follower.receive_append(peer, message)
         elif kind == "next_node_idx":
             self._receive_next_index(peer, message)
         elif kind == "request_vote":
@@ -332,101 +304,6 @@ class GuardedTransport(Transport):  # type: ignore[misc]
             self._emit(peer, {"type": "removed", "term": self.raft.term})
         return True
 
-    def _receive_append(self, peer: str, message: Message) -> None:
-        raft = self.raft
-        term = message["term"]
-        if term < raft.term:
-            self._answer_old_leader(peer)
-            return
-        if term == raft.term and raft.is_leader:
-            raise SafetyViolationError(f"{peer} leads term {term}, and so does this replica")
-        if term != self._verified_term:
-            self._begin_term(term)
-        if "prevLogIdx" not in message:
-            self._heartbeat(peer, message, self._verified)
-            self.show_life(peer)
-        elif message["prevLogIdx"] is not None:
-            self._receive_entries(peer, message)
-
-    def _begin_term(self, term: int) -> None:
-        self._verified_term, self._verified, self._committed = term, self.raft.settled_index, 0
-
-    def _passed_commit(self, commit: int, verified: int) -> int:
-        """Remember what is committed and verified; return how much of it the library hears of now."""
-        self._committed = max(self._committed, min(commit, verified))
-        return min(self._committed, self.raft.applied_index + APPLY_ENTRIES_MAX)
-
-    def advance_commit(self) -> bool:
-        """Let the library apply some more of a follower's backlog. Returns whether more remains after that."""
-        raft = self.raft
-        leader = raft.leader
-        if raft.term != self._verified_term or leader is None or raft.is_leader:
-            return False
-        if self._committed <= raft.commit_index:
-            return False
-        deadline = raft.election_deadline
-        self._heartbeat(leader, {"term": raft.term, "commit_index": self._committed}, self._committed)
-        raft.election_deadline = deadline  # this was no sign of life
-        return self._committed > raft.commit_index
-
-    def _heartbeat(self, peer: str, message: Message, verified: int) -> None:
-        """Give the library the leader's sign of life without a log position (T4)."""
-        commit = message["commit_index"]
-        if Rule.COMMIT_VERIFIED not in self._off:
-            commit = self._passed_commit(commit, verified)
-        self.raft.receive(peer, {"type": "append_entries", "term": message["term"], "commit_index": commit})
-
-    def _receive_entries(self, peer: str, message: Message) -> None:
-        raft = self.raft
-        previous = message["prevLogIdx"]
-        if Rule.NO_TRUNCATION in self._off:
-            raft.receive(peer, message)
-            self._verified = 0
-            return
-        if not raft.holds(previous, message["prevLogTerm"]):
-            if raft.first_index <= previous <= raft.settled_index:
-                raise SafetyViolationError(f"{peer} has another entry at index {previous}, which is committed here")
-            raft.receive(peer, message)  # the library answers with a hint
-            return
-        entries = message["entries"]
-        known = 0
-        while known < len(entries) and raft.holds(entries[known][1], entries[known][2]):
-            known += 1
-        if known < len(entries):
-            self._append(peer, message, previous + known, entries[known:])
-        else:
-            self._confirm(peer, message, previous + known)
-
-    def _append(self, peer: str, message: Message, previous: int, entries: list[Entry]) -> None:
-        """T2: append what is new after `previous`; what conflicts is cut off, unless it is committed."""
-        raft = self.raft
-        if previous < raft.last_index and previous < raft.settled_index:
-            raise SafetyViolationError(
-                f"{peer} asks to cut the log from index {previous + 1} on, but {raft.settled_index} is committed here"
-            )
-        passed = dict(message)
-        commit = self._passed_commit(message["commit_index"], entries[-1][1])
-        passed.update(prevLogIdx=previous, prevLogTerm=raft.term_at(previous), entries=entries, commit_index=commit)
-        raft.receive(peer, passed)
-        self._verified = max(self._verified, entries[-1][1])
-
-    def _confirm(self, peer: str, message: Message, verified: int) -> None:
-        """T2: everything sent is here already; acknowledge what is verified and keep what lies beyond."""
-        raft = self.raft
-        last = raft.last_index
-        verified = max(verified, min(self._verified, last))
-        while verified < last and raft.term_at(verified + 1) == message["term"]:
-            verified += 1
-        self._verified = max(self._verified, verified)
-        if verified < last:
-            self._heartbeat(peer, message, verified)
-            self._acknowledge(peer, verified)
-            return
-        passed = dict(message)
-        commit = self._passed_commit(message["commit_index"], last)
-        passed.update(prevLogIdx=last, prevLogTerm=raft.term_at(last), entries=[], commit_index=commit)
-        raft.receive(peer, passed)
-
     def is_outdated(self, message: Message) -> bool:
         """T1: return True for an acknowledgement of another term, which counts for nothing."""
         return bool(message["term"] != self.raft.term) and Rule.TERM_STAMP not in self._off
@@ -447,44 +324,3 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         elif passed["success"] and raft.next_index(peer) < before and Rule.NO_TRUNCATION not in self._off:
             # The library moves back to the acknowledged entry, and would send again what is on its way.
             raft.set_next_index(peer, before)
-
-    # Snapshots from the leader.
-
-    def covers(self, index: int, term: int) -> bool:
-        """Return True if the state up to this snapshot's last entry is here already (T7)."""
-        if Rule.SNAPSHOT_NEEDED in self._off:
-            return False
-        return self.raft.settled_index >= index or self.raft.holds(index, term)
-
-    def follows(self, peer: str, term: int) -> bool:
-        """Return True if `peer` leads this replica in `term`, so that its snapshot may be taken."""
-        return self.raft.term == term and self.raft.leader == peer and not self.raft.is_leader
-
-    def acknowledge_covered(self, peer: str, index: int) -> None:
-        """T7: tell the leader that the snapshot's entries are here, without loading anything."""
-        raft = self.raft
-        if raft.term != self._verified_term:
-            self._begin_term(raft.term)
-        self._verified = max(self._verified, index, raft.settled_index)
-        self._acknowledge(peer, self._verified, reset=True)
-
-    def install(self, peer: str, index: int, commit_index: int = 0) -> None:
-        """Let the library load the newest snapshot on disk, which ends with entry `index`, and acknowledge it.
-
-        The caller has checked `follows` and `covers`. `commit_index` is the leader's; it is used only with T4 off.
-        """
-        raft = self.raft
-        term = raft.term
-        commit = commit_index if Rule.COMMIT_VERIFIED in self._off else 0
-        raft.snapshots.failure = None
-        self._installing = True
-        try:
-            raft.receive(
-                peer,
-                {"type": "append_entries", "term": term, "commit_index": commit, "serialized": INSTALLED},
-            )
-        finally:
-            self._installing = False
-        if raft.snapshots.failure is None:
-            self._begin_term(term)
-            self._verified = max(self._verified, index)

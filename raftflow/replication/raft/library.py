@@ -11,23 +11,24 @@ The library's log holds entries `(command, index, term)`; the first entry of a f
 from __future__ import annotations
 
 import asyncio
-import enum
 import zlib
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 import pysyncobj.syncobj as library
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
-from pysyncobj.config import SERIALIZER_STATE
+from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
 
 from raftflow.replication.members.membership import Membership, MembershipTracker, check_command, command_of
+from raftflow.replication.raft.library_types import LibraryFailure, RaftState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pysyncobj.transport import Transport
+
+    from raftflow.replication.raft.library_types import Entry, JournalLog, Message, RaftTiming
+    from raftflow.replication.raft.snapshot_port import SnapshotPort
 
 SUPPORTED_VERSION: Final = "0.3.17"
 
@@ -36,52 +37,6 @@ if VERSION != SUPPORTED_VERSION:  # pragma: no cover - depends on what is instal
         f"raftflow works with pysyncobj {SUPPORTED_VERSION} only, but {VERSION} is installed: its guard relies on "
         f"that version's insides. Run: pip install pysyncobj=={SUPPORTED_VERSION}"
     )
-
-Entry = tuple[bytes, int, int]
-"""Command bytes, index, term."""
-Message = dict[str, Any]
-INSTALLED: Final = "installed"
-"""What `serialized` carries inside one process: the snapshot itself came by our own way and is on disk."""
-
-
-class RaftState(enum.IntEnum):
-    """The library's numbers for a replica's state."""
-
-    FOLLOWER = 0
-    CANDIDATE = 1
-    LEADER = 2
-
-
-class LibraryFailure(enum.IntEnum):
-    """The library's reasons for which a command was not applied."""
-
-    SUCCESS = FAIL_REASON.SUCCESS
-    QUEUE_FULL = FAIL_REASON.QUEUE_FULL
-    MISSING_LEADER = FAIL_REASON.MISSING_LEADER
-    DISCARDED = FAIL_REASON.DISCARDED
-    NOT_LEADER = FAIL_REASON.NOT_LEADER
-    LEADER_CHANGED = FAIL_REASON.LEADER_CHANGED
-    REQUEST_DENIED = FAIL_REASON.REQUEST_DENIED
-
-
-class JournalLog(Protocol):
-    """What the library asks of a journal."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, item: Any) -> Any: ...
-    def add(self, command: bytes, idx: int, term: int) -> None:
-        """Append an entry."""
-        ...
-
-
-class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """The library's periods, in seconds."""
-
-    election_min_s: float
-    election_max_s: float
-    heartbeat_s: float
-    fallback_s: float
-    """A leader that hears no majority for so long steps down."""
 
 
 class MemberNode(Node):  # type: ignore[misc]
@@ -96,71 +51,6 @@ class MemberNode(Node):  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Node) and bool(self.id == other.id)
-
-
-class SnapshotPort:
-    """Stands where the library keeps its serializer, and hands every step to the snapshot code of ours.
-
-    `begin_write(last, previous)` starts writing the state as of `last`, the entry applied last; `load()` puts a
-    snapshot into the state machine and returns its `(last, previous)` entries.
-    """
-
-    def __init__(self, begin_write: Callable[[Entry, Entry], None], load: Callable[[], tuple[Entry, Entry]]) -> None:
-        self._begin_write = begin_write
-        self._load = load
-        self._writing_id: int | None = None
-        self._finished: bool | None = None
-        self.failure: Exception | None = None
-        """Why the last load failed. The library swallows it, the guard (T5) and the engine do not."""
-
-    @property
-    def writing(self) -> bool:
-        """True from the start of a write until the library has been told how it ended."""
-        return self._writing_id is not None
-
-    def finish_write(self, *, durable: bool) -> None:
-        """Tell how the write ended; the library trims the log at its next tick if the snapshot is durable."""
-        if self._writing_id is not None:
-            self._finished = durable
-
-    def checkSerializing(self) -> tuple[int, int | None]:  # noqa: N802 - the library's name
-        """Answer the library's question at every tick."""
-        if self._writing_id is None:
-            return SERIALIZER_STATE.NOT_SERIALIZING, None
-        if self._finished is None:
-            return SERIALIZER_STATE.SERIALIZING, self._writing_id
-        state = SERIALIZER_STATE.SUCCESS if self._finished else SERIALIZER_STATE.FAILED
-        first_kept, self._writing_id, self._finished = self._writing_id, None, None
-        return state, first_kept
-
-    def serialize(self, data: tuple[Any, Entry, Entry, Any], first_kept: int) -> None:
-        """Start a write: `data` is the library's (state, last entry, entry before it, nodes)."""
-        self._writing_id = first_kept
-        self._begin_write(data[1], data[2])
-
-    def deserialize(self) -> tuple[None, Entry, Entry, tuple[()]]:
-        """Load the newest snapshot into the state machine."""
-        self.failure = None
-        try:
-            last, previous = self._load()
-        except Exception as error:
-            self.failure = error
-            raise
-        return None, last, previous, ()
-
-    def getTransmissionData(self, _node: Node) -> tuple[bytes, bool, bool]:  # noqa: N802 - the library's name
-        """Let the library believe that the snapshot went out in one empty piece; the transport runs the real stream.
-
-        An answer of None would make it ask again, without a pause, for a whole heartbeat period.
-        """
-        return b"", True, True
-
-    def setTransmissionData(self, data: object) -> bool:  # noqa: N802 - the library's name
-        """Accept only the token that this process itself passes when a received snapshot is durable."""
-        return data == INSTALLED
-
-    def cancelTransmisstion(self, _node: Node) -> None:  # noqa: N802 - the library's name
-        """Nothing is kept per node here."""
 
 
 class _IdlePoller:

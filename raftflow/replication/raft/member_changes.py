@@ -24,8 +24,8 @@ from raftflow.replication.members.membership import (
     check_command,
     command_of,
 )
-from raftflow.replication.raft.guard import NO_RULES, Rule
-from raftflow.replication.raft.library import LibraryFailure
+from raftflow.replication.raft.library_types import LibraryFailure
+from raftflow.replication.raft.rules import NO_RULES, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

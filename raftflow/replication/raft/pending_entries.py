@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from raftflow.replication.log import Applied, Outcome, Rejected, Unknown
-from raftflow.replication.raft.library import LibraryFailure
+from raftflow.replication.raft.library_types import LibraryFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,12 +11,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from raftflow.replication.log import Role
-from raftflow.replication.raft.library import RaftState
+from raftflow.replication.raft.library_types import RaftState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.replication.raft.library import Message, Raft
+    from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.library_types import Message
 
 _log = logging.getLogger("raftflow.replication.roles")
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Protocol
 
-from raftflow.replication.raft.guard import NO_RULES, Rule
+from raftflow.replication.raft.rules import NO_RULES, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.replication.raft.library import Message
+    from raftflow.replication.raft.library_types import Message
 
 
 class DurableState(Protocol):

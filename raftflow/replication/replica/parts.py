@@ -28,14 +28,17 @@ from typing import TYPE_CHECKING, Final
 from raftflow.replication.members.births import Births
 from raftflow.replication.messages import wire
 from raftflow.replication.raft.driver import Driver
-from raftflow.replication.raft.guard import NO_RULES, GuardedTransport, Rule
+from raftflow.replication.raft.guard import GuardedTransport
 from raftflow.replication.raft.handover import Handover
-from raftflow.replication.raft.library import LibraryFailure, Raft, RaftTiming, SnapshotPort
+from raftflow.replication.raft.library import Raft
+from raftflow.replication.raft.library_types import LibraryFailure, RaftTiming
 from raftflow.replication.raft.member_changes import MemberChanges
-from raftflow.replication.raft.peer_memory import PeerMemory
 from raftflow.replication.raft.pending_entries import PendingEntries
 from raftflow.replication.raft.reads import ReadRounds
+from raftflow.replication.raft.rules import NO_RULES, Rule
+from raftflow.replication.raft.snapshot_port import SnapshotPort
 from raftflow.replication.raft.sync_gate import SyncGate
+from raftflow.replication.replica.peer_memory import PeerMemory
 from raftflow.replication.replica.traffic import PeerTraffic
 from raftflow.replication.replica.turns import TurnSteps
 from raftflow.replication.snapshot.compaction import SnapshotWriter
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from raftflow.replication.members.births import Neighbours
     from raftflow.replication.members.membership import Membership, MembershipVersion
     from raftflow.replication.net.links import Links
-    from raftflow.replication.raft.library import Entry, Message
+    from raftflow.replication.raft.library_types import Entry, Message
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.replica.data import ReplicaData
 

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from raftflow.replication.net.links import Links
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
-    from raftflow.replication.raft.library import Message, Raft
-    from raftflow.replication.raft.peer_memory import PeerMemory
+    from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.library_types import Message
     from raftflow.replication.raft.reads import ReadRounds
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.raft.sync_gate import SyncGate
+    from raftflow.replication.replica.peer_memory import PeerMemory
     from raftflow.replication.snapshot.incoming import IncomingSnapshot
     from raftflow.replication.snapshot.sender import SnapshotSender
 
@@ -125,7 +126,7 @@ class PeerTraffic:
             return  # a fresh replica takes nothing, votes for nobody and acknowledges nothing
         if kind == "append_entries":
             self._guard.receive(peer, message)
-            if self._guard.follows(peer, message["term"]):
+            if self._guard.follower.follows(peer, message["term"]):
                 self._roles.hear(peer, message)
             if self._gate.is_blocked(peer) and self._disk_is_slow():
                 self._transmit_life(peer)

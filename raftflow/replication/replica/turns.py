@@ -23,7 +23,7 @@ class TurnSteps:
         if not parts.births.born:
             self._wait_for_birth()
         guard = parts.guard
-        if guard.advance_commit():
+        if guard.follower.advance_commit():
             parts.driver.request_turn()
         guard.resume()
         if guard.resume_wanted:

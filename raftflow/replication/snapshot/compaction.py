@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from raftflow.replication.log import StateMachine
     from raftflow.replication.members.membership import Membership
     from raftflow.replication.raft.driver import Driver
-    from raftflow.replication.raft.library import Entry, Raft, SnapshotPort
+    from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.library_types import Entry
+    from raftflow.replication.raft.snapshot_port import SnapshotPort
     from raftflow.replication.storage.snapshot_store import SnapshotStore
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@
                        leader is told meanwhile that this side is alive.
     file and state     Back on the loop, T7 and the leader are checked again. A local snapshot that is being written
     are ready          is cancelled, the library loads the new one and its log becomes the last two entries
-                       (`GuardedTransport.install`), the new state replaces the old one (`StateRestorer`), the leader
+                       (`FollowerGuard.install`), the new state replaces the old one (`StateRestorer`), the leader
                        gets the acknowledgement (T5), and the next election is postponed.
     link broken        A transfer that is not complete is dropped. The leader starts again.
     close              A complete transfer is finished, an incomplete one is dropped.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
-    from raftflow.replication.raft.library import Message
+    from raftflow.replication.raft.library_types import Message
     from raftflow.replication.snapshot.compaction import SnapshotWriter
     from raftflow.replication.snapshot.restore import StateRestorer
     from raftflow.replication.storage.snapshot_file import SnapshotInfo
@@ -109,7 +109,7 @@ class IncomingSnapshot:
 
     def receive(self, peer: str, message: Message) -> None:
         """Handle one message of a transfer. Messages that are not from the leader of this term are ignored."""
-        if not self._guard.follows(peer, message["term"]):
+        if not self._guard.follower.follows(peer, message["term"]):
             return
         kind = message["type"]
         if kind == "snapshot_begin":
@@ -146,9 +146,9 @@ class IncomingSnapshot:
     def _begin(self, peer: str, message: Message) -> None:
         if self._transfer is not None and self._transfer.complete:
             return  # the leader asks again when its patience ends
-        if self._guard.covers(message["index"], message["snap_term"]):
+        if self._guard.follower.covers(message["index"], message["snap_term"]):
             self._answer(peer, message, 0, "done")
-            self._guard.acknowledge_covered(peer, message["index"])
+            self._guard.follower.acknowledge_covered(peer, message["index"])
             return
         self._drop()
         if not self._is_compared(peer):
@@ -212,14 +212,14 @@ class IncomingSnapshot:
     ) -> None:
         """Install a snapshot that is durable and read, if it is still needed."""
         peer = transfer.peer
-        if not self._guard.follows(peer, transfer.term):
+        if not self._guard.follower.follows(peer, transfer.term):
             return
         self._answer(peer, message, info.size, "done")
-        if self._guard.covers(info.index, info.term):
-            self._guard.acknowledge_covered(peer, info.index)
+        if self._guard.follower.covers(info.index, info.term):
+            self._guard.follower.acknowledge_covered(peer, info.index)
             return
         self._writer.cancel()
-        self._restorer.restore(info, replace_state, lambda: self._guard.install(peer, info.index))
+        self._restorer.restore(info, replace_state, lambda: self._guard.follower.install(peer, info.index))
         self._postpone_election()
 
     # Answers.

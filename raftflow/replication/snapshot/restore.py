@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.replication.log import StateMachine
-    from raftflow.replication.raft.library import Entry, Raft
+    from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.library_types import Entry
     from raftflow.replication.snapshot.compaction import SnapshotWriter
     from raftflow.replication.storage.snapshot_file import SnapshotInfo
     from raftflow.replication.storage.snapshot_store import SnapshotStore

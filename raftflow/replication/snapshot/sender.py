@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.replication.config import LogConfig
-    from raftflow.replication.raft.library import Message
+    from raftflow.replication.raft.library_types import Message
     from raftflow.replication.storage.snapshot_store import SnapshotStore
 
 _log = logging.getLogger(__name__)

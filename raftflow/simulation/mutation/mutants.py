@@ -22,8 +22,8 @@ from raftflow.machine.commands import attempts as machine_attempts
 from raftflow.machine.tables.requests import RequestTable
 from raftflow.replication.members import introductions
 from raftflow.replication.members.births import Births
-from raftflow.replication.raft.guard import NO_RULES, Rule
 from raftflow.replication.raft.reads import ReadRounds
+from raftflow.replication.raft.rules import NO_RULES, Rule
 from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.snapshot_file import SnapshotFileWriter
 from raftflow.simulation.mutation import patches

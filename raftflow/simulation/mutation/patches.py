@@ -37,12 +37,13 @@ from raftflow.machine.tables.timers import Timers
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.members.births import Births
-from raftflow.replication.members.introductions import Introducer, Introduction, IntroductionReply
+from raftflow.replication.members.introducer import Introducer
+from raftflow.replication.members.introductions import Introduction, IntroductionReply
 from raftflow.replication.members.starts import Starts
 from raftflow.replication.messages import envelope
 from raftflow.replication.raft.guard import GuardedTransport
-from raftflow.replication.raft.library import SnapshotPort
 from raftflow.replication.raft.reads import ReadRounds
+from raftflow.replication.raft.snapshot_port import SnapshotPort
 from raftflow.replication.snapshot.compaction import SnapshotWriter
 from raftflow.replication.storage import snapshot_file
 from raftflow.replication.storage.journal import Journal

@@ -23,7 +23,7 @@ from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.errors import RemovedError
 from raftflow.replication.members.births import EmptiedError, Neighbours
-from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.introducer import Introducer
 from raftflow.simulation.world.calls import Server
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 from raftflow.simulation.world.loop import START_S, Process
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import EntryResult
     from raftflow.replication.log import LogStatus, ReplicatedLog, Role, StateMachine
     from raftflow.replication.members.membership import MembershipVersion
-    from raftflow.replication.raft.guard import Rule
+    from raftflow.replication.raft.rules import Rule
     from raftflow.simulation.checkers.checks import RunHistory
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.loop import VirtualLoop

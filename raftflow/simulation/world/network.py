@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from random import Random
 
-    from raftflow.replication.members.introductions import Introducer, IntroductionReply
+    from raftflow.replication.members.introducer import Introducer
+    from raftflow.replication.members.introductions import IntroductionReply
     from raftflow.simulation.world.loop import Process, VirtualLoop
     from raftflow.simulation.world.trace import Trace
 

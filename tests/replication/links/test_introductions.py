@@ -10,17 +10,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.members.identity import DataDir
-from raftflow.replication.members.introductions import (
-    Introducer,
-    Introduction,
-    IntroductionReply,
-    PeersFileError,
-    Point,
-)
+from raftflow.replication.members.introducer import Introducer, PeersFileError
+from raftflow.replication.members.introductions import Introduction, IntroductionReply, Point
 from raftflow.replication.members.membership import MembershipVersion
 from raftflow.replication.members.starts import ReplicaStart, Seen, Starts
+from raftflow.replication.real_files import RealFileSystem
 
 
 def introducer(directory: Path, name: str, *, level: int = 1) -> Introducer:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from raftflow.replication.files import RealFileSystem
 from raftflow.replication.members.identity import DataDir
-from raftflow.replication.members.introductions import Introducer
+from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.members.membership import Membership, MembershipVersion
+from raftflow.replication.real_files import RealFileSystem
 
 
 def introducer(directory: Path, name: str, standing: MembershipVersion) -> Introducer:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.members.introductions import Introducer, Introduction
+    from raftflow.replication.members.introducer import Introducer
+    from raftflow.replication.members.introductions import Introduction
     from raftflow.replication.members.starts import Starts
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport

@@ -291,7 +291,7 @@ class Replica:
         events = result.events
         if self.awaited.count:
             self.awaited.on_applied(events)
-        if self.leader.leading and self.machine.state.uploads:
+        if self.leader.leading and self.machine.tables.uploads:
             self.uploads.look()
         if events and self.leader.leading:
             self.leader.on_applied(events)
@@ -321,7 +321,7 @@ class Replica:
 
     def feature_level(self) -> int:
         """Return the cluster's feature level, 0 until a new one is on the level of its founders."""
-        level = self.machine.state.feature_level
+        level = self.machine.tables.feature_level
         if level > LEVEL_FIRST or min(self._founding_levels().values(), default=LEVEL_FIRST) <= LEVEL_FIRST:
             return level
         return 0
@@ -441,9 +441,10 @@ class Replica:
             raise self.submitter.no_leader_error()
         if not isinstance(self.log, ChangeableLog):
             raise ChangeRefusedError("the members of this log cannot be changed")
-        if self.machine.state.feature_level < MEMBERS_LEVEL:
+        level = self.machine.tables.feature_level
+        if level < MEMBERS_LEVEL:
             raise NotReadyError(
-                f"the cluster is on feature level {self.machine.state.feature_level}, and its members can be changed "
+                f"the cluster is on feature level {level}, and its members can be changed "
                 f"from level {MEMBERS_LEVEL} on; that comes by itself when all replicas are connected and run a "
                 f"version that knows it"
             )
@@ -469,7 +470,7 @@ class Replica:
             digest_index=self.machine.applied_index,
             pid=os.getpid(),
             version=raftflow.__version__,
-            feature_level=self.machine.state.feature_level,
+            feature_level=self.machine.tables.feature_level,
             feature_level_max=self.machine.level_max,
             uptime_s=round(asyncio.get_running_loop().time() - self._started_s, 3),
             peers=[

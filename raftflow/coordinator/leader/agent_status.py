@@ -8,7 +8,7 @@ returned   up again after a loss, until its first success or for `RETURNED_S`
 from __future__ import annotations
 
 from raftflow.domain.contract.views import AgentWord
-from raftflow.machine.tables.state import Agent
+from raftflow.machine.rows import AgentRow
 
 RETURNED_S = 60.0
 
@@ -31,11 +31,11 @@ class AgentStatus:
         self._incarnations.clear()
         self._returned_s.clear()
 
-    def known(self, agent: Agent) -> None:
+    def known(self, agent: AgentRow) -> None:
         """Take an agent as it was when this replica began to lead."""
         self._incarnations[agent.name] = agent.incarnation
 
-    def changed(self, agent: Agent, now_s: float) -> None:
+    def changed(self, agent: AgentRow, now_s: float) -> None:
         """Look whether an agent that changed is a new incarnation of one that was lost."""
         if self._incarnations.get(agent.name) != agent.incarnation:
             self._incarnations[agent.name] = agent.incarnation

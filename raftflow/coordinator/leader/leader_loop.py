@@ -178,14 +178,14 @@ class LeaderLoop:
         self._leading = True
         now_s = asyncio.get_running_loop().time()
         self.leases.clear()
-        for agent in self._machine.state.agents.values():
+        for agent in self._machine.tables.agents.values():
             self.standing.known(agent)
             if agent.present:
                 self.leases.contact(agent.name, now_s)
         for coalesced in self._coalesced:
             coalesced.start()
         self._planner.reset()
-        self.unheard = {agent.name: None for agent in self._machine.state.agents.values() if agent.present}
+        self.unheard = {agent.name: None for agent in self._machine.tables.agents.values() if agent.present}
         for name in self.unheard:
             self._planner.suspect(name, silent=True)
         self._planner.hold_queues(held=bool(self.unheard))
@@ -282,7 +282,7 @@ class LeaderLoop:
         return self.standing.word(agent, state, asyncio.get_running_loop().time())
 
     def _watch(self, name: str) -> None:
-        agent = self._machine.state.agents.get(name)
+        agent = self._machine.tables.agents.get(name)
         if agent is None or not agent.present:
             self.leases.forget(name)
             self.standing.settled(name)
@@ -317,7 +317,7 @@ class LeaderLoop:
         self._note_suspects(now_s)
         over: list[tuple[str, int]] = []
         for name in self.leases.expired(now_s):
-            agent = self._machine.state.agents.get(name)
+            agent = self._machine.tables.agents.get(name)
             if agent is None or not agent.present:
                 self.leases.forget(name)
             elif (name, agent.incarnation) not in self.removals:
@@ -327,7 +327,7 @@ class LeaderLoop:
         self._arm_leases()
 
     def _is_together(self, name: str) -> bool:
-        return self._machine.state.feature_level >= FAULTS_LEVEL and name in self.together
+        return self._machine.tables.feature_level >= FAULTS_LEVEL and name in self.together
 
     def _trust(self, name: str) -> None:
         """Give an agent work again that is a suspect, or has not been heard before."""
@@ -359,7 +359,7 @@ class LeaderLoop:
                 _log.info("the mass loss of agents is over")
                 self.loss_throttle.reset()
             return 0
-        present = sum(agent.present for agent in self._machine.state.agents.values())
+        present = sum(agent.present for agent in self._machine.tables.agents.values())
         self.together.note(self.standing.suspects, present)
         begun = self.loss_throttle.begun
         granted = self.loss_throttle.grant(wanted, silent=len(self.standing.suspects), present=present, now_s=now_s)
@@ -378,7 +378,7 @@ class LeaderLoop:
         return max(self._clock.now_ms(), self._machine.clock_ms)
 
     def _arm_timer(self) -> None:
-        due_ms = self._machine.state.next_timer_ms
+        due_ms = self._machine.tables.next_timer_ms
         if due_ms == self._wake_due_ms and self._wake_timer is not None:
             return
         if self._wake_timer is not None:
@@ -393,14 +393,14 @@ class LeaderLoop:
     def _timer_due(self) -> None:
         self._wake_timer = None
         self._wake_due_ms = None
-        due_ms = self._machine.state.next_timer_ms
+        due_ms = self._machine.tables.next_timer_ms
         if due_ms is not None and due_ms <= self._now_ms():
             self._firing.kick()
         else:
             self._arm_timer()
 
     async def _fire(self) -> None:
-        due_ms = self._machine.state.next_timer_ms
+        due_ms = self._machine.tables.next_timer_ms
         if due_ms is not None and due_ms <= self._now_ms():
             await self._submitter.propose(FireTimers(at_ms=self._now_ms(), actor=self._actor))
         self._arm_timer()
@@ -452,14 +452,14 @@ class LeaderLoop:
         self._retire_later()
 
     async def _retire(self) -> None:
-        finished = self._machine.state.finished
+        finished = self._machine.tables.finished
         excess, before_ms = self._retention.excess(finished, self._now_ms())
         while self._leading and excess > 0:
             before, count = len(finished), min(excess, RETIRE_COUNT_MAX)
             await self._submitter.propose(
                 RetireWorkflows(at_ms=self._now_ms(), actor=self._actor, before_ms=before_ms, count_max=count)
             )
-            finished = self._machine.state.finished
+            finished = self._machine.tables.finished
             excess -= before - len(finished)
             if len(finished) >= before:
                 return  # nothing went; the next round looks again
@@ -469,20 +469,20 @@ class LeaderLoop:
     def _look_at_levels(self) -> None:
         """Look now and then, for as long as this replica understands more than the cluster uses."""
         self._level_timer = None
-        if self._machine.state.feature_level < self._machine.level_max:
+        if self._machine.tables.feature_level < self._machine.level_max:
             self._raising.kick()
             self._level_timer = asyncio.get_running_loop().call_later(LEVEL_EVERY_S, self._look_at_levels)
 
     async def _raise(self) -> None:
         levels = self._member_levels()
         level = min(levels.values(), default=0) if levels is not None else 0
-        if levels is None or level <= self._machine.state.feature_level:
+        if levels is None or level <= self._machine.tables.feature_level:
             return
         supported = tuple(Supported(member, understood) for member, understood in sorted(levels.items()))
         await self._submitter.propose(
             RaiseFeatureLevel(at_ms=self._now_ms(), actor=self._actor, level=level, supported=supported)
         )
-        _log.info("the cluster is on feature level %d", self._machine.state.feature_level)
+        _log.info("the cluster is on feature level %d", self._machine.tables.feature_level)
 
 
 def _ignore(reply: asyncio.Future[AnyReply]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from raftflow.machine.tables.state import Workflow
+    from raftflow.machine.rows import WorkflowRow
 
 
 class Retention(NamedTuple):
@@ -20,7 +20,7 @@ class Retention(NamedTuple):
     result_bytes: int
     """Of their results, all together."""
 
-    def excess(self, finished: Mapping[str, Workflow], now_ms: int) -> tuple[int, int]:
+    def excess(self, finished: Mapping[str, WorkflowRow], now_ms: int) -> tuple[int, int]:
         """Return how many of the oldest are to be forgotten, and when the last of these finished.
 
         `finished` is in the order in which they finished.

@@ -39,7 +39,7 @@ def explain(
     told = queries.explain(machine, workflow_id, task_id, memory)
     if told is None:
         return None
-    position = machine.state.workflows[workflow_id].by_id[task_id].position
+    position = machine.tables.workflows[workflow_id].by_id[task_id].position
     ready = queries.ready_task(machine, workflow_id, position)
     if ready is not None:
         told.candidates = _views(planner.view_now(), ready)

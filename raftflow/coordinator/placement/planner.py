@@ -94,7 +94,7 @@ class QueuePlanner:
         self._open.clear()
         self._full.clear()
         self._suspects.clear()
-        self._changed = dict.fromkeys(self._machine.state.agents)
+        self._changed = dict.fromkeys(self._machine.tables.agents)
         self._reservations = Reservations()
         self._remembered.clear()
         self._decision.clear()
@@ -114,7 +114,7 @@ class QueuePlanner:
 
     def _note_workflow(self, event: WorkflowReady | WorkflowNotReady) -> None:
         """Put a whole workflow in line, to be taken in or out."""
-        workflow = self._machine.state.workflows.get(event.workflow_id)
+        workflow = self._machine.tables.workflows.get(event.workflow_id)
         if workflow is None:
             return  # later events of the same entry took it away
         if isinstance(event, WorkflowNotReady):
@@ -160,7 +160,7 @@ class QueuePlanner:
         return count
 
     def _place_of(self, workflow_id: str) -> tuple[int, int, int, str]:
-        workflow = self._machine.state.workflows[workflow_id]
+        workflow = self._machine.tables.workflows[workflow_id]
         order = workflow_order(workflow.submitted_ms // AGE_STEP_MS, workflow.priority)
         return order, 0, workflow.number, workflow_id
 
@@ -176,7 +176,7 @@ class QueuePlanner:
         """Place nothing where it could not run at once for a while, or go on to fill queues."""
         if self._queues_held != held:
             self._queues_held = held
-            self._changed.update(dict.fromkeys(self._machine.state.agents))
+            self._changed.update(dict.fromkeys(self._machine.tables.agents))
 
     def _add(self, workflow_id: str, position: int) -> None:
         # Later events of the same entry may have changed it again; then there is nothing to add.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.tasks.feasibility import fits_now, suits
 from raftflow.machine.read import queries
-from raftflow.machine.tables.state import ORDER_NONE, attempt_of
+from raftflow.machine.read.running import live_attempt
 from raftflow.scheduler.order import is_more_urgent
 from raftflow.scheduler.reserve import fits_at_ms
 
@@ -73,10 +73,10 @@ def _may_be_placed(task: ReadyTask, room: AgentRoom) -> bool:
 
 def _less_urgent(machine: Machine, name: str, task: ReadyTask) -> list[int]:
     """Return the fences of an agent's queue that are less urgent than a task and are not asked back yet."""
-    agent = machine.state.agents[name]
+    agent = machine.tables.agents[name]
     fences = []
     for fence in agent.queue:
         workflow, queued = agent.live[fence]
-        if attempt_of(queued, fence).order == ORDER_NONE and is_more_urgent(task, queries.urgency_of(workflow)):
+        if not live_attempt(queued, fence).ordered and is_more_urgent(task, queries.urgency_of(workflow)):
             fences.append(fence)
     return fences

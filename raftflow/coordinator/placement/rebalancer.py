@@ -32,10 +32,7 @@ from raftflow.domain.commands import CommitBackups, Placement, RecallAttempts
 from raftflow.domain.events import AgentChanged, Event
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask
-from raftflow.machine.rules.backups import wants_backup
-from raftflow.machine.rules.lateness import PATIENCE_MIN_MS, expectation
-from raftflow.machine.rules.stopping import at_limit
-from raftflow.machine.tables.state import ORDER_NONE, attempt_of
+from raftflow.machine.read.running import PATIENCE_MIN_MS, at_limit, expectation, live_attempt, wants_backup
 from raftflow.scheduler.order import order_key
 from raftflow.scheduler.place import place
 from raftflow.scheduler.view import Group, PlacementView
@@ -48,7 +45,7 @@ if TYPE_CHECKING:
     from raftflow.domain.commands import AnyCommand
     from raftflow.domain.tasks.feasibility import Shape
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
+    from raftflow.machine.rows import AgentRow, AttemptRow, TaskRow, WorkflowRow
 
 WATCH_S = 0.5
 """How often the watch looks."""
@@ -66,9 +63,9 @@ _PER_MILLE = 1_000
 class _RunningAttempt(NamedTuple):
     """An attempt that runs."""
 
-    workflow: Workflow
-    task: Task
-    attempt: Attempt
+    workflow: WorkflowRow
+    task: TaskRow
+    attempt: AttemptRow
 
     @property
     def may_be_backed_up(self) -> bool:
@@ -117,7 +114,7 @@ class Rebalancer:
 
     def look(self) -> list[AnyCommand]:
         """Return what to propose now."""
-        if self._machine.state.feature_level < ONLINE_LEVEL:
+        if self._machine.tables.feature_level < ONLINE_LEVEL:
             return []
         ahead = [
             self._recall(name, fences) for name, fences in attempts_in_the_way(self._machine, self._planner).items()
@@ -135,7 +132,7 @@ class Rebalancer:
     # --- moved work
 
     def _recalls(self, idle: list[AgentRoom]) -> list[RecallAttempts]:
-        agents = self._machine.state.agents
+        agents = self._machine.tables.agents
         busy = [agent for agent in agents.values() if agent.queue and agent.present]
         if not busy:
             return []
@@ -167,11 +164,11 @@ class Rebalancer:
             at_ms=self._now_ms(),
             actor=self._actor,
             agent=agent,
-            incarnation=self._machine.state.agents[agent].incarnation,
+            incarnation=self._machine.tables.agents[agent].incarnation,
             fences=tuple(sorted(fences)),
         )
 
-    def _share(self, agent: Agent, best_speed: int) -> int:
+    def _share(self, agent: AgentRow, best_speed: int) -> int:
         """Return how much of a queue may go elsewhere: half of it among equals, more of it if its agent is slow."""
         speeds = best_speed + self._agent_stats.speed(agent.name)
         return (len(agent.queue) * best_speed + speeds - 1) // speeds
@@ -201,7 +198,7 @@ class Rebalancer:
 
     def _running(self) -> Iterable[_RunningAttempt]:
         """Yield the next running attempts, in the order of the agents and from the beginning after the last."""
-        agents = list(self._machine.state.agents.values())
+        agents = list(self._machine.tables.agents.values())
         count = 0
         self._next %= max(1, len(agents))
         for turn in range(len(agents)):
@@ -213,13 +210,13 @@ class Rebalancer:
             for fence, (workflow, task) in agent.live.items():
                 if fence not in queued:
                     count += 1
-                    yield _RunningAttempt(workflow, task, attempt_of(task, fence))
+                    yield _RunningAttempt(workflow, task, live_attempt(task, fence))
         self._next = 0
 
     def _is_late(self, run: _RunningAttempt, now_ms: int, best_speed: int) -> bool:
         """Tell whether an attempt is far over its time, or will be."""
         attempt = run.attempt
-        found = expectation(self._machine.state, run.workflow, run.task)
+        found = expectation(self._machine, run.workflow, run.task)
         if found is None:
             return False
         delivered_s = self._delivered_s(attempt.agent, attempt.fence)
@@ -241,7 +238,7 @@ class Rebalancer:
         )
         return here_ms >= PATIENCE_MIN_MS and here_ms > GAIN_MIN * anew_ms
 
-    def _left_ms(self, attempt: Attempt, run_ms: int) -> int | None:
+    def _left_ms(self, attempt: AttemptRow, run_ms: int) -> int | None:
         """Return how long an attempt will still take by its own progress, None if it does not tell."""
         sample = self._usage.get(attempt.agent, attempt.fence)
         if sample is None or not sample.progress:
@@ -269,15 +266,15 @@ class Rebalancer:
         )
 
 
-def _movable(agent: Agent, count: int) -> Iterable[int]:
+def _movable(agent: AgentRow, count: int) -> Iterable[int]:
     """Yield fences that may be asked back: the last `count` of the queue, the last first, and not those asked."""
     for fence in islice(reversed(agent.queue), count):
         workflow, task = agent.live[fence]
-        if attempt_of(task, fence).order == ORDER_NONE and not workflow.paused:
+        if not live_attempt(task, fence).ordered and not workflow.paused:
             yield fence
 
 
-def _as_ready(workflow: Workflow, task: Task, avoid: tuple[str, ...]) -> ReadyTask:
+def _as_ready(workflow: WorkflowRow, task: TaskRow, avoid: tuple[str, ...]) -> ReadyTask:
     """Return a task as if it were ready, to go anywhere but where it is."""
     return ReadyTask(
         workflow_id=workflow.id,
@@ -339,7 +336,7 @@ class RebalanceLoop:
 
     def _due(self) -> None:
         self._timer = None
-        if any(agent.live for agent in self._machine.state.agents.values()):
+        if any(agent.live for agent in self._machine.tables.agents.values()):
             self._look_again()
             self._coalesced.kick()
             self._arm()

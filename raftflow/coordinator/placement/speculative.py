@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.commands import Placement
 from raftflow.domain.tasks.feasibility import fits_in, suits
-from raftflow.domain.tasks.states import AgentState, TaskState
-from raftflow.machine.tables.state import ORDER_NONE
+from raftflow.domain.tasks.states import AgentState
+from raftflow.machine.read.running import is_last_need
 
 if TYPE_CHECKING:
     from raftflow.domain.contract.views import ReportedEnd
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent, Task, Workflow
+    from raftflow.machine.rows import AgentRow, TaskRow, WorkflowRow
 
 AHEAD_MAX = 64
 """Placements guessed for one report."""
@@ -31,11 +31,11 @@ AHEAD_MAX = 64
 
 def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -> tuple[Placement, ...]:
     """Guess which tasks the ends make ready and the agent can run at once. Reads only."""
-    agent = machine.state.agents.get(name)
+    agent = machine.tables.agents.get(name)
     if agent is None or agent.state is not AgentState.UP or agent.queue:
         return ()
     free = dict(agent.free)
-    ready: list[tuple[Workflow, Task]] = []
+    ready: list[tuple[WorkflowRow, TaskRow]] = []
     met: dict[tuple[int, int], int] = {}
     for end in ends:
         found = agent.live.get(end.fence)
@@ -52,30 +52,30 @@ def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -
     return tuple(_fitting(agent, free, ready))
 
 
-def _goes_on(workflow: Workflow, task: Task, fence: int) -> bool:
+def _goes_on(workflow: WorkflowRow, task: TaskRow, fence: int) -> bool:
     """Tell whether the success of this attempt lets the workflow go on."""
     attempt = task.last
     return (
         attempt is not None
         and attempt.fence == fence
-        and attempt.order == ORDER_NONE
+        and not attempt.ordered
         and not (workflow.paused or workflow.stopping or workflow.cancelled)
     )
 
 
 def _meet(
-    workflow: Workflow, task: Task, met: dict[tuple[int, int], int], ready: list[tuple[Workflow, Task]]
+    workflow: WorkflowRow, task: TaskRow, met: dict[tuple[int, int], int], ready: list[tuple[WorkflowRow, TaskRow]]
 ) -> None:
     """Count a success for those that need it, and add those that need nothing more."""
     for position in workflow.dependents[task.position]:
         dependent = workflow.tasks[position]
         key = (workflow.number, position)
         met[key] = met.get(key, 0) + 1
-        if met[key] == dependent.open_needs and dependent.state is TaskState.WAITING:
+        if is_last_need(dependent, met[key]):
             ready.append((workflow, dependent))
 
 
-def _fitting(agent: Agent, free: dict[str, int], ready: list[tuple[Workflow, Task]]) -> Iterable[Placement]:
+def _fitting(agent: AgentRow, free: dict[str, int], ready: list[tuple[WorkflowRow, TaskRow]]) -> Iterable[Placement]:
     """Yield placements while their demands fit into what will be free."""
     count = 0
     for workflow, task in ready:

@@ -10,7 +10,7 @@ from raftflow.machine.read import queries
 if TYPE_CHECKING:
     from raftflow.domain.contract.views import Assignment, PollRequest
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent
+    from raftflow.machine.rows import AgentRow
 
 ANSWER_BYTES = 1024 * 1024
 """An answer carries about this many bytes of arguments and inputs, and at least one assignment."""
@@ -28,7 +28,7 @@ class Instructions(NamedTuple):
     draining: bool
 
 
-def instructions_for(machine: Machine, agent: Agent, request: PollRequest) -> Instructions:
+def instructions_for(machine: Machine, agent: AgentRow, request: PollRequest) -> Instructions:
     """Return what an agent has to do, given what its poll says that it holds."""
     draining = agent.state is AgentState.DRAINING
     if not (agent.live or agent.void or request.running or request.queued):
@@ -37,7 +37,7 @@ def instructions_for(machine: Machine, agent: Agent, request: PollRequest) -> In
     ended = {end.fence for end in request.ends}
     held = [fence for fence in (*request.running, *request.queued) if fence not in ended]
     if held or stop or release:
-        unknown = [fence for fence in held if fence not in agent.live and fence <= machine.state.fence]
+        unknown = [fence for fence in held if fence not in agent.live and fence <= machine.tables.fence]
         present = set(held)
         stop = sorted({fence for fence in stop if fence in present or fence > request.seen} | set(unknown))
         release = [fence for fence in release if fence in present]
@@ -46,7 +46,7 @@ def instructions_for(machine: Machine, agent: Agent, request: PollRequest) -> In
     return Instructions(assign, stop, release, draining)
 
 
-def missing_fences(agent: Agent, request: PollRequest) -> tuple[int, ...]:
+def missing_fences(agent: AgentRow, request: PollRequest) -> tuple[int, ...]:
     """Return the live fences that the agent was sent and does not mention.
 
     `poll_service` says why the agent has lost these attempts.
@@ -57,7 +57,7 @@ def missing_fences(agent: Agent, request: PollRequest) -> tuple[int, ...]:
     return tuple([fence for fence in agent.live if fence <= request.seen and fence not in known])
 
 
-def holds_unknown(agent: Agent, request: PollRequest) -> bool:
+def holds_unknown(agent: AgentRow, request: PollRequest) -> bool:
     """Return True if the agent holds an attempt that is not live on this replica."""
     live = agent.live
     for fences in (request.running, request.queued):

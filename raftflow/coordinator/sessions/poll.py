@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raftflow.coordinator.sessions.agent_session import AgentSession
     from raftflow.domain.contract.views import PollRequest, ReportVerdict
     from raftflow.domain.replies import AnyReply
-    from raftflow.machine.tables.state import Agent
+    from raftflow.machine.rows import AgentRow
 
 PollOutcome = PollResponse | Rejection | Exception
 """How a poll ends: with an answer, with the refusal of an agent that must register first, or with an error."""
@@ -56,7 +56,7 @@ class Poll:
         "verdicts",
     )
 
-    agent: Agent
+    agent: AgentRow
     """Set from the step `report` on."""
     session: AgentSession
     """Set from the step `read verdicts` on."""

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from raftflow.coordinator.sessions.agent_session import AgentSession
     from raftflow.domain.contract.views import AgentLoad, PollRequest, RegisterRequest
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent
+    from raftflow.machine.rows import AgentRow
 
 WAKES_PER_TURN = 128
 """Agents whose held polls are looked at in one turn of the event loop. An answer takes some 0.05 ms: thousands of
@@ -185,7 +185,7 @@ class PollService:
 
     def wake(self, agent: str) -> None:
         """Look again, in one of the next turns of the loop, whether there is news for an agent."""
-        known = self._machine.state.agents.get(agent)
+        known = self._machine.tables.agents.get(agent)
         if known is None or not known.present:
             self.usage.forget(agent)
             self.agent_stats.forget(agent)
@@ -283,7 +283,7 @@ class PollService:
     def _admit_agent(self, poll: Poll) -> bool:
         """Admit a poll if its agent is certainly registered and is not being given up; else find out."""
         request = poll.request
-        agent = self._machine.state.agents.get(poll.name)
+        agent = self._machine.tables.agents.get(poll.name)
         if (
             agent is None
             or agent.incarnation != request.incarnation
@@ -309,15 +309,15 @@ class PollService:
             poll.agent = agent
             poll.step = "report"
 
-    async def _find_agent(self, name: str, request: PollRequest) -> Agent | Rejection:
-        agent = self._machine.state.agents.get(name)
+    async def _find_agent(self, name: str, request: PollRequest) -> AgentRow | Rejection:
+        agent = self._machine.tables.agents.get(name)
         if agent is None or request.incarnation > agent.incarnation:
             # Perhaps this replica was replaced and has not heard of it, and the agent knows more than we do.
             await self._barrier()
-            agent = self._machine.state.agents.get(name)
+            agent = self._machine.tables.agents.get(name)
         if await self._leader.removals.settled(name, request.incarnation):
             self._require_leading()
-            agent = self._machine.state.agents.get(name)
+            agent = self._machine.tables.agents.get(name)
         if agent is None:
             return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {name!r}; it must register first")
         if agent.incarnation != request.incarnation or not agent.present:
@@ -457,7 +457,7 @@ class PollService:
         if not self._leader.leading:
             raise self._submitter.no_leader_error()
         name, session, request = poll.name, poll.session, poll.request
-        agent = self._machine.state.agents.get(name)
+        agent = self._machine.tables.agents.get(name)
         if agent is None or agent.incarnation != request.incarnation or not agent.present:
             self._long_polls.release(poll)
             poll.step = "refuse"
@@ -496,7 +496,7 @@ class PollService:
                 release=release,
                 logs=self.relay.wanted(name),
                 draining=draining,
-                feature_level=self._machine.state.feature_level,
+                feature_level=self._machine.tables.feature_level,
             ),
         )
 

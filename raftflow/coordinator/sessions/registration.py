@@ -41,7 +41,7 @@ class Registration:
             "labels": request.labels,
             "prefetch": request.prefetch,
         }
-        if self._machine.state.feature_level >= FAULTS_LEVEL:
+        if self._machine.tables.feature_level >= FAULTS_LEVEL:
             return JoinAgent(**fields, home=request.home)
         return RegisterAgent(**fields)
 
@@ -56,14 +56,14 @@ class Registration:
         """
         if not self._leader.leading:
             raise self._submitter.no_leader_error()
-        if not offers or self._machine.state.feature_level < ONLINE_LEVEL:
+        if not offers or self._machine.tables.feature_level < ONLINE_LEVEL:
             return _accepted(await self._submitter.propose(command, bounded=True)), []
         ends = tuple(map(attempt_finish, offers))
         registered = self._submitter.enqueue(command, bounded=True)
         if isinstance(registered, Rejection):
             return registered, []
         self._under_way += 1
-        expected = self._machine.state.incarnation + self._under_way
+        expected = self._machine.tables.incarnation + self._under_way
         offered = self._submitter.enqueue(_offer(command, expected, ends))
         try:
             if isinstance(offered, Rejection):

@@ -11,7 +11,7 @@ from raftflow.coordinator.sessions.ends import report, verdicts_of
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import Reported
 from raftflow.machine.read import queries
-from raftflow.machine.rules.lateness import SAMPLES_MIN
+from raftflow.machine.read.running import SAMPLES_MIN
 
 if TYPE_CHECKING:
     from raftflow.coordinator.clock import WallClock
@@ -45,7 +45,7 @@ class Reports:
             return None
         if missing:
             _log.warning("agent %s does not hold attempts that it was sent: %s", name, missing[:20])
-        level = self._machine.state.feature_level
+        level = self._machine.tables.feature_level
         queued = self._submitter.enqueue(report(name, request, missing, at_ms=self._clock.now_ms(), level=level))
         if not isinstance(queued, Rejection):
             self._leader.place_after(name, request.ends)
@@ -74,7 +74,7 @@ class Reports:
         """Note how fast the agent was with what is known to take some time."""
         for end in ends:
             if end.duration_ms >= MEASURED_MIN_MS and end.outcome == "succeeded":
-                agent = self._machine.state.agents.get(name)
+                agent = self._machine.tables.agents.get(name)
                 found = None if agent is None else agent.live.get(end.fence)
                 if found is None:
                     continue

@@ -10,7 +10,7 @@ from raftflow.domain import limits
 from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.pieces import Draft, TaskPiece
 from raftflow.domain.tasks.workflow import OnFailure, WorkflowSpec
-from raftflow.machine.tables.requests import fingerprint_of
+from raftflow.machine.read.requests import fingerprint_of
 
 
 class WorkflowSubmission(msgspec.Struct, frozen=True):

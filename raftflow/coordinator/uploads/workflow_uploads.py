@@ -85,12 +85,12 @@ class WorkflowUploads:
 
     def look(self) -> None:
         """Drop what goes on no longer. To be called after every applied entry while leading."""
-        uploads = self._machine.state.uploads
+        uploads = self._machine.tables.uploads
         if uploads and any(workflow_id not in self._active for workflow_id in uploads):
             self._dropping.kick()
 
     async def _drop(self) -> None:
-        stale = [workflow_id for workflow_id in self._machine.state.uploads if workflow_id not in self._active]
+        stale = [workflow_id for workflow_id in self._machine.tables.uploads if workflow_id not in self._active]
         if stale:
             await self._submitter.propose(
                 DropUploads(at_ms=self._now_ms(), actor=self._actor, workflow_ids=tuple(stale))
@@ -127,7 +127,7 @@ class WorkflowUploads:
         nobody does, and `ProposeError`s; after `OutcomeUnknownError` alone the workflow may be there.
         """
         async with self._room:
-            if request_id and self._machine.state.requests.get(request_id) is not None:
+            if request_id and self._machine.tables.requests.get(request_id) is not None:
                 reply = await self._finish(submission, workflow_id, request_id, actor)
                 if not isinstance(reply, Rejection) or reply.code is not RejectionCode.NOT_FOUND:
                     return reply  # else it was forgotten just now
@@ -163,7 +163,7 @@ class WorkflowUploads:
         )
         reply = await self._send(begin)
         if isinstance(reply, Rejection):
-            if reply.code is RejectionCode.LIMIT and len(self._machine.state.uploads) >= limits.UPLOADS_MAX:
+            if reply.code is RejectionCode.LIMIT and len(self._machine.tables.uploads) >= limits.UPLOADS_MAX:
                 raise BusyError(reply.message)
             return reply
         for number, piece in enumerate(submission.pieces):

@@ -12,9 +12,9 @@ place of its result.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, SupportsIndex, TypeVar
 
 from raftflow.client.errors import UsageError
 from raftflow.formats.readers.values import RESULT_KEY
@@ -32,8 +32,18 @@ class TaskRef:
         return {RESULT_KEY: self.id}
 
 
-Strings = list[str] | tuple[str, ...]
-Needs = list[str] | list[TaskRef] | list[str | TaskRef] | tuple[str | TaskRef, ...]
+ItemT_co = TypeVar("ItemT_co", covariant=True)
+
+
+class ItemList(Protocol[ItemT_co]):
+    """A sequence such as a list or a tuple. A string is not one: it can only contain strings."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[ItemT_co]: ...
+    def __getitem__(self, index: SupportsIndex, /) -> ItemT_co: ...
+    def __contains__(self, item: object, /) -> bool: ...
+
+
 Duration = str | float
 """Such as `"40s"` or `"1h30m"`; a number is in seconds."""
 
@@ -60,12 +70,12 @@ class Workflow:
     def task(
         self,
         task_id: str,
-        command: Strings | None = None,
+        command: ItemList[str] | None = None,
         *,
         python: str | Callable[..., Any] | None = None,
         args: list[Any] | tuple[Any, ...] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        needs: Needs = (),
+        needs: ItemList[str | TaskRef] = (),
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         resources: Mapping[str, float | str] | None = None,
@@ -126,7 +136,7 @@ class Workflow:
 
 def _items(where: str, field: str, value: Any) -> list[Any]:
     """Return a list that a caller gave. Raises `UsageError` for a single thing in its place."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return list(value)
     if isinstance(value, str | TaskRef) or (isinstance(value, Mapping) and value.keys() == {RESULT_KEY}):
         raise UsageError(f"{where}: {field} is a list: write {field}=[{_shown(value)}]")

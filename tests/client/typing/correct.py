@@ -1,0 +1,76 @@
+"""The public API of the client as a user writes it: mypy accepts all of this (`test_typing.py`)."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, assert_type
+
+from raftflow.client import (
+    AsyncClient,
+    AsyncWorkflowRun,
+    Client,
+    OutcomeUnknown,
+    Refused,
+    TaskRef,
+    Unreachable,
+    WaitTimeout,
+    Workflow,
+    WorkflowFailed,
+    WorkflowRun,
+)
+from raftflow.domain.contract.views import AgentView, TaskLog, TaskView, WorkflowView
+
+
+def double(value: int) -> int:
+    return 2 * value
+
+
+def build() -> Workflow:
+    flow = Workflow("nightly", priority=50, on_failure="continue", max_parallel=4, defaults={"retries": 3})
+    fetch = flow.task("fetch", ["python3", "fetch.py"], timeout="5m", resources={"cpu": 0.5, "memory": "1GiB"})
+    assert_type(fetch, TaskRef)
+    flow.task("train", python=double, args=[fetch.result], needs=[fetch, "prepare"], retries=2, retry_delay=1.5)
+    flow.task("prepare", python="jobs:prepare", kwargs={"key": fetch.result}, cache=True, constraints={"labels": {}})
+    return flow
+
+
+def submit_and_wait() -> dict[str, Any]:
+    with Client("http://127.0.0.1:7001", timeout_s=10) as client:
+        run = client.submit(build(), idempotency_key="night-1")
+        assert_type(run, WorkflowRun)
+        assert_type(run.id, str)
+        assert_type(client.workflow(run.id), WorkflowView)
+        assert_type(client.workflows(state="running", limit=5), Iterator[WorkflowView])
+        assert_type(client.tasks(run.id), list[TaskView])
+        assert_type(client.task_log(run.id, "fetch", "stderr", attempt=1), TaskLog)
+        assert_type(client.agents(), list[AgentView])
+        for view in client.watch(run.id, timeout_s=60.0):
+            print(view.state, view.tasks.succeeded, view.finished_at)
+        try:
+            assert_type(run.wait(timeout_s=5, check=False), WorkflowView)
+        except WaitTimeout:
+            client.cancel(run.id)
+        except WorkflowFailed as failed:
+            print(failed.workflow.tasks.failed)
+        except OutcomeUnknown as unknown:
+            print(unknown.idempotency_key)
+        except Refused as refused:
+            print(refused.kind, refused.problem.status)
+        except Unreachable as unreachable:
+            print(unreachable.failures)
+        return client.results(run.id)
+
+
+def submit_a_document(client: Client) -> str:
+    return client.submit({"name": "one", "tasks": [{"id": "t", "command": ["true"]}]}).id
+
+
+async def submit_from_asyncio() -> None:
+    async with AsyncClient(["http://127.0.0.1:7001", "http://127.0.0.1:7002"], environ={}) as client:
+        run = await client.submit(build())
+        assert_type(run, AsyncWorkflowRun)
+        assert_type(await run.wait(), WorkflowView)
+        assert_type(await run.results(), dict[str, Any])
+        changes: AsyncIterator[WorkflowView] = client.watch(run.id)
+        async for view in changes:
+            print(view.state)
+        async for view in client.workflows():
+            print(view.name)

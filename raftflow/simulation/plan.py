@@ -10,7 +10,7 @@ import msgspec
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.replication.raft.rules import NO_RULES, Rule
 from raftflow.simulation.nemesis.faults import KINDS
-from raftflow.simulation.world.machine_health import SICK_SHARE
+from raftflow.simulation.nemesis.machine_faults import SICK_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

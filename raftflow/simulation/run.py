@@ -18,23 +18,25 @@ import msgspec
 from raftflow.coordinator import replica as coordinator_replica
 from raftflow.domain.features import LEVEL
 from raftflow.replication.raft.rules import NO_RULES
-from raftflow.simulation.checkers.checks import RunHistory, Violation
+from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
+from raftflow.simulation.checkers.history import RunHistory, Violation
 from raftflow.simulation.load.bursts import Bursts
 from raftflow.simulation.load.clients import SimClient
 from raftflow.simulation.load.operator import CHANGE_S, Operator
 from raftflow.simulation.nemesis.actions import LOSSES, FaultActions
 from raftflow.simulation.nemesis.commit_exposure import CommitExposure
 from raftflow.simulation.nemesis.faults import FaultInjector
+from raftflow.simulation.nemesis.machine_faults import MachineFaults
 from raftflow.simulation.nemesis.member_faults import MemberFaults
 from raftflow.simulation.nemesis.wipes import Wipes
 from raftflow.simulation.plan import GUARD_RULES, RunOptions, make_plan
-from raftflow.simulation.world.agents import SimAgent, virtual_agents
+from raftflow.simulation.world.agents.agent import SimAgent
+from raftflow.simulation.world.agents.boot_clock import virtual_agents
 from raftflow.simulation.world.calls import Calls
 from raftflow.simulation.world.cluster import Cluster
 from raftflow.simulation.world.delays import Delays
 from raftflow.simulation.world.disk import SimulatedCrash
 from raftflow.simulation.world.loop import LoopStuckError, VirtualLoop, current_process
-from raftflow.simulation.world.machine_health import MachineFaults
 from raftflow.simulation.world.network import Network
 from raftflow.simulation.world.trace import Trace, TraceHandler
 
@@ -84,7 +86,7 @@ class World:
             trace,
             network=self.network,
             calls=self.calls,
-            history=history,
+            observer=history,
             replicas=plan.replicas,
             disabled_rules=options.disabled_rules,
             settings=plan.settings,
@@ -92,14 +94,15 @@ class World:
             latency=self.delays.disk_s,
         )
         names = tuple(f"agent{number}" for number in range(1, plan.agents + 1))
-        shared: dict[str, Any] = {"loop": loop, "trace": trace, "calls": self.calls, "history": history}
+        shared: dict[str, Any] = {"loop": loop, "trace": trace, "calls": self.calls}
         self.agents = [
             SimAgent(
                 name,
                 rng=self._rng(seed, name),
                 replicas=self.cluster.names,
-                graves=self.cluster.graves,
+                retained=self.cluster.retained,
                 long_programs=plan.long_programs,
+                observer=history,
                 **shared,
             )
             for name in names
@@ -112,11 +115,12 @@ class World:
                 agents=names,
                 pause_s=plan.pause_s,
                 reads_only=number == 0,
+                history=history,
                 **shared,
             )
             for number in range(plan.clients + 1)
         ]
-        self.operator = Operator(rng=self._rng(seed, "operator"), cluster=self.cluster, **shared)
+        self.operator = Operator(rng=self._rng(seed, "operator"), cluster=self.cluster, history=history, **shared)
         self.stage = FaultActions(
             loop=loop,
             rng=self._rng(seed, "faults"),
@@ -202,9 +206,9 @@ class World:
         hosts = [self.cluster.hosts[name] for name in self._members()]
         if self.history.violations:
             await asyncio.sleep(AFTERMATH_S)
-            self.history.check_acknowledged(hosts)
+            check_acknowledged(self.history, hosts)
         else:
-            self.history.check_end(hosts)
+            check_end(self.history, hosts)
             if self.plan.family == "repairs":
                 await self.wipes.lose_all()
 
@@ -226,8 +230,8 @@ class World:
         for name in self.cluster.names:
             host = self.cluster.hosts[name]
             host.away = False
-            self.cluster.put_back(name)
-            self.cluster.repair_disk(name)
+            self.cluster.disks.put_back(name)
+            self.cluster.disks.repair(name)
             if host.process is not None and host.process.frozen:
                 self.loop.thaw(host.process)
             self.cluster.restart(name, self._ends.choice(LOSSES))
@@ -424,7 +428,7 @@ def _simulate(loop: VirtualLoop, seed: int, options: RunOptions) -> Report:
             violations=world.history.violations,
             faults=dict(sorted(world.trace.faults.items())),
             acknowledged=len(world.history.acknowledged),
-            entries=len(world.history.canon),
+            entries=len(world.history.entries),
             reads=len(world.history.reads),
             simulated_s=round(seconds, 3),
             digest=world.trace.hexdigest(),
@@ -446,7 +450,7 @@ def _bury(world: World, loop: VirtualLoop) -> None:
             for task in asyncio.all_tasks(loop):
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
             loop.bury()
-            world.cluster.graves.clear()
+            world.cluster.retained.clear()
             world.__dict__.clear()
             gc.collect()
     finally:

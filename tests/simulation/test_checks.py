@@ -31,7 +31,9 @@ from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
 from raftflow.replication.members.membership import Membership
-from raftflow.simulation.checkers.checks import Read, RunHistory, answer
+from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
+from raftflow.simulation.checkers.history import RunHistory
+from raftflow.simulation.checkers.reads import Read, answer
 from raftflow.simulation.world.loop import VirtualLoop
 from raftflow.simulation.world.trace import Trace
 
@@ -119,7 +121,7 @@ def test_equal_replicas_are_fine(history) -> None:
         apply(history, who, 2, entry("one"))
         apply(history, who, 4, entry("two"))
     history.acknowledge("one", Fired(0))
-    history.check_end([a, b])
+    check_end(history, [a, b])
     assert kinds(history) == []
 
 
@@ -189,7 +191,7 @@ def test_an_acknowledged_command_that_a_replica_lacks_at_the_end(history) -> Non
     a, b = host("a"), host("b")
     apply(history, a, 2, entry("one"))
     history.acknowledge("one", Fired(0))
-    history.check_acknowledged([a, b])
+    check_acknowledged(history, [a, b])
     assert kinds(history) == ["lost"]
 
 
@@ -204,7 +206,7 @@ def test_a_refused_entry_that_is_applied(history) -> None:
     a = host("a")
     apply(history, a, 2, entry("one"))
     history.refuse("one")
-    history.check_end([a])
+    check_end(history, [a])
     assert kinds(history) == ["refused and applied"]
 
 
@@ -292,10 +294,10 @@ def test_a_read_of_something_that_the_log_does_not_say(history) -> None:
     a = host("a")
     apply(history, a, 2, entry())
     history.read("a", 0, Read(2, ("agents",), answer(a.replica.machine, ("agents",))))
-    history.check_end([a])
+    check_end(history, [a])
     assert kinds(history) == []
     history.read("a", 0, Read(2, ("agents",), b"{}"))
-    history.check_end([a])
+    check_end(history, [a])
     assert kinds(history) == ["wrong read"]
 
 
@@ -303,7 +305,7 @@ def test_a_table_that_does_not_fit_its_facts(history) -> None:
     a = host("a")
     apply(history, a, 2, entry())
     a.replica.machine.state.live_tasks = 3
-    history.check_end([a])
+    check_end(history, [a])
     assert "invariant" in kinds(history)
 
 
@@ -330,7 +332,7 @@ def test_a_success_whose_program_did_not_succeed(history) -> None:
     command = ReportAttempts(at_ms=1, actor="agent:a1", agent="a1", incarnation=1, ends=(end,))
     history.execution_started("a1", ("wf", "t"), 1)
     history.execution_ended("a1", ("wf", "t"), 1, "was killed")
-    history._compare_ends(command, Reported((EndVerdict(1, "accepted"),)))
+    history.executions.check_ends(command, Reported((EndVerdict(1, "accepted"),)))
     assert kinds(history) == ["wrong end"]
 
 
@@ -596,12 +598,12 @@ def test_an_exclusive_task_that_is_not_alone(model) -> None:
 @pytest.mark.parametrize(("wait_s", "wrong"), [(0.5, ["early deadline"]), (2.0, [])])
 def test_a_deadline_that_passes_before_its_time(model, history, wait_s: float, wrong: list[str]) -> None:
     model.timeouts["wf", "x"] = 1000
-    history._watch_deadlines(record(step("x", "ready", "started", "running", 1)), fired=False)
+    history.executions.check_deadlines(record(step("x", "ready", "started", "running", 1)), fired=False)
     history._trace._loop.run_until_complete(asyncio.sleep(wait_s))
     given_up = record(step("x", "running", "failed_retry", "delayed", 1))
-    history._watch_deadlines(given_up, fired=False)
+    history.executions.check_deadlines(given_up, fired=False)
     assert kinds(history) == [], "the agent said so"
-    history._watch_deadlines(given_up, fired=True)
+    history.executions.check_deadlines(given_up, fired=True)
     assert kinds(history) == wrong
 
 

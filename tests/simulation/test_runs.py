@@ -22,7 +22,8 @@ from raftflow.domain.features import MEMBERS_LEVEL
 from raftflow.simulation import run
 from raftflow.simulation.campaign import campaign, run_many
 from raftflow.simulation.load.operator import Operator
-from raftflow.simulation.mutation.mutants import MUTANTS, hunt_named
+from raftflow.simulation.mutation.detection import hunt_named
+from raftflow.simulation.mutation.mutants import MUTANTS
 from raftflow.simulation.plan import SeedPlan, make_plan
 from raftflow.simulation.run import GUARD_RULES, RunOptions, simulate
 from raftflow.simulation.world import network
@@ -84,7 +85,7 @@ def test_a_fault_that_shows_after_the_healing_is_no_end(monkeypatch) -> None:
         cluster.destroy(next(name for name in cluster.names if name != leader))
         world.stage.kill(leader)
         heal(world)
-        cluster.fail_disk(leader, "sync", errno.EIO)
+        cluster.disks.fail(leader, "sync", errno.EIO)
 
     monkeypatch.setattr(run.World, "_heal", heal_and_fail)
     report = simulate(1, RunOptions(replicas=3, seconds=1.0))

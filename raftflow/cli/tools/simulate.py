@@ -122,7 +122,8 @@ def faults(  # noqa: PLR0917 - click passes options by name
 @output_option
 def mutants(names: tuple[str, ...], jobs: int, output: str) -> None:
     """Plant faults in the code, one at a time; the simulation must find each. Exits with 1 if one survives."""
-    from raftflow.simulation.mutation.mutants import MUTANTS, hunt_all  # noqa: PLC0415 - heavy
+    from raftflow.simulation.mutation.detection import hunt_all  # noqa: PLC0415 - heavy
+    from raftflow.simulation.mutation.mutants import MUTANTS  # noqa: PLC0415 - heavy
 
     known = [mutant.name for mutant in MUTANTS]
     for name in names:

@@ -19,7 +19,7 @@ from raftflow.replication.members.membership import MemberInfo, Membership
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.simulation.world.cluster import SimHost
+    from raftflow.simulation.world.host import SimHost
 
 Report = tuple[str, str]
 

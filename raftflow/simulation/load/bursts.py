@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from raftflow.coordinator.replica import Replica
     from raftflow.machine.machine import EntryResult
-    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.checkers.history import RunHistory
     from raftflow.simulation.world.cluster import Cluster
     from raftflow.simulation.world.loop import VirtualLoop
 
@@ -42,7 +42,7 @@ class Bursts:
 
         def begin() -> None:
             tasks = [self._submit(replica, f"burst-{serial}-{number}", padding) for number in range(count)]
-            self._cluster.graves.append(asyncio.gather(*tasks))
+            self._cluster.retained.append(asyncio.gather(*tasks))
 
         self._loop.call_soon(begin, context=process.context)
 

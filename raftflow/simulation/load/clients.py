@@ -14,7 +14,7 @@ from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.read import queries
-from raftflow.simulation.checkers.checks import Read, answer
+from raftflow.simulation.checkers.reads import Read, answer
 from raftflow.simulation.world.calls import CallFailed
 from raftflow.simulation.world.loop import Process
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from raftflow.coordinator.replica import Replica
     from raftflow.domain.commands import AnyCommand
     from raftflow.domain.replies import AnyReply
-    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.checkers.history import RunHistory
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.loop import VirtualLoop
     from raftflow.simulation.world.trace import Trace

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from raftflow.coordinator.replica import Replica
     from raftflow.replication.members.membership import Membership
-    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.checkers.history import RunHistory
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.cluster import Cluster
     from raftflow.simulation.world.loop import VirtualLoop
@@ -66,6 +66,10 @@ class Operator:
         name = self._cluster.leader()
         replica = None if name is None else self._cluster.hosts[name].replica
         return None if replica is None else replica.log.status().members
+
+    def add_host(self) -> str:
+        """Set up a machine that will join, with a file that names the present members; returns its name."""
+        return self._cluster.add_host(self._history.members.latest)
 
     def may_lose(self, name: str) -> bool:
         """Return True if this replica can be lost for good, whatever becomes of the changes under way."""
@@ -209,7 +213,7 @@ class Operator:
         if dead:
             known = members.voter_names | set(members.removed) | self._cluster.lost()
             spare = [name for name in self._cluster.names if name not in known]
-            name = spare[0] if spare else self._cluster.add_host()
+            name = spare[0] if spare else self.add_host()
             self._cluster.restart(name, Loss.ALL)
             await self.add(name)
             return True

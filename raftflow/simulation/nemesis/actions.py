@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from raftflow.simulation.load.bursts import Bursts
-    from raftflow.simulation.world.agents import SimAgent
+    from raftflow.simulation.world.agents.agent import SimAgent
     from raftflow.simulation.world.cluster import Cluster
     from raftflow.simulation.world.delays import Delays
     from raftflow.simulation.world.loop import VirtualLoop
@@ -91,7 +91,7 @@ class FaultActions:
 
     def restart(self, name: str) -> None:
         """Have a replica come back with what its disk kept."""
-        self.cluster.repair_disk(name)
+        self.cluster.disks.repair(name)
         self.cluster.restart(name, self.rng.choice(LOSSES))
 
     def kill(self, name: str) -> None:
@@ -137,7 +137,7 @@ class FaultActions:
         self.trace.fault("leadership handed over", host.name)
         log, context = host.replica.log, host.process.context
         self.loop.call_soon(
-            lambda: self.cluster.graves.append(
+            lambda: self.cluster.retained.append(
                 self.loop.create_task(log.transfer_leadership(target, 1.0), context=context)
             ),
             context=context,

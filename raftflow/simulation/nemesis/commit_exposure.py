@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 from raftflow.simulation.world.disk import Loss
 
 if TYPE_CHECKING:
-    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.checkers.history import RunHistory
     from raftflow.simulation.nemesis.faults import FaultInjector
-    from raftflow.simulation.world.cluster import Cluster, SimHost
+    from raftflow.simulation.world.cluster import Cluster
+    from raftflow.simulation.world.host import SimHost
     from raftflow.simulation.world.loop import VirtualLoop
     from raftflow.simulation.world.network import Network
     from raftflow.simulation.world.trace import Trace
@@ -66,7 +67,7 @@ class CommitExposure:
     def _lacking(self) -> dict[str, Loss]:
         """Return the replicas without the newest acknowledged entry, and what their disks must lose for that."""
         index = self._history.top_acknowledged
-        known = self._history.canon.get(index)
+        known = self._history.entries.get(index)
         if known is None:
             return {}
         voters = self._history.members.latest.voter_names
@@ -100,12 +101,12 @@ class CommitExposure:
             for name, loss in lacking.items():
                 for other in lacking:
                     self._network.heal(name, other)
-                cluster.repair_disk(name)
+                cluster.disks.repair(name)
                 cluster.restart(name, loss)
             until_s = self._loop.time() + ELECTED_WITHIN_S
             while cluster.leader() is None and self._loop.time() < until_s:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(SETTLE_S)
             for name in cluster.down():
-                cluster.repair_disk(name)
+                cluster.disks.repair(name)
                 cluster.restart(name, Loss.NONE)

@@ -259,7 +259,7 @@ class FaultInjector:
                 # What such a sync did not write is gone when the power goes, though it can still be read before. If
                 # that is soon nothing stands behind it, and the journal does not look damaged.
                 after_s = 0.001 * 100.0 ** self._rng.random()
-                self._cluster.fail_disk(
+                self._cluster.disks.fail(
                     name,
                     "sync",
                     errno.EIO,
@@ -268,11 +268,11 @@ class FaultInjector:
                 )
                 return
             operation = self._rng.choice(("sync", "sync", "write", "create", "rename", "sync_dir"))
-            self._cluster.fail_disk(name, operation, errno.EIO)
+            self._cluster.disks.fail(name, operation, errno.EIO)
 
     def _fill_disk(self, name: str) -> None:
         if self._cluster.hosts[name].process is not None:
-            self._cluster.fill_disk(name, self._rng.choice((0, 2_000, 30_000)))
+            self._cluster.disks.fill(name, self._rng.choice((0, 2_000, 30_000)))
 
     def _flip(self, name: str) -> None:
         host = self._cluster.hosts[name]

@@ -115,7 +115,7 @@ class MemberFaults:
         host.away = True
         try:
             for name in sorted(members.voter_names - {away}):
-                newcomer = cluster.add_host()
+                newcomer = self._operator.add_host()
                 cluster.start(newcomer)
                 if not (await self._operator.add(newcomer) and await self._operator.remove(name)):
                     break
@@ -133,7 +133,7 @@ class MemberFaults:
         victim = stage.rng.choice(followers)
         if self.may_lose(victim):
             cluster.destroy(victim)
-        ghost = cluster.add_host()
+        ghost = self._operator.add_host()
         cluster.hosts[ghost].gone = "never runs"
         cluster.names.remove(ghost)
         stage.trace.fault("replica that never runs added", ghost)
@@ -167,7 +167,7 @@ class MemberFaults:
 
         def put() -> None:
             if host.gone is None and host.process is None and not host.wiped:
-                cluster.replace_disk(victim, copy)
+                cluster.disks.replace(victim, copy)
 
         await self._damage(victim, put, kind="voter with an old copy")
 
@@ -260,7 +260,7 @@ class MemberFaults:
             return rng.choice(spare)
         if len(cluster.hosts) >= HOSTS_MAX:
             return None
-        name = cluster.add_host()
+        name = self._operator.add_host()
         if rng.random() < 0.8:
             cluster.start(name)
         else:

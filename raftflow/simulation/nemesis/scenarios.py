@@ -151,7 +151,7 @@ class Scenarios:
         for name in rng.sample(voters, 1 if rng.random() < 0.7 else len(voters)):
             cluster.crash(name)
             await asyncio.sleep(rng.uniform(0.0, 0.01))
-            cluster.repair_disk(name)
+            cluster.disks.repair(name)
             cluster.restart(name, Loss.ALL)
         await asyncio.sleep(rng.uniform(0.1, 0.5))
         stage.restart(leader)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.domain.features import LEVEL
 from raftflow.replication.members.identity import read_identity
-from raftflow.simulation.world.cluster import DATA_DIR
+from raftflow.simulation.world.replica_builder import DATA_DIR
 
 if TYPE_CHECKING:
-    from raftflow.simulation.checkers.checks import RunHistory
+    from raftflow.simulation.checkers.history import RunHistory
     from raftflow.simulation.nemesis.actions import FaultActions
 
 BORN_WITHIN_S: Final = 5.0
@@ -59,7 +59,7 @@ class Wipes:
             return
         rest = [name for name in voters if name not in victims]
         for name in victims:
-            cluster.wipe(name)
+            cluster.disks.wipe(name)
         if rng.random() < 0.6:
             for name in rest:
                 cluster.crash(name)
@@ -75,7 +75,7 @@ class Wipes:
         finally:
             self._look(victims)
             for name in victims:
-                cluster.put_back(name)
+                cluster.disks.put_back(name)
         for name in victims:
             await asyncio.sleep(rng.choice((0.0, 0.2)))
             stage.restart(name)
@@ -112,7 +112,7 @@ class Wipes:
             return
         history.over = True  # what comes now is another cluster
         for name in voters:
-            cluster.wipe(name)
+            cluster.disks.wipe(name)
         for name in rng.sample(voters, len(voters)):
             await asyncio.sleep(rng.choice((0.0, 0.05, 0.4)))
             cluster.start(name)

@@ -1,0 +1,60 @@
+"""What the simulated cluster and its agents tell an observer. The checkers implement these protocols."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from raftflow.machine.machine import EntryResult
+    from raftflow.replication.log import Role
+    from raftflow.simulation.world.host import SimHost
+
+TaskKey = tuple[str, str]
+"""Workflow and task id."""
+
+
+class ClusterObserver(Protocol):
+    """Is told what the replicas do."""
+
+    def violation(self, kind: str, detail: str) -> None:
+        """Something happened that must never happen."""
+
+    def founded(self, names: tuple[str, ...]) -> None:
+        """These replicas found the cluster."""
+
+    def started(self, host: SimHost) -> None:
+        """A replica serves from now on."""
+
+    def ended(self, host: SimHost) -> None:
+        """The process of a replica ended."""
+
+    def role_changed(self, host: SimHost, role: Role, term: int) -> None:
+        """A replica announced a role."""
+
+    def applying(self, host: SimHost, index: int, entry: bytes) -> None:
+        """A replica of an older version is about to apply an entry."""
+
+    def applied(self, host: SimHost, index: int, term: int, entry: bytes, result: EntryResult) -> None:
+        """A replica applied an entry."""
+
+    def restored(self, host: SimHost) -> None:
+        """A replica restored a snapshot."""
+
+    def removal_heard(self, name: str) -> None:
+        """A replica stopped because it was told that it is no longer a member."""
+
+    def disk_replaced(self, name: str) -> None:
+        """An older copy of a replica's disk was put back."""
+
+
+class ExecutionObserver(Protocol):
+    """Is told which programs the agents run."""
+
+    def execution_started(self, agent: str, task: TaskKey, fence: int) -> None:
+        """An agent started a program."""
+
+    def inputs_given(self, task: TaskKey, fence: int, inputs: dict[str, bytes]) -> None:
+        """A program was given inputs."""
+
+    def execution_ended(self, agent: str, task: TaskKey, fence: int, how: str) -> None:
+        """A program ended, in any way."""

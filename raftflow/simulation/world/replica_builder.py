@@ -1,0 +1,106 @@
+"""Builds the real `Replica` of a simulated machine, on simulated links, disk and clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from raftflow.coordinator.clock import IdSource
+from raftflow.coordinator.config.peer_directory import PeerDirectory
+from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig
+from raftflow.coordinator.history import AppliedHistory
+from raftflow.coordinator.replica import Replica
+from raftflow.replication.config import LogConfig
+from raftflow.replication.engine import PySyncObjLog
+from raftflow.replication.members.births import Neighbours
+from raftflow.replication.members.introducer import Introducer
+from raftflow.simulation.world.network import SimLinks
+from raftflow.simulation.world.observed_machine import ObservedMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from raftflow.coordinator.audit.audit_file import AuditFile
+    from raftflow.coordinator.config.replica_config import Timing
+    from raftflow.replication.log import ReplicatedLog, Role, StateMachine
+    from raftflow.replication.members.membership import MembershipVersion
+    from raftflow.replication.raft.rules import Rule
+    from raftflow.simulation.world.host import SimHost
+    from raftflow.simulation.world.loop import Process
+    from raftflow.simulation.world.network import Network
+    from raftflow.simulation.world.observer import ClusterObserver
+    from raftflow.simulation.world.trace import Trace
+
+DATA_DIR: Final = Path("/data")
+
+
+class ReplicaParts(NamedTuple):
+    """What all replicas of a simulated cluster have in common."""
+
+    network: Network
+    trace: Trace
+    observer: ClusterObserver
+    settings: dict[str, Any]
+    """Settings of `LogConfig` that a run wants otherwise."""
+    timing: Timing
+    disabled_rules: frozenset[Rule]
+    getrandbits: Callable[[int], int]
+    role_changed: Callable[[SimHost, Role, int], None]
+
+
+def build_replica(parts: ReplicaParts, host: SimHost, process: Process) -> None:
+    """Give a machine a replica and links. Call it in the context of the process."""
+    introducer = Introducer(host.disk, DATA_DIR, level=host.level, new_nonce=host.new_nonce)
+    links = host.links = SimLinks(parts.network, process, introducer, host.level)
+    neighbours = Neighbours(introducer, host.level, links.levels)
+    config = CoordinatorConfig(
+        cluster_id="simulation",
+        secret=b"s" * 32,
+        members=tuple(_member(name) for name in host.file),
+        name=host.name,
+        data_dir=DATA_DIR,
+        bind=Address(host.name, 2),
+        peer_bind=Address(host.name, 1),
+        timing=parts.timing,
+        limits=Limits(),
+    )
+    log_config = LogConfig(
+        name=host.name,
+        members=host.file,
+        cluster_id="simulation",
+        data_dir=DATA_DIR,
+        addresses={name: (f"{name}:1", f"sim://{name}") for name in host.file},
+        join=host.join,
+        **parts.settings,
+    )
+
+    directory = PeerDirectory(config, links.set_peers)
+
+    def follow(standing: MembershipVersion) -> None:
+        links.standing = standing
+        introducer.update(standing)
+        directory.follow(standing)
+
+    def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
+        observed = ObservedMachine(machine, host, parts.observer, parts.trace)
+        return PySyncObjLog(
+            log_config,
+            observed,
+            links,
+            host.disk,
+            before_compaction=audit.compact,
+            disabled_rules=parts.disabled_rules,
+            on_members=follow,
+            neighbours=neighbours,
+        )
+
+    ids = IdSource(host.clock, parts.getrandbits)
+    host.replica = Replica(
+        config, make_log, host.disk, clock=host.clock, ids=ids, level=host.level, peer_levels=links.levels
+    )
+    introducer.history = AppliedHistory(host.replica.machine, host.replica.audit)
+    host.replica.log.on_role_change(lambda role, term: parts.role_changed(host, role, term))
+
+
+def _member(name: str) -> MemberConfig:
+    return MemberConfig(name=name, peer=Address(name, 1), url=f"sim://{name}")

@@ -21,7 +21,7 @@ from raftflow.simulation.world.disk import Loss
 from raftflow.simulation.world.host import SimHost
 from raftflow.simulation.world.host_disks import HostDisks
 from raftflow.simulation.world.loop import Process
-from raftflow.simulation.world.replica_builder import ReplicaParts, build_replica
+from raftflow.simulation.world.replica_builder import ReplicaEnvironment, build_replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ class Cluster:
         self._network = network
         self._calls = calls
         self._observer = observer
-        self._parts = ReplicaParts(
+        self._env = ReplicaEnvironment(
             network=network,
             trace=trace,
             observer=observer,
@@ -162,7 +162,7 @@ class Cluster:
         self._calls.off.discard(name)
         self._trace.note(name, f"starts, life {host.lives}")
         host.disk.on_power_loss = lambda: self._crashed_inside(host, process)
-        process.context.run(build_replica, self._parts, host, process)
+        process.context.run(build_replica, self._env, host, process)
         self._loop.call_soon(self._begin, host, process, context=process.context)
 
     def _role_changed(self, host: SimHost, role: Role, term: int) -> None:

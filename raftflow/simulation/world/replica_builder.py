@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DATA_DIR: Final = Path("/data")
 
 
-class ReplicaParts(NamedTuple):
+class ReplicaEnvironment(NamedTuple):
     """What all replicas of a simulated cluster have in common."""
 
     network: Network
@@ -48,10 +48,10 @@ class ReplicaParts(NamedTuple):
     role_changed: Callable[[SimHost, Role, int], None]
 
 
-def build_replica(parts: ReplicaParts, host: SimHost, process: Process) -> None:
+def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> None:
     """Give a machine a replica and links. Call it in the context of the process."""
     introducer = Introducer(host.disk, DATA_DIR, level=host.level, new_nonce=host.new_nonce)
-    links = host.links = SimLinks(parts.network, process, introducer, host.level)
+    links = host.links = SimLinks(env.network, process, introducer, host.level)
     neighbours = Neighbours(introducer, host.level, links.levels)
     config = CoordinatorConfig(
         cluster_id="simulation",
@@ -61,7 +61,7 @@ def build_replica(parts: ReplicaParts, host: SimHost, process: Process) -> None:
         data_dir=DATA_DIR,
         bind=Address(host.name, 2),
         peer_bind=Address(host.name, 1),
-        timing=parts.timing,
+        timing=env.timing,
         limits=Limits(),
     )
     log_config = LogConfig(
@@ -71,7 +71,7 @@ def build_replica(parts: ReplicaParts, host: SimHost, process: Process) -> None:
         data_dir=DATA_DIR,
         addresses={name: (f"{name}:1", f"sim://{name}") for name in host.file},
         join=host.join,
-        **parts.settings,
+        **env.settings,
     )
 
     directory = PeerDirectory(config, links.set_peers)
@@ -82,24 +82,24 @@ def build_replica(parts: ReplicaParts, host: SimHost, process: Process) -> None:
         directory.follow(standing)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
-        observed = ObservedMachine(machine, host, parts.observer, parts.trace)
+        observed = ObservedMachine(machine, host, env.observer, env.trace)
         return PySyncObjLog(
             log_config,
             observed,
             links,
             host.disk,
             before_compaction=audit.compact,
-            disabled_rules=parts.disabled_rules,
+            disabled_rules=env.disabled_rules,
             on_members=follow,
             neighbours=neighbours,
         )
 
-    ids = IdSource(host.clock, parts.getrandbits)
+    ids = IdSource(host.clock, env.getrandbits)
     host.replica = Replica(
         config, make_log, host.disk, clock=host.clock, ids=ids, level=host.level, peer_levels=links.levels
     )
     introducer.history = AppliedHistory(host.replica.machine, host.replica.audit)
-    host.replica.log.on_role_change(lambda role, term: parts.role_changed(host, role, term))
+    host.replica.log.on_role_change(lambda role, term: env.role_changed(host, role, term))
 
 
 def _member(name: str) -> MemberConfig:

@@ -32,6 +32,8 @@ def package(name: str) -> str:
 
 def exists(mention: str, mentioned_in: str, files: list[str]) -> bool:
     """Tell whether a mention in a file names a file."""
+    while mention.startswith("../"):
+        mention = mention.removeprefix("../")
     ends = [name for name in files if name == mention or name.endswith("/" + mention)]
     if "/" in mention or mention.startswith("test_") or mention.endswith(".md"):
         return bool(ends) or any(name.startswith(mention.rstrip("/") + "/") for name in files)

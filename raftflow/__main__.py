@@ -1,6 +1,6 @@
 """`python -m raftflow`: the same as the `raftflow` command.
 
-`python -m` puts the working directory in front of the import path: it goes to the end before anything is imported.
+`python -m` puts the working directory first in the import path. It moves to the end before anything is imported.
 """
 
 import sys

@@ -1,13 +1,12 @@
-"""A task that costs what it says: CPU time, memory, and time that passes. Stands in for work that was recorded.
+"""A task that uses a given amount of CPU time, memory and time. It replaces the real work of recorded workflows.
 
-Used by the WfFormat reader (`raftflow.formats.foreign.wfformat`) and by benchmarks, as a callable
-(`raftflow.burn:burn`) or
-as a program (`python3 -m raftflow.burn --cpu-seconds 2 --memory-mib 64 --threads 2`). The callable is the default:
-it runs in a worker process that the agent keeps, so a task of a millisecond costs a millisecond, not the start of
+The WfFormat reader (`raftflow.formats.foreign.wfformat`) and benchmarks use it, as a callable (`raftflow.burn:burn`)
+or as a program (`python3 -m raftflow.burn --cpu-seconds 2 --memory-mib 64 --threads 2`). The callable is the default.
+It runs in a worker process that the agent keeps, so a task of a millisecond costs a millisecond and does not start
 an interpreter.
 
-CPU time is measured per thread by the kernel, not guessed from the clock: on a busy machine the same work is done,
-only later. Several threads burn in parallel because hashing a large block releases the interpreter lock.
+The kernel measures CPU time per thread. So a busy machine does the same amount of work in a longer time. Several threads
+run in parallel, because hashing a large block releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ from pathlib import Path
 MEMORY_MIB_MAX = 1024 * 1024
 THREADS_MAX = 1024
 _BLOCK = bytes(64 * 1024)
-"""Hashed over and over. Above 2 KiB, where hashlib lets other threads run; small enough to stop within 0.1 ms."""
+"""Is hashed in a loop. Above 2 KiB hashlib lets other threads run; hashing this block takes less than 0.1 ms."""
 
 
 def burn(cpu_seconds: float, memory_mib: int = 0, threads: int = 1, seconds: float = 0.0) -> dict[str, int]:
-    """Use `cpu_seconds` of CPU time on `threads` threads while holding `memory_mib` MiB, every page of it touched.
+    """Use `cpu_seconds` of CPU time on `threads` threads and `memory_mib` MiB of memory, with every page touched.
 
-    Returns after at least `seconds`: what is left after the CPU time is slept, as recorded tasks waited for their
-    disks. The result tells what was used: `cpu_ms`, `memory_mib`. Raises `ValueError` for amounts that make no sense
-    and `MemoryError` when the memory is not there.
+    Returns after at least `seconds`. The rest of that time is slept, as recorded tasks waited for their disks. The
+    result has what was used: `cpu_ms`, `memory_mib`. Raises `ValueError` for amounts out of range and `MemoryError` if
+    there is not enough memory.
     """
     if not 0 <= cpu_seconds < float("inf") or not 0 <= seconds < float("inf"):
         raise ValueError("seconds and cpu_seconds are finite and not negative")
     if not 0 <= memory_mib <= MEMORY_MIB_MAX or not 1 <= threads <= THREADS_MAX:
         raise ValueError(f"memory_mib is 0 to {MEMORY_MIB_MAX}, threads 1 to {THREADS_MAX}")
     started, cpu_start = time.monotonic(), time.thread_time()
-    # A bytearray is filled with zeros byte by byte, so the kernel has to back every page; `bytes` would not do.
+    # A bytearray is filled with zeros byte by byte, so the kernel has to back every page. `bytes` is not.
     memory = bytearray(memory_mib * 1024 * 1024)
     used: list[float] = []
     share = cpu_seconds / threads
     others = [threading.Thread(target=_burn_one, args=(share, used, None)) for _ in range(threads - 1)]
     for other in others:
         other.start()
-    _burn_one(share, used, cpu_start)  # touching the memory was work too
+    _burn_one(share, used, cpu_start)  # touching the memory counts as work
     for other in others:
         other.join()
     rest = seconds - (time.monotonic() - started)
@@ -56,7 +55,7 @@ def burn(cpu_seconds: float, memory_mib: int = 0, threads: int = 1, seconds: flo
 
 
 def _burn_one(cpu_seconds: float, used: list[float], start: float | None) -> None:
-    """Hash until this thread has used its share of CPU time since `start`, and note how much that was."""
+    """Hash until this thread has used its share of CPU time since `start`, and append what it used."""
     if start is None:
         start = time.thread_time()
     while (spent := time.thread_time() - start) < cpu_seconds:

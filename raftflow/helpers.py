@@ -1,8 +1,8 @@
-"""How raftflow starts its helper processes: what they import comes from the installation and from nowhere else.
+"""How raftflow starts its helper processes: they import from the installation only.
 
-`python -m` puts the working directory in front of the import path, so a file `orjson.py` that lies there by accident
-would be run by a helper of a replica. A helper is started isolated (`-I`: no working directory, no PYTHON* variables,
-no user site) and is told where this process found raftflow and what it needs; these places come last.
+`python -m` puts the working directory first in the import path, so a helper of a replica would run a file `orjson.py`
+that lies there by accident. A helper is started isolated (`-I`: no working directory, no PYTHON* variables, no user
+site). It gets the places where this process found raftflow and its dependencies, at the end of its path.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ _BOOT: Final = (
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return what starts `module` as a program, isolated."""
+    """Return the command that starts `module` as a program, isolated."""
     return [sys.executable, "-I", "-c", _BOOT, module, "", os.pathsep.join(_places()), *arguments]
 
 
 def worker_command(module: str, *arguments: str) -> list[str]:
-    """Return what starts `module` as a program that runs code of users: PYTHON* variables hold.
+    """Return the command that starts `module` as a program that runs code of users. It keeps the PYTHON* variables.
 
-    Its own imports come from the installation; it calls `admit_users` when they are done. The directories of
-    PYTHONPATH, which belong to users, are left out until then.
+    Its own imports come from the installation. When they are done, it calls `admit_users`. Until then its path is
+    without the directories of PYTHONPATH, which belong to users.
     """
     dropped, places = (os.pathsep.join(each) for each in (python_path_variable(), _places()))
     return [sys.executable, "-P", "-c", _BOOT, module, dropped, places, *arguments]
 
 
 def start_folder() -> str:
-    """Return the working directory, by the name under which the user went there if the shell tells it (`PWD`).
+    """Return the working directory, by the name that the user entered if the shell gives it (`PWD`).
 
-    So a folder that is reached by a link is looked for by that link, also when it leads elsewhere later. Raises
-    `FileNotFoundError` if the directory is gone.
+    So if the user entered the folder through a link, later look-ups follow that link, also when its target changes.
+    Raises `FileNotFoundError` if the directory does not exist any more.
     """
     told = os.environ.get("PWD", "")
     try:
-        if os.path.isabs(told) and os.path.samefile(told, "."):  # noqa: PTH117, PTH121 - a text
+        if os.path.isabs(told) and os.path.samefile(told, "."):  # noqa: PTH117, PTH121 - a string
             return told
     except OSError:
         pass
@@ -62,21 +62,21 @@ def python_path_variable() -> list[str]:
 
 
 def admit_users(path: Sequence[str]) -> None:
-    """Let modules of users be found in `path`, before all others: to be called when raftflow has what it needs."""
+    """Put `path` first, so that modules of users are found. Call it when raftflow has imported what it needs."""
     sys.argv[1:] = []
     sys.path[:] = [*path, *(each for each in sys.path if each not in path)]
 
 
 def spawn_context() -> Any:
     """Return the context of `multiprocessing` that starts fresh interpreters, without the working directory."""
-    import multiprocessing  # noqa: PLC0415 - for tools only
+    import multiprocessing  # noqa: PLC0415 - only tools need it
 
     os.environ["PYTHONSAFEPATH"] = "1"
     return multiprocessing.get_context("spawn")
 
 
 def _places() -> list[str]:
-    """Return the directories in which this process found raftflow and what it needs."""
+    """Return the directories in which this process found raftflow and its dependencies."""
     places: dict[str, None] = {}
     for name in _NEEDED:
         origin = getattr(sys.modules.get(name), "__file__", None)

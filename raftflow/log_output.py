@@ -1,8 +1,8 @@
-"""Log lines of a program that must not wait: a thread writes them to standard error.
+"""Log lines of a program that must not block: a thread writes them to standard error.
 
-Standard error may stand still: a terminal after Ctrl-S, a pipe that nobody reads, a log collector that hangs. A write
-to it then blocks whoever writes, and that must not be the event loop of a replica or of an agent. So lines wait in a
-bounded queue. Lines that find it full are dropped and counted, and the count is written once lines flow again.
+Standard error can block: a terminal after Ctrl-S, a pipe without a reader, a log collector that hangs. The event loop of
+a replica or of an agent must never wait for such a write. So lines wait in a bounded queue. When the queue is full,
+lines are dropped and counted. The count is written as soon as lines can be written again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Final
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LINES_MAX: Final = 10_000
-"""Lines that wait to be written."""
+"""How many lines can wait to be written."""
 END_S: Final = 1.0
-"""How long the end of the process waits for the lines that are left."""
+"""How long the process waits at its end for the remaining lines."""
 
 
 class _Queueing(QueueHandler):
-    """Puts lines into the queue, and counts those that find no place."""
+    """Puts lines into the queue, and counts the lines that are dropped because it is full."""
 
     def __init__(self, lines: queue.Queue[logging.LogRecord | None]) -> None:
         super().__init__(lines)
@@ -39,24 +39,24 @@ class _Queueing(QueueHandler):
 
 
 class _Descriptor(logging.Handler):
-    """Writes lines to a descriptor: a stream has a lock, for which the process's end would wait."""
+    """Writes lines to a descriptor. A stream would have a lock, and the end of the process would wait for it."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
         self._fd = fd
 
     def createLock(self) -> None:  # noqa: N802 - the base class's name
-        """Have none: one thread writes, and at the end `logging.shutdown` would wait for it."""
+        """Create no lock: only one thread writes, and `logging.shutdown` would wait for the lock."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, however long that takes."""
+        """Write a line. This may take any time."""
         left = (self.format(record) + "\n").encode(errors="backslashreplace")
         try:
             while left:
                 left = left[os.write(self._fd, left) :]
         except OSError:
-            return  # standard error is closed: nobody reads, and there is nowhere to say so
+            return  # standard error is closed: this cannot be reported anywhere
 
 
 class _Writing(QueueListener):
@@ -68,7 +68,7 @@ class _Writing(QueueListener):
         self._told = 0
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Write a line, and before it how many were dropped since the one before."""
+        """Write a line. Write first how many lines were dropped since the last one."""
         self._tell()
         super().handle(record)
 
@@ -80,7 +80,7 @@ class _Writing(QueueListener):
             super().handle(logging.LogRecord("raftflow.log", logging.WARNING, "", 0, text, None, None))
 
     def finish(self) -> None:
-        """Write what waits, for `END_S` at most."""
+        """Write the waiting lines, for `END_S` at most."""
         thread: threading.Thread | None = self._thread
         if thread is None:
             return
@@ -94,9 +94,9 @@ class _Writing(QueueListener):
 
 
 def _keep_standard_descriptors() -> None:
-    """Open what is closed of standard input, output and error on nothing.
+    """Open each of standard input, output and error that is closed, on `/dev/null`.
 
-    Otherwise the next file or connection gets that number, and lines for standard error go there.
+    Otherwise the next file or connection gets that number, and lines for standard error go into it.
     """
     for number in range(3):
         try:

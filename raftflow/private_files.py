@@ -1,11 +1,11 @@
-"""Files with a secret in them: the cluster's secret, tokens, private keys. One rule for all who read them.
+"""Files with a secret in them: the cluster's secret, tokens, private keys. One rule for all readers.
 
-A file is refused if its group or others may read or write it. One exception: on a file system that is mounted
-read-only, others may read it. There nobody can change the mode, and containers are given secrets so: Kubernetes
-(0644 or 0440, owned by root) and Docker (0444) mount them read-only, for processes that run as any user. The rule is
-the same for root. Links are followed: Kubernetes uses them.
+A file is refused if its group or others may read or write it. One exception: others may read a file on a file system
+that is mounted read-only. Nobody can change the mode there, and containers get their secrets in this way: Kubernetes
+(0644 or 0440, owned by root) and Docker (0444) mount them read-only, for processes of any user. The rule is the same
+for root. Links are followed, because Kubernetes uses them.
 
-The text of an error says what is wrong and what to do about it, and never what the file contains.
+The text of an error says what is wrong and what to do, and never what the file contains.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class PrivateFileError(ValueError):
 
 
 def read_private(path: str | os.PathLike[str], what: str, *, how_to_make: str = "") -> bytes:
-    """Return what a file contains, without white space around it; at least one byte, at most `SECRET_BYTES_MAX`.
+    """Return the content of a file without white space around it: at least one byte, at most `SECRET_BYTES_MAX`.
 
     Args:
         path: the file.
         what: its role, such as `token file`.
-        how_to_make: said of a file that is missing or empty: how to make one.
+        how_to_make: advice for the error about a missing or empty file: how to make one.
 
     Raises `PrivateFileError`.
     """
@@ -49,7 +49,7 @@ def read_private(path: str | os.PathLike[str], what: str, *, how_to_make: str = 
 
 
 def check_private(path: str | os.PathLike[str], what: str) -> None:
-    """Raise `PrivateFileError` unless a file can be read, and by nobody else."""
+    """Raise `PrivateFileError` unless this process, and nobody else, can read the file."""
     os.close(_opened(path, what, ""))
 
 
@@ -64,14 +64,14 @@ def read_token(path: str | os.PathLike[str]) -> str:
 
 
 def _opened(path: str | os.PathLike[str], what: str, how_to_make: str) -> int:
-    """Return a descriptor of a file that is regular and private. Waits for nothing, as a FIFO without a writer."""
+    """Return a descriptor of a file that is regular and private. Never blocks, not even on a FIFO without a writer."""
     try:
         fd = os.open(path, _OPEN)
     except FileNotFoundError as error:
         advice = how_to_make or "correct the path, or put the file there"
         raise PrivateFileError(f"the {what} {path} does not exist; {advice}") from error
     except PermissionError as error:
-        raise PrivateFileError(f"the {what} {path} cannot be read by user {_me()}; {_who_may(path)}") from error
+        raise PrivateFileError(f"the {what} {path} cannot be read by user {_me()}; {_advice_on_access(path)}") from error
     except OSError as error:
         raise PrivateFileError(f"the {what} {path} cannot be read: {error.strerror}") from error
     try:
@@ -98,8 +98,8 @@ def _check(fd: int, path: str | os.PathLike[str], what: str) -> None:
         )
 
 
-def _who_may(path: str | os.PathLike[str]) -> str:
-    """Say what to do about a file that this process may not read. Never to make another: it may be in use."""
+def _advice_on_access(path: str | os.PathLike[str]) -> str:
+    """Say what to do about a file that this process may not read. Never advise a new file: this one may be in use."""
     try:
         status = Path(path).stat()
     except OSError:

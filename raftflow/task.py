@@ -1,4 +1,4 @@
-"""For code that runs as a task: who am I, and what did the tasks before me find.
+"""For code that runs as a task: which attempt it is, and the results of the tasks that it needs.
 
     from raftflow.task import current
 
@@ -8,8 +8,8 @@
 
 The agent sets the context around every call of a `python = "module:function"` task.
 
-A task that runs for long may tell how far it is; this works in programs of `command` tasks too, where any other
-language writes a number from 0 to 1 into the file that RAFTFLOW_PROGRESS names:
+A long task can report its progress. This works in programs of `command` tasks too. A program in another language writes
+a number from 0 to 1 into the file that RAFTFLOW_PROGRESS names:
 
     from raftflow.task import progress
 
@@ -36,10 +36,10 @@ class TaskContext:
     attempt: int
     """1 for the first attempt of the task."""
     fence: int
-    """Grows over all attempts of all tasks: write it with what you store, and refuse smaller ones."""
+    """Grows over all attempts of all tasks. Store it with your data, and refuse writes with a smaller fence."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Result of each task that this one needs. Large ones (32 KiB together) are read anew each time they are looked
-    at, from a file that is there while the function runs."""
+    """Result of each task that this one needs. If all results together have more than 32 KiB, each access reads its
+    result from a file. The file exists while the function runs."""
 
 
 _current: TaskContext | None = None
@@ -59,14 +59,14 @@ def set_current(context: TaskContext | None) -> None:
 
 
 _PROGRESS_EVERY_S = 0.2
-"""Progress that is told more often is not written: the agent looks once a second."""
+"""The shortest time between two writes. The agent reads the file once a second."""
 
 _progress_at_s: float | None = None
-"""When it was written last by this attempt."""
+"""When this attempt last wrote its progress."""
 
 
 def progress(done: float) -> None:
-    """Tell how far this task is, from 0 to 1. Cheap in a loop; does nothing outside of a task.
+    """Report how much of this task is done, from 0 to 1. Cheap in a loop; does nothing outside of a task.
 
     Raises `ValueError` if `done` is not in that range.
     """
@@ -80,8 +80,8 @@ def progress(done: float) -> None:
     if not path:
         return
     _progress_at_s = now_s
-    # Whoever reads it between truncation and writing finds nothing, and looks again a second later. A full disk is no
-    # reason for the task to fail.
+    # A reader between truncation and write finds an empty file, and reads again a second later. A full disk must not
+    # fail the task.
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -91,10 +91,10 @@ def progress(done: float) -> None:
 
 
 def forget_progress() -> None:
-    """Let the next attempt begin without one. Called by the agent's worker. Raises `OSError` if it stays."""
+    """Remove the progress of this attempt. Called by the agent's worker. Raises `OSError` if that fails."""
     global _progress_at_s  # noqa: PLW0603 - see above
     _progress_at_s = None
     path = os.environ.get("RAFTFLOW_PROGRESS")
-    if path and os.path.lexists(path):  # after every call, and there seldom is one
+    if path and os.path.lexists(path):  # this runs after every call, and the file seldom exists
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108 - as above

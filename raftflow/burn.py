@@ -5,8 +5,8 @@ or as a program (`python3 -m raftflow.burn --cpu-seconds 2 --memory-mib 64 --thr
 It runs in a worker process that the agent keeps, so a task of a millisecond costs a millisecond and does not start
 an interpreter.
 
-The kernel measures CPU time per thread. So a busy machine does the same amount of work in a longer time. Several threads
-run in parallel, because hashing a large block releases the interpreter lock.
+The kernel measures CPU time per thread. So a busy machine does the same amount of work in a longer time. Several
+threads run in parallel, because hashing a large block releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def burn(cpu_seconds: float, memory_mib: int = 0, threads: int = 1, seconds: flo
     """Use `cpu_seconds` of CPU time on `threads` threads and `memory_mib` MiB of memory, with every page touched.
 
     Returns after at least `seconds`. The rest of that time is slept, as recorded tasks waited for their disks. The
-    result has what was used: `cpu_ms`, `memory_mib`. Raises `ValueError` for amounts out of range and `MemoryError` if
-    there is not enough memory.
+    result has what was used: `cpu_ms`, `memory_mib`. Raises `ValueError` for amounts out of range and `MemoryError`
+    if there is not enough memory.
     """
     if not 0 <= cpu_seconds < float("inf") or not 0 <= seconds < float("inf"):
         raise ValueError("seconds and cpu_seconds are finite and not negative")

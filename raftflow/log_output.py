@@ -1,8 +1,8 @@
 """Log lines of a program that must not block: a thread writes them to standard error.
 
-Standard error can block: a terminal after Ctrl-S, a pipe without a reader, a log collector that hangs. The event loop of
-a replica or of an agent must never wait for such a write. So lines wait in a bounded queue. When the queue is full,
-lines are dropped and counted. The count is written as soon as lines can be written again.
+Standard error can block: a terminal after Ctrl-S, a pipe without a reader, a log collector that hangs. The event loop
+of a replica or of an agent must never wait for such a write. So lines wait in a bounded queue. When the queue is
+full, lines are dropped and counted. The count is written as soon as lines can be written again.
 """
 
 from __future__ import annotations

@@ -64,14 +64,15 @@ def read_token(path: str | os.PathLike[str]) -> str:
 
 
 def _opened(path: str | os.PathLike[str], what: str, how_to_make: str) -> int:
-    """Return a descriptor of a file that is regular and private. Never blocks, not even on a FIFO without a writer."""
+    """Return a descriptor of a file that is regular and private. Never blocks, also not on a FIFO."""
     try:
         fd = os.open(path, _OPEN)
     except FileNotFoundError as error:
         advice = how_to_make or "correct the path, or put the file there"
         raise PrivateFileError(f"the {what} {path} does not exist; {advice}") from error
     except PermissionError as error:
-        raise PrivateFileError(f"the {what} {path} cannot be read by user {_me()}; {_advice_on_access(path)}") from error
+        advice = _advice_on_access(path)
+        raise PrivateFileError(f"the {what} {path} cannot be read by user {_me()}; {advice}") from error
     except OSError as error:
         raise PrivateFileError(f"the {what} {path} cannot be read: {error.strerror}") from error
     try:

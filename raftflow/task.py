@@ -8,8 +8,8 @@
 
 The agent sets the context around every call of a `python = "module:function"` task.
 
-A long task can report its progress. This works in programs of `command` tasks too. A program in another language writes
-a number from 0 to 1 into the file that RAFTFLOW_PROGRESS names:
+A long task can report its progress. This works in programs of `command` tasks too. A program in another language
+writes a number from 0 to 1 into the file that RAFTFLOW_PROGRESS names:
 
     from raftflow.task import progress
 

@@ -16,13 +16,8 @@ ALLOWED = {
 }
 """Names of two classes, with the reason."""
 
-LEFT = {
-    "RunningAttempt", "Tree", "Header", "Fleet", "Fault", "Segment", "Check", "Lane", "Builder", "Writer", "Mark",
-}  # fmt: skip
-"""Names that two classes still have, one of them a private class; the list must become empty."""
 
-
-def faults(root: Path, allowed: Collection[str], left: Collection[str] = ()) -> Iterator[str]:
+def faults(root: Path, allowed: Collection[str]) -> Iterator[str]:
     """Yield each class name that stands for two or more classes, and each exception that is not needed."""
     places: dict[str, list[str]] = collections.defaultdict(list)
     for name in listed(root, "raftflow/*.py"):
@@ -30,7 +25,7 @@ def faults(root: Path, allowed: Collection[str], left: Collection[str] = ()) -> 
             if isinstance(node, ast.ClassDef):
                 places[node.name.lstrip("_")].append(f"{name}:{node.lineno}")
     for name, where in places.items():
-        if len(where) > 1 and name not in {*allowed, *left}:
+        if len(where) > 1 and name not in allowed:
             yield f"{where[0]}: class {name} is also in {', '.join(where[1:])}"
     for name in allowed:
         if len(places[name]) < 2:
@@ -38,4 +33,4 @@ def faults(root: Path, allowed: Collection[str], left: Collection[str] = ()) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(report(faults(ROOT, ALLOWED, LEFT)))
+    sys.exit(report(faults(ROOT, ALLOWED)))

@@ -360,7 +360,7 @@ _ReadTail = Callable[[int, int], tuple[int, bytes]]
 """The same; says where what is still there begins."""
 
 
-class _Header(NamedTuple):
+class _StreamHeader(NamedTuple):
     head: int
     ring: int
     total: int
@@ -372,10 +372,10 @@ class _Header(NamedTuple):
         return max(self.head, self.begun - self.ring)
 
 
-def _read_header(tail: int, role: str) -> _Header:
+def _read_header(tail: int, role: str) -> _StreamHeader:
     data = os.pread(tail, _HEADER.size, 0)
     if len(data) == _HEADER.size and data.startswith(_MAGIC):
-        header = _Header(*_HEADER.unpack(data)[1:])
+        header = _StreamHeader(*_HEADER.unpack(data)[1:])
         if header.ring > 0 and max(header) < _SIZE_MAX and header.head <= header.total <= header.begun:
             return header
     raise UnfitFileError(f"{role} cannot be read: the file of its tail is damaged")

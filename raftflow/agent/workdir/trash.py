@@ -91,11 +91,11 @@ class Trash:
 
 def remove_tree(path: str) -> None:
     """Remove a directory with all that is in it. Follows no links. Raises `OSError` for what stays."""
-    _Tree(path).remove()
+    _DirectoryTree(path).remove()
     os.rmdir(path)  # noqa: PTH106
 
 
-class _Tree:
+class _DirectoryTree:
     """A directory that is being emptied."""
 
     def __init__(self, path: str) -> None:

@@ -60,10 +60,10 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 def _fleet(url: str, leader_pid: int, agents: int, seconds: float) -> dict[str, float]:
     """Be the load generator."""
-    return uvloop.run(_Fleet(url, leader_pid, agents).run(agents, seconds))
+    return uvloop.run(_AgentFleet(url, leader_pid, agents).run(agents, seconds))
 
 
-class _Fleet:
+class _AgentFleet:
     """Many agents in one process."""
 
     def __init__(self, url: str, leader_pid: int, agents: int) -> None:

@@ -66,7 +66,7 @@ async def _measure(
         stop_file = directory / "stop"
         long_id = await asyncio.to_thread(_submit, cluster, _long_document(agents, stop_file))
         await probe.start()
-        results = [await _one_failure(cluster, probe, _Fault(cluster, hosts, how)) for _ in range(runs)]
+        results = [await _one_failure(cluster, probe, _LeaderFault(cluster, hosts, how)) for _ in range(runs)]
         stop_file.touch()
         disturbed = await asyncio.to_thread(_disturbed, cluster, long_id)
     finally:
@@ -91,7 +91,7 @@ _NEXT: Final = {
 }
 
 
-class _Fault:
+class _LeaderFault:
     """What becomes of one leader."""
 
     def __init__(self, cluster: LocalCluster, hosts: Machines | None, how: str) -> None:
@@ -120,7 +120,7 @@ class _Fault:
                 cluster.start_replica(leader)
 
 
-async def _one_failure(cluster: LocalCluster, probe: ProbeAgent, fault: _Fault) -> dict[str, Any]:
+async def _one_failure(cluster: LocalCluster, probe: ProbeAgent, fault: _LeaderFault) -> dict[str, Any]:
     await asyncio.to_thread(_submit, cluster, _tiny_document())
     await probe.next_assignment(_ANSWER_LIMIT_S)
     await asyncio.sleep(random.uniform(0.1, 0.4))  # noqa: S311 - spreads the failure over the heartbeat's phase
@@ -144,7 +144,7 @@ async def _one_failure(cluster: LocalCluster, probe: ProbeAgent, fault: _Fault) 
     }
 
 
-def _fail_and_use(cluster: LocalCluster, fault: _Fault, leader: str) -> tuple[float, float]:
+def _fail_and_use(cluster: LocalCluster, fault: _LeaderFault, leader: str) -> tuple[float, float]:
     """Let the leader fail, submit a task at once, and wait until it has run. Returns both times in seconds."""
     with cluster.client(_ANSWER_LIMIT_S) as client:
         client.agents()  # as a client that has talked to the leader before

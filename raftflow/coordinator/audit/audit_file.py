@@ -72,7 +72,7 @@ class _StoredAnchor(msgspec.Struct, frozen=True):
     crc32: int
 
 
-class _Segment(NamedTuple):
+class _AuditSegment(NamedTuple):
     number: int
     first_index: int
     path: Path
@@ -103,7 +103,7 @@ class AuditFile:
         self._bytes_of: dict[int, int] = {}
         """Sizes of closed segments by number."""
         self.anchor = Anchor()
-        self._segments: list[_Segment] = []
+        self._segments: list[_AuditSegment] = []
         self._file: OpenFile | None = None
         self._lock: Lock | None = None
         self._size = 0
@@ -162,7 +162,7 @@ class AuditFile:
             self._segments.remove(segment)
         self._last_index, self._last_chain = self.anchor.index, self.anchor.chain
 
-    def _size_of(self, segment: _Segment) -> int:
+    def _size_of(self, segment: _AuditSegment) -> int:
         file = self._fs.open(segment.path)
         try:
             return file.size()
@@ -195,7 +195,7 @@ class AuditFile:
         self._last_index, self._last_chain = last.index, chain_of(last)
         return True
 
-    def _keep_torn(self, segment: _Segment, tail: bytes) -> None:
+    def _keep_torn(self, segment: _AuditSegment, tail: bytes) -> None:
         """Put what is cut off aside: after a crash it is half a record, but it may be evidence of something else."""
         kept = self._directory / f"torn-{segment.number:08d}"
         _log.warning("%s: cut off %d bytes of an incomplete record; kept in %s", segment.path, len(tail), kept)
@@ -300,7 +300,7 @@ class AuditFile:
         path = self._directory / f"audit-{number:08d}-{first_index:020d}.log"
         file = self._fs.open(path, create=True)
         file.write_at(0, MAGIC)
-        self._segments.append(_Segment(number, first_index, path))
+        self._segments.append(_AuditSegment(number, first_index, path))
         self._file, self._size = file, len(MAGIC)
         self._unsynced.append(file)
         self._directory_unsynced = True
@@ -354,7 +354,7 @@ class AuditFile:
         if self._expected is not None or self._failed:
             return  # what the file holds is still being compared
         excess = sum(self._bytes_of.values()) + self._size - self._bytes_max
-        going: list[_Segment] = []
+        going: list[_AuditSegment] = []
         for segment in self._segments[:-1]:
             if excess <= 0:
                 break
@@ -364,7 +364,7 @@ class AuditFile:
             following = self._segments[len(going)]
             await self._drop(going, following)
 
-    async def _drop(self, going: list[_Segment], following: _Segment) -> None:
+    async def _drop(self, going: list[_AuditSegment], following: _AuditSegment) -> None:
         """Note where the file begins from now on, then remove `going`."""
         number, path = going[-1].number, going[-1].path
         data = await self._fs.off_loop(lambda: read_plain(self._fs, path))
@@ -455,7 +455,7 @@ class AuditFile:
 
 
 def _chain_after(
-    index: int, anchor: Anchor, segments: Sequence[_Segment], read: Callable[[Path], bytes]
+    index: int, anchor: Anchor, segments: Sequence[_AuditSegment], read: Callable[[Path], bytes]
 ) -> bytes | None:
     """Return the chain hash after `index`, or None if the file begins later or has a gap there."""
     if index == 0:
@@ -480,8 +480,8 @@ def _chain_after(
     return None
 
 
-def _parse_name(directory: Path, name: str) -> _Segment:
+def _parse_name(directory: Path, name: str) -> _AuditSegment:
     parts = name.removesuffix(".log").split("-")
     if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()) or not name.endswith(".log"):
         raise AuditError(f"{directory / name} is not a segment of the audit; move it away")
-    return _Segment(int(parts[1]), int(parts[2]), directory / name)
+    return _AuditSegment(int(parts[1]), int(parts[2]), directory / name)

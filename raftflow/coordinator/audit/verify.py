@@ -21,7 +21,7 @@ _SLICE = 200
 """Records checked before the event loop gets its turn: about two milliseconds."""
 
 
-class _Check:
+class _ChainCheck:
     """What was found so far."""
 
     def __init__(self, anchor: Anchor) -> None:
@@ -93,7 +93,7 @@ async def verify_audit(audit: AuditFile, replica: str, machine: Machine) -> Audi
 async def _verify_once(audit: AuditFile, replica: str, machine: Machine) -> AuditCheck:
     anchor = audit.anchor
     until_index, expected = machine.applied_index, machine.chain
-    check = _Check(anchor)
+    check = _ChainCheck(anchor)
     for path in await audit.segments():
         try:
             frames = await audit.frames_of(path)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Lane(Generic[T]):
+class _ClientQueue(Generic[T]):
     __slots__ = ("credit", "items")
 
     def __init__(self, credit: int) -> None:
@@ -33,7 +33,7 @@ class FairQueue(Generic[T]):
 
     def __init__(self, quantum: int) -> None:
         self._quantum = quantum
-        self._lanes: dict[Hashable, _Lane[T]] = {}
+        self._lanes: dict[Hashable, _ClientQueue[T]] = {}
         """In the order of their turns. A lane that is empty is not there."""
         self._length = 0
 
@@ -45,7 +45,7 @@ class FairQueue(Generic[T]):
         """Put an item at the end of a lane."""
         found = self._lanes.get(lane)
         if found is None:
-            found = self._lanes[lane] = _Lane(self._quantum)
+            found = self._lanes[lane] = _ClientQueue(self._quantum)
         found.items.append((size, item))
         self._length += 1
 
@@ -63,7 +63,7 @@ class FairQueue(Generic[T]):
             del self._lanes[key]
         return item
 
-    def _next(self) -> tuple[Hashable, _Lane[T]]:
+    def _next(self) -> tuple[Hashable, _ClientQueue[T]]:
         """Return the lane whose turn it is, which can afford its first item and stays first until it cannot."""
         lanes = self._lanes
         if not lanes:

@@ -60,7 +60,7 @@ GAIN_MIN = 2
 _PER_MILLE = 1_000
 
 
-class _RunningAttempt(NamedTuple):
+class _ObservedAttempt(NamedTuple):
     """An attempt that runs."""
 
     workflow: WorkflowRow
@@ -196,7 +196,7 @@ class Rebalancer:
             return []
         return [CommitBackups(at_ms=now_ms, actor=self._actor, placements=tuple(placements))]
 
-    def _running(self) -> Iterable[_RunningAttempt]:
+    def _running(self) -> Iterable[_ObservedAttempt]:
         """Yield the next running attempts, in the order of the agents and from the beginning after the last."""
         agents = list(self._machine.tables.agents.values())
         count = 0
@@ -210,10 +210,10 @@ class Rebalancer:
             for fence, (workflow, task) in agent.live.items():
                 if fence not in queued:
                     count += 1
-                    yield _RunningAttempt(workflow, task, live_attempt(task, fence))
+                    yield _ObservedAttempt(workflow, task, live_attempt(task, fence))
         self._next = 0
 
-    def _is_late(self, run: _RunningAttempt, now_ms: int, best_speed: int) -> bool:
+    def _is_late(self, run: _ObservedAttempt, now_ms: int, best_speed: int) -> bool:
         """Tell whether an attempt is far over its time, or will be."""
         attempt = run.attempt
         found = expectation(self._machine, run.workflow, run.task)

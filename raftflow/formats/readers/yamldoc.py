@@ -65,7 +65,7 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text of one document. Raises `YamlError`, and `DocumentError` as `settle` does."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        builder = _Builder()
+        builder = _NodeBuilder()
         value = builder.build(yaml.parse(text, Loader=loader))
         return settle(value) if builder.odd else value
     except yaml.YAMLError as error:
@@ -74,7 +74,7 @@ def parse_yaml(text: str) -> Any:
         raise YamlError(line, getattr(error, "problem", None) or str(error).splitlines()[0]) from None
 
 
-class _Builder:
+class _NodeBuilder:
     """Turns the parser's events into values, with an explicit stack."""
 
     def __init__(self) -> None:

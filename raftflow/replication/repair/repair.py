@@ -54,7 +54,7 @@ class Promises(msgspec.Struct, frozen=True):
     vote: str | None
 
 
-class _Mark(msgspec.Struct, frozen=True, kw_only=True):
+class _RepairMark(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     term: int
     vote: str | None
@@ -83,7 +83,7 @@ class Storage(NamedTuple):
 class Repair:
     """A repair under way. `term` is the highest in which the replica can have promised anything before."""
 
-    def __init__(self, fs: FileSystem, directory: Path, mark: _Mark) -> None:
+    def __init__(self, fs: FileSystem, directory: Path, mark: _RepairMark) -> None:
         self._fs = fs
         self._directory = directory
         self._mark = mark
@@ -94,7 +94,7 @@ class Repair:
 
         Raises `OSError`.
         """
-        mark = _Mark(format=FORMAT, term=promises.term, vote=promises.vote, empty=True, unsure=True)
+        mark = _RepairMark(format=FORMAT, term=promises.term, vote=promises.vote, empty=True, unsure=True)
         repair = cls(fs, directory, mark)
         repair._write()
         return repair
@@ -174,7 +174,7 @@ class StorageOpener:
             except (JournalCorruptError, SnapshotCorruptError) as error:
                 promises = self._promises_despite(error)
                 _log.error("%s", str(error).removesuffix(REPAIR))  # what it advises is what happens now
-                first = _Mark(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
+                first = _RepairMark(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
                 if mark is not None:  # what a disk that was put back had promised is not in its journal
                     first = msgspec.structs.replace(first, term=max(first.term, mark.term), unsure=mark.unsure)
                 return self._open(self._begin_anew(first))
@@ -183,7 +183,7 @@ class StorageOpener:
                 f"cannot use {self._data.path}: {error}. Free space or repair the disk, then start again."
             ) from error
 
-    def _open(self, mark: _Mark | None) -> Storage:
+    def _open(self, mark: _RepairMark | None) -> Storage:
         data = self._data
         self._journal = journal = self._open_journal()
         data.note_journal()
@@ -232,7 +232,7 @@ class StorageOpener:
             ) from error
         return found
 
-    def _begin_anew(self, mark: _Mark) -> _Mark:
+    def _begin_anew(self, mark: _RepairMark) -> _RepairMark:
         """Put the damaged files aside and start a journal that knows the promises and nothing else."""
         fs, data = self._fs, self._data
         self._write_mark(mark)
@@ -273,14 +273,14 @@ class StorageOpener:
 
     # The mark.
 
-    def _read_mark(self) -> _Mark | None:
+    def _read_mark(self) -> _RepairMark | None:
         file = self._data.path / "repair"
         if file.name not in self._fs.list_dir(self._data.path):
             return None
         try:
             stored = msgspec.json.decode(self._fs.read(file), type=_StoredRepair)
             raw = bytes(stored.repair)
-            mark = msgspec.json.decode(raw, type=_Mark)
+            mark = msgspec.json.decode(raw, type=_RepairMark)
         except ValueError as error:
             raise _damaged(file, str(error)) from None
         if crc32(raw) != stored.crc32:
@@ -292,11 +292,11 @@ class StorageOpener:
             )
         return mark
 
-    def _write_mark(self, mark: _Mark) -> None:
+    def _write_mark(self, mark: _RepairMark) -> None:
         _write_mark(self._fs, self._data.path, mark)
 
 
-def _write_mark(fs: FileSystem, directory: Path, mark: _Mark) -> None:
+def _write_mark(fs: FileSystem, directory: Path, mark: _RepairMark) -> None:
     raw = msgspec.json.encode(mark)
     store_file(fs, directory / "repair", msgspec.json.encode(_StoredRepair(msgspec.Raw(raw), crc32(raw))))
 

@@ -39,11 +39,11 @@ def forget_failures() -> Patch:
 def back_up_anything() -> Patch:
     """Leader and replicas take every task for one that allows backup attempts."""
 
-    def whatever(self: rebalancer._RunningAttempt) -> bool:
+    def whatever(self: rebalancer._ObservedAttempt) -> bool:
         return backups.wants_backup(self.task) and not self.workflow.paused and not stopping.at_limit(self.workflow)
 
     return both(
-        patch.object(rebalancer._RunningAttempt, "may_be_backed_up", property(whatever)),  # noqa: SLF001
+        patch.object(rebalancer._ObservedAttempt, "may_be_backed_up", property(whatever)),  # noqa: SLF001
         patch.object(backups, "FAULTS_LEVEL", LEVEL + 1),
     )
 

@@ -107,7 +107,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     fs = RealFileSystem()
     held = DataDir.open(fs, tmp_path / "d", "north", "a")
     program = (
-        "import sys; from pathlib import Path; from raftflow.replication.files import RealFileSystem\n"
+        "import sys; from pathlib import Path; from raftflow.replication.real_files import RealFileSystem\n"
         "from raftflow.replication.members.identity import DataDir\n"
         "DataDir.open(RealFileSystem(), Path(sys.argv[1]), 'north', 'a'); print('opened')"
     )

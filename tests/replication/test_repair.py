@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from random import Random
 
@@ -11,7 +10,6 @@ from journal_driver import DIRECTORY, Driver
 from virtual_cluster import run_virtual, running
 
 from raftflow.replication.errors import LogFailedError
-from raftflow.replication.log import Applied
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.messages import envelope
 from raftflow.replication.repair.repair import RepairError, StorageOpener, last_promises
@@ -194,40 +192,6 @@ def test_a_damaged_mark_is_refused() -> None:
     fs.flip(PATH / "repair", 30, 1)
     with pytest.raises(LogFailedError, match="repair is damaged"):
         opener(fs, DataDir.open(fs, PATH, "c", "n1")).open()
-
-
-def test_a_replica_under_repair_elects_nobody_who_lacks_what_it_had_acknowledged() -> None:
-    run_virtual(_never_too_early())
-
-
-async def _never_too_early() -> None:
-    """Two of three have an entry. One of them goes away, the other is damaged: until then nobody may lead."""
-    async with running(seed=3) as cluster:
-        leader = await cluster.elect()
-        forgetful, behind = [name for name in cluster.names if name != leader]
-        for _ in range(10):
-            await cluster.put(leader)
-        await cluster.settle()
-        cluster.network.cut(leader, behind)
-        cluster.network.cut(forgetful, behind)
-        for _ in range(5):
-            assert isinstance(await cluster.put(leader), Applied)
-        await cluster.logs.pop(forgetful).close()
-        cluster.crash(leader)
-        disk = cluster.disks[forgetful]
-        path = next(path for path in disk._names if path.name.endswith(".segment"))
-        disk.flip(path, 700, 1)
-        cluster.network.heal_all()
-        await cluster.start(forgetful)
-        log = cluster.logs[forgetful]
-        assert log.repairing
-        await asyncio.sleep(8)
-        assert cluster.leader() is None
-        assert log.repairing
-        await cluster.start(leader)
-        await cluster.elect()
-        assert await cluster.wait(lambda: not log.repairing)
-        assert await cluster.settle()
 
 
 def test_a_replica_under_repair_hears_a_leader_of_an_older_term_than_its_own() -> None:

@@ -141,6 +141,11 @@ class IncomingSnapshot:
             self._finishing.cancel()
         self._transfer = None
 
+    @property
+    def is_receiving(self) -> bool:
+        """True from the first chunk to the installed state."""
+        return self._transfer is not None
+
     # Receiving.
 
     def _begin(self, peer: str, message: Message) -> None:

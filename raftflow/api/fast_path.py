@@ -1,38 +1,41 @@
-"""The express lane: agents' polls and small submissions, answered without the web framework around them.
+"""The fast path: answers agents' polls and small submissions without the web framework.
 
-A poll of an idle agent costs some 0.2 ms, most of it in general machinery: parser, request object, router,
-middlewares, response object. Thousands of idle agents, every hop of a chain of short tasks, and every small workflow
-pay that. So a request that is plainly a poll or a small submission (these paths, no header that would change its
-meaning, framed by a Content-Length) is read here from the bytes as they arrive. Everything else goes to aiohttp as it
-came, refusals included: whatever is odd about a request, one piece of code judges it. A submission whose replica
-stops leading on the way goes there too, to be passed on.
+Through the framework the poll of an idle agent costs some 0.2 ms, mostly in general machinery: parser, request
+object, router, middleware, response object. Thousands of idle agents, every hop of a chain of short tasks, and every
+small workflow would pay that. So the fast path reads a request from the bytes as they arrive if it is plainly a poll
+or a small submission: these paths, no header that would change its meaning, framed by a Content-Length. Every other
+request goes to aiohttp unchanged, and so does every request that would be refused: one piece of code judges what is
+odd. A submission also goes there if its replica stops leading meanwhile, to be forwarded.
 
-Two parsers on one connection must agree on where a message begins. They do because a connection stays in the lane
-only while every message on it has been whole: read here to its last byte, or handed to aiohttp as exactly one
-message while it waited for one. The first message of which that cannot be said closes the lane for that connection.
+Access, the wait for a leader, limits and problems are the framework's: `access_control`, `leader_wait`,
+`body_bytes_max`, `problems`.
+
+Two parsers on one connection must agree on where a message begins. They do, because a connection stays on the fast
+path only while every message on it was whole: read here to its last byte, or given to aiohttp as exactly one message
+while it waited for one. The first message for which that is not certain ends the fast path of that connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import logging
 import re
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.dispatch.leader_wait import NO_LEADER, wait_for_leader
+from raftflow.api.dispatch.requests import body_bytes_max, encode, is_key
 from raftflow.api.figures.request_counts import Operation, now_s
+from raftflow.api.forwarding.proof import UNKNOWN_CLIENT
 from raftflow.api.http import problems
 from raftflow.api.http.aiohttp_internals import rfc822_formatted_time
-from raftflow.api.http.problems import ProblemError, from_error
-from raftflow.api.http.requests import LEADER_LOOK_S, LEADER_WAIT_S, UNKNOWN_CLIENT, encode, is_key
-from raftflow.api.routes.agents import answer_poll, poll_answer, read_poll
-from raftflow.api.routes.workflows import OFF_LOOP_BYTES, submit_document
-from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError, ProposeError
+from raftflow.api.http.problems import ProblemError
+from raftflow.api.routes.agents import POLL_ROUTE, answer_poll, poll_answer, read_poll
+from raftflow.api.routes.workflows import OFF_LOOP_BYTES, SUBMIT_ROUTE, submit_document
+from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError
 from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
-from raftflow.coordinator.sessions.log_relay import LogUnavailableError
+from raftflow.domain.contract.operations import POLL, SHOW_LEADER, SUBMIT_WORKFLOW
 from raftflow.domain.contract.views import (
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,
@@ -47,12 +50,10 @@ if TYPE_CHECKING:
 
     from raftflow.api.admission.load_shedder import LoadShedder
     from raftflow.api.figures.request_counts import RequestCounts
-    from raftflow.api.http.hosts import Hosts
+    from raftflow.api.http.access_control import AccessControl
     from raftflow.coordinator.replica import Replica
     from raftflow.coordinator.sessions.poll import PollOutcome
     from raftflow.domain.contract.views import LeaderNotice, PollRequest
-
-_log = logging.getLogger(__name__)
 
 _HEAD_END = b"\r\n\r\n"
 _PREFIX = b"POST /v1/"
@@ -64,13 +65,13 @@ _LENGTH = re.compile(rb"[0-9]{1,9}")
 _PLAIN = frozenset(
     {b"host", b"content-type", b"content-length", b"authorization", b"user-agent", b"accept", b"accept-encoding"}
 )
-"""Headers that do not change what a request means."""
+"""Headers that do not change the meaning of a request."""
 _KEY = HEADER_IDEMPOTENCY_KEY.lower().encode()
 _PLAIN_SUBMISSION = _PLAIN | {_KEY}
 _JSON = {"Content-Type": "application/json"}
-_POLL: Operation = ("POST", "/v1/agents/{id}/poll")
-_SUBMIT: Operation = ("POST", "/v1/workflows")
-_ASK: Operation = ("GET", "/v1/leader")
+_POLL: Operation = (POLL.method, POLL.path)
+_SUBMIT: Operation = (SUBMIT_WORKFLOW.method, SUBMIT_WORKFLOW.path)
+_SHOW_LEADER: Operation = (SHOW_LEADER.method, SHOW_LEADER.path)
 _STATUS_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 HEAD_BYTES_MAX = 8 * 1024
 
@@ -80,7 +81,7 @@ class RawRequest(NamedTuple):
 
     path: str
     agent: str
-    """Whose poll it is; empty for a submission."""
+    """The agent that polls; empty for a submission."""
     key: str
     """The idempotency key of a submission; empty for none."""
     size: int
@@ -90,41 +91,40 @@ class RawRequest(NamedTuple):
     began_s: float
     """When its head was read."""
     asks: tuple[int, float] | None = None
-    """Set if somebody asks who leads: the term that is known, and how many seconds news may take."""
+    """Set if a client asks who leads: the term that it knows, and how many seconds the answer may be held."""
 
     @property
     def operation(self) -> Operation:
-        """Which operation it asks for, as metrics name it."""
+        """The operation that it asks for, as metrics name it."""
         if self.asks is not None:
-            return _ASK
+            return _SHOW_LEADER
         return _POLL if self.agent else _SUBMIT
 
 
 class FastPath:
     """Reads and answers polls and small submissions of one replica."""
 
-    def __init__(self, replica: Replica, shedder: LoadShedder, hosts: Hosts, figures: RequestCounts) -> None:
+    def __init__(self, replica: Replica, shedder: LoadShedder, access: AccessControl, figures: RequestCounts) -> None:
         self._replica = replica
         self._figures = figures
-        self._hosts = hosts
+        self._access = access
         self._shedder = shedder
-        token = replica.config.token
-        self._token = None if token is None else token.encode()
-        self._bytes_max = replica.config.limits.poll_bytes
-        self._submission_bytes_max = min(replica.config.limits.body_bytes, OFF_LOOP_BYTES)
+        limits = replica.config.limits
+        self._poll_bytes_max = body_bytes_max(POLL_ROUTE, limits)
+        self._submission_bytes_max = min(body_bytes_max(SUBMIT_ROUTE, limits), OFF_LOOP_BYTES)
         self.taken = 0
-        """Requests that went this way."""
-        self._late: set[asyncio.Task[None]] = set()
+        """Requests that the fast path has answered or is answering."""
+        self._waiting_tasks: set[asyncio.Task[None]] = set()
         """Polls that wait for a leader."""
         self._common: tuple[str, int, str, str] | None = None
-        """What the headers of many answers say alike, and those headers."""
+        """What the headers of many answers have in common. `_common_lines` are those headers."""
         self._common_lines = ""
 
     def read(self, data: bytes) -> RawRequest | None:
-        """Return the request whose whole head `data` begins with, None if it is not one for this lane.
+        """Return the request whose whole head `data` begins with, None if it is not one for the fast path.
 
-        A poll's body may come later. A submission that is not here as a whole is the framework's, which says so if
-        the rest never comes.
+        A poll's body may come later. A submission that has not arrived as a whole goes to the framework, which
+        answers if the rest never comes.
         """
         if data.startswith(_LEADER_PREFIX):
             return self._read_leader(data)
@@ -139,13 +139,13 @@ class FastPath:
         if match is None or headers is None:
             return None
         agent = match[2] or b""
-        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._may(headers):
+        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._has_access(headers):
             return None
         length, key = headers.get(b"content-length", b""), headers.get(_KEY)
         if (
             headers.get(b"content-type", b"").lower() != b"application/json"
             or not _LENGTH.fullmatch(length)
-            or int(length) > (self._bytes_max if agent else self._submission_bytes_max)
+            or int(length) > (self._poll_bytes_max if agent else self._submission_bytes_max)
             or not (key is None or is_key(key.decode("latin-1")))
         ):
             return None
@@ -156,7 +156,7 @@ class FastPath:
         return RawRequest(match[1].decode(), agent.decode(), (key or b"").decode(), size, body_at, now_s())
 
     def _read_leader(self, data: bytes) -> RawRequest | None:
-        """Return the question who leads, as agents keep it at a replica that does not lead."""
+        """Return the request that asks who leads. Agents keep one at a replica that does not lead."""
         end = data.find(_HEAD_END, 0, HEAD_BYTES_MAX)
         head = data[: max(end, 0)]
         match = _LEADER.match(head)
@@ -166,29 +166,24 @@ class FastPath:
         if headers is None or not headers.keys() <= _PLAIN or headers.get(b"content-length", b"0") != b"0":
             return None
         wait_s = int(match[2]) / 1000
-        if wait_s > HOLD_MAX_S or not self._may(headers):
+        if wait_s > HOLD_MAX_S or not self._has_access(headers):
             return None
         size = end + len(_HEAD_END)
         return RawRequest("/v1/leader", "", "", size, size, now_s(), (int(match[1]), wait_s))
 
-    def _may(self, headers: dict[bytes, bytes]) -> bool:
-        host = headers.get(b"host")
-        if host is None or not self._hosts.knows(host):
-            return False
-        if self._token is None:
-            return True
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
+    def _has_access(self, headers: dict[bytes, bytes]) -> bool:
+        return self._access.has_access(headers.get(b"host"), headers.get(b"authorization", b""))
 
     def begin(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
-        """Begin to answer what may be held: `send` takes the bytes, now or later. False, with nothing done, if not.
+        """Begin to answer a request that may be held. Returns False, with nothing done, if it needs a task.
 
-        No task is made for it: thousands are held at a time (`coordinator.sessions`, `coordinator.leader_news`).
+        `send` gets the bytes, now or later. A held request has no task, since thousands are held at a time
+        (`coordinator.sessions`, `coordinator.leader`).
         """
         replica = self._replica
         if request.asks is not None:
             self.taken += 1
-            replica.news.ask(*request.asks, partial(self._told, request, send))
+            replica.news.ask(*request.asks, partial(self._send_leader, request, send))
             return True
         if not request.agent or not replica.leader.leading:
             return False
@@ -197,22 +192,23 @@ class FastPath:
         except ProblemError:
             return False
         self.taken += 1
-        replica.poll_service.ingest_poll(request.agent, poll, partial(self._answered, request, body, poll, send))
+        on_answer = partial(self._send_poll_answer, request, body, poll, send)
+        replica.poll_service.ingest_poll(request.agent, poll, on_answer)
         return True
 
-    def _told(self, request: RawRequest, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
+    def _send_leader(self, request: RawRequest, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
         """Send who leads."""
         send(self._message(request, self._replica.ids.request_id(), 200, _JSON, encode(notice)))
 
-    def _answered(
+    def _send_poll_answer(
         self, request: RawRequest, body: bytes, poll: PollRequest, send: Callable[[bytes], None], outcome: PollOutcome
     ) -> None:
-        """Send what became of a poll."""
+        """Send the answer to a poll."""
         if isinstance(outcome, NoLeaderError):
-            # There will be a leader soon; it is asked, or named, as if the poll had come now.
-            task = asyncio.get_running_loop().create_task(self._answer_late(request, body, send))
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
+            # There will be a leader soon. The poll is then answered as if it had come now.
+            task = asyncio.get_running_loop().create_task(self._answer_when_led(request, body, send))
+            self._waiting_tasks.add(task)
+            task.add_done_callback(self._waiting_tasks.discard)
             return
         request_id = self._replica.ids.request_id()
         status, headers = 200, _JSON
@@ -224,13 +220,13 @@ class FastPath:
             status, headers, content = self._explain(request, request_id, error)
         send(self._message(request, request_id, status, headers, content))
 
-    async def _answer_late(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> None:
+    async def _answer_when_led(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> None:
         answer = await self._answer(request, body)
         assert answer is not None  # noqa: S101 - it is a poll
         send(answer)
 
     async def answer(self, request: RawRequest, body: bytes, address: str) -> bytes | None:
-        """Answer a request: the bytes to send, None if the framework must pass it on to another leader.
+        """Return the bytes of the answer, None if the framework must forward the request to another leader.
 
         `address` is where it came from.
         """
@@ -241,7 +237,9 @@ class FastPath:
         request_id = self._replica.ids.request_id()
         try:
             await self._shedder.enter(QueueClass.FAST_PATH)
-            status, headers, content = await self._carry_out(request, body, client)
+            status, headers, content = await wait_for_leader(
+                partial(self._carry_out, request, body, client), NO_LEADER
+            )
         except Exception as error:  # noqa: BLE001 - explained
             if isinstance(error, NotLeaderError) and not request.agent:
                 return None
@@ -249,22 +247,15 @@ class FastPath:
         return self._message(request, request_id, status, headers, content)
 
     def _explain(self, request: RawRequest, request_id: str, error: Exception) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and content that tell of an error."""
+        """Return status, headers and content of the answer for an error."""
         if isinstance(error, NotLeaderError):
             return 307, {"Location": error.leader_url + request.path}, b""
-        if isinstance(error, ProblemError):
-            return error.parts()
-        if isinstance(error, ProposeError | LogUnavailableError):
-            return from_error(error).parts()
-        # Logged; the client gets no more than the request id.
-        _log.error("request %s: POST %s failed", request_id, request.path, exc_info=error)
-        text = f"the replica failed; its log has the reason under request id {request_id}"
-        return ProblemError(problems.INTERNAL, text).parts()
+        return problems.explain(error, request_id, f"POST {request.path}").parts()
 
     def _message(
         self, request: RawRequest, request_id: str, status: int, headers: dict[str, str], content: bytes
     ) -> bytes:
-        """Return an answer as it is sent."""
+        """Return the bytes of an answer."""
         self._figures.answered(request.operation, status, request.began_s)
         replica = self._replica
         stamp = replica.log.stamp()
@@ -281,27 +272,19 @@ class FastPath:
         ).encode() + content
 
     async def _carry_out(self, request: RawRequest, body: bytes, client: str) -> tuple[int, dict[str, str], bytes]:
-        """Answer on the leader; while a leader is elected, wait for it a little, as the framework's way does."""
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + LEADER_WAIT_S
-        while True:
-            try:
-                if not self._replica.leader.leading:
-                    raise self._replica.submitter.no_leader_error()
-                if request.agent:
-                    return 200, _JSON, encode(await answer_poll(self._replica, request.agent, body))
-                answer = await submit_document(self._replica, body, request.key, client)
-                return answer.status, {**_JSON, **(answer.headers or {})}, encode(answer.content)
-            except NoLeaderError:
-                if loop.time() >= until_s:
-                    raise
-            await asyncio.sleep(LEADER_LOOK_S)
+        """Answer on the leader. Raises `NotLeaderError` if another replica leads, `ProblemError`, `ProposeError`."""
+        if not self._replica.leader.leading:
+            raise self._replica.submitter.no_leader_error()
+        if request.agent:
+            return 200, _JSON, encode(await answer_poll(self._replica, request.agent, body))
+        answer = await submit_document(self._replica, body, request.key, client)
+        return answer.status, {**_JSON, **(answer.headers or {})}, encode(answer.content)
 
 
 def plain_headers(head: bytes) -> dict[bytes, bytes] | None:
-    """Split the header lines of a head, names in lower case; None if one is malformed or comes twice.
+    """Return the headers of a head, with names in lower case; None if one is malformed or comes twice.
 
-    No control character but the tab may be in a head, and no end of a line but CR and LF together.
+    A head contains no control character but the tab, and each of its lines ends with CR and LF.
     """
     _, *lines = head.split(b"\r\n")
     if head.translate(None, _VISIBLE) != b"\r\n" * len(lines):

@@ -25,6 +25,7 @@ from raftflow.api.fast_path import FastPath
 from raftflow.api.figures.request_counts import RequestCounts
 from raftflow.api.forwarding.forwarder import CONNECTIONS_MAX, Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
+from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.hosts import Hosts
 from raftflow.api.http.unread import LINE_BYTES_MAX
 from raftflow.coordinator.build import build_replica
@@ -135,13 +136,13 @@ class HttpServer:
         config = self._config = replica.config
         shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
         shedder, figures = LoadShedder(), RequestCounts(syncs)
-        hosts = Hosts(config, lambda: self.port, replica.peer_urls)
+        access = AccessControl(config.token, Hosts(config, lambda: self.port, replica.peer_urls))
         proof = ForwardingProof(config.secret)
-        self.fast_path = FastPath(replica, shedder, hosts, figures)
+        self.fast_path = FastPath(replica, shedder, access, figures)
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
         forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
-        api = Api(replica, forwarder, self.admission, hosts, proof)
+        api = Api(replica, forwarder, self.admission, access, proof)
         self._connection_options: dict[str, Any] = {
             "access_log": None,
             "logger": _http_log(),

@@ -132,3 +132,14 @@ LOG_REQUEST_CHARS_MAX = 64
 
 QUERY_CHARS_MAX = 2_048
 """Characters of a query parameter: a cursor may hold a cache key."""
+
+PAGE_ENTRIES_MAX = 10_000
+"""Entries of one page of a listing, whatever limit is asked for."""
+AUDIT_PAGE_RECORDS_MAX = 1_000
+CURSOR_PATTERN = "[0-9]+"
+"""Of the cursors of workflows and tasks."""
+CURSOR_CHARS_MAX = 18
+WORKFLOW_WAIT_MS_MAX = 10_000
+"""How long the answer to a client that waits for the end of a workflow may be held."""
+LEADER_WAIT_MS_MAX = 60_000
+"""How long the answer to a client that waits for a new leader may be held."""

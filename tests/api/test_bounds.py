@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from raftflow.api.app import ROUTES
-from raftflow.api.http.requests import Access
 from raftflow.domain import limits
 from raftflow.domain.commands import AnyCommand, SubmitWorkflow
+from raftflow.domain.contract.operation import AnsweredBy
+from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.views import (
     AddMemberRequest,
     DrainRequest,
@@ -57,7 +57,7 @@ def unbounded(kind: inspect.Type, where: str) -> list[str]:
 
 
 def test_every_field_of_every_body_has_a_bound() -> None:
-    bodies = {route.body for route in ROUTES if route.body is not None}
+    bodies = {operation.body for operation in OPERATIONS if operation.body is not None}
     assert bodies == {dict, RegisterRequest, PollRequest, DrainRequest, AddMemberRequest, TransferRequest}
     found = [path for body in bodies - {dict} for path in unbounded(inspect.type_info(body), body.__name__)]
     assert found == []
@@ -199,18 +199,18 @@ def test_of_every_field_of_a_command_it_is_known_what_bounds_it() -> None:
 async def test_names_in_paths_and_texts_in_queries_are_bounded(one: Any) -> None:
     """Whatever has them; and nothing of it reaches the log."""
     index = one.replica.log.stamp().applied_index
-    for route in ROUTES:
-        if "{" in route.path:
-            path = "/".join("x" * 300 if part.startswith("{") else part for part in route.path.split("/"))
-            body = {"incarnation": 1, "seq": 1} if route.access is Access.POLL else None
-            if route.body is not None and body is None:
+    for operation in OPERATIONS:
+        if "{" in operation.path:
+            path = "/".join("x" * 300 if part.startswith("{") else part for part in operation.path.split("/"))
+            body = {"incarnation": 1, "seq": 1} if operation.answered_by is AnsweredBy.LEADER_POLL else None
+            if operation.body is not None and body is None:
                 body = {}
-            answer = await one.call(route.method, path, body)
+            answer = await one.call(operation.method, path, body)
             assert (answer.status, answer.word) == (404, "not-found"), path
-        for param in route.params:
-            if param.kind == "string" and "{" not in route.path:
-                answer = await one.call(route.method, f"{route.path}?{param.name}={'x' * 3_000}")
-                assert answer.status == 400, (route.path, param.name, answer.body)
+        for param in operation.params:
+            if param.kind == "string" and "{" not in operation.path:
+                answer = await one.call(operation.method, f"{operation.path}?{param.name}={'x' * 3_000}")
+                assert answer.status == 400, (operation.path, param.name, answer.body)
     assert one.replica.log.stamp().applied_index == index
 
 

@@ -18,23 +18,23 @@ SECRET = b"s" * 32
 def test_a_proof_holds_for_its_request_alone() -> None:
     proof = ForwardingProof(SECRET)
     made = proof.make(*REQUEST)
-    assert proof.holds(made, *REQUEST)
+    assert proof.is_valid(made, *REQUEST)
     for place in range(len(REQUEST)):
         other = [*REQUEST]
         other[place] += "x"
-        assert not proof.holds(made, *other), other
+        assert not proof.is_valid(made, *other), other
     moved = (REQUEST[0] + REQUEST[1], "", *REQUEST[2:])
-    assert not proof.holds(made, *moved), "parts cannot flow into each other"
+    assert not proof.is_valid(made, *moved), "parts cannot flow into each other"
 
 
 @pytest.mark.parametrize("wrong", ["", ".", "1", "x.y", "-5.abc", "٣.abc", "9" * 90 + ".a", "1" * 5000 + ".a"])
 def test_what_is_no_proof_is_not_believed(wrong: str) -> None:
-    assert not ForwardingProof(SECRET).holds(wrong, *REQUEST)
+    assert not ForwardingProof(SECRET).is_valid(wrong, *REQUEST)
 
 
 def test_another_secret_and_another_time_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     proof = ForwardingProof(SECRET)
-    assert not proof.holds(ForwardingProof(b"t" * 32).make(*REQUEST), *REQUEST)
+    assert not proof.is_valid(ForwardingProof(b"t" * 32).make(*REQUEST), *REQUEST)
     now = 1_700_000_000.0
     monkeypatch.setattr(forwarding_proof.time, "time", lambda: now)
     made = proof.make(*REQUEST)
@@ -44,9 +44,9 @@ def test_another_secret_and_another_time_are_not_believed(monkeypatch: pytest.Mo
         (-forwarding_proof.FRESH_S - 1, False),
     ):
         monkeypatch.setattr(forwarding_proof.time, "time", lambda later=later: now + later)
-        assert proof.holds(made, *REQUEST) is good
+        assert proof.is_valid(made, *REQUEST) is good
     stale = made.replace(made[:10], str(int(made[:10]) + 100))
-    assert not proof.holds(stale, *REQUEST), "the time is covered as well"
+    assert not proof.is_valid(stale, *REQUEST), "the time is covered as well"
 
 
 def clients_of(served: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:

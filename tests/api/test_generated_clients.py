@@ -61,17 +61,17 @@ import json
 import sys
 
 from client import AuthenticatedClient
-from client.api.default import get_workflows_id, get_workflows_id_tasks, post_workflows
+from client.api.default import list_tasks, show_workflow, submit_workflow
 from client.models import Problem, WorkflowDocument
 
 base_url, token, text = sys.argv[1:]
 document = WorkflowDocument.from_dict(json.loads(text))
 assert document.to_dict() == json.loads(text), document.to_dict()
 with AuthenticatedClient(base_url=base_url, token=token) as client:
-    created = post_workflows.sync(client=client, body=document)
-    shown = get_workflows_id.sync(created.id, client=client)
-    listed = get_workflows_id_tasks.sync(created.id, client=client, limit=10)
-    missing = get_workflows_id.sync("none", client=client)
+    created = submit_workflow.sync(client=client, body=document)
+    shown = show_workflow.sync(created.id, client=client)
+    listed = list_tasks.sync(created.id, client=client, limit=10)
+    missing = show_workflow.sync("none", client=client)
     assert isinstance(missing, Problem), missing
     ids = [task.id for task in listed.tasks]
     print(json.dumps({"name": shown.name, "total": shown.tasks.total, "ids": ids, "missing": missing.status}))

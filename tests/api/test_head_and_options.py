@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from raftflow.api.app import ROUTES
 from raftflow.api.http.problems import CONTENT_TYPE
+from raftflow.domain.contract.operations import OPERATIONS
 from tests.api.test_message_framing import exchange, status_of
 from tests.api.test_tls import make_certificate, with_tls
 
@@ -23,7 +23,7 @@ LONG = 9_000
 
 def get_paths(workflow: str) -> list[str]:
     parts = {"id": workflow, "task": "a", "fence": "1"}
-    paths = [route.path for route in ROUTES if route.method == "GET"]
+    paths = [operation.path for operation in OPERATIONS if operation.method == "GET"]
     return [path.replace("/v1/agents/{id}", "/v1/agents/a1").format(**parts) for path in paths]
 
 

@@ -195,7 +195,7 @@ async def test_leadership_that_comes_back_in_time(newest: Any) -> None:
 
 
 async def test_leadership_lost_while_it_is_read(newest: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("raftflow.api.app.LEADER_WAIT_S", 0.0)
+    monkeypatch.setattr("raftflow.api.dispatch.leader_wait.LEADER_WAIT_S", 0.0)
     read = DocumentReader.pieces_of
 
     async def slow(self: Any, *given: Any) -> Any:

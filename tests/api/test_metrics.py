@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import raftflow
-from raftflow.api.app import ROUTES
 from raftflow.api.figures.exposition import Exposition
 from raftflow.api.figures.request_counts import BOUNDS_S, RequestCounts
+from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.replication.histogram import Histogram
 from tests.contract import tools
 
@@ -111,7 +111,7 @@ async def test_requests_are_counted_on_both_ways_by_operation_and_status(one: An
     assert count("GET", "/v1/workflows/{id}", 404) == 2
     assert count("other", "other", 404) == 2
     assert count("other", "other", 405) == 1
-    known = {route.path for route in ROUTES} | {"other"}
+    known = {operation.path for operation in OPERATIONS} | {"other"}
     assert {route for _, route in [operation for operation, _ in one.server.admission.figures.requests]} <= known
 
 

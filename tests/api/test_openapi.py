@@ -8,9 +8,8 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
-from raftflow.api.app import ROUTES
-from raftflow.api.http.problems import ALL_KINDS
-from raftflow.api.openapi import problems_of
+from raftflow.domain.contract.operations import OPERATIONS
+from raftflow.domain.contract.problem_kinds import ALL_KINDS
 from raftflow.formats.schema import workflow_schema_file
 
 
@@ -33,7 +32,7 @@ async def test_every_route_is_described_and_every_reference_resolves(one: Any) -
     }
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert described == served
-    assert len(served) == len(ROUTES) >= 25
+    assert len(served) == len(OPERATIONS) >= 25
     for reference in references(document):
         node = document
         for part in reference.removeprefix("#/").split("/"):
@@ -61,7 +60,7 @@ async def test_every_operation_is_whole(one: Any) -> None:
 
 
 def test_every_kind_of_problem_belongs_to_an_operation() -> None:
-    used = {kind.word for route in ROUTES for kind in problems_of(route)}
+    used = {kind.word for operation in OPERATIONS for kind in operation.problems()}
     assert {kind.word for kind in ALL_KINDS} - used == {"method-not-allowed"}
     assert len({kind.word for kind in ALL_KINDS}) == len(ALL_KINDS)
 

@@ -290,7 +290,7 @@ async def test_an_unknown_outcome(one: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_no_leader(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftflow.api.app.LEADER_WAIT_S", 0.05)
+    monkeypatch.setattr("raftflow.api.dispatch.leader_wait.LEADER_WAIT_S", 0.05)
     one = await serve()
     workflow = await one.submit(WORK)
     one.replica.log.lose_leadership()
@@ -336,7 +336,7 @@ async def test_request_ids(one: Any) -> None:
 
 
 async def test_large_bodies_share_a_bound(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftflow.api.app.BODIES_BYTES_MAX", 150_000)
+    monkeypatch.setattr("raftflow.api.admission.body_budget.BODIES_BYTES_MAX", 150_000)
     head = b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += b"Content-Length: 100000\r\n\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
@@ -357,7 +357,7 @@ async def test_a_read_that_no_majority_confirms_is_not_answered(one: Any, monkey
     async def unconfirmed(timeout_s: float) -> int:
         raise NoQuorumError("timeout")
 
-    monkeypatch.setattr("raftflow.api.app.LEADER_WAIT_S", 0.05)
+    monkeypatch.setattr("raftflow.api.dispatch.leader_wait.LEADER_WAIT_S", 0.05)
     monkeypatch.setattr(one.replica.log, "read_index", unconfirmed)
     for path in ("/v1/workflows", f"/v1/workflows/{workflow}", f"/v1/workflows/{workflow}/tasks", "/v1/ledger"):
         answer = await one.get(path)

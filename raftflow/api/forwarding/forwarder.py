@@ -14,9 +14,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from raftflow.api.forwarding.proof import UNKNOWN_CLIENT, ForwardingProof
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError, outcome_unknown
-from raftflow.api.http.requests import UNKNOWN_CLIENT
 from raftflow.domain.contract.views import (
     HEADER_FORWARDED,
     HEADER_FORWARDED_PROOF,
@@ -31,8 +31,6 @@ from raftflow.domain.contract.views import (
 if TYPE_CHECKING:
     import ssl
 
-    from raftflow.api.forwarding.proof import ForwardingProof
-    from raftflow.api.http.requests import Route
     from raftflow.coordinator.leader.leader_news import LeaderNews
     from raftflow.domain.contract.views import LeaderNotice
 
@@ -101,21 +99,21 @@ class Forwarder:
             )
         return self._session
 
-    async def forward(
-        self, route: Route, request: web.Request, body: bytes, leader_url: str, request_id: str
-    ) -> web.Response:
+    async def forward(self, request: web.Request, body: bytes, leader_url: str, request_id: str) -> web.Response:
         """Send the request to the leader and return its answer.
 
         Raises `LeaderUnreachableError` if it was not sent or can be sent again, else `ProblemError`.
         """
+        # HEAD is answered by the handler of GET, so it is forwarded as that.
+        method = "GET" if request.method == "HEAD" else request.method
         headers = {name: request.headers[name] for name in _SENT if name in request.headers}
         headers[HEADER_FORWARDED] = client = request.remote or UNKNOWN_CLIENT
         headers[HEADER_REQUEST_ID] = request_id
         target = request.rel_url.raw_path_qs
-        headers[HEADER_FORWARDED_PROOF] = self._proof.make(client, route.method, target, request_id)
+        headers[HEADER_FORWARDED_PROOF] = self._proof.make(client, method, target, request_id)
         url = URL(leader_url + target, encoded=True)
         replaced = False
-        repeatable = route.method == "GET" or HEADER_IDEMPOTENCY_KEY in headers
+        repeatable = method == "GET" or HEADER_IDEMPOTENCY_KEY in headers
         scope = asyncio.timeout(None)
 
         term = self._news.term
@@ -132,7 +130,7 @@ class Forwarder:
                 forget = self._news.ask(term, TIMEOUT_S + 1.0, moved)
                 try:
                     async with self._open().request(
-                        route.method, url, data=body or None, headers=headers, allow_redirects=False
+                        method, url, data=body or None, headers=headers, allow_redirects=False
                     ) as answer:
                         content = await _read(answer)
                 finally:
@@ -145,7 +143,7 @@ class Forwarder:
                 raise LeaderUnreachableError(
                     "another replica leads since the request was passed on; try again shortly", replaced=True
                 ) from error
-            if route.method == "GET":
+            if method == "GET":
                 raise ProblemError(problems.NO_LEADER, "the leader did not answer; try again shortly") from error
             raise outcome_unknown("contact with the leader was lost while it worked on the request") from error
         response = web.Response(status=answer.status, body=content)

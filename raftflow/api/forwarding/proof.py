@@ -1,8 +1,8 @@
-"""The proof of a replica that passes a request on: that it holds the cluster's secret.
+"""The proof that a forwarded request comes from a replica of this cluster, which holds the cluster's secret.
 
-A request that was passed on names the client that it came from, and clients take turns by that name. Anybody could
-name as many clients as he likes, so the name is believed from replicas alone. The proof covers the name, the request
-line and the request's id, and the time: it cannot be used for another request, nor for long.
+A forwarded request names the client that it came from, and clients take turns by that name. A client could name as
+many others as it likes, so only the name that a replica proves counts. The proof covers the name, the request line,
+the request's id and the time. It is invalid for another request, and after a short time.
 """
 
 from __future__ import annotations
@@ -10,8 +10,15 @@ from __future__ import annotations
 import hmac
 import time
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from raftflow.domain.contract.views import HEADER_FORWARDED, HEADER_FORWARDED_PROOF, HEADER_REQUEST_ID
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+UNKNOWN_CLIENT: Final = "unknown"
+"""Stands for the address of a connection that has none."""
 FRESH_S: Final = 60
 """How old a proof may be, and how far the clocks of two replicas may be apart."""
 _PURPOSE: Final = b"raftflow: request passed on, 1"
@@ -19,13 +26,13 @@ _VALUE_CHARS_MAX: Final = 100
 
 
 class ForwardingProof:
-    """Makes and checks proofs. Replicas with another secret, or with another time, are not believed."""
+    """Makes and checks proofs. A proof made with another secret, or at another time, is invalid."""
 
     def __init__(self, secret: bytes) -> None:
         self._key = hmac.digest(secret, _PURPOSE, sha256)
 
     def make(self, client: str, method: str, target: str, request_id: str) -> str:
-        """Return the proof that goes with a request.
+        """Return the proof that is sent with a request.
 
         Args:
             client: the address that the request came from.
@@ -36,8 +43,18 @@ class ForwardingProof:
         now = str(int(time.time()))
         return f"{now}.{self._mac(now, client, method, target, request_id)}"
 
-    def holds(self, proof: str, client: str, method: str, target: str, request_id: str) -> bool:
-        """Tell whether a replica of this cluster made this proof for this request, just now."""
+    def client_of(self, request: web.Request) -> str:
+        """Return the address of the client. For a forwarded request that is the one that the other replica proves."""
+        client, named = request.remote or UNKNOWN_CLIENT, request.headers.get(HEADER_FORWARDED)
+        if named is None:
+            return client
+        proof = request.headers.get(HEADER_FORWARDED_PROOF, "")
+        request_id = request.headers.get(HEADER_REQUEST_ID, "")
+        target = request.rel_url.raw_path_qs
+        return named if self.is_valid(proof, named, request.method, target, request_id) else client
+
+    def is_valid(self, proof: str, client: str, method: str, target: str, request_id: str) -> bool:
+        """Tell whether a replica of this cluster made this proof for this request, within `FRESH_S`."""
         made, dot, mac = proof.partition(".")
         if not dot or len(proof) > _VALUE_CHARS_MAX or not (proof.isascii() and made.isdigit()):
             return False

@@ -52,7 +52,7 @@ class Hosts:
         self._urls = tuple(member.url for member in config.members)
         self._known: set[bytes] = set()
 
-    def knows(self, value: bytes) -> bool:
+    def is_known(self, value: bytes) -> bool:
         """Tell at once whether a value is accepted; one that was not seen before may be accepted all the same."""
         if not self.checked or value in self._known:
             return True

@@ -1,11 +1,8 @@
-"""RFC 9457 problem documents: which there are, and how everything that can go wrong becomes one.
-
-The type words are stable; clients decide by them and by the status, never by the texts.
-"""
+"""RFC 9457 problem documents: every error that ends a request becomes one here (`domain.contract.problem_kinds`)."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
 
 import msgspec
 from aiohttp import web
@@ -18,64 +15,67 @@ from raftflow.coordinator.commit.submitter import (
     ProposeError,
 )
 from raftflow.coordinator.sessions.log_relay import LogLostError, LogUnavailableError
+from raftflow.domain.contract.problem_kinds import (
+    BEHIND,
+    CONFLICT,
+    FORBIDDEN,
+    HEADERS_TOO_LARGE,
+    INTERNAL,
+    INVALID_DOCUMENT,
+    LOG_UNAVAILABLE,
+    METHOD_NOT_ALLOWED,
+    NAME_IN_USE,
+    NO_LEADER,
+    NOT_FOUND,
+    OUTCOME_UNKNOWN,
+    QUEUE_FULL,
+    REQUEST_MISMATCH,
+    STALE_INCARNATION,
+    TOO_LARGE,
+    UNAUTHORIZED,
+    UNSUPPORTED_MEDIA,
+    URI_TOO_LONG,
+    WRONG_HOST,
+    ProblemKind,
+)
 from raftflow.domain.contract.views import PROBLEM_TYPE_PREFIX, FieldProblem, Problem
 from raftflow.domain.rejections import Rejection, RejectionCode
+
+__all__ = [
+    "BEHIND",
+    "CONFLICT",
+    "CONTENT_TYPE",
+    "FORBIDDEN",
+    "HEADERS_TOO_LARGE",
+    "INTERNAL",
+    "INVALID_DOCUMENT",
+    "LOG_UNAVAILABLE",
+    "METHOD_NOT_ALLOWED",
+    "NAME_IN_USE",
+    "NOT_FOUND",
+    "NO_LEADER",
+    "OUTCOME_UNKNOWN",
+    "QUEUE_FULL",
+    "REQUEST_MISMATCH",
+    "STALE_INCARNATION",
+    "TOO_LARGE",
+    "UNAUTHORIZED",
+    "UNSUPPORTED_MEDIA",
+    "URI_TOO_LONG",
+    "WRONG_HOST",
+    "ProblemError",
+    "ProblemKind",
+    "explain",
+    "from_error",
+    "from_rejection",
+    "outcome_unknown",
+]
+
+_log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 
-
-class ProblemKind(NamedTuple):
-    """A kind of problem."""
-
-    word: str
-    status: int
-    title: str
-
-
-INVALID_DOCUMENT = ProblemKind("invalid-document", 400, "The request cannot be understood")
-UNAUTHORIZED = ProblemKind("unauthorized", 401, "A valid bearer token is needed")
-FORBIDDEN = ProblemKind("forbidden", 403, "Requests from other web sites are refused")
-NOT_FOUND = ProblemKind("not-found", 404, "There is no such thing")
-METHOD_NOT_ALLOWED = ProblemKind("method-not-allowed", 405, "The method does not apply here")
-CONFLICT = ProblemKind("conflict", 409, "Its present state does not allow that")
-NAME_IN_USE = ProblemKind("name-in-use", 409, "Another agent that lives has this name")
-STALE_INCARNATION = ProblemKind("stale-incarnation", 409, "The agent was declared lost or registered again")
-REQUEST_MISMATCH = ProblemKind("request-mismatch", 409, "The idempotency key was used for another request")
-TOO_LARGE = ProblemKind("too-large", 413, "A limit would be passed")
-URI_TOO_LONG = ProblemKind("uri-too-long", 414, "The target of the request is too long")
-UNSUPPORTED_MEDIA = ProblemKind("unsupported-media-type", 415, "The body must be JSON, and not compressed")
-WRONG_HOST = ProblemKind("wrong-host", 421, "The replica does not answer under this name")
-QUEUE_FULL = ProblemKind("queue-full", 429, "Too much is waiting")
-HEADERS_TOO_LARGE = ProblemKind("headers-too-large", 431, "The headers of the request are too large")
-INTERNAL = ProblemKind("internal", 500, "The replica failed")
-LOG_UNAVAILABLE = ProblemKind("log-unavailable", 503, "The agent did not deliver the output")
-NO_LEADER = ProblemKind("no-leader", 503, "There is no leader at the moment")
-BEHIND = ProblemKind("behind", 503, "This replica has not come that far yet")
-OUTCOME_UNKNOWN = ProblemKind("outcome-unknown", 503, "The request may have been carried out or not")
-
-ALL_KINDS = (
-    INVALID_DOCUMENT,
-    UNAUTHORIZED,
-    FORBIDDEN,
-    NOT_FOUND,
-    METHOD_NOT_ALLOWED,
-    CONFLICT,
-    NAME_IN_USE,
-    STALE_INCARNATION,
-    REQUEST_MISMATCH,
-    TOO_LARGE,
-    URI_TOO_LONG,
-    UNSUPPORTED_MEDIA,
-    WRONG_HOST,
-    QUEUE_FULL,
-    HEADERS_TOO_LARGE,
-    INTERNAL,
-    LOG_UNAVAILABLE,
-    NO_LEADER,
-    BEHIND,
-    OUTCOME_UNKNOWN,
-)
 
 _RETRY_LATER = {QUEUE_FULL, NO_LEADER, BEHIND, OUTCOME_UNKNOWN, LOG_UNAVAILABLE}
 
@@ -144,6 +144,23 @@ def from_rejection(rejection: Rejection, *, current_attempt: int | None = None) 
     )
 
 
+def explain(error: Exception, request_id: str, what: str) -> ProblemError:
+    """Return the problem for an error that ended a request. An error that nobody expected is logged.
+
+    Args:
+        error: what was raised.
+        request_id: of the request.
+        what: the request's method and path, for the log.
+    """
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, ProposeError | LogUnavailableError):
+        return from_error(error)
+    _log.error("request %s: %s failed", request_id, what, exc_info=error)
+    # The client gets no more than the request id.
+    return ProblemError(INTERNAL, f"the replica failed; its log has the reason under request id {request_id}")
+
+
 def from_error(error: ProposeError | LogUnavailableError) -> ProblemError:
     """Turn what kept a request from being carried out into a problem."""
     if isinstance(error, LogLostError):
@@ -155,7 +172,7 @@ def from_error(error: ProposeError | LogUnavailableError) -> ProblemError:
     if isinstance(error, OutcomeUnknownError):
         return outcome_unknown(str(error))
     if isinstance(error, NotLeaderError):
-        return ProblemError(NO_LEADER, f"this replica does not lead ({error}) and the request was passed on already")
+        return ProblemError(NO_LEADER, f"this replica does not lead ({error}), and the request was already forwarded")
     assert isinstance(error, NoLeaderError)  # noqa: S101 - ProposeError has no other kinds
     return ProblemError(NO_LEADER, f"{error}; try again shortly, or ask another replica")
 

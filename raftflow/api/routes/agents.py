@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+from raftflow.api.dispatch.requests import Cost, Request, Response, Route, accepted, as_json, encode, found
 from raftflow.api.http import problems
 from raftflow.api.http.bodies import decode
 from raftflow.api.http.problems import ProblemError, from_rejection
-from raftflow.api.http.requests import Access, Cost, Request, Response, Route, accepted, as_json, encode, found
 from raftflow.api.http.slices import in_slices
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent
+from raftflow.domain.contract import operations
 from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
-    AgentList,
     AgentView,
     DrainRequest,
     FieldProblem,
@@ -186,61 +186,20 @@ async def _control(call: Request, action: Literal["drain", "resume"]) -> Respons
     return await show(call)
 
 
+POLL_ROUTE = Route(operations.POLL, poll)
+
 ROUTES: tuple[Route, ...] = (
     Route(
-        "POST",
-        "/v1/agents",
-        Access.WRITE,
+        operations.REGISTER_AGENT,
         register,
-        "Register an agent, or a new instance of one",
-        RegisterResponse,
-        body=RegisterRequest,
         small=True,
         cure=f"labels: at most {limits.LABELS_MAX}, resources: at most {limits.RESOURCES_PER_TASK_MAX}, "
         f"version: at most {limits.VERSION_CHARS_MAX} characters, offers: as many as fit",
-        problems=(problems.CONFLICT, problems.NAME_IN_USE, problems.TOO_LARGE),
     ),
-    Route("GET", "/v1/agents", Access.READ, list_agents, "List agents", AgentList, cost=Cost.LARGE),
-    Route("GET", "/v1/agents/{id}", Access.READ, show, "Show an agent", AgentView),
-    Route(
-        "POST",
-        "/v1/agents/{id}/poll",
-        Access.POLL,
-        poll,
-        "Report, renew the lease and fetch work. A report of stale attempts alone is answered with 200 and verdicts; "
-        "one of a stale incarnation is refused as a whole",
-        PollResponse,
-        body=PollRequest,
-        problems=(problems.STALE_INCARNATION, problems.TOO_LARGE),
-    ),
-    Route(
-        "POST",
-        "/v1/agents/{id}/drain",
-        Access.WRITE,
-        drain,
-        "Give an agent no new work until it is resumed, also if it is lost or leaves meanwhile; with a deadline, "
-        "what still runs then is moved to other agents",
-        AgentView,
-        body=DrainRequest,
-        body_required=False,
-        problems=(problems.CONFLICT,),
-    ),
-    Route(
-        "POST",
-        "/v1/agents/{id}/resume",
-        Access.WRITE,
-        resume,
-        "Let an agent that drains work again, present or not",
-        AgentView,
-        problems=(problems.CONFLICT,),
-    ),
-    Route(
-        "POST",
-        "/v1/agents/{id}/forget",
-        Access.WRITE,
-        forget,
-        "Take an agent that is lost or left out of the list, with its drain and the history of its faults",
-        ForgottenAgent,
-        problems=(problems.CONFLICT,),
-    ),
+    Route(operations.LIST_AGENTS, list_agents, cost=Cost.LARGE),
+    Route(operations.SHOW_AGENT, show),
+    POLL_ROUTE,
+    Route(operations.DRAIN_AGENT, drain),
+    Route(operations.RESUME_AGENT, resume),
+    Route(operations.FORGET_AGENT, forget),
 )

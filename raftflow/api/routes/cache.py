@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from raftflow.api.dispatch.requests import Cost, Request, Response, Route, accepted
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
-from raftflow.api.http.requests import Access, Cost, Param, Request, Response, Route, accepted
 from raftflow.domain.commands import ClearCache
-from raftflow.domain.contract.views import CacheCleared, CachePage, KindList
+from raftflow.domain.contract import operations
+from raftflow.domain.contract.views import CacheCleared
 from raftflow.machine.read import queries
 
 _CLIENT = "client:api"
-_PREFIX = Param("prefix", "string", "only those whose key begins with this")
 
 
 async def show_cache(call: Request) -> Response:
@@ -45,37 +45,7 @@ async def kinds(call: Request) -> Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(
-        "GET",
-        "/v1/cache",
-        Access.READ,
-        show_cache,
-        "List cached results in order of their keys",
-        CachePage,
-        params=(
-            _PREFIX,
-            Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100),
-            Param("cursor", "string", "the `next` of the page before"),
-        ),
-        cost=Cost.LARGE,
-    ),
-    Route(
-        "DELETE",
-        "/v1/cache",
-        Access.WRITE,
-        clear_cache,
-        "Forget cached results: one, those with a prefix, or all",
-        CacheCleared,
-        params=(Param("key", "string", "only the one with this key"), _PREFIX),
-        problems=(problems.CONFLICT,),
-    ),
-    Route(
-        "GET",
-        "/v1/kinds",
-        Access.READ,
-        kinds,
-        "List what was learnt of kinds of tasks",
-        KindList,
-        cost=Cost.LARGE,
-    ),
+    Route(operations.LIST_CACHE, show_cache, cost=Cost.LARGE),
+    Route(operations.CLEAR_CACHE, clear_cache),
+    Route(operations.LIST_KINDS, kinds, cost=Cost.LARGE),
 )

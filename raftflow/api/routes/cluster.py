@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
+from raftflow.api.dispatch.requests import Cost, Request, Response, Route, as_json, encode
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
-from raftflow.api.http.requests import Access, Cost, Param, Request, Response, Route, as_json, encode
 from raftflow.api.http.slices import in_slices
 from raftflow.coordinator.audit.frames import GAP, AuditError, Frame, record_of
-from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
-from raftflow.domain.contract.views import (
-    AuditCheck,
-    AuditLine,
-    AuditPage,
-    LeaderNotice,
-    LedgerCheck,
-    LedgerView,
-    ReplicaStatus,
-)
+from raftflow.domain.contract import operations
+from raftflow.domain.contract.views import AuditLine, AuditPage, HealthView, LedgerCheck
 from raftflow.domain.values.times import iso_utc
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import invariants, queries
 
-_AUDIT_PAGE_MAX = 1_000
 _OFF_LOOP_TASKS = 3_000
 """A check takes about 3 microseconds a task, during which the replica sends no heartbeat."""
 _CHECK_TRIES = 5
-
-
-class HealthView(msgspec.Struct):
-    """`GET /healthz` and `GET /readyz`."""
-
-    ok: bool
-    name: str
-    role: str
 
 
 async def status(call: Request) -> Response:
@@ -138,68 +119,12 @@ async def audit_verify(call: Request) -> Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/v1/status", Access.LOCAL, status, "Show this replica: role, term, leader, indexes", ReplicaStatus),
-    Route(
-        "GET",
-        "/v1/leader",
-        Access.LOCAL,
-        leader,
-        "Say who leads, as far as this replica knows; with `wait_ms` once that is the leader of a later term. "
-        "Whoever waits for a leader that may be silent learns from another replica that there is a new one",
-        LeaderNotice,
-        params=(
-            Param("term", "integer", "a leader of this term, or an earlier one, brings no news", default=0),
-            Param("wait_ms", "integer", "how long to wait for news", most=int(HOLD_MAX_S * 1000), default=0),
-        ),
-    ),
-    Route("GET", "/healthz", Access.LOCAL, healthz, "Tell whether the process is alive", HealthView, is_open=True),
-    Route(
-        "GET",
-        "/readyz",
-        Access.LOCAL,
-        readyz,
-        "Tell whether this replica serves",
-        HealthView,
-        is_open=True,
-        problems=(problems.NO_LEADER,),
-    ),
-    Route("GET", "/v1/ledger", Access.READ, ledger, "Show every agent's account", LedgerView, cost=Cost.LARGE),
-    Route(
-        "GET",
-        "/v1/ledger/verify",
-        Access.LOCAL,
-        ledger_verify,
-        "Check this replica's invariants",
-        LedgerCheck,
-        cost=Cost.LONG,
-    ),
-    Route(
-        "GET",
-        "/v1/audit",
-        Access.LOCAL,
-        audit,
-        "List this replica's audit records in log order",
-        AuditPage,
-        params=(
-            Param("from", "integer", "log index to begin at", default=0),
-            Param(
-                "limit",
-                "integer",
-                "about how many records; those of one log entry stay together",
-                least=1,
-                most=_AUDIT_PAGE_MAX,
-                default=100,
-            ),
-        ),
-        cost=Cost.LARGE,
-    ),
-    Route(
-        "GET",
-        "/v1/audit/verify",
-        Access.LOCAL,
-        audit_verify,
-        "Check this replica's audit file",
-        AuditCheck,
-        cost=Cost.LONG,
-    ),
+    Route(operations.SHOW_STATUS, status),
+    Route(operations.SHOW_LEADER, leader),
+    Route(operations.CHECK_HEALTH, healthz),
+    Route(operations.CHECK_READINESS, readyz),
+    Route(operations.SHOW_LEDGER, ledger, cost=Cost.LARGE),
+    Route(operations.VERIFY_LEDGER, ledger_verify, cost=Cost.LONG),
+    Route(operations.LIST_AUDIT, audit, cost=Cost.LARGE),
+    Route(operations.VERIFY_AUDIT, audit_verify, cost=Cost.LONG),
 )

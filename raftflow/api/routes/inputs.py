@@ -6,11 +6,12 @@ are like any other request; large ones run one at a time (`shedder`), so that he
 
 from __future__ import annotations
 
+from raftflow.api.dispatch.requests import Request, Response, Route, as_json, encode
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
-from raftflow.api.http.requests import Access, Param, Request, Response, Route, as_json, encode
-from raftflow.domain.contract.views import FieldProblem, InputsPiece
-from raftflow.domain.limits import NEEDS_PER_TASK_MAX, NUMBER_MAX
+from raftflow.domain.contract import operations
+from raftflow.domain.contract.views import FieldProblem
+from raftflow.domain.limits import NUMBER_MAX
 from raftflow.machine.read.inputs import BehindError, InputsSlice, NotLiveError, inputs_slice
 
 SMALL_BYTES = 64 * 1024
@@ -22,7 +23,7 @@ async def inputs(call: Request) -> Response:
     piece = _find(call)
     if piece.size <= SMALL_BYTES:
         return as_json(_content(piece))
-    async with call.admission.shedder.heavy():
+    async with call.shedder.heavy():
         return as_json(_content(piece))
 
 
@@ -59,24 +60,4 @@ def _content(piece: InputsSlice) -> bytes:
     return b'{"inputs":{%s},"next":%s}' % (members, b"null" if piece.next is None else b"%d" % piece.next)
 
 
-ROUTES: tuple[Route, ...] = (
-    Route(
-        "GET",
-        "/v1/agents/{id}/attempts/{fence}/inputs",
-        Access.LOCAL,
-        inputs,
-        "Fetch inputs of an attempt that are too large to come with its assignment. Any replica answers that knows "
-        "the attempt; one that is behind says so with 503",
-        InputsPiece,
-        params=(
-            Param(
-                "first",
-                "integer",
-                "position of the need to begin with: 0, and then the `next` of the piece before",
-                most=NEEDS_PER_TASK_MAX,
-                default=0,
-            ),
-        ),
-        problems=(problems.CONFLICT, problems.BEHIND, problems.QUEUE_FULL),
-    ),
-)
+ROUTES: tuple[Route, ...] = (Route(operations.FETCH_INPUTS, inputs),)

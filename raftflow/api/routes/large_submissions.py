@@ -22,7 +22,7 @@ from raftflow.domain.features import PIECES_LEVEL
 from raftflow.machine.read import queries
 
 if TYPE_CHECKING:
-    from raftflow.api.http.requests import Request
+    from raftflow.api.dispatch.requests import Request
     from raftflow.domain.replies import AnyReply
 
 UNDER_WAY_MAX = 16

@@ -6,11 +6,12 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from raftflow.api.dispatch.requests import Request, Response, Route, as_json, found
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
-from raftflow.api.http.requests import Access, Param, Request, Response, Route, as_json, found
 from raftflow.coordinator.replica import Replica
 from raftflow.coordinator.sessions.log_relay import PIECE_BYTES_MAX, LogUnavailableError
+from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import LogPiece, TaskLog
 from raftflow.domain.values.utf8 import CHARACTER_BYTES_MAX, incomplete_suffix
 from raftflow.logstore.attempts import Place
@@ -122,32 +123,4 @@ def task_log(
     )
 
 
-ROUTES: tuple[Route, ...] = (
-    Route(
-        "GET",
-        "/v1/workflows/{id}/tasks/{task}/logs",
-        Access.WRITE,
-        logs,
-        "Fetch a piece of an attempt's output",
-        TaskLog,
-        params=(
-            Param("stream", "string", "which output", ("stdout", "stderr"), default="stdout"),
-            Param("attempt", "integer", "number of the attempt; the last one by default", least=1),
-            Param("offset", "integer", "byte of the stream to begin at", default=0),
-            Param(
-                "limit",
-                "integer",
-                "most bytes; one character always comes whole",
-                least=1,
-                most=PIECE_BYTES_MAX,
-                default=PIECE_BYTES_MAX,
-            ),
-            Param(
-                "since_ms",
-                "integer",
-                "ms since 1970: the answer has no text, and its `next` is where output of that time or later begins",
-            ),
-        ),
-        problems=(problems.CONFLICT, problems.LOG_UNAVAILABLE),
-    ),
-)
+ROUTES: tuple[Route, ...] = (Route(operations.FETCH_TASK_LOG, logs),)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable
 
+from raftflow.api.dispatch.requests import Request, Response, Route
 from raftflow.api.http import bodies, problems
 from raftflow.api.http.problems import ProblemError
-from raftflow.api.http.requests import Access, Request, Response, Route
 from raftflow.coordinator.config.replica_config import parse_address, parse_url
 from raftflow.coordinator.config.settings import ConfigError
+from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import (
     ADDRESS_PATTERN,
     URL_PATTERN,
     AddMemberRequest,
     FieldProblem,
-    MemberList,
     TransferRequest,
 )
 from raftflow.domain.values.ids import name_problem
@@ -87,34 +87,8 @@ def _invalid(path: str, message: str) -> ProblemError:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/v1/members", Access.READ, list_members, "List the replicas of the cluster", MemberList),
-    Route(
-        "POST",
-        "/v1/members",
-        Access.WRITE,
-        add,
-        "Add a replica that runs with `join = true`: it is fed until it has caught up, and counts from then on",
-        MemberList,
-        body=AddMemberRequest,
-        problems=(problems.CONFLICT,),
-    ),
-    Route(
-        "POST",
-        "/v1/members/{name}/remove",
-        Access.WRITE,
-        remove,
-        "Remove a replica for ever; a leader hands over first",
-        MemberList,
-        problems=(problems.CONFLICT,),
-    ),
-    Route(
-        "POST",
-        "/v1/members/transfer",
-        Access.WRITE,
-        transfer,
-        "Hand leadership to another replica",
-        MemberList,
-        body=TransferRequest,
-        problems=(problems.NOT_FOUND, problems.CONFLICT),
-    ),
+    Route(operations.LIST_MEMBERS, list_members),
+    Route(operations.ADD_MEMBER, add),
+    Route(operations.REMOVE_MEMBER, remove),
+    Route(operations.TRANSFER_LEADERSHIP, transfer),
 )

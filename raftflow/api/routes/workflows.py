@@ -5,29 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
+from raftflow.api.dispatch.requests import Cost, Handler, Request, Response, Route, accepted, found
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError, from_rejection
-from raftflow.api.http.requests import Access, Cost, Handler, Param, Request, Response, Route, accepted, found
 from raftflow.api.routes import large_submissions
 from raftflow.coordinator.commit.submitter import prepare
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
+from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import (
     HEADER_FORWARDED,
-    TaskExplanation,
-    TaskPage,
     TaskView,
     UsageView,
     WorkflowCreated,
-    WorkflowPage,
     WorkflowView,
 )
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
-from raftflow.domain.tasks.states import WorkflowState
 from raftflow.domain.tasks.workflow import WorkflowSpec
-from raftflow.formats import schema
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.readers.jsontext import decode_json
 from raftflow.machine.read import queries
@@ -36,16 +33,6 @@ OFF_LOOP_BYTES = 32 * 1024
 """Larger documents are read by another process and come in pieces (`routes/large_submissions.py`); others are read
 on the spot."""
 
-HELD_MS_MAX = 10_000
-"""Longest time that a read may be held, in ms."""
-PAGE = Param("limit", "integer", "most entries of the answer", least=1, most=queries.PAGE_MAX, default=100)
-CURSOR = Param(
-    "cursor",
-    "string",
-    "the `next` of the page before",
-    pattern=queries.CURSOR_PATTERN,
-    chars_max=queries.CURSOR_CHARS_MAX,
-)
 _CLIENT = "client:api"
 
 
@@ -124,7 +111,7 @@ def _view(call: Request) -> WorkflowView:
     return view
 
 
-def _control(action: str) -> Handler:
+def _control(action: Literal["cancel", "pause", "resume", "retry"]) -> Handler:
     async def control(call: Request) -> Response:
         workflow_id = call.path("id")
         command = ControlWorkflow(
@@ -132,7 +119,7 @@ def _control(action: str) -> Handler:
             actor=_CLIENT,
             request_id=call.idempotency_key,
             workflow_id=workflow_id,
-            action=action,  # type: ignore[arg-type]  # one of the four literals below
+            action=action,
         )
         accepted(await call.replica.propose(command, call.client))
         return Response(_view(call))
@@ -193,82 +180,17 @@ def _what(call: Request) -> str:
     return f"task {call.path('task')!r} in workflow {call.path('id')!r}"
 
 
-_CONTROL_SUMMARIES = {
-    "cancel": "Cancel what has not ended; running attempts are told to stop",
-    "pause": "Start nothing new; running attempts go on",
-    "resume": "Go on after a pause",
-    "retry": "Run the failed and cancelled tasks of a finished workflow again",
-}
+SUBMIT_ROUTE = Route(operations.SUBMIT_WORKFLOW, submit)
 
 ROUTES: tuple[Route, ...] = (
-    Route(
-        "POST",
-        "/v1/workflows",
-        Access.WRITE,
-        submit,
-        "Submit a workflow",
-        WorkflowCreated,
-        status=201,
-        body=dict,
-        body_schema=schema.ROOT,
-        problems=(problems.TOO_LARGE,),
-    ),
-    Route(
-        "GET",
-        "/v1/workflows",
-        Access.READ,
-        list_workflows,
-        "List workflows, newest first",
-        WorkflowPage,
-        params=(Param("state", "string", "only those in this state", tuple(WorkflowState)), PAGE, CURSOR),
-        cost=Cost.PAGE,
-    ),
-    Route(
-        "GET",
-        "/v1/workflows/{id}",
-        Access.READ,
-        show,
-        "Show a workflow",
-        WorkflowView,
-        params=(
-            Param(
-                "wait_ms",
-                "integer",
-                "hold the answer until the workflow has ended, but no longer than this; it may come earlier",
-                most=HELD_MS_MAX,
-                default=0,
-            ),
-        ),
-    ),
-    *(
-        Route(
-            "POST",
-            f"/v1/workflows/{{id}}/{action}",
-            Access.WRITE,
-            _control(action),
-            summary,
-            WorkflowView,
-            problems=(problems.CONFLICT,),
-        )
-        for action, summary in _CONTROL_SUMMARIES.items()
-    ),
-    Route(
-        "GET",
-        "/v1/workflows/{id}/tasks",
-        Access.READ,
-        tasks,
-        "List a workflow's tasks in document order",
-        TaskPage,
-        params=(PAGE, CURSOR),
-        cost=Cost.PAGE,
-    ),
-    Route("GET", "/v1/workflows/{id}/tasks/{task}", Access.READ, task, "Show a task with its attempts", TaskView),
-    Route(
-        "GET",
-        "/v1/workflows/{id}/tasks/{task}/explain",
-        Access.READ,
-        explain,
-        "Say why a task is where it is",
-        TaskExplanation,
-    ),
+    SUBMIT_ROUTE,
+    Route(operations.LIST_WORKFLOWS, list_workflows, cost=Cost.PAGE),
+    Route(operations.SHOW_WORKFLOW, show),
+    Route(operations.CANCEL_WORKFLOW, _control("cancel")),
+    Route(operations.PAUSE_WORKFLOW, _control("pause")),
+    Route(operations.RESUME_WORKFLOW, _control("resume")),
+    Route(operations.RETRY_WORKFLOW, _control("retry")),
+    Route(operations.LIST_TASKS, tasks, cost=Cost.PAGE),
+    Route(operations.SHOW_TASK, task),
+    Route(operations.EXPLAIN_TASK, explain),
 )

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from raftflow.domain import limits
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 ANSWERS_PER_TURN: Final = 128
 """Held requests that are answered in one turn of the event loop: thousands at once would hold back heartbeats."""
-HOLD_MAX_S: Final = 60.0
+HOLD_MAX_S: Final = limits.LEADER_WAIT_MS_MAX / 1000
 """Longest time that a request is held."""
 
 

@@ -793,6 +793,14 @@ class LeaderNotice(msgspec.Struct, kw_only=True):
     """The term in which it leads; of two answers that name a leader the one of the higher term is right."""
 
 
+class HealthView(msgspec.Struct, kw_only=True):
+    """`GET /healthz` and `GET /readyz`."""
+
+    ok: bool
+    name: str
+    role: str
+
+
 class ReplicaStatus(msgspec.Struct, kw_only=True):
     """`GET /v1/status`: this replica."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from raftflow.domain import limits
 from raftflow.domain.contract.views import (
     AgentView,
     Assignment,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
 
 __all__ = [
-    "PAGE_MAX",
     "AgentCapacity",
     "agent_list",
     "agent_room",
@@ -74,15 +74,9 @@ __all__ = [
     "workflows_with_ready",
 ]
 
-PAGE_MAX = 10_000
-"""Most lines of a page, whatever limit is asked for."""
-
 PAGE_BYTES = 1024 * 1024
 """About how many bytes of results and needs of tasks go into one page; one task always does."""
 
-CURSOR_PATTERN = "[0-9]+"
-"""Of the cursors of workflows and tasks."""
-CURSOR_CHARS_MAX = 18
 _NO_ARGS = msgspec.Raw(b"[]")
 _NO_KWARGS = msgspec.Raw(b"{}")
 _NEED_BYTES = 64
@@ -136,7 +130,7 @@ def workflow_page(machine: Machine, state: str | None, limit: int, cursor: str |
     by_number = machine.state.by_number
     numbers = list(by_number)
     start = len(numbers) if cursor is None else bisect_left(numbers, _cursor(cursor))
-    limit = max(1, min(limit, PAGE_MAX))
+    limit = max(1, min(limit, limits.PAGE_ENTRIES_MAX))
     views: list[WorkflowView] = []
     for place in range(start - 1, -1, -1):
         workflow = by_number[numbers[place]]
@@ -150,7 +144,7 @@ def workflow_page(machine: Machine, state: str | None, limit: int, cursor: str |
 
 def _cursor(text: str) -> int:
     """Read a cursor. Raises `ValueError` if it is none of ours."""
-    if not (text.isascii() and text.isdigit() and len(text) <= CURSOR_CHARS_MAX):
+    if not (text.isascii() and text.isdigit() and len(text) <= limits.CURSOR_CHARS_MAX):
         raise ValueError(f"{text[:40]!r} is not a cursor: use the `next` of a page, or none")
     return int(text)
 
@@ -164,7 +158,7 @@ def task_page(machine: Machine, workflow_id: str, limit: int, cursor: str | None
     if workflow is None:
         return None
     start = 0 if cursor is None else _cursor(cursor)
-    end = start + max(1, min(limit, PAGE_MAX))
+    end = start + max(1, min(limit, limits.PAGE_ENTRIES_MAX))
     size = 0
     for place, task in enumerate(workflow.tasks[start:end], start):
         size += len(task.result) + len(task.needs) * _NEED_BYTES
@@ -424,7 +418,7 @@ def cache_page(machine: Machine, prefix: str, limit: int, cursor: str | None) ->
     keys = sorted(
         entry.key for entry in results if entry.key.startswith(prefix) and (cursor is None or entry.key > cursor)
     )
-    limit = max(1, min(limit, PAGE_MAX))
+    limit = max(1, min(limit, limits.PAGE_ENTRIES_MAX))
     found = [entry for key in keys[:limit] if (entry := results.get(key)) is not None]
     return CachePage(
         entries=[

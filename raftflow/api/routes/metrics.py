@@ -9,32 +9,34 @@ from typing import TYPE_CHECKING
 
 import raftflow
 from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.dispatch.requests import Cost, Request, Response, Route
 from raftflow.api.figures.exposition import CONTENT_TYPE, Exposition
 from raftflow.api.figures.process import process_figures
-from raftflow.api.http.requests import Access, Cost, Request, Response, Route
 from raftflow.api.http.slices import in_slices
+from raftflow.domain.contract import operations
 from raftflow.domain.tasks.states import TaskState
 
 if TYPE_CHECKING:
+    from raftflow.api.admission.gated_connection import AdmissionControl
     from raftflow.coordinator.replica import Replica
     from raftflow.machine.rows import WorkflowRow
 
 
-async def metrics(call: Request) -> Response:
-    """Write this replica's figures."""
+async def _write_metrics(replica: Replica, admission: AdmissionControl) -> Response:
+    """Write the figures of a replica."""
     counts = [0] * len(TaskState)
 
     def add(workflow: WorkflowRow) -> None:
         for task_state, count in enumerate(workflow.counts):
             counts[task_state] += count
 
-    await in_slices(list(call.replica.machine.tables.workflows.values()), add)
+    await in_slices(list(replica.machine.tables.workflows.values()), add)
     page = Exposition()
-    _add_program(page, call.replica)
-    _add_log(page, call.replica)
-    _add_work(page, call.replica, counts)
-    _add_disk(page, call)
-    _add_api(page, call)
+    _add_program(page, replica)
+    _add_log(page, replica)
+    _add_work(page, replica, counts)
+    _add_disk(page, replica, admission)
+    _add_api(page, admission)
     return Response(page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -100,18 +102,18 @@ def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
     page.one("raftflow_polls_held", "gauge", "Polls that wait for news", replica.poll_service.held)
 
 
-def _add_disk(page: Exposition, call: Request) -> None:
-    disk = os.statvfs(call.replica.config.data_dir)
+def _add_disk(page: Exposition, replica: Replica, admission: AdmissionControl) -> None:
+    disk = os.statvfs(replica.config.data_dir)
     text = "Bytes of the file system of the data directory that are free for this process"
     page.one("raftflow_data_free_bytes", "gauge", text, disk.f_bavail * disk.f_frsize)
     text = "Bytes of the file system of the data directory"
     page.one("raftflow_data_size_bytes", "gauge", text, disk.f_blocks * disk.f_frsize)
-    syncs = call.admission.figures.syncs
+    syncs = admission.figures.syncs
     page.histogram("raftflow_sync_seconds", "How long a sync of the log or the audit took", [((), syncs)])
 
 
-def _add_api(page: Exposition, call: Request) -> None:
-    shedder, admission = call.admission.shedder, call.admission
+def _add_api(page: Exposition, admission: AdmissionControl) -> None:
+    shedder = admission.shedder
     page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(admission.connections))
     text = "Connections closed since there were too many, or too much waited on them"
     page.one("raftflow_connections_shed_total", "counter", text, admission.shed)
@@ -133,4 +135,10 @@ def _add_api(page: Exposition, call: Request) -> None:
     page.histogram("raftflow_request_seconds", text, requests)
 
 
-ROUTES = (Route("GET", "/metrics", Access.LOCAL, metrics, "Figures as Prometheus text", bytes, cost=Cost.LARGE),)
+def route_of(admission: AdmissionControl) -> Route:
+    """Return the route of the metrics, which include the counts of admission."""
+
+    async def metrics(call: Request) -> Response:
+        return await _write_metrics(call.replica, admission)
+
+    return Route(operations.SHOW_METRICS, metrics, cost=Cost.LARGE)

@@ -1,4 +1,4 @@
-"""What a handler gets and what a route is: the routes are data, from which the server and OpenAPI are made."""
+"""What a handler gets and gives back, and what a route is: an operation of the contract with its handler."""
 
 from __future__ import annotations
 
@@ -11,77 +11,46 @@ import msgspec
 from aiohttp import web
 
 from raftflow.api.http import problems
-from raftflow.api.http.problems import ProblemError, ProblemKind, from_rejection
+from raftflow.api.http.problems import ProblemError, from_rejection
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
+from raftflow.domain.contract.operation import (
+    IDEMPOTENCY_KEY_CHARS_MAX,
+    IDEMPOTENCY_KEY_PATTERN,
+    STALE,
+    AnsweredBy,
+    Operation,
+)
 from raftflow.domain.contract.views import HEADER_IDEMPOTENCY_KEY, FieldProblem
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
 
 if TYPE_CHECKING:
-    from raftflow.api.admission.gated_connection import AdmissionControl
+    from raftflow.api.admission.load_shedder import LoadShedder
+    from raftflow.coordinator.config.replica_config import Limits
 
-KEY_CHARS_MAX = 200
-KEY_PATTERN = r"^[!-~]+$"
-"""Of an idempotency key."""
-_KEY = re.compile(rf"[!-~]{{1,{KEY_CHARS_MAX}}}")
-
-UNKNOWN_CLIENT = "unknown"
-"""Stands for the address of a connection that has none."""
-LEADER_WAIT_S = 1.0
-"""How long a request waits for an election that is under way before it is answered with 503."""
-LEADER_LOOK_S = 0.02
-
-
-class Access(enum.Enum):
-    """Which replica answers."""
-
-    LOCAL = "local"
-    """The one that was asked."""
-    READ = "read"
-    """The leader, linearizably; with `?stale` the one that was asked, from what it has."""
-    WRITE = "write"
-    """The leader."""
-    POLL = "poll"
-    """The leader; others say where it is with 307."""
-
+_KEY = re.compile(rf"(?=.{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}\Z){IDEMPOTENCY_KEY_PATTERN}")
 
 SMALL_PAGE = 100
-"""Entries of a listing that are no trouble."""
+"""Entries of a listing that cost little."""
 
 
 class Cost(enum.Enum):
-    """How much work a call makes."""
+    """How much work an operation makes."""
 
     USUAL = "usual"
     PAGE = "page"
-    """A listing: large if more than `SMALL_PAGE` entries are wanted."""
+    """A listing: large if more than `SMALL_PAGE` entries are asked for."""
     LARGE = "large"
     """Some milliseconds of the loop: such calls run one at a time."""
     LONG = "long"
-    """Reads everything, mostly beside the loop: one at a time, and few may wait."""
-
-
-class Param(NamedTuple):
-    """A query parameter."""
-
-    name: str
-    kind: str
-    """`string`, `integer` or `boolean`."""
-    description: str
-    choices: tuple[str, ...] = ()
-    least: int = 0
-    most: int = limits.NUMBER_MAX
-    default: int | str | None = None
-    chars_max: int = limits.QUERY_CHARS_MAX
-    pattern: str = ""
-    """What a text has to match, for the description; the handler checks it."""
+    """Reads everything, mostly beside the loop: such calls run one at a time, and few may wait."""
 
 
 class Request:
-    """One request on its way through a handler."""
+    """One request, as a handler gets it."""
 
-    __slots__ = ("admission", "body", "client", "replica", "request", "route")
+    __slots__ = ("body", "client", "replica", "request", "request_id", "route", "shedder")
 
     def __init__(  # noqa: PLR0917 - all of them are needed
         self,
@@ -89,16 +58,23 @@ class Request:
         route: Route,
         request: web.Request,
         body: bytes,
-        admission: AdmissionControl,
+        shedder: LoadShedder,
         client: str,
+        request_id: str,
     ) -> None:
-        self.admission = admission
+        self.shedder = shedder
         self.replica = replica
         self.route = route
         self.request = request
         self.body = body
         self.client = client
-        """The address that the request came from, whichever replica it was sent to: clients take turns by it."""
+        """The address that the request came from, whichever replica it was sent to. Clients take turns by it."""
+        self.request_id = request_id
+
+    @property
+    def operation(self) -> Operation[Any]:
+        """The operation that is asked for."""
+        return self.route.operation
 
     def path(self, name: str) -> str:
         """Return a part of the path: a name. Raises `ProblemError` if nothing can have it."""
@@ -112,7 +88,7 @@ class Request:
 
     def text(self, name: str) -> str | None:
         """Return a query parameter, or its default. Raises `ProblemError`."""
-        param = next(param for param in self.route.params if param.name == name)
+        param = next(param for param in self.operation.params if param.name == name)
         value = self.request.query.get(name)
         if value is None:
             return None if param.default is None else str(param.default)
@@ -124,12 +100,12 @@ class Request:
 
     def number(self, name: str) -> int | None:
         """Return a query parameter as a number within its bounds, or its default. Raises `ProblemError`."""
-        param = next(param for param in self.route.params if param.name == name)
+        param = next(param for param in self.operation.params if param.name == name)
         text = self.text(name)
         if text is None:
             return None
-        if not (text.isascii() and text.isdigit() and len(text) < 20 and param.least <= int(text) <= param.most):
-            raise _bad_param(name, f"{text[:80]!r} is not a whole number from {param.least} to {param.most}")
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and param.minimum <= int(text) <= param.maximum):
+            raise _bad_param(name, f"{text[:80]!r} is not a whole number from {param.minimum} to {param.maximum}")
         return int(text)
 
     def require_number(self, name: str) -> int:
@@ -177,33 +153,22 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Route(NamedTuple):
-    """One operation of the API."""
+    """An operation with the handler that answers it."""
 
-    method: str
-    path: str
-    access: Access
+    operation: Operation[Any]
     handler: Handler
-    summary: str
-    answer: Any
-    """Type of a successful answer."""
-    status: int = 200
-    media: str = ""
-    """Media type of the answer, if it is another than the type tells."""
-    body: Any = None
-    """Type of the request body, None for none."""
-    body_schema: str = ""
-    """Name of the body's schema, for one that is not decoded into a type (`openapi`)."""
-    body_required: bool = True
-    small: bool = False
-    """True if the body is no larger than a poll may be."""
-    cure: str = ""
-    """What to do about a body that is too large; empty for what is usual."""
-    params: tuple[Param, ...] = ()
-    problems: tuple[ProblemKind, ...] = ()
-    """Those that this operation adds to the ones that every operation has."""
-    is_open: bool = False
-    """True if no token is asked for."""
     cost: Cost = Cost.USUAL
+    small: bool = False
+    """The body may be no larger than a poll."""
+    cure: str = ""
+    """Says how to make a body smaller that is too large; empty for the usual advice."""
+
+
+def body_bytes_max(route: Route, limits: Limits) -> int:
+    """Return how large the body of a request may be."""
+    operation = route.operation
+    small = route.small or operation.answered_by is AnsweredBy.LEADER_POLL or operation.body is None
+    return limits.poll_bytes if small else limits.body_bytes
 
 
 def is_key(text: str) -> bool:
@@ -227,9 +192,9 @@ def found(view: Any, what: str) -> Any:
 
 def check_query(route: Route, request: web.Request) -> None:
     """Refuse parameters that the operation does not know: a typing error must not pass for a filter."""
-    known = {param.name for param in route.params}
-    if route.access is Access.READ:
-        known.add("stale")
+    known = {param.name for param in route.operation.params}
+    if route.operation.answered_by is AnsweredBy.LEADER_READ:
+        known.add(STALE.name)
     for name in request.query:
         if name not in known:
             raise _bad_param(name, f"unknown; known are {', '.join(sorted(known)) or 'none'}")

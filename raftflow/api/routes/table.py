@@ -1,0 +1,26 @@
+"""All routes: every operation of the contract with its handler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.api.routes import agents, cache, cluster, descriptions, inputs, logs, members, metrics, workflows
+
+if TYPE_CHECKING:
+    from raftflow.api.admission.gated_connection import AdmissionControl
+    from raftflow.api.dispatch.requests import Route
+
+
+def routes_of(admission: AdmissionControl) -> tuple[Route, ...]:
+    """Return the routes of a replica."""
+    return (
+        *workflows.ROUTES,
+        *logs.ROUTES,
+        *agents.ROUTES,
+        *inputs.ROUTES,
+        *cluster.ROUTES,
+        *members.ROUTES,
+        *cache.ROUTES,
+        *descriptions.ROUTES,
+        metrics.route_of(admission),
+    )

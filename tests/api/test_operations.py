@@ -1,0 +1,50 @@
+"""Operations are declared once: nothing that belongs to one can be forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raftflow.api.admission.gated_connection import AdmissionControl
+from raftflow.api.admission.load_shedder import LoadShedder
+from raftflow.api.figures.request_counts import RequestCounts
+from raftflow.api.openapi import describe
+from raftflow.api.routes.table import routes_of
+from raftflow.domain.contract import operations
+from raftflow.domain.contract.operation import Operation
+from raftflow.domain.contract.operations import OPERATIONS
+from raftflow.formats import schema
+
+
+def declared() -> dict[str, Operation[Any]]:
+    """Return the operations that the module declares, by the names of its constants."""
+    return {name: value for name, value in vars(operations).items() if isinstance(value, Operation)}
+
+
+def test_every_declared_operation_is_in_the_tuple_under_its_own_name() -> None:
+    assert set(declared().values()) == set(OPERATIONS)
+    assert len(set(OPERATIONS)) == len(OPERATIONS)
+    assert [name for name, operation in declared().items() if operation.name != name.lower()] == []
+    assert len({(operation.method, operation.path) for operation in OPERATIONS}) == len(OPERATIONS)
+
+
+def test_every_operation_has_one_handler() -> None:
+    admission = AdmissionControl(LoadShedder(), RequestCounts(), lambda: None, 1)  # type: ignore[arg-type,return-value]
+    served = [route.operation for route in routes_of(admission)]
+    assert [operation.name for operation in OPERATIONS if served.count(operation) != 1] == []
+    assert len(served) == len(OPERATIONS)
+
+
+def test_every_operation_is_in_the_description_of_the_api() -> None:
+    described = describe(OPERATIONS)["paths"]
+    ids = {item["operationId"] for path in described.values() for item in path.values()}
+    assert ids == {operation.name for operation in OPERATIONS}
+
+
+def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
+    assert operations.SUBMIT_WORKFLOW.body_schema == schema.ROOT
+    assert operations.SHOW_WORKFLOW_SCHEMA.path == schema.SCHEMA_PATH
+
+
+def test_a_target_has_the_parts_in_order() -> None:
+    assert operations.SHOW_TASK.target("w1", "a%2Fb") == "/v1/workflows/w1/tasks/a%2Fb"
+    assert operations.SHOW_TASK.path_names == ("id", "task")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import raftflow.api
 from raftflow.api.admission.gated_connection import AdmissionControl
 from raftflow.api.admission.load_shedder import LoadShedder
 from raftflow.api.figures.request_counts import RequestCounts
@@ -48,3 +50,37 @@ def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
 def test_a_target_has_the_parts_in_order() -> None:
     assert operations.SHOW_TASK.target("w1", "a%2Fb") == "/v1/workflows/w1/tasks/a%2Fb"
     assert operations.SHOW_TASK.path_names == ("id", "task")
+
+
+def render_page() -> str:
+    """Return the page that lists the operations."""
+    lines = [
+        "# Operations of the HTTP API",
+        "",
+        "This page is made from `raftflow/domain/contract/operations.py`:",
+        "`scripts/test tests/api/test_operations.py --regenerate-transcripts` writes it again. `/v1/openapi.json` of a",
+        "replica has the types of bodies and answers too.",
+        "",
+        "*Answered by* says which replica answers: the one that was asked, or the leader, to which other replicas forward",
+        "the request. Operations need the cluster's token unless *who* is everybody. Problems that every operation can",
+        "answer with, such as `invalid-document`, are not repeated here.",
+        "",
+        "| operation | request | answered by | who | problems of its own |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for operation in OPERATIONS:
+        params = [param.name for param in operation.params]
+        query = f"`?{'&'.join(params)}`" if params else ""
+        lines.append(
+            f"| `{operation.name}`: {operation.summary} | `{operation.method} {operation.path}` {query} "
+            f"| {operation.answered_by.value} | {operation.access.value} "
+            f"| {' '.join(f'`{kind.word}`' for kind in operation.extra_problems)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_of_operations_is_up_to_date(regenerate_transcripts: bool) -> None:
+    page = Path(raftflow.api.__file__).parent / "OPERATIONS.md"
+    if regenerate_transcripts:
+        page.write_text(render_page())
+    assert page.read_text() == render_page(), "run this test with --regenerate-transcripts"

@@ -1,8 +1,8 @@
 """Every operation of the HTTP API, declared once.
 
 The server's routes (`api.routes`), the OpenAPI document (`api.openapi`), the calls of the client (`client.aio`) and
-of agents (`agent.exchange`), and the page `api/OPERATIONS.md` are made from these declarations. Tests check that each
-operation has a handler, a caller and a line on that page.
+of agents (`agent.exchange`), and the page `raftflow/api/OPERATIONS.md` are made from these declarations. Tests check
+that each operation has a handler, a caller and a line on that page.
 """
 
 from __future__ import annotations

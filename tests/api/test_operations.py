@@ -52,22 +52,24 @@ def test_a_target_has_the_parts_in_order() -> None:
     assert operations.SHOW_TASK.path_names == ("id", "task")
 
 
+HEAD = """# Operations of the HTTP API
+
+This page is made from `raftflow/domain/contract/operations.py`. This command writes it again:
+`scripts/test tests/api/test_operations.py --regenerate-transcripts`. The types of bodies and answers are in
+`/v1/openapi.json` of a replica.
+
+*Answered by* says which replica answers: the one that was asked, or the leader, to which other replicas forward the
+request. Operations need the cluster's token unless *who* is everybody. Problems that every operation can answer with,
+such as `invalid-document`, are not repeated here.
+
+| operation | request | answered by | who | problems of its own |
+| --- | --- | --- | --- | --- |
+"""
+
+
 def render_page() -> str:
     """Return the page that lists the operations."""
-    lines = [
-        "# Operations of the HTTP API",
-        "",
-        "This page is made from `raftflow/domain/contract/operations.py`:",
-        "`scripts/test tests/api/test_operations.py --regenerate-transcripts` writes it again. `/v1/openapi.json` of a",
-        "replica has the types of bodies and answers too.",
-        "",
-        "*Answered by* says which replica answers: the one that was asked, or the leader, to which other replicas forward",
-        "the request. Operations need the cluster's token unless *who* is everybody. Problems that every operation can",
-        "answer with, such as `invalid-document`, are not repeated here.",
-        "",
-        "| operation | request | answered by | who | problems of its own |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = HEAD.splitlines()
     for operation in OPERATIONS:
         params = [param.name for param in operation.params]
         query = f"`?{'&'.join(params)}`" if params else ""
@@ -79,7 +81,7 @@ def render_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_page_of_operations_is_up_to_date(regenerate_transcripts: bool) -> None:
+def test_the_page_of_operations_is_up_to_date(*, regenerate_transcripts: bool) -> None:
     page = Path(raftflow.api.__file__).parent / "OPERATIONS.md"
     if regenerate_transcripts:
         page.write_text(render_page())

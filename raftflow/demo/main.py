@@ -23,7 +23,8 @@ from raftflow.demo import census
 from raftflow.demo.verdict import Check, Evidence, judge
 from raftflow.domain.contract.views import AuditLine, WorkflowView
 from raftflow.local.accounts import account_of
-from raftflow.local.cluster import ClusterOptions, LocalCluster, LocalClusterError
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions, LocalClusterError
 
 NODES, AGENTS, AGENT_CPUS = 3, 3, 2
 LEASE_MS = 3_000

@@ -12,94 +12,39 @@ DIR/logs/             standard output and error of each process
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import secrets
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from raftflow import helpers
 from raftflow.client.client import Client
 from raftflow.client.errors import ClientError, NotFound, Refused
 from raftflow.domain.contract.views import ReplicaStatus
 from raftflow.local import processes
-from raftflow.local.processes import ProcessRecord
+from raftflow.local.cluster_file import (
+    AgentPlace,
+    ClusterFile,
+    ClusterFileStore,
+    ClusterOptions,
+    LocalClusterError,
+    ReplicaPlace,
+)
+from raftflow.local.replica_files import free_ports, reason_of_end, replica_head, replica_toml
 from raftflow.private_files import PrivateFileError, read_token
 from raftflow.provision.files import CLIENT, client_settings, write_private
 
 NODES_MAX = 9
 AGENTS_MAX = 64
 READY_S = 30.0
-_PORT_FIRST, _PORT_COUNT = 20_000, 12_000
 _POLL_S = 0.02
 _STATUS_TIMEOUT_S = 2.0
-_TAIL_LINES = 5
 
 
 T = TypeVar("T")
-
-
-class LocalClusterError(Exception):
-    """The local cluster cannot do that. Says why and what to do."""
-
-
-class ReplicaPlace(msgspec.Struct, kw_only=True):
-    """One replica of the local cluster."""
-
-    name: str
-    url: str
-    peer: str
-    machine: list[str] = []
-    """What goes before its command, to have it run on a machine of its own (`local.namespaces`)."""
-    process: ProcessRecord | None = None
-
-
-class AgentPlace(msgspec.Struct, kw_only=True):
-    """One agent of the local cluster."""
-
-    name: str
-    arguments: list[str] = []
-    process: ProcessRecord | None = None
-
-
-class ClusterFile(msgspec.Struct, kw_only=True):
-    """What `cluster.json` holds."""
-
-    format: int = 1
-    cluster_id: str
-    directory: str = ""
-    """Where the cluster lives. A copy of the directory has the ports and the pids of its original."""
-    with_token: bool = False
-    """True if clients need the token that is in the file beside this one."""
-    replicas: list[ReplicaPlace]
-    agents: list[AgentPlace]
-
-
-class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a local cluster is set up."""
-
-    nodes: int = 3
-    agents: int = 2
-    agent_cpus: float = 4.0
-    """CPUs that each agent offers, whatever the machine has: a local cluster is for trying things out."""
-    agent_memory: str = "8GiB"
-    prefetch: int = 16
-    lease_ms: int = 3_000
-    with_token: bool = False
-    """Ask clients and agents for a token, which is made here."""
-    replica_toml: str = ""
-    """More TOML for every replica's file, such as a `[limits]` table."""
-    timing: dict[str, int] = {}
-    """More keys of the `[timing]` table."""
-    hosts: tuple[tuple[str, list[str]], ...] = ()
-    """Of each replica its address and what goes before its command; this machine's loopback if it is empty."""
 
 
 class LocalCluster:
@@ -107,9 +52,7 @@ class LocalCluster:
 
     def __init__(self, directory: Path, content: ClusterFile) -> None:
         self.directory = directory
-        self._content = content
-        self._read_from: tuple[int, int] | None = None
-        """Inode and time of the file that `_content` came from: other programs may start processes too."""
+        self._file = ClusterFileStore(directory, content)
 
     # --- making and finding
 
@@ -126,7 +69,7 @@ class LocalCluster:
                 f"{directory} already holds a cluster: start it again without other options, or remove the directory"
             )
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        ports = _free_ports(2 * options.nodes)
+        ports = free_ports(2 * options.nodes)
         hosts = options.hosts or (("127.0.0.1", []),) * options.nodes
         replicas = [
             ReplicaPlace(
@@ -154,9 +97,9 @@ class LocalCluster:
             write_private(secret, secrets.token_hex(32) + "\n")
         cluster = cls(directory, content)
         for replica in replicas:
-            cluster.config_file(replica.name).write_text(_replica_toml(content, replica, options), encoding="utf-8")
+            cluster.config_file(replica.name).write_text(replica_toml(content, replica, options), encoding="utf-8")
         write_private(cluster.client_file, client_settings(cluster.urls, cluster.token))
-        cluster._save()
+        cluster._file.save()
         return cluster
 
     @classmethod
@@ -168,80 +111,31 @@ class LocalCluster:
                 f"{directory} holds no local cluster: make one with `raftflow cluster up --data-dir {directory}`"
             )
         cluster = cls(directory, ClusterFile(cluster_id="", replicas=[], agents=[]))
-        cluster._refresh()
-        cluster._check_place()
+        cluster._file.refresh()
+        cluster._file.check_place()
         return cluster
-
-    def _check_place(self) -> None:
-        """Find out whether the directory was moved or copied. Raises `LocalClusterError` for a copy.
-
-        A copy names the processes and ports of its original, so that whoever stops it would stop the original.
-        """
-        original = Path(self._content.directory)
-        if original == self.directory or original.resolve() == self.directory.resolve():
-            return
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            found = msgspec.json.decode((original / "cluster.json").read_bytes(), type=ClusterFile)
-            if found.cluster_id == self._content.cluster_id:
-                raise LocalClusterError(
-                    f"{self.directory} is a copy of {original}, and both would use the same ports and processes: use "
-                    f"{original}. If the copy is to replace it, stop that cluster, move its directory away, and try "
-                    f"again"
-                )
-        with self._changing():
-            self._content.directory = str(self.directory)
-
-    def _refresh(self) -> None:
-        """Read the file again if another program has changed it."""
-        file = self.directory / "cluster.json"
-        try:
-            found = file.stat()
-            if self._read_from != (found.st_ino, found.st_mtime_ns):
-                self._content = msgspec.json.decode(file.read_bytes(), type=ClusterFile)
-                self._read_from = (found.st_ino, found.st_mtime_ns)
-        except OSError as error:
-            raise LocalClusterError(f"{file} cannot be read: {error}") from error
-        except msgspec.DecodeError as error:
-            raise LocalClusterError(f"{file} is damaged: {error}") from error
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Hold the directory's lock, start from what the file says now, and write it afterwards."""
-        with (self.directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._refresh()
-            yield
-            self._save()
-
-    def _save(self) -> None:
-        file = self.directory / "cluster.json"
-        temporary = self.directory / f"cluster.json.{os.getpid()}"
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self._content), indent=2))
-        temporary.replace(file)
-        found = file.stat()
-        self._read_from = (found.st_ino, found.st_mtime_ns)
 
     # --- looking
 
     @property
     def urls(self) -> list[str]:
         """The peers as clients and agents need them."""
-        return [replica.url for replica in self._content.replicas]
+        return [replica.url for replica in self._file.content.replicas]
 
     @property
     def replica_names(self) -> list[str]:
         """Names of the replicas, in order."""
-        return [replica.name for replica in self._content.replicas]
+        return [replica.name for replica in self._file.content.replicas]
 
     @property
     def agent_names(self) -> list[str]:
         """Names of the agents, in order."""
-        return [agent.name for agent in self._content.agents]
+        return [agent.name for agent in self._file.content.agents]
 
     @property
     def token(self) -> str | None:
         """What clients and agents must show, None if they need not. Raises `LocalClusterError`."""
-        if not self._content.with_token:
+        if not self._file.content.with_token:
             return None
         try:
             return read_token(self.directory / "token")
@@ -315,7 +209,7 @@ class LocalCluster:
 
     def start_replica(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         """Start one replica unless it runs, with these variables in its environment too."""
-        with self._changing():
+        with self._file.changing():
             replica = self._replica(name)
             if replica.process is not None and processes.alive(replica.process):
                 return
@@ -328,7 +222,7 @@ class LocalCluster:
         """Start one agent unless it runs."""
         work = self.directory / name
         work.mkdir(exist_ok=True)
-        with self._changing():
+        with self._file.changing():
             agent = self._agent(name)
             if agent.process is not None and processes.alive(agent.process):
                 return
@@ -342,16 +236,16 @@ class LocalCluster:
 
         Agents and clients that run already know the old replicas only. Raises `LocalClusterError`, `ClientError`.
         """
-        with self._changing():
-            number = 1 + max(int(replica.name[1:]) for replica in self._content.replicas)
-            ports = _free_ports(2)
+        with self._file.changing():
+            number = 1 + max(int(replica.name[1:]) for replica in self._file.content.replicas)
+            ports = free_ports(2)
             url, peer = f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
             while self.config_file(f"n{number}").exists():
                 number += 1  # a name is never used again
             place = ReplicaPlace(name=f"n{number}", url=url, peer=peer)
-            pattern = self.config_file(self._content.replicas[0].name).read_text(encoding="utf-8")
-            self._content.replicas.append(place)
-            head = _replica_head(self._content, place, join=True)
+            pattern = self.config_file(self._file.content.replicas[0].name).read_text(encoding="utf-8")
+            self._file.content.replicas.append(place)
+            head = replica_head(self._file.content, place, join=True)
             settings = pattern[pattern.index("[timing]") :]
             self.config_file(place.name).write_text(f"{head}\n{settings}", encoding="utf-8")
         self.start_replica(place.name)
@@ -366,15 +260,15 @@ class LocalCluster:
         process = self._place(name).process
         if process is not None and not processes.wait_end(process, grace_s):
             processes.stop(process, grace_s=grace_s)
-        with self._changing():
-            self._content.replicas = [replica for replica in self._content.replicas if replica.name != name]
+        with self._file.changing():
+            self._file.content.replicas = [replica for replica in self._file.content.replicas if replica.name != name]
 
     def add_agent(self, name: str, arguments: list[str]) -> None:
         """Add an agent with its own command-line arguments and start it."""
-        with self._changing():
+        with self._file.changing():
             if name in self.agent_names or name in self.replica_names:
                 raise LocalClusterError(f"{name!r} is taken")
-            self._content.agents.append(AgentPlace(name=name, arguments=arguments))
+            self._file.content.agents.append(AgentPlace(name=name, arguments=arguments))
         self.start_agent(name)
 
     def signal(self, name: str, signum: signal.Signals) -> bool:
@@ -403,14 +297,14 @@ class LocalCluster:
 
     def down(self) -> None:
         """Stop agents, then replicas. Ends only what this directory's file names."""
-        self._refresh()
-        for agent in self._content.agents:
+        self._file.refresh()
+        for agent in self._file.content.agents:
             self.signal(agent.name, signal.SIGTERM)
-        for agent in self._content.agents:
+        for agent in self._file.content.agents:
             self.stop(agent.name, grace_s=10.0)
-        for replica in self._content.replicas:
+        for replica in self._file.content.replicas:
             self.signal(replica.name, signal.SIGTERM)
-        for replica in self._content.replicas:
+        for replica in self._file.content.replicas:
             self.stop(replica.name)
 
     # --- waiting
@@ -476,82 +370,29 @@ class LocalCluster:
         What a stop closes may complain after the reason was written.
         """
         lines = [
-            f"{name}: {_last_word(self.log_file(name).read_text('utf-8', 'replace'))}"
+            f"{name}: {reason_of_end(self.log_file(name).read_text('utf-8', 'replace'))}"
             for name in self.replica_names
             if self.pid_of(name) is None and self.log_file(name).exists()
         ]
         return "; ".join(lines) + f" (logs in {self.directory / 'logs'})"
 
     def _replica(self, name: str) -> ReplicaPlace:
-        for replica in self._content.replicas:
+        for replica in self._file.content.replicas:
             if replica.name == name:
                 return replica
         raise LocalClusterError(f"no replica is called {name!r}; there are {', '.join(self.replica_names)}")
 
     def _agent(self, name: str) -> AgentPlace:
-        for agent in self._content.agents:
+        for agent in self._file.content.agents:
             if agent.name == name:
                 return agent
         raise LocalClusterError(f"no agent is called {name!r}; there are {', '.join(self.agent_names)}")
 
     def _place(self, name: str) -> ReplicaPlace | AgentPlace:
-        self._refresh()
+        self._file.refresh()
         return self._replica(name) if name in self.replica_names else self._agent(name)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return loopback ports that nobody uses now.
-
-    They lie below the range from which the kernel takes the ports of outgoing connections, so that none of those
-    sits on a replica's port while it is down.
-    """
-    sockets: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        while len(ports) < count:
-            port = _PORT_FIRST + secrets.randbelow(_PORT_COUNT)
-            listener = socket.socket()
-            sockets.append(listener)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            ports.append(port)
-    finally:
-        for listener in sockets:
-            listener.close()
-    return ports
-
-
-def _last_word(log: str) -> str:
-    """Return why the process behind this log stopped: a critical line among the last few, or else the last line."""
-    tail = log.strip().splitlines()[-_TAIL_LINES:]
-    if not tail:
-        return "no output"
-    return next((line for line in reversed(tail) if " CRITICAL " in line), tail[-1])
 
 
 def _clean_environment() -> dict[str, str]:
     """Return our environment without settings that are meant for clients."""
     return {key: value for key, value in os.environ.items() if not key.startswith("RAFTFLOW_")}
-
-
-def _replica_toml(content: ClusterFile, replica: ReplicaPlace, options: ClusterOptions) -> str:
-    timing = {"lease_ms": options.lease_ms, **options.timing}
-    lines = [_replica_head(content, replica), "[timing]", *(f"{key} = {value}" for key, value in timing.items())]
-    return "\n".join([*lines, "", options.replica_toml]) + "\n"
-
-
-def _replica_head(content: ClusterFile, replica: ReplicaPlace, *, join: bool = False) -> str:
-    lines = ["[cluster]", f'id = "{content.cluster_id}"', 'secret_file = "secret"', ""]
-    for member in content.replicas:
-        lines += [
-            "[[cluster.members]]",
-            f'name = "{member.name}"',
-            f'peer = "{member.peer}"',
-            f'url = "{member.url}"',
-            "",
-        ]
-    lines += ["[replica]", f'name = "{replica.name}"', f'data_dir = "{replica.name}"']
-    lines += ['token_file = "token"'] if content.with_token else []
-    return "\n".join([*lines, *(["join = true"] if join else []), ""])

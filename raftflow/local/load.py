@@ -2,7 +2,7 @@
 
 `SubmissionLoad` and `Writer` submit small workflows, `Reporter` is an agent without processes that reports at once.
 What
-they list was answered by the cluster; `Ledger.missing` tells what of it the cluster does not know any more.
+they list was answered by the cluster; `AuditedWork.missing` tells what of it the cluster does not know any more.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Reporter(_Thread):
 
 
 @dataclass(slots=True)
-class Ledger:
+class AuditedWork:
     """What the audits of all replicas say became of the acknowledged, read on from where the last look ended."""
 
     workflows: set[str] = field(default_factory=set)

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from raftflow.client.client import Client
 from raftflow.client.errors import ClientError
-from raftflow.local.cluster import ClusterOptions, LocalCluster
-from raftflow.local.namespaces import NamespaceError, machines
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
+from raftflow.local.faults.namespaces import NamespaceError, machines
 
 MEDIAN_S, WORST_S = 1.0, 1.5
 QUICK = {"name": "quick", "tasks": [{"id": "t", "command": ["echo", "hello"]}]}

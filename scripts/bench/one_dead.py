@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 from raftflow.client.client import Client
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 SETTLE_S = 2.0
 WORKFLOW = {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}

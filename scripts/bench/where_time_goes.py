@@ -25,7 +25,8 @@ from typing import Final
 from raftflow.bench.load.jobs import JOBS, Job
 from raftflow.bench.load.usage import Roles
 from raftflow.client.aio import AsyncClient
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 TASKS: Final = {"lifecycle": 30_000, "chain": 1_500, "fanout": 10_000, "subprocess": 4_000}
 RATE: Final = 500

@@ -14,8 +14,6 @@ LEFT = {
     "raftflow.coordinator.sessions.poll",
     "raftflow.machine.tables.state",
     "raftflow.replication.replica.parts",
-    "raftflow.simulation.world.agents",
-    "raftflow.simulation.world.cluster",
 }
 """A module of each cycle that is still there; the list must become empty."""
 

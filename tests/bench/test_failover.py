@@ -10,8 +10,8 @@ import pytest
 
 from raftflow.bench.benchmarks import failover
 from raftflow.bench.settings import BenchError
-from raftflow.local import namespaces
-from raftflow.local.namespaces import Machines, NamespaceError, machines
+from raftflow.local.faults import namespaces
+from raftflow.local.faults.namespaces import Machines, NamespaceError, machines
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def start(programs):
     if given()["tasks"] == 13:
         raise PeerError("install luck")
     programs.start(["sleep", "1000"])
-    print("chatter is no answer")
+    print("this line is not an answer")
     return lambda: {"seconds": given()["tasks"] / 10}
 
 serve(start, [], fake="1.0")
@@ -84,14 +84,14 @@ serve(start, [], fake="1.0")
 def fake_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `fake` be a peer whose script runs with our own python."""
     scripts = tmp_path / "peers"
-    shutil.copytree(Path(peer.__file__).with_name("peers"), scripts)
+    shutil.copytree(peer.SCRIPTS, scripts)
     (scripts / "fake_peer.py").write_text(FAKE)
-    monkeypatch.setattr(peer, "__file__", str(tmp_path / "peer.py"))
+    monkeypatch.setattr(peer, "SCRIPTS", scripts)
     monkeypatch.setattr(peer, "environment", lambda _: Path(sys.executable))
 
 
 def wait_stopped(pid: int, *, stopped: bool) -> None:
-    """Wait until a process stands still, or goes on."""
+    """Wait until a process is stopped, or runs."""
     deadline = time.monotonic() + 10
     while (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T") != stopped:
         assert time.monotonic() < deadline
@@ -113,10 +113,10 @@ def test_a_peer_is_started_asked_and_stopped(tmp_path: Path) -> None:
         assert len(pids) == 2
         for pid in pids:
             wait_stopped(pid, stopped=True)  # while others are measured
-        other.let_go()
+        other.resume()
         for pid in pids:
             wait_stopped(pid, stopped=False)
-        other.hold()  # and is stopped all the same
+        other.suspend()  # and is stopped all the same
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
     assert list(settings.directory.parent.iterdir()) == []

@@ -15,7 +15,8 @@ import pytest
 from click.testing import Result
 
 from raftflow import helpers
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 Run = Callable[..., Result]
 

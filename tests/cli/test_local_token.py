@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 from raftflow.cli.terminal.options import resolve
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 
 def test_data_dir_brings_the_clusters_own_token(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from raftflow import helpers
 from raftflow.client.client import Client
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 PIPE_BYTES = 4096
 _SET_PIPE_SIZE = 1031

@@ -12,7 +12,8 @@ import pytest
 from raftflow.demo.main import read_audit
 from raftflow.domain.contract.views import AuditLine, AuditTransition
 from raftflow.domain.features import ONLINE_LEVEL
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ import pytest
 from raftflow.client.client import Client
 from raftflow.client.errors import ClientError
 from raftflow.local import processes
-from raftflow.local.cluster import LocalCluster, _last_word
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.replica_files import reason_of_end
 
 pytestmark = pytest.mark.slow
 
@@ -256,10 +257,10 @@ def test_cluster_up_says_which_replica_was_emptied(make_cluster: Callable[..., L
 
 def test_the_reason_of_a_stop_is_told_though_something_was_written_after_it() -> None:
     """What a stop closes may complain, and a start may end before there is a log."""
-    assert _last_word("09:00 INFO up\n09:01 CRITICAL it stops: why\n09:01 ERROR connection closed\n") == (
+    assert reason_of_end("09:00 INFO up\n09:01 CRITICAL it stops: why\n09:01 ERROR connection closed\n") == (
         "09:01 CRITICAL it stops: why"
     )
-    assert _last_word("an old CRITICAL line\n" + "09:01 INFO up\n" * 5 + "Error: no such file\n") == (
+    assert reason_of_end("an old CRITICAL line\n" + "09:01 INFO up\n" * 5 + "Error: no such file\n") == (
         "Error: no such file"
     )
-    assert _last_word("\n") == "no output"
+    assert reason_of_end("\n") == "no output"

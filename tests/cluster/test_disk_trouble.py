@@ -13,8 +13,8 @@ import pytest
 from raftflow import helpers
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.images import DiskImage, memory_disk, mounted_images, why_impossible
-from raftflow.local.load import Acknowledged, Ledger, Reporter, SubmissionLoad
+from raftflow.local.faults.disk_images import DiskImage, memory_disk, mounted_images, why_impossible
+from raftflow.local.load import Acknowledged, AuditedWork, Reporter, SubmissionLoad
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -62,14 +62,14 @@ class Trouble:
         statuses = self.cluster.wait_equal()
         assert set(statuses) == set(self.cluster.replica_names)
         assert len({status.digest for status in statuses.values()}) == 1
-        ledger = Ledger()
+        audited = AuditedWork()
         with self.cluster.client() as client:
             for name in self.cluster.replica_names:
                 url = self.cluster.url_of(name)
-                ledger.read(client, url)
+                audited.read(client, url)
                 assert client.audit_verify(url).problems == []
                 assert client.ledger_verify(url).problems == []
-        assert ledger.missing(self.acknowledged) == []
+        assert audited.missing(self.acknowledged) == []
 
 
 @pytest.fixture

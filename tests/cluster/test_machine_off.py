@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.local import namespaces
+from raftflow.local.faults import namespaces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 

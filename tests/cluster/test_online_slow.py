@@ -12,8 +12,8 @@ import pytest
 
 from raftflow.client import Client
 from raftflow.local.cluster import LocalCluster
+from raftflow.local.faults.slowdown import Slowdown
 from raftflow.local.processes import record_of
-from raftflow.local.slowdown import Slowdown
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.local.images import KINDS, why_impossible
+from raftflow.local.faults.disk_images import KINDS, why_impossible
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "chaos" / "power_loss"
 ROUNDS = 3

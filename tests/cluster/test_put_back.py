@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from raftflow.client.errors import NotFound
-from raftflow.local.cluster import LocalCluster, LocalClusterError
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import LocalClusterError
 from raftflow.replication.members.starts import Starts
 from raftflow.replication.real_files import RealFileSystem
 

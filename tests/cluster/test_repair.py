@@ -10,7 +10,7 @@ import pytest
 
 from raftflow.domain.features import LEVEL
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.load import Acknowledged, Ledger, Reporter, SubmissionLoad, Writer
+from raftflow.local.load import Acknowledged, AuditedWork, Reporter, SubmissionLoad, Writer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -46,12 +46,12 @@ def test_a_damaged_file(make_cluster: Callable[..., LocalCluster], choose: Calla
     assert not (directory / "repair").exists()
     statuses = cluster.wait_equal()
     assert len({status.digest for status in statuses.values()}) == 1
-    ledger = Ledger()
+    audited = AuditedWork()
     with cluster.client() as client:
         for name in cluster.replica_names:
-            ledger.read(client, cluster.url_of(name))
+            audited.read(client, cluster.url_of(name))
             assert client.audit_verify(cluster.url_of(name)).problems == []
-    assert ledger.missing(acknowledged) == []
+    assert audited.missing(acknowledged) == []
 
 
 def test_a_damaged_journal_while_members_change(make_cluster: Callable[..., LocalCluster]) -> None:

@@ -16,7 +16,7 @@ from raftflow.coordinator.build import LEVEL_VARIABLE
 from raftflow.domain.features import LEVEL
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.load import Acknowledged, Ledger, Reporter, Writer
+from raftflow.local.load import Acknowledged, AuditedWork, Reporter, Writer
 
 LOG = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -105,9 +105,9 @@ def test_an_upgrade_one_by_one(make_cluster: Callable[..., LocalCluster]) -> Non
     assert {step: took for step, took in pauses_s.items() if took > NOISE * max(failovers_s)} == {}, failovers_s
     statuses = cluster.wait_equal()
     assert len({status.digest for status in statuses.values()}) == 1
-    ledger = Ledger()
+    audited = AuditedWork()
     with cluster.client() as client:
         for name in cluster.replica_names:
-            ledger.read(client, cluster.url_of(name))
+            audited.read(client, cluster.url_of(name))
             assert client.audit_verify(cluster.url_of(name)).problems == []
-    assert ledger.missing(acknowledged) == []
+    assert audited.missing(acknowledged) == []

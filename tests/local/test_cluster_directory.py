@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raftflow.local.cluster import ClusterOptions, LocalCluster, LocalClusterError
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions, LocalClusterError
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from raftflow.bench.load.usage import cpu_s, machine_load, resident_bytes
 from raftflow.bench.load.workers import SimulatedAgent, generators
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.domain.contract.views import Assignment, ReportedEnd
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 BUSY_TASKS_MAX: Final = 10_000
 """Tasks of the busy phase: ten for each agent, and no more than this."""

@@ -24,7 +24,8 @@ from raftflow.bench.load.peer import Peer
 from raftflow.bench.load.usage import Roles, machine_load
 from raftflow.bench.load.workers import generators
 from raftflow.bench.settings import Settings
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 CLIENTS: Final = (4, 16, 64, 256)
 PAYLOADS: Final = (256, 4_096, 32_768)

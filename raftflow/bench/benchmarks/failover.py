@@ -26,8 +26,9 @@ from typing import Any, Final
 from raftflow.bench.figures import rounded, summary
 from raftflow.bench.load.probe import ProbeAgent
 from raftflow.bench.settings import BenchError
-from raftflow.local.cluster import ClusterOptions, LocalCluster
-from raftflow.local.namespaces import Machines, NamespaceError, machines
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
+from raftflow.local.faults.namespaces import Machines, NamespaceError, machines
 
 HOWS: Final = ("kill", "silent", "stop")
 FIGURES: Final = ("seconds", "submit_seconds", "task_seconds")

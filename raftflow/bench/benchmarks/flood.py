@@ -34,7 +34,8 @@ from raftflow.bench.load.usage import cpu_s, machine_load, resident_bytes
 from raftflow.bench.load.workers import BUSY, SimulatedAgent, generators
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.domain.contract.views import ReportedEnd, WorkflowCreated
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 FLOOD_PER_S: Final = 20_000
 GENERATORS: Final = 2

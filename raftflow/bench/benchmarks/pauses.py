@@ -34,7 +34,8 @@ from raftflow.bench.load.jobs import independent
 from raftflow.bench.load.usage import machine_load, resident_bytes
 from raftflow.bench.load.workers import SimulatedAgent, generators
 from raftflow.bench.settings import BenchError, Settings
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 from raftflow.replication.storage.snapshot_store import SUFFIX, TEMPORARY_SUFFIX
 
 PER_WORKFLOW: Final = 10_000

@@ -13,7 +13,8 @@ from raftflow.bench.figures import summary
 from raftflow.bench.load.jobs import independent
 from raftflow.bench.load.usage import machine_load, resident_bytes
 from raftflow.bench.settings import BenchError, Settings
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 PER_WORKFLOW: Final = 10_000
 READY_S: Final = 300.0

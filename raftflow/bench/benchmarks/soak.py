@@ -17,7 +17,8 @@ from raftflow.bench.load.jobs import independent
 from raftflow.bench.load.usage import machine_load, resident_bytes
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.client.aio import AsyncClient
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 BATCH: Final = 20
 """Tasks of one workflow."""

@@ -20,7 +20,8 @@ from raftflow.bench.load.peer import Peer
 from raftflow.bench.load.usage import Roles, machine_load
 from raftflow.bench.settings import BenchError, Settings
 from raftflow.client.aio import AsyncClient
-from raftflow.local.cluster import ClusterOptions, LocalCluster
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 PROGRAM: Final = "/bin/true"
 RUN_LIMIT_S: Final = 600.0
@@ -107,7 +108,7 @@ async def _runs(job: Job, settings: Settings, cluster: LocalCluster, peers: list
         for _ in range(_WARM_UP_RUNS):  # workers start, connections are made
             await _once(client, job.document(min(_WARM_UP, settings.tasks)))
         for peer in peers:
-            peer.hold()
+            peer.suspend()
         for _ in range(settings.runs):
             runs.append(await _one_run(job, settings, cluster, client))
             for peer in peers:

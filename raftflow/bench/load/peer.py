@@ -35,6 +35,7 @@ WORKLOADS: Final = {
     "etcd": ("commit",),
     **dict.fromkeys(("dask", "procrastinate", "celery", "ray"), ("lifecycle", "chain", "fanout", "subprocess")),
 }
+SCRIPTS: Final = Path(__file__).parent.with_name("peers")
 READY_S: Final = 120.0
 RUN_S: Final = 600.0
 _INSTALL_S: Final = 900.0
@@ -100,7 +101,7 @@ class Peer:
             "seconds": settings.seconds,
             "directory": str(self._folder),
         }
-        script = Path(__file__).parent.with_name("peers") / f"{self.name}_peer.py"
+        script = SCRIPTS / f"{self.name}_peer.py"
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [str(python), str(script), json.dumps(given)],
@@ -121,7 +122,7 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         process = self._process
-        self.let_go()
+        self.resume()
         if process is not None:
             if process.stdin is not None:
                 with contextlib.suppress(OSError):
@@ -135,12 +136,12 @@ class Peer:
                 process.stdout.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def hold(self) -> None:
-        """Stop all of its processes: what they do beside their answers shall not be charged to another system."""
+    def suspend(self) -> None:
+        """Stop all of its processes, so that nothing they do slows another system down."""
         self._signal(signal.SIGSTOP)
 
-    def let_go(self) -> None:
-        """Let its processes go on."""
+    def resume(self) -> None:
+        """Continue its processes."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
@@ -150,12 +151,15 @@ class Peer:
                     os.kill(pid, number)
 
     def run(self) -> float:
-        """Run the workload once, and stand still before and after; returns its seconds. Raises `BenchError`."""
-        self.let_go()
+        """Run the workload once and return its seconds; the processes are stopped before and after.
+
+        Raises `BenchError`.
+        """
+        self.resume()
         try:
             return float(self.ask()["seconds"])
         finally:
-            self.hold()
+            self.suspend()
 
     def ask(self) -> dict[str, Any]:
         """Run the workload once and return what the script says of it. Raises `BenchError`."""

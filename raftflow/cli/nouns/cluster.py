@@ -53,7 +53,8 @@ def up(  # noqa: PLR0917 - click passes options by name
 
     A directory that holds a cluster already has that one started again, as it was.
     """
-    from raftflow.local.cluster import ClusterOptions, LocalCluster, LocalClusterError  # noqa: PLC0415 - heavy
+    from raftflow.local.cluster import LocalCluster  # noqa: PLC0415 - heavy
+    from raftflow.local.cluster_file import ClusterOptions, LocalClusterError  # noqa: PLC0415 - heavy
 
     try:
         if (directory / "cluster.json").exists():
@@ -122,7 +123,8 @@ def status(output: str) -> None:
 
 
 def _load(directory: Path) -> LocalCluster:
-    from raftflow.local.cluster import LocalCluster, LocalClusterError  # noqa: PLC0415 - heavy
+    from raftflow.local.cluster import LocalCluster  # noqa: PLC0415 - heavy
+    from raftflow.local.cluster_file import LocalClusterError  # noqa: PLC0415 - heavy
 
     try:
         return LocalCluster.load(directory)

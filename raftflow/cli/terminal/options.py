@@ -184,7 +184,8 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str]) -> dict[st
 
 def local_settings(directory: Path) -> dict[str, Any]:
     """Return peers and token (None without one) of a local cluster. Raises `click.UsageError`."""
-    from raftflow.local.cluster import LocalCluster, LocalClusterError  # noqa: PLC0415 - heavy
+    from raftflow.local.cluster import LocalCluster  # noqa: PLC0415 - heavy
+    from raftflow.local.cluster_file import LocalClusterError  # noqa: PLC0415 - heavy
 
     try:
         local = LocalCluster.load(directory)

@@ -80,7 +80,7 @@ class RotFinding:
     words: str
 
 
-class Patient:
+class StoppedReplica:
     """The data directory of a stopped replica, and what its readers saw before any damage."""
 
     def __init__(self, directory: Path) -> None:
@@ -245,12 +245,12 @@ class Patient:
         return asyncio.run(read())
 
 
-def damage_of(patient: Patient, chance: random.Random) -> Damage:
+def damage_of(replica: StoppedReplica, chance: random.Random) -> Damage:
     """Choose what to damage: mostly bits where something was written, sometimes whole bytes and ends of files."""
     kind = chance.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
-    path = chance.choice(patient.files[kind])
+    path = chance.choice(replica.files[kind])
     size = path.stat().st_size
-    used = patient.used_bytes(path) if chance.random() < _USED_SHARE else size
+    used = replica.used_bytes(path) if chance.random() < _USED_SHARE else size
     offset = chance.randrange(used)
     how = chance.random()
     if how < 0.15:
@@ -258,4 +258,4 @@ def damage_of(patient: Patient, chance: random.Random) -> Damage:
     return Damage(kind, path, offset, 1 << chance.randrange(8) if how < 0.8 else chance.randrange(1, 256))
 
 
-__all__ = ["Damage", "Patient", "RotFinding", "damage_of"]
+__all__ = ["Damage", "RotFinding", "StoppedReplica", "damage_of"]

@@ -1,0 +1,1 @@
+"""Real faults for tests and demonstrations: disks, networks, damaged files, slow machines."""

@@ -11,49 +11,36 @@ import click
 
 from raftflow import __version__
 from raftflow.cli.terminal.exits import DONE, report, translate, unknown
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connection_options
 from raftflow.cli.terminal.streams import OutputError, abandon, flush, prepare
 
-# noun -> module, attribute, what it is about
 _COMMANDS = {
-    "demo": (
-        "raftflow.cli.tools.programs",
-        "demo",
-        "The main job: a workflow whose leader is killed, with a verdict.",
-    ),
-    "cluster": ("raftflow.cli.nouns.cluster", "cluster", "A local cluster of processes, and any cluster's status."),
-    "config": ("raftflow.cli.tools.config", "config", "The configuration files of a real cluster: init, join."),
-    "member": ("raftflow.cli.nouns.member", "member", "The replicas of a cluster: list, add, remove, transfer."),
-    "coordinator": ("raftflow.cli.tools.programs", "coordinator", "Run one replica."),
-    "agent": ("raftflow.cli.nouns.agent", "agent", "Run an agent; list, drain and resume agents."),
-    "workflow": ("raftflow.cli.nouns.workflow", "workflow", "Submit workflows, watch and steer them."),
-    "task": ("raftflow.cli.nouns.task", "task", "Look at tasks, their output, and why they wait."),
-    "cache": ("raftflow.cli.nouns.cache", "cache", "Results that equal tasks share: list, clear."),
-    "ledger": (
-        "raftflow.cli.nouns.ledger_and_audit",
-        "ledger",
-        "Who uses which resources, and whether all invariants hold.",
-    ),
-    "audit": ("raftflow.cli.nouns.ledger_and_audit", "audit", "What every replica applied, and whether all agree."),
-    "simulate": ("raftflow.cli.tools.simulate", "simulate", "Simulated clusters with faults of every kind, checked."),
-    "schema": ("raftflow.cli.tools.schema", "schema", "JSON Schema of workflow documents, for editors."),
-    "bench": ("raftflow.cli.tools.programs", "bench", "Measure raftflow on this machine."),
-    "completion": (
-        "raftflow.cli.tools.completion",
-        "completion",
-        "A script that lets bash, zsh or fish complete commands.",
-    ),
+    "demo": ("local_commands.demo", "The main job: a workflow whose leader is killed, with a verdict."),
+    "cluster": ("cluster_commands.cluster", "A local cluster of processes, and any cluster's status."),
+    "config": ("local_commands.config", "The configuration files of a real cluster: init, join."),
+    "member": ("cluster_commands.member", "The replicas of a cluster: list, add, remove, transfer."),
+    "coordinator": ("local_commands.coordinator", "Run one replica."),
+    "agent": ("cluster_commands.agent", "Run an agent; list, drain and resume agents."),
+    "workflow": ("cluster_commands.workflow", "Submit workflows, watch and control them."),
+    "task": ("cluster_commands.task", "Look at tasks, their output, and why they wait."),
+    "cache": ("cluster_commands.cache", "Results that equal tasks share: list, clear."),
+    "ledger": ("cluster_commands.ledger", "Who uses which resources, and whether all invariants hold."),
+    "audit": ("cluster_commands.audit", "What every replica applied, and whether all agree."),
+    "simulate": ("local_commands.simulate", "Simulated clusters with faults of every kind, checked."),
+    "schema": ("local_commands.schema", "JSON Schema of workflow documents, for editors."),
+    "bench": ("local_commands.bench", "Measure raftflow on this machine."),
+    "completion": ("local_commands.completion", "A script that lets bash, zsh or fish complete commands."),
     "help": (
-        "raftflow.cli.tools.help",
-        "help_",
-        "Explain a command, or connecting, exit-codes, output, document, environment.",
+        "local_commands.help",
+        "Explain a command, or connecting, exit-codes, output, document, policies, environment.",
     ),
 }
+"""Noun -> its module in `raftflow.cli`, and what it is about. The module has the command under the noun's name."""
 
 
-class Root(Nouns):
-    """The command group with lazy sub-commands; failures become messages and exit codes here."""
+class LazyCommandGroup(CommandGroup):
+    """The group of all nouns. It imports a noun when it is used, and turns failures into messages and exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the nouns in the order of the table."""
@@ -65,8 +52,8 @@ class Root(Nouns):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        module, attribute, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(f"raftflow.cli.{_COMMANDS[cmd_name][0]}")
+        command = module.help_ if cmd_name == "help" else getattr(module, cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - the table above says so
         return command
 
@@ -74,7 +61,7 @@ class Root(Nouns):
         """Write the list of nouns without importing any."""
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl([(name, about) for name, (_, _, about) in _COMMANDS.items()])
+            formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
 
     def main(
         self,
@@ -138,7 +125,7 @@ def _end(error: BaseException, arguments: Sequence[str]) -> int:
     return report(failure, arguments)
 
 
-@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=LazyCommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="raftflow")
 @connection_options
 def root() -> None:

@@ -14,10 +14,10 @@ import click
 import pytest
 from click.testing import Result
 
+from raftflow.cli.local_commands.help import TOPICS
 from raftflow.cli.main import root
 from raftflow.cli.terminal.exits import MEANING
 from raftflow.cli.terminal.options import CONNECTION_OPTIONS, ConnectionOption
-from raftflow.cli.tools.help import TOPICS
 
 Run = Callable[..., Result]
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from raftflow.api.routes.logs import task_log
-from raftflow.cli.nouns import logs as logs_module
+from raftflow.cli.cluster_commands import task_logs as logs_module
 from raftflow.domain.contract.views import LogPiece, TaskLog
 
 Run = Callable[..., Result]

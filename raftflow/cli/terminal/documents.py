@@ -68,12 +68,12 @@ class DocumentSource:
             raise CommandFailure("\n".join(told), REFUSED, **facts_of(error)) from error
 
     def _placed(self, problems: Sequence[FieldProblem]) -> list[FieldProblem]:
-        from raftflow.cli.terminal.faults import PlacedProblem  # noqa: PLC0415
+        from raftflow.cli.terminal.located_problem import LocatedProblem  # noqa: PLC0415
         from raftflow.formats.readers.lines import find_lines  # noqa: PLC0415
 
         text = self.data.decode("utf-8-sig", "replace")
         found = find_lines(text, self.format_name, {problem.path for problem in problems if problem.path})
-        return [PlacedProblem(each.path, each.message, line=found.get(each.path)) for each in problems]
+        return [LocatedProblem(each.path, each.message, line=found.get(each.path)) for each in problems]
 
 
 def load_file(file: str, format_name: str | None, **scales: Any) -> tuple[dict[str, Any], DocumentSource]:

@@ -10,7 +10,7 @@ _WHOLE = 10_000
 """Characters of a command's first sentence in a list of commands: all of them."""
 
 
-class Nouns(click.Group):
+class CommandGroup(click.Group):
     """A group of commands."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -75,6 +75,7 @@ CONNECTION_OPTIONS: tuple[ConnectionOption, ...] = (
     ),
 )
 _NAMES = (*_KEYS, "local_dir")
+_LOG_LEVELS = ["debug", "info", "warning", "error"]
 
 
 class Duration(click.ParamType[float]):
@@ -138,6 +139,18 @@ def output_option(command: Callable[..., T]) -> Callable[..., T]:
         default="table",
         show_default=True,
         help="For people, or for programs; jsonl is one JSON value per line.",
+    )
+    return option(command)
+
+
+def log_option(command: Callable[..., T]) -> Callable[..., T]:
+    """Add `--log-level`."""
+    option: Callable[[Callable[..., T]], Callable[..., T]] = click.option(
+        "--log-level",
+        type=click.Choice(_LOG_LEVELS),
+        default="info",
+        show_default=True,
+        help="The least weight of what is logged, to standard error.",
     )
     return option(command)
 

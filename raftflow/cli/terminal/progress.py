@@ -11,8 +11,8 @@ from raftflow.cli.terminal.streams import is_terminal
 from raftflow.domain.contract.views import WorkflowView
 
 
-class Show(Protocol):
-    """Shows a workflow's present state."""
+class ShowProgress(Protocol):
+    """Shows the present state of a workflow."""
 
     def __call__(self, view: WorkflowView, /) -> None:
         """Show it."""
@@ -32,7 +32,7 @@ def _nothing(_view: WorkflowView) -> None:
 
 
 @contextmanager
-def live() -> Iterator[Show]:
+def live() -> Iterator[ShowProgress]:
     """Show progress on standard error while the block runs, if that is a terminal."""
     if not is_terminal(sys.stderr):
         yield _nothing

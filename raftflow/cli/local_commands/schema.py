@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.output import print_json
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def schema() -> None:
     """Print the schema of documents, for editors and programs."""
 

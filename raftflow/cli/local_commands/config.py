@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.output import echo
 
 if TYPE_CHECKING:
     from raftflow.provision.files import ClusterPlan
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Configuration files of a real cluster: init, join."""
 

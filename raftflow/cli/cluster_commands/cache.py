@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, print_items, print_json
 
@@ -19,7 +19,7 @@ _COLUMNS = {
 }
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def cache() -> None:
     """Results that stand for those of equal tasks: list, clear."""
 

@@ -1,14 +1,14 @@
-"""`raftflow ledger` and `raftflow audit`: who has which resources, what was applied, and whether replicas agree."""
+"""`raftflow audit`: what every replica applied, and whether all replicas agree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from raftflow.cli.terminal.exits import FAILED, USAGE, CommandFailure
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.cluster_commands.each_replica import ask_each_replica, end_check
+from raftflow.cli.terminal.exits import USAGE, CommandFailure
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, plain, print_json, print_table
 
@@ -16,68 +16,10 @@ if TYPE_CHECKING:
     from raftflow.client import Client
     from raftflow.domain.contract.views import AuditCheck, AuditLine
 
-T = TypeVar("T")
 _PAGE = 500
 
 
-@click.group(cls=Nouns)
-def ledger() -> None:
-    """Who uses which resources, and whether all invariants hold."""
-
-
-@ledger.command("show")
-@click.option("--stale", is_flag=True, help="Take any replica's own view, also without a leader.")
-@output_option
-@connection_options
-def ledger_show(stale: bool, output: str) -> None:
-    """Show capacity and allocation of every agent."""
-    with connect() as client:
-        view = client.ledger(stale=stale)
-    if output == "json":
-        print_json(view)
-    elif output == "jsonl":
-        for line in view.agents:
-            print_json(line, indent=False)
-    else:
-        echo(f"at index {view.index}")
-        rows = [
-            [line.name, name, line.allocated.get(name, 0), capacity]
-            for line in view.agents
-            for name, capacity in line.capacity.items()
-        ]
-        print_table(["AGENT", "RESOURCE", "ALLOCATED", "CAPACITY"], rows)
-
-
-@ledger.command("verify")
-@output_option
-@connection_options
-def ledger_verify(output: str) -> None:
-    """Let every replica that answers check the invariants of its state. Exits with 1 if any finds a fault."""
-    with connect() as client:
-        checks, silent = _ask_each(client, client.ledger_verify)
-    problems = [f"{check.replica}: {problem}" for check in checks for problem in check.problems]
-    found = {
-        "ok": all(check.ok for check in checks),
-        "index": max(check.index for check in checks),
-        "problems": problems,
-        "replicas": [plain(check) for check in checks],
-        "unreachable": silent,
-    }
-    if output == "table":
-        rows = [[check.replica, check.ok, check.index, len(check.problems)] for check in checks]
-        print_table(["REPLICA", "OK", "INDEX", "PROBLEMS"], rows)
-        for problem in problems:
-            echo(problem)
-    else:
-        print_json(found, indent=output == "json")
-    _end(
-        ok=bool(found["ok"]),
-        silent=silent,
-        complaint="invariants are violated: stop the cluster and keep all data directories",
-    )
-
-
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def audit() -> None:
     """What every replica applied, and whether all agree."""
 
@@ -126,7 +68,7 @@ def audit_verify(output: str) -> None:
     with 1 if a chain is broken or two replicas differ.
     """
     with connect() as client:
-        checks, silent = _ask_each(client, client.audit_verify, with_url=True)
+        checks, silent = ask_each_replica(client, client.audit_verify)
         compared_at, differences = _compare(client, checks)
     problems = [f"{check.replica}: {problem}" for _, check in checks for problem in check.problems] + differences
     ok = all(check.ok for _, check in checks) and not differences
@@ -148,7 +90,7 @@ def audit_verify(output: str) -> None:
             echo(f"{len(checks)} replicas agree up to index {compared_at}")
     else:
         print_json(found, indent=output == "json")
-    _end(ok=ok, silent=silent, complaint="the audits do not agree: stop the cluster and keep all data directories")
+    end_check(ok=ok, silent=silent, complaint="audit logs differ: stop the cluster and keep all data directories")
 
 
 def _compare(client: Client, checks: list[tuple[str, AuditCheck]]) -> tuple[int, list[str]]:
@@ -188,29 +130,6 @@ def _chain_at(client: Client, url: str, check: AuditCheck, index: int) -> str | 
     return at[-1].chain if at else "no record"
 
 
-def _ask_each(client: Client, ask: Callable[[str], T], *, with_url: bool = False) -> tuple[list[Any], list[str]]:
-    """Ask every member. Returns the answers (with the URL if wanted) and who was silent. Raises if all were."""
-    from raftflow.client.errors import Unreachable  # noqa: PLC0415 - heavy
-
-    answers: list[Any] = []
-    last: Unreachable | None = None
-    status = client.cluster_status()  # tells quickly who is there
-    silent = [line.url or line.name for line in status.replicas if line.contact != "ok"]
-    for line in status.replicas:
-        if line.contact != "ok":
-            continue
-        try:
-            answer = ask(line.url)
-        except Unreachable as error:
-            silent.append(line.url)
-            last = error
-        else:
-            answers.append((line.url, answer) if with_url else answer)
-    if not answers and last is not None:
-        raise last
-    return answers, silent
-
-
 def _replica_url(client: Client, replica: str | None) -> str:
     """Return the URL of a replica given by URL or name; without one, of the first that answers."""
     if replica is not None and "://" in replica:
@@ -221,10 +140,3 @@ def _replica_url(client: Client, replica: str | None) -> str:
             return line.url
     names = ", ".join(line.name for line in status.replicas if line.contact == "ok")
     raise CommandFailure(f"no replica called {replica!r} answers; there are {names}", USAGE)
-
-
-def _end(*, ok: bool, silent: list[str], complaint: str) -> None:
-    if silent:
-        note(f"raftflow: not asked, since they do not answer: {', '.join(silent)}")
-    if not ok:
-        raise CommandFailure(complaint, FAILED)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.local_commands.policies import PolicyName
 from raftflow.cli.terminal.documents import file_options, load_file
 from raftflow.cli.terminal.exits import CommandFailure
 from raftflow.cli.terminal.options import Duration, connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, print_json, print_table
-from raftflow.cli.tools.policies import PolicyName
 
 if TYPE_CHECKING:
     from raftflow.domain.tasks.workflow import WorkflowSpec

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connect, connection_options, output_option
 from raftflow.cli.terminal.output import print_items, print_json
 
@@ -24,7 +24,7 @@ _COLUMNS = {
 }
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def member() -> None:
     """The replicas of a cluster: list, add, remove them, hand leadership over."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import Moment, connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, print_items, print_one, print_table, with_ages
 from raftflow.cli.terminal.streams import safe
@@ -35,7 +35,7 @@ _KIND_COLUMNS = {
 _COULD = {"run": "now", "queue": "queued", "no": "no"}
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def task() -> None:
     """Look at tasks, their output, and why they wait."""
 
@@ -109,7 +109,7 @@ def logs(  # noqa: PLR0917 - click passes options by name
     An agent keeps the beginning and the end of each stream (output_bytes_max in its configuration). Where bytes
     between them are not kept, a line says how many.
     """
-    from raftflow.cli.nouns.logs import LogPrinter, LogStart  # noqa: PLC0415 - needs little, but only here
+    from raftflow.cli.cluster_commands.task_logs import LogPrinter, LogStart  # noqa: PLC0415 - needs little, but only here
 
     with connect() as client:
         printer = LogPrinter(client, workflow_id, task_id, stream)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raftflow.cli.terminal.exits import FAILED, UNREACHABLE, USAGE, CommandFailure
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import Duration, connect, connection_options, given_flags, output_option
 from raftflow.cli.terminal.output import echo, note, plain, print_json, print_table
 
@@ -23,7 +23,7 @@ _directory = click.option(
 )
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def cluster() -> None:
     """A local cluster of processes, and any cluster's status."""
 

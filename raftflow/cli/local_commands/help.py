@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from raftflow.cli.local_commands.policies import policy_rows
 from raftflow.cli.terminal.exits import MEANING
 from raftflow.cli.terminal.options import CONNECTION_OPTIONS
 from raftflow.cli.terminal.output import echo
-from raftflow.cli.tools.policies import policy_rows
 
 _WIDTH_MAX = 96
 

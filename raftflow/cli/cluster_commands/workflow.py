@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.local_commands.plan import plan
 from raftflow.cli.terminal.documents import file_options, load_file
 from raftflow.cli.terminal.exits import DONE, FAILED, INTERRUPTED, OUTPUT_CLOSED, CommandFailure, faults_as_text
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import Duration, connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, print_items, print_json, print_one
 from raftflow.cli.terminal.streams import OutputError, flush, is_terminal, safe
-from raftflow.cli.tools.plan import plan
 
 if TYPE_CHECKING:
     from raftflow.client import Client
@@ -38,9 +38,9 @@ _PATH_SHOWN = 20
 _STATES = ["pending", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def workflow() -> None:
-    """Submit workflows, watch and steer them."""
+    """Submit workflows, watch and control them."""
 
 
 workflow.add_command(plan)

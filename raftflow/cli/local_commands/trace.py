@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.local_commands.policies import PolicyName
 from raftflow.cli.terminal.exits import FAILED, CommandFailure
 from raftflow.cli.terminal.options import Duration, output_option
 from raftflow.cli.terminal.output import note, print_json, print_table
 from raftflow.cli.terminal.streams import is_terminal
-from raftflow.cli.tools.policies import PolicyName
 
 if TYPE_CHECKING:
     from raftflow.simulation.replay.report import TraceReport
@@ -75,7 +75,7 @@ def trace(  # noqa: PLR0917 - click passes options by name
     output: str,
 ) -> None:
     """Simulate the workflows in FILES on virtual agents: makespan, cost, utilisation, balance, waiting times."""
-    from raftflow.cli.tools.plan import agents_of  # noqa: PLC0415 - lazy, as every heavy import here
+    from raftflow.cli.local_commands.plan import agents_of  # noqa: PLC0415 - lazy, as every heavy import here
     from raftflow.formats.documents import normalize  # noqa: PLC0415
     from raftflow.formats.files import load  # noqa: PLC0415
     from raftflow.scheduler.plan.plan import PlanError  # noqa: PLC0415

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from raftflow.cli.local_commands.trace import trace
 from raftflow.cli.terminal.exits import FAILED, CommandFailure
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import output_option
 from raftflow.cli.terminal.output import echo, note, print_json, print_table
 from raftflow.cli.terminal.streams import flush
-from raftflow.cli.tools.trace import trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class SeedRange(click.ParamType[range]):
         return range(int(first), int(last))
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def simulate() -> None:
     """Run whole clusters in one process, with faults of every kind, and check what they promise."""
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raftflow.cli.terminal.groups import Nouns
+from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import (
     Duration,
     connect,
     connection_options,
     given_flags,
     local_settings,
+    log_option,
     output_option,
 )
 from raftflow.cli.terminal.output import echo, print_items, print_json, print_one
-from raftflow.cli.tools.programs import log_option
 
 if TYPE_CHECKING:
     from raftflow.domain.contract.views import AgentView
@@ -35,7 +35,7 @@ _COLUMNS = {
 }
 
 
-@click.group(cls=Nouns)
+@click.group(cls=CommandGroup)
 def agent() -> None:
     """Run an agent; list, drain, resume and forget agents."""
 

@@ -1,0 +1,87 @@
+"""`raftflow coordinator`: run one replica."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import msgspec
+
+from raftflow.cli.terminal.groups import CommandGroup
+from raftflow.cli.terminal.options import log_option
+
+
+@click.group(cls=CommandGroup)
+def coordinator() -> None:
+    """Run one replica."""
+
+
+def _settings(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or "." not in key:
+            raise click.BadParameter(f"{text!r} is not TABLE.KEY=VALUE, such as timing.lease_ms=5000", param=param)
+        settings[key] = value
+    return settings
+
+
+@coordinator.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    envvar="RAFTFLOW_CONFIG",
+    help="The replica's TOML file.  [env: RAFTFLOW_CONFIG]",
+)
+@click.option("--name", help="Which of the members this replica is.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Journal, snapshots and audit of this replica.")
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen for clients and agents.")
+@click.option("--peer-bind", metavar="HOST:PORT", help="Where to listen for the other replicas.")
+@click.option("--insecure", is_flag=True, help="Serve a network without a token: anybody may run programs.")
+@click.option(
+    "--bootstrap",
+    is_flag=True,
+    help="For one start: begin a new cluster with a majority of the members. Say it only if none of them had data.",
+)
+@click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", callback=_settings, help="Any setting.")
+@log_option
+def run(  # noqa: PLR0917 - click passes options by name
+    config_file: Path | None,
+    name: str | None,
+    data_dir: Path | None,
+    bind: str | None,
+    peer_bind: str | None,
+    insecure: bool,
+    bootstrap: bool,
+    settings: dict[str, str],
+    log_level: str,
+) -> None:
+    """Run one coordinator replica until SIGTERM; it then hands its leadership over.
+
+    Flags go over RAFTFLOW_<TABLE>_<KEY> in the environment, and these over the file.
+    """
+    from raftflow.api.server import run as run_replica  # noqa: PLC0415 - heavy
+    from raftflow.coordinator.config.replica_config import load_config  # noqa: PLC0415 - heavy
+    from raftflow.log_output import start_logging  # noqa: PLC0415 - as above
+
+    if config_file is None:
+        raise click.UsageError("--config FILE is missing: the file that lists the members (see cluster-configs/)")
+    flags: dict[str, object] = {
+        **settings,
+        "replica.name": name,
+        "replica.data_dir": data_dir,
+        "replica.bind": bind,
+        "replica.peer_bind": peer_bind,
+        "replica.insecure": True if insecure else None,
+    }
+    start_logging(log_level)  # first: what overrides what is logged
+    config = load_config(config_file, environ=os.environ, flags=flags)
+    if bootstrap:
+        if config.join:
+            raise click.UsageError(
+                "--bootstrap is for founders of a new cluster, and this replica joins (join = true)"
+            )
+        config = msgspec.structs.replace(config, bootstrap=True)
+    click.get_current_context().exit(run_replica(config))

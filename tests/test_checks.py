@@ -197,3 +197,10 @@ class TestReferences:
             "PAGE.md:4: there is no file gone.py",
             "PAGE.md:4: there is no file scripts/gone",
         ]
+
+    def test_a_test_that_was_renamed_is_told_where_it_is_mentioned(self, faults):
+        module = '"""See test_old_name and test_new_name in test_subject.py."""\n'
+        tests = "def test_new_name(): ...\n"
+        assert faults({"raftflow/pkg/place.py": module, "tests/pkg/test_subject.py": tests}) == [
+            "raftflow/pkg/place.py:1: there is no test test_old_name",
+        ]

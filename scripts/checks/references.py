@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every file that pages, docstrings and comments mention exists.
+"""Every file and every test that pages, docstrings and comments mention exists.
 
 A mention is `path/file.py` or `path/page.md`, or a script. It names a file when it is the end of the file's path. A
 name without a folder has to be in the package of the file that mentions it, or lie at the top of raftflow or of the
@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from sources import ROOT, listed, prose, report
 
 MENTION = re.compile(r"(?<![\w/.{}$*<-])((?:[\w.-]+/)*\w[\w-]*\.(?:py|md)|scripts/[\w/]+)(?![\w*/{])")
+
+TEST = re.compile(r"(?<![\w/])(test_\w+)(?![\w./*{])")
 
 EXAMPLES = {
     "x.py", "jobs.py", "submit.py", "train.py", "fetch.py", "orjson.py", "path/file.py", "path/page.md",
@@ -40,9 +42,19 @@ def exists(mention: str, mentioned_in: str, files: list[str]) -> bool:
     return any(package(name) in {package(mentioned_in), "raftflow", ""} for name in ends)
 
 
+def test_names(root: Path) -> set[str]:
+    """Return the names of all tests and of their modules."""
+    names: set[str] = set()
+    for file in listed(root, "tests/*.py"):
+        names.add(PurePosixPath(file).stem)
+        names.update(re.findall(r"def (test_\w+)", (root / file).read_text(encoding="utf-8")))
+    return names
+
+
 def faults(root: Path) -> Iterator[str]:
-    """Yield each mention of a file that does not exist."""
+    """Yield each mention of a file or a test that does not exist."""
     files = listed(root, "*")
+    tests = test_names(root)
     for file in listed(root, "*.md", "raftflow/*.py", "tests/*.py", "scripts/*.py"):
         code = False
         for line, text in prose(root, file):
@@ -52,6 +64,9 @@ def faults(root: Path) -> Iterator[str]:
             for match in MENTION.finditer(text):
                 if match[1] not in EXAMPLES and not exists(match[1], file, files):
                     yield f"{file}:{line + text.count(chr(10), 0, match.start())}: there is no file {match[1]}"
+            for match in TEST.finditer(text):
+                if match[1] not in tests:
+                    yield f"{file}:{line + text.count(chr(10), 0, match.start())}: there is no test {match[1]}"
 
 
 if __name__ == "__main__":

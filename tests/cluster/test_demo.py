@@ -90,7 +90,7 @@ def failing(found: Evidence) -> set[str]:
     return {check.name for check in judge(found) if not check.ok} - {"live replicas on the same digest"}
 
 
-def test_the_judge_passes_a_good_history() -> None:
+def test_the_verdict_passes_a_good_history() -> None:
     assert failing(evidence()) == set()
 
 
@@ -110,11 +110,11 @@ def test_the_judge_passes_a_good_history() -> None:
         ),
     ],
 )
-def test_the_judge_finds_faults_in_a_history(rows: list[tuple[str, str, int, str]], broken: set[str]) -> None:
+def test_the_verdict_finds_faults_in_a_history(rows: list[tuple[str, str, int, str]], broken: set[str]) -> None:
     assert failing(evidence(records={"n1": moves(*rows)})) == broken
 
 
-def test_the_judge_finds_other_faults() -> None:
+def test_the_verdict_finds_a_slow_failover_a_wrong_census_and_an_unbalanced_ledger() -> None:
     assert failing(evidence(census={"files": 2})) == {"census equals the one computed in one process"}
     assert failing(evidence(failover_s=None)) == {"failover"}
     assert failing(evidence(failover_s=6.0)) == {"failover"}

@@ -107,7 +107,9 @@ def left_behind(directory: Path) -> list[str]:
     return found
 
 
-def test_hostile_tasks_hurt_nobody(make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any]) -> None:
+def test_hostile_tasks_harm_no_other_workflow(
+    make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any]
+) -> None:
     assert len(QUIET) + len(ROUGH) >= 60
     cluster = make_cluster(agents=2, agent_cpus=6.0)
     pids = {agent.name: agent.process.pid for agent in cluster._content.agents}

@@ -19,7 +19,7 @@ def heavy_lines(cluster: LocalCluster, names: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_starts_stops_and_failovers(
+def test_starts_and_stops_log_no_warning_and_a_failover_one(
     make_cluster: Callable[..., LocalCluster], eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAFTFLOW_TOKEN", "of another cluster")

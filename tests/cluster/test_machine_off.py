@@ -19,7 +19,7 @@ WORST_S = 4.0
 """Of a machine that does other things too; alone it is 1.5."""
 
 
-def test_commands_go_on_while_any_one_machine_is_off() -> None:
+def test_commands_continue_while_any_one_machine_is_off() -> None:
     try:
         namespaces.check()
     except namespaces.NamespaceError as error:

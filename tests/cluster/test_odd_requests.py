@@ -13,7 +13,7 @@ CASES = 150
 
 
 @pytest.mark.slow
-def test_a_fuzzer_finds_nothing() -> None:
+def test_a_fuzzer_finds_no_fault_in_the_api() -> None:
     tools("python")
     script = REPOSITORY / "scripts" / "chaos" / "odd_requests"
     done = subprocess.run([script, "--quick", "--cases", str(CASES)], capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ ROUNDS = 3
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cut_of_power_loses_nothing_acknowledged(kind: str, tmp_path: Path) -> None:
+def test_a_power_cut_loses_nothing_acknowledged(kind: str, tmp_path: Path) -> None:
     reason = why_impossible(kind)
     if reason is not None:
         pytest.skip(f"NOT CHECKED on {kind}: {reason}")

@@ -70,7 +70,7 @@ def test_only_two_blocks_are_not_run_and_every_other_one_is() -> None:
         assert block.language != "text" or block.marker == "output", f"README.md:{block.line} is never compared"
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     links = re.findall(r"\]\(([^)\s]+)\)", README)
@@ -115,13 +115,13 @@ def test_printed_output_is_compared_by_its_shape(expected: str, said: str, *, ag
         "<!-- first_hour: output -->\n\n```text\nx\n```\n",
     ],
 )
-def test_a_comment_that_nobody_understands_is_told(text: str) -> None:
+def test_an_unknown_comment_is_reported(text: str) -> None:
     with pytest.raises(first_hour.BlockError):
         first_hour.blocks_of(text)
 
 
 @pytest.mark.parametrize("arguments", [["--venv"], ["--wrong"], ["a", "b"], ["full"], ["--venv", "full"]])
-def test_a_wrong_call_is_told_and_nothing_is_done(arguments: list[str], tmp_path: Path) -> None:
+def test_a_wrong_call_is_reported_and_nothing_is_done(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     done = subprocess.run([SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
@@ -154,7 +154,7 @@ def small_checkout(tmp_path: Path) -> Path:
         ("```sh\nread x || echo none\n```\n<!-- first_hour: output -->\n```text\nnone\n```\n", 0, '"blocks": 1'),
     ],
 )
-def test_the_script_tells_what_does_not_work(readme: str, code: int, told: str, small_checkout: Path) -> None:
+def test_the_script_reports_what_does_not_work(readme: str, code: int, told: str, small_checkout: Path) -> None:
     (small_checkout / "README.md").write_text(f"{readme}")
     argv = [sys.executable, str(small_checkout / "scripts" / "first_hour"), "--loopback"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
@@ -164,7 +164,7 @@ def test_the_script_tells_what_does_not_work(readme: str, code: int, told: str, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_the_first_hour(tmp_path: Path) -> None:
+def test_every_block_of_the_first_hour_works(tmp_path: Path) -> None:
     """All blocks in order, on clusters with a token. The demo has a test of its own."""
     argv = [SCRIPT, tmp_path / "hour", "--venv", sys.prefix, "--skip", "raftflow demo"]
     done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=230, check=False)
@@ -176,7 +176,7 @@ def test_the_first_hour(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_the_operators_table(tmp_path: Path) -> None:
+def test_the_commands_of_the_operators_table_work(tmp_path: Path) -> None:
     """Every command of the table does something on a cluster with a token."""
     hello = next(block.body for block in BLOCKS if block.file_name == "hello.toml")
     (tmp_path / "hello.toml").write_text(hello.replace("jobs:add", "builtins:sum"))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("victim", ["n1", "n3"])
-def test_a_wiped_replica_is_kept_out_and_both_sides_say_so(
+def test_a_wiped_replica_is_refused_and_both_sides_log_it(
     make_cluster: Callable[..., LocalCluster], victim: str
 ) -> None:
     """`n1` dials the others, `n3` is dialled by them."""

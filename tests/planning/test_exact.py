@@ -33,7 +33,7 @@ AGENTS = (
 
 
 @pytest.mark.parametrize("objective", ["makespan", "cost"])
-def test_reference_case(objective):
+def test_the_reference_case_has_its_known_optimum(objective):
     problem = PlanningProblem(REFERENCE, AGENTS)
     plan, proven = best_plan(problem, objective)
     assert proven
@@ -41,7 +41,7 @@ def test_reference_case(objective):
     assert plan_faults(REFERENCE, AGENTS, plan) == []
 
 
-def test_objectives_differ():
+def test_the_two_objectives_give_different_plans():
     """The fast agent is dear: least makespan uses it, least cost does not."""
     spec = WorkflowSpec(name="wf", tasks=(task("a", 4000), task("b", 4000)))
     agents = (
@@ -90,7 +90,7 @@ def test_no_policy_beats_the_optimum_and_no_bound_passes_it(case):
         assert plans["least-makespan"].makespan_ms <= 1.25 * plan.makespan_ms
 
 
-def test_limits_are_said():
+def test_a_problem_beyond_the_limits_is_refused_with_them():
     many = WorkflowSpec(name="wf", tasks=tuple(task(f"t{n}", 1) for n in range(PAIRS_MAX // 2 + 1)))
     with pytest.raises(PlanError, match="too many for an exact plan"):
         best_plan(PlanningProblem(many, AGENTS))
@@ -101,7 +101,7 @@ def test_limits_are_said():
         best_plan(PlanningProblem(REFERENCE, AGENTS), time_s_max=0.0)
 
 
-def test_missing_libraries_are_named(monkeypatch, tmp_path):
+def test_missing_libraries_are_named_in_the_error(monkeypatch, tmp_path):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

@@ -40,7 +40,7 @@ def mode(path: Path) -> int:
         ("a,b,c,d,e", [f"http://{name}:7001" for name in "abcde"]),
     ],
 )
-def test_replicas_and_agents_take_the_files(hosts: str, urls: list[str], tmp_path: Path) -> None:
+def test_replicas_and_agents_read_the_files(hosts: str, urls: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "cluster"
     done = init(
         "--hosts", hosts, "--nodes", str(len(urls)), "--dir", str(folder), "--data-dir", str(tmp_path / "data")
@@ -57,7 +57,7 @@ def test_replicas_and_agents_take_the_files(hosts: str, urls: list[str], tmp_pat
     assert agent.work_dir == str(tmp_path / "data" / "agent")
 
 
-def test_everything_is_private_and_the_shell_learns_the_cluster(tmp_path: Path) -> None:
+def test_all_files_are_private_and_the_shell_finds_the_cluster(tmp_path: Path) -> None:
     folder = tmp_path / "cluster"
     assert init("--hosts", THREE, "--dir", str(folder)).exit_code == 0
     names = {"n1.toml", "n2.toml", "n3.toml", "agent.toml", "client.env", "secret", "token"}
@@ -142,7 +142,7 @@ def test_a_wrong_list_is_refused_and_nothing_is_written(
         (("--data-dir", "/a\nb"), "--data-dir"),
     ],
 )
-def test_what_would_break_a_file_is_refused(more: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_a_value_that_would_break_a_file_is_refused(more: tuple[str, ...], told: str, tmp_path: Path) -> None:
     done = init("--hosts", THREE, "--dir", str(tmp_path / "cluster"), *more)
     assert done.exit_code == 2
     assert told in done.stderr

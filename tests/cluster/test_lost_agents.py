@@ -119,7 +119,7 @@ def test_an_agent_that_is_lost_again_is_put_into_quarantine(
     assert any("the quarantine of agent a1 is over" in detail for detail in details)
 
 
-def test_half_of_all_agents_lost_at_once(
+def test_a_mass_loss_is_handled_slowly(
     online: Callable[..., LocalCluster],
     moves: Callable[..., Any],
     audit: Callable[..., Any],
@@ -152,7 +152,7 @@ def test_half_of_all_agents_lost_at_once(
     assert sorted(succeeded) == sorted(f"t{number}" for number in range(tasks)), "each exactly once"
 
 
-def test_an_agent_that_stood_still_brings_its_result_back(
+def test_an_agent_that_was_paused_brings_its_result_back(
     online: Callable[..., LocalCluster],
     moves: Callable[..., Any],
     audit: Callable[..., Any],

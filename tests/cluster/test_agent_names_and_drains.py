@@ -12,7 +12,7 @@ from raftflow.local.cluster import LocalCluster
 SLEEPS = [{"id": f"t{n}", "command": ["sleep", "1"]} for n in range(30)]
 
 
-def test_drains_names_and_urgent_work(
+def test_drains_last_names_are_unique_and_urgent_work_goes_first(
     online: Callable[..., LocalCluster], eventually: Callable[..., Any], tmp_path: Any
 ) -> None:
     cluster = online(agents=1, lease_ms=2_000)

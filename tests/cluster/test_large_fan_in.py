@@ -111,7 +111,7 @@ def test_two_thousand_large_results_go_into_one_task(online: Callable[..., Local
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-def test_as_many_large_results_as_a_task_may_need(online: Callable[..., LocalCluster]) -> None:
+def test_a_task_gets_as_many_large_results_as_it_may_need(online: Callable[..., LocalCluster]) -> None:
     count = 10_000
     cluster = online(agents=3)
     with cluster.client() as client, cluster.client() as other, Others(other) as others:

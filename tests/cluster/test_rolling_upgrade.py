@@ -51,7 +51,7 @@ def failover(cluster: LocalCluster, writer: Writer) -> float:
     return watch.longest_s
 
 
-def test_an_upgrade_one_by_one(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_replicas_are_upgraded_one_by_one_under_load(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(start=False, agents=0, replica_toml="[limits]\nsnapshot_entries = 200\n")
     for name in cluster.replica_names:
         cluster.start_replica(name, OLDER)

@@ -26,7 +26,9 @@ def snapshot(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("choose", [journal, snapshot])
-def test_a_damaged_file(make_cluster: Callable[..., LocalCluster], choose: Callable[[Path], Path]) -> None:
+def test_a_replica_with_a_damaged_file_repairs_itself(
+    make_cluster: Callable[..., LocalCluster], choose: Callable[[Path], Path]
+) -> None:
     cluster = make_cluster(agents=0, replica_toml="[limits]\nsnapshot_entries = 150\n")
     acknowledged = Acknowledged()
     directory = cluster.directory / VICTIM
@@ -54,7 +56,7 @@ def test_a_damaged_file(make_cluster: Callable[..., LocalCluster], choose: Calla
     assert audited.missing(acknowledged) == []
 
 
-def test_a_damaged_journal_while_members_change(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_damaged_journal_is_repaired_while_members_change(make_cluster: Callable[..., LocalCluster]) -> None:
     """It repairs itself while a replica joins and another one is removed; lists of members come with the log."""
     cluster = make_cluster(agents=0, replica_toml="[limits]\nsnapshot_entries = 150\n")
     acknowledged = Acknowledged()

@@ -19,7 +19,7 @@ SLOW_ELECTIONS = {"election_min_ms": 1_500, "election_max_ms": 3_000, "heartbeat
 
 
 @pytest.mark.parametrize("kind", ["bad", "heavy"])
-def test_a_flood_is_survived(kind: str, make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_flood_costs_no_term_and_no_answer(kind: str, make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(start=True, agents=0, with_token=True, lease_ms=600_000, timing=SLOW_ELECTIONS)
     leader, token = cluster.wait_leader(), cluster.token
     assert token is not None

@@ -28,7 +28,7 @@ def run_one(cluster: LocalCluster, timeout_s: float) -> float:
     return time.monotonic() - began
 
 
-def test_a_leader_that_stands_still_costs_the_next_task_little(
+def test_a_stopped_leader_delays_the_next_task_little(
     make_cluster: Callable[..., LocalCluster], record_property: Callable[[str, object], None]
 ) -> None:
     """Its connections are open and it answers nothing, until it goes on and finds that it was replaced."""
@@ -49,7 +49,7 @@ def test_a_leader_that_stands_still_costs_the_next_task_little(
         assert {agent.state for agent in client.agents()} == {"up"}
 
 
-def test_a_fleet_that_is_cut_off_again_and_again_works_each_time_at_once(
+def test_agents_that_are_cut_off_repeatedly_work_again_at_once(
     online: Callable[..., LocalCluster],
     eventually: Callable[..., Any],
     record_property: Callable[[str, object], None],

@@ -38,7 +38,7 @@ def test_a_thousand_random_frames_on_every_peer_port_leave_the_cluster_serving(
 
 
 @pytest.mark.slow
-def test_a_connection_without_the_secret_is_told_nothing(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_connection_without_the_secret_gets_no_data(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(agents=0)
     address = cluster.peer_of("n1")
     with socket.create_connection(address, timeout=5) as connection:

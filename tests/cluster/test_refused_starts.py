@@ -21,7 +21,7 @@ def refused(cluster: LocalCluster, name: str) -> str:
     return cluster.log_file(name).read_text()
 
 
-def test_another_clusters_data_directory(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_the_data_directory_of_another_cluster_is_refused(make_cluster: Callable[..., LocalCluster]) -> None:
     first, second = make_cluster(agents=0), make_cluster(agents=0, start=False)
     first.stop("n3")
     (first.directory / "n3").rename(second.directory / "n3")
@@ -31,7 +31,7 @@ def test_another_clusters_data_directory(make_cluster: Callable[..., LocalCluste
     assert first.wait_leader()
 
 
-def test_another_replicas_data_directory(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_the_data_directory_of_another_replica_is_refused(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(agents=0)
     cluster.stop("n3")
     cluster.stop("n2")
@@ -40,7 +40,7 @@ def test_another_replicas_data_directory(make_cluster: Callable[..., LocalCluste
     assert "n2" in refused(cluster, "n3")
 
 
-def test_a_journal_whose_end_is_damaged(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_journal_with_a_damaged_end_is_refused(make_cluster: Callable[..., LocalCluster]) -> None:
     """There the last vote may have stood, so it cannot repair itself."""
     cluster = make_cluster(agents=0)
     cluster.stop("n3")
@@ -56,7 +56,7 @@ def test_a_journal_whose_end_is_damaged(make_cluster: Callable[..., LocalCluster
     assert cluster.wait_leader()
 
 
-def test_a_wrong_secret(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_replica_with_a_wrong_secret_is_refused(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(agents=0)
     cluster.stop("n3")
     (cluster.directory / "secret3").touch(mode=0o600)

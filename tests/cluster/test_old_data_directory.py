@@ -33,7 +33,9 @@ def is_known(cluster: LocalCluster, workflow: str) -> bool:
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-def test_a_directory_that_was_put_back(make_cluster: Callable[..., LocalCluster], *, remembered: bool) -> None:
+def test_a_replica_on_an_older_copy_repairs_itself_before_it_votes(
+    make_cluster: Callable[..., LocalCluster], *, remembered: bool
+) -> None:
     """n2 is away while n1 and n3 acknowledge; then n1 is away, and n3 comes back with a directory of before.
 
     If n2 has forgotten that it had met a newer start of n3, the two elect each other, and what was acknowledged is

@@ -82,7 +82,7 @@ def no_second_birth(cluster: LocalCluster, wiped: tuple[str, ...], *, late: bool
 
 
 @pytest.mark.timeout(180)
-def test_no_majority_that_was_wiped_founds_a_second_cluster(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_wiped_majority_of_three_founds_no_second_cluster(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(agents=0)
     with cluster.client() as client:
         kept = client.submit(WORKFLOW)
@@ -96,7 +96,7 @@ def test_no_majority_that_was_wiped_founds_a_second_cluster(make_cluster: Callab
 
 
 @pytest.mark.timeout(240)
-def test_no_majority_of_five(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_wiped_majority_of_five_founds_no_second_cluster(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(nodes=5, agents=0)
     with cluster.client() as client:
         kept = client.submit(WORKFLOW)
@@ -107,7 +107,7 @@ def test_no_majority_of_five(make_cluster: Callable[..., LocalCluster]) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_every_majority_of_five(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_every_wiped_majority_of_five_founds_no_second_cluster(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(nodes=5, agents=0)
     majorities = [wiped for count in (3, 4) for wiped in itertools.combinations(cluster.replica_names, count)]
     with cluster.client() as client:
@@ -208,7 +208,7 @@ def test_an_order_is_refused_where_a_member_has_data(make_cluster: Callable[...,
         ordered.wait(20)
 
 
-def test_lists_that_differ_are_told_and_a_corrected_file_is_enough(
+def test_member_lists_that_differ_are_reported_and_a_corrected_file_is_enough(
     make_cluster: Callable[..., LocalCluster], eventually: Callable[..., object]
 ) -> None:
     cluster = make_cluster(start=False, agents=0)
@@ -225,7 +225,7 @@ def test_lists_that_differ_are_told_and_a_corrected_file_is_enough(
     cluster.wait_ready()
 
 
-def test_a_directory_emptied_before_the_birth_is_no_harm(make_cluster: Callable[..., LocalCluster]) -> None:
+def test_a_directory_emptied_before_the_birth_does_no_harm(make_cluster: Callable[..., LocalCluster]) -> None:
     cluster = make_cluster(start=False, agents=0)
     cluster.start_replica("n1")
     cluster.start_replica("n2")
@@ -255,7 +255,7 @@ def test_cluster_up_says_which_replica_was_emptied(make_cluster: Callable[..., L
     assert cluster.leader() is None
 
 
-def test_the_reason_of_a_stop_is_told_though_something_was_written_after_it() -> None:
+def test_the_reason_of_a_stop_is_reported_although_lines_follow_it() -> None:
     """What a stop closes may complain, and a start may end before there is a log."""
     assert reason_of_end("09:00 INFO up\n09:01 CRITICAL it stops: why\n09:01 ERROR connection closed\n") == (
         "09:01 CRITICAL it stops: why"

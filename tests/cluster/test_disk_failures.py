@@ -99,7 +99,7 @@ def fill(directory: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk(on_image: tuple[Trouble, DiskImage]) -> None:
+def test_a_replica_with_a_full_disk_stops_and_comes_back(on_image: tuple[Trouble, DiskImage]) -> None:
     trouble, image = on_image
     with trouble.load():
         ballast = fill(image.mountpoint)
@@ -118,7 +118,7 @@ def test_a_full_disk(on_image: tuple[Trouble, DiskImage]) -> None:
     trouble.nothing_lost()
 
 
-def test_a_file_system_that_turns_read_only(on_image: tuple[Trouble, DiskImage]) -> None:
+def test_a_replica_stops_when_its_file_system_turns_read_only(on_image: tuple[Trouble, DiskImage]) -> None:
     trouble, image = on_image
     with trouble.load():
         image.make_read_only()
@@ -133,7 +133,7 @@ def test_a_file_system_that_turns_read_only(on_image: tuple[Trouble, DiskImage])
     trouble.nothing_lost()
 
 
-def test_a_disk_that_dies(on_image: tuple[Trouble, DiskImage]) -> None:
+def test_a_replica_stops_when_its_disk_dies(on_image: tuple[Trouble, DiskImage]) -> None:
     trouble, image = on_image
     with trouble.load():
         image.shut_down()
@@ -164,7 +164,7 @@ os.fdatasync = fdatasync
 """
 
 
-def test_a_sync_that_fails_once(
+def test_a_replica_stops_after_one_failed_sync(
     make_cluster: Callable[..., LocalCluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trigger = tmp_path / "fail"
@@ -188,7 +188,9 @@ def test_a_sync_that_fails_once(
     trouble.nothing_lost()
 
 
-def test_a_sync_that_fails_on_a_real_disk(make_cluster: Callable[..., LocalCluster], tmp_path: Path) -> None:
+def test_a_replica_stops_after_a_failed_sync_of_a_real_disk(
+    make_cluster: Callable[..., LocalCluster], tmp_path: Path
+) -> None:
     """The image lies in a file system that is full: blocks that were never used cannot be written behind it."""
     reason = why_impossible()
     if reason is not None:

@@ -105,7 +105,7 @@ class Trouble:
     ("nodes", "count"), [(1, 200), pytest.param(3, 1_000, marks=pytest.mark.long)], ids=["few", "many"]
 )
 @pytest.mark.slow
-def test_agents_that_break_cost_no_task(  # noqa: PLR0917 - fixtures
+def test_agents_that_break_cost_tasks_no_retry(  # noqa: PLR0917 - fixtures
     online: Callable[..., LocalCluster],
     agents: Callable[..., subprocess.Popen[bytes]],
     disk: Path,

@@ -96,7 +96,7 @@ def test_an_attempt_that_hangs_gets_a_backup(
     print(f"\nthe backup won after {took_s:.2f} s")  # noqa: T201 - for -s
 
 
-def test_what_runs_twice_and_what_does_not(
+def test_only_tasks_that_allow_a_backup_run_twice(
     online: Callable[..., LocalCluster], moves: Callable[..., Any], eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Late attempts of all sorts beside an idle agent: each notes every run of its program."""
@@ -217,7 +217,7 @@ def test_a_drain_with_a_deadline_moves_what_is_left(
     assert not moves(cluster, "failed_retry"), "it cost no retry"
 
 
-def test_why_a_task_is_where_it_is(
+def test_task_explain_says_why_a_task_runs_where_it_does(
     online: Callable[..., LocalCluster], moves: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
     cluster = online(agents=2, agent_cpus=1, prefetch=0, lease_ms=LEASE_MS)

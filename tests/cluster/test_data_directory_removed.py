@@ -27,7 +27,9 @@ TAKEN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("how", TAKEN)
-def test_a_directory_that_is_taken_away(make_cluster: Callable[..., LocalCluster], how: str) -> None:
+def test_a_replica_stops_when_its_data_directory_is_taken_away(
+    make_cluster: Callable[..., LocalCluster], how: str
+) -> None:
     """What a replica acknowledges afterwards is on no disk, so it must not go on; the other two do."""
     cluster = make_cluster(agents=0)
     name = cluster.wait_leader()

@@ -23,7 +23,9 @@ def metric(url: str, name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
-def test_a_leader_dies_in_the_middle(online: Callable[..., LocalCluster], eventually: Callable[..., Any]) -> None:
+def test_an_upload_survives_the_death_of_its_leader(
+    online: Callable[..., LocalCluster], eventually: Callable[..., Any]
+) -> None:
     """The client is none the wiser: the next leader drops what there was, and the repeated request begins anew."""
     cluster = online(agents=0, replica_toml="[limits]\nsnapshot_entries = 100\n")
     answers: list[Any] = []

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from raftflow.agent.attempts.fitness import MachineProbe
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.leader import LeaderClient, RefusedError
-from raftflow.agent.executors.command import CommandExecutor
 from raftflow.agent.executors.launcher_client import LauncherClient
-from raftflow.agent.executors.python import PythonExecutor
-from raftflow.agent.executors.workers import WorkerLimits
+from raftflow.agent.executors.registry import ExecutorContext, capability_labels, make_executors
 from raftflow.agent.launcher.hardening import (
     adopt_orphans,
     attempts_max,
@@ -118,34 +118,21 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     uploads = None if not config.log_store else OutputUploads(open_store(config.log_store), store, config.name)
     leader = LeaderClient(config)
     launcher = LauncherClient(config.instance, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
-    command = CommandExecutor(launcher, store, work, output_bytes_max=config.output_bytes_max)
-    python = PythonExecutor(
-        launcher,
-        store,
-        work,
-        output_bytes_max=config.output_bytes_max,
-        limits=WorkerLimits(
-            calls_max=config.worker_calls_max,
-            rss_max_mib=config.worker_rss_max_mib,
-            idle_max_s=config.worker_idle_max_s,
-            idle_max=config.workers_idle_max,
-            idle_max_mib=config.workers_idle_max_mib,
-        ),
-        python_path=config.python_path,
-    )
+    executors = make_executors(ExecutorContext(config, launcher, store, work))
+    config = msgspec.structs.replace(config, labels={**config.labels, **capability_labels(executors)})
     inputs = InputFolder(work)
     fetcher = Fetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
     renewals = _Renewals(launcher)
 
     def registered(registration: RegisterResponse) -> None:
-        command.result_bytes_max = python.result_bytes_max = registration.result_bytes_max
+        for executor in executors.values():
+            executor.result_bytes_max = registration.result_bytes_max
 
     def attempts(
         before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]
     ) -> AttemptRunner:
         return AttemptRunner(
-            command,
-            python,
+            executors,
             before_end=before_end,
             on_end=on_end,
             sample=launcher.sample,
@@ -163,13 +150,12 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         attempts_max=attempts_max(),
         on_registered=registered,
         home=work.home(),
-        probe=MachineProbe(work, launcher, python),
+        probe=MachineProbe(work, executors.values()),
     )
     handled = _handle_signals(loop, agent)
     try:
         await leader.start()
         launcher.start()
-        _log.info("modules of python tasks are looked for in %s", ", ".join(config.python_path) or "no folder")
         return await agent.run()
     except RefusedError as error:
         _log.error("the coordinator refuses this agent: %s", error)

@@ -14,8 +14,8 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.commands import TaskPart
-from raftflow.domain.tasks.kinds import kind_of
 from raftflow.domain.tasks.preparation import PATH_MAX, critical_path, levels_of, without_redundant
+from raftflow.domain.tasks.program import kind_of
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec, topological_order, upward_ranks
 
 _HEADS_BYTES = 16
@@ -35,7 +35,7 @@ def profile_key(task: TaskSpec) -> bytes:
     """Return what two tasks have in common if they run and want the same."""
     return _encoder.encode(
         (
-            task.command, task.python, task.args, task.kwargs, task.env, task.cwd, task.resources, task.labels,
+            task.program, task.env, task.cwd, task.resources, task.labels,
             task.retries, task.retry_delay_ms, task.retry_delay_max_ms, task.timeout_ms, task.grace_ms,
             task.kind, task.cache, task.exclusive, task.memory_max_mib, task.backup,
         )
@@ -69,7 +69,7 @@ class Draft:
 
     def kinds(self) -> list[str | None]:
         """Return the kind of each profile, by which expected times are learnt; None where it has none."""
-        return [kind_of(task.kind, task.python, task.command) for task in self._examples]
+        return [kind_of(task.kind, task.program) for task in self._examples]
 
     def rank(self, learnt_ms: Sequence[int | None]) -> None:
         """Rank the tasks. `learnt_ms` is for each profile how long its tasks are taken to run, None if unknown."""

@@ -12,7 +12,7 @@ merged key by key. A demand that names no `cpu` asks for one CPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -24,7 +24,9 @@ from raftflow.domain.tasks.workflow import OnFailure, TaskSpec, WorkflowSpec, ch
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.faults import PROBLEMS_MAX, DocumentError, DocumentFaults, shown
 from raftflow.formats.foreign.other_systems import kind_of, refuse
-from raftflow.formats.readers.fields import OWN_KEYS, READERS, DocumentPart
+from raftflow.formats.readers.fields import OWN_KEYS, READERS
+from raftflow.formats.readers.part import DocumentPart
+from raftflow.formats.readers.programs import PLACEHOLDER, check_choice, drop_inherited, take_program
 from raftflow.formats.readers.values import text_bytes
 
 __all__ = ["PROBLEMS_MAX", "DocumentError", "normalize"]
@@ -33,9 +35,6 @@ ENTRY_OVERHEAD_BYTES = 4 * 1024
 """Room left in a log entry for what surrounds the workflow."""
 
 TOP_KEYS = ("$schema", "name", "priority", "on_failure", "max_parallel", "defaults", "tasks")
-_COMMAND_FIELDS = ("command", "_command_bytes")
-_PYTHON_FIELDS = ("python", "args", "kwargs", "_args_bytes", "_kwargs_bytes", "_args_refs", "_kwargs_refs")
-_BOTH = "a task has either `command` or `python`, not both"
 _DELAY_MS = 1_000
 _DELAY_MAX_MS = 60_000
 
@@ -158,8 +157,7 @@ class _Tasks:
                 self.faults.unknown_key("defaults.", key, READERS.keys() - OWN_KEYS)
             else:
                 read(part, value, fields)
-        if "command" in fields and "python" in fields:
-            part.fault("command", _BOTH)
+        check_choice(part, fields)
         part.plain_resources = {**part.plain_resources, **fields.pop("resources", {})}
         if len(part.plain_resources) > limits.RESOURCES_PER_TASK_MAX:
             count, limit = len(part.plain_resources), limits.RESOURCES_PER_TASK_MAX
@@ -188,52 +186,35 @@ class _Tasks:
             fields = self._with_defaults(fields)
         if "resources" not in fields:
             fields["resources"] = part.plain_resources
-        if "command" not in fields and "python" not in fields and "command" not in raw and "python" not in raw:
-            part.fault("command", 'a task has a `command` list or a `python` callable "package.module:function"')
-        check_whole(part, fields)
+        check_whole(part, fields, raw)
         return TaskSpec(**fields)
 
     def _placeholder(self, number: int, needs: tuple[str, ...]) -> TaskSpec:
         """Stand in for a task without a readable id; the graph's complaint about that id is not news."""
         self.bad_id_paths.add(f"tasks[{number}].id")
-        return TaskSpec(id=f"\0{number}", needs=needs, command=("-",))
+        return TaskSpec(id=f"\0{number}", needs=needs, program=PLACEHOLDER)
 
     def _with_defaults(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Put a task's own fields over the defaults."""
         merged = {**self.defaults, **fields}
-        for chosen, dropped in (("python", _COMMAND_FIELDS), ("command", _PYTHON_FIELDS)):
-            if chosen in fields:
-                for key in dropped:
-                    if key not in fields:
-                        merged.pop(key, None)
+        drop_inherited(fields, merged)
         for table in ("env", "labels"):
             if table in fields and table in self.defaults:
                 merged[table] = {**self.defaults[table], **fields[table]}
         return merged
 
 
-def check_whole(part: DocumentPart, fields: dict[str, Any]) -> None:
-    """Check what only shows in the whole task, defaults included, and take the notes out of `fields`."""
-    if "command" in fields:
-        if "python" in fields:
-            part.fault("command", _BOTH)
-        elif "args" in fields or "kwargs" in fields:
-            part.fault("args" if "args" in fields else "kwargs", "belongs to `python`; `command` has its own list")
-    _check_delays(part, fields)
-    refs = [*fields.pop("_args_refs", ()), *fields.pop("_kwargs_refs", ())]
-    needs = set(fields.get("needs", ())) if refs else ()
-    for path, task_id in refs:
-        if task_id not in needs:
-            part.fault(path, f"the result of {shown(task_id)} is used, so it must be in `needs`")
-    size = fields.pop("_command_bytes", 0) + fields.pop("_args_bytes", 0) + fields.pop("_kwargs_bytes", 0)
-    size += len(fields.get("cwd") or "") + len(fields.get("python") or "")
+def check_whole(part: DocumentPart, fields: dict[str, Any], raw: Collection[str]) -> None:
+    """Check what only shows in the whole task, defaults included, and put its program into `fields`.
+
+    `raw` are the keys that the task itself has in the document.
+    """
+    size = len(fields.get("cwd") or "")
     env = fields.get("env")
     if env:
         size += sum(text_bytes(key) + text_bytes(value) for key, value in env.items())
-    if size > limits.SPEC_BYTES_MAX:
-        field = "command" if "command" in fields else "args"
-        limit = limits.SPEC_BYTES_MAX
-        part.fault(field, f"command, arguments and environment take {size} bytes, the limit is {limit}", limit)
+    fields["program"] = take_program(part, fields, raw, size)
+    _check_delays(part, fields)
     most_mib, wanted_mib = fields.get("memory_max_mib"), fields.get("resources", {}).get(MEMORY, 0)
     if most_mib is not None and most_mib < wanted_mib:
         part.fault("memory_max", f"is less than the demand, {wanted_mib} MiB")

@@ -11,6 +11,7 @@ The keywords that code generators do not know (`if`, `not`) stand where leaving 
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +24,8 @@ from raftflow.formats.documents import TOP_KEYS
 from raftflow.formats.readers import fields
 from raftflow.formats.readers.durations import CHARS_MAX as DURATION_CHARS_MAX
 from raftflow.formats.readers.durations import UNIT_MS
-from raftflow.formats.readers.values import RESULT_KEY
+from raftflow.formats.readers.part import NO_NUL_PATTERN
+from raftflow.formats.readers.programs import CHOICE, CHOOSERS, PROGRAM_SCHEMAS, PROGRAMS
 
 Schema = dict[str, Any]
 
@@ -33,7 +35,6 @@ SCHEMA_PATH: Final = "/v1/schema/workflow.json"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ROOT: Final = "WorkflowDocument"
 
-_NO_NUL = "^[^\\u0000]*$"
 _DURATION = rf"^\s*(?:[0-9]{{1,15}}(?:\.[0-9]{{1,9}})?(?:{'|'.join(UNIT_MS)})\s*)+$"
 
 BEYOND: Final = re.compile(
@@ -149,7 +150,7 @@ class _Parts:
                 "items": self._to("TaskDocument"),
             },
         }
-        runs = {"type": "object", "anyOf": [_has("command"), _has("python")]}
+        runs = {"type": "object", "anyOf": [_has(key) for key in CHOOSERS]}
         return {
             "title": "raftflow workflow",
             "description": "A graph of tasks, as submitted to a raftflow cluster.",
@@ -166,14 +167,12 @@ class _Parts:
         keys = self._keys()
         return {
             "title": "Task",
-            "description": "One task. It has either `command` or `python`, here or in `defaults`.",
+            "description": f"One task. It has either {CHOICE}, here or in `defaults`.",
             "type": "object",
             "properties": keys,
             "required": ["id"],
             "additionalProperties": False,
-            "not": _has("command", "python"),
-            "if": _has("command"),
-            "then": {"not": {"anyOf": [_not_empty("args", "array"), _not_empty("kwargs", "object")]}},
+            "not": {"anyOf": [*_two_programs(), *_foreign_options()]},
         }
 
     def _defaults(self) -> Schema:
@@ -187,7 +186,7 @@ class _Parts:
             "type": "object",
             "properties": keys,
             "additionalProperties": False,
-            "not": _has("command", "python"),
+            "not": {"anyOf": _two_programs()},
         }
 
     def _keys(self) -> dict[str, Schema]:
@@ -201,32 +200,7 @@ class _Parts:
                 "maxItems": limits.NEEDS_PER_TASK_MAX,
                 "uniqueItems": True,
             },
-            "command": {
-                "description": "The program and its arguments, one text each; never given to a shell.",
-                "type": "array",
-                "items": {"type": "string", "pattern": _NO_NUL},
-                "minItems": 1,
-                "maxItems": limits.COMMAND_ARGS_MAX,
-                "not": {"type": "array", "minItems": 1, "prefixItems": [{"type": "string", "maxLength": 0}]},
-            },
-            "python": {
-                "description": '"package.module:function", called in a worker process of the agent.',
-                "type": "string",
-                "maxLength": fields.CALLABLE_CHARS_MAX,
-                "pattern": "^(?:" + fields.CALLABLE_PATTERN.replace(r"\w", "[A-Za-z0-9_]") + ")$",
-            },
-            "args": {
-                "description": "Positional arguments of `python`, any JSON. "
-                f'{{"{RESULT_KEY}": ID}} stands for the result of the task ID, which must be in `needs`.',
-                "type": "array",
-                "items": {},
-            },
-            "kwargs": {
-                "description": "Arguments of `python` by name, any JSON; references as in `args`.",
-                "type": "object",
-                "propertyNames": {"not": {"const": RESULT_KEY}},
-                "additionalProperties": True,
-            },
+            **PROGRAM_SCHEMAS,
             "env": {
                 "description": "Environment variables. RAFTFLOW_* are set by the agent.",
                 "type": "object",
@@ -237,7 +211,7 @@ class _Parts:
                 },
                 "additionalProperties": {
                     "anyOf": [
-                        {"type": "string", "pattern": _NO_NUL},
+                        {"type": "string", "pattern": NO_NUL_PATTERN},
                         {"type": "integer", "minimum": -(2**63) + 1, "maximum": 2**63 - 1},
                     ]
                 },
@@ -247,7 +221,7 @@ class _Parts:
                 "type": "string",
                 "minLength": 1,
                 "maxLength": fields.PATH_CHARS_MAX,
-                "pattern": _NO_NUL,
+                "pattern": NO_NUL_PATTERN,
             },
             "resources": {
                 "description": "What an attempt holds while it runs. Any other name than cpu and memory is a custom "
@@ -293,7 +267,7 @@ class _Parts:
                                 "type": "string",
                                 "minLength": 1,
                                 "maxLength": limits.CACHE_KEY_CHARS_MAX,
-                                "pattern": _NO_NUL,
+                                "pattern": NO_NUL_PATTERN,
                             }
                         },
                         "required": ["key"],
@@ -346,6 +320,21 @@ def _has(*keys: str) -> Schema:
     return {"type": "object", "properties": {key: {} for key in keys}, "required": list(keys)}
 
 
-def _not_empty(key: str, kind: str) -> Schema:
-    least = {"minItems": 1} if kind == "array" else {"minProperties": 1}
-    return {"type": "object", "required": [key], "properties": {key: {"type": kind, **least}}}
+def _two_programs() -> list[Schema]:
+    """Return what a task has that chooses two programs."""
+    return [_has(first, second) for first, second in combinations(CHOOSERS, 2)]
+
+
+def _foreign_options() -> list[Schema]:
+    """Return what a task has that gives options of one program to another."""
+    found = []
+    for owner in PROGRAMS:
+        for option in owner.options:
+            kind = owner.schema[option]["type"]
+            not_empty = {"type": kind, **({"minItems": 1} if kind == "array" else {"minProperties": 1})}
+            for chooser in CHOOSERS:
+                if chooser != owner.key:
+                    both = _has(chooser, option)
+                    both["properties"][option] = not_empty
+                    found.append(both)
+    return found

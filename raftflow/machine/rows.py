@@ -11,6 +11,7 @@ from typing import Protocol
 
 from raftflow.domain.replies import AnyReply
 from raftflow.domain.tasks.feasibility import Shape
+from raftflow.domain.tasks.program import Program
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState, WorkflowState
 
 
@@ -93,9 +94,7 @@ class ProfileRow(Protocol):
     """What a task runs and what it wants (`tables.state.Profile`)."""
 
     @property
-    def command(self) -> tuple[str, ...] | None: ...
-    @property
-    def python(self) -> str | None: ...
+    def program(self) -> Program: ...
     @property
     def shape(self) -> Shape: ...
     @property

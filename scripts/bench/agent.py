@@ -19,7 +19,6 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -31,6 +30,7 @@ from raftflow.agent.executors.workers import WorkerLimits
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
+from raftflow.domain.tasks.program import AssignedCall, AssignedProgram, Command
 
 PROGRAM = "/bin/true"
 
@@ -38,9 +38,9 @@ PROGRAM = "/bin/true"
 class Driver:
     """Keeps a number of slots of one executor busy."""
 
-    def __init__(self, executor: Executor, **task: Any) -> None:
+    def __init__(self, executor: Executor, program: AssignedProgram) -> None:
         self._executor = executor
-        self._task = task
+        self._program = program
         self._fence = 0
         self._left = 0
         self._open = 0
@@ -69,7 +69,7 @@ class Driver:
             task_id="t",
             attempt=1,
             resources={"cpu": 1000},
-            **self._task,
+            program=self._program,
         )
         self._executor.start(assignment, self._ended)
 
@@ -121,8 +121,8 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
         )
         command = CommandExecutor(launcher, store, work, output_bytes_max=limit)
         drivers = (
-            ("python", Driver(python, python="time:time"), calls, (1, 4)),
-            ("command", Driver(command, command=[PROGRAM]), commands, (1, 2, 4)),
+            ("python", Driver(python, AssignedCall("time:time")), calls, (1, 4)),
+            ("command", Driver(command, Command((PROGRAM,))), commands, (1, 2, 4)),
         )
         for kind, driver, count, all_slots in drivers:
             for slots in all_slots:

@@ -306,7 +306,7 @@ class FakeLeader:
             self._fence += 1
             known = {"workflow_id": "wf-1", "workflow_name": "w", "task_id": f"t{number}", "attempt": 1}
             known["resources"] = {"cpu": 1000}
-            body = json.dumps({**known, **task, "fence": self._fence})
+            body = json.dumps({**known, **_with_program(task), "fence": self._fence})
             self.live[self._fence] = msgspec.json.decode(body, type=Assignment)
             fences.append(self._fence)
         await self.notify()
@@ -357,6 +357,17 @@ class FakeLeader:
         """Declare the present incarnation lost."""
         self.stale.add(self.incarnation)
         self.live.clear()
+
+
+def _with_program(task: dict[str, Any]) -> dict[str, Any]:
+    """Return an assignment's JSON from the keys of a document: `command`, or `python` with its arguments."""
+    rest = dict(task)
+    if "command" in task:
+        program = {"type": "command", "argv": rest.pop("command")}
+    else:
+        program = {"type": "python", "function": rest.pop("python")}
+        program |= {key: rest.pop(key) for key in ("args", "kwargs") if key in task}
+    return {**rest, "program": program}
 
 
 @pytest.fixture

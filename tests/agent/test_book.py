@@ -4,11 +4,18 @@ import msgspec
 
 from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.domain.contract.views import Assignment, ReportedEnd, ReportVerdict
+from raftflow.domain.tasks.program import Command
 
 
 def attempt(fence: int, **resources: int) -> Assignment:
     return Assignment(
-        fence=fence, workflow_id="wf", workflow_name="w", task_id=f"t{fence}", attempt=1, resources=resources
+        fence=fence,
+        workflow_id="wf",
+        workflow_name="w",
+        task_id=f"t{fence}",
+        attempt=1,
+        resources=resources,
+        program=Command(("true",)),
     )
 
 

@@ -18,6 +18,7 @@ from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
 from raftflow.domain.features import LEVEL
+from raftflow.domain.tasks.program import Command
 
 KILLED = """
 import os, sys
@@ -107,7 +108,13 @@ async def test_output_of_a_program_whose_launcher_was_killed(leader: Any, agent_
 
 def assignment(fence: int, workflow: str = "wf-1") -> Assignment:
     return Assignment(
-        fence=fence, workflow_id=workflow, workflow_name="w", task_id="t", attempt=1, resources={}, command=["true"]
+        fence=fence,
+        workflow_id=workflow,
+        workflow_name="w",
+        task_id="t",
+        attempt=1,
+        resources={},
+        program=Command(("true",)),
     )
 
 

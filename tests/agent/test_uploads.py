@@ -14,6 +14,7 @@ from raftflow.agent.output.output_uploads import OutputUploads
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
+from raftflow.domain.tasks.program import Command
 from raftflow.logstore.attempts import Place, read_meta, read_piece
 from raftflow.logstore.stores import FolderStore, LogStoreError
 
@@ -53,7 +54,13 @@ def output(tmp_path: Path) -> Iterator[OutputStore]:
 def begin(output: OutputStore, fence: int) -> None:
     output.began(
         Assignment(
-            fence=fence, workflow_id="wf-1", workflow_name="w", task_id="t", attempt=1, resources={}, command=["true"]
+            fence=fence,
+            workflow_id="wf-1",
+            workflow_name="w",
+            task_id="t",
+            attempt=1,
+            resources={},
+            program=Command(("true",)),
         )
     )
 

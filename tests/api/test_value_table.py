@@ -38,6 +38,7 @@ from raftflow.domain.contract.reportable import first_fault, judge_end
 from raftflow.domain.contract.views import RegisterRequest, ReportedEnd, TaskView, WorkflowCreated
 from raftflow.domain.limits import INTEGER_DIGITS_MAX, RESULT_BYTES_MAX
 from raftflow.domain.tasks.checks import check_task_values, result_problem
+from raftflow.domain.tasks.program import PythonCall
 from raftflow.domain.values import cachekeys
 from raftflow.domain.values.exact import ValueFault, write_json
 from raftflow.formats.agents import load_agents
@@ -603,7 +604,7 @@ def _automatic_key(kind: Kind, _place: Any) -> Any:
 
 
 def key_of(args: bytes) -> str:
-    return cachekeys.automatic_key((None, "m:f", args, b"", None), {}, [])
+    return cachekeys.automatic_key((PythonCall("m:f", args), None), {}, [])
 
 
 def page_of(result: str) -> bytes:

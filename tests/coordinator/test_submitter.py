@@ -18,6 +18,7 @@ from raftflow.domain import limits
 from raftflow.domain.commands import FireTimers, SubmitWorkflow, decode_entry
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Fired
+from raftflow.domain.tasks.program import Command
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.log import Applied, Outcome, Rejected, Unknown
 
@@ -141,7 +142,7 @@ async def test_clients_are_bounded_and_the_leader_is_not(log: FakeLog) -> None:
 
 
 def submission(**task: Any) -> SubmitWorkflow:
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", **task),))
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(**{"id": "a", "program": Command(("true",)), **task}),))
     return SubmitWorkflow(at_ms=1, actor="client:x", workflow_id="wf-1", spec=spec)
 
 
@@ -149,7 +150,7 @@ def submission(**task: Any) -> SubmitWorkflow:
     "task",
     [
         {"retries": 2**70},
-        {"command": ("\ud800",)},
+        {"program": Command(("\ud800",))},
         {"retries": "many"},
         {"needs": (1,)},
         {"resources": {"cpu": 0.5}},
@@ -230,7 +231,7 @@ async def test_what_older_replicas_cannot_read_stays_out_of_the_log(log: FakeLog
 
 
 def one_task(number: int, size: int = 1) -> SubmitWorkflow:
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="t", command=("x" * size,)),))
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=Command(("x" * size,))),))
     return SubmitWorkflow(at_ms=number, actor="client:api", workflow_id=f"wf-{number}", spec=spec)
 
 

@@ -13,17 +13,18 @@ from raftflow.domain.tasks.checks import (
     resource_problems,
     result_problem,
 )
+from raftflow.domain.tasks.program import Command, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec
 
 
 def paths(**fields):
-    task = TaskSpec(**{"id": "t", "command": ("true",), **fields})
+    task = TaskSpec(**{"id": "t", "program": Command(("true",)), **fields})
     return [problem.path for problem in check_task_values(task, "T")]
 
 
 GOOD = [
     {},
-    {"command": None, "python": "a.b:c.d", "args": b"[1]", "kwargs": b'{"a":2}'},
+    {"program": PythonCall("a.b:c.d", b"[1]", b'{"a":2}')},
     {"env": {"A": "b=c"}, "cwd": "/tmp", "timeout_ms": 1, "expected_ms": 0, "retries": limits.RETRIES_MAX},
     {"resources": {}, "labels": {"zone": ""}},
     {"kind": "fit", "memory_max_mib": 64, "resources": {"memory": 64}},
@@ -36,19 +37,16 @@ def test_good_values(fields):
 
 
 BAD = [
-    ({"python": "a:b"}, "command"),
-    ({"command": None}, "command"),
-    ({"command": ()}, "command"),
-    ({"command": ("",)}, "command"),
-    ({"command": ("x", "a\0b")}, "command"),
-    ({"command": ("x",) * 1_001}, "command"),
-    ({"command": ("x" * 70_000,)}, "command"),
-    ({"command": None, "python": "a.b"}, "python"),
-    ({"command": None, "python": "a:b", "args": b"{}"}, "args"),
-    ({"command": None, "python": "a:b", "kwargs": b"[]"}, "kwargs"),
-    ({"command": None, "python": "a:b", "args": b"[" * 100 + b"]" * 100}, "args"),
-    ({"command": None, "python": "a:b", "args": b'["\xff"]'}, "args"),
-    ({"args": b"[]"}, "args"),
+    ({"program": Command(())}, "command"),
+    ({"program": Command(("",))}, "command"),
+    ({"program": Command(("x", "a\0b"))}, "command"),
+    ({"program": Command(("x",) * 1_001)}, "command"),
+    ({"program": Command(("x" * 70_000,))}, "command"),
+    ({"program": PythonCall("a.b")}, "python"),
+    ({"program": PythonCall("a:b", b"{}")}, "args"),
+    ({"program": PythonCall("a:b", kwargs=b"[]")}, "kwargs"),
+    ({"program": PythonCall("a:b", b"[" * 100 + b"]" * 100)}, "args"),
+    ({"program": PythonCall("a:b", b'["\xff"]')}, "args"),
     ({"env": {"": "x"}}, "env"),
     ({"env": {"A=B": "x"}}, "env"),
     ({"env": {"A": "\0"}}, "env"),

@@ -16,6 +16,7 @@ import raftflow.formats
 from raftflow.domain import limits
 from raftflow.domain.contract.views import FieldProblem
 from raftflow.domain.tasks.checks import check_task_values, check_workflow_values
+from raftflow.domain.tasks.program import Command, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec, check_graph
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
@@ -72,7 +73,7 @@ def test_a_whole_document() -> None:
         tasks=(
             TaskSpec(
                 id="fetch",
-                command=("python3", "fetch.py"),
+                program=Command(("python3", "fetch.py")),
                 env={"A": "1", "B": "2"},
                 resources={"cpu": 1000, "memory": 1024},
                 retries=3,
@@ -80,9 +81,7 @@ def test_a_whole_document() -> None:
             TaskSpec(
                 id="train",
                 needs=("fetch",),
-                python="pack.mod:fit.run",
-                args=b'[{"$result":"fetch"},2]',
-                kwargs=b'{"rate":0.5}',
+                program=PythonCall("pack.mod:fit.run", b'[{"$result":"fetch"},2]', b'{"rate":0.5}'),
                 env={"A": "1", "B": "3", "N": "7"},
                 cwd="/tmp",
                 resources={"cpu": 1500, "memory": 1024, "gpu": 1000},
@@ -107,13 +106,13 @@ def test_a_demand_without_cpu_asks_for_one_and_zero_is_kept() -> None:
 def test_a_task_chooses_between_command_and_python_whatever_the_defaults_say() -> None:
     defaults = {"python": "m:f", "args": [1]}
     spec = normalize({"name": "w", "defaults": defaults, "tasks": [task(), {"id": "b"}, {"id": "c", "args": [2]}]})
-    assert [(t.command, t.python, t.args) for t in spec.tasks] == [
-        (("true",), None, b""),
-        (None, "m:f", b"[1]"),
-        (None, "m:f", b"[2]"),
+    assert [t.program for t in spec.tasks] == [
+        Command(("true",)),
+        PythonCall("m:f", b"[1]"),
+        PythonCall("m:f", b"[2]"),
     ]
     spec = normalize({"name": "w", "defaults": {"command": ["x"]}, "tasks": [{"id": "a", "python": "m:f"}]})
-    assert (spec.tasks[0].command, spec.tasks[0].python) == (None, "m:f")
+    assert spec.tasks[0].program == PythonCall("m:f")
 
 
 @pytest.mark.parametrize(

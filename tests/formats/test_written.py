@@ -16,7 +16,7 @@ ENTRY = {"toml": "{{ A = {} }}", "yaml": "{{ A: {} }}", "json": '{{"A": {}}}'}
 def read(form: str, field: str, value: str, bom: bytes = b"") -> dict[str, str]:
     text = {"toml": TOML, "yaml": YAML, "json": JSON}[form].format(field=field, value=value)
     (task,) = normalize(loads(bom + text.encode(), form)).tasks
-    return task.env if field == "env" else {"args": task.args.decode()}
+    return task.env if field == "env" else {"args": task.program.args.decode()}
 
 
 LONGEST = "9" * 640

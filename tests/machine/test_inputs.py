@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raftflow.domain import limits
+from raftflow.domain.tasks.program import Command, PythonCall
 from raftflow.machine.read import inputs as machine_inputs
 from raftflow.machine.read import queries as q
 from raftflow.machine.read.inputs import BehindError, NotLiveError, inputs_slice
@@ -100,11 +101,11 @@ def test_another_incarnation_has_no_inputs_of_the_former_one(joined):
 
 def test_an_answer_holds_about_so_many_bytes_of_what_tasks_run(drive):
     drive.register(cpu=4)
-    drive.submit(drive.bag(4, command=("x" * 100,), env={"A": "b" * 100}))
+    drive.submit(drive.bag(4, program=Command(("x" * 100,)), env={"A": "b" * 100}))
     drive.place(0, 1, 2, 3)
     assert [a.fence for a in q.assignments(drive.machine, "a1", 0, bytes_max=500)] == [1, 2]
     assert [a.fence for a in q.assignments(drive.machine, "a1", 2, bytes_max=1)] == [3]
-    drive.submit(drive.bag(2, command=None, python="m:f", args=b'["' + b"x" * 100 + b'"]'), "wf-2")
+    drive.submit(drive.bag(2, program=PythonCall("m:f", b'["' + b"x" * 100 + b'"]')), "wf-2")
     drive.register("a2", cpu=2)
     drive.place(0, 1, agent="a2", workflow_id="wf-2")
     assert [a.fence for a in q.assignments(drive.machine, "a2", 0, bytes_max=150)] == [5]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from raftflow.domain.tasks.program import Command, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
@@ -25,7 +26,7 @@ def online(drive):
 
 def run(drive, duration_ms, workflow_id, **task):
     """Run one task to its success."""
-    task.setdefault("command", ("python3", "/srv/fit.py"))
+    task.setdefault("program", Command(("python3", "/srv/fit.py")))
     drive.submit(WorkflowSpec(name="w", tasks=(TaskSpec(id="t", **task),)), workflow_id)
     (fence,) = drive.place(0, workflow_id=workflow_id)
     assert drive.finish(fence, duration_ms=duration_ms) == "accepted"
@@ -39,7 +40,7 @@ def test_times_are_learnt_by_kind(online):
     run(online, 300, "wf-3")
     assert queries.kind_estimate(online.machine, "wf-3", 0) == Estimate("fit.py", 3, 1_000, 631, 0, 0)
     run(online, 70, "wf-4", kind="other")
-    run(online, 40, "wf-5", command=None, python="a.b:c")
+    run(online, 40, "wf-5", program=PythonCall("a.b:c"))
     assert [(view.kind, view.mean_s) for view in queries.kinds(online.machine).kinds] == [
         ("a.b:c", 0.04),
         ("fit.py", 1.0),
@@ -80,13 +81,13 @@ def test_a_workflow_that_was_submitted_before_has_kinds_too(drive):
 
 
 def test_ranks_use_what_was_learnt_where_nothing_is_said(online):
-    run(online, 250, "wf-1", command=("a",))
-    run(online, 0, "wf-2", command=("b",))
+    run(online, 250, "wf-1", program=Command(("a",)))
+    run(online, 0, "wf-2", program=Command(("b",)))
     tasks = (
-        TaskSpec(id="a", command=("a",)),
-        TaskSpec(id="b", command=("b",), needs=("a",)),
-        TaskSpec(id="c", command=("c",), needs=("b",)),
-        TaskSpec(id="d", command=("a",), needs=("c",), expected_ms=7),
+        TaskSpec(id="a", program=Command(("a",))),
+        TaskSpec(id="b", program=Command(("b",)), needs=("a",)),
+        TaskSpec(id="c", program=Command(("c",)), needs=("b",)),
+        TaskSpec(id="d", program=Command(("a",)), needs=("c",), expected_ms=7),
     )
     online.submit(WorkflowSpec(name="w", tasks=tasks), "wf-3")
     ranks = [task.rank for task in online.machine.state.workflows["wf-3"].tasks]

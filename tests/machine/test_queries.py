@@ -7,6 +7,7 @@ import pytest
 
 from raftflow.domain.contract.views import AgentView, Assignment, AttemptView, LedgerLine, LedgerView, TaskCounts
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape
+from raftflow.domain.tasks.program import AssignedCall, Command, PythonCall
 from raftflow.machine.read import queries as q
 
 
@@ -139,7 +140,7 @@ def test_agents_and_the_ledger(drive):
 
 def test_an_assignment_carries_all_that_the_agent_needs(drive):
     drive.register(cpu=1, prefetch=2)
-    drive.submit(drive.tasks((), (), (0, 1), command=None, python="m:f", args=b"[1]", timeout_ms=5, env={"A": "b"}))
+    drive.submit(drive.tasks((), (), (0, 1), program=PythonCall("m:f", b"[1]"), timeout_ms=5, env={"A": "b"}))
     drive.submit(workflow_id="wf-2")
     drive.place(0, 1)
     drive.report(drive.end(1, result=b'{"x":1}'), drive.end(2))
@@ -153,13 +154,12 @@ def test_an_assignment_carries_all_that_the_agent_needs(drive):
         task_id="t2",
         attempt=1,
         resources={"cpu": 1000},
-        python="m:f",
-        args=msgspec.Raw(b"[1]"),
+        program=AssignedCall("m:f", msgspec.Raw(b"[1]")),
         env={"A": "b"},
         timeout_ms=5,
         inputs={"t0": msgspec.Raw(b'{"x":1}'), "t1": msgspec.Raw(b"null")},
     )
-    assert (second.command, bytes(second.args), bytes(second.kwargs)) == (["true"], b"[]", b"{}")
+    assert second.program == Command(("true",))
     assert [each.fence for each in q.assignments(drive.machine, "a1", 3)] == [4]
     assert q.live_fences(drive.machine, "a1") == [3, 4]
     assert (q.assignments(drive.machine, "a9", 0), q.live_fences(drive.machine, "a9")) == ([], [])
@@ -168,10 +168,10 @@ def test_an_assignment_carries_all_that_the_agent_needs(drive):
 
 def test_keyword_arguments_arrive(drive):
     drive.register()
-    drive.submit(drive.bag(1, command=None, python="m:f", kwargs=b'{"a":1}'))
+    drive.submit(drive.bag(1, program=PythonCall("m:f", kwargs=b'{"a":1}')))
     drive.place(0)
     (assignment,) = q.assignments(drive.machine, "a1", 0)
-    assert bytes(assignment.kwargs) == b'{"a":1}'
+    assert (bytes(assignment.program.args), bytes(assignment.program.kwargs)) == (b"[]", b'{"a":1}')
 
 
 def test_what_the_scheduler_is_told(drive):

@@ -21,11 +21,9 @@ from raftflow.domain.contract.reportable import told_text
 from raftflow.domain.limits import TROUBLE_CHARS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from raftflow.agent.executors.launcher_client import LauncherClient
-    from raftflow.agent.executors.python import PythonExecutor
-    from raftflow.agent.launcher.messages import Exited
+    from raftflow.agent.executors.base import Executor
     from raftflow.agent.workdir.directory import WorkDirectory
 
 _log = logging.getLogger("raftflow.agent.fitness")
@@ -36,7 +34,6 @@ PROBE_MAX_S: Final = 10.0
 _PROBE_BYTES: Final = 16 << 10
 _ROOM_BYTES: Final = 4 << 10
 """What must be free in the work directory if a failed attempt is to have failed by itself."""
-_START_MAX_S: Final = 10.0
 
 
 class Probe(Protocol):
@@ -112,10 +109,9 @@ class Fitness:
 class MachineProbe:
     """Implements `Probe` by doing, in small, what attempts need."""
 
-    def __init__(self, work: WorkDirectory, launcher: LauncherClient, python: PythonExecutor) -> None:
+    def __init__(self, work: WorkDirectory, executors: Collection[Executor]) -> None:
         self._work = work
-        self._launcher = launcher
-        self._python = python
+        self._executors = executors
 
     def lack(self) -> str:
         """Return what the work directory lacks: a small file is written. Anything but the system's refusal passes."""
@@ -127,13 +123,17 @@ class MachineProbe:
         return ""
 
     async def run(self) -> str:
-        """Write a file, run a program, and start a python worker if the last one could not work."""
+        """Write a file, and let each executor try whether it can start something."""
         try:
             self._work.restore()
             self._write(_PROBE_BYTES)
         except (OSError, UnfitFileError) as error:
             return self._refused(error)
-        return await self._spawn() or await self._python.probe()
+        for executor in self._executors:
+            wrong = await executor.probe()
+            if wrong:
+                return wrong
+        return ""
 
     def _refused(self, error: Exception) -> str:
         what = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -149,19 +149,3 @@ class MachineProbe:
             os.close(fd)
             with contextlib.suppress(OSError):
                 os.unlink(name)  # noqa: PTH108 - a plain path
-
-    async def _spawn(self) -> str:
-        """Run a program that does nothing. That it is missing is no fault: a process was made for it."""
-        exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
-
-        def ended(told: Exited) -> None:
-            if not exited.done():
-                exited.set_result(told)
-
-        folder = f"{self._work.part(EXCHANGE)}/probe"
-        self._launcher.spawn(["/bin/true"], {}, ended, cwd=None, folder=folder, bytes_max=1)
-        try:
-            told = await asyncio.wait_for(exited, _START_MAX_S)
-        except TimeoutError:
-            return f"the launcher has not run a program for {_START_MAX_S:g} s"
-        return told.error if told.agent_fault or told.lease_over else ""

@@ -14,6 +14,7 @@ import msgspec
 from raftflow.agent.attempts.usage import Sample, Usage, UsageWatch, to_mib
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import ExecutionEnd, Executor, WatchTarget
+from raftflow.agent.executors.registry import Executors
 from raftflow.agent.workdir.files import UnfitFileError
 from raftflow.agent.workdir.inputs import FetchedInputs, InputsError
 from raftflow.domain.contract.reportable import judge_end
@@ -74,8 +75,7 @@ class AttemptRunner:
 
     def __init__(
         self,
-        command: Executor,
-        python: Executor,
+        executors: Executors,
         *,
         before_end: Callable[[], None],
         on_end: Callable[[ReportedEnd], None],
@@ -85,8 +85,7 @@ class AttemptRunner:
     ) -> None:
         """See the class. `lack(since_ns)` says what the machine lacked since then, for attempts that failed."""
         self._loop = asyncio.get_running_loop()
-        self._command = command
-        self._python = python
+        self._executors = executors
         self._before_end = before_end
         self._on_end = on_end
         self._fetch = fetch
@@ -102,8 +101,7 @@ class AttemptRunner:
 
     def start(self, assignment: Assignment) -> None:
         """Start an attempt. Its end comes through `on_end`, never before this returns."""
-        executor = self._command if assignment.command is not None else self._python
-        running = RunningAttempt(assignment, executor)
+        running = RunningAttempt(assignment, self._executors[type(assignment.program)])
         self._running[assignment.fence] = running
         self._idle.clear()
         self.usage.started()

@@ -47,12 +47,17 @@ class WatchTarget(msgspec.Struct, frozen=True, kw_only=True):
     """The file in which the attempt tells its progress."""
 
 
-class Executor(Protocol):
-    """Starts attempts of one kind. Everything happens in the event loop's thread."""
+Ended = Callable[[int, ExecutionEnd], None]
+"""Is told the fence of an attempt, and how it ended."""
 
-    def start(
-        self, assignment: Assignment, ended: Callable[[int, ExecutionEnd], None], inputs: FetchedInputs | None = None
-    ) -> None:
+
+class Executor(Protocol):
+    """Starts attempts that run programs of one type. Everything happens in the event loop's thread."""
+
+    result_bytes_max: int
+    """Of one result, as the coordinator takes it."""
+
+    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
         """Start an attempt; `inputs` are those that were fetched, if its assignment has none.
 
         `ended(fence, how)` is called once, from the event loop, never before this returns.
@@ -64,3 +69,6 @@ class Executor(Protocol):
 
     def watched(self, fence: int) -> WatchTarget | None:
         """Return where a running attempt can be observed, None if it cannot or has ended."""
+
+    async def probe(self) -> str:
+        """Try whether attempts can be started. Returns what is wrong, empty if nothing is."""

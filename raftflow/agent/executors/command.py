@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
+from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.launcher.messages import Exited
 from raftflow.agent.output.store import OutputStore
-from raftflow.agent.workdir.directory import WorkDirectory
+from raftflow.agent.workdir.directory import EXCHANGE, WorkDirectory
 from raftflow.agent.workdir.files import UnfitFileError, is_of_the_system
 from raftflow.agent.workdir.folders import NO_INPUTS, AttemptFolder, AttemptFolders
 from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
+from raftflow.domain.tasks.program import Command
 
 _log = logging.getLogger("raftflow.agent.command")
 
 LEASE_OVER = "stopped because the agent's lease was over"
 """By the launcher, when the agent itself could not do it in time."""
+
+_PROBE_MAX_S: Final = 10.0
 
 _encode = msgspec.json.Encoder().encode
 
@@ -32,11 +36,11 @@ class _RunningProgram(msgspec.Struct):
     id: int
     """The launcher's."""
     folder: AttemptFolder
-    ended: Callable[[int, ExecutionEnd], None]
+    ended: Ended
 
 
 class CommandExecutor:
-    """An `Executor` of assignments with `command`."""
+    """The `Executor` of `Command`."""
 
     def __init__(
         self, launcher: LauncherClient, store: OutputStore, work: WorkDirectory, *, output_bytes_max: int
@@ -49,10 +53,11 @@ class CommandExecutor:
         self.result_bytes_max = 64 * 1024
         self._running: dict[int, _RunningProgram] = {}
 
-    def start(
-        self, assignment: Assignment, ended: Callable[[int, ExecutionEnd], None], inputs: FetchedInputs | None = None
-    ) -> None:
+    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
         """Start the program; see `Executor`."""
+        program = assignment.program
+        if not isinstance(program, Command):
+            raise TypeError(program)
         fence = assignment.fence
         folder = self._folders.begin(_encode(assignment.inputs) if assignment.inputs else NO_INPUTS)
         env = {
@@ -67,7 +72,7 @@ class CommandExecutor:
         }
         self._store.began(assignment)
         identity = self._launcher.spawn(
-            assignment.command or [],
+            program.argv,
             env,
             lambda exited: self._exited(fence, exited),
             cwd=assignment.cwd,
@@ -86,6 +91,22 @@ class CommandExecutor:
         """Return the program's id and where it tells its progress."""
         program = self._running.get(fence)
         return None if program is None else WatchTarget(id=program.id, progress=program.folder.progress)
+
+    async def probe(self) -> str:
+        """Run a program that does nothing. That it is missing is no fault: a process was made for it."""
+        exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
+
+        def ended(told: Exited) -> None:
+            if not exited.done():
+                exited.set_result(told)
+
+        folder = f"{self._work.part(EXCHANGE)}/probe"
+        self._launcher.spawn(("/bin/true",), {}, ended, cwd=None, folder=folder, bytes_max=1)
+        try:
+            told = await asyncio.wait_for(exited, _PROBE_MAX_S)
+        except TimeoutError:
+            return f"the launcher has not run a program for {_PROBE_MAX_S:g} s"
+        return told.error if told.agent_fault or told.lease_over else ""
 
     def _exited(self, fence: int, exited: Exited) -> None:
         program = self._running.pop(fence)

@@ -165,7 +165,7 @@ class LauncherClient:
 
     def spawn(
         self,
-        argv: list[str],
+        argv: tuple[str, ...],
         env: dict[str, str],
         on_exit: Callable[[Exited], None],
         *,

@@ -10,12 +10,12 @@ import secrets
 import signal
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from raftflow import helpers
-from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
+from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.executors.command import LEASE_OVER, exit_text
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.search_path import SearchPath
@@ -27,6 +27,7 @@ from raftflow.agent.workdir.directory import WORKERS, WorkDirectory
 from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, create_file, opened_folder
 from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
+from raftflow.domain.tasks.program import AssignedCall
 
 _log = logging.getLogger("raftflow.agent.python")
 
@@ -43,7 +44,7 @@ _decode = msgspec.msgpack.Decoder(Returned).decode
 
 
 class PythonExecutor:
-    """An `Executor` of assignments with `python`."""
+    """The `Executor` of `PythonCall`."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class PythonExecutor:
         self._limits = limits
         self.result_bytes_max = 64 * 1024
         self._idle = IdleWorkers(limits, self._discard)
-        self._running: dict[int, tuple[WorkerClient, Callable[[int, ExecutionEnd], None]]] = {}
+        self._running: dict[int, tuple[WorkerClient, Ended]] = {}
         self._started = 0
         self._broken = False
         """The last worker that was started ended before it could do anything."""
@@ -76,10 +77,11 @@ class PythonExecutor:
         """Workers that are alive, idle or busy."""
         return len(self._idle) + len(self._running)
 
-    def start(
-        self, assignment: Assignment, ended: Callable[[int, ExecutionEnd], None], inputs: FetchedInputs | None = None
-    ) -> None:
+    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
         """Call the function in an idle worker, or in a new one; see `Executor`."""
+        program = assignment.program
+        if not isinstance(program, AssignedCall):
+            raise TypeError(program)
         path = self._path.of(assignment.cwd, assignment.env)
         worker = self._idle.take(path) or self._start_worker(path)
         fence = assignment.fence
@@ -88,9 +90,9 @@ class PythonExecutor:
             assignment.attempt,
             assignment.workflow_id,
             assignment.task_id,
-            assignment.python or "",
-            bytes(assignment.args),
-            bytes(assignment.kwargs),
+            program.function,
+            bytes(program.args),
+            bytes(program.kwargs),
             assignment.env,
             assignment.cwd,
             {need: bytes(result) for need, result in assignment.inputs.items()},
@@ -105,9 +107,7 @@ class PythonExecutor:
         if self._cutting is None:
             self._cutting = self._loop.call_later(_CUT_EVERY_S, self._cut)
 
-    def _give(
-        self, worker: WorkerClient, assignment: Assignment, data: bytes, ended: Callable[[int, ExecutionEnd], None]
-    ) -> None:
+    def _give(self, worker: WorkerClient, assignment: Assignment, data: bytes, ended: Ended) -> None:
         fence = worker.fence = assignment.fence
         worker.assignment = assignment
         worker.call = data
@@ -166,7 +166,7 @@ class PythonExecutor:
         try:
             self._make_files(worker)
             worker.id = self._launcher.spawn(
-                helpers.worker_command("raftflow.agent.worker.process", *path),
+                tuple(helpers.worker_command("raftflow.agent.worker.process", *path)),
                 {"RAFTFLOW_PROGRESS": worker.progress},
                 lambda exited: self._exited(worker, exited),
                 cwd=None,

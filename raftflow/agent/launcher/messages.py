@@ -49,7 +49,7 @@ class Spawn(_Message, frozen=True, tag="spawn"):
 
     id: int
     """Chosen by the agent; `Signal` and `Exited` carry it."""
-    argv: list[str]
+    argv: tuple[str, ...]
     env: dict[str, str]
     """Added to what the launcher inherited."""
     cwd: str | None

@@ -29,6 +29,7 @@ from raftflow.domain.commands import (
 )
 from raftflow.domain.features import LEVEL
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, shape_of
+from raftflow.domain.tasks.program import PythonCall
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.helpers import spawn_context
@@ -93,7 +94,9 @@ def spec(count: int, tag: str) -> WorkflowSpec:
     """Return a bag of small callables."""
     return WorkflowSpec(
         name="bench",
-        tasks=tuple(TaskSpec(id=f"{tag}-{n}", python="operator:add", args=b"[%d, 1]" % n) for n in range(count)),
+        tasks=tuple(
+            TaskSpec(id=f"{tag}-{n}", program=PythonCall("operator:add", b"[%d, 1]" % n)) for n in range(count)
+        ),
     )
 
 

@@ -147,7 +147,7 @@ def _live(spec: WorkflowSpec) -> tuple[list[PlanAgent], WorkflowSpec]:
     from msgspec.structs import replace  # noqa: PLC0415
 
     from raftflow.client import NotFound  # noqa: PLC0415
-    from raftflow.domain.tasks.kinds import kind_of  # noqa: PLC0415
+    from raftflow.domain.tasks.program import kind_of  # noqa: PLC0415
     from raftflow.domain.tasks.resources import parse_amount  # noqa: PLC0415
     from raftflow.scheduler.plan.plan import PlanAgent  # noqa: PLC0415
 
@@ -169,7 +169,7 @@ def _live(spec: WorkflowSpec) -> tuple[list[PlanAgent], WorkflowSpec]:
     ]
     tasks = []
     for task in spec.tasks:
-        learnt_s = mean_s.get(kind_of(task.kind, task.python, task.command) or "")
+        learnt_s = mean_s.get(kind_of(task.kind, task.program) or "")
         known = task.expected_ms is not None or learnt_s is None
         tasks.append(task if known else replace(task, expected_ms=round((learnt_s or 0) * 1000)))
     return agents, replace(spec, tasks=tuple(tasks))

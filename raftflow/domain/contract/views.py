@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.tasks.program import AssignedProgram
 from raftflow.domain.tasks.resources import NUMBER_PATTERN, SIZE_PATTERN
 from raftflow.domain.values.ids import NAME_PATTERN
 
@@ -483,10 +484,7 @@ class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What it holds while it runs, in integer units: milli-CPU, MiB, milli-units."""
     exclusive: bool = False
     """It starts when nothing else runs, and nothing else starts while it runs. It holds the whole capacity."""
-    command: list[str] | None = None
-    python: str | None = None
-    args: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"[]"))
-    kwargs: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+    program: AssignedProgram
     env: dict[str, str] = {}
     cwd: str | None = None
     timeout_ms: int | None = None

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.tasks.resources import DEFAULT_DEMAND, MEMORY
 from raftflow.domain.tasks.workflow import GraphProblem, TaskSpec
 from raftflow.domain.values.exact import judge_text
 from raftflow.domain.values.ids import name_problem
-
-_CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NESTING_MAX = limits.JSON_DEPTH_MAX
+from raftflow.domain.values.json_text import is_json
 
 _Wrong = Callable[[str, str], None]
 """Adds a fault: `wrong(field, message)`."""
-
-_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_json_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
 def check_workflow_values(name: str, priority: int, max_parallel: int | None = None) -> list[GraphProblem]:
@@ -46,14 +35,8 @@ def check_task_values(task: TaskSpec, path: str) -> list[GraphProblem]:
     def wrong(field: str, message: str) -> None:
         problems.append(GraphProblem(f"{path}.{field}", message))
 
-    if (task.command is None) == (task.python is None):
-        wrong("command", "a task has either a command or a python callable")
-    if task.command is not None:
-        _check_command(task.command, wrong)
-    if task.python is not None and not _CALLABLE.fullmatch(task.python):
-        wrong("python", f"{task.python[:80]!r} is not of the form package.module:function")
-    if task.args or task.kwargs:
-        _check_arguments(task, wrong)
+    for field, message in task.program.faults():
+        wrong(field, message)
     for key, value in task.env.items():
         if not key or "=" in key or "\0" in key or "\0" in value:
             wrong("env", f"{key[:80]!r} cannot be an environment variable")
@@ -114,53 +97,7 @@ def result_problem(result: bytes) -> str | None:
             f"the result is {len(result)} bytes long, the limit is {limits.RESULT_BYTES_MAX}; "
             "write larger ones to a file and return its path"
         )
-    return None if _decodes(_json_decoder, result) else "the result is not JSON"
-
-
-def _decodes(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
-    # The decoder gives up on deep nesting depending on how deep the caller's own stack is, which would differ from
-    # replica to replica; so the depth is bounded here first.
-    if _nesting(data) > _NESTING_MAX:
-        return False
-    try:
-        data.decode()
-        decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return True
-
-
-def _nesting(data: bytes) -> int:
-    """Return how deep arrays and objects nest, or a bound for it that is small enough."""
-    openings = data.count(b"[") + data.count(b"{")
-    if openings <= _NESTING_MAX:
-        return openings
-    depth = deepest = 0
-    for byte in _STRING.sub(b"", data):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
-
-
-def _check_command(command: tuple[str, ...], wrong: _Wrong) -> None:
-    if not command or not command[0]:
-        wrong("command", "must name a program")
-    if len(command) > limits.COMMAND_ARGS_MAX:
-        wrong("command", f"{len(command)} arguments, the limit is {limits.COMMAND_ARGS_MAX}")
-    if "\0" in "".join(command):
-        wrong("command", "arguments cannot hold a NUL character")
-
-
-def _check_arguments(task: TaskSpec, wrong: _Wrong) -> None:
-    if task.args and not _decodes(_array_decoder, task.args):
-        wrong("args", "must be a JSON array")
-    if task.kwargs and not _decodes(_object_decoder, task.kwargs):
-        wrong("kwargs", "must be a JSON object")
-    if task.python is None:
-        wrong("args", "arguments are for python callables; a command has them in its list")
+    return None if is_json(result) else "the result is not JSON"
 
 
 def _check_numbers(task: TaskSpec, wrong: _Wrong) -> None:
@@ -186,7 +123,7 @@ def _check_duration(field: str, value_ms: int, least_ms: int, wrong: _Wrong) -> 
 
 def _payload_bytes(task: TaskSpec) -> int:
     """Return about how many bytes the task carries to the agent."""
-    size = len("".join(task.command or ()).encode()) + len(task.args) + len(task.kwargs)
+    size = task.program.size_bytes() + len(task.cwd or "")
     if task.env:
         size += sum(len(key.encode()) + len(value.encode()) for key, value in task.env.items())
-    return size + len(task.cwd or "") + len(task.python or "")
+    return size

@@ -23,8 +23,6 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-from raftflow.domain.limits import NAME_CHARS_MAX
-
 _LOOKED_AT_MAX = 40
 """Arguments among which the script is looked for."""
 _NESTED_MAX = 5
@@ -134,19 +132,9 @@ _NOT_LOOKED_THROUGH = frozenset(
 """Other programs that run programs."""
 
 
-def kind_of(kind: str, python: str | None, command: tuple[str, ...] | None) -> str | None:
-    """Return the kind of a task: the one that it names, else the callable, else that of its command (see above).
-
-    None if it has none.
-    """
-    if kind or python:
-        return (kind or python or "")[:NAME_CHARS_MAX]
-    found = _of_command((command or ())[:_LOOKED_AT_MAX])
-    return found[:NAME_CHARS_MAX] or None
-
-
-def _of_command(command: tuple[str, ...]) -> str:
-    """Return the kind of a command, empty if it has none."""
+def command_kind(command: tuple[str, ...]) -> str:
+    """Return the kind of a command (see above), empty if it has none."""
+    command = command[:_LOOKED_AT_MAX]
     for _ in range(_NESTED_MAX):
         name = _base(command[0]) if command else ""
         wrapper = _WRAPPERS.get(name)

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from raftflow.domain import limits
+from raftflow.domain.tasks.program import Program
 from raftflow.domain.tasks.resources import DEFAULT_DEMAND
 from raftflow.domain.values.cachekeys import referred
 from raftflow.domain.values.ids import name_problem
@@ -20,18 +21,12 @@ OnFailure = Literal["stop", "continue"]
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One task. Exactly one of `command` and `python` is set."""
+    """One task."""
 
     id: str
     needs: tuple[str, ...] = ()
-    command: tuple[str, ...] | None = None
-    """Argument list of a program; never given to a shell."""
-    python: str | None = None
-    """`package.module:function`, called with `args` and `kwargs` in a worker process of the agent."""
-    args: bytes = b""
-    """JSON array of the positional arguments of `python`; empty for none."""
-    kwargs: bytes = b""
-    """JSON object of the keyword arguments of `python`; empty for none."""
+    program: Program
+    """What it runs."""
     env: dict[str, str] = {}
     cwd: str | None = None
     """Working directory on the agent; the agent's own by default."""

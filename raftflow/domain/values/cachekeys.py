@@ -82,12 +82,13 @@ def fill(template: str, result_of: Callable[[str], bytes]) -> str:
 
 
 def automatic_key(
-    what: tuple[tuple[str, ...] | None, str | None, bytes, bytes, str | None],
+    what: object,
     env: Mapping[str, str],
     results: Iterable[tuple[str, bytes]],
 ) -> str:
-    """Return the key of all that a task runs (command, callable, arguments, working directory) and its inputs.
+    """Return the key of all that a task runs and its inputs.
 
+    `what` is its program and its working directory.
     `results` are the ids of the tasks that it needs and their results, in any order: it sees them by id.
     """
     inputs = sorted((task, digest_of(result)) for task, result in results)

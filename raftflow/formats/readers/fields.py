@@ -1,53 +1,31 @@
 """The keys of a task, one reader each: check the value, put the result into `fields`, note faults and go on.
 
-`fields` holds arguments of `TaskSpec`; keys with a leading underscore are notes for the checks of the whole task
-(`_*_refs`: references to results, `_*_bytes`: sizes).
+`fields` holds arguments of `TaskSpec`. The keys of what a task runs are in `programs`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from raftflow.domain import limits
-from raftflow.domain.tasks.resources import DEFAULT_DEMAND, MEMORY, parse_amount
+from raftflow.domain.tasks.resources import MEMORY, parse_amount
 from raftflow.domain.values.cachekeys import parse_key
-from raftflow.domain.values.exact import judge_integer, write_json
+from raftflow.domain.values.exact import judge_integer
 from raftflow.domain.values.ids import name_problem
-from raftflow.formats.faults import DocumentFaults, shown
+from raftflow.formats.faults import shown
 from raftflow.formats.readers.durations import parse_duration_ms
-from raftflow.formats.readers.values import RESULT_KEY, check_value, text_bytes
+from raftflow.formats.readers.part import DocumentPart, Reader, is_clean, read_texts
+from raftflow.formats.readers.programs import PROGRAM_READERS
+from raftflow.formats.readers.values import text_bytes
 
-CALLABLE_PATTERN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
-CALLABLE_CHARS_MAX = 512
 PATH_CHARS_MAX = 4_096
 AMOUNT_CHARS_MAX = 40
 OWN_KEYS = frozenset({"id", "needs"})
 """Keys that every task has for itself: not allowed in `defaults`."""
-_CALLABLE = re.compile(CALLABLE_PATTERN, re.ASCII)
 _AMOUNT = re.compile(r"[0-9.]*\s*[A-Za-z]*")
 _PLAIN_TYPES = frozenset({int, float, str})
-
-
-class DocumentPart:
-    """The part of a document that is being read (a task, or the defaults), and what was read before.
-
-    Equal texts and tables are read once and shared: documents of 100,000 tasks repeat themselves.
-    """
-
-    def __init__(self, faults: DocumentFaults) -> None:
-        """Begin with the defaults."""
-        self.faults = faults
-        self.where = "defaults"
-        self.plain_resources = dict(DEFAULT_DEMAND)
-        self.resources_seen: dict[tuple[Any, ...], dict[str, int]] = {}
-        self.durations_seen: dict[str, int] = {}
-        self.callables_seen: set[str] = set()
-
-    def fault(self, field: str, message: str, limit: int | None = None) -> None:
-        """Note a fault of this part."""
-        self.faults.add(f"{self.where}.{field}", message, limit)
 
 
 def _id(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
@@ -57,98 +35,13 @@ def _id(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
         fields["id"] = value
 
 
-def _texts(part: DocumentPart, field: str, value: object) -> tuple[str, ...] | None:
-    """Return a list of texts as a tuple, or None after noting what is wrong with it."""
-    if not isinstance(value, list):
-        hint = f': write {field} = ["..."]' if isinstance(value, str) else ""
-        part.fault(field, f"must be a list of texts{hint}")
-        return None
-    for place, item in enumerate(value):
-        if type(item) is not str:
-            part.fault(f"{field}[{place}]", "must be a text: quote it")
-            return None
-    return tuple(value)
-
-
 def _needs(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    needs = _texts(part, "needs", value)
+    needs = read_texts(part, "needs", value)
     count_max = limits.NEEDS_PER_TASK_MAX
     if needs and len(needs) > count_max:
         part.fault("needs", f"{len(needs)} needs, the limit is {count_max}: join in between", count_max)
     elif needs:
         fields["needs"] = needs
-
-
-def _command(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    command = _texts(part, "command", value)
-    if command is None:
-        return
-    if not command or not command[0]:
-        part.fault("command", "must begin with the program to run")
-    elif len(command) > limits.COMMAND_ARGS_MAX:
-        limit = limits.COMMAND_ARGS_MAX
-        part.fault("command", f"{len(command)} arguments, the limit is {limit}", limit)
-    else:
-        size = 0
-        for place, item in enumerate(command):
-            if not _clean(part, f"command[{place}]", item):
-                return
-            size += text_bytes(item)
-        fields["command"] = command
-        fields["_command_bytes"] = size
-
-
-def _clean(part: DocumentPart, field: str, text: str) -> bool:
-    """Tell whether the operating system can take a text; note it if not."""
-    if "\0" in text:
-        part.fault(field, "must not hold a NUL character")
-    elif text_bytes(text) < 0:
-        part.fault(field, "is not valid Unicode (a lone surrogate)")
-    else:
-        return True
-    return False
-
-
-def _python(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    if not isinstance(value, str):
-        part.fault("python", 'must be a text "package.module:function"')
-    elif value not in part.callables_seen and (len(value) > CALLABLE_CHARS_MAX or not _CALLABLE.fullmatch(value)):
-        part.fault("python", f'{shown(value)} is not a callable: write "package.module:function"')
-    else:
-        part.callables_seen.add(value)
-        fields["python"] = value
-
-
-def _args(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    if not isinstance(value, list):
-        part.fault("args", "must be a list")
-    else:
-        _json(part, "args", value, fields)
-
-
-def _kwargs(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    if not isinstance(value, dict):
-        part.fault("kwargs", "must be a table")
-    elif RESULT_KEY in value:
-        part.fault("kwargs", "is the table of the arguments: put a $result reference under an argument's name")
-    else:
-        _json(part, "kwargs", value, fields)
-
-
-def _json(part: DocumentPart, field: str, value: Any, fields: dict[str, Any]) -> None:
-    """Keep a value as JSON, with the references to results that it holds."""
-    if not value:
-        return
-    wrong, refs = check_value(value, field)
-    for path, message in wrong:
-        part.fault(path, message)
-    if wrong:
-        return
-    data = write_json(value)
-    fields[field] = data
-    fields[f"_{field}_bytes"] = len(data)
-    if refs:
-        fields[f"_{field}_refs"] = refs
 
 
 def _env(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
@@ -165,7 +58,7 @@ def _env(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
             env[key] = str(item)
         elif not isinstance(item, str):
             part.fault(f"env.{key[:80]}", f"is {_told(item)}, and must be a text: quote it")
-        elif _clean(part, f"env.{key[:80]}", key) and _clean(part, f"env.{key[:80]}", item):
+        elif is_clean(part, f"env.{key[:80]}", key) and is_clean(part, f"env.{key[:80]}", item):
             env[key] = item
     fields["env"] = env
 
@@ -180,7 +73,7 @@ def _told(value: object) -> str:
 def _cwd(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
     if not isinstance(value, str) or not value or len(value) > PATH_CHARS_MAX:
         part.fault("cwd", f"must be a directory, a text of 1 to {PATH_CHARS_MAX} characters")
-    elif _clean(part, "cwd", value):
+    elif is_clean(part, "cwd", value):
         fields["cwd"] = value
 
 
@@ -327,9 +220,6 @@ def _backup(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
         part.fault("backup", "must be true or false")
 
 
-Reader = Callable[[DocumentPart, object, dict[str, Any]], None]
-
-
 def _duration_reader(field: str, least_ms: int = 0) -> Reader:
     def read(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
         _duration(part, field, value, fields, least_ms=least_ms)
@@ -340,10 +230,7 @@ def _duration_reader(field: str, least_ms: int = 0) -> Reader:
 READERS: dict[str, Reader] = {
     "id": _id,
     "needs": _needs,
-    "command": _command,
-    "python": _python,
-    "args": _args,
-    "kwargs": _kwargs,
+    **PROGRAM_READERS,
     "env": _env,
     "cwd": _cwd,
     "resources": _resources,

@@ -27,6 +27,7 @@ from raftflow.domain.contract.views import (
 )
 from raftflow.domain.limits import ENTRY_BYTES_MAX
 from raftflow.domain.tasks.feasibility import AGE_STEP_MS, AgentRoom, ReadyTask, Urgency, fault_class
+from raftflow.domain.tasks.program import assigned
 from raftflow.domain.tasks.resources import show_resources
 from raftflow.domain.tasks.states import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
 from raftflow.domain.values.times import iso_utc, iso_utc_or_none
@@ -77,8 +78,6 @@ __all__ = [
 PAGE_BYTES = 1024 * 1024
 """About how many bytes of results and needs of tasks go into one page; one task always does."""
 
-_NO_ARGS = msgspec.Raw(b"[]")
-_NO_KWARGS = msgspec.Raw(b"{}")
 _NEED_BYTES = 64
 """What a need counts for in an answer."""
 
@@ -348,9 +347,7 @@ def assignments(
 
 def _size_of(assignment: Assignment) -> int:
     """Return about how many bytes an assignment has, or stands for: to look at what is left apart costs time too."""
-    size = len(assignment.args) + len(assignment.kwargs)
-    if assignment.command is not None:
-        size += sum(map(len, assignment.command))
+    size = assignment.program.size_bytes()
     if assignment.inputs:
         size += sum(map(len, assignment.inputs.values()))
     if assignment.inputs_apart is not None:
@@ -371,10 +368,7 @@ def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int, *, apa
         attempt=attempt_of(task, fence).number,
         resources=dict(held_by(agent, profile.shape)),
         exclusive=profile.shape.exclusive,
-        command=None if profile.command is None else list(profile.command),
-        python=profile.python,
-        args=msgspec.Raw(profile.args) if profile.args else _NO_ARGS,
-        kwargs=msgspec.Raw(profile.kwargs) if profile.kwargs else _NO_KWARGS,
+        program=assigned(profile.program),
         env=profile.env,
         cwd=profile.cwd,
         timeout_ms=profile.timeout_ms,

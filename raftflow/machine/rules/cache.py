@@ -261,7 +261,7 @@ def key_of(workflow: Workflow, task: Task) -> str:
     if profile.cache:
         return fill(profile.cache, lambda need: workflow.by_id[need].result)
     return automatic_key(
-        (profile.command, profile.python, profile.args, profile.kwargs, profile.cwd),
+        (profile.program, profile.cwd),
         profile.env,
         [(workflow.tasks[need].id, workflow.tasks[need].result) for need in task.needs],
     )

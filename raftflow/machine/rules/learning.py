@@ -13,7 +13,7 @@ import msgspec
 
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.limits import DURATION_MS_MAX, KINDS_MAX, RESOURCE_UNITS_MAX
-from raftflow.domain.tasks.kinds import kind_of
+from raftflow.domain.tasks.program import kind_of
 from raftflow.machine.tables.state import Learnt
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _forget(state: State) -> None:
 
 def kind_of_profile(profile: ProfileRow) -> str | None:
     """Return the kind of the tasks that share a profile, None if they have none."""
-    return profile.kind if profile.kind != "" else kind_of("", profile.python, profile.command)
+    return profile.kind if profile.kind != "" else kind_of("", profile.program)
 
 
 def expected_ms(state: State, profile: Profile) -> int | None:

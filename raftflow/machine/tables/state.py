@@ -21,6 +21,7 @@ from raftflow.domain.features import LEVEL_FIRST
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.tasks.feasibility import Shape
 from raftflow.domain.tasks.preparation import GraphFacts
+from raftflow.domain.tasks.program import Program
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import OnFailure
 from raftflow.machine.tables.agent_timers import AgentTimers
@@ -160,10 +161,7 @@ def attempts_of(task: Task) -> list[Attempt]:
 class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """What a task runs and wants: everything of its spec but id and needs. Equal ones of a workflow are shared."""
 
-    command: tuple[str, ...] | None
-    python: str | None
-    args: bytes
-    kwargs: bytes
+    program: Program
     env: dict[str, str]
     cwd: str | None
     shape: Shape

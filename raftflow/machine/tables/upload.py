@@ -17,8 +17,8 @@ from raftflow.domain.commands import TaskPart
 from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.tasks.checks import check_task_values
 from raftflow.domain.tasks.feasibility import shape_of
-from raftflow.domain.tasks.kinds import kind_of
 from raftflow.domain.tasks.preparation import WORK_MIN, WORK_PER_EDGE
+from raftflow.domain.tasks.program import kind_of, required_labels
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import GraphProblem, OnFailure, TaskSpec
 from raftflow.domain.values.cachekeys import referred
@@ -309,20 +309,18 @@ def decode_piece(data: bytes) -> tuple[tuple[TaskSpec, ...], tuple[TaskPart, ...
 
 def profile_of(state: State, task: TaskSpec) -> Profile:
     """Return what a task runs and wants."""
+    labels = required_labels(task.program, task.labels)
     return Profile(
-        task.command,
-        task.python,
-        task.args,
-        task.kwargs,
+        task.program,
         task.env,
         task.cwd,
-        state.shape(shape_of(task.resources, task.labels, exclusive=task.exclusive)),
+        state.shape(shape_of(task.resources, labels, exclusive=task.exclusive)),
         task.retries,
         task.retry_delay_ms,
         task.retry_delay_max_ms,
         task.timeout_ms,
         task.grace_ms,
-        kind_of(task.kind, task.python, task.command) if state.feature_level >= ONLINE_LEVEL else "",
+        kind_of(task.kind, task.program) if state.feature_level >= ONLINE_LEVEL else "",
         task.cache,
         task.memory_max_mib,
         task.backup,

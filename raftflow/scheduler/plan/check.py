@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from raftflow.domain.tasks.program import required_labels
 from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS, WorkflowSpec
 from raftflow.scheduler.plan.plan import Plan, PlanAgent
 
@@ -37,7 +38,7 @@ def _faults(spec: WorkflowSpec, agents: Sequence[PlanAgent], plan: Plan) -> Iter
         for need in task.needs:
             if ends[need] > slot.start_ms:
                 yield f"{task.id} starts at {slot.start_ms} ms, before {need} has ended at {ends[need]} ms"
-        for key, value in task.labels.items():
+        for key, value in required_labels(task.program, task.labels).items():
             if agent.labels.get(key) != value:
                 yield f"{task.id} wants {key}={value}, {agent.name} has {agent.labels.get(key)}"
     for number, agent in enumerate(agents):

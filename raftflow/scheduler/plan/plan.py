@@ -12,6 +12,7 @@ from functools import cached_property
 import msgspec
 
 from raftflow.domain.tasks.feasibility import Shape, shape_of, suits
+from raftflow.domain.tasks.program import required_labels
 from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS, WorkflowSpec, dependents_of, topological_order
 
 MILLI = 1_000
@@ -81,7 +82,10 @@ class PlanningProblem:
             max(1, EXPECTED_DEFAULT_MS if task.expected_ms is None else task.expected_ms) for task in spec.tasks
         )
         """Expected times at speed 1; 1 ms at least, so that every task holds what it wants for some time."""
-        self.shapes = tuple(shape_of(task.resources, task.labels, exclusive=task.exclusive) for task in spec.tasks)
+        self.shapes = tuple(
+            shape_of(task.resources, required_labels(task.program, task.labels), exclusive=task.exclusive)
+            for task in spec.tasks
+        )
         self.resources = tuple(sorted({name for agent in agents for name in agent.capacity}))
         self.capacity = tuple(tuple(agent.capacity.get(name, 0) for name in self.resources) for agent in agents)
         self.suited = self._suited()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.clock import Lease
@@ -12,6 +12,7 @@ from raftflow.agent.loop import AgentLoop
 from raftflow.agent.workdir.inputs import Fetcher
 from raftflow.domain.contract.views import AgentLoad
 from raftflow.domain.limits import INPUTS_BYTES_MAX, PREFETCH_MAX
+from raftflow.domain.tasks.program import AssignedProgram
 from raftflow.simulation.world.agents.boot_clock import virtual_ns
 from raftflow.simulation.world.agents.executor import KeptInputs, SimExecutor
 from raftflow.simulation.world.agents.health import HealthProbe, MachineHealth
@@ -124,8 +125,7 @@ class SimAgent:
             before: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]
         ) -> AttemptRunner:
             return AttemptRunner(
-                machine,
-                machine,
+                dict.fromkeys(get_args(AssignedProgram), machine),
                 before_end=before,
                 on_end=on_end,
                 sample=machine.sample,

@@ -9,9 +9,9 @@ import contextvars
 import signal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
+from raftflow.agent.executors.base import Ended, ExecutionEnd, WatchTarget
 from raftflow.agent.launcher.messages import Sampled
-from raftflow.domain.limits import JSON_DEPTH_MAX
+from raftflow.domain.limits import JSON_DEPTH_MAX, RESULT_BYTES_MAX
 from raftflow.simulation.world.agents.boot_clock import virtual_ns
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _SimProgram(NamedTuple):
     """What runs."""
 
     task: tuple[str, str]
-    ended: Callable[[int, ExecutionEnd], None]
+    ended: Ended
     started_s: float
 
 
@@ -88,15 +88,18 @@ class SimExecutor:
         self.hurried = False
         """Programs end quickly, so that a run can come to rest."""
         self._lease_timer: asyncio.TimerHandle | None = None
+        self.result_bytes_max = RESULT_BYTES_MAX
+
+    async def probe(self) -> str:
+        """Return that nothing is wrong: the health of the machine has a probe of its own."""
+        return ""
 
     @property
     def running(self) -> int:
         """How many programs run."""
         return len(self._programs)
 
-    def start(
-        self, assignment: Assignment, ended: Callable[[int, ExecutionEnd], None], inputs: FetchedInputs | None = None
-    ) -> None:
+    def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
         """Start a program: implements `Executor`."""
         fence, task = assignment.fence, (assignment.workflow_id, assignment.task_id)
         given = inputs.results if isinstance(inputs, KeptInputs) else assignment.inputs

@@ -30,7 +30,7 @@ from raftflow.agent.executors.workers import WorkerLimits
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
-from raftflow.domain.tasks.program import AssignedCall, AssignedProgram, Command
+from raftflow.domain.tasks.program import AssignedCall, AssignedProgram, CommandLine
 
 PROGRAM = "/bin/true"
 
@@ -122,7 +122,7 @@ async def measure(calls: int, commands: int, runs: int) -> dict[str, dict[str, f
         command = CommandExecutor(launcher, store, work, output_bytes_max=limit)
         drivers = (
             ("python", Driver(python, AssignedCall("time:time")), calls, (1, 4)),
-            ("command", Driver(command, Command((PROGRAM,))), commands, (1, 2, 4)),
+            ("command", Driver(command, CommandLine((PROGRAM,))), commands, (1, 2, 4)),
         )
         for kind, driver, count, all_slots in drivers:
             for slots in all_slots:

@@ -4,7 +4,7 @@ import msgspec
 
 from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.domain.contract.views import Assignment, ReportedEnd, ReportVerdict
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 
 
 def attempt(fence: int, **resources: int) -> Assignment:
@@ -15,7 +15,7 @@ def attempt(fence: int, **resources: int) -> Assignment:
         task_id=f"t{fence}",
         attempt=1,
         resources=resources,
-        program=Command(("true",)),
+        program=CommandLine(("true",)),
     )
 
 

@@ -25,7 +25,7 @@ from raftflow.agent.workdir.inputs import (
     PassedOverError,
 )
 from raftflow.domain.contract.views import Assignment, InputsApart, InputsPiece
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 
 TRUE = ["/bin/true"]
 SHOW = ["sh", "-c", 'cp "$RAFTFLOW_INPUTS" "$RAFTFLOW_RESULT"; stat -c %a "$RAFTFLOW_INPUTS" >&2; exit $?']
@@ -357,13 +357,13 @@ async def test_the_lease_is_looked_at_before_an_attempt_starts_with_its_inputs()
         return SimpleNamespace(remove=lambda: removed.append(1))
 
     attempts = AttemptRunner(
-        {Command: executor},
+        {CommandLine: executor},
         before_end=lambda: attempts.stop_all("abandoned", "the lease is over"),
         on_end=ends.append,
         fetch=fetch,
     )
     given = {"fence": 1, "workflow_id": "w", "workflow_name": "w", "task_id": "t", "attempt": 1, "resources": {}}
-    attempts.start(Assignment(**given, program=Command(("true",)), inputs_apart=InputsApart(count=1, size=1)))
+    attempts.start(Assignment(**given, program=CommandLine(("true",)), inputs_apart=InputsApart(count=1, size=1)))
     await attempts.wait_idle()
     assert [(end.outcome, end.error) for end in ends] == [("abandoned", "the lease is over")]
     assert (started, removed) == ([], [1])

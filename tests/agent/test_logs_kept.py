@@ -18,7 +18,7 @@ from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
 from raftflow.domain.features import LEVEL
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 
 KILLED = """
 import os, sys
@@ -114,7 +114,7 @@ def assignment(fence: int, workflow: str = "wf-1") -> Assignment:
         task_id="t",
         attempt=1,
         resources={},
-        program=Command(("true",)),
+        program=CommandLine(("true",)),
     )
 
 

@@ -17,7 +17,7 @@ from raftflow.agent.executors.registry import (
     make_executors,
 )
 from raftflow.domain.contract.views import Assignment
-from raftflow.domain.tasks.program import AssignedProgram, Command
+from raftflow.domain.tasks.program import AssignedProgram, CommandLine
 
 
 class Unusual(msgspec.Struct, frozen=True, tag_field="type", tag="unusual"):
@@ -45,7 +45,7 @@ def test_an_agent_offers_what_it_can_run() -> None:
 
 
 def test_what_every_agent_can_run_needs_no_label() -> None:
-    assert capability_labels({Command: made("")[Unusual]}) == {}
+    assert capability_labels({CommandLine: made("")[Unusual]}) == {}
 
 
 async def test_an_agent_refuses_what_it_cannot_run() -> None:

@@ -14,7 +14,7 @@ from raftflow.agent.output.output_uploads import OutputUploads
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.logstore.attempts import Place, read_meta, read_piece
 from raftflow.logstore.stores import FolderStore, LogStoreError
 
@@ -60,7 +60,7 @@ def begin(output: OutputStore, fence: int) -> None:
             task_id="t",
             attempt=1,
             resources={},
-            program=Command(("true",)),
+            program=CommandLine(("true",)),
         )
     )
 

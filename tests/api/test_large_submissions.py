@@ -21,7 +21,7 @@ from raftflow.coordinator.uploads.submission import WorkflowSubmission
 from raftflow.domain import commands as c
 from raftflow.domain import limits
 from raftflow.domain.features import LEVEL, PIECES_LEVEL
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 
 COUNT = 1_500
 
@@ -329,7 +329,7 @@ def test_faults_that_only_show_when_it_is_stored(monkeypatch: Any) -> None:
     assert list(document_worker.answer(Ask(b"{}", "", {}))) == [Fault("the workflow document is nested too deeply")]
 
     def large_submissions(_document: object) -> Any:
-        task = c.TaskSpec(id="a", program=Command(("x",)), retries=2**70)
+        task = c.TaskSpec(id="a", program=CommandLine(("x",)), retries=2**70)
         return c.WorkflowSpec(name="w", tasks=(task,))
 
     monkeypatch.setattr(document_worker, "normalize", large_submissions)

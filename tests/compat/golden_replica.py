@@ -13,7 +13,7 @@ from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
 from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL, PIECES_LEVEL
-from raftflow.domain.tasks.program import Command, PythonCall
+from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -102,7 +102,9 @@ def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
         c.RegisterAgent(**stamp(), name="a2", instance="instance-2", capacity={"cpu": 1_000, "memory": 512}),
     )
     tasks = (
-        TaskSpec(id="a", program=Command(("prog", "--x", "ä")), env={"K": "V"}, cwd="/srv", labels={"zone": "west"}),
+        TaskSpec(
+            id="a", program=CommandLine(("prog", "--x", "ä")), env={"K": "V"}, cwd="/srv", labels={"zone": "west"}
+        ),
         TaskSpec(
             id="b",
             needs=("a",),
@@ -115,7 +117,7 @@ def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
             grace_ms=1_000,
             expected_ms=2_000,
         ),
-        TaskSpec(id="c", needs=("a", "b"), program=Command(("true",))),
+        TaskSpec(id="c", needs=("a", "b"), program=CommandLine(("true",))),
     )
     for number in range(1, 6):
         spec = WorkflowSpec(name=f"golden-{number}", tasks=tasks, priority=10 * number, on_failure="continue")
@@ -157,12 +159,12 @@ def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
     """Yield what level 3 brings. The first batch leaves a backup, a larger demand and a cached result behind."""
     large = {"cpu": 1_000, "memory": 100}
     tasks = (
-        TaskSpec(id="a", program=Command(("slow",)), resources=large, kind="slow"),
-        TaskSpec(id="b", program=Command(("large",)), resources=large, memory_max_mib=300),
-        TaskSpec(id="c", program=Command(("same",)), resources=large, cache="key-1"),
-        TaskSpec(id="d", program=Command(("same",)), resources=large, cache="key-1"),
-        TaskSpec(id="e", program=Command(("alone",)), exclusive=True, needs=("a", "c")),
-        TaskSpec(id="f", program=Command(("twice",)), cache="", needs=("b",)),
+        TaskSpec(id="a", program=CommandLine(("slow",)), resources=large, kind="slow"),
+        TaskSpec(id="b", program=CommandLine(("large",)), resources=large, memory_max_mib=300),
+        TaskSpec(id="c", program=CommandLine(("same",)), resources=large, cache="key-1"),
+        TaskSpec(id="d", program=CommandLine(("same",)), resources=large, cache="key-1"),
+        TaskSpec(id="e", program=CommandLine(("alone",)), exclusive=True, needs=("a", "c")),
+        TaskSpec(id="f", program=CommandLine(("twice",)), cache="", needs=("b",)),
     )
     yield (
         c.RaiseFeatureLevel(**stamp(), level=3, supported=(c.Supported("n1", 3),)),
@@ -221,7 +223,7 @@ def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
 def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
     """Yield what level 4 brings. One upload is finished, one dropped, and one left in the middle."""
     profiles = (
-        TaskSpec(id="a", program=Command(("prog", "--ä")), env={"K": "V"}, retries=2),
+        TaskSpec(id="a", program=CommandLine(("prog", "--ä")), env={"K": "V"}, retries=2),
         TaskSpec(id="b", program=PythonCall("package.module:function", b"[1]"), cache="key-${a.digest}"),
     )
 
@@ -262,7 +264,7 @@ def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
     """
     task = TaskSpec(
         id="a",
-        program=Command(("twice",)),
+        program=CommandLine(("twice",)),
         resources={"cpu": 1_000, "memory": 100},
         memory_max_mib=300,
         retries=2,

@@ -15,7 +15,7 @@ from raftflow.coordinator.replica import Replica
 from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent, SubmitWorkflow
 from raftflow.domain.contract.views import PollRequest, PollResponse, ReportedEnd
 from raftflow.domain.features import LEVEL
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.memory import MemoryLog
 from raftflow.replication.real_files import RealFileSystem
@@ -83,7 +83,7 @@ class Bench:
         specs = []
         for text in tasks:
             task, _, need = text.partition("<")
-            specs.append(TaskSpec(id=task, needs=(need,) if need else (), program=Command(("true",)), **fields))
+            specs.append(TaskSpec(id=task, needs=(need,) if need else (), program=CommandLine(("true",)), **fields))
         workflow_id = f"wf-{self.sent}"
         reply: Any = await self.replica.propose(
             SubmitWorkflow(

@@ -8,7 +8,7 @@ import pytest
 
 from raftflow.coordinator.placement.speculative import AHEAD_MAX, placements_after
 from raftflow.domain.commands import ControlAgent, ControlWorkflow, SubmitWorkflow
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.read import invariants
@@ -30,7 +30,7 @@ async def submit(one: Any, *tasks: TaskSpec, priority: int = 50) -> str:
 
 
 def task(task_id: str, *needs: str, **fields: Any) -> TaskSpec:
-    return TaskSpec(id=task_id, needs=needs, program=Command(("true",)), **fields)
+    return TaskSpec(id=task_id, needs=needs, program=CommandLine(("true",)), **fields)
 
 
 def guesses(one: Any, *ends: Any) -> list[int]:

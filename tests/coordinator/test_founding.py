@@ -12,7 +12,7 @@ from raftflow.coordinator.commit.submitter import NoLeaderError
 from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.features import LEVEL, LEVEL_FIRST, ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.log import PeerStatus
 from raftflow.replication.memory import MemoryLog
@@ -70,7 +70,7 @@ async def test_founders_on_the_first_level_wait_for_nothing(
             at_ms=one.clock.ms,
             actor="client:test",
             workflow_id="w",
-            spec=WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=Command(("true",)), kind="k"),)),
+            spec=WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=CommandLine(("true",)), kind="k"),)),
         )
     )
     assert isinstance(refused, Rejection) and refused.code is RejectionCode.FEATURE_LEVEL

@@ -18,7 +18,7 @@ from raftflow.domain import limits
 from raftflow.domain.commands import FireTimers, SubmitWorkflow, decode_entry
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Fired
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.log import Applied, Outcome, Rejected, Unknown
 
@@ -142,7 +142,7 @@ async def test_clients_are_bounded_and_the_leader_is_not(log: FakeLog) -> None:
 
 
 def submission(**task: Any) -> SubmitWorkflow:
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(**{"id": "a", "program": Command(("true",)), **task}),))
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(**{"id": "a", "program": CommandLine(("true",)), **task}),))
     return SubmitWorkflow(at_ms=1, actor="client:x", workflow_id="wf-1", spec=spec)
 
 
@@ -150,7 +150,7 @@ def submission(**task: Any) -> SubmitWorkflow:
     "task",
     [
         {"retries": 2**70},
-        {"program": Command(("\ud800",))},
+        {"program": CommandLine(("\ud800",))},
         {"retries": "many"},
         {"needs": (1,)},
         {"resources": {"cpu": 0.5}},
@@ -165,7 +165,7 @@ async def test_what_no_replica_could_read_never_reaches_the_log(log: FakeLog, ta
 
 
 async def test_a_command_too_large_for_an_entry_is_refused(log: FakeLog) -> None:
-    reply = await make(log).propose(submission(args=b"x" * limits.ENTRY_BYTES_MAX))
+    reply = await make(log).propose(submission(program=PythonCall("m:f", b"x" * limits.ENTRY_BYTES_MAX)))
     assert isinstance(reply, Rejection)
     assert (reply.code, reply.limit) == (RejectionCode.LIMIT, limits.ENTRY_BYTES_MAX)
 
@@ -203,7 +203,9 @@ async def test_closing_refuses_what_waits_and_sees_the_rest_through(log: FakeLog
 async def test_waiting_bytes_are_bounded(log: FakeLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftflow.coordinator.commit.submitter.WAITING_BYTES_MAX", 1_000)
     submitter = make(log)
-    first = asyncio.ensure_future(submitter.propose(submission(args=b"x" * 5_000), bounded=True))
+    first = asyncio.ensure_future(
+        submitter.propose(submission(program=PythonCall("m:f", b"x" * 5_000)), bounded=True)
+    )
     await turn()
     with pytest.raises(BusyError, match="bytes already"):
         await submitter.propose(submission(), bounded=True)
@@ -231,7 +233,7 @@ async def test_what_older_replicas_cannot_read_stays_out_of_the_log(log: FakeLog
 
 
 def one_task(number: int, size: int = 1) -> SubmitWorkflow:
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=Command(("x" * size,))),))
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="t", program=CommandLine(("x" * size,))),))
     return SubmitWorkflow(at_ms=number, actor="client:api", workflow_id=f"wf-{number}", spec=spec)
 
 
@@ -287,8 +289,8 @@ async def test_one_client_leaves_room_for_others(log: FakeLog, monkeypatch: pyte
     with pytest.raises(BusyError, match="5 commands of greedy are waiting, and others need room"):
         submitter.enqueue(one_task(5), bounded=True, client="greedy")
     work += [submitter.enqueue(one_task(n), bounded=True, client="modest") for n in (6, 7)]
-    monkeypatch.setattr("raftflow.coordinator.commit.submitter.WAITING_BYTES_MAX", 2_000)
-    with pytest.raises(BusyError, match="commands of modest take 174 bytes, and others need room"):
+    monkeypatch.setattr("raftflow.coordinator.commit.submitter.WAITING_BYTES_MAX", 2_200)
+    with pytest.raises(BusyError, match="commands of modest take 212 bytes, and others need room"):
         submitter.enqueue(one_task(8, 1_230), bounded=True, client="modest")
     await let_through(log, work)
     assert submitter._shares == {}, "what was answered makes room again"

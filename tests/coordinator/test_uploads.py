@@ -16,14 +16,14 @@ from raftflow.domain import limits
 from raftflow.domain.events import WorkflowNotReady, WorkflowReady
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import WorkflowAccepted
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.read import queries
 from raftflow.replication.log import Unknown
 
 
 def submission(count: int = 10, request_id: str = "", tasks_max: int = 2, priority: int = 50) -> WorkflowSubmission:
-    tasks = tuple(TaskSpec(id=f"t{n}", program=Command(("true",))) for n in range(count))
+    tasks = tuple(TaskSpec(id=f"t{n}", program=CommandLine(("true",))) for n in range(count))
     spec = WorkflowSpec(name="w", tasks=tasks, priority=priority)
     return submission_of(spec, request_id, {}, tasks_max=tasks_max)
 

@@ -17,6 +17,7 @@ from raftflow.domain.commands import CommitBackups, RecallAttempts
 from raftflow.domain.contract.views import AgentLoad, Assignment, AttemptUsage
 from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.tasks.feasibility import AgentRoom
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import TaskState
 from raftflow.machine.read import invariants
 
@@ -272,7 +273,15 @@ def test_what_a_session_knows_of_deliveries() -> None:
 
 
 def news(fence: int) -> Instructions:
-    item = Assignment(fence=fence, workflow_id="w", workflow_name="w", task_id="t", attempt=1, resources={})
+    item = Assignment(
+        fence=fence,
+        workflow_id="w",
+        workflow_name="w",
+        task_id="t",
+        attempt=1,
+        resources={},
+        program=CommandLine(("true",)),
+    )
     return Instructions([item], [], [], draining=False)
 
 

@@ -13,12 +13,12 @@ from raftflow.domain.tasks.checks import (
     resource_problems,
     result_problem,
 )
-from raftflow.domain.tasks.program import Command, PythonCall
+from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec
 
 
 def paths(**fields):
-    task = TaskSpec(**{"id": "t", "program": Command(("true",)), **fields})
+    task = TaskSpec(**{"id": "t", "program": CommandLine(("true",)), **fields})
     return [problem.path for problem in check_task_values(task, "T")]
 
 
@@ -37,11 +37,11 @@ def test_good_values(fields):
 
 
 BAD = [
-    ({"program": Command(())}, "command"),
-    ({"program": Command(("",))}, "command"),
-    ({"program": Command(("x", "a\0b"))}, "command"),
-    ({"program": Command(("x",) * 1_001)}, "command"),
-    ({"program": Command(("x" * 70_000,))}, "command"),
+    ({"program": CommandLine(())}, "command"),
+    ({"program": CommandLine(("",))}, "command"),
+    ({"program": CommandLine(("x", "a\0b"))}, "command"),
+    ({"program": CommandLine(("x",) * 1_001)}, "command"),
+    ({"program": CommandLine(("x" * 70_000,))}, "command"),
     ({"program": PythonCall("a.b")}, "python"),
     ({"program": PythonCall("a:b", b"{}")}, "args"),
     ({"program": PythonCall("a:b", kwargs=b"[]")}, "kwargs"),

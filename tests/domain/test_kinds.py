@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.domain.tasks.program import Command, PythonCall, kind_of
+from raftflow.domain.tasks.program import CommandLine, PythonCall, kind_of
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from raftflow.domain.tasks.program import Command, PythonCall, kind_of
     ],
 )
 def test_the_name_of_what_runs(command, kind):
-    assert kind_of("", Command(tuple(command.split()))) == kind
+    assert kind_of("", CommandLine(tuple(command.split()))) == kind
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_the_name_of_what_runs(command, kind):
     ],
 )
 def test_code_without_a_name_has_no_kind(command):
-    assert kind_of("", Command(tuple(command.split()))) is None
+    assert kind_of("", CommandLine(tuple(command.split()))) is None
 
 
 def test_what_is_named_goes_first():
     assert kind_of("fit", PythonCall("a.b:c")) == "fit"
     assert kind_of("", PythonCall("a.b:c")) == "a.b:c"
-    assert kind_of("fit", Command(("sh", "-c", "true"))) == "fit"
-    assert kind_of("", Command(())) is None
+    assert kind_of("fit", CommandLine(("sh", "-c", "true"))) == "fit"
+    assert kind_of("", CommandLine(())) is None

@@ -5,7 +5,7 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from raftflow.domain.tasks.program import AssignedCall, Command, Program, PythonCall, assigned, required_labels
+from raftflow.domain.tasks.program import AssignedCall, CommandLine, Program, PythonCall, assigned, required_labels
 from raftflow.domain.tasks.workflow import TaskSpec
 
 
@@ -16,7 +16,7 @@ class Unusual(msgspec.Struct, frozen=True):
 
 
 @pytest.mark.parametrize(
-    "program", [Command(("true", "ä")), PythonCall("m:f"), PythonCall("m:f", b"[1]", b'{"a":2}')]
+    "program", [CommandLine(("true", "ä")), PythonCall("m:f"), PythonCall("m:f", b"[1]", b'{"a":2}')]
 )
 def test_a_task_is_the_same_after_the_log(program: Program) -> None:
     task = TaskSpec(id="t", program=program)
@@ -32,7 +32,7 @@ def test_a_program_of_an_unknown_form_is_refused(program: dict[str, object]) -> 
 
 
 def test_an_agent_gets_arguments_as_part_of_the_message() -> None:
-    command = Command(("true",))
+    command = CommandLine(("true",))
     assert assigned(command) is command
     encode = msgspec.json.encode
     assert encode(command) == b'{"type":"command","argv":["true"]}'
@@ -42,13 +42,13 @@ def test_an_agent_gets_arguments_as_part_of_the_message() -> None:
 
 
 def test_sizes() -> None:
-    assert Command(("true", "ä")).size_bytes() == 6
+    assert CommandLine(("true", "ä")).size_bytes() == 6
     assert PythonCall("m:f", b"[1]", b"{}").size_bytes() == 8
     assert AssignedCall("m:f", msgspec.Raw(b"[1]"), msgspec.Raw(b"{}")).size_bytes() == 8
 
 
 def test_a_capability_is_one_more_label() -> None:
     labels = {"zone": "a"}
-    assert required_labels(Command(("true",)), labels) is labels
+    assert required_labels(CommandLine(("true",)), labels) is labels
     unusual: Program = Unusual()  # type: ignore[assignment]
     assert required_labels(unusual, labels) == {"zone": "a", "executor:unusual": "yes"}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftflow.domain import limits
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import (
     TaskSpec,
     WorkflowSpec,
@@ -26,7 +26,9 @@ def graph(needs: dict[str, str], **expected: int) -> WorkflowSpec:
     return WorkflowSpec(
         name="w",
         tasks=tuple(
-            TaskSpec(id=name, program=Command(("x",)), needs=tuple(wanted.split()), expected_ms=expected.get(name))
+            TaskSpec(
+                id=name, program=CommandLine(("x",)), needs=tuple(wanted.split()), expected_ms=expected.get(name)
+            )
             for name, wanted in needs.items()
         ),
     )
@@ -56,8 +58,8 @@ KEYS = [
 @pytest.mark.parametrize(("key", "messages"), KEYS)
 def test_cache_keys_refer_to_needs(key, messages):
     tasks = (
-        TaskSpec(id="a", program=Command(("x",))),
-        TaskSpec(id="b", program=Command(("x",)), needs=("a",), cache=key),
+        TaskSpec(id="a", program=CommandLine(("x",))),
+        TaskSpec(id="b", program=CommandLine(("x",)), needs=("a",), cache=key),
     )
     problems = check_graph(WorkflowSpec(name="w", tasks=tasks))
     assert [(problem.path, problem.message) for problem in problems] == [("tasks[1].cache.key", m) for m in messages]
@@ -73,7 +75,7 @@ def test_faults_are_told_with_their_path(case):
 
 
 def test_an_id_is_used_once():
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", program=Command(("x",))),) * 2)
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", program=CommandLine(("x",))),) * 2)
     assert [problem.path for problem in check_graph(spec)] == ["tasks[1].id"]
 
 
@@ -87,7 +89,7 @@ def test_every_circle_is_told_beside_every_other_fault():
     ]
     rows = [("a", "b"), ("b", "a"), ("a", "a")]
     twice = WorkflowSpec(
-        name="w", tasks=tuple(TaskSpec(id=i, needs=(need,), program=Command(("x",))) for i, need in rows)
+        name="w", tasks=tuple(TaskSpec(id=i, needs=(need,), program=CommandLine(("x",))) for i, need in rows)
     )
     assert [problem.path for problem in check_graph(twice)] == ["tasks[2].id", "tasks[2].needs[0]", "tasks[0].needs"]
 

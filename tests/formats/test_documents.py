@@ -16,7 +16,7 @@ import raftflow.formats
 from raftflow.domain import limits
 from raftflow.domain.contract.views import FieldProblem
 from raftflow.domain.tasks.checks import check_task_values, check_workflow_values
-from raftflow.domain.tasks.program import Command, PythonCall
+from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec, check_graph
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
@@ -73,7 +73,7 @@ def test_a_whole_document() -> None:
         tasks=(
             TaskSpec(
                 id="fetch",
-                program=Command(("python3", "fetch.py")),
+                program=CommandLine(("python3", "fetch.py")),
                 env={"A": "1", "B": "2"},
                 resources={"cpu": 1000, "memory": 1024},
                 retries=3,
@@ -107,7 +107,7 @@ def test_a_task_chooses_between_command_and_python_whatever_the_defaults_say() -
     defaults = {"python": "m:f", "args": [1]}
     spec = normalize({"name": "w", "defaults": defaults, "tasks": [task(), {"id": "b"}, {"id": "c", "args": [2]}]})
     assert [t.program for t in spec.tasks] == [
-        Command(("true",)),
+        CommandLine(("true",)),
         PythonCall("m:f", b"[1]"),
         PythonCall("m:f", b"[2]"),
     ]

@@ -13,7 +13,7 @@ from raftflow.domain.events import Event
 from raftflow.domain.features import LEVEL
 from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import Rejection
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AttemptOutcome, TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import EntryResult, Machine
@@ -260,7 +260,7 @@ class Drive:
     @staticmethod
     def tasks(*needs: tuple[int, ...], on_failure: Any = "stop", priority: int = 50, **each: Any) -> WorkflowSpec:
         """A workflow of tasks t0, t1, ... that need those at the given positions."""
-        each.setdefault("program", Command(("true",)))
+        each.setdefault("program", CommandLine(("true",)))
         return WorkflowSpec(
             name="test",
             on_failure=on_failure,

@@ -11,7 +11,7 @@ from raftflow.domain import commands as c
 from raftflow.domain import limits
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Cleared
-from raftflow.domain.tasks.program import Command, PythonCall
+from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.domain.values.cachekeys import automatic_key, digest_of, fill
 from raftflow.machine.machine import Machine
@@ -33,7 +33,7 @@ def online(drive):
 def one(**fields):
     """A workflow of one task that runs `work`, cached under its automatic key if nothing else is said."""
     priority = fields.pop("priority", 50)
-    fields = {"id": "t", "program": Command(("work",)), "cache": "", **fields}
+    fields = {"id": "t", "program": CommandLine(("work",)), "cache": "", **fields}
     return WorkflowSpec(name="w", tasks=(TaskSpec(**fields),), priority=priority)
 
 
@@ -89,7 +89,7 @@ def test_a_whole_graph_is_reused_without_recursion(online):
 @pytest.mark.parametrize(
     "different",
     [
-        {"program": Command(("work", "x"))},
+        {"program": CommandLine(("work", "x"))},
         {"program": PythonCall("a:b")},
         {"env": {"A": "1"}},
         {"cwd": "/tmp"},
@@ -117,8 +117,8 @@ def test_inputs_are_part_of_the_automatic_key(online):
         return WorkflowSpec(
             name="w",
             tasks=(
-                TaskSpec(id="a", program=Command(("a",))),
-                TaskSpec(id="b", program=Command(("b",)), needs=("a",), cache=""),
+                TaskSpec(id="a", program=CommandLine(("a",))),
+                TaskSpec(id="b", program=CommandLine(("b",)), needs=("a",), cache=""),
             ),
         )
 
@@ -136,8 +136,8 @@ def test_inputs_are_part_of_the_automatic_key(online):
 def test_what_is_given_too_much_to_hash_runs_by_itself(online, monkeypatch, key, states):
     monkeypatch.setattr(cache, "CACHE_INPUTS_BYTES_MAX", 3)
     tasks = (
-        TaskSpec(id="a", program=Command(("a",))),
-        TaskSpec(id="b", program=Command(("b",)), needs=("a",), cache=key),
+        TaskSpec(id="a", program=CommandLine(("a",))),
+        TaskSpec(id="b", program=CommandLine(("b",)), needs=("a",), cache=key),
     )
     for number in (1, 2):
         online.submit(WorkflowSpec(name="w", tasks=tasks), f"wf-{number}")
@@ -153,8 +153,8 @@ def test_a_key_of_ones_own(online):
         return WorkflowSpec(
             name="w",
             tasks=(
-                TaskSpec(id="fetch", program=Command((command,))),
-                TaskSpec(id="train", program=Command((command,)), needs=("fetch",), cache=key),
+                TaskSpec(id="fetch", program=CommandLine((command,))),
+                TaskSpec(id="train", program=CommandLine((command,)), needs=("fetch",), cache=key),
             ),
         )
 
@@ -177,7 +177,7 @@ def test_keys():
     assert long.startswith("sha256:") and len(long) == 71
     assert digest_of(b"") == digest_of(b"null") == sha256(b"null").hexdigest()
     assert digest_of(b"x" * 5_000) == sha256(b"x" * 5_000).hexdigest()
-    what = (Command(("x",)), None)
+    what = (CommandLine(("x",)), None)
     first = automatic_key(what, {"A": "1", "B": "2"}, [("p", b"1"), ("q", b"2")])
     assert first == automatic_key(what, {"B": "2", "A": "1"}, [("q", b"2"), ("p", b"1")])
     assert first != automatic_key(what, {"A": "1", "B": "2"}, [("p", b"2"), ("q", b"1")])
@@ -245,7 +245,7 @@ def test_a_lost_agent_changes_nothing_for_those_in_line(online):
 @pytest.mark.parametrize("placed", [False, True])
 def test_when_the_owner_is_cancelled_the_next_in_line_runs(online, placed):
     online.submit(online.bag(2, cache=""), "wf-1")
-    online.submit(one(program=Command(("true",))), "wf-2")
+    online.submit(one(program=CommandLine(("true",))), "wf-2")
     if placed:
         (fence,) = online.place(0)
     online.control("cancel")
@@ -328,7 +328,7 @@ def test_those_in_line_succeed_in_the_order_of_their_submission(online, new_driv
 def test_a_delayed_owner_gives_way(online):
     online.submit(one(retries=1), "wf-1")
     online.submit(one(priority=90), "wf-2")
-    online.submit(one(program=Command(("other",))), "wf-3")
+    online.submit(one(program=CommandLine(("other",))), "wf-3")
     online.place(0, workflow_id="wf-2")
     online.finish(1, "failed")
     go(online, 0, outcome="failed")
@@ -357,7 +357,7 @@ def test_nobody_waits_for_a_paused_workflow(online):
 
 
 def test_a_queued_owner_that_is_given_back_gives_way(online):
-    online.submit(one(program=Command(("long",)), resources={"cpu": 8000}), "wf-0")
+    online.submit(one(program=CommandLine(("long",)), resources={"cpu": 8000}), "wf-0")
     online.place(0, workflow_id="wf-0")
     online.submit(one(), "wf-1")
     online.submit(one(), "wf-2")
@@ -402,7 +402,7 @@ def test_a_line_is_bounded(online, monkeypatch):
 
 def test_a_cascade_is_bounded(online, monkeypatch):
     monkeypatch.setattr(cache, "CASCADE_MAX", 3)
-    online.submit(one(program=Command(("true",))), "wf-1")
+    online.submit(one(program=CommandLine(("true",))), "wf-1")
     go(online, 0)
     online.submit(online.bag(5, cache=""), "wf-2")
     assert online.states("wf-2") == "SSSEE"
@@ -507,7 +507,7 @@ def test_an_open_snapshot_shows_the_moment_of_its_opening(busy):
 
 def test_large_results_come_in_small_pieces(online):
     online.checked = False
-    online.submit(online.bag(20, program=Command(("x",))), "wf-0")
+    online.submit(online.bag(20, program=CommandLine(("x",))), "wf-0")
     for number in range(20):
         online.submit(one(cache=f"k{number}"), f"wf-{number + 1}")
         go(online, 0, workflow_id=f"wf-{number + 1}", result=b'"' + b"x" * 30_000 + b'"')

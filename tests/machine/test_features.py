@@ -20,7 +20,7 @@ from raftflow.domain.features import (
 )
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.machine.rules.audit_chain import decode_record
@@ -92,7 +92,7 @@ def test_a_command_above_the_level_is_refused(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_a_workflow_that_older_replicas_cannot_read(workflow: dict[str, Any], task: dict[str, Any]) -> None:
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", program=Command(("x",)), **task),), **workflow)
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", program=CommandLine(("x",)), **task),), **workflow)
     command = c.SubmitWorkflow(at_ms=1, actor="client:t", workflow_id="wf-1", spec=spec)
     assert level_of(command) == ONLINE_LEVEL
     machine = Machine()
@@ -104,9 +104,9 @@ def test_a_workflow_that_older_replicas_cannot_read(workflow: dict[str, Any], ta
 
 
 def test_backups_need_their_level() -> None:
-    task = TaskSpec(id="a", program=Command(("x",)), backup=True)
+    task = TaskSpec(id="a", program=CommandLine(("x",)), backup=True)
     stamp: dict[str, Any] = {"at_ms": 1, "actor": "client:t", "workflow_id": "wf-1"}
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="b", program=Command(("x",))), task))
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="b", program=CommandLine(("x",))), task))
     part = c.TaskPart(0, "a", 0, 1)
     for command in (
         c.SubmitWorkflow(**stamp, spec=spec),
@@ -121,7 +121,7 @@ def test_backups_need_their_level() -> None:
 
 
 def test_a_plain_workflow_needs_no_level() -> None:
-    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", program=Command(("x",))),))
+    spec = WorkflowSpec(name="w", tasks=(TaskSpec(id="a", program=CommandLine(("x",))),))
     assert level_of(c.SubmitWorkflow(at_ms=1, actor="client:t", workflow_id="wf-1", spec=spec)) == LEVEL_FIRST
 
 

@@ -8,7 +8,7 @@ from raftflow.domain import commands as c
 from raftflow.domain.events import TaskReady
 from raftflow.domain.features import level_of
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -235,7 +235,7 @@ def test_profiles_behind_the_head_of_a_snapshot_are_not_in_it(new_drive):
     drive.register(capacity={"memory": 2**40})
     drive.submit(drive.bag(1, resources={"memory": 100}, memory_max_mib=10_000))
     tasks = [
-        TaskSpec(id=f"t{n}", program=Command(("true", "x" * 500, str(n))), resources={"memory": 100})
+        TaskSpec(id=f"t{n}", program=CommandLine(("true", "x" * 500, str(n))), resources={"memory": 100})
         for n in range(1_200)
     ]
     drive.submit(WorkflowSpec(name="many", tasks=tuple(tasks)), "many")

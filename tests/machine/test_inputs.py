@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raftflow.domain import limits
-from raftflow.domain.tasks.program import Command, PythonCall
+from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.machine.read import inputs as machine_inputs
 from raftflow.machine.read import queries as q
 from raftflow.machine.read.inputs import BehindError, NotLiveError, inputs_slice
@@ -101,7 +101,7 @@ def test_another_incarnation_has_no_inputs_of_the_former_one(joined):
 
 def test_an_answer_holds_about_so_many_bytes_of_what_tasks_run(drive):
     drive.register(cpu=4)
-    drive.submit(drive.bag(4, program=Command(("x" * 100,)), env={"A": "b" * 100}))
+    drive.submit(drive.bag(4, program=CommandLine(("x" * 100,)), env={"A": "b" * 100}))
     drive.place(0, 1, 2, 3)
     assert [a.fence for a in q.assignments(drive.machine, "a1", 0, bytes_max=500)] == [1, 2]
     assert [a.fence for a in q.assignments(drive.machine, "a1", 2, bytes_max=1)] == [3]

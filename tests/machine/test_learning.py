@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from raftflow.domain.tasks.program import Command, PythonCall
+from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
@@ -26,7 +26,7 @@ def online(drive):
 
 def run(drive, duration_ms, workflow_id, **task):
     """Run one task to its success."""
-    task.setdefault("program", Command(("python3", "/srv/fit.py")))
+    task.setdefault("program", CommandLine(("python3", "/srv/fit.py")))
     drive.submit(WorkflowSpec(name="w", tasks=(TaskSpec(id="t", **task),)), workflow_id)
     (fence,) = drive.place(0, workflow_id=workflow_id)
     assert drive.finish(fence, duration_ms=duration_ms) == "accepted"
@@ -81,13 +81,13 @@ def test_a_workflow_that_was_submitted_before_has_kinds_too(drive):
 
 
 def test_ranks_use_what_was_learnt_where_nothing_is_said(online):
-    run(online, 250, "wf-1", program=Command(("a",)))
-    run(online, 0, "wf-2", program=Command(("b",)))
+    run(online, 250, "wf-1", program=CommandLine(("a",)))
+    run(online, 0, "wf-2", program=CommandLine(("b",)))
     tasks = (
-        TaskSpec(id="a", program=Command(("a",))),
-        TaskSpec(id="b", program=Command(("b",)), needs=("a",)),
-        TaskSpec(id="c", program=Command(("c",)), needs=("b",)),
-        TaskSpec(id="d", program=Command(("a",)), needs=("c",), expected_ms=7),
+        TaskSpec(id="a", program=CommandLine(("a",))),
+        TaskSpec(id="b", program=CommandLine(("b",)), needs=("a",)),
+        TaskSpec(id="c", program=CommandLine(("c",)), needs=("b",)),
+        TaskSpec(id="d", program=CommandLine(("a",)), needs=("c",), expected_ms=7),
     )
     online.submit(WorkflowSpec(name="w", tasks=tasks), "wf-3")
     ranks = [task.rank for task in online.machine.state.workflows["wf-3"].tasks]

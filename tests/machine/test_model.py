@@ -30,7 +30,7 @@ from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted, Rejection
 from raftflow.domain.tasks.feasibility import fits_now, suits
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.commands import attempts
@@ -61,7 +61,7 @@ def specs(draw: Callable[..., Any]) -> WorkflowSpec:
             TaskSpec(
                 id=f"t{position}",
                 needs=tuple(f"t{need}" for need in needs),
-                program=Command(("true",)),
+                program=CommandLine(("true",)),
                 resources={
                     "cpu": draw(st.sampled_from([500, 1000, 1000, 2000, 0])),
                     "gpu": draw(st.sampled_from([0, 0, 0, 1])),

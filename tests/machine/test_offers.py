@@ -6,7 +6,7 @@ import pytest
 
 from raftflow.domain.events import TaskNotReady, TaskReady
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.machine.read import queries
 
@@ -16,7 +16,7 @@ def returned(drive):
     """a1 ran t0 (fence 1), which t1 needs, and t2 (fence 2); it was lost, and is back under incarnation 2."""
     drive.raise_level()
     drive.register(cpu=2)
-    drive.submit(drive.tasks((), (0,), (), retries=1, program=Command(("train",))))
+    drive.submit(drive.tasks((), (0,), (), retries=1, program=CommandLine(("train",))))
     drive.place(0, 2)
     drive.remove()
     drive.register(cpu=2, instance="i2")

@@ -7,7 +7,7 @@ import pytest
 
 from raftflow.domain.contract.views import AgentView, Assignment, AttemptView, LedgerLine, LedgerView, TaskCounts
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, Shape
-from raftflow.domain.tasks.program import AssignedCall, Command, PythonCall
+from raftflow.domain.tasks.program import AssignedCall, CommandLine, PythonCall
 from raftflow.machine.read import queries as q
 
 
@@ -159,7 +159,7 @@ def test_an_assignment_carries_all_that_the_agent_needs(drive):
         timeout_ms=5,
         inputs={"t0": msgspec.Raw(b'{"x":1}'), "t1": msgspec.Raw(b"null")},
     )
-    assert second.program == Command(("true",))
+    assert second.program == CommandLine(("true",))
     assert [each.fence for each in q.assignments(drive.machine, "a1", 3)] == [4]
     assert q.live_fences(drive.machine, "a1") == [3, 4]
     assert (q.assignments(drive.machine, "a9", 0), q.live_fences(drive.machine, "a9")) == ([], [])

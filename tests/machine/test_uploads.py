@@ -15,7 +15,7 @@ from raftflow.domain.events import WorkflowChanged, WorkflowReady
 from raftflow.domain.pieces import Draft, TaskPiece
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
@@ -70,7 +70,7 @@ def drop(drive: Any, *workflow_ids: str) -> Any:
     return drive.do(c.DropUploads(at_ms=drive.now_ms, actor="leader:r1", workflow_ids=workflow_ids))
 
 
-PROFILE = TaskSpec(id="a", program=Command(("true",)))
+PROFILE = TaskSpec(id="a", program=CommandLine(("true",)))
 A, B = c.TaskPart(0, "a", 0, 2), c.TaskPart(2, "b", 0, 1, (0,))
 
 
@@ -93,7 +93,7 @@ def graphs(draw: Any) -> WorkflowSpec:
             TaskSpec(
                 id=f"t{place[number]}",
                 needs=tuple(f"t{place[need]}" for need in needs),
-                program=Command(("run", draw(st.sampled_from(["a", "b", "c"])))),
+                program=CommandLine(("run", draw(st.sampled_from(["a", "b", "c"])))),
                 resources={"cpu": draw(st.sampled_from([500, 1000]))},
                 expected_ms=draw(st.sampled_from([None, None, 0, 7_000])),
                 labels=draw(st.sampled_from([{}, {"zone": "z"}])),
@@ -116,7 +116,7 @@ def test_pieces_come_to_what_one_command_comes_to(new_drive, spec, tasks_max, by
     for each in (one, other, third):
         each.raise_level()
         each.register(cpu=8)
-        each.submit(each.bag(1, program=Command(("run", "a"))), "wf-0")
+        each.submit(each.bag(1, program=CommandLine(("run", "a"))), "wf-0")
         (fence,) = each.place(0, workflow_id="wf-0")
         each.finish(fence, duration_ms=4_000)
     accepted = one.submit(spec, request_id="r")
@@ -207,7 +207,7 @@ def test_dependents_are_sorted_though_they_come_otherwise(pieces):
 
 def test_it_warns_of_what_no_agent_can_run(new_drive):
     """Of the first shapes, as one command would."""
-    tasks = [TaskSpec(id=f"t{n}", program=Command(("x",)), resources={"cpu": 1000, "gpu": n}) for n in range(25)]
+    tasks = [TaskSpec(id=f"t{n}", program=CommandLine(("x",)), resources={"cpu": 1000, "gpu": n}) for n in range(25)]
     spec = WorkflowSpec(name="w", tasks=tuple(tasks))
     drives = [new_drive(), new_drive()]
     for drive in drives:
@@ -298,7 +298,7 @@ def test_below_the_level_all_of_it_is_refused(drive):
 
 # --- pieces
 
-CACHED = TaskSpec(id="k", program=Command(("x",)), cache="${a.digest}")
+CACHED = TaskSpec(id="k", program=CommandLine(("x",)), cache="${a.digest}")
 MANY = limits.PIECE_NEEDS_MAX
 
 
@@ -308,9 +308,9 @@ MANY = limits.PIECE_NEEDS_MAX
         ([A] * (limits.PIECE_TASKS_MAX + 1), [], "more than 1000 tasks or profiles"),
         ([], [PROFILE] * (limits.PIECE_TASKS_MAX + 1), "more than 1000 tasks or profiles"),
         ([], [PROFILE] * 4, "more profiles than tasks"),
-        ([], [TaskSpec(id="a", needs=("b",), program=Command(("x",)))], "a profile has none"),
-        ([], [TaskSpec(id="a", program=Command(()))], "must name a program"),
-        ([], [TaskSpec(id="a", program=Command(("x",)), cache="${")], "without its '}'"),
+        ([], [TaskSpec(id="a", needs=("b",), program=CommandLine(("x",)))], "a profile has none"),
+        ([], [TaskSpec(id="a", program=CommandLine(()))], "must name a program"),
+        ([], [TaskSpec(id="a", program=CommandLine(("x",)), cache="${")], "without its '}'"),
         ([c.TaskPart(1, "a", 0, 1)], [], "is the id of another task"),
         ([c.TaskPart(1, "c", 0, 1), c.TaskPart(3, "c", 0, 1)], [], "is the id of another task"),
         ([c.TaskPart(1, " ", 0, 1)], [], "may hold letters"),
@@ -462,7 +462,9 @@ def cut(spec: WorkflowSpec, *bounds: int) -> list[tuple[list[str], list[int]]]:
 
 
 def test_profiles_go_in_the_order_of_the_document_before_their_tasks(drive):
-    tasks = [TaskSpec(id=f"t{n}", program=Command((f"c{n % 3}",)), needs=("t4",) if n < 4 else ()) for n in range(5)]
+    tasks = [
+        TaskSpec(id=f"t{n}", program=CommandLine((f"c{n % 3}",)), needs=("t4",) if n < 4 else ()) for n in range(5)
+    ]
     spec = WorkflowSpec(name="w", tasks=tuple(tasks))
     assert cut(spec, 2) == [(["t0", "t1"], [4, 0]), (["t2"], [1, 2]), ([], [3])]
     assert cut(spec, 10, 1) == [
@@ -478,7 +480,8 @@ def test_a_piece_has_no_more_needs_than_it_may(drive, monkeypatch):
 
 def test_every_piece_of_a_large_document_is_within_its_limits(drive):
     tasks = [
-        TaskSpec(id=f"t{n}", program=Command(("x" * (30_000 if n % 100 == 0 else 10), str(n)))) for n in range(2_500)
+        TaskSpec(id=f"t{n}", program=CommandLine(("x" * (30_000 if n % 100 == 0 else 10), str(n))))
+        for n in range(2_500)
     ]
     draft = Draft(WorkflowSpec(name="w", tasks=tuple(tasks)))
     draft.rank([None] * len(draft.kinds()))

@@ -9,7 +9,7 @@ from raftflow.domain import limits
 from raftflow.domain.events import AgentChanged, TaskReady, WorkflowChanged, WorkflowNotReady, WorkflowReady
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, WorkflowAccepted
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.commands import attempts
 from raftflow.machine.rules import cache, context
@@ -24,20 +24,20 @@ def test_a_submission_is_taken_whole(drive):
 
 
 def _spec(**task):
-    return WorkflowSpec(name="w", tasks=(TaskSpec(**{"id": "t", "program": Command(("true",)), **task}),))
+    return WorkflowSpec(name="w", tasks=(TaskSpec(**{"id": "t", "program": CommandLine(("true",)), **task}),))
 
 
 REFUSED = {
     "no tasks": (WorkflowSpec(name="w", tasks=()), "tasks"),
-    "a bad name": (WorkflowSpec(name="a b", tasks=(TaskSpec(id="t", program=Command(("x",))),)), "name"),
-    "a bad task": (_spec(program=Command(())), "tasks[0].command"),
+    "a bad name": (WorkflowSpec(name="a b", tasks=(TaskSpec(id="t", program=CommandLine(("x",))),)), "name"),
+    "a bad task": (_spec(program=CommandLine(())), "tasks[0].command"),
     "an unknown need": (_spec(needs=("u",)), "tasks[0].needs[0]"),
     "an expectation out of range in a later task of a kind": (
         WorkflowSpec(
             name="w",
             tasks=(
-                TaskSpec(id="a", program=Command(("x",)), expected_ms=1),
-                TaskSpec(id="b", program=Command(("x",)), expected_ms=-1),
+                TaskSpec(id="a", program=CommandLine(("x",)), expected_ms=1),
+                TaskSpec(id="b", program=CommandLine(("x",)), expected_ms=-1),
             ),
         ),
         "tasks[1].expected",
@@ -57,7 +57,7 @@ def test_a_broken_submission_changes_nothing(drive, case):
 
 def test_problems_are_bounded(drive):
     spec = WorkflowSpec(
-        name="w", tasks=tuple(TaskSpec(id=f"{n} x", program=Command((str(n), "\0"))) for n in range(300))
+        name="w", tasks=tuple(TaskSpec(id=f"{n} x", program=CommandLine((str(n), "\0"))) for n in range(300))
     )
     reply = drive.submit(spec)
     assert len(reply.problems) == 100
@@ -108,14 +108,14 @@ def test_demands_that_no_agent_can_meet_are_warned_of(drive):
 
 
 def test_a_shape_is_warned_of_once(drive):
-    spec = WorkflowSpec(name="w", tasks=tuple(TaskSpec(id=f"t{n}", program=Command((str(n),))) for n in range(3)))
+    spec = WorkflowSpec(name="w", tasks=tuple(TaskSpec(id=f"t{n}", program=CommandLine((str(n),))) for n in range(3)))
     assert len(drive.submit(spec).warnings) == 1
 
 
 def test_warnings_are_bounded(drive):
     spec = WorkflowSpec(
         name="w",
-        tasks=tuple(TaskSpec(id=f"t{n}", program=Command(("x",)), resources={"gpu": n + 1}) for n in range(30)),
+        tasks=tuple(TaskSpec(id=f"t{n}", program=CommandLine(("x",)), resources={"gpu": n + 1}) for n in range(30)),
     )
     assert len(drive.submit(spec).warnings) == 20
 

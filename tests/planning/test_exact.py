@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.planning.exact import PAIRS_MAX, best_plan
 from raftflow.planning.png import write_png
@@ -21,7 +21,7 @@ from raftflow.scheduler.policies import POLICIES, make_plan
 
 def task(task_id: str, ms: int, *needs: str, cpu: int = 1000, memory: int = 0) -> TaskSpec:
     wants = {"cpu": cpu, "memory": memory}
-    return TaskSpec(id=task_id, needs=needs, program=Command(("true",)), resources=wants, expected_ms=ms)
+    return TaskSpec(id=task_id, needs=needs, program=CommandLine(("true",)), resources=wants, expected_ms=ms)
 
 
 REFERENCE = WorkflowSpec(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.bounds import HEADS_MAX, lower_bounds
 from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem
@@ -10,7 +10,7 @@ from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem
 
 def bounds_of(tasks, agents):
     specs = tuple(
-        TaskSpec(id=name, needs=needs, program=Command(("true",)), resources=wants, labels=labels, expected_ms=ms)
+        TaskSpec(id=name, needs=needs, program=CommandLine(("true",)), resources=wants, labels=labels, expected_ms=ms)
         for name, needs, wants, labels, ms in tasks
     )
     return lower_bounds(PlanningProblem(WorkflowSpec(name="wf", tasks=specs), agents))

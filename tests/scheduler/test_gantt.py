@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.gantt import HEIGHT_MAX, draw, to_svg
 from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem
@@ -13,7 +13,7 @@ from raftflow.scheduler.policies import make_plan
 
 def chart(count: int, *, cpu: int = 2000, name: str = "wf", agents: int = 1, expected_ms: int = 1000):
     tasks = tuple(
-        TaskSpec(id=f"task_{n:04d}", program=Command(("true",)), expected_ms=expected_ms) for n in range(count)
+        TaskSpec(id=f"task_{n:04d}", program=CommandLine(("true",)), expected_ms=expected_ms) for n in range(count)
     )
     fleet = [PlanAgent(name=f"agent-with-quite-a-long-name-{n}", capacity={"cpu": cpu}) for n in range(agents)]
     problem = PlanningProblem(WorkflowSpec(name=name, tasks=tasks), fleet)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.bounds import lower_bounds
 from raftflow.scheduler.plan.check import FAULTS_MAX, plan_faults
@@ -36,7 +36,7 @@ def task(task_id: str, seconds: float | None, *needs: str, labels: dict[str, str
     return TaskSpec(
         id=task_id,
         needs=needs,
-        program=Command(("true",)),
+        program=CommandLine(("true",)),
         resources=units or {"cpu": 1000},
         labels=labels or {},
         expected_ms=None if seconds is None else round(seconds * 1000),
@@ -297,14 +297,14 @@ def test_every_plan_is_feasible_and_no_bound_is_passed(case):
 HASH_SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.gantt import draw, to_svg
 from raftflow.scheduler.plan.plan import PlanAgent, PlanningProblem
 from raftflow.scheduler.policies import POLICIES, make_plan
 import hashlib
 tasks = tuple(
-    TaskSpec(id=f"t{n}", program=Command(("true",)),
+    TaskSpec(id=f"t{n}", program=CommandLine(("true",)),
              needs=tuple(f"t{m}" for m in range(n) if (n * 7 + m * 13) % 11 == 0),
              resources={"cpu": 500 * (1 + n % 4), "memory": 100 * (n % 5)}, expected_ms=1000 + n * 7919 % 5000,
              labels={"zone": "ab"[n % 2]} if n % 3 == 0 else {})

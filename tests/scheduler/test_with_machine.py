@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftflow.domain import commands as c
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AttemptOutcome, TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -63,7 +63,7 @@ class Cluster:
                 TaskSpec(
                     id=f"t{number}",
                     needs=tuple(dict.fromkeys(f"t{number - back}" for back in needs if number >= back)),
-                    program=Command(("true",)),
+                    program=CommandLine(("true",)),
                     resources={"cpu": cpu * 1_000, "gpu": gpu * 1_000},
                     exclusive=exclusive,
                     expected_ms=1_000 * length,

@@ -26,7 +26,7 @@ from raftflow.domain.commands import (
 from raftflow.domain.contract.views import AuditRecord, AuditTransition
 from raftflow.domain.features import LEVEL
 from raftflow.domain.replies import AgentAccepted, Done, EndVerdict, Fired, Reported
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -424,7 +424,7 @@ def test_backups_that_must_not_be(model) -> None:
 @pytest.fixture
 def two(model):
     """The task x, which allows a backup and one retry, runs on a1 (fence 1) and a2 (fence 2)."""
-    model._learn_task("wf", "x", TaskSpec(id="x", program=Command(("x",)), retries=1, backup=True))
+    model._learn_task("wf", "x", TaskSpec(id="x", program=CommandLine(("x",)), retries=1, backup=True))
     placed(model, step("x", "ready", "started", "running", 1))
     assert placed(model, step("x", "running", "backup_started", "running", 2, "a2")) == []
     return model
@@ -483,7 +483,7 @@ def test_failures_are_counted_until_a_retry(two) -> None:
 
 
 def test_backups_that_a_task_does_not_allow(model) -> None:
-    model._learn_task("wf", "x", TaskSpec(id="x", program=Command(("x",))))
+    model._learn_task("wf", "x", TaskSpec(id="x", program=CommandLine(("x",))))
     placed(model, step("x", "ready", "started", "running", 1))
     assert "allows none" in placed(model, step("x", "running", "backup_started", "running", 2, "a2"))[0]
 
@@ -623,7 +623,7 @@ def test_an_agent_that_is_given_up_early(history, wait_s: float, wrong: int) -> 
 
 def test_demands_and_capacities_are_learnt_from_the_commands(history) -> None:
     who = host("a")
-    task = TaskSpec(id="t", program=Command(("true",)), resources={"cpu": 700}, timeout_ms=1000, grace_ms=100)
+    task = TaskSpec(id="t", program=CommandLine(("true",)), resources={"cpu": 700}, timeout_ms=1000, grace_ms=100)
     spec = WorkflowSpec(name="w", tasks=(task,))
     submit = SubmitWorkflow(at_ms=1, actor="client:c", workflow_id="wf-1", spec=spec)
     register = RegisterAgent(at_ms=1, actor="agent:a1", name="a1", instance="instance", capacity={"cpu": 1000})

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from raftflow.cli.main import root
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.scheduler.plan.plan import PlanAgent, PlanError
 from raftflow.scheduler.policies import PLACEMENT_RULES
@@ -25,7 +25,7 @@ from raftflow.simulation.replay.virtual_fleet import LEASE_MS, rates_of
 def task(task_id: str, seconds: float | None, *needs: str, cpu: int = 1000) -> TaskSpec:
     expected_ms = None if seconds is None else round(seconds * 1000)
     return TaskSpec(
-        id=task_id, needs=needs, program=Command(("true",)), resources={"cpu": cpu}, expected_ms=expected_ms
+        id=task_id, needs=needs, program=CommandLine(("true",)), resources={"cpu": cpu}, expected_ms=expected_ms
     )
 
 

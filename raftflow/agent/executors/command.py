@@ -18,7 +18,7 @@ from raftflow.agent.workdir.files import UnfitFileError, is_of_the_system
 from raftflow.agent.workdir.folders import NO_INPUTS, AttemptFolder, AttemptFolders
 from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 
 _log = logging.getLogger("raftflow.agent.command")
 
@@ -40,7 +40,7 @@ class _RunningProgram(msgspec.Struct):
 
 
 class CommandExecutor:
-    """The `Executor` of `Command`."""
+    """The `Executor` of `CommandLine`."""
 
     def __init__(
         self, launcher: LauncherClient, store: OutputStore, work: WorkDirectory, *, output_bytes_max: int
@@ -56,7 +56,7 @@ class CommandExecutor:
     def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
         """Start the program; see `Executor`."""
         program = assignment.program
-        if not isinstance(program, Command):
+        if not isinstance(program, CommandLine):
             raise TypeError(program)
         fence = assignment.fence
         folder = self._folders.begin(_encode(assignment.inputs) if assignment.inputs else NO_INPUTS)

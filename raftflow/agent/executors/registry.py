@@ -22,7 +22,7 @@ from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
-from raftflow.domain.tasks.program import CAPABILITY_OFFERED, AssignedCall, AssignedProgram, Command
+from raftflow.domain.tasks.program import CAPABILITY_OFFERED, AssignedCall, AssignedProgram, CommandLine
 
 _log = logging.getLogger("raftflow.agent.executors")
 
@@ -77,7 +77,7 @@ def _make_python_executor(context: ExecutorContext) -> Executor:
 
 
 EXECUTORS: Sequence[ExecutorEntry] = (
-    ExecutorEntry(Command, _make_command_executor),
+    ExecutorEntry(CommandLine, _make_command_executor),
     ExecutorEntry(AssignedCall, _make_python_executor),
 )
 

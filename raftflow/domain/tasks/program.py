@@ -28,7 +28,7 @@ _NO_ARGS = msgspec.Raw(b"[]")
 _NO_KWARGS = msgspec.Raw(b"{}")
 
 
-class Command(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="type", tag="command"):
+class CommandLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="type", tag="command"):
     """A program of the operating system."""
 
     capability: ClassVar[str] = ""
@@ -107,10 +107,10 @@ class AssignedCall(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
         return len(self.function) + len(self.args) + len(self.kwargs)
 
 
-Program = Command | PythonCall
+Program = CommandLine | PythonCall
 """What a task runs, as the replicated core holds it."""
 
-AssignedProgram = Command | AssignedCall
+AssignedProgram = CommandLine | AssignedCall
 """What a task runs, as an agent gets it."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from raftflow.domain import limits
-from raftflow.domain.tasks.program import Command, Program, PythonCall
+from raftflow.domain.tasks.program import CommandLine, Program, PythonCall
 from raftflow.domain.values.exact import write_json
 from raftflow.formats.faults import shown
 from raftflow.formats.readers.part import NO_NUL_PATTERN, DocumentPart, Reader, is_clean, read_texts
@@ -23,7 +23,7 @@ Schema = dict[str, Any]
 _CALLABLE_PATTERN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _CALLABLE_CHARS_MAX = 512
 _CALLABLE = re.compile(_CALLABLE_PATTERN, re.ASCII)
-PLACEHOLDER = Command(("-",))
+PLACEHOLDER = CommandLine(("-",))
 """Stands for the program of a task that has a fault."""
 
 
@@ -111,7 +111,7 @@ PROGRAMS = (
         key="command",
         options=(),
         readers={"command": _command},
-        make=lambda fields: Command(fields.pop("command")),
+        make=lambda fields: CommandLine(fields.pop("command")),
         schema={
             "command": {
                 "description": "The program and its arguments, one text each; never given to a shell.",

@@ -12,7 +12,7 @@ from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, 
 from raftflow.domain.features import PIECES_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
-from raftflow.domain.tasks.program import Command
+from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.read import queries
 from raftflow.simulation.checkers.reads import Read, answer
@@ -75,7 +75,7 @@ def make_workflow(
             TaskSpec(
                 id=f"t{number}",
                 needs=needs,
-                program=Command(("true",)),
+                program=CommandLine(("true",)),
                 resources={"cpu": rng.choice((250, 500, 1000, 1000))},
                 retries=rng.choice((0, 1, 3)),
                 retry_delay_ms=rng.choice((50, 200, 1000)),

@@ -198,38 +198,50 @@ def take_program(part: DocumentPart, fields: dict[str, Any], raw: Collection[str
     `raw` are the keys that the task has in the document: one that is there but could not be read has its fault
     already. `other_bytes` is the size of what else the task brings to an agent.
     """
-    chosen = [each for each in PROGRAMS if each.key in fields]
-    size = _take_notes(part, fields) + other_bytes
-    if len(chosen) == 1:
-        for key, owner in _FOREIGN[chosen[0].key]:
-            if key in fields:
-                part.fault(key, f"belongs to `{owner}`, not to `{chosen[0].key}`")
-                break
-        program = chosen[0].make(fields)
-    else:
-        program = PLACEHOLDER
-        if chosen:
-            part.fault(CHOOSERS[0], _ONE_ONLY)
-        elif not any(key in raw for key in CHOOSERS):
+    chosen = None
+    for each in PROGRAMS:
+        if each.key in fields:
+            if chosen is not None:
+                part.fault(CHOOSERS[0], _ONE_ONLY)
+                return _drop_all(part, fields)
+            chosen = each
+    if chosen is None:
+        if not any(key in raw for key in CHOOSERS):
             part.fault(CHOOSERS[0], _MISSING)
+        return _drop_all(part, fields)
+    size = other_bytes
+    for key in chosen.readers:
+        if key in fields:
+            _, bytes_note, refs_note = _NOTED[key]
+            size += fields.pop(bytes_note)
+            refs = fields.pop(refs_note, None)
+            if refs:
+                _check_references(part, refs, fields.get("needs", ()))
     if size > limits.SPEC_BYTES_MAX:
         limit = limits.SPEC_BYTES_MAX
-        field = (chosen[0].options or (chosen[0].key,))[0] if chosen else CHOOSERS[0]
+        field = (*chosen.options, chosen.key)[0]
         part.fault(field, f"command, arguments and environment take {size} bytes, the limit is {limit}", limit)
-    for key in PROGRAM_READERS:
-        fields.pop(key, None)
+    program = chosen.make(fields)
+    for key, owner in _FOREIGN[chosen.key]:
+        if key in fields:
+            part.fault(key, f"belongs to `{owner}`, not to `{chosen.key}`")
+            _drop_all(part, fields)
+            break
     return program
 
 
-def _take_notes(part: DocumentPart, fields: dict[str, Any]) -> int:
-    """Take the notes out of `fields`, check the references, and return the size of all keys."""
-    size = 0
-    needs: Collection[str] | None = None
-    for _, noted_bytes, noted_refs in _NOTED.values():
-        size += fields.pop(noted_bytes, 0)
-        for path, task_id in fields.pop(noted_refs, ()):
-            if needs is None:
-                needs = set(fields.get("needs", ()))
-            if task_id not in needs:
-                part.fault(path, f"the result of {shown(task_id)} is used, so it must be in `needs`")
-    return size
+def _check_references(part: DocumentPart, refs: Collection[tuple[str, str]], needs: Collection[str]) -> None:
+    """Note the references to results of tasks that are not in `needs`."""
+    known = set(needs)
+    for path, task_id in refs:
+        if task_id not in known:
+            part.fault(path, f"the result of {shown(task_id)} is used, so it must be in `needs`")
+
+
+def _drop_all(part: DocumentPart, fields: dict[str, Any]) -> Program:
+    """Take every program out of `fields`, of a task that has a fault. Note what is wrong with its references too."""
+    for key, bytes_note, refs_note in _NOTED.values():
+        fields.pop(key, None)
+        fields.pop(bytes_note, None)
+        _check_references(part, fields.pop(refs_note, ()), fields.get("needs", ()))
+    return PLACEHOLDER

@@ -15,8 +15,8 @@ from raftflow.agent import config as agent_config
 from raftflow.client import UsageError
 from raftflow.client import settings as client_settings
 from raftflow.client.http.session import load_certificates
-from raftflow.coordinator.config import replica_config as coordinator_config
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config import loading as coordinator_config
+from raftflow.coordinator.config.values import ConfigError
 from raftflow.private_files import PrivateFileError, read_token
 
 TOKEN = "t" * 20

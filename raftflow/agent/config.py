@@ -10,7 +10,7 @@ import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,25 +22,14 @@ from raftflow.domain.tasks.resources import CPU, MEMORY, Resources, parse_amount
 from raftflow.domain.values.ids import name_problem
 from raftflow.logstore.stores import LogStoreError, open_store
 from raftflow.private_files import PrivateFileError, check_private, read_token
+from raftflow.settings import declared_settings, setting
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 _log = logging.getLogger("raftflow.agent.config")
 
 _MEMORY_SHARE = 0.8
 """Of the machine's memory, if the configuration names none: the rest is for the system."""
-
-_ENVIRONMENT = {
-    "RAFTFLOW_PEERS": "peers",
-    "RAFTFLOW_TOKEN": "token",
-    "RAFTFLOW_TOKEN_FILE": "token_file",
-    "RAFTFLOW_CACERT": "cacert",
-    "RAFTFLOW_CLIENT_CERT": "client_cert",
-    "RAFTFLOW_CLIENT_KEY": "client_key",
-    "RAFTFLOW_PYTHON_PATH": "python_path",
-}
-
 
 _PAIRS = {"token": "token_file", "token_file": "token"}
 """Keys of which the one takes the place of the other."""
@@ -69,64 +58,130 @@ def default_resources() -> dict[str, float | str]:
 
 
 class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Everything that an agent can be told. In a file: the table `[agent]`."""
+    """Everything that an agent can be told, each setting with its help. In a file: the table `[agent]`."""
 
-    peers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=99)]
-    """Base URLs of coordinator replicas, any of them, in the order in which they are tried."""
-    name: str = msgspec.field(default_factory=_default_name)
-    """Unique in the cluster; by default the host's name."""
-    instance: Annotated[str, msgspec.Meta(min_length=8, max_length=64)] = msgspec.field(
-        default_factory=lambda: secrets.token_hex(16)
+    peers: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(min_length=1, max_length=99),
+        setting(
+            "All replicas, in any order. The agent finds the leader among them and follows it.",
+            variable="RAFTFLOW_PEERS",
+        ),
+    ]
+    name: Annotated[
+        str, setting("The name is unique in the cluster. The default is the name of the host.", default="host's name")
+    ] = msgspec.field(default_factory=_default_name)
+    instance: Annotated[
+        str,
+        msgspec.Meta(min_length=8, max_length=64),
+        setting("Tells two processes of one name apart. Leave it to the agent.", default="random, one per process"),
+    ] = msgspec.field(default_factory=lambda: secrets.token_hex(16))
+    resources: Annotated[
+        dict[str, float | str],
+        setting(
+            "What tasks can use here. The default is all CPUs and 80 % of the memory. Any other name is a custom "
+            "resource; a task asks for it by the same name.",
+            default="all CPUs and 80 % of the memory",
+        ),
+    ] = msgspec.field(default_factory=default_resources)
+    labels: Annotated[
+        dict[str, str], msgspec.Meta(max_length=limits.LABELS_MAX), setting("Labels that tasks can ask for.")
+    ] = {}
+    prefetch: Annotated[
+        int,
+        setting(
+            "Attempts that may wait here, so that a free place gets its next attempt at once.", 0, limits.PREFETCH_MAX
+        ),
+    ] = 16
+    work_dir: Annotated[
+        str,
+        setting(
+            "The output of attempts. The directory belongs to this agent alone.",
+            default="`raftflow/agents/NAME` in the user's directory for state",
+        ),
+    ] = ""
+    python_path: Annotated[
+        tuple[str, ...],
+        setting(
+            "Where modules of python tasks are looked for: folders or zip files, in this order, before what is "
+            "installed for the interpreter. The default is the folder in which the agent is started. Relative ones "
+            "begin there.",
+            variable="RAFTFLOW_PYTHON_PATH",
+            default="the folder in which the agent is started",
+        ),
+    ] = msgspec.field(default_factory=_default_python_path)
+    output_bytes_max: Annotated[
+        int,
+        setting(
+            "Bytes that are kept of each standard stream of an attempt: half from its beginning, half from its end.",
+            1_024,
+            1 << 30,
+        ),
+    ] = 1 << 20
+    inputs_bytes_max: Annotated[
+        int,
+        setting(
+            "Bytes of inputs that one attempt may have; an attempt with more fails. They lie in the work directory "
+            "while the attempt runs.",
+            1,
+        ),
+    ] = limits.INPUTS_BYTES_MAX
+    keep_attempts_max: Annotated[
+        int,
+        setting("Ended attempts whose output is kept, also over restarts of the agent; the oldest go first.", 1),
+    ] = 10_000
+    keep_bytes_max: Annotated[int, setting("Bytes of output of ended attempts that are kept.", 1)] = 1 << 30
+    keep_age_max_s: Annotated[
+        float,
+        msgspec.Meta(gt=0),
+        setting("How long (in seconds) output is kept after its attempt has ended.", maximum=10 * 366 * 86_400),
+    ] = 7 * 86_400
+    log_store: Annotated[
+        str,
+        setting(
+            "Where output of ended attempts is kept as well: in a folder that machines share, or in S3 "
+            "(s3://bucket/prefix). Replicas with the same setting read it from there when the agent is gone."
+        ),
+    ] = ""
+    token: Annotated[
+        str, setting("The cluster's token. A file that contains it must be private.", variable="RAFTFLOW_TOKEN")
+    ] = ""
+    token_file: Annotated[
+        str, setting("A private file with the token, in place of `token`.", variable="RAFTFLOW_TOKEN_FILE")
+    ] = ""
+    cacert: Annotated[
+        str, setting("Authority that signed the replicas' API certificates.", variable="RAFTFLOW_CACERT")
+    ] = ""
+    client_cert: Annotated[
+        str, setting("Certificate that the agent shows to the replicas.", variable="RAFTFLOW_CLIENT_CERT")
+    ] = ""
+    client_key: Annotated[
+        str, setting("Private key of `client_cert`, mode 0600.", variable="RAFTFLOW_CLIENT_KEY")
+    ] = ""
+    drain_timeout_s: Annotated[float, setting("How long running attempts may continue after SIGTERM.", 0, 86_400)] = (
+        30.0
     )
-    """Random, one per process."""
-    resources: dict[str, float | str] = msgspec.field(default_factory=default_resources)
-    """In users' units: `cpu` (CPUs), `memory` (MiB or `"8GiB"`), and custom ones."""
-    labels: Annotated[dict[str, str], msgspec.Meta(max_length=limits.LABELS_MAX)] = {}
-    prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 16
-    """Attempts that may wait here, so that a freed slot needs no round trip."""
-    work_dir: str = ""
-    """For output and inputs of attempts, this agent's alone. Default: see `default_path`."""
-    python_path: tuple[str, ...] = msgspec.field(default_factory=_default_python_path)
-    """Folders (or zip files) in which modules of python tasks are looked for, in this order, before what is installed
-    for the interpreter. By default the folder in which the agent was started. Relative ones begin there."""
-    output_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 1 << 20
-    """Kept of each of an attempt's standard streams, half from its beginning, half from its end."""
-    inputs_bytes_max: Positive = limits.INPUTS_BYTES_MAX
-    """Of what one attempt is given by the tasks that it needs; one that is given more fails. By default all that a
-    task can be given. They lie in the work directory while the attempt runs."""
-    keep_attempts_max: Positive = 10_000
-    """Ended attempts whose output is kept, also over restarts of the agent; the oldest go first."""
-    keep_bytes_max: Positive = 1 << 30
-    """Output of ended attempts that is kept, in bytes."""
-    keep_age_max_s: Annotated[float, msgspec.Meta(gt=0, le=10 * 366 * 86_400)] = 7 * 86_400
-    """How long output is kept after its attempt has ended."""
-    log_store: str = ""
-    """Where output is kept as well when its attempt has ended: a shared folder (a path or file:///path), or
-    s3://bucket/prefix. Replicas with the same setting read it from there when the agent does not have it any more."""
-    token: str = ""
-    """The cluster's token. A file that has it must be private."""
-    token_file: str = ""
-    """A private file with the token, in place of `token`."""
-    cacert: str = ""
-    client_cert: str = ""
-    client_key: str = ""
-    drain_timeout_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30.0
-    """How long running attempts may go on after SIGTERM."""
-    goodbye_timeout_s: Seconds = 5.0
-    """How long, after the last attempt had to end, the agent tries to report before it leaves anyway."""
-    connect_timeout_s: Seconds = 1.0
-    poll_timeout_s: Seconds = 3.0
-    """How long an answer may take beyond the time that the coordinator was asked to hold the poll."""
-    worker_calls_max: Positive = 10_000
-    """A python worker is replaced after that many calls."""
-    worker_rss_max_mib: Positive = 1_024
-    """A python worker that was larger during a call is replaced after it."""
-    worker_idle_max_s: Seconds = 60.0
-    """A python worker that was given no call for so long is ended."""
-    workers_idle_max: Annotated[int, msgspec.Meta(ge=0, le=1_024)] = 16
-    """Python workers that wait for calls."""
-    workers_idle_max_mib: Annotated[int, msgspec.Meta(ge=0)] = 1_024
-    """What they may hold together; those that wait for the longest time are ended first."""
+    goodbye_timeout_s: Annotated[
+        Seconds,
+        setting("How long the agent tries to report after its last attempt had to end. Then it leaves anyway."),
+    ] = 5.0
+    connect_timeout_s: Annotated[Seconds, setting("How long a connection to a replica may take.")] = 1.0
+    poll_timeout_s: Annotated[
+        Seconds,
+        setting("How long an answer may take beyond the time for which the coordinator may hold the poll."),
+    ] = 3.0
+    worker_calls_max: Annotated[int, setting("A python worker is replaced after that many calls.", 1)] = 10_000
+    worker_rss_max_mib: Annotated[
+        int, setting("A python worker that was larger than this (MiB) during a call is replaced after it.", 1)
+    ] = 1_024
+    worker_idle_max_s: Annotated[
+        Seconds, setting("A python worker that was given no call for this time is ended.")
+    ] = 60.0
+    workers_idle_max: Annotated[int, setting("Python workers that wait for calls.", 0, 1_024)] = 16
+    workers_idle_max_mib: Annotated[
+        int,
+        setting("Memory (MiB) that waiting python workers may hold together. The longest idle are ended first.", 0),
+    ] = 1_024
 
     def capacity(self) -> Resources:
         """Return `resources` in integer units."""
@@ -135,6 +190,11 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     def work_path(self) -> Path:
         """Return the work directory. Raises `AgentConfigError` if none is configured and there is no default."""
         return Path(self.work_dir).absolute() if self.work_dir else default_path(self.name, os.environ)
+
+
+SETTINGS: Final = declared_settings(AgentConfig, "agent")
+"""Every setting of an agent, by its key."""
+_ENVIRONMENT: Final = {declared.variable: key for key, declared in SETTINGS.items() if declared.variable}
 
 
 def default_path(name: str, env: Mapping[str, str]) -> Path:

@@ -29,7 +29,7 @@ from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.hosts import Hosts
 from raftflow.api.http.unread import LINE_BYTES_MAX
 from raftflow.coordinator.build import build_replica
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.replica import (
     Replica,
     ReplicaDiskError,

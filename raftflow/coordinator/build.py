@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from raftflow.coordinator.config.peer_directory import PeerDirectory
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.features import LEVEL, LEVEL_FIRST

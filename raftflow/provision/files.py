@@ -15,9 +15,12 @@ from typing import Final
 
 import msgspec
 
-from raftflow.coordinator.config.replica_config import Tls, load_config, parse_address
+from raftflow.coordinator.config.addresses import parse_address
+from raftflow.coordinator.config.loading import load_config
+from raftflow.coordinator.config.replica_config import Tls
 from raftflow.domain.values.ids import name_problem
 from raftflow.provision.hosts import Host, ProvisionError
+from raftflow.provision.reference import help_comments
 
 SECRET: Final = "secret"  # noqa: S105 - the name of a file
 TOKEN: Final = "token"  # noqa: S105 - the name of a file
@@ -60,7 +63,7 @@ def render(plan: ClusterPlan) -> dict[str, str]:
         for name, host in zip(plan.names, plan.hosts, strict=True)
     }
     peers = "".join(f'  "{url}",\n' for url in plan.peers)
-    files["agent.toml"] = _template("agent.toml").substitute(peers=peers, data_dir=plan.data_dir)
+    files["agent.toml"] = _template("agent.toml").substitute(help_comments(), peers=peers, data_dir=plan.data_dir)
     return files
 
 
@@ -74,6 +77,7 @@ def _coordinator(
     name: str, host: Host, cluster_id: str, members: str, data_dir: str, *, note: str, join: bool = False
 ) -> str:
     return _template("coordinator.toml").substitute(
+        help_comments(),
         name=name,
         note=note,
         cluster_id=cluster_id,

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from raftflow.coordinator.config.replica_config import MEMBERS_MAX, Address
+from raftflow.coordinator.config.addresses import Address
+from raftflow.coordinator.config.loading import MEMBERS_MAX
 
 PORT_DEFAULT: Final = 7001
 """Where clients and agents reach a replica."""

@@ -15,7 +15,8 @@ import pytest
 
 from raftflow.api.server import HttpServer
 from raftflow.coordinator.build import build_replica
-from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig, Timing
+from raftflow.coordinator.config.addresses import Address
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.features import LEVEL
 from raftflow.replication.memory import MemoryLog

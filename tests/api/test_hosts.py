@@ -10,8 +10,9 @@ import pytest
 
 from raftflow.api.http.hosts import Hosts, check_origin
 from raftflow.api.http.problems import ProblemError
+from raftflow.coordinator.config.addresses import Address
 from raftflow.coordinator.config.hostnames import HostName, parse_host
-from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, MemberConfig
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, MemberConfig
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}
 MEMBERS = (

@@ -18,7 +18,7 @@ import pytest
 from raftflow.api.admission import descriptors, gated_connection, listener
 from raftflow.api.admission.descriptors import RESERVE, share_out
 from raftflow.api.server import HttpServer, _http_log
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.values import ConfigError
 from tests.api.test_tls import make_certificate, with_tls
 
 

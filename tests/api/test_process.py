@@ -17,7 +17,7 @@ import logging, os, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO)
 from raftflow.api.server import run
-from raftflow.coordinator.config.replica_config import load_config
+from raftflow.coordinator.config.loading import load_config
 sys.exit(run(load_config(Path(sys.argv[1]), environ={})))
 """
 

@@ -16,7 +16,7 @@ from raftflow.api.forwarding.forwarder import Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.server import HttpServer, forward_context, tls_context
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, Tls
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.values import ConfigError
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:

@@ -203,7 +203,7 @@ def test_the_commands_of_the_operators_table_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["three-node", "five-node"])
 def test_the_shipped_configurations_load(kind: str, tmp_path: Path) -> None:
     from raftflow.agent.config import load_config as load_agent
-    from raftflow.coordinator.config.replica_config import load_config
+    from raftflow.coordinator.config.loading import load_config
 
     for file in (ROOT / "cluster-configs" / kind).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

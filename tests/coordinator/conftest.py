@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig, Timing
+from raftflow.coordinator.config.addresses import Address
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent, SubmitWorkflow
 from raftflow.domain.contract.views import PollRequest, PollResponse, ReportedEnd

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, load_config
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.addresses import Address
+from raftflow.coordinator.config.loading import load_config
+from raftflow.coordinator.config.replica_config import CoordinatorConfig
+from raftflow.coordinator.config.values import ConfigError
 
 SECRET = "s" * 40
 TOKEN = "t" * 20
@@ -108,8 +110,8 @@ def test_names_of_the_api_are_a_list_or_divided_by_commas(write: Any) -> None:
         (('data_dir = "data/n1"', ""), r"replica\.data_dir is missing"),
         (('id = "example"', ""), r"cluster\.id is missing"),
         (('id = "example"', 'id = "two words"'), r"cluster\.id .*n1\.toml.* may hold letters"),
-        (('id = "example"', "id = 3"), r"cluster\.id .* must be a text"),
-        (('name = "n1"\ndata', 'name = "n3"\ndata'), r"replica\.name .*'n3' is not a member; members are n1, n2"),
+        (('id = "example"', "id = 3"), r"cluster\.id .* must be a string"),
+        (('name = "n1"\ndata', 'name = "n3"\ndata'), r"replica\.name .*'n3' is not a member; the members are n1, n2"),
         (('name = "n2"', 'name = "n1"'), r"cluster\.members\[1\]\.name 'n1' is listed twice"),
         (("127.0.0.1:7101", "127.0.0.1"), r"cluster\.members\[0\]\.peer .* is not an address"),
         (("127.0.0.1:7101", "127.0.0.1:99999"), r"is not an address"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from raftflow.coordinator.config import peer_directory as peers_module
+from raftflow.coordinator.config.addresses import Address
 from raftflow.coordinator.config.peer_directory import PeerDirectory
-from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig, Timing
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.replication.members.membership import MemberInfo, Membership, MembershipVersion
 
 A, B, C, D = (MemberInfo(name, f"{name}:1", f"http://{name}:2") for name in "abcd")

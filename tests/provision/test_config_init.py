@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from raftflow.agent.config import load_config as load_agent
 from raftflow.cli.main import root
-from raftflow.coordinator.config.replica_config import load_config
+from raftflow.coordinator.config.loading import load_config
 from raftflow.provision.files import ClusterPlan, render
 from raftflow.provision.hosts import Host, ProvisionError, parse_hosts
 
@@ -265,9 +265,9 @@ def test_the_tables_in_comments_are_valid() -> None:
         document = tomllib.loads("\n".join(line.removeprefix("# ") if _is_toml(line) else line for line in lines))
         assert key in document
         if name == "n1.toml":
-            from raftflow.coordinator.config.settings import TABLES
+            from raftflow.coordinator.config.replica_config import SECTIONS
 
-            assert set(document["tls"]) == TABLES["tls"]
+            assert set(document["tls"]) == set(SECTIONS["tls"])
         else:
             assert document["agent"]["resources"]["gpu"] == 2
 

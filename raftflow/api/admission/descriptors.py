@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from raftflow.api.forwarding import forwarder
 from raftflow.coordinator.config.replica_config import Limits
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.values import ConfigError
 from raftflow.replication.net.connection import LinkLimits
 
 _log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from raftflow.replication.net.listener import listen
 
 if TYPE_CHECKING:
     from raftflow.api.admission.gated_connection import AdmissionControl
-    from raftflow.coordinator.config.replica_config import Address
+    from raftflow.coordinator.config.addresses import Address
 
 _log = logging.getLogger(__name__)
 

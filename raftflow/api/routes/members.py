@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from raftflow.api.dispatch.requests import Request, Response, Route
 from raftflow.api.http import bodies, problems
 from raftflow.api.http.problems import ProblemError
-from raftflow.coordinator.config.replica_config import parse_address, parse_url
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.addresses import parse_address, parse_url
+from raftflow.coordinator.config.values import ConfigError
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import (
     ADDRESS_PATTERN,

@@ -63,7 +63,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     Flags go over RAFTFLOW_<TABLE>_<KEY> in the environment, and these over the file.
     """
     from raftflow.api.server import run as run_replica  # noqa: PLC0415 - heavy
-    from raftflow.coordinator.config.replica_config import load_config  # noqa: PLC0415 - heavy
+    from raftflow.coordinator.config.loading import load_config  # noqa: PLC0415 - heavy
     from raftflow.log_output import start_logging  # noqa: PLC0415 - as above
 
     if config_file is None:

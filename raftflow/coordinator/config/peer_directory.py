@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from raftflow.coordinator.config.replica_config import parse_address
-from raftflow.coordinator.config.settings import ConfigError
+from raftflow.coordinator.config.addresses import parse_address
+from raftflow.coordinator.config.values import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

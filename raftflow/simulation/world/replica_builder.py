@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from raftflow.coordinator.clock import IdSource
+from raftflow.coordinator.config.addresses import Address
 from raftflow.coordinator.config.peer_directory import PeerDirectory
-from raftflow.coordinator.config.replica_config import Address, CoordinatorConfig, Limits, MemberConfig
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig
 from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.replica import Replica
 from raftflow.replication.config import LogConfig

@@ -1,4 +1,4 @@
-"""How settings are declared: type, default, bounds, unit and help stand beside the field of a struct, once.
+"""How settings are declared: type, default, bounds, unit and help are written once, at the field of a struct.
 
     class Timing(msgspec.Struct):
         lease_ms: Annotated[int, setting("An agent that is silent for this time is lost.", 300, DAY_MS)] = 10_000

@@ -75,8 +75,8 @@ WORDS = {
 }
 
 LEFT = {
-    "standing", "wish", "take", "stands", "become", "go on", "Holding", "void fence", "plants", "calm", "let go", "seat",
-    "foresight", "express", "turnstile", "doorway", "outlook", "doorman",
+    "standing", "wish", "take", "stands", "become", "go on", "Holding", "void fence", "plants", "calm", "let go",
+    "seat", "foresight", "express", "turnstile", "doorway", "outlook", "doorman",
 }  # fmt: skip
 """Words that are still in the tree; the list must become empty."""
 

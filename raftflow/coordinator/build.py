@@ -12,7 +12,7 @@ from raftflow.coordinator.replica import Replica
 from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.members.births import Neighbours
+from raftflow.replication.members.births import IntroducedPeers
 from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.net import tls
 from raftflow.replication.net.links import StreamLinks
@@ -41,7 +41,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
 
     introducer = Introducer(fs, config.data_dir, level=level)
     links = _links(config, introducer, shut_out)
-    neighbours = Neighbours(introducer, level, links.levels)
+    introduced_peers = IntroducedPeers(introducer, level, links.levels)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         directory = PeerDirectory(config, links.set_peers)
@@ -57,7 +57,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
             fs,
             before_compaction=audit.compact,
             on_members=follow,
-            neighbours=neighbours,
+            introduced_peers=introduced_peers,
         )
 
     replica = Replica(config, make_log, fs, clock=clock, level=level, peer_levels=links.levels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.replication.members.introductions import Point
+from raftflow.replication.members.introductions import HistoryPosition
 
 if TYPE_CHECKING:
     from raftflow.coordinator.audit.audit_file import AuditFile
@@ -18,10 +18,10 @@ class AppliedHistory:
         self._machine = machine
         self._audit = audit
 
-    def point(self) -> Point | None:
+    def point(self) -> HistoryPosition | None:
         """See `History`."""
         machine = self._machine
-        return Point(machine.applied_index, machine.chain) if machine.applied_index else None
+        return HistoryPosition(machine.applied_index, machine.chain) if machine.applied_index else None
 
     async def chain_after(self, index: int) -> bytes | None:
         """See `History`."""

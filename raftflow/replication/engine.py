@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from raftflow.replication.errors import LogFailedError
     from raftflow.replication.files import FileSystem
     from raftflow.replication.log import Role, StateMachine
-    from raftflow.replication.members.births import Neighbours
+    from raftflow.replication.members.births import IntroducedPeers
     from raftflow.replication.members.membership import MemberInfo, Membership, MembershipVersion
     from raftflow.replication.net.links import Links
     from raftflow.replication.replica.data import ReplicaData
@@ -68,7 +68,7 @@ class PySyncObjLog:
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
         on_members: Callable[[MembershipVersion], None] | None = None,
-        neighbours: Neighbours | None = None,
+        introduced_peers: IntroducedPeers | None = None,
     ) -> None:
         self._config = config
         self._roles = RoleTracker(config.name, config.election_max_s, election_min_s=config.election_min_s)
@@ -86,12 +86,12 @@ class PySyncObjLog:
                 before_compaction=before_compaction,
                 disabled_rules=disabled_rules,
                 on_members=on_members,
-                neighbours=neighbours,
+                introduced_peers=introduced_peers,
             )
             self._use(parts)
             return parts
 
-        self._life = Lifecycle(config, links, fs, self._roles, neighbours=neighbours, build=build)
+        self._life = Lifecycle(config, links, fs, self._roles, introduced_peers=introduced_peers, build=build)
 
     def _use(self, parts: ReplicaParts) -> None:
         """Keep the parts that the operations below use."""

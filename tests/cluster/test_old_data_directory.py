@@ -10,7 +10,7 @@ import pytest
 from raftflow.client.errors import NotFound
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import LocalClusterError
-from raftflow.replication.members.starts import Starts
+from raftflow.replication.members.starts import StartHistory
 from raftflow.replication.real_files import RealFileSystem
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -105,7 +105,7 @@ def test_a_replica_on_an_older_copy_repairs_itself_before_it_votes(
 
 def forget(cluster: LocalCluster, name: str, peer: str) -> None:
     """Take what a replica remembers of a peer from its disk: the rule is off."""
-    starts = Starts(RealFileSystem(), cluster.directory / name)
+    starts = StartHistory(RealFileSystem(), cluster.directory / name)
     starts.open()
     starts.forget([peer])
     starts.save()

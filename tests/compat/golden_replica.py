@@ -21,18 +21,18 @@ from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.log import Role
 from raftflow.replication.members.membership import MemberInfo, Membership
-from raftflow.replication.members.starts import ReplicaStart, Seen
+from raftflow.replication.members.starts import PeerRecord, ReplicaStart
 from raftflow.replication.net.links import StreamLinks
 from raftflow.replication.real_files import RealFileSystem
 
 GOLDEN = Path(__file__).parent / "golden"
 CLUSTER, NAME, PEERS = "golden", "n1", ("n2", "n3")
 PEER_STARTS = {
-    "n2": Seen(start=ReplicaStart(7, "nonce-n2"), index=12, term=3),
-    "n3": Seen(start=ReplicaStart(2, "nonce-n3")),
+    "n2": PeerRecord(start=ReplicaStart(7, "nonce-n2"), index=12, term=3),
+    "n3": PeerRecord(start=ReplicaStart(2, "nonce-n3")),
 }
 """What the replica remembers of its peers."""
-GIVEN_UP = Seen(start=ReplicaStart(5, "nonce-lost"), index=20, term=4)
+GIVEN_UP = PeerRecord(start=ReplicaStart(5, "nonce-lost"), index=20, term=4)
 """What a peer remembered of the replica, and its disk did not."""
 SEGMENT_BYTES = 1024
 MEMBERS = Membership(

@@ -29,11 +29,11 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.snapshot import stream
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members import membership
-from raftflow.replication.members.birth_file import Mark, MarkFile
+from raftflow.replication.members.birth_file import BirthFile, BirthRecord
 from raftflow.replication.members.identity import DataDir, read_identity
 from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.members.introductions import Introduction
-from raftflow.replication.members.starts import ReplicaStart, Seen, Starts
+from raftflow.replication.members.starts import PeerRecord, ReplicaStart, StartHistory
 from raftflow.replication.messages import envelope
 from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage.journal import Journal
@@ -151,17 +151,17 @@ def test_the_birth_and_the_starts(name: str, tmp_path: Path) -> None:
     golden, fs = Golden(name, tmp_path), RealFileSystem()
     disk = read_identity(fs, golden.directory).disk_id
     founders = {NAME: disk, **{peer: f"disk-{peer}" for peer in PEERS}}
-    mark = Mark(format=1, disk=disk, stage="born", met=True, whole=True, level=golden.level, founders=founders)
-    assert MarkFile(fs, golden.directory).read(disk) == mark
+    mark = BirthRecord(format=1, disk=disk, stage="born", met=True, whole=True, level=golden.level, founders=founders)
+    assert BirthFile(fs, golden.directory).read(disk) == mark
     assert mark.born
-    starts = Starts(fs, golden.directory)
+    starts = StartHistory(fs, golden.directory)
     starts.open()
     assert {peer: starts.of(peer) for peer in PEERS} == PEER_STARTS
     lost = GIVEN_UP.start.number
     assert starts.mine.number == lost + 2  # it gave that one up, and was started once more here
     assert starts.put_back(GIVEN_UP, GIVEN_UP.term, GIVEN_UP.index) == ""
     assert starts.put_back(GIVEN_UP, 0, 0) == ""
-    recorded = Seen(start=ReplicaStart(lost + 1, "another"))
+    recorded = PeerRecord(start=ReplicaStart(lost + 1, "another"))
     assert "another start" in starts.put_back(recorded, 0, 0)
     fs.close()
 

@@ -42,7 +42,7 @@ from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.errors import LogFailedError, NoQuorumError
 from raftflow.replication.log import Applied, LogStatus, Outcome, Rejected, Role
-from raftflow.replication.members.births import Neighbours
+from raftflow.replication.members.births import IntroducedPeers
 from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.members.membership import ChangeRefusedError, MemberInfo, MembershipVersion, NotReadyError
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss
@@ -224,7 +224,7 @@ class LogScenario:
             links,
             host.disk,
             on_members=follow,
-            neighbours=Neighbours(introducer, LEVEL, links.levels),
+            introduced_peers=IntroducedPeers(introducer, LEVEL, links.levels),
         )
         host.log.on_role_change(lambda role, term: self._note(host.name, f"{role.value} in term {term}"))
 

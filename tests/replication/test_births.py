@@ -13,8 +13,8 @@ import pytest
 
 from raftflow.domain.features import BIRTHS_LEVEL
 from raftflow.replication.errors import LogFailedError
-from raftflow.replication.members.birth_file import MarkFile, OrderRefusedError
-from raftflow.replication.members.births import Births, EmptiedError, Neighbours
+from raftflow.replication.members.birth_file import BirthFile, OrderRefusedError
+from raftflow.replication.members.births import Births, EmptiedError, IntroducedPeers
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.members.introducer import Introducer
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
@@ -40,16 +40,16 @@ class Resident:
         self.identity = data.disk_id
         data.close()
         self.stopped, self.linked = None, set()
-        file = MarkFile(self.disk, DIR, ordered_now=ordered)
-        mark = file.open(self.identity, has_data=self.data)
+        file = BirthFile(self.disk, DIR, ordered_now=ordered)
+        record = file.open(self.identity, has_data=self.data)
         self.introducer = Introducer(self.disk, DIR, level=self.level)
         self.births = Births(
             self.name,
             () if self.joins else members or self.town.members,
             disk=self.identity,
             file=file,
-            mark=mark,
-            neighbours=Neighbours(self.introducer, self.level, self._levels),
+            record=record,
+            introduced_peers=IntroducedPeers(self.introducer, self.level, self._levels),
             send=lambda peer, body: self.town.mail.append((self.name, peer, body)),
             has_data=lambda: self.data,
             late=lambda: self.late,

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftflow.replication.net.handshake import Acceptor, Credentials, Dialer, HandshakeError, Session, Verdict
+from raftflow.replication.net.handshake import (
+    Acceptor,
+    Credentials,
+    Dialer,
+    HandshakeError,
+    HandshakeVerdict,
+    LinkSession,
+)
 
 SECRET = b"a secret of the cluster"
 
@@ -28,7 +35,7 @@ def shake(dialer: Any, acceptor: Any) -> Any:
     return hello, challenge, proof, answer
 
 
-def pair() -> tuple[Session, Session]:
+def pair() -> tuple[LinkSession, LinkSession]:
     dialer, acceptor = Dialer(me("a"), "b"), Acceptor(me("b"), {"a", "c"})
     shake(dialer, acceptor)
     return dialer.session, acceptor.session
@@ -60,16 +67,18 @@ def test_both_sides_end_with_matching_keys() -> None:
 @pytest.mark.parametrize(
     ("dialer", "target", "acceptor", "verdict"),
     [
-        (me("a", secret=b"another secret 123"), "b", me("b"), Verdict.WRONG_SECRET),
-        (me("a", cluster="c2"), "b", me("b"), Verdict.OTHER_CLUSTER),
-        (me("aa"), "b", me("b"), Verdict.UNKNOWN_PEER),
-        (me("a"), "c", me("b"), Verdict.WRONG_ADDRESS),
-        (me("b"), "b", me("b"), Verdict.OWN_NAME),
-        (me("c"), "b", me("b"), Verdict.WRONG_DIRECTION),
-        (me("readonly"), "b", me("b"), Verdict.UNKNOWN_PEER),
+        (me("a", secret=b"another secret 123"), "b", me("b"), HandshakeVerdict.WRONG_SECRET),
+        (me("a", cluster="c2"), "b", me("b"), HandshakeVerdict.OTHER_CLUSTER),
+        (me("aa"), "b", me("b"), HandshakeVerdict.UNKNOWN_PEER),
+        (me("a"), "c", me("b"), HandshakeVerdict.WRONG_ADDRESS),
+        (me("b"), "b", me("b"), HandshakeVerdict.OWN_NAME),
+        (me("c"), "b", me("b"), HandshakeVerdict.WRONG_DIRECTION),
+        (me("readonly"), "b", me("b"), HandshakeVerdict.UNKNOWN_PEER),
     ],
 )
-def test_refusals_have_a_reason_on_both_sides(dialer: Any, target: str, acceptor: Any, verdict: Verdict) -> None:
+def test_refusals_have_a_reason_on_both_sides(
+    dialer: Any, target: str, acceptor: Any, verdict: HandshakeVerdict
+) -> None:
     refused, told = refusal(Dialer(dialer, target), Acceptor(acceptor, {"a", "c"}))
     assert refused.verdict == verdict == told.verdict
     assert not refused.told
@@ -79,7 +88,7 @@ def test_another_version_is_named() -> None:
     dialer = Dialer(me("a"), "b")
     dialer.first = dialer.first[:4] + b"\x09" + dialer.first[5:]
     refused, told = refusal(dialer, Acceptor(me("b"), {"a"}))
-    assert refused.verdict == told.verdict == Verdict.OTHER_VERSION
+    assert refused.verdict == told.verdict == HandshakeVerdict.OTHER_VERSION
 
 
 def test_an_acceptor_without_the_secret_is_refused_by_the_dialer() -> None:
@@ -89,7 +98,7 @@ def test_an_acceptor_without_the_secret_is_refused_by_the_dialer() -> None:
     dialer.step(impostor.step(dialer.first))
     with pytest.raises(HandshakeError) as refused:
         dialer.step(b"\0" + bytes(32))
-    assert refused.value.verdict == Verdict.WRONG_SECRET
+    assert refused.value.verdict == HandshakeVerdict.WRONG_SECRET
     assert dialer.session is None
 
 
@@ -109,7 +118,7 @@ def test_a_recorded_handshake_cannot_be_replayed() -> None:
     assert later.step(hello) != challenge
     with pytest.raises(HandshakeError) as refused:
         later.step(proof)
-    assert refused.value.verdict == Verdict.WRONG_SECRET
+    assert refused.value.verdict == HandshakeVerdict.WRONG_SECRET
     dialer = Dialer(me("a"), "b")
     dialer.step(challenge)
     with pytest.raises(HandshakeError):
@@ -121,7 +130,7 @@ def test_a_proof_for_one_peer_does_not_serve_at_another() -> None:
     dialer = Dialer(me("a"), "b")
     with pytest.raises(HandshakeError) as refused:
         Acceptor(me("c"), {"a"}).step(dialer.first)
-    assert refused.value.verdict == Verdict.WRONG_ADDRESS
+    assert refused.value.verdict == HandshakeVerdict.WRONG_ADDRESS
 
 
 @given(st.data())
@@ -154,14 +163,14 @@ def test_noise_is_garbage_and_gets_no_reply(noise: bytes) -> None:
     hello = (noise * (acceptor.need // len(noise) + 1))[: acceptor.need]
     with pytest.raises(HandshakeError) as refused:
         acceptor.step(hello)
-    assert refused.value.verdict == Verdict.GARBAGE
+    assert refused.value.verdict == HandshakeVerdict.GARBAGE
     assert refused.value.reply == b""
 
 
 def test_frames_cannot_be_repeated_reordered_dropped_or_taken_to_the_other_direction() -> None:
     ours, theirs = pair()
     first, second = ours.seal((b"first",), 5), ours.seal((b"second",), 6)
-    receivers = [Session("a", b"k" * 32, theirs._receive_key) for _ in range(4)]
+    receivers = [LinkSession("a", b"k" * 32, theirs._receive_key) for _ in range(4)]
     assert receivers[0].open(*first[1:]) and receivers[0].open(*second[1:])
     assert receivers[1].open(*first[1:]) and not receivers[1].open(*first[1:])
     assert not receivers[2].open(*second[1:])

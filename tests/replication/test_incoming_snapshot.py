@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from raftflow.replication.members.introducer import Introducer
-from raftflow.replication.members.introductions import Point
+from raftflow.replication.members.introductions import HistoryPosition
 from raftflow.replication.snapshot.incoming import IncomingSnapshot
 from raftflow.replication.storage.snapshot_store import SnapshotStore
 from raftflow.simulation.world.disk import FaultyFileSystem
@@ -87,10 +87,10 @@ def test_a_history_is_compared_again_when_it_has_gone_on() -> None:
     introducer = Introducer(FaultyFileSystem(), Path("/data"), level=5)
     assert introducer.is_compared("a")  # nothing was applied here
     applied = 7
-    introducer.history = SimpleNamespace(point=lambda: Point(applied, b"chain"))  # type: ignore[assignment]
+    introducer.history = SimpleNamespace(point=lambda: HistoryPosition(applied, b"chain"))  # type: ignore[assignment]
     assert not introducer.is_compared("a")
     introducer.starts = SimpleNamespace(mine=None, of=lambda _peer: None)  # type: ignore[assignment]
-    assert introducer.introduce_to("a").point == Point(7, b"chain")
+    assert introducer.introduce_to("a").point == HistoryPosition(7, b"chain")
     assert introducer.is_compared("a")
     assert not introducer.is_compared("b")
     applied = 8

@@ -12,7 +12,7 @@ from virtual_cluster import run_virtual, running
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.messages import envelope
-from raftflow.replication.repair.repair import RepairError, StorageOpener, last_promises
+from raftflow.replication.repair.repair import RepairError, StorageOpener, last_hard_state
 from raftflow.replication.storage.journal import JournalCorruptError
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
@@ -44,12 +44,12 @@ def test_the_last_promises_are_known_or_said_to_be_unknown(*, close: bool) -> No
     """For a flip anywhere: never an older term or vote."""
     known = unknown = 0
     fs = journal_of(close=close).fs
-    assert last_promises(fs, DIRECTORY) is not None
+    assert last_hard_state(fs, DIRECTORY) is not None
     for path in segments(fs, DIRECTORY):
         used = len(fs.content(path).rstrip(b"\0"))
         for offset in range(0, used, 3):
             fs.flip(path, offset, 1 << offset % 8)
-            found = last_promises(fs, DIRECTORY)
+            found = last_hard_state(fs, DIRECTORY)
             fs.flip(path, offset, 1 << offset % 8)
             if found is None:
                 unknown += 1
@@ -68,7 +68,7 @@ def test_a_journal_that_was_cut_off_hides_promises() -> None:
             file = again.fs.open(path)
             file.truncate(length)
             file.sync()
-            assert last_promises(again.fs, DIRECTORY) is None
+            assert last_hard_state(again.fs, DIRECTORY) is None
 
 
 def opener(fs: FaultyFileSystem, data: DataDir, members: int = 3) -> StorageOpener:

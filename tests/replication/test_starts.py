@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from raftflow.replication.members import starts as starts_module
-from raftflow.replication.members.starts import ReplicaStart, Seen, Starts, StartsFileError
+from raftflow.replication.members.starts import PeerRecord, ReplicaStart, StartHistory, StartsFileError
 from raftflow.replication.real_files import RealFileSystem
 
 
-def opened(directory: Path) -> Starts:
-    starts = Starts(RealFileSystem(), directory)
+def opened(directory: Path) -> StartHistory:
+    starts = StartHistory(RealFileSystem(), directory)
     starts.open()
     return starts
 
 
-def remembered(starts: Starts, *, index: int = 0, term: int = 0) -> Seen:
-    return Seen(start=starts.mine, index=index, term=term)
+def remembered(starts: StartHistory, *, index: int = 0, term: int = 0) -> PeerRecord:
+    return PeerRecord(start=starts.mine, index=index, term=term)
 
 
 def test_every_start_has_a_number_of_its_own_before_it_is_told(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_an_older_copy_is_noticed_however_often_it_was_started(tmp_path: Path, s
     assert old.mine.number > met.start.number
     again = opened(copy)
     assert again.put_back(met, 1, 1) == ""
-    assert again.put_back(Seen(start=ReplicaStart(2, "of a life that is lost")), 1, 1) == ""
+    assert again.put_back(PeerRecord(start=ReplicaStart(2, "of a life that is lost")), 1, 1) == ""
     # A copy of before that is noticed as ever.
-    assert again.put_back(Seen(start=ReplicaStart(again.mine.number + 1, "later")), 1, 1) != ""
+    assert again.put_back(PeerRecord(start=ReplicaStart(again.mine.number + 1, "later")), 1, 1) != ""
 
 
 def test_a_copy_of_the_same_life_is_noticed_by_what_it_acknowledged_or_by_its_term(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_peers_are_remembered_over_restarts_and_an_older_start_is_told_from_a_ne
     one.note("stranger", index=5)
     one.save()
     again = opened(tmp_path)
-    assert again.of("b") == Seen(start=ReplicaStart(7, "x"), index=5, term=2)
+    assert again.of("b") == PeerRecord(start=ReplicaStart(7, "x"), index=5, term=2)
     assert again.of("stranger") is None
     assert again.is_older("b", ReplicaStart(6, "y"))
     assert again.is_older("b", ReplicaStart(7, "y"))
@@ -87,7 +87,7 @@ def test_the_oldest_starts_are_forgotten_one_by_one(tmp_path: Path, monkeypatch:
     assert len(lives[-1]._content.nonces) == 3
     for life in lives:  # what is forgotten is not held against the replica
         assert lives[-1].put_back(remembered(life), 1, 1) == ""
-    assert lives[-1].put_back(Seen(start=ReplicaStart(3, "another")), 1, 1) != ""
+    assert lives[-1].put_back(PeerRecord(start=ReplicaStart(3, "another")), 1, 1) != ""
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,4 +107,4 @@ def test_a_damaged_memory_is_refused_and_says_what_to_do(tmp_path: Path, at: int
     with pytest.raises(StartsFileError, match="Remove it and start again"):
         opened(tmp_path)
     (tmp_path / "starts").unlink()
-    assert opened(tmp_path).put_back(Seen(start=ReplicaStart(1, "of before")), 1, 1) != ""
+    assert opened(tmp_path).put_back(PeerRecord(start=ReplicaStart(1, "of before")), 1, 1) != ""

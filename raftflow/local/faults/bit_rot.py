@@ -22,8 +22,8 @@ from raftflow.replication.members.membership import Membership, load_first
 from raftflow.replication.messages import envelope
 from raftflow.replication.real_files import RealFileSystem
 from raftflow.replication.storage import records
-from raftflow.replication.storage.recovery import Image, recover
-from raftflow.replication.storage.segments import Scan, read_segment
+from raftflow.replication.storage.recovery import JournalImage, recover
+from raftflow.replication.storage.segments import SegmentScan, read_segment
 from raftflow.replication.storage.snapshot_file import SnapshotInfo
 from raftflow.replication.storage.snapshot_store import SnapshotStore
 
@@ -88,9 +88,9 @@ class StoppedReplica:
         self._fs = RealFileSystem()
         self._meta = self._read_meta()
         recovered = recover(self._fs, directory / "journal", envelope.check)
-        self.image: Image = recovered.image
+        self.image: JournalImage = recovered.image
         self.segments = [segment.path for segment in recovered.segments]
-        self._scans: dict[Path, Scan] = {}
+        self._scans: dict[Path, SegmentScan] = {}
         end = None
         for segment in reversed(recovered.segments):
             scan = read_segment(segment.path, segment.number, segment.path.read_bytes(), end=end)

@@ -1,4 +1,4 @@
-"""The durable mark of a birth: `DIR/birth`. See `members/births.py`."""
+"""The durable record of a birth: `DIR/birth`. See `members/births.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OrderRefusedError(LogFailedError):
     """The operator ordered a birth (`--bootstrap`) where there is a cluster already. Says what to do."""
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
+class BirthRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the file says."""
 
     format: int
@@ -52,32 +52,32 @@ class _StoredBirth(msgspec.Struct, frozen=True):
     crc32: int
 
 
-class MarkFile:
-    """Reads and writes the mark. `ordered_now` says whether this very start is one with `--bootstrap`."""
+class BirthFile:
+    """Reads and writes the record. `ordered_now` says whether this very start is one with `--bootstrap`."""
 
     def __init__(self, fs: FileSystem, data_dir: Path, *, ordered_now: bool = False) -> None:
         self._fs = fs
         self._path = data_dir / "birth"
         self.ordered_now = ordered_now
 
-    def open(self, disk: str, *, has_data: bool) -> Mark:
+    def open(self, disk: str, *, has_data: bool) -> BirthRecord:
         """Return what is noted, with an order of this start noted too. Blocking. Raises `LogFailedError`."""
-        mark = self.read(disk) or Mark(format=FORMAT, disk=disk)
+        record = self.read(disk) or BirthRecord(format=FORMAT, disk=disk)
         if not self.ordered_now:
-            return mark
-        if has_data or mark.born:
+            return record
+        if has_data or record.born:
             raise OrderRefusedError(
                 f"--bootstrap is refused: {self._path.parent} holds data of a cluster. Start this replica without "
                 f"--bootstrap, which is for the first start of a new cluster alone."
             )
-        mark = msgspec.structs.replace(mark, ordered=True)
+        record = msgspec.structs.replace(record, ordered=True)
         try:
-            self.write(mark)
+            self.write(record)
         except OSError as error:
             raise LogFailedError(f"cannot write {self._path}: {error}. Repair the disk and start again.") from error
-        return mark
+        return record
 
-    def read(self, disk: str) -> Mark | None:
+    def read(self, disk: str) -> BirthRecord | None:
         """Return what is noted, None if nothing is. Blocking. Raises `LogFailedError`."""
         try:
             if self._path.name not in self._fs.list_dir(self._path.parent):
@@ -88,27 +88,27 @@ class MarkFile:
         try:
             stored = msgspec.json.decode(data, type=_StoredBirth)
             raw = bytes(stored.birth)
-            mark = msgspec.json.decode(raw, type=Mark)
+            record = msgspec.json.decode(raw, type=BirthRecord)
         except ValueError as error:
             raise self._damaged(str(error)) from None
         if crc32(raw) != stored.crc32:
             raise self._damaged("it does not match its checksum")
-        if mark.format != FORMAT:
+        if record.format != FORMAT:
             raise LogFailedError(
-                f"{self._path}: format {mark.format}, but this program reads format {FORMAT}. Start the version of "
+                f"{self._path}: format {record.format}, but this program reads format {FORMAT}. Start the version of "
                 f"raftflow that wrote it, or a newer one."
             )
-        if mark.disk != disk:
+        if record.disk != disk:
             raise LogFailedError(
                 f"{self._path} was written on another disk than {self._path.parent / 'identity'}: a part of this "
                 f"directory was removed or replaced. Put it back, or let this replica join under a new name with an "
                 f"empty directory."
             )
-        return mark
+        return record
 
-    def write(self, mark: Mark) -> None:
+    def write(self, record: BirthRecord) -> None:
         """Note durably. Blocking. Raises `OSError`."""
-        raw = msgspec.json.encode(mark)
+        raw = msgspec.json.encode(record)
         store_file(self._fs, self._path, msgspec.json.encode(_StoredBirth(msgspec.Raw(raw), crc32(raw))))
 
     def _damaged(self, what: str) -> LogFailedError:

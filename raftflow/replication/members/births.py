@@ -16,7 +16,7 @@ says so, and one with data from before this rule was born then: for both nothing
 
 ```
 DIR/birth      JSON with a checksum: format, disk, stage, ordered, whole, level, founders
-birth frame    MessagePack of `Told`, on every new link and after every change, to peers of feature level 5
+birth frame    MessagePack of `BirthMessage`, on every new link and after every change, to peers of feature level 5
 ```
 """
 
@@ -31,7 +31,7 @@ import msgspec
 
 from raftflow.domain.features import BIRTHS_LEVEL
 from raftflow.replication.errors import LogFailedError
-from raftflow.replication.members.birth_file import Mark, MarkFile, OrderRefusedError
+from raftflow.replication.members.birth_file import BirthFile, BirthRecord, OrderRefusedError
 from raftflow.replication.members.introductions import ADVICE
 from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, Name
 
@@ -59,7 +59,7 @@ class BirthStage(enum.StrEnum):
     BORN = "born"
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class BirthMessage(msgspec.Struct, frozen=True, kw_only=True):
     """What a replica tells about its birth."""
 
     format: int
@@ -77,7 +77,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     """Voters that are none of the first list: each of them had data when it became one."""
 
 
-class Neighbours(msgspec.Struct, frozen=True):
+class IntroducedPeers(msgspec.Struct, frozen=True):
     """What the links know of the other replicas."""
 
     introducer: Introducer
@@ -94,8 +94,8 @@ class Births:
         name: this replica.
         members: the voters of its first list.
         disk: its disk id.
-        file: where the mark is kept.
-        mark: what is in the file.
+        file: keeps the record.
+        record: what is in the file.
         neighbours: None where births are not looked at: in tests of other parts.
         send: takes a frame's body for a peer.
         has_data: returns whether this replica has a log, a term or a snapshot.
@@ -110,9 +110,9 @@ class Births:
         members: tuple[str, ...],
         *,
         disk: str,
-        file: MarkFile,
-        mark: Mark,
-        neighbours: Neighbours | None,
+        file: BirthFile,
+        record: BirthRecord,
+        introduced_peers: IntroducedPeers | None,
         send: Callable[[str, bytes], object],
         has_data: Callable[[], bool],
         late: Callable[[], tuple[str, ...]],
@@ -124,32 +124,36 @@ class Births:
         self._others = tuple(peer for peer in self._members if peer != name)
         self._disk = disk
         self._file = file
-        self._mark = mark
-        self._neighbours = neighbours
+        self._record = record
+        self._introduced_peers = introduced_peers
         self._send = send
         self._has_data = has_data
         self._late = late
         self._on_born = on_born
         self._joins = joins
         self._linked: set[str] = set()
-        self._told: dict[str, Told] = {}
+        self._told: dict[str, BirthMessage] = {}
         self._remind_at: float | None = None
-        active = neighbours is not None and neighbours.level >= BIRTHS_LEVEL
-        self.born = not active or joins or self._mark.born or has_data()
+        active = introduced_peers is not None and introduced_peers.level >= BIRTHS_LEVEL
+        self.born = not active or joins or self._record.born or has_data()
         """True if this replica may take part. Nothing but a birth changes it."""
         self._active = active
 
     @property
     def founding_levels(self) -> dict[str, int]:
         """Return the feature level at which the cluster begins, by founder; empty if this replica knows of none."""
-        return dict.fromkeys(self._mark.founders, self._mark.level) if self._mark.born and self._mark.level else {}
+        return (
+            dict.fromkeys(self._record.founders, self._record.level)
+            if self._record.born and self._record.level
+            else {}
+        )
 
     # What the engine reports.
 
     def start(self) -> None:
         """Begin: a cluster of one is born at once."""
-        if not self.born and not self._others and self._neighbours is not None:
-            self._be_born({self._name: self._disk}, self._neighbours.level, whole=True)
+        if not self.born and not self._others and self._introduced_peers is not None:
+            self._be_born({self._name: self._disk}, self._introduced_peers.level, whole=True)
         if not self.born:
             _log.info(
                 "this replica is fresh: a cluster begins when all of %s are reachable and fresh, or takes it in",
@@ -170,7 +174,7 @@ class Births:
 
     def hear(self, peer: str, body: bytes) -> None:
         """Take what a peer tells. Raises `ValueError` for what is none, `EmptiedError`, `OrderRefusedError`."""
-        self._told[peer] = msgspec.msgpack.decode(body, type=Told)
+        self._told[peer] = msgspec.msgpack.decode(body, type=BirthMessage)
         self._look()
 
     def emptied(self, peer: str, reason: str) -> LogFailedError | None:
@@ -231,16 +235,16 @@ class Births:
         return self._level_of(peer) >= BIRTHS_LEVEL
 
     def _level_of(self, peer: str) -> int:
-        return 0 if self._neighbours is None else self._neighbours.levels().get(peer, 0)
+        return 0 if self._introduced_peers is None else self._introduced_peers.levels().get(peer, 0)
 
     def may_relearn(self) -> bool:
         """Return True while a peer's disk may change: nobody can count on what this replica said of it."""
-        return self._active and not self.born and not self._joins and not self._mark.stage and not self._mark.met
+        return self._active and not self.born and not self._joins and not self._record.stage and not self._record.met
 
     def _is_ordered(self) -> bool:
         """Return True if the operator ordered a birth here, or at a fresh member that is linked."""
         told = (self._told[peer] for peer in self._linked & self._told.keys())
-        return self._mark.ordered or any(
+        return self._record.ordered or any(
             each.ordered and each.stage is not BirthStage.BORN and each.members == self._members for each in told
         )
 
@@ -267,10 +271,10 @@ class Births:
             if told.founders.get(self._name) == self._disk:  # B2
                 self._be_born(told.founders, told.level, whole=False)
                 return
-        if born and not self._mark.met:
-            self._mark = msgspec.structs.replace(self._mark, met=True)
-            self._file.write(self._mark)
-        if born and self._mark.ordered:
+        if born and not self._record.met:
+            self._record = msgspec.structs.replace(self._record, met=True)
+            self._file.write(self._record)
+        if born and self._record.ordered:
             self._refuse_order(born[0])
         old = [peer for peer in self._others if peer in self._linked and not self._understands(peer)]
         if born and 2 * len(born + old) > len(self._others):  # B3
@@ -301,8 +305,8 @@ class Births:
 
     def _refuse_order(self, peer: str) -> None:
         """A cluster is there: forget the order. Raises `OrderRefusedError` if it was given for this very start."""
-        self._mark = msgspec.structs.replace(self._mark, ordered=False)
-        self._file.write(self._mark)
+        self._record = msgspec.structs.replace(self._record, ordered=False)
+        self._file.write(self._record)
         if self._file.ordered_now:
             raise OrderRefusedError(
                 f"--bootstrap is refused: {peer} belongs to a cluster that was born already. Start this replica "
@@ -315,12 +319,12 @@ class Births:
         whole = len(free) == len(self._others)
         if whole or (self._is_ordered() and 2 * (len(free) + 1) > len(self._members)):
             self._say({self._name: self._disk, **{peer: self._disk_of(peer) for peer in free}})
-        seen = self._mark.founders
-        if self._mark.stage is None or not all(self._agrees(peer, seen) for peer in seen if peer != self._name):
+        seen = self._record.founders
+        if self._record.stage is None or not all(self._agrees(peer, seen) for peer in seen if peer != self._name):
             return
         told = [self._told[peer].level for peer in seen if peer in self._told]
         old = [self._level_of(peer) for peer in seen if peer != self._name and peer not in self._told]
-        level = min([self._neighbours.level if self._neighbours else 0, *told, *old])
+        level = min([self._introduced_peers.level if self._introduced_peers else 0, *told, *old])
         self._be_born(seen, level, whole=len(seen) == len(self._members))
 
     def _agrees(self, peer: str, seen: dict[str, str]) -> bool:
@@ -333,22 +337,27 @@ class Births:
         told = self._told.get(peer)
         if told is not None:
             return told.disk
-        return "" if self._neighbours is None else self._neighbours.introducer.known.get(peer, "")
+        return "" if self._introduced_peers is None else self._introduced_peers.introducer.known.get(peer, "")
 
     def _say(self, seen: dict[str, str]) -> None:
-        if self._mark.stage is not None and self._mark.founders == seen:
+        if self._record.stage is not None and self._record.founders == seen:
             return
-        self._mark = msgspec.structs.replace(self._mark, stage=BirthStage.SEEN.value, founders=seen)
-        self._file.write(self._mark)
+        self._record = msgspec.structs.replace(self._record, stage=BirthStage.SEEN.value, founders=seen)
+        self._file.write(self._record)
         self._tell_all()
 
     def _be_born(self, founders: dict[str, str], level: int, *, whole: bool) -> None:
-        self._mark = msgspec.structs.replace(
-            self._mark, stage=BirthStage.BORN.value, founders=dict(founders), level=level, whole=whole, ordered=False
+        self._record = msgspec.structs.replace(
+            self._record,
+            stage=BirthStage.BORN.value,
+            founders=dict(founders),
+            level=level,
+            whole=whole,
+            ordered=False,
         )
-        self._file.write(self._mark)
-        if self._neighbours is not None:
-            self._neighbours.introducer.learn({k: v for k, v in founders.items() if k != self._name and v})
+        self._file.write(self._record)
+        if self._introduced_peers is not None:
+            self._introduced_peers.introducer.learn({k: v for k, v in founders.items() if k != self._name and v})
         self.born = True
         _log.info("the cluster is born for this replica, with %s", ", ".join(sorted(founders)))
         self._tell_all()
@@ -362,17 +371,21 @@ class Births:
     def _tell(self, peer: str) -> None:
         if not self._active:
             return
-        stage = BirthStage(self._mark.stage or BirthStage.FRESH)
+        stage = BirthStage(self._record.stage or BirthStage.FRESH)
         if self.born:  # who joins and has nothing yet can vouch for nobody
             stage = BirthStage.BORN if self._has_data() or not self._joins else BirthStage.FRESH
-        told = Told(
+        told = BirthMessage(
             format=FORMAT,
             stage=stage,
             disk=self._disk,
-            level=self._mark.level if stage is BirthStage.BORN else self._neighbours.level if self._neighbours else 0,
+            level=self._record.level
+            if stage is BirthStage.BORN
+            else self._introduced_peers.level
+            if self._introduced_peers
+            else 0,
             members=self._members,
-            founders=self._mark.founders,
-            ordered=self._mark.ordered,
+            founders=self._record.founders,
+            ordered=self._record.ordered,
             has_data=self._has_data(),
             late=self._late(),
         )

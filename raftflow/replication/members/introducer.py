@@ -14,14 +14,14 @@ from raftflow.replication.members.identity import read_identity, store_file
 from raftflow.replication.members.introductions import (
     ADVICE,
     FORMAT,
-    HistorySource,
+    AppliedHistoryView,
     Introduction,
     IntroductionReply,
     LogView,
     is_welcome,
 )
 from raftflow.replication.members.membership import MembershipVersion
-from raftflow.replication.members.starts import Starts
+from raftflow.replication.members.starts import StartHistory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,10 +61,12 @@ class Introducer:
     def __init__(
         self, fs: FileSystem, data_dir: Path, *, level: int, new_nonce: Callable[[], str] | None = None
     ) -> None:
-        self.starts = Starts(fs, data_dir) if new_nonce is None else Starts(fs, data_dir, new_nonce=new_nonce)
+        self.starts = (
+            StartHistory(fs, data_dir) if new_nonce is None else StartHistory(fs, data_dir, new_nonce=new_nonce)
+        )
         self.log: LogView | None = None
         """Set by the log before the links start."""
-        self.history: HistorySource | None = None
+        self.history: AppliedHistoryView | None = None
         """Set by the replica before the links start."""
         self._fs = fs
         self._dir = data_dir
@@ -215,7 +217,7 @@ class Introducer:
         return IntroductionReply(accepted=False, reason=reason, differs=True, emptied=False)
 
     async def save(self, data: bytes) -> None:
-        """Store what `Starts.encode` returned. Raises `OSError`."""
+        """Store what `StartHistory.encode` returned. Raises `OSError`."""
         async with self._saving:
             await self._fs.off_loop(lambda: self.starts.save_as(data))
 

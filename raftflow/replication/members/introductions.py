@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol
 import msgspec
 
 from raftflow.replication.members.membership import LEARNERS_MAX, VOTERS_MAX, Name
-from raftflow.replication.members.starts import Number, ReplicaStart, Seen, Starts
+from raftflow.replication.members.starts import Number, PeerRecord, ReplicaStart, StartHistory
 
 if TYPE_CHECKING:
     pass
@@ -43,7 +43,7 @@ PEERS_MAX: Final = 1_000
 _log = logging.getLogger(__name__)
 
 
-class Point(msgspec.Struct, frozen=True, array_like=True):
+class HistoryPosition(msgspec.Struct, frozen=True, array_like=True):
     """Where a state stands."""
 
     index: Number
@@ -52,10 +52,10 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
     """Audit chain after it: equal chains mean equal histories."""
 
 
-class HistorySource(Protocol):
+class AppliedHistoryView(Protocol):
     """What was applied here."""
 
-    def point(self) -> Point | None:
+    def point(self) -> HistoryPosition | None:
         """Return where this replica stands."""
         ...
 
@@ -76,7 +76,7 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """`MembershipVersion.index` of that list."""
     start: ReplicaStart | None = None
     """The present start of the replica that speaks; None from older versions."""
-    seen: Seen | None = None
+    seen: PeerRecord | None = None
     """What it remembers of the replica that it speaks to."""
     seen_disk: Annotated[str, msgspec.Meta(max_length=64)] = ""
     """The disk of which it remembers that."""
@@ -84,7 +84,7 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """Its present term."""
     repairing: bool = False
     """It does not vote (repair.py)."""
-    point: Point | None = None
+    point: HistoryPosition | None = None
 
 
 ADVICE: Final = "Put the old directory back"
@@ -124,7 +124,7 @@ class LogView(Protocol):
         """Whether this replica votes for nobody."""
         ...
 
-    def look_at(self, peer: str, starts: Starts) -> None:
+    def look_at(self, peer: str, starts: StartHistory) -> None:
         """Note in `starts` what is known of a peer now."""
         ...
 

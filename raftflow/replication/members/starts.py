@@ -54,7 +54,7 @@ class ReplicaStart(msgspec.Struct, frozen=True, array_like=True):
     nonce: Nonce
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What one replica remembers of another one."""
 
     start: ReplicaStart
@@ -73,7 +73,7 @@ class _Content(msgspec.Struct, kw_only=True):
     """Starts up to this number that are not in `nonces` were given up."""
     lost_index: Number = 0
     lost_term: Number = 0
-    peers: dict[str, Seen] = {}
+    peers: dict[str, PeerRecord] = {}
 
 
 class _StoredStarts(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class _StoredStarts(msgspec.Struct, frozen=True):
     crc32: int
 
 
-class Starts:
+class StartHistory:
     """The starts of this replica, and the newest ones of its peers. `open` it once in the life of a process."""
 
     def __init__(
@@ -118,7 +118,7 @@ class Starts:
 
     # What peers remember of this replica.
 
-    def put_back(self, seen: Seen, term: int, last_index: int, *, repairing: bool = False) -> str:
+    def put_back(self, seen: PeerRecord, term: int, last_index: int, *, repairing: bool = False) -> str:
         """Say in which way a peer remembers more of this replica than its disk does; empty if it does not.
 
         Args:
@@ -142,7 +142,7 @@ class Starts:
             return f"this replica in term {seen.term}, and this disk knows term {term}"
         return ""
 
-    def give_up(self, seen: Seen) -> None:
+    def give_up(self, seen: PeerRecord) -> None:
         """Go on after what a peer remembers and this disk does not, durably. Blocking. Raises `OSError`.
 
         To be called when it is durable that this replica is under repair.
@@ -156,7 +156,7 @@ class Starts:
 
     # What this replica remembers of its peers.
 
-    def of(self, peer: str) -> Seen | None:
+    def of(self, peer: str) -> PeerRecord | None:
         """Return what is remembered of a peer."""
         return self._content.peers.get(peer)
 
@@ -170,7 +170,7 @@ class Starts:
         known = self.of(peer)
         if known is not None and known.start == start:
             return False
-        seen = Seen(start=start) if known is None else msgspec.structs.replace(known, start=start)
+        seen = PeerRecord(start=start) if known is None else msgspec.structs.replace(known, start=start)
         self._content.peers[peer] = seen
         self.dirty = True
         return True

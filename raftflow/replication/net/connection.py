@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 import msgspec
 
 from raftflow.replication.messages.wire import FRAME_BYTES_MAX
-from raftflow.replication.net.handshake import LENGTH, MAC_BYTES, Acceptor, Dialer, HandshakeError, Session, Verdict
+from raftflow.replication.net.handshake import (
+    LENGTH,
+    MAC_BYTES,
+    Acceptor,
+    Dialer,
+    HandshakeError,
+    HandshakeVerdict,
+    LinkSession,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,10 +67,10 @@ class ConnectionFailure(msgspec.Struct, frozen=True):
     """Name that the other side claimed, proven or not."""
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Whom a connection reports to."""
 
-    def established(self, connection: PeerConnection, session: Session) -> None:
+    def established(self, connection: PeerConnection, session: LinkSession) -> None:
         """The other side has proved the secret."""
         ...
 
@@ -78,7 +86,7 @@ class Owner(Protocol):
 class PeerConnection(asyncio.Protocol):
     """The protocol of one connection on either side."""
 
-    def __init__(self, handshake: Dialer | Acceptor, owner: Owner, limits: LinkLimits, remote: str) -> None:
+    def __init__(self, handshake: Dialer | Acceptor, owner: ConnectionOwner, limits: LinkLimits, remote: str) -> None:
         self.remote = remote
         """The other side's address, for log lines."""
         self.over = False
@@ -96,7 +104,7 @@ class PeerConnection(asyncio.Protocol):
         """Done when its socket is closed as well, with everything written or lost."""
         self.peer = ""
         """The proven name of the other side, kept here by the owner."""
-        self._session: Session | None = None
+        self._session: LinkSession | None = None
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._need = 0
@@ -233,7 +241,7 @@ class PeerConnection(asyncio.Protocol):
             self._refuse(error)
             return
         if handshake.session is None and self._buffer:
-            self._refuse(HandshakeError(Verdict.GARBAGE, peer=self._claimed()))
+            self._refuse(HandshakeError(HandshakeVerdict.GARBAGE, peer=self._claimed()))
             return
         if reply and self._transport is not None:
             self._transport.write(reply)
@@ -250,7 +258,7 @@ class PeerConnection(asyncio.Protocol):
             failure = ConnectionFailure(f"refused_{error.verdict.name.lower()}", str(error), error.peer)
         self.drop(failure, error.reply)
 
-    def _establish(self, session: Session) -> None:
+    def _establish(self, session: LinkSession) -> None:
         self._timer.cancel()
         self._session = session
         self._heard_at = self._sent_at = self.established_at = self._loop.time()
@@ -263,7 +271,7 @@ class PeerConnection(asyncio.Protocol):
 
     def _read_frames(self, data: bytes) -> None:
         """Verify and deliver every whole frame; keep the rest."""
-        session = cast("Session", self._session)
+        session = cast("LinkSession", self._session)
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._need:

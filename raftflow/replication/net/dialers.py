@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
-    from raftflow.replication.net.connection import Owner
+    from raftflow.replication.net.connection import ConnectionOwner
 
 Address = tuple[str, int]
 
@@ -39,7 +39,7 @@ class PeerDialers:
     def __init__(
         self,
         me: Credentials,
-        owner: Owner,
+        owner: ConnectionOwner,
         limits: LinkLimits,
         tls_client: ssl.SSLContext | None,
         *,

@@ -47,7 +47,7 @@ _COUNTED_LENGTH: Final = struct.Struct(">QI")
 _NO_PROOF: Final = bytes(32)
 
 
-class Verdict(enum.IntEnum):
+class HandshakeVerdict(enum.IntEnum):
     """Why a handshake failed, as one byte on the line and as a name in logs and counters."""
 
     OK = 0
@@ -61,15 +61,15 @@ class Verdict(enum.IntEnum):
     GARBAGE = 8
 
 
-HINTS: Final[dict[Verdict, str]] = {
-    Verdict.OTHER_VERSION: "it speaks another version of the handshake; upgrade one of the two",
-    Verdict.OTHER_CLUSTER: "it belongs to another cluster; compare cluster_id and the peer addresses",
-    Verdict.WRONG_ADDRESS: "the address belongs to a replica of another name; correct the peer list",
-    Verdict.OWN_NAME: "it uses this replica's own name; give each replica a name of its own",
-    Verdict.UNKNOWN_PEER: "its name is not in the peer list; compare the peer lists of both",
-    Verdict.WRONG_SECRET: "it does not hold this cluster's secret; compare the secret files",
-    Verdict.WRONG_DIRECTION: "the replica with the smaller name dials; compare the names",
-    Verdict.GARBAGE: "it does not speak this protocol; something else uses the peer port",
+HINTS: Final[dict[HandshakeVerdict, str]] = {
+    HandshakeVerdict.OTHER_VERSION: "it speaks another version of the handshake; upgrade one of the two",
+    HandshakeVerdict.OTHER_CLUSTER: "it belongs to another cluster; compare cluster_id and the peer addresses",
+    HandshakeVerdict.WRONG_ADDRESS: "the address belongs to a replica of another name; correct the peer list",
+    HandshakeVerdict.OWN_NAME: "it uses this replica's own name; give each replica a name of its own",
+    HandshakeVerdict.UNKNOWN_PEER: "its name is not in the peer list; compare the peer lists of both",
+    HandshakeVerdict.WRONG_SECRET: "it does not hold this cluster's secret; compare the secret files",
+    HandshakeVerdict.WRONG_DIRECTION: "the replica with the smaller name dials; compare the names",
+    HandshakeVerdict.GARBAGE: "it does not speak this protocol; something else uses the peer port",
 }
 """What an operator should know and do about each failure."""
 
@@ -80,7 +80,9 @@ class HandshakeError(Exception):
     `told` is true when the verdict came from the other side, which refused us.
     """
 
-    def __init__(self, verdict: Verdict, *, peer: str | None = None, reply: bytes = b"", told: bool = False) -> None:
+    def __init__(
+        self, verdict: HandshakeVerdict, *, peer: str | None = None, reply: bytes = b"", told: bool = False
+    ) -> None:
         super().__init__(f"{verdict.name.lower()}: {HINTS[verdict]}")
         self.verdict = verdict
         self.peer = peer
@@ -116,7 +118,7 @@ def encode_name(name: str) -> bytes:
     return raw
 
 
-class Session:
+class LinkSession:
     """The keys and counters of one connection after its handshake."""
 
     __slots__ = ("_receive_key", "_received", "_send_key", "_sent", "peer")
@@ -192,7 +194,7 @@ class Dialer:
             *_padded(target),
         )
         self.need = _CHALLENGE.size
-        self.session: Session | None = None
+        self.session: LinkSession | None = None
         """Set when the other side has proved itself."""
         self._transcript = b""
         self._proof = b""
@@ -205,19 +207,19 @@ class Dialer:
         if verdict:
             raise _told(verdict, self.target)
         if not hmac.compare_digest(answer, _prove(self._me.secret, b"acceptor", self._transcript, self._proof)):
-            raise HandshakeError(Verdict.WRONG_SECRET, peer=self.target)
+            raise HandshakeError(HandshakeVerdict.WRONG_SECRET, peer=self.target)
         out, back = _session_keys(self._me.secret, self._transcript + self._proof)
-        self.session = Session(self.target, out, back)
+        self.session = LinkSession(self.target, out, back)
         return b""
 
     def _on_challenge(self, data: bytes) -> bytes:
         magic, version, kind, verdict, _ = _CHALLENGE.unpack(data)
         if magic != _MAGIC or kind != _KIND_CHALLENGE:
-            raise HandshakeError(Verdict.GARBAGE, peer=self.target)
+            raise HandshakeError(HandshakeVerdict.GARBAGE, peer=self.target)
         if verdict:
             raise _told(verdict, self.target)
         if version != HANDSHAKE_VERSION:
-            raise HandshakeError(Verdict.OTHER_VERSION, peer=self.target)
+            raise HandshakeError(HandshakeVerdict.OTHER_VERSION, peer=self.target)
         self._transcript = self.first + data
         self._proof = _prove(self._me.secret, b"dialer", self._transcript)
         self.need = _ANSWER.size
@@ -243,7 +245,7 @@ class Acceptor:
         """Who is no peer may prove that it holds the secret; the owner judges it then."""
         self._nonce = nonce
         self.need = _HELLO.size
-        self.session: Session | None = None
+        self.session: LinkSession | None = None
         """Set when the other side has proved itself."""
         self._transcript = b""
         self._claimed = ""
@@ -253,11 +255,11 @@ class Acceptor:
         if not self._transcript:
             return self._on_hello(data)
         if not hmac.compare_digest(data, _prove(self._me.secret, b"dialer", self._transcript)):
-            reply = _ANSWER.pack(Verdict.WRONG_SECRET, _NO_PROOF)
-            raise HandshakeError(Verdict.WRONG_SECRET, peer=self._claimed, reply=reply)
+            reply = _ANSWER.pack(HandshakeVerdict.WRONG_SECRET, _NO_PROOF)
+            raise HandshakeError(HandshakeVerdict.WRONG_SECRET, peer=self._claimed, reply=reply)
         back, out = _session_keys(self._me.secret, self._transcript + data)
-        self.session = Session(self._claimed, out, back)
-        return _ANSWER.pack(Verdict.OK, _prove(self._me.secret, b"acceptor", self._transcript, data))
+        self.session = LinkSession(self._claimed, out, back)
+        return _ANSWER.pack(HandshakeVerdict.OK, _prove(self._me.secret, b"acceptor", self._transcript, data))
 
     def _on_hello(self, data: bytes) -> bytes:
         magic, version, kind, cluster, _, dialer_length, dialer_field, target_length, target_field = _HELLO.unpack(
@@ -265,7 +267,7 @@ class Acceptor:
         )
         dialer, target = _read_name(dialer_length, dialer_field), _read_name(target_length, target_field)
         if magic != _MAGIC or kind != _KIND_HELLO or dialer is None or target is None:
-            raise HandshakeError(Verdict.GARBAGE)
+            raise HandshakeError(HandshakeVerdict.GARBAGE)
         verdict = self._judge(version, cluster, dialer, target)
         challenge = _CHALLENGE.pack(_MAGIC, HANDSHAKE_VERSION, _KIND_CHALLENGE, verdict, self._nonce(NONCE_BYTES))
         if verdict:
@@ -275,27 +277,27 @@ class Acceptor:
         self.need = _PROOF.size
         return challenge
 
-    def _judge(self, version: int, cluster: bytes, dialer: str, target: str) -> Verdict:
+    def _judge(self, version: int, cluster: bytes, dialer: str, target: str) -> HandshakeVerdict:
         """Check what the dialer claims, the most telling fault first."""
         if version != HANDSHAKE_VERSION:
-            return Verdict.OTHER_VERSION
+            return HandshakeVerdict.OTHER_VERSION
         if not hmac.compare_digest(cluster, _cluster_digest(self._me.cluster_id)):
-            return Verdict.OTHER_CLUSTER
+            return HandshakeVerdict.OTHER_CLUSTER
         if dialer == self._me.name:
-            return Verdict.OWN_NAME
+            return HandshakeVerdict.OWN_NAME
         if target != self._me.name:
-            return Verdict.WRONG_ADDRESS
+            return HandshakeVerdict.WRONG_ADDRESS
         if dialer not in self._peers:
-            return Verdict.OK if self._strangers else Verdict.UNKNOWN_PEER
+            return HandshakeVerdict.OK if self._strangers else HandshakeVerdict.UNKNOWN_PEER
         if dialer > self._me.name:
-            return Verdict.WRONG_DIRECTION
-        return Verdict.OK
+            return HandshakeVerdict.WRONG_DIRECTION
+        return HandshakeVerdict.OK
 
 
 def _told(verdict: int, peer: str) -> HandshakeError:
     """Return the error for a verdict that the other side sent."""
     try:
-        known = Verdict(verdict)
+        known = HandshakeVerdict(verdict)
     except ValueError:
-        known = Verdict.GARBAGE
+        known = HandshakeVerdict.GARBAGE
     return HandshakeError(known, peer=peer, told=True)

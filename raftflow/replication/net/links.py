@@ -25,7 +25,7 @@ from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.members.introductions import Introduction, IntroductionReply
 from raftflow.replication.net.connection import ConnectionFailure, LinkLimits, PeerConnection
 from raftflow.replication.net.dialers import PeerDialers
-from raftflow.replication.net.handshake import Acceptor, Credentials, Session, encode_name
+from raftflow.replication.net.handshake import Acceptor, Credentials, LinkSession, encode_name
 from raftflow.replication.net.listener import PeerListener
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class StreamLinks:
 
     # -- what connections report (connection.Owner) --------------------------------------------------------------
 
-    def established(self, connection: PeerConnection, session: Session) -> None:
+    def established(self, connection: PeerConnection, session: LinkSession) -> None:
         """Put a proven connection into use, or begin with the introductions."""
         self._unproven.pop(connection, None)
         connection.peer = session.peer

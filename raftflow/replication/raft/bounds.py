@@ -53,7 +53,7 @@ class MessageBounds:
         return ""
 
 
-class Removal:
+class RemovalClaims:
     """Remembers who says that this replica was removed."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from pysyncobj.transport import Transport
 
 from raftflow.replication.errors import REMOVED_ADVICE, RemovedError
-from raftflow.replication.raft.bounds import Removal, needed
+from raftflow.replication.raft.bounds import RemovalClaims, needed
 from raftflow.replication.raft.follower_guard import FollowerGuard
 from raftflow.replication.raft.library_types import LibraryFailure
 from raftflow.replication.raft.rules import NO_RULES, Rule
@@ -77,7 +77,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Judges what comes from the leader that this replica follows."""
         self.votes = True
         """False while this replica is being repaired (repair.py): it neither votes nor stands for election."""
-        self._removal = Removal()
+        self._removal = RemovalClaims()
         self.configured: frozenset[str] = frozenset()
         """The other replicas of the configuration, for one whose log has no list of members yet."""
         self.waits = False
@@ -272,7 +272,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
             self.raft.receive(peer, message)
 
     def hear_removal(self, peer: str) -> None:
-        """A peer says that this replica was removed. Raises `RemovedError` when enough of them do (`Removal`)."""
+        """Note a peer that says this replica was removed. Raises `RemovedError` when enough of them do."""
         others = self.raft.other_voters or self.configured
         new = self._removal.tell(peer)
         tellers = self._removal.tellers(others)

@@ -47,14 +47,14 @@ class RepairError(LogFailedError):
     """The replica cannot repair itself. Says what to do."""
 
 
-class Promises(msgspec.Struct, frozen=True):
+class HardState(msgspec.Struct, frozen=True):
     """What a replica had promised: its last term, and its vote in it."""
 
     term: int
     vote: str | None
 
 
-class _RepairMark(msgspec.Struct, frozen=True, kw_only=True):
+class _RepairRecord(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     term: int
     vote: str | None
@@ -69,7 +69,7 @@ class _StoredRepair(msgspec.Struct, frozen=True):
     crc32: int
 
 
-class Storage(NamedTuple):
+class OpenStorage(NamedTuple):
     """What a replica starts from."""
 
     journal: Journal
@@ -83,49 +83,49 @@ class Storage(NamedTuple):
 class Repair:
     """A repair under way. `term` is the highest in which the replica can have promised anything before."""
 
-    def __init__(self, fs: FileSystem, directory: Path, mark: _RepairMark) -> None:
+    def __init__(self, fs: FileSystem, directory: Path, record: _RepairRecord) -> None:
         self._fs = fs
         self._directory = directory
-        self._mark = mark
+        self._record = record
 
     @classmethod
-    def begin(cls, fs: FileSystem, directory: Path, promises: Promises) -> Repair:
+    def begin(cls, fs: FileSystem, directory: Path, promises: HardState) -> Repair:
         """Note durably that this replica, whose files are whole, has promised more than they know. Blocking.
 
         Raises `OSError`.
         """
-        mark = _RepairMark(format=FORMAT, term=promises.term, vote=promises.vote, empty=True, unsure=True)
-        repair = cls(fs, directory, mark)
+        record = _RepairRecord(format=FORMAT, term=promises.term, vote=promises.vote, empty=True, unsure=True)
+        repair = cls(fs, directory, record)
         repair._write()
         return repair
 
     @property
     def is_needless(self) -> bool:
         """True if the replica never promised anything, for certain: it is fresh (births.py), and nothing is lost."""
-        return (self._mark.term, self._mark.vote, self._mark.unsure) == (0, None, False)
+        return (self._record.term, self._record.vote, self._record.unsure) == (0, None, False)
 
     @property
     def unsure(self) -> bool:
         """True while it is not known how high the terms are in which the replica has promised something."""
-        return self._mark.unsure
+        return self._record.unsure
 
     def doubt(self) -> None:
         """Note durably that the term is not known, since the disk was put back. Blocking. Raises `OSError`."""
-        self._mark = msgspec.structs.replace(self._mark, unsure=True)
+        self._record = msgspec.structs.replace(self._record, unsure=True)
         self._write()
 
     def settle(self, term: int) -> None:
         """Note durably that nothing was promised in a term above `term`. Blocking. Raises `OSError`."""
-        self._mark = msgspec.structs.replace(self._mark, term=max(self._mark.term, term), unsure=False)
+        self._record = msgspec.structs.replace(self._record, term=max(self._record.term, term), unsure=False)
         self._write()
 
     def _write(self) -> None:
-        _write_mark(self._fs, self._directory, self._mark)
+        _write_record(self._fs, self._directory, self._record)
 
     @property
     def term(self) -> int:
         """An entry of a later term, committed and held durably, ends the repair."""
-        return self._mark.term
+        return self._record.term
 
     def finish(self) -> None:
         """Record durably that the replica is whole. Blocking. Raises `OSError`."""
@@ -163,27 +163,27 @@ class StorageOpener:
         self._members = members
         self._journal: Journal | None = None
 
-    def open(self) -> Storage:
+    def open(self) -> OpenStorage:
         """Open everything, blocking. Raises `LogFailedError` that says what to do."""
         try:
-            mark = self._read_mark()
-            if mark is not None and not mark.empty:
-                mark = self._begin_anew(mark)  # it was interrupted
+            record = self._read_record()
+            if record is not None and not record.empty:
+                record = self._begin_anew(record)  # it was interrupted
             try:
-                return self._open(mark)
+                return self._open(record)
             except (JournalCorruptError, SnapshotCorruptError) as error:
                 promises = self._promises_despite(error)
                 _log.error("%s", str(error).removesuffix(REPAIR))  # what it advises is what happens now
-                first = _RepairMark(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
-                if mark is not None:  # what a disk that was put back had promised is not in its journal
-                    first = msgspec.structs.replace(first, term=max(first.term, mark.term), unsure=mark.unsure)
+                first = _RepairRecord(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
+                if record is not None:  # what a disk that was put back had promised is not in its journal
+                    first = msgspec.structs.replace(first, term=max(first.term, record.term), unsure=record.unsure)
                 return self._open(self._begin_anew(first))
         except OSError as error:
             raise LogFailedError(
                 f"cannot use {self._data.path}: {error}. Free space or repair the disk, then start again."
             ) from error
 
-    def _open(self, mark: _RepairMark | None) -> Storage:
+    def _open(self, record: _RepairRecord | None) -> OpenStorage:
         data = self._data
         self._journal = journal = self._open_journal()
         data.note_journal()
@@ -197,11 +197,11 @@ class StorageOpener:
                 (newest.prev_command, newest.prev_index, newest.prev_term),
                 (newest.last_command, newest.index, newest.term),
             )
-        repair = None if mark is None else Repair(self._fs, data.path, mark)
+        repair = None if record is None else Repair(self._fs, data.path, record)
         if repair is not None and repair.is_needless:
             repair.finish()
             repair = None
-        return Storage(journal, store, newest, repair)
+        return OpenStorage(journal, store, newest, repair)
 
     def _open_journal(self) -> Journal:
         return Journal.open(
@@ -212,7 +212,7 @@ class StorageOpener:
             must_exist=self._data.has_journal,
         )
 
-    def _promises_despite(self, error: LogFailedError) -> Promises:
+    def _promises_despite(self, error: LogFailedError) -> HardState:
         """Return what the replica had promised. Raises `error`, or what it lacks for a repair, if that is unknown."""
         journal, self._journal = self._journal, None
         if isinstance(error, JournalForeignError):
@@ -222,20 +222,20 @@ class StorageOpener:
                 f"{error} It cannot repair itself: a cluster of {self._members} has no majority without it."
             ) from error
         if journal is not None:
-            promises = Promises(journal.getCurrentTerm(), journal.getVotedForNodeId())
+            promises = HardState(journal.getCurrentTerm(), journal.getVotedForNodeId())
             journal.close()
             return promises
-        found = last_promises(self._fs, self._data.journal_dir)
+        found = last_hard_state(self._fs, self._data.journal_dir)
         if found is None:
             raise RepairError(
                 f"{error} It cannot repair itself: the damage may hide the last term in which it voted."
             ) from error
         return found
 
-    def _begin_anew(self, mark: _RepairMark) -> _RepairMark:
+    def _begin_anew(self, record: _RepairRecord) -> _RepairRecord:
         """Put the damaged files aside and start a journal that knows the promises and nothing else."""
         fs, data = self._fs, self._data
-        self._write_mark(mark)
+        self._write_record(record)
         segments = [name for name in fs.list_dir(data.journal_dir) if parse_segment_name(name) is not None]
         self._set_aside(data.journal_dir, segments)
         store = SnapshotStore(fs, data.snapshot_dir, clock=self._clock)
@@ -244,11 +244,11 @@ class StorageOpener:
             fs, data.journal_dir, check_command=self._check, segment_bytes=self._segment_bytes, must_exist=False
         )
         journal.add(NO_OP, 1, 0)  # as in every new log; the library would give it the present term
-        journal.setCurrentTerm(mark.term, mark.vote)
+        journal.setCurrentTerm(record.term, record.vote)
         journal.sync_now()
         journal.close()
-        done = msgspec.structs.replace(mark, empty=True)
-        self._write_mark(done)
+        done = msgspec.structs.replace(record, empty=True)
+        self._write_record(done)
         _log.warning(
             "the log of %s is taken from the other replicas again; until then this replica does not vote. What was "
             "damaged is kept in %s, in files named *.damaged-*. Look after the disk.",
@@ -271,37 +271,37 @@ class StorageOpener:
             self._fs.rename(directory / name, directory / target)
         self._fs.sync_dir(directory)
 
-    # The mark.
+    # The record.
 
-    def _read_mark(self) -> _RepairMark | None:
+    def _read_record(self) -> _RepairRecord | None:
         file = self._data.path / "repair"
         if file.name not in self._fs.list_dir(self._data.path):
             return None
         try:
             stored = msgspec.json.decode(self._fs.read(file), type=_StoredRepair)
             raw = bytes(stored.repair)
-            mark = msgspec.json.decode(raw, type=_RepairMark)
+            record = msgspec.json.decode(raw, type=_RepairRecord)
         except ValueError as error:
             raise _damaged(file, str(error)) from None
         if crc32(raw) != stored.crc32:
             raise _damaged(file, "it does not match its checksum")
-        if mark.format != FORMAT:
+        if record.format != FORMAT:
             raise RepairError(
-                f"{file}: format {mark.format}, but this program reads format {FORMAT}. Start the version of "
+                f"{file}: format {record.format}, but this program reads format {FORMAT}. Start the version of "
                 f"raftflow that wrote it, or a newer one."
             )
-        return mark
+        return record
 
-    def _write_mark(self, mark: _RepairMark) -> None:
-        _write_mark(self._fs, self._data.path, mark)
+    def _write_record(self, record: _RepairRecord) -> None:
+        _write_record(self._fs, self._data.path, record)
 
 
-def _write_mark(fs: FileSystem, directory: Path, mark: _RepairMark) -> None:
-    raw = msgspec.json.encode(mark)
+def _write_record(fs: FileSystem, directory: Path, record: _RepairRecord) -> None:
+    raw = msgspec.json.encode(record)
     store_file(fs, directory / "repair", msgspec.json.encode(_StoredRepair(msgspec.Raw(raw), crc32(raw))))
 
 
-def last_promises(fs: FileSystem, directory: Path) -> Promises | None:
+def last_hard_state(fs: FileSystem, directory: Path) -> HardState | None:
     """Return term and vote of the last record of a damaged journal, or None if a later one may be lost.
 
     Every record carries both, and the term never falls. So it is enough that the newest segment's last record is
@@ -319,7 +319,7 @@ def last_promises(fs: FileSystem, directory: Path) -> Promises | None:
     if version != records.FORMAT or len(data) < filled:
         return None
     end = len(data.rstrip(b"\0"))
-    last: records.Batch | None = None
+    last: records.RecordBatch | None = None
     at = data.find(records.MAGIC_BYTES)
     while at >= 0:
         header = records.decode_header(data, at, segment=number)
@@ -334,7 +334,7 @@ def last_promises(fs: FileSystem, directory: Path) -> Promises | None:
         at = data.find(records.MAGIC_BYTES, at + 1)
     if last is None or last.flags & records.SEAL:
         return None
-    return Promises(last.term, last.vote)
+    return HardState(last.term, last.vote)
 
 
 def _damaged(file: Path, what: str) -> RepairError:

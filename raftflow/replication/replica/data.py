@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members import membership
-from raftflow.replication.members.birth_file import MarkFile
+from raftflow.replication.members.birth_file import BirthFile
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.members.membership import MemberInfo, Membership
 from raftflow.replication.messages import envelope
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReplicaData:
-    """The data directory of one replica, open: journal, snapshots, birth mark, list of members of the first start.
+    """The data directory of one replica, open: journal, snapshots, birth record, list of members of the first start.
 
     Blocking. Raises `LogFailedError` with advice. Close it, or it stays locked.
     """
@@ -49,9 +49,9 @@ class ReplicaData:
             members=MEMBERS_MIN if config.join else len(config.members),
         )
         self.journal, self.store, self.newest_snapshot, self.repair = opener.open()
-        self.birth_file = MarkFile(fs, directory.path, ordered_now=config.bootstrap)
-        self.birth_mark = self.birth_file.open(directory.disk_id, has_data=self.has_data())
-        is_new = not self.has_data() and self.birth_mark.stage is None
+        self.birth_file = BirthFile(fs, directory.path, ordered_now=config.bootstrap)
+        self.birth_record = self.birth_file.open(directory.disk_id, has_data=self.has_data())
+        is_new = not self.has_data() and self.birth_record.stage is None
         self.first_members = membership.load_first(fs, directory.path, _configured_members(config), anew=is_new)
 
     def has_data(self) -> bool:

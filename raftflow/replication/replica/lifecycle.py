@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from raftflow.replication.config import LogConfig
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.members.births import Neighbours
+    from raftflow.replication.members.births import IntroducedPeers
     from raftflow.replication.net.links import Links
     from raftflow.replication.raft.roles import RoleTracker
 
@@ -48,14 +48,14 @@ class Lifecycle:
         fs: FileSystem,
         roles: RoleTracker,
         *,
-        neighbours: Neighbours | None,
+        introduced_peers: IntroducedPeers | None,
         build: Callable[[ReplicaData, Callable[[Exception], None]], ReplicaParts],
     ) -> None:
         self._config = config
         self._links = links
         self._fs = fs
         self._roles = roles
-        self._neighbours = neighbours
+        self._introduced_peers = introduced_peers
         self._build = build
         self._data: ReplicaData | None = None
         self._started = False
@@ -86,8 +86,8 @@ class Lifecycle:
                 raise self.failure  # noqa: TRY301 - reported below like every other failure of a start
             self.parts = parts
             self._wait_for_peers(parts)
-            if self._neighbours is not None:
-                self._neighbours.introducer.attach(parts.on_emptied, parts.births.may_relearn)
+            if self._introduced_peers is not None:
+                self._introduced_peers.introducer.attach(parts.on_emptied, parts.births.may_relearn)
             await self._links.start()
             parts.births.start()
             self._check_presence(parts)
@@ -106,7 +106,7 @@ class Lifecycle:
 
     def _wait_for_peers(self, parts: ReplicaParts) -> None:
         """Vote for nobody at first unless all peers are linked: one may know that this disk was put back."""
-        if self._neighbours is None:
+        if self._introduced_peers is None:
             return
         guard = parts.guard
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from raftflow.replication.config import LogConfig
     from raftflow.replication.files import FileSystem
     from raftflow.replication.log import StateMachine
-    from raftflow.replication.members.births import Neighbours
+    from raftflow.replication.members.births import IntroducedPeers
     from raftflow.replication.members.membership import Membership, MembershipVersion
     from raftflow.replication.net.links import Links
     from raftflow.replication.raft.library_types import Entry, Message
@@ -81,20 +81,20 @@ class ReplicaParts:
         before_compaction: Callable[[], Awaitable[None]] | None = None,
         disabled_rules: frozenset[Rule] = NO_RULES,
         on_members: Callable[[MembershipVersion], None] | None = None,
-        neighbours: Neighbours | None = None,
+        introduced_peers: IntroducedPeers | None = None,
     ) -> None:
         self.config = config
         self.loop = loop
         self.data = data
         self.journal = data.journal
         self.roles = roles
-        self.introducer = None if neighbours is None else neighbours.introducer
+        self.introducer = None if introduced_peers is None else introduced_peers.introducer
         self._machine = machine
         self._links = links
         self._off = disabled_rules
         self._on_members = on_members
         self._build_raft()
-        self._build_members(neighbours)
+        self._build_members(introduced_peers)
         self._build_turns(fs, on_failure)
         self._build_snapshots(fs, before_compaction)
         self._build_traffic()
@@ -135,15 +135,15 @@ class ReplicaParts:
         self.guard.configured = frozenset(config.peers)
         self.roles.attach(self.raft, self.lose_leadership)
 
-    def _build_members(self, neighbours: Neighbours | None) -> None:
+    def _build_members(self, introduced_peers: IntroducedPeers | None) -> None:
         config, data = self.config, self.data
         self.births = Births(
             config.name,
             tuple(data.first_members.voter_names),
             disk=data.disk_id,
             file=data.birth_file,
-            mark=data.birth_mark,
-            neighbours=neighbours,
+            record=data.birth_record,
+            introduced_peers=introduced_peers,
             send=lambda peer, body: self.transmit(peer, {"type": "birth", "body": body}),
             has_data=data.has_data,
             late=self._late_voters,

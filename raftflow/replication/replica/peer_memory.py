@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.raft.bounds import TELLERS_MIN, MessageBounds
-from raftflow.replication.repair.repair import MEMBERS_MIN, Promises, Repair, RepairError
+from raftflow.replication.repair.repair import MEMBERS_MIN, HardState, Repair, RepairError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem
     from raftflow.replication.members.introducer import Introducer
     from raftflow.replication.members.introductions import Introduction
-    from raftflow.replication.members.starts import Starts
+    from raftflow.replication.members.starts import StartHistory
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Raft
@@ -97,7 +97,7 @@ class PeerMemory:
         """See `LogView`."""
         return self.repair is not None
 
-    def look_at(self, peer: str, starts: Starts) -> None:
+    def look_at(self, peer: str, starts: StartHistory) -> None:
         """See `LogView`. Only committed entries count: others may be cut off by another leader."""
         raft = self._raft
         starts.note(peer, term=self._guard.voted.get(peer, 0))
@@ -123,7 +123,7 @@ class PeerMemory:
                 why,
             )
             if self.repair is None:
-                self.repair = Repair.begin(self._fs, self._directory, Promises(self._raft.term, None))
+                self.repair = Repair.begin(self._fs, self._directory, HardState(self._raft.term, None))
             else:
                 self.repair.doubt()
             self._met.clear()

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final, overload
 
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.storage import records
-from raftflow.replication.storage.records import Batch, Entry
-from raftflow.replication.storage.recovery import Image, Recovered, recover
+from raftflow.replication.storage.records import Entry, RecordBatch
+from raftflow.replication.storage.recovery import JournalImage, Recovered, recover
 from raftflow.replication.storage.segments import JournalCorruptError
 from raftflow.replication.storage.writer import SegmentWriter
 
@@ -67,7 +67,7 @@ class Journal:
         self.recovered: str | None = None
         """What was cut off at opening, for the operator's log; None if the end was clean."""
 
-        self._pending = Batch()
+        self._pending = RecordBatch()
         self._dirty = False
         self._flushed_seq = 0
         self._flushed_index = 0
@@ -140,7 +140,7 @@ class Journal:
     def clear(self) -> None:
         """Forget every entry. With the `add`s that follow before the next `flush` this is one atomic change."""
         self._log = []
-        self._pending = Batch(flags=records.RESET)
+        self._pending = RecordBatch(flags=records.RESET)
         self.durable_index = self._flushed_index = self._syncing_index = 0
         self._base = self._next_index = 0
         self.write_seq += 1
@@ -349,10 +349,12 @@ class Journal:
         batch = self._pending
         batch.commit, batch.term, batch.vote = self._commit, self._term, self._vote
         try:
-            self._writer.append(batch, Image(self._next_index, self._base, self._commit, self._term, self._vote))
+            self._writer.append(
+                batch, JournalImage(self._next_index, self._base, self._commit, self._term, self._vote)
+            )
         except (OSError, ValueError) as error:
             raise self._fail("write", error) from error
-        self._pending = Batch()
+        self._pending = RecordBatch()
         self._dirty = False
         self._flushed_seq = self.write_seq
         self._flushed_index = self.last_index

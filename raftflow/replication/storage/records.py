@@ -11,7 +11,7 @@ payload  flags u8 | cut u64 | base u64 | commit u64 | term u64 | first index u64
          | vote, UTF-8 | count times: term u64, length u32, command
 ```
 
-All numbers are little-endian. One record holds one batch (`Batch`): it is applied as a whole or not at all.
+All numbers are little-endian. One record holds one batch (`RecordBatch`): it is applied as a whole or not at all.
 
 - The checksums are seeded with the segment's number and the record's offset, so a record is valid in one place only:
   journal bytes inside a command, a block that the disk put elsewhere and a segment under another name all fail.
@@ -73,7 +73,7 @@ _PADDING = (b"\xa5\0\0\0", b"\xa5\0\0", b"\xa5\0", b"\xa5")
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
 
 
-class Batch(msgspec.Struct, kw_only=True):
+class RecordBatch(msgspec.Struct, kw_only=True):
     """One atomic change of the journal: reset or cut, then append, then move the base.
 
     Term, vote and commit index are those after the change; every record carries them.
@@ -130,7 +130,7 @@ def decode_prefix(data: bytes) -> tuple[int, int]:
     return int(version), int(filled)
 
 
-def encode_payload(batch: Batch) -> list[bytes]:
+def encode_payload(batch: RecordBatch) -> list[bytes]:
     """Return the payload of a batch as pieces to be joined."""
     vote = b"" if batch.vote is None else batch.vote.encode()
     if len(vote) > VOTE_BYTES_MAX:
@@ -149,7 +149,7 @@ def encode_payload(batch: Batch) -> list[bytes]:
     return parts
 
 
-def decode_payload(payload: bytes) -> Batch:
+def decode_payload(payload: bytes) -> RecordBatch:
     """Read a payload whose checksum was right. Raises `ValueError` if it does not make sense all the same."""
     try:
         flags, cut, base, commit, term, first, count, vote_bytes = _BATCH.unpack_from(payload)
@@ -165,7 +165,7 @@ def decode_payload(payload: bytes) -> Batch:
         raise ValueError(f"the batch is cut short: {error}") from None
     if at != len(payload):
         raise ValueError(f"the batch says {at} bytes but has {len(payload)}")
-    return Batch(
+    return RecordBatch(
         flags=flags & ~VOTED,
         cut=cut,
         base=base,
@@ -177,7 +177,7 @@ def decode_payload(payload: bytes) -> Batch:
     )
 
 
-def encode_record(batch: Batch, *, segment: int, offset: int, chain: int, watermark: int) -> tuple[bytes, int]:
+def encode_record(batch: RecordBatch, *, segment: int, offset: int, chain: int, watermark: int) -> tuple[bytes, int]:
     """Return the record's bytes and its chain value, for `offset` of the segment with number `segment`."""
     parts = encode_payload(batch)
     payload = b"".join(parts)

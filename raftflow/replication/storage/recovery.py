@@ -16,8 +16,8 @@ from raftflow.replication.storage.segments import (
     TEMPORARY_SUFFIX,
     JournalCorruptError,
     JournalForeignError,
-    Scan,
     Segment,
+    SegmentScan,
     corrupt,
     parse_segment_name,
     read_segment,
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raftflow.replication.files import FileSystem
-    from raftflow.replication.storage.records import Batch, Entry
+    from raftflow.replication.storage.records import Entry, RecordBatch
 
 
-class Image(msgspec.Struct):
+class JournalImage(msgspec.Struct):
     """The log as rebuilt so far."""
 
     start: int = 0
@@ -52,15 +52,15 @@ class Image(msgspec.Struct):
 class Recovered(msgspec.Struct):
     """What opening found."""
 
-    image: Image
+    image: JournalImage
     segments: list[Segment]
-    last: Scan | None
+    last: SegmentScan | None
     """The newest segment; None for a journal that does not exist yet."""
     leftovers: list[Path]
     """Files to be removed: unfinished segments, and compacted ones."""
 
 
-def note_batch(segments: list[Segment], batch: Batch) -> None:
+def note_batch(segments: list[Segment], batch: RecordBatch) -> None:
     """Lower the segments' first indexes after a batch was written to the last of them."""
     if batch.flags & records.RESET:
         for segment in segments:
@@ -70,7 +70,7 @@ def note_batch(segments: list[Segment], batch: Batch) -> None:
             segment.first_index = min(segment.first_index, batch.cut)
 
 
-def apply_batch(image: Image, batch: Batch) -> None:
+def apply_batch(image: JournalImage, batch: RecordBatch) -> None:
     """Apply one record. Raises `ValueError` if it does not fit."""
     if batch.flags & records.RESET:
         image.entries.clear()
@@ -104,13 +104,13 @@ def recover(fs: FileSystem, directory: Path, check_command: Callable[[bytes], No
     while first > 0 and (first == len(numbers) or numbers[first - 1] + 1 == numbers[first]):
         first -= 1
     leftovers += [found[number] for number in numbers[:first]]
-    image = Image()
+    image = JournalImage()
     segments: list[Segment] = []
-    last: Scan | None = None
+    last: SegmentScan | None = None
     for scan in _scans(fs, [(number, found[number]) for number in numbers[first:]]):
         if last is None:
             opening = scan.opening
-            image = Image(opening.first_index, opening.base, opening.commit, opening.term, opening.vote)
+            image = JournalImage(opening.first_index, opening.base, opening.commit, opening.term, opening.vote)
         else:
             _check_successor(last, scan, image)
         segments.append(Segment(scan.number, scan.path, scan.opening.first_index))
@@ -135,9 +135,9 @@ def recover(fs: FileSystem, directory: Path, check_command: Callable[[bytes], No
     return Recovered(image, segments, last, leftovers)
 
 
-def _scans(fs: FileSystem, files: list[tuple[int, Path]]) -> list[Scan]:
+def _scans(fs: FileSystem, files: list[tuple[int, Path]]) -> list[SegmentScan]:
     """Read the segments; each learns its end from the opening record of the next."""
-    scans: list[Scan] = []
+    scans: list[SegmentScan] = []
     end: int | None = None
     for number, path in reversed(files):
         scan = read_segment(path, number, fs.read(path), end=end)
@@ -147,7 +147,7 @@ def _scans(fs: FileSystem, files: list[tuple[int, Path]]) -> list[Scan]:
     return scans
 
 
-def _check_successor(before: Scan, scan: Scan, image: Image) -> None:
+def _check_successor(before: SegmentScan, scan: SegmentScan, image: JournalImage) -> None:
     """Check that a segment continues the one before it."""
     opening = scan.opening
     if scan.chain_before != before.chain:
@@ -161,7 +161,7 @@ def _check_successor(before: Scan, scan: Scan, image: Image) -> None:
         raise corrupt(scan.path, 0, f"its opening record differs from the end of {before.path.name}")
 
 
-def _check_whole(directory: Path, last: Scan, image: Image, first: Segment) -> None:
+def _check_whole(directory: Path, last: SegmentScan, image: JournalImage, first: Segment) -> None:
     """Check that nothing is missing at either end."""
     if last.sealed:
         raise corrupt(last.path, last.end, "the segment after this one was durable and is missing")

@@ -32,7 +32,7 @@ import msgspec
 
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.storage import records
-from raftflow.replication.storage.records import HEADER_BYTES, PREFIX_BYTES, SECTOR_BYTES, Batch
+from raftflow.replication.storage.records import HEADER_BYTES, PREFIX_BYTES, SECTOR_BYTES, RecordBatch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,14 +74,14 @@ class Segment(msgspec.Struct):
     """The lowest index that an entry still in the log can have here; everything below is in earlier segments."""
 
 
-class Scan(msgspec.Struct):
+class SegmentScan(msgspec.Struct):
     """What a segment file holds."""
 
     path: Path
     number: int
-    opening: Batch
+    opening: RecordBatch
     chain_before: int
-    batches: list[Batch]
+    batches: list[RecordBatch]
     end: int
     """Offset behind the last good record."""
     chain: int
@@ -114,7 +114,7 @@ def fill(file: OpenFile, size: int) -> None:
 
 
 def start_segment(
-    fs: FileSystem, file: OpenFile, target: Path, *, number: int, opening: Batch, chain: int
+    fs: FileSystem, file: OpenFile, target: Path, *, number: int, opening: RecordBatch, chain: int
 ) -> tuple[int, int]:
     """Turn a filled temporary file into a segment, durably. Returns its end and its chain. Raises `OSError`."""
     record, chain = records.encode_record(opening, segment=number, offset=PREFIX_BYTES, chain=chain, watermark=0)
@@ -125,7 +125,7 @@ def start_segment(
     return PREFIX_BYTES + len(record), chain
 
 
-def read_segment(path: Path, number: int, data: bytes, *, end: int | None) -> Scan:
+def read_segment(path: Path, number: int, data: bytes, *, end: int | None) -> SegmentScan:
     """Read a segment's bytes.
 
     `end` is where the next segment says that this one ends, None for the last one. Raises `JournalCorruptError` if
@@ -157,7 +157,7 @@ def read_segment(path: Path, number: int, data: bytes, *, end: int | None) -> Sc
     return scan
 
 
-def _read_opening(path: Path, number: int, data: bytes) -> Scan:
+def _read_opening(path: Path, number: int, data: bytes) -> SegmentScan:
     """Read prefix and opening record, which are always durable before the file has its name."""
     try:
         version, filled = records.decode_prefix(data)
@@ -180,7 +180,7 @@ def _read_opening(path: Path, number: int, data: bytes) -> Scan:
         raise corrupt(path, PREFIX_BYTES, str(error)) from None
     if not opening.flags & records.OPENING:
         raise corrupt(path, PREFIX_BYTES, "the segment does not start with an opening record")
-    return Scan(
+    return SegmentScan(
         path=path,
         number=number,
         opening=opening,

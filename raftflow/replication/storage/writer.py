@@ -12,8 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from raftflow.replication.storage import records
-from raftflow.replication.storage.records import Batch
-from raftflow.replication.storage.recovery import Image, Recovered, note_batch
+from raftflow.replication.storage.records import RecordBatch
+from raftflow.replication.storage.recovery import JournalImage, Recovered, note_batch
 from raftflow.replication.storage.segments import TEMPORARY_SUFFIX, Segment, fill, segment_name, start_segment
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class SegmentWriter:
         self._segment_bytes = segment_bytes
         self._on_error = on_error
         self._segments = recovered.segments
-        self.written = Image(image.next_index, image.base, image.commit, image.term, image.vote)
+        self.written = JournalImage(image.next_index, image.base, image.commit, image.term, image.vote)
         """What the records so far say, entries left out; its `start` is the next index."""
         self.starting = False
         """A segment is being started off the loop: do not append."""
@@ -91,7 +91,7 @@ class SegmentWriter:
         """Whether durable records are there that no later record proves to have been durable."""
         return self._durable_offset > self._watermark
 
-    def append(self, batch: Batch, written: Image) -> None:
+    def append(self, batch: RecordBatch, written: JournalImage) -> None:
         """Write a record at the end, unsynced; `written` is the state after it. Raises `ValueError` if too long."""
         segment = self._segments[-1]
         data, chain = records.encode_record(
@@ -177,7 +177,9 @@ class SegmentWriter:
         """Start the next segment; the present one is synced. Then seal that, so that a lost successor shows."""
         old, offset, chain, number = self._file, self._offset, self._chain, self._segments[-1].number
         self._start_segment(number + 1, offset)
-        seal = Batch(flags=records.SEAL, commit=self.written.commit, term=self.written.term, vote=self.written.vote)
+        seal = RecordBatch(
+            flags=records.SEAL, commit=self.written.commit, term=self.written.term, vote=self.written.vote
+        )
         data, _ = records.encode_record(seal, segment=number, offset=offset, chain=chain, watermark=offset)
         old.write_at(offset, data)
         self._retired.append(old)
@@ -196,10 +198,10 @@ class SegmentWriter:
         self._offset = self._durable_offset = self._watermark = end
         self._chain = chain
 
-    def _opening(self, end_before: int) -> Batch:
+    def _opening(self, end_before: int) -> RecordBatch:
         """Restate what the records so far say; what the journal still buffers is not part of it."""
         written = self.written
-        return Batch(
+        return RecordBatch(
             flags=records.OPENING,
             cut=end_before,
             base=written.base,

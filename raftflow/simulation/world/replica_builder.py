@@ -13,7 +13,7 @@ from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.replica import Replica
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.members.births import Neighbours
+from raftflow.replication.members.births import IntroducedPeers
 from raftflow.replication.members.introducer import Introducer
 from raftflow.simulation.world.network import SimLinks
 from raftflow.simulation.world.observed_machine import ObservedMachine
@@ -53,7 +53,7 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
     """Give a machine a replica and links. Call it in the context of the process."""
     introducer = Introducer(host.disk, DATA_DIR, level=host.level, new_nonce=host.new_nonce)
     links = host.links = SimLinks(env.network, process, introducer, host.level)
-    neighbours = Neighbours(introducer, host.level, links.levels)
+    introduced_peers = IntroducedPeers(introducer, host.level, links.levels)
     config = CoordinatorConfig(
         cluster_id="simulation",
         secret=b"s" * 32,
@@ -92,7 +92,7 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
             before_compaction=audit.compact,
             disabled_rules=env.disabled_rules,
             on_members=follow,
-            neighbours=neighbours,
+            introduced_peers=introduced_peers,
         )
 
     ids = IdSource(host.clock, env.getrandbits)

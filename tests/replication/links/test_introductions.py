@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from raftflow.replication.members.identity import DataDir
 from raftflow.replication.members.introducer import Introducer, PeersFileError
-from raftflow.replication.members.introductions import Introduction, IntroductionReply, Point
+from raftflow.replication.members.introductions import HistoryPosition, Introduction, IntroductionReply
 from raftflow.replication.members.membership import MembershipVersion
-from raftflow.replication.members.starts import ReplicaStart, Seen, Starts
+from raftflow.replication.members.starts import PeerRecord, ReplicaStart, StartHistory
 from raftflow.replication.real_files import RealFileSystem
 
 
@@ -102,7 +102,7 @@ async def test_a_wiped_replica_is_refused_and_told(
     assert "join under a new name" in caplog.text
 
 
-class Told:
+class BirthMessage:
     """Stands for the log of a replica."""
 
     term = 3
@@ -136,8 +136,8 @@ class Past:
     def __init__(self, chains: dict[int, bytes]) -> None:
         self.chains = chains
 
-    def point(self) -> Point:
-        return Point(max(self.chains), self.chains[max(self.chains)])
+    def point(self) -> HistoryPosition:
+        return HistoryPosition(max(self.chains), self.chains[max(self.chains)])
 
     async def chain_after(self, index: int) -> bytes | None:
         return self.chains.get(index)
@@ -152,7 +152,7 @@ async def test_a_disk_that_was_put_back_is_under_repair_before_a_link_is_up(worl
     await b.until(lambda: b.is_up("a"))
     await a.links.close()
     old = introducer(tmp_path / "old", "a")
-    old.log = log = Told()
+    old.log = log = BirthMessage()
     late = await world.node("a", addresses={"b": b.address}, introducer=old)
     await late.until(lambda: late.is_up("b"))
     assert ("put back", "b") in log.heard
@@ -166,7 +166,7 @@ async def test_the_start_of_a_peer_is_on_disk_before_its_link_is_up(world: Any, 
     a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
     await b.until(lambda: b.is_up("a"))
     shutil.copytree(tmp_path / "b", tmp_path / "as power fails now")
-    again = Starts(RealFileSystem(), tmp_path / "as power fails now")
+    again = StartHistory(RealFileSystem(), tmp_path / "as power fails now")
     again.open()
     seen = again.of("a")
     assert seen is not None and seen.start == theirs.starts.mine
@@ -176,8 +176,8 @@ async def test_the_start_of_a_peer_is_on_disk_before_its_link_is_up(world: Any, 
 def test_what_is_remembered_of_another_disk_says_nothing_about_this_one(tmp_path: Path) -> None:
     mine = introducer(tmp_path / "a", "a")
     mine.open()
-    mine.log = log = Told()
-    seen = Seen(start=ReplicaStart(99, "of another disk"))
+    mine.log = log = BirthMessage()
+    seen = PeerRecord(start=ReplicaStart(99, "of another disk"))
     told = Introduction(format=1, disk="b", level=5, seen=seen, seen_disk="another")
     assert not mine.look_back("b", told)
     assert ("put back", "b") not in log.heard
@@ -189,18 +189,23 @@ def test_what_is_remembered_of_another_disk_says_nothing_about_this_one(tmp_path
 def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
     mine = introducer(tmp_path / "a", "a", level=5)
     mine.open()
-    mine.log, mine.history = Told(), Past({4: b"chain"})
+    mine.log, mine.history = BirthMessage(), Past({4: b"chain"})
     start = ReplicaStart(7, "x")
     assert mine.meet("b", replace(words("disk-b"), start=start)).accepted
     told = mine.read(mine.introduction("b"))
     assert ("looks at", "b") in mine.log.heard  # so that what is told is new
-    assert (told.level, told.start, told.seen, told.seen_disk) == (5, mine.starts.mine, Seen(start=start), "disk-b")
-    assert (told.term, told.repairing, told.point) == (3, False, Point(4, b"chain"))
+    assert (told.level, told.start, told.seen, told.seen_disk) == (
+        5,
+        mine.starts.mine,
+        PeerRecord(start=start),
+        "disk-b",
+    )
+    assert (told.term, told.repairing, told.point) == (3, False, HistoryPosition(4, b"chain"))
     # Another disk takes the place of the one that was met: what was known of that is over.
     mine.starts.note("b", index=9, term=2)
     mine.attach(lambda _peer, _reason: None, lambda: True)
     assert mine.meet("b", replace(words("another"), start=ReplicaStart(1, "y"))).accepted
-    assert mine.starts.of("b") == Seen(start=ReplicaStart(1, "y"))
+    assert mine.starts.of("b") == PeerRecord(start=ReplicaStart(1, "y"))
     mine.update(MembershipVersion(removed=("b",)))
     assert mine.starts.of("b") is None
 
@@ -236,7 +241,7 @@ async def test_a_peer_that_does_not_notice_that_its_disk_was_put_back_is_refused
 async def test_who_has_another_history_gets_no_link_and_hears_why(world: Any, tmp_path: Path) -> None:
     ahead, behind = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
     ahead.history, behind.history = Past({5: b"right", 9: b"later"}), Past({5: b"wrong"})
-    behind.log = log = Told()
+    behind.log = log = BirthMessage()
     b = await world.node("b", peers={"a"}, introducer=ahead)
     a = await world.node("a", addresses={"b": b.address}, introducer=behind)
     await a.until_counted("refused_by_peer_history")
@@ -248,7 +253,7 @@ async def test_who_has_another_history_gets_no_link_and_hears_why(world: Any, tm
 
 async def test_a_peer_with_an_absurd_term_gets_no_link(world: Any, tmp_path: Path) -> None:
     mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
-    mine.log, theirs.log = Told(), Told()
+    mine.log, theirs.log = BirthMessage(), BirthMessage()
     theirs.log.term = 10**9
     b = await world.node("b", peers={"a"}, introducer=mine)
     a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
@@ -258,7 +263,7 @@ async def test_a_peer_with_an_absurd_term_gets_no_link(world: Any, tmp_path: Pat
 
 async def test_who_was_removed_is_not_dialled_and_hears_of_it_when_it_dials(world: Any, tmp_path: Path) -> None:
     mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
-    theirs.log = log = Told()
+    theirs.log = log = BirthMessage()
     b = await world.node("b", introducer=mine)
     mine.update(MembershipVersion(removed=("a",)))
     a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
@@ -269,16 +274,20 @@ async def test_who_was_removed_is_not_dialled_and_hears_of_it_when_it_dials(worl
 async def test_what_a_peer_with_another_history_remembers_puts_nobody_under_repair(tmp_path: Path) -> None:
     mine = introducer(tmp_path / "a", "a")
     mine.open()
-    mine.log, mine.history = log, _ = Told(), Past({4: b"chain", 3: b"here"})
+    mine.log, mine.history = log, _ = BirthMessage(), Past({4: b"chain", 3: b"here"})
     told = Introduction(
-        format=1, disk="b", level=5, seen=Seen(start=ReplicaStart(99, "x")), seen_disk=mine.introduce_to("b").disk
+        format=1,
+        disk="b",
+        level=5,
+        seen=PeerRecord(start=ReplicaStart(99, "x")),
+        seen_disk=mine.introduce_to("b").disk,
     )
-    answer = await mine.judge("b", replace(told, point=Point(3, b"there")))
+    answer = await mine.judge("b", replace(told, point=HistoryPosition(3, b"there")))
     assert answer is not None and (answer.accepted, answer.differs) == (False, True)
     assert ("put back", "b") not in log.heard
     # One whose history is the same, or longer, is believed.
-    for point in (Point(3, b"here"), Point(5, b"there"), None):
+    for point in (HistoryPosition(3, b"here"), HistoryPosition(5, b"there"), None):
         log.heard.clear()
         assert await mine.judge("b", replace(told, point=point)) is None
         assert ("put back", "b") in log.heard
-        told = replace(told, seen=Seen(start=ReplicaStart(told.seen.start.number + 99, "x")))
+        told = replace(told, seen=PeerRecord(start=ReplicaStart(told.seen.start.number + 99, "x")))

@@ -13,7 +13,7 @@ from raftflow.replication.log import Rejected, Unknown
 from raftflow.replication.members.births import Births
 from raftflow.replication.members.introducer import Introducer
 from raftflow.replication.members.introductions import Introduction, IntroductionReply
-from raftflow.replication.members.starts import Starts
+from raftflow.replication.members.starts import StartHistory
 from raftflow.replication.messages import envelope
 from raftflow.replication.raft.guard import GuardedTransport
 from raftflow.replication.raft.reads import ReadRounds
@@ -108,8 +108,8 @@ def vote_always() -> Patch:
 def vote_from_old_copies() -> Iterator[None]:
     """Let nobody notice that a disk was put back."""
     with (
-        patch.object(Starts, "put_back", lambda *_, **__: ""),
-        patch.object(Starts, "is_older", lambda *_: False),
+        patch.object(StartHistory, "put_back", lambda *_, **__: ""),
+        patch.object(StartHistory, "is_older", lambda *_: False),
     ):
         yield
 

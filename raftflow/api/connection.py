@@ -141,7 +141,9 @@ class ApiConnection(ObservedHandler):
             self._first_timer = None
 
     def _read_request(self, data: bytes) -> RawRequest | None:
-        return None if self._fast_path is None or not self._expects_message() else self._fast_path.read(data)
+        if self._fast_path is None or not (self._fresh or self.is_waiting_for_message()):
+            return None
+        return self._fast_path.read(data)
 
     def _expects_message(self) -> bool:
         return self._fresh or self.is_waiting_for_message()

@@ -139,7 +139,7 @@ class FastPath:
         if match is None or headers is None:
             return None
         agent = match[2] or b""
-        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._has_access(headers):
+        if not headers.keys() <= (_PLAIN if agent else _PLAIN_SUBMISSION) or not self._access.allows(headers):
             return None
         length, key = headers.get(b"content-length", b""), headers.get(_KEY)
         if (
@@ -166,13 +166,10 @@ class FastPath:
         if headers is None or not headers.keys() <= _PLAIN or headers.get(b"content-length", b"0") != b"0":
             return None
         wait_s = int(match[2]) / 1000
-        if wait_s > HOLD_MAX_S or not self._has_access(headers):
+        if wait_s > HOLD_MAX_S or not self._access.allows(headers):
             return None
         size = end + len(_HEAD_END)
         return RawRequest("/v1/leader", "", "", size, size, now_s(), (int(match[1]), wait_s))
-
-    def _has_access(self, headers: dict[bytes, bytes]) -> bool:
-        return self._access.has_access(headers.get(b"host"), headers.get(b"authorization", b""))
 
     def begin(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
         """Begin to answer a request that may be held. Returns False, with nothing done, if it needs a task.

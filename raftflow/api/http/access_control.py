@@ -35,14 +35,15 @@ class AccessControl:
         self._token = None if token is None else token.encode()
         self._hosts = hosts
 
-    def has_access(self, host: bytes | None, authorization: bytes) -> bool:
+    def allows(self, headers: dict[bytes, bytes]) -> bool:
         """Tell whether a request without `Origin`, to an operation that needs the token, is plainly allowed.
 
-        Args:
-            host: the value of `Host`; None if it is missing.
-            authorization: the value of `Authorization`; empty if it is missing.
+        `headers` are its headers, with names in lower case.
         """
-        return host is not None and self._hosts.is_known(host) and self._has_token(authorization)
+        host = headers.get(b"host")
+        if host is None or not self._hosts.is_known(host):
+            return False
+        return self._token is None or self._has_token(headers.get(b"authorization", b""))
 
     def check(self, request: web.Request) -> None:
         """Refuse a request that is not allowed. Raises `ProblemError`."""

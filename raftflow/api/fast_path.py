@@ -57,9 +57,13 @@ if TYPE_CHECKING:
 
 _HEAD_END = b"\r\n\r\n"
 _PREFIX = b"POST /v1/"
-_FIRST = re.compile(rb"POST (/v1/(?:agents/([A-Za-z0-9_.:@+-]{1,200})/poll|workflows)) HTTP/1\.1(?:\r\n|\Z)")
-_LEADER_PREFIX = b"GET /v1/leader?"
-_LEADER = re.compile(rb"GET /v1/leader\?term=([0-9]{1,18})&wait_ms=([0-9]{1,9}) HTTP/1\.1(?:\r\n|\Z)")
+_FIRST = re.compile(
+    rf"POST ({POLL.target('([A-Za-z0-9_.:@+-]{1,200})')}|{SUBMIT_WORKFLOW.path}) HTTP/1\.1(?:\r\n|\Z)".encode()
+)
+_LEADER_PREFIX = f"GET {SHOW_LEADER.path}?".encode()
+_LEADER = re.compile(
+    rf"GET {SHOW_LEADER.path}\?term=([0-9]{{1,18}})&wait_ms=([0-9]{{1,9}}) HTTP/1\.1(?:\r\n|\Z)".encode()
+)
 _VISIBLE = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 _PLAIN = frozenset(

@@ -8,24 +8,25 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Final, Literal, Protocol, Self, TypeVar
 
 from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout, WorkflowFailed
-from raftflow.client.http.calls import ApiCall, new_key
+from raftflow.client.http.calls import ATTEMPT_S
+from raftflow.client.operation_calls import OperationCalls
 from raftflow.client.overview import ClusterStatus, Heard, best_members, down, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.transport import Transport
+from raftflow.domain.contract import operations
+from raftflow.domain.contract.operation import STALE, Operation
 from raftflow.domain.contract.views import (
-    AgentList,
+    AddMemberRequest,
     AgentView,
     AuditCheck,
     AuditPage,
     CacheCleared,
     CachedResultView,
     CachePage,
-    ForgottenAgent,
-    KindList,
+    DrainRequest,
     KindView,
     LedgerCheck,
     LedgerView,
@@ -35,11 +36,11 @@ from raftflow.domain.contract.views import (
     TaskLog,
     TaskPage,
     TaskView,
+    TransferRequest,
     WorkflowCreated,
     WorkflowPage,
     WorkflowView,
 )
-from raftflow.domain.values.exact import ValueFault, write_json
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ _STATUS_GRACE_S = 0.4
 _STATUS_DOWN_S = 0.15
 """The same for those that the others do not hear either."""
 _AUDIT_VERIFY_S = 300.0
-Action = Literal["cancel", "pause", "resume", "retry"]
+_STALE: Final = {STALE.name: "1"}
 
 
 class HasDocument(Protocol):
@@ -132,6 +133,7 @@ class AsyncClient:
             timeout_s=settings.get("request_timeout", TIMEOUT_S) if timeout_s is None else timeout_s,
             cache_folder=cache_folder,
         )
+        self._call = OperationCalls(self._transport).call
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,18 +165,17 @@ class AsyncClient:
         if not isinstance(workflow, Mapping) and not hasattr(workflow, "document"):
             raise UsageError(f"a workflow is a dict or a `Workflow`, not {workflow!r:.80}")
         document = workflow if isinstance(workflow, Mapping) else workflow.document()
-        body = _json(document)
-        key = new_key() if idempotency_key is None else idempotency_key
         # A large document takes the replicas a while to check and replicate.
-        call = ApiCall("POST", "/v1/workflows", body=body, idempotency_key=key, attempt_s=30.0)
-        created = await self._transport.call(call, WorkflowCreated)
+        created = await self._call(
+            operations.SUBMIT_WORKFLOW, body=document, idempotency_key=idempotency_key, attempt_s=30.0
+        )
         run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
         run.__dict__["client"] = self
         return run
 
     async def workflow(self, workflow_id: str) -> WorkflowView:
         """Return one workflow: state, counts, times. Raises `NotFound`."""
-        return await self._get(f"/v1/workflows/{_part(workflow_id)}", WorkflowView)
+        return await self._call(operations.SHOW_WORKFLOW, workflow_id)
 
     async def _workflow_later(self, workflow_id: str, wait_s: float) -> tuple[WorkflowView, bool]:
         """Return a workflow as soon as it has ended, at the latest after `wait_s`.
@@ -183,14 +184,15 @@ class AsyncClient:
         """
         asked_s = time.monotonic()
         wait_s = min(wait_s, _HOLD_S, self._transport.timeout_s / 2)
-        view = await self._get(f"/v1/workflows/{_part(workflow_id)}", WorkflowView, wait_ms=int(wait_s * 1000))
+        view = await self._call(operations.SHOW_WORKFLOW, workflow_id, params={"wait_ms": int(wait_s * 1000)})
         return view, time.monotonic() - asked_s >= wait_s / 2
 
     async def workflows_page(
         self, *, state: str | None = None, limit: int = PAGE_SIZE, cursor: str | None = None
     ) -> WorkflowPage:
         """Return one page of the workflows, newest first."""
-        return await self._get("/v1/workflows", WorkflowPage, state=state, limit=limit, cursor=cursor)
+        params = {"state": state, "limit": limit, "cursor": cursor}
+        return await self._call(operations.LIST_WORKFLOWS, params=params)
 
     async def workflows(
         self, *, state: str | None = None, limit: int | None = None
@@ -210,7 +212,7 @@ class AsyncClient:
 
     async def tasks_page(self, workflow_id: str, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> TaskPage:
         """Return one page of a workflow's tasks, in document order."""
-        return await self._get(f"/v1/workflows/{_part(workflow_id)}/tasks", TaskPage, limit=limit, cursor=cursor)
+        return await self._call(operations.LIST_TASKS, workflow_id, params={"limit": limit, "cursor": cursor})
 
     async def tasks(self, workflow_id: str) -> list[TaskView]:
         """Return all tasks of a workflow, in document order. Raises `NotFound`."""
@@ -230,7 +232,7 @@ class AsyncClient:
 
     async def task(self, workflow_id: str, task_id: str) -> TaskView:
         """Return one task with the history of its attempts. Raises `NotFound`."""
-        return await self._get(_task_path(workflow_id, task_id), TaskView)
+        return await self._call(operations.SHOW_TASK, workflow_id, task_id)
 
     async def task_log(
         self,
@@ -247,34 +249,33 @@ class AsyncClient:
         `content()` of the answer gives the bytes, `next` the offset to ask for next. With `since_ms` (milliseconds
         since 1970) there are no bytes, and `next` is where output begins that came at this time or later.
         """
-        path = f"{_task_path(workflow_id, task_id)}/logs"
-        place: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
-        place["since_ms"] = since_ms
+        params: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
+        params |= {"since_ms": since_ms, "limit": LOG_PIECE_BYTES}
         # The replica itself waits up to 10 s for the agent.
-        log = await self._get(path, TaskLog, _attempt_s=15.0, limit=LOG_PIECE_BYTES, **place)
+        log = await self._call(operations.FETCH_TASK_LOG, workflow_id, task_id, params=params, attempt_s=15.0)
         if log.next is None:  # of an older replica
             log.next = min(offset + len(log.text.encode()), max(log.size, offset))
         return log
 
     async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
         """Say why a task is where it is."""
-        return await self._get(f"{_task_path(workflow_id, task_id)}/explain", TaskExplanation)
+        return await self._call(operations.EXPLAIN_TASK, workflow_id, task_id)
 
     async def cancel(self, workflow_id: str) -> WorkflowView:
         """Cancel a workflow: what has not started never will, running attempts are told to stop."""
-        return await self._control(workflow_id, "cancel")
+        return await self._call(operations.CANCEL_WORKFLOW, workflow_id)
 
     async def pause(self, workflow_id: str) -> WorkflowView:
         """Start nothing new of a workflow; running attempts go on."""
-        return await self._control(workflow_id, "pause")
+        return await self._call(operations.PAUSE_WORKFLOW, workflow_id)
 
     async def resume(self, workflow_id: str) -> WorkflowView:
         """Go on with a paused workflow."""
-        return await self._control(workflow_id, "resume")
+        return await self._call(operations.RESUME_WORKFLOW, workflow_id)
 
     async def retry(self, workflow_id: str) -> WorkflowView:
         """Run the failed and cancelled tasks of a finished workflow again."""
-        return await self._control(workflow_id, "retry")
+        return await self._call(operations.RETRY_WORKFLOW, workflow_id)
 
     async def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
         """Wait until a workflow has ended and return it.
@@ -326,51 +327,47 @@ class AsyncClient:
 
     async def agents(self) -> list[AgentView]:
         """Return every agent that is known."""
-        return (await self._get("/v1/agents", AgentList)).agents
+        return (await self._call(operations.LIST_AGENTS)).agents
 
     async def agent(self, name: str) -> AgentView:
         """Return one agent. Raises `NotFound`."""
-        return await self._get(f"/v1/agents/{_part(name)}", AgentView)
+        return await self._call(operations.SHOW_AGENT, name)
 
     async def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
         """Give an agent no new work until it is resumed. Attempts end, or move to other agents after `deadline_s`."""
-        path = f"/v1/agents/{_part(name)}/drain"
-        if deadline_s is None:
-            return await self._post(path, AgentView)
-        body = _json({"deadline_s": deadline_s})
-        return await self._transport.call(ApiCall("POST", path, body=body, idempotency_key=new_key()), AgentView)
+        body = None if deadline_s is None else DrainRequest(deadline_s=deadline_s)
+        return await self._call(operations.DRAIN_AGENT, name, body=body)
 
     async def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""
-        return await self._post(f"/v1/agents/{_part(name)}/resume", AgentView)
+        return await self._call(operations.RESUME_AGENT, name)
 
     async def forget_agent(self, name: str) -> None:
         """Take an agent that is lost or left out of the list. Raises `Conflict` while it is present."""
-        await self._post(f"/v1/agents/{_part(name)}/forget", ForgottenAgent)
+        await self._call(operations.FORGET_AGENT, name)
 
     # --- ledger and audit
 
     async def ledger(self, *, stale: bool = False) -> LedgerView:
         """Return the account of every agent; `stale` takes any replica's own view without asking the leader."""
-        return await self._get("/v1/ledger", LedgerView, stale="1" if stale else None)
+        return await self._call(operations.SHOW_LEDGER, params=_STALE if stale else None)
 
     async def ledger_verify(self, replica_url: str) -> LedgerCheck:
         """Let one replica check every invariant of its state."""
-        return await self._ask(replica_url, "/v1/ledger/verify", LedgerCheck, attempt_s=60.0)
+        return await self._ask(operations.VERIFY_LEDGER, replica_url, attempt_s=60.0)
 
     async def audit(self, replica_url: str, from_index: int = 0, limit: int = PAGE_SIZE) -> AuditPage:
         """Return audit records of one replica in log order, from a log index on; `next` leads to the rest."""
-        params = {"from": str(from_index), "limit": str(limit)}
-        return await self._ask(replica_url, "/v1/audit", AuditPage, params=params)
+        params = {"from": from_index, "limit": limit}
+        return await self._ask(operations.LIST_AUDIT, replica_url, params=params)
 
     async def audit_verify(self, replica_url: str) -> AuditCheck:
         """Let one replica read its whole audit and check the chain."""
-        return await self._ask(replica_url, "/v1/audit/verify", AuditCheck, attempt_s=_AUDIT_VERIFY_S)
+        return await self._ask(operations.VERIFY_AUDIT, replica_url, attempt_s=_AUDIT_VERIFY_S)
 
     async def status(self, replica_url: str) -> ReplicaStatus:
         """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
-        call = ApiCall("GET", "/v1/status", replica=replica_url, once=True, attempt_s=_STATUS_S)
-        status = await self._transport.call(call, ReplicaStatus)
+        status = await self._call(operations.SHOW_STATUS, replica=replica_url, once=True, attempt_s=_STATUS_S)
         self._transport.learn(status.name, replica_url)
         return status
 
@@ -419,24 +416,27 @@ class AsyncClient:
         except ClientError as error:
             return error
         try:
-            call = ApiCall("GET", "/v1/members", params={"stale": "1"}, replica=url, once=True, attempt_s=_STATUS_S)
-            return Heard(status, await self._transport.call(call, MemberList))
+            members = await self._call(
+                operations.LIST_MEMBERS, params=_STALE, replica=url, once=True, attempt_s=_STATUS_S
+            )
+            return Heard(status, members)
         except ClientError:
             return Heard(status)
 
     async def _agents_now(self) -> list[AgentView]:
         """Return the agents, none if there is no leader to tell them."""
         try:
-            call = ApiCall("GET", "/v1/agents", once=True, attempt_s=_STATUS_S)
-            return (await self._transport.call(call, AgentList, timeout_s=_STATUS_S)).agents
+            listed = await self._call(operations.LIST_AGENTS, once=True, attempt_s=_STATUS_S, timeout_s=_STATUS_S)
         except ClientError:
             return []
+        return listed.agents
 
     # --- what is remembered of work that is done
 
     async def cache_page(self, *, prefix: str = "", limit: int = PAGE_SIZE, cursor: str | None = None) -> CachePage:
         """Return one page of the cached results whose keys begin with `prefix`, in order of the keys."""
-        return await self._get("/v1/cache", CachePage, prefix=prefix or None, limit=limit, cursor=cursor)
+        params = {"prefix": prefix or None, "limit": limit, "cursor": cursor}
+        return await self._call(operations.LIST_CACHE, params=params)
 
     async def cached_results(
         self, *, prefix: str = "", limit: int | None = None
@@ -456,71 +456,51 @@ class AsyncClient:
 
     async def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
         """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
-        params = {name: value for name, value in (("key", key), ("prefix", prefix)) if value is not None}
-        call = ApiCall("DELETE", "/v1/cache", params=params, idempotency_key=new_key())
-        return await self._transport.call(call, CacheCleared)
+        return await self._call(operations.CLEAR_CACHE, params={"key": key, "prefix": prefix})
 
     async def kinds(self) -> list[KindView]:
         """Return what was learnt of kinds of tasks, in order of the names."""
-        return (await self._get("/v1/kinds", KindList)).kinds
+        return (await self._call(operations.LIST_KINDS)).kinds
 
     # --- the members
 
     async def members(self, *, stale: bool = False) -> MemberList:
         """Return the replicas of the cluster; `stale` takes any replica's own view without asking the leader."""
-        return await self._get("/v1/members", MemberList, stale="1" if stale else None)
+        return await self._call(operations.LIST_MEMBERS, params=_STALE if stale else None)
 
     async def add_member(self, name: str, peer: str, url: str) -> MemberList:
         """Add a replica that runs on an empty disk with `join = true`; returns when it counts for majorities.
 
         `peer` is `host:port` for the other replicas, `url` is for clients. Raises `Refused`. May be repeated.
         """
-        body = _json({"name": name, "peer": peer, "url": url})
-        call = ApiCall("POST", "/v1/members", body=body, idempotency_key=new_key(), attempt_s=30.0)
-        return await self._transport.call(call, MemberList)
+        member = AddMemberRequest(name=name, peer=peer, url=url)
+        return await self._call(operations.ADD_MEMBER, body=member, attempt_s=30.0)
 
     async def remove_member(self, name: str) -> MemberList:
         """Remove a replica for ever; its name is never used again. Raises `Refused`. May be repeated."""
-        path = f"/v1/members/{_part(name)}/remove"
-        return await self._transport.call(
-            ApiCall("POST", path, idempotency_key=new_key(), attempt_s=30.0), MemberList
-        )
+        return await self._call(operations.REMOVE_MEMBER, name, attempt_s=30.0)
 
     async def transfer_leadership(self, to: str | None = None) -> MemberList:
         """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
-        body = _json({} if to is None else {"to": to})
-        call = ApiCall("POST", "/v1/members/transfer", body=body, idempotency_key=new_key())
-        return await self._transport.call(call, MemberList)
+        return await self._call(operations.TRANSFER_LEADERSHIP, body=TransferRequest(to=to))
 
     async def openapi(self) -> dict[str, Any]:
         """Return the API's own description."""
-        return await self._get("/v1/openapi.json", dict[str, Any])
+        return await self._call(operations.DESCRIBE_API)
 
     # --- inside
 
-    async def _get(self, path: str, kind: type[T], *, _attempt_s: float = 10.0, **params: str | int | None) -> T:
-        given = {key: str(value) for key, value in params.items() if value is not None}
-        return await self._transport.call(ApiCall("GET", path, params=given, attempt_s=_attempt_s), kind)
-
-    async def _post(self, path: str, kind: type[T]) -> T:
-        return await self._transport.call(ApiCall("POST", path, idempotency_key=new_key()), kind)
-
-    async def _control(self, workflow_id: str, action: Action) -> WorkflowView:
-        return await self._post(f"/v1/workflows/{_part(workflow_id)}/{action}", WorkflowView)
-
     async def _ask(
-        self, url: str, path: str, kind: type[T], *, params: Mapping[str, str] | None = None, attempt_s: float = 10.0
+        self,
+        operation: Operation[T],
+        url: str,
+        *,
+        params: Mapping[str, str | int | None] | None = None,
+        attempt_s: float = ATTEMPT_S,
     ) -> T:
-        call = ApiCall("GET", path, params=params or {}, replica=url, attempt_s=attempt_s)
-        return await self._transport.call(call, kind, timeout_s=max(attempt_s, self._transport.timeout_s))
-
-
-def _json(value: Any) -> bytes:
-    """Return the body of a request. Raises `UsageError` with the path of what is no value."""
-    try:
-        return write_json(value)
-    except ValueFault as fault:
-        raise UsageError(str(fault)) from None
+        """Ask one replica, at least until it has had time for one answer."""
+        timeout_s = max(attempt_s, self._transport.timeout_s)
+        return await self._call(operation, params=params, replica=url, attempt_s=attempt_s, timeout_s=timeout_s)
 
 
 def _members_to_ask(answers: Mapping[str, Heard]) -> list[str]:
@@ -534,21 +514,5 @@ def _members_to_ask(answers: Mapping[str, Heard]) -> list[str]:
     return [url for url in urls if url.startswith("https://" if tls else ("http://", "https://"))]
 
 
-def _part(name: str) -> str:
-    """Quote a name for a path. Raises `UsageError` for what cannot be one."""
-    if not isinstance(name, str):
-        raise UsageError(f"an id or a name is a string, not {name!r:.80}")
-    if not name or name in (".", ".."):
-        raise UsageError(f"an id or a name is {'empty' if not name else repr(name)}")
-    try:
-        return quote(name, safe="")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{name!r:.80} is not an id or a name: it holds half a character") from error
-
-
 def _too_late(view: WorkflowView, timeout_s: float | None) -> WaitTimeout:
     return WaitTimeout(f"{view.id} has not ended within {timeout_s:g} s; it is {view.state}")
-
-
-def _task_path(workflow_id: str, task_id: str) -> str:
-    return f"/v1/workflows/{_part(workflow_id)}/tasks/{_part(task_id)}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import pytest
 
 import raftflow.api
 from raftflow.api.admission.gated_connection import AdmissionControl
@@ -11,9 +15,12 @@ from raftflow.api.admission.load_shedder import LoadShedder
 from raftflow.api.figures.request_counts import RequestCounts
 from raftflow.api.openapi import describe
 from raftflow.api.routes.table import routes_of
+from raftflow.client import AsyncClient, Client
+from raftflow.client.operation_calls import OperationCalls
 from raftflow.domain.contract import operations
-from raftflow.domain.contract.operation import Operation
+from raftflow.domain.contract.operation import Operation, UsedBy
 from raftflow.domain.contract.operations import OPERATIONS
+from raftflow.domain.contract.views import TransferRequest
 from raftflow.formats import schema
 
 
@@ -45,6 +52,42 @@ def test_every_operation_is_in_the_description_of_the_api() -> None:
 def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
     assert operations.SUBMIT_WORKFLOW.body_schema == schema.ROOT
     assert operations.SHOW_WORKFLOW_SCHEMA.path == schema.SCHEMA_PATH
+
+
+CALLERS = {
+    UsedBy.CLIENT: ("client/aio.py", "client/http/hedge.py"),
+    UsedBy.AGENT: ("agent/exchange/leader.py",),
+}
+
+
+def names_used_in(files: tuple[str, ...]) -> set[str]:
+    """Return the names of operations that files of the product mention, as constants of the module or imported."""
+    package = Path(raftflow.__file__).parent
+    trees = [ast.parse((package / file).read_text()) for file in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return attributes | {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("used_by", CALLERS, ids=lambda used_by: used_by.value)
+def test_every_operation_is_called_by_those_for_whom_it_is(used_by: UsedBy) -> None:
+    called = names_used_in(CALLERS[used_by])
+    expected = {name for name, operation in declared().items() if operation.used_by is used_by}
+    assert expected - called == set()
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(kind: type) -> set[str]:
+        return {name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")}
+
+    assert methods(AsyncClient) - methods(Client) == {"workflows_page", "tasks_page", "cache_page"}, "of one page"
+    assert methods(Client) - methods(AsyncClient) == set()
+
+
+async def test_a_call_refuses_a_body_of_another_operation() -> None:
+    calls = OperationCalls(cast("Any", None))
+    with pytest.raises(TypeError, match="add_member takes a AddMemberRequest"):
+        await calls.call(operations.ADD_MEMBER, body=TransferRequest(to="n1"))
 
 
 def test_a_target_has_the_parts_in_order() -> None:

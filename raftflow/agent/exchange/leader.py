@@ -25,6 +25,7 @@ from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpConnections, HttpResponse
 from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, UnderWay
 from raftflow.agent.workdir.inputs import AttemptOverError, NotServedError, PassedOverError
+from raftflow.domain.contract.operations import FETCH_INPUTS, POLL, REGISTER_AGENT, SHOW_LEADER
 from raftflow.domain.contract.views import (
     HEADER_LEADER_URL,
     HEADER_PEERS,
@@ -131,11 +132,11 @@ class LeaderClient:
     async def register(self, request: RegisterRequest) -> RegisterResponse:
         """Register the agent. Raises `LeaderNotFoundError`, `NameInUseError` or another `RefusedError`."""
         timeout_s = self._config.poll_timeout_s
-        return await self._pass("/v1/agents", _encode(request), timeout_s, self._decode_registration)
+        return await self._pass(REGISTER_AGENT.path, _encode(request), timeout_s, self._decode_registration)
 
     async def poll(self, agent_id: str, body: bytes, timeout_s: float) -> PollResponse:
         """Send a poll. Raises `LeaderNotFoundError`, `StaleIncarnationError` or `RefusedError`."""
-        return await self._pass(f"/v1/agents/{agent_id}/poll", body, timeout_s, self._decode_poll)
+        return await self._pass(POLL.target(agent_id), body, timeout_s, self._decode_poll)
 
     # What `agent.inputs` wants of a source.
 
@@ -148,7 +149,7 @@ class LeaderClient:
         """Ask a replica for a piece of inputs. Raises `PassedOverError`, `NotServedError`, `AttemptOverError`."""
         if self._wire is None:
             raise PassedOverError("the agent is stopping")
-        path = f"/v1/agents/{quote(agent, safe='')}/attempts/{fence}/inputs?first={first}"
+        path = f"{FETCH_INPUTS.target(quote(agent, safe=''), str(fence))}?first={first}"
         connect_s = self._config.connect_timeout_s
         try:
             answer = await self._wire.get(replica, path, timeout_s=timeout_s, connect_timeout_s=connect_s)
@@ -223,7 +224,7 @@ class LeaderClient:
         """Ask a replica who leads after `term`. Raises `OSError`, `TimeoutError`, `NotHeldError`."""
         assert self._wire is not None  # noqa: S101 - the watch runs from `start` to `close`
         timeout_s = self._config.connect_timeout_s
-        path = f"/v1/leader?term={term}&wait_ms={HOLD_S * 1000:.0f}"
+        path = f"{SHOW_LEADER.path}?term={term}&wait_ms={HOLD_S * 1000:.0f}"
         limit = asyncio.timeout(HOLD_S + self._config.poll_timeout_s)
         status, headers, data = await self._wire.get(base, path, timeout_s=limit, connect_timeout_s=timeout_s)
         if status == 404:

@@ -19,6 +19,7 @@ from raftflow.client.http.calls import ApiCall
 from raftflow.client.http.peer_order import PeerOrder
 from raftflow.client.http.responses import REQUEST_FAILURES, RetryableProblem
 from raftflow.client.http.session import CONNECT_S, HttpSession
+from raftflow.domain.contract.operations import SHOW_LEADER
 from raftflow.domain.contract.views import LeaderNotice
 
 HEDGE_S: Final = 0.3
@@ -102,7 +103,7 @@ class HedgedSender:
             term = self._leader[1] if self._leader[0] == peer else 0
             params = {"term": str(term), "wait_ms": str(int(hold_s * 1000))}
             try:
-                question = ApiCall("GET", "/v1/leader", params)
+                question = ApiCall(SHOW_LEADER.method, SHOW_LEADER.path, params)
                 answer = await self._session.request(question, other, hold_s + CONNECT_S)
                 notice = msgspec.json.decode(answer, type=LeaderNotice) if isinstance(answer, bytes) else None
             except (*REQUEST_FAILURES, ClientError, msgspec.DecodeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
@@ -81,6 +82,11 @@ STALE: Final = Param(
 """Every `LEADER_READ` has this parameter. Its value does not matter."""
 
 
+@functools.cache
+def _names_in(path: str) -> tuple[str, ...]:
+    return tuple(_PATH_PART.findall(path))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Operation(Generic[Answer]):
     """One operation of the API."""
@@ -112,7 +118,7 @@ class Operation(Generic[Answer]):
     @property
     def path_names(self) -> tuple[str, ...]:
         """The names of the variable parts of the path, in order."""
-        return tuple(_PATH_PART.findall(self.path))
+        return _names_in(self.path)
 
     def target(self, *parts: str) -> str:
         """Return the path with its variable parts filled in; they must be quoted already."""

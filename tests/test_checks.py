@@ -191,9 +191,12 @@ class TestReferences:
             "raftflow/pkg/new/place.py:5: there is no file other.py",
         ]
 
-    def test_a_page_is_read_without_its_blocks_of_code(self, faults):
-        page = "```\nsee gone.py\n```\n`gone.py`, `pkg/here.py`, [x.py](raftflow/pkg/here.py), `scripts/gone`\n"
+    def test_a_page_is_read_with_its_pictures(self, faults):
+        page = (
+            "```\n jobs.py ──► gone.py\n```\n`gone.py`, `pkg/here.py`, [x.py](raftflow/pkg/here.py), `scripts/gone`\n"
+        )
         assert faults({"PAGE.md": page, "raftflow/pkg/here.py": ""}) == [
+            "PAGE.md:2: there is no file gone.py",
             "PAGE.md:4: there is no file gone.py",
             "PAGE.md:4: there is no file scripts/gone",
         ]

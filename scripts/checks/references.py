@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from sources import ROOT, listed, prose, report
 
-MENTION = re.compile(r"(?<![\w/.{}$*<-])((?:[\w.-]+/)*\w[\w-]*\.(?:py|md)|scripts/[\w/]+)(?![\w*/{])")
+MENTION = re.compile(r"(?<![\w/.{}$*<-])((?:[\w.-]+/)*\w[\w-]*\.(?:py|md)|scripts/[\w/]+(?:\.\w+)?)(?![\w*/{])")
 
 TEST = re.compile(r"(?<![\w/])(test_\w+)(?![\w./*{])")
 
@@ -56,11 +56,7 @@ def faults(root: Path) -> Iterator[str]:
     files = listed(root, "*")
     tests = test_names(root)
     for file in listed(root, "*.md", "raftflow/*.py", "tests/*.py", "scripts/*.py"):
-        code = False
         for line, text in prose(root, file):
-            code ^= file.endswith(".md") and text.startswith("```")
-            if code:
-                continue
             for match in MENTION.finditer(text):
                 if match[1] not in EXAMPLES and not exists(match[1], file, files):
                     yield f"{file}:{line + text.count(chr(10), 0, match.start())}: there is no file {match[1]}"

@@ -109,7 +109,7 @@ class Api:
         headers.setdefault(HEADER_INDEX, str(stamp.applied_index))
         headers.setdefault(HEADER_TERM, str(stamp.term))
         headers.setdefault(HEADER_LEADER, stamp.leader or "")
-        headers[HEADER_PEERS] = self._replica.peer_urls()
+        headers[HEADER_PEERS] = self._replica.cluster.peer_urls()
 
     async def _admit(self, request: web.Request) -> None:
         """Wait for this request's turn. One that will be refused waits in another queue. Raises `ProblemError`."""

@@ -260,7 +260,7 @@ class FastPath:
         self._figures.answered(request.operation, status, request.began_s)
         replica = self._replica
         stamp = replica.log.stamp()
-        common = (rfc822_formatted_time(), stamp.term, stamp.leader or "", replica.peer_urls())
+        common = (rfc822_formatted_time(), stamp.term, stamp.leader or "", replica.cluster.peer_urls())
         if common != self._common:
             date, term, leader, peers = self._common = common
             lines = {"Date": date, HEADER_TERM: term, HEADER_LEADER: leader, HEADER_PEERS: peers}

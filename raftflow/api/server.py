@@ -30,13 +30,13 @@ from raftflow.api.http.hosts import Hosts
 from raftflow.api.http.unread import LINE_BYTES_MAX
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.config.values import ConfigError
-from raftflow.coordinator.replica import (
-    Replica,
+from raftflow.coordinator.failures import (
     ReplicaDiskError,
     ReplicaFailedError,
     ReplicaRefusedError,
     ReplicaRemovedError,
 )
+from raftflow.coordinator.replica import Replica
 from raftflow.replication.real_files import RealFileSystem
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class HttpServer:
         config = self._config = replica.config
         shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
         shedder, figures = LoadShedder(), RequestCounts(syncs)
-        access = AccessControl(config.token, Hosts(config, lambda: self.port, replica.peer_urls))
+        access = AccessControl(config.token, Hosts(config, lambda: self.port, replica.cluster.peer_urls))
         proof = ForwardingProof(config.secret)
         self.fast_path = FastPath(replica, shedder, access, figures)
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)

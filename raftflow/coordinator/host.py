@@ -1,4 +1,4 @@
-"""The state machine as the log drives it: every applied entry goes into the audit and is told to the leader loop."""
+"""The state machine as the log drives it: every applied entry goes into the audit and is told to the replica."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ SWEPT_PER_TURN: Final = 2_000
 
 
 class HostedMachine:
-    """A `StateMachine` for the log, around the real one.
+    """The `StateMachine` that the log drives, around the real one.
 
-    The audit is opened by the first call, since the log locks the data directory before it makes one. Exceptions
-    reach the log, which stops the replica.
+    An applied entry goes to the machine, then to the audit, then to `on_applied` (`Replica._tell_listeners` fixes the
+    order of its listeners). So nobody hears of an entry that is not in the audit's buffer.
+
+    The first call opens the audit, since the log locks the data directory before it makes one. Exceptions reach the
+    log, which stops the replica.
     """
 
     def __init__(self, machine: Machine, audit: AuditFile, on_applied: Callable[[EntryResult], None]) -> None:
@@ -57,15 +60,15 @@ class HostedMachine:
 
     def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
         """Read a snapshot. When its state is taken, what the audit lacks up to there becomes a gap in it."""
-        become = self.machine.prepare(pieces)
+        install = self.machine.prepare(pieces)
 
-        def become_and_note() -> None:
+        def install_and_note() -> None:
             self.open_audit()
-            become()
+            install()
             self._audit.restored(self.machine.applied_index, self.machine.chain)
             self._sweep_soon()
 
-        return become_and_note
+        return install_and_note
 
     def _sweep_soon(self) -> None:
         """Free what the state machine no longer uses in many turns of the event loop, with others in between."""

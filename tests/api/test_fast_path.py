@@ -430,7 +430,7 @@ async def test_a_submission_whose_leader_steps_down_is_passed_on(trio: Any, monk
     async def answer(request: Any, body: bytes, address: str) -> bytes | None:
         assert await old.replica.hand_over()
         await cluster.leader(other_than=old.config.name)
-        await old.until(lambda: old.replica.find_leader() is not None)
+        await old.until(lambda: old.replica.cluster.find_leader() is not None)
         return await step_down(request, body, address)
 
     monkeypatch.setattr(old.server.fast_path, "answer", answer)

@@ -18,9 +18,13 @@ async def test_every_replica_says_who_leads(trio: Any) -> None:
     leader = await cluster.leader()
     term = leader.replica.log.stamp().term
     for one in (leader, *cluster.followers()):
-        await one.until(lambda one=one: one.replica.leader_notice().leader is not None)
+        await one.until(lambda one=one: one.replica.cluster.leader_notice().leader is not None)
         told = (await one.get("/v1/leader")).json
-        assert told == {"leader": leader.config.name, "url": leader.replica.url_of(leader.config.name), "term": term}
+        assert told == {
+            "leader": leader.config.name,
+            "url": leader.replica.cluster.url_of(leader.config.name),
+            "term": term,
+        }
         assert (await one.get(f"/v1/leader?term={term}&wait_ms=20")).json == told, "no news after that time"
 
 
@@ -30,7 +34,7 @@ async def test_the_question_is_held_until_leadership_moves(trio: Any) -> None:
     term = leader.replica.log.stamp().term
     everybody = [leader, *cluster.followers()]
     for one in everybody:
-        await one.until(lambda one=one: one.replica.leader_notice().leader is not None)
+        await one.until(lambda one=one: one.replica.cluster.leader_notice().leader is not None)
     lane = sum(one.server.fast_path.taken for one in everybody)
     asked = [asyncio.ensure_future(one.get(f"/v1/leader?term={term}&wait_ms=30000")) for one in everybody]
     for one in everybody:
@@ -105,7 +109,7 @@ async def test_a_call_that_was_passed_on_goes_to_the_next_leader(
     cluster = await trio()
     leader = await cluster.leader()
     asked = cluster.followers()[0]
-    await asked.until(lambda: asked.replica.find_leader() is not None)
+    await asked.until(lambda: asked.replica.cluster.find_leader() is not None)
     silent = Silent()
     await silent.start()
     forward = Forwarder.forward
@@ -114,7 +118,7 @@ async def test_a_call_that_was_passed_on_goes_to_the_next_leader(
     async def astray(*arguments: Any) -> Any:
         """The machine of the first leader is silent."""
         *first, url, request_id = arguments
-        if asked.replica.find_leader() == (old, url):
+        if asked.replica.cluster.find_leader() == (old, url):
             url = f"http://127.0.0.1:{silent.port}"
         return await forward(*first, url, request_id)
 

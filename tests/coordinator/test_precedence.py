@@ -15,7 +15,7 @@ from raftflow.domain.features import ONLINE_LEVEL
 async def one(bench: Any) -> Any:
     made = await bench()
     await made.until(lambda: made.machine.state.feature_level >= ONLINE_LEVEL)
-    made.replica.watch.stop()  # the tests look themselves
+    made.replica.rebalance_loop.stop()  # the tests look themselves
     return made
 
 
@@ -42,7 +42,7 @@ async def test_the_queue_before_an_urgent_task_is_asked_back(one: Any) -> None:
     urgent = await one.submit("u", priority=100)
     await settled(one)
     assert one.machine.state.workflows[urgent].tasks[0].last is None, "it does not join the queue"
-    (recall,) = one.replica.watch._watch.look()
+    (recall,) = one.replica.rebalance_loop._watch.look()
     assert isinstance(recall, RecallAttempts)
     assert (recall.agent, list(recall.fences)) == ("a1", queued)
     await one.replica.propose(recall)
@@ -53,7 +53,7 @@ async def test_what_is_given_back_comes_after_the_urgent_task(one: Any) -> None:
     queued = await filled(one)
     urgent = await one.submit("u", priority=100)
     await settled(one)
-    (recall,) = one.replica.watch._watch.look()
+    (recall,) = one.replica.rebalance_loop._watch.look()
     await one.replica.propose(recall)
     agent = one.machine.state.agents["a1"]
     running = next(fence for fence in agent.live if fence not in queued)

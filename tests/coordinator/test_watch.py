@@ -27,7 +27,7 @@ SECOND_MS = 1_000
 async def online(bench: Any, **options: Any) -> Any:
     one = await bench(**options)
     await one.until(lambda: one.machine.state.feature_level >= FAULTS_LEVEL)
-    one.replica.watch.stop()  # the tests look themselves
+    one.replica.rebalance_loop.stop()  # the tests look themselves
     return one
 
 
@@ -37,7 +37,7 @@ async def settled(one: Any) -> None:
 
 
 def look(one: Any) -> list[Any]:
-    return list(one.replica.watch._watch.look())
+    return list(one.replica.rebalance_loop._watch.look())
 
 
 async def learn(one: Any, incarnation: int, ms: int, count: int = 6, agent: str = "a1") -> int:
@@ -56,7 +56,7 @@ async def learn(one: Any, incarnation: int, ms: int, count: int = 6, agent: str 
 
 def later(one: Any, ms: int) -> None:
     """Let time go on for the watch alone."""
-    watch = one.replica.watch._watch
+    watch = one.replica.rebalance_loop._watch
     watch._now_ms = lambda: one.machine.clock_ms + ms
 
     def delivered_s(agent: str, fence: int) -> float | None:
@@ -228,7 +228,7 @@ async def test_late_counts_from_delivery(bench: Any) -> None:
     seen = await learn(one, first, 2_000)
     await one.submit("late", backup=True)
     await settled(one)
-    watch = one.replica.watch._watch
+    watch = one.replica.rebalance_loop._watch
     watch._now_ms = lambda: one.machine.clock_ms + 20 * SECOND_MS
     await one.register("a2")
     await settled(one)
@@ -249,7 +249,7 @@ async def test_no_backup_for_an_agent_that_was_not_heard_in_this_term(bench: Any
     one.log.lose_leadership()
     one.log.gain_leadership()
     await one.until(lambda: one.replica.leader.leading)
-    one.replica.watch.stop()
+    one.replica.rebalance_loop.stop()
     await one.poll(second, 500, name="a2")
     later(one, 20 * SECOND_MS)
     await settled(one)
@@ -292,7 +292,7 @@ async def test_the_loop_runs_while_there_is_work_and_rests_without(
     one = await bench()
     await one.until(lambda: one.machine.state.feature_level >= ONLINE_LEVEL)
     first = await one.register("a1", prefetch=10)
-    await one.until(lambda: one.replica.watch._timer is None)
+    await one.until(lambda: one.replica.rebalance_loop._timer is None)
     workflow = await one.submit(*(f"t{n}" for n in range(4)))
     answer = await one.work(first, 1)
     fences = [item.fence for item in answer.assign]
@@ -301,7 +301,7 @@ async def test_the_loop_runs_while_there_is_work_and_rests_without(
     assert told.release, "asked back within a few looks"
     ends = [one.end(item.fence, workflow, item.task_id) for item in answer.assign]
     await one.poll(first, 3, seen=fences[-1], ends=ends)
-    await one.until(lambda: one.replica.watch._timer is None)
+    await one.until(lambda: one.replica.rebalance_loop._timer is None)
 
 
 async def test_the_leader_says_why_this_agent(bench: Any) -> None:

@@ -26,7 +26,7 @@ _ADDRESS, _URL = re.compile(ADDRESS_PATTERN), re.compile(URL_PATTERN)
 
 async def list_members(call: Request) -> Response:
     """List the replicas."""
-    return Response(call.replica.members())
+    return Response(call.replica.cluster.members())
 
 
 async def transfer(call: Request) -> Response:
@@ -34,8 +34,8 @@ async def transfer(call: Request) -> Response:
     target = bodies.decode(call.body, TransferRequest).to
     replica = call.replica
     if target == replica.config.name:
-        return Response(replica.members())
-    listed = replica.members()
+        return Response(replica.cluster.members())
+    listed = replica.cluster.members()
     if target is not None and not any(member.name == target and member.voting for member in listed.members):
         raise ProblemError(problems.NOT_FOUND, f"no voting member is called {target[:100]!r}")
     if not await replica.transfer(target):
@@ -46,7 +46,7 @@ async def transfer(call: Request) -> Response:
             f"{'no other replica' if target is None else target[:100]} took leadership over in time: out of reach, "
             f"too far behind, or another transfer is under way",
         )
-    return Response(replica.members())
+    return Response(replica.cluster.members())
 
 
 async def add(call: Request) -> Response:
@@ -63,14 +63,14 @@ async def add(call: Request) -> Response:
         url = parse_url(given.url, "url")
     except ConfigError as error:
         raise _invalid("", str(error)[:500]) from error
-    await _change(call.replica.add_member(MemberInfo(given.name, str(peer), url)))
-    return Response(call.replica.members())
+    await _change(call.replica.member_changes.add(MemberInfo(given.name, str(peer), url)))
+    return Response(call.replica.cluster.members())
 
 
 async def remove(call: Request) -> Response:
     """Remove a replica for ever."""
-    await _change(call.replica.remove_member(call.path("name")))
-    return Response(call.replica.members())
+    await _change(call.replica.member_changes.remove(call.path("name")))
+    return Response(call.replica.cluster.members())
 
 
 async def _change(change: Awaitable[None]) -> None:

@@ -75,7 +75,7 @@ class WorkflowUploads:
         self._stretch += 1
         self._active.clear()
         self._dropping.start()
-        self.look()
+        self.drop_abandoned()
 
     def stop(self) -> None:
         """It does no longer."""
@@ -83,8 +83,8 @@ class WorkflowUploads:
         self._active.clear()
         self._dropping.stop()
 
-    def look(self) -> None:
-        """Drop what goes on no longer. To be called after every applied entry while leading."""
+    def drop_abandoned(self) -> None:
+        """Drop uploads that nobody continues. Call it after every applied entry while leading."""
         uploads = self._machine.tables.uploads
         if uploads and any(workflow_id not in self._active for workflow_id in uploads):
             self._dropping.kick()
@@ -143,7 +143,7 @@ class WorkflowUploads:
             finally:
                 if stretch == self._stretch:
                     self._active.pop(workflow_id, None)
-                    self.look()
+                    self.drop_abandoned()
 
     async def _fill(
         self, submission: WorkflowSubmission, workflow_id: str, actor: str, wanted: Callable[[], bool]

@@ -12,7 +12,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from raftflow.coordinator.config.replica_config import Timing
-from raftflow.coordinator.replica import ReplicaFailedError
+from raftflow.coordinator.failures import ReplicaFailedError
 from raftflow.domain.features import LEVEL
 from raftflow.replication.errors import RemovedError
 from raftflow.replication.members.births import EmptiedError

@@ -1,0 +1,91 @@
+"""Members are added and removed here, on the leader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.domain.features import MEMBERS_LEVEL
+from raftflow.replication.log import ChangeableLog
+from raftflow.replication.members.membership import (
+    VOTERS_MIN,
+    ChangeRefusedError,
+    MemberInfo,
+    Membership,
+    NotReadyError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from raftflow.coordinator.cluster_view import ClusterView
+    from raftflow.coordinator.commit.submitter import Submitter
+    from raftflow.coordinator.leader.leader_loop import LeaderLoop
+    from raftflow.machine.machine import Machine
+    from raftflow.replication.log import ReplicatedLog
+
+CHANGE_S = 20.0
+"""How long one request to change the members may take; it can be repeated."""
+
+
+class MemberChanges:
+    """Changes the members of the cluster.
+
+    Args:
+        name: of this replica.
+        transfer: hands leadership to the named replica, or to any; returns whether another one leads then.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        log: ReplicatedLog,
+        machine: Machine,
+        submitter: Submitter,
+        leader: LeaderLoop,
+        cluster: ClusterView,
+        transfer: Callable[[str | None], Awaitable[bool]],
+    ) -> None:
+        self._name = name
+        self._log = log
+        self._machine = machine
+        self._submitter = submitter
+        self._leader = leader
+        self._cluster = cluster
+        self._transfer = transfer
+
+    async def add(self, member: MemberInfo) -> None:
+        """Send a new replica the log until it has caught up, then make it a voter.
+
+        Raises `ChangeRefusedError`, `NotReadyError`, `ProposeError`s.
+        """
+        await self._changeable_log().add_member(member, CHANGE_S)
+
+    async def remove(self, name: str) -> None:
+        """Remove a replica for ever. A leader that is asked to go hands leadership over first, and leads no longer.
+
+        Raises `ChangeRefusedError`, `NotReadyError`, `ProposeError`s.
+        """
+        log = self._changeable_log()
+        if name == self._name and name not in (log.status().members or Membership()).removed:
+            voters = len(self._cluster.voting_members())
+            if voters <= VOTERS_MIN:
+                raise ChangeRefusedError(f"{voters - 1} voting members would be left; add another replica first")
+            if not await self._transfer(None):
+                raise ChangeRefusedError(f"{name} leads, and no other replica took leadership over in time")
+            raise self._submitter.no_leader_error()  # the new leader carries it out
+        await log.remove_member(name, CHANGE_S)
+
+    def _changeable_log(self) -> ChangeableLog:
+        if not self._leader.leading:
+            raise self._submitter.no_leader_error()
+        if not isinstance(self._log, ChangeableLog):
+            raise ChangeRefusedError("the members of this log cannot be changed")
+        level = self._machine.tables.feature_level
+        if level < MEMBERS_LEVEL:
+            raise NotReadyError(
+                f"the cluster is on feature level {level}, and its members can be changed from level "
+                f"{MEMBERS_LEVEL} on. The level rises by itself when all replicas are connected and run a version "
+                f"that knows it."
+            )
+        return self._log

@@ -25,7 +25,7 @@ from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
 from raftflow.coordinator.leader.leader_news import LeaderNews
 from raftflow.coordinator.leader.retention import Retention
-from raftflow.coordinator.member_changes import MemberChanges
+from raftflow.coordinator.membership_admin import MembershipAdmin
 from raftflow.coordinator.placement import explanation
 from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.planner import QueuePlanner
@@ -159,7 +159,7 @@ class Replica:
             now_ms=self.clock.now_ms,
             on_bug=self._fail,
         )
-        self.member_changes = MemberChanges(
+        self.membership = MembershipAdmin(
             name=config.name,
             log=self.log,
             machine=self.machine,

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from raftflow.coordinator import member_changes
+from raftflow.coordinator import membership_admin
 from raftflow.domain.features import LEVEL
 from raftflow.replication.raft.rules import NO_RULES
 from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
@@ -384,7 +384,7 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
     try:
         with (
             patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"),
-            patch.object(member_changes, "CHANGE_S", CHANGE_S),
+            patch.object(membership_admin, "CHANGE_S", CHANGE_S),
         ):
             yield
     finally:

@@ -109,7 +109,7 @@ async def test_a_replica_that_never_starts_stays_a_learner_and_can_be_removed(tr
     cluster = await trio()
     leader = await cluster.leader()
     await leader.until(lambda: leader.replica.machine.state.feature_level >= 2)
-    monkeypatch.setattr("raftflow.coordinator.member_changes.CHANGE_S", 0.5)
+    monkeypatch.setattr("raftflow.coordinator.membership_admin.CHANGE_S", 0.5)
     answer = await leader.post("/v1/members", {"name": "n4", "peer": "127.0.0.1:1", "url": "http://127.0.0.1:2"})
     assert answer.word == "outcome-unknown"
     assert "cannot be reached" in answer.json["detail"]

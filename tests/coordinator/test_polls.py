@@ -10,7 +10,7 @@ import pytest
 
 from raftflow.coordinator.commit.submitter import BusyError, NoLeaderError, OutcomeUnknownError
 from raftflow.coordinator.config.replica_config import Limits
-from raftflow.coordinator.sessions import instructions
+from raftflow.coordinator.sessions import instructions, poll_turns
 from raftflow.coordinator.sessions import poll_service as polls_module
 from raftflow.coordinator.sessions.log_relay import LogUnavailableError
 from raftflow.coordinator.sessions.poll import Poll
@@ -307,7 +307,7 @@ async def test_closing_answers_held_polls(bench: Any) -> None:
 
 
 async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polls_module, "WAKES_PER_TURN", 2)
+    monkeypatch.setattr(poll_turns, "WAKES_PER_TURN", 2)
     one = await bench()
     names = [f"a{number}" for number in range(7)]
     polling = []
@@ -326,9 +326,9 @@ async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypa
 
 
 async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polls_module, "WAKES_PER_TURN", 2)
-    monkeypatch.setattr(polls_module, "POLLS_PER_TURN", 3)
-    monkeypatch.setattr(polls_module, "REPORTS_MIN", 1)
+    monkeypatch.setattr(poll_turns, "WAKES_PER_TURN", 2)
+    monkeypatch.setattr(poll_turns, "POLLS_PER_TURN", 3)
+    monkeypatch.setattr(poll_turns, "REPORTS_MIN", 1)
     one = await bench()
     taken: list[str] = []
     continue_poll = one.poll_service._continue_poll
@@ -338,7 +338,7 @@ async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pyt
             taken.append(poll.name)
         continue_poll(poll)
 
-    monkeypatch.setattr(one.poll_service, "_continue_poll", noted)
+    monkeypatch.setattr(one.poll_service._turns, "_continue_poll", noted)
     polls = {}
     for name in (*(f"held{n}" for n in range(5)), *(f"report{n}" for n in range(6)), *(f"idle{n}" for n in range(4))):
         incarnation = await one.register(name, instance=name * 2)

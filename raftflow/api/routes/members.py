@@ -63,13 +63,13 @@ async def add(call: Request) -> Response:
         url = parse_url(given.url, "url")
     except ConfigError as error:
         raise _invalid("", str(error)[:500]) from error
-    await _change(call.replica.member_changes.add(MemberInfo(given.name, str(peer), url)))
+    await _change(call.replica.membership.add(MemberInfo(given.name, str(peer), url)))
     return Response(call.replica.cluster.members())
 
 
 async def remove(call: Request) -> Response:
     """Remove a replica for ever."""
-    await _change(call.replica.member_changes.remove(call.path("name")))
+    await _change(call.replica.membership.remove(call.path("name")))
     return Response(call.replica.cluster.members())
 
 

@@ -117,6 +117,11 @@ class AgentSessions:
         """Return the session of an agent, None if there is none."""
         return self._sessions.get(name)
 
+    def polls_of(self, name: str) -> tuple[Poll, ...]:
+        """Return the polls of an agent that wait for news."""
+        session = self._sessions.get(name)
+        return () if session is None else tuple(session.polls.values())
+
     def begin(self, name: str, incarnation: int) -> AgentSession:
         """Replace an agent's session by a new one. Raises `BusyError` if there are too many."""
         before = self._sessions.get(name)

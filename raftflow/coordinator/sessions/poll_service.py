@@ -1,8 +1,8 @@
 """Agents report, renew their leases and fetch work here, in one exchange: the poll.
 
 `PollService.ingest_poll` is the only way in (`poll` is the same for a caller that can await), and `_continue_poll` is
-the whole way of a poll, from top to bottom. Polls wait in a queue until a turn of the event loop takes them in. Their
-reports go into the log (`reports`). Then they are held until there is news (`long_polls`).
+the whole way of a poll, from top to bottom. Polls wait until a turn of the event loop takes them in (`poll_turns`).
+Their reports go into the log (`reports`). Then they are held until there is news (`long_polls`).
 
 Only the leader answers polls, and all that it keeps about them is memory: the agent's next poll says again what must
 not be lost.
@@ -20,9 +20,7 @@ whether the fence is live.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from raftflow.coordinator.commit.submitter import BusyError, OutcomeUnknownError
@@ -33,6 +31,7 @@ from raftflow.coordinator.sessions.instructions import holds_unknown, instructio
 from raftflow.coordinator.sessions.log_relay import LogRelay
 from raftflow.coordinator.sessions.long_polls import LongPolls
 from raftflow.coordinator.sessions.poll import Poll, PollOutcome
+from raftflow.coordinator.sessions.poll_turns import PollTurns
 from raftflow.coordinator.sessions.reports import Reports
 from raftflow.domain.commands import ControlAgent, RemoveAgent
 from raftflow.domain.contract.views import PollResponse
@@ -51,14 +50,6 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
     from raftflow.machine.rows import AgentRow
 
-WAKES_PER_TURN = 128
-"""Agents whose held polls are looked at in one turn of the event loop. An answer takes some 0.05 ms: thousands of
-them in one turn would delay the replica's heartbeats for so long that it lost its term."""
-POLLS_PER_TURN = 128
-"""Polls that are taken in within one turn of the loop, for the same reason; of those with ends as many again."""
-REPORTS_MIN = 8
-"""Polls with ends that are taken in within one turn while there is work to be placed or to be told. What is placed
-goes out before what is done comes in: a fleet that is woken at once may report at once."""
 PLACING_WAIT_S = 0.05
 """How long the answer to a report waits for the placement that follows it."""
 REPEAT_S = 1.0
@@ -103,13 +94,7 @@ class PollService:
             machine=machine, submitter=submitter, leader=leader, clock=clock, agent_stats=self.agent_stats
         )
         self._sessions = AgentSessions()
-        self._to_wake: dict[str, None] = {}
-        """Agents whose held polls are looked at in one of the next turns, in order."""
-        self._arrived: deque[Poll] = deque()
-        """Polls without ends that are taken in in one of the next turns, in order."""
-        self._reporting: deque[Poll] = deque()
-        """Polls with ends. Those without may overtake them: theirs may be the answers with work."""
-        self._turn_scheduled = False
+        self._turns = PollTurns(self._continue_poll, self._sessions.polls_of, lambda: leader.placing)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         """Every poll is answered at once, before a planned stop."""
@@ -179,8 +164,7 @@ class PollService:
         for each cost more than all that is said.
         """
         poll = Poll(name, request, on_answer)
-        (self._reporting if request.ends else self._arrived).append(poll)
-        self._schedule_turn()
+        self._turns.add(poll)
         return poll
 
     def wake(self, agent: str) -> None:
@@ -190,32 +174,7 @@ class PollService:
             self.usage.forget(agent)
             self.agent_stats.forget(agent)
         if agent in self._sessions:
-            self._to_wake[agent] = None
-            self._schedule_turn()
-
-    def _schedule_turn(self) -> None:
-        if not self._turn_scheduled:
-            self._turn_scheduled = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
-
-    def _take_turn(self) -> None:
-        """Do one turn's share of what waits: tell agents their news, and take polls in."""
-        self._turn_scheduled = False
-        try:
-            for agent in list(islice(self._to_wake, WAKES_PER_TURN)):
-                del self._to_wake[agent]
-                session = self._sessions.get(agent)
-                if session is not None:
-                    for poll in tuple(session.polls.values()):
-                        self._continue_poll(poll)
-            for _ in range(min(POLLS_PER_TURN, len(self._arrived))):
-                self._continue_poll(self._arrived.popleft())
-            busy = self._to_wake or self._arrived or self._leader.placing
-            for _ in range(min(REPORTS_MIN if busy else POLLS_PER_TURN, len(self._reporting))):
-                self._continue_poll(self._reporting.popleft())
-        finally:
-            if self._to_wake or self._arrived or self._reporting:
-                self._schedule_turn()
+            self._turns.wake(agent)
 
     # --- the way of a poll
 

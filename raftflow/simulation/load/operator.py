@@ -95,15 +95,15 @@ class Operator:
     async def add(self, name: str, *, tries_max: int = 12) -> bool:
         """Have a replica added. True once that was acknowledged."""
         member = MemberInfo(name, f"{name}:1", f"sim://{name}")
-        return await self._ask(("add", name), lambda replica: replica.member_changes.add(member), tries_max)
+        return await self._ask(("add", name), lambda replica: replica.membership.add(member), tries_max)
 
     async def add_ghost(self, name: str) -> None:
         """Have a replica added that never runs: it cannot become a voter. It is cleared away afterwards."""
         member = MemberInfo(name, f"{name}:1", f"sim://{name}")
         serial = self._note(("add ghost", name))
         try:
-            await self._call(_serving(lambda replica: replica.member_changes.add(member)))
-            await self._call(_serving(lambda replica: replica.member_changes.add(member)))
+            await self._call(_serving(lambda replica: replica.membership.add(member)))
+            await self._call(_serving(lambda replica: replica.membership.add(member)))
         finally:
             self._over(serial)
 
@@ -121,7 +121,7 @@ class Operator:
             await self._call(
                 _serving(
                     lambda replica: (
-                        replica.member_changes.add(member) if kind == "add" else replica.member_changes.remove(name)
+                        replica.membership.add(member) if kind == "add" else replica.membership.remove(name)
                     )
                 )
             )
@@ -140,7 +140,7 @@ class Operator:
     async def remove(self, name: str, *, tries_max: int = 12) -> bool:
         """Have a replica removed. True once that was acknowledged."""
         self._history.members.removal_asked(name)
-        return await self._ask(("remove", name), lambda replica: replica.member_changes.remove(name), tries_max)
+        return await self._ask(("remove", name), lambda replica: replica.membership.remove(name), tries_max)
 
     async def _ask(self, change: Change, work: Callable[[Replica], Awaitable[None]], tries_max: int) -> bool:
         if not self._may_ask(change):

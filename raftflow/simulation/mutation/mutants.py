@@ -189,7 +189,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="uploads not dropped",
         about="a new leader leaves the uploads of others as they are",
-        plant=attribute(WorkflowUploads, "look", lambda _self: None),
+        plant=attribute(WorkflowUploads, "drop_abandoned", lambda _self: None),
     ),
     Mutant(
         name="request ids ignored",

@@ -27,7 +27,7 @@ CHANGE_S = 20.0
 """How long one request to change the members may take; it can be repeated."""
 
 
-class MemberChanges:
+class MembershipAdmin:
     """Changes the members of the cluster.
 
     Args:

@@ -107,7 +107,7 @@ def forget(cluster: LocalCluster, name: str, peer: str) -> None:
     """Take what a replica remembers of a peer from its disk: the rule is off."""
     starts = StartHistory(RealFileSystem(), cluster.directory / name)
     starts.open()
-    starts.forget([peer])
+    starts.forget_peers([peer])
     starts.save()
 
 

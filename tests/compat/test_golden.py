@@ -141,7 +141,7 @@ def test_the_identity_and_the_peers(golden: Golden) -> None:
     for peer in PEERS:
         for disk, accepted in ((f"disk-{peer}", True), ("another", False)):
             frame = msgspec.msgpack.encode(Introduction(format=1, disk=disk, level=1))
-            assert introducer.meet(peer, introducer.read(frame)).accepted == accepted
+            assert introducer.judge_disk(peer, introducer.read(frame)).accepted == accepted
     data.close()
     fs.close()
 
@@ -156,13 +156,13 @@ def test_the_birth_and_the_starts(name: str, tmp_path: Path) -> None:
     assert mark.born
     starts = StartHistory(fs, golden.directory)
     starts.open()
-    assert {peer: starts.of(peer) for peer in PEERS} == PEER_STARTS
+    assert {peer: starts.peer_record(peer) for peer in PEERS} == PEER_STARTS
     lost = GIVEN_UP.start.number
     assert starts.mine.number == lost + 2  # it gave that one up, and was started once more here
-    assert starts.put_back(GIVEN_UP, GIVEN_UP.term, GIVEN_UP.index) == ""
-    assert starts.put_back(GIVEN_UP, 0, 0) == ""
+    assert starts.find_rollback(GIVEN_UP, GIVEN_UP.term, GIVEN_UP.index) == ""
+    assert starts.find_rollback(GIVEN_UP, 0, 0) == ""
     recorded = PeerRecord(start=ReplicaStart(lost + 1, "another"))
-    assert "another start" in starts.put_back(recorded, 0, 0)
+    assert "another start" in starts.find_rollback(recorded, 0, 0)
     fs.close()
 
 

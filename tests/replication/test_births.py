@@ -56,7 +56,7 @@ class Resident:
             on_born=lambda: None,
             joins=self.joins,
         )
-        self.introducer.attach(self._on_emptied, self.births.may_relearn)
+        self.introducer.attach(self._on_emptied, self.births.peers_may_change)
         self.introducer.open()
         self.births.start()
 
@@ -64,7 +64,7 @@ class Resident:
         return {peer: self.town.people[peer].level for peer in self.linked}
 
     def _on_emptied(self, peer: str, reason: str) -> None:
-        self.stopped = self.stopped or self.births.emptied(peer, reason)
+        self.stopped = self.stopped or self.births.judge_emptied(peer, reason)
 
     def guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -106,7 +106,7 @@ class Town:
             linked = getattr(self[name], "linked", set())
             if peer in linked:
                 linked.discard(peer)
-                self[name].births.down(peer)
+                self[name].births.link_down(peer)
 
     def link(self, *names: str) -> None:
         """Link all of these with each other, and let everything be said."""
@@ -119,24 +119,26 @@ class Town:
             return
         ends = ((one, other), (other, one))
         answers = {
-            end.name: end.introducer.meet(peer.name, end.introducer.read(peer.introducer.introduction(end.name)))
+            end.name: end.introducer.judge_disk(
+                peer.name, end.introducer.read(peer.introducer.introduction(end.name))
+            )
             for end, peer in ends
         }
         if all(answer.accepted for answer in answers.values()):
             one.linked.add(other.name)
             other.linked.add(one.name)
             for end, peer in ends:
-                end.guarded(lambda end=end, peer=peer: end.births.up(peer.name))
+                end.guarded(lambda end=end, peer=peer: end.births.link_up(peer.name))
         for end, peer in ends:
             if not answers[peer.name].accepted:
-                end.introducer.hear_refusal(peer.name, answers[peer.name])
+                end.introducer.note_refusal(peer.name, answers[peer.name])
 
     def talk(self) -> None:
         while self.mail:
             source, target, body = self.mail.popleft()
             end = self[target]
             if source in end.linked and not end.stopped:
-                end.guarded(lambda end=end, source=source, body=body: end.births.hear(source, body))
+                end.guarded(lambda end=end, source=source, body=body: end.births.receive(source, body))
 
     @property
     def born(self) -> list[str]:
@@ -163,7 +165,7 @@ def test_all_are_born_when_all_see_each_other_and_not_before() -> None:
     town.link("a", "b")
     town.link("b", "c")
     assert town.born == []
-    assert "c cannot be reached" in town["a"].births.waiting()
+    assert "c cannot be reached" in town["a"].births.describe_wait()
     town.link("a", "c")
     assert town.born == list(ABC)
     assert town["a"].births.founding_levels == dict.fromkeys(ABC, BIRTHS_LEVEL)
@@ -234,9 +236,9 @@ def test_a_founder_that_missed_the_end_is_told_by_another() -> None:
     while not town["a"].births.born:  # and nobody else hears any more
         source, target, body = town.mail.popleft()
         if target == "a":
-            town["a"].births.hear(source, body)
+            town["a"].births.receive(source, body)
         elif source != "a" or not town["a"].births.born:
-            town[target].births.hear(source, body)
+            town[target].births.receive(source, body)
     town.mail.clear()
     unborn = [name for name in "bc" if not town[name].births.born]
     assert unborn
@@ -280,7 +282,7 @@ def test_an_order_needs_a_majority_and_takes_the_others_in_later() -> None:
     town = Town()
     town.start("a", ordered=True)
     assert town.born == []
-    assert "needs a majority" in town["a"].births.waiting()
+    assert "needs a majority" in town["a"].births.describe_wait()
     town.stop("a")
     town.start("a", "b")  # the order is remembered
     town.link("a", "b")
@@ -289,7 +291,7 @@ def test_an_order_needs_a_majority_and_takes_the_others_in_later() -> None:
     town.start("c")
     town.link("a", "c")
     assert town.born == ["a", "b"]
-    assert "more of its members are needed" in town["c"].births.waiting()
+    assert "more of its members must accept" in town["c"].births.describe_wait()
     town.link("b", "c")
     assert town.born == list(ABC)
 
@@ -331,7 +333,7 @@ def test_lists_that_differ_found_nothing() -> None:
     town.start("c", members=("a", "c", "d"))
     town.link()
     assert town.born == []
-    assert "c lists other members (a, c, d)" in town["a"].births.waiting()
+    assert "c lists other members (a, c, d)" in town["a"].births.describe_wait()
     town.stop("c")
     town.start("c")
     town.link()
@@ -344,7 +346,7 @@ def test_an_order_does_not_unite_lists_that_differ() -> None:
     town.start("b", members=("a", "b", "d"), ordered=True)
     town.link("a", "b")
     assert town.born == []
-    assert "b lists other members (a, b, d)" in town["a"].births.waiting()
+    assert "b lists other members (a, b, d)" in town["a"].births.describe_wait()
 
 
 def test_one_that_joins_is_no_founder_and_vouches_for_nobody() -> None:
@@ -353,7 +355,7 @@ def test_one_that_joins_is_no_founder_and_vouches_for_nobody() -> None:
     town.start()
     town.link()
     assert town.born == ["c"]  # the log alone says whether it is a voter
-    assert "c is set up to join" in town["a"].births.waiting()
+    assert "c is configured to join" in town["a"].births.describe_wait()
 
 
 def test_a_voter_that_came_later_cannot_be_fresh() -> None:
@@ -406,4 +408,4 @@ def test_what_is_no_birth_message_is_refused() -> None:
     town.start()
     for body in (b"", b"\xc1", msgspec.msgpack.encode({"format": 1, "stage": "born"})):
         with pytest.raises(ValueError, match=r".+"):
-            town["a"].births.hear("b", body)
+            town["a"].births.receive("b", body)

@@ -89,8 +89,8 @@ def test_a_history_is_compared_again_when_it_has_gone_on() -> None:
     applied = 7
     introducer.history = SimpleNamespace(point=lambda: HistoryPosition(applied, b"chain"))  # type: ignore[assignment]
     assert not introducer.is_compared("a")
-    introducer.starts = SimpleNamespace(mine=None, of=lambda _peer: None)  # type: ignore[assignment]
-    assert introducer.introduce_to("a").point == HistoryPosition(7, b"chain")
+    introducer.starts = SimpleNamespace(mine=None, peer_record=lambda _peer: None)  # type: ignore[assignment]
+    assert introducer.introduction_to("a").point == HistoryPosition(7, b"chain")
     assert introducer.is_compared("a")
     assert not introducer.is_compared("b")
     applied = 8

@@ -26,8 +26,8 @@ def test_every_start_has_a_number_of_its_own_before_it_is_told(tmp_path: Path) -
     first = opened(tmp_path)
     second = opened(tmp_path)
     assert (first.mine.number, second.mine.number) == (1, 2)
-    assert second.put_back(remembered(first), 1, 1) == ""
-    assert second.put_back(remembered(second), 1, 1) == ""
+    assert second.find_rollback(remembered(first), 1, 1) == ""
+    assert second.find_rollback(remembered(second), 1, 1) == ""
 
 
 @pytest.mark.parametrize("starts_after", [1, 2, 5])
@@ -40,45 +40,45 @@ def test_an_older_copy_is_noticed_however_often_it_was_started(tmp_path: Path, s
     met = remembered(opened(disk))
     for _ in range(starts_after):
         old = opened(copy)
-    assert old.put_back(met, 1, 1) != ""
+    assert old.find_rollback(met, 1, 1) != ""
     # It gives up what it lacks, once: neither that nor any other of the lost starts is held against it again.
-    old.give_up(met)
+    old.accept_loss(met)
     assert old.mine.number > met.start.number
     again = opened(copy)
-    assert again.put_back(met, 1, 1) == ""
-    assert again.put_back(PeerRecord(start=ReplicaStart(2, "of a life that is lost")), 1, 1) == ""
+    assert again.find_rollback(met, 1, 1) == ""
+    assert again.find_rollback(PeerRecord(start=ReplicaStart(2, "of a life that is lost")), 1, 1) == ""
     # A copy of before that is noticed as ever.
-    assert again.put_back(PeerRecord(start=ReplicaStart(again.mine.number + 1, "later")), 1, 1) != ""
+    assert again.find_rollback(PeerRecord(start=ReplicaStart(again.mine.number + 1, "later")), 1, 1) != ""
 
 
 def test_a_copy_of_the_same_life_is_noticed_by_what_it_acknowledged_or_by_its_term(tmp_path: Path) -> None:
     one = opened(tmp_path)
-    assert "entry 20" in one.put_back(remembered(one, index=20), 3, 10)
-    assert "term 4" in one.put_back(remembered(one, term=4), 3, 10)
-    assert one.put_back(remembered(one, index=10, term=3), 3, 10) == ""
-    assert one.put_back(remembered(one, index=20, term=4), 3, 10, repairing=True) == ""
-    one.give_up(remembered(one, index=20, term=4))
-    assert one.put_back(remembered(one, index=20, term=4), 3, 10) == ""
+    assert "entry 20" in one.find_rollback(remembered(one, index=20), 3, 10)
+    assert "term 4" in one.find_rollback(remembered(one, term=4), 3, 10)
+    assert one.find_rollback(remembered(one, index=10, term=3), 3, 10) == ""
+    assert one.find_rollback(remembered(one, index=20, term=4), 3, 10, repairing=True) == ""
+    one.accept_loss(remembered(one, index=20, term=4))
+    assert one.find_rollback(remembered(one, index=20, term=4), 3, 10) == ""
 
 
 def test_peers_are_remembered_over_restarts_and_an_older_start_is_told_from_a_newer(tmp_path: Path) -> None:
     one = opened(tmp_path)
     assert not one.dirty
-    assert one.meet("b", ReplicaStart(7, "x"))
+    assert one.note_start("b", ReplicaStart(7, "x"))
     assert one.dirty
-    assert not one.meet("b", ReplicaStart(7, "x"))
-    one.note("b", index=5, term=2)
-    one.note("stranger", index=5)
+    assert not one.note_start("b", ReplicaStart(7, "x"))
+    one.note_progress("b", index=5, term=2)
+    one.note_progress("stranger", index=5)
     one.save()
     again = opened(tmp_path)
-    assert again.of("b") == PeerRecord(start=ReplicaStart(7, "x"), index=5, term=2)
-    assert again.of("stranger") is None
+    assert again.peer_record("b") == PeerRecord(start=ReplicaStart(7, "x"), index=5, term=2)
+    assert again.peer_record("stranger") is None
     assert again.is_older("b", ReplicaStart(6, "y"))
     assert again.is_older("b", ReplicaStart(7, "y"))
     assert not again.is_older("b", ReplicaStart(7, "x"))
     assert not again.is_older("b", ReplicaStart(8, "y"))
-    again.forget(["b"])
-    assert again.of("b") is None
+    again.forget_peers(["b"])
+    assert again.peer_record("b") is None
 
 
 def test_the_oldest_starts_are_forgotten_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +86,8 @@ def test_the_oldest_starts_are_forgotten_one_by_one(tmp_path: Path, monkeypatch:
     lives = [opened(tmp_path) for _ in range(5)]
     assert len(lives[-1]._content.nonces) == 3
     for life in lives:  # what is forgotten is not held against the replica
-        assert lives[-1].put_back(remembered(life), 1, 1) == ""
-    assert lives[-1].put_back(PeerRecord(start=ReplicaStart(3, "another")), 1, 1) != ""
+        assert lives[-1].find_rollback(remembered(life), 1, 1) == ""
+    assert lives[-1].find_rollback(PeerRecord(start=ReplicaStart(3, "another")), 1, 1) != ""
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_damaged_memory_is_refused_and_says_what_to_do(tmp_path: Path, at: int
     data = bytearray((tmp_path / "starts").read_bytes())
     data[at] ^= 1
     (tmp_path / "starts").write_bytes(bytes(data))
-    with pytest.raises(StartsFileError, match="Remove it and start again"):
+    with pytest.raises(StartsFileError, match="Remove the file and start again"):
         opened(tmp_path)
     (tmp_path / "starts").unlink()
-    assert opened(tmp_path).put_back(PeerRecord(start=ReplicaStart(1, "of before")), 1, 1) != ""
+    assert opened(tmp_path).find_rollback(PeerRecord(start=ReplicaStart(1, "of before")), 1, 1) != ""

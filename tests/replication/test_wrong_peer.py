@@ -13,7 +13,7 @@ from virtual_cluster import Cluster, run_virtual
 from raftflow.replication.errors import RemovedError
 from raftflow.replication.log import Applied
 from raftflow.replication.messages import wire
-from raftflow.replication.raft.bounds import TERMS_AHEAD_MAX, MessageBounds, needed
+from raftflow.replication.raft.bounds import TERMS_AHEAD_MAX, MessageBounds, claims_needed
 from raftflow.simulation.world.disk import Loss
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def test_an_acknowledgement_beyond_the_end_of_the_log_is_none() -> None:
 def test_a_removal_is_believed_of_a_majority_of_the_others(names: str, tellers: int) -> None:
     cluster = Bare(names)
     others = [name for name in names if name != "A"]
-    assert needed(others) == tellers
+    assert claims_needed(others) == tellers
     guard = cluster["A"].guard
     for peer in [*others[: tellers - 1], *others[: tellers - 1], "stranger"]:
         guard.receive(peer, {"type": "removed", "term": 1})

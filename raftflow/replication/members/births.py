@@ -1,22 +1,22 @@
-"""The birth of a cluster: when a replica with an empty data directory may vote, lead, and take entries.
+"""The birth of a cluster: when a replica with an empty data directory may vote, lead and accept entries.
 
-A replica is *fresh* while it has no log, no term and no snapshot, and belongs to no birth. Whether its directory is
-new or was emptied it cannot know by itself: what it promised before, if anything, is forgotten. So a fresh replica
-neither votes nor stands nor acknowledges anything. It is *born*, durably, in one of these ways:
+A replica is *fresh* while it has no log, no term and no snapshot, and belongs to no birth. It cannot know by itself
+whether its directory is new or was emptied, so it may have forgotten promises. A fresh replica neither votes nor
+stands for election nor acknowledges anything. It is *born*, durably, in one of these ways:
 
-    B1 agreement   every listed member is linked and fresh, and each has said that it sees the same disks as all
-    B2 adoption    a born member says that this replica, with this disk, is one of its founders
-    B3 admission   more than half of the other listed members are born, linked, and take it with this disk
-    B4 order       as B1 for a majority of the listed members, because the operator ordered it, and none of those
-                   that are linked has data
+    B1 agreement   every listed member is linked and fresh, and each has reported that it sees the same disks
+    B2 adoption    a born member reports that this replica, with this disk, is one of its founders
+    B3 admission   more than half of the other listed members are born, linked, and accept it with this disk
+    B4 order       as B1 for a majority of the listed members, because the operator ordered it, and no linked one has
+                   data
 
-and it stops, as one that was emptied, when a member knows it with another disk or knows that it must have data
-(`EmptiedError`). DESIGN.md has the argument. A replica that joins (`join = true`) is nobody's voter until the log
-says so, and one with data from before this rule was born then: for both nothing is asked.
+It stops as emptied (`EmptiedError`) when a member knows it with another disk or knows that it must have data.
+DESIGN.md has the argument. Two kinds of replicas are born without any of this: a replica that joins (`join = true`),
+which is a voter only when the log says so, and a replica with data from before this rule.
 
 ```
 DIR/birth      JSON with a checksum: format, disk, stage, ordered, whole, level, founders
-birth frame    MessagePack of `BirthMessage`, on every new link and after every change, to peers of feature level 5
+birth frame    MessagePack of `BirthMessage`, on every new link and after every change
 ```
 """
 
@@ -41,50 +41,50 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 REMIND_FIRST_S: Final = 2.0
 REMIND_EVERY_S: Final = 10.0
-"""How often a fresh replica says for whom it waits."""
+"""How often a fresh replica logs which replicas it waits for."""
 
 _log = logging.getLogger(__name__)
 
 
 class EmptiedError(LogFailedError):
-    """This replica's data directory was emptied or replaced, says a member. Says what to do."""
+    """A member reports that this replica's data directory was emptied or replaced. The message says what to do."""
 
 
 class BirthStage(enum.StrEnum):
-    """How far a replica is."""
+    """How far the birth of a replica is."""
 
     FRESH = "fresh"
     SEEN = "seen"
-    """It has said durably which disks it sees, and may be a founder without knowing it yet."""
+    """It has recorded durably which disks it sees. It may be a founder without knowing it yet."""
     BORN = "born"
 
 
 class BirthMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica tells about its birth."""
+    """The state of a replica's birth, as it is sent to the others."""
 
     format: int
     stage: BirthStage
     disk: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     level: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-    """The highest feature level that it understands; of one that is born, the level of the birth, 0 if unknown."""
+    """The highest feature level that the sender understands. If it is born: the level of the birth, 0 if unknown."""
     members: Annotated[tuple[Name, ...], msgspec.Meta(max_length=VOTERS_MAX + LEARNERS_MAX)] = ()
     """The list of its first start."""
     founders: Annotated[dict[Name, str], msgspec.Meta(max_length=VOTERS_MAX)] = {}
-    """Name to disk: those that it sees, or with whom it was born."""
+    """Name to disk: the replicas that the sender sees, or those with which it was born."""
     ordered: bool = False
     has_data: bool = False
     late: Annotated[tuple[Name, ...], msgspec.Meta(max_length=VOTERS_MAX)] = ()
-    """Voters that are none of the first list: each of them had data when it became one."""
+    """Voters that are not in the first list. Each of them had data when it became a voter."""
 
 
 class IntroducedPeers(msgspec.Struct, frozen=True):
-    """What the links know of the other replicas."""
+    """What the introductions know of the other replicas."""
 
     introducer: Introducer
     level: int
     """The highest feature level that this process understands; below `BIRTHS_LEVEL` it acts as its version did."""
     levels: Callable[[], Mapping[str, int]]
-    """The same of the peers that are linked."""
+    """Returns the same for the linked peers."""
 
 
 class Births:
@@ -92,16 +92,16 @@ class Births:
 
     Args:
         name: this replica.
-        members: the voters of its first list.
+        members: the voters of the list of its first start.
         disk: its disk id.
         file: keeps the record.
         record: what is in the file.
         neighbours: None where births are not looked at: in tests of other parts.
         send: takes a frame's body for a peer.
         has_data: returns whether this replica has a log, a term or a snapshot.
-        late: returns the voters that were not in its first list, by what is committed.
+        late: returns the committed voters that are not in that list.
         on_born: called once when it is born.
-        joins: it was set up to join.
+        joins: whether it is configured to join.
     """
 
     def __init__(
@@ -132,101 +132,101 @@ class Births:
         self._on_born = on_born
         self._joins = joins
         self._linked: set[str] = set()
-        self._told: dict[str, BirthMessage] = {}
+        self._messages: dict[str, BirthMessage] = {}
         self._remind_at: float | None = None
         active = introduced_peers is not None and introduced_peers.level >= BIRTHS_LEVEL
         self.born = not active or joins or self._record.born or has_data()
-        """True if this replica may take part. Nothing but a birth changes it."""
+        """True if this replica may take part. Only a birth changes it."""
         self._active = active
 
     @property
     def founding_levels(self) -> dict[str, int]:
-        """Return the feature level at which the cluster begins, by founder; empty if this replica knows of none."""
+        """Return the feature level at which the cluster begins, by founder. Empty if it is not known here."""
         return (
             dict.fromkeys(self._record.founders, self._record.level)
             if self._record.born and self._record.level
             else {}
         )
 
-    # What the engine reports.
+    # What the replica reports.
 
     def start(self) -> None:
         """Begin: a cluster of one is born at once."""
         if not self.born and not self._others and self._introduced_peers is not None:
-            self._be_born({self._name: self._disk}, self._introduced_peers.level, whole=True)
+            self._record_birth({self._name: self._disk}, self._introduced_peers.level, whole=True)
         if not self.born:
             _log.info(
-                "this replica is fresh: a cluster begins when all of %s are reachable and fresh, or takes it in",
+                "this replica has no data: it waits until %s can all be reached, to form a cluster or to join theirs",
                 ", ".join(self._members),
             )
 
-    def up(self, peer: str) -> None:
+    def link_up(self, peer: str) -> None:
         """A link works."""
         self._linked.add(peer)
-        self._told.pop(peer, None)  # it tells again
+        self._messages.pop(peer, None)  # it sends its state again
         if self._understands(peer):
-            self._tell(peer)
-        self._look()
+            self._send_state(peer)
+        self._decide()
 
-    def down(self, peer: str) -> None:
+    def link_down(self, peer: str) -> None:
         """A link broke."""
         self._linked.discard(peer)
 
-    def hear(self, peer: str, body: bytes) -> None:
-        """Take what a peer tells. Raises `ValueError` for what is none, `EmptiedError`, `OrderRefusedError`."""
-        self._told[peer] = msgspec.msgpack.decode(body, type=BirthMessage)
-        self._look()
+    def receive(self, peer: str, body: bytes) -> None:
+        """Receive a peer's state. Raises `ValueError` if it cannot be read, `EmptiedError`, `OrderRefusedError`."""
+        self._messages[peer] = msgspec.msgpack.decode(body, type=BirthMessage)
+        self._decide()
 
-    def emptied(self, peer: str, reason: str) -> LogFailedError | None:
-        """Judge that `peer` calls this replica emptied: the error that ends it, None if it has what it promised."""
+    def judge_emptied(self, peer: str, reason: str) -> LogFailedError | None:
+        """`peer` calls this replica emptied: return the error that ends it, None if it has what it promised."""
         if self.born and not (self._joins and not self._has_data()):
             return None
-        reason = reason.partition(ADVICE)[0].rstrip(" .")  # what to do is said below, for this side
+        reason = reason.partition(ADVICE)[0].rstrip(" .")  # the advice below is for this side
         return EmptiedError(
-            f"this replica was emptied, says {peer}: {reason}. It neither votes nor leads, and stops. Put its "
+            f"{peer} reports that this replica was emptied: {reason}. This replica stops. Put its "
             f"old directory back, or run `raftflow member remove {self._name}` and let the machine join under a new "
             f"name, with an empty directory and `join = true`. If a majority of the replicas lost its data: see "
             f"RECOVERY.md"
         )
 
-    def remind(self, now_s: float) -> None:
-        """Say from time to time for whom this replica waits."""
+    def remind_operator(self, now_s: float) -> None:
+        """Log from time to time which replicas this one waits for."""
         if self._remind_at is None:
             self._remind_at = now_s + REMIND_FIRST_S
         elif now_s >= self._remind_at:
             self._remind_at = now_s + REMIND_EVERY_S
-            _log.warning("%s", self.waiting())
+            _log.warning("%s", self.describe_wait())
 
-    def waiting(self) -> str:
-        """Say for whom this replica waits, and what to do."""
+    def describe_wait(self) -> str:
+        """Describe which replicas this one waits for, and what to do."""
         problems = [problem for peer in self._others if (problem := self._problem(peer))]
-        what = "; ".join(problems) or "the others have not agreed yet"
+        what = "; ".join(problems) or "the other replicas have not agreed yet"
         able = 1 + sum(self._is_free(peer) for peer in self._others)
         order = ""
         if self._is_ordered():
             order = (
-                f" A birth is ordered; it needs a majority, {len(self._members) // 2 + 1} of {len(self._members)}."
+                f" --bootstrap was given; it needs a majority, {len(self._members) // 2 + 1} of {len(self._members)}."
             )
         elif 2 * able > len(self._members):
-            order = " If this is a new cluster and they cannot come, start one replica once with `--bootstrap`."
+            order = " If this is a new cluster and they cannot be started, start one replica once with `--bootstrap`."
         return (
-            f"this replica is fresh, and neither votes nor leads yet: {what}. Start all of "
-            f"{', '.join(self._members)}, and compare their member lists.{order} If this cluster had data, bring the "
-            f"replicas that have it back: RECOVERY.md"
+            f"this replica has no data and is not part of a cluster yet: {what}. Start all of "
+            f"{', '.join(self._members)}, and compare their member lists.{order} If this cluster had data, start the "
+            f"replicas that have it: see RECOVERY.md"
         )
 
     # Inside.
 
     def _problem(self, peer: str) -> str:
-        told = self._told.get(peer)
+        told = self._messages.get(peer)
         if peer not in self._linked:
             return f"{peer} cannot be reached"
         if told is None or not self._understands(peer):
             return ""
         if told.stage is BirthStage.BORN:
-            return f"{peer} belongs to a cluster, and more of its members are needed to take this replica in"
+            return f"{peer} belongs to a cluster; more of its members must accept this replica"
         if not told.members:
-            return f"{peer} is set up to join (join = true): take that out of its file, or it out of the list"
+            return f"{peer} is configured to join (join = true): remove that line there, or {peer} from the list here"
         if told.members != self._members:
             return f"{peer} lists other members ({', '.join(told.members)}): correct one of the two files"
         return ""
@@ -237,39 +237,39 @@ class Births:
     def _level_of(self, peer: str) -> int:
         return 0 if self._introduced_peers is None else self._introduced_peers.levels().get(peer, 0)
 
-    def may_relearn(self) -> bool:
-        """Return True while a peer's disk may change: nobody can count on what this replica said of it."""
+    def peers_may_change(self) -> bool:
+        """Return True while a peer's disk may change: nothing relies on what this replica said of it."""
         return self._active and not self.born and not self._joins and not self._record.stage and not self._record.met
 
     def _is_ordered(self) -> bool:
-        """Return True if the operator ordered a birth here, or at a fresh member that is linked."""
-        told = (self._told[peer] for peer in self._linked & self._told.keys())
+        """Return True if the operator ordered a birth here or at a linked fresh member."""
+        told = (self._messages[peer] for peer in self._linked & self._messages.keys())
         return self._record.ordered or any(
             each.ordered and each.stage is not BirthStage.BORN and each.members == self._members for each in told
         )
 
     def _is_free(self, peer: str) -> bool:
-        """Return True for a linked member that is fresh; one of an older version cannot say it, and is taken for it.
+        """Return True for a linked fresh member. One of an older version cannot report it and counts as fresh.
 
-        An older one that knew this replica with another disk would have refused the link.
+        An older version that knew this replica with another disk would have refused the link.
         """
         if peer not in self._linked:
             return False
         if not self._understands(peer):
             return True
-        told = self._told.get(peer)
+        told = self._messages.get(peer)
         return told is not None and told.stage is not BirthStage.BORN and told.members == self._members
 
-    def _look(self) -> None:
-        """Come to a decision, as far as what is known allows."""
-        self._heed()
+    def _decide(self) -> None:
+        """Decide on a birth as far as is known."""
+        self._check_emptied()
         if self.born:
             return
-        born = [peer for peer in self._others if peer in self._linked and self._is_told(peer, BirthStage.BORN)]
+        born = [peer for peer in self._others if peer in self._linked and self._has_reported(peer, BirthStage.BORN)]
         for peer in born:
-            told = self._told[peer]
+            told = self._messages[peer]
             if told.founders.get(self._name) == self._disk:  # B2
-                self._be_born(told.founders, told.level, whole=False)
+                self._record_birth(told.founders, told.level, whole=False)
                 return
         if born and not self._record.met:
             self._record = msgspec.structs.replace(self._record, met=True)
@@ -278,20 +278,20 @@ class Births:
             self._refuse_order(born[0])
         old = [peer for peer in self._others if peer in self._linked and not self._understands(peer)]
         if born and 2 * len(born + old) > len(self._others):  # B3
-            level = max(self._told[peer].level for peer in born)
-            self._be_born({**self._told[born[0]].founders, self._name: self._disk}, level, whole=False)
+            level = max(self._messages[peer].level for peer in born)
+            self._record_birth({**self._messages[born[0]].founders, self._name: self._disk}, level, whole=False)
             return
         if not born:
-            self._see()
+            self._propose_founders()
 
-    def _is_told(self, peer: str, stage: BirthStage) -> bool:
-        told = self._told.get(peer)
+    def _has_reported(self, peer: str, stage: BirthStage) -> bool:
+        told = self._messages.get(peer)
         return told is not None and told.stage is stage and self._understands(peer)
 
-    def _heed(self) -> None:
-        """Look whether a member knows that this replica must have had data. Raises `EmptiedError`."""
-        for peer in sorted(self._linked & self._told.keys()):
-            told = self._told[peer]
+    def _check_emptied(self) -> None:
+        """Check whether a member knows that this replica must have had data. Raises `EmptiedError`."""
+        for peer in sorted(self._linked & self._messages.keys()):
+            told = self._messages[peer]
             if told.stage is not BirthStage.BORN:
                 continue
             reason = ""
@@ -299,54 +299,54 @@ class Births:
                 reason = f"it founded the cluster with disk {told.founders[self._name][:8]}, not {self._disk[:8]}"
             elif self._name in told.late:
                 reason = "it became a voting member with data"
-            error = self.emptied(peer, reason) if reason else None
+            error = self.judge_emptied(peer, reason) if reason else None
             if error is not None:
                 raise error
 
     def _refuse_order(self, peer: str) -> None:
-        """A cluster is there: forget the order. Raises `OrderRefusedError` if it was given for this very start."""
+        """A cluster exists: drop the order. Raises `OrderRefusedError` if it was given for this start."""
         self._record = msgspec.structs.replace(self._record, ordered=False)
         self._file.write(self._record)
         if self._file.ordered_now:
             raise OrderRefusedError(
                 f"--bootstrap is refused: {peer} belongs to a cluster that was born already. Start this replica "
-                f"without --bootstrap; the cluster takes it in, or says why not"
+                f"without --bootstrap; the cluster accepts it, or reports why not"
             )
 
-    def _see(self) -> None:
-        """B1 and B4: say which disks this replica sees; be born when all of them have said the same."""
+    def _propose_founders(self) -> None:
+        """B1 and B4: record which disks this replica sees; be born when all of them report the same."""
         free = [peer for peer in self._others if self._is_free(peer)]
         whole = len(free) == len(self._others)
         if whole or (self._is_ordered() and 2 * (len(free) + 1) > len(self._members)):
-            self._say({self._name: self._disk, **{peer: self._disk_of(peer) for peer in free}})
+            self._record_founders({self._name: self._disk, **{peer: self._disk_of(peer) for peer in free}})
         seen = self._record.founders
         if self._record.stage is None or not all(self._agrees(peer, seen) for peer in seen if peer != self._name):
             return
-        told = [self._told[peer].level for peer in seen if peer in self._told]
-        old = [self._level_of(peer) for peer in seen if peer != self._name and peer not in self._told]
+        told = [self._messages[peer].level for peer in seen if peer in self._messages]
+        old = [self._level_of(peer) for peer in seen if peer != self._name and peer not in self._messages]
         level = min([self._introduced_peers.level if self._introduced_peers else 0, *told, *old])
-        self._be_born(seen, level, whole=len(seen) == len(self._members))
+        self._record_birth(seen, level, whole=len(seen) == len(self._members))
 
     def _agrees(self, peer: str, seen: dict[str, str]) -> bool:
-        told = self._told.get(peer)
+        told = self._messages.get(peer)
         if told is None:
             return peer in self._linked and not self._understands(peer)
         return told.stage is BirthStage.SEEN and told.founders == seen and told.disk == seen[peer]
 
     def _disk_of(self, peer: str) -> str:
-        told = self._told.get(peer)
+        told = self._messages.get(peer)
         if told is not None:
             return told.disk
         return "" if self._introduced_peers is None else self._introduced_peers.introducer.known.get(peer, "")
 
-    def _say(self, seen: dict[str, str]) -> None:
+    def _record_founders(self, seen: dict[str, str]) -> None:
         if self._record.stage is not None and self._record.founders == seen:
             return
         self._record = msgspec.structs.replace(self._record, stage=BirthStage.SEEN.value, founders=seen)
         self._file.write(self._record)
-        self._tell_all()
+        self._send_state_to_all()
 
-    def _be_born(self, founders: dict[str, str], level: int, *, whole: bool) -> None:
+    def _record_birth(self, founders: dict[str, str], level: int, *, whole: bool) -> None:
         self._record = msgspec.structs.replace(
             self._record,
             stage=BirthStage.BORN.value,
@@ -357,22 +357,24 @@ class Births:
         )
         self._file.write(self._record)
         if self._introduced_peers is not None:
-            self._introduced_peers.introducer.learn({k: v for k, v in founders.items() if k != self._name and v})
+            self._introduced_peers.introducer.remember_disks(
+                {k: v for k, v in founders.items() if k != self._name and v}
+            )
         self.born = True
-        _log.info("the cluster is born for this replica, with %s", ", ".join(sorted(founders)))
-        self._tell_all()
+        _log.info("this replica belongs to the cluster of %s", ", ".join(sorted(founders)))
+        self._send_state_to_all()
         self._on_born()
 
-    def _tell_all(self) -> None:
+    def _send_state_to_all(self) -> None:
         for peer in sorted(self._linked):
             if self._understands(peer):
-                self._tell(peer)
+                self._send_state(peer)
 
-    def _tell(self, peer: str) -> None:
+    def _send_state(self, peer: str) -> None:
         if not self._active:
             return
         stage = BirthStage(self._record.stage or BirthStage.FRESH)
-        if self.born:  # who joins and has nothing yet can vouch for nobody
+        if self.born:  # a joining replica without data cannot vouch for others
             stage = BirthStage.BORN if self._has_data() or not self._joins else BirthStage.FRESH
         told = BirthMessage(
             format=FORMAT,

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class PeersFileError(LogFailedError):
-    """The memory of the peers' disks cannot be used. Says what to do."""
+    """The file of the peers' disks cannot be used. The message says what to do."""
 
 
 class _Peers(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class _StoredPeers(msgspec.Struct, frozen=True):
 
 
 class Introducer:
-    """This replica's introduction, and its memory of the others'. `open` it when the data directory is open.
+    """This replica's introduction, and its memory of the peers. Open it after the data directory is open.
 
     Args:
         fs: the disk.
@@ -75,18 +75,18 @@ class Introducer:
         self._disk = ""
         self._disks: dict[str, str] = {}
         self._name = ""
-        self._standing = MembershipVersion()
+        self._version = MembershipVersion()
         self._points: dict[str, int] = {}
-        """The entry up to which this replica has told each peer its history."""
+        """By peer: the entry up to which this replica has shown its history."""
         self._unsaved: set[str] = set()
         """Peers whose start is not on disk yet."""
         self._saving = asyncio.Lock()
         self._on_emptied: Callable[[str, str], None] = lambda _peer, _reason: None
-        self._may_relearn: Callable[[], bool] = lambda: False
+        self._peers_may_change: Callable[[], bool] = lambda: False
 
-    def attach(self, on_emptied: Callable[[str, str], None], may_relearn: Callable[[], bool]) -> None:
-        """Say who hears that a peer calls this replica emptied, and whether a peer's disk may still change here."""
-        self._on_emptied, self._may_relearn = on_emptied, may_relearn
+    def attach(self, on_emptied: Callable[[str, str], None], peers_may_change: Callable[[], bool]) -> None:
+        """Set the callback for a peer that calls this replica emptied, and whether a peer's disk may still change."""
+        self._on_emptied, self._peers_may_change = on_emptied, peers_may_change
 
     def open(self) -> None:
         """Read what is remembered. Blocking. Raises `LogFailedError`."""
@@ -104,29 +104,29 @@ class Introducer:
         """The disk id of every peer that was ever met."""
         return dict(self._disks)
 
-    def update(self, standing: MembershipVersion) -> None:
-        """Take note of the list of members in this replica's log."""
-        self._standing = standing
-        self.starts.forget(standing.removed)
+    def update(self, version: MembershipVersion) -> None:
+        """Follow the list of members in this replica's log."""
+        self._version = version
+        self.starts.forget_peers(version.removed)
 
     def introduction(self, peer: str) -> bytes:
         """Return the first frame to `peer`."""
-        return msgspec.msgpack.encode(self.introduce_to(peer))
+        return msgspec.msgpack.encode(self.introduction_to(peer))
 
-    def introduce_to(self, peer: str) -> Introduction:
-        """Return what is told to `peer` first."""
+    def introduction_to(self, peer: str) -> Introduction:
+        """Return the introduction to `peer`."""
         if self.log is not None:
-            self.log.look_at(peer, self.starts)
+            self.log.note_peer(peer, self.starts)
         point = None if self.history is None else self.history.point()
         self._points[peer] = 0 if point is None else point.index
         return Introduction(
             format=FORMAT,
             disk=self._disk,
             level=self._level,
-            members=self._standing.members.names,
-            members_index=self._standing.index,
+            members=self._version.members.names,
+            members_index=self._version.index,
             start=self.starts.mine,
-            seen=self.starts.of(peer),
+            seen=self.starts.peer_record(peer),
             seen_disk=self._disks.get(peer, ""),
             term=0 if self.log is None else self.log.term,
             repairing=self.log is not None and self.log.repairing,
@@ -134,64 +134,64 @@ class Introducer:
         )
 
     def is_compared(self, peer: str) -> bool:
-        """Return True if `peer` was told all of this replica's history when the link with it was made.
+        """Return True if this replica showed `peer` all of its history when their link was made.
 
-        Before a snapshot takes the place of a state the link is made anew otherwise, so that a difference shows.
+        If not, the link is made again before a snapshot replaces the state, so that a difference is found.
         """
         point = None if self.history is None else self.history.point()
         return point is None or self._points.get(peer) == point.index
 
     def welcomes(self, stranger: str, told: Introduction) -> bool:
-        """Return True if a replica that is no peer may be linked, by what it tells of the members."""
-        return is_welcome(self._name, stranger, told, self._standing.certain_index)
+        """Return True if a replica that is not a peer may be linked, by its list of members."""
+        return is_welcome(self._name, stranger, told, self._version.certain_index)
 
     def read(self, frame: bytes) -> Introduction:
-        """Read a peer's first frame. Raises `ValueError` for one that is none."""
+        """Read a peer's first frame. Raises `ValueError` if it is not an introduction."""
         return msgspec.msgpack.decode(frame, type=Introduction)
 
-    def meet(self, peer: str, told: Introduction) -> IntroductionReply:
+    def judge_disk(self, peer: str, told: Introduction) -> IntroductionReply:
         """Judge a peer by its disk. A new peer is remembered durably.
 
         Blocks for a sync at the first meeting. Raises `OSError`. The peer's start is durable after `save`.
         """
         known = self._disks.get(peer)
-        if known not in (None, told.disk) and not self._may_relearn():
+        if known not in (None, told.disk) and not self._peers_may_change():
             return IntroductionReply(accepted=False, reason=_other_disk(peer, known, told.disk), emptied=True)
         if known == told.disk and told.start is not None and self.starts.is_older(peer, told.start):
             return IntroductionReply(accepted=False, reason=_put_back(peer), emptied=False)
-        why = "" if self.log is None else self.log.hear(peer, told)
+        why = "" if self.log is None else self.log.check_introduction(peer, told)
         if why:
             return IntroductionReply(accepted=False, reason=why, emptied=False)
         if known != told.disk:
-            self.starts.forget([peer])
-            self.learn({peer: told.disk})
-        if told.start is not None and self.starts.meet(peer, told.start):
+            self.starts.forget_peers([peer])
+            self.remember_disks({peer: told.disk})
+        if told.start is not None and self.starts.note_start(peer, told.start):
             self._unsaved.add(peer)
         return IntroductionReply(accepted=True)
 
-    def look_back(self, peer: str, told: Introduction) -> bool:
-        """Look whether this replica's own disk was put back, by what a peer remembers. True: break every link.
+    def check_own_disk(self, peer: str, told: Introduction) -> bool:
+        """Check by what a peer remembers whether this disk is an older copy. If True, break every link.
 
-        Then this replica is under repair, durably, and introduces itself anew. Blocks. Raises `OSError`.
+        This replica is under repair then, durably, and introduces itself again. Blocking. Raises `OSError`.
         """
         if told.seen is None or self.log is None or told.seen_disk != self._disk:
             return False
         log = self.log
-        why = self.starts.put_back(told.seen, log.term, log.last_index, repairing=log.repairing)
-        if why and self.log.put_back(peer, why):
-            self.starts.give_up(told.seen)
+        why = self.starts.find_rollback(told.seen, log.term, log.last_index, repairing=log.repairing)
+        if why and self.log.begin_repair(peer, why):
+            self.starts.accept_loss(told.seen)
         return bool(why)
 
     async def judge(self, peer: str, told: Introduction) -> IntroductionReply | None:
-        """Judge a member's introduction. What is answered to it is durable. None: break every link, and begin anew.
+        """Judge a member's introduction. The answer relies on durable data only. None: break every link, start again.
 
-        Histories are compared first. What a peer remembers of another history says nothing about this disk: this
-        replica would be under repair for what the others never had, and none of them could lead. Raises `OSError`.
+        Histories are compared first. What a peer remembers of another history proves nothing about this disk: this
+        replica would repair entries that the others never had, and none of them could lead. Raises `OSError`.
         """
         differs = await self._compare(peer, told)
-        if differs is None and self.look_back(peer, told):
+        if differs is None and self.check_own_disk(peer, told):
             return None
-        answer = self.meet(peer, told)
+        answer = self.judge_disk(peer, told)
         if not answer.accepted:
             return answer
         if differs is not None:
@@ -202,7 +202,7 @@ class Introducer:
         return answer
 
     async def _compare(self, peer: str, told: Introduction) -> IntroductionReply | None:
-        """Return the refusal of a peer whose history is another one, as far as it is known here."""
+        """Return the refusal of a peer whose history differs, as far as it is known here."""
         mine = None if self.history is None else self.history.point()
         if self.history is None or mine is None or told.point is None or told.point.index > mine.index:
             return None
@@ -221,8 +221,8 @@ class Introducer:
         async with self._saving:
             await self._fs.off_loop(lambda: self.starts.save_as(data))
 
-    def learn(self, disks: Mapping[str, str]) -> None:
-        """Remember the disks of peers durably. Blocks for a sync if something is new. Raises `OSError`."""
+    def remember_disks(self, disks: Mapping[str, str]) -> None:
+        """Remember the disks of peers durably. Blocks for a sync if one is new. Raises `OSError`."""
         merged = {**self._disks, **disks}
         if merged == self._disks:
             return
@@ -232,18 +232,18 @@ class Introducer:
         store_file(self._fs, self._file, msgspec.json.encode(_StoredPeers(msgspec.Raw(raw), crc32(raw))))
         self._disks = merged
 
-    def hear_refusal(self, peer: str, answer: IntroductionReply) -> None:
-        """Tell the log why a peer refuses this replica: as emptied, removed, or one with another history."""
+    def note_refusal(self, peer: str, answer: IntroductionReply) -> None:
+        """Tell the log why a peer refuses this replica: emptied, removed, or another history."""
         if answer.removed and self.log is not None:
-            self.log.told_removed(peer)
+            self.log.note_removal_claim(peer)
         if answer.differs and self.log is not None:
-            self.log.told_differs(peer, answer.reason)
+            self.log.note_other_history(peer, answer.reason)
         if answer.emptied or (answer.emptied is None and not answer.stranger):
             self._on_emptied(peer, answer.reason)
 
     def refuse(self, stranger: str) -> IntroductionReply:
-        """Return the answer to a replica that is no peer and not welcome."""
-        removed = stranger in self._standing.removed
+        """Return the answer to a replica that is not a peer and not welcome."""
+        removed = stranger in self._version.removed
         what = "was removed from the cluster" if removed else "is not a member"
         return IntroductionReply(
             accepted=False,
@@ -256,8 +256,8 @@ class Introducer:
 
 def _put_back(peer: str) -> str:
     return (
-        f"{peer} comes with an older start than the one that is known here: its data directory was put back from an "
-        f"older copy, or another process uses a copy of it. It takes what it lacks from the others before it votes"
+        f"{peer} shows an older start than the one that is known here: its data directory was restored from an "
+        f"older copy, or another process uses a copy. It takes the missing entries from the others before it votes"
     )
 
 
@@ -288,7 +288,7 @@ def _decode(file: Path, data: bytes) -> dict[str, str]:
 
 def _damaged(file: Path, what: str) -> PeersFileError:
     return PeersFileError(
-        f"{file} is damaged: {what}. It tells which disks the other replicas have. If none of their data directories "
+        f"{file} is damaged: {what}. It records the disks of the other replicas. If none of their data directories "
         f"was ever emptied or replaced, remove the file and start again; otherwise remove that replica from the "
         f"cluster first."
     )

@@ -207,7 +207,7 @@ class MembershipTracker:
         """Index of the entry that is in force; 0 for the list of the first start."""
 
     @property
-    def standing(self) -> MembershipVersion:
+    def version(self) -> MembershipVersion:
         """What is in force, for those who make links."""
         return MembershipVersion(self.current, self.index, self.base_index, self.base.removed)
 

@@ -1,19 +1,19 @@
-"""Which start of which replica is the newest: so that a disk that was put back from an older copy is noticed.
+"""Which start of which replica is the newest. So a disk that was restored from an older copy is noticed.
 
-Every start of a replica has a number and a random nonce, which are on its disk before anybody is told. Each replica
-tells its start in the introduction, and remembers durably the newest start that it met under each name before a link
-is up. So whoever a replica promised something in some start knows that start. It tells what it remembers in its own
-introduction, and a replica that finds there a start of its own that is not on its disk knows that its disk was put
-back (`put_back`). The same is found by the highest committed entry that a peer knows to be acknowledged, and by the
-highest term that was shown to it; these are remembered in memory, and on disk now and then.
+Every start of a replica has a number and a random nonce. They are on its disk before it tells anybody. A replica
+tells its start in the introduction. It remembers durably the newest start that it met under each name, before a link
+is up. So every replica to which something was promised in a start knows that start. A replica sends what it remembers
+in its own introduction. If a replica reads there of a start of its own that is not on its disk, its disk is an older
+copy (`find_rollback`). The same is found by the highest committed entry that a peer knows to be acknowledged, and by
+the highest term that a peer has seen. These two are kept in memory, and stored now and then.
 
 ```
-DIR/starts    JSON with a checksum: number and nonce of this start, nonces of earlier ones, what was given up,
-              and the newest start of every peer, with the entry and the term that it had shown
+DIR/starts    JSON with a checksum: number and nonce of this start, nonces of earlier ones, the lost starts,
+              and for every peer its newest start, with the entry and the term that it had shown
 ```
 
-What was found is *given up* (`give_up`): the replica takes what it lacks from the others (repair.py), goes on with a
-number above all of the starts that its disk lacks, and these are not held against it any more.
+A loss that was found is *accepted* (`accept_loss`): the replica takes the missing entries from the others (repair.py)
+and continues with a number above all starts that its disk lacks. These starts are not held against it any more.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 NONCES_MAX: Final = 1_000
-"""So many starts of its own a replica remembers."""
+"""How many of its own starts a replica remembers."""
 NUMBER_MAX: Final = 2**40
-"""No replica was started more often; no index or term is larger."""
+"""Bound on the number of starts, and on indexes and terms."""
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
 Nonce = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
 
 
 class StartsFileError(LogFailedError):
-    """The memory of starts cannot be used. Says what to do."""
+    """The file of starts cannot be used. The message says what to do."""
 
 
 class ReplicaStart(msgspec.Struct, frozen=True, array_like=True):
@@ -55,22 +55,22 @@ class ReplicaStart(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica remembers of another one."""
+    """What one replica remembers of another."""
 
     start: ReplicaStart
     index: Number = 0
-    """Highest entry that it acknowledged and that is committed."""
+    """Highest committed entry that the other one acknowledged."""
     term: Number = 0
-    """Highest term that it was in."""
+    """Highest term that the other one was in."""
 
 
 class _Content(msgspec.Struct, kw_only=True):
     format: int = FORMAT
     number: Number = 0
     nonces: dict[int, Nonce] = {}
-    """By the number of the start, this one included."""
+    """By number of the start. This start is included."""
     lost: Number = 0
-    """Starts up to this number that are not in `nonces` were given up."""
+    """Starts up to this number that are not in `nonces` are accepted as lost."""
     lost_index: Number = 0
     lost_term: Number = 0
     peers: dict[str, PeerRecord] = {}
@@ -82,7 +82,7 @@ class _StoredStarts(msgspec.Struct, frozen=True):
 
 
 class StartHistory:
-    """The starts of this replica, and the newest ones of its peers. `open` it once in the life of a process."""
+    """The starts of this replica and the newest ones of its peers. A process opens it once."""
 
     def __init__(
         self, fs: FileSystem, directory: Path, *, new_nonce: Callable[[], str] = lambda: secrets.token_hex(8)
@@ -92,10 +92,10 @@ class StartHistory:
         self._new_nonce = new_nonce
         self._content = _Content()
         self.dirty = False
-        """Something is known that the disk does not have; nothing is lost by losing it but a way to notice."""
+        """True if the disk lacks something. Losing it may hide an older copy, and has no other effect."""
 
     def open(self) -> None:
-        """Read the file and note a new start in it, durably. Blocking. Raises `LogFailedError`."""
+        """Read the file and record a new start in it, durably. Blocking. Raises `LogFailedError`."""
         try:
             if self._file.name in self._fs.list_dir(self._file.parent):
                 self._content = _decode(self._file, self._fs.read(self._file))
@@ -118,14 +118,14 @@ class StartHistory:
 
     # What peers remember of this replica.
 
-    def put_back(self, seen: PeerRecord, term: int, last_index: int, *, repairing: bool = False) -> str:
-        """Say in which way a peer remembers more of this replica than its disk does; empty if it does not.
+    def find_rollback(self, seen: PeerRecord, term: int, last_index: int, *, repairing: bool = False) -> str:
+        """Describe what a peer remembers of this replica and this disk does not. Empty if there is nothing.
 
         Args:
             seen: what the peer remembers.
             term: the present term of this replica.
             last_index: the end of its log.
-            repairing: it is under repair already, so that its log and its term say nothing.
+            repairing: this replica is under repair already, so its log and term prove nothing.
         """
         content = self._content
         number = seen.start.number
@@ -142,10 +142,10 @@ class StartHistory:
             return f"this replica in term {seen.term}, and this disk knows term {term}"
         return ""
 
-    def give_up(self, seen: PeerRecord) -> None:
-        """Go on after what a peer remembers and this disk does not, durably. Blocking. Raises `OSError`.
+    def accept_loss(self, seen: PeerRecord) -> None:
+        """Continue without what a peer remembers and this disk lacks, durably. Blocking. Raises `OSError`.
 
-        To be called when it is durable that this replica is under repair.
+        Call it after it is durable that this replica is under repair.
         """
         content = self._content
         content.lost = max(content.lost, content.number, seen.start.number)
@@ -156,18 +156,18 @@ class StartHistory:
 
     # What this replica remembers of its peers.
 
-    def of(self, peer: str) -> PeerRecord | None:
+    def peer_record(self, peer: str) -> PeerRecord | None:
         """Return what is remembered of a peer."""
         return self._content.peers.get(peer)
 
     def is_older(self, peer: str, start: ReplicaStart) -> bool:
-        """Return True if a peer comes with an older start than the one that is remembered."""
-        known = self.of(peer)
+        """Return True if a peer shows an older start than the one that is remembered."""
+        known = self.peer_record(peer)
         return known is not None and known.start != start and known.start.number >= start.number
 
-    def meet(self, peer: str, start: ReplicaStart) -> bool:
-        """Remember the start of a peer. Returns True if that has to be made durable before it is relied on."""
-        known = self.of(peer)
+    def note_start(self, peer: str, start: ReplicaStart) -> bool:
+        """Remember the start of a peer. Return True if it must be made durable before anything relies on it."""
+        known = self.peer_record(peer)
         if known is not None and known.start == start:
             return False
         seen = PeerRecord(start=start) if known is None else msgspec.structs.replace(known, start=start)
@@ -175,17 +175,17 @@ class StartHistory:
         self.dirty = True
         return True
 
-    def note(self, peer: str, *, index: int = 0, term: int = 0) -> None:
-        """Remember what a peer has acknowledged and in which term it was; durable some time."""
-        known = self.of(peer)
+    def note_progress(self, peer: str, *, index: int = 0, term: int = 0) -> None:
+        """Remember what a peer has acknowledged and in which term it was. Stored later."""
+        known = self.peer_record(peer)
         if known is not None and (index > known.index or term > known.term):
             self._content.peers[peer] = msgspec.structs.replace(
                 known, index=max(index, known.index), term=max(term, known.term)
             )
             self.dirty = True
 
-    def forget(self, removed: Iterable[str]) -> None:
-        """Forget peers that are no members any more: their names never come back."""
+    def forget_peers(self, removed: Iterable[str]) -> None:
+        """Forget peers that were removed: their names never come back."""
         for name in removed:
             self._content.peers.pop(name, None)
 
@@ -213,8 +213,8 @@ def _decode(file: Path, data: bytes) -> _Content:
         content = msgspec.json.decode(raw, type=_Content)
     except ValueError as error:
         raise StartsFileError(
-            f"{file} is damaged: {error}. It tells how often this replica was started. Remove it and start again: "
-            f"this replica then takes its log from the others again before it votes."
+            f"{file} is damaged: {error}. It records the starts of this replica. Remove the file and start again: "
+            f"this replica then takes its log from the others before it votes."
         ) from None
     if content.format != FORMAT:
         raise StartsFileError(

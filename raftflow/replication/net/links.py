@@ -254,7 +254,7 @@ class StreamLinks:
             return
         self._end_introductions(connection, meeting)
 
-    def _begin_anew(self) -> None:
+    def _reset_all(self) -> None:
         """This replica's disk was put back: it has to introduce itself to everybody anew."""
         for connection in [*self._meetings, *self._up.values()]:
             connection.drop(ConnectionFailure("reset"))
@@ -279,7 +279,7 @@ class StreamLinks:
                 return
             answer = task.result()
             if answer is None:
-                self._begin_anew()
+                self._reset_all()
             else:
                 self._answer(connection, meeting, answer)
 
@@ -313,7 +313,7 @@ class StreamLinks:
                 self._complain(reason, peer, text)
         connection.finish_writing()  # so that the peer hears why
         if not theirs.accepted and self._introducer is not None:
-            self._introducer.hear_refusal(peer, theirs)
+            self._introducer.note_refusal(peer, theirs)
 
     def _end_meeting(self, connection: PeerConnection) -> None:
         meeting = self._meetings.pop(connection, None)

@@ -59,19 +59,19 @@ class RemovalClaims:
     def __init__(self) -> None:
         self._tellers: set[str] = set()
 
-    def tell(self, peer: str) -> bool:
+    def add(self, peer: str) -> bool:
         """Note that `peer` says so. Returns False if it said so before."""
         new = peer not in self._tellers
         self._tellers.add(peer)
         return new
 
-    def tellers(self, others: Collection[str]) -> list[str]:
+    def believed(self, others: Collection[str]) -> list[str]:
         """Return those of `others`, the other voters by this replica's log, who say so; nobody if too few do."""
         tellers = sorted(self._tellers & set(others))
-        return tellers if len(tellers) >= needed(others) else []
+        return tellers if len(tellers) >= claims_needed(others) else []
 
 
-def needed(others: Collection[str]) -> int:
+def claims_needed(others: Collection[str]) -> int:
     """Return how many of the other voters have to say that this replica was removed.
 
     A removal is committed by a majority of the members that remain. These are the other voters in the own list, but

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from pysyncobj.transport import Transport
 
 from raftflow.replication.errors import REMOVED_ADVICE, RemovedError
-from raftflow.replication.raft.bounds import RemovalClaims, needed
+from raftflow.replication.raft.bounds import RemovalClaims, claims_needed
 from raftflow.replication.raft.follower_guard import FollowerGuard
 from raftflow.replication.raft.library_types import LibraryFailure
 from raftflow.replication.raft.rules import NO_RULES, Rule
@@ -274,8 +274,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
     def hear_removal(self, peer: str) -> None:
         """Note a peer that says this replica was removed. Raises `RemovedError` when enough of them do."""
         others = self.raft.other_voters or self.configured
-        new = self._removal.tell(peer)
-        tellers = self._removal.tellers(others)
+        new = self._removal.add(peer)
+        tellers = self._removal.believed(others)
         if tellers:
             raise RemovedError(
                 f"this replica was removed from the cluster, say {', '.join(tellers)}. {REMOVED_ADVICE}"
@@ -285,7 +285,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
                 "%s says that this replica was removed from the cluster. One peer alone is not believed: %d of %s "
                 "have to say so. If `raftflow member list` does not show this replica, stop it.",
                 peer,
-                needed(others),
+                claims_needed(others),
                 ", ".join(sorted(others)),
             )
 

@@ -160,7 +160,7 @@ class Raft:
         self.peers: tuple[str, ...] = ()
         """All whom a leader feeds: the other voters and the learners, sorted."""
         self.members.refresh()
-        self._take_membership()
+        self._apply_membership()
 
     def _node(self, peer: str) -> MemberNode:
         node = self._nodes.get(peer)
@@ -178,11 +178,11 @@ class Raft:
     def update_members(self) -> None:
         """Make the library's sets those of the log (M2). To be called after everything that may change the log."""
         if self.members.refresh():
-            self._take_membership()
+            self._apply_membership()
             if self.on_membership is not None:
                 self.on_membership()
 
-    def _take_membership(self) -> None:
+    def _apply_membership(self) -> None:
         """Set whom the library counts and feeds. New sets, since the library may be iterating over the old ones."""
         engine, current = self._engine, self.members.current
         self.voters = current.voter_names

@@ -110,11 +110,11 @@ class RoleTracker:
         """Return True if this replica leads its present term and has been announced."""
         return raft.is_leader and self.role is Role.LEADER and self.term == raft.term
 
-    def shown(self, raft: Raft) -> Role:
+    def visible_role(self, raft: Raft) -> Role:
         """Return the role for a status: a leader that is not announced yet is still what it was."""
         return self.role if raft.is_leader else _ROLES[raft.state]
 
-    def hear(self, leader: str, message: Message) -> None:
+    def note_leader(self, leader: str, message: Message) -> None:
         """Note a sign of life of the leader that this replica follows."""
         self._heard_at = asyncio.get_running_loop().time()
         if self._heard != (leader, message["term"]):

@@ -168,7 +168,7 @@ class StorageOpener:
         try:
             record = self._read_record()
             if record is not None and not record.empty:
-                record = self._begin_anew(record)  # it was interrupted
+                record = self._restart_empty(record)  # it was interrupted
             try:
                 return self._open(record)
             except (JournalCorruptError, SnapshotCorruptError) as error:
@@ -177,7 +177,7 @@ class StorageOpener:
                 first = _RepairRecord(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
                 if record is not None:  # what a disk that was put back had promised is not in its journal
                     first = msgspec.structs.replace(first, term=max(first.term, record.term), unsure=record.unsure)
-                return self._open(self._begin_anew(first))
+                return self._open(self._restart_empty(first))
         except OSError as error:
             raise LogFailedError(
                 f"cannot use {self._data.path}: {error}. Free space or repair the disk, then start again."
@@ -232,7 +232,7 @@ class StorageOpener:
             ) from error
         return found
 
-    def _begin_anew(self, record: _RepairRecord) -> _RepairRecord:
+    def _restart_empty(self, record: _RepairRecord) -> _RepairRecord:
         """Put the damaged files aside and start a journal that knows the promises and nothing else."""
         fs, data = self._fs, self._data
         self._write_record(record)

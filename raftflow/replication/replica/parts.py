@@ -274,7 +274,7 @@ class ReplicaParts:
         self.reads.set_peers(self.raft.other_voters)
         self.roles.wake()
         if self._on_members is not None:
-            self._on_members(self.raft.members.standing)
+            self._on_members(self.raft.members.version)
 
     def _append_members(self, changed: Membership, callback: Callable[[object, int], None]) -> None:
         def append() -> None:
@@ -300,7 +300,7 @@ class ReplicaParts:
 
     def on_emptied(self, peer: str, reason: str) -> None:
         """A peer says that this replica's data directory was emptied."""
-        error = self.births.emptied(peer, reason)
+        error = self.births.judge_emptied(peer, reason)
         if error is not None:
             self.driver.fail(error)
 

@@ -97,14 +97,14 @@ class PeerMemory:
         """See `LogView`."""
         return self.repair is not None
 
-    def look_at(self, peer: str, starts: StartHistory) -> None:
+    def note_peer(self, peer: str, starts: StartHistory) -> None:
         """See `LogView`. Only committed entries count: others may be cut off by another leader."""
         raft = self._raft
-        starts.note(peer, term=self._guard.voted.get(peer, 0))
+        starts.note_progress(peer, term=self._guard.voted.get(peer, 0))
         if raft.is_leader and (match := raft.match_index(peer)):
-            starts.note(peer, index=min(match, raft.commit_index), term=raft.term)
+            starts.note_progress(peer, index=min(match, raft.commit_index), term=raft.term)
 
-    def put_back(self, peer: str, why: str) -> bool:
+    def begin_repair(self, peer: str, why: str) -> bool:
         """See `LogView`."""
         done = False
 
@@ -135,7 +135,7 @@ class PeerMemory:
         self._driver.guarded(begin)
         return done
 
-    def hear(self, peer: str, told: Introduction) -> str:
+    def check_introduction(self, peer: str, told: Introduction) -> str:
         """See `LogView`."""
         problem = self.bounds.term_problem(peer, told.term)
         if problem:
@@ -148,11 +148,11 @@ class PeerMemory:
         self._warn_of_many()
         return ""
 
-    def told_removed(self, peer: str) -> None:
+    def note_removal_claim(self, peer: str) -> None:
         """See `LogView`."""
         self._driver.guarded(lambda: self._guard.hear_removal(peer))
 
-    def told_differs(self, peer: str, why: str) -> None:
+    def note_other_history(self, peer: str, why: str) -> None:
         """See `LogView`. A majority of the others is believed: they agree with each other and not with this one."""
         self._differing.add(peer)
         others = self._raft.other_voters
@@ -218,7 +218,7 @@ class PeerMemory:
             return
         self._look_at_s = now + LOOK_S
         for peer in self._raft.peers:
-            self.look_at(peer, introducer.starts)
+            self.note_peer(peer, introducer.starts)
         if introducer.starts.dirty and now >= self._save_at_s and self._saving is None:
             self._save_at_s = now + SAVE_S
             self._saving = asyncio.get_running_loop().create_task(self._save(introducer))

@@ -34,7 +34,7 @@ def current_status(parts: ReplicaParts, *, stopped: bool) -> LogStatus:
     last = raft.last_index
     return LogStatus(
         name=raft.name,
-        role=parts.roles.shown(raft),
+        role=parts.roles.visible_role(raft),
         leader=parts.roles.leader(raft),
         term=raft.term,
         last_index=last,

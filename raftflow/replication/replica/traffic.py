@@ -77,7 +77,7 @@ class PeerTraffic:
         """A link works."""
 
         def up() -> None:
-            self._births.up(peer)
+            self._births.link_up(peer)
             if self._raft.election_deadline < asyncio.get_running_loop().time():
                 self._lonely()
             self._guard.peer_up(peer)
@@ -89,7 +89,7 @@ class PeerTraffic:
         """A link broke; whatever waits for it is lost with it."""
 
         def down() -> None:
-            self._births.down(peer)
+            self._births.link_down(peer)
             self._gate.forget(peer)
             self._guard.peer_down(peer)
             self._sender.cancel(peer)
@@ -127,7 +127,7 @@ class PeerTraffic:
         if kind == "append_entries":
             self._guard.receive(peer, message)
             if self._guard.follower.follows(peer, message["term"]):
-                self._roles.hear(peer, message)
+                self._roles.note_leader(peer, message)
             if self._gate.is_blocked(peer) and self._disk_is_slow():
                 self._transmit_life(peer)
         elif kind == "next_node_idx":
@@ -150,7 +150,7 @@ class PeerTraffic:
 
     def _hear_birth(self, peer: str, message: Message) -> None:
         try:
-            self._births.hear(peer, message["body"])
+            self._births.receive(peer, message["body"])
         except ValueError as error:
             _log.warning("%s sent an invalid birth message, its link is reset: %s", peer, error)
             self._links.reset(peer)

@@ -68,4 +68,4 @@ class TurnSteps:
         parts = self._parts
         now_s = parts.loop.time()
         parts.raft.election_deadline = now_s + parts.config.election_max_s
-        parts.births.remind(now_s)
+        parts.births.remind_operator(now_s)

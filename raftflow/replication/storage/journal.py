@@ -80,7 +80,7 @@ class Journal:
 
         self._commit = min(max(self._commit, 1), max(self.last_index, 1))
         self._writer = SegmentWriter(
-            fs, directory, recovered, segment_bytes=segment_bytes, on_error=self._tending_failed
+            fs, directory, recovered, segment_bytes=segment_bytes, on_error=self._upkeep_failed
         )
         if recovered.last is not None:
             self.recovered = recovered.last.torn
@@ -383,7 +383,7 @@ class Journal:
         self.durable_seq = max(self.durable_seq, seq)
         self.durable_index = max(self.durable_index, self._syncing_index)
 
-    def _tending_failed(self, error: OSError) -> None:
+    def _upkeep_failed(self, error: OSError) -> None:
         self._fail("tend", error)
 
     def _fail(self, what: str, error: Exception) -> LogFailedError:

@@ -54,7 +54,7 @@ class SegmentWriter:
         """A segment is being started off the loop: do not append."""
 
         self._lock = threading.Lock()  # held while a segment is started, and to hand over the spare
-        self._tending = threading.Lock()  # held by work in the background; taken before `_lock`
+        self._upkeep_lock = threading.Lock()  # held by work in the background; taken before `_lock`
         self._temporaries = itertools.count(1)  # shared by two threads
         self._spare: OpenFile | None = None
         self._upkeep_task: asyncio.Task[None] | None = None
@@ -121,7 +121,7 @@ class SegmentWriter:
             self._close_retired()
         if file is self._file:
             self._durable_offset = max(self._durable_offset, offset)
-        self._keep_up(self._release(unneeded))
+        self._start_upkeep(self._release(unneeded))
 
     def sync_if_quick(self) -> bool:
         """Make everything appended durable at once if it is little and the disk quick; False if it was not done."""
@@ -131,7 +131,7 @@ class SegmentWriter:
         if not self._file.sync_if_quick():
             return False
         self._durable_offset = self._offset
-        self._keep_up(self._release(unneeded))
+        self._start_upkeep(self._release(unneeded))
         return True
 
     def sync_now(self) -> None:
@@ -152,7 +152,7 @@ class SegmentWriter:
         self._closed = True
         if self._upkeep_task is not None:
             self._upkeep_task.cancel()
-        with self._tending, self._lock:
+        with self._upkeep_lock, self._lock:
             self._close_retired()
             self._file.close()
             if self._spare is not None:
@@ -223,7 +223,7 @@ class SegmentWriter:
 
     def _prepare_spare(self) -> None:
         """Have the next segment's file ready before it is needed. Runs off the loop, beside everything else."""
-        with self._tending:
+        with self._upkeep_lock:
             if self._spare is not None or self._closed:
                 return
             file = self._make_spare()
@@ -247,14 +247,14 @@ class SegmentWriter:
 
     def _remove(self, released: list[Segment]) -> None:
         """Remove the files of released segments, oldest first. After `close` they are left to the next start."""
-        with self._tending:
+        with self._upkeep_lock:
             if not released or self._closed:
                 return
             for segment in released:
                 self._fs.remove(segment.path)
             self._fs.sync_dir(self._directory)
 
-    def _keep_up(self, released: list[Segment]) -> None:
+    def _start_upkeep(self, released: list[Segment]) -> None:
         """Remove released segments and prepare the next one in the background, one such task at a time."""
         wants_spare = self._spare is None and self._offset >= self._segment_bytes // 2
         if not released and (not wants_spare or self._upkeep_task is not None):

@@ -161,7 +161,7 @@ class SimLinks:
     def refused(self, peer: str, answer: IntroductionReply) -> None:
         """The other end does not take this replica."""
         if self._alive:
-            self.introducer.hear_refusal(peer, answer)
+            self.introducer.note_refusal(peer, answer)
 
     def made(self, peer: str, epoch: int, level: int) -> None:
         """A connection with a peer that understands this feature level works."""

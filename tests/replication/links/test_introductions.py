@@ -31,21 +31,21 @@ def words(disk: str) -> Introduction:
 def test_a_disk_is_remembered_over_restarts(tmp_path: Path) -> None:
     first = introducer(tmp_path, "a")
     first.open()
-    assert first.meet("b", words("disk-b")).accepted
+    assert first.judge_disk("b", words("disk-b")).accepted
     again = introducer(tmp_path, "a")
     again.open()
-    assert again.meet("b", words("disk-b")).accepted
-    answer = again.meet("b", words("another"))
+    assert again.judge_disk("b", words("disk-b")).accepted
+    answer = again.judge_disk("b", words("another"))
     assert not answer.accepted
     assert "join under a new name" in answer.reason
-    assert again.meet("b", words("disk-b")).accepted
+    assert again.judge_disk("b", words("disk-b")).accepted
 
 
 @pytest.mark.parametrize("at", [0, 10, 30, -3])
 def test_a_damaged_memory_is_refused(tmp_path: Path, at: int) -> None:
     first = introducer(tmp_path, "a")
     first.open()
-    first.meet("b", words("disk-b"))
+    first.judge_disk("b", words("disk-b"))
     data = bytearray((tmp_path / "peers").read_bytes())
     data[at] ^= 1
     (tmp_path / "peers").write_bytes(bytes(data))
@@ -59,7 +59,7 @@ def test_unknown_keys_are_ignored_and_garbage_is_not_taken(tmp_path: Path) -> No
     later = msgspec.msgpack.encode({"format": 2, "disk": "disk-b", "level": 3, "more": [1]})
     told = first.read(later)
     assert (told.level, told.members) == (3, ())
-    assert first.meet("b", told).accepted
+    assert first.judge_disk("b", told).accepted
     for frame in (b"", b"\xc1", msgspec.msgpack.encode({"format": 1}), msgspec.msgpack.encode(words(""))):
         with pytest.raises(ValueError, match=r".+"):
             first.read(frame)
@@ -102,7 +102,7 @@ async def test_a_wiped_replica_is_refused_and_told(
     assert "join under a new name" in caplog.text
 
 
-class BirthMessage:
+class FakeLog:
     """Stands for the log of a replica."""
 
     term = 3
@@ -112,21 +112,21 @@ class BirthMessage:
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []
 
-    def look_at(self, peer: str, starts: Any) -> None:
+    def note_peer(self, peer: str, starts: Any) -> None:
         self.heard.append(("looks at", peer))
 
-    def put_back(self, peer: str, why: str) -> bool:
+    def begin_repair(self, peer: str, why: str) -> bool:
         self.repairing = True
         self.heard.append(("put back", peer))
         return True
 
-    def hear(self, peer: str, told: Introduction) -> str:
+    def check_introduction(self, peer: str, told: Introduction) -> str:
         return "its term is absurd" if told.term > 100 else ""
 
-    def told_removed(self, peer: str) -> None:
+    def note_removal_claim(self, peer: str) -> None:
         self.heard.append(("removed", peer))
 
-    def told_differs(self, peer: str, why: str) -> None:
+    def note_other_history(self, peer: str, why: str) -> None:
         self.heard.append(("differs", peer))
 
 
@@ -152,7 +152,7 @@ async def test_a_disk_that_was_put_back_is_under_repair_before_a_link_is_up(worl
     await b.until(lambda: b.is_up("a"))
     await a.links.close()
     old = introducer(tmp_path / "old", "a")
-    old.log = log = BirthMessage()
+    old.log = log = FakeLog()
     late = await world.node("a", addresses={"b": b.address}, introducer=old)
     await late.until(lambda: late.is_up("b"))
     assert ("put back", "b") in log.heard
@@ -168,7 +168,7 @@ async def test_the_start_of_a_peer_is_on_disk_before_its_link_is_up(world: Any, 
     shutil.copytree(tmp_path / "b", tmp_path / "as power fails now")
     again = StartHistory(RealFileSystem(), tmp_path / "as power fails now")
     again.open()
-    seen = again.of("a")
+    seen = again.peer_record("a")
     assert seen is not None and seen.start == theirs.starts.mine
     await a.until(lambda: a.is_up("b"))
 
@@ -176,12 +176,12 @@ async def test_the_start_of_a_peer_is_on_disk_before_its_link_is_up(world: Any, 
 def test_what_is_remembered_of_another_disk_says_nothing_about_this_one(tmp_path: Path) -> None:
     mine = introducer(tmp_path / "a", "a")
     mine.open()
-    mine.log = log = BirthMessage()
+    mine.log = log = FakeLog()
     seen = PeerRecord(start=ReplicaStart(99, "of another disk"))
     told = Introduction(format=1, disk="b", level=5, seen=seen, seen_disk="another")
-    assert not mine.look_back("b", told)
+    assert not mine.check_own_disk("b", told)
     assert ("put back", "b") not in log.heard
-    assert mine.look_back("b", replace(told, seen_disk=mine.introduce_to("b").disk))
+    assert mine.check_own_disk("b", replace(told, seen_disk=mine.introduction_to("b").disk))
     assert ("put back", "b") in log.heard
     assert mine.starts.mine.number == 100
 
@@ -189,9 +189,9 @@ def test_what_is_remembered_of_another_disk_says_nothing_about_this_one(tmp_path
 def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
     mine = introducer(tmp_path / "a", "a", level=5)
     mine.open()
-    mine.log, mine.history = BirthMessage(), Past({4: b"chain"})
+    mine.log, mine.history = FakeLog(), Past({4: b"chain"})
     start = ReplicaStart(7, "x")
-    assert mine.meet("b", replace(words("disk-b"), start=start)).accepted
+    assert mine.judge_disk("b", replace(words("disk-b"), start=start)).accepted
     told = mine.read(mine.introduction("b"))
     assert ("looks at", "b") in mine.log.heard  # so that what is told is new
     assert (told.level, told.start, told.seen, told.seen_disk) == (
@@ -202,12 +202,12 @@ def test_what_is_told_first_and_when_it_is_forgotten(tmp_path: Path) -> None:
     )
     assert (told.term, told.repairing, told.point) == (3, False, HistoryPosition(4, b"chain"))
     # Another disk takes the place of the one that was met: what was known of that is over.
-    mine.starts.note("b", index=9, term=2)
+    mine.starts.note_progress("b", index=9, term=2)
     mine.attach(lambda _peer, _reason: None, lambda: True)
-    assert mine.meet("b", replace(words("another"), start=ReplicaStart(1, "y"))).accepted
-    assert mine.starts.of("b") == PeerRecord(start=ReplicaStart(1, "y"))
+    assert mine.judge_disk("b", replace(words("another"), start=ReplicaStart(1, "y"))).accepted
+    assert mine.starts.peer_record("b") == PeerRecord(start=ReplicaStart(1, "y"))
     mine.update(MembershipVersion(removed=("b",)))
-    assert mine.starts.of("b") is None
+    assert mine.starts.peer_record("b") is None
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_refusal_calls_a_replica_emptied_or_does_not(
     mine = introducer(tmp_path / "a", "a")
     told: list[str] = []
     mine.attach(lambda peer, _reason: told.append(peer), lambda: False)
-    mine.hear_refusal("b", IntroductionReply(accepted=False, reason="no", stranger=stranger, emptied=emptied))
+    mine.note_refusal("b", IntroductionReply(accepted=False, reason="no", stranger=stranger, emptied=emptied))
     assert told == heard
 
 
@@ -241,7 +241,7 @@ async def test_a_peer_that_does_not_notice_that_its_disk_was_put_back_is_refused
 async def test_who_has_another_history_gets_no_link_and_hears_why(world: Any, tmp_path: Path) -> None:
     ahead, behind = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
     ahead.history, behind.history = Past({5: b"right", 9: b"later"}), Past({5: b"wrong"})
-    behind.log = log = BirthMessage()
+    behind.log = log = FakeLog()
     b = await world.node("b", peers={"a"}, introducer=ahead)
     a = await world.node("a", addresses={"b": b.address}, introducer=behind)
     await a.until_counted("refused_by_peer_history")
@@ -253,7 +253,7 @@ async def test_who_has_another_history_gets_no_link_and_hears_why(world: Any, tm
 
 async def test_a_peer_with_an_absurd_term_gets_no_link(world: Any, tmp_path: Path) -> None:
     mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
-    mine.log, theirs.log = BirthMessage(), BirthMessage()
+    mine.log, theirs.log = FakeLog(), FakeLog()
     theirs.log.term = 10**9
     b = await world.node("b", peers={"a"}, introducer=mine)
     a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
@@ -263,7 +263,7 @@ async def test_a_peer_with_an_absurd_term_gets_no_link(world: Any, tmp_path: Pat
 
 async def test_who_was_removed_is_not_dialled_and_hears_of_it_when_it_dials(world: Any, tmp_path: Path) -> None:
     mine, theirs = introducer(tmp_path / "b", "b"), introducer(tmp_path / "a", "a")
-    theirs.log = log = BirthMessage()
+    theirs.log = log = FakeLog()
     b = await world.node("b", introducer=mine)
     mine.update(MembershipVersion(removed=("a",)))
     a = await world.node("a", addresses={"b": b.address}, introducer=theirs)
@@ -274,13 +274,13 @@ async def test_who_was_removed_is_not_dialled_and_hears_of_it_when_it_dials(worl
 async def test_what_a_peer_with_another_history_remembers_puts_nobody_under_repair(tmp_path: Path) -> None:
     mine = introducer(tmp_path / "a", "a")
     mine.open()
-    mine.log, mine.history = log, _ = BirthMessage(), Past({4: b"chain", 3: b"here"})
+    mine.log, mine.history = log, _ = FakeLog(), Past({4: b"chain", 3: b"here"})
     told = Introduction(
         format=1,
         disk="b",
         level=5,
         seen=PeerRecord(start=ReplicaStart(99, "x")),
-        seen_disk=mine.introduce_to("b").disk,
+        seen_disk=mine.introduction_to("b").disk,
     )
     answer = await mine.judge("b", replace(told, point=HistoryPosition(3, b"there")))
     assert answer is not None and (answer.accepted, answer.differs) == (False, True)

@@ -108,7 +108,7 @@ def vote_always() -> Patch:
 def vote_from_old_copies() -> Iterator[None]:
     """Let nobody notice that a disk was put back."""
     with (
-        patch.object(StartHistory, "put_back", lambda *_, **__: ""),
+        patch.object(StartHistory, "find_rollback", lambda *_, **__: ""),
         patch.object(StartHistory, "is_older", lambda *_: False),
     ):
         yield
@@ -118,11 +118,14 @@ def vote_from_old_copies() -> Iterator[None]:
 def believe_the_emptied() -> Iterator[None]:
     """Take a replica in whatever disk it comes with."""
 
-    def meet(self: Introducer, peer: str, told: Introduction) -> IntroductionReply:
-        self.learn({peer: told.disk})
+    def judge_disk(self: Introducer, peer: str, told: Introduction) -> IntroductionReply:
+        self.remember_disks({peer: told.disk})
         return IntroductionReply(accepted=True)
 
-    with patch.object(Introducer, "meet", meet), patch.object(Births, "_heed", lambda _self: None):
+    with (
+        patch.object(Introducer, "judge_disk", judge_disk),
+        patch.object(Births, "_check_emptied", lambda _self: None),
+    ):
         yield
 
 

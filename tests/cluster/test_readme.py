@@ -193,7 +193,7 @@ def test_the_commands_of_the_operators_table_work(tmp_path: Path) -> None:
             line = command.replace("NAME", "a1").replace("WORKFLOW", name).replace("TASK", "sum")
             line = line.replace("bench failover", "bench failover --runs 1").replace("FILE", "hello.toml")
             line = line.replace("simulate faults", "simulate faults --seeds 0:1")
-            # An agent that is there is not forgotten (test_names.py).
+            # An agent that is there is not forgotten (tests/machine/test_agent_names.py).
             codes = (4,) if "agent forget" in line else (0,)
             run(shell + line, tmp_path, *codes)
     finally:

@@ -21,8 +21,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
-from zlib import crc32
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -35,14 +34,21 @@ from raftflow.coordinator.audit.frames import (
     Frame,
     Gap,
     chain_of,
-    decode_gap,
     encode_frame,
     frames_in,
     read_plain,
     scan,
 )
-from raftflow.machine.rules.audit_chain import CHAIN_START, decode_record
-from raftflow.replication.members.identity import store_file
+from raftflow.coordinator.audit.segments import (
+    Anchor,
+    AuditSegment,
+    find_chain,
+    parse_segment_name,
+    read_anchor,
+    read_frames,
+    write_anchor,
+)
+from raftflow.machine.rules.audit_chain import decode_record
 
 if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem, Lock, OpenFile
@@ -55,27 +61,6 @@ _BUFFER_BYTES: Final = 256 * 1024
 _FLUSH_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
-
-
-class Anchor(msgspec.Struct, frozen=True):
-    """Where the file begins, and the chain hash there."""
-
-    index: int = 0
-    """Index of the last record that was dropped."""
-    chain: bytes = CHAIN_START
-    segment: int = 0
-    """Number of the last segment that was dropped."""
-
-
-class _StoredAnchor(msgspec.Struct, frozen=True):
-    body: bytes
-    crc32: int
-
-
-class _AuditSegment(NamedTuple):
-    number: int
-    first_index: int
-    path: Path
 
 
 class AuditFile:
@@ -103,7 +88,7 @@ class AuditFile:
         self._bytes_of: dict[int, int] = {}
         """Sizes of closed segments by number."""
         self.anchor = Anchor()
-        self._segments: list[_AuditSegment] = []
+        self._segments: list[AuditSegment] = []
         self._file: OpenFile | None = None
         self._lock: Lock | None = None
         self._size = 0
@@ -132,7 +117,7 @@ class AuditFile:
             raise AuditError(f"the audit in {self._directory} is in use by another process; stop that one") from None
         try:
             names = [name for name in self._fs.list_dir(self._directory) if name.startswith("audit-")]
-            self._segments = sorted(_parse_name(self._directory, name) for name in names)
+            self._segments = sorted(parse_segment_name(self._directory, name) for name in names)
             self._take_anchor()
             while self._segments and not self._open_last():
                 self._segments.pop()
@@ -147,22 +132,13 @@ class AuditFile:
         path = self._directory / "anchor"
         if path.name not in self._fs.list_dir(self._directory):
             return
-        try:
-            stored = msgspec.json.decode(self._fs.read(path), type=_StoredAnchor)
-            if crc32(stored.body) != stored.crc32:
-                raise ValueError("it does not match its checksum")  # noqa: TRY301 - told below
-            self.anchor = msgspec.json.decode(stored.body, type=Anchor)
-        except ValueError as error:
-            raise AuditError(
-                f"{path} is damaged: {error}. Move it away and start again: the records go on, and only the first of "
-                f"them cannot be verified any more on this replica."
-            ) from error
+        self.anchor = read_anchor(self._fs, path)
         for segment in [each for each in self._segments if each.number <= self.anchor.segment]:
             self._fs.remove(segment.path)
             self._segments.remove(segment)
         self._last_index, self._last_chain = self.anchor.index, self.anchor.chain
 
-    def _size_of(self, segment: _AuditSegment) -> int:
+    def _size_of(self, segment: AuditSegment) -> int:
         file = self._fs.open(segment.path)
         try:
             return file.size()
@@ -195,7 +171,7 @@ class AuditFile:
         self._last_index, self._last_chain = last.index, chain_of(last)
         return True
 
-    def _keep_torn(self, segment: _AuditSegment, tail: bytes) -> None:
+    def _keep_torn(self, segment: AuditSegment, tail: bytes) -> None:
         """Put what is cut off aside: after a crash it is half a record, but it may be evidence of something else."""
         kept = self._directory / f"torn-{segment.number:08d}"
         _log.warning("%s: cut off %d bytes of an incomplete record; kept in %s", segment.path, len(tail), kept)
@@ -231,7 +207,7 @@ class AuditFile:
 
     def _chain_at(self, index: int) -> bytes | None:
         """Return the chain hash after `index`, or None if the file begins later, or a gap stands there."""
-        return _chain_after(index, self.anchor, self._segments, self._fs.read)
+        return find_chain(index, self.anchor, self._segments, self._fs.read)
 
     def _frames_after(self, index: int) -> Iterator[Frame]:
         """Yield what the file held when this was called, beyond `index`."""
@@ -300,7 +276,7 @@ class AuditFile:
         path = self._directory / f"audit-{number:08d}-{first_index:020d}.log"
         file = self._fs.open(path, create=True)
         file.write_at(0, MAGIC)
-        self._segments.append(_AuditSegment(number, first_index, path))
+        self._segments.append(AuditSegment(number, first_index, path))
         self._file, self._size = file, len(MAGIC)
         self._unsynced.append(file)
         self._directory_unsynced = True
@@ -354,7 +330,7 @@ class AuditFile:
         if self._expected is not None or self._failed:
             return  # what the file holds is still being compared
         excess = sum(self._bytes_of.values()) + self._size - self._bytes_max
-        going: list[_AuditSegment] = []
+        going: list[AuditSegment] = []
         for segment in self._segments[:-1]:
             if excess <= 0:
                 break
@@ -364,7 +340,7 @@ class AuditFile:
             following = self._segments[len(going)]
             await self._drop(going, following)
 
-    async def _drop(self, going: list[_AuditSegment], following: _AuditSegment) -> None:
+    async def _drop(self, going: list[AuditSegment], following: AuditSegment) -> None:
         """Note where the file begins from now on, then remove `going`."""
         number, path = going[-1].number, going[-1].path
         data = await self._fs.off_loop(lambda: read_plain(self._fs, path))
@@ -375,9 +351,7 @@ class AuditFile:
         if last.index == following.first_index:
             return  # an entry's records stay together; more segments go next time
         anchor = Anchor(last.index, chain_of(last), number)
-        body = msgspec.json.encode(anchor)
-        stored = msgspec.json.encode(_StoredAnchor(body, crc32(body)))
-        await self._fs.off_loop(lambda: store_file(self._fs, self._directory / "anchor", stored))
+        await self._fs.off_loop(lambda: write_anchor(self._fs, self._directory / "anchor", anchor))
         self.anchor = anchor
         self._segments = [segment for segment in self._segments if segment.number > number]
         for segment in going:
@@ -409,27 +383,12 @@ class AuditFile:
         self.flush()
         segments = list(self._segments)
 
-        def look() -> tuple[list[Frame], int | None]:
-            found: list[Frame] = []
-            for place, segment in enumerate(segments):
-                if place + 1 < len(segments) and segments[place + 1].first_index < first_index:
-                    continue
-                try:
-                    data = read_plain(self._fs, segment.path)
-                except FileNotFoundError:
-                    if segment.number <= self.anchor.segment:
-                        continue  # dropped meanwhile
-                    raise
-                for frame in frames_in(data, segment.path):
-                    if frame.index < first_index:
-                        continue
-                    # An entry's records stay together, since the cursor is an index.
-                    if len(found) >= count_max and frame.index != found[-1].index:
-                        return found, frame.index
-                    found.append(frame)
-            return found, None
+        return await self._fs.off_loop(
+            lambda: read_frames(self._fs, segments, first_index, count_max, self._is_dropped)
+        )
 
-        return await self._fs.off_loop(look)
+    def _is_dropped(self, segment: AuditSegment) -> bool:
+        return segment.number <= self.anchor.segment
 
     async def chain_after(self, index: int) -> bytes | None:
         """Return the chain hash after entry `index`, None if the file does not tell. Reads one or two segments."""
@@ -438,7 +397,7 @@ class AuditFile:
 
         def look() -> bytes | None:
             try:
-                return _chain_after(index, anchor, segments, lambda path: read_plain(self._fs, path))
+                return find_chain(index, anchor, segments, lambda path: read_plain(self._fs, path))
             except (AuditError, FileNotFoundError):
                 return None  # damaged, which `verify` tells, or dropped meanwhile
 
@@ -452,36 +411,3 @@ class AuditFile:
     async def frames_of(self, path: Path) -> list[Frame]:
         """Read one segment whole. Raises `AuditError` if it is damaged."""
         return await self._fs.off_loop(lambda: list(frames_in(read_plain(self._fs, path), path)))
-
-
-def _chain_after(
-    index: int, anchor: Anchor, segments: Sequence[_AuditSegment], read: Callable[[Path], bytes]
-) -> bytes | None:
-    """Return the chain hash after `index`, or None if the file begins later or has a gap there."""
-    if index == 0:
-        return None
-    if index == anchor.index:
-        return anchor.chain
-    following: Frame | None = None
-    for segment in reversed(segments):
-        known = None
-        frames = frames_in(read(segment.path), segment.path)
-        if segment.first_index > index:
-            following = next(frames, following)
-            continue
-        for frame in frames:
-            if frame.index > index:
-                following = frame
-                break
-            known = frame
-        if known is not None:
-            hidden = following is not None and following.kind == GAP and decode_gap(following).first <= index
-            return None if hidden else chain_of(known)
-    return None
-
-
-def _parse_name(directory: Path, name: str) -> _AuditSegment:
-    parts = name.removesuffix(".log").split("-")
-    if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()) or not name.endswith(".log"):
-        raise AuditError(f"{directory / name} is not a segment of the audit; move it away")
-    return _AuditSegment(int(parts[1]), int(parts[2]), directory / name)

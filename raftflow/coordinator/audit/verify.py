@@ -10,7 +10,8 @@ from raftflow.domain.contract.views import AuditCheck
 from raftflow.machine.rules.audit_chain import verify_chain
 
 if TYPE_CHECKING:
-    from raftflow.coordinator.audit.audit_file import Anchor, AuditFile
+    from raftflow.coordinator.audit.audit_file import AuditFile
+    from raftflow.coordinator.audit.segments import Anchor
     from raftflow.machine.machine import Machine
 
 PROBLEMS_MAX = 100

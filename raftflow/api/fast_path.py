@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from raftflow.api.figures.request_counts import RequestCounts
     from raftflow.api.http.access_control import AccessControl
     from raftflow.coordinator.replica import Replica
-    from raftflow.coordinator.sessions.poll import PollOutcome
+    from raftflow.coordinator.sessions.agent_session import PollOutcome
     from raftflow.domain.contract.views import LeaderNotice, PollRequest
 
 _HEAD_END = b"\r\n\r\n"

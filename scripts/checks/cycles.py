@@ -10,7 +10,6 @@ import grimp
 from sources import report
 
 LEFT = {
-    "raftflow.coordinator.sessions.poll",
     "raftflow.machine.tables.state",
     "raftflow.replication.replica.parts",
 }

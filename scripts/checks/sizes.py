@@ -17,8 +17,6 @@ MEDIAN_MAX = 200
 
 LONG = {
     "raftflow/client/aio.py",
-    "raftflow/coordinator/replica.py",
-    "raftflow/coordinator/sessions/poll_service.py",
     "raftflow/domain/contract/views.py",
     "raftflow/agent/launcher/process.py",
     "raftflow/machine/commands/attempts.py",

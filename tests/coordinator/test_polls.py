@@ -12,8 +12,8 @@ from raftflow.coordinator.commit.submitter import BusyError, NoLeaderError, Outc
 from raftflow.coordinator.config.replica_config import Limits
 from raftflow.coordinator.sessions import instructions, poll_turns
 from raftflow.coordinator.sessions import poll_service as polls_module
+from raftflow.coordinator.sessions.agent_session import Poll
 from raftflow.coordinator.sessions.log_relay import LogUnavailableError
-from raftflow.coordinator.sessions.poll import Poll
 from raftflow.domain import limits
 from raftflow.domain.commands import ControlAgent, ControlWorkflow, RemoveAgent
 from raftflow.domain.contract.views import AgentLoad, LogPiece, PollRequest, PollResponse

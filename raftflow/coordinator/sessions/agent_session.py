@@ -1,21 +1,22 @@
-"""What the leader remembers of each agent between its polls. A new leader begins without it."""
+"""An agent's session with the leader, and the polls in it. A new leader begins without sessions."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from raftflow.coordinator.commit.submitter import BusyError
-from raftflow.domain import limits
+from raftflow.domain.contract.views import PollResponse
+from raftflow.domain.rejections import Rejection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import asyncio
+    from collections.abc import Callable
 
     from raftflow.coordinator.sessions.instructions import Instructions
-    from raftflow.coordinator.sessions.poll import Poll
-    from raftflow.domain.contract.views import AgentLoad
+    from raftflow.domain.contract.views import AgentLoad, PollRequest, ReportVerdict
+    from raftflow.domain.replies import AnyReply
+    from raftflow.machine.rows import AgentRow
 
-SESSIONS_MAX = 2 * limits.AGENTS_MAX
 DELIVERIES_MAX = 16
 DELIVERIES_APART_S = 0.1
 """Answers that follow each other faster than this count as one delivery."""
@@ -99,44 +100,67 @@ class AgentSession:
             self._delivered_before = deliveries.pop(0)[0]
 
 
-class AgentSessions:
-    """The sessions of all agents, by name."""
+PollOutcome = PollResponse | Rejection | Exception
+"""How a poll ends: with an answer, with the refusal of an agent that must register first, or with an error."""
 
-    def __init__(self) -> None:
-        self._sessions: dict[str, AgentSession] = {}
 
-    def __contains__(self, name: str) -> bool:
-        """Return True if the agent has a session."""
-        return name in self._sessions
+PollStep = Literal["admit", "report", "read verdicts", "begin to hold", "answer", "refuse", "done"]
+"""What has to be done next with a poll:
 
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names of the agents."""
-        return iter(self._sessions)
+admit          find out whether its agent is registered
+report         note what the poll says, and propose its report to the log
+read verdicts  read the log's reply to the report; then do what else the poll asks for: a goodbye, a drain, a check
+begin to hold  decide for how long the poll may be held
+answer         answer as soon as there is a reason to; until then the poll is held
+refuse         its agent was removed while it was held: say so
+done           nothing, the poll has its answer
+"""
 
-    def get(self, name: str) -> AgentSession | None:
-        """Return the session of an agent, None if there is none."""
-        return self._sessions.get(name)
 
-    def polls_of(self, name: str) -> tuple[Poll, ...]:
-        """Return the polls of an agent that wait for news."""
-        session = self._sessions.get(name)
-        return () if session is None else tuple(session.polls.values())
+class Poll:
+    """A poll and how far it has come.
 
-    def begin(self, name: str, incarnation: int) -> AgentSession:
-        """Replace an agent's session by a new one. Raises `BusyError` if there are too many."""
-        before = self._sessions.get(name)
-        if before is None and len(self._sessions) >= SESSIONS_MAX:
-            raise BusyError(f"there are {SESSIONS_MAX} sessions of agents already")
-        session = AgentSession(name, incarnation)
-        if before is not None:
-            session.pid, session.version = before.pid, before.version
-        self._sessions[name] = session
-        return session
+    Args:
+        on_answer: takes the outcome. It is called once.
+    """
 
-    def forget(self, name: str) -> None:
-        """Forget an agent that said goodbye."""
-        self._sessions.pop(name, None)
+    __slots__ = (
+        "agent",
+        "due_s",
+        "held",
+        "name",
+        "on_answer",
+        "placing",
+        "reply",
+        "request",
+        "session",
+        "step",
+        "timer",
+        "until_s",
+        "verdicts",
+    )
 
-    def forget_idle(self) -> None:
-        """Forget every agent that has no poll waiting."""
-        self._sessions = {name: session for name, session in self._sessions.items() if session.polls}
+    agent: AgentRow
+    """Set from the step `report` on."""
+    session: AgentSession
+    """Set from the step `read verdicts` on."""
+
+    def __init__(self, name: str, request: PollRequest, on_answer: Callable[[PollOutcome], None]) -> None:
+        self.name = name
+        """The agent's."""
+        self.request = request
+        self.on_answer: Callable[[PollOutcome], None] | None = on_answer
+        """None if nobody waits for the answer any more."""
+        self.step: PollStep = "admit"
+        self.reply: asyncio.Future[AnyReply] | None = None
+        """The log's reply to the report; None if the poll has no report."""
+        self.verdicts: list[ReportVerdict] = []
+        self.placing = False
+        """A placement that the report made possible has not been committed yet."""
+        self.until_s = 0.0
+        """When the poll is answered at the latest, on the event loop's clock."""
+        self.held = False
+        """It counts as held."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.due_s = 0.0
+        """When the timer goes off."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raftflow.coordinator.sessions.poll import Poll
+    from raftflow.coordinator.sessions.agent_session import Poll
 
 
 class LongPolls:

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING
 from raftflow.coordinator.commit.submitter import BusyError, OutcomeUnknownError
 from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.usage import UsageStore
-from raftflow.coordinator.sessions.agent_session import AgentSessions
+from raftflow.coordinator.sessions.agent_session import Poll, PollOutcome
+from raftflow.coordinator.sessions.agent_sessions import AgentSessions
 from raftflow.coordinator.sessions.instructions import holds_unknown, instructions_for, missing_fences
 from raftflow.coordinator.sessions.log_relay import LogRelay
 from raftflow.coordinator.sessions.long_polls import LongPolls
-from raftflow.coordinator.sessions.poll import Poll, PollOutcome
 from raftflow.coordinator.sessions.poll_turns import PollTurns
 from raftflow.coordinator.sessions.reports import Reports
 from raftflow.domain.commands import ControlAgent, RemoveAgent

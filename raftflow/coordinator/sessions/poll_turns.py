@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from raftflow.coordinator.sessions.poll import Poll
+    from raftflow.coordinator.sessions.agent_session import Poll
 
 WAKES_PER_TURN = 128
 """Agents whose held polls are looked at in one turn of the event loop. An answer takes some 0.05 ms: thousands of

@@ -23,7 +23,7 @@ from raftflow.api.http.aiohttp_internals import (
     StreamReader,
 )
 from raftflow.api.http.bodies import BrokenBodyError
-from raftflow.api.http.unread import OTHER_VERSION, unread_problem
+from raftflow.api.http.parse_errors import OTHER_VERSION, parse_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ BODY_TIMEOUT_S = 30.0
 BETWEEN_TURNS_MAX = 8
 """Turns of the event loop that aiohttp gets between an answer and its wait for the next message. It needs one or two,
 not more."""
-_TOLD_CHARS = 200
+_SHOWN_CHARS_MAX = 200
 AHEAD_BYTES_MAX = 64 * 1024
 """Bytes that a client may send before its request is answered. The connection of a client that sends more is
 closed."""
@@ -211,7 +211,7 @@ class ApiConnection(ObservedHandler):
         newest = self.newest_message()
         if isinstance(newest, str):
             if self._last is not None and not self._last[1].is_eof():
-                self._end_body(f"the body is not framed as HTTP demands: {newest[:_TOLD_CHARS]}")
+                self._end_body(f"the body is not framed as HTTP demands: {newest[:_SHOWN_CHARS_MAX]}")
             return
         message, body = newest
         if message.version not in {HttpVersion10, HttpVersion11}:
@@ -252,7 +252,7 @@ class ApiConnection(ObservedHandler):
     ) -> web.StreamResponse:
         """Answer what is not HTTP with a problem document."""
         super().handle_error(request, status, exc, message)
-        response = unread_problem(status, exc, message).response()
+        response = parse_problem(status, exc, message).response()
         response.force_close()
         return response
 

@@ -1,4 +1,4 @@
-"""The replica's process: log, HTTP server, signals, and an orderly end."""
+"""The process of a replica: log, HTTP server, signals, and an orderly end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from raftflow.api.forwarding.forwarder import CONNECTIONS_MAX, Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.hosts import Hosts
-from raftflow.api.http.unread import LINE_BYTES_MAX
+from raftflow.api.http.parse_errors import LINE_BYTES_MAX
 from raftflow.coordinator.build import build_replica
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.failures import (
@@ -48,28 +48,27 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXIT_OK = 0
-"""Asked to stop, or removed from the cluster: a supervisor that restarts what failed leaves it alone."""
+"""Stopped by a signal, or removed from the cluster. A supervisor need not restart it."""
 EXIT_FAILED = 1
-"""Something went wrong while it ran, or the disk fails, also at the start."""
+"""An error while it ran, or an error of the disk, also at the start."""
 EXIT_REFUSED = 2
 """The configuration or the data directory cannot be used."""
 
 KEEPALIVE_S = 75.0
-COMPLAINT_S = 10.0
-"""Least time between two lines about requests that are no HTTP."""
+LOG_PERIOD_S = 10.0
+"""Shortest time between two log lines about requests that are not HTTP."""
 
 SWITCH_S = 0.001
-"""How long another thread, such as one that reads a snapshot, may keep the interpreter from the event loop."""
+"""How long another thread, such as one that reads a snapshot, may hold the interpreter while the loop waits."""
 _GC_THRESHOLDS = (5_000, 3, 10_000)
-"""The state's records are outside the collector, and most of what is left is freed without it. A look takes about a
-millisecond for a thousand objects, and a look at the middle generation goes through what four young ones left over:
-requests leave cycles behind. So the first two numbers are pauses, of some 5 and 20 ms; the third keeps full looks
-rare.
+"""The collector does not see the state's records, and most other objects are freed without it. A collection takes
+about a millisecond for a thousand objects. One of the middle generation covers what four young ones left: requests
+leave cycles behind. So the first two numbers set pauses of about 5 and 20 ms. The third makes full collections rare.
 """
 
 
 def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
-    """Return the context of the API's door, or None for plain TCP. Raises `ConfigError`."""
+    """Return the TLS context of the API, None for plain TCP. Raises `ConfigError`."""
     tls = config.tls
     if tls.api_cert is None or tls.api_key is None:
         return None
@@ -85,7 +84,7 @@ def tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
 
 
 def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
-    """Return the context for requests to other replicas, or None for the system's defaults. Raises `ConfigError`."""
+    """Return the TLS context for requests to other replicas, None for the defaults. Raises `ConfigError`."""
     if config.tls.api_ca is None:
         return None
     try:
@@ -96,12 +95,12 @@ def forward_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
 
 def _http_log() -> logging.Logger:
     log = logging.getLogger("raftflow.api.http")
-    log.filters = [_Seldom()]
+    log.filters = [_RateLimit()]
     return log
 
 
-class _Seldom(logging.Filter):
-    """Lets a line through every `COMPLAINT_S`, without the traceback: anybody can send what aiohttp complains of."""
+class _RateLimit(logging.Filter):
+    """Lets one line pass in each `LOG_PERIOD_S`, without the traceback: any client can cause these lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,12 +110,12 @@ class _Seldom(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         reason = record.exc_info[1] if record.exc_info else None
         if isinstance(reason, RuntimeError) and "the handler is closed" in str(reason):
-            return False  # uvloop's words for an answer to a connection that is gone: no fault, common when we stop
+            return False  # uvloop's error for an answer to a closed connection, which is normal at the end
         now_s = time.monotonic()
         if now_s < self._next_s:
             self._dropped += 1
             return False
-        self._next_s = now_s + COMPLAINT_S
+        self._next_s = now_s + LOG_PERIOD_S
         record.msg = f"{record.getMessage()}: {str(reason)[:200]!r} ({self._dropped} more since the last such line)"
         record.args, record.exc_info, self._dropped = (), None, 0
         return True
@@ -128,10 +127,12 @@ class HttpServer:
     def __init__(
         self, replica: Replica, shares: DescriptorShares | None = None, syncs: Histogram | None = None
     ) -> None:
-        """Make it.
+        """Make the server.
 
-        `shares` says how many descriptors it may use; by default as many as the configuration wants. `syncs` counts
-        how long syncs of the disk take.
+        Args:
+            replica: what it serves.
+            shares: descriptors that it may use; as many as the configuration asks for by default.
+            syncs: how long syncs of the disk take.
         """
         config = self._config = replica.config
         shares = shares or DescriptorShares(config.limits.connections, CONNECTIONS_MAX)
@@ -160,7 +161,7 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """The port that is bound."""
+        """The bound port."""
         return self.listener.port
 
     async def start(self) -> None:
@@ -182,14 +183,14 @@ class HttpServer:
         )
 
     async def stop(self) -> None:
-        """Accept nothing more, let requests end, close."""
+        """Accept no more connections, wait for requests under way, close."""
         self.listener.close()
         self.admission.close()
         await self._runner.cleanup()
 
 
 async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> int:
-    """Run one replica until it is told to stop (SIGTERM, SIGINT) or fails. Returns the exit code."""
+    """Run one replica until a signal stops it (SIGTERM, SIGINT) or it fails. Returns the exit code."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -204,10 +205,10 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
         await server.start()
     except (ConfigError, ReplicaFailedError, ValueError) as error:
         _log.error("replica %s cannot start: %s", config.name, error)
-        await _end(replica, server, config)
+        await _shut_down(replica, server, config)
         fs.close()
         return EXIT_FAILED if isinstance(error, ReplicaDiskError) else EXIT_REFUSED
-    _quiet_interpreter()
+    _limit_pauses()
     _log.info(
         "replica %s of cluster %s serves %s, data in %s",
         config.name,
@@ -216,14 +217,14 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
         config.data_dir,
     )
     if config.insecure and config.token is None and not config.bind.is_loopback:
-        _log.warning("--insecure: anybody who reaches %s can run commands on every agent", config.member.url)
-    code = await _until_end(replica, stop)
-    await _end(replica, server, config)
+        _log.warning("--insecure: everybody who reaches %s can run commands on every agent", config.member.url)
+    code = await _run_until_stopped(replica, stop)
+    await _shut_down(replica, server, config)
     fs.close()
     return code
 
 
-async def _until_end(replica: Replica, stop: asyncio.Event) -> int:
+async def _run_until_stopped(replica: Replica, stop: asyncio.Event) -> int:
     stopping = asyncio.ensure_future(stop.wait())
     failing = asyncio.ensure_future(replica.wait_failed())
     await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
@@ -231,7 +232,7 @@ async def _until_end(replica: Replica, stop: asyncio.Event) -> int:
     if failing.done():
         reason = failing.result()
         if isinstance(reason, ReplicaRemovedError):
-            _log.info("the replica stops, as it was removed from the cluster")
+            _log.info("the replica stops: it was removed from the cluster")
             return EXIT_OK
         _log.critical("the replica stops: %s", reason)
         return EXIT_REFUSED if isinstance(reason, ReplicaRefusedError) else EXIT_FAILED
@@ -241,8 +242,8 @@ async def _until_end(replica: Replica, stop: asyncio.Event) -> int:
     return EXIT_OK
 
 
-async def _end(replica: Replica | None, server: HttpServer | None, config: CoordinatorConfig) -> None:
-    """Stop what was started, within the time that the configuration gives."""
+async def _shut_down(replica: Replica | None, server: HttpServer | None, config: CoordinatorConfig) -> None:
+    """Stop what was started, within the configured time."""
     try:
         async with asyncio.timeout(config.timing.shutdown_ms / 1000):
             if replica is not None:
@@ -255,10 +256,10 @@ async def _end(replica: Replica | None, server: HttpServer | None, config: Coord
         _log.warning("the graceful stop took longer than %d ms and was cut short", config.timing.shutdown_ms)
 
 
-def _quiet_interpreter() -> None:
-    """Keep the garbage collector and other threads from pausing the replica.
+def _limit_pauses() -> None:
+    """Limit the pauses that the garbage collector and other threads cause.
 
-    What exists now stays, and the rest is short-lived, so the collector may come by rarely.
+    The objects that exist now stay, and the others are short-lived, so the collector may run rarely.
     """
     gc.collect()
     gc.freeze()
@@ -268,16 +269,16 @@ def _quiet_interpreter() -> None:
 
 def run(config: CoordinatorConfig) -> int:
     """Run one replica on the fastest event loop that is installed. Returns the exit code."""
-    try:  # before there is a loop, which needs some too
+    try:  # before the event loop opens descriptors
         limit, in_use = descriptors.raise_limit(), descriptors.open_now()
         shares = descriptors.share_out(limit, in_use, config.limits.connections)
     except ConfigError as error:
         _log.error("replica %s cannot start: %s", config.name, error)
         return EXIT_REFUSED
-    return _runner_of()(run_replica(config, shares))
+    return _event_loop_runner()(run_replica(config, shares))
 
 
-def _runner_of() -> Callable[..., int]:
+def _event_loop_runner() -> Callable[..., int]:
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional
 

@@ -187,7 +187,7 @@ async def test_output_of_an_agent_that_is_gone_comes_from_the_log_store(
     assert [await output_of(one, workflow, task) for task in ("a", "c")] == before
     answer = await one.get(f"/v1/workflows/{workflow}/tasks/b/logs")
     assert (answer.status, answer.word) == (409, "conflict")
-    assert "log store has nothing" in answer.json["detail"]
+    assert "log store has no output" in answer.json["detail"]
     shared.rename(tmp_path / "gone")
     answer = await one.get(f"/v1/workflows/{workflow}/tasks/b/logs")
     assert (answer.status, answer.word) == (503, "log-unavailable")

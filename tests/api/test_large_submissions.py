@@ -131,7 +131,7 @@ async def test_the_same_request_twice_at_once(newest: Any) -> None:
 
 
 async def test_the_line_is_bounded(newest: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(large_submissions, "UNDER_WAY_MAX", 0)
+    monkeypatch.setattr(large_submissions, "SUBMISSIONS_MAX", 0)
     answer = await newest.post("/v1/workflows", document())
     assert (answer.status, answer.word) == (429, "queue-full")
     assert (await newest.post("/v1/workflows", document(2))).status == 201

@@ -1,1 +1,1 @@
-"""Which connections and how much work the API takes in at a time."""
+"""Admission: which connections and how much work the API takes in at a time."""

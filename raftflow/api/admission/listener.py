@@ -19,8 +19,8 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.http.parse_errors import SPEAKS_TLS
 from raftflow.api.http.problems import ProblemError
-from raftflow.api.http.unread import SPEAKS_TLS
 from raftflow.replication.net.listener import listen
 
 if TYPE_CHECKING:

@@ -77,7 +77,7 @@ class Request:
         return self.route.operation
 
     def path(self, name: str) -> str:
-        """Return a part of the path: a name. Raises `ProblemError` if nothing can have it."""
+        """Return a variable part of the path. Raises `ProblemError` if it is too long for a name."""
         value = self.request.match_info[name]
         if len(value) > limits.NAME_CHARS_MAX:
             raise ProblemError(
@@ -115,7 +115,7 @@ class Request:
         return value
 
     def hold_s(self, name: str) -> float:
-        """Return how long the answer may be held, in seconds: a parameter in ms; not at all for HEAD.
+        """Return how long the answer may be held, in seconds, from a parameter in ms. Zero for HEAD.
 
         Raises `ProblemError`.
         """
@@ -124,7 +124,7 @@ class Request:
 
     @property
     def idempotency_key(self) -> str:
-        """The client's key, or an empty text if it sent none. Raises `ProblemError` if it cannot be one."""
+        """The client's key, empty if it sent none. Raises `ProblemError` if the key is invalid."""
         keys = self.request.headers.getall(HEADER_IDEMPOTENCY_KEY, ())
         if not keys:
             return ""
@@ -137,7 +137,7 @@ class Request:
 
 
 class Response(NamedTuple):
-    """What a handler gives back: a struct of the contract and perhaps more."""
+    """What a handler gives back: a struct of the contract, or bytes that are encoded already."""
 
     content: Any
     status: int = 200
@@ -145,7 +145,7 @@ class Response(NamedTuple):
 
 
 def as_json(content: bytes) -> Response:
-    """Return an answer that was encoded bit by bit."""
+    """Return an answer that is encoded already."""
     return Response(content, headers={"Content-Type": "application/json"})
 
 
@@ -172,26 +172,26 @@ def body_bytes_max(route: Route, limits: Limits) -> int:
 
 
 def is_key(text: str) -> bool:
-    """Tell whether a text can be an idempotency key."""
+    """Tell whether a string can be an idempotency key."""
     return _KEY.fullmatch(text) is not None
 
 
-def accepted(reply: AnyReply) -> Any:
-    """Return the state machine's reply unless it is a refusal. Raises `ProblemError`."""
+def require_accepted(reply: AnyReply) -> Any:
+    """Return the state machine's reply. Raises `ProblemError` if it is a refusal."""
     if isinstance(reply, Rejection):
         raise from_rejection(reply)
     return reply
 
 
-def found(view: Any, what: str) -> Any:
-    """Return the view unless it is None. Raises `ProblemError`."""
+def require_found(view: Any, what: str) -> Any:
+    """Return the view. Raises `ProblemError` if it is None."""
     if view is None:
         raise ProblemError(problems.NOT_FOUND, f"there is no {what[:300]}")
     return view
 
 
 def check_query(route: Route, request: web.Request) -> None:
-    """Refuse parameters that the operation does not know: a typing error must not pass for a filter."""
+    """Refuse unknown parameters, so that a typing error is not ignored. Raises `ProblemError`."""
     known = {param.name for param in route.operation.params}
     if route.operation.answered_by is AnsweredBy.LEADER_READ:
         known.add(STALE.name)

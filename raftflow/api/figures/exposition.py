@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them: its text format, version 0.0.4."""
+"""Prometheus' text format for metrics, version 0.0.4."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Labels = tuple[tuple[str, object], ...]
 
 
 class Exposition:
-    """Collects families of metrics, each with its help and its type."""
+    """Collects families of metrics with their help and type."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def one(self, name: str, kind: Kind, text: str, value: float) -> None:
-        """Add a metric of one value."""
+        """Add a metric with one value."""
         self.many(name, kind, text, [((), value)])
 
     def many(self, name: str, kind: Kind, text: str, samples: Iterable[tuple[Labels, float]]) -> None:
-        """Add a metric of a value for each set of labels."""
+        """Add a metric with a value for each set of labels."""
         self._begin(name, kind, text)
         self._lines += [f"{name}{_braces(labels)} {value}" for labels, value in samples]
 

@@ -1,4 +1,4 @@
-"""Figures of this process, as the operating system tells them."""
+"""Figures of this process, from the operating system."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def process_figures() -> ProcessFigures:
         cpu_s=used.ru_utime + used.ru_stime,
         resident_bytes=int(resident) * _PAGE_BYTES,
         virtual_bytes=int(virtual) * _PAGE_BYTES,
-        open_fds=len(os.listdir("/proc/self/fd")) - 1,  # without the one that lists
+        open_fds=len(os.listdir("/proc/self/fd")) - 1,  # without the descriptor that lists
         max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         started_s=_started_s(),
     )

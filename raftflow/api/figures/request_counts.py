@@ -1,6 +1,6 @@
-"""What the HTTP face counts while it works: requests and their duration, by operation and status.
+"""Counters of the API: requests and their duration, by operation and status.
 
-Bounded: the operations are those of the route table, everything else is `other`, and only what was seen is kept.
+They are bounded: only declared operations have counters, everything else is `other`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from raftflow.replication.histogram import DISK_BOUNDS_S, Histogram
 
 BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0)
 OTHER: Final = ("other", "other")
-"""Stands for the method and the path of a request for which there is no operation."""
+"""Stands for method and path of a request that asks for no operation."""
 
 now_s: Final = time.perf_counter
-"""A clock for durations. The event loop's own stands still during a turn."""
+"""A clock for durations. The event loop's own clock does not advance during a turn."""
 
 Operation = tuple[str, str]
-"""Method and path, the path as in the API's description: `GET`, `/v1/workflows/{id}`."""
+"""Method and path as declared: `GET`, `/v1/workflows/{id}`."""
 
 
 class RequestCounts:
-    """Counters of one replica's HTTP face.
+    """Counters of one replica's API.
 
     Args:
-        syncs: how long syncs of its disk took, as its file system counts them.
+        syncs: how long syncs of its disk took; its file system counts them.
     """
 
     def __init__(self, syncs: Histogram | None = None) -> None:
@@ -34,7 +34,7 @@ class RequestCounts:
         """By operation and status."""
 
     def answered(self, operation: Operation, status: int, began_s: float) -> None:
-        """Count an answer to a request that began at `began_s` of `now_s`."""
+        """Count an answer. `began_s` is when the request began, by `now_s`."""
         seen = self.requests.get((operation, status))
         if seen is None:
             seen = self.requests[operation, status] = Histogram(BOUNDS_S)

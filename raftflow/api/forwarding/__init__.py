@@ -1,1 +1,1 @@
-"""Passing a request on to the leader, and the proof that a replica did so."""
+"""Forwarding a request to the leader, and the proof that a replica did so."""

@@ -1,8 +1,8 @@
-"""Passing a request on to the leader, one hop, or saying where the leader is.
+"""Forwarding a request to the leader, one hop, or naming the leader.
 
-A leader whose machine is silent never answers. This replica hears its successor, and from then on gives the old
-leader a moment to answer, for one that handed leadership over does. Then reads, and writes with an idempotency key,
-go to the successor; of all else the outcome is unknown.
+A leader whose machine is silent never answers. This replica hears of its successor, and then gives the old leader a
+moment to answer: one that handed leadership over does so. After that, reads and writes with an idempotency key go to
+the successor. The outcome of every other request is unknown.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     from raftflow.domain.contract.views import LeaderNotice
 
 TIMEOUT_S = 20.0
-"""Longer than anything that the leader itself waits for."""
+"""Longer than the leader itself waits for anything."""
 CONNECT_S = 1.0
 ANSWER_REPEATED_S = 0.1
-"""How long a replaced leader may still take to answer what can be sent to its successor."""
+"""Time for a replaced leader to answer a request that can be sent to its successor."""
 ANSWER_ONCE_S = 1.0
-"""The same for what cannot be sent again."""
+"""The same for a request that cannot be sent again."""
 CONNECTIONS_MAX = 256
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
-_SENT = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
-_RETURNED = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TERM, HEADER_LEADER)
+_SENT_HEADERS = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
+_RETURNED_HEADERS = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TERM, HEADER_LEADER)
 
 
 class LeaderUnreachableError(ProblemError):
-    """The leader cannot be reached, or was replaced, and the request may be sent again."""
+    """The leader cannot be reached or was replaced. The request may be sent again."""
 
     def __init__(self, detail: str, *, replaced: bool = False) -> None:
         super().__init__(problems.NO_LEADER, detail)
         self.replaced = replaced
-        """There is a new leader, to which it can be sent now."""
+        """There is a new leader, and the request can be sent to it now."""
 
 
 class Forwarder:
@@ -62,9 +62,9 @@ class Forwarder:
 
     Args:
         news: tells when another replica leads.
-        proof: shows the leader whom a request is passed on for.
-        ssl_context: for the connections; the system's defaults if it is None.
-        connections_max: to all replicas together.
+        proof: proves to the leader the address of the client.
+        ssl_context: for the connections; None for the system's defaults.
+        connections_max: number of connections to all replicas together.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Forwarder:
             await self._session.close()
             self._session = None
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _ensure_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
                 limit=self._connections_max, ssl=True if self._ssl is None else self._ssl
@@ -102,11 +102,11 @@ class Forwarder:
     async def forward(self, request: web.Request, body: bytes, leader_url: str, request_id: str) -> web.Response:
         """Send the request to the leader and return its answer.
 
-        Raises `LeaderUnreachableError` if it was not sent or can be sent again, else `ProblemError`.
+        Raises `LeaderUnreachableError` if the request was not sent or can be sent again, else `ProblemError`.
         """
         # HEAD is answered by the handler of GET, so it is forwarded as that.
         method = "GET" if request.method == "HEAD" else request.method
-        headers = {name: request.headers[name] for name in _SENT if name in request.headers}
+        headers = {name: request.headers[name] for name in _SENT_HEADERS if name in request.headers}
         headers[HEADER_FORWARDED] = client = request.remote or UNKNOWN_CLIENT
         headers[HEADER_REQUEST_ID] = request_id
         target = request.rel_url.raw_path_qs
@@ -118,7 +118,7 @@ class Forwarder:
 
         term = self._news.term
 
-        def moved(notice: LeaderNotice) -> None:
+        def on_leader(notice: LeaderNotice) -> None:
             nonlocal replaced
             if notice.leader is not None and notice.term > term and not scope.expired():
                 replaced = True
@@ -127,34 +127,34 @@ class Forwarder:
 
         try:
             async with scope:
-                forget = self._news.ask(term, TIMEOUT_S + 1.0, moved)
+                stop_asking = self._news.ask(term, TIMEOUT_S + 1.0, on_leader)
                 try:
-                    async with self._open().request(
+                    async with self._ensure_session().request(
                         method, url, data=body or None, headers=headers, allow_redirects=False
                     ) as answer:
-                        content = await _read(answer)
+                        content = await _read_answer(answer)
                 finally:
-                    forget()
+                    stop_asking()
         except aiohttp.ClientConnectorError as error:
-            # Nothing was sent, so this is the same as having no leader.
+            # Nothing was sent, so this is the same as if there were no leader.
             raise LeaderUnreachableError(f"the leader cannot be reached ({error}); try again shortly") from error
         except (TimeoutError, aiohttp.ClientError) as error:
             if replaced and repeatable:
                 raise LeaderUnreachableError(
-                    "another replica leads since the request was passed on; try again shortly", replaced=True
+                    "another replica leads since the request was forwarded; try again shortly", replaced=True
                 ) from error
             if method == "GET":
                 raise ProblemError(problems.NO_LEADER, "the leader did not answer; try again shortly") from error
-            raise outcome_unknown("contact with the leader was lost while it worked on the request") from error
+            raise outcome_unknown("the connection to the leader was lost while it worked on the request") from error
         response = web.Response(status=answer.status, body=content)
-        for name in _RETURNED:
+        for name in _RETURNED_HEADERS:
             if name in answer.headers:
                 response.headers[name] = answer.headers[name]
         response.headers[HEADER_LEADER_URL] = leader_url.rstrip("/")
         return response
 
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
+async def _read_answer(answer: aiohttp.ClientResponse) -> bytes:
     """Read a whole answer of bounded size. Raises `aiohttp.ClientError`."""
     content = bytearray()
     async for piece in answer.content.iter_any():
@@ -165,5 +165,5 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def redirect(request: web.Request, leader_url: str) -> web.Response:
-    """Tell an agent where the leader is."""
+    """Answer with the leader's address."""
     return web.Response(status=307, headers={"Location": leader_url + request.rel_url.raw_path_qs})

@@ -1,1 +1,1 @@
-"""What every request needs: bodies, problems, hosts, slices. Knows no route."""
+"""What every request needs: bodies, problems, access, hosts. Knows no route."""

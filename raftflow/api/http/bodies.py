@@ -18,24 +18,24 @@ from raftflow.domain.values.exact import TWICE, ValueFault, decode_json, find_fa
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
-"""A body that takes longer to arrive comes from a client that is stuck, or means harm."""
+"""Time for a body to arrive. A client that takes longer is stuck or hostile."""
 
-_EXPLAINED_BYTES_MAX = 64 * 1024
-"""Of a body that is no JSON: in larger ones nobody looks for the place, for that costs the loop."""
+_SEARCHED_BYTES_MAX = 64 * 1024
+"""In a larger body that is not JSON the place of the error is not searched: that would block the loop."""
 
 _encode = msgspec.json.Encoder().encode
 _PATH = re.compile(r" - at `\$?\.?(?P<path>.*)`$")
 
 
 class BrokenBodyError(Exception):
-    """The body cannot be read any further. Says why."""
+    """The rest of the body cannot be read. The text says why."""
 
 
 async def read_body(request: web.Request, limit: int, cure: str = "") -> bytes:
-    """Read a whole body of at most `limit` bytes. Raises `ProblemError`, which says how to make it smaller."""
+    """Read a whole body of at most `limit` bytes. Raises `ProblemError`; `cure` says how to make a body smaller."""
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit, cure)
-    await _go_ahead(request)
+    await _send_continue(request)
     first, more = b"", bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -59,11 +59,11 @@ async def read_body(request: web.Request, limit: int, cure: str = "") -> bytes:
     return first + more if more else first
 
 
-async def _go_ahead(request: web.Request) -> None:
-    """Tell a client that waits for it to send its body."""
+async def _send_continue(request: web.Request) -> None:
+    """Send `100 Continue` to a client that waits for it."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer has not begun
+        request.writer.output_size = 0  # the answer itself has not begun
 
 
 def _too_large(limit: int, cure: str) -> ProblemError:
@@ -72,26 +72,26 @@ def _too_large(limit: int, cure: str) -> ProblemError:
         problems.TOO_LARGE,
         f"the body is larger than {limit} bytes; {cure}",
         limit=limit,
-        headers={"Connection": "close"},  # what is left of the body is not read
+        headers={"Connection": "close"},  # the rest of the body is not read
     )
 
 
 def require_plain(request: web.Request) -> None:
-    """Refuse a body that is compressed: nothing is inflated here, whatever it is. Raises `ProblemError`."""
+    """Refuse a compressed body: nothing is inflated here. Raises `ProblemError`."""
     for name, plain in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
         for value in request.headers.getall(name, ()):
             if value.strip(" \t").lower() not in (plain, ""):
                 raise ProblemError(
                     problems.UNSUPPORTED_MEDIA,
-                    f"send the body as it is, without {name}: {value[:80]!r}",
+                    f"send the body without {name}: {value[:80]!r}",
                     headers={"Connection": "close"},  # the body is not read
                 )
 
 
 def require_json(request: web.Request) -> None:
-    """Refuse bodies that do not say that they are JSON.
+    """Refuse a body that is not declared as JSON.
 
-    A page of another web site can make a browser post forms and texts to a replica, but not JSON.
+    A page of another web site can make a browser post forms and plain text to a replica, but not JSON.
     """
     if request.content_type != "application/json":
         raise ProblemError(
@@ -100,7 +100,7 @@ def require_json(request: web.Request) -> None:
 
 
 def decode(body: bytes, into: type[T]) -> T:
-    """Decode a request. Raises `ProblemError` with the path of what is wrong."""
+    """Decode a request. Raises `ProblemError` with the path of the fault."""
     try:
         request = msgspec.json.decode(body, type=into)
     except msgspec.ValidationError as error:
@@ -112,34 +112,34 @@ def decode(body: bytes, into: type[T]) -> T:
             problems.INVALID_DOCUMENT, f"the body is invalid: {text[:500]}", errors=[FieldProblem(path, message)]
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        fault = _explain(body) if len(body) <= _EXPLAINED_BYTES_MAX else None
+        fault = _find_fault(body) if len(body) <= _SEARCHED_BYTES_MAX else None
         if fault is not None and fault.path:
-            raise _not_right(fault) from None
+            raise _invalid_body(fault) from None
         raise ProblemError(problems.INVALID_DOCUMENT, f"the body is not JSON: {str(error)[:500]}") from None
-    # What reads back as it was sent, as all that agents and clients of ours send does, has no key twice.
+    # A body that encodes to the same bytes has no key twice. Everything that our agents and clients send is such.
     if _encode(request) != body:
-        _require_each_key_once(body)
+        _require_unique_keys(body)
     return request
 
 
-def _require_each_key_once(body: bytes) -> None:
+def _require_unique_keys(body: bytes) -> None:
     try:
         fault = twice_fault(body, decode_json(body))
-    except (RecursionError, msgspec.DecodeError):  # in a result, which is looked at for itself
+    except (RecursionError, msgspec.DecodeError):  # in a result, which is checked separately
         return
     if fault is not None and fault.message == TWICE:
-        raise _not_right(fault)
+        raise _invalid_body(fault)
 
 
-def _explain(body: bytes) -> ValueFault | None:
-    """Return the first part of a body that is no value."""
+def _find_fault(body: bytes) -> ValueFault | None:
+    """Return the first part of a body that is not a JSON value."""
     try:
         return find_fault(read_json(body))
     except ValueFault as fault:
         return fault
 
 
-def _not_right(fault: ValueFault) -> ProblemError:
+def _invalid_body(fault: ValueFault) -> ProblemError:
     return ProblemError(
         problems.INVALID_DOCUMENT,
         f"the body is invalid: {fault}",

@@ -1,8 +1,8 @@
-"""Under which names a replica answers, and to the pages of which sites.
+"""The names under which a replica answers, and the web sites whose pages it answers.
 
-A page of the Web can make a browser send requests to any address. `Origin` tells such requests apart, unless the
-page's own name was made to point at the replica (DNS rebinding): then `Origin` and `Host` agree. Without a token
-nothing else would stop it, so `Host` has to be a name that no other site can have.
+A page of the Web can make a browser send requests to any address. The header `Origin` reveals such requests, unless
+the page's own name points at the replica (DNS rebinding): then `Origin` and `Host` agree. Without a token nothing
+else would stop such a page, so `Host` must be a name that no other site can have.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from raftflow.coordinator.config.replica_config import CoordinatorConfig
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]{0,30}://(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,255})(:[0-9]{1,5})?")
-_KNOWN_MAX: Final = 256
-_TOLD_CHARS: Final = 100
+_REMEMBERED_MAX: Final = 256
+_SHOWN_CHARS_MAX: Final = 100
 
 
 class Hosts:
     """The values of `Host` that a replica accepts.
 
     These are: every loopback address and `localhost`, with any port (no site has them, and tunnels change ports); the
-    address that is bound, and the one that the connection came to, with the bound port; the URLs of the members; and
-    what `replica.hosts` lists. A replica with a token and no such list accepts everything.
+    bound address and the local address of the connection, with the bound port; the URLs of the members; and the
+    entries of `replica.hosts`. A replica with a token and without such a list accepts every value.
 
     Args:
-        config: of this replica.
+        config: the configuration of this replica.
         bound_port: returns the port of the API.
-        told_urls: returns the members' URLs as the log knows them, with commas between.
+        member_urls: returns the members' URLs in the log, separated by commas.
     """
 
     def __init__(
-        self, config: CoordinatorConfig, bound_port: Callable[[], int], told_urls: Callable[[], str]
+        self, config: CoordinatorConfig, bound_port: Callable[[], int], member_urls: Callable[[], str]
     ) -> None:
         self.checked = config.token is None or bool(config.hosts)
         """False if every value is accepted."""
         self._bound_port = bound_port
-        self._told_urls = told_urls
+        self._member_urls = member_urls
         self._bound = config.bind.host.lower()
         self._port_unsaid = 80 if config.tls.api_cert is None else 443
         self._listed = {host for text in config.hosts if (host := parse_host(text)) is not None}
@@ -53,7 +53,7 @@ class Hosts:
         self._known: set[bytes] = set()
 
     def is_known(self, value: bytes) -> bool:
-        """Tell at once whether a value is accepted; one that was not seen before may be accepted all the same."""
+        """Tell whether a value is plainly accepted. `check` may accept a value for which this returns False."""
         if not self.checked or value in self._known:
             return True
         host = parse_host(value.decode("latin-1"))
@@ -67,23 +67,25 @@ class Hosts:
 
         Args:
             value: the header's; None if it is missing.
-            local: the address of this machine that the connection came to.
+            local: the local address of the connection.
         """
         if not self.checked:
             return
         host = parse_host(value or "")
         if host is None:
-            raise ProblemError(problems.INVALID_DOCUMENT, f"Host {(value or '')[:_TOLD_CHARS]!r} names no host")
+            raise ProblemError(
+                problems.INVALID_DOCUMENT, f"Host {(value or '')[:_SHOWN_CHARS_MAX]!r} does not name a host"
+            )
         if not self._accepts(host, local):
             raise ProblemError(
                 problems.WRONG_HOST,
-                f"this replica does not answer as {(value or '')[:_TOLD_CHARS]!r}; ask it at its address or its "
+                f"this replica does not answer as {(value or '')[:_SHOWN_CHARS_MAX]!r}; ask it at its address or its "
                 f"configured URL, or add that name to replica.hosts of its configuration",
             )
         self._remember((value or "").encode("latin-1"))
 
     def _remember(self, value: bytes) -> None:
-        if len(self._known) >= _KNOWN_MAX:
+        if len(self._known) >= _REMEMBERED_MAX:
             self._known.clear()
         self._known.add(value)
 
@@ -93,26 +95,28 @@ class Hosts:
             return True
         if port == self._bound_port() and name in (self._bound, local.partition("%")[0].lower()):
             return True
-        return any(_of_url(url) == (name, port) for url in (*self._urls, *self._told_urls().split(",")))
+        return any(_of_url(url) == (name, port) for url in (*self._urls, *self._member_urls().split(",")))
 
 
 def check_origin(origins: list[str], host: str | None) -> None:
-    """Refuse what a page of another site sends. Raises `ProblemError`.
+    """Refuse a request that a page of another site sends. Raises `ProblemError`.
 
     Args:
-        origins: the values of `Origin`, none for a request that no page makes, or that a browser makes for its user.
+        origins: the values of `Origin`; empty for a request that does not come from a page.
         host: the value of `Host`.
     """
     if not origins:
         return
     origin = origins[0]
     if origin == "null":
-        raise ProblemError(problems.FORBIDDEN, "a page without an origin of its own may not send requests here")
+        raise ProblemError(problems.FORBIDDEN, "a page without an origin may not send requests here")
     match = _ORIGIN.fullmatch(origin.lower())
     if len(origins) > 1 or match is None:
-        raise ProblemError(problems.INVALID_DOCUMENT, f"Origin {', '.join(origins)[:_TOLD_CHARS]!r} is not an origin")
+        raise ProblemError(
+            problems.INVALID_DOCUMENT, f"Origin {', '.join(origins)[:_SHOWN_CHARS_MAX]!r} is not an origin"
+        )
     if match[1] + (match[2] or "") != (host or "").lower():
-        raise ProblemError(problems.FORBIDDEN, f"the page at {origin[:_TOLD_CHARS]} may not send requests here")
+        raise ProblemError(problems.FORBIDDEN, f"the page at {origin[:_SHOWN_CHARS_MAX]} may not send requests here")
 
 
 def _is_loopback(name: str) -> bool:

@@ -118,7 +118,7 @@ class ProblemError(Exception):
         self.headers = headers or {}
 
     def parts(self) -> tuple[int, dict[str, str], bytes]:
-        """Return the answer's status, headers and body."""
+        """Return status, headers and body of the answer."""
         headers = {**self.headers, "Content-Type": CONTENT_TYPE}
         if self.kind in _RETRY_LATER:
             headers.setdefault("Retry-After", str(RETRY_AFTER_S))
@@ -134,7 +134,7 @@ class ProblemError(Exception):
 
 
 def from_rejection(rejection: Rejection, *, current_attempt: int | None = None) -> ProblemError:
-    """Turn the state machine's refusal into a problem."""
+    """Return the problem for a refusal of the state machine."""
     return ProblemError(
         _REJECTIONS[rejection.code],
         rejection.message,
@@ -162,7 +162,7 @@ def explain(error: Exception, request_id: str, what: str) -> ProblemError:
 
 
 def from_error(error: ProposeError | LogUnavailableError) -> ProblemError:
-    """Turn what kept a request from being carried out into a problem."""
+    """Return the problem for an error that kept a request from being carried out."""
     if isinstance(error, LogLostError):
         return ProblemError(NOT_FOUND, str(error))
     if isinstance(error, LogUnavailableError):
@@ -178,8 +178,8 @@ def from_error(error: ProposeError | LogUnavailableError) -> ProblemError:
 
 
 def outcome_unknown(detail: str) -> ProblemError:
-    """Return the problem that tells a client how to find out safely."""
+    """Return the problem that tells a client how to learn the outcome safely."""
     return ProblemError(
         OUTCOME_UNKNOWN,
-        f"{detail}; send the request again with the same Idempotency-Key: it is carried out at most once",
+        f"{detail}; send the request again with the same Idempotency-Key; it is carried out at most once",
     )

@@ -1,4 +1,4 @@
-"""Long answers, made in slices: the loop gets its turn every few milliseconds."""
+"""Long work in slices: other callbacks of the event loop run every few milliseconds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 SLICE_S: Final = 0.004
-_LOOK: Final = 16
-"""Items between two looks at the clock."""
+_CHECK_PERIOD: Final = 16
+"""Items between two checks of the clock."""
 
 
 async def in_slices(items: Iterable[T], work: Callable[[T], S]) -> list[S]:
-    """Return `work` of every item, in order. Entries may be applied between two items."""
+    """Return `work(item)` for every item, in order. Log entries may be applied between two items."""
     done: list[S] = []
     until_s = time.thread_time() + SLICE_S
     for number, item in enumerate(items):
         done.append(work(item))
-        if number % _LOOK == _LOOK - 1 and time.thread_time() >= until_s:
+        if number % _CHECK_PERIOD == _CHECK_PERIOD - 1 and time.thread_time() >= until_s:
             await asyncio.sleep(0)
             until_s = time.thread_time() + SLICE_S
     return done

@@ -1,1 +1,1 @@
-"""The handlers, one file for each noun."""
+"""The handlers of operations, one file for each noun."""

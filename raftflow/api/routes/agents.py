@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from raftflow.api.dispatch.requests import Cost, Request, Response, Route, accepted, as_json, encode, found
+from raftflow.api.dispatch.requests import (
+    Cost,
+    Request,
+    Response,
+    Route,
+    as_json,
+    encode,
+    require_accepted,
+    require_found,
+)
 from raftflow.api.http import problems
 from raftflow.api.http.bodies import decode
 from raftflow.api.http.problems import ProblemError, from_rejection
@@ -31,7 +40,7 @@ from raftflow.domain.tasks.resources import parse_amount
 from raftflow.machine.read import queries
 
 
-async def register(call: Request) -> Response:
+async def register_agent(call: Request) -> Response:
     """Bring an agent up."""
     request = decode(call.body, RegisterRequest)
     _check_results("offers", request.offers)
@@ -40,7 +49,7 @@ async def register(call: Request) -> Response:
         request, _capacity(request), at_ms=call.replica.clock.now_ms(), request_id=call.idempotency_key
     )
     reply, verdicts = await registration.register(command, request.offers)
-    reply = accepted(reply)
+    reply = require_accepted(reply)
     call.replica.poll_service.registered(request, reply.incarnation)
     timing = call.replica.config.timing
     return Response(
@@ -70,7 +79,7 @@ def _capacity(request: RegisterRequest) -> dict[str, int]:
 
 
 async def poll(call: Request) -> Response:
-    """Take reports in; hand renewals, assignments and orders out."""
+    """Take reports; return a renewed lease, assignments and orders."""
     return Response(await answer_poll(call.replica, call.path("id"), call.body))
 
 
@@ -89,7 +98,7 @@ def read_poll(body: bytes) -> PollRequest:
 
 
 def poll_answer(replica: Replica, request: PollRequest, reply: PollResponse | Rejection) -> PollResponse:
-    """Return the answer that the poll desk gives. Raises `ProblemError` if it refuses."""
+    """Return the answer to a poll. Raises `ProblemError` if the poll was refused."""
     if isinstance(reply, Rejection):
         raise from_rejection(reply, current_attempt=_current_attempt(replica, request))
     return reply
@@ -103,7 +112,7 @@ def _check_results(path: str, ends: list[ReportedEnd]) -> None:
 
 
 def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
-    """For a report that was refused as a whole: the attempt that counts now, of its first task."""
+    """Return the current attempt of the first task of a report that was refused as a whole."""
     if not request.ends:
         return None
     view = queries.task_view(replica.machine, request.ends[0].workflow_id, request.ends[0].task_id)
@@ -111,30 +120,30 @@ def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
 
 
 async def list_agents(call: Request) -> Response:
-    """List agents in order of the names, each as it is when it is its turn."""
+    """List agents in order of their names, each as it is when its line is made."""
     machine = call.replica.machine
 
-    def see(name: str) -> bytes | None:
+    def encode_agent(name: str) -> bytes | None:
         view = queries.agent_view(machine, name)
         if view is None:
             return None
-        _overlay(call, view)
+        _add_leader_view(call, view)
         return encode(view)
 
-    views = await in_slices(sorted(machine.tables.agents), see)
+    views = await in_slices(sorted(machine.tables.agents), encode_agent)
     return as_json(b'{"agents":[%s]}' % b",".join(view for view in views if view is not None))
 
 
-async def show(call: Request) -> Response:
+async def show_agent(call: Request) -> Response:
     """Show an agent."""
     name = call.path("id")
-    view = found(queries.agent_view(call.replica.machine, name), f"agent {name!r}")
-    _overlay(call, view)
+    view = require_found(queries.agent_view(call.replica.machine, name), f"agent {name!r}")
+    _add_leader_view(call, view)
     return Response(view)
 
 
-def _overlay(call: Request, view: AgentView) -> None:
-    """Add what only the leader's memory holds."""
+def _add_leader_view(call: Request, view: AgentView) -> None:
+    """Add what only the leader's memory has."""
     leader = call.replica.leader
     if leader.leading:
         view.state = leader.stands(view.id, view.state)
@@ -143,8 +152,8 @@ def _overlay(call: Request, view: AgentView) -> None:
         view.pid, view.version, view.load = call.replica.poll_service.told_by(view.id)
 
 
-async def drain(call: Request) -> Response:
-    """Give an agent no new work until it is resumed, and perhaps no more than some time for what runs there."""
+async def drain_agent(call: Request) -> Response:
+    """Give an agent no new work until it is resumed. With a deadline, running attempts move to other agents then."""
     request = decode(call.body, DrainRequest) if call.body else DrainRequest()
     if request.deadline_s is None and call.replica.machine.tables.feature_level < ONLINE_LEVEL:
         return await _control(call, "drain")
@@ -155,22 +164,22 @@ async def drain(call: Request) -> Response:
         name=call.path("id"),
         deadline_ms=round((request.deadline_s or 0) * 1000),
     )
-    accepted(await call.replica.propose(command, call.client))
-    return await show(call)
+    require_accepted(await call.replica.propose(command, call.client))
+    return await show_agent(call)
 
 
-async def resume(call: Request) -> Response:
+async def resume_agent(call: Request) -> Response:
     """Let an agent work again."""
     return await _control(call, "resume")
 
 
-async def forget(call: Request) -> Response:
-    """Take an agent that is gone out of the list."""
+async def forget_agent(call: Request) -> Response:
+    """Remove an agent that is gone from the list."""
     name = call.path("id")
     command = ForgetAgent(
         at_ms=call.replica.clock.now_ms(), actor="client:api", request_id=call.idempotency_key, name=name
     )
-    accepted(await call.replica.propose(command, call.client))
+    require_accepted(await call.replica.propose(command, call.client))
     return Response(ForgottenAgent(name=name))
 
 
@@ -182,8 +191,8 @@ async def _control(call: Request, action: Literal["drain", "resume"]) -> Respons
         name=call.path("id"),
         action=action,
     )
-    accepted(await call.replica.propose(command, call.client))
-    return await show(call)
+    require_accepted(await call.replica.propose(command, call.client))
+    return await show_agent(call)
 
 
 POLL_ROUTE = Route(operations.POLL, poll)
@@ -191,15 +200,15 @@ POLL_ROUTE = Route(operations.POLL, poll)
 ROUTES: tuple[Route, ...] = (
     Route(
         operations.REGISTER_AGENT,
-        register,
+        register_agent,
         small=True,
         cure=f"labels: at most {limits.LABELS_MAX}, resources: at most {limits.RESOURCES_PER_TASK_MAX}, "
         f"version: at most {limits.VERSION_CHARS_MAX} characters, offers: as many as fit",
     ),
     Route(operations.LIST_AGENTS, list_agents, cost=Cost.LARGE),
-    Route(operations.SHOW_AGENT, show),
+    Route(operations.SHOW_AGENT, show_agent),
     POLL_ROUTE,
-    Route(operations.DRAIN_AGENT, drain),
-    Route(operations.RESUME_AGENT, resume),
-    Route(operations.FORGET_AGENT, forget),
+    Route(operations.DRAIN_AGENT, drain_agent),
+    Route(operations.RESUME_AGENT, resume_agent),
+    Route(operations.FORGET_AGENT, forget_agent),
 )

@@ -1,8 +1,8 @@
-"""Routes of what the cluster remembers of work that is done: cached results, and how long kinds of tasks take."""
+"""Routes of what the cluster remembers of finished work: cached results, and how long kinds of tasks take."""
 
 from __future__ import annotations
 
-from raftflow.api.dispatch.requests import Cost, Request, Response, Route, accepted
+from raftflow.api.dispatch.requests import Cost, Request, Response, Route, require_accepted
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
 from raftflow.domain.commands import ClearCache
@@ -13,7 +13,7 @@ from raftflow.machine.read import queries
 _CLIENT = "client:api"
 
 
-async def show_cache(call: Request) -> Response:
+async def list_cache(call: Request) -> Response:
     """List cached results in order of their keys."""
     prefix, limit, cursor = call.text("prefix") or "", call.require_number("limit"), call.text("cursor")
     return Response(queries.cache_page(call.replica.machine, prefix, limit, cursor))
@@ -23,8 +23,8 @@ async def clear_cache(call: Request) -> Response:
     """Forget cached results."""
     key, prefix = call.text("key"), call.text("prefix")
     if key is not None and prefix is not None:
-        raise ProblemError(problems.INVALID_DOCUMENT, "give a key, a prefix, or none of the two for all of the cache")
-    reply = accepted(
+        raise ProblemError(problems.INVALID_DOCUMENT, "give a key or a prefix, or neither to clear the whole cache")
+    reply = require_accepted(
         await call.replica.propose(
             ClearCache(
                 at_ms=call.replica.clock.now_ms(),
@@ -39,13 +39,13 @@ async def clear_cache(call: Request) -> Response:
     return Response(CacheCleared(cleared=reply.count))
 
 
-async def kinds(call: Request) -> Response:
+async def list_kinds(call: Request) -> Response:
     """List what was learnt of kinds of tasks."""
     return Response(queries.kinds(call.replica.machine))
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(operations.LIST_CACHE, show_cache, cost=Cost.LARGE),
+    Route(operations.LIST_CACHE, list_cache, cost=Cost.LARGE),
     Route(operations.CLEAR_CACHE, clear_cache),
-    Route(operations.LIST_KINDS, kinds, cost=Cost.LARGE),
+    Route(operations.LIST_KINDS, list_kinds, cost=Cost.LARGE),
 )

@@ -1,4 +1,4 @@
-"""Routes about the cluster itself: status, health, ledger, audit. Most are answered by the replica that was asked."""
+"""Routes of the cluster: status, health, ledger, audit. The replica that was asked answers most of them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.read import invariants, queries
 
 _OFF_LOOP_TASKS = 3_000
-"""A check takes about 3 microseconds a task, during which the replica sends no heartbeat."""
+"""Above it a check runs in a thread: it takes about 3 microseconds a task, and the loop sends heartbeats."""
 _CHECK_TRIES = 5
 
 
-async def status(call: Request) -> Response:
+async def show_status(call: Request) -> Response:
     """Show this replica."""
     return Response(call.replica.status())
 
 
-async def leader(call: Request) -> Response:
-    """Say who leads, at once or when a leader of a later term is known."""
+async def show_leader(call: Request) -> Response:
+    """Name the leader, at once or when a leader of a later term is known."""
     return Response(await call.replica.news.wait(call.require_number("term"), call.hold_s("wait_ms")))
 
 
-async def healthz(call: Request) -> Response:
+async def check_health(call: Request) -> Response:
     """Tell whether the process is alive."""
     view = call.replica.status()
     return Response(HealthView(ok=True, name=view.name, role=view.role))
 
 
-async def readyz(call: Request) -> Response:
+async def check_readiness(call: Request) -> Response:
     """Tell whether this replica serves."""
     view = call.replica.status()
     if not view.ready:
@@ -47,14 +47,14 @@ async def readyz(call: Request) -> Response:
     return Response(HealthView(ok=True, name=view.name, role=view.role))
 
 
-async def ledger(call: Request) -> Response:
-    """Show every agent's account, all as of one index."""
+async def show_ledger(call: Request) -> Response:
+    """Show the account of every agent, all at one index."""
     index, accounts = queries.ledger_accounts(call.replica.machine)
     lines = await in_slices(accounts, lambda account: encode(queries.ledger_line(account)))
     return as_json(b'{"index":%d,"agents":[%s]}' % (index, b",".join(lines)))
 
 
-async def ledger_verify(call: Request) -> Response:
+async def verify_ledger(call: Request) -> Response:
     """Check every invariant of the state machine on this replica."""
     machine = call.replica.machine
     index, found = await _check_invariants(machine)
@@ -62,9 +62,10 @@ async def ledger_verify(call: Request) -> Response:
 
 
 async def _check_invariants(machine: Machine) -> tuple[int, list[str]]:
-    """Check at one index. A large state is read in a thread, which counts only if nothing was applied meanwhile.
+    """Check at one index.
 
-    Raises `ProblemError` if something always is: to read it on the spot would make the replica stand still.
+    A large state is read in a thread, and the result is used only if nothing was applied meanwhile. Raises
+    `ProblemError` if entries were applied during every try: a check on the loop would stop the replica.
     """
     if sum(len(workflow.tasks) for workflow in machine.tables.workflows.values()) <= _OFF_LOOP_TASKS:
         return machine.applied_index, invariants.check(machine)
@@ -75,16 +76,16 @@ async def _check_invariants(machine: Machine) -> tuple[int, list[str]]:
         except Exception:
             if machine.applied_index == index:
                 raise
-            continue  # the tables changed under the reader
+            continue  # the tables changed during the check
         if machine.applied_index == index:
             return index, found
     raise ProblemError(
         problems.QUEUE_FULL,
-        f"the state changed each of the {_CHECK_TRIES} times that it was read; try again when less is going on",
+        f"the state changed each of the {_CHECK_TRIES} times that it was read; try again when it changes less",
     )
 
 
-async def audit(call: Request) -> Response:
+async def list_audit(call: Request) -> Response:
     """List this replica's audit records in log order."""
     first, limit = call.require_number("from"), call.require_number("limit")
     try:
@@ -113,18 +114,18 @@ def _line(frame: Frame) -> AuditLine:
     )
 
 
-async def audit_verify(call: Request) -> Response:
+async def verify_audit(call: Request) -> Response:
     """Check this replica's audit file."""
     return Response(await call.replica.verify_audit())
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(operations.SHOW_STATUS, status),
-    Route(operations.SHOW_LEADER, leader),
-    Route(operations.CHECK_HEALTH, healthz),
-    Route(operations.CHECK_READINESS, readyz),
-    Route(operations.SHOW_LEDGER, ledger, cost=Cost.LARGE),
-    Route(operations.VERIFY_LEDGER, ledger_verify, cost=Cost.LONG),
-    Route(operations.LIST_AUDIT, audit, cost=Cost.LARGE),
-    Route(operations.VERIFY_AUDIT, audit_verify, cost=Cost.LONG),
+    Route(operations.SHOW_STATUS, show_status),
+    Route(operations.SHOW_LEADER, show_leader),
+    Route(operations.CHECK_HEALTH, check_health),
+    Route(operations.CHECK_READINESS, check_readiness),
+    Route(operations.SHOW_LEDGER, show_ledger, cost=Cost.LARGE),
+    Route(operations.VERIFY_LEDGER, verify_ledger, cost=Cost.LONG),
+    Route(operations.LIST_AUDIT, list_audit, cost=Cost.LARGE),
+    Route(operations.VERIFY_AUDIT, verify_audit, cost=Cost.LONG),
 )

@@ -1,7 +1,7 @@
 """The route on which agents fetch large inputs of their attempts, piece by piece, from any replica.
 
-The results are in memory as JSON, so a piece is put together from bytes and nothing is encoded again. Small pieces
-are like any other request; large ones run one at a time (`shedder`), so that heartbeats leave between them.
+The results are in memory as JSON, so a piece is joined from bytes and nothing is encoded again. Large pieces run one
+at a time (`load_shedder`), so that heartbeats are sent between them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from raftflow.domain.limits import NUMBER_MAX
 from raftflow.machine.read.inputs import BehindError, InputsSlice, NotLiveError, inputs_slice
 
 SMALL_BYTES = 64 * 1024
-"""A piece of up to this size is no trouble."""
+"""A piece of up to this size costs little."""
 
 
-async def inputs(call: Request) -> Response:
-    """Give out a piece of an attempt's inputs."""
+async def fetch_inputs(call: Request) -> Response:
+    """Return a piece of an attempt's inputs."""
     piece = _find(call)
     if piece.size <= SMALL_BYTES:
         return as_json(_content(piece))
@@ -33,12 +33,13 @@ def _find(call: Request) -> InputsSlice:
         return inputs_slice(call.replica.machine, agent, fence, call.require_number("first"))
     except BehindError:
         raise ProblemError(
-            problems.BEHIND, f"this replica has not heard of attempt {fence} yet; ask another one, or again shortly"
+            problems.BEHIND,
+            f"this replica does not know attempt {fence} yet; ask another replica, or try again shortly",
         ) from None
     except NotLiveError:
         raise ProblemError(
             problems.CONFLICT,
-            f"agent {agent[:200]!r} has no attempt with fence {fence} under way: it is over, or another's",
+            f"agent {agent[:200]!r} has no running attempt with fence {fence}: it has ended or is another agent's",
         ) from None
     except ValueError as error:
         raise ProblemError(
@@ -60,4 +61,4 @@ def _content(piece: InputsSlice) -> bytes:
     return b'{"inputs":{%s},"next":%s}' % (members, b"null" if piece.next is None else b"%d" % piece.next)
 
 
-ROUTES: tuple[Route, ...] = (Route(operations.FETCH_INPUTS, inputs),)
+ROUTES: tuple[Route, ...] = (Route(operations.FETCH_INPUTS, fetch_inputs),)

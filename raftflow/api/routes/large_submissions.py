@@ -1,7 +1,7 @@
-"""Large submissions: read by a process of their own, sent into the log in pieces (`coordinator.uploads`).
+"""Large submissions: a separate process reads the document, and it enters the log in pieces (`coordinator.uploads`).
 
-A client that gives up and asks again under the same idempotency key finds its first request at work, waits for it,
-and gets its answer. Without a key nobody could ask for that answer, so the work ends when the client is gone.
+A client that gives up and sends the request again with the same idempotency key waits for the first request, and gets
+its answer. Without a key no client could ask for that answer, so the work ends when the client is gone.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     from raftflow.api.dispatch.requests import Request
     from raftflow.domain.replies import AnyReply
 
-UNDER_WAY_MAX = 16
-"""Large submissions that are being worked on at the same time."""
+SUBMISSIONS_MAX = 16
+"""Large submissions at the same time."""
 
 
 class LargeSubmissions:
-    """What the application keeps for them."""
+    """The reader of large documents, and how many are in work."""
 
     def __init__(self) -> None:
         self.reader = DocumentReader()
-        self._under_way = 0
+        self._in_work = 0
 
     @contextmanager
-    def room(self) -> Iterator[None]:
-        """Count one more. Raises `ProblemError` if there are too many."""
-        if self._under_way >= UNDER_WAY_MAX:
-            raise ProblemError(problems.QUEUE_FULL, "many large documents are being taken in; try again later")
-        self._under_way += 1
+    def reserve(self) -> Iterator[None]:
+        """Count one more submission. Raises `ProblemError` if there are too many."""
+        if self._in_work >= SUBMISSIONS_MAX:
+            raise ProblemError(problems.QUEUE_FULL, "many large documents are being submitted; try again later")
+        self._in_work += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._in_work -= 1
 
 
 KEY = web.AppKey("large", LargeSubmissions)
 
 
 async def submit(call: Request, *, request_id: str, workflow_id: str, actor: str) -> AnyReply:
-    """Take a large document in and return the state machine's answer. Raises `ProblemError` and `ProposeError`s."""
+    """Submit a large document; return the state machine's reply. Raises `ProblemError` and `ProposeError`s."""
     large = call.request.app[KEY]
-    with large.room():
+    with large.reserve():
         async with call.replica.uploads.alone(request_id):
             try:
                 return await _submit(large.reader, call, request_id, workflow_id, actor)
@@ -86,11 +86,11 @@ async def _submit(reader: DocumentReader, call: Request, request_id: str, workfl
         workflow_id=workflow_id,
         request_id=request_id,
         actor=actor,
-        wanted=lambda: bool(request_id) or _is_there(call.request),
+        wanted=lambda: bool(request_id) or _is_connected(call.request),
     )
 
 
-def _is_there(request: web.Request) -> bool:
+def _is_connected(request: web.Request) -> bool:
     transport = request.transport
     return transport is not None and not transport.is_closing()
 

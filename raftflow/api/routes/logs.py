@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from raftflow.api.dispatch.requests import Request, Response, Route, as_json, found
+from raftflow.api.dispatch.requests import Request, Response, Route, as_json, require_found
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
 from raftflow.coordinator.replica import Replica
@@ -18,32 +18,32 @@ from raftflow.logstore.attempts import Place
 from raftflow.machine.read import queries
 
 _WHOLE_BYTES = 64 * 1024
-"""An agent sends pieces of at least so many bytes if it has them: a shorter one ends where what is kept ends."""
+"""An agent sends at least so many bytes if it has them. A shorter piece ends where the kept output ends."""
 
 
-async def logs(call: Request) -> Response:
+async def fetch_task_log(call: Request) -> Response:
     """Fetch a piece of an attempt's output from the agent that holds it, or from the log store."""
     machine = call.replica.machine
     stream: Literal["stdout", "stderr"] = "stderr" if call.text("stream") == "stderr" else "stdout"
     offset, attempt = call.require_number("offset"), call.number("attempt")
     what = f"task {call.path('task')!r} in workflow {call.path('id')!r}"
-    found(queries.task_view(machine, call.path("id"), call.path("task")), what)
+    require_found(queries.task_view(machine, call.path("id"), call.path("task")), what)
     place = queries.attempt_location(machine, call.path("id"), call.path("task"), attempt)
     if place is None:
         if attempt is None:
-            raise ProblemError(problems.CONFLICT, "the task has not been attempted yet, so there is no output")
-        raise ProblemError(problems.NOT_FOUND, f"{what} has no attempt {attempt} that is remembered")
+            raise ProblemError(problems.CONFLICT, "the task has no attempt yet, so there is no output")
+        raise ProblemError(problems.NOT_FOUND, f"attempt {attempt} of {what} is unknown or no longer remembered")
     name, fence, number = place
     limit = max(call.require_number("limit"), CHARACTER_BYTES_MAX)
     wanted = _Wanted(
         Place(call.path("id"), call.path("task"), number, fence), name, stream, offset, limit, call.number("since_ms")
     )
     if call.request.method == "HEAD":
-        return as_json(b"")  # nobody is asked for the output: an agent answers with its next poll
+        return as_json(b"")  # no output is fetched: an agent answers with its next poll
     piece = await _fetch(call.replica, wanted)
     if wanted.since_ms is not None:
         if piece.offset is msgspec.UNSET:
-            raise ProblemError(problems.CONFLICT, f"agent {name} is of an older version, which keeps no times")
+            raise ProblemError(problems.CONFLICT, f"agent {name} has an older version, which keeps no times")
         piece.data, offset = b"", piece.offset
     return Response(task_log(piece, offset, limit, attempt=number, agent=name, stream=stream))
 
@@ -65,8 +65,8 @@ async def _fetch(replica: Replica, wanted: _Wanted) -> LogPiece:
         if piece is None:
             raise ProblemError(
                 problems.CONFLICT,
-                f"the output is with agent {wanted.agent}, which is not there; it can be read when it is back"
-                + ("" if replica.stored_logs is None else ". The log store has nothing of this attempt"),
+                f"the output is with agent {wanted.agent}, which is not connected; read it when the agent is back"
+                + ("" if replica.stored_logs is None else ". The log store has no output of this attempt"),
             )
         return piece
     try:
@@ -97,9 +97,9 @@ async def _fetch_stored(replica: Replica, wanted: _Wanted) -> LogPiece | None:
 def task_log(
     piece: LogPiece, wanted: int, limit: int, *, attempt: int, agent: str, stream: Literal["stdout", "stderr"]
 ) -> TaskLog:
-    """Return the answer for a piece of which `limit` bytes from the byte `wanted` on were asked for.
+    """Return the answer for a piece; the client asked for `limit` bytes from the byte `wanted`.
 
-    The beginning of a character at the end of a piece is left for the next one, if there is more to come.
+    If more output follows, an incomplete character at the end of a piece is left for the next piece.
     """
     offset = max(wanted if piece.offset is msgspec.UNSET else piece.offset, wanted)
     data, end = piece.data, offset + len(piece.data)
@@ -123,4 +123,4 @@ def task_log(
     )
 
 
-ROUTES: tuple[Route, ...] = (Route(operations.FETCH_TASK_LOG, logs),)
+ROUTES: tuple[Route, ...] = (Route(operations.FETCH_TASK_LOG, fetch_task_log),)

@@ -1,4 +1,4 @@
-"""Routes about the replicas of the cluster: who belongs to it, who leads."""
+"""Routes of the members of the cluster."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ async def list_members(call: Request) -> Response:
     return Response(call.replica.cluster.members())
 
 
-async def transfer(call: Request) -> Response:
-    """Hand leadership over; done at once if the named replica leads already."""
+async def transfer_leadership(call: Request) -> Response:
+    """Hand leadership over. Does nothing if the named replica leads already."""
     target = bodies.decode(call.body, TransferRequest).to
     replica = call.replica
     if target == replica.config.name:
@@ -40,7 +40,7 @@ async def transfer(call: Request) -> Response:
         raise ProblemError(problems.NOT_FOUND, f"no voting member is called {target[:100]!r}")
     if not await replica.transfer(target):
         if not replica.leader.leading:
-            raise replica.submitter.no_leader_error()  # another one has overtaken the target: it is to hand over
+            raise replica.submitter.no_leader_error()  # another replica leads now: that one must hand over
         raise ProblemError(
             problems.CONFLICT,
             f"{'no other replica' if target is None else target[:100]} took leadership over in time: out of reach, "
@@ -49,8 +49,8 @@ async def transfer(call: Request) -> Response:
     return Response(replica.cluster.members())
 
 
-async def add(call: Request) -> Response:
-    """Add a replica; answered when it is a voter."""
+async def add_member(call: Request) -> Response:
+    """Add a replica. The answer comes when it is a voter."""
     given = bodies.decode(call.body, AddMemberRequest)
     if wrong := name_problem(given.name):
         raise _invalid("name", f"{given.name[:100]!r} {wrong}")
@@ -67,7 +67,7 @@ async def add(call: Request) -> Response:
     return Response(call.replica.cluster.members())
 
 
-async def remove(call: Request) -> Response:
+async def remove_member(call: Request) -> Response:
     """Remove a replica for ever."""
     await _change(call.replica.membership.remove(call.path("name")))
     return Response(call.replica.cluster.members())
@@ -88,7 +88,7 @@ def _invalid(path: str, message: str) -> ProblemError:
 
 ROUTES: tuple[Route, ...] = (
     Route(operations.LIST_MEMBERS, list_members),
-    Route(operations.ADD_MEMBER, add),
-    Route(operations.REMOVE_MEMBER, remove),
-    Route(operations.TRANSFER_LEADERSHIP, transfer),
+    Route(operations.ADD_MEMBER, add_member),
+    Route(operations.REMOVE_MEMBER, remove_member),
+    Route(operations.TRANSFER_LEADERSHIP, transfer_leadership),
 )

@@ -1,4 +1,4 @@
-"""`/metrics`: what an operator watches, as Prometheus text. Put together when asked; METRICS.md lists all of it."""
+"""`/metrics` as Prometheus text. METRICS.md lists every metric."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _add_log(page: Exposition, replica: Replica) -> None:
     lags = [((("peer", peer.name),), peer.lag) for peer in status.peers if peer.lag is not None]
     text = "Entries that the other replica's disk is behind the log; on the leader"
     page.many("raftflow_replication_lag_entries", "gauge", text, lags)
-    text = "From submission to apply, per log entry, on the leader"
+    text = "From submission to apply, for each log entry, on the leader"
     page.histogram("raftflow_commit_seconds", text, [((), replica.commits)])
     page.one("raftflow_commands_committed_total", "counter", "Commands committed here", replica.commits.commands)
     page.one("raftflow_commands_waiting", "gauge", "Commands that wait for the log", replica.submitter.waiting)
@@ -88,14 +88,14 @@ def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
     page.one("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
     page.one("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
     page.one("raftflow_result_bytes", "gauge", "Bytes of the results of all tasks", state.result_bytes)
-    page.one("raftflow_uploads", "gauge", "Large workflows that are being taken in", len(state.uploads))
+    page.one("raftflow_uploads", "gauge", "Large workflows that are being submitted", len(state.uploads))
     tasks = [((("state", each.name.lower()),), counts[each]) for each in TaskState]
     page.many("raftflow_tasks", "gauge", "Tasks by state", tasks)
     agents = Counter(agent.state.value for agent in state.agents.values())
     page.many(
         "raftflow_agents", "gauge", "Agents by state", [((("state", name),), agents[name]) for name in sorted(agents)]
     )
-    text = "Times that so many agents fell silent at once that they are given up slowly, since this replica started"
+    text = "Times that so many agents fell silent at once that they are declared lost slowly"
     page.one("raftflow_mass_losses_total", "counter", text, loss_throttle.begun)
     text = "Agents whose lease is over, kept for now in a mass loss"
     page.one("raftflow_agents_overdue", "gauge", text, loss_throttle.held_back)
@@ -115,23 +115,23 @@ def _add_disk(page: Exposition, replica: Replica, admission: AdmissionControl) -
 def _add_api(page: Exposition, admission: AdmissionControl) -> None:
     shedder = admission.shedder
     page.one("raftflow_connections", "gauge", "Open connections of clients and agents", len(admission.connections))
-    text = "Connections closed since there were too many, or too much waited on them"
+    text = "Connections closed because there were too many, or because too much waited on them"
     page.one("raftflow_connections_shed_total", "counter", text, admission.shed)
     page.one("raftflow_requests_waiting", "gauge", "Requests that wait for their turn", shedder.waiting)
     waiting = [((("class", queue.name.lower()),), shedder.waiting_for(queue)) for queue in QueueClass]
     page.many("raftflow_shedder_waiting", "gauge", "Steps that wait for a turn of the event loop, by class", waiting)
     text = "Steps that had to wait for a turn of the event loop"
     page.one("raftflow_shedder_waits_total", "counter", text, shedder.waits)
-    text = "CPU time of the longest turn of the event loop in which requests were worked on, since the start"
+    text = "CPU time of the longest turn of the event loop with work of the API, since the start"
     page.one("raftflow_turn_seconds_max", "gauge", text, round(shedder.longest_s, 6))
-    text = "Requests that were told to come back later since too many waited"
+    text = "Requests that were answered with 429 because too many waited"
     page.one("raftflow_requests_refused_total", "counter", text, shedder.refused)
     seen = sorted(admission.figures.requests.items())
     requests = [
         ((("method", method), ("route", path), ("status", status)), histogram)
         for ((method, path), status), histogram in seen
     ]
-    text = "From a request's head to its answer, what it was held for included, by operation and status"
+    text = "From the head of a request to its answer, including the time that it was held, by operation and status"
     page.histogram("raftflow_request_seconds", text, requests)
 
 

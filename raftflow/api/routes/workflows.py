@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from raftflow.api.dispatch.requests import Cost, Handler, Request, Response, Route, accepted, found
+from raftflow.api.dispatch.requests import Cost, Handler, Request, Response, Route, require_accepted, require_found
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError, from_rejection
 from raftflow.api.routes import large_submissions
@@ -30,8 +30,7 @@ from raftflow.formats.readers.jsontext import decode_json
 from raftflow.machine.read import queries
 
 OFF_LOOP_BYTES = 32 * 1024
-"""Larger documents are read by another process and come in pieces (`routes/large_submissions.py`); others are read
-on the spot."""
+"""Larger documents are read by another process and enter the log in pieces (`routes/large_submissions.py`)."""
 
 _CLIENT = "client:api"
 
@@ -48,8 +47,8 @@ def _read_document(body: bytes) -> WorkflowSpec:
         raise ProblemError(problems.INVALID_DOCUMENT, "the workflow document is nested too deeply") from None
 
 
-async def submit(call: Request) -> Response:
-    """Add a workflow, all of it or nothing."""
+async def submit_workflow(call: Request) -> Response:
+    """Add a workflow as a whole, or not at all."""
     request_id = call.idempotency_key
     if len(call.body) <= OFF_LOOP_BYTES:
         return await submit_document(call.replica, call.body, request_id, call.client)
@@ -60,7 +59,7 @@ async def submit(call: Request) -> Response:
 
 
 async def submit_document(replica: Replica, body: bytes, request_id: str, client: str) -> Response:
-    """Read a client's small workflow document and submit it under a request id, which may be empty.
+    """Read a small workflow document and submit it under a request id, which may be empty.
 
     Raises `ProblemError`.
     """
@@ -79,7 +78,7 @@ async def submit_document(replica: Replica, body: bytes, request_id: str, client
 
 
 def _created(answer: AnyReply) -> Response:
-    reply = accepted(answer)
+    reply = require_accepted(answer)
     return Response(
         WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),
         201,
@@ -94,11 +93,11 @@ async def list_workflows(call: Request) -> Response:
         return Response(queries.workflow_page(call.replica.machine, state, call.require_number("limit"), cursor))
 
 
-async def show(call: Request) -> Response:
-    """Show a workflow's state, counts and times, if that is asked for when it has ended."""
+async def show_workflow(call: Request) -> Response:
+    """Show a workflow's state, counts and times; with `wait_ms`, when it has ended."""
     wait_s = call.hold_s("wait_ms")
     view = _view(call)
-    # One that was passed on is not held: it would keep a connection between replicas from others.
+    # A forwarded request is not held: it would occupy a connection between replicas.
     if wait_s and view.finished_at is None and HEADER_FORWARDED not in call.request.headers:
         await call.replica.awaited.wait(view.id, wait_s)
         view = _view(call)
@@ -107,7 +106,9 @@ async def show(call: Request) -> Response:
 
 def _view(call: Request) -> WorkflowView:
     workflow_id = call.path("id")
-    view: WorkflowView = found(queries.workflow_view(call.replica.machine, workflow_id), f"workflow {workflow_id!r}")
+    view: WorkflowView = require_found(
+        queries.workflow_view(call.replica.machine, workflow_id), f"workflow {workflow_id!r}"
+    )
     return view
 
 
@@ -121,18 +122,18 @@ def _control(action: Literal["cancel", "pause", "resume", "retry"]) -> Handler:
             workflow_id=workflow_id,
             action=action,
         )
-        accepted(await call.replica.propose(command, call.client))
+        require_accepted(await call.replica.propose(command, call.client))
         return Response(_view(call))
 
     return control
 
 
-async def tasks(call: Request) -> Response:
+async def list_tasks(call: Request) -> Response:
     """List a workflow's tasks in document order."""
     workflow_id = call.path("id")
     with _cursor_checked():
         page = queries.task_page(call.replica.machine, workflow_id, call.require_number("limit"), call.text("cursor"))
-    return Response(found(page, f"workflow {workflow_id!r}"))
+    return Response(require_found(page, f"workflow {workflow_id!r}"))
 
 
 @contextmanager
@@ -143,16 +144,18 @@ def _cursor_checked() -> Iterator[None]:
         raise ProblemError(problems.INVALID_DOCUMENT, f"query parameter 'cursor': {error}") from None
 
 
-async def task(call: Request) -> Response:
+async def show_task(call: Request) -> Response:
     """Show a task with its attempts."""
-    view = found(queries.task_view(call.replica.machine, call.path("id"), call.path("task")), _what(call))
+    view = require_found(
+        queries.task_view(call.replica.machine, call.path("id"), call.path("task")), _task_label(call)
+    )
     if call.replica.leader.leading:
-        _overlay(call, view)
+        _add_usage(call, view)
     return Response(view)
 
 
-def _overlay(call: Request, view: TaskView) -> None:
-    """Add what only the leader's memory holds."""
+def _add_usage(call: Request, view: TaskView) -> None:
+    """Add what running attempts use, which only the leader's memory has."""
     now_s = asyncio.get_running_loop().time()
     for attempt in view.history:
         sample = (
@@ -170,27 +173,27 @@ def _overlay(call: Request, view: TaskView) -> None:
                 view.usage = attempt.usage
 
 
-async def explain(call: Request) -> Response:
-    """Say why a task is where it is."""
+async def explain_task(call: Request) -> Response:
+    """Explain why a task is in its state."""
     explanation = call.replica.explain(call.path("id"), call.path("task"))
-    return Response(found(explanation, _what(call)))
+    return Response(require_found(explanation, _task_label(call)))
 
 
-def _what(call: Request) -> str:
+def _task_label(call: Request) -> str:
     return f"task {call.path('task')!r} in workflow {call.path('id')!r}"
 
 
-SUBMIT_ROUTE = Route(operations.SUBMIT_WORKFLOW, submit)
+SUBMIT_ROUTE = Route(operations.SUBMIT_WORKFLOW, submit_workflow)
 
 ROUTES: tuple[Route, ...] = (
     SUBMIT_ROUTE,
     Route(operations.LIST_WORKFLOWS, list_workflows, cost=Cost.PAGE),
-    Route(operations.SHOW_WORKFLOW, show),
+    Route(operations.SHOW_WORKFLOW, show_workflow),
     Route(operations.CANCEL_WORKFLOW, _control("cancel")),
     Route(operations.PAUSE_WORKFLOW, _control("pause")),
     Route(operations.RESUME_WORKFLOW, _control("resume")),
     Route(operations.RETRY_WORKFLOW, _control("retry")),
-    Route(operations.LIST_TASKS, tasks, cost=Cost.PAGE),
-    Route(operations.SHOW_TASK, task),
-    Route(operations.EXPLAIN_TASK, explain),
+    Route(operations.LIST_TASKS, list_tasks, cost=Cost.PAGE),
+    Route(operations.SHOW_TASK, show_task),
+    Route(operations.EXPLAIN_TASK, explain_task),
 )

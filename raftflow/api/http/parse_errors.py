@@ -1,4 +1,4 @@
-"""What arrives and is no HTTP that can be read: which problem that is, in words that help."""
+"""The problem for what arrives and is not valid HTTP."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from raftflow.api.http.problems import ProblemError
 
 LINE_BYTES_MAX: Final = 8 * 1024
 """Bytes of the target of a request, and of one header with its name."""
-_TOLD_CHARS: Final = 200
+_SHOWN_CHARS_MAX: Final = 200
 _TOO_MANY: Final = "Too many headers"
 OTHER_VERSION: Final = "Other version"
-"""What is said in the place of the parser's words of a version that it reads and this server does not speak."""
+"""Stands for the parser's message if the parser reads a version of HTTP that this server does not speak."""
 _HTTP2: Final = "Pause on PRI"
 _TLS: Final = "HTTPS traffic"
 _CARET: Final = re.compile(r"\s*\n\s*\^?\s*")
 
 
-def unread_problem(status: int, error: BaseException | None, message: str | None) -> ProblemError:
-    """Return the problem for what the parser says of a request that it could not read.
+def parse_problem(status: int, error: BaseException | None, message: str | None) -> ProblemError:
+    """Return the problem for a request that the parser could not read.
 
-    `status` is the parser's; 500 stands for a failure of ours, of which nothing is told.
+    `status` and `message` are the parser's. 500 is an error of the server, of which the client learns no details.
     """
     if status >= 500:
         return ProblemError(problems.INTERNAL, "the replica failed")
     text = (message or "").strip()
     if isinstance(error, LineTooLong):
-        # The parser collects a target in a `bytearray`, and the parts of a header as `bytes`.
+        # The parser keeps a target in a `bytearray`, and the parts of a header in `bytes`.
         if isinstance(error.args[0], bytearray):
             return ProblemError(
                 problems.URI_TOO_LONG,
@@ -46,13 +46,15 @@ def unread_problem(status: int, error: BaseException | None, message: str | None
             problems.INVALID_DOCUMENT, "TLS arrived at a port that speaks plain HTTP: write http:// in the URL"
         )
     if text == OTHER_VERSION or text.startswith(_HTTP2):
-        return ProblemError(problems.INVALID_DOCUMENT, "send HTTP/1.1; no other version is spoken here but HTTP/1.0")
+        return ProblemError(
+            problems.INVALID_DOCUMENT, "send HTTP/1.1 or HTTP/1.0; this server speaks no other version"
+        )
     return ProblemError(problems.INVALID_DOCUMENT, f"this is not an HTTP request: {_one_line(text)}")
 
 
 def _one_line(text: str) -> str:
-    """Return the parser's words, which show the place with a caret in a line below, in one line."""
-    return _CARET.sub(" ", text).strip()[:_TOLD_CHARS]
+    """Return the parser's message in one line. It marks the place with a caret in a line below."""
+    return _CARET.sub(" ", text).strip()[:_SHOWN_CHARS_MAX]
 
 
 def _speaks_tls() -> bytes:
@@ -64,4 +66,4 @@ def _speaks_tls() -> bytes:
 
 
 SPEAKS_TLS: Final = _speaks_tls()
-"""Answer to a request in plain HTTP at a door that speaks TLS."""
+"""Answer to a request in plain HTTP at a port that speaks TLS."""

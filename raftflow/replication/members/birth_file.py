@@ -19,7 +19,7 @@ FORMAT: Final = 1
 
 
 class OrderRefusedError(LogFailedError):
-    """The operator ordered a birth (`--bootstrap`) where there is a cluster already. Says what to do."""
+    """The operator ordered a birth (`--bootstrap`) where a cluster exists already. The message says what to do."""
 
 
 class BirthRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,15 +27,15 @@ class BirthRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int
     disk: str
-    """Of the directory in which it was written."""
+    """The disk of the directory in which it was written."""
     stage: str | None = None
-    """`seen` or `born`; None while nothing but an order is noted."""
+    """`seen` or `born`. None while only an order is recorded."""
     ordered: bool = False
-    """The operator ordered a birth, which has not happened yet."""
+    """The operator ordered a birth that has not happened yet."""
     met: bool = False
-    """A member that was born already was met: whoever comes with another disk than was known was emptied."""
+    """A born member was met: a peer with another disk than the known one was emptied."""
     whole: bool = False
-    """Every listed member was seen by this replica itself; for those who look into the file."""
+    """This replica saw every listed member itself. For people who read the file."""
     level: int = 0
     """The lowest feature level of the founders."""
     founders: dict[str, str] = {}
@@ -43,7 +43,7 @@ class BirthRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def born(self) -> bool:
-        """Whether this replica belongs to a birth."""
+        """Whether this replica is born."""
         return self.stage == "born"
 
 
@@ -61,7 +61,7 @@ class BirthFile:
         self.ordered_now = ordered_now
 
     def open(self, disk: str, *, has_data: bool) -> BirthRecord:
-        """Return what is noted, with an order of this start noted too. Blocking. Raises `LogFailedError`."""
+        """Return the record; an order of this start is recorded first. Blocking. Raises `LogFailedError`."""
         record = self.read(disk) or BirthRecord(format=FORMAT, disk=disk)
         if not self.ordered_now:
             return record
@@ -78,7 +78,7 @@ class BirthFile:
         return record
 
     def read(self, disk: str) -> BirthRecord | None:
-        """Return what is noted, None if nothing is. Blocking. Raises `LogFailedError`."""
+        """Return the record, None if there is no file. Blocking. Raises `LogFailedError`."""
         try:
             if self._path.name not in self._fs.list_dir(self._path.parent):
                 return None
@@ -107,12 +107,12 @@ class BirthFile:
         return record
 
     def write(self, record: BirthRecord) -> None:
-        """Note durably. Blocking. Raises `OSError`."""
+        """Store the record durably. Blocking. Raises `OSError`."""
         raw = msgspec.json.encode(record)
         store_file(self._fs, self._path, msgspec.json.encode(_StoredBirth(msgspec.Raw(raw), crc32(raw))))
 
     def _damaged(self, what: str) -> LogFailedError:
         return LogFailedError(
-            f"{self._path} is damaged: {what}. It says with whom this replica was born. Put it back from a copy, or "
-            f"let this replica join under a new name with an empty directory."
+            f"{self._path} is damaged: {what}. It records the cluster of this replica. "
+            f"Restore the file from a copy, or let this replica join under a new name with an empty directory."
         )

@@ -1,4 +1,4 @@
-"""Whose data a directory holds: one cluster, one replica, one disk; and that one process at a time uses it.
+"""The identity of a data directory: its cluster, its replica, its disk. One process at a time uses it.
 
 ```
 DIR/identity     JSON with a checksum: format, cluster, replica, disk id, whether a journal was ever made here
@@ -31,19 +31,19 @@ NAME_BYTES_MAX: Final = 255
 
 
 class IdentityError(LogFailedError):
-    """The data directory is not this replica's, is in use, or its identity is damaged. Says what to do."""
+    """The data directory is of another replica, in use, or its identity is damaged. The message says what to do."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What the `identity` file says."""
+    """The content of the `identity` file."""
 
     format: int
     cluster: str
     replica: str
     disk_id: str
-    """Random, made with the directory: tells a wiped disk from the one that the peers knew."""
+    """Random, made with the directory. It distinguishes an emptied disk from the one that the peers know."""
     has_journal: bool
-    """A journal was made here: if it is missing now, it was lost."""
+    """A journal was made here. If it is missing, it was lost."""
 
 
 class _StoredIdentity(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ class DataDir:
         *,
         new_disk_id: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> DataDir:
-        """Lock the directory and check whose it is, or make it this replica's if it is empty. Blocking.
+        """Lock the directory and check its identity, or write this replica's identity if it is empty. Blocking.
 
         Raises `IdentityError` if it is another cluster's or replica's, of a newer format, in use, or damaged, and if
         the disk fails.
@@ -110,7 +110,7 @@ class DataDir:
 
     @property
     def disk_id(self) -> str:
-        """The random name that this disk got when it was first used."""
+        """The random id that this disk got at its first use."""
         return self.identity.disk_id
 
     @property
@@ -119,7 +119,7 @@ class DataDir:
         return self.identity.has_journal
 
     def note_journal(self) -> None:
-        """Record durably that the journal exists: call it once the first `Journal.open` has succeeded."""
+        """Record durably that the journal exists. Call it when the first `Journal.open` has succeeded."""
         if not self.identity.has_journal:
             identity = msgspec.structs.replace(self.identity, has_journal=True)
             try:
@@ -169,8 +169,8 @@ def _load_or_create(
         for name in ("journal", "snapshots"):
             if name in names and fs.list_dir(path / name):
                 raise IdentityError(
-                    f"{path} holds a {name} directory but no identity file, so it cannot be told whose it is. "
-                    f"Put the file back, or give this replica an empty directory and a new name."
+                    f"{path} holds a {name} directory but no identity file, so its owner is unknown. "
+                    f"Restore the file, or give this replica an empty directory and a new name."
                 )
         identity = Identity(
             format=FORMAT, cluster=cluster_id, replica=replica_name, disk_id=new_disk_id(), has_journal=False
@@ -214,7 +214,7 @@ def _decode(file: Path, data: bytes) -> Identity:
 
 def _damaged(file: Path, what: str) -> IdentityError:
     return IdentityError(
-        f"{file} is damaged: {what}. Put it back from a copy, or let this replica join again under a new name with "
+        f"{file} is damaged: {what}. Restore it from a copy, or let this replica join again under a new name with "
         f"an empty directory."
     )
 

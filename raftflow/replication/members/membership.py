@@ -1,15 +1,15 @@
-"""Who belongs to the cluster: the log says so.
+"""The members of the cluster, as the log says.
 
-A change of the members is an entry that carries the whole new list. In force is the latest such entry in the log,
-committed or not, from the moment it is appended; if it is cut off, the one before it is in force again. The list as
-of a snapshot travels in the snapshot. Before the first entry the list of the first start counts, which is kept beside
-the log (`DIR/members`): the configuration file only bootstraps.
+A change of the members is an entry with the whole new list. The latest such entry in the log is in force, committed
+or not, from the moment it is appended. If it is cut off, the one before it is in force again. A snapshot carries the
+list as of its last entry. Before the first entry the list of the first start is in force, which is kept beside the
+log (`DIR/members`): the configuration file is used at the first start only.
 
     command    10 | MessagePack [format, voters, learners, removed]      a member is [name, peer address, API url]
 
-The library knows nothing of this: its own membership code never runs. A command of type 10 is skipped when it is
-applied, and its sets of nodes are set from here (raft/library.py). Only voters count for majorities. A learner gets
-entries and does not count. Removed names are remembered for ever: a name is never used again.
+The library's own membership code never runs. It skips a command of type 10 when it applies it, and its sets of nodes
+are set from here (raft/library.py). Only voters count for majorities. A learner gets entries and does not count.
+Removed names are remembered for ever: a name is never used again.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem
 
 MARK: Final = b"\x10"
-"""First byte of a membership command; the library skips types that it does not know."""
+"""First byte of a membership command. The library skips command types that it does not know."""
 FORMAT: Final = 1
 VOTERS_MAX: Final = 9
 LEARNERS_MAX: Final = 3
 VOTERS_MIN: Final = 3
-"""No removal leaves fewer."""
+"""A removal that would leave fewer is refused."""
 REMOVED_MAX: Final = 1_000
 COMMAND_BYTES_MAX: Final = 1024 * 1024
 
@@ -44,19 +44,19 @@ Text = Annotated[str, msgspec.Meta(max_length=2_000)]
 
 
 class MembershipError(ValueError):
-    """Bytes that are no membership."""
+    """Bytes that are not a membership."""
 
 
 class ChangeRefusedError(Exception):
-    """The cluster cannot be changed like that, now or ever. Says why."""
+    """The change is refused. The message says why."""
 
 
 class NotReadyError(Exception):
-    """Leadership was lost, or time was up. The change may be carried out or not: ask again, it is safe to repeat."""
+    """Leadership was lost, or the time was up. The change may still happen. It is safe to ask again."""
 
 
 class MemberInfo(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """One member and where it is reached."""
+    """One member and its addresses."""
 
     name: Name
     peer: Text = ""
@@ -66,7 +66,7 @@ class MemberInfo(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """The members. Lists are sorted by name, and no name is in two of them."""
+    """The members. Each list is sorted by name, and no name is in two lists."""
 
     voters: tuple[MemberInfo, ...] = ()
     learners: tuple[MemberInfo, ...] = ()
@@ -79,12 +79,12 @@ class Membership(msgspec.Struct, frozen=True):
 
     @property
     def voter_names(self) -> frozenset[str]:
-        """Who counts."""
+        """The members that count for majorities."""
         return frozenset(member.name for member in self.voters)
 
     @property
     def learner_names(self) -> frozenset[str]:
-        """Who is fed and does not count."""
+        """The members that get entries and do not count."""
         return frozenset(member.name for member in self.learners)
 
     @property
@@ -101,12 +101,12 @@ class Membership(msgspec.Struct, frozen=True):
         return Membership(self.voters, tuple(sorted((*self.learners, member))), self.removed)
 
     def with_voter(self, member: MemberInfo) -> Membership:
-        """Return this membership with one more voter, who may have been a learner."""
+        """Return this membership with one more voter, which may have been a learner."""
         learners = tuple(each for each in self.learners if each.name != member.name)
         return Membership(tuple(sorted((*self.voters, member))), learners, self.removed)
 
     def without(self, name: str) -> Membership:
-        """Return this membership without one member, whose name is gone for ever."""
+        """Return this membership without one member, whose name is never used again."""
         return Membership(
             tuple(each for each in self.voters if each.name != name),
             tuple(each for each in self.learners if each.name != name),
@@ -115,14 +115,14 @@ class Membership(msgspec.Struct, frozen=True):
 
 
 class MembershipVersion(msgspec.Struct, frozen=True):
-    """How new the list is that a replica goes by."""
+    """The list that a replica follows, and how new it is."""
 
     members: Membership = Membership()
     """In force: the latest in the log, committed or not."""
     index: int = 0
-    """Of its entry, or of the snapshot that brought it; 0 for the list of the first start."""
+    """Index of its entry, or of the snapshot that contained it; 0 for the list of the first start."""
     certain_index: int = 0
-    """Of the latest applied entry with a list, or snapshot: up to here the lists are known and final."""
+    """Index of the latest applied entry with a list, or of the snapshot: lists up to here are final."""
     removed: tuple[str, ...] = ()
     """Names whose removal is final."""
 
@@ -146,7 +146,7 @@ def decode(body: bytes) -> Membership:
     try:
         wire = msgspec.msgpack.decode(body, type=_Wire)
     except ValueError as error:
-        raise MembershipError(f"no membership: {error}") from None
+        raise MembershipError(f"not a membership: {error}") from None
     if wire.format != FORMAT:
         raise MembershipError(f"membership format {wire.format}, but this program reads format {FORMAT}")
     membership = Membership(wire.voters, wire.learners, wire.removed)

@@ -1,8 +1,8 @@
 """When the library runs: turns, timers and syncs on the event loop.
 
 A *turn* is one tick of the library with what belongs to it: send what the log gained, write the journal, start a
-sync, arm the timer. Whatever happens (a message, a submission, a finished sync, a deadline) asks for a turn, and
-all that happens in one pass of the loop shares one. Nothing runs on a period.
+sync, arm the timer. Every event (a message, a submission, a finished sync, a deadline) asks for a turn, and
+all events of one pass of the loop share one turn. Nothing runs on a period.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from raftflow.replication.storage.journal import Journal
 
 _ROUND_UP_S: Final = 0.001
-"""The library asks whether a deadline has passed; a timer that fires exactly on it would ask a moment too early."""
+"""The library checks whether a deadline has passed. A timer that fires exactly on it would be a moment too early."""
 _PAUSE_S: Final = 0.05
-"""A timer that fires so late shows that the process stood still: what arrived meanwhile is heard first."""
+"""A timer that fires so late shows that the process stood still. Messages that arrived meanwhile are read first."""
 _HEAR_S: Final = 0.01
 _DRAIN_S: Final = 5.0
 
@@ -85,7 +85,7 @@ class Driver:
         self._turn = self._timer = None
 
     def cancel(self) -> None:
-        """Give up the sync that is under way."""
+        """Cancel the sync that is under way."""
         if self._syncing is not None:
             self._syncing.cancel()
 
@@ -100,7 +100,7 @@ class Driver:
             return
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - whatever it is, going on could break a promise
+        except Exception as error:  # noqa: BLE001 - to continue could break a promise
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
@@ -116,7 +116,7 @@ class Driver:
             if not self._sync_at_once():
                 self._syncing = self._loop.create_task(self._sync())
             elif self._raft.is_leader or not self._raft.other_voters:
-                self.request_turn()  # what waited for this disk may be committed now
+                self.request_turn()  # entries that waited for this disk may be committed now
         self._arm()
 
     def _must_sync(self) -> bool:
@@ -137,7 +137,7 @@ class Driver:
         self.guarded(self._tick)
 
     def _stood_still(self) -> bool:
-        """Return True, once, if the timer is long overdue: links get a moment before anybody is declared dead."""
+        """Return True, once, if the timer is long overdue: links get a moment before a peer counts as dead."""
         late = self._loop.time() - self._timer_due > _PAUSE_S
         stood_still = late and not self._heard and bool(self._raft.peers)
         self._heard = stood_still
@@ -148,7 +148,7 @@ class Driver:
         if not raft.is_leader and self._must_sync():
             self._sync_at_once()  # so that an acknowledgement does not wait until older entries are applied
         if raft.other_voters or journal.durable_seq >= journal.write_seq:
-            # A single voter commits whatever is in its log: it does not tick before that is durable.
+            # A single voter commits everything in its log: it does not tick before that is durable.
             self._before()
             last = raft.last_index
             raft.tick()
@@ -162,11 +162,11 @@ class Driver:
             self.settle()
 
     def _arm(self) -> None:
-        """Set the timer; one that fires too early is cheaper than one that is moved with every message."""
+        """Set the timer. A timer that fires too early is cheaper than one that is moved with every message."""
         now = self._loop.time()
         due = self._raft.next_deadline + _ROUND_UP_S
         if due <= now:
-            # Due and not done: nobody is connected, or a single replica waits for its disk.
+            # Due and not done: no peer is connected, or a single replica waits for its disk.
             due = now + self._heartbeat_s
         if self._timer is not None:
             if self._timer_due <= due:
@@ -193,7 +193,7 @@ class Driver:
                 self._sync_since = None
                 self.guarded(self._on_durable)
                 self.request_turn()
-        except Exception as error:  # noqa: BLE001 - a replica that cannot sync must not go on silently
+        except Exception as error:  # noqa: BLE001 - a replica that cannot sync must not continue silently
             self.fail(error)
         finally:
             self._sync_since = None

@@ -23,7 +23,7 @@ APPLY_ENTRIES_MAX: Final = 64
 
 
 class FollowerGuard:
-    """Judges what a leader sends, for one replica.
+    """Checks what a leader sends, for one replica.
 
     Args:
         acknowledge: `acknowledge(peer, index, reset)` tells the leader which entries are here.
@@ -61,7 +61,7 @@ class FollowerGuard:
     # Entries and commit indexes.
 
     def receive_append(self, peer: str, message: Message) -> None:
-        """Judge an append or heartbeat of a leader whose term is not older. Raises `SafetyViolationError`."""
+        """Check an append or heartbeat of a leader whose term is not older. Raises `SafetyViolationError`."""
         raft = self.raft
         term = message["term"]
         if term == raft.term and raft.is_leader:
@@ -78,12 +78,12 @@ class FollowerGuard:
         self._verified_term, self._verified, self._committed = term, self.raft.settled_index, 0
 
     def _passed_commit(self, commit: int, verified: int) -> int:
-        """Remember what is committed and verified; return how much of it the library hears of now."""
+        """Remember what is committed and verified. Return how much of it the library hears of now."""
         self._committed = max(self._committed, min(commit, verified))
         return min(self._committed, self.raft.applied_index + APPLY_ENTRIES_MAX)
 
     def advance_commit(self) -> bool:
-        """Let the library apply some more of a follower's backlog. Returns whether more remains after that."""
+        """Let the library apply more of a follower's backlog. Return whether more remains after that."""
         raft = self.raft
         leader = raft.leader
         if raft.term != self._verified_term or leader is None or raft.is_leader:
@@ -137,7 +137,7 @@ class FollowerGuard:
         self._verified = max(self._verified, entries[-1][1])
 
     def _confirm(self, peer: str, message: Message, verified: int) -> None:
-        """T2: everything sent is here already; acknowledge what is verified and keep what lies beyond."""
+        """T2: everything sent is here already. Acknowledge what is verified and keep what lies beyond."""
         raft = self.raft
         last = raft.last_index
         verified = max(verified, min(self._verified, last))

@@ -1,7 +1,7 @@
-"""The guard: the transport that stands between PySyncObj and the network and makes it keep Raft's promises.
+"""The guard: the transport between PySyncObj and the network, which makes it keep Raft's promises.
 
-Every message passes here in both directions. The rules repair what the library gets wrong (DESIGN.md tells the
-history behind each; tests/replication/test_histories_guard.py replays them with the rule on and off):
+Every message passes here in both directions. The rules repair the errors of the library (DESIGN.md has the history
+behind each; tests/replication/test_histories_guard.py replays them with the rule on and off):
 
     T1  acknowledgements carry their term; those of another term are dropped
     T2  entries that the log already holds are never truncated; truncating a committed one stops the replica
@@ -10,7 +10,7 @@ history behind each; tests/replication/test_histories_guard.py replays them with
     T5  a snapshot that could not be loaded is never acknowledged
     T6  commands are never forwarded between replicas
     T7  a snapshot that the log already covers is never loaded
-    M4  votes and acknowledgements count from members only; a removed replica is told so, and not heard any more
+    M4  votes and acknowledgements count from members only; a removed replica is told so, and is no longer heard
 
 T2, T4, T5 and T7 concern what a follower takes from its leader; they are in follower_guard.py.
 
@@ -76,16 +76,16 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self.follower = FollowerGuard(self._acknowledge, self.show_life, disabled_rules)
         """Judges what comes from the leader that this replica follows."""
         self.votes = True
-        """False while this replica is being repaired (repair.py): it neither votes nor stands for election."""
+        """False while this replica is under repair (repair.py): it neither votes nor stands for election."""
         self._removal = RemovalClaims()
         self.configured: frozenset[str] = frozenset()
         """The other replicas of the configuration, for one whose log has no list of members yet."""
         self.waits = False
-        """True right after the start: who would know that the disk was put back may not be linked yet (starts.py)."""
+        """True right after the start: a peer that knows of a later start may not be linked yet (starts.py)."""
         self.voted: dict[str, int] = {}
         """The highest term in which each peer was seen to vote."""
         self.resume_wanted = False
-        """A peer said from where it wants entries: the leader should send without waiting for the next heartbeat."""
+        """A peer asked for entries: the leader should send them without waiting for the next heartbeat."""
 
     @property
     def raft(self) -> Raft:
@@ -128,13 +128,13 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._streaming.discard(peer)
 
     def end_all_snapshots(self) -> None:
-        """Forget who was getting a snapshot: this replica no longer leads."""
+        """Forget which peers get a snapshot: this replica no longer leads."""
         self._streaming.clear()
 
     # From the library to the network.
 
     def send(self, node: Node, message: Message) -> bool:
-        """Pass on one message of the library's. Returns whether a link to the peer works."""
+        """Pass on one message of the library. Return whether a link to the peer works."""
         peer = str(node.id)
         kind = message["type"]
         if kind == "apply_command" and Rule.NO_FORWARDING not in self._off:
@@ -151,7 +151,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         return True
 
     def _refuse_forwarding(self, peer: str, message: Message) -> None:
-        """T6: answer the library at once that the command was not taken; clients find the leader by our API."""
+        """T6: tell the library at once that the command was refused. Clients find the leader through the API."""
         if "request_id" in message:
             answer = {
                 "type": "apply_command_response",
@@ -181,7 +181,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Send as many entries as one message carries, or none while the link is full."""
         entries = message["entries"]
         if self._congested(peer):
-            # Taken for disconnected, the peer is left alone by the library until `resume`.
+            # The library counts the peer as disconnected and sends nothing until `resume`.
             self.raft.set_next_index(peer, entries[0][1])
             self.raft.disconnect(peer)
             self._paused.add(peer)
@@ -225,18 +225,18 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._emit_next_index(peer, answer)
 
     def ask_for_new_term(self, leader: str, term: int) -> None:
-        """Make `leader` step down in favour of `term`, so that the next one begins a later one.
+        """Make `leader` step down to `term`, so that the next leader begins a later one.
 
-        It looks like a candidate whose log is empty, so nobody votes for it, and it would not count a vote.
+        The request looks like one of a candidate with an empty log, so no replica votes for it.
         """
         self._emit(leader, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": 0})
 
     def _answer_old_leader(self, peer: str) -> None:
         """Answer a leader of an older term, which the library leaves without an answer.
 
-        The library relies on it that this replica stands for election and is heard by that. One under repair, or one
-        that is no voter (M5), never does, and one that does not know this leader as a voter does not ask it. They
-        would hear nobody until the others come to their term by chance.
+        The library relies on this replica to stand for election, which shows the leader the newer term. A replica
+        under repair or one that is not a voter (M5) never stands. One that does not know this leader as a voter does
+        not ask it for a vote. They would hear no leader until the others reach their term by chance.
         """
         if not self.votes or not self.raft.is_voter or peer not in self.raft.other_voters:
             self.ask_for_new_term(peer, self.raft.term)
@@ -244,7 +244,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
     # From the network to the library.
 
     def receive(self, peer: str, message: Message) -> None:
-        """Judge one message and give the library what is safe of it. Raises `SafetyViolationError`."""
+        """Check one message and give the library what is safe. Raises `SafetyViolationError`."""
         kind = message["type"]
         if kind == "removed":
             self.hear_removal(peer)
@@ -278,26 +278,26 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         tellers = self._removal.believed(others)
         if tellers:
             raise RemovedError(
-                f"this replica was removed from the cluster, say {', '.join(tellers)}. {REMOVED_ADVICE}"
+                f"{', '.join(tellers)} report that this replica was removed from the cluster. {REMOVED_ADVICE}"
             )
         if new:
             _log.warning(
-                "%s says that this replica was removed from the cluster. One peer alone is not believed: %d of %s "
-                "have to say so. If `raftflow member list` does not show this replica, stop it.",
+                "%s reports that this replica was removed from the cluster. One report is not enough: %d of %s "
+                "must report it. If `raftflow member list` does not show this replica, stop it.",
                 peer,
                 claims_needed(others),
                 ", ".join(sorted(others)),
             )
 
     def check_membership(self) -> None:
-        """Look at a membership that can no longer be cut off. Raises `RemovedError` if this replica is not in it."""
+        """Check a membership that is final. Raises `RemovedError` if this replica was removed."""
         if self.raft.name in self.raft.members.base.removed and Rule.MEMBERS_COUNT not in self._off:
             raise RemovedError(f"this replica was removed from the cluster. {REMOVED_ADVICE}")
         for peer in sorted(self._up):
             self._tell_removed(peer)
 
     def _tell_removed(self, peer: str) -> bool:
-        """M4: tell a peer whose removal is committed that it is no member. It could only disturb."""
+        """M4: tell a peer that its removal is committed. Return True if it is. Its messages could only disturb."""
         if peer not in self.raft.members.base.removed or Rule.MEMBERS_COUNT in self._off:
             return False
         if self.raft.term > 0:
@@ -305,7 +305,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         return True
 
     def is_outdated(self, message: Message) -> bool:
-        """T1: return True for an acknowledgement of another term, which counts for nothing."""
+        """T1: return True for an acknowledgement of another term, which does not count."""
         return bool(message["term"] != self.raft.term) and Rule.TERM_STAMP not in self._off
 
     def _receive_next_index(self, peer: str, message: Message) -> None:
@@ -322,5 +322,5 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         if passed["reset"]:
             self.resume_wanted = True
         elif passed["success"] and raft.next_index(peer) < before and Rule.NO_TRUNCATION not in self._off:
-            # The library moves back to the acknowledged entry, and would send again what is on its way.
+            # The library moves back to the acknowledged entry and would send again what is already on its way.
             raft.set_next_index(peer, before)

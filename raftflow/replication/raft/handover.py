@@ -16,24 +16,24 @@ _RETRY_S = 0.1
 
 
 class Handover:
-    """Waits until the target has everything, asks it to stand for election, and waits until it leads.
+    """Waits until the target has the whole log, asks it to stand for election, and waits until it leads.
 
-    No entry is accepted meanwhile (`active`), or the target might never catch up. `wanted` is told to send what the
-    target lacks at once.
+    No entry is accepted meanwhile (`active`), or the target might never catch up. `send_now` sends at once what the
+    target lacks.
     """
 
-    def __init__(self, raft: Raft, guard: GuardedTransport, roles: RoleTracker, wanted: Callable[[], None]) -> None:
+    def __init__(self, raft: Raft, guard: GuardedTransport, roles: RoleTracker, send_now: Callable[[], None]) -> None:
         self._raft = raft
         self._guard = guard
         self._roles = roles
-        self._wanted = wanted
+        self._send_now = send_now
         self.active = False
 
     async def run(self, target: str | None, timeout_s: float, stopped: Callable[[], bool]) -> bool:
-        """Hand over to `target`, or to whoever has most of the log.
+        """Hand over to `target`, or to the most caught-up voter.
 
-        True if `target` leads afterwards, or any other replica if none was named. A target that stands still may be
-        overtaken by another one: then this replica no longer leads, and the new leader is the one to be asked.
+        True if `target` leads afterwards, or any other replica if none was named. Another replica may be
+        faster than a slow target: then this replica no longer leads, and the new leader has to be asked.
         """
         if self.active or not self._roles.leads(self._raft):
             return False
@@ -51,7 +51,7 @@ class Handover:
     async def _run(self, target: str | None, stopped: Callable[[], bool]) -> bool:
         loop, raft = asyncio.get_running_loop(), self._raft
         term, asked_at = raft.term, float("-inf")
-        self._wanted()
+        self._send_now()
         while not stopped():
             if raft.term > term or not raft.is_leader:
                 if raft.is_leader:

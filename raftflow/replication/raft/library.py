@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001 - this module is where the library's private names are used, for exactly one version of it
-"""PySyncObj behind one small class: everything that touches the library's insides is in this module.
+"""PySyncObj behind one small class: all code that uses the library's private names is in this module.
 
-Nothing of the library is patched or copied. Its own seams are used (a transport object, a clock, `doTick`, one
+The library is neither patched nor copied. Its own seams are used (a transport object, a clock, `doTick`, one
 `@replicated` method), two names of its module (`createJournal`, `monotonicTime`) and the serializer that it keeps per
 instance. Since private names are read, the version is pinned and checked when this module is imported.
 
@@ -35,7 +35,7 @@ SUPPORTED_VERSION: Final = "0.3.17"
 if VERSION != SUPPORTED_VERSION:  # pragma: no cover - depends on what is installed
     raise ImportError(
         f"raftflow works with pysyncobj {SUPPORTED_VERSION} only, but {VERSION} is installed: its guard relies on "
-        f"that version's insides. Run: pip install pysyncobj=={SUPPORTED_VERSION}"
+        f"the private names of that version. Run: pip install pysyncobj=={SUPPORTED_VERSION}"
     )
 
 
@@ -94,8 +94,8 @@ def use_clock(clock: Callable[[], float]) -> None:
 class Raft:
     """One replica of the library's Raft, with names for what this package reads and does.
 
-    `apply(payload)` and the callbacks run inside `tick`; an exception from `apply` leaves `tick`, and nobody may call
-    `tick` afterwards, since the library would apply the same entry again.
+    `apply(payload)` and the callbacks run inside `tick`. An exception from `apply` leaves `tick`; do not call `tick`
+    afterwards, since the library would apply the same entry again.
     """
 
     def __init__(
@@ -156,9 +156,9 @@ class Raft:
         self.members = MembershipTracker(journal, base, lambda: self.applied_index, when_applied=members_when_applied)
         self.voters: frozenset[str] = frozenset()
         self.other_voters: frozenset[str] = frozenset()
-        """Voters but this replica: who counts for majorities, and is asked for votes."""
+        """The voters without this replica: they count for majorities and are asked for votes."""
         self.peers: tuple[str, ...] = ()
-        """All whom a leader feeds: the other voters and the learners, sorted."""
+        """All replicas to which a leader sends entries: the other voters and the learners, sorted."""
         self.members.refresh()
         self._apply_membership()
 
@@ -176,14 +176,14 @@ class Raft:
         return self.name in self.voters
 
     def update_members(self) -> None:
-        """Make the library's sets those of the log (M2). To be called after everything that may change the log."""
+        """Set the library's sets from the log (M2). Call it after everything that may change the log."""
         if self.members.refresh():
             self._apply_membership()
             if self.on_membership is not None:
                 self.on_membership()
 
     def _apply_membership(self) -> None:
-        """Set whom the library counts and feeds. New sets, since the library may be iterating over the old ones."""
+        """Give the library new sets of nodes; it may be iterating over the old ones."""
         engine, current = self._engine, self.members.current
         self.voters = current.voter_names
         self.other_voters = self.voters - {self.name}
@@ -202,10 +202,10 @@ class Raft:
         engine._SyncObj__readonlyNodes = {self._node(peer) for peer in sorted(learners)}
 
     def append_membership(self, membership: Membership, callback: Callable[[object, int], None]) -> None:
-        """Put a membership in the log of this leader and in force. The caller has checked that it may (M1).
+        """Append a membership to the log of this leader, which puts it in force. The caller has checked M1.
 
-        Not by the library's queue: between a check and the append nothing may happen. Raises `MembershipError`, and
-        changes nothing, if nobody could read the entry.
+        It does not use the library's queue: nothing may happen between the check and the append. Raises
+        `MembershipError`, and changes nothing, if the entry could not be read again.
         """
         command = command_of(membership)
         check_command(command)
@@ -287,7 +287,7 @@ class Raft:
         return int(self._engine._SyncObj__raftNextIndex[self._node(peer)])
 
     def set_next_index(self, peer: str, index: int) -> None:
-        """Say from where on `peer` gets entries. A wrong value costs a round trip, never safety."""
+        """Set from which index on `peer` gets entries. A wrong value costs a round trip, never safety."""
         self._engine._SyncObj__raftNextIndex[self._node(peer)] = index
 
     def match_index(self, peer: str) -> int:
@@ -295,20 +295,20 @@ class Raft:
         return int(self._engine._SyncObj__raftMatchIndex.get(self._node(peer), 0))
 
     def forget_match(self, peer: str) -> None:
-        """Forget what `peer` acknowledged: its disk may be another one now. It acknowledges again what it has."""
+        """Forget what `peer` acknowledged: its disk may be another one now. It acknowledges its entries again."""
         matches = self._engine._SyncObj__raftMatchIndex
         if self.is_leader and self._node(peer) in matches:
             matches[self._node(peer)] = 0
 
-    # What is done to it.
+    # What changes the replica.
 
     def step_down(self) -> None:
-        """Lead no more and stand for nothing: this replica may not vote."""
+        """Stop leading, and do not stand for election: this replica may not vote."""
         self._engine._SyncObj__setState(RaftState.FOLLOWER)
         self._engine._SyncObj__raftLeader = None
 
     def tick(self) -> None:
-        """Elect, commit, apply, send, append and compact, whatever is due. Raises what `apply` raises."""
+        """Elect, commit, apply, send, append and compact as due. Raises what `apply` raises."""
         if not self.is_voter and not self._outsiders_stand and not self.is_leader:
             self.election_deadline = library.monotonicTime() + self._election_max_s  # M5
         self._engine.doTick(0)
@@ -337,7 +337,7 @@ class Raft:
         return bool(self._engine._SyncObj__commandsQueue._FastQueue__queue)
 
     def take_waiting(self) -> list[Callable[[object, int], None]]:
-        """Take away the callbacks of entries that are in the log but not applied."""
+        """Remove and return the callbacks of entries that are in the log but not applied."""
         waiting = self._engine._SyncObj__commandsWaitingCommit
         callbacks = [callback for index in sorted(waiting) for _term, callback in waiting[index]]
         waiting.clear()

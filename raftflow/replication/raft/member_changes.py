@@ -1,7 +1,7 @@
 """Changing the members, one at a time, by the leader.
 
     add       learner logged ─► fed until it has caught up ─► voter logged ─► committed
-    remove    voter or learner out of the list, logged ─► committed ─► it is told and stops
+    remove    list without the voter or learner logged ─► committed ─► the removed one is told and stops
 
 A list of voters differs from the one before by one name at most, so that every majority of the one meets every
 majority of the other (Raft's single-server change). For that to be an argument, a change is logged only when the list
@@ -44,10 +44,10 @@ class MemberChanges:
 
     Args:
         raft: the replica.
-        guard: knows whose links work.
-        roles: wakes whoever waits when something may have changed.
+        guard: knows which links work.
+        roles: wakes the callers when something may have changed.
         append: puts a membership in the log, and tells its callback when it is applied or lost.
-        disabled_rules: for tests: M1 and M6 are looked at.
+        disabled_rules: for tests: M1 and M6 have an effect here.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class MemberChanges:
                 raise ChangeRefusedError(f"there are {len(current.voters)} voting members; at most {VOTERS_MAX}")
             if known is None and Rule.LEARN_FIRST not in self._off:
                 if len(current.learners) >= LEARNERS_MAX:
-                    raise ChangeRefusedError(f"{LEARNERS_MAX} replicas are being caught up already")
+                    raise ChangeRefusedError(f"{LEARNERS_MAX} replicas are catching up already; wait for them")
                 await self._log(current.with_learner(member))
             elif Rule.LEARN_FIRST in self._off:
                 await self._log(current.with_voter(member))
@@ -127,11 +127,11 @@ class MemberChanges:
         if name in current.removed:
             return current
         if current.find(name) is None:
-            raise ChangeRefusedError(f"no member is called {name}")
+            raise ChangeRefusedError(f"there is no member {name}")
         if name == self._raft.name:
-            raise ChangeRefusedError(f"{name} leads: it has to hand leadership over first")
+            raise ChangeRefusedError(f"{name} leads: hand leadership over first")
         if len(current.removed) >= REMOVED_MAX:
-            raise ChangeRefusedError(f"{REMOVED_MAX} replicas were removed already; no more names can be remembered")
+            raise ChangeRefusedError(f"{REMOVED_MAX} replicas were removed already; no more names can be stored")
         changed = current.without(name)
         if name in current.voter_names:
             if len(changed.voters) < VOTERS_MIN:
@@ -167,12 +167,12 @@ class MemberChanges:
         return self._guard.is_up(peer) and 0 < raft.match_index(peer) >= raft.commit_index - LAG_MAX
 
     def _check_live(self, changed: Membership) -> None:
-        """M6: the replicas that live and have caught up must be a majority of the new voters."""
+        """M6: the replicas that are connected and caught up must be a majority of the new voters."""
         live = {name for name in changed.voter_names if self._caught_up(name)}
         if 2 * len(live) <= len(changed.voters):
             raise ChangeRefusedError(
                 f"of the voters {', '.join(sorted(changed.voter_names))} only {', '.join(sorted(live)) or 'none'} "
-                f"can be reached and have caught up: that is not a majority, and nothing could be committed any more"
+                f"can be reached and have caught up: that is not a majority, so no entry could be committed any more"
             )
 
     async def _log(self, changed: Membership) -> Membership:
@@ -199,6 +199,6 @@ class MemberChanges:
     def _why_not(self, name: str | None) -> str:
         current = self._raft.members.current
         if name is not None and name in current.learner_names and not self._caught_up(name):
-            reached = "it is reached and gets data" if self._guard.is_up(name) else "it cannot be reached"
-            return f"{name} has not caught up in time; {reached}. It stays a learner: give the command again to go on"
-        return "time was up before the change was committed; look at the members and ask again"
+            reached = "it can be reached and gets data" if self._guard.is_up(name) else "it cannot be reached"
+            return f"{name} has not caught up in time; {reached}. It stays a learner: repeat the command to continue"
+        return "the time was up before the change was committed; check the members and repeat the command"

@@ -1,4 +1,4 @@
-"""Entries that were submitted and whose outcome somebody waits for."""
+"""Submitted entries whose outcome a caller waits for."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ REJECTIONS: Final = {
     LibraryFailure.REQUEST_DENIED: "not_leader",
     LibraryFailure.DISCARDED: "discarded",
 }
-"""The library's reasons after which the entry is in no log and never will be. Every other one leaves it open."""
+"""Reasons that mean: the entry is in no log and never will be. All others leave the outcome open."""
 
 
 class PendingEntry:
-    """One entry on its way. It counts against the limits until the library is done with it, even if nobody waits."""
+    """One entry in flight. It counts against the limits until the library is done with it, even if nobody waits."""
 
     def __init__(self, owner: PendingEntries, entry_bytes: int, position: Callable[[], tuple[int, int]]) -> None:
         self._owner = owner
@@ -32,7 +32,7 @@ class PendingEntry:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def on_result(self, reply: object, error: int) -> None:
-        """Take the library's answer. Called while the entry is being applied, so it must not raise."""
+        """Handle the library's answer. Called while the entry is being applied, so it must not raise."""
         if error == LibraryFailure.SUCCESS:
             index, term = self._position()
             self.end(Applied(index, term, reply))
@@ -42,14 +42,14 @@ class PendingEntry:
             self.end(Unknown("leader_changed"))
 
     def end(self, outcome: Outcome) -> None:
-        """Tell who waits, and stop counting. Later answers change nothing."""
+        """Resolve the future and stop counting. Later answers have no effect."""
         if self._open:
             self._open = False
             self._owner.discard(self, self._entry_bytes)
         self.resolve(outcome)
 
     def resolve(self, outcome: Outcome) -> None:
-        """Tell who waits, but go on counting: the library still has the entry."""
+        """Resolve the future, but continue to count: the library still has the entry."""
         if not self.future.done():
             self.future.set_result(outcome)
 
@@ -67,7 +67,7 @@ class PendingEntries:
         return len(self._open)
 
     def admit(self, entry_bytes: int, position: Callable[[], tuple[int, int]]) -> PendingEntry | None:
-        """Count one more entry; None if the queue is full. `position` tells index and term of what is applied."""
+        """Count one more entry; None if the queue is full. `position` returns index and term of the applied entry."""
         full = len(self._open) >= self._entries_max or self._bytes + entry_bytes > self._bytes_max
         if full and self._open:
             return None
@@ -77,11 +77,11 @@ class PendingEntries:
         return submission
 
     def discard(self, submission: PendingEntry, entry_bytes: int) -> None:
-        """Stop counting a submission."""
+        """Stop counting an entry."""
         del self._open[submission]
         self._bytes -= entry_bytes
 
     def end_all(self, outcome: Outcome) -> None:
-        """End every open submission alike."""
+        """End every open entry with the same outcome."""
         for submission in list(self._open):
             submission.end(outcome)

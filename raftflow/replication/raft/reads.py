@@ -3,7 +3,7 @@
 A leader that has committed an entry of its term notes its commit index and asks its peers whether they are still in
 its term. When a majority (itself included) has said so *after* the read began, no newer leader can have committed
 anything before the read began, so a state with everything up to that index applied answers the read. Reads that
-begin while a round is under way share the next one. A leadership or a message lost costs a repeat, never a wrong
+begin while a round is under way share the next one. A lost leadership or message costs a repeat, never a wrong
 answer.
 
 No clock here: the driver calls `repeat` at each heartbeat.
@@ -38,7 +38,7 @@ class ReadRounds:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     def set_peers(self, peers: Iterable[str]) -> None:
-        """The voters changed: only they count, and the majority is theirs."""
+        """Follow a change of the voters: only their answers count."""
         names = sorted(peers)
         self._needed = (len(names) + 1) // 2
         self._answered = {name: self._answered.get(name, 0) for name in names}
@@ -85,7 +85,7 @@ class ReadRounds:
         for _number, future in waiting:
             if not future.done():
                 future.set_exception(NoQuorumError(reason))
-        # Answers of the term that ended count for nothing in a later one.
+        # Answers of the term that ended do not count in a later term.
         self._confirmed = self._sent
 
     def _next_round(self) -> None:

@@ -1,7 +1,7 @@
-"""What a replica is, whom it follows, and who is told about it.
+"""The role of a replica, the leader that it follows, and who hears of both.
 
 The library's state is watched after every message and every tick. A leadership is announced late, when an entry of
-its term is applied, and its loss at once; in between the replica counts as what it was.
+its term is applied. Its loss is announced at once. In between the replica keeps its old role.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ROLES = {RaftState.FOLLOWER: Role.FOLLOWER, RaftState.CANDIDATE: Role.CANDIDATE
 
 
 class RoleTracker:
-    """The announced role, the leader heard, and those who wait for a change.
+    """The announced role, the leader heard, and the callers that wait for a change.
 
     Args:
         name: this replica.
         silence_s: a leader that has not been heard for so long is no longer named.
-        election_min_s: whom nobody asks to stand for election has heard no leader for so long.
+        election_min_s: a replica that stands without being asked has heard no leader for so long.
     """
 
     def __init__(self, name: str, silence_s: float, *, election_min_s: float) -> None:
@@ -79,7 +79,7 @@ class RoleTracker:
         self.announce(role, term)
 
     def announce(self, role: Role, term: int) -> None:
-        """Set the role and tell everybody."""
+        """Set the role and call every callback."""
         self.role, self.term = role, term
         self.wake()
         for callback in self.callbacks:
@@ -91,7 +91,8 @@ class RoleTracker:
     def _tell_election(self, term: int) -> None:
         """Log that this replica leads: a warning if a leader was lost before, nothing special at a start or handover.
 
-        Who was asked to stand has just heard the leader; who stands by itself has heard none for an election timeout.
+        A replica that was asked to stand has just heard the leader. One that stands by itself has heard none for an
+        election timeout.
         """
         had_leader = self._heard is not None or self._has_led
         is_lost = had_leader and (self._stood_s or 0.0) >= self._election_min_s
@@ -139,7 +140,7 @@ class RoleTracker:
         )
 
     def wake(self) -> None:
-        """Let those who wait for a change look again."""
+        """Wake the callers that wait for a change."""
         self._changed.set()
 
     async def next_change(self) -> None:

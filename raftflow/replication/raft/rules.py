@@ -32,4 +32,4 @@ NO_RULES: Final[frozenset[Rule]] = frozenset()
 
 
 class SafetyViolationError(Exception):
-    """A peer asked for something that no correct replica asks for. Going on could lose acknowledged entries."""
+    """A peer asked for something that no correct replica asks for. To continue could lose acknowledged entries."""

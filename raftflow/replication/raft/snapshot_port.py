@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.library_types import Entry
 
 INSTALLED: Final = "installed"
-"""What `serialized` carries inside one process: the snapshot itself came by our own way and is on disk."""
+"""The value of `serialized` inside one process: raftflow received the snapshot itself, and it is on disk."""
 
 
 class SnapshotPort:
-    """Stands where the library keeps its serializer, and hands every step to the snapshot code of ours.
+    """Takes the place of the library's serializer and passes every step to raftflow's snapshot code.
 
     `begin_write(last, previous)` starts writing the state as of `last`, the entry applied last; `load()` puts a
     snapshot into the state machine and returns its `(last, previous)` entries.
@@ -68,7 +68,7 @@ class SnapshotPort:
         return None, last, previous, ()
 
     def getTransmissionData(self, _node: Node) -> tuple[bytes, bool, bool]:  # noqa: N802 - the library's name
-        """Let the library believe that the snapshot went out in one empty piece; the transport runs the real stream.
+        """Tell the library that the snapshot went out in one empty piece. The transport runs the real transfer.
 
         An answer of None would make it ask again, without a pause, for a whole heartbeat period.
         """

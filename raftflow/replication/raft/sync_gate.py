@@ -1,4 +1,4 @@
-"""The sync gate: no message leaves before what it shows is on this replica's disk.
+"""The sync gate: no message leaves before this replica's disk holds what it shows.
 
 Out: a vote or a request for one shows the term and the vote, an acknowledgement shows entries. Each waits until the
 journal's `durable_seq` has reached what was written when the message was made; messages to one peer keep their order.
@@ -7,7 +7,7 @@ A leader's appends show only its term, so they leave while the leader's own sync
 In: the leader counts itself for every entry in its log. So acknowledgements wait here until the leader's own journal
 is durable up to them: leader and followers sync side by side, and a commit still means "on a majority of disks".
 
-With a single replica nothing comes in; there the driver does not let the library tick before the journal is durable.
+A single replica gets no messages. There the driver does not let the library tick before the journal is durable.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class SyncGate:
     """Holds messages back until the journal is durable up to what they show.
 
     Args:
-        journal: says what is durable.
-        release: takes outgoing messages that may leave, in order per peer.
-        deliver: takes incoming messages that may be counted, in order per peer.
-        disabled_rules: for tests: SYNC_ACKS, SYNC_VOTES and SYNC_LEADER are looked at.
+        journal: shows what is durable.
+        release: gets outgoing messages that may leave, in order per peer.
+        deliver: gets incoming messages that may be counted, in order per peer.
+        disabled_rules: for tests: SYNC_ACKS, SYNC_VOTES and SYNC_LEADER have an effect here.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SyncGate:
         needed = self._needs(message)
         queue = self._outgoing[peer]
         if queue and queue[-1] == (needed, message):
-            return  # an answer to one more heartbeat while the disk is slow
+            return  # the answer to another heartbeat while the disk is slow
         if queue or needed > self._journal.durable_seq:
             queue.append((needed, message))
         else:
@@ -88,7 +88,7 @@ class SyncGate:
         return 0 if Rule.SYNC_VOTES in self._off else self._journal.term_seq
 
     def accept(self, peer: str, message: Message) -> bool:
-        """Take an incoming acknowledgement. Returns False if it has to wait for this replica's own disk."""
+        """Deliver an incoming acknowledgement. Return False if it has to wait for this replica's own disk."""
         index = message["next_node_idx"] - 1 if message["success"] and Rule.SYNC_LEADER not in self._off else 0
         queue = self._incoming[peer]
         if queue or index > self._journal.durable_index:
@@ -98,7 +98,7 @@ class SyncGate:
         return True
 
     def advance(self) -> None:
-        """Let through what has become durable. Call it after each sync."""
+        """Release the messages whose data has become durable. Call it after each sync."""
         durable = self._journal.durable_seq
         for peer, outgoing in sorted(self._outgoing.items()):
             while outgoing and outgoing[0][0] <= durable:
@@ -108,12 +108,12 @@ class SyncGate:
                 self._deliver(peer, incoming.popleft()[1])
 
     def forget(self, peer: str) -> None:
-        """Drop what waits for or from a peer whose link broke."""
+        """Drop the messages to and from a peer whose link broke."""
         self._outgoing[peer].clear()
         self._incoming[peer].clear()
 
     def clear_incoming(self) -> None:
-        """Drop the acknowledgements that wait: they belong to a leadership that is over."""
+        """Drop the waiting acknowledgements: the leadership has ended."""
         for queue in self._incoming.values():
             queue.clear()
 

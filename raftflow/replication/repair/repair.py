@@ -1,13 +1,13 @@
-"""A replica that repairs itself: it takes the log from its peers again, and does not vote before it may.
+"""The repair of a damaged replica: it takes the log from its peers again, and does not vote before that is safe.
 
-RECOVERY.md tells what may be repaired, what may not, and why this is safe. In short: damaged files may be given up if
-it is certain which term and vote the replica had last. It then begins with an empty log, remembers durably that it is
-being repaired, and neither votes nor stands for election until it holds, durably, an entry that is committed and of a
-later term than any in which it had ever acknowledged something.
+RECOVERY.md says what can be repaired, what cannot, and why this is safe. In short: damaged files may be set aside if
+the last term and vote of the replica (its hard state) are certain. The replica then begins with an empty log and
+records durably that it is under repair. It neither votes nor stands for election until it holds, durably, a committed
+entry of a later term than any in which it acknowledged something.
 
 ```
-DIR/repair                       JSON with a checksum; there while a repair is under way
-DIR/*/<file>.damaged-<number>    what was given up, for whoever wants to look; never read again
+DIR/repair                       JSON with a checksum; exists while a repair is under way
+DIR/*/<file>.damaged-<number>    files that were set aside; never read again
 ```
 """
 
@@ -38,17 +38,17 @@ FORMAT: Final = 1
 MEMBERS_MIN: Final = 3
 """In a smaller cluster no majority is left without the replica that is being repaired."""
 DAMAGED_MAX: Final = 9
-"""So many times files are put aside; then somebody should look at the disk."""
+"""How often files are set aside before the operator has to look at the disk."""
 
 _log = logging.getLogger(__name__)
 
 
 class RepairError(LogFailedError):
-    """The replica cannot repair itself. Says what to do."""
+    """The replica cannot repair itself. The message says what to do."""
 
 
 class HardState(msgspec.Struct, frozen=True):
-    """What a replica had promised: its last term, and its vote in it."""
+    """The last term of a replica, and its vote in that term."""
 
     term: int
     vote: str | None
@@ -59,9 +59,9 @@ class _RepairRecord(msgspec.Struct, frozen=True, kw_only=True):
     term: int
     vote: str | None
     empty: bool
-    """The damaged files are out of the way and the new journal is there."""
+    """The damaged files are set aside and the new journal exists."""
     unsure: bool = False
-    """The disk was put back from an older copy: `term` may be too low, and `Repair.settle` raises it."""
+    """The disk is an older copy: `term` may be too low, and `Repair.settle` raises it."""
 
 
 class _StoredRepair(msgspec.Struct, frozen=True):
@@ -70,12 +70,12 @@ class _StoredRepair(msgspec.Struct, frozen=True):
 
 
 class OpenStorage(NamedTuple):
-    """What a replica starts from."""
+    """The opened storage from which a replica starts."""
 
     journal: Journal
     snapshots: SnapshotStore
     newest: SnapshotInfo | None
-    """The snapshot to be loaded; the journal begins with its last two entries."""
+    """The snapshot to load. The journal begins with its last two entries."""
     repair: Repair | None
     """None for a replica that has everything that it acknowledged."""
 
@@ -89,19 +89,19 @@ class Repair:
         self._record = record
 
     @classmethod
-    def begin(cls, fs: FileSystem, directory: Path, promises: HardState) -> Repair:
-        """Note durably that this replica, whose files are whole, has promised more than they know. Blocking.
+    def begin(cls, fs: FileSystem, directory: Path, hard_state: HardState) -> Repair:
+        """Record durably that this replica has promised more than its files show. Blocking.
 
         Raises `OSError`.
         """
-        record = _RepairRecord(format=FORMAT, term=promises.term, vote=promises.vote, empty=True, unsure=True)
+        record = _RepairRecord(format=FORMAT, term=hard_state.term, vote=hard_state.vote, empty=True, unsure=True)
         repair = cls(fs, directory, record)
         repair._write()
         return repair
 
     @property
     def is_needless(self) -> bool:
-        """True if the replica never promised anything, for certain: it is fresh (births.py), and nothing is lost."""
+        """True if the replica certainly never promised anything: it is fresh (births.py), and nothing is lost."""
         return (self._record.term, self._record.vote, self._record.unsure) == (0, None, False)
 
     @property
@@ -110,12 +110,12 @@ class Repair:
         return self._record.unsure
 
     def doubt(self) -> None:
-        """Note durably that the term is not known, since the disk was put back. Blocking. Raises `OSError`."""
+        """Record durably that the term is unknown, because the disk is an older copy. Blocking. Raises `OSError`."""
         self._record = msgspec.structs.replace(self._record, unsure=True)
         self._write()
 
     def settle(self, term: int) -> None:
-        """Note durably that nothing was promised in a term above `term`. Blocking. Raises `OSError`."""
+        """Record durably that nothing was promised in a term above `term`. Blocking. Raises `OSError`."""
         self._record = msgspec.structs.replace(self._record, term=max(self._record.term, term), unsure=False)
         self._write()
 
@@ -172,10 +172,10 @@ class StorageOpener:
             try:
                 return self._open(record)
             except (JournalCorruptError, SnapshotCorruptError) as error:
-                promises = self._promises_despite(error)
-                _log.error("%s", str(error).removesuffix(REPAIR))  # what it advises is what happens now
-                first = _RepairRecord(format=FORMAT, term=promises.term, vote=promises.vote, empty=False)
-                if record is not None:  # what a disk that was put back had promised is not in its journal
+                hard_state = self._hard_state_despite(error)
+                _log.error("%s", str(error).removesuffix(REPAIR))  # its advice is carried out now
+                first = _RepairRecord(format=FORMAT, term=hard_state.term, vote=hard_state.vote, empty=False)
+                if record is not None:  # the journal of an older copy lacks what was promised later
                     first = msgspec.structs.replace(first, term=max(first.term, record.term), unsure=record.unsure)
                 return self._open(self._restart_empty(first))
         except OSError as error:
@@ -212,8 +212,8 @@ class StorageOpener:
             must_exist=self._data.has_journal,
         )
 
-    def _promises_despite(self, error: LogFailedError) -> HardState:
-        """Return what the replica had promised. Raises `error`, or what it lacks for a repair, if that is unknown."""
+    def _hard_state_despite(self, error: LogFailedError) -> HardState:
+        """Return the last term and vote. If they are unknown, raise `error` or what prevents the repair."""
         journal, self._journal = self._journal, None
         if isinstance(error, JournalForeignError):
             raise error
@@ -222,9 +222,9 @@ class StorageOpener:
                 f"{error} It cannot repair itself: a cluster of {self._members} has no majority without it."
             ) from error
         if journal is not None:
-            promises = HardState(journal.getCurrentTerm(), journal.getVotedForNodeId())
+            hard_state = HardState(journal.getCurrentTerm(), journal.getVotedForNodeId())
             journal.close()
-            return promises
+            return hard_state
         found = last_hard_state(self._fs, self._data.journal_dir)
         if found is None:
             raise RepairError(
@@ -233,7 +233,7 @@ class StorageOpener:
         return found
 
     def _restart_empty(self, record: _RepairRecord) -> _RepairRecord:
-        """Put the damaged files aside and start a journal that knows the promises and nothing else."""
+        """Set the damaged files aside and start a journal that holds only the term and the vote."""
         fs, data = self._fs, self._data
         self._write_record(record)
         segments = [name for name in fs.list_dir(data.journal_dir) if parse_segment_name(name) is not None]
@@ -250,22 +250,22 @@ class StorageOpener:
         done = msgspec.structs.replace(record, empty=True)
         self._write_record(done)
         _log.warning(
-            "the log of %s is taken from the other replicas again; until then this replica does not vote. What was "
-            "damaged is kept in %s, in files named *.damaged-*. Look after the disk.",
+            "the log of %s is taken from the other replicas again; until then this replica does not vote. "
+            "The damaged files are kept in %s, with names *.damaged-*. Check the disk.",
             data.identity.replica,
             data.path,
         )
         return done
 
     def _set_aside(self, directory: Path, names: list[str]) -> None:
-        """Give files names under which nobody reads them, durably."""
+        """Rename files durably to names that are never read."""
         taken = set(self._fs.list_dir(directory))
         for name in names:
             free = (f"{name}.damaged-{number}" for number in range(1, DAMAGED_MAX + 1))
             target = next((new for new in free if new not in taken), None)
             if target is None:
                 raise RepairError(
-                    f"{directory / name} was damaged {DAMAGED_MAX} times before. Look after the disk, then remove "
+                    f"{directory / name} was damaged {DAMAGED_MAX} times before. Check the disk, then remove "
                     f"the files *.damaged-* and start again."
                 )
             self._fs.rename(directory / name, directory / target)
@@ -339,6 +339,6 @@ def last_hard_state(fs: FileSystem, directory: Path) -> HardState | None:
 
 def _damaged(file: Path, what: str) -> RepairError:
     return RepairError(
-        f"{file} is damaged: {what}. It says that this replica is being repaired. Move the data directory away and "
+        f"{file} is damaged: {what}. It records that this replica is under repair. Move the data directory away and "
         f"let the replica join again under a new name."
     )

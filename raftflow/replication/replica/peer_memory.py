@@ -1,6 +1,6 @@
-"""What the log tells and hears in introductions: what peers have shown, and whether this disk was put back.
+"""What a replica remembers of its peers, and what introductions report to its log.
 
-The log's half of `members/starts.py`: it knows the terms, the acknowledged entries and the repair.
+It is the log's half of `members/starts.py`: it knows the terms, the acknowledged entries and the repair.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from raftflow.replication.storage.journal import Journal
 
 LOOK_S: Final = 1.0
-"""So often a leader notes what its followers have acknowledged."""
+"""How often a leader records what its followers have acknowledged."""
 SAVE_S: Final = 30.0
-"""So often that is made durable, if it changed."""
+"""How often that is stored, if it changed."""
 TELL_S: Final = 30.0
-"""So often one line is logged of what repeats itself."""
+"""How often a repeated message is logged."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +70,11 @@ class PeerMemory:
         self._peers = peers
         self._on_change = on_change
         self._met: dict[str, int] = {}
-        """Terms of those who introduced themselves since this replica is under repair."""
+        """By peer: the term in its introduction, since this replica is under repair."""
         self._repairing: set[str] = set()
         """Peers that are under repair."""
         self._differing: set[str] = set()
-        """Peers that say that they have another history."""
+        """Peers that report another history."""
         self._told_at: dict[str, float] = {}
         self._look_at_s = 0.0
         self._save_at_s = 0.0
@@ -98,7 +98,7 @@ class PeerMemory:
         return self.repair is not None
 
     def note_peer(self, peer: str, starts: StartHistory) -> None:
-        """See `LogView`. Only committed entries count: others may be cut off by another leader."""
+        """See `LogView`. Only committed entries count: another leader may cut off the others."""
         raft = self._raft
         starts.note_progress(peer, term=self._guard.voted.get(peer, 0))
         if raft.is_leader and (match := raft.match_index(peer)):
@@ -153,7 +153,7 @@ class PeerMemory:
         self._driver.guarded(lambda: self._guard.hear_removal(peer))
 
     def note_other_history(self, peer: str, why: str) -> None:
-        """See `LogView`. A majority of the others is believed: they agree with each other and not with this one."""
+        """See `LogView`. A majority of the others is believed."""
         self._differing.add(peer)
         others = self._raft.other_voters
         tellers = sorted(self._differing & others)
@@ -168,7 +168,7 @@ class PeerMemory:
             self._driver.guarded(stop)
 
     def _warn_of_many(self) -> None:
-        """Say so when too few replicas are whole to elect anybody."""
+        """Log it if too few replicas are whole to elect a leader."""
         raft = self._raft
         doubtful = {name for name in self._repairing if name in raft.voters}
         if self.repairing:
@@ -176,8 +176,8 @@ class PeerMemory:
         whole = len(raft.voters) - len(doubtful)
         if doubtful and 2 * whole <= len(raft.voters) and self.is_due("many"):
             _log.error(
-                "no majority of the replicas is whole: %s are under repair, and nobody can be elected before more of "
-                "the others are back. If none are left, stop all replicas and put back the newest copy of each "
+                "no majority of the replicas is whole: %s are under repair, and no leader can be elected before more "
+                "of the others are back. If none are left, stop all replicas and put back the newest copy of each "
                 "directory, or copies of all that were made at one moment.",
                 ", ".join(sorted(doubtful)),
             )
@@ -193,7 +193,7 @@ class PeerMemory:
     # The log.
 
     def has_ended(self) -> bool:
-        """Look whether the repair is over: everything that was ever acknowledged is here. Raises `OSError`."""
+        """Return True if the repair is over: everything that was ever acknowledged is here. Raises `OSError`."""
         repair, raft = self.repair, self._raft
         if repair is None:
             return False
@@ -202,7 +202,7 @@ class PeerMemory:
             if 2 * len(met) <= len(raft.voters):
                 return False
             repair.settle(max(met))
-        applied = raft.applied_index  # committed for certain, and always in the log
+        applied = raft.applied_index  # certainly committed, and always in the log
         if raft.term_at(applied) <= repair.term or self._journal.durable_index < applied:
             return False
         repair.finish()
@@ -212,7 +212,7 @@ class PeerMemory:
         return True
 
     def note_followers(self, introducer: Introducer) -> None:
-        """Note now and then what the followers of this leader have acknowledged; to be called in every turn."""
+        """Record from time to time what the followers have acknowledged. Call it in every turn of a leader."""
         now = asyncio.get_running_loop().time()
         if now < self._look_at_s:
             return
@@ -227,12 +227,12 @@ class PeerMemory:
         try:
             await introducer.save(introducer.starts.encode())
         except OSError as error:
-            _log.warning("what is remembered of the peers cannot be stored: %s", error)
+            _log.warning("cannot store what is remembered of the peers: %s", error)
         finally:
             self._saving = None
 
     async def stop(self, introducer: Introducer) -> None:
-        """Store what is not on disk yet, if the disk takes it."""
+        """Store what is not on disk yet, if the disk accepts it."""
         if self._saving is not None:
             await asyncio.wait([self._saving])
         if introducer.starts.dirty:
@@ -240,6 +240,6 @@ class PeerMemory:
                 await introducer.save(introducer.starts.encode())
 
     def cancel(self) -> None:
-        """Give up what is being stored."""
+        """Cancel a store that is under way."""
         if self._saving is not None:
             self._saving.cancel()

@@ -106,7 +106,7 @@ class Scenario:
         options = self.agents[name] = command.options
         self.instances += 1
         yield from self._apply(
-            c.JoinAgent(
+            c.RegisterAgent(
                 **self._stamp(f"agent:{name}"),
                 name=name,
                 instance=f"process {self.instances}",
@@ -137,7 +137,7 @@ class Scenario:
         return self._apply(c.DrainAgent(**self._stamp(CLIENT), name=command.arguments[0], deadline_ms=deadline_ms))
 
     def do_resume_agent(self, command: TranscriptCommand) -> Iterator[str]:
-        return self._apply(c.ControlAgent(**self._stamp(CLIENT), name=command.arguments[0], action="resume"))
+        return self._apply(c.ResumeAgent(**self._stamp(CLIENT), name=command.arguments[0]))
 
     def do_forget(self, command: TranscriptCommand) -> Iterator[str]:
         return self._apply(c.ForgetAgent(**self._stamp(CLIENT), name=command.arguments[0]))
@@ -245,7 +245,7 @@ class Scenario:
             raise ValueError(f"line {command.line}: {label} has no such attempt; it is {task.state.name}")
         attempt = found[0]
         incarnation = self.machine.tables.agents[attempt.agent].incarnation
-        end = c.AttemptFinish(
+        end = c.AttemptEnd(
             attempt.fence,
             workflow_id,
             task_id,
@@ -256,7 +256,7 @@ class Scenario:
             peak_mib=parse_amount("memory", options["peak"]) if "peak" in options else 0,
         )
         yield from self._apply(
-            c.ReportEnds(
+            c.ReportAttempts(
                 **self._stamp(f"agent:{attempt.agent}"),
                 agent=attempt.agent,
                 incarnation=int(options.get("incarnation", incarnation)),

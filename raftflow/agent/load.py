@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import msgspec
-
 from raftflow.domain.contract.views import AgentLoad
 
 _EVERY_S = 1.0
@@ -67,8 +65,3 @@ class LoadSampler:
                 if line.startswith(b"MemAvailable:"):
                     return int(line.split()[1]) >> 10
         return 0
-
-
-def plain(load: AgentLoad) -> AgentLoad:
-    """Return a load as a coordinator below level 3 takes it."""
-    return msgspec.structs.replace(load, cpu_busy_per_mille=msgspec.UNSET, run_queue=msgspec.UNSET)

@@ -45,7 +45,6 @@ from raftflow.domain.contract.views import (
     RegisterResponse,
     ReportedEnd,
 )
-from raftflow.domain.features import FAULTS_LEVEL, LOGS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.limits import OFFERS_MAX, VERSION_CHARS_MAX
 
 _log = logging.getLogger("raftflow.agent.loop")
@@ -134,7 +133,7 @@ class AgentLoop:
             if outcome == "stale":
                 await self._forget_everything()
                 await exchange.last_words()
-                self._keep_offers(exchange.level)
+                self._keep_offers()
                 await self._avoid_war(self._loop.time() - began_at_s)
             elif not self._attempt_table.empty:
                 _log.warning("leaving with %d unreported ends", len(self._attempt_table.ends))
@@ -275,9 +274,7 @@ class AgentLoop:
         self._lease.start(sent_at_ns, registration.lease_ms)
         self._on_lease(self._lease.until_ns)
         self._on_registered(registration)
-        self._attempts.usage.holds_to_demand = registration.feature_level >= ONLINE_LEVEL
         self._attempts.result_bytes_max = registration.result_bytes_max
-        self._attempts.tells_faults = registration.feature_level >= FAULTS_LEVEL
         exchange = Exchange(
             registration,
             self._attempt_table,
@@ -309,10 +306,9 @@ class AgentLoop:
         self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
         await self._attempts.wait_idle()
 
-    def _keep_offers(self, level: int) -> None:
+    def _keep_offers(self) -> None:
         """Remember what the next incarnation may bring back; the rest of the old one is void."""
-        if level >= ONLINE_LEVEL:
-            self._offers = first_of(self._attempt_table.unheard(), OFFERS_MAX)
+        self._offers = first_of(self._attempt_table.unheard(), OFFERS_MAX)
 
     async def _avoid_war(self, lived_s: float) -> None:
         """Wait longer and longer if one incarnation after the other is lost at once."""
@@ -420,10 +416,6 @@ class AgentLoop:
         if not self._lease.over():
             self._lapsed = False
             self._on_lease(self._lease.until_ns)
-        if response.feature_level >= ONLINE_LEVEL:
-            self._attempts.usage.holds_to_demand = True
-        if response.feature_level >= FAULTS_LEVEL:
-            self._attempts.tells_faults = True
         self._attempt_table.receive(response.assign)
         if self._leaving.is_set() or self._fitness.trouble:
             self._release(self._attempt_table.give_back())
@@ -448,8 +440,7 @@ class AgentLoop:
                 piece.error = f"the output of attempt {wanted.fence} is not kept on {self._config.name} (any more)"
             else:
                 piece.data, piece.size = found.data, found.size
-                if self._exchange.level >= LOGS_LEVEL:
-                    piece.offset = told_number(found.offset)
+                piece.offset = told_number(found.offset)
                 piece.truncated, piece.complete = found.truncated, found.complete
         piece.error, piece.size = told_text(piece.error), told_number(piece.size)
         self._exchange.add_piece(piece)

@@ -9,7 +9,7 @@ from raftflow.coordinator.config.peer_directory import PeerDirectory
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.features import LEVEL, LEVEL_FIRST
+from raftflow.domain.features import LEVEL, LEVEL_FIRST, NEXT_LEVEL, play_next_version
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.members.births import IntroducedPeers
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from raftflow.replication.members.membership import MembershipVersion
 
 LEVEL_VARIABLE: Final = "RAFTFLOW_TEST_FEATURE_LEVEL"
-"""Caps the feature level of a process, so that tests have an older version to upgrade from."""
+"""For tests of upgrades: this process is a version of that level, in a cluster whose newest version is on
+`NEXT_LEVEL` (`features.play_next_version`)."""
 
 
 def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineClock | None = None) -> Replica:
@@ -41,7 +42,7 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
 
     introducer = Introducer(fs, config.data_dir, level=level)
     links = _links(config, introducer, shut_out)
-    introduced_peers = IntroducedPeers(introducer, level, links.levels)
+    introduced_peers = IntroducedPeers(introducer, level)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         directory = PeerDirectory(config, links.set_peers)
@@ -66,13 +67,14 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
 
 
 def _level() -> int:
-    """Return the highest feature level of this process: the program's, unless a test lets it play an older one."""
-    capped = os.environ.get(LEVEL_VARIABLE, "")
-    if not capped:
+    """Return the highest feature level of this process: the program's, unless a test lets it play another version."""
+    played = os.environ.get(LEVEL_VARIABLE, "")
+    if not played:
         return LEVEL
-    if not capped.isdecimal() or not LEVEL_FIRST <= int(capped) <= LEVEL:
-        raise ConfigError(f"{LEVEL_VARIABLE} is for tests and between {LEVEL_FIRST} and {LEVEL}, not {capped!r}")
-    return int(capped)
+    if not played.isdecimal() or not LEVEL_FIRST <= int(played) <= NEXT_LEVEL:
+        raise ConfigError(f"{LEVEL_VARIABLE} is for tests and between {LEVEL_FIRST} and {NEXT_LEVEL}, not {played!r}")
+    play_next_version()
+    return int(played)
 
 
 def _log_config(config: CoordinatorConfig) -> LogConfig:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.domain.features import MEMBERS_LEVEL
 from raftflow.replication.log import ChangeableLog
 from raftflow.replication.members.membership import (
     VOTERS_MIN,
     ChangeRefusedError,
     MemberInfo,
     Membership,
-    NotReadyError,
 )
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from raftflow.coordinator.cluster_view import ClusterView
     from raftflow.coordinator.commit.submitter import Submitter
     from raftflow.coordinator.leader.leader_loop import LeaderLoop
-    from raftflow.machine.machine import Machine
     from raftflow.replication.log import ReplicatedLog
 
 CHANGE_S = 20.0
@@ -40,7 +37,6 @@ class MembershipAdmin:
         *,
         name: str,
         log: ReplicatedLog,
-        machine: Machine,
         submitter: Submitter,
         leader: LeaderLoop,
         cluster: ClusterView,
@@ -48,7 +44,6 @@ class MembershipAdmin:
     ) -> None:
         self._name = name
         self._log = log
-        self._machine = machine
         self._submitter = submitter
         self._leader = leader
         self._cluster = cluster
@@ -81,11 +76,4 @@ class MembershipAdmin:
             raise self._submitter.no_leader_error()
         if not isinstance(self._log, ChangeableLog):
             raise ChangeRefusedError("the members of this log cannot be changed")
-        level = self._machine.tables.feature_level
-        if level < MEMBERS_LEVEL:
-            raise NotReadyError(
-                f"the cluster is on feature level {level}, and its members can be changed from level "
-                f"{MEMBERS_LEVEL} on. The level rises by itself when all replicas are connected and run a version "
-                f"that knows it."
-            )
         return self._log

@@ -162,7 +162,6 @@ class Replica:
         self.membership = MembershipAdmin(
             name=config.name,
             log=self.log,
-            machine=self.machine,
             submitter=self.submitter,
             leader=self.leader,
             cluster=self.cluster,

@@ -39,7 +39,7 @@ class SubmitWorkflow(Command, frozen=True, tag="workflow.submit"):
 
 
 class BeginWorkflow(Command, frozen=True, tag="workflow.begin"):
-    """Begin the upload of a workflow that comes in pieces. Replies `Done`. Needs feature level 4.
+    """Begin the upload of a workflow that comes in pieces. Replies `Done`.
 
     Nothing of it is seen until `FinishWorkflow`, but its tasks count towards the limits from now on. An upload
     belongs to the leader that began it: every new leader drops those that it finds.
@@ -71,7 +71,7 @@ class TaskPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class AddTasks(Command, frozen=True, tag="workflow.add"):
-    """Add a piece to an upload, all of it or nothing. Replies `Done`. Needs feature level 4."""
+    """Add a piece to an upload, all of it or nothing. Replies `Done`."""
 
     workflow_id: str
     number: int
@@ -82,7 +82,7 @@ class AddTasks(Command, frozen=True, tag="workflow.add"):
 
 
 class FinishWorkflow(Command, frozen=True, tag="workflow.finish"):
-    """Make a workflow of an upload that is complete. Replies `WorkflowAccepted`. Needs feature level 4.
+    """Make a workflow of an upload that is complete. Replies `WorkflowAccepted`.
 
     Its request id is that of the submission, which is answered as `SubmitWorkflow` would be.
     """
@@ -95,10 +95,7 @@ class FinishWorkflow(Command, frozen=True, tag="workflow.finish"):
 
 
 class DropUploads(Command, frozen=True, tag="uploads.drop"):
-    """Forget uploads that will not be finished; those that are not there are passed over. Replies `Done`.
-
-    Needs feature level 4.
-    """
+    """Forget uploads that will not be finished; those that are not there are passed over. Replies `Done`."""
 
     workflow_ids: tuple[str, ...]
 
@@ -118,8 +115,9 @@ class ControlWorkflow(Command, frozen=True, tag="workflow.control"):
 class RegisterAgent(Command, frozen=True, tag="agent.register"):
     """Bring an agent up. Replies `AgentAccepted` with its incarnation.
 
-    A repeated registration of the same `instance` gets the same incarnation. Another instance under the same name
-    takes over: it gets a new incarnation and the attempts of the old one are lost.
+    A repeated registration of the same `instance` gets the same incarnation. A name belongs to the agent that is
+    present under it: another instance is refused (`name_in_use`) unless both have the same `home`. Then it takes
+    over: it gets a new incarnation, and the attempts of the old one are lost.
     """
 
     name: str
@@ -130,45 +128,36 @@ class RegisterAgent(Command, frozen=True, tag="agent.register"):
     labels: dict[str, str] = {}
     prefetch: int = 0
     """How many attempts may wait in the agent's queue."""
-
-
-class JoinAgent(RegisterAgent, frozen=True, tag="agent.join"):
-    """As `RegisterAgent`, but a name belongs to the agent that is present under it. Needs level 5.
-
-    Another instance under that name is refused (`name_in_use`) unless both have the same `home`.
-    """
-
     home: str = ""
-    """Random, made once per work directory. A process that holds the lock of a work directory shows by it that the
-    process that held it before is gone. Empty if nothing is known: then it takes nobody's place."""
-
-
-class ControlAgent(Command, frozen=True, tag="agent.control"):
-    """Drain an agent until it is gone, or let one work again, present or not. Replies `Done`.
-
-    An agent that leaves is drained by this command, so its drain ends with it. Operators drain by `DrainAgent`.
-    """
-
-    name: str
-    action: Literal["drain", "resume"]
+    """Random, made once per work directory. A process that holds the lock of a work directory proves with it that the
+    process that held it before is gone. Empty if it is not known: then the agent takes nobody's place."""
 
 
 class DrainAgent(Command, frozen=True, tag="agent.drain"):
-    """Drain an agent by a time: running attempts may go on until then and are moved to other agents after it.
+    """Drain an agent: it gets no new work, and its queue is asked back. Replies `Done`.
 
-    The drain lasts until it is resumed: an agent that is lost or leaves comes back as draining, and one that is gone
-    may be drained as well. For an agent that drains already the deadline is set anew. Replies `Done`.
+    Running attempts may go on until the deadline. After it they are moved to other agents. The drain lasts until
+    `ResumeAgent`: an agent that is lost or leaves comes back as draining, and one that is gone can be drained too.
+    For an agent that drains already this sets a new deadline.
     """
 
     name: str
     deadline_ms: int = 0
     """How long running attempts may go on, in ms from now; 0 for as long as they take."""
+    leaving: bool = False
+    """The agent itself asks, because it will leave. Such a drain has no deadline and ends with this incarnation."""
+
+
+class ResumeAgent(Command, frozen=True, tag="agent.resume"):
+    """Let an agent that is drained or in quarantine work again, present or not. Replies `Done`."""
+
+    name: str
 
 
 class ForgetAgent(Command, frozen=True, tag="agent.forget"):
     """Take an agent that is gone for good out of the table, with all that is remembered of it. Replies `Done`.
 
-    Refused (`conflict`) while the agent is present. Needs level 5.
+    Refused (`conflict`) while the agent is present.
     """
 
     name: str
@@ -184,7 +173,7 @@ class RemoveAgent(Command, frozen=True, tag="agent.remove"):
     incarnation: int
     reason: Literal["lost", "left", "lost_together"]
     """`lost`: its lease ran out. `left`: it said goodbye. `lost_together`: its lease ran out as those of a good part
-    of the fleet, so neither it nor what ran there is to blame; needs feature level 5."""
+    of the fleet, so neither it nor what ran there is to blame."""
 
     @property
     def mass(self) -> bool:
@@ -216,7 +205,7 @@ class CommitBackups(Command, frozen=True, tag="backups.commit"):
     """Give running tasks a second attempt on another agent: the first to succeed wins. Replies `Placed`.
 
     Every placement is checked again, alone. A backup starts at once or not at all: it never waits in a queue. It has
-    a number and a fence as every attempt. Needs level 3; from level 5 on only tasks that allow it get one.
+    a number and a fence as every attempt. Only tasks that allow it get one.
     """
 
     placements: tuple[Placement, ...]
@@ -235,6 +224,11 @@ class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     result: bytes = b""
     """JSON; empty for none."""
     duration_ms: int = 0
+    cpu_ms: int = 0
+    """CPU time of all its processes; 0 if it is not known."""
+    peak_mib: int = 0
+    """Most memory that its processes used together; 0 if it is not known. For an outgrown attempt: how much it would
+    have needed."""
 
 
 class ReportAttempts(Command, frozen=True, tag="attempts.report"):
@@ -251,39 +245,24 @@ class ReportAttempts(Command, frozen=True, tag="attempts.report"):
     """Fences of live attempts that the agent was sent and neither holds nor reported: they are lost."""
 
 
-class AttemptFinish(AttemptEnd, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The end of one attempt with what it used. For an outgrown one `peak_mib` says how much it would have needed."""
-
-    cpu_ms: int = 0
-    """CPU time of all its processes; 0 if it is not known."""
-    peak_mib: int = 0
-    """Most memory that its processes used together; 0 if it is not known."""
-
-
-class ReportEnds(ReportAttempts, frozen=True, tag="attempts.end"):
-    """As `ReportAttempts`, with what each attempt used. Needs feature level 3."""
-
-    ends: tuple[AttemptFinish, ...]
-
-
 class OfferEnds(Command, frozen=True, tag="attempts.offer"):
     """Successes of a former incarnation that an agent brings back. Replies `Reported`, a verdict for each.
 
     Accepted where the task's last attempt is that one, lost with the agent, and nobody else has the task since: then
-    it need not run again. `stale` otherwise. Refused as a whole as `ReportAttempts`. Needs feature level 3.
+    it need not run again. `stale` otherwise. Refused as a whole as `ReportAttempts`.
     """
 
     agent: str
     incarnation: int
     """The present one."""
-    ends: tuple[AttemptFinish, ...]
+    ends: tuple[AttemptEnd, ...]
 
 
 class RecallAttempts(Command, frozen=True, tag="attempts.recall"):
     """Ask an agent to give queued attempts back, so that they run where there is room. Replies `Done`.
 
     What the agent has not started it gives back, and the task is ready again at no cost; what has started meanwhile
-    goes on. Needs feature level 3.
+    goes on.
     """
 
     agent: str
@@ -337,15 +316,13 @@ AnyCommand = (
     | DropUploads
     | ControlWorkflow
     | RegisterAgent
-    | JoinAgent
-    | ControlAgent
     | DrainAgent
+    | ResumeAgent
     | ForgetAgent
     | RemoveAgent
     | CommitPlacements
     | CommitBackups
     | ReportAttempts
-    | ReportEnds
     | OfferEnds
     | RecallAttempts
     | FireTimers

@@ -1,111 +1,74 @@
 """Feature levels: which commands and formats all replicas understand, so that versions can be mixed while upgrading.
 
 The level is replicated state and begins at 1. A program understands every level up to its `LEVEL`. The leader
-proposes to raise the cluster's level when every member has reported that it understands a higher one; until then no
-replica emits a command that needs it, and `apply` refuses one. A replica that does not understand the cluster's level
-stops.
+proposes to raise the cluster's level when every member has reported that it understands a higher one. Until then no
+replica emits a command that needs the higher level, and `apply` refuses one. A replica that does not understand the
+cluster's level stops.
 
 | level | what it brings |
 | --- | --- |
 | 1 | the first release |
-| 2 | the level can be raised; members of the cluster can be changed |
-| 3 | backup attempts, usage, moved work, quarantine, drain deadlines, cache, kinds, exclusive tasks, max_parallel |
-| 4 | large workflows come in pieces |
-| 5 | backup attempts where a task allows them; faults of agents that cost a task nothing; drains that last; births; |
-|   | large inputs of attempts are fetched in pieces; output that was cut says where |
 
-A new command or format: raise `LEVEL`, add a line above, and for a command one in `NEEDS`. A new field of a workflow
-or a task goes into `_spec_level`: an older replica cannot even read an entry that holds it.
+To add a command, a field or a value of a field: raise `LEVEL`, add a line to the table above, and a line to `NEEDS`
+(a command) or to `FIELD_NEEDS` (the rest). An older replica cannot even read an entry that holds one. The tests of
+`tests/compat` fail if the line is missing: golden data of level N lacks whatever needs a level above N.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from raftflow.domain import commands as c
-from raftflow.domain.tasks.states import AttemptOutcome
-from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 
 LEVEL_FIRST: Final = 1
-LEVEL: Final = 5
+LEVEL: Final = 1
 """The highest level that this program understands."""
 
-MEMBERS_LEVEL: Final = 2
-"""The level from which on the log may hold changes of the members."""
+NEXT_LEVEL: Final = LEVEL + 1
+"""The level of a version that does not exist yet. Tests and simulations upgrade to it (`play_next_version`)."""
 
-ONLINE_LEVEL: Final = 3
-"""The level from which on running work is watched and adjusted, results are cached and kinds of tasks learnt."""
-
-PIECES_LEVEL: Final = 4
-"""The level from which on large workflows come in pieces."""
-
-FAULTS_LEVEL: Final = 5
-"""The level from which on backup attempts are opt-in, and faults of agents are told apart from those of tasks."""
-
-BIRTHS_LEVEL: Final = 5
-"""The level from which on a replica tells the others whether it is fresh (`replication/members/births.py`)."""
-
-INPUTS_LEVEL: Final = 5
-"""The level from which on every replica serves the inputs of attempts in pieces, and agents fetch them."""
-
-LOGS_LEVEL: Final = 5
-"""The level from which on agents tell where a piece of output begins, for what is not kept may lie before it."""
-
-NEEDS: Final[dict[type[c.Command], int]] = {
-    c.DrainAgent: ONLINE_LEVEL,
-    c.CommitBackups: ONLINE_LEVEL,
-    c.ReportEnds: ONLINE_LEVEL,
-    c.OfferEnds: ONLINE_LEVEL,
-    c.RecallAttempts: ONLINE_LEVEL,
-    c.ClearCache: ONLINE_LEVEL,
-    c.BeginWorkflow: PIECES_LEVEL,
-    c.AddTasks: PIECES_LEVEL,
-    c.FinishWorkflow: PIECES_LEVEL,
-    c.DropUploads: PIECES_LEVEL,
-    c.JoinAgent: FAULTS_LEVEL,
-    c.ForgetAgent: FAULTS_LEVEL,
-}
+NEEDS: dict[type[c.Command], int] = {}
 """The level that a command needs; those of the first release are not listed."""
 
-FAULTS_OUTCOMES: Final = (AttemptOutcome.AGENT_FAULT,)
-"""Ends of attempts that replicas below level 5 cannot read."""
 
-ONLINE_OUTCOMES: Final = (AttemptOutcome.OUTGROWN, AttemptOutcome.SUPERSEDED)
-"""Ends of attempts that an older replica cannot read."""
+class FieldNeed(NamedTuple):
+    """A field or a value of a command that came after the command."""
+
+    level: int
+    is_used: Callable[[Any], bool]
+    """Takes the command."""
+
+
+FIELD_NEEDS: dict[type[c.Command], tuple[FieldNeed, ...]] = {}
+"""The levels that fields and values of a command need. Those that came with the command are not listed."""
 
 
 def level_of(command: c.Command) -> int:
     """Return the level that the cluster must be on for this command: that of its kind, and of what it holds."""
     needed = NEEDS.get(type(command), LEVEL_FIRST)
-    if isinstance(command, c.SubmitWorkflow):
-        needed = max(needed, _spec_level(command.spec))
-    elif isinstance(command, c.AddTasks):
-        if any(profile.backup for profile in command.profiles):
-            needed = FAULTS_LEVEL
-    elif isinstance(command, c.ReportAttempts):
-        needed = max(needed, _ends_level(command))
-    elif isinstance(command, c.RemoveAgent) and command.mass:
-        needed = FAULTS_LEVEL
+    for need in FIELD_NEEDS.get(type(command), ()):
+        if need.level > needed and need.is_used(command):
+            needed = need.level
     return needed
 
 
-def _ends_level(command: c.ReportAttempts) -> int:
-    outcomes = {end.outcome for end in command.ends}
-    if not outcomes.isdisjoint(FAULTS_OUTCOMES):
-        return FAULTS_LEVEL
-    return LEVEL_FIRST if outcomes.isdisjoint(ONLINE_OUTCOMES) else ONLINE_LEVEL
+def highest_need() -> int:
+    """Return the highest level that any command can need. From that level on no command has to be looked at."""
+    of_fields = [need.level for needs in FIELD_NEEDS.values() for need in needs]
+    return max([LEVEL_FIRST, *NEEDS.values(), *of_fields])
 
 
-def _spec_level(spec: WorkflowSpec) -> int:
-    if any(task.backup for task in spec.tasks):
-        return FAULTS_LEVEL
-    if spec.max_parallel is not None or any(map(_is_online, spec.tasks)):
-        return ONLINE_LEVEL
-    return LEVEL_FIRST
+NEXT_VERSION: Final[Mapping[type[c.Command], int]] = {c.ForgetAgent: NEXT_LEVEL}
+"""What a version of `NEXT_LEVEL` would add to `NEEDS`, were this command new."""
 
 
-def _is_online(task: TaskSpec) -> bool:
-    return bool(task.kind) or task.cache is not None or task.exclusive or task.memory_max_mib is not None
+def play_next_version() -> None:
+    """Make this process one of a cluster whose newest version is on `NEXT_LEVEL`. For tests of upgrades alone.
+
+    To be called before any machine is made. Which level a replica understands is said to the replica itself.
+    """
+    NEEDS.update(NEXT_VERSION)
 
 
 class FeatureLevelError(Exception):

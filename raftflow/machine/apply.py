@@ -35,7 +35,7 @@ from typing import Any
 
 from raftflow.domain import commands as c
 from raftflow.domain.contract.views import AuditRecord, AuditTransition
-from raftflow.domain.features import LEVEL, level_of
+from raftflow.domain.features import level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
@@ -57,15 +57,13 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.DropUploads: ("uploads.drop", uploads.drop_uploads, ""),
     c.ControlWorkflow: ("workflow.control", workflows.control_workflow, "workflow_id"),
     c.RegisterAgent: ("agent.register", agents.register_agent, "name"),
-    c.JoinAgent: ("agent.join", agents.register_agent, "name"),
-    c.ControlAgent: ("agent.control", agents.control_agent, "name"),
     c.DrainAgent: ("agent.drain", agents.drain_agent, "name"),
+    c.ResumeAgent: ("agent.resume", agents.resume_agent, "name"),
     c.ForgetAgent: ("agent.forget", agents.forget_agent, "name"),
     c.RemoveAgent: ("agent.remove", agents.remove_agent, "name"),
     c.CommitPlacements: ("placements.commit", attempts.commit_placements, ""),
     c.CommitBackups: ("backups.commit", backups.commit_backups, ""),
     c.ReportAttempts: ("attempts.report", attempts.report_attempts, "agent"),
-    c.ReportEnds: ("attempts.end", attempts.report_attempts, "agent"),
     c.OfferEnds: ("attempts.offer", attempts.offer_ends, "agent"),
     c.RecallAttempts: ("attempts.recall", recall.recall_attempts, "agent"),
     c.FireTimers: ("timers.fire", attempts.fire_timers, ""),
@@ -84,8 +82,8 @@ def apply_command(
     tag, handler, subject_field = HANDLERS[type(command)]
     level = step.state.feature_level
     reply: AnyReply
-    # On the highest level that this program knows, no command that it can read needs a higher one.
-    if level < LEVEL and (needed := level_of(command)) > level:
+    # From the highest level that any command needs on, no command has to be looked at.
+    if level < step.highest_need and (needed := level_of(command)) > level:
         reply, outcome = features.refusal(tag, needed, level), RejectionCode.FEATURE_LEVEL.value
     elif command.request_id:
         reply, outcome = _apply_once(step, command, handler)

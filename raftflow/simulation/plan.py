@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from raftflow.domain.features import LEVEL, LEVEL_FIRST
+from raftflow.domain.features import LEVEL_FIRST, NEXT_LEVEL
 from raftflow.replication.raft.rules import NO_RULES, Rule
 from raftflow.simulation.nemesis.faults import KINDS
 from raftflow.simulation.nemesis.machine_faults import SICK_SHARE
@@ -123,7 +123,7 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
         plan.weights |= dict.fromkeys(CHANGES, sum(plan.weights.values()) // 12 + 1)
     if rng.random() < MIXED_SHARE:
         plan.weights["upgrade"] = sum(plan.weights.values()) // 6 + 1
-        plan.levels = tuple(rng.randint(LEVEL_FIRST, LEVEL) for _ in range(7))
+        plan.levels = tuple(rng.randint(LEVEL_FIRST, NEXT_LEVEL) for _ in range(7))
     else:
         plan.weights.pop("upgrade", None)
     plan.replicas = options.replicas or plan.replicas

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import msgspec
 
 from raftflow.coordinator import membership_admin
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import NEEDS, NEXT_LEVEL, NEXT_VERSION
 from raftflow.replication.raft.rules import NO_RULES
 from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
 from raftflow.simulation.checkers.history import RunHistory, Violation
@@ -324,7 +324,7 @@ class World:
             machines = [cluster.hosts[name].replica for name in self._members()]
             return (
                 len(machines) == len(latest.voters)
-                and all(replica and replica.machine.tables.feature_level == LEVEL for replica in machines)
+                and all(replica and replica.machine.tables.feature_level == NEXT_LEVEL for replica in machines)
                 and not any(self._reachable(name) for name in latest.removed)
             )
 
@@ -385,6 +385,7 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
         with (
             patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"),
             patch.object(membership_admin, "CHANGE_S", CHANGE_S),
+            patch.dict(NEEDS, NEXT_VERSION),
         ):
             yield
     finally:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from raftflow.domain.features import LEVEL
-
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", code]
@@ -121,7 +119,6 @@ async def test_killed_by_a_signal(leader: Any, start_agent: Any) -> None:
 
 
 async def test_output_beyond_the_limit_is_dropped_and_hurts_nobody(leader: Any, start_agent: Any) -> None:
-    leader.feature_level = LEVEL
     start_agent(output_bytes_max=10_000)
     code = "import os\nfor _ in range(400): os.write(1, b'o' * 10_000)\nos.write(2, b'few')"
     (fence,) = await leader.assign({"command": python(code)})

@@ -29,7 +29,6 @@ TRUE = ["/bin/true"]
 
 @pytest.fixture(autouse=True)
 def level(leader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    leader.feature_level = 5
     monkeypatch.setattr(fitness, "PROBE_FIRST_S", 0.05)
     monkeypatch.setattr(fitness, "PROBE_MAX_S", 0.1)
 
@@ -122,17 +121,6 @@ async def test_a_full_disk_elsewhere_is_the_tasks_own(leader: Any, start_agent: 
     fill(disk)
     end = await leader.run(command=["sh", "-c", f"echo 1 > {disk}/more || exit 3"])
     assert (end.outcome, end.exit_code) == ("failed", 3)
-
-
-async def test_below_the_level_it_is_said_as_before(leader: Any, start_agent: Any, disk: Path) -> None:
-    leader.feature_level = 4
-    start_agent(work_dir=str(disk / "agent"), resources={"cpu": 1})
-    await leader.run(command=TRUE)
-    fill(disk)
-    end = await leader.run(command=["sh", "-c", 'echo 1 > "$RAFTFLOW_RESULT" || exit 3'])
-    assert (end.outcome, end.exit_code) == ("failed", 3)
-    assert (await leader.run(command=TRUE)).outcome == "succeeded"
-    assert not any(poll.trouble for poll in leader.polls)
 
 
 async def test_a_launcher_that_is_killed(leader: Any, agent_process: Any) -> None:

@@ -57,14 +57,10 @@ async def test_a_program_finds_all_its_inputs_in_its_file(leader: Any, start_age
     await nothing_left(folder)
 
 
-async def test_agents_say_that_they_fetch_once_the_cluster_knows_it(leader: Any, start_agent: Any) -> None:
-    leader.feature_level = 4
+async def test_agents_say_that_they_fetch(leader: Any, start_agent: Any) -> None:
     start_agent()
     await leader.until(lambda: leader.polls)
-    assert not leader.polls[0].fetches
-    leader.feature_level = 5
-    await leader.run(command=TRUE)
-    await leader.until(lambda: leader.polls[-1].fetches)
+    assert leader.polls[0].fetches
 
 
 async def test_a_function_reads_its_inputs_as_it_looks_at_them(
@@ -191,7 +187,7 @@ async def test_a_place_that_cannot_be_written_is_no_fault_of_the_task(
     monkeypatch.setattr(agent_inputs.InputFile, "_write", full)
     start_agent()
     end = await leader.end_of(await leader.assign_apart(INPUTS, command=SHOW))
-    assert end.outcome == "abandoned"
+    assert end.outcome == "agent_fault"
     assert "its inputs cannot be written: [Errno 28] No space left on device" in end.error
 
 

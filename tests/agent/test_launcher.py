@@ -42,7 +42,8 @@ async def test_a_stopped_launcher_lets_no_task_outlive_the_lease(
     await ended
     assert time.monotonic() - cut_at_s < 2.1
     leader.no_leader = False
-    assert (await leader.end_of(fence)).outcome == "abandoned"
+    assert (await leader.end_of(fence)).outcome == "agent_fault"
+    await leader.until(lambda: not leader.polls[-1].trouble)
     assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
 
 
@@ -90,7 +91,8 @@ async def test_launchers_that_tasks_kill_are_replaced_as_often_as_it_takes(leade
     agent = agent_process(resources={"cpu": 1})
     for _ in range(7):
         (fence,) = await leader.assign({"command": ["sh", "-c", "kill -9 $PPID; sleep 60"]})
-        assert (await leader.end_of(fence)).outcome == "abandoned"
+        assert (await leader.end_of(fence)).outcome == "agent_fault"
+        await leader.until(lambda: not leader.polls[-1].trouble)
     assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
     assert agent.process.poll() is None
 
@@ -106,7 +108,8 @@ async def test_a_task_that_holds_the_end_of_its_launcher_back(leader: Any, agent
     )
     began_s = time.monotonic()
     (fence,) = await leader.assign({"command": [sys.executable, "-S", "-c", code]})
-    assert (await leader.end_of(fence)).outcome == "abandoned"
+    assert (await leader.end_of(fence)).outcome == "agent_fault"
+    await leader.until(lambda: not leader.polls[-1].trouble)
     assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
     assert time.monotonic() - began_s < 20, "the agent waited for the tracer"
     assert agent.process.poll() is None
@@ -124,7 +127,7 @@ async def test_a_hidden_daemon_dies_with_the_launcher(
     (launcher,) = agent.children()
     os.kill(launcher, signal.SIGKILL)
     await gone(daemon)
-    assert (await leader.end_of(fence)).outcome == "abandoned"
+    assert (await leader.end_of(fence)).outcome == "agent_fault"
 
 
 async def test_a_hidden_daemon_dies_with_the_last_attempt_that_may_have_made_it(

@@ -112,7 +112,6 @@ async def test_what_succeeded_while_the_agent_stood_still_is_offered(
     leader: Any, agent_process: Any, tmp_path: Path, gone: Any, kind: str
 ) -> None:
     """The program ended before anybody told it to: the agent finds its end only after its own lease was over."""
-    leader.feature_level = 3
     leader.lease_ms = 3_000
     leader.poll_wait_ms = 100
     agent = agent_process(resources={"cpu": 1})
@@ -248,6 +247,7 @@ async def test_a_killed_launcher_takes_its_attempts_along_and_is_replaced(
     for pid in pids:
         await gone(pid)
     for fence in fences:
-        assert (await leader.end_of(fence)).outcome == "abandoned"
+        assert (await leader.end_of(fence)).outcome == "agent_fault"
+    await leader.until(lambda: not leader.polls[-1].trouble)
     assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
     assert (await leader.run(python="os:getpid")).outcome == "succeeded"

@@ -1,6 +1,5 @@
 """Load of the machine, from a /proc of the test's own and from the real one."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import msgspec
 import pytest
 
 from raftflow.agent import load as load_module
-from raftflow.agent.load import LoadSampler, plain
+from raftflow.agent.load import LoadSampler
 
 
 class FakeProc:
@@ -62,22 +61,11 @@ def test_counters_that_go_back_are_no_load(tmp_path: Path, monkeypatch: pytest.M
         assert 0 <= share <= 1000
 
 
-def test_a_lower_level_hears_what_it_always_did() -> None:
-    load = LoadSampler().sample()
-    assert set(msgspec.to_builtins(plain(load))) == {"load_1m", "cpu_count", "memory_free_mib"}
-    assert load.memory_free_mib > 0
-
-
 async def test_polls_tell_of_the_load(leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_module, "_EVERY_S", 0.0)
     leader.poll_wait_ms = 50
     start_agent()
     await leader.until(lambda: leader.polls)
-    assert leader.polls[-1].load.run_queue is msgspec.UNSET
-    leader.feature_level = 3
-    load = await leader.until(
-        lambda: next((p.load for p in leader.polls if p.load.run_queue is not msgspec.UNSET), 0)
-    )
+    load = leader.polls[-1].load
+    assert load.run_queue is not msgspec.UNSET
     assert 0 <= load.cpu_busy_per_mille <= 1000
-    counts = itertools.takewhile(lambda poll: poll.load is not load, leader.polls)
-    assert all(poll.load.run_queue is msgspec.UNSET for poll in counts)

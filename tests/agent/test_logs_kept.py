@@ -17,7 +17,6 @@ from raftflow.agent.output.log_index import AttemptBegan, AttemptEnded, LogIndex
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
-from raftflow.domain.features import LEVEL
 from raftflow.domain.tasks.program import CommandLine
 
 KILLED = """
@@ -35,11 +34,6 @@ def wait(fifo):
     open(fifo, "w").close()
     time.sleep(300)
 """
-
-
-@pytest.fixture(autouse=True)
-def _newest_level(leader: Any) -> None:
-    leader.feature_level = LEVEL
 
 
 @pytest.fixture

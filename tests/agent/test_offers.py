@@ -16,7 +16,6 @@ ADD = {"python": "operator:add", "args": [40, 2]}
 
 @pytest.fixture
 def online(leader: Any) -> Any:
-    leader.feature_level = 3
     leader.poll_wait_ms = 300
     return leader
 
@@ -73,15 +72,6 @@ async def test_an_agent_whose_offers_are_refused_comes_back_without(online: Any,
     await lose(online, 3)
     assert [len(seen.offers) for seen in online.registrations] == [0, 1, 0]
     assert (await online.run(**ADD)).outcome == "succeeded"
-
-
-async def test_a_leader_of_a_lower_level_is_offered_nothing(leader: Any, start_agent: Any) -> None:
-    start_agent()
-    leader.deaf_polls = 1
-    await leader.assign(ADD)
-    await leader.until(lambda: leader.reports)
-    await lose(leader)
-    assert leader.registrations[1].offers == []
 
 
 def test_the_attempt_table_knows_what_nobody_heard_of() -> None:

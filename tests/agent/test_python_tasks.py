@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from raftflow.domain.contract.views import ReportedEnd
-from raftflow.domain.features import LEVEL
 
 FUNCTIONS = """
 import asyncio, os, subprocess, sys, time
@@ -275,7 +274,6 @@ async def test_output_of_a_call(leader: Any, start_agent: Any) -> None:
 
 
 async def test_output_of_a_call_is_cut_at_the_limit(leader: Any, start_agent: Any) -> None:
-    leader.feature_level = LEVEL
     start_agent(resources={"cpu": 1}, output_bytes_max=10_000)
     end = await leader.run(python="fns:flood", args=[300])
     piece = await leader.log_of(end.fence, "stdout")

@@ -136,7 +136,6 @@ ADD = {"python": "operator:add", "args": [40, 2]}
 
 @pytest.fixture
 def picky(leader: Any) -> Any:
-    leader.feature_level = 3
     leader.poll_wait_ms = 300
     return leader
 

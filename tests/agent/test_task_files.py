@@ -22,7 +22,6 @@ from raftflow.agent.workdir.files import (
     read_file,
 )
 from raftflow.agent.workdir.trash import Trash, remove_tree
-from raftflow.domain.features import LEVEL
 
 HOSTILE_RESULTS = {
     "fifo": ('mkfifo "$RAFTFLOW_RESULT"', "there is a FIFO in place of a regular file"),
@@ -173,7 +172,6 @@ async def test_a_work_directory_that_is_removed_is_made_anew(leader: Any, start_
 
 
 async def test_logs_of_files_that_somebody_replaced(leader: Any, start_agent: Any, tmp_path: Path) -> None:
-    leader.feature_level = LEVEL
     start_agent()
     end = await leader.run(command=["echo", "text"])
     file = tmp_path / "agent" / "attempts" / str(end.fence) / "stdout"

@@ -9,8 +9,7 @@ import pytest
 
 @pytest.fixture
 async def online(one: Any) -> Any:
-    """A replica at the level that caches, with an agent."""
-    await one.until(lambda: one.replica.machine.state.feature_level >= 3)
+    """A replica that leads alone, with an agent."""
     one.incarnation = await one.register()
     one.seq = one.seen = 0
     return one

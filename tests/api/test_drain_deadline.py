@@ -11,8 +11,7 @@ WORK = {"id": "a", "command": ["true"]}
 
 @pytest.fixture
 async def online(one: Any) -> Any:
-    """A replica at the level that knows deadlines."""
-    await one.until(lambda: one.replica.machine.state.feature_level >= 3)
+    """A replica that leads alone."""
     return one
 
 

@@ -126,7 +126,6 @@ async def test_what_is_asked_wrongly_is_refused(one: Any) -> None:
 async def test_every_replica_gives_them_out_and_none_passes_the_request_on(trio: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
-    await leader.until(lambda: leader.replica.machine.state.feature_level >= 5)
     _, _, fence = await joined(leader)
     for follower in cluster.followers():
         await follower.until(lambda one=follower: one.replica.machine.state.fence >= fence)

@@ -16,11 +16,10 @@ from raftflow import helpers
 from raftflow.api.routes import large_submissions
 from raftflow.coordinator.uploads import document_worker
 from raftflow.coordinator.uploads.document_reader import DocumentReader, ReaderFailedError
-from raftflow.coordinator.uploads.document_worker import Ask, DocumentRefused, Fault, Head, Whole
+from raftflow.coordinator.uploads.document_worker import Ask, Fault, Head
 from raftflow.coordinator.uploads.submission import WorkflowSubmission
 from raftflow.domain import commands as c
 from raftflow.domain import limits
-from raftflow.domain.features import LEVEL, PIECES_LEVEL
 from raftflow.domain.tasks.program import CommandLine
 
 COUNT = 1_500
@@ -31,19 +30,10 @@ def document(count: int = COUNT, name: str = "large", **more: Any) -> dict[str, 
     return {"name": name, "tasks": tasks, **more}
 
 
-@pytest.fixture(params=[LEVEL, PIECES_LEVEL - 1])
-async def replica(serve: Any, request: Any) -> Any:
-    """A replica of this version, and one on the level before, which takes the whole in one command."""
-    one = await serve(level=request.param)
-    await one.until(lambda: one.replica.machine.state.feature_level == request.param)
-    return one
-
-
 @pytest.fixture
-async def newest(serve: Any) -> Any:
-    one = await serve()
-    await one.until(lambda: one.replica.machine.state.feature_level == LEVEL)
-    return one
+async def replica(serve: Any) -> Any:
+    """A replica that leads alone."""
+    return await serve()
 
 
 def keyed(key: str) -> dict[str, str]:
@@ -81,18 +71,16 @@ async def test_it_is_taken_in(replica: Any) -> None:
     assert (again.status, again.json["id"]) == (201, workflow)
     other = await replica.post("/v1/workflows", document(), headers=keyed("k"))
     assert (other.status, other.word) == (409, "request-mismatch")
-    in_pieces = replica.replica.machine.state.feature_level >= PIECES_LEVEL
-    assert ("AddTasks" in seen, "SubmitWorkflow" in seen) == (in_pieces, not in_pieces)
+    assert "AddTasks" in seen and "SubmitWorkflow" not in seen
     assert (await replica.get("/v1/ledger/verify")).json["ok"]
 
 
-async def test_a_key_means_the_same_on_both_roads(newest: Any, monkeypatch: Any) -> None:
-    """The cluster's level, or the limit, may change between a request and its repetition."""
-    first = await newest.post("/v1/workflows", document(), headers=keyed("k"))
-    monkeypatch.setattr(large_submissions, "PIECES_LEVEL", LEVEL + 1)
-    second = await newest.post("/v1/workflows", document(), headers=keyed("k"))
+async def test_a_key_means_the_same_on_both_roads(replica: Any, monkeypatch: Any) -> None:
+    """The limit from which on a document is a large one may differ between a request and its repetition."""
+    first = await replica.post("/v1/workflows", document(), headers=keyed("k"))
+    second = await replica.post("/v1/workflows", document(), headers=keyed("k"))
     monkeypatch.setattr("raftflow.api.routes.workflows.OFF_LOOP_BYTES", 10**9)
-    third = await newest.post("/v1/workflows", document(), headers=keyed("k"))
+    third = await replica.post("/v1/workflows", document(), headers=keyed("k"))
     assert first.json["id"] == second.json["id"] == third.json["id"]
 
 
@@ -107,8 +95,8 @@ async def test_faults_are_named(replica: Any) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b"{" + b" " * 40_000, b'{"a": 1e400}' + b" " * 40_000])
-async def test_what_is_no_document(newest: Any, raw: bytes) -> None:
-    answer = await newest.post("/v1/workflows", raw=raw)
+async def test_what_is_no_document(replica: Any, raw: bytes) -> None:
+    answer = await replica.post("/v1/workflows", raw=raw)
     assert (answer.status, answer.word) == (400, "invalid-document")
 
 
@@ -120,21 +108,21 @@ async def test_limits_are_named(replica: Any, monkeypatch: Any) -> None:
     assert (answer.status, answer.word, answer.json["limit"]) == (413, "too-large", COUNT - 1)
 
 
-async def test_the_same_request_twice_at_once(newest: Any) -> None:
-    seen = commands_of(newest)
+async def test_the_same_request_twice_at_once(replica: Any) -> None:
+    seen = commands_of(replica)
     answers = await asyncio.gather(
-        *(newest.post("/v1/workflows", document(), headers=keyed(key)) for key in ("k", "k", "other"))
+        *(replica.post("/v1/workflows", document(), headers=keyed(key)) for key in ("k", "k", "other"))
     )
     assert [answer.status for answer in answers] == [201] * 3
     assert answers[0].json["id"] == answers[1].json["id"] != answers[2].json["id"]
     assert seen.count("BeginWorkflow") == 2
 
 
-async def test_the_line_is_bounded(newest: Any, monkeypatch: Any) -> None:
+async def test_the_line_is_bounded(replica: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(large_submissions, "SUBMISSIONS_MAX", 0)
-    answer = await newest.post("/v1/workflows", document())
+    answer = await replica.post("/v1/workflows", document())
     assert (answer.status, answer.word) == (429, "queue-full")
-    assert (await newest.post("/v1/workflows", document(2))).status == 201
+    assert (await replica.post("/v1/workflows", document(2))).status == 201
 
 
 async def leave(one: Any, headers: dict[str, str]) -> None:
@@ -161,67 +149,67 @@ async def leave(one: Any, headers: dict[str, str]) -> None:
     one.replica.log.submit = submit
 
 
-async def test_without_a_key_it_ends_with_its_client(newest: Any) -> None:
-    await leave(newest, {})
-    await newest.until(lambda: not newest.replica.machine.state.uploads)
-    assert newest.replica.machine.state.workflows == {}
+async def test_without_a_key_it_ends_with_its_client(replica: Any) -> None:
+    await leave(replica, {})
+    await replica.until(lambda: not replica.replica.machine.state.uploads)
+    assert replica.replica.machine.state.workflows == {}
 
 
-async def test_with_a_key_it_goes_on_and_the_next_request_gets_the_answer(newest: Any) -> None:
-    seen = commands_of(newest)
-    await leave(newest, keyed("k"))
-    answer = await newest.post("/v1/workflows", document(), headers=keyed("k"))
+async def test_with_a_key_it_goes_on_and_the_next_request_gets_the_answer(replica: Any) -> None:
+    seen = commands_of(replica)
+    await leave(replica, keyed("k"))
+    answer = await replica.post("/v1/workflows", document(), headers=keyed("k"))
     assert answer.status == 201
-    assert list(newest.replica.machine.state.workflows) == [answer.json["id"]]
+    assert list(replica.replica.machine.state.workflows) == [answer.json["id"]]
     assert seen.count("BeginWorkflow") == 1
 
 
-async def test_leadership_that_comes_back_in_time(newest: Any) -> None:
+async def test_leadership_that_comes_back_in_time(replica: Any) -> None:
     """The request waits for a leader, and begins anew."""
-    submit = newest.replica.log.submit
+    submit = replica.replica.log.submit
     lost: list[int] = []
 
     async def losing(entry: bytes, timeout_s: float) -> Any:
         if not lost and b"workflow.add" in entry:
             lost.append(1)
-            newest.replica.log.lose_leadership()
-            asyncio.get_running_loop().call_later(0.05, newest.replica.log.gain_leadership)
+            replica.replica.log.lose_leadership()
+            asyncio.get_running_loop().call_later(0.05, replica.replica.log.gain_leadership)
         return await submit(entry, timeout_s)
 
-    newest.replica.log.submit = losing
-    answer = await newest.post("/v1/workflows", document(), headers=keyed("k"))
+    replica.replica.log.submit = losing
+    answer = await replica.post("/v1/workflows", document(), headers=keyed("k"))
     assert (answer.status, lost) == (201, [1])
-    await newest.until(lambda: not newest.replica.machine.state.uploads)
-    assert len(newest.replica.machine.state.workflows) == 1
+    await replica.until(lambda: not replica.replica.machine.state.uploads)
+    assert len(replica.replica.machine.state.workflows) == 1
 
 
-async def test_leadership_lost_while_it_is_read(newest: Any, monkeypatch: Any) -> None:
+async def test_leadership_lost_while_it_is_read(replica: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("raftflow.api.dispatch.leader_wait.LEADER_WAIT_S", 0.0)
     read = DocumentReader.pieces_of
 
     async def slow(self: Any, *given: Any) -> Any:
-        newest.replica.log.lose_leadership()
+        replica.replica.log.lose_leadership()
         return await read(self, *given)
 
     monkeypatch.setattr(DocumentReader, "pieces_of", slow)
-    answer = await newest.post("/v1/workflows", document())
+    answer = await replica.post("/v1/workflows", document())
     assert (answer.status, answer.word) == (503, "no-leader")
 
 
-async def test_a_process_that_dies_is_replaced(newest: Any) -> None:
-    reader = newest.server._runner.app[large_submissions.KEY].reader
-    assert (await newest.post("/v1/workflows", document())).status == 201
+async def test_a_process_that_dies_is_replaced(replica: Any) -> None:
+    reader = replica.server._runner.app[large_submissions.KEY].reader
+    assert (await replica.post("/v1/workflows", document())).status == 201
     pid = reader.pid
     os.kill(pid, signal.SIGSTOP)
-    asking = asyncio.create_task(newest.post("/v1/workflows", document()))
-    await newest.until(reader._turn.locked)
+    asking = asyncio.create_task(replica.post("/v1/workflows", document()))
+    await replica.until(reader._turn.locked)
     os.kill(pid, signal.SIGKILL)
     answer = await asking
     assert (answer.status, answer.word) == (429, "queue-full")
-    assert (await newest.post("/v1/workflows", document())).status == 201
+    assert (await replica.post("/v1/workflows", document())).status == 201
     assert reader.pid not in {None, pid}
     pid = reader.pid
-    await newest.stop()
+    await replica.stop()
     assert not alive(pid)
 
 
@@ -308,17 +296,6 @@ def test_answers_of_the_process() -> None:
     assert (head.submission.tasks, head.submission.needs, head.submission.path) == (20, 16, (0, 1, 2, 3, 4))
     tasks = msgspec.msgpack.decode(pieces[0].tasks, type=tuple[c.TaskPart, ...])
     assert max(task.rank for task in tasks) == 25_000, "by what was learnt"
-    (whole,) = document_worker.answer(Ask(BODY, "r", {}, whole=True, at_ms=1, actor="client:api", workflow_id="wf-1"))
-    assert isinstance(whole, Whole) and whole.tag == "workflow.submit"
-    assert document_worker.prepared_of(whole).encoded == whole.encoded
-
-
-def test_a_command_that_is_too_large(monkeypatch: Any) -> None:
-    monkeypatch.setattr(limits, "ENTRY_BYTES_MAX", 4_100)
-    body = msgspec.json.encode({"name": "w", "tasks": [{"id": "a", "command": ["x" * 10]}]})
-    monkeypatch.setattr(document_worker, "normalize", lambda _: c.WorkflowSpec(name="x" * 5000, tasks=()))
-    (refused,) = document_worker.answer(Ask(body, "", {}, whole=True, actor="client:api"))
-    assert isinstance(refused, DocumentRefused) and refused.rejection.limit == 4_100
 
 
 def test_faults_that_only_show_when_it_is_stored(monkeypatch: Any) -> None:

@@ -89,7 +89,6 @@ async def test_changes_that_cannot_be(trio: Any, one: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
     follower = cluster.followers()[0]
-    await leader.until(lambda: leader.replica.machine.state.feature_level >= 2)
     new = {"name": "n4", "peer": "127.0.0.1:1", "url": "http://127.0.0.1:2"}
     for wrong in ({"name": "no/name"}, {"peer": "nowhere"}, {"url": "127.0.0.1"}, {"more": 1}):
         assert (await follower.post("/v1/members", {**new, **wrong})).word == "invalid-document", wrong
@@ -108,7 +107,6 @@ async def test_changes_that_cannot_be(trio: Any, one: Any) -> None:
 async def test_a_replica_that_never_starts_stays_a_learner_and_can_be_removed(trio: Any, monkeypatch: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
-    await leader.until(lambda: leader.replica.machine.state.feature_level >= 2)
     monkeypatch.setattr("raftflow.coordinator.membership_admin.CHANGE_S", 0.5)
     answer = await leader.post("/v1/members", {"name": "n4", "peer": "127.0.0.1:1", "url": "http://127.0.0.1:2"})
     assert answer.word == "outcome-unknown"

@@ -11,7 +11,6 @@ import pytest
 
 from raftflow.demo.main import read_audit
 from raftflow.domain.contract.views import AuditLine, AuditTransition
-from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
 
@@ -57,13 +56,11 @@ def _eventually(condition: Callable[[], T], timeout_s: float = EVENTUALLY_S, wha
 
 @pytest.fixture
 def online(make_cluster: Callable[..., LocalCluster]) -> Callable[..., LocalCluster]:
-    """Return a function that starts a cluster and waits until it is on the level of the on-line scheduler."""
+    """Return a function that starts a cluster and waits until it has a leader."""
 
     def make(**options: object) -> LocalCluster:
         cluster = make_cluster(**options)
-        with cluster.client() as client:
-            url = cluster.url_of(cluster.wait_leader())
-            _eventually(lambda: client.status(url).feature_level >= ONLINE_LEVEL, what="the feature level")
+        cluster.wait_leader()
         return cluster
 
     return make

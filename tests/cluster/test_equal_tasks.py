@@ -43,8 +43,7 @@ def test_equal_tasks_run_once_and_share_their_result(
     cluster = make_cluster(agents=2, agent_cpus=2)
     trace = tmp_path / "trace"
     with cluster.client() as client:
-        url = cluster.url_of(cluster.wait_leader())
-        eventually(lambda: client.status(url).feature_level >= 3)
+        cluster.wait_leader()
         first = client.submit(bag("first", traced(trace, 4), 5)).id
         second = client.submit(bag("second", traced(trace, 4), 3)).id
         eventually(lambda: client.workflow(first).tasks.running == 1)
@@ -89,8 +88,7 @@ def test_when_the_owner_fails_or_its_agent_dies_another_runs(
     cluster = make_cluster(agents=1, agent_cpus=2, lease_ms=1_500)
     trace = tmp_path / "trace"
     with cluster.client() as client:
-        url = cluster.url_of(cluster.wait_leader())
-        eventually(lambda: client.status(url).feature_level >= 3)
+        cluster.wait_leader()
         failing = {"id": "a", "command": ["sh", "-c", f"echo bad >> {trace}; exit 3"], "cache": {"key": "one"}}
         good = {"id": "b", "command": traced(trace, 4), "cache": {"key": "one"}}
         first = client.submit({"name": "first", "priority": 60, "tasks": [failing]}).id

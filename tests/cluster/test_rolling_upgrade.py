@@ -1,4 +1,6 @@
-"""Versions mixed on real processes: replicas of feature level N-1 and N, upgraded one by one under load.
+"""Versions mixed on real processes: replicas of this feature level and the next, upgraded one by one under load.
+
+There is no version of the next level yet: replicas play it (`LEVEL_VARIABLE`), and in it `agent forget` is new.
 
 Nothing acknowledged is lost, and no step makes a writing client wait for longer than a failover, which is measured in
 the same test.
@@ -12,8 +14,9 @@ from collections.abc import Callable
 
 import pytest
 
+from raftflow.client import Refused
 from raftflow.coordinator.build import LEVEL_VARIABLE
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import LEVEL, NEXT_LEVEL
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.load import Acknowledged, AuditedWork, Reporter, Writer
@@ -21,7 +24,7 @@ from raftflow.local.load import Acknowledged, AuditedWork, Reporter, Writer
 LOG = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-OLDER = {LEVEL_VARIABLE: str(LEVEL - 1)}
+OLDER, NEWER = ({LEVEL_VARIABLE: str(level)} for level in (LEVEL, NEXT_LEVEL))
 FAILOVERS = 2
 NOISE = 1.5
 """How much longer than the longest failover a step may take: clients spread their tries at random."""
@@ -39,6 +42,12 @@ def wait_for_more(acknowledged: Acknowledged, count: int = 10) -> None:
 
 def levels(cluster: LocalCluster) -> set[tuple[int, int]]:
     return {(s.feature_level, s.feature_level_max) for s in cluster.statuses().values() if s is not None}
+
+
+def forget(cluster: LocalCluster) -> None:
+    """Send the command of the next level."""
+    with cluster.client() as client:
+        client.forget_agent("nobody")
 
 
 def failover(cluster: LocalCluster, writer: Writer) -> float:
@@ -64,27 +73,31 @@ def test_replicas_are_upgraded_one_by_one_under_load(make_cluster: Callable[...,
     ):
         wait_for_more(acknowledged)
         failovers_s = [failover(cluster, writer) for _ in range(FAILOVERS)]
-        assert levels(cluster) == {(LEVEL - 1, LEVEL - 1)}
+        assert levels(cluster) == {(LEVEL, LEVEL)}
+        with pytest.raises(Refused, match="needs feature level 2"):
+            forget(cluster)
         *first, last = cluster.replica_names
         for name in first:
             with writer.watch() as watch:
                 cluster.stop(name)
-                cluster.start_replica(name)
+                cluster.start_replica(name, NEWER)
                 cluster.wait_ready()
             pauses_s[f"{name} is upgraded"] = watch.longest_s
             wait_for_more(acknowledged)
             time.sleep(LOOKS_S)
-            assert {level for level, _ in levels(cluster)} == {LEVEL - 1}, "raised before all understand it"
+            assert {level for level, _ in levels(cluster)} == {LEVEL}, "raised before all understand it"
         with writer.watch() as watch:
             cluster.stop(last)
             time.sleep(LOOKS_S)
-            assert {level for level, _ in levels(cluster)} == {LEVEL - 1}, "raised although a member was away"
-            cluster.start_replica(last)
+            assert {level for level, _ in levels(cluster)} == {LEVEL}, "raised although a member was away"
+            cluster.start_replica(last, NEWER)
             cluster.wait_ready()
         pauses_s[f"{last} is upgraded"] = watch.longest_s
         with writer.watch() as watch:
-            cluster._wait(lambda: levels(cluster) == {(LEVEL, LEVEL)}, 20.0, "the level does not rise")
+            cluster._wait(lambda: levels(cluster) == {(NEXT_LEVEL, NEXT_LEVEL)}, 20.0, "the level does not rise")
         pauses_s["the level rises"] = watch.longest_s
+        with pytest.raises(Refused, match="there is no agent"):
+            forget(cluster)
         wait_for_more(acknowledged)
 
         # The older version does not come back, and says why; the others go on.
@@ -97,9 +110,9 @@ def test_replicas_are_upgraded_one_by_one_under_load(make_cluster: Callable[...,
         pauses_s["the older one tries to come back"] = watch.longest_s
         words = cluster.log_file(last).read_text()
         assert processes.exit_code(process) == 2, words
-        assert f"understands levels up to {LEVEL - 1}" in words
+        assert f"understands levels up to {LEVEL}" in words
         wait_for_more(acknowledged)
-        cluster.start_replica(last)
+        cluster.start_replica(last, NEWER)
         cluster.wait_ready()
     LOG.info("failovers %s, pauses %s", failovers_s, pauses_s)
     assert {step: took for step, took in pauses_s.items() if took > NOISE * max(failovers_s)} == {}, failovers_s

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from msgspec import inspect
 from msgspec.structs import replace
 
 from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
-from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL, PIECES_LEVEL
+from raftflow.domain.features import LEVEL
 from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
@@ -83,7 +85,7 @@ async def opened(directory: Path, level: int) -> AsyncIterator[GoldenReplica]:
         replica.fs.close()
 
 
-def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
+def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     """Yield batches that use every command and every field, with values that differ from the defaults."""
     clock = iter(range(START_MS, START_MS + 10**9, 1_000))
 
@@ -98,6 +100,7 @@ def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
             capacity={"cpu": 8_000, "memory": 4_096, "gpu": 2_000},
             labels={"zone": "west"},
             prefetch=4,
+            home="home",
         ),
         c.RegisterAgent(**stamp(), name="a2", instance="instance-2", capacity={"cpu": 1_000, "memory": 512}),
     )
@@ -129,7 +132,7 @@ def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
     )
     ends = (
         c.AttemptEnd(1, "wf-1", "a", AttemptOutcome.SUCCEEDED, 0, "", b'{"n":1}', 1_200),
-        c.AttemptEnd(2, "wf-2", "a", AttemptOutcome.FAILED, -9, "killed", b"", 300),
+        c.AttemptEnd(2, "wf-2", "a", AttemptOutcome.FAILED, -9, "killed", b"", 300, 200, 30),
     )
     yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=1, ends=ends, missing=(3,)),)
     yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=7, ends=ends),)
@@ -140,26 +143,26 @@ def commands(level: int) -> Iterator[tuple[c.AnyCommand, ...]]:
         yield (c.ControlWorkflow(**stamp(f"{action}-4"), workflow_id="wf-4", action=action),)
     yield (c.ControlWorkflow(**stamp("retry-2"), workflow_id="wf-2", action="retry"),)
     yield (
-        c.ControlAgent(**stamp(), name="a1", action="drain"),
-        c.ControlAgent(**stamp(), name="a1", action="resume"),
+        c.DrainAgent(**stamp(), name="a1", leaving=True),
+        c.ResumeAgent(**stamp(), name="a1"),
     )
     yield (c.RemoveAgent(**stamp(), name="a2", incarnation=2, reason="lost"),)
     yield (c.RetireWorkflows(**stamp(), before_ms=START_MS + 10**6, count_max=1),)
-    yield (c.RaiseFeatureLevel(**stamp(), level=2, supported=(c.Supported("n1", 2),)),)
+    yield (c.RaiseFeatureLevel(**stamp(), level=LEVEL, supported=(c.Supported("n1", LEVEL),)),)
     yield (c.SubmitWorkflow(**stamp("submit-9"), workflow_id="wf-9", spec=WorkflowSpec(name="last", tasks=tasks)),)
-    if level >= PIECES_LEVEL:
-        yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
-    if level >= ONLINE_LEVEL:
-        yield from online(stamp)
-    if level >= FAULTS_LEVEL:
-        yield from faults(stamp)
+    yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
+    yield from online(stamp)
+    yield from faults(stamp)
 
 
 def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
-    """Yield what level 3 brings. The first batch leaves a backup, a larger demand and a cached result behind."""
+    """Yield what adjusts running work.
+
+    The first batch leaves a backup, a larger demand and a cached result behind.
+    """
     large = {"cpu": 1_000, "memory": 100}
     tasks = (
-        TaskSpec(id="a", program=CommandLine(("slow",)), resources=large, kind="slow"),
+        TaskSpec(id="a", program=CommandLine(("slow",)), resources=large, kind="slow", backup=True),
         TaskSpec(id="b", program=CommandLine(("large",)), resources=large, memory_max_mib=300),
         TaskSpec(id="c", program=CommandLine(("same",)), resources=large, cache="key-1"),
         TaskSpec(id="d", program=CommandLine(("same",)), resources=large, cache="key-1"),
@@ -167,7 +170,6 @@ def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         TaskSpec(id="f", program=CommandLine(("twice",)), cache="", needs=("b",)),
     )
     yield (
-        c.RaiseFeatureLevel(**stamp(), level=3, supported=(c.Supported("n1", 3),)),
         c.RegisterAgent(**stamp(), name="b1", instance="i", capacity={"cpu": 4_000, "memory": 4_096}, prefetch=4),
         c.RegisterAgent(**stamp(), name="b2", instance="i", capacity={"cpu": 4_000, "memory": 4_096}),
         c.SubmitWorkflow(
@@ -175,22 +177,22 @@ def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         ),
         c.CommitPlacements(**stamp(), placements=tuple(c.Placement("wf-10", task, "b1", 3) for task in range(3))),
         c.CommitBackups(**stamp(), placements=(c.Placement("wf-10", 0, "b2", 4),)),
-        c.ReportEnds(
+        c.ReportAttempts(
             **stamp(),
             agent="b1",
             incarnation=3,
             ends=(
-                c.AttemptFinish(6, "wf-10", "b", AttemptOutcome.OUTGROWN, -9, "", b"", 40, 30, 150),
-                c.AttemptFinish(7, "wf-10", "c", AttemptOutcome.SUCCEEDED, 0, "", b'{"n":2}', 1_300, 900, 80),
+                c.AttemptEnd(6, "wf-10", "b", AttemptOutcome.OUTGROWN, -9, "", b"", 40, 30, 150),
+                c.AttemptEnd(7, "wf-10", "c", AttemptOutcome.SUCCEEDED, 0, "", b'{"n":2}', 1_300, 900, 80),
             ),
         ),
     )
     yield (
-        c.ReportEnds(
+        c.ReportAttempts(
             **stamp(),
             agent="b2",
             incarnation=4,
-            ends=(c.AttemptFinish(8, "wf-10", "a", AttemptOutcome.SUCCEEDED, 0, "", b"1", 700, 600, 90),),
+            ends=(c.AttemptEnd(8, "wf-10", "a", AttemptOutcome.SUCCEEDED, 0, "", b"1", 700, 600, 90),),
             missing=(77,),
         ),
     )
@@ -214,14 +216,14 @@ def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
             **stamp(),
             agent="b1",
             incarnation=5,
-            ends=(c.AttemptFinish(9, "wf-11", "a", AttemptOutcome.SUCCEEDED, 0, "", b"9", 800, 700, 60),),
+            ends=(c.AttemptEnd(9, "wf-11", "a", AttemptOutcome.SUCCEEDED, 0, "", b"9", 800, 700, 60),),
         ),
     )
     yield (c.ClearCache(**stamp(), key="key-1"), c.ClearCache(**stamp(), prefix="no"))
 
 
 def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
-    """Yield what level 4 brings. One upload is finished, one dropped, and one left in the middle."""
+    """Yield uploads. One upload is finished, one dropped, and one left in the middle."""
     profiles = (
         TaskSpec(id="a", program=CommandLine(("prog", "--ä")), env={"K": "V"}, retries=2),
         TaskSpec(id="b", program=PythonCall("package.module:function", b"[1]"), cache="key-${a.digest}"),
@@ -247,7 +249,7 @@ def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         c.TaskPart(0, "b", 1, 2_000, (2,)),
         c.TaskPart(1, "c", 0, 9, (0,)),
     )
-    yield (c.RaiseFeatureLevel(**stamp(), level=4, supported=(c.Supported("n1", 4),)), begin("wf-12", 3))
+    yield (begin("wf-12", 3),)
     yield (add("wf-12", 0, profiles[:1], first), begin("wf-13", 4))
     yield (add("wf-13", 0, profiles, first, second), begin("wf-14", 5))
     yield (add("wf-12", 1, profiles[1:], second, third),)
@@ -258,7 +260,9 @@ def pieces(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
 
 
 def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:
-    """Yield what level 5 brings. Pairs of attempts of which one is over are left behind, each over in another way.
+    """Yield losses and faults of agents.
+
+    Pairs of attempts of which one is over are left behind, each over in another way.
 
     One agent that is gone is drained, another one forgotten.
     """
@@ -272,17 +276,16 @@ def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
     )
     spec = WorkflowSpec(name="pairs", tasks=(task, replace(task, id="b"), replace(task, id="c")), max_parallel=6)
     yield (
-        c.RaiseFeatureLevel(**stamp(), level=5, supported=(c.Supported("n1", 5),)),
         c.RegisterAgent(**stamp(), name="b3", instance="i", capacity={"cpu": 4_000, "memory": 4_096}),
         c.SubmitWorkflow(**stamp("submit-16"), workflow_id="wf-16", spec=spec),
         c.CommitPlacements(**stamp(), placements=tuple(c.Placement("wf-16", task, "b1", 5) for task in range(3))),
         c.CommitBackups(**stamp(), placements=tuple(c.Placement("wf-16", task, "b2", 4) for task in range(3))),
     )
     ends = (
-        c.AttemptFinish(15, "wf-16", "a", AttemptOutcome.FAILED, 3, "exit code 3", b"", 40, 30, 50),
-        c.AttemptFinish(16, "wf-16", "b", AttemptOutcome.OUTGROWN, -9, "", b"", 40, 30, 150),
+        c.AttemptEnd(15, "wf-16", "a", AttemptOutcome.FAILED, 3, "exit code 3", b"", 40, 30, 50),
+        c.AttemptEnd(16, "wf-16", "b", AttemptOutcome.OUTGROWN, -9, "", b"", 40, 30, 150),
     )
-    yield (c.ReportEnds(**stamp(), agent="b2", incarnation=4, ends=ends),)
+    yield (c.ReportAttempts(**stamp(), agent="b2", incarnation=4, ends=ends),)
     yield (
         c.RemoveAgent(**stamp(), name="b2", incarnation=4, reason="lost"),
         c.RemoveAgent(**stamp(), name="b3", incarnation=6, reason="lost_together"),
@@ -290,7 +293,7 @@ def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         c.AddTasks(**stamp(), workflow_id="wf-17", number=0, profiles=(task,), tasks=(c.TaskPart(0, "a", 0, 3_000),)),
     )
     yield (
-        c.JoinAgent(**stamp(), name="c1", instance="i", capacity={"cpu": 1_000}, home="home"),
+        c.RegisterAgent(**stamp(), name="c1", instance="i", capacity={"cpu": 1_000}, home="home"),
         c.RemoveAgent(**stamp(), name="c1", incarnation=7, reason="left"),
         c.DrainAgent(**stamp(), name="c1"),
         c.ForgetAgent(**stamp(), name="a2"),
@@ -304,3 +307,27 @@ def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:
 def tag_of(command: c.AnyCommand) -> str:
     """Return the tag that the command has in the log."""
     return str(type(command).__struct_config__.tag)
+
+
+def parts_of(kind: type[c.Command]) -> list[str]:
+    """Return every field of a command and of what it holds, and every value of its enumerations, as paths."""
+    found: dict[str, None] = {}
+
+    def walk(info: Any, path: str) -> None:
+        if isinstance(info, inspect.StructType):
+            for field in info.fields:
+                below = f"{path}.{field.encode_name}" if path else field.encode_name
+                found[below] = None
+                walk(field.type, below)
+        elif isinstance(info, inspect.EnumType):
+            found.update(dict.fromkeys(f"{path}={each.value}" for each in info.cls))
+        elif isinstance(info, inspect.LiteralType):
+            found.update(dict.fromkeys(f"{path}={each}" for each in info.values))
+        elif isinstance(info, inspect.UnionType):
+            for each in info.types:
+                walk(each, path)
+        elif isinstance(info, inspect.VarTupleType):
+            walk(info.item_type, path)
+
+    walk(inspect.type_info(kind), "")
+    return sorted(found)

@@ -13,7 +13,7 @@ import pytest
 from raftflow.coordinator.config.addresses import Address
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig, Timing
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.commands import ControlAgent, RegisterAgent, RemoveAgent, SubmitWorkflow
+from raftflow.domain.commands import DrainAgent, RegisterAgent, RemoveAgent, ResumeAgent, SubmitWorkflow
 from raftflow.domain.contract.views import PollRequest, PollResponse, ReportedEnd
 from raftflow.domain.features import LEVEL
 from raftflow.domain.tasks.program import CommandLine
@@ -74,6 +74,7 @@ class Bench:
                 instance=instance,
                 capacity={"cpu": cpu * 1000},
                 prefetch=prefetch,
+                home=f"home of {name}",
             )
         )
         return int(reply.incarnation)
@@ -96,8 +97,11 @@ class Bench:
         )
         return str(reply.workflow_id)
 
-    def control(self, name: str, action: Any) -> ControlAgent:
-        return ControlAgent(at_ms=self.clock.ms, actor="client:test", name=name, action=action)
+    def control(self, name: str, action: Any) -> DrainAgent | ResumeAgent:
+        """Make the command that drains an agent until it is gone, or resumes it."""
+        if action == "drain":
+            return DrainAgent(at_ms=self.clock.ms, actor=f"agent:{name}", name=name, leaving=True)
+        return ResumeAgent(at_ms=self.clock.ms, actor="client:test", name=name)
 
     def removal(self, name: str, incarnation: int) -> RemoveAgent:
         return RemoveAgent(at_ms=self.clock.ms, actor="leader:n1", name=name, incarnation=incarnation, reason="lost")

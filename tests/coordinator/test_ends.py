@@ -9,12 +9,12 @@ import pytest
 from msgspec import Raw
 
 from raftflow.coordinator.audit.frames import record_of
-from raftflow.coordinator.sessions.ends import attempt_end, attempt_finish
+from raftflow.coordinator.sessions.ends import attempt_end
 from raftflow.domain.commands import ControlWorkflow, RegisterAgent, RemoveAgent
 from raftflow.domain.contract.views import ReportedEnd
 from raftflow.domain.limits import RESULT_BYTES_MAX
 from raftflow.domain.replies import AgentAccepted
-from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
+from raftflow.domain.tasks.states import AttemptOutcome, TaskState
 from raftflow.machine.read import invariants
 
 ONE = Raw(b"1")
@@ -24,26 +24,22 @@ def ended(outcome: Any, **fields: Any) -> ReportedEnd:
     return ReportedEnd(fence=1, workflow_id="wf-1", task_id="t", outcome=outcome, **fields)
 
 
-@pytest.mark.parametrize("turn", [attempt_end, attempt_finish])
-def test_a_result_that_cannot_be_kept_makes_a_failed_attempt(turn: Any) -> None:
-    end = turn(ended("succeeded", result=Raw(b'"' + b"x" * RESULT_BYTES_MAX + b'"')))
+def test_a_result_that_cannot_be_kept_makes_a_failed_attempt() -> None:
+    end = attempt_end(ended("succeeded", result=Raw(b'"' + b"x" * RESULT_BYTES_MAX + b'"')))
     assert (end.outcome, end.result) == (AttemptOutcome.FAILED, b"")
     assert str(RESULT_BYTES_MAX) in end.error
-    assert turn(ended("succeeded", result=ONE)).result == b"1"
-    assert turn(ended("succeeded", result=Raw(b"null"))).result == b""
-    assert turn(ended("failed", result=ONE)).result == b""
+    assert attempt_end(ended("succeeded", result=ONE)).result == b"1"
+    assert attempt_end(ended("succeeded", result=Raw(b"null"))).result == b""
+    assert attempt_end(ended("failed", result=ONE)).result == b""
 
 
-def test_an_outgrown_attempt_is_a_failed_one_below_level_3() -> None:
-    end = ended("outgrown", error="used too much", cpu_ms=7, peak_mib=8)
-    old, new = attempt_end(end), attempt_finish(end)
-    assert (old.outcome, old.error) == (AttemptOutcome.FAILED, "used too much")
-    assert (new.outcome, new.cpu_ms, new.peak_mib) == (AttemptOutcome.OUTGROWN, 7, 8)
+def test_an_end_carries_what_the_attempt_used() -> None:
+    end = attempt_end(ended("outgrown", error="used too much", cpu_ms=7, peak_mib=8))
+    assert (end.outcome, end.error, end.cpu_ms, end.peak_mib) == (AttemptOutcome.OUTGROWN, "used too much", 7, 8)
 
 
-@pytest.mark.parametrize(("level", "command"), [(2, "attempts.report"), (3, "attempts.end")])
-async def test_reports_are_commands_of_the_clusters_level(bench: Any, level: int, command: str) -> None:
-    one = await bench(level=level)
+async def test_a_report_is_one_command_and_its_usage_is_learnt(bench: Any) -> None:
+    one = await bench()
     incarnation = await one.register()
     workflow = await one.submit("t")
     fence = (await one.work(incarnation, 1)).assign[0].fence
@@ -52,10 +48,9 @@ async def test_reports_are_commands_of_the_clusters_level(bench: Any, level: int
     assert [verdict.verdict for verdict in answer.verdicts] == ["accepted"]
     await one.replica.audit.sync()
     frames, _ = await one.replica.audit.read(1, 1_000)
-    assert [record.outcome for record in map(record_of, frames) if record.command == command] == ["ok"]
-    if level == 3:
-        (kind,) = one.machine.state.kinds_learnt.values()
-        assert (kind.cpu_ms, kind.peak_mib) == (1_500, 70)
+    assert [record.outcome for record in map(record_of, frames) if record.command == "attempts.report"] == ["ok"]
+    (kind,) = one.machine.state.kinds_learnt.values()
+    assert (kind.cpu_ms, kind.peak_mib) == (1_500, 70)
 
 
 # --- offers
@@ -146,15 +141,6 @@ async def test_what_another_agent_runs_is_stale(bench: Any) -> None:
     assert task_of(one, offer).last.fence == second.fence
     answer = await one.poll(incarnation, 2, name="a2", seen=second.fence, running=[second.fence])
     assert answer.stop == []
-
-
-async def test_below_level_3_an_agent_registers_and_its_offers_are_void(bench: Any) -> None:
-    one = await bench(level=2)
-    (offer,) = await lost_with_work(one, "a1")
-    reply, verdicts = await come_back(one, "a1", offer)
-    assert verdicts == []
-    assert one.machine.state.agents["a1"].state is AgentState.UP
-    assert (await one.work(reply.incarnation, 1)).assign[0].fence > offer.fence
 
 
 async def test_a_refused_registration_offers_nothing(bench: Any) -> None:

@@ -16,7 +16,7 @@ from raftflow.coordinator.leader.agent_status import AgentStatus
 from raftflow.coordinator.leader.leader_loop import UNHEARD_S
 from raftflow.coordinator.leader.leases import Leases
 from raftflow.coordinator.leader.retention import Retention
-from raftflow.domain.commands import ControlAgent, ControlWorkflow
+from raftflow.domain.commands import ControlWorkflow, DrainAgent
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.tasks.states import AgentState, TaskState, WorkflowState
 from raftflow.machine.tables.state import Agent
@@ -124,7 +124,6 @@ async def test_a_silent_agent_gets_nothing_more_until_it_is_heard(bench: Any) ->
 
 async def test_a_suspect_that_is_lost_and_back_gets_work(bench: Any) -> None:
     one = await bench(lease_ms=400, poll_wait_ms=50)
-    await one.until(lambda: one.machine.state.feature_level >= 3)
     await one.register()
     leader = one.replica.leader
     await one.until(lambda: "a1" in leader.standing.suspects)
@@ -347,18 +346,8 @@ async def test_a_loss_of_most_of_a_small_fleet_is_told_apart(
     assert all(agents[name].present for name in names[silent:])
 
 
-async def test_below_level_5_no_loss_is_told_apart(bench: Any) -> None:
-    one = await bench(lease_ms=300, poll_wait_ms=100, level=4)
-    for name in ("a1", "a2", "a3"):
-        await one.register(name, instance=name * 4)
-    agents = one.machine.state.agents
-    await one.until(lambda: not any(agent.present for agent in agents.values()))
-    assert [agent.losses for agent in agents.values()] == [1, 1, 1]
-
-
 async def test_a_workflow_that_limits_itself_holds_nobody_back(bench: Any) -> None:
     one = await bench()
-    await one.until(lambda: one.machine.state.feature_level >= 3)
     incarnation = await one.register(cpu=4)
     limited = await one.submit("a", "b", "c", max_parallel=1)
     other = await one.submit("d", "e")
@@ -480,7 +469,6 @@ async def test_a_bug_while_leading_stops_the_replica(bench: Any) -> None:
 
 async def test_an_agent_that_says_that_it_is_unfit_gets_nothing_until_it_is_fit(bench: Any) -> None:
     one = await bench(lease_ms=4_000, poll_wait_ms=100)
-    await one.until(lambda: one.machine.state.feature_level >= 5)
     incarnation = await one.register(cpu=4)
     await one.register("a2", cpu=4, instance="2" * 8)
     leader = one.replica.leader
@@ -492,9 +480,7 @@ async def test_an_agent_that_says_that_it_is_unfit_gets_nothing_until_it_is_fit(
     workflow = await one.submit("t")
     await one.until(lambda: one.machine.state.agents["a2"].live)
     assert not one.machine.state.agents["a1"].live
-    await one.replica.propose(
-        ControlAgent(at_ms=one.replica.clock.now_ms(), actor="", name="a2", action="drain"), "client"
-    )
+    await one.replica.propose(DrainAgent(at_ms=one.replica.clock.now_ms(), actor="", name="a2"), "client")
     waiting = await one.submit("u")
     told = one.replica.explain(waiting, "u")
     assert (told.waiting, "a1 (unfit: its disk is full)" in told.reason) == ("agents-away", True), workflow
@@ -506,7 +492,6 @@ async def test_an_agent_that_says_that_it_is_unfit_gets_nothing_until_it_is_fit(
 
 async def test_an_unfit_agent_that_is_silent_or_lost(bench: Any) -> None:
     one = await bench(lease_ms=400, poll_wait_ms=50)
-    await one.until(lambda: one.machine.state.feature_level >= 5)
     incarnation = await one.register()
     leader = one.replica.leader
     await one.work(incarnation, 1, trouble="no descriptors")

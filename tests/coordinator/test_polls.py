@@ -15,7 +15,7 @@ from raftflow.coordinator.sessions import poll_service as polls_module
 from raftflow.coordinator.sessions.agent_session import Poll
 from raftflow.coordinator.sessions.log_relay import LogUnavailableError
 from raftflow.domain import limits
-from raftflow.domain.commands import ControlAgent, ControlWorkflow, RemoveAgent
+from raftflow.domain.commands import ControlWorkflow, DrainAgent, RemoveAgent
 from raftflow.domain.contract.views import AgentLoad, LogPiece, PollRequest, PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.tasks.states import AgentState, TaskState, WorkflowState
@@ -239,7 +239,7 @@ async def test_unknown_agents_and_old_incarnations_must_register(bench: Any) -> 
     from raftflow.coordinator.audit.frames import record_of
 
     record = record_of(frames[0])
-    assert (record.command, record.outcome, record.transitions) == ("attempts.end", "stale_incarnation", ())
+    assert (record.command, record.outcome, record.transitions) == ("attempts.report", "stale_incarnation", ())
     reply = await one.poll(new + 5, 1)
     assert reply.code is RejectionCode.STALE_INCARNATION
     assert [item.attempt for item in (await one.work(new, 1)).assign] == [2]
@@ -262,7 +262,7 @@ async def test_draining_is_told_once(bench: Any) -> None:
     incarnation = await one.register()
     polling = asyncio.ensure_future(one.work(incarnation, 1))
     await held(one)
-    await one.replica.propose(ControlAgent(at_ms=one.clock.ms, actor="client:x", name="a1", action="drain"))
+    await one.replica.propose(DrainAgent(at_ms=one.clock.ms, actor="client:x", name="a1"))
     assert (await asyncio.wait_for(polling, 0.15)).draining
     second = asyncio.ensure_future(one.work(incarnation, 2))
     await held(one)

@@ -8,13 +8,11 @@ import pytest
 
 from raftflow.coordinator.placement.precedence import attempts_in_the_way
 from raftflow.domain.commands import RecallAttempts
-from raftflow.domain.features import ONLINE_LEVEL
 
 
 @pytest.fixture
 async def one(bench: Any) -> Any:
     made = await bench()
-    await made.until(lambda: made.machine.state.feature_level >= ONLINE_LEVEL)
     made.replica.rebalance_loop.stop()  # the tests look themselves
     return made
 

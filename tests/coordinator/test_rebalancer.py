@@ -15,7 +15,6 @@ from raftflow.coordinator.sessions.agent_session import DELIVERIES_APART_S, DELI
 from raftflow.coordinator.sessions.instructions import Instructions
 from raftflow.domain.commands import CommitBackups, RecallAttempts
 from raftflow.domain.contract.views import AgentLoad, Assignment, AttemptUsage
-from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.tasks.feasibility import AgentRoom
 from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import TaskState
@@ -26,7 +25,6 @@ SECOND_MS = 1_000
 
 async def online(bench: Any, **options: Any) -> Any:
     one = await bench(**options)
-    await one.until(lambda: one.machine.state.feature_level >= FAULTS_LEVEL)
     one.replica.rebalance_loop.stop()  # the tests look themselves
     return one
 
@@ -290,7 +288,6 @@ async def test_the_loop_runs_while_there_is_work_and_rests_without(
 ) -> None:
     monkeypatch.setattr(watch_module, "WATCH_S", 0.02)
     one = await bench()
-    await one.until(lambda: one.machine.state.feature_level >= ONLINE_LEVEL)
     first = await one.register("a1", prefetch=10)
     await one.until(lambda: one.replica.rebalance_loop._timer is None)
     workflow = await one.submit(*(f"t{n}" for n in range(4)))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raftflow.coordinator.placement.speculative import AHEAD_MAX, placements_after
-from raftflow.domain.commands import ControlAgent, ControlWorkflow, SubmitWorkflow
+from raftflow.domain.commands import ControlWorkflow, DrainAgent, SubmitWorkflow
 from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
@@ -111,7 +111,7 @@ async def test_no_guess_for_who_gets_no_work(bench: Any) -> None:
             ControlWorkflow(at_ms=one.clock.ms, actor="client:x", workflow_id=workflow, action=action)
         )
         assert guesses(one, end) == expected
-    await one.replica.propose(ControlAgent(at_ms=one.clock.ms, actor="client:x", name="a1", action="drain"))
+    await one.replica.propose(DrainAgent(at_ms=one.clock.ms, actor="client:x", name="a1"))
     assert guesses(one, end) == []
 
 

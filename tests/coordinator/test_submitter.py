@@ -16,6 +16,7 @@ from raftflow.coordinator.commit.submitter import (
 )
 from raftflow.domain import limits
 from raftflow.domain.commands import FireTimers, SubmitWorkflow, decode_entry
+from raftflow.domain.features import NEEDS
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Fired
 from raftflow.domain.tasks.program import CommandLine, PythonCall
@@ -217,7 +218,10 @@ async def test_waiting_bytes_are_bounded(log: FakeLog, monkeypatch: pytest.Monke
     await second
 
 
-async def test_what_older_replicas_cannot_read_stays_out_of_the_log(log: FakeLog) -> None:
+async def test_what_older_replicas_cannot_read_stays_out_of_the_log(
+    log: FakeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NEEDS, SubmitWorkflow, 3)
     level = 2
     submitter = make(log, feature_level=lambda: level)
     refused = await submitter.propose(submission(kind="fit"))

@@ -10,7 +10,6 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import Event
-from raftflow.domain.features import LEVEL
 from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.tasks.program import CommandLine
@@ -115,34 +114,28 @@ class Drive:
             )
         )
 
-    def register(self, name: str = "a1", instance: str = "i1", cpu: int = 1, **more: Any) -> Any:
-        capacity = more.pop("capacity", {"cpu": cpu * 1000})
+    def register(
+        self, name: str = "a1", instance: str = "i1", cpu: int = 1, home: str | None = None, **more: Any
+    ) -> Any:
+        """Register an agent. By default it takes the place of the one before it under that name."""
         return self.do(
             c.RegisterAgent(
-                at_ms=self.now_ms, actor=f"agent:{name}", name=name, instance=instance, capacity=capacity, **more
-            )
-        )
-
-    def join(self, name: str = "a1", instance: str = "i1", home: str | None = None, **more: Any) -> Any:
-        """Register as an agent does from level 5 on: by default one that takes the place of the one before it."""
-        return self.do(
-            c.JoinAgent(
                 at_ms=self.now_ms,
                 actor=f"agent:{name}",
                 name=name,
                 instance=instance,
-                capacity={"cpu": 1000},
+                capacity=more.pop("capacity", {"cpu": cpu * 1000}),
                 home=f"home of {name}" if home is None else home,
                 **more,
             )
         )
 
-    def control_agent(self, action: Any, name: str = "a1") -> Any:
-        return self.do(c.ControlAgent(at_ms=self.now_ms, actor="client:test", name=name, action=action))
+    def drain_leaving(self, name: str = "a1") -> Any:
+        """Drain an agent as it asks for itself before it leaves."""
+        return self.do(c.DrainAgent(at_ms=self.now_ms, actor=f"agent:{name}", name=name, leaving=True))
 
-    def raise_level(self, level: int = LEVEL) -> Any:
-        supported = (c.Supported("r1", level),)
-        return self.do(c.RaiseFeatureLevel(at_ms=self.now_ms, actor="leader:r1", level=level, supported=supported))
+    def resume(self, name: str = "a1") -> Any:
+        return self.do(c.ResumeAgent(at_ms=self.now_ms, actor="client:test", name=name))
 
     def drain(self, deadline_ms: int = 0, name: str = "a1") -> Any:
         return self.do(c.DrainAgent(at_ms=self.now_ms, actor="client:test", name=name, deadline_ms=deadline_ms))
@@ -208,26 +201,12 @@ class Drive:
         (verdict,) = self.report(self.end(fence, outcome, **more), agent=agent)
         return verdict
 
-    def finished(
-        self, fence: int, outcome: str = "succeeded", cpu_ms: int = 0, peak_mib: int = 0, **more: Any
-    ) -> c.AttemptFinish:
-        """Make the end of an attempt with what it used, looked up as by `end`."""
-        end = self.end(fence, outcome, **more)
-        return c.AttemptFinish(**msgspec.structs.asdict(end), cpu_ms=cpu_ms, peak_mib=peak_mib)
-
-    def report_ends(self, *ends: c.AttemptFinish, agent: str = "a1", missing: tuple[int, ...] = ()) -> Any:
-        """Report ends with usage and return the verdicts."""
-        return self._ends(c.ReportEnds, ends, agent, missing=missing)
-
-    def offer(self, *ends: c.AttemptFinish, agent: str = "a1", incarnation: int | None = None) -> Any:
+    def offer(self, *ends: c.AttemptEnd, agent: str = "a1", incarnation: int | None = None) -> Any:
         """Offer results of a former incarnation and return the verdicts."""
-        return self._ends(c.OfferEnds, ends, agent, incarnation)
-
-    def _ends(self, kind: Any, ends: Any, agent: str, incarnation: int | None = None, **more: Any) -> Any:
         if incarnation is None:
             incarnation = self.machine.state.agents[agent].incarnation
         reply = self.do(
-            kind(at_ms=self.now_ms, actor=f"agent:{agent}", agent=agent, incarnation=incarnation, ends=ends, **more)
+            c.OfferEnds(at_ms=self.now_ms, actor=f"agent:{agent}", agent=agent, incarnation=incarnation, ends=ends)
         )
         return [verdict.verdict for verdict in reply.verdicts] if hasattr(reply, "verdicts") else reply
 

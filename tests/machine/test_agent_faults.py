@@ -7,7 +7,6 @@ from itertools import count
 import pytest
 
 from raftflow.domain.limits import AGENT_FAULTS_MAX
-from raftflow.domain.rejections import RejectionCode
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.preferences import avoided
@@ -19,7 +18,6 @@ FULL = "no space left on device"
 @pytest.fixture
 def two(drive):
     """Two agents of four places, at the newest level."""
-    drive.raise_level()
     drive.register("a1", cpu=4, prefetch=4)
     drive.register("a2", cpu=4, prefetch=4)
     return drive
@@ -53,14 +51,6 @@ def test_a_queued_attempt_of_which_the_agent_says_so(two):
     two.place(0, 1, 2, 3, 4)
     two.finish(5, "agent_fault", error=FULL)
     assert two.states() == "RRRRE"
-
-
-def test_below_the_level_no_replica_could_read_it(drive):
-    drive.register()
-    drive.submit(drive.bag(1))
-    drive.place(0)
-    assert drive.report(drive.end(1, "agent_fault")).code is RejectionCode.FEATURE_LEVEL
-    assert drive.states() == "R"
 
 
 def test_a_task_that_breaks_every_agent_is_given_up(two):
@@ -256,15 +246,6 @@ def test_the_next_incarnation_and_a_snapshot_know_it(numbered):
     numbered.remove("a1", reason="left")
     numbered.register("a1", instance="i2", cpu=4)
     assert (agent(numbered).streak, agent(numbered).contradicted) == (2, 2)
-
-
-def test_below_the_level_nobody_is_put_aside(drive):
-    drive.raise_level(4)
-    drive.register("a1", cpu=4)
-    drive.register("a2", cpu=4)
-    drive.numbers = count(1)
-    fail_here_and_succeed_there(drive, 5)
-    assert (agent(drive).state, agent(drive).contradicted) == ("up", 0)
 
 
 def test_a_task_that_failed_in_a_black_hole_goes_rather_where_it_could_not_run(two):

@@ -13,9 +13,8 @@ from raftflow.machine.read import queries
 
 @pytest.fixture
 def one(drive):
-    """An agent at the newest level."""
-    drive.raise_level()
-    drive.join()
+    """An agent that is up."""
+    drive.register()
     return drive
 
 
@@ -26,7 +25,7 @@ def one(drive):
 def test_a_second_agent_under_a_name_that_lives_is_refused(one, home):
     one.submit(one.bag(1))
     one.place(0)
-    refused = one.join(instance="i2", home=home)
+    refused = one.register(instance="i2", home=home)
     assert refused.code is RejectionCode.NAME_IN_USE
     assert "--name" in refused.message
     assert one.states() == "R", "the first one goes on"
@@ -36,23 +35,23 @@ def test_a_second_agent_under_a_name_that_lives_is_refused(one, home):
 
 
 def test_two_agents_without_a_home_are_not_the_same(one):
-    one.join("a2", home="")
-    assert one.join("a2", instance="i2", home="").code is RejectionCode.NAME_IN_USE
+    one.register("a2", home="")
+    assert one.register("a2", instance="i2", home="").code is RejectionCode.NAME_IN_USE
 
 
 def test_a_process_of_the_same_home_takes_the_place_of_the_one_before(one):
-    assert one.join(instance="i2") == AgentAccepted("a1", 2)
+    assert one.register(instance="i2") == AgentAccepted("a1", 2)
 
 
 @pytest.mark.parametrize("reason", ["lost", "left"])
 def test_a_name_is_free_when_its_agent_is_gone(one, reason):
     one.remove(reason=reason)
-    assert one.join(instance="i2", home="another") == AgentAccepted("a1", 2)
+    assert one.register(instance="i2", home="another") == AgentAccepted("a1", 2)
     assert one.machine.state.agents["a1"].state == "up", "nothing is held against it"
 
 
 def test_a_home_of_many_characters(one):
-    assert one.join("a2", home="x" * 65).code is RejectionCode.INVALID
+    assert one.register("a2", home="x" * 65).code is RejectionCode.INVALID
 
 
 # --- drains
@@ -64,12 +63,12 @@ def test_a_drain_outlives_its_agent(one, reason, deadline_ms):
     one.drain(deadline_ms)
     one.remove(reason=reason)
     assert queries.agent_view(one.machine, "a1").drained
-    one.join(instance="i2")
+    one.register(instance="i2")
     view = queries.agent_view(one.machine, "a1")
     assert (view.state, view.drained, view.drain_deadline) == ("draining", True, None)
     assert "drains on" in one.records[-1].detail
     assert one.machine.state.next_timer_ms is None
-    assert one.control_agent("resume") == Done()
+    assert one.resume() == Done()
     view = queries.agent_view(one.machine, "a1")
     assert (view.state, view.drained) == ("up", False)
 
@@ -78,7 +77,7 @@ def test_a_drained_agent_that_flaps_is_drained_and_not_in_quarantine(one):
     one.drain()
     for number in range(3):
         one.remove()
-        one.join(instance=f"j{number}")
+        one.register(instance=f"j{number}")
     agent = one.machine.state.agents["a1"]
     assert (agent.state, agent.quarantine_until_ms, agent.losses) == ("draining", 0, 3)
     assert one.machine.state.next_timer_ms is None
@@ -86,18 +85,18 @@ def test_a_drained_agent_that_flaps_is_drained_and_not_in_quarantine(one):
 
 
 def test_the_drain_of_an_agent_that_leaves_ends_with_it(one):
-    one.control_agent("drain")
+    one.drain_leaving()
     one.remove(reason="left")
-    one.join(instance="i2")
+    one.register(instance="i2")
     assert one.machine.state.agents["a1"].state == "up"
 
 
 def test_an_agent_that_leaves_and_was_drained_too_stays_drained(one):
-    one.control_agent("drain")
+    one.drain_leaving()
     assert one.drain() == Done()
     assert one.drain() == Done(changed=False)
     one.remove(reason="left")
-    one.join(instance="i2")
+    one.register(instance="i2")
     assert one.machine.state.agents["a1"].state == "draining"
 
 
@@ -105,10 +104,10 @@ def test_an_agent_that_is_gone_can_be_drained_and_resumed(one):
     one.remove()
     assert one.drain() == Done()
     assert one.drain() == Done(changed=False)
-    assert one.control_agent("resume") == Done()
-    assert one.control_agent("resume").code is RejectionCode.CONFLICT
+    assert one.resume() == Done()
+    assert one.resume().code is RejectionCode.CONFLICT
     one.drain()
-    one.join(instance="i2")
+    one.register(instance="i2")
     assert one.machine.state.agents["a1"].state == "draining"
 
 
@@ -133,9 +132,9 @@ def test_of_agents_that_are_gone_a_drained_one_is_forgotten_last(one, monkeypatc
     monkeypatch.setattr(limits, "AGENTS_MAX", 2)
     one.drain()
     one.remove()
-    one.join("a2")
+    one.register("a2")
     one.remove("a2")
-    one.join("a3")
+    one.register("a3")
     assert list(one.machine.state.agents) == ["a1", "a3"]
 
 
@@ -151,7 +150,7 @@ def test_an_agent_that_is_gone_is_forgotten(one, reason):
     assert one.forget() == Done()
     assert queries.agent_view(one.machine, "a1") is None
     assert one.states() == "E", "its task is ready again"
-    one.join(instance="i2")
+    one.register(instance="i2")
     agent = one.machine.state.agents["a1"]
     assert (agent.state, agent.losses, agent.faults) == ("up", 0, 0)
 

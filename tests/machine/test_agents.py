@@ -55,7 +55,7 @@ def test_a_changed_capacity_is_taken_if_what_runs_fits(drive):
     assert (drive.states(), drive.free()) == ("RR", 0)
     assert drive.register(cpu=1).code is RejectionCode.CONFLICT
     assert drive.register(capacity={"gpu": 1}).code is RejectionCode.CONFLICT
-    drive.control_agent("drain")
+    drive.drain_leaving()
     assert drive.register(capacity={"cpu": 3000, "gpu": 1}) == AgentAccepted("a1", 1)
     assert (drive.free(), drive.machine.state.kinds) == (1000, {})
 
@@ -72,15 +72,15 @@ def test_a_draining_agent_ends_what_runs(drive):
     drive.place(0, 1)
     drive.place(0, workflow_id="wf-2")
     drive.control("cancel", "wf-2")
-    assert drive.control_agent("drain") == Done()
+    assert drive.drain_leaving() == Done()
     assert drive.orders() == ([3], [2])
-    assert drive.control_agent("drain") == Done(changed=False)
+    assert drive.drain_leaving() == Done(changed=False)
     assert drive.place(2) == (0,)
     drive.finish(2, "released")
     drive.finish(1)
     assert drive.states() == "SEE"
     drive.finish(3, "released")
-    assert drive.control_agent("resume") == Done()
+    assert drive.resume() == Done()
     assert drive.place(1) == (4,)
 
 
@@ -91,9 +91,9 @@ def test_resume_lets_the_queue_be_but_for_paused_workflows(drive):
     drive.place(0, 1)
     drive.place(0, workflow_id="wf-2")
     drive.control("pause", "wf-2")
-    drive.control_agent("drain")
+    drive.drain_leaving()
     assert drive.orders() == ([], [2, 3])
-    drive.control_agent("resume")
+    drive.resume()
     assert drive.orders() == ([], [3])
 
 
@@ -109,19 +109,19 @@ def test_a_lost_agent_s_work_is_ready_again_in_order(drive):
     ]
     assert (drive.machine.state.agents["a1"].state, drive.task(0).failures) == ("lost", 0)
     assert drive.remove() == Done(changed=False)
-    assert drive.control_agent("drain").code is RejectionCode.CONFLICT
+    assert drive.drain_leaving().code is RejectionCode.CONFLICT
 
 
 def test_a_draining_agent_may_leave(drive):
     drive.register()
-    drive.control_agent("drain")
+    drive.drain_leaving()
     assert drive.remove(reason="left") == Done()
     assert drive.machine.state.agents["a1"].state == "left"
 
 
 def test_commands_about_agents_that_are_not_there(drive):
     assert drive.remove("a9", incarnation=1).code is RejectionCode.NOT_FOUND
-    assert drive.control_agent("drain", "a9").code is RejectionCode.NOT_FOUND
+    assert drive.drain_leaving("a9").code is RejectionCode.NOT_FOUND
     drive.register()
     assert drive.remove(incarnation=9).code is RejectionCode.STALE_INCARNATION
 

@@ -6,7 +6,6 @@ import pytest
 
 from raftflow.domain.contract.views import AuditTransition
 from raftflow.domain.events import AgentChanged, TaskNotReady, TaskReady, TimerSet, WorkflowChanged, WorkflowFinished
-from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.limits import AGENTS_LOST_MAX
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.tasks.states import WorkflowState
@@ -98,7 +97,7 @@ PLACEMENTS = {
     "a task that runs already": lambda d: d.place(0, 0)[1:],
     "a paused workflow": lambda d: (d.control("pause"), d.place(0))[1],
     "a cancelled workflow": lambda d: (d.control("cancel"), d.place(0))[1],
-    "a draining agent": lambda d: (d.control_agent("drain"), d.place(0))[1],
+    "a draining agent": lambda d: (d.drain_leaving(), d.place(0))[1],
     "a lost agent": lambda d: (d.remove(), d.place(0))[1],
     "labels that do not match": lambda d: d.place(0, workflow_id="labelled"),
     "labels that do not match, queued": lambda d: (d.place(0), d.place(0, workflow_id="labelled"))[1],
@@ -236,7 +235,6 @@ def test_a_task_that_is_given_back_for_ever_fails_in_the_end(drive):
 @pytest.fixture
 def poison(drive):
     """A task, and how it loses the agent where it runs, a new one each time."""
-    drive.raise_level()
     drive.submit(drive.bag(1, retries=1, retry_delay_ms=0))
 
     def lose(reason="lost"):
@@ -298,16 +296,6 @@ def test_a_failure_in_between_forgets_no_lost_agent(drive, poison):
     drive.fire(1)
     poison()
     assert drive.states() == "F"
-
-
-def test_below_the_level_losses_count_as_they_did(drive):
-    drive.raise_level(FAULTS_LEVEL - 1)
-    drive.submit()
-    for number in range(AGENTS_LOST_MAX + 1):
-        drive.register(f"a{number}")
-        drive.place(0, agent=f"a{number}")
-        drive.remove(f"a{number}")
-    assert (drive.states(), drive.task(0).mishaps, drive.task(0).losses) == ("E", None, AGENTS_LOST_MAX + 1)
 
 
 def test_who_meets_a_greater_suspect_is_not_blamed(drive, poison):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raftflow.domain.events import AgentChanged, TaskReady, WorkflowChanged, WorkflowFinished
-from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.limits import AGENTS_LOST_MAX, ATTEMPT_HISTORY_MAX
-from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.tasks.states import TaskState, WorkflowState
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
@@ -19,7 +17,6 @@ from raftflow.machine.tables.timers import is_current
 @pytest.fixture
 def pair(drive):
     """Two agents of two CPUs; t0 runs on a1 (fence 1), t1 needs it."""
-    drive.raise_level()
     drive.register(cpu=2, prefetch=1)
     drive.register("a2", cpu=2, prefetch=1)
     drive.submit(drive.chain(2, retries=1, timeout_ms=1_000, backup=True))
@@ -30,16 +27,6 @@ def pair(drive):
 def _outcomes(drive, position=0):
     view = queries.task_view(drive.machine, "wf-1", f"t{position}")
     return [(attempt.attempt, attempt.agent, attempt.outcome) for attempt in view.history]
-
-
-def test_below_its_level_it_is_refused(drive):
-    drive.register()
-    drive.register("a2")
-    drive.submit()
-    drive.place(0)
-    with pytest.raises(AttributeError):
-        drive.back_up(0)
-    assert drive.records[-1].outcome == RejectionCode.FEATURE_LEVEL
 
 
 def test_a_backup_starts_at_once_and_takes_its_share(pair):
@@ -54,7 +41,7 @@ def test_a_backup_starts_at_once_and_takes_its_share(pair):
     backup = pair.task(0).backup
     assert (backup.number, backup.started_ms, backup.index) == (2, pair.now_ms, pair.index)
     view = queries.task_view(pair.machine, "wf-1", "t0")
-    assert (view.attempt, view.agent, [line.index for line in view.history]) == (1, "a1", [5, 6])
+    assert (view.attempt, view.agent, [line.index for line in view.history]) == (1, "a1", [4, 5])
     assert queries.attempt_location(pair.machine, "wf-1", "t0", None) == ("a1", 1, 1)
     assert queries.attempt_location(pair.machine, "wf-1", "t0", 2) == ("a2", 2, 2)
     assert "; backup attempt 2 runs on a2 since" in queries.explain(pair.machine, "wf-1", "t0").reason
@@ -70,7 +57,7 @@ REFUSED = {
     "a second backup": lambda d: (d.register("a3", cpu=2), d.back_up(0), d.back_up(0, agent="a3"))[2],
     "a paused workflow": lambda d: (d.control("pause"), d.back_up(0))[1],
     "a cancelled workflow": lambda d: (d.control("cancel"), d.back_up(0))[1],
-    "a draining agent": lambda d: (d.control_agent("drain", "a2"), d.back_up(0))[1],
+    "a draining agent": lambda d: (d.drain_leaving("a2"), d.back_up(0))[1],
     "an agent without room": lambda d: (_fill(d, 2), d.back_up(0))[1],
     "an agent with a queue": lambda d: (_fill(d, 3), d.back_up(0))[1],
     "labels that do not match": lambda d: _elsewhere(d, labels={"zone": "a"}),
@@ -104,17 +91,6 @@ def _elsewhere(drive, **each):
     drive.submit(drive.bag(1, backup=True, **each), "else")
     assert drive.place(0, agent="a3", workflow_id="else") == (2,)
     return drive.back_up(0, workflow_id="else")
-
-
-@pytest.mark.parametrize("level", [FAULTS_LEVEL - 1, FAULTS_LEVEL])
-def test_from_which_level_on_a_task_must_allow_it(drive, level):
-    """Replicas of older versions go on as they did until all understand the level."""
-    drive.raise_level(level)
-    drive.register()
-    drive.register("a2")
-    drive.submit()
-    drive.place(0)
-    assert drive.back_up(0) == ((2,) if level < FAULTS_LEVEL else (0,))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -244,7 +220,6 @@ def test_a_failure_counts_whatever_becomes_of_the_other(pair, fence, outcome):
 
 def test_however_it_fails_it_ends(drive):
     """Every attempt fails, and gets a backup that fails: the retries bound it."""
-    drive.raise_level()
     drive.register()
     drive.register("a2")
     drive.submit(drive.bag(1, retries=3, retry_delay_ms=0, backup=True))
@@ -324,7 +299,7 @@ def test_losses_beside_another_attempt_count(pair, lost):
         pair.register(cpu=2)
     for _ in range(AGENTS_LOST_MAX // 2):
         for name in ("a1", "a2"):
-            pair.control_agent("resume", name)
+            pair.resume(name)
         pair.place(0)
         pair.back_up(0)
         for name in ("a1", "a2"):

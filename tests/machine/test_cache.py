@@ -9,7 +9,6 @@ import pytest
 
 from raftflow.domain import commands as c
 from raftflow.domain import limits
-from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Cleared
 from raftflow.domain.tasks.program import CommandLine, PythonCall
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
@@ -25,7 +24,6 @@ from raftflow.machine.tables.results import CachedResult, ResultTable
 
 @pytest.fixture
 def online(drive):
-    drive.raise_level()
     drive.register(cpu=8, prefetch=8)
     return drive
 
@@ -445,10 +443,6 @@ def test_clearing(online):
     assert online.records[-1].command == "cache.clear"
     online.submit(one(cache="a-1"), "wf-9")
     assert online.states("wf-9") == "E"
-
-
-def test_clearing_needs_the_level(drive):
-    assert clear(drive).code is RejectionCode.FEATURE_LEVEL
 
 
 def test_listing(online):

@@ -18,7 +18,6 @@ from raftflow.machine.tables.discard import Discarded
 def kept(drive: Any, monkeypatch: Any) -> Any:
     """A drive that frees nothing by itself."""
     monkeypatch.setattr(machine_module, "SWEPT_PER_ENTRY", 0)
-    drive.raise_level()
     drive.register(cpu=8)
     return drive
 
@@ -99,7 +98,6 @@ def test_nothing_to_free() -> None:
 
 def test_the_collector_has_hardly_anything_to_walk(drive: Any) -> None:
     """A full collection stops the replica for as long as it takes: the state must be outside, however large it is."""
-    drive.raise_level()
     drive.register(cpu=8)
     drive.submit(drive.chain(20), "wf-0")
     gc.collect()

@@ -6,7 +6,6 @@ import pytest
 
 from raftflow.domain import limits
 from raftflow.domain.events import TimerSet
-from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import Done
 from raftflow.machine.machine import Machine
@@ -18,15 +17,8 @@ from raftflow.machine.tables.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE
 @pytest.fixture
 def online(drive):
     """A machine at the level that knows deadlines, with an agent of two places and a queue."""
-    drive.raise_level()
     drive.register(cpu=2, prefetch=2)
     return drive
-
-
-def test_it_needs_the_level(drive):
-    drive.register()
-    assert drive.drain(1_000).code is RejectionCode.FEATURE_LEVEL
-    assert drive.machine.state.agents["a1"].state == "up"
 
 
 def test_what_runs_is_moved_at_the_deadline(online):
@@ -116,7 +108,7 @@ def test_the_deadline_can_be_changed_until_it_has_passed(online):
 
 def test_a_plain_drain_leaves_the_deadline(online):
     online.drain(100)
-    assert online.control_agent("drain") == Done(changed=False)
+    assert online.drain_leaving() == Done(changed=False)
     assert online.fire(100) == 1
 
 
@@ -124,11 +116,11 @@ def test_resume_forgets_the_deadline_but_calls_nothing_back(online):
     online.submit(online.bag(2))
     online.place(0)
     online.drain(100)
-    online.control_agent("resume")
+    online.resume()
     assert online.fire(100) == 0
     online.drain(1)
     online.fire(1)
-    online.control_agent("resume")
+    online.resume()
     assert online.orders() == ([1], [])
     online.place(1)
     assert online.task(1).last.order == ORDER_NONE
@@ -173,17 +165,7 @@ def test_a_deadline_out_of_range(online, deadline_ms):
 def test_agents_that_cannot_be_drained(online):
     assert online.drain(1, "a9").code is RejectionCode.NOT_FOUND
     online.remove()
-    assert online.control_agent("drain").code is RejectionCode.CONFLICT
-
-
-def test_an_agent_that_is_gone_cannot_be_drained_below_the_level(drive):
-    drive.raise_level(FAULTS_LEVEL - 1)
-    drive.register()
-    assert drive.drain() == Done()
-    drive.remove()
-    assert drive.drain().code is RejectionCode.CONFLICT
-    drive.register(instance="i2")
-    assert drive.machine.state.agents["a1"].state == "up"
+    assert online.drain_leaving().code is RejectionCode.CONFLICT
 
 
 @pytest.mark.parametrize("passed", [False, True])

@@ -15,7 +15,6 @@ from raftflow.machine.snapshot.restoring import SnapshotError
 @pytest.fixture
 def mixed(drive):
     """Tasks t0 and t1 are exclusive, t2 to t4 are not, t4 demands nothing; an agent of 4 CPUs with a queue."""
-    drive.raise_level()
     drive.register(cpu=4, prefetch=4)
     spec = drive.bag(5, backup=True)
     tasks = [msgspec.structs.replace(task, exclusive=number < 2) for number, task in enumerate(spec.tasks)]
@@ -116,7 +115,3 @@ def test_a_snapshot_in_which_it_is_not_alone_is_refused(mixed):
     with pytest.raises(SnapshotError, match="more is allocated than it has"):
         Machine().restore(pieces)
     workflow.profiles = kept
-
-
-def test_it_needs_the_level(drive):
-    assert drive.submit(drive.bag(1, exclusive=True)).code is RejectionCode.FEATURE_LEVEL

@@ -179,13 +179,11 @@ def _needs(drive):
 
 
 def _equal(drive):
-    drive.raise_level()
     drive.submit(drive.bag(1, cache=""), "wf-2")
     drive.submit(drive.bag(1, cache=""))
 
 
 def _limited(drive):
-    drive.raise_level()
     drive.register(cpu=4)
     drive.submit(msgspec.structs.replace(drive.bag(3), max_parallel=2))
     drive.place(1, 2)
@@ -205,13 +203,12 @@ def _at_once(drive):
 def _draining(drive):
     for name in ("a1", "a2", "a3", "a4", "a5", "a6", "a7"):
         drive.register(name, cpu=2)
-        drive.control_agent("drain", name)
+        drive.drain_leaving(name)
     drive.register("small")
     drive.submit(drive.bag(1, resources={"cpu": 2000}))
 
 
 def _alone(drive):
-    drive.raise_level()
     drive.register("a1", cpu=2)
     drive.submit(drive.bag(1), "wf-2")
     drive.place(0, workflow_id="wf-2")
@@ -320,7 +317,6 @@ def test_every_kind_of_waiting_is_in_the_table():
 
 
 def test_a_placed_task_names_its_agent_and_the_decision(drive):
-    drive.raise_level()
     drive.register()
     drive.submit()
     before = explain(drive.machine, "wf-1", "t0")
@@ -340,7 +336,6 @@ def test_a_placed_task_names_its_agent_and_the_decision(drive):
 @pytest.fixture
 def late(drive):
     """Run a task for 60 s of which 2 s are expected; return what is said of it at a later time."""
-    drive.raise_level()
     drive.register(cpu=2)
     drive.register("a2", cpu=2)
 

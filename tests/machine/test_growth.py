@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.domain import commands as c
 from raftflow.domain.events import TaskReady
-from raftflow.domain.features import level_of
-from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
@@ -23,7 +20,6 @@ def start(drive):
     """Begin with one agent and a bag of tasks, all of which run."""
 
     def begin(count=1, memory=512, capacity=ROOM, **each):
-        drive.raise_level()
         drive.register(capacity=capacity, prefetch=4)
         each.setdefault("resources", {"cpu": 1000, "memory": memory})
         drive.submit(drive.bag(count, on_failure="continue", **each))
@@ -39,7 +35,7 @@ def _memory(drive, position=0):
 
 
 def _outgrow(drive, fence, peak_mib, agent="a1"):
-    assert drive.report_ends(drive.finished(fence, "outgrown", peak_mib=peak_mib), agent=agent) == ["accepted"]
+    assert drive.report(drive.end(fence, "outgrown", peak_mib=peak_mib), agent=agent) == ["accepted"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +94,7 @@ def test_the_largest_agent_that_suits_is_the_limit(start):
 
 def test_without_an_agent_that_is_up_the_demand_may_still_grow(start):
     drive = start()
-    drive.control_agent("drain")
+    drive.drain_leaving()
     _outgrow(drive, 1, 600)
     assert (drive.states(), _memory(drive)) == ("E", 1024)
 
@@ -130,7 +126,7 @@ def test_with_a_backup_the_other_goes_on_with_its_own_share(start):
     _outgrow(drive, 1, 600)
     assert (drive.states(), _memory(drive), drive.free("a2", "memory")) == ("R", 512, 16_384 - 512)
     assert drive.task(0).history[0].error.endswith("the next attempt gets 1024 MiB")
-    drive.report_ends(drive.finished(2, "outgrown", peak_mib=600), agent="a2")
+    drive.report(drive.end(2, "outgrown", peak_mib=600), agent="a2")
     assert (drive.states(), _memory(drive), drive.free("a2", "memory")) == ("E", 1024, 16_384)
     assert drive.task(0).mishaps is None
 
@@ -141,7 +137,7 @@ def test_with_a_backup_the_larger_need_counts(start, peaks, memory):
     drive.register("a2", capacity=ROOM)
     drive.back_up(0)
     _outgrow(drive, 1, peaks[0])
-    drive.report_ends(drive.finished(2, "outgrown", peak_mib=peaks[1]), agent="a2")
+    drive.report(drive.end(2, "outgrown", peak_mib=peaks[1]), agent="a2")
     assert (drive.states(), _memory(drive)) == ("E", memory)
 
 
@@ -190,7 +186,7 @@ def test_told_to_stop_it_grows_no_more(start):
     drive.control("cancel")
     _outgrow(drive, 1, 600)
     assert drive.states() == "R"
-    drive.report_ends(drive.finished(2, "outgrown", peak_mib=600), agent="a2")
+    drive.report(drive.end(2, "outgrown", peak_mib=600), agent="a2")
     assert (drive.states(), _memory(drive)) == ("C", 512)
 
 
@@ -231,7 +227,6 @@ def test_an_open_snapshot_does_not_see_later_profiles(start):
 
 def test_profiles_behind_the_head_of_a_snapshot_are_not_in_it(new_drive):
     drive = new_drive()
-    drive.raise_level()
     drive.register(capacity={"memory": 2**40})
     drive.submit(drive.bag(1, resources={"memory": 100}, memory_max_mib=10_000))
     tasks = [
@@ -244,7 +239,7 @@ def test_profiles_behind_the_head_of_a_snapshot_are_not_in_it(new_drive):
     expected = drive.encoding()
     snapshot = drive.machine.snapshot()
     pieces = [next(snapshot)]
-    assert drive.report_ends(drive.finished(1, "outgrown")) == ["accepted"]
+    assert drive.report(drive.end(1, "outgrown")) == ["accepted"]
     assert b"".join([*pieces, *snapshot]) == expected
 
 
@@ -253,33 +248,13 @@ def test_profiles_behind_the_head_of_a_snapshot_are_not_in_it(new_drive):
 
 def test_ends_with_usage_mean_what_ends_mean(start):
     drive = start(count=3)
-    ends = [drive.finished(1, cpu_ms=900, peak_mib=70, duration_ms=1_000), drive.finished(2, "failed")]
-    assert drive.report_ends(*ends, missing=(3,)) == ["accepted", "accepted"]
+    ends = [drive.end(1, cpu_ms=900, peak_mib=70, duration_ms=1_000), drive.end(2, "failed")]
+    assert drive.report(*ends, missing=(3,)) == ["accepted", "accepted"]
     assert drive.states() == "SFE"
-    assert drive.report_ends(*ends) == ["duplicate", "duplicate"]
-    assert drive.records[-1].command == "attempts.end"
+    assert drive.report(*ends) == ["duplicate", "duplicate"]
+    assert drive.records[-1].command == "attempts.report"
     estimate = queries.kind_estimate(drive.machine, "wf-1", 0)
     assert (estimate.mean_ms, estimate.cpu_ms, estimate.peak_mib) == (1_000, 900, 70)
-
-
-def test_below_its_level_it_is_refused(drive):
-    drive.register()
-    drive.submit()
-    drive.place(0)
-    assert drive.report_ends(drive.finished(1)).code is RejectionCode.FEATURE_LEVEL
-    assert drive.states() == "R"
-
-
-@pytest.mark.parametrize(("outcome", "level"), [("succeeded", 1), ("outgrown", 3), ("superseded", 3)])
-def test_new_outcomes_need_the_level_in_old_reports_too(drive, outcome, level):
-    report = c.ReportAttempts(at_ms=1, actor="", agent="a1", incarnation=1, ends=(drive.end(1, outcome),))
-    assert level_of(report) == level
-
-
-def test_an_old_report_of_an_outgrown_attempt_counts_too(start):
-    drive = start()
-    assert drive.finish(1, "outgrown") == "accepted"
-    assert (drive.states(), _memory(drive)) == ("E", 1024)
 
 
 def test_an_agent_cannot_say_that_it_was_superseded(start):

@@ -146,7 +146,6 @@ def test_a_page_of_tasks_ends_early_when_results_are_large(drive, monkeypatch):
 
 def test_large_results_fail_their_attempts_when_too_many_are_kept(drive, monkeypatch):
     monkeypatch.setattr(limits, "RESULTS_BYTES_MAX", 30_000)
-    drive.raise_level()
     drive.register(cpu=4)
     drive.submit(drive.bag(1))
     drive.submit(drive.bag(3), "wf-2")
@@ -167,12 +166,3 @@ def test_large_results_fail_their_attempts_when_too_many_are_kept(drive, monkeyp
     drive.place(0, workflow_id="wf-3")
     drive.finish(4, result=BIG)
     assert drive.states("wf-3") == "S"
-
-
-def test_below_the_level_results_are_taken_as_before(drive, monkeypatch):
-    monkeypatch.setattr(limits, "RESULTS_BYTES_MAX", 1)
-    drive.register()
-    drive.submit()
-    drive.place(0)
-    drive.finish(1, result=BIG)
-    assert drive.states() == "S"

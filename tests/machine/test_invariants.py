@@ -187,7 +187,6 @@ UPLOAD_FAULTS = {
 
 @pytest.mark.parametrize("told", UPLOAD_FAULTS)
 def test_fault_of_an_upload(drive, told):
-    drive.raise_level()
     for command in drive.pieces(drive.chain(3), "wf-3")[:2]:
         drive.do(command)
     kept = drive.encoding()

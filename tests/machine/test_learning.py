@@ -19,7 +19,6 @@ from raftflow.machine.tables.state import State
 
 @pytest.fixture
 def online(drive):
-    drive.raise_level()
     drive.register(cpu=4)
     return drive
 
@@ -57,27 +56,6 @@ def test_only_success_teaches(online):
     assert queries.kind_estimate(online.machine, "wf-1", 0) is None
     assert queries.kind_estimate(online.machine, "wf-1", 2) is None
     assert queries.kind_estimate(online.machine, "wf-2", 0) is None
-
-
-def test_nothing_is_learnt_below_the_level(drive):
-    drive.register()
-    run(drive, 1_000, "wf-1")
-    assert drive.machine.state.kinds_learnt == {}
-    drive.raise_level()
-    drive.submit(drive.chain(1), "wf-2")
-    (fence,) = drive.place(0, workflow_id="wf-2")
-    drive.finish(fence, duration_ms=20)
-    assert list(drive.machine.state.kinds_learnt) == ["true"]
-
-
-def test_a_workflow_that_was_submitted_before_has_kinds_too(drive):
-    drive.register()
-    drive.submit(drive.chain(1))
-    assert drive.machine.state.workflows["wf-1"].profiles[0].kind == ""
-    drive.raise_level()
-    (fence,) = drive.place(0)
-    drive.finish(fence, duration_ms=20)
-    assert queries.kind_estimate(drive.machine, "wf-1", 0) == Estimate("true", 1, 20, 10, 0, 0)
 
 
 def test_ranks_use_what_was_learnt_where_nothing_is_said(online):

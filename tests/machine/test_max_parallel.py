@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from raftflow.domain.rejections import RejectionCode
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import preferences
 
@@ -13,7 +12,6 @@ from raftflow.machine.read import preferences
 @pytest.fixture
 def limited(drive):
     """A bag of five that wants two at a time, and an agent with room for four and a queue."""
-    drive.raise_level()
     drive.register(cpu=4, prefetch=4)
     drive.submit(msgspec.structs.replace(drive.bag(5, retries=1, backup=True), max_parallel=2))
     return drive
@@ -77,8 +75,3 @@ def test_a_restored_machine_keeps_to_it(limited):
     copy = Machine()
     copy.restore(limited.machine.snapshot())
     assert copy.state.workflows["wf-1"].max_parallel == 2
-
-
-def test_it_needs_the_level(drive):
-    reply = drive.submit(msgspec.structs.replace(drive.bag(1), max_parallel=2))
-    assert reply.code is RejectionCode.FEATURE_LEVEL

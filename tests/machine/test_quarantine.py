@@ -16,7 +16,6 @@ MINUTE_MS = 60_000
 @pytest.fixture
 def online(drive):
     """An agent, and another one beside it: alone it would never be in quarantine."""
-    drive.raise_level()
     drive.register()
     drive.register("other", capacity={"gpu": 1000})
     return drive
@@ -98,9 +97,9 @@ def test_in_quarantine_it_gets_no_work_and_then_some(online):
 def test_resume_ends_it_at_once(online):
     lose(online)
     lose(online)
-    assert online.control_agent("resume") == Done()
+    assert online.resume() == Done()
     assert (agent(online).state, online.machine.state.next_timer_ms) == ("up", None)
-    assert online.control_agent("resume") == Done(changed=False)
+    assert online.resume() == Done(changed=False)
     assert agent(online).losses == 2, "the next loss counts on"
 
 
@@ -109,7 +108,7 @@ def test_a_drain_takes_its_place(online):
     lose(online)
     online.drain(5_000)
     assert (agent(online).state, online.machine.state.next_timer_ms) == ("draining", online.now_ms + 5_000)
-    online.control_agent("resume")
+    online.resume()
     assert (agent(online).state, len(online.machine.state.kinds)) == ("up", 2)
 
 
@@ -138,17 +137,6 @@ def test_one_in_quarantine_may_be_lost_or_leave(online):
     assert (agent(online).state, online.machine.state.next_timer_ms) == ("left", None)
     online.register(instance="i9")
     assert (agent(online).state, agent(online).losses) == ("up", 2)
-
-
-def test_below_the_level_nothing_is_remembered(drive):
-    drive.register()
-    for _ in range(3):
-        assert lose(drive) == "up"
-    drive.submit(drive.bag(1))
-    drive.place(0)
-    drive.finish(1, "failed")
-    assert (agent(drive).losses, agent(drive).lost_ms, agent(drive).faults) == (0, 0, 0)
-    assert all(record.detail == "" for record in drive.records)
 
 
 def test_faults_are_the_share_of_failed_attempts(online):
@@ -274,7 +262,7 @@ def test_one_that_returns_to_an_empty_fleet_is_spared(online):
     [
         lambda drive: drive.remove("other"),
         lambda drive: drive.remove("other", reason="left"),
-        lambda drive: drive.control_agent("drain", "other"),
+        lambda drive: drive.drain_leaving("other"),
         lambda drive: drive.drain(0, "other"),
         lambda drive: drive.drain(1_000, "other"),
     ],

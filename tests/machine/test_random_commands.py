@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from raftflow.domain import commands as c
 from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
-from raftflow.domain.features import FAULTS_LEVEL, LEVEL, ONLINE_LEVEL, ONLINE_OUTCOMES, PIECES_LEVEL
+from raftflow.domain.features import LEVEL, NEEDS, NEXT_LEVEL, NEXT_VERSION
 from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted, Rejection
@@ -94,7 +94,7 @@ class FakeAgent:
         self.seen = 0
         self.running: dict[int, Any] = {}
         self.waiting: dict[int, Any] = {}
-        self.ends: list[c.AttemptFinish] = []
+        self.ends: list[c.AttemptEnd] = []
 
     def fetch(self, machine: Machine, name: str) -> None:
         known = machine.state.agents.get(name)
@@ -131,7 +131,7 @@ class FakeAgent:
 
     def _end(self, assignment: Any, outcome: str) -> None:
         self.ends.append(
-            c.AttemptFinish(
+            c.AttemptEnd(
                 assignment.fence,
                 assignment.workflow_id,
                 assignment.task_id,
@@ -147,7 +147,7 @@ class FakeAgent:
 class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.replicas = [Machine(requests_max=8), Machine(requests_max=8)]
+        self.replicas = [Machine(requests_max=8, level_max=NEXT_LEVEL), Machine(requests_max=8, level_max=NEXT_LEVEL)]
         self.index = 0
         self.now_ms = 1_000
         self.records: list[Any] = []
@@ -164,10 +164,6 @@ class Model(RuleBasedStateMachine):
     @property
     def machine(self) -> Machine:
         return self.replicas[0]
-
-    @property
-    def online(self) -> bool:
-        return self.machine.state.feature_level >= ONLINE_LEVEL
 
     def apply(self, *commands: c.AnyCommand) -> tuple[Any, ...]:
         self.index += 1
@@ -198,9 +194,7 @@ class Model(RuleBasedStateMachine):
     def do(self, kind: Any, **fields: Any) -> Any:
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
 
-    @initialize(
-        spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([1, 3, LEVEL, LEVEL])
-    )
+    @initialize(spec=specs(), another=specs(), prefetch=st.integers(1, 3), level=st.sampled_from([LEVEL, NEXT_LEVEL]))
     def a_cluster_at_work(self, *, spec: WorkflowSpec, another: WorkflowSpec, prefetch: int, level: int) -> None:
         self.do(c.RaiseFeatureLevel, level=level, supported=(c.Supported("n1", level),))
         self.register(name="a1", restart=True, cpu=2000, prefetch=prefetch, home="home")
@@ -212,15 +206,8 @@ class Model(RuleBasedStateMachine):
 
     @rule(workflow_id=WORKFLOWS, spec=specs(), request=NUMBERS)
     def submit(self, workflow_id: str, spec: WorkflowSpec, request: int) -> None:
-        if not self.online:
-            tasks = tuple(msgspec.structs.replace(task, cache=None) for task in spec.tasks)
-            spec = msgspec.structs.replace(spec, tasks=tasks)
-        if self.machine.state.feature_level < FAULTS_LEVEL:
-            tasks = tuple(msgspec.structs.replace(task, backup=False) for task in spec.tasks)
-            spec = msgspec.structs.replace(spec, tasks=tasks)
         self.do(c.SubmitWorkflow, workflow_id=workflow_id, spec=spec, request_id=f"r{request}" if request < 9 else "")
 
-    @precondition(lambda self: self.machine.state.feature_level >= PIECES_LEVEL)
     @rule(workflow_id=WORKFLOWS, spec=specs(), request=NUMBERS, size=st.integers(1, 3), at_once=st.booleans())
     def upload(self, *, workflow_id: str, spec: WorkflowSpec, request: int, size: int, at_once: bool) -> None:
         """Begin to bring a workflow in pieces, or bring all of it."""
@@ -291,7 +278,7 @@ class Model(RuleBasedStateMachine):
     def retire(self, before: int, count: int) -> None:
         self.do(c.RetireWorkflows, before_ms=self.now_ms - before, count_max=count)
 
-    @precondition(lambda self: self.online and len(self.machine.state.results) > 0)
+    @precondition(lambda self: len(self.machine.state.results) > 0)
     @rule(prefix=st.sampled_from(["", "k", "sha256:"]))
     def clear_cache(self, prefix: str) -> None:
         self.do(c.ClearCache, prefix=prefix)
@@ -311,17 +298,16 @@ class Model(RuleBasedStateMachine):
         instance = known.instance if known is not None and not restart else f"i{self.index}"
         if known is not None and known.present and not restart:
             capacity = dict(known.capacity)
-        joins = self.machine.state.feature_level >= FAULTS_LEVEL
         reply = self.do(
-            c.JoinAgent if joins else c.RegisterAgent,
+            c.RegisterAgent,
             name=name,
             instance=instance,
             capacity=capacity,
             prefetch=prefetch,
             labels={"zone": "a"} if name == "a2" else {},
-            **({"home": home} if joins else {}),
+            home=home,
         )
-        if joins and known is not None and known.present and restart and home != known.home:
+        if known is not None and known.present and restart and home != known.home:
             assert reply.code is RejectionCode.NAME_IN_USE
             return
         assert isinstance(reply, AgentAccepted)
@@ -332,19 +318,22 @@ class Model(RuleBasedStateMachine):
                 self.gone.append((name, self.agents[name]))
             self.agents[name] = FakeAgent(reply.incarnation, capacity)
 
-    @rule(name=AGENTS, action=st.sampled_from(["drain", "resume"]))
-    def control_agent(self, name: str, action: Any) -> None:
-        self.do(c.ControlAgent, name=name, action=action)
+    @rule(name=AGENTS)
+    def resume(self, name: str) -> None:
+        self.do(c.ResumeAgent, name=name)
 
-    @rule(name=AGENTS, deadline_ms=st.sampled_from([0, 1, 1, 10]))
-    def drain(self, name: str, deadline_ms: int) -> None:
-        self.do(c.DrainAgent, name=name, deadline_ms=deadline_ms)
+    @rule(name=AGENTS, deadline_ms=st.sampled_from([0, 1, 1, 10]), leaving=st.booleans())
+    def drain(self, *, name: str, deadline_ms: int, leaving: bool) -> None:
+        self.do(c.DrainAgent, name=name, deadline_ms=deadline_ms, leaving=leaving)
 
-    @precondition(lambda self: self.machine.state.feature_level >= FAULTS_LEVEL)
     @rule(name=AGENTS)
     def forget(self, name: str) -> None:
         known = self.machine.state.agents.get(name)
         reply = self.do(c.ForgetAgent, name=name)
+        if self.machine.state.feature_level < NEXT_LEVEL:
+            assert reply.code is RejectionCode.FEATURE_LEVEL
+            assert self.machine.state.agents.get(name) is known
+            return
         assert (name in self.machine.state.agents) == (known is not None and known.present)
         assert isinstance(reply, Rejection) == (known is None or known.present)
 
@@ -366,8 +355,7 @@ class Model(RuleBasedStateMachine):
         if agent is not None and agent.running:
             fences = list(agent.running)
             fence = fences[number % len(fences)]
-            abandons = outcome in {"lost", "released"} or (not self.online and outcome in ONLINE_OUTCOMES)
-            agent.finish(fence, "abandoned" if abandons else outcome)
+            agent.finish(fence, "abandoned" if outcome in {"lost", "released"} else outcome)
 
     @precondition(lambda self: any(agent.running for agent in self.agents.values()))
     @rule(name=AGENTS, outcome=st.sampled_from(["succeeded", "succeeded", "failed", "outgrown"]))
@@ -375,7 +363,7 @@ class Model(RuleBasedStateMachine):
         """The oldest attempt ends and is reported at once."""
         agent = self.agents.get(name)
         if agent is not None and agent.running:
-            agent.finish(next(iter(agent.running)), outcome if self.online else "succeeded")
+            agent.finish(next(iter(agent.running)), outcome)
             self._report(name, agent)
             agent.ends.clear()
 
@@ -394,11 +382,8 @@ class Model(RuleBasedStateMachine):
             agent.ends.clear()
 
     def _report(self, name: str, agent: FakeAgent, missing: tuple[int, ...] = ()) -> None:
-        kind, ends = c.ReportEnds, tuple(agent.ends)
-        if not self.online:
-            kind = c.ReportAttempts
-            ends = tuple(c.AttemptEnd(*msgspec.structs.astuple(end)[:8]) for end in ends)
-        reply = self.do(kind, agent=name, incarnation=agent.incarnation, ends=ends, missing=missing)
+        ends = tuple(agent.ends)
+        reply = self.do(c.ReportAttempts, agent=name, incarnation=agent.incarnation, ends=ends, missing=missing)
         if isinstance(reply, Rejection):
             return
         assert [verdict.fence for verdict in reply.verdicts] == [end.fence for end in agent.ends]
@@ -416,7 +401,7 @@ class Model(RuleBasedStateMachine):
             [task.state for task in workflow.tasks] for workflow in self.machine.state.workflows.values()
         ]
 
-    @precondition(lambda self: self.gone and self.online)
+    @precondition(lambda self: self.gone)
     @rule(number=NUMBERS)
     def an_offer(self, number: int) -> None:
         """An agent that was replaced is back, and offers what it never got answered."""
@@ -467,7 +452,6 @@ class Model(RuleBasedStateMachine):
             assert fence == 0 or fence > self.fence
             self.fence = max(self.fence, fence)
 
-    @precondition(lambda self: self.online)
     @rule(number=NUMBERS, name=AGENTS)
     def back_up_anything(self, number: int, name: str) -> None:
         known = self.machine.state.agents.get(name)
@@ -477,7 +461,7 @@ class Model(RuleBasedStateMachine):
         assert not reply.fences[0] or possible
         self._placed(reply)
 
-    @precondition(lambda self: self.online and self._backups())
+    @precondition(lambda self: self._backups())
     @rule(number=NUMBERS)
     def back_up(self, number: int) -> None:
         """A second attempt of something that runs, where there is room for it."""
@@ -498,7 +482,7 @@ class Model(RuleBasedStateMachine):
             if not workflow.paused
             for task in workflow.tasks
             if task.state is TaskState.RUNNING and not (task.mishaps and task.mishaps.paired)
-            if workflow.profiles[task.profile].backup or self.machine.state.feature_level < FAULTS_LEVEL
+            if workflow.profiles[task.profile].backup
             if workflow.max_parallel is None or self._under_way(workflow) < workflow.max_parallel
             if task.last.agent != agent.name and task.last.order == ORDER_NONE
             if fits_now(
@@ -515,7 +499,6 @@ class Model(RuleBasedStateMachine):
         live = [task for task in workflow.tasks if task.state in {TaskState.QUEUED, TaskState.RUNNING}]
         return len(live) + sum(task.backup is not None for task in live)
 
-    @precondition(lambda self: self.online)
     @rule(name=AGENTS, numbers=st.lists(NUMBERS, max_size=4), at_once=st.booleans())
     def recall(self, *, name: str, numbers: list[int], at_once: bool) -> None:
         """Some of what waits in a queue, or anything at all, is asked back."""
@@ -535,13 +518,13 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def raise_level(self) -> None:
-        self.do(c.RaiseFeatureLevel, level=LEVEL, supported=(c.Supported("n1", LEVEL),))
+        self.do(c.RaiseFeatureLevel, level=NEXT_LEVEL, supported=(c.Supported("n1", NEXT_LEVEL),))
 
     # --- snapshots
 
     @rule()
     def restart_a_replica(self) -> None:
-        fresh = Machine(requests_max=8)
+        fresh = Machine(requests_max=8, level_max=NEXT_LEVEL)
         fresh.restore(self.replicas[1].snapshot())
         self.replicas[1] = fresh
 
@@ -619,7 +602,9 @@ class Model(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("bulk", [BULK_MIN, 2])
 def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
-    """Also where one event stands for many moves."""
+    """Also where one event stands for many moves. The newest version is one of the next feature level."""
+    for command, level in NEXT_VERSION.items():
+        monkeypatch.setitem(NEEDS, command, level)
     for module in (attempts, cache, context):
         monkeypatch.setattr(module, "BULK_MIN", bulk)
     run_state_machine_as_test(

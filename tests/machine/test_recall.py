@@ -12,7 +12,6 @@ from raftflow.domain.replies import Done
 @pytest.fixture
 def busy(drive):
     """t0 runs on a1, t1 and t2 wait in its queue; a2 is idle."""
-    drive.raise_level()
     drive.register(prefetch=3)
     drive.register("a2")
     drive.submit(drive.bag(3, retries=0))
@@ -26,7 +25,7 @@ def test_what_waits_moves_to_an_idle_agent_at_no_cost(busy):
     record = busy.records[-1]
     assert (record.command, record.subject, record.outcome) == ("attempts.recall", "a1", "ok")
     assert (busy.states(), busy.orders()) == ("RQQ", ([], [3]))
-    assert busy.report_ends(busy.finished(3, "released")) == ["accepted"]
+    assert busy.report(busy.end(3, "released")) == ["accepted"]
     task = busy.task(2)
     assert (busy.states(), task.failures, task.losses) == ("RQE", 0, 0)
     assert busy.place(2, agent="a2") == (4,)
@@ -52,9 +51,9 @@ def test_what_is_to_stop_is_let_be(busy):
 
 def test_what_starts_meanwhile_goes_on(busy):
     busy.recall(2)
-    busy.report_ends(busy.finished(1))
+    busy.report(busy.end(1))
     assert (busy.states(), busy.orders()) == ("SRQ", ([], []))
-    assert busy.report_ends(busy.finished(2)) == ["accepted"]
+    assert busy.report(busy.end(2)) == ["accepted"]
 
 
 @pytest.mark.parametrize("case", [{"agent": "nobody", "incarnation": 1}, {"incarnation": 9}])

@@ -16,7 +16,6 @@ SHORTCUTS = ((), (0,), (0, 1), (0, 1, 2))
 
 @pytest.fixture
 def online(drive):
-    drive.raise_level()
     drive.register(cpu=8)
     return drive
 
@@ -57,12 +56,6 @@ def test_they_are_restored_and_retried(online):
     for position in (1, 2, 3):
         run(online, position)
     assert online.state() == "succeeded"
-
-
-def test_below_the_level_every_need_is_waited_for(drive):
-    drive.submit(drive.tasks(*SHORTCUTS))
-    assert [task.open_needs for task in drive.machine.state.workflows["wf-1"].tasks] == [0, 1, 2, 3]
-    assert queries.workflow_view(drive.machine, "wf-1").levels is None
 
 
 def test_levels_and_critical_path_are_shown(online):

@@ -49,7 +49,7 @@ def test_a_restored_machine_is_the_same_and_goes_on_the_same(busy, new_drive):
         drive.submit(request_id="r1", workflow_id="wf-9")
         drive.control("resume", "wf-2")
         drive.register("a4", capacity={"gpu": 1})
-        drive.control_agent("drain", "a1")
+        drive.drain_leaving("a1")
         drive.retire()
     assert other.machine.chain == busy.machine.chain
     assert other.encoding() == busy.encoding()
@@ -178,7 +178,7 @@ def test_an_open_snapshot_shows_the_moment_of_its_opening(busy):
     pieces = busy.machine.snapshot()
     busy.fire(5_000)
     busy.control("cancel", "wf-2")
-    busy.control_agent("drain", "a1")
+    busy.drain_leaving("a1")
     busy.register("a2", "new instance")
     busy.register("a9")
     busy.submit(workflow_id="wf-9")
@@ -291,7 +291,7 @@ def _take(drive, step, number):
     elif step == "fire":
         drive.fire(number * 20_000)
     elif step in {"drain", "undrain"}:
-        drive.control_agent("drain" if step == "drain" else "resume", agent)
+        (drive.drain_leaving if step == "drain" else drive.resume)(agent)
     elif step == "lose":
         drive.remove(agent)
     elif step == "register":

@@ -30,7 +30,6 @@ DIAMOND = ((), (0,), (0,), (1, 2), (0, 3))
 @pytest.fixture
 def pieces(drive: Any) -> Any:
     """A drive on the newest level, with an agent."""
-    drive.raise_level()
     drive.register(cpu=8, prefetch=8)
     return drive
 
@@ -114,7 +113,6 @@ def graphs(draw: Any) -> WorkflowSpec:
 def test_pieces_come_to_what_one_command_comes_to(new_drive, spec, tasks_max, bytes_max):
     one, other, third = new_drive(), new_drive(), new_drive()
     for each in (one, other, third):
-        each.raise_level()
         each.register(cpu=8)
         each.submit(each.bag(1, program=CommandLine(("run", "a"))), "wf-0")
         (fence,) = each.place(0, workflow_id="wf-0")
@@ -211,7 +209,6 @@ def test_it_warns_of_what_no_agent_can_run(new_drive):
     spec = WorkflowSpec(name="w", tasks=tuple(tasks))
     drives = [new_drive(), new_drive()]
     for drive in drives:
-        drive.raise_level()
         drive.register()
     whole, pieces = drives[0].submit(spec), drives[1].upload(spec)
     assert whole == pieces
@@ -285,15 +282,6 @@ def test_ids_are_unique(pieces):
     begin(pieces, workflow_id="wf-2")
     assert begin(pieces, workflow_id="wf-2").code is RejectionCode.CONFLICT
     assert pieces.submit(workflow_id="wf-2").code is RejectionCode.CONFLICT
-
-
-def test_below_the_level_all_of_it_is_refused(drive):
-    drive.raise_level(3)
-    replies = [
-        drive.do(command)
-        for command in (*drive.pieces(drive.bag(1)), c.DropUploads(at_ms=1, actor="x", workflow_ids=()))
-    ]
-    assert {reply.code for reply in replies} == {RejectionCode.FEATURE_LEVEL}
 
 
 # --- pieces

@@ -155,7 +155,7 @@ def test_an_attempt_given_back_behind_an_end_is_ready_again(drive):
     drive.register(prefetch=1)
     drive.submit(drive.bag(2))
     drive.place(0, 1)
-    drive.control_agent("drain")
+    drive.drain_leaving()
     assert drive.report(drive.end(1), drive.end(2, "released")) == ["accepted", "accepted"]
     assert (drive.states(), drive.free()) == ("SE", 1000)
 
@@ -328,7 +328,6 @@ def test_many_moves_are_one_event(drive, monkeypatch):
     """Of the tasks of one workflow: those of others are told of as ever."""
     for module in (context, attempts, cache):
         monkeypatch.setattr(module, "BULK_MIN", 3)
-    drive.raise_level()
     drive.register(cpu=9)
     drive.submit(drive.tasks((), (0,), (0,), (0,), cache="k"), "wf-2")
     drive.submit(drive.tasks((), (0,), (0,), (0,), (), cache=None))

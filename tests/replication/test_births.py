@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from raftflow.domain.features import BIRTHS_LEVEL
+from raftflow.domain.features import LEVEL, NEXT_LEVEL
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.birth_file import BirthFile, OrderRefusedError
 from raftflow.replication.members.births import Births, EmptiedError, IntroducedPeers
@@ -31,7 +31,7 @@ class Resident:
         self.disk = FaultyFileSystem()
         self.data = False
         self.late: tuple[str, ...] = ()
-        self.level = BIRTHS_LEVEL
+        self.level = LEVEL
         self.joins = False
         self.stopped: Exception | None = None
 
@@ -49,7 +49,7 @@ class Resident:
             disk=self.identity,
             file=file,
             record=record,
-            introduced_peers=IntroducedPeers(self.introducer, self.level, self._levels),
+            introduced_peers=IntroducedPeers(self.introducer, self.level),
             send=lambda peer, body: self.town.mail.append((self.name, peer, body)),
             has_data=lambda: self.data,
             late=lambda: self.late,
@@ -59,9 +59,6 @@ class Resident:
         self.introducer.attach(self._on_emptied, self.births.peers_may_change)
         self.introducer.open()
         self.births.start()
-
-    def _levels(self) -> dict[str, int]:
-        return {peer: self.town.people[peer].level for peer in self.linked}
 
     def _on_emptied(self, peer: str, reason: str) -> None:
         self.stopped = self.stopped or self.births.judge_emptied(peer, reason)
@@ -168,7 +165,7 @@ def test_all_are_born_when_all_see_each_other_and_not_before() -> None:
     assert "c cannot be reached" in town["a"].births.describe_wait()
     town.link("a", "c")
     assert town.born == list(ABC)
-    assert town["a"].births.founding_levels == dict.fromkeys(ABC, BIRTHS_LEVEL)
+    assert town["a"].births.founding_levels == dict.fromkeys(ABC, LEVEL)
 
 
 @pytest.mark.parametrize("members", [ABC, ABCDE])
@@ -367,18 +364,13 @@ def test_a_voter_that_came_later_cannot_be_fresh() -> None:
     assert isinstance(town["j"].stopped, EmptiedError)
 
 
-def test_older_versions_count_as_they_did() -> None:
-    """They cannot say that they are fresh; one that knew another disk refuses the link."""
+def test_a_birth_notes_the_lowest_level_of_the_founders() -> None:
     town = Town()
-    town["a"].level = BIRTHS_LEVEL - 1
+    town["a"].level = NEXT_LEVEL
     town.start()
     town.link()
     assert town.born == list(ABC)
-    assert town["b"].births.founding_levels == dict.fromkeys(ABC, BIRTHS_LEVEL - 1)
-    town.wipe("b", "c")
-    town.start("b", "c")
-    town.link()
-    assert town.born == ["a"]
+    assert town["a"].births.founding_levels == dict.fromkeys(ABC, LEVEL)
 
 
 def test_a_cluster_of_one_is_born_at_once() -> None:

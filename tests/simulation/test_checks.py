@@ -12,7 +12,6 @@ import pytest
 from raftflow.coordinator.leader.leases import Leases
 from raftflow.domain.commands import (
     AttemptEnd,
-    AttemptFinish,
     CommitPlacements,
     ControlWorkflow,
     FireTimers,
@@ -538,7 +537,7 @@ def test_a_report_of_an_old_incarnation(model) -> None:
 
 
 def offer(model, fence, agent="a1", *, verdict="accepted", incarnation=1):
-    end = AttemptFinish(fence, "wf", "x", AttemptOutcome.SUCCEEDED)
+    end = AttemptEnd(fence, "wf", "x", AttemptOutcome.SUCCEEDED)
     command = OfferEnds(at_ms=1, actor="", agent=agent, incarnation=incarnation, ends=(end,))
     came = step("x", "ready", "offered", "succeeded", fence, agent)
     return model.follow(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
+from raftflow.domain.features import LEVEL
 from raftflow.replication.members.membership import MemberInfo, Membership
 from raftflow.simulation.checkers.member_checks import MemberModel
 
@@ -95,12 +95,6 @@ def test_a_change_before_an_entry_of_the_own_term_is_committed(model, found) -> 
 def test_two_voters_at_once(model, found) -> None:
     Replica(model, "a").append(listed("abcde"))
     assert found == ["two changes"]
-
-
-def test_a_list_that_an_older_version_cannot_read(model, found) -> None:
-    Replica(model, "b", level=MEMBERS_LEVEL - 1)
-    Replica(model, "a").append(listed("abcd"))
-    assert found == ["too new"]
 
 
 def test_a_list_that_was_never_committed_comes_out_of_a_snapshot(model, found) -> None:

@@ -96,8 +96,6 @@ class AttemptRunner:
         self.usage = UsageWatch(self._running, sample, self._outgrown)
         self.result_bytes_max = RESULT_BYTES_MAX
         """Of one result, as the coordinator takes it."""
-        self.tells_faults = False
-        """The coordinator takes ends that were the agent's own fault."""
 
     def start(self, assignment: Assignment) -> None:
         """Start an attempt. Its end comes through `on_end`, never before this returns."""
@@ -210,13 +208,13 @@ class AttemptRunner:
         if running.reason is not None and not (how.ok and how.by_itself):
             outcome = running.reason
             error = running.why
-        elif how.agent_fault and self.tells_faults:
+        elif how.agent_fault:
             outcome = "agent_fault"
         elif how.abandoned:
             outcome = "abandoned"
         elif how.ok:
             outcome = "succeeded"
-        elif self.tells_faults and self._lack is not None and (lack := self._lack(running.started_at_ns)):
+        elif self._lack is not None and (lack := self._lack(running.started_at_ns)):
             outcome, error = "agent_fault", f"{lack}; the attempt ended with: {error}"
         else:
             outcome = "failed"

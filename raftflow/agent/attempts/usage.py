@@ -91,8 +91,6 @@ class UsageWatch:
         self._running = running
         self._sample = sample
         self._outgrown = outgrown
-        self.holds_to_demand = False
-        """Whether attempts that use too much memory are stopped: not before the cluster knows that outcome."""
         self.tells = False
         """Whether there is anything to tell now and then."""
         self._told_s = -math.inf
@@ -155,7 +153,7 @@ class UsageWatch:
             watched = observed.watched() if observed.started_at_ns <= begun_ns else None
             if watched is not None:
                 asked[watched.id] = (fence, watched)
-                limit_kib = observed.memory_mib * 1024 if self.holds_to_demand else 0
+                limit_kib = observed.memory_mib * 1024
                 wanted.append((watched.id, limit_kib + watched.kept_kib + 1 if limit_kib else 0))
                 observed.usage.progress = read_progress(watched.progress, observed.usage.progress)
         if wanted:

@@ -31,16 +31,14 @@ from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.agent.exchange.leader import LeaderClient, LeaderNotFoundError, RefusedError, StaleIncarnationError
 from raftflow.agent.exchange.portions import Portion, Search, first_of
 from raftflow.agent.exchange.refusals import Refusals
-from raftflow.agent.load import LoadSampler, plain
+from raftflow.agent.load import LoadSampler
 from raftflow.domain.contract.views import (
-    AttemptUsage,
     LogPiece,
     PollRequest,
     PollResponse,
     RegisterResponse,
     ReportedEnd,
 )
-from raftflow.domain.features import FAULTS_LEVEL, INPUTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.limits import LOGS_PER_POLL_MAX
 
 _log = logging.getLogger("raftflow.agent.exchange")
@@ -124,13 +122,6 @@ def _portion_of(request: PollRequest) -> Portion:
     return Portion(request.ends, request.logs, request.usage, request.load)
 
 
-def _plain(end: ReportedEnd) -> ReportedEnd:
-    """Return an end as a coordinator below level 3 takes it."""
-    if end.cpu_ms or end.peak_mib:
-        return msgspec.structs.replace(end, cpu_ms=0, peak_mib=0)
-    return end
-
-
 class Exchange:
     """Polls until the incarnation is over. Everything happens in the event loop's thread.
 
@@ -156,8 +147,6 @@ class Exchange:
         self._leader = leader
         self._load = load
         self._usage = usage
-        self.level = registration.feature_level
-        """The cluster's, as far as it was told."""
         self._trouble = ""
         self._patience = patience
         self._before = before
@@ -313,7 +302,7 @@ class Exchange:
             # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders
             # went on dying.
             wait_ms = 0
-        elif self.level >= ONLINE_LEVEL and self._attempt_table.running:
+        elif self._attempt_table.running:
             wait_ms = min(wait_ms, int(TELL_EVERY_S * 1000))
         return PollRequest(
             incarnation=registration.incarnation,
@@ -329,19 +318,14 @@ class Exchange:
             wait_ms=wait_ms,
             leaving=self._leaving,
             goodbye=goodbye,
-            fetches=self.level >= INPUTS_LEVEL,
-            trouble=self._trouble if self.level >= FAULTS_LEVEL else "",
+            fetches=True,
+            trouble=self._trouble,
         )
 
     def _next_portion(self) -> Portion:
         ends = first_of(self._attempt_table.ends.values(), _ENDS_MAX)
         load = self._load.sample()
-        usage: list[AttemptUsage] = []
-        if self.level >= ONLINE_LEVEL:
-            usage = self._refusals.told(self._usage.report())
-        else:
-            ends = [_plain(end) for end in ends]
-            load = plain(load)
+        usage = self._refusals.told(self._usage.report())
         return Portion(ends, self._next_pieces(), usage, load if self._refusals.tells_load else None)
 
     def _next_part(self) -> Portion:
@@ -399,7 +383,6 @@ class Exchange:
         self._patience.succeeded()
         self._wait_until_s = 0.0
         self._answered_at_s = self._loop.time()
-        self.level = max(self.level, response.feature_level)
         self._attempt_table.answered(response.verdicts)
         if request.ends and all(end.fence in self._attempt_table.ends for end in request.ends):
             # The leader did not get to them: leave it a moment before they are sent again.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from raftflow.api.dispatch.requests import (
     Cost,
     Request,
@@ -20,7 +18,7 @@ from raftflow.api.http.problems import ProblemError, from_rejection
 from raftflow.api.http.slices import in_slices
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
-from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent
+from raftflow.domain.commands import DrainAgent, ForgetAgent, ResumeAgent
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
@@ -34,7 +32,6 @@ from raftflow.domain.contract.views import (
     RegisterResponse,
     ReportedEnd,
 )
-from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.tasks.resources import parse_amount
 from raftflow.machine.read import queries
@@ -155,8 +152,6 @@ def _add_leader_view(call: Request, view: AgentView) -> None:
 async def drain_agent(call: Request) -> Response:
     """Give an agent no new work until it is resumed. With a deadline, running attempts move to other agents then."""
     request = decode(call.body, DrainRequest) if call.body else DrainRequest()
-    if request.deadline_s is None and call.replica.machine.tables.feature_level < ONLINE_LEVEL:
-        return await _control(call, "drain")
     command = DrainAgent(
         at_ms=call.replica.clock.now_ms(),
         actor="client:api",
@@ -170,7 +165,11 @@ async def drain_agent(call: Request) -> Response:
 
 async def resume_agent(call: Request) -> Response:
     """Let an agent work again."""
-    return await _control(call, "resume")
+    command = ResumeAgent(
+        at_ms=call.replica.clock.now_ms(), actor="client:api", request_id=call.idempotency_key, name=call.path("id")
+    )
+    require_accepted(await call.replica.propose(command, call.client))
+    return await show_agent(call)
 
 
 async def forget_agent(call: Request) -> Response:
@@ -181,18 +180,6 @@ async def forget_agent(call: Request) -> Response:
     )
     require_accepted(await call.replica.propose(command, call.client))
     return Response(ForgottenAgent(name=name))
-
-
-async def _control(call: Request, action: Literal["drain", "resume"]) -> Response:
-    command = ControlAgent(
-        at_ms=call.replica.clock.now_ms(),
-        actor="client:api",
-        request_id=call.idempotency_key,
-        name=call.path("id"),
-        action=action,
-    )
-    require_accepted(await call.replica.propose(command, call.client))
-    return await show_agent(call)
 
 
 POLL_ROUTE = Route(operations.POLL, poll)

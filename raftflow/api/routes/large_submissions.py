@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from raftflow.api.http import problems
-from raftflow.api.http.problems import ProblemError, from_rejection
+from raftflow.api.http.problems import ProblemError
 from raftflow.coordinator.commit.submitter import FOUNDING, NoLeaderError
 from raftflow.coordinator.uploads.document_reader import DocumentReader, ReaderFailedError
-from raftflow.coordinator.uploads.document_worker import DocumentRefused, Fault
+from raftflow.coordinator.uploads.document_worker import Fault
 from raftflow.coordinator.uploads.workflow_uploads import ClientGoneError
-from raftflow.domain.features import PIECES_LEVEL
 from raftflow.machine.read import queries
 
 if TYPE_CHECKING:
@@ -66,18 +65,10 @@ async def submit(call: Request, *, request_id: str, workflow_id: str, actor: str
 
 async def _submit(reader: DocumentReader, call: Request, request_id: str, workflow_id: str, actor: str) -> AnyReply:
     replica = call.replica
-    level = replica.feature_level()
-    if not level:
+    if not replica.feature_level():
         raise NoLeaderError(FOUNDING)
-    if level < PIECES_LEVEL:
-        command = await reader.command_of(
-            call.body, request_id, at_ms=replica.clock.now_ms(), actor=actor, workflow_id=workflow_id
-        )
-        if isinstance(command, Fault | DocumentRefused):
-            raise _problem(command)
-        return await replica.propose(command, call.client)
     submission = await reader.pieces_of(call.body, request_id, queries.expected_times(replica.machine))
-    if isinstance(submission, Fault | DocumentRefused):
+    if isinstance(submission, Fault):
         raise _problem(submission)
     if not replica.leader.leading:
         raise replica.submitter.no_leader_error()
@@ -95,8 +86,6 @@ def _is_connected(request: web.Request) -> bool:
     return transport is not None and not transport.is_closing()
 
 
-def _problem(wrong: Fault | DocumentRefused) -> ProblemError:
-    if isinstance(wrong, DocumentRefused):
-        return from_rejection(wrong.rejection)
+def _problem(wrong: Fault) -> ProblemError:
     kind = problems.INVALID_DOCUMENT if wrong.limit is None else problems.TOO_LARGE
     return ProblemError(kind, wrong.message, errors=wrong.problems, limit=wrong.limit)

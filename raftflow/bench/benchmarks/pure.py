@@ -17,17 +17,14 @@ from raftflow.bench.figures import rounded, summary
 from raftflow.bench.load.usage import resident_bytes
 from raftflow.bench.settings import Settings
 from raftflow.domain.commands import (
-    AttemptFinish,
+    AttemptEnd,
     CommitPlacements,
     Placement,
-    RaiseFeatureLevel,
     RegisterAgent,
-    ReportEnds,
+    ReportAttempts,
     SubmitWorkflow,
-    Supported,
     encode_entry,
 )
-from raftflow.domain.features import LEVEL
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, shape_of
 from raftflow.domain.tasks.program import PythonCall
 from raftflow.domain.tasks.states import AttemptOutcome
@@ -101,14 +98,13 @@ def spec(count: int, tag: str) -> WorkflowSpec:
 
 
 def filled(count: int) -> tuple[Machine, int]:
-    """Return a machine with one agent and `count` ready tasks, on the newest feature level, and its index."""
+    """Return a machine with one agent and `count` ready tasks, and its index."""
     machine = Machine()
     index = 1
     register = RegisterAgent(
         at_ms=1_000, actor="bench", name="a1", instance="bench-instance", capacity={"cpu": 64_000}, prefetch=0
     )
-    level = RaiseFeatureLevel(at_ms=1_000, actor="bench", level=LEVEL, supported=(Supported("r1", LEVEL),))
-    machine.apply(index, 1, encode_entry((level, register)))
+    machine.apply(index, 1, encode_entry((register,)))
     for first in range(0, count, WORKFLOW):
         index += 1
         name = str(first // WORKFLOW)
@@ -138,10 +134,10 @@ def lives(count: int) -> dict[str, float]:
             placements=tuple(Placement(workflow, position, "a1", 1) for workflow, _, position in batch),
         )
         ends = tuple(
-            AttemptFinish(first + n, workflow, task, AttemptOutcome.SUCCEEDED, 0, "", b"12345", 3, 2, 10)
+            AttemptEnd(first + n, workflow, task, AttemptOutcome.SUCCEEDED, 0, "", b"12345", 3, 2, 10)
             for n, (workflow, task, _) in enumerate(batch, 1)
         )
-        report = ReportEnds(at_ms=2_001 + first, actor="agent:a1", agent="a1", incarnation=1, ends=ends)
+        report = ReportAttempts(at_ms=2_001 + first, actor="agent:a1", agent="a1", incarnation=1, ends=ends)
         entries.append(encode_entry((start, report)))
     gc.collect()
     gc.freeze()

@@ -38,7 +38,6 @@ from raftflow.domain.events import (
     WorkflowNotReady,
     WorkflowReady,
 )
-from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.replies import AnyReply
 from raftflow.machine.machine import Machine
 from raftflow.replication.log import Role
@@ -327,7 +326,7 @@ class LeaderLoop:
         self._arm_leases()
 
     def _is_together(self, name: str) -> bool:
-        return self._machine.tables.feature_level >= FAULTS_LEVEL and name in self.together
+        return name in self.together
 
     def _trust(self, name: str) -> None:
         """Give an agent work again that is a suspect, or has not been heard before."""

@@ -30,7 +30,6 @@ from raftflow.coordinator.commit.coalesced_task import CoalescedTask
 from raftflow.coordinator.placement.precedence import attempts_in_the_way
 from raftflow.domain.commands import CommitBackups, Placement, RecallAttempts
 from raftflow.domain.events import AgentChanged, Event
-from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask
 from raftflow.machine.read.running import PATIENCE_MIN_MS, at_limit, expectation, live_attempt, wants_backup
 from raftflow.scheduler.order import order_key
@@ -114,8 +113,6 @@ class Rebalancer:
 
     def look(self) -> list[AnyCommand]:
         """Return what to propose now."""
-        if self._machine.tables.feature_level < ONLINE_LEVEL:
-            return []
         ahead = [
             self._recall(name, fences) for name, fences in attempts_in_the_way(self._machine, self._planner).items()
         ]

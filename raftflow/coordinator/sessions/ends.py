@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from raftflow.domain.commands import AttemptEnd, AttemptFinish, ReportAttempts, ReportEnds
+from raftflow.domain.commands import AttemptEnd, ReportAttempts
 from raftflow.domain.contract.views import PollRequest, ReportedEnd, ReportVerdict
-from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.replies import EndVerdict
 from raftflow.domain.tasks.checks import result_problem
 from raftflow.domain.tasks.states import AttemptOutcome
 
 
-def report(name: str, request: PollRequest, missing: tuple[int, ...], *, at_ms: int, level: int) -> ReportAttempts:
-    """Make the command that takes a poll's ends and missing attempts, as replicas of that level understand it."""
-    actor, incarnation = f"agent:{name}", request.incarnation
-    if level >= ONLINE_LEVEL:
-        finishes = tuple(map(attempt_finish, request.ends))
-        return ReportEnds(
-            at_ms=at_ms, actor=actor, agent=name, incarnation=incarnation, ends=finishes, missing=missing
-        )
+def report(name: str, request: PollRequest, missing: tuple[int, ...], *, at_ms: int) -> ReportAttempts:
+    """Make the command that takes a poll's ends and missing attempts."""
     ends = tuple(map(attempt_end, request.ends))
-    return ReportAttempts(at_ms=at_ms, actor=actor, agent=name, incarnation=incarnation, ends=ends, missing=missing)
+    return ReportAttempts(
+        at_ms=at_ms, actor=f"agent:{name}", agent=name, incarnation=request.incarnation, ends=ends, missing=missing
+    )
 
 
 def attempt_end(end: ReportedEnd) -> AttemptEnd:
@@ -30,16 +25,8 @@ def attempt_end(end: ReportedEnd) -> AttemptEnd:
     A result that cannot be kept makes the attempt a failed one that says so: refusing the report would only make
     the agent send it again.
     """
-    # That command is older than this outcome.
-    outcome = AttemptOutcome.FAILED if end.outcome == "outgrown" else AttemptOutcome(end.outcome)
-    outcome, error, result = _checked(end, outcome)
-    return AttemptEnd(end.fence, end.workflow_id, end.task_id, outcome, end.exit_code, error, result, end.duration_ms)
-
-
-def attempt_finish(end: ReportedEnd) -> AttemptFinish:
-    """Turn a reported end into what `ReportEnds` carries; see `attempt_end`."""
     outcome, error, result = _checked(end, AttemptOutcome(end.outcome))
-    return AttemptFinish(
+    return AttemptEnd(
         end.fence,
         end.workflow_id,
         end.task_id,

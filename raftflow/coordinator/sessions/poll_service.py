@@ -33,7 +33,7 @@ from raftflow.coordinator.sessions.log_relay import LogRelay
 from raftflow.coordinator.sessions.long_polls import LongPolls
 from raftflow.coordinator.sessions.poll_turns import PollTurns
 from raftflow.coordinator.sessions.reports import Reports
-from raftflow.domain.commands import ControlAgent, RemoveAgent
+from raftflow.domain.commands import DrainAgent, RemoveAgent
 from raftflow.domain.contract.views import PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.tasks.states import AgentState
@@ -365,7 +365,7 @@ class PollService:
             return
         if request.leaving and agent.state is not AgentState.DRAINING:
             await self._submitter.propose(
-                ControlAgent(at_ms=self._clock.now_ms(), actor=f"agent:{agent.name}", name=agent.name, action="drain")
+                DrainAgent(at_ms=self._clock.now_ms(), actor=f"agent:{agent.name}", name=agent.name, leaving=True)
             )
         if holds_unknown(agent, request):
             # What the agent holds and this replica does not know must be over for certain before the agent is told

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from raftflow.coordinator.commit.submitter import Submitter
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
-from raftflow.coordinator.sessions.ends import attempt_finish, verdicts_of
-from raftflow.domain.commands import AttemptFinish, JoinAgent, OfferEnds, RegisterAgent
+from raftflow.coordinator.sessions.ends import attempt_end, verdicts_of
+from raftflow.domain.commands import AttemptEnd, OfferEnds, RegisterAgent
 from raftflow.domain.contract.views import RegisterRequest, ReportedEnd, ReportVerdict
-from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AgentAccepted, AnyReply, Reported
 from raftflow.machine.machine import Machine
@@ -30,20 +28,18 @@ class Registration:
     def command(
         self, request: RegisterRequest, capacity: dict[str, int], *, at_ms: int, request_id: str = ""
     ) -> RegisterAgent:
-        """Make the command for a registration, as the cluster's feature level allows."""
-        fields: dict[str, Any] = {
-            "at_ms": at_ms,
-            "actor": f"agent:{request.name}",
-            "request_id": request_id,
-            "name": request.name,
-            "instance": request.instance,
-            "capacity": capacity,
-            "labels": request.labels,
-            "prefetch": request.prefetch,
-        }
-        if self._machine.tables.feature_level >= FAULTS_LEVEL:
-            return JoinAgent(**fields, home=request.home)
-        return RegisterAgent(**fields)
+        """Make the command for a registration."""
+        return RegisterAgent(
+            at_ms=at_ms,
+            actor=f"agent:{request.name}",
+            request_id=request_id,
+            name=request.name,
+            instance=request.instance,
+            capacity=capacity,
+            labels=request.labels,
+            prefetch=request.prefetch,
+            home=request.home,
+        )
 
     async def register(
         self, command: RegisterAgent, offers: Sequence[ReportedEnd]
@@ -56,9 +52,9 @@ class Registration:
         """
         if not self._leader.leading:
             raise self._submitter.no_leader_error()
-        if not offers or self._machine.tables.feature_level < ONLINE_LEVEL:
+        if not offers:
             return _accepted(await self._submitter.propose(command, bounded=True)), []
-        ends = tuple(map(attempt_finish, offers))
+        ends = tuple(map(attempt_end, offers))
         registered = self._submitter.enqueue(command, bounded=True)
         if isinstance(registered, Rejection):
             return registered, []
@@ -80,7 +76,7 @@ class Registration:
         return accepted, verdicts_of(verdicts.verdicts) if isinstance(verdicts, Reported) else []
 
 
-def _offer(command: RegisterAgent, incarnation: int, ends: tuple[AttemptFinish, ...]) -> OfferEnds:
+def _offer(command: RegisterAgent, incarnation: int, ends: tuple[AttemptEnd, ...]) -> OfferEnds:
     return OfferEnds(at_ms=command.at_ms, actor=command.actor, agent=command.name, incarnation=incarnation, ends=ends)
 
 

@@ -45,8 +45,7 @@ class Reports:
             return None
         if missing:
             _log.warning("agent %s does not hold attempts that it was sent: %s", name, missing[:20])
-        level = self._machine.tables.feature_level
-        queued = self._submitter.enqueue(report(name, request, missing, at_ms=self._clock.now_ms(), level=level))
+        queued = self._submitter.enqueue(report(name, request, missing, at_ms=self._clock.now_ms()))
         if not isinstance(queued, Rejection):
             self._leader.place_after(name, request.ends)
             self._measure(name, request.ends)

@@ -18,17 +18,14 @@ from raftflow import helpers
 from raftflow.coordinator.uploads.document_worker import (
     LENGTH_BYTES,
     Ask,
-    DocumentRefused,
     Fault,
     Head,
     answer_decoder,
     frame,
     piece_decoder,
-    prepared_of,
 )
 
 if TYPE_CHECKING:
-    from raftflow.coordinator.commit.submitter import Prepared
     from raftflow.coordinator.uploads.submission import WorkflowSubmission
 
 _log = logging.getLogger(__name__)
@@ -62,20 +59,9 @@ class DocumentReader:
 
     async def pieces_of(
         self, body: bytes, request_id: str, learnt_ms: Mapping[str, int]
-    ) -> WorkflowSubmission | Fault | DocumentRefused:
+    ) -> WorkflowSubmission | Fault:
         """Read a document and cut it into pieces. Raises `ReaderFailedError`."""
-        answer = await self._ask(Ask(body, request_id, dict(learnt_ms)))
-        assert not isinstance(answer, tuple)  # noqa: S101 - pieces were asked for
-        return answer
-
-    async def command_of(
-        self, body: bytes, request_id: str, *, at_ms: int, actor: str, workflow_id: str
-    ) -> Prepared | Fault | DocumentRefused:
-        """Read a document and make one command of it. Raises `ReaderFailedError`."""
-        ask = Ask(body, request_id, {}, whole=True, at_ms=at_ms, actor=actor, workflow_id=workflow_id)
-        answer = await self._ask(ask)
-        assert isinstance(answer, tuple | Fault | DocumentRefused)  # noqa: S101 - a command was asked for
-        return answer
+        return await self._ask(Ask(body, request_id, dict(learnt_ms)))
 
     async def close(self) -> None:
         """End the process."""
@@ -83,7 +69,7 @@ class DocumentReader:
         self._cancel_idle()
         await self._end()
 
-    async def _ask(self, ask: Ask) -> WorkflowSubmission | Prepared | Fault | DocumentRefused:
+    async def _ask(self, ask: Ask) -> WorkflowSubmission | Fault:
         async with self._turn:
             self._cancel_idle()
             try:
@@ -101,16 +87,14 @@ class DocumentReader:
                 if self._process is not None:
                     self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._rest)
 
-    async def _exchange(self, ask: Ask) -> WorkflowSubmission | Prepared | Fault | DocumentRefused:
+    async def _exchange(self, ask: Ask) -> WorkflowSubmission | Fault:
         process = await self._running()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes, both
         process.stdin.write(frame(ask))
         await process.stdin.drain()
-        answer = answer_decoder.decode(await _read(process.stdout))
-        if isinstance(answer, Fault | DocumentRefused):
-            return answer
+        answer: Fault | Head = answer_decoder.decode(await _read(process.stdout))
         if not isinstance(answer, Head):
-            return prepared_of(answer)
+            return answer
         pieces = [piece_decoder.decode(await _read(process.stdout)) for _ in range(answer.pieces)]
         return msgspec.structs.replace(answer.submission, pieces=tuple(pieces))
 

@@ -7,7 +7,7 @@ ends.
 
     frame   = length (4 bytes, big endian) + MessagePack
     request = Ask
-    answer  = Fault | Refused | Whole | Head followed by as many pieces as it says
+    answer  = Fault | Head followed by as many pieces as it says
 
 Started isolated (`raftflow.helpers`).
 """
@@ -22,12 +22,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from raftflow.coordinator.commit.submitter import Prepared, prepare
 from raftflow.coordinator.uploads.submission import WorkflowSubmission, submission_of
-from raftflow.domain.commands import SubmitWorkflow
 from raftflow.domain.contract.views import FieldProblem
 from raftflow.domain.pieces import TaskPiece
-from raftflow.domain.rejections import Rejection
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.readers.jsontext import decode_json
 
@@ -48,11 +45,6 @@ class Ask(msgspec.Struct, array_like=True, frozen=True):
     request_id: str
     learnt_ms: dict[str, int]
     """How long tasks of a kind are taken to run."""
-    whole: bool = False
-    """One command for all of it is wanted, made with what follows: the cluster does not know pieces yet."""
-    at_ms: int = 0
-    actor: str = ""
-    workflow_id: str = ""
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
@@ -63,20 +55,6 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     limit: int | None = None
 
 
-class DocumentRefused(msgspec.Struct, frozen=True, tag="refused"):
-    """The command would be refused."""
-
-    rejection: Rejection
-
-
-class Whole(msgspec.Struct, frozen=True, tag="whole"):
-    """The command, encoded."""
-
-    encoded: bytes
-    tag: str
-    level: int
-
-
 class Head(msgspec.Struct, frozen=True, tag="head"):
     """A submission without its pieces, which follow, a frame for each."""
 
@@ -84,7 +62,7 @@ class Head(msgspec.Struct, frozen=True, tag="head"):
     pieces: int
 
 
-Answer = Fault | DocumentRefused | Whole | Head
+Answer = Fault | Head
 
 _encode = msgspec.msgpack.Encoder().encode
 _ask_decoder = msgspec.msgpack.Decoder(Ask)
@@ -107,15 +85,7 @@ def answer(ask: Ask) -> Iterator[Answer | TaskPiece]:
     except RecursionError:
         yield Fault("the workflow document is nested too deeply")
     else:
-        yield from _whole(ask, spec) if ask.whole else _pieces(ask, spec)
-
-
-def _whole(ask: Ask, spec: WorkflowSpec) -> Iterator[Answer]:
-    command = SubmitWorkflow(
-        at_ms=ask.at_ms, actor=ask.actor, request_id=ask.request_id, workflow_id=ask.workflow_id, spec=spec
-    )
-    prepared = prepare(command)
-    yield DocumentRefused(prepared) if isinstance(prepared, Rejection) else Whole(*prepared)
+        yield from _pieces(ask, spec)
 
 
 def _pieces(ask: Ask, spec: WorkflowSpec) -> Iterator[Answer | TaskPiece]:
@@ -134,11 +104,6 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
         ask = _ask_decoder.decode(incoming.read(int.from_bytes(head, "big")))
         outgoing.writelines(frame(message) for message in answer(ask))
         outgoing.flush()
-
-
-def prepared_of(whole: Whole) -> Prepared:
-    """Return the command that travelled."""
-    return Prepared(whole.encoded, whole.tag, whole.level)
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ class AttemptView(msgspec.Struct, kw_only=True):
     started_at: str | None = None
     finished_at: str | None = None
     index: int | None = None
-    """Place in the log of the decision that made it; None for one of before feature level 3."""
+    """Place in the log of the decision that made it; None while it is not known."""
     usage: UsageView | None = None
     """Of an attempt that runs, as its agent last told the leader."""
 
@@ -353,8 +353,7 @@ class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     pid: Number | None = None
     version: Annotated[str, msgspec.Meta(max_length=limits.VERSION_CHARS_MAX)] = ""
     offers: Annotated[list[ReportedEnd], msgspec.Meta(max_length=limits.OFFERS_MAX)] = []
-    """Successes of the former incarnation, which was declared lost, that nobody took: perhaps they are still wanted.
-    From level 3 on."""
+    """Successes of the former incarnation, which was declared lost, that nobody took: they may still be wanted."""
 
 
 class RegisterResponse(msgspec.Struct, kw_only=True):
@@ -381,15 +380,15 @@ class ReportedEnd(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     outcome: Literal[
         "succeeded", "failed", "timeout", "cancelled", "abandoned", "released", "outgrown", "agent_fault"
     ]
-    """`outgrown`: it used more memory than its demand and was stopped; from level 3 on. `agent_fault`: the agent
-    could not do its part; from level 5 on."""
+    """`outgrown`: it used more memory than its demand and was stopped. `agent_fault`: the agent
+    could not do its part."""
     exit_code: Annotated[int, msgspec.Meta(ge=limits.EXIT_CODE_MIN, le=limits.EXIT_CODE_MAX)] | None = None
     error: ErrorText = ""
     result: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     """Any JSON that `domain.reportable` lets pass."""
     duration_ms: UsageNumber = 0
     cpu_ms: UsageNumber = 0
-    """CPU time of the attempt's processes. From level 3 on, as `peak_mib`."""
+    """CPU time of the attempt's processes."""
     peak_mib: UsageNumber = 0
     """Most memory that its processes were seen to use; 0 if nobody saw it, as of short attempts that used little."""
 
@@ -403,7 +402,7 @@ class LogPiece(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ]
     """Base64 in JSON."""
     offset: UsageNumber | msgspec.UnsetType = msgspec.UNSET
-    """Byte at which `data` begins: behind the wanted one if what is there was not kept. From level 5 on."""
+    """Byte at which `data` begins: behind the wanted one if what is there was not kept."""
     size: UsageNumber
     """Bytes written so far, kept or not."""
     truncated: bool
@@ -433,7 +432,7 @@ class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     memory_free_mib: UsageNumber = 0
     """What programs could still get without swapping."""
     cpu_busy_per_mille: Annotated[int, msgspec.Meta(ge=0, le=1000)] | msgspec.UnsetType = msgspec.UNSET
-    """Share of all CPUs' time that was used over the last seconds. From level 3 on, as `run_queue`."""
+    """Share of all CPUs' time that was used over the last seconds."""
     run_queue: UsageNumber | msgspec.UnsetType = msgspec.UNSET
     """Threads that run or wait for a CPU now."""
 
@@ -458,7 +457,7 @@ class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     """Ends that no answer has confirmed yet, in the order in which they happened."""
     logs: Annotated[list[LogPiece], msgspec.Meta(max_length=limits.LOGS_PER_POLL_MAX)] = []
     usage: Annotated[list[AttemptUsage], msgspec.Meta(max_length=limits.USAGE_PER_POLL_MAX)] = []
-    """Of attempts that have been running for a while, every other second. From level 3 on."""
+    """Of attempts that have been running for a while, every other second."""
     load: AgentLoad | None = None
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 0
     """How long the leader may hold this poll when it has nothing to say."""
@@ -467,9 +466,9 @@ class PollRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     goodbye: bool = False
     """The agent holds nothing any more and stops; the leader removes it."""
     fetches: bool = False
-    """The agent fetches large inputs by itself; without it all inputs come with the assignment. From level 5 on."""
+    """The agent fetches large inputs by itself; without it all inputs come with the assignment."""
     trouble: Annotated[str, msgspec.Meta(max_length=limits.TROUBLE_CHARS_MAX)] = ""
-    """Why the agent is unfit: it starts nothing and gives back what it gets. Empty if it is fit. From level 5 on."""
+    """Why the agent is unfit: it starts nothing and gives back what it gets. Empty if it is fit."""
 
 
 class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):

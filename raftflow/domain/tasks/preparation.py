@@ -30,6 +30,10 @@ class GraphFacts(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Expected time along all of it."""
 
 
+NO_FACTS = GraphFacts(0, (), 0)
+"""Of a graph that is not known yet."""
+
+
 def facts_of(needs: Needs, order: Sequence[int], ranks: Sequence[int], levels: Sequence[int]) -> GraphFacts:
     """Return the facts of a graph with at least one task. `needs` may leave out redundant ones."""
     path = critical_path(needs, order, ranks)

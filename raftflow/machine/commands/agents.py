@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from raftflow.domain import limits
-from raftflow.domain.commands import JoinAgent
-from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AgentAccepted, Done
 from raftflow.domain.tasks.checks import label_problems, resource_problems
@@ -20,7 +18,7 @@ from raftflow.machine.rules.stopping import give_order
 from raftflow.machine.tables.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import ControlAgent, DrainAgent, ForgetAgent, RegisterAgent, RemoveAgent
+    from raftflow.domain.commands import DrainAgent, ForgetAgent, RegisterAgent, RemoveAgent, ResumeAgent
     from raftflow.machine.rules.context import ApplyContext
 
 T = TypeVar("T")
@@ -64,7 +62,7 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
         capacity=_sorted(command.capacity),
         labels=_sorted(command.labels),
         prefetch=command.prefetch,
-        home=_home_of(command),
+        home=command.home,
     )
     if known is not None:
         take_over(step, agent, known)
@@ -78,12 +76,8 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
 
 
 def _takes_its_place(known: Agent, command: RegisterAgent) -> bool:
-    """Tell whether another process may have the name of a present agent: because that one's is gone for certain."""
-    return not isinstance(command, JoinAgent) or (command.home != "" and command.home == known.home)
-
-
-def _home_of(command: RegisterAgent) -> str:
-    return command.home if isinstance(command, JoinAgent) else ""
+    """Tell whether another process may have the name of a present agent: then the process of that one is gone."""
+    return command.home != "" and command.home == known.home
 
 
 def _is_drained(agent: Agent) -> bool:
@@ -113,7 +107,7 @@ def _problems(command: RegisterAgent) -> list[GraphProblem]:
         problems.append(GraphProblem("instance", f"must have 1 to {limits.NAME_CHARS_MAX} characters"))
     problems += [GraphProblem("resources", message) for message in resource_problems(command.capacity)]
     problems += [GraphProblem("labels", message) for message in label_problems(command.labels)]
-    if len(_home_of(command)) > _HOME_CHARS_MAX:
+    if len(command.home) > _HOME_CHARS_MAX:
         problems.append(GraphProblem("home", f"must have at most {_HOME_CHARS_MAX} characters"))
     if not 0 <= command.prefetch <= limits.PREFETCH_MAX:
         problems.append(GraphProblem("prefetch", f"must be 0 to {limits.PREFETCH_MAX}"))
@@ -153,28 +147,26 @@ def _update(step: ApplyContext, agent: Agent, command: RegisterAgent) -> AgentAc
     return accepted
 
 
-def control_agent(step: ApplyContext, command: ControlAgent) -> Done | Rejection:
-    """Drain a present agent until it is gone, or let one work again."""
+def resume_agent(step: ApplyContext, command: ResumeAgent) -> Done | Rejection:
+    """Let an agent work again."""
     agent = _find(step, command.name)
     if isinstance(agent, Rejection):
         return agent
-    if command.action == "resume" and agent.drained:
+    if agent.drained:
         step.touch_agent(agent)
         agent.drained = False
         if not agent.present:
             return Done()
     if not agent.present:
         return _is_gone(agent)
-    wanted = AgentState.DRAINING if command.action == "drain" else AgentState.UP
-    if agent.state is wanted:
+    if agent.state is AgentState.UP:
         return Done(changed=False)
-    _control(step, agent, wanted)
-    end_all_if_nobody_is_up(step)
+    _control(step, agent, AgentState.UP)
     return Done()
 
 
 def drain_agent(step: ApplyContext, command: DrainAgent) -> Done | Rejection:
-    """Drain an agent by a time, and until it is resumed."""
+    """Drain an agent until it is resumed, or until it is gone if it is leaving."""
     agent = _find(step, command.name)
     if isinstance(agent, Rejection):
         return agent
@@ -182,9 +174,9 @@ def drain_agent(step: ApplyContext, command: DrainAgent) -> Done | Rejection:
         return Rejection(
             RejectionCode.INVALID, f"the deadline must be 0 to {limits.DURATION_MS_MAX} ms, not {command.deadline_ms}"
         )
-    if not agent.present and step.state.feature_level < FAULTS_LEVEL:
-        return _is_gone(agent)
-    changed = not agent.drained and step.state.feature_level >= FAULTS_LEVEL
+    if command.leaving:
+        return _drain_leaving(step, agent)
+    changed = not agent.drained
     if changed:
         step.touch_agent(agent)
         agent.drained = True
@@ -202,6 +194,17 @@ def drain_agent(step: ApplyContext, command: DrainAgent) -> Done | Rejection:
         step.set_agent_timer(agent, due_ms)
     else:
         step.state.agent_timers.clear(agent.name)
+    end_all_if_nobody_is_up(step)
+    return Done()
+
+
+def _drain_leaving(step: ApplyContext, agent: Agent) -> Done | Rejection:
+    """Drain a present agent until it is gone."""
+    if not agent.present:
+        return _is_gone(agent)
+    if agent.state is AgentState.DRAINING:
+        return Done(changed=False)
+    _control(step, agent, AgentState.DRAINING)
     end_all_if_nobody_is_up(step)
     return Done()
 
@@ -295,7 +298,7 @@ def _take_out(
     agent.void = []
     if state is AgentState.LOST:
         note_loss(step, agent, mass=mass)
-    blamed = _suspects(agent) if blame and step.state.feature_level >= FAULTS_LEVEL else {}
+    blamed = _suspects(agent) if blame else {}
     for fence, (workflow, task) in list(agent.live.items()):
         end = unreported(fence, AttemptOutcome.LOST, why)
         end_attempt(step, agent, workflow, task, end, blamed=fence in blamed)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from raftflow.domain import limits
-from raftflow.domain.commands import AttemptEnd, AttemptFinish
-from raftflow.domain.features import FAULTS_LEVEL, INPUTS_LEVEL, ONLINE_LEVEL
+from raftflow.domain.commands import AttemptEnd
 from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX, RESULT_SMALL_BYTES
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
@@ -60,11 +59,10 @@ _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOut
 
 def commit_placements(step: ApplyContext, command: CommitPlacements) -> Placed:
     """Assign what still can be assigned."""
-    index = step.index if step.state.feature_level >= ONLINE_LEVEL else 0
-    return Placed(tuple([_place(step, placement, index) for placement in command.placements]))
+    return Placed(tuple([_place(step, placement) for placement in command.placements]))
 
 
-def _place(step: ApplyContext, placement: Placement, index: int) -> int:
+def _place(step: ApplyContext, placement: Placement) -> int:
     """Assign one task and return the attempt's fence, or 0 if the placement no longer holds."""
     state = step.state
     workflow = state.workflows.get(placement.workflow_id)
@@ -94,8 +92,7 @@ def _place(step: ApplyContext, placement: Placement, index: int) -> int:
     state.fence = fence = state.fence + 1
     now_ms = step.clock_ms
     attempt = Attempt(task.attempts + 1, fence, agent.name, agent.incarnation, now_ms)
-    if index:
-        attempt.index = index
+    attempt.index = step.index
     move(step, workflow, task, event, attempt)
     if task.last is not None:
         remember(task, task.last)
@@ -179,7 +176,7 @@ def offer_ends(step: ApplyContext, command: OfferEnds) -> Reported | Rejection:
     return Reported(tuple([_offer_end(step, agent, end) for end in command.ends]))
 
 
-def _offer_end(step: ApplyContext, agent: Agent, end: AttemptFinish) -> EndVerdict:
+def _offer_end(step: ApplyContext, agent: Agent, end: AttemptEnd) -> EndVerdict:
     """Take one result if its attempt was the task's last, was lost with this agent, and nobody has the task since."""
     workflow = step.state.workflows.get(end.workflow_id)
     task = None if workflow is None else workflow.by_id.get(end.task_id)
@@ -290,8 +287,7 @@ def end_attempt(
 
 def _is_full(step: ApplyContext, result: bytes) -> bool:
     """Tell whether there is no room for one more large result."""
-    state = step.state
-    return state.feature_level >= INPUTS_LEVEL and state.result_bytes + len(result) > limits.RESULTS_BYTES_MAX
+    return step.state.result_bytes + len(result) > limits.RESULTS_BYTES_MAX
 
 
 def _judged(step: ApplyContext, attempt: Attempt, end: AttemptEnd) -> tuple[AttemptOutcome, str]:
@@ -325,10 +321,7 @@ def _take_result(step: ApplyContext, workflow: Workflow, task: Task, profile: Pr
     if task.attempts > 1:
         task.mishaps = None
         contradict(step, task)
-    if type(end) is AttemptFinish:
-        learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
-    else:
-        learning.learn(step, profile, end.duration_ms)
+    learning.learn(step, profile, end.duration_ms, end.cpu_ms, end.peak_mib)
 
 
 def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order of all functions here
@@ -365,9 +358,8 @@ def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order 
 def _more_memory(step: ApplyContext, workflow: Workflow, task: Task, end: AttemptEnd) -> tuple[int | None, str]:
     """Return the profile that a task gets which outgrew its memory, None if it may not have more, and words."""
     profile = workflow.profiles[task.profile]
-    peak_mib = end.peak_mib if isinstance(end, AttemptFinish) else 0
-    why = f"used {peak_mib} MiB, more than its demand of {growth.memory_of(profile)} MiB"
-    number = growth.grow(step, workflow, profile, peak_mib)
+    why = f"used {end.peak_mib} MiB, more than its demand of {growth.memory_of(profile)} MiB"
+    number = growth.grow(step, workflow, profile, end.peak_mib)
     if task.mishaps is not None:
         number = larger(workflow, number, task.mishaps.grown)
     if number is None:
@@ -477,7 +469,7 @@ def _count_agent_fault(step: ApplyContext, workflow: Workflow, task: Task, attem
 
 def _count_loss(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
     """An attempt was taken away without its own fault, or so it seems: only so often if its agent is still there."""
-    if step.state.feature_level >= FAULTS_LEVEL and not step.state.agents[attempt.agent].present:
+    if not step.state.agents[attempt.agent].present:
         move(step, workflow, task, TaskEvent.AGENT_LOST, attempt)
         return
     if task.losses >= LOSSES_MAX:

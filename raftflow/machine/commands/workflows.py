@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.events import TaskReady, WorkflowNotReady, WorkflowReady
-from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.pieces import profile_key
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done, Retired, WorkflowAccepted
@@ -142,12 +141,11 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
         wanted = needs[position]
         first = TaskState.WAITING if wanted or task.cache is not None else TaskState.READY
         tasks.append(Task(task.id, position, numbers[position], wanted, ranks[position], first, len(wanted)))
-    if state.feature_level >= ONLINE_LEVEL:
-        levels = levels_of(needs, order)
-        for position, left in without_redundant(needs, order, levels).items():
-            tasks[position].waits = needs[position] = left
-            tasks[position].open_needs = len(left)
-        workflow.facts = facts_of(needs, order, ranks, levels)
+    levels = levels_of(needs, order)
+    for position, left in without_redundant(needs, order, levels).items():
+        tasks[position].waits = needs[position] = left
+        tasks[position].open_needs = len(left)
+    workflow.facts = facts_of(needs, order, ranks, levels)
     workflow.tasks = tasks
 
 

@@ -35,7 +35,7 @@ from raftflow.machine.read import inputs
 from raftflow.machine.read.explain import explain
 from raftflow.machine.read.preferences import avoided, budget, holdings, near, taken_away
 from raftflow.machine.rules import learning
-from raftflow.machine.rules.learning import Estimate, estimate_of, kind_of_profile
+from raftflow.machine.rules.learning import Estimate, estimate_of
 from raftflow.machine.rules.ledger import held_by
 from raftflow.machine.tables.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of, attempts_of
 
@@ -91,10 +91,9 @@ def workflow_view(machine: Machine, workflow_id: str) -> WorkflowView | None:
     if workflow is None:
         return None
     view, facts = _workflow_view(workflow), workflow.facts
-    if facts is not None:
-        view.levels = facts.levels
-        view.critical_path = [workflow.tasks[position].id for position in facts.path]
-        view.critical_path_s = facts.path_ms / 1000
+    view.levels = facts.levels
+    view.critical_path = [workflow.tasks[position].id for position in facts.path]
+    view.critical_path_s = facts.path_ms / 1000
     return view
 
 
@@ -466,7 +465,7 @@ def kind_estimate(machine: Machine, workflow_id: str, task: int) -> Estimate | N
     workflow = machine.state.workflows.get(workflow_id)
     if workflow is None or not 0 <= task < len(workflow.tasks):
         return None
-    return learning.estimate(machine.state, kind_of_profile(workflow.profiles[workflow.tasks[task].profile]))
+    return learning.estimate(machine.state, workflow.profiles[workflow.tasks[task].profile].kind)
 
 
 # --- for the scheduler

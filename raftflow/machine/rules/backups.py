@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.domain.features import FAULTS_LEVEL
 from raftflow.domain.limits import ATTEMPT_HISTORY_MAX
 from raftflow.domain.replies import Placed
 from raftflow.domain.tasks.feasibility import suits
@@ -36,7 +35,7 @@ from raftflow.machine.tables.state import ORDER_NONE, Attempt, LossHistory
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import CommitBackups, Placement
-    from raftflow.machine.rows import TaskRow
+    from raftflow.machine.rows import ProfileRow, TaskRow
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import Profile, Task, Workflow
 
@@ -63,10 +62,8 @@ def _start(step: ApplyContext, placement: Placement) -> int:
         return 0
     task = workflow.tasks[placement.task]
     profile = workflow.profiles[task.profile]
-    # Below the level no task could allow it, and those that run the cluster then do not ask.
-    allowed = profile.backup or state.feature_level < FAULTS_LEVEL
     if (
-        not (allowed and wants_backup(task))
+        not (allows_backup(profile) and wants_backup(task))
         or at_limit(workflow)
         or _holder(task) == agent.name
         or not (ledger.fits(agent, profile.shape) and suits(profile.shape, agent.capacity, agent.labels))
@@ -77,7 +74,7 @@ def _start(step: ApplyContext, placement: Placement) -> int:
         task.attempts + 1, fence, agent.name, agent.incarnation, assigned_ms=step.clock_ms, index=step.index
     )
     move(step, workflow, task, TaskEvent.BACKUP_STARTED, attempt)
-    if profile.backup and task.last is not None:
+    if task.last is not None:
         why = why_backup(state, workflow, task, task.last, step.clock_ms)
         step.notes.append(f"{workflow.id}/{task.id}: backup attempt {attempt.number} on {agent.name}, because {why}")
     task.backup = attempt
@@ -89,6 +86,11 @@ def _start(step: ApplyContext, placement: Placement) -> int:
     ledger.start(step, workflow, task, attempt, profile)
     step.agents_changed[agent.name] = None
     return fence
+
+
+def allows_backup(profile: ProfileRow) -> bool:
+    """Tell whether a task may run twice at the same time: only its document can allow it."""
+    return profile.backup
 
 
 def wants_backup(task: TaskRow) -> bool:

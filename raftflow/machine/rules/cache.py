@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.domain.features import INPUTS_LEVEL
 from raftflow.domain.limits import CACHE_INPUTS_BYTES_MAX, CACHE_LINE_MAX
 from raftflow.domain.replies import Cleared
 from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState
@@ -109,7 +108,7 @@ def waits_for(state: State, workflow: Workflow, task: Task) -> tuple[Workflow, T
 def _enter(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) -> None:
     """Let one task come in."""
     state = step.state
-    if state.feature_level >= INPUTS_LEVEL and _is_given_too_much(workflow, task):
+    if _is_given_too_much(workflow, task):
         move(step, workflow, task, TaskEvent.NEEDS_MET)
         return
     key = key_of(workflow, task)

@@ -22,7 +22,7 @@ from raftflow.domain.events import (
     WorkflowReady,
 )
 from raftflow.domain.events import WorkflowFinished as Finished
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import LEVEL, highest_need
 from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskState
 from raftflow.machine.tables.discard import Discarded
 
@@ -75,6 +75,7 @@ class ApplyContext:
         "copying",
         "discarded",
         "events",
+        "highest_need",
         "index",
         "level_max",
         "notes",
@@ -87,6 +88,8 @@ class ApplyContext:
         self.state = state
         self.level_max = level_max
         """The highest feature level that this replica understands. Replicas may differ in it, and in nothing else."""
+        self.highest_need = highest_need()
+        """The highest feature level that any command needs."""
         self.clock_ms = 0
         self.index = 0
         """Of the entry at hand."""
@@ -97,7 +100,7 @@ class ApplyContext:
         self.transitions: list[Transition] = []
         """Of the command at hand."""
         self.notes: list[str] = []
-        """What else the command at hand did, in words for the audit. Only from feature level 3 on."""
+        """What else the command at hand did, in words for the audit."""
         self.events: list[Event] = []
         self.bulk: Workflow | None = None
         """A workflow of which so many tasks are being moved that one event stands for those of all: see `in_bulk`."""

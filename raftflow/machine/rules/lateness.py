@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS
-from raftflow.machine.rules.learning import kind_of_profile
 
 if TYPE_CHECKING:
     from raftflow.machine.rows import TaskRow, WorkflowRow
@@ -42,7 +41,7 @@ class Expectation(NamedTuple):
 
 def expectation(state: State, workflow: WorkflowRow, task: TaskRow) -> Expectation | None:
     """Return what a task is taken to run, None if nobody knows."""
-    kind = kind_of_profile(workflow.profiles[task.profile])
+    kind = workflow.profiles[task.profile].kind
     known = None if kind is None else state.kinds_learnt.get(kind)
     if known is not None and known.count >= SAMPLES_MIN:
         mean_ms = max(known.mean_us // 1000, 1)

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.limits import DURATION_MS_MAX, KINDS_MAX, RESOURCE_UNITS_MAX
-from raftflow.domain.tasks.program import kind_of
 from raftflow.machine.tables.state import Learnt
 
 if TYPE_CHECKING:
-    from raftflow.machine.rows import ProfileRow
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import Profile, State
 
@@ -42,11 +39,11 @@ class Estimate(msgspec.Struct, frozen=True):
 def learn(step: ApplyContext, profile: Profile, duration_ms: int, cpu_ms: int = 0, peak_mib: int = 0) -> None:
     """Take in that a task with this profile succeeded. `cpu_ms` and `peak_mib` are 0 where they are not known.
 
-    Does nothing for a task without a kind, nor below the feature level that brought it.
+    Does nothing for a task without a kind.
     """
     state = step.state
-    kind = profile.kind or kind_of_profile(profile)
-    if kind is None or state.feature_level < ONLINE_LEVEL:
+    kind = profile.kind
+    if kind is None:
         return
     known = state.kinds_learnt.get(kind)
     if not 0 <= duration_ms <= DURATION_MS_MAX:
@@ -89,15 +86,9 @@ def _forget(state: State) -> None:
         del state.kinds_learnt[learnt.kind]
 
 
-def kind_of_profile(profile: ProfileRow) -> str | None:
-    """Return the kind of the tasks that share a profile, None if they have none."""
-    return profile.kind if profile.kind != "" else kind_of("", profile.program)
-
-
 def expected_ms(state: State, profile: Profile) -> int | None:
     """Return how long a task is taken to run that does not say itself: ms, at least 1, None if unknown."""
-    kind = kind_of_profile(profile) if state.kinds_learnt else None
-    known = None if kind is None else state.kinds_learnt.get(kind)
+    known = None if profile.kind is None else state.kinds_learnt.get(profile.kind)
     return None if known is None else max(1, known.mean_us // 1000)
 
 

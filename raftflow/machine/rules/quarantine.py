@@ -19,14 +19,13 @@ and each would use up its retries there. So a task whose attempt failed on an ag
 elsewhere (`wishes.avoided`). When `CONTRADICTIONS_MAX` such tasks have succeeded elsewhere, the agent is put into
 quarantine, for twice as long with each further one. A success on it forgets that.
 
-All of it is kept from feature level 3 on, and carried over when an agent's name registers anew.
+All of it is carried over when an agent's name registers anew.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.domain.features import FAULTS_LEVEL, ONLINE_LEVEL
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome
 from raftflow.machine.rules.stopping import move_away, order_attempt
 from raftflow.machine.tables.state import ORDER_NONE, ORDER_RELEASE, attempt_of
@@ -52,7 +51,7 @@ _FAULTS = _OF_THE_TASK | {AttemptOutcome.LOST, AttemptOutcome.AGENT_FAULT}
 
 def note_end(step: ApplyContext, agent: Agent, outcome: AttemptOutcome) -> None:
     """Take the end of an attempt into the history of a present agent. Nobody is blamed for what was called off."""
-    if step.state.feature_level < ONLINE_LEVEL or not agent.present:
+    if not agent.present:
         return
     if outcome in _FAULTS:
         step.touch_agent(agent)
@@ -67,8 +66,6 @@ def note_end(step: ApplyContext, agent: Agent, outcome: AttemptOutcome) -> None:
 
 def contradict(step: ApplyContext, task: Task) -> None:
     """A task succeeded that had failed before: count that against agents on which it failed, and nothing succeeds."""
-    if step.state.feature_level < FAULTS_LEVEL:
-        return
     assert task.last is not None  # noqa: S101 - it has succeeded there
     here = task.last.agent
     names = {each.agent: None for each in task.history if each.outcome in _OF_THE_TASK and each.agent != here}
@@ -112,8 +109,6 @@ def _count_fault(agent: Agent) -> None:
 
 def note_loss(step: ApplyContext, agent: Agent, *, mass: bool = False) -> None:
     """Count a loss of an agent, which the caller has touched, unless it was part of a mass loss."""
-    if step.state.feature_level < ONLINE_LEVEL:
-        return
     if mass:
         agent.losses = min(agent.losses, 1)  # or it would come back into a quarantine for its earlier ones
         step.notes.append(f"agent {agent.name} was lost with many others, which counts against none of them")
@@ -134,8 +129,6 @@ def take_over(step: ApplyContext, agent: Agent, before: Agent) -> None:
 
     Only one that was lost is kept waiting: an agent that said goodbye does not flap.
     """
-    if step.state.feature_level < ONLINE_LEVEL:
-        return
     agent.losses, agent.lost_ms, agent.faults = before.losses, before.lost_ms, before.faults
     agent.streak, agent.contradicted = before.streak, before.contradicted
     if before.state is not AgentState.LOST or agent.losses < 2 or step.clock_ms - agent.lost_ms >= FORGET_MS:

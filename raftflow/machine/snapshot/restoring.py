@@ -169,7 +169,7 @@ class Builder:
         workflow.profiles, workflow.tasks = tuple(self._profiles), self._tasks
         if len(workflow.profiles) != self._profiles_wanted or len(workflow.tasks) != self._tasks_wanted:
             raise SnapshotError(f"{workflow.id}: some of its tasks are missing")
-        path = () if workflow.facts is None else workflow.facts.path
+        path = workflow.facts.path
         if any(not 0 <= position < self._tasks_wanted for position in path):
             raise SnapshotError(f"{workflow.id}: its critical path refers to what is not there")
         workflow.index_tasks()

@@ -49,8 +49,8 @@ class WorkflowRecord(msgspec.Struct, array_like=True, frozen=True):
     profiles: int
     """How many follow, and then how many tasks."""
     tasks: int
-    max_parallel: int | None = None
-    facts: GraphFacts | None = None
+    max_parallel: int | None
+    facts: GraphFacts
 
 
 class AgentRecord(msgspec.Struct, array_like=True, frozen=True):

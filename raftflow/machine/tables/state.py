@@ -20,7 +20,7 @@ import msgspec
 from raftflow.domain.features import LEVEL_FIRST
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.tasks.feasibility import Shape
-from raftflow.domain.tasks.preparation import GraphFacts
+from raftflow.domain.tasks.preparation import NO_FACTS, GraphFacts
 from raftflow.domain.tasks.program import Program
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import OnFailure
@@ -67,7 +67,7 @@ class Attempt(msgspec.Struct, array_like=True, gc=False, eq=False):
     exit_code: int | None = None
     error: str = ""
     index: int = 0
-    """Place in the log of the decision that made it; 0 below feature level 3."""
+    """Place in the log of the decision that made it."""
 
     @property
     def ordered(self) -> bool:
@@ -170,8 +170,8 @@ class Profile(msgspec.Struct, array_like=True, gc=False, frozen=True):
     retry_delay_max_ms: int
     timeout_ms: int | None
     grace_ms: int
-    kind: str | None = ""
-    """None if it has none. Empty if it was submitted before kinds were learnt (`learning.kind_of_profile`)."""
+    kind: str | None = None
+    """By what durations and use are learnt; None if it has none (`domain.tasks.kinds`)."""
     cache: str | None = None
     """Template of the key of its result, empty for the automatic one, None if it is not cached."""
     memory_max_mib: int | None = None
@@ -215,8 +215,8 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """Backup attempts that live."""
     open: int = 0
     """Tasks that have not ended."""
-    facts: GraphFacts | None = None
-    """What its graph is like; None if it was submitted before graphs were prepared."""
+    facts: GraphFacts = NO_FACTS
+    """What its graph is like."""
     cached: int = 0
     """Tasks that succeeded by the result of an equal one."""
     caches: bool = False

@@ -14,7 +14,6 @@ import msgspec
 
 from raftflow.domain import limits
 from raftflow.domain.commands import TaskPart
-from raftflow.domain.features import ONLINE_LEVEL
 from raftflow.domain.tasks.checks import check_task_values
 from raftflow.domain.tasks.feasibility import shape_of
 from raftflow.domain.tasks.preparation import WORK_MIN, WORK_PER_EDGE
@@ -320,7 +319,7 @@ def profile_of(state: State, task: TaskSpec) -> Profile:
         task.retry_delay_max_ms,
         task.timeout_ms,
         task.grace_ms,
-        kind_of(task.kind, task.program) if state.feature_level >= ONLINE_LEVEL else "",
+        kind_of(task.kind, task.program),
         task.cache,
         task.memory_max_mib,
         task.backup,

@@ -24,12 +24,11 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from raftflow.domain.features import BIRTHS_LEVEL
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.members.birth_file import BirthFile, BirthRecord, OrderRefusedError
 from raftflow.replication.members.introductions import ADVICE
@@ -82,9 +81,7 @@ class IntroducedPeers(msgspec.Struct, frozen=True):
 
     introducer: Introducer
     level: int
-    """The highest feature level that this process understands; below `BIRTHS_LEVEL` it acts as its version did."""
-    levels: Callable[[], Mapping[str, int]]
-    """Returns the same for the linked peers."""
+    """The highest feature level that this process understands."""
 
 
 class Births:
@@ -134,7 +131,7 @@ class Births:
         self._linked: set[str] = set()
         self._messages: dict[str, BirthMessage] = {}
         self._remind_at: float | None = None
-        active = introduced_peers is not None and introduced_peers.level >= BIRTHS_LEVEL
+        active = introduced_peers is not None
         self.born = not active or joins or self._record.born or has_data()
         """True if this replica may take part. Only a birth changes it."""
         self._active = active
@@ -164,8 +161,7 @@ class Births:
         """A link works."""
         self._linked.add(peer)
         self._messages.pop(peer, None)  # it sends its state again
-        if self._understands(peer):
-            self._send_state(peer)
+        self._send_state(peer)
         self._decide()
 
     def link_down(self, peer: str) -> None:
@@ -221,7 +217,7 @@ class Births:
         told = self._messages.get(peer)
         if peer not in self._linked:
             return f"{peer} cannot be reached"
-        if told is None or not self._understands(peer):
+        if told is None:
             return ""
         if told.stage is BirthStage.BORN:
             return f"{peer} belongs to a cluster; more of its members must accept this replica"
@@ -230,12 +226,6 @@ class Births:
         if told.members != self._members:
             return f"{peer} lists other members ({', '.join(told.members)}): correct one of the two files"
         return ""
-
-    def _understands(self, peer: str) -> bool:
-        return self._level_of(peer) >= BIRTHS_LEVEL
-
-    def _level_of(self, peer: str) -> int:
-        return 0 if self._introduced_peers is None else self._introduced_peers.levels().get(peer, 0)
 
     def peers_may_change(self) -> bool:
         """Return True while a peer's disk may change: nothing relies on what this replica said of it."""
@@ -249,14 +239,9 @@ class Births:
         )
 
     def _is_free(self, peer: str) -> bool:
-        """Return True for a linked fresh member. One of an older version cannot report it and counts as fresh.
-
-        An older version that knew this replica with another disk would have refused the link.
-        """
+        """Return True for a linked member that is fresh."""
         if peer not in self._linked:
             return False
-        if not self._understands(peer):
-            return True
         told = self._messages.get(peer)
         return told is not None and told.stage is not BirthStage.BORN and told.members == self._members
 
@@ -276,8 +261,7 @@ class Births:
             self._file.write(self._record)
         if born and self._record.ordered:
             self._refuse_order(born[0])
-        old = [peer for peer in self._others if peer in self._linked and not self._understands(peer)]
-        if born and 2 * len(born + old) > len(self._others):  # B3
+        if born and 2 * len(born) > len(self._others):  # B3
             level = max(self._messages[peer].level for peer in born)
             self._record_birth({**self._messages[born[0]].founders, self._name: self._disk}, level, whole=False)
             return
@@ -286,7 +270,7 @@ class Births:
 
     def _has_reported(self, peer: str, stage: BirthStage) -> bool:
         told = self._messages.get(peer)
-        return told is not None and told.stage is stage and self._understands(peer)
+        return told is not None and told.stage is stage
 
     def _check_emptied(self) -> None:
         """Check whether a member knows that this replica must have had data. Raises `EmptiedError`."""
@@ -323,15 +307,14 @@ class Births:
         if self._record.stage is None or not all(self._agrees(peer, seen) for peer in seen if peer != self._name):
             return
         told = [self._messages[peer].level for peer in seen if peer in self._messages]
-        old = [self._level_of(peer) for peer in seen if peer != self._name and peer not in self._messages]
-        level = min([self._introduced_peers.level if self._introduced_peers else 0, *told, *old])
+        level = min([self._introduced_peers.level if self._introduced_peers else 0, *told])
         self._record_birth(seen, level, whole=len(seen) == len(self._members))
 
     def _agrees(self, peer: str, seen: dict[str, str]) -> bool:
         told = self._messages.get(peer)
-        if told is None:
-            return peer in self._linked and not self._understands(peer)
-        return told.stage is BirthStage.SEEN and told.founders == seen and told.disk == seen[peer]
+        return (
+            told is not None and told.stage is BirthStage.SEEN and told.founders == seen and told.disk == seen[peer]
+        )
 
     def _disk_of(self, peer: str) -> str:
         told = self._messages.get(peer)
@@ -367,8 +350,7 @@ class Births:
 
     def _send_state_to_all(self) -> None:
         for peer in sorted(self._linked):
-            if self._understands(peer):
-                self._send_state(peer)
+            self._send_state(peer)
 
     def _send_state(self, peer: str) -> None:
         if not self._active:

@@ -12,23 +12,20 @@ from typing import TYPE_CHECKING, Final
 from raftflow.domain.commands import (
     AddTasks,
     BeginWorkflow,
-    ControlAgent,
     ControlWorkflow,
     DrainAgent,
     DropUploads,
     FinishWorkflow,
     FireTimers,
     ForgetAgent,
-    JoinAgent,
     OfferEnds,
-    RaiseFeatureLevel,
     RegisterAgent,
     RemoveAgent,
     ReportAttempts,
+    ResumeAgent,
     SubmitWorkflow,
     TaskPart,
 )
-from raftflow.domain.features import FAULTS_LEVEL, LEVEL_FIRST
 from raftflow.domain.limits import AGENT_FAULTS_MAX
 from raftflow.domain.replies import AgentAccepted, Done, Reported, WorkflowAccepted
 from raftflow.domain.tasks.states import AttemptOutcome
@@ -106,7 +103,6 @@ class AttemptModel:
         """Of the agents that were accepted last under each name."""
         self.drained: dict[str, None] = {}
         """Agents that an operator drained and did not resume, gone ones included."""
-        self._level = LEVEL_FIRST
         self.fence = 0
         self.ended: dict[int, AttemptOutcome] = {}
 
@@ -118,11 +114,10 @@ class AttemptModel:
                 self._learn(command.workflow_id, command.spec)
             elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
                 known = self.incarnation.get(command.name, reply.incarnation)
-                home = command.home if isinstance(command, JoinAgent) else ""
-                if known != reply.incarnation and home and home != self.home.get(command.name):
+                if known != reply.incarnation and command.home != self.home.get(command.name):
                     problems.append(f"another agent took the name {command.name} of one that is present")
                 self.capacity[command.name] = command.capacity
-                self.home[command.name] = home
+                self.home[command.name] = command.home
             elif isinstance(command, ControlWorkflow):
                 self._steer(command)
             else:
@@ -156,12 +151,10 @@ class AttemptModel:
         return problems
 
     def _follow_drain(self, command: AnyCommand) -> None:
-        """Follow who may get no work, from the level on which a drain lasts."""
-        if isinstance(command, RaiseFeatureLevel):
-            self._level = max(self._level, command.level)
-        elif isinstance(command, DrainAgent) and self._level >= FAULTS_LEVEL:
+        """Follow who may get no work."""
+        if isinstance(command, DrainAgent) and not command.leaving:
             self.drained[command.name] = None
-        elif isinstance(command, ForgetAgent) or (isinstance(command, ControlAgent) and command.action == "resume"):
+        elif isinstance(command, ForgetAgent | ResumeAgent):
             self.drained.pop(command.name, None)
 
     def _learn(self, workflow: str, spec: WorkflowSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raftflow.domain.features import NEXT_LEVEL
 from raftflow.machine.machine import Machine
 from raftflow.simulation.checkers.reads import answer
 
@@ -66,7 +67,7 @@ def _check_submitted(history: RunHistory, name: str, machine: Machine) -> None:
 
 def _replay(history: RunHistory) -> Machine:
     """Apply the log to a fresh machine, and ask it what the reads were told."""
-    machine = Machine()
+    machine = Machine(level_max=NEXT_LEVEL)
     reads = sorted(history.reads, key=lambda read: read.at)
     position = 0
     for index in sorted(history.entries):

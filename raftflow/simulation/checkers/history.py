@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from raftflow.domain.commands import FireTimers, OfferEnds, ReportAttempts, decode_entry
-from raftflow.domain.features import level_of
+from raftflow.domain.features import NEXT_LEVEL, level_of
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Reported
 from raftflow.machine.machine import Machine
@@ -156,12 +156,12 @@ class RunHistory:
 
     def restored(self, host: SimHost) -> None:
         """A replica restored a snapshot."""
-        machine = host.replica.machine if host.replica is not None else Machine()
+        machine = host.replica.machine if host.replica is not None else Machine(level_max=NEXT_LEVEL)
         index = machine.applied_index
         self._applied[host.name] = index
         known = self.entries.get(index)
         # Entries of the log's own may be all that a snapshot covers: the state machine is then as it was made.
-        chain = known.chain if known is not None else Machine().chain if index == 0 else None
+        chain = known.chain if known is not None else Machine(level_max=NEXT_LEVEL).chain if index == 0 else None
         if chain != machine.chain:
             self.violation("diverged", f"{host.name} restored a state of entry {index} that no replica had there")
         self._replicas.restored(host)

@@ -8,16 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftflow.domain.commands import (
-    ControlAgent,
     DrainAgent,
     ForgetAgent,
     OfferEnds,
-    RaiseFeatureLevel,
     RegisterAgent,
     RemoveAgent,
     ReportAttempts,
 )
-from raftflow.domain.features import FAULTS_LEVEL, LEVEL_FIRST
 from raftflow.domain.replies import AgentAccepted, Reported
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.machine.rules.quarantine import CONTRADICTIONS_MAX
@@ -34,7 +31,6 @@ class BlackHoles:
     """Who should be in quarantine since nothing but failures comes from there."""
 
     def __init__(self) -> None:
-        self._level = LEVEL_FIRST
         self._up: dict[str, None] = {}
         """Agents that are certainly up."""
         self._incarnations: dict[str, int] = {}
@@ -72,7 +68,7 @@ class BlackHoles:
         self._forgive(step.agent)
         problems = []
         for name in self._failed_on.pop(task, {}):
-            if name not in self._streak or name == step.agent or self._level < FAULTS_LEVEL:
+            if name not in self._streak or name == step.agent:
                 continue
             count = self._contradicted[name] = self._contradicted.get(name, 0) + 1
             due = count >= CONTRADICTIONS_MAX and name in self._up and step.agent in self._up
@@ -85,19 +81,13 @@ class BlackHoles:
         self._contradicted.pop(name, None)
 
     def _follow_agents(self, command: AnyCommand, reply: AnyReply, record: AuditRecord) -> None:
-        if isinstance(command, RaiseFeatureLevel) and record.outcome == "ok":
-            self._level = max(self._level, command.level)
-        elif isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
+        if isinstance(command, RegisterAgent) and isinstance(reply, AgentAccepted):
             if self._incarnations.get(reply.name) != reply.incarnation:
                 self._incarnations[reply.name] = reply.incarnation
                 self._up[reply.name] = None
                 if f"agent {reply.name} is in quarantine" in record.detail or "drains on" in record.detail:
                     del self._up[reply.name]
-        elif isinstance(command, DrainAgent | RemoveAgent) or _drains(command):
-            self._up.pop(command.name, None)  # type: ignore[union-attr]
+        elif isinstance(command, DrainAgent | RemoveAgent):
+            self._up.pop(command.name, None)
         elif isinstance(command, ForgetAgent):
             self._forgive(command.name)
-
-
-def _drains(command: AnyCommand) -> bool:
-    return isinstance(command, ControlAgent) and command.action == "drain"

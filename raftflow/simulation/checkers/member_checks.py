@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raftflow.domain.features import MEMBERS_LEVEL
 from raftflow.replication.members.membership import MemberInfo, Membership
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ class MemberModel:
         self._asked: set[str] = set()
         """Removals that were asked for."""
         self._added: set[str] = set()
-        self._levels: dict[str, int] = {}
-        """The highest feature level that each replica understood when it was last started."""
         self._votes: dict[tuple[int, str], set[str]] = {}
         """Term and candidate to who voted for it."""
         self._judged: set[tuple[int, str]] = set()
@@ -90,7 +87,6 @@ class MemberModel:
     def watch(self, host: SimHost, log: Any) -> None:
         """A replica serves: its changes and its list are watched from now on."""
         name, raft = host.name, log._raft
-        self._levels[name] = host.level
         append, changed = raft.append_membership, raft.on_membership
 
         def watched_append(listed: Membership, callback: Any) -> None:
@@ -115,9 +111,6 @@ class MemberModel:
             self._violation(
                 "two changes", f"{name} logs {voters} in term {raft.term} before the list of entry {index} is settled"
             )
-        old = [each for each in sorted(listed.voter_names) if self._levels.get(each, MEMBERS_LEVEL) < MEMBERS_LEVEL]
-        if old:
-            self._violation("too new", f"{name} logs a list of members, which {', '.join(old)} cannot read")
 
     def _follow(self, name: str, raft: Any) -> None:
         """Compare the list that a replica can no longer lose with the one that the log says."""

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from raftflow.coordinator.commit.submitter import NotLeaderError, ProposeError
 from raftflow.coordinator.uploads.submission import submission_of
-from raftflow.domain.commands import ControlAgent, ControlWorkflow, DrainAgent, ForgetAgent, JoinAgent, SubmitWorkflow
-from raftflow.domain.features import PIECES_LEVEL
+from raftflow.domain.commands import (
+    ControlWorkflow,
+    DrainAgent,
+    ForgetAgent,
+    RegisterAgent,
+    ResumeAgent,
+    SubmitWorkflow,
+)
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
 from raftflow.domain.tasks.program import CommandLine
@@ -63,8 +69,7 @@ def make_workflow(
 ) -> WorkflowSpec:
     """Return a small workflow. With `caches` its tasks share results with equal ones, or it has other limits.
 
-    What comes with `caches` needs feature level 3, what comes with `backups` level 5: most of its tasks then allow
-    backup attempts, and are late soon.
+    With `backups` most of its tasks allow backup attempts, and are late soon.
     """
     allowed = Random(f"backups of {name}")  # noqa: S311 - draws of its own
     online = caches and rng.random() < 0.5
@@ -168,7 +173,6 @@ class SimClient:
     async def _submit(self) -> None:
         self._serial += 1
         name = f"{self._name}-{self._serial}"
-        # Refused until the cluster is on the level that caches, or allows backups.
         caches = self._serial % _CACHED_EACH == 0
         large = self._serial % _LARGE_EACH == 0
         backups = self._serial % _BACKUPS_EACH != 0
@@ -176,7 +180,7 @@ class SimClient:
         spec = make_workflow(self._rng, name, caches=caches, backups=backups, **sizes)
 
         async def serve(replica: Replica) -> AnyReply:
-            if large and replica.machine.tables.feature_level >= PIECES_LEVEL:
+            if large:
                 return await _upload(replica, spec, name)
             return await replica.propose(
                 SubmitWorkflow(
@@ -218,7 +222,6 @@ class SimClient:
         if self._rng.random() < _NAME_SHARE:
             await self._take_name(request_id, agent)
         elif action == "drain" and self._serial % 2:
-            # Refused until the cluster is on the level that knows deadlines.
             await self.propose(
                 request_id,
                 lambda replica: DrainAgent(
@@ -233,14 +236,17 @@ class SimClient:
             await self.control_agent(request_id, agent, action)
 
     async def _take_name(self, request_id: str, agent: str) -> None:
-        """Forget an agent, or register as one that is not the agent of that name: refused while it is present."""
+        """Forget an agent, or register as one that is not the agent of that name: refused while it is present.
+
+        `ForgetAgent` is also refused until the cluster is on the level of the newest version.
+        """
         forgets = self._rng.random() < 0.5
 
         def command(replica: Replica) -> AnyCommand:
             at_ms = replica.clock.now_ms()
             if forgets:
                 return ForgetAgent(at_ms=at_ms, actor="client:api", request_id=request_id, name=agent)
-            return JoinAgent(
+            return RegisterAgent(
                 at_ms=at_ms,
                 actor=f"agent:{agent}",
                 request_id=request_id,
@@ -254,11 +260,10 @@ class SimClient:
 
     async def control_agent(self, request_id: str, agent: str, action: Literal["drain", "resume"]) -> None:
         """Drain or resume an agent."""
+        kind = DrainAgent if action == "drain" else ResumeAgent
         await self.propose(
             request_id,
-            lambda replica: ControlAgent(
-                at_ms=replica.clock.now_ms(), actor="client:api", request_id=request_id, name=agent, action=action
-            ),
+            lambda replica: kind(at_ms=replica.clock.now_ms(), actor="client:api", request_id=request_id, name=agent),
         )
 
     async def propose(self, request_id: str, command: Callable[[Replica], AnyCommand]) -> AnyReply | None:

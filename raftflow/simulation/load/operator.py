@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from raftflow.coordinator.commit.submitter import NotLeaderError, ProposeError
-from raftflow.domain.features import LEVEL, MEMBERS_LEVEL
+from raftflow.domain.features import NEXT_LEVEL
 from raftflow.replication.members.membership import VOTERS_MIN, ChangeRefusedError, MemberInfo, NotReadyError
 from raftflow.simulation.world.calls import CallFailed
 from raftflow.simulation.world.disk import Loss
@@ -73,8 +73,6 @@ class Operator:
 
     def may_lose(self, name: str) -> bool:
         """Return True if this replica can be lost for good, whatever becomes of the changes under way."""
-        if self._cluster.level() < MEMBERS_LEVEL:
-            return False  # nobody could take its place: the level is raised when all members are there
         lost = self._cluster.lost() | {name}
         return all(_survives(voters, lost) for voters in self._possible() if name in voters)
 
@@ -202,7 +200,7 @@ class Operator:
         lost = self._cluster.lost(damaged=False)
         dead = sorted(lost & members.voter_names)
         for name in self._cluster.names:
-            if self._cluster.hosts[name].level < LEVEL:
+            if self._cluster.hosts[name].level < NEXT_LEVEL:
                 self._cluster.upgrade(name)
                 self._cluster.restart(name, Loss.NONE)
                 return True

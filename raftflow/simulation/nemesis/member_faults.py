@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import NEXT_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -51,7 +51,7 @@ class MemberFaults:
     def upgrade(self, name: str) -> None:
         """Stop a replica and start the present version in its place; most are asked to hand over first."""
         cluster = self._stage.cluster
-        old = [each for each in cluster.names if cluster.hosts[each].level < LEVEL]
+        old = [each for each in cluster.names if cluster.hosts[each].level < NEXT_LEVEL]
         if old:
             self._stage.play(self._upgrade(name if name in old else self._stage.rng.choice(old)))
 
@@ -147,7 +147,7 @@ class MemberFaults:
         """
         stage, cluster = self._stage, self._stage.cluster
         followers = self._followers()
-        if not followers or not self.may_lose(followers[0]) or cluster.hosts[followers[0]].level < LEVEL:
+        if not followers or not self.may_lose(followers[0]) or cluster.hosts[followers[0]].level < NEXT_LEVEL:
             return
         victim = followers[0]
         host = cluster.hosts[victim]

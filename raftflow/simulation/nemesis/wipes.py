@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import NEXT_LEVEL
 from raftflow.replication.members.identity import read_identity
 from raftflow.simulation.world.replica_builder import DATA_DIR
 
@@ -49,7 +49,7 @@ class Wipes:
         stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
         voters = sorted(self._history.members.latest.voter_names)
         hosts = [cluster.hosts[name] for name in voters]
-        if any(host.level < LEVEL or host.gone is not None for host in hosts) or cluster.leader() is None:
+        if any(host.level < NEXT_LEVEL or host.gone is not None for host in hosts) or cluster.leader() is None:
             return
         majority = len(voters) // 2 + 1
         victims = rng.sample(voters, rng.choice((1, majority, majority, len(voters) - 1)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from raftflow.coordinator.config.replica_config import Timing
 from raftflow.coordinator.failures import ReplicaFailedError
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import NEXT_LEVEL
 from raftflow.replication.errors import RemovedError
 from raftflow.replication.members.births import EmptiedError
 from raftflow.simulation.world.calls import Server
@@ -264,7 +264,7 @@ class Cluster:
             self._trace.note(name, "is stopped for the upgrade")
             self._end(host, silently=False)
             host.disk.restart(Loss.NONE, self._rng)
-        host.level = LEVEL
+        host.level = NEXT_LEVEL
 
     def destroy(self, name: str) -> None:
         """Take a machine away for good, with its disk."""

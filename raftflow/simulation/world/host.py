@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import NEXT_LEVEL
 from raftflow.simulation.world.disk import FaultyFileSystem
 from raftflow.simulation.world.loop import START_S
 
@@ -64,7 +64,7 @@ class SimHost:
         """Why it does not start any more."""
         self.gone: str | None = None
         """Why this machine is no more: its disk was lost for good, or it heard that it was removed."""
-        self.level = LEVEL
+        self.level = NEXT_LEVEL
         """The highest feature level that the version which is installed here understands."""
         self.away = False
         """It is out of service for longer: nobody starts it."""

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Final
 
-from raftflow.domain.features import LEVEL
+from raftflow.domain.features import NEXT_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +31,7 @@ class ObservedMachine:
 
     def apply(self, index: int, term: int, entry: bytes) -> object:
         """Apply one entry and compare what came of it."""
-        if self._host.level < LEVEL:
+        if self._host.level < NEXT_LEVEL:
             self._observer.applying(self._host, index, entry)
         result: EntryResult = self._inner.apply(index, term, entry)  # type: ignore[assignment]
         self._observer.applied(self._host, index, term, entry, result)

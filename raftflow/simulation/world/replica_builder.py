@@ -53,7 +53,7 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
     """Give a machine a replica and links. Call it in the context of the process."""
     introducer = Introducer(host.disk, DATA_DIR, level=host.level, new_nonce=host.new_nonce)
     links = host.links = SimLinks(env.network, process, introducer, host.level)
-    introduced_peers = IntroducedPeers(introducer, host.level, links.levels)
+    introduced_peers = IntroducedPeers(introducer, host.level)
     config = CoordinatorConfig(
         cluster_id="simulation",
         secret=b"s" * 32,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from raftflow.coordinator.placement import rebalancer
-from raftflow.domain.features import LEVEL
 from raftflow.domain.tasks.states import AttemptOutcome, TaskState
 from raftflow.machine.commands import attempts
 from raftflow.machine.rules import backups, stopping
@@ -44,7 +43,7 @@ def back_up_anything() -> Patch:
 
     return both(
         patch.object(rebalancer._ObservedAttempt, "may_be_backed_up", property(whatever)),  # noqa: SLF001
-        patch.object(backups, "FAULTS_LEVEL", LEVEL + 1),
+        patch.object(backups, "allows_backup", lambda _profile: True),
     )
 
 

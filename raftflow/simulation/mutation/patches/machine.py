@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from raftflow.domain.commands import OfferEnds, ReportAttempts, ReportEnds
+from raftflow.domain.commands import OfferEnds, ReportAttempts
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.tasks.feasibility import fits_in
@@ -180,7 +180,7 @@ def any_incarnation() -> Patch:
         return report(step, command)
 
     handlers = machine_apply.HANDLERS
-    changed = {kind: (handlers[kind][0], trusting, handlers[kind][2]) for kind in (ReportAttempts, ReportEnds)}
+    changed = {kind: (handlers[kind][0], trusting, handlers[kind][2]) for kind in (ReportAttempts,)}
     return patch.dict(handlers, changed)
 
 

@@ -1,4 +1,4 @@
-"""What one machine of three that is off costs those who use the command line: the time of every verb.
+"""The time of every verb of the command line while one machine of three is off.
 
 usage: scripts/bench/machine_off.py [--calls N] [--verbs WORD,WORD,...] [--json]
 

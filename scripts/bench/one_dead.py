@@ -1,4 +1,4 @@
-"""What one replica of three that is dead, or stands still, costs those who write: throughput and latency.
+"""Writes while one replica of three is dead or stopped: throughput and latency.
 
 usage: scripts/bench/one_dead.py [--seconds S] [--clients N] [--rounds R]
 

@@ -1,8 +1,8 @@
-"""What the API's description cannot say, for the fuzzer; and what keeps the cluster under it in one piece.
+"""Hooks for the fuzzer: rules that the API description cannot express, and protection for the cluster under test.
 
-JSON Schema knows no graphs, no sums and no notation of numbers: that the tasks of a workflow need each other without
-a circle, that a duration written as a text is below a year, that a whole number is written without a fraction.
-A case that is meant to fit the description is made to fit that too, or left out if it is refused for such a reason.
+JSON Schema cannot express graphs, sums and the notation of numbers: the needs of tasks have no cycle, a duration
+that is written as a string is below a year, a whole number is written without a fraction. A case that should fit the
+description is changed so that it fits these rules too, or left out if it is refused because of them.
 """
 
 import ipaddress

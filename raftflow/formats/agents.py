@@ -4,7 +4,7 @@
 name = "a1"
 count = 1                # this many like it: a1-1, a1-2, ... if there is more than one
 speed = 1.0              # a task of 10 s takes 10 / speed
-cost_rate = 3.0          # cost of a second of use, whoever runs there
+cost_rate = 3.0          # cost of a second of use, for any task
 fail_rate = "0.02/h"     # failures of one such agent per hour; for traces only
 resources = { cpu = 3, memory = "8GiB" }
 labels = { zone = "a" }
@@ -24,7 +24,7 @@ from raftflow.domain.tasks.resources import parse_amount
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.faults import DocumentFaults
 from raftflow.formats.files import FormatError
-from raftflow.formats.readers.tomldoc import TomlError, parse_toml
+from raftflow.formats.readers.toml_reader import TomlError, parse_toml
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 _MILLI_MAX = 1e9
@@ -65,7 +65,7 @@ def read_agents(document: dict[str, Any]) -> tuple[AgentEntry, ...]:
             faults.unknown_key("", key, ("agents",))
     rows = document.get("agents")
     if not isinstance(rows, list) or not rows:
-        faults.add("agents", "an agents file has at least one [[agents]] table")
+        faults.add("agents", "is required: at least one [[agents]] table")
         rows = []
     entries: list[AgentEntry] = []
     for number, row in enumerate(rows):
@@ -77,7 +77,7 @@ def read_agents(document: dict[str, Any]) -> tuple[AgentEntry, ...]:
     seen: set[str] = set()
     for entry in entries:
         if entry.name in seen:
-            faults.add("agents", f"two agents are called {entry.name!r}")
+            faults.add("agents", f"two agents have the name {entry.name!r}")
         seen.add(entry.name)
     faults.raise_any()
     return tuple(entries)
@@ -88,7 +88,7 @@ def _read_row(row: dict[str, Any], path: str, faults: DocumentFaults, room: int)
         if key not in _KEYS:
             faults.unknown_key(f"{path}.", key, _KEYS)
     name = row.get("name")
-    wrong = name_problem(name) if isinstance(name, str) else "must be a text"
+    wrong = name_problem(name) if isinstance(name, str) else "must be a string"
     if wrong is not None:
         faults.add(f"{path}.name", wrong)
         name = "unnamed"
@@ -100,8 +100,8 @@ def _read_row(row: dict[str, Any], path: str, faults: DocumentFaults, room: int)
         name=str(name),
         capacity=_resources(row.get("resources"), path, faults),
         labels=_labels(row.get("labels", {}), path, faults),
-        speed_milli=_milli(row.get("speed", 1.0), f"{path}.speed", faults, least=1),
-        cost_rate_milli=_milli(row.get("cost_rate", 1.0), f"{path}.cost_rate", faults, least=0),
+        speed_milli=_milli(row.get("speed", 1.0), f"{path}.speed", faults, minimum=1),
+        cost_rate_milli=_milli(row.get("cost_rate", 1.0), f"{path}.cost_rate", faults, minimum=0),
         fails_per_hour=_fail_rate(row.get("fail_rate"), path, faults),
     )
     if count == 1:
@@ -112,7 +112,7 @@ def _read_row(row: dict[str, Any], path: str, faults: DocumentFaults, room: int)
 
 def _resources(value: object, path: str, faults: DocumentFaults) -> dict[str, int]:
     if not isinstance(value, dict) or not value:
-        faults.add(f"{path}.resources", 'an agent has resources, such as { cpu = 4, memory = "16GiB" }')
+        faults.add(f"{path}.resources", 'is required, such as { cpu = 4, memory = "16GiB" }')
         return {}
     amounts = {}
     for name, amount in value.items():
@@ -127,19 +127,19 @@ def _resources(value: object, path: str, faults: DocumentFaults) -> dict[str, in
 
 def _labels(value: object, path: str, faults: DocumentFaults) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        faults.add(f"{path}.labels", "must be a table of texts")
+        faults.add(f"{path}.labels", "must be a table of strings")
         return {}
     for message in label_problems(value):
         faults.add(f"{path}.labels", message)
     return value
 
 
-def _milli(value: object, path: str, faults: DocumentFaults, *, least: int) -> int:
+def _milli(value: object, path: str, faults: DocumentFaults, *, minimum: int) -> int:
     if not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= _MILLI_MAX:
         amount = round(value * 1_000)
-        if amount >= least:
+        if amount >= minimum:
             return amount
-    faults.add(path, f"must be a number, {least / 1_000:g} at least")
+    faults.add(path, f"must be a number, at least {minimum / 1_000:g}")
     return 1_000
 
 
@@ -165,5 +165,5 @@ def parse_rate_per_hour(value: object) -> float:
     except ValueError:
         rate = math.nan
     if hours is None or not 0 <= rate <= 1e9:
-        raise ValueError(f"{str(value)[:40]!r} is not a rate: write 0.02/h, 1/d")
+        raise ValueError(f"{str(value)[:40]!r} is not a rate: write 0.02/h or 1/d")
     return rate / hours

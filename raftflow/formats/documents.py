@@ -1,13 +1,12 @@
-"""From a user's workflow document to the normalised `WorkflowSpec`: every fault named with its path.
+"""From a user's workflow document to the normalised `WorkflowSpec`: every fault is named with its path.
 
-The document is already parsed (TOML, YAML or JSON); nothing about its shape is trusted, since it also arrives over
-HTTP. Each key of a task has one reader (`readers/fields.py`); a reader notes its faults and goes on, so that one
-answer lists
-them all. Equal sub-values (a resource demand, a duration) are read once and shared: documents of 100,000 tasks
-repeat themselves.
+The document is already parsed (TOML, YAML or JSON). Its shape is not trusted, because it also arrives over HTTP. Each
+key of a task has one reader (`readers/fields.py`). A reader notes its faults and continues, so one answer lists all
+of them. Equal sub-values (a resource demand, a duration) are read once and shared, because documents of 100,000 tasks
+repeat the same values.
 
-Values of a task go over the document's `[defaults]`; the tables `env`, `resources` and `constraints.labels` are
-merged key by key. A demand that names no `cpu` asks for one CPU.
+Values of a task replace those of the document's `[defaults]`. The tables `env`, `resources` and `constraints.labels`
+are merged key by key. A demand without `cpu` asks for one CPU.
 """
 
 from __future__ import annotations
@@ -46,19 +45,19 @@ def normalize(document: object) -> WorkflowSpec:
     """
     faults = DocumentFaults()
     if not isinstance(document, dict):
-        raise DocumentError([FieldProblem("", "a workflow document is a table with `name` and `tasks`")])
+        raise DocumentError([FieldProblem("", "a workflow document must be a table with `name` and `tasks`")])
     refuse(kind_of(document))
     for key in document:
         if key not in TOP_KEYS:
             faults.unknown_key("", key, TOP_KEYS)
     if not isinstance(document.get("$schema", ""), str):
-        faults.add("$schema", "must be a text: where editors find the schema")
+        faults.add("$schema", "must be a string: the place where editors find the schema")
     name = _read_name(document, faults)
     priority = _read_priority(document.get("priority", 50), faults)
     on_failure = _read_on_failure(document.get("on_failure", "stop"), faults)
     max_parallel = _read_max_parallel(document.get("max_parallel"), faults)
     raw_tasks = _read_task_list(document, faults)
-    reader = _Tasks(faults)
+    reader = _TaskReader(faults)
     reader.read_defaults(document.get("defaults", {}))
     tasks = tuple(reader.read(number, raw) for number, raw in enumerate(raw_tasks))
     spec = WorkflowSpec(name=name, tasks=tasks, priority=priority, on_failure=on_failure, max_parallel=max_parallel)
@@ -78,9 +77,9 @@ def normalize(document: object) -> WorkflowSpec:
 def _read_name(document: Mapping[str, Any], faults: DocumentFaults) -> str:
     name = document.get("name")
     if name is None:
-        faults.add("name", "a workflow has a name")
+        faults.add("name", "is required")
     elif not isinstance(name, str):
-        faults.add("name", "must be a text")
+        faults.add("name", "must be a string")
     else:
         wrong = name_problem(name)
         if wrong is None:
@@ -116,10 +115,10 @@ def _read_max_parallel(value: object, faults: DocumentFaults) -> int | None:
 def _read_task_list(document: Mapping[str, Any], faults: DocumentFaults) -> list[Any]:
     tasks = document.get("tasks")
     if not isinstance(tasks, list):
-        faults.add("tasks", "a workflow has a list of tasks" if tasks is None else "must be a list of tasks")
+        faults.add("tasks", "is required: a list of tasks" if tasks is None else "must be a list of tasks")
         return []
     if not tasks:
-        faults.add("tasks", "a workflow has at least one task")
+        faults.add("tasks", "must have at least one task")
     count_max = limits.TASKS_PER_WORKFLOW_MAX
     if len(tasks) > count_max:
         faults.add("tasks", f"{len(tasks)} tasks, the limit is {count_max}: split the workflow", count_max)
@@ -132,7 +131,7 @@ def _read_task_list(document: Mapping[str, Any], faults: DocumentFaults) -> list
     return tasks
 
 
-class _Tasks:
+class _TaskReader:
     """Reads the tasks of one document, each over the defaults."""
 
     def __init__(self, faults: DocumentFaults) -> None:
@@ -150,7 +149,7 @@ class _Tasks:
         fields: dict[str, Any] = {}
         for key, value in raw.items():
             if key in OWN_KEYS:
-                part.fault(key, "every task has its own: not allowed in defaults")
+                part.fault(key, "is not allowed in defaults: each task has its own")
                 continue
             read = READERS.get(key) if isinstance(key, str) else None
             if read is None:
@@ -165,7 +164,7 @@ class _Tasks:
         self.defaults = fields
 
     def read(self, number: int, raw: object) -> TaskSpec:
-        """Read one task. A task with faults comes back with what could be read, for the checks of the graph."""
+        """Read one task. A task with faults is returned with what could be read, for the checks of the graph."""
         part = self.part
         part.where = f"tasks[{number}]"
         if not isinstance(raw, dict):
@@ -180,7 +179,7 @@ class _Tasks:
                 read(part, value, fields)
         if "id" not in fields:
             if "id" not in raw:
-                part.fault("id", "a task has an id")
+                part.fault("id", "is required")
             return self._placeholder(number, fields.get("needs", ()))
         if self.defaults:
             fields = self._with_defaults(fields)
@@ -190,12 +189,12 @@ class _Tasks:
         return TaskSpec(**fields)
 
     def _placeholder(self, number: int, needs: tuple[str, ...]) -> TaskSpec:
-        """Stand in for a task without a readable id; the graph's complaint about that id is not news."""
+        """Return a stand-in for a task without a readable id. What the graph check says of that id is left out."""
         self.bad_id_paths.add(f"tasks[{number}].id")
         return TaskSpec(id=f"\0{number}", needs=needs, program=PLACEHOLDER)
 
     def _with_defaults(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Put a task's own fields over the defaults."""
+        """Merge the defaults with a task's own fields, which win."""
         merged = {**self.defaults, **fields}
         drop_inherited(fields, merged)
         for table in ("env", "labels"):
@@ -205,7 +204,7 @@ class _Tasks:
 
 
 def check_whole(part: DocumentPart, fields: dict[str, Any], raw: Collection[str]) -> None:
-    """Check what only shows in the whole task, defaults included, and put its program into `fields`.
+    """Check the whole task, defaults included, and put its program into `fields`.
 
     `raw` are the keys that the task itself has in the document.
     """
@@ -215,16 +214,16 @@ def check_whole(part: DocumentPart, fields: dict[str, Any], raw: Collection[str]
         size += sum(text_bytes(key) + text_bytes(value) for key, value in env.items())
     fields["program"] = take_program(part, fields, raw, size)
     _check_delays(part, fields)
-    most_mib, wanted_mib = fields.get("memory_max_mib"), fields.get("resources", {}).get(MEMORY, 0)
-    if most_mib is not None and most_mib < wanted_mib:
-        part.fault("memory_max", f"is less than the demand, {wanted_mib} MiB")
+    memory_max_mib, demand_mib = fields.get("memory_max_mib"), fields.get("resources", {}).get(MEMORY, 0)
+    if memory_max_mib is not None and memory_max_mib < demand_mib:
+        part.fault("memory_max", f"is less than the demand, {demand_mib} MiB")
     labels = fields.get("labels")
     if labels and len(labels) > limits.LABELS_MAX:
         part.fault("constraints.labels", f"{len(labels)} labels, the limit is {limits.LABELS_MAX}", limits.LABELS_MAX)
 
 
 def _check_delays(part: DocumentPart, fields: dict[str, Any]) -> None:
-    """Fit the bound of the back-off to its start: the one that was not given follows the one that was."""
+    """Fit the limit of the back-off to its start: the value that was not given follows the given one."""
     first, most = fields.get("retry_delay_ms"), fields.get("retry_delay_max_ms")
     if first is None:
         if most is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from raftflow.domain.contract.views import FieldProblem
 
 PROBLEMS_MAX = 100
-"""Faults listed in one answer; a last line tells how many more there are."""
+"""Faults that one answer lists; a last line says how many more there are."""
 
 
 def shown(value: object) -> str:
@@ -17,9 +17,9 @@ def shown(value: object) -> str:
 
 
 class DocumentError(ValueError):
-    """A document that is no workflow. `problems` names the faults, at most `PROBLEMS_MAX` and a line for the rest.
+    """An invalid workflow document. `problems` lists the faults, at most `PROBLEMS_MAX` and a line for the rest.
 
-    `limit` is set if nothing is wrong but that a published limit is passed: the limit.
+    `limit` is set if the only faults are passed limits: it is the first of those limits.
     """
 
     def __init__(self, problems: list[FieldProblem], limit: int | None = None) -> None:
@@ -41,7 +41,7 @@ class DocumentFaults:
         self.limits: list[int] = []
 
     def add(self, path: str, message: str, limit: int | None = None) -> None:
-        """Note a fault; `limit` says which published limit it is about, if it is about one."""
+        """Note a fault; `limit` is the published limit that it passes, if it passes one."""
         self.count += 1
         if limit is not None:
             self.limits.append(limit)
@@ -49,12 +49,12 @@ class DocumentFaults:
             self.problems.append(FieldProblem(path, message))
 
     def unknown_key(self, prefix: str, key: object, known: Iterable[str]) -> None:
-        """Note a key that means nothing, with the known one that comes nearest."""
+        """Note an unknown key, with the known key that is most like it."""
         if len(self.problems) >= PROBLEMS_MAX:
             self.count += 1
             return
         if not isinstance(key, str):
-            self.add(prefix.rstrip("."), f"a key is {shown(key)}, not a text")
+            self.add(prefix.rstrip("."), f"a key is {shown(key)}, not a string")
             return
         name = key[:80].encode("utf-8", "replace").decode()
         near = difflib.get_close_matches(name, list(known), n=1)

@@ -1,4 +1,4 @@
-"""Workflow files: TOML, YAML, JSON and WfFormat, read into the document that the API takes."""
+"""Workflow files in TOML, YAML, JSON and WfFormat: read into the document that the API accepts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from raftflow.domain.values.exact import ValueFault, read_json
+from raftflow.formats.detection import UnknownFormatError, detect_format
 from raftflow.formats.foreign import other_systems, wfformat
 from raftflow.formats.foreign.wfformat import Conversion
-from raftflow.formats.readers.tomldoc import TomlError, parse_toml
-from raftflow.formats.recognise import UnknownFormatError, recognise
+from raftflow.formats.readers.toml_reader import TomlError, parse_toml
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
 
@@ -24,17 +24,17 @@ class FormatError(ValueError):
 def load(path: Path | str, format_name: str | None = None, conversion: Conversion | None = None) -> dict[str, Any]:
     """Read a workflow file and return its document, ready for `normalize` or for the API.
 
-    The format is `format_name`, else the one that the name's ending says, else what the content looks like; a
-    WfFormat file is found by its content.
-    `conversion` scales WfFormat files and is refused with any other. Raises `FormatError`, `DocumentError` for a
-    WfFormat file with faults and for environment variables that must be quoted, and `OSError`.
+    The format is `format_name`, otherwise the one of the file name's suffix, otherwise it is detected. A WfFormat
+    file is detected by its content. `conversion` scales WfFormat files and is refused with any other. Raises
+    `FormatError`, `DocumentError` for a WfFormat file with faults and for environment variables that must be quoted,
+    and `OSError`.
     """
     path = Path(path)
     return loads(read(path), format_name or format_of(path), source=str(path), conversion=conversion)
 
 
 def format_of(path: Path) -> str | None:
-    """Return the format that a file's name says, None if it says none."""
+    """Return the format of a file name's suffix, None if it has no known one."""
     return _BY_SUFFIX.get(path.suffix.lower())
 
 
@@ -50,42 +50,42 @@ def read(path: Path) -> bytes:
 def loads(
     data: bytes, format_name: str | None, *, source: str = "document", conversion: Conversion | None = None
 ) -> dict[str, Any]:
-    """Read a document from bytes in one of `FORMATS`, or in the one that they look like; see `load`."""
+    """Read a document from bytes in one of `FORMATS`, or in the detected one; see `load`."""
     if format_name is None:
-        format_name = recognised(data, source)
+        format_name = detected_format(data, source)
     if format_name not in FORMATS:
-        raise FormatError(f"{source}: no format is called {format_name!r}: {', '.join(FORMATS)}")
+        raise FormatError(f"{source}: unknown format {format_name!r}: use one of {', '.join(FORMATS)}")
     try:
         document = _parse(data, "json" if format_name == "wfformat" else format_name, source)
     except FormatError as error:
         raise FormatError(f"{error}{_other_format(data, format_name)}") from None
     if not isinstance(document, dict):
         _other_format(data, format_name)
-        raise FormatError(f"{source}: a workflow document is a table with `name` and `tasks`")
+        raise FormatError(f"{source}: a workflow document must be a table with `name` and `tasks`")
     other_systems.refuse(other_systems.kind_of(document))
     if format_name == "wfformat" or wfformat.looks_like(document):
         return wfformat.convert(document, conversion or Conversion())
     if conversion is not None and conversion != Conversion():
-        raise FormatError(f"{source}: only WfFormat files can be scaled; tasks of this one take what they take")
+        raise FormatError(f"{source}: only WfFormat files can be scaled")
     return document
 
 
-def recognised(data: bytes, source: str = "document") -> str:
-    """Return the format that a content looks like. Raises `FormatError`, and `DocumentError` as `load`."""
+def detected_format(data: bytes, source: str = "document") -> str:
+    """Detect the format of a content. Raises `FormatError`, and `DocumentError` as `load`."""
     try:
-        return recognise(data)
+        return detect_format(data)
     except UnknownFormatError as error:
-        raise FormatError(f"{source} {error}; --format says what it is: {', '.join(FORMATS)}") from None
+        raise FormatError(f"{source} {error}; give the format with --format: {', '.join(FORMATS)}") from None
 
 
 def _other_format(data: bytes, format_name: str) -> str:
-    """Say if a content looks like another format than it was read as. Raises `DocumentError` as `load`."""
+    """Say that a content looks like another format. Raises `DocumentError` as `load`."""
     try:
-        found = recognise(data)
+        found = detect_format(data)
     except UnknownFormatError:
         return ""
     fits = found == format_name or (found, format_name) in {("json", "wfformat"), ("json", "yaml")}
-    return "" if fits else f" (it looks like {found.upper()}: --format {found} reads it so)"
+    return "" if fits else f" (it looks like {found.upper()}: try --format {found})"
 
 
 def _parse(data: bytes, format_name: str, source: str) -> Any:
@@ -104,7 +104,7 @@ def _parse(data: bytes, format_name: str, source: str) -> Any:
             return parse_toml(text)
         except TomlError as error:
             raise FormatError(f"{source}: {error}") from None
-    from raftflow.formats.readers.yamldoc import YamlError, parse_yaml  # noqa: PLC0415 - only YAML files pay for the parser
+    from raftflow.formats.readers.yaml_reader import YamlError, parse_yaml  # noqa: PLC0415 - only YAML files pay for the parser
 
     try:
         return parse_yaml(text)

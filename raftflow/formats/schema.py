@@ -1,11 +1,11 @@
 """The JSON Schema of workflow documents, for editors, clients and the description of the API.
 
-It is made of what reads documents: the keys are those of `fields.READERS`, limits, patterns and defaults are the
-reader's own. What it cannot say is left to the reader: that needs exist and form no circle, that ids differ, sizes in
-bytes, and what a text amounts to (`"400d"` is too long). So whatever the reader takes fits the schema, and what fits
-the schema is refused for such a reason only (`tests/formats/test_schema.py`).
+It is built from the reader of documents: the keys are those of `fields.READERS`, and limits, patterns and defaults
+are the reader's own. Some rules cannot be in a schema and are checked by the reader alone: needs exist and form no
+cycle, ids differ, sizes in bytes, and values of strings (`"400d"` is too long). So every document that the reader
+accepts fits the schema. A document that fits it is refused for such a reason only (`tests/formats/test_schema.py`).
 
-The keywords that code generators do not know (`if`, `not`) stand where leaving them out makes a type wider only.
+Code generators do not know the keywords `if` and `not`. They are used only where ignoring them makes a type wider.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ BEYOND: Final = re.compile(
     r"is longer than \d+ days|is larger than any machine|must be longer than zero|is longer than retry_delay_max"
     r"|is less than the demand|is already the id|needs itself|no task has the id|need each other in a circle"
     r"|so it must be in `needs`|is n(?:o|ot a) reference: write|without its '\}'|is n(?:o|ot) valid Unicode"
-    r"|is n(?:o|ot a) text"
+    r"|is n(?:o|ot a) (?:text|string)"
     r"|resources, the limit is|command, arguments and environment take|nested deeper than|must fit 64 bits"
-    r"|a reference is \{|must be a text of at most \d+ bytes|belongs to `python`|has either `command` or `python`"
-    r"|needs in all|the workflow takes|cannot name a variable"
+    r"|a reference is \{|must be a string of at most \d+ bytes|belongs to `python`"
+    r"|must have either `command` or `python`"
+    r"|needs in all|the workflow takes|is not a valid name of a variable"
 )
-"""What is said of faults that no JSON Schema can name, or none that generators of clients understand."""
+"""Messages of faults that a JSON Schema cannot express, or only in a way that code generators do not understand."""
 
 
 def workflow_schema(ref: str = "#/$defs/{name}") -> tuple[Schema, dict[str, Schema]]:
@@ -54,7 +55,7 @@ def workflow_schema(ref: str = "#/$defs/{name}") -> tuple[Schema, dict[str, Sche
 
     `ref` is how a part is referred to.
     """
-    parts = _Parts(ref)
+    parts = _SchemaParts(ref)
     document = parts.document()
     return document, parts.made
 
@@ -70,12 +71,12 @@ def _default(struct: type[msgspec.Struct], name: str) -> Any:
 
 
 def _shown_ms(value: int) -> str:
-    """Return a duration as a document says it."""
+    """Return a duration as a document has it."""
     return f"{value // 1_000}s" if value % 1_000 == 0 else f"{value}ms"
 
 
-class _Parts:
-    """Makes the parts of the schema; each refers to others by name."""
+class _SchemaParts:
+    """Builds the parts of the schema; each refers to others by name."""
 
     def __init__(self, ref: str) -> None:
         self._ref = ref
@@ -89,8 +90,8 @@ class _Parts:
                 "pattern": NAME_PATTERN,
             },
             "Duration": {
-                "description": 'A text such as "40s", "5m", "1h30m", "250ms", "2d", or a number of seconds; at most '
-                f"{limits.DURATION_MS_MAX // UNIT_MS['d']} days.",
+                "description": 'A string such as "40s", "5m", "1h30m", "250ms", "2d", or a number of seconds; at '
+                f"most {limits.DURATION_MS_MAX // UNIT_MS['d']} days.",
                 "anyOf": [
                     {"type": "string", "pattern": _DURATION, "maxLength": DURATION_CHARS_MAX},
                     {"type": "number", "minimum": 0, "maximum": limits.DURATION_MS_MAX / 1_000},
@@ -104,7 +105,7 @@ class _Parts:
                 ],
             },
             "MemorySize": {
-                "description": 'A number of MiB, or a text with a unit such as "512MiB" or "8GB".',
+                "description": 'A number of MiB, or a string with a unit such as "512MiB" or "8GB".',
                 "anyOf": [
                     {"type": "number", "minimum": 0, "maximum": limits.RESOURCE_UNITS_MAX},
                     {"type": "string", "pattern": SIZE_PATTERN, "maxLength": fields.AMOUNT_CHARS_MAX},
@@ -129,8 +130,8 @@ class _Parts:
                 "default": _default(WorkflowSpec, "priority"),
             },
             "on_failure": {
-                "description": "What a task does that fails and has no retries left: stop cancels all other tasks, "
-                "continue only those that need it.",
+                "description": "What happens when a task fails and has no retries left: stop cancels all other "
+                "tasks, continue only those that need it.",
                 "type": "string",
                 "enum": list(OnFailure.__args__),  # type: ignore[attr-defined]
                 "default": _default(WorkflowSpec, "on_failure"),
@@ -158,7 +159,7 @@ class _Parts:
             "properties": {key: keys[key] for key in TOP_KEYS},
             "required": ["name", "tasks"],
             "additionalProperties": False,
-            # What a task runs stands in the task, unless the defaults say it.
+            # A task says what it runs, unless the defaults do.
             "if": {"type": "object", "properties": {"defaults": {"not": runs}}},
             "then": {"type": "object", "properties": {"tasks": {"type": "array", "items": runs}}},
         }
@@ -181,8 +182,8 @@ class _Parts:
             schema.pop("default", None)
         return {
             "title": "Defaults",
-            "description": "What holds for every task that does not say otherwise. `env`, `resources` and "
-            "`constraints.labels` are laid over each other key by key.",
+            "description": "Values for every task that has none of its own. `env`, `resources` and "
+            "`constraints.labels` are merged key by key.",
             "type": "object",
             "properties": keys,
             "additionalProperties": False,

@@ -21,7 +21,7 @@ from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec, check_graph
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.documents import PROBLEMS_MAX, DocumentError, normalize
 from raftflow.formats.readers.fields import READERS
-from raftflow.formats.readers.jsontext import decode_json
+from raftflow.formats.readers.json_reader import decode_json
 
 
 def task(**fields: Any) -> dict[str, Any]:
@@ -236,12 +236,12 @@ def test_what_is_learnt_cached_and_limited() -> None:
     ("fields", "path", "message"),
     [
         ({"cache": "x"}, "cache", 'must be true, false, or a table such as { key = "train-${fetch.digest}" }'),
-        ({"cache": {}}, "cache.key", "must be a text; `cache = true` makes a key of all that the task runs"),
+        ({"cache": {}}, "cache.key", "must be a string; `cache = true` makes a key from everything that the task runs"),
         ({"cache": {"key": "x", "kye": 1}}, "cache.kye", "unknown key 'kye'; did you mean 'key'?"),
         ({"cache": {"key": "${b}"}}, "cache.key", "'${b}' is no reference: write ${ID.digest} or ${ID.result}"),
         ({"cache": {"key": "${b.digest}"}}, "cache.key", "the key refers to 'b', so it must be in `needs`"),
         ({"kind": "a b"}, "kind", f"'a b' {name_problem('a b')}"),
-        ({"kind": 1}, "kind", "a int is not a text"),
+        ({"kind": 1}, "kind", "a int is not a string"),
         ({"memory_max": "x;"}, "memory_max", "'x;' is not an amount"),
         ({"memory_max": 1, "resources": {"memory": 2}}, "memory_max", "is less than the demand, 2 MiB"),
         ({"constraints": {"exclusive": 1}}, "constraints.exclusive", "must be true or false"),
@@ -457,5 +457,5 @@ def test_json_is_nested_so_deeply_and_no_deeper(depth: int) -> None:
                 decode_json(text)
         else:
             decode_json(text)
-    with pytest.raises(DocumentError, match="is not JSON"):
+    with pytest.raises(DocumentError, match="is not valid JSON"):
         decode_json(b"[1")

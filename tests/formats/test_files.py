@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from raftflow.formats.documents import DocumentError, normalize
 from raftflow.formats.files import FormatError, load, loads
 from raftflow.formats.foreign.wfformat import Conversion
-from raftflow.formats.readers.yamldoc import YamlError, parse_yaml
+from raftflow.formats.readers.yaml_reader import YamlError, parse_yaml
 
 
 @pytest.mark.parametrize("name", ["sum.toml", "report.yaml", "diamond.json", "recorded.wfformat.json"])
@@ -50,8 +50,8 @@ def test_the_three_formats_say_the_same() -> None:
         (b"name: w\n\ttasks: 1", "yaml", "line 2"),
         (b"a: 1\nb: 2\na: 3\n", "yaml", "line 3: a: the key is there twice"),
         (b"a: 1\n\xff", "yaml", "line 2: not UTF-8"),
-        (b"[1, 2]", "json", "is a table"),
-        (b"x", "ini", "no format is called 'ini'"),
+        (b"[1, 2]", "json", "must be a table"),
+        (b"x", "ini", "unknown format 'ini'"),
     ],
 )
 def test_errors_say_where(data: bytes, format_name: str, said: str) -> None:
@@ -112,7 +112,7 @@ def test_yaml_values(text: str, value: Any) -> None:
     [
         ("[" * 200 + "]" * 200, "deeper"),
         ("[" * 100_000, "deeper"),
-        ("? [a]\n: 1", "a key must be a text"),
+        ("? [a]\n: 1", "a key must be a string"),
         ("a: !!python/object/apply:os.system [ls]", "not supported"),
         ("!!set {a}", "not supported"),
         ("!!timestamp 2020-01-01", "not supported"),
@@ -121,7 +121,7 @@ def test_yaml_values(text: str, value: Any) -> None:
         ("a: *x", "alias|anchor"),
         ("a: &x [*x]", "no complete anchor"),
         ("{<<: 1}", "merges"),
-        ("a: &x [1]\n*x : 2", "a key must be a text"),
+        ("a: &x [1]\n*x : 2", "a key must be a string"),
         ("a: 1\nb: c: d", "line 2"),
     ],
 )

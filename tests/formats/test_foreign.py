@@ -173,7 +173,7 @@ def test_the_content_tells_its_format(text: str, document: object) -> None:
 WRONG = [
     (b"", "is empty"),
     (b"\n# nothing but a comment\n", "is empty"),
-    (b"what is this", "neither JSON nor TOML nor YAML: it begins with 'what is this'"),
+    (b"what is this", "is not JSON, TOML or YAML: it begins with 'what is this'"),
     (b"\x00" * 100, "binary"),
     (b"\xffname: x", "not text in UTF-8"),
     ('{"name": 1}'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
@@ -182,7 +182,7 @@ WRONG = [
     (b"a: b: c", "line 1"),
     (b'{"a": NaN}', "a"),
     (b'{"a": 1, "a": 2}', "twice"),
-    (b"[1, 2]", "a workflow document is a table"),
+    (b"[1, 2]", "a workflow document must be a table"),
 ]
 
 
@@ -196,5 +196,5 @@ def test_content_that_is_no_document(data: bytes, said: str) -> None:
 def test_a_file_with_the_wrong_ending_is_told_what_it_looks_like(tmp_path: Path) -> None:
     file = tmp_path / "flow.json"
     file.write_text("name: w\ntasks: []\n")
-    with pytest.raises(FormatError, match=r"looks like YAML: --format yaml reads it so"):
+    with pytest.raises(FormatError, match=r"looks like YAML: try --format yaml"):
         load(file)

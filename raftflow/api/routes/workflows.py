@@ -26,7 +26,7 @@ from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import AnyReply
 from raftflow.domain.tasks.workflow import WorkflowSpec
 from raftflow.formats.documents import DocumentError, normalize
-from raftflow.formats.readers.jsontext import decode_json
+from raftflow.formats.readers.json_reader import decode_json
 from raftflow.machine.read import queries
 
 OFF_LOOP_BYTES = 32 * 1024

@@ -91,7 +91,7 @@ def load_file(file: str, format_name: str | None, **scales: Any) -> tuple[dict[s
     else:
         name, data = file, files.read(Path(file))
         format_name = format_name or files.format_of(Path(file))
-    chosen = format_name or files.recognised(data, name)
+    chosen = format_name or files.detected_format(data, name)
     source = DocumentSource(name, data, "json" if chosen == "wfformat" else chosen)
     with source.lines():
         return files.loads(data, chosen, source=name, conversion=conversion), source

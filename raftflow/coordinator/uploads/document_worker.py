@@ -26,7 +26,7 @@ from raftflow.coordinator.uploads.submission import WorkflowSubmission, submissi
 from raftflow.domain.contract.views import FieldProblem
 from raftflow.domain.pieces import TaskPiece
 from raftflow.formats.documents import DocumentError, normalize
-from raftflow.formats.readers.jsontext import decode_json
+from raftflow.formats.readers.json_reader import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

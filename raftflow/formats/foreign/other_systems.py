@@ -1,7 +1,7 @@
-"""Documents of other systems: what they are, and how what they say is said here.
+"""Documents of other systems: how to detect them, and which fields of a workflow document correspond.
 
-People try what they have. A list of a hundred unknown keys would help nobody, so the most frequent kinds are known by
-their marks, and the answer names the fields that correspond.
+Users try the documents that they have. A list of a hundred unknown keys would not help them. So the most frequent
+kinds are detected, and the answer names the fields that correspond.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from raftflow.domain.contract.views import FieldProblem
 from raftflow.formats.faults import DocumentError
 
 _HEAD_CHARS = 64 * 1024
-"""So much of a text is looked at."""
+"""Only this much of a text is searched."""
 _SHELL = 'command = ["sh", "-c", "..."]'
 _DOCKER = 'command = ["docker", "run", "--rm", IMAGE, ...]'
 
@@ -103,7 +103,7 @@ _TASKFILE = ForeignFormat(
 )
 _HYPERQUEUE = ForeignFormat(
     "a HyperQueue job definition",
-    "`[[task]]` is `[[tasks]]` here, `id` is a text, `deps` -> `needs`, `command` -> `command`, `[[task.request]]` "
+    "`[[task]]` is `[[tasks]]` here, `id` is a string, `deps` -> `needs`, `command` -> `command`, `[[task.request]]` "
     "`resources = { cpus = 2 }` -> `resources = { cpu = 2 }`, `time_limit` -> `timeout`",
 )
 _SNAKEMAKE = ForeignFormat(
@@ -143,8 +143,8 @@ _PYTHON = ForeignFormat(
 )
 
 
-def _some(value: object, *keys: str) -> bool:
-    """Tell whether a table has tables or lists, some of which have one of the keys."""
+def _has_any(value: object, *keys: str) -> bool:
+    """Tell whether one of the tables inside a table or list has one of the keys."""
     rows = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(isinstance(row, dict) and any(key in row for key in keys) for row in rows)
 
@@ -158,7 +158,7 @@ def _is_nomad(document: Mapping[str, Any]) -> bool:
     job = document.get("Job", document)
     if isinstance(job, dict) and isinstance(job.get("TaskGroups"), list):
         return True
-    return _some(document.get("job"), "group", "datacenters", "type")
+    return _has_any(document.get("job"), "group", "datacenters", "type")
 
 
 _TABLES: tuple[tuple[ForeignFormat, Callable[[Mapping[str, Any]], bool]], ...] = (
@@ -168,13 +168,19 @@ _TABLES: tuple[tuple[ForeignFormat, Callable[[Mapping[str, Any]], bool]], ...] =
     (_NOMAD, _is_nomad),
     (_CWL, lambda d: "cwlVersion" in d),
     (_PEGASUS, lambda d: "pegasus" in d or "x-pegasus" in d or ("jobs" in d and "jobDependencies" in d)),
-    (_ACTIONS, lambda d: _some(d.get("jobs"), "runs-on", "steps", "uses")),
-    (_COMPOSE, lambda d: _some(d.get("services"), "image", "build", "command", "depends_on", "ports", "environment")),
+    (_ACTIONS, lambda d: _has_any(d.get("jobs"), "runs-on", "steps", "uses")),
+    (
+        _COMPOSE,
+        lambda d: _has_any(d.get("services"), "image", "build", "command", "depends_on", "ports", "environment"),
+    ),
     (_STEP_FUNCTIONS, lambda d: "StartAt" in d and "States" in d),
-    (_TASKFILE, lambda d: isinstance(d.get("tasks"), dict) and ("version" in d or _some(d["tasks"], "cmds", "deps"))),
-    (_HYPERQUEUE, lambda d: isinstance(d.get("task"), list) and _some(d["task"], "command")),
+    (
+        _TASKFILE,
+        lambda d: isinstance(d.get("tasks"), dict) and ("version" in d or _has_any(d["tasks"], "cmds", "deps")),
+    ),
+    (_HYPERQUEUE, lambda d: isinstance(d.get("task"), list) and _has_any(d["task"], "command")),
     (_SNAKEMAKE, lambda d: any(isinstance(key, str) and key.startswith(("rule ", "checkpoint ")) for key in d)),
-    (_GITLAB, lambda d: _some(d, "script", "stage")),
+    (_GITLAB, lambda d: _has_any(d, "script", "stage")),
 )
 _TEXTS: tuple[tuple[ForeignFormat, re.Pattern[str]], ...] = (
     (_DAX, re.compile(r"\A\s*(?:<\?xml.*?\?>\s*)?(?:<!--.*?-->\s*)*<adag\b", re.DOTALL)),
@@ -192,20 +198,20 @@ _TEXTS: tuple[tuple[ForeignFormat, re.Pattern[str]], ...] = (
 
 
 def kind_of(document: object) -> ForeignFormat | None:
-    """Return which other system a parsed document is written for, None if it may be a workflow document."""
+    """Return the other system of a parsed document, None if it may be a workflow document."""
     if not isinstance(document, dict) or isinstance(document.get("tasks"), list):
         return None
     return next((kind for kind, looks in _TABLES if looks(document)), None)
 
 
 def kind_of_text(text: str) -> ForeignFormat | None:
-    """Return which other system a text is written for that is no JSON, TOML or YAML, None if that is not known."""
+    """Return the other system of a text that is not JSON, TOML or YAML, None if it is not known."""
     head = text[:_HEAD_CHARS].removeprefix("\ufeff")
     return next((kind for kind, mark in _TEXTS if mark.search(head)), None)
 
 
 def fault_of(kind: ForeignFormat) -> FieldProblem:
-    """Return what to tell somebody who gave such a document."""
+    """Return the message for a document of another system."""
     return FieldProblem(
         "",
         f"this is {kind.name}, not a raftflow document. To run it here: {kind.advice}. "

@@ -10,12 +10,12 @@ What these files look like in practice, as seen in the instances that WfCommons 
 
 - `avgCPU` is noisy: a task of one thread shows 100.5 now and then. A core more is only asked for when the use passes
   the cores before it by more than 5 %.
-- Tasks that mostly waited show an `avgCPU` of a few percent. They still held a slot, so they ask for one CPU; the
-  burner sleeps for what it does not burn.
-- `memoryInBytes` may be 0 (the task ended before it was measured) and is bytes throughout. A floor of
-  `MEMORY_FLOOR_MIB` stands for what any process takes. Where it is missing, no memory is asked for.
+- Tasks that mostly waited show an `avgCPU` of a few percent. They still held a slot, so they ask for one CPU. The
+  burner sleeps for the rest of the time.
+- `memoryInBytes` may be 0 (the task ended before it was measured) and is bytes throughout. The
+  minimum `MEMORY_FLOOR_MIB` stands for what any process takes. Where it is missing, no memory is asked for.
 - Recorded tasks are pure work, so they may have backup attempts.
-- Ids carry characters that task ids may not; they are replaced and kept unique.
+- Ids contain characters that are not allowed in task ids. Those are replaced, and the ids stay unique.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     """How a recorded workflow is scaled to the machines that replay it."""
 
     time_scale: float = 1.0
-    """Run and CPU times are multiplied by it; below 1 the touched memory is too, since touching takes time."""
+    """Run and CPU times are multiplied by it; below 1 the touched memory is too, because touching takes time."""
     memory_scale: float = 1.0
     """Multiplies the memory that tasks ask for, and touch."""
     burner: Literal["python", "command"] = "python"
@@ -58,7 +58,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     """Interpreter of the `command` burner; raftflow must be installed for it on the agents."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for scales that are no positive number."""
+        """Raise `ValueError` for scales that are not positive numbers."""
         for name in ("time_scale", "memory_scale"):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0 < value <= 1e6):
@@ -142,7 +142,7 @@ def _task_ids(tasks: list[Any], faults: DocumentFaults) -> dict[str, str]:
 
 
 def _needs(tasks: list[Any], ids: dict[str, str], faults: DocumentFaults) -> dict[str, list[str]]:
-    """Return what each task needs, by its new id: its parents, and whoever lists it as a child."""
+    """Return what each task needs, by its new id: its parents, and the tasks that list it as a child."""
     needs: dict[str, dict[str, None]] = {task_id: {} for task_id in ids.values()}
     for number, task in enumerate(tasks):
         original = task.get("id") if isinstance(task, dict) else None
@@ -175,7 +175,7 @@ def _runs(execution: object, faults: DocumentFaults) -> dict[str, dict[str, Any]
     runs: dict[str, dict[str, Any]] = {}
     for number, run in enumerate(tasks):
         if not isinstance(run, dict) or not isinstance(run.get("id"), str):
-            faults.add(f"workflow.execution.tasks[{number}].id", "a recorded run names its task")
+            faults.add(f"workflow.execution.tasks[{number}].id", "is required: the id of the recorded task")
         else:
             runs[run["id"]] = run
     return runs

@@ -15,9 +15,9 @@ CHARS_MAX = 64
 
 
 def parse_duration_ms(value: object) -> int:
-    """Return a duration in whole milliseconds, rounded up so that a short one never becomes none.
+    """Return a duration in whole milliseconds, rounded up so that a short one never becomes zero.
 
-    Raises `ValueError` saying what is wrong with the value.
+    Raises `ValueError` with the reason.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError('must be a duration such as "40s" or "1h30m", or a number of seconds')

@@ -1,4 +1,4 @@
-"""The keys of a task, one reader each: check the value, put the result into `fields`, note faults and go on.
+"""The keys of a task. Each has a reader: it checks the value, puts the result into `fields` and notes faults.
 
 `fields` holds arguments of `TaskSpec`. The keys of what a task runs are in `programs`.
 """
@@ -16,7 +16,7 @@ from raftflow.domain.values.exact import judge_integer
 from raftflow.domain.values.ids import name_problem
 from raftflow.formats.faults import shown
 from raftflow.formats.readers.durations import parse_duration_ms
-from raftflow.formats.readers.part import DocumentPart, Reader, is_clean, read_texts
+from raftflow.formats.readers.part import DocumentPart, Reader, is_clean, read_strings
 from raftflow.formats.readers.programs import PROGRAM_READERS
 from raftflow.formats.readers.values import text_bytes
 
@@ -30,41 +30,43 @@ _PLAIN_TYPES = frozenset({int, float, str})
 
 def _id(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
     if not isinstance(value, str):
-        part.fault("id", "must be a text")
+        part.fault("id", "must be a string")
     else:
         fields["id"] = value
 
 
 def _needs(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    needs = read_texts(part, "needs", value)
+    needs = read_strings(part, "needs", value)
     count_max = limits.NEEDS_PER_TASK_MAX
     if needs and len(needs) > count_max:
-        part.fault("needs", f"{len(needs)} needs, the limit is {count_max}: join in between", count_max)
+        part.fault(
+            "needs", f"{len(needs)} needs, the limit is {count_max}: add a task that joins some of them", count_max
+        )
     elif needs:
         fields["needs"] = needs
 
 
 def _env(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
     if not isinstance(value, dict):
-        part.fault("env", "must be a table of texts")
+        part.fault("env", "must be a table of strings")
         return
     env: dict[str, str] = {}
     for key, item in value.items():
         if not isinstance(key, str) or not key or "=" in key or text_bytes(key) < 0:
-            part.fault("env", f"{shown(key)} cannot name a variable")
+            part.fault("env", f"{shown(key)} is not a valid name of a variable")
         elif key.startswith("RAFTFLOW_"):
             part.fault(f"env.{key[:80]}", "variables RAFTFLOW_* are set by the agent")
         elif type(item) is int and judge_integer(item) is None:
             env[key] = str(item)
         elif not isinstance(item, str):
-            part.fault(f"env.{key[:80]}", f"is {_told(item)}, and must be a text: quote it")
+            part.fault(f"env.{key[:80]}", f"is {_type_name(item)}, but must be a string: quote it")
         elif is_clean(part, f"env.{key[:80]}", key) and is_clean(part, f"env.{key[:80]}", item):
             env[key] = item
     fields["env"] = env
 
 
-def _told(value: object) -> str:
-    """Return what a value is in the words of the documents' formats."""
+def _type_name(value: object) -> str:
+    """Return what a value is, in the words of the document formats."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     return {float: "a number", int: "a number", list: "a list", dict: "a table"}.get(type(value), shown(value))
@@ -72,7 +74,7 @@ def _told(value: object) -> str:
 
 def _cwd(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
     if not isinstance(value, str) or not value or len(value) > PATH_CHARS_MAX:
-        part.fault("cwd", f"must be a directory, a text of 1 to {PATH_CHARS_MAX} characters")
+        part.fault("cwd", f"must be a directory: a string of 1 to {PATH_CHARS_MAX} characters")
     elif is_clean(part, "cwd", value):
         fields["cwd"] = value
 
@@ -99,21 +101,21 @@ def _resources(part: DocumentPart, value: object, fields: dict[str, Any]) -> Non
 
 
 def _read_resources(part: DocumentPart, value: Mapping[Any, Any]) -> dict[str, int] | None:
-    """Return the amounts in integer units, or None after noting what is wrong with any."""
+    """Return the amounts in integer units, or None after noting a fault."""
     amounts: dict[str, int] = {}
-    good = True
+    valid = True
     for key, amount in value.items():
-        wrong = name_problem(key) if isinstance(key, str) else "is not a text"
+        wrong = name_problem(key) if isinstance(key, str) else "is not a string"
         if wrong is not None:
             part.fault("resources", f"{shown(key)} {wrong}")
-            good = False
+            valid = False
             continue
         try:
-            amounts[key] = parse_amount(key, _sane_number(amount))
+            amounts[key] = parse_amount(key, _bounded_number(amount))
         except ValueError as error:
             part.fault(f"resources.{key}", str(error)[:300])
-            good = False
-    return amounts if good else None
+            valid = False
+    return amounts if valid else None
 
 
 def _retries(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
@@ -123,7 +125,7 @@ def _retries(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
         fields["retries"] = value
 
 
-def _duration(part: DocumentPart, field: str, value: object, fields: dict[str, Any], *, least_ms: int = 0) -> None:
+def _duration(part: DocumentPart, field: str, value: object, fields: dict[str, Any], *, minimum_ms: int = 0) -> None:
     known = part.durations_seen.get(value) if isinstance(value, str) else None
     if known is None:
         try:
@@ -133,7 +135,7 @@ def _duration(part: DocumentPart, field: str, value: object, fields: dict[str, A
             return
         if isinstance(value, str):
             part.durations_seen[value] = known
-    if known < least_ms:
+    if known < minimum_ms:
         part.fault(field, "must be longer than zero")
     else:
         fields[f"{field}_ms"] = known
@@ -152,16 +154,16 @@ def _constraints(part: DocumentPart, value: object, fields: dict[str, Any]) -> N
         elif key != "labels":
             part.faults.unknown_key(f"{part.where}.constraints.", key, ("labels", "exclusive"))
         elif not isinstance(item, dict):
-            part.fault("constraints.labels", "must be a table of texts")
+            part.fault("constraints.labels", "must be a table of strings")
         else:
             labels: dict[str, str] = {}
             for label, wanted in item.items():
-                wrong = name_problem(label) if isinstance(label, str) else "is not a text"
+                wrong = name_problem(label) if isinstance(label, str) else "is not a string"
                 if wrong is not None:
                     part.fault("constraints.labels", f"{shown(label)} {wrong}")
                 elif not isinstance(wanted, str) or not 0 <= text_bytes(wanted) <= limits.NAME_CHARS_MAX:
                     path = f"constraints.labels.{label}"
-                    part.fault(path, f"must be a text of at most {limits.NAME_CHARS_MAX} bytes")
+                    part.fault(path, f"must be a string of at most {limits.NAME_CHARS_MAX} bytes")
                 else:
                     labels[label] = wanted
             fields["labels"] = labels
@@ -179,7 +181,7 @@ def _cache(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
             part.faults.unknown_key(f"{part.where}.cache.", key, ("key",))
     template = value.get("key")
     if not isinstance(template, str) or not template or text_bytes(template) < 0:
-        part.fault("cache.key", "must be a text; `cache = true` makes a key of all that the task runs")
+        part.fault("cache.key", "must be a string; `cache = true` makes a key from everything that the task runs")
         return
     try:
         parse_key(template)
@@ -190,7 +192,7 @@ def _cache(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
 
 
 def _kind(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    wrong = name_problem(value) if isinstance(value, str) else "is not a text"
+    wrong = name_problem(value) if isinstance(value, str) else "is not a string"
     if wrong is not None:
         part.fault("kind", f"{shown(value)} {wrong}")
     else:
@@ -199,13 +201,13 @@ def _kind(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
 
 def _memory_max(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
     try:
-        fields["memory_max_mib"] = parse_amount(MEMORY, _sane_number(value))
+        fields["memory_max_mib"] = parse_amount(MEMORY, _bounded_number(value))
     except ValueError as error:
         part.fault("memory_max", str(error)[:300])
 
 
-def _sane_number(value: object) -> object:
-    """Refuse numbers whose mere text would cost: integers of thousands of digits, endless texts."""
+def _bounded_number(value: object) -> object:
+    """Refuse numbers that are expensive to read: integers of thousands of digits, and very long strings."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > limits.RESOURCE_UNITS_MAX:
         raise ValueError("is larger than any machine")
     if isinstance(value, str) and (len(value) > AMOUNT_CHARS_MAX or not _AMOUNT.fullmatch(value.strip())):
@@ -220,9 +222,9 @@ def _backup(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
         part.fault("backup", "must be true or false")
 
 
-def _duration_reader(field: str, least_ms: int = 0) -> Reader:
+def _duration_reader(field: str, minimum_ms: int = 0) -> Reader:
     def read(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-        _duration(part, field, value, fields, least_ms=least_ms)
+        _duration(part, field, value, fields, minimum_ms=minimum_ms)
 
     return read
 
@@ -237,7 +239,7 @@ READERS: dict[str, Reader] = {
     "retries": _retries,
     "retry_delay": _duration_reader("retry_delay"),
     "retry_delay_max": _duration_reader("retry_delay_max"),
-    "timeout": _duration_reader("timeout", least_ms=1),
+    "timeout": _duration_reader("timeout", minimum_ms=1),
     "grace": _duration_reader("grace"),
     "expected": _duration_reader("expected"),
     "constraints": _constraints,

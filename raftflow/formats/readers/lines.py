@@ -1,6 +1,6 @@
-"""On which line of a document its values stand: for messages about documents that were read already.
+"""The line of each value of a document, for messages about documents that were already read.
 
-The parsers of documents keep no lines, since they are built for speed. When there are faults, the text is read once
+The parsers of documents keep no lines, because they are built for speed. When there are faults, the text is read once
 more, with just enough grammar to know the path of every value. A path that is not found has the line of the nearest
 table or list around it.
 """
@@ -50,16 +50,16 @@ class _OpenContainer:
 
 
 def find_lines(text: str, format_name: str, paths: Iterable[str]) -> dict[str, int]:
-    """Return the line, counted from 1, for each path as faults name it; without those that nothing is found for."""
+    """Return the line, counted from 1, of each path of a fault. Paths that are not found are left out."""
     paths = list(paths)
     if len(text) > CHARS_MAX:
         return {}
     ways = {path: list(_ancestors(path)) for path in paths}
-    wanted = {step for way in ways.values() for step in way}
+    ancestors = {step for way in ways.values() for step in way}
     left = set(paths) - {""}
     found: dict[str, int] = {}
     for path, line in _places(text, format_name):
-        if path in wanted and path not in found:
+        if path in ancestors and path not in found:
             found[path] = line
             left.discard(path)
             if not left:
@@ -94,14 +94,14 @@ def _tokens(pattern: re.Pattern[str], text: str) -> Iterator[_Token]:
 
 
 def _in_json(text: str) -> Iterator[tuple[str, int]]:
-    walk = _Walk(":")
+    walk = _PathTracker(":")
     for token in _tokens(_JSON, text):
         if token.text != "\n":
             yield from walk.step(token)
 
 
-class _Walk:
-    """Follows tables and lists in brackets, as JSON and the values of TOML have them."""
+class _PathTracker:
+    """Follows the tables and lists of JSON and of TOML values, and yields the path of each value."""
 
     def __init__(self, separator: str, path: str = "") -> None:
         self.separator = separator
@@ -191,7 +191,7 @@ def _assignment(statement: list[_Token], table: str) -> Iterator[tuple[str, int]
     key = "".join(_unquoted(token.text) for token in statement[:split])
     path = _under(table, key[:_KEY_CHARS])
     yield path, statement[0].line
-    walk = _Walk("=", path)
+    walk = _PathTracker("=", path)
     for token in statement[split + 1 :]:
         yield from walk.step(token)
 

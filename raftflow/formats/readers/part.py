@@ -1,4 +1,4 @@
-"""The part of a document that is being read, and what readers of its keys have in common."""
+"""The part of a document that is being read, and what the readers of its keys share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from raftflow.formats.faults import DocumentFaults
 from raftflow.formats.readers.values import text_bytes
 
 NO_NUL_PATTERN = "^[^\\u0000]*$"
-"""Of a text that the operating system can take, in JSON Schema."""
+"""JSON Schema pattern of a string that the operating system accepts."""
 
 
 class DocumentPart:
     """The part of a document that is being read (a task, or the defaults), and what was read before.
 
-    Equal texts and tables are read once and shared: documents of 100,000 tasks repeat themselves.
+    Equal strings and tables are read once and shared, because documents of 100,000 tasks repeat the same values.
     """
 
     def __init__(self, faults: DocumentFaults) -> None:
@@ -37,23 +37,23 @@ Reader = Callable[[DocumentPart, object, dict[str, Any]], None]
 """Reads the value of one key: puts the result into `fields`, or notes a fault of the part."""
 
 
-def read_texts(part: DocumentPart, field: str, value: object) -> tuple[str, ...] | None:
-    """Return a list of texts as a tuple, or None after noting what is wrong with it."""
+def read_strings(part: DocumentPart, field: str, value: object) -> tuple[str, ...] | None:
+    """Return a list of strings as a tuple, or None after noting its fault."""
     if not isinstance(value, list):
         hint = f': write {field} = ["..."]' if isinstance(value, str) else ""
-        part.fault(field, f"must be a list of texts{hint}")
+        part.fault(field, f"must be a list of strings{hint}")
         return None
     for place, item in enumerate(value):
         if type(item) is not str:
-            part.fault(f"{field}[{place}]", "must be a text: quote it")
+            part.fault(f"{field}[{place}]", "must be a string: quote it")
             return None
     return tuple(value)
 
 
 def is_clean(part: DocumentPart, field: str, text: str) -> bool:
-    """Tell whether the operating system can take a text; note it if not."""
+    """Tell whether the operating system accepts a string; note a fault if it does not."""
     if "\0" in text:
-        part.fault(field, "must not hold a NUL character")
+        part.fault(field, "must not contain a NUL character")
     elif text_bytes(text) < 0:
         part.fault(field, "is not valid Unicode (a lone surrogate)")
     else:

@@ -15,7 +15,7 @@ from raftflow.domain import limits
 from raftflow.domain.tasks.program import CommandLine, Program, PythonCall
 from raftflow.domain.values.exact import write_json
 from raftflow.formats.faults import shown
-from raftflow.formats.readers.part import NO_NUL_PATTERN, DocumentPart, Reader, is_clean, read_texts
+from raftflow.formats.readers.part import NO_NUL_PATTERN, DocumentPart, Reader, is_clean, read_strings
 from raftflow.formats.readers.values import RESULT_KEY, check_value, text_bytes
 
 Schema = dict[str, Any]
@@ -28,11 +28,11 @@ PLACEHOLDER = CommandLine(("-",))
 
 
 def _command(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
-    command = read_texts(part, "command", value)
+    command = read_strings(part, "command", value)
     if command is None:
         return
     if not command or not command[0]:
-        part.fault("command", "must begin with the program to run")
+        part.fault("command", "must begin with the name of a program")
     elif len(command) > limits.COMMAND_ARGS_MAX:
         limit = limits.COMMAND_ARGS_MAX
         part.fault("command", f"{len(command)} arguments, the limit is {limit}", limit)
@@ -48,7 +48,7 @@ def _command(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
 
 def _python(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
     if not isinstance(value, str):
-        part.fault("python", 'must be a text "package.module:function"')
+        part.fault("python", 'must be a string "package.module:function"')
     elif value not in part.callables_seen and (len(value) > _CALLABLE_CHARS_MAX or not _CALLABLE.fullmatch(value)):
         part.fault("python", f'{shown(value)} is not a callable: write "package.module:function"')
     else:
@@ -74,7 +74,7 @@ def _kwargs(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
 
 
 def _json(part: DocumentPart, field: str, value: Any, fields: dict[str, Any]) -> None:
-    """Keep a value as JSON, with the references to results that it holds."""
+    """Keep a value as JSON, with the references to results in it."""
     if not value:
         return
     wrong, refs = check_value(value, field)
@@ -114,7 +114,7 @@ PROGRAMS = (
         make=lambda fields: CommandLine(fields.pop("command")),
         schema={
             "command": {
-                "description": "The program and its arguments, one text each; never given to a shell.",
+                "description": "The program and its arguments, one string each; never given to a shell.",
                 "type": "array",
                 "items": {"type": "string", "pattern": NO_NUL_PATTERN},
                 "minItems": 1,
@@ -159,8 +159,8 @@ CHOOSERS = tuple(each.key for each in PROGRAMS)
 CHOICE = " or ".join(f"`{key}`" for key in CHOOSERS)
 """The keys of which a task has one, in words."""
 
-_ONE_ONLY = f"a task has either {CHOICE}, not both"
-_MISSING = "a task has " + " or ".join(f"a `{each.key}` {each.what}" for each in PROGRAMS)
+_ONE_ONLY = f"a task must have either {CHOICE}, not both"
+_MISSING = "is required: " + " or ".join(f"a `{each.key}` {each.what}" for each in PROGRAMS)
 _NOTED = {key: (key, f"_{key}_bytes", f"_{key}_refs") for key in PROGRAM_READERS}
 """For each key what its reader may put into `fields`."""
 _DROPPED = {

@@ -16,7 +16,7 @@ RESULT_KEY = "$result"
 
 
 def text_bytes(text: str) -> int:
-    """Return the size of a text in UTF-8, or -1 if it cannot be encoded."""
+    """Return the size of a string in UTF-8, or -1 if it cannot be encoded."""
     if text.isascii():
         return len(text)
     try:
@@ -28,7 +28,7 @@ def text_bytes(text: str) -> int:
 def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Walk a value without recursion. Return its faults and its references to results, each with its path.
 
-    What passes is a value (`domain/values/exact.py`): it can be encoded as JSON and read back unchanged.
+    A value without faults is exact (`domain/values/exact.py`): it can be encoded as JSON and read back unchanged.
     """
     faults: list[tuple[str, str]] = []
     refs: list[tuple[str, str]] = []
@@ -65,7 +65,7 @@ def check_value(value: Any, path: str) -> tuple[list[tuple[str, str]], list[tupl
 
 
 def _all_plain(items: list[Any]) -> bool:
-    """Tell whether there are only short whole numbers, ASCII texts, truths and nothings in a list, as mostly is."""
+    """Tell whether a list holds only short whole numbers, ASCII strings, booleans and nulls. Most lists do."""
     for item in items:
         kind = type(item)
         if kind is str:
@@ -94,7 +94,7 @@ def _push_table(
 ) -> None:
     for key, each in item.items():
         if not isinstance(key, str):
-            faults.append((where, f"the key {ascii(key)[:40]} is not a text"))
+            faults.append((where, f"the key {ascii(key)[:40]} is not a string"))
         elif text_bytes(key) < 0:
             faults.append((where, f"the key {ascii(key)[:40]} {LONE_SURROGATE}"))
         else:

@@ -1,4 +1,4 @@
-"""JSON documents from somebody who is not trusted."""
+"""JSON documents from clients that are not trusted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from raftflow.formats.faults import DocumentError
 
 
 def decode_json(data: bytes) -> Any:
-    """Read a JSON document. Raises `DocumentError` with the path of what is no value (`domain/values/exact.py`)."""
+    """Read a JSON document. Raises `DocumentError` with the path of an invalid value (`domain/values/exact.py`)."""
     try:
         return read_json(data)
     except ValueFault as fault:
-        message = fault.message if fault.path else f"the body is not JSON that can be read: {fault.message}"
+        message = fault.message if fault.path else f"the body is not valid JSON: {fault.message}"
         raise DocumentError([FieldProblem(fault.path, message)]) from None

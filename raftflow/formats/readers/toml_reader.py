@@ -1,4 +1,4 @@
-"""TOML for documents: the standard library's parser, with paths of what it refuses, and how numbers were written."""
+"""TOML for documents: the standard library's parser, with the paths of faults and the texts of numbers."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import tomllib
 from typing import Any
 
 from raftflow.domain.values.exact import TWICE, as_path, long_integer, search
-from raftflow.formats.written import Written, settle
+from raftflow.formats.literals import IntegerLiteral, plain_values
 
-_ODD = r"(?:\+[0-9][0-9_]*|-?[0-9]+(?:_[0-9]+)+|-0|0x[0-9A-Fa-f_]+|0o[0-7_]+|0b[01_]+)(?![\w.:+-])"
-_ODD_VALUE = re.compile(rf"=[ \t]*{_ODD}")
+_UNUSUAL = r"(?:\+[0-9][0-9_]*|-?[0-9]+(?:_[0-9]+)+|-0|0x[0-9A-Fa-f_]+|0o[0-7_]+|0b[01_]+)(?![\w.:+-])"
+_UNUSUAL_VALUE = re.compile(rf"=[ \t]*{_UNUSUAL}")
 _TOKEN = re.compile(
     r'"""(?:\\.|[^\\])*?"""+'
     r"|'''.*?'''+"
     r'|"(?:\\.|[^"\\\n])*"'
     r"|'[^'\n]*'"
     r"|#[^\n]*"
-    rf"|(?P<before>=[ \t]*)(?P<number>{_ODD})",
+    rf"|(?P<before>=[ \t]*)(?P<number>{_UNUSUAL})",
     re.DOTALL,
 )
-"""Texts and comments, so that what they hold is passed over, and values that are whole numbers written otherwise."""
+"""Strings and comments, which are skipped, and whole numbers whose text differs from their decimal digits."""
 _LINE = re.compile(r"at line ([0-9]+)")
-_TWICE = re.compile(r"Cannot (?:overwrite|declare|redefine|mutate)|Duplicate")
+_DUPLICATE = re.compile(r"Cannot (?:overwrite|declare|redefine|mutate)|Duplicate")
 _PATH_CHARS_MAX = 1 << 18
-"""Of longer documents the path of a key that is there twice is not looked for: the line is told."""
+"""For longer documents a duplicate key is reported with its line only, without its path."""
 _STATEMENT_LINES_MAX = 20
 _KEY = re.compile(r"\s*([^=\[\]#\n]{1,200}?)\s*=")
 _INLINE = re.compile(r"inline table key '([^']*)'")
 
 
 class TomlError(ValueError):
-    """No document that this reader takes. Says where."""
+    """The text is not a valid document. The message says where."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Return the table of a TOML text. Raises `TomlError`, and `DocumentError` as `settle` does."""
+    """Return the table of a TOML text. Raises `TomlError`, and `DocumentError` as `plain_values` does."""
     try:
         table = _parse(text)
     except tomllib.TOMLDecodeError:
@@ -45,18 +45,18 @@ def parse_toml(text: str) -> dict[str, Any]:
     except ValueError:  # more digits than Python converts
         raise TomlError(str(long_integer(text, tomllib.loads))) from None
     else:
-        settled: dict[str, Any] = settle(table)
+        settled: dict[str, Any] = plain_values(table)
         return settled
     try:
         return tomllib.loads(text)  # for its own line and column
     except tomllib.TOMLDecodeError as error:
-        path = _path_of_twice(text, str(error)) if _TWICE.search(str(error)) else None
+        path = _path_of_duplicate(text, str(error)) if _DUPLICATE.search(str(error)) else None
         raise TomlError(f"{path}: {TWICE}: {error}" if path else str(error)) from None
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Parse, with floating-point numbers in place of whole ones that are written otherwise: it shows their texts."""
-    if not _ODD_VALUE.search(text):
+    """Parse, with floating-point numbers instead of unusual whole ones: `parse_float` gets the text of those only."""
+    if not _UNUSUAL_VALUE.search(text):
         return tomllib.loads(text)
     mark = "0e0"
     while mark in text:
@@ -70,11 +70,11 @@ def _parse(text: str) -> dict[str, Any]:
         numbers.append(number)
         return f"{found['before']}{mark}{len(numbers)}"
 
-    def read(number: str) -> float | Written:
+    def read(number: str) -> float | IntegerLiteral:
         if not number.startswith(mark):
             return float(number)
         written = numbers[int(number[len(mark) :]) - 1]
-        return Written(int(written, 0 if written[:2] in ("0x", "0o", "0b") else 10), written)
+        return IntegerLiteral(int(written, 0 if written[:2] in ("0x", "0o", "0b") else 10), written)
 
     return tomllib.loads(_TOKEN.sub(put, text), parse_float=read)
 
@@ -84,8 +84,8 @@ def _names(key: str) -> list[str]:
     return [key.strip("\"'")] if key[:1] in "\"'" else [name.strip() for name in key.split(".")]
 
 
-def _path_of_twice(text: str, message: str) -> str | None:
-    """Return the path of the key that is there twice: what stands before its statement says in which table it is."""
+def _path_of_duplicate(text: str, message: str) -> str | None:
+    """Return the path of a duplicate key. The text before its statement says in which table it is."""
     if len(text) > _PATH_CHARS_MAX:
         return None
     lines = text.splitlines(keepends=True)

@@ -1,7 +1,7 @@
-"""Values that YAML and TOML read from texts that look otherwise: `0x10`, `1_000`, `+5`, `010`, dates.
+"""Values of YAML and TOML whose text differs from how they are printed: `0x10`, `1_000`, `+5`, `010`, dates.
 
-In most places the value is meant. An environment variable is a text, and gets the value as it is written or none: so
-such a value of one is refused, and the document's author says by quotes what is meant.
+In most places the value is meant. An environment variable is a string and must get exactly the text of the document.
+So such a value is refused in `env`: the author quotes it to say what is meant.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from raftflow.domain.values.exact import as_path
 from raftflow.formats.faults import DocumentError
 
 
-class Written(int):
-    """A whole number that was written in another way than it is shown."""
+class IntegerLiteral(int):
+    """A whole number with the text that the document has for it, which differs from its decimal digits."""
 
     text: str
 
     def __new__(cls, number: int, text: str) -> Self:
-        """Make one of a number and of how it was written."""
+        """Keep the text of a number."""
         made = super().__new__(cls, number)
         made.text = text
         return made
 
 
-def settle(document: Any) -> Any:
-    """Return a document with plain whole numbers, and texts in place of dates and times, as ISO 8601 has them.
+def plain_values(document: Any) -> Any:
+    """Return a document with plain whole numbers, and with ISO 8601 strings instead of dates and times.
 
-    Raises `DocumentError` with the path of each environment variable that would get another text than was written.
-    The depth is bounded by the parser.
+    Raises `DocumentError` with the path of each environment variable that would get another text than the document's.
+    The parser bounds the depth.
     """
     if isinstance(document, dict):
         problems = [problem for steps, env in _environments(document) for problem in _faults(steps, env)]
@@ -54,12 +54,10 @@ def _faults(steps: tuple[int | str, ...], env: dict[str, Any]) -> list[FieldProb
     faults = []
     for key, value in env.items():
         path = as_path((*steps, key))
-        if isinstance(value, Written):
-            faults.append(
-                FieldProblem(path, f"{value.text[:40]} is a number, and would be written otherwise: quote it")
-            )
+        if isinstance(value, IntegerLiteral):
+            faults.append(FieldProblem(path, f"{value.text[:40]} is a number, and its text would change: quote it"))
         elif isinstance(value, dt.date | dt.time):
-            faults.append(FieldProblem(path, "is a date or a time, and must be a text: quote it"))
+            faults.append(FieldProblem(path, "is a date or a time, but must be a string: quote it"))
     return faults
 
 
@@ -70,4 +68,4 @@ def _settled(value: Any) -> Any:
         return [_settled(each) for each in value]
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
-    return int(value) if isinstance(value, Written) else value
+    return int(value) if isinstance(value, IntegerLiteral) else value

@@ -1,9 +1,9 @@
-"""YAML for documents: JSON's values written with less punctuation, and nothing that surprises or blows up.
+"""YAML for documents: the values of JSON with less punctuation, in bounded time and memory.
 
-Built on the events of PyYAML's parser rather than on its loader, for what the loader does not do: duplicate keys are
-refused, the depth is bounded (the C loader recurses until the process dies), aliases count with everything that they
-stand for, and plain scalars follow the core schema of YAML 1.2 (`yes`, `on`, `1:30` and dates stay texts).
-Merge keys (`<<`) work. Every error has its line.
+It uses the events of PyYAML's parser instead of its loader, because the loader lacks some checks. Here duplicate keys
+are refused. The depth is bounded (the C loader recurses until the process dies). Aliases count with everything that
+they stand for. Plain scalars follow the core schema of YAML 1.2 (`yes`, `on`, `1:30` and dates stay strings). Merge
+keys (`<<`) work. Every error has its line.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import yaml
 from yaml import events
 
 from raftflow.domain.values.exact import LONG_INTEGER, TWICE, as_path
-from raftflow.formats.written import Written, settle
+from raftflow.formats.literals import IntegerLiteral, plain_values
 
 DEPTH_MAX = 100
 NODES_MAX = 5_000_000
-"""Values in a document, those behind every alias counted each time."""
+"""Values in a document; those behind an alias count each time."""
 
 _CORE_PREFIX = "tag:yaml.org,2002:"
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -34,7 +34,7 @@ _NAN = frozenset({".nan", ".NaN", ".NAN"})
 
 
 class YamlError(ValueError):
-    """Not a document this reader takes. `line` counts from 1."""
+    """The text is not a valid document. `line` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         """Keep the line; the text begins with it."""
@@ -62,12 +62,12 @@ class _OpenNode:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text of one document. Raises `YamlError`, and `DocumentError` as `settle` does."""
+    """Return the value of a YAML text of one document. Raises `YamlError`, and `DocumentError` as `plain_values`."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         builder = _NodeBuilder()
         value = builder.build(yaml.parse(text, Loader=loader))
-        return settle(value) if builder.odd else value
+        return plain_values(value) if builder.unusual else value
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
@@ -83,8 +83,8 @@ class _NodeBuilder:
         self.nodes = 0
         self.root: Any = None
         self.documents = 0
-        self.odd = False
-        """There are whole numbers that are `Written`."""
+        self.unusual = False
+        """Whether there are values of type `IntegerLiteral`."""
 
     def build(self, stream: Any) -> Any:
         for event in stream:
@@ -100,17 +100,17 @@ class _NodeBuilder:
             elif kind is events.DocumentStartEvent:
                 self.documents += 1
                 if self.documents > 1:
-                    raise YamlError(_line(event), "a second document begins here; a file holds one")
+                    raise YamlError(_line(event), "a second document begins here; a file must have one")
         return self.root
 
     def scalar(self, event: Any) -> None:
-        key_wanted = bool(self.stack) and self.stack[-1].table and self.stack[-1].key is None
-        # A key is a text, whatever it looks like: JSON knows no other keys.
+        expects_key = bool(self.stack) and self.stack[-1].table and self.stack[-1].key is None
+        # Every key is a string, as in JSON.
         try:
-            value = event.value if key_wanted else _scalar_value(event)
+            value = event.value if expects_key else _scalar_value(event)
         except _LongIntegerError:
             raise YamlError(_line(event), f"{self.path()}: {LONG_INTEGER}") from None
-        self.odd = self.odd or type(value) is Written
+        self.unusual = self.unusual or type(value) is IntegerLiteral
         self.count(1, event)
         if event.anchor is not None:
             self.anchors[event.anchor] = (value, 1)
@@ -120,7 +120,7 @@ class _NodeBuilder:
         if event.tag is not None and event.tag != _CORE_PREFIX + ("map" if table else "seq"):
             raise YamlError(_line(event), f"the tag {event.tag[:80]!r} is not supported")
         if self.stack and self.stack[-1].table and self.stack[-1].key is None:
-            raise YamlError(_line(event), "a key must be a text")
+            raise YamlError(_line(event), "a key must be a string")
         if len(self.stack) >= DEPTH_MAX:
             raise YamlError(_line(event), f"nested deeper than {DEPTH_MAX} levels")
         self.stack.append(_OpenNode(table, event.anchor, _line(event), self.nodes))
@@ -130,7 +130,7 @@ class _NodeBuilder:
         done = self.stack.pop()
         value = done.items
         for merged in done.merges:
-            # What stands in the table itself wins, then the first of several merged tables.
+            # The keys of the table itself win, then those of the first merged table.
             for key, each in merged.items():
                 value.setdefault(key, each)
         if done.anchor is not None:
@@ -143,7 +143,7 @@ class _NodeBuilder:
         value, nodes = self.anchors[event.anchor]
         self.count(nodes, event)
         if self.stack and self.stack[-1].table and self.stack[-1].key is None and not isinstance(value, str):
-            raise YamlError(_line(event), "a key must be a text")
+            raise YamlError(_line(event), "a key must be a string")
         self.put(value, event)
 
     def path(self, *steps: str) -> str:
@@ -157,7 +157,7 @@ class _NodeBuilder:
             raise YamlError(_line(event), f"more than {NODES_MAX} values, aliases counted with what they stand for")
 
     def put(self, value: Any, event: Any, *, plain_key: bool = False) -> None:
-        """Put a complete value where it belongs: the root, a list, a table's key, or the value of that key."""
+        """Store a complete value: as the root, in a list, as a key, or as the value of that key."""
         if not self.stack:
             self.root = value
             return
@@ -188,7 +188,7 @@ class _NodeBuilder:
 
 
 _MERGE = "\0merge"
-"""Stands for the key of a merge; no YAML text can hold a NUL."""
+"""The key of a merge. It is unique, because YAML text cannot contain a NUL."""
 
 
 def _line(event: Any) -> int:
@@ -196,7 +196,7 @@ def _line(event: Any) -> int:
 
 
 def _scalar_value(event: Any) -> Any:
-    """Return the value of a scalar: by its tag if it has one, a text if it is quoted, else by the core schema."""
+    """Return the value of a scalar: by its tag, a string if it is quoted, otherwise by the core schema."""
     text: str = event.value
     tag: str | None = event.tag
     if tag is None:
@@ -204,12 +204,12 @@ def _scalar_value(event: Any) -> Any:
     if tag in ("!", _CORE_PREFIX + "str"):
         return text
     value = _plain_value(text)
-    wanted = {"int": int, "bool": bool, "null": type(None)}.get(tag.removeprefix(_CORE_PREFIX))
+    expected = {"int": int, "bool": bool, "null": type(None)}.get(tag.removeprefix(_CORE_PREFIX))
     if tag == _CORE_PREFIX + "float" and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if wanted is None:
+    if expected is None:
         raise YamlError(_line(event), f"the tag {tag[:80]!r} is not supported")
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise YamlError(_line(event), f"{text[:80]!r} does not fit its tag")
     return value
 
@@ -226,9 +226,9 @@ def _plain_value(text: str) -> Any:
             number = int(text)
         except ValueError:  # more digits than Python converts
             raise _LongIntegerError from None
-        return number if str(number) == text else Written(number, text)
+        return number if str(number) == text else IntegerLiteral(number, text)
     if _OTHER_INT.fullmatch(text):
-        return Written(int(text[2:], 8 if text[1] == "o" else 16), text)
+        return IntegerLiteral(int(text[2:], 8 if text[1] == "o" else 16), text)
     if _FLOAT.fullmatch(text):
         return float(text)
     infinite = _INFINITE.fullmatch(text)

@@ -1,4 +1,4 @@
-"""Which format a text is in, by its first line that says something: for what has no name to tell it by."""
+"""Detect the format of a text by its first meaningful line, for input without a file name that says it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _TOML = re.compile(
 )
 _YAML = re.compile(r"""---|%YAML|- |-$|(?:"[^"]*"|'[^']*'|[\w$][^=:{}\[\]]*)\s*:(?:\s|$)""")
 _JSON = re.compile(r'(?:\s|#.*\n)*(?:\[|\{\s*["}])')
-"""YAML may be in braces as well; the keys of JSON are quoted."""
+"""YAML may begin with a brace as well, but the keys of JSON are quoted."""
 _SHOWN = 40
 
 
 class UnknownFormatError(ValueError):
-    """Nothing that a document could begin with. Says what is there."""
+    """The text begins like none of the known formats. The message shows the beginning."""
 
 
-def recognise(data: bytes) -> str:
+def detect_format(data: bytes) -> str:
     """Return `json`, `toml` or `yaml`.
 
     Raises `UnknownFormatError`, and `DocumentError` for a text of another system that is known.
@@ -34,7 +34,7 @@ def recognise(data: bytes) -> str:
             refuse(kind_of_text(data[:4].decode("latin-1")))
         raise UnknownFormatError("is not text in UTF-8") from None
     if "\0" in text[:1024]:
-        raise UnknownFormatError("is binary data and no text")
+        raise UnknownFormatError("is binary data, not text")
     if text.startswith("#!"):
         refuse(kind_of_text(text))
     for line in text.splitlines():
@@ -49,5 +49,5 @@ def recognise(data: bytes) -> str:
             return "yaml"
         refuse(kind_of_text(text))
         shown = first[:_SHOWN] + ("..." if len(first) > _SHOWN else "")
-        raise UnknownFormatError(f"is neither JSON nor TOML nor YAML: it begins with {shown!r}")
+        raise UnknownFormatError(f"is not JSON, TOML or YAML: it begins with {shown!r}")
     raise UnknownFormatError("is empty")

@@ -181,7 +181,7 @@ def _cache(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
             part.faults.unknown_key(f"{part.where}.cache.", key, ("key",))
     template = value.get("key")
     if not isinstance(template, str) or not template or text_bytes(template) < 0:
-        part.fault("cache.key", "must be a string; `cache = true` makes a key from everything that the task runs")
+        part.fault("cache.key", "must be a string; `cache = true` makes a key from all that the task runs")
         return
     try:
         parse_key(template)

@@ -19,7 +19,7 @@ from raftflow.api.admission.gated_connection import AdmissionControl
 from raftflow.api.admission.load_shedder import QueueClass
 from raftflow.api.dispatch.dispatcher import Dispatcher
 from raftflow.api.dispatch.requests import Request, Route, body_bytes_max, check_query
-from raftflow.api.figures.request_counts import OTHER, Operation, now_s
+from raftflow.api.figures.request_counts import OTHER, OperationKey, now_s
 from raftflow.api.forwarding.forwarder import Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.http import bodies, problems
@@ -158,7 +158,7 @@ async def _read(route: Route, request: web.Request, limit: int) -> bytes:
     return await bodies.read_body(request, limit, route.cure)
 
 
-def _operation_of(request: web.Request) -> Operation:
+def _operation_of(request: web.Request) -> OperationKey:
     """Return the operation that a request asks for, as metrics name it."""
     match = request.match_info
     resource = match.route.resource

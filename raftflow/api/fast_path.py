@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from raftflow.api.admission.load_shedder import QueueClass
 from raftflow.api.dispatch.leader_wait import NO_LEADER, wait_for_leader
 from raftflow.api.dispatch.requests import body_bytes_max, encode, is_key
-from raftflow.api.figures.request_counts import Operation, now_s
+from raftflow.api.figures.request_counts import OperationKey, now_s
 from raftflow.api.forwarding.proof import UNKNOWN_CLIENT
 from raftflow.api.http import problems
 from raftflow.api.http.aiohttp_internals import rfc822_formatted_time
@@ -73,9 +73,9 @@ _PLAIN = frozenset(
 _KEY = HEADER_IDEMPOTENCY_KEY.lower().encode()
 _PLAIN_SUBMISSION = _PLAIN | {_KEY}
 _JSON = {"Content-Type": "application/json"}
-_POLL: Operation = (POLL.method, POLL.path)
-_SUBMIT: Operation = (SUBMIT_WORKFLOW.method, SUBMIT_WORKFLOW.path)
-_SHOW_LEADER: Operation = (SHOW_LEADER.method, SHOW_LEADER.path)
+_POLL: OperationKey = (POLL.method, POLL.path)
+_SUBMIT: OperationKey = (SUBMIT_WORKFLOW.method, SUBMIT_WORKFLOW.path)
+_SHOW_LEADER: OperationKey = (SHOW_LEADER.method, SHOW_LEADER.path)
 _STATUS_LINE = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 HEAD_BYTES_MAX = 8 * 1024
 
@@ -98,7 +98,7 @@ class RawRequest(NamedTuple):
     """Set if a client asks who leads: the term that it knows, and how many seconds the answer may be held."""
 
     @property
-    def operation(self) -> Operation:
+    def operation(self) -> OperationKey:
         """The operation that it asks for, as metrics name it."""
         if self.asks is not None:
             return _SHOW_LEADER

@@ -71,7 +71,7 @@ async def test_a_task_that_outgrows_its_memory_runs_again_with_more(
     assert (await one.get("/v1/ledger/verify")).json["ok"]
 
 
-async def test_what_an_agent_finished_while_it_was_cut_off_counts(
+async def test_what_an_agent_finished_while_cut_off_counts(
     serve: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is lost meanwhile; its task waits, for there is nobody else. When it returns, nothing is run again."""
@@ -124,7 +124,7 @@ async def output_of(one: Any, workflow: str, task: str, limit: int = 1 << 18) ->
             return text, gaps
 
 
-async def test_output_comes_whole_in_pieces_that_cut_no_character(one: Any, start_agent: Any) -> None:
+async def test_pieces_of_output_cut_no_character(one: Any, start_agent: Any) -> None:
     start_agent(one.url)
     seq = {"id": "seq", "command": ["seq", "1", "60000"]}
     zh = {"id": "zh", "command": [sys.executable, "-X", "utf8", "-c", "print('x' + '工作流稳定性' * 30000)"]}

@@ -190,7 +190,7 @@ FROM: dict[str, dict[str, str]] = {
 }
 
 
-def test_of_every_field_of_a_command_it_is_known_what_bounds_it() -> None:
+def test_every_field_of_a_command_has_a_known_bound() -> None:
     """A new field belongs into the table, and what bounds it into this file."""
     fields = {kind.__name__: {*kind.__struct_fields__} for kind in get_args(AnyCommand)}
     assert fields == {name: {*COMMON, *known} for name, known in FROM.items()}
@@ -294,7 +294,7 @@ async def test_huge_registrations_cost_the_loop_little(one: Any) -> None:
         {"load": {"cpu_count": 2**60}},
     ],
 )
-async def test_polls_beyond_a_bound(one: Any, fields: dict[str, Any]) -> None:
+async def test_polls_beyond_a_bound_are_refused(one: Any, fields: dict[str, Any]) -> None:
     incarnation = await one.register()
     index = one.replica.log.stamp().applied_index
     answer = await one.post(

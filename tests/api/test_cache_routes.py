@@ -61,7 +61,7 @@ async def test_clearing_with_a_key_is_done_once(online: Any) -> None:
     assert (both.status, both.word) == (400, "invalid-document")
 
 
-async def test_what_was_learnt_of_kinds(online: Any) -> None:
+async def test_what_was_learnt_of_kinds_is_listed(online: Any) -> None:
     for number in (1, 2):
         await run(online, f"k{number}", number)
     (kind,) = (await online.get("/v1/kinds")).json["kinds"]

@@ -39,7 +39,7 @@ async def test_a_drain_with_a_deadline_moves_what_runs(online: Any) -> None:
     assert len(moved) == 1
 
 
-async def test_a_drain_without_a_body_or_with_an_empty_one(online: Any) -> None:
+async def test_a_drain_needs_no_body(online: Any) -> None:
     await online.register()
     for body in (None, {}, {"deadline_s": None}):
         drained = (await online.post("/v1/agents/a1/drain", body)).json
@@ -48,14 +48,14 @@ async def test_a_drain_without_a_body_or_with_an_empty_one(online: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [{"deadline_s": 0}, {"deadline_s": "soon"}, {"deadline": 3}, {"deadline_s": 1e12}])
-async def test_a_drain_that_makes_no_sense(online: Any, body: Any) -> None:
+async def test_an_invalid_drain_is_refused(online: Any, body: Any) -> None:
     await online.register()
     answer = await online.post("/v1/agents/a1/drain", body)
     assert (answer.status, answer.word) == (400, "invalid-document")
     assert (await online.get("/v1/agents/a1")).json["state"] == "up"
 
 
-async def test_the_leader_s_own_view_of_agents(online: Any) -> None:
+async def test_the_leader_shows_what_only_it_knows_of_agents(online: Any) -> None:
     await online.register()
     leader = online.replica.leader
     leader.leases._heard_s["a1"] -= 3.0
@@ -66,7 +66,7 @@ async def test_the_leader_s_own_view_of_agents(online: Any) -> None:
     assert "raftflow_mass_losses_total 0\n" in (await online.get("/metrics")).body.decode()
 
 
-async def test_an_agent_that_is_lost_again_and_again(online: Any) -> None:
+async def test_an_agent_that_is_lost_repeatedly_is_quarantined_until_resumed(online: Any) -> None:
     await online.register("other")  # there is no quarantine while nobody else is up
     for number in range(3):
         await online.register(instance=f"instance-{number}")
@@ -96,7 +96,7 @@ async def test_a_drain_outlives_its_agent_until_it_is_resumed(online: Any) -> No
     ] == ["a"]
 
 
-async def test_a_second_agent_under_a_name_that_lives_is_refused_and_told_what_to_do(online: Any) -> None:
+async def test_a_second_agent_with_the_name_of_a_live_one_is_refused_with_advice(online: Any) -> None:
     incarnation = await online.register(home="home of the first")
     body = {"name": "a1", "instance": "j" * 8, "resources": {"cpu": 1}, "home": "home of another"}
     refused = await online.post("/v1/agents", body)

@@ -1,4 +1,4 @@
-"""The express lane: the same answers as the framework's, whatever arrives in which pieces, and no message misread."""
+"""The fast path: the same answers as the framework gives, however a request arrives, and no message misread."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def poll(incarnation: int, seq: int, *more: str, **fields: Any) -> bytes:
     return request(msgspec.json.encode({"incarnation": incarnation, "seq": seq, **fields}), *more)
 
 
-async def test_both_ways_give_the_same_answer(one: Any) -> None:
+async def test_both_paths_give_the_same_answer(one: Any) -> None:
     incarnation = await one.register()
     async with wire_to(one) as wire:
         answers = []
@@ -93,7 +93,7 @@ async def test_both_ways_give_the_same_answer(one: Any) -> None:
         (request(b'{"incarnation": 1, "seq": 1}', agent="nobody"), 404, "not-found"),
     ],
 )
-async def test_refusals_are_the_same_too(one: Any, raw: bytes, status: int, word: str) -> None:
+async def test_refusals_are_the_same_on_both_paths(one: Any, raw: bytes, status: int, word: str) -> None:
     await one.register()
     async with wire_to(one) as wire:
         wire.send(raw)
@@ -188,7 +188,7 @@ class Eager(Transport):
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any, pieces: int) -> None:
+async def test_a_poll_directly_after_an_answer_stays_on_the_fast_path(one: Any, pieces: int) -> None:
     """The framework waits for the next message only a turn after its answer has gone out."""
     incarnation = await one.register()
     look = b"GET /v1/agents/a1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -205,7 +205,9 @@ async def test_a_poll_that_follows_an_answer_at_once_stays_in_the_lane(one: Any,
     made.connection_lost(None)
 
 
-async def test_a_framework_that_never_waits_gets_what_arrives(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_data_goes_to_the_framework_if_it_never_waits_for_a_message(
+    one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection_module.ApiConnection, "_is_between_messages", lambda self: bool(self._fast_path))
     incarnation = await one.register()
     async with wire_to(one) as wire:
@@ -214,7 +216,7 @@ async def test_a_framework_that_never_waits_gets_what_arrives(one: Any, monkeypa
     assert one.server.fast_path.taken == 0
 
 
-async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) -> None:
+async def test_a_poll_inside_the_body_of_another_request_is_not_answered(one: Any) -> None:
     incarnation = await one.register()
     hidden = poll(incarnation, 1)
     outer = (
@@ -227,7 +229,7 @@ async def test_a_poll_within_the_body_of_another_request_is_no_poll(one: Any) ->
             await asyncio.sleep(0.05)
             wire.send(second)
             assert (await wire.answer())[0] == 400
-            wire.send(hidden)  # a connection whose messages came in pieces stays out of the lane
+            wire.send(hidden)  # a connection whose messages came in pieces stays off the fast path
             assert (await wire.answer())[0] == 200
     assert one.server.fast_path.taken == 0
 
@@ -241,7 +243,7 @@ async def test_ambiguous_framing_is_left_to_the_framework(one: Any, more: str) -
     assert one.server.fast_path.taken == 0
 
 
-async def test_the_token_is_asked_for(serve: Any) -> None:
+async def test_the_token_is_needed(serve: Any) -> None:
     one = await serve(token="secret-token")
     async with wire_to(one) as wire:
         for more in ((), ("Authorization: Bearer wrong",), ("Authorization: Basic secret-token",)):
@@ -253,7 +255,7 @@ async def test_the_token_is_asked_for(serve: Any) -> None:
         assert one.server.fast_path.taken == 1
 
 
-async def test_a_poll_that_never_arrives_is_given_up(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poll_that_never_arrives_closes_its_connection(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "BODY_TIMEOUT_S", 0.05)
     async with wire_to(one) as wire:
         wire.send(poll(1, 1)[:-1])
@@ -273,7 +275,7 @@ async def test_an_idle_connection_is_closed_and_a_polling_one_is_not(
         assert await wire.closed()
 
 
-async def test_what_is_sent_ahead_is_bounded(one: Any) -> None:
+async def test_bytes_sent_ahead_are_bounded(one: Any) -> None:
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(poll(incarnation, 1, wait_ms=5_000))
@@ -314,7 +316,9 @@ async def test_a_held_poll_is_sent_to_the_new_leader(trio: Any) -> None:
     assert headers["location"] == f"{other.url}/v1/agents/a1/poll"
 
 
-async def test_a_bug_is_told_with_a_request_id_and_no_more(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_is_answered_with_a_request_id_only(
+    one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> Any:
         raise LookupError("secret")
 
@@ -328,7 +332,7 @@ async def test_a_bug_is_told_with_a_request_id_and_no_more(one: Any, monkeypatch
     assert "secret" not in body["detail"]
 
 
-async def test_hundreds_of_polls_sent_ahead_are_no_recursion(one: Any) -> None:
+async def test_hundreds_of_polls_sent_ahead_do_not_recurse(one: Any) -> None:
     incarnation = await one.register()
     async with wire_to(one) as wire:
         wire.send(b"".join(poll(incarnation, seq) for seq in range(400)))
@@ -364,7 +368,7 @@ WORKFLOW = b'{"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}'
 OTHER_WAY = "Accept-Language: en"
 
 
-async def test_a_submission_goes_either_way_and_is_done_once(one: Any) -> None:
+async def test_a_submission_takes_either_path_and_is_carried_out_once(one: Any) -> None:
     async with wire_to(one) as wire:
         answers = []
         for more in ((), (OTHER_WAY,), ()):
@@ -388,7 +392,7 @@ async def test_a_submission_goes_either_way_and_is_done_once(one: Any) -> None:
         (b"\xff", 400, "invalid-document"),
     ],
 )
-async def test_a_submission_is_refused_alike_both_ways(one: Any, body: bytes, status: int, word: str) -> None:
+async def test_a_submission_is_refused_alike_on_both_paths(one: Any, body: bytes, status: int, word: str) -> None:
     async with wire_to(one) as wire:
         wire.send(submission(body))
         mine = await wire.answer()
@@ -404,7 +408,7 @@ async def test_a_submission_is_refused_alike_both_ways(one: Any, body: bytes, st
     "more",
     ["Idempotency-Key: not one", "Idempotency-Key: a b", "Origin: http://elsewhere", "Idempotency-Key:"],
 )
-async def test_what_is_odd_about_a_submission_is_judged_by_the_framework(one: Any, more: str) -> None:
+async def test_odd_submissions_are_left_to_the_framework(one: Any, more: str) -> None:
     async with wire_to(one) as wire:
         wire.send(submission(WORKFLOW, more))
         await wire.answer()
@@ -421,7 +425,7 @@ async def test_a_submission_in_pieces_is_left_to_the_framework(one: Any) -> None
     assert one.server.fast_path.taken == 0
 
 
-async def test_a_submission_whose_leader_steps_down_is_passed_on(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_submission_whose_leader_steps_down_is_forwarded(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leadership is lost between reading the request and proposing it: the framework passes it on."""
     cluster = await trio()
     old = await cluster.leader()

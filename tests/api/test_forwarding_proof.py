@@ -15,7 +15,7 @@ REQUEST = ("10.0.0.9", "POST", "/v1/workflows?a=b", "r1")
 SECRET = b"s" * 32
 
 
-def test_a_proof_holds_for_its_request_alone() -> None:
+def test_a_proof_is_valid_for_its_request_only() -> None:
     proof = ForwardingProof(SECRET)
     made = proof.make(*REQUEST)
     assert proof.is_valid(made, *REQUEST)
@@ -28,11 +28,11 @@ def test_a_proof_holds_for_its_request_alone() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", ".", "1", "x.y", "-5.abc", "٣.abc", "9" * 90 + ".a", "1" * 5000 + ".a"])
-def test_what_is_no_proof_is_not_believed(wrong: str) -> None:
+def test_malformed_proofs_are_invalid(wrong: str) -> None:
     assert not ForwardingProof(SECRET).is_valid(wrong, *REQUEST)
 
 
-def test_another_secret_and_another_time_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proof_of_another_secret_or_time_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     proof = ForwardingProof(SECRET)
     assert not proof.is_valid(ForwardingProof(b"t" * 32).make(*REQUEST), *REQUEST)
     now = 1_700_000_000.0
@@ -74,7 +74,7 @@ async def test_many_forged_names_are_one_client(one: Any, monkeypatch: pytest.Mo
     assert set(clients) == {"127.0.0.1"}
 
 
-async def test_a_replica_names_its_client_and_is_believed(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_proves_the_client_of_a_forwarded_request(trio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = await trio()
     leader = await cluster.leader()
     clients = clients_of(leader, monkeypatch)

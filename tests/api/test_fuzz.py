@@ -57,7 +57,7 @@ class Fuzz:
         return rng.choice(["GET", "POST"]), path + query, None
 
 
-async def test_odd_requests_stop_nothing(one: Any) -> None:
+async def test_fuzzed_requests_do_not_stop_the_replica(one: Any) -> None:
     fuzz = Fuzz(7)
     workflow = await one.submit({"id": "a", "command": ["true"]})
     statuses: dict[int, int] = {}
@@ -84,7 +84,7 @@ def encode(body: Any) -> bytes:
     return json.dumps(body).encode()
 
 
-async def test_random_bytes_stop_nothing(one: Any) -> None:
+async def test_random_bytes_do_not_stop_the_replica(one: Any) -> None:
     import asyncio
 
     rng = random.Random(3)

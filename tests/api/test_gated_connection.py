@@ -117,7 +117,7 @@ async def test_a_connection_costs_nothing_until_something_arrives() -> None:
     assert not house.admission.connections
 
 
-async def test_in_a_crowd_a_socket_is_not_read_until_it_is_its_turn() -> None:
+async def test_in_a_crowd_a_socket_is_not_read_before_its_turn() -> None:
     house = House()
     door, transport = house.come()
     house.crowd()
@@ -130,7 +130,7 @@ async def test_in_a_crowd_a_socket_is_not_read_until_it_is_its_turn() -> None:
     assert (transport.reading, house.admission.held_bytes) == (True, 0)
 
 
-async def test_who_stopped_the_reading_for_reasons_of_his_own_starts_it_again_himself() -> None:
+async def test_a_protocol_that_paused_reading_by_itself_resumes_it_by_itself() -> None:
     house = House()
     door, transport = house.come()
     door.data_received(b"POST /")
@@ -142,7 +142,7 @@ async def test_who_stopped_the_reading_for_reasons_of_his_own_starts_it_again_hi
     assert not transport.reading
 
 
-async def test_who_goes_away_in_line_leaves_nothing() -> None:
+async def test_a_connection_that_ends_while_queued_leaves_nothing() -> None:
     house = House()
     door, _ = house.come()
     house.crowd()
@@ -153,7 +153,7 @@ async def test_who_goes_away_in_line_leaves_nothing() -> None:
     assert house.made == []
 
 
-async def test_when_too_many_wait_the_next_is_told_so_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_with_a_full_queue_the_next_connection_is_told_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WAITING_MAX, QueueClass.DATA, 1)
     house = House()
     house.crowd()
@@ -186,7 +186,7 @@ async def test_bytes_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     assert threes.aborted, "too much on all of them"
 
 
-async def test_one_connection_too_many_pushes_out_the_oldest_silent_one(serve: Any) -> None:
+async def test_one_connection_too_many_closes_the_oldest_silent_one(serve: Any) -> None:
     one = await serve()
     admission = one.server.admission
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
@@ -211,7 +211,7 @@ async def test_silent_connections_end_with_the_server(serve: Any) -> None:
     writer.close()
 
 
-async def test_who_waits_for_an_answer_is_not_pushed_out() -> None:
+async def test_a_client_that_waits_for_an_answer_is_not_evicted() -> None:
     house = House(connections_max=2)
     for _ in range(2):
         door, _ = house.come()
@@ -226,7 +226,7 @@ async def test_who_waits_for_an_answer_is_not_pushed_out() -> None:
     assert second._transport.aborted
 
 
-async def test_what_is_not_worth_this_step_waits_for_the_next_and_nothing_is_read_meanwhile() -> None:
+async def test_the_rest_of_a_step_waits_for_the_next_turn_and_nothing_is_read_meanwhile() -> None:
     house = House()
     door, transport = house.come()
     door.data_received(b"x" * 2_500)
@@ -255,7 +255,7 @@ async def test_a_full_protocol_gets_the_rest_when_it_can_take_more() -> None:
     assert transport.reading
 
 
-async def test_a_client_that_does_not_read_is_not_read_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_is_not_read_and_then_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gated_connection, "UNREAD_S", 0.02)
     house = House()
     door, transport = house.come()
@@ -284,7 +284,7 @@ async def test_a_client_that_reads_again_is_read_again() -> None:
     assert house.admission.unread_bytes == 0
 
 
-async def test_answers_that_nobody_reads_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_answers_of_all_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gated_connection, "ALL_UNREAD_BYTES_MAX", 150_000)
     house = House()
     transports = []

@@ -45,7 +45,7 @@ async def test_head_is_get_without_the_body_on_every_route(one: Any) -> None:
             assert name.lower() in varies or head.headers[name] == got.headers[name], (path, name)
 
 
-async def test_a_connection_goes_on_after_a_head(one: Any) -> None:
+async def test_a_connection_continues_after_head(one: Any) -> None:
     request = b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(request * 2 + request.replace(b"HEAD", b"GET"))
@@ -56,7 +56,7 @@ async def test_a_connection_goes_on_after_a_head(one: Any) -> None:
     writer.close()
 
 
-async def test_head_does_not_wait(one: Any) -> None:
+async def test_head_is_not_held(one: Any) -> None:
     workflow = await one.submit(WORK)
     began_s = time.monotonic()
     for path in (f"/v1/workflows/{workflow}?wait_ms=10000", "/v1/leader?term=1000&wait_ms=6000"):
@@ -78,7 +78,7 @@ async def test_head_of_an_output_asks_no_agent(one: Any) -> None:
     assert (await one.call("HEAD", f"{path}?attempt=9")).status == 404
 
 
-async def test_a_follower_passes_a_head_on(trio: Any) -> None:
+async def test_a_follower_forwards_head(trio: Any) -> None:
     cluster = await trio()
     await cluster.leader()
     follower = cluster.followers()[0]
@@ -136,7 +136,7 @@ NO_HTTP: dict[str, tuple[bytes, int, bytes]] = {
 
 
 @pytest.mark.parametrize("name", list(NO_HTTP))
-async def test_what_is_no_http_is_told_in_a_problem_document(one: Any, name: str) -> None:
+async def test_what_is_not_http_is_answered_with_a_problem_document(one: Any, name: str) -> None:
     raw, status, words = NO_HTTP[name]
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(raw)
@@ -151,7 +151,7 @@ async def test_what_is_no_http_is_told_in_a_problem_document(one: Any, name: str
     assert b"bytearray" not in body
 
 
-async def test_plain_http_at_a_door_of_tls_is_told_so(one: Any, tmp_path: Path) -> None:
+async def test_plain_http_at_a_tls_port_gets_advice(one: Any, tmp_path: Path) -> None:
     from raftflow.api.admission.listener import ApiListener
     from raftflow.api.server import tls_context
 

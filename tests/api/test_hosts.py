@@ -35,7 +35,7 @@ def config_of(**changes: Any) -> CoordinatorConfig:
 
 
 def judge(hosts: Hosts, value: str | None, local: str = "") -> int:
-    """Return the status of a refusal, 0 for none; the lane must never accept what the framework refuses."""
+    """Return the status of a refusal, 0 for none; the fast path must never accept what the framework refuses."""
     try:
         hosts.check(value, local)
     except ProblemError as error:
@@ -99,7 +99,7 @@ def test_without_a_token_a_host_is_an_address_a_member_or_this_machine(value: st
     assert judge(hosts, value) == status
 
 
-def test_a_bound_name_and_the_address_that_was_reached_are_names_too() -> None:
+def test_the_bound_host_and_the_local_address_are_accepted_names() -> None:
     hosts = Hosts(config_of(bind=Address("0.0.0.0", 7001), insecure=True), lambda: 7001, lambda: "")
     assert judge(hosts, "10.9.9.9:7001") == 421
     assert judge(hosts, "10.9.9.9:7001", "10.9.9.9") == 0
@@ -119,7 +119,7 @@ def test_names_can_be_configured_with_or_without_a_port() -> None:
         assert judge(hosts, value) == 421
 
 
-def test_a_token_makes_every_name_good_unless_some_are_listed() -> None:
+def test_with_a_token_every_host_is_accepted_unless_hosts_are_listed() -> None:
     free = Hosts(config_of(token="t" * 20), lambda: 7001, lambda: "")
     free.check("evil.example", "")
     free.check(None, "")
@@ -129,7 +129,7 @@ def test_a_token_makes_every_name_good_unless_some_are_listed() -> None:
     assert judge(listed, "cluster.example") == 0
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_remembered_hosts_are_bounded() -> None:
     hosts = Hosts(config_of(), lambda: 7001, lambda: "")
     for port in range(1, 2_000):
         hosts.check(f"localhost:{port}", "")
@@ -157,7 +157,7 @@ def test_what_is_remembered_is_bounded() -> None:
         (["http://one.example:7001 http://evil.example"], 400),
     ],
 )
-def test_an_origin_is_that_of_the_replica_or_is_refused(origins: list[str], status: int) -> None:
+def test_an_origin_other_than_the_replica_is_refused(origins: list[str], status: int) -> None:
     if not status:
         check_origin(origins, "one.example:7001")
         return

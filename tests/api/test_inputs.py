@@ -88,7 +88,7 @@ async def test_a_large_piece_waits_for_its_turn_among_heavy_calls(one: Any, monk
     assert len((await waiting).json["inputs"]) == 3
 
 
-async def test_what_is_asked_wrongly_is_refused(one: Any) -> None:
+async def test_invalid_queries_are_refused(one: Any) -> None:
     workflow, incarnation, fence = await joined(one)
     await one.register("a2", instance="j" * 8)
     for path, status, word in (
@@ -123,7 +123,7 @@ async def test_what_is_asked_wrongly_is_refused(one: Any) -> None:
     assert (await one.get(path_of(fence))).status == 409
 
 
-async def test_every_replica_gives_them_out_and_none_passes_the_request_on(trio: Any) -> None:
+async def test_every_replica_gives_out_inputs_and_none_forwards_the_request(trio: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
     _, _, fence = await joined(leader)
@@ -136,6 +136,6 @@ async def test_every_replica_gives_them_out_and_none_passes_the_request_on(trio:
         assert (ahead.status, ahead.word) == (503, "behind")
 
 
-async def test_the_token_is_asked_for(serve: Any) -> None:
+async def test_the_token_is_needed(serve: Any) -> None:
     served = await serve(token="t" * 32)
     assert (await served.get(path_of(1))).status == 401

@@ -56,7 +56,7 @@ def commands_of(one: Any) -> list[str]:
 # --- through the API
 
 
-async def test_it_is_taken_in(replica: Any) -> None:
+async def test_a_large_document_is_submitted(replica: Any) -> None:
     seen = commands_of(replica)
     answer = await replica.post("/v1/workflows", document(priority=70), headers=keyed("k"))
     assert answer.status == 201
@@ -75,7 +75,7 @@ async def test_it_is_taken_in(replica: Any) -> None:
     assert (await replica.get("/v1/ledger/verify")).json["ok"]
 
 
-async def test_a_key_means_the_same_on_both_roads(replica: Any, monkeypatch: Any) -> None:
+async def test_an_idempotency_key_means_the_same_on_both_paths(replica: Any, monkeypatch: Any) -> None:
     """The limit from which on a document is a large one may differ between a request and its repetition."""
     first = await replica.post("/v1/workflows", document(), headers=keyed("k"))
     second = await replica.post("/v1/workflows", document(), headers=keyed("k"))
@@ -84,7 +84,7 @@ async def test_a_key_means_the_same_on_both_roads(replica: Any, monkeypatch: Any
     assert first.json["id"] == second.json["id"] == third.json["id"]
 
 
-async def test_faults_are_named(replica: Any) -> None:
+async def test_faults_of_a_large_document_are_named(replica: Any) -> None:
     tasks = document()["tasks"]
     tasks[3]["needs"] = ["nobody"]
     tasks[4]["retrys"] = 1
@@ -95,12 +95,12 @@ async def test_faults_are_named(replica: Any) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[" * 100_000, b"{" + b" " * 40_000, b'{"a": 1e400}' + b" " * 40_000])
-async def test_what_is_no_document(replica: Any, raw: bytes) -> None:
+async def test_invalid_large_documents_are_refused(replica: Any, raw: bytes) -> None:
     answer = await replica.post("/v1/workflows", raw=raw)
     assert (answer.status, answer.word) == (400, "invalid-document")
 
 
-async def test_limits_are_named(replica: Any, monkeypatch: Any) -> None:
+async def test_limits_of_a_large_document_are_named(replica: Any, monkeypatch: Any) -> None:
     answer = await replica.post("/v1/workflows", document(limits.TASKS_PER_WORKFLOW_MAX + 1))
     assert (answer.status, answer.word, answer.json["limit"]) == (413, "too-large", limits.TASKS_PER_WORKFLOW_MAX)
     monkeypatch.setattr(limits, "LIVE_TASKS_MAX", COUNT - 1)
@@ -108,7 +108,7 @@ async def test_limits_are_named(replica: Any, monkeypatch: Any) -> None:
     assert (answer.status, answer.word, answer.json["limit"]) == (413, "too-large", COUNT - 1)
 
 
-async def test_the_same_request_twice_at_once(replica: Any) -> None:
+async def test_the_same_large_submission_twice_at_once(replica: Any) -> None:
     seen = commands_of(replica)
     answers = await asyncio.gather(
         *(replica.post("/v1/workflows", document(), headers=keyed(key)) for key in ("k", "k", "other"))
@@ -118,7 +118,7 @@ async def test_the_same_request_twice_at_once(replica: Any) -> None:
     assert seen.count("BeginWorkflow") == 2
 
 
-async def test_the_line_is_bounded(replica: Any, monkeypatch: Any) -> None:
+async def test_the_number_of_large_submissions_is_bounded(replica: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(large_submissions, "SUBMISSIONS_MAX", 0)
     answer = await replica.post("/v1/workflows", document())
     assert (answer.status, answer.word) == (429, "queue-full")
@@ -149,13 +149,13 @@ async def leave(one: Any, headers: dict[str, str]) -> None:
     one.replica.log.submit = submit
 
 
-async def test_without_a_key_it_ends_with_its_client(replica: Any) -> None:
+async def test_without_a_key_a_large_submission_ends_with_its_client(replica: Any) -> None:
     await leave(replica, {})
     await replica.until(lambda: not replica.replica.machine.state.uploads)
     assert replica.replica.machine.state.workflows == {}
 
 
-async def test_with_a_key_it_goes_on_and_the_next_request_gets_the_answer(replica: Any) -> None:
+async def test_with_a_key_a_large_submission_continues_and_the_next_request_gets_the_answer(replica: Any) -> None:
     seen = commands_of(replica)
     await leave(replica, keyed("k"))
     answer = await replica.post("/v1/workflows", document(), headers=keyed("k"))
@@ -164,7 +164,7 @@ async def test_with_a_key_it_goes_on_and_the_next_request_gets_the_answer(replic
     assert seen.count("BeginWorkflow") == 1
 
 
-async def test_leadership_that_comes_back_in_time(replica: Any) -> None:
+async def test_leadership_that_returns_while_a_large_document_is_read(replica: Any) -> None:
     """The request waits for a leader, and begins anew."""
     submit = replica.replica.log.submit
     lost: list[int] = []
@@ -183,7 +183,7 @@ async def test_leadership_that_comes_back_in_time(replica: Any) -> None:
     assert len(replica.replica.machine.state.workflows) == 1
 
 
-async def test_leadership_lost_while_it_is_read(replica: Any, monkeypatch: Any) -> None:
+async def test_leadership_lost_while_a_large_document_is_read(replica: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("raftflow.api.dispatch.leader_wait.LEADER_WAIT_S", 0.0)
     read = DocumentReader.pieces_of
 
@@ -234,7 +234,7 @@ async def reader() -> AsyncIterator[DocumentReader]:
 BODY = msgspec.json.encode(document(20))
 
 
-async def test_it_is_kept_and_ends_when_nothing_comes(reader: DocumentReader) -> None:
+async def test_the_document_process_is_kept_and_ends_when_idle(reader: DocumentReader) -> None:
     assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
     pid = reader.pid
     assert pid is not None
@@ -249,7 +249,7 @@ async def test_it_is_kept_and_ends_when_nothing_comes(reader: DocumentReader) ->
     assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
 
 
-async def test_one_that_died_meanwhile_is_replaced_at_once(reader: DocumentReader) -> None:
+async def test_a_document_process_that_died_meanwhile_is_replaced_at_once(reader: DocumentReader) -> None:
     await reader.pieces_of(BODY, "r", {})
     process = reader._process
     assert process is not None
@@ -258,7 +258,7 @@ async def test_one_that_died_meanwhile_is_replaced_at_once(reader: DocumentReade
     assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
 
 
-async def test_a_read_that_takes_too_long_or_is_given_up_ends_the_process(reader: DocumentReader) -> None:
+async def test_a_document_read_that_takes_too_long_or_is_cancelled_ends_the_process(reader: DocumentReader) -> None:
     await reader.pieces_of(BODY, "r", {})
     pid = reader.pid
     assert pid is not None
@@ -280,7 +280,7 @@ async def test_a_read_that_takes_too_long_or_is_given_up_ends_the_process(reader
     assert isinstance(await reader.pieces_of(BODY, "r", {}), WorkflowSubmission)
 
 
-async def test_one_that_cannot_be_started(reader: DocumentReader, monkeypatch: Any) -> None:
+async def test_a_document_process_that_cannot_start_is_reported(reader: DocumentReader, monkeypatch: Any) -> None:
     monkeypatch.setattr(helpers.sys, "executable", "/nowhere/python")
     with pytest.raises(ReaderFailedError):
         await reader.pieces_of(BODY, "r", {})
@@ -289,7 +289,7 @@ async def test_one_that_cannot_be_started(reader: DocumentReader, monkeypatch: A
         await reader.pieces_of(BODY, "r", {})
 
 
-def test_answers_of_the_process() -> None:
+def test_the_document_worker_answers_in_pieces_or_whole() -> None:
     ask = Ask(BODY, "r", {"true": 5_000})
     head, *pieces = document_worker.answer(ask)
     assert isinstance(head, Head) and head.pieces == len(pieces) == 1
@@ -298,17 +298,17 @@ def test_answers_of_the_process() -> None:
     assert max(task.rank for task in tasks) == 25_000, "by what was learnt"
 
 
-def test_faults_that_only_show_when_it_is_stored(monkeypatch: Any) -> None:
+def test_faults_found_after_reading_a_large_document_are_named(monkeypatch: Any) -> None:
     def deep(_document: object) -> Any:
         raise RecursionError
 
     monkeypatch.setattr(document_worker, "normalize", deep)
     assert list(document_worker.answer(Ask(b"{}", "", {}))) == [Fault("the workflow document is nested too deeply")]
 
-    def large_submissions(_document: object) -> Any:
+    def large(_document: object) -> Any:
         task = c.TaskSpec(id="a", program=CommandLine(("x",)), retries=2**70)
         return c.WorkflowSpec(name="w", tasks=(task,))
 
-    monkeypatch.setattr(document_worker, "normalize", large_submissions)
+    monkeypatch.setattr(document_worker, "normalize", large)
     (fault,) = document_worker.answer(Ask(b"{}", "", {}))
     assert isinstance(fault, Fault) and "cannot be stored" in fault.message

@@ -84,7 +84,7 @@ async def test_half_open_handshakes_count_and_end(
     assert await ask(door, trusting) == 200
 
 
-async def test_what_is_no_handshake_is_closed_at_once(tls_door: Any) -> None:
+async def test_a_connection_without_a_tls_handshake_is_closed_at_once(tls_door: Any) -> None:
     door, trusting, until = tls_door
     for data in (
         b"GET / HTTP/1.1\r\n\r\n",
@@ -143,7 +143,7 @@ async def test_without_descriptors_the_port_stays_bound_and_the_loop_rests(
         sock.close()
 
 
-async def test_many_silent_connections_keep_nobody_out(one: Any) -> None:
+async def test_many_silent_connections_do_not_keep_others_out(one: Any) -> None:
     one.server.admission.set_connections_max(10)
     sockets = dial(one.server, 100)
     halves = dial(one.server, 20, b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n")
@@ -164,7 +164,7 @@ async def test_many_silent_connections_keep_nobody_out(one: Any) -> None:
         sock.close()
 
 
-async def test_a_client_that_never_reads_is_given_up(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_whose_client_never_reads_is_closed(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gated_connection, "UNREAD_S", 0.2)
     for number in range(100):
         await one.submit({"id": "t", "command": ["true"]}, name=f"w{number}-{'x' * 80}")
@@ -226,7 +226,7 @@ def test_the_limit_is_raised_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch) 
     assert descriptors.open_now() > 3
 
 
-def test_an_answer_to_a_connection_that_is_gone_is_no_complaint(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_to_a_closed_connection_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """It would be the last line of a replica that stops, in place of the reason."""
     log = _http_log()
     for reason in ("unable to perform operation on <TCPTransport closed=True>; the handler is closed", "a fault"):

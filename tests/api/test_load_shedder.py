@@ -44,7 +44,7 @@ async def turns_of(shedder: LoadShedder, steps: int, line: QueueClass, cost_s: f
     return [count for count in taken if count]
 
 
-async def test_a_turn_has_room_for_so_many_steps_and_no_more() -> None:
+async def test_the_steps_of_a_turn_are_bounded() -> None:
     clock = Clock()
     shedder = LoadShedder(clock)
     assert all(shedder.try_enter(QueueClass.ORDINARY) for _ in range(STEPS_MAX))
@@ -63,7 +63,7 @@ async def test_turns_that_take_long_get_fewer_steps_and_recover() -> None:
     assert shedder.longest_s >= 0.003 * STEPS_MIN
 
 
-async def test_nobody_waits_behind_all_of_another_kind() -> None:
+async def test_no_step_waits_behind_all_steps_of_another_class() -> None:
     shedder = LoadShedder(Clock())
     order: list[QueueClass] = []
     for line in (QueueClass.REFUSED, QueueClass.ORDINARY, QueueClass.FAST_PATH):
@@ -77,7 +77,7 @@ async def test_nobody_waits_behind_all_of_another_kind() -> None:
     )
 
 
-async def test_without_a_line_nobody_waits_and_nothing_goes_on_turning() -> None:
+async def test_with_empty_queues_nothing_waits_and_no_turn_is_scheduled() -> None:
     shedder = LoadShedder(Clock())
     await asyncio.wait_for(shedder.enter(QueueClass.ORDINARY), 1)
     await passes()
@@ -85,7 +85,7 @@ async def test_without_a_line_nobody_waits_and_nothing_goes_on_turning() -> None
     assert shedder.waiting == 0
 
 
-async def test_a_full_line_refuses_and_whoever_goes_away_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_refuses_and_cancelled_steps_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.WAITING_MAX, QueueClass.ORDINARY, 3)
     shedder = LoadShedder(Clock())
     monkeypatch.setattr(shedder, "_schedule_turn", lambda: None)
@@ -130,7 +130,7 @@ async def test_heavy_calls_run_one_at_a_time_and_leave_the_loop_between_them(mon
     assert log[2][1] - log[1][1] >= 0.015, "as long as it took is left to the others"
 
 
-async def test_verifications_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_verifications_at_one_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONG_WAITING_MAX", 1)
     shedder = LoadShedder(Clock())
     async with shedder.long():
@@ -162,7 +162,7 @@ async def test_a_call_waits_for_its_turn_and_is_told_when_too_many_do(
     assert "\nraftflow_requests_waiting 0\n" in metrics
 
 
-async def test_what_will_be_refused_waits_in_a_line_of_its_own(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_requests_wait_in_their_own_queue(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = await serve(token="0123456789abcdef")
     lines: list[QueueClass] = []
     monkeypatch.setattr(one.server.admission.shedder, "try_enter", lambda line: lines.append(line) or True)

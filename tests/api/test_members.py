@@ -54,7 +54,7 @@ async def test_the_named_replica_gets_it_though_another_one_was_faster(trio: Any
     assert (await cluster.leader()) is target
 
 
-async def test_transfers_that_cannot_be(trio: Any, one: Any) -> None:
+async def test_impossible_transfers_are_refused(trio: Any, one: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
     assert (await leader.post("/v1/members/transfer", {"to": "n9"})).word == "not-found"
@@ -85,7 +85,7 @@ async def test_the_answer_after_a_change_names_the_new_member(trio: Any, monkeyp
     assert workflow.headers["X-Raftflow-Peers"] == f"{before},http://127.0.0.1:2"
 
 
-async def test_changes_that_cannot_be(trio: Any, one: Any) -> None:
+async def test_impossible_member_changes_are_refused(trio: Any, one: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
     follower = cluster.followers()[0]

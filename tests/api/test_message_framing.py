@@ -124,7 +124,7 @@ ODD: dict[str, tuple[Callable[[bytes], bytes], int]] = {
 }
 
 
-async def test_bytes_that_are_odd_are_judged_alike_both_ways(one: Any) -> None:
+async def test_odd_bytes_are_judged_alike_on_both_paths(one: Any) -> None:
     wrong = []
     for name, (change, status) in ODD.items():
         for lines in (b"", OTHER_WAY):
@@ -134,7 +134,7 @@ async def test_bytes_that_are_odd_are_judged_alike_both_ways(one: Any) -> None:
             elif status >= 400:
                 assert b"application/problem+json" in answer, (name, answer)
     assert not wrong
-    assert one.server.fast_path.taken >= 2, "the lane takes what is right"
+    assert one.server.fast_path.taken >= 2, "the fast path takes valid requests"
 
 
 async def test_connect_is_refused_and_closed(one: Any) -> None:
@@ -148,7 +148,7 @@ async def test_connect_is_refused_and_closed(one: Any) -> None:
     assert not one.replica.machine.state.workflows
 
 
-async def test_nothing_that_follows_a_change_of_protocol_is_a_request(one: Any) -> None:
+async def test_nothing_after_a_change_of_protocol_is_a_request(one: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n" + request())
@@ -180,7 +180,7 @@ async def test_a_compressed_body_is_refused_before_it_is_read(serve: Any, path: 
             assert b"connection: close" in answer.lower()
 
 
-async def test_a_bomb_costs_no_turn_of_the_loop(one: Any) -> None:
+async def test_a_compressed_bomb_does_not_block_the_loop(one: Any) -> None:
     body = bomb()
     head = b"POST /v1/workflows HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
@@ -285,7 +285,7 @@ async def test_a_flood_of_tiny_requests_on_one_connection_takes_turns(one: Any) 
     assert one.server.admission.shedder.longest_s < 0.1
 
 
-async def test_a_client_that_waits_for_leave_gets_it_only_for_a_body_that_is_read(one: Any) -> None:
+async def test_100_continue_is_sent_only_for_a_body_that_is_read(one: Any) -> None:
     expects = b"Expect: 100-continue\r\n"
     head, body = request(expects).split(b"\r\n\r\n", 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)

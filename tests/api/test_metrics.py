@@ -30,7 +30,7 @@ def values(page: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-async def test_promtool_finds_nothing_to_say(trio: Any) -> None:
+async def test_promtool_accepts_the_metrics(trio: Any) -> None:
     promtool = tools("promtool") / "promtool"
     cluster = await trio()
     leader = await cluster.leader()
@@ -45,7 +45,7 @@ async def test_promtool_finds_nothing_to_say(trio: Any) -> None:
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-async def test_every_family_has_help_and_a_type_and_stands_in_the_table(trio: Any) -> None:
+async def test_every_metric_has_help_and_a_type_and_is_in_the_table(trio: Any) -> None:
     cluster = await trio()
     await cluster.leader()
     page = await page_of(cluster.followers()[0])
@@ -63,7 +63,7 @@ async def test_every_family_has_help_and_a_type_and_stands_in_the_table(trio: An
         assert set(re.findall(r'(\w+)="', inside)) - {"le"} == labels.get(name, labels.get(family)), name
 
 
-async def test_they_tell_of_process_build_disk_and_log(trio: Any) -> None:
+async def test_metrics_cover_process_build_disk_and_log(trio: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
     seen = values(await page_of(leader))
@@ -91,7 +91,7 @@ async def test_syncs_are_counted_by_those_who_make_them(trio: Any) -> None:
     assert values(await page_of(leader))["raftflow_sync_seconds_count"] > before
 
 
-async def test_requests_are_counted_on_both_ways_by_operation_and_status(one: Any) -> None:
+async def test_requests_of_both_paths_are_counted_by_operation_and_status(one: Any) -> None:
     workflow = await one.submit(WORK)
     incarnation = await one.register()
     await one.poll(incarnation=incarnation, seq=1)
@@ -115,7 +115,7 @@ async def test_requests_are_counted_on_both_ways_by_operation_and_status(one: An
     assert {route for _, route in [operation for operation, _ in one.server.admission.figures.requests]} <= known
 
 
-async def test_the_lane_counts_what_it_answers(one: Any) -> None:
+async def test_the_fast_path_counts_its_answers(one: Any) -> None:
     from tests.api.test_fast_path import poll, wire_to
 
     incarnation = await one.register()
@@ -169,7 +169,7 @@ def test_labels_are_escaped_and_buckets_add_up() -> None:
     ]
 
 
-def test_counting_a_request_costs_next_to_nothing() -> None:
+def test_counting_a_request_is_cheap() -> None:
     figures, operation = RequestCounts(), ("POST", "/v1/agents/{id}/poll")
     began_s = time.thread_time()
     for _ in range(10_000):

@@ -79,7 +79,7 @@ async def test_the_body_of_a_submission_is_a_workflow_document(one: Any) -> None
     assert not validator.is_valid({**good, "tasks": [{"id": "t", "command": "true"}]})
 
 
-async def test_generators_of_clients_find_nothing_that_they_do_not_know(one: Any) -> None:
+async def test_the_description_uses_only_what_client_generators_know(one: Any) -> None:
     """Seen: a property with a default is taken for one that must be sent, and `items: false` for no schema at all."""
     document = (await one.get("/v1/openapi.json")).json
     text = msgspec.json.encode(document).decode()

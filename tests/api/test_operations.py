@@ -70,7 +70,7 @@ def names_used_in(files: tuple[str, ...]) -> set[str]:
 
 
 @pytest.mark.parametrize("used_by", CALLERS, ids=lambda used_by: used_by.value)
-def test_every_operation_is_called_by_those_for_whom_it_is(used_by: UsedBy) -> None:
+def test_every_operation_has_a_caller_in_the_client_or_the_agent(used_by: UsedBy) -> None:
     called = names_used_in(CALLERS[used_by])
     expected = {name for name, operation in declared().items() if operation.used_by is used_by}
     assert expected - called == set()

@@ -29,7 +29,7 @@ async def test_a_broken_document_names_each_fault_with_its_path(one: Any) -> Non
     assert (await one.get("/v1/workflows")).json["workflows"] == []
 
 
-async def test_a_cycle_is_refused(one: Any) -> None:
+async def test_a_workflow_with_a_cycle_is_refused(one: Any) -> None:
     tasks = [{"id": "a", "needs": ["b"], "command": ["x"]}, {"id": "b", "needs": ["a"], "command": ["x"]}]
     answer = await one.post("/v1/workflows", {"name": "w", "tasks": tasks})
     assert answer.word == "invalid-document"
@@ -40,7 +40,7 @@ async def test_a_cycle_is_refused(one: Any) -> None:
     "raw",
     [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 5000, b"null", b"3", b'"text"', b'{"name": "\\ud800"}'],
 )
-async def test_bodies_that_are_no_document(one: Any, raw: bytes) -> None:
+async def test_bodies_that_are_not_documents_are_refused(one: Any, raw: bytes) -> None:
     answer = await one.post("/v1/workflows", raw=raw)
     assert (answer.status, answer.word) == (400, "invalid-document")
 
@@ -71,14 +71,16 @@ async def test_bodies_that_are_no_document(one: Any, raw: bytes) -> None:
         ("GET", "/v1/status?stale", 400, "invalid-document"),
     ],
 )
-async def test_wrong_addresses(one: Any, method: str, path: str, status: int, word: str) -> None:
+async def test_invalid_addresses_of_members_are_refused(
+    one: Any, method: str, path: str, status: int, word: str
+) -> None:
     answer = await one.call(method, path)
     assert (answer.status, answer.word) == (status, word)
     assert answer.headers["X-Raftflow-Leader"] == "n1"
     assert answer.json["detail"]
 
 
-async def test_conflicts(one: Any) -> None:
+async def test_conflicts_are_answered_with_409(one: Any) -> None:
     workflow = await one.submit(WORK)
     answer = await one.post(f"/v1/workflows/{workflow}/retry")
     assert (answer.status, answer.word) == (409, "conflict")
@@ -108,7 +110,7 @@ async def test_an_idempotency_key_is_honoured_and_not_shared(one: Any) -> None:
         assert (paused.status, paused.json["state"]) == (200, "paused")
 
 
-async def test_stale_incarnations_and_reports(one: Any) -> None:
+async def test_stale_incarnations_and_reports_are_refused(one: Any) -> None:
     workflow = await one.submit(WORK)
     old = await one.register(instance="1" * 8)
     fence = (await one.poll(incarnation=old, seq=1, wait_ms=1000)).json["assign"][0]["fence"]
@@ -138,13 +140,13 @@ async def test_stale_incarnations_and_reports(one: Any) -> None:
         {"incarnation": 1, "seq": 1, "ends": [{"fence": 1, "workflow_id": "w", "task_id": "t", "outcome": "lost"}]},
     ],
 )
-async def test_wrong_polls(one: Any, fields: dict[str, Any]) -> None:
+async def test_invalid_polls_are_refused(one: Any, fields: dict[str, Any]) -> None:
     await one.register()
     answer = await one.poll(**fields)
     assert (answer.status, answer.word) == (400, "invalid-document")
 
 
-async def test_numbers_beyond_what_the_log_can_hold(one: Any) -> None:
+async def test_numbers_that_the_log_cannot_hold_are_refused(one: Any) -> None:
     incarnation = await one.register()
     end = {"fence": 1, "workflow_id": "w", "task_id": "t", "outcome": "failed"}
     answer = await one.poll(incarnation=incarnation, seq=1, ends=[{**end, "exit_code": 2**70}])
@@ -162,7 +164,7 @@ async def test_numbers_beyond_what_the_log_can_hold(one: Any) -> None:
     "resources",
     [{"cpu": -1}, {"cpu": "many"}, {"memory": "8 elephants"}, {f"r{n}": 1 for n in range(100)}, {"cpu": 1e300}],
 )
-async def test_wrong_agents(one: Any, resources: dict[str, Any]) -> None:
+async def test_invalid_registrations_are_refused(one: Any, resources: dict[str, Any]) -> None:
     body = {"name": "a1", "instance": "i" * 8, "resources": resources}
     answer = await one.post("/v1/agents", body)
     assert (answer.status, answer.word) == (400, "invalid-document")
@@ -170,7 +172,7 @@ async def test_wrong_agents(one: Any, resources: dict[str, Any]) -> None:
     assert (await one.get("/v1/agents")).json == {"agents": []}
 
 
-async def test_an_agent_with_a_bad_name(one: Any) -> None:
+async def test_an_agent_with_an_invalid_name_is_refused(one: Any) -> None:
     answer = await one.post("/v1/agents", {"name": "a b", "instance": "i" * 8, "resources": {}})
     assert (answer.status, answer.word) == (400, "invalid-document")
 
@@ -193,7 +195,7 @@ async def test_bodies_are_bounded(serve: Any) -> None:
     assert answer.status == 413
 
 
-async def test_a_body_that_never_ends(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_ends_is_refused(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(
@@ -204,7 +206,7 @@ async def test_a_body_that_never_ends(one: Any, monkeypatch: pytest.MonkeyPatch)
     writer.close()
 
 
-async def test_what_is_no_http_is_told_of_seldom(one: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_not_http_is_logged_rarely(one: Any, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(20):
         reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -218,7 +220,7 @@ async def test_what_is_no_http_is_told_of_seldom(one: Any, caplog: pytest.LogCap
     assert told[0].exc_info is None
 
 
-async def test_a_connection_that_says_nothing_is_closed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_connection_is_closed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_TIMEOUT_S", 0.1)
     monkeypatch.setattr(gated_connection, "SILENT_S", 0.1)
     one = await serve()
@@ -246,7 +248,7 @@ async def test_connections_are_bounded(serve: Any) -> None:
     third.close()
 
 
-async def test_media_types_and_other_sites(one: Any) -> None:
+async def test_wrong_media_types_and_pages_of_other_sites_are_refused(one: Any) -> None:
     answer = await one.post("/v1/workflows", DOCUMENT, headers={"Content-Type": "text/plain"})
     assert (answer.status, answer.word) == (415, "unsupported-media-type")
     workflow = await one.submit(WORK)
@@ -257,7 +259,7 @@ async def test_media_types_and_other_sites(one: Any) -> None:
     assert answer.status == 200
 
 
-async def test_tokens(serve: Any) -> None:
+async def test_requests_without_the_token_are_refused(serve: Any) -> None:
     one = await serve(token="t" * 20)
     for path in ("/v1/status", "/v1/workflows", "/metrics", "/v1/openapi.json", "/nothing"):
         answer = await one.get(path)
@@ -270,7 +272,7 @@ async def test_tokens(serve: Any) -> None:
     assert (await one.get("/readyz")).status == 200
 
 
-async def test_a_full_queue(serve: Any) -> None:
+async def test_a_full_queue_is_answered_with_429(serve: Any) -> None:
     one = await serve(limits=Limits(submissions_in_flight=1))
     one.replica.submitter._bounded = 1
     answer = await one.post("/v1/workflows", DOCUMENT)
@@ -279,7 +281,7 @@ async def test_a_full_queue(serve: Any) -> None:
     assert (await one.post("/v1/workflows", DOCUMENT)).status == 201
 
 
-async def test_an_unknown_outcome(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_outcome_is_answered_with_503_and_advice(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def lost(entry: bytes, timeout_s: float) -> Any:
         return Unknown("timeout")
 
@@ -289,7 +291,7 @@ async def test_an_unknown_outcome(one: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert "same Idempotency-Key" in answer.json["detail"]
 
 
-async def test_no_leader(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_leader_the_answer_is_503(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raftflow.api.dispatch.leader_wait.LEADER_WAIT_S", 0.05)
     one = await serve()
     workflow = await one.submit(WORK)
@@ -314,7 +316,7 @@ async def test_an_election_is_waited_for(one: Any) -> None:
     assert (await asking).status == 201
 
 
-async def test_a_bug_shows_no_inside(one: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+async def test_an_internal_error_reveals_no_details(one: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     def broken() -> Any:
         raise KeyError("inside")
 
@@ -327,7 +329,7 @@ async def test_a_bug_shows_no_inside(one: Any, monkeypatch: pytest.MonkeyPatch, 
     assert (await one.get("/healthz")).status == 500
 
 
-async def test_request_ids(one: Any) -> None:
+async def test_request_ids_are_returned_or_made(one: Any) -> None:
     answer = await one.get("/healthz", headers={"X-Request-Id": "mine-1"})
     assert answer.headers["X-Request-Id"] == "mine-1"
     made = (await one.get("/healthz", headers={"X-Request-Id": "not good\t!"})).headers["X-Request-Id"]
@@ -365,7 +367,9 @@ async def test_a_read_that_no_majority_confirms_is_not_answered(one: Any, monkey
         assert (await one.get(path + "?stale")).status == 200
 
 
-async def test_two_replicas_that_take_each_other_for_the_leader(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_replicas_that_name_each_other_as_leader_end_with_503(
+    one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request takes one hop and ends; here the replica even sends it to itself."""
     assert (await one.get("/v1/workflows")).status == 200, "what a new leader does first is done"
     one.replica.log.lose_leadership()

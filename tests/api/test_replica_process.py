@@ -94,7 +94,7 @@ async def fetch(url: str, method: str = "GET", body: Any = None) -> Any:
                 await asyncio.sleep(0.02)
 
 
-async def test_it_serves_and_stops_and_remembers(launch: Any, ports: list[int]) -> None:
+async def test_a_replica_serves_stops_and_remembers(launch: Any, ports: list[int]) -> None:
     url = f"http://127.0.0.1:{ports[1]}"
     process = await launch(document(ports))
     made = await fetch(f"{url}/v1/workflows", "POST", {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]})
@@ -115,7 +115,7 @@ async def test_it_serves_and_stops_and_remembers(launch: Any, ports: list[int]) 
     assert (await process.end())[0] == 0
 
 
-async def test_a_held_poll_does_not_hold_up_the_end(launch: Any, ports: list[int]) -> None:
+async def test_a_held_poll_does_not_delay_the_shutdown(launch: Any, ports: list[int]) -> None:
     url = f"http://127.0.0.1:{ports[1]}"
     process = await launch(document(ports))
     agent = {"name": "a1", "instance": "i" * 8, "resources": {"cpu": 1}}
@@ -137,7 +137,7 @@ os.fdatasync = fails
 
 
 @pytest.mark.parametrize(("error", "code"), [("ENOSPC", 1), ("EROFS", 1), ("EIO", 1), ("EACCES", 2)])
-async def test_a_disk_that_fails_at_the_start_is_no_wrong_configuration(
+async def test_a_disk_failure_at_the_start_is_not_a_configuration_error(
     launch: Any, ports: list[int], error: str, code: int
 ) -> None:
     process = await launch(document(ports), before=FAILING_SYNC.format(error))
@@ -147,7 +147,7 @@ async def test_a_disk_that_fails_at_the_start_is_no_wrong_configuration(
     assert "Traceback" not in err
 
 
-async def test_another_clusters_data_is_refused(launch: Any, ports: list[int], tmp_path: Path) -> None:
+async def test_data_of_another_cluster_is_refused(launch: Any, ports: list[int], tmp_path: Path) -> None:
     process = await launch(document(ports))
     await fetch(f"http://127.0.0.1:{ports[1]}/healthz")
     second = await launch(document([ports[0], ports[1]]), "second")
@@ -162,7 +162,7 @@ async def test_another_clusters_data_is_refused(launch: Any, ports: list[int], t
     assert "Traceback" not in err
 
 
-async def test_a_port_that_is_taken(launch: Any, ports: list[int]) -> None:
+async def test_a_port_in_use_is_refused_at_the_start(launch: Any, ports: list[int]) -> None:
     server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", ports[1])
     process = await launch(document(ports))
     code, _, err = await process.end()

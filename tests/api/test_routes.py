@@ -22,7 +22,7 @@ async def test_workflows_are_listed_newest_first_in_pages(one: Any) -> None:
     assert [view["id"] for view in (await one.get("/v1/workflows?state=cancelled")).json["workflows"]] == ids[:1]
 
 
-async def test_control_of_a_workflow(one: Any) -> None:
+async def test_a_workflow_is_paused_resumed_cancelled_and_retried(one: Any) -> None:
     answer = await one.post("/v1/workflows", {"name": "w", "tasks": [WORK]})
     assert answer.headers["Location"] == f"/v1/workflows/{answer.json['id']}"
     assert "no agent" in " ".join(answer.json["warnings"])
@@ -59,7 +59,7 @@ async def test_a_read_does_not_wait_for_longer_than_it_says(one: Any) -> None:
     assert (await one.get("/v1/workflows/wf-none?wait_ms=10000")).status == 404
 
 
-async def test_what_another_replica_passed_on_is_not_held(one: Any) -> None:
+async def test_a_forwarded_read_is_not_held(one: Any) -> None:
     path = f"/v1/workflows/{await one.submit(WORK)}"
     async with asyncio.timeout(5):
         answer = await one.get(f"{path}?wait_ms=10000", headers={"X-Raftflow-Forwarded": "127.0.0.1"})
@@ -84,7 +84,7 @@ async def test_tasks_are_shown_and_explained(one: Any) -> None:
     assert explanation["waits_for"] == ["a"]
 
 
-async def test_agents_and_the_ledger(one: Any) -> None:
+async def test_agents_and_the_ledger_are_shown(one: Any) -> None:
     body = {"name": "a1", "instance": "i" * 8, "resources": {"cpu": 1.5, "memory": "1GiB", "gpu": 1}, "pid": 42}
     answer = await one.post("/v1/agents", {**body, "version": "0.1", "labels": {"zone": "x"}})
     assert answer.json == {
@@ -117,7 +117,7 @@ async def test_agents_and_the_ledger(one: Any) -> None:
     assert (await one.post("/v1/agents/a1/resume")).json["state"] == "up"
 
 
-async def test_output_of_an_attempt(one: Any) -> None:
+async def test_output_of_an_attempt_is_fetched_from_its_agent(one: Any) -> None:
     workflow = await one.submit(WORK)
     incarnation = await one.register()
     fence = (await one.poll(incarnation=incarnation, seq=1, wait_ms=500)).json["assign"][0]["fence"]
@@ -145,7 +145,7 @@ async def test_output_of_an_attempt(one: Any) -> None:
     }
 
 
-async def test_output_that_an_agent_cannot_give(one: Any) -> None:
+async def test_output_that_an_agent_cannot_give_is_refused(one: Any) -> None:
     workflow = await one.submit(WORK)
     incarnation = await one.register()
     await one.poll(incarnation=incarnation, seq=1, wait_ms=500)
@@ -175,7 +175,7 @@ async def test_the_audit_is_listed_and_verified(one: Any) -> None:
     assert (ledger["ok"], ledger["problems"], ledger["replica"]) == (True, [], "n1")
 
 
-async def test_status_health_and_figures(one: Any) -> None:
+async def test_status_health_and_metrics_are_answered(one: Any) -> None:
     await one.submit(WORK)
     status = (await one.get("/v1/status")).json
     assert (status["name"], status["role"], status["leader"], status["ready"]) == ("n1", "leader", "n1", True)

@@ -13,7 +13,7 @@ from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
 SOON_S = 5.0
 
 
-async def test_every_replica_says_who_leads(trio: Any) -> None:
+async def test_every_replica_names_the_leader(trio: Any) -> None:
     cluster = await trio()
     leader = await cluster.leader()
     term = leader.replica.log.stamp().term
@@ -35,7 +35,7 @@ async def test_the_question_is_held_until_leadership_moves(trio: Any) -> None:
     everybody = [leader, *cluster.followers()]
     for one in everybody:
         await one.until(lambda one=one: one.replica.cluster.leader_notice().leader is not None)
-    lane = sum(one.server.fast_path.taken for one in everybody)
+    before = sum(one.server.fast_path.taken for one in everybody)
     asked = [asyncio.ensure_future(one.get(f"/v1/leader?term={term}&wait_ms=30000")) for one in everybody]
     for one in everybody:
         await one.until(lambda one=one: one.replica.news.count == 1)
@@ -44,15 +44,15 @@ async def test_the_question_is_held_until_leadership_moves(trio: Any) -> None:
         told = [(await answer).json for answer in asked]
     assert {answer["term"] > term for answer in told} == {True}
     assert {answer["leader"] for answer in told} != {leader.config.name}
-    assert sum(one.server.fast_path.taken for one in everybody) == lane + len(everybody)
+    assert sum(one.server.fast_path.taken for one in everybody) == before + len(everybody)
 
 
 @pytest.mark.parametrize("query", [f"wait_ms={int(HOLD_MAX_S * 1000) + 1}", "term=-1", "terms=1", "term=1&term=2"])
-async def test_odd_questions_are_refused(one: Any, query: str) -> None:
+async def test_invalid_questions_about_the_leader_are_refused(one: Any, query: str) -> None:
     assert (await one.get(f"/v1/leader?{query}")).word == "invalid-document"
 
 
-async def test_the_lane_answers_what_agents_ask(one: Any) -> None:
+async def test_the_fast_path_answers_who_leads(one: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     for term, wait_ms in ((0, 30_000), (10**6, 10), (0, 0)):
         writer.write(
@@ -72,7 +72,7 @@ async def test_the_lane_answers_what_agents_ask(one: Any) -> None:
     writer.close()
 
 
-async def test_the_lane_wants_the_token(serve: Any) -> None:
+async def test_the_fast_path_needs_the_token(serve: Any) -> None:
     one = await serve(token="t" * 20)
     reader, writer = await asyncio.open_connection("127.0.0.1", one.server.port)
     writer.write(b"GET /v1/leader?term=0&wait_ms=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -103,7 +103,7 @@ class Silent:
 
 
 @pytest.mark.parametrize("kind", ["read", "write with a key", "write without one"])
-async def test_a_call_that_was_passed_on_goes_to_the_next_leader(
+async def test_a_forwarded_call_goes_to_the_next_leader(
     trio: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     cluster = await trio()

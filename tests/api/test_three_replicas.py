@@ -60,7 +60,7 @@ async def test_a_held_read_is_answered_when_leadership_moves(trio: Any) -> None:
     assert (await reading).json["state"] == "cancelled"
 
 
-async def test_the_leader_stops_and_the_others_go_on(trio: Any) -> None:
+async def test_the_leader_stops_and_the_others_continue(trio: Any) -> None:
     cluster = await trio()
     first = await cluster.leader()
     workflow = await first.submit(WORK)

@@ -55,7 +55,7 @@ def with_tls(config: CoordinatorConfig, **files: Path) -> CoordinatorConfig:
     return msgspec.structs.replace(config, tls=Tls(**files))
 
 
-async def test_the_door_speaks_tls(one: Any, tmp_path: Path) -> None:
+async def test_the_api_speaks_tls(one: Any, tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path)
     one.replica.config = with_tls(one.config, api_cert=cert, api_key=key, api_ca=cert)
     door = HttpServer(one.replica)
@@ -73,7 +73,7 @@ async def test_the_door_speaks_tls(one: Any, tmp_path: Path) -> None:
     await forwarder.close()
 
 
-async def test_files_that_cannot_be_used(one: Any, tmp_path: Path) -> None:
+async def test_unusable_tls_files_are_refused(one: Any, tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path)
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")

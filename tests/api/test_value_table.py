@@ -813,7 +813,7 @@ def test_a_value_comes_out_exactly(kind: Kind, path: str, function: Way, place: 
 
 
 @pytest.mark.parametrize(("kind", "path", "function"), cells(REFUSED, refusing=True))
-def test_what_is_no_value_is_refused_with_its_path(kind: Kind, path: str, function: Way, place: Place) -> None:
+def test_an_invalid_value_is_refused_with_its_path(kind: Kind, path: str, function: Way, place: Place) -> None:
     with pytest.raises((RefusedError, DocumentError, FormatError, UsageError, ValueFault)) as caught:
         function(kind, place)
     assert_told(str(caught.value), kind, path)
@@ -825,7 +825,7 @@ def test_a_value_comes_exactly_through_a_replica(kind: Kind, name: str, replica:
 
 
 @pytest.mark.parametrize(("kind", "name"), http_cells(REFUSED, refusing=True))
-def test_a_replica_refuses_what_is_no_value_with_its_path(
+def test_a_replica_refuses_an_invalid_value_with_its_path(
     kind: Kind, name: str, replica: dict[str, dict[str, Any]]
 ) -> None:
     out = replica[name][kind.name]
@@ -833,7 +833,7 @@ def test_a_replica_refuses_what_is_no_value_with_its_path(
     assert_told(str(out), kind, HTTP_WAYS[name])
 
 
-def test_the_table_is_as_large_as_is_said() -> None:
+def test_the_table_of_values_has_the_stated_size() -> None:
     count = sum(
         len(each(kinds, refusing=refusing))
         for each in (cells, http_cells)

@@ -42,7 +42,7 @@ async def test_a_workflow_runs_to_its_end(one: Any) -> None:
     assert (await one.get("/v1/audit/verify")).json["problems"] == []
 
 
-async def test_a_task_that_runs_shows_what_it_uses(one: Any) -> None:
+async def test_a_running_task_shows_its_usage(one: Any) -> None:
     workflow = await one.submit({"id": "a", **SLEEP})
     path = f"/v1/workflows/{workflow}/tasks/a"
     incarnation = await one.register()
@@ -68,7 +68,7 @@ async def test_a_task_that_runs_shows_what_it_uses(one: Any) -> None:
     assert (shown["usage"], shown["history"][0]["usage"]) == (None, None)
 
 
-async def test_usage_that_makes_no_sense_is_refused(one: Any) -> None:
+async def test_impossible_usage_is_refused(one: Any) -> None:
     incarnation = await one.register()
     for wrong in ({"cpu_ms": -1}, {"progress": 1.01}, {"memory_mib": 2**60}, {"fence": 2**64}, {"nice": 1}):
         answer = await one.poll(incarnation=incarnation, seq=1, usage=[{"fence": 1, **wrong}])

@@ -17,7 +17,7 @@ OTHER: Final = ("other", "other")
 now_s: Final = time.perf_counter
 """A clock for durations. The event loop's own clock does not advance during a turn."""
 
-Operation = tuple[str, str]
+OperationKey = tuple[str, str]
 """Method and path as declared: `GET`, `/v1/workflows/{id}`."""
 
 
@@ -30,10 +30,10 @@ class RequestCounts:
 
     def __init__(self, syncs: Histogram | None = None) -> None:
         self.syncs = syncs or Histogram(DISK_BOUNDS_S)
-        self.requests: dict[tuple[Operation, int], Histogram] = {}
+        self.requests: dict[tuple[OperationKey, int], Histogram] = {}
         """By operation and status."""
 
-    def answered(self, operation: Operation, status: int, began_s: float) -> None:
+    def answered(self, operation: OperationKey, status: int, began_s: float) -> None:
         """Count an answer. `began_s` is when the request began, by `now_s`."""
         seen = self.requests.get((operation, status))
         if seen is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 
 def now_ns() -> int:
@@ -23,8 +22,7 @@ class Lease:
     begins a little earlier, at `stop_at_ns`.
     """
 
-    def __init__(self, clock: Callable[[], int] = now_ns) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.confirmed_at_ns = 0
         self.length_ns = 0
 
@@ -39,7 +37,7 @@ class Lease:
         return self.until_ns - min(self.length_ns // _GRACE_SHARE, _GRACE_MAX_NS)
 
     def start(self, sent_at_ns: int, lease_ms: int) -> None:
-        """Begin anew, as of when the registration was sent."""
+        """Begin a lease, as of when the registration was sent."""
         self.confirmed_at_ns = sent_at_ns
         self.length_ns = lease_ms * 1_000_000
 
@@ -48,10 +46,10 @@ class Lease:
         if sent_at_ns >= self.confirmed_at_ns:
             self.start(sent_at_ns, lease_ms)
 
-    def over(self) -> bool:
+    def is_over(self, now_ns: int) -> bool:
         """Tell whether attempts must end (or be ended) now."""
-        return self._clock() >= self.stop_at_ns
+        return now_ns >= self.stop_at_ns
 
-    def left_s(self) -> float:
+    def left_s(self, now_ns: int) -> float:
         """Return the seconds until `until_ns`, 0 if it has passed."""
-        return max(self.until_ns - self._clock(), 0) / 1e9
+        return max(self.until_ns - now_ns, 0) / 1e9

@@ -1,11 +1,10 @@
-"""The agent's life, and what it does with what it is told.
+"""The agent's life: it registers, serves, and leaves.
 
     register --> serve --> (stale incarnation: stop everything, forget everything) --> register again
                    |
                    +--> leave: give the queue back, let attempts end, say goodbye
 
-Before anything that happens is acted upon, the lease is checked: a process that was stopped for a while finds out
-first that it must end its attempts, and only then looks at what else has come in.
+What an incarnation decides while it serves is in `exchange/core.py`.
 """
 
 from __future__ import annotations
@@ -14,16 +13,19 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 from raftflow.agent.attempts.fitness import Fitness, Probe
 from raftflow.agent.attempts.runner import AttemptRunner
-from raftflow.agent.clock import Lease, now_ns
+from raftflow.agent.attempts.usage import TELL_EVERY_S
+from raftflow.agent.clock import now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.exchange.attempt_table import AttemptTable
-from raftflow.agent.exchange.exchange import LOG_BYTES_MAX, Exchange, PollTimeouts
+from raftflow.agent.exchange.backoff import Backoff
+from raftflow.agent.exchange.core import ExchangeCore
+from raftflow.agent.exchange.exchange import Exchange
+from raftflow.agent.exchange.instructions import AttemptEnded, FitnessChanged, GiveUpAsked, LeaveAsked
 from raftflow.agent.exchange.leader import (
     LeaderClient,
     LeaderNotFoundError,
@@ -31,16 +33,15 @@ from raftflow.agent.exchange.leader import (
     RefusedError,
     StaleIncarnationError,
 )
+from raftflow.agent.exchange.outbox import LOG_BYTES_MAX
 from raftflow.agent.exchange.portions import first_of
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output.store import OutputPiece, OutputStore
 from raftflow.agent.workdir.files import UnfitFileError
 from raftflow.domain.contract.reportable import told_number, told_text
 from raftflow.domain.contract.views import (
-    Assignment,
     LogPiece,
     LogWanted,
-    PollResponse,
     RegisterRequest,
     RegisterResponse,
     ReportedEnd,
@@ -91,17 +92,12 @@ class AgentLoop:
         self._attempts_max = attempts_max
         self._on_registered = on_registered
         self._loop = asyncio.get_running_loop()
-        self._capacity = config.capacity()
         self._fitness = Fitness(probe, self._fitness_changed)
         self._attempts = attempts(self._check_lease, self._ended, self._fitness.lack)
-        self._attempt_table = AttemptTable(self._capacity)
         self._exchange: Exchange | None = None
-        """Of the present incarnation; None while there is none."""
+        """Of the present incarnation, or of the last one while there is none."""
         self._load = LoadSampler()
-        self._patience = PollTimeouts()
-        self._lease = Lease()
-        self._lapsed = False
-        """The lease ran out, and no answer has renewed it since."""
+        self._backoff = Backoff()
         self._lease_timer: asyncio.TimerHandle | None = None
         self.is_hurried = False
         """Told to stop at once."""
@@ -122,21 +118,20 @@ class AgentLoop:
             if exchange is None:
                 break
             began_at_s = self._loop.time()
-            self._exchange = exchange
+            table = exchange.core.table
             self._watch_lease()
-            exchange.schedule()
+            exchange.begin()
             try:
                 outcome = await exchange.over
             finally:
-                self._exchange = None
                 exchange.close()
             if outcome == "stale":
-                await self._forget_everything()
-                await exchange.last_words()
-                self._keep_offers()
+                await self._forget_everything(table)
+                await exchange.send_last_poll()
+                self._offers = first_of(table.unheard(), OFFERS_MAX)
                 await self._avoid_war(self._loop.time() - began_at_s)
-            elif not self._attempt_table.empty:
-                _log.warning("leaving with %d unreported ends", len(self._attempt_table.ends))
+            elif not table.empty:
+                _log.warning("leaving with %d unreported ends", len(table.ends))
                 code = 3
         for timer in self._leave_timers:
             timer.cancel()
@@ -151,7 +146,7 @@ class AgentLoop:
         """Drain: no new work, give the queue back, let attempts end within the timeout, say goodbye."""
         if self._leaving.is_set():
             return
-        running = self._attempt_table.running.values()
+        running = () if self._exchange is None else self._exchange.core.table.running.values()
         _log.info("leaving: up to %g s for %d running attempts", self._config.drain_timeout_s, len(running))
         self._check_lease()
         self._leaving.set()
@@ -161,14 +156,14 @@ class AgentLoop:
             self._loop.call_later(drain_s, self._attempts.stop_all, "abandoned", "the agent is leaving"),
             self._loop.call_later(end_s + self._config.goodbye_timeout_s, self._give_up),
         ]
-        self._release(self._attempt_table.give_back())
         if self._exchange is not None:
-            self._exchange.leave()
+            self._exchange.handle(LeaveAsked())
         self._limit_goodbye()
 
     def _limit_goodbye(self) -> None:
         """Once nothing runs, only reports and the goodbye are left: without a leader they are not waited for long."""
-        if self._leaving.is_set() and not self._attempt_table.running and not self._goodbye_limited:
+        running = self._exchange is not None and self._exchange.core.table.running
+        if self._leaving.is_set() and not running and not self._goodbye_limited:
             self._goodbye_limited = True
             self._leave_timers.append(self._loop.call_later(self._config.goodbye_timeout_s, self._give_up))
 
@@ -183,7 +178,7 @@ class AgentLoop:
 
     def _give_up(self) -> None:
         if self._exchange is not None:
-            self._exchange.give_up()
+            self._exchange.handle(GiveUpAsked())
 
     async def _register(self) -> Exchange | None:
         """Register, trying until it succeeds. Returns None if told to leave before that."""
@@ -220,14 +215,14 @@ class AgentLoop:
                         return self._begin(registration, sent_at_ns)
                     request.offers, wait_s = parts.pop(), 0.0
                 except LeaderNotFoundError as error:
-                    wait_s = self._patience.failed(f"cannot register: {error}", error.retry_after_s)
+                    wait_s = self._note_failure(error, error.retry_after_s)
                 except StaleIncarnationError as error:
-                    wait_s = self._patience.failed(f"cannot register: {error}")
+                    wait_s = self._note_failure(error)
                 except NameInUseError as error:
                     # It may be gone, and its lease runs on; who is heard for longer than that lives.
                     if self._loop.time() - began_s > NAME_WAIT_MAX_S:
                         raise
-                    wait_s = self._patience.failed(f"cannot register: {error}", _NAME_WAIT_S)
+                    wait_s = self._note_failure(error, _NAME_WAIT_S)
                 except RefusedError as error:
                     if not error.about_content or not request.offers:
                         raise
@@ -237,6 +232,11 @@ class AgentLoop:
             return None
         finally:
             leaving.cancel()
+
+    def _note_failure(self, error: Exception, retry_after_s: float | None = None) -> float:
+        """Write down that the agent could not register. Returns how long to wait."""
+        _log.log(logging.DEBUG if self._backoff.failing else logging.WARNING, "cannot register: %s", error)
+        return self._backoff.note_failure(retry_after_s)
 
     def _divide_offers(
         self, offers: list[ReportedEnd], parts: list[list[ReportedEnd]], refusals: int, error: RefusedError
@@ -268,47 +268,49 @@ class AgentLoop:
             registration.incarnation,
             registration.lease_ms,
         )
-        self._patience.succeeded()
-        self._attempt_table = AttemptTable(self._capacity)
-        self._lapsed = False
-        self._lease.start(sent_at_ns, registration.lease_ms)
-        self._on_lease(self._lease.until_ns)
+        if self._backoff.failing:
+            _log.info("the leader answers again")
+        self._backoff.note_success()
         self._on_registered(registration)
         self._attempts.result_bytes_max = registration.result_bytes_max
-        exchange = Exchange(
+        core = ExchangeCore(
             registration,
-            self._attempt_table,
-            config=self._config,
-            leader=self._leader,
-            load=self._load,
-            usage=self._attempts.usage,
-            patience=self._patience,
-            before=self._check_lease,
-            answered=self._answered,
+            self._config.capacity(),
+            sent_at_ns=sent_at_ns,
+            attempts_max=self._attempts_max,
+            poll_timeout_s=self._config.poll_timeout_s,
+            usage_every_s=TELL_EVERY_S,
+            backoff=self._backoff,
+            trouble=self._fitness.trouble,
+            leaving=self._leaving.is_set(),
         )
-        if self._fitness.trouble:
-            exchange.tell_trouble(self._fitness.trouble)
-        return exchange
+        self._exchange = Exchange(
+            registration.id,
+            core,
+            leader=self._leader,
+            attempts=self._attempts,
+            load=self._load,
+            on_lease=self._on_lease,
+            kill_overdue=self._kill_overdue,
+            read_log=self._read_log,
+            blame=self._fitness.blame,
+        )
+        return self._exchange
 
-    async def _forget_everything(self) -> None:
-        """End every attempt of an incarnation that counts no more, and drop what it had to say.
+    async def _forget_everything(self, table: AttemptTable) -> None:
+        """End every attempt of a stale incarnation, and drop what it had to say.
 
         The next incarnation begins only when nothing of this one runs: its capacity is the machine's.
         """
-        attempt_table = self._attempt_table
         _log.warning(
             "dropping %d running and %d queued attempts, %d ends",
-            len(attempt_table.running),
-            len(attempt_table.queue),
-            len(attempt_table.ends),
+            len(table.running),
+            len(table.queue),
+            len(table.ends),
         )
-        attempt_table.give_back()
+        table.give_back()
         self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
         await self._attempts.wait_idle()
-
-    def _keep_offers(self) -> None:
-        """Remember what the next incarnation may bring back; the rest of the old one is void."""
-        self._offers = first_of(self._attempt_table.unheard(), OFFERS_MAX)
 
     async def _avoid_war(self, lived_s: float) -> None:
         """Wait longer and longer if one incarnation after the other is lost at once."""
@@ -322,117 +324,38 @@ class AgentLoop:
                 wait_s = min(0.1 * 2**self._short_lives, _SHORT_LIFE_WAIT_MAX_S)
                 await asyncio.wait_for(self._leaving.wait(), wait_s)
 
-    # --- the lease
+    # --- what happens
 
     def _watch_lease(self) -> None:
         if self._lease_timer is not None:
             self._lease_timer.cancel()
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None or exchange.core.over:
             return
-        self._check_lease()
+        exchange.check_lease()
         self._store.prune()
-        left_s = (self._lease.stop_at_ns - now_ns()) / 1e9
-        delay_s = _LEASE_CHECK_MAX_S if self._lapsed else min(max(left_s, 0.001), _LEASE_CHECK_MAX_S)
+        left_s = (exchange.core.lease.stop_at_ns - now_ns()) / 1e9
+        delay_s = _LEASE_CHECK_MAX_S if exchange.core.lapsed else min(max(left_s, 0.001), _LEASE_CHECK_MAX_S)
         self._lease_timer = self._loop.call_later(delay_s, self._watch_lease)
 
     def _check_lease(self) -> None:
-        """End the attempts if no leader has confirmed them for as long as the lease is."""
-        if self._lapsed or self._exchange is None or not self._lease.over():
-            return
-        self._lapsed = True
-        if self._attempt_table.running:
-            _log.warning("no leader for the lease time: stopping %d attempts", len(self._attempt_table.running))
-        why = "no leader confirmed the agent's lease in time"
-        left_s = self._lease.left_s()
-        self._attempts.stop_all("abandoned", why, left_s)
-        if self._attempt_table.running:
-            self._loop.call_later(left_s, self._end_lease)
-
-    def _end_lease(self) -> None:
-        """The lease is over, and so is everything that ran: the launcher sees to that, but it may stand still."""
-        if self._lapsed and self._attempt_table.running:
-            self._kill_overdue()
-
-    # --- attempts
-
-    def _admit(self) -> None:
-        """Start what fits, in order."""
-        if self._lapsed or self._leaving.is_set() or self._exchange is None or self._fitness.trouble:
-            return
-        attempt_table = self._attempt_table
-        while True:
-            while (
-                len(attempt_table.running) < self._attempts_max
-                and (assignment := attempt_table.start_next()) is not None
-            ):
-                self._attempts.start(assignment)
-            misfit = attempt_table.take_misfit()
-            if misfit is None:
-                return
-            _log.error("attempt %d demands %s: more than this agent has", misfit.fence, misfit.resources)
-            self._unstarted((misfit,), "failed", f"the agent has only {self._capacity}")
+        if self._exchange is not None:
+            self._exchange.check_lease()
 
     def _ended(self, end: ReportedEnd) -> None:
-        self._attempt_table.end(end)
-        if end.outcome == "agent_fault":
-            self._fitness.blame(end.error)
-        self._admit()
-        self._limit_goodbye()
         if self._exchange is not None:
-            self._exchange.schedule()
+            self._exchange.handle(AttemptEnded(end))
+        self._limit_goodbye()
 
     def _fitness_changed(self) -> None:
-        """Give the queue back when the agent becomes unfit, tell the leader, and go on when it is fit again."""
-        trouble = self._fitness.trouble
-        if trouble:
-            self._release(self._attempt_table.give_back())
         if self._exchange is not None:
-            self._exchange.tell_trouble(trouble)
-        self._admit()
+            self._exchange.handle(FitnessChanged(self._fitness.trouble))
 
-    def _release(self, assignments: Iterable[Assignment]) -> None:
-        self._unstarted(assignments, "released", "")
-
-    def _unstarted(
-        self, assignments: Iterable[Assignment], outcome: Literal["released", "failed"], error: str
-    ) -> None:
-        """End attempts that never ran."""
-        for assignment in assignments:
-            self._attempt_table.end(
-                ReportedEnd(
-                    fence=assignment.fence,
-                    workflow_id=assignment.workflow_id,
-                    task_id=assignment.task_id,
-                    outcome=outcome,
-                    error=told_text(error),
-                )
-            )
-
-    # --- answers
-
-    def _answered(self, response: PollResponse, sent_at_ns: int) -> None:
-        """Act on an answer. Its verdicts have been taken care of."""
-        self._lease.confirm(sent_at_ns, response.lease_ms)
-        if not self._lease.over():
-            self._lapsed = False
-            self._on_lease(self._lease.until_ns)
-        self._attempt_table.receive(response.assign)
-        if self._leaving.is_set() or self._fitness.trouble:
-            self._release(self._attempt_table.give_back())
-        if response.release or response.stop:
-            self._release(self._attempt_table.give_back({*response.release, *response.stop}))
-            for fence in response.stop:
-                self._attempts.stop(fence, "cancelled", "cancelled by the coordinator")
-        for wanted in response.logs:
-            self._send_log(wanted)
-        self._admit()
-
-    def _send_log(self, wanted: LogWanted) -> None:
-        if self._exchange is None:
-            return
+    def _read_log(self, wanted: LogWanted) -> LogPiece:
+        """Read a piece of output that the leader wants."""
         piece = LogPiece(request=wanted.request, data=b"", size=0, truncated=False, complete=True)
         try:
-            found = self._read_log(wanted)
+            found = self._find_output(wanted)
         except (OSError, UnfitFileError) as error:
             piece.error = f"the output of attempt {wanted.fence} cannot be read: {error}"
         else:
@@ -443,9 +366,9 @@ class AgentLoop:
                 piece.offset = told_number(found.offset)
                 piece.truncated, piece.complete = found.truncated, found.complete
         piece.error, piece.size = told_text(piece.error), told_number(piece.size)
-        self._exchange.add_piece(piece)
+        return piece
 
-    def _read_log(self, wanted: LogWanted) -> OutputPiece | None:
+    def _find_output(self, wanted: LogWanted) -> OutputPiece | None:
         store, fence, stream, workflow_id = self._store, wanted.fence, wanted.stream, wanted.workflow_id
         if wanted.since_ms is not None:
             return store.start_since(fence, stream, wanted.since_ms, workflow_id=workflow_id)

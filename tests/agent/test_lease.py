@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raftflow.agent.clock import Lease
-from raftflow.agent.exchange.exchange import hold_ms
+from raftflow.agent.exchange.outbox import hold_ms
 from raftflow.domain.contract.views import RegisterResponse
 
 
@@ -24,17 +24,17 @@ class Clock:
 
 def test_the_lease_counts_from_when_the_poll_was_sent() -> None:
     clock = Clock()
-    lease = Lease(clock)
+    lease = Lease()
     lease.start(1_000_000_000, 10_000)
     clock.now_ns = 10_499_999_999
-    assert not lease.over()
+    assert not lease.is_over(clock.now_ns)
     clock.now_ns = 10_500_000_000  # half a second is left for programs to end in
-    assert lease.over()
-    assert lease.left_s() == pytest.approx(0.5)
+    assert lease.is_over(clock.now_ns)
+    assert lease.left_s(clock.now_ns) == pytest.approx(0.5)
     lease.confirm(5_000_000_000, 10_000)
     lease.confirm(3_000_000_000, 10_000)  # an older poll that was answered later
     assert lease.until_ns == 15_000_000_000
-    assert not lease.over()
+    assert not lease.is_over(clock.now_ns)
 
 
 @pytest.mark.parametrize(

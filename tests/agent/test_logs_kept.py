@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from raftflow.agent.output import store as output_module
-from raftflow.agent.output.log_index import AttemptBegan, AttemptEnded, LogIndex
+from raftflow.agent.output.log_index import BeginRecord, EndRecord, LogIndex
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.domain.contract.views import Assignment
@@ -241,13 +241,13 @@ async def test_the_index_does_not_grow_for_ever(make_store: Any, tmp_path: Path)
 
 async def test_a_record_cut_by_a_full_disk_does_not_cost_the_next(tmp_path: Path) -> None:
     index = LogIndex(str(tmp_path / "index"))
-    index.rewrite([AttemptBegan(1, "w", "t", 1, 5)])
+    index.rewrite([BeginRecord(1, "w", "t", 1, 5)])
     os.write(index._fd, b'\n["ended",1,5,[1,')
-    index.add(AttemptEnded(1, 6, (1, 2), (False, True)))
+    index.add(EndRecord(1, 6, (1, 2), (False, True)))
     index.close()
     assert LogIndex(str(tmp_path / "index")).load() == [
-        AttemptBegan(1, "w", "t", 1, 5),
-        AttemptEnded(1, 6, (1, 2), (False, True)),
+        BeginRecord(1, "w", "t", 1, 5),
+        EndRecord(1, 6, (1, 2), (False, True)),
     ]
 
 

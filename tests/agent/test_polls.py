@@ -138,7 +138,7 @@ async def gathering(leader: Any, folder: Path, *tasks: dict[str, Any]) -> tuple[
 async def test_ends_are_gathered_until_they_are_a_part_of_what_waits(
     leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raftflow.agent.exchange.exchange._DISTANCE_S", 600.0)
+    monkeypatch.setattr("raftflow.agent.exchange.outbox._DISTANCE_S", 600.0)
     start_agent(resources={"cpu": 1})
     fences, fifo = await gathering(leader, tmp_path, {"command": TRUE}, {"command": TRUE})
     # The first end goes at once, with those that had come by then; the rest of the three wait.
@@ -167,7 +167,7 @@ async def test_ends_are_gathered_for_a_moment_only_and_orders_still_arrive(
 async def test_an_end_that_is_no_success_is_reported_at_once_with_all_before_it(
     leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raftflow.agent.exchange.exchange._DISTANCE_S", 600.0)
+    monkeypatch.setattr("raftflow.agent.exchange.outbox._DISTANCE_S", 600.0)
     start_agent(resources={"cpu": 1})
     fences, fifo = await gathering(leader, tmp_path, {"command": TRUE}, {"command": ["/bin/false"]})
     assert (await leader.end_of(fences[2])).outcome == "failed"
@@ -179,7 +179,7 @@ async def test_an_end_that_is_no_success_is_reported_at_once_with_all_before_it(
 async def test_an_agent_that_leaves_reports_what_it_has_gathered(
     leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raftflow.agent.exchange.exchange._DISTANCE_S", 600.0)
+    monkeypatch.setattr("raftflow.agent.exchange.outbox._DISTANCE_S", 600.0)
     running = start_agent(resources={"cpu": 1})
     fences, fifo = await gathering(leader, tmp_path, {"command": TRUE}, {"command": TRUE})
     os.kill(os.getpid(), signal.SIGTERM)
@@ -195,7 +195,7 @@ async def test_more_ends_than_one_poll_takes(
     leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of those that must wait may look lost meanwhile (the leader's fixture looks for that)."""
-    monkeypatch.setattr("raftflow.agent.exchange.exchange._ENDS_MAX", 2)
+    monkeypatch.setattr("raftflow.agent.exchange.outbox._ENDS_MAX", 2)
     start_agent(resources={"cpu": 1})
     fences = await reports_held_until_all_ended(leader, tmp_path, *({"command": TRUE} for _ in range(6)))
     reports = [[end.fence for end in poll.ends] for poll in leader.polls if poll.ends]

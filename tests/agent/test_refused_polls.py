@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftflow.agent.exchange.leader import RefusedError
-from raftflow.agent.exchange.portions import Portion, Search
+from raftflow.agent.exchange.portions import Portion, RefusalSearch
 from raftflow.domain.contract.views import (
     AgentLoad,
     AttemptUsage,
@@ -43,7 +43,7 @@ class Door:
         self.sent: list[list[Any]] = []
         self.taken: list[Any] = []
         self.guilty: list[Any] = []
-        self.search = Search()
+        self.search = RefusalSearch()
 
     def send(self, portion: Portion) -> None:
         keys = [key(item) for item in portion.items()]
@@ -261,7 +261,7 @@ async def test_load_and_usage_and_output_that_are_refused_are_told_no_more(
     assert (await picky.run(**ADD)).outcome == "succeeded"
     assert len(picky.refused_requests) == refused, "it has learnt"
     told_once(picky.refused_requests)
-    for words in ("refuses the load of this machine", f"refuses what attempt {fence} uses"):
+    for words in ("refuses the load of this machine", f"refuses the usage of attempt {fence}"):
         assert caplog.text.count(words) == 1
 
 

@@ -316,7 +316,7 @@ def document(template: str, field: str, value: str) -> bytes:
 def first_argument(spec: Any) -> Any:
     (each,) = spec.tasks
     assert check_task_values(each, "tasks[0]") == [], "the replicated core takes it as well"
-    given = json.loads(each.args or b"[]") or list(json.loads(each.kwargs).values())
+    given = json.loads(each.program.args or b"[]") or list(json.loads(each.program.kwargs).values())
     return given[0]
 
 
@@ -366,7 +366,7 @@ def _large(kind: Kind, _place: Any) -> Any:
         raise RefusedError(f"{fault.message}; {told(fault.problems)}")
     spec = normalize(msgspec.json.decode(body))
     (piece,) = list(answer(ask))[1:]
-    assert spec.tasks[0].args in msgspec.msgpack.encode(piece), "the value is in the piece as it is"
+    assert spec.tasks[0].program.args in msgspec.msgpack.encode(piece), "the value is in the piece as it is"
     return first_argument(spec)
 
 
@@ -596,7 +596,7 @@ def _automatic_key(kind: Kind, _place: Any) -> Any:
     sent = write_json([kind.value])
     specs = [normalize(loads(document(text, "args", f"[{value}]"), form)) for value, text, form in written]
     for spec in specs:
-        assert key_of(spec.tasks[0].args) == key_of(sent)
+        assert key_of(spec.tasks[0].program.args) == key_of(sent)
     if isinstance(kind.value, int | float) and not isinstance(kind.value, bool) and abs(kind.value) < 10**300:
         near = [kind.value + 1, float(kind.value) if isinstance(kind.value, int) else int(kind.value)]
         assert all(key_of(write_json([other])) != key_of(sent) for other in near if repr(other) != repr(kind.value))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from raftflow.domain.contract.views import AgentLoad, AttemptUsage, LogPiece, ReportedEnd
+from raftflow.domain.contract.views import AgentLoad, AttemptUsage, LogPiece, PollRequest, ReportedEnd
 
 ENDS_BYTES_MAX = 512 << 10
 """Results and errors in one request; a coordinator takes 1 MiB by default."""
@@ -48,6 +48,11 @@ class Portion(NamedTuple):
         )
 
 
+def portion_of(request: PollRequest) -> Portion:
+    """Return the items of a poll."""
+    return Portion(request.ends, request.logs, request.usage, request.load)
+
+
 def first_of(ends: Iterable[ReportedEnd], count_max: int) -> list[ReportedEnd]:
     """Return the first ends, as many as one request should carry; at least one."""
     first: list[ReportedEnd] = []
@@ -60,20 +65,20 @@ def first_of(ends: Iterable[ReportedEnd], count_max: int) -> list[ReportedEnd]:
     return first
 
 
-class Guilty(NamedTuple):
+class RefusedItem(NamedTuple):
     """An item that is at fault, and what the coordinator says of it."""
 
     item: Item
     why: str
 
 
-class Search:
+class RefusalSearch:
     """The search for what is at fault in polls that were refused."""
 
     def __init__(self) -> None:
         self._parts: list[list[Item]] = []
         """What is still to be sent, the first part last; none is larger than half a refused poll, or it is alone."""
-        self._accused: Guilty | None = None
+        self._accused: RefusedItem | None = None
         """Refused alone, before a poll without items was answered."""
         self._bare_answered = False
         """A poll without items was answered since the search began: refusals are about the items."""
@@ -94,7 +99,7 @@ class Search:
             return Portion.of([])
         return Portion.of(self._parts.pop())
 
-    def answered(self, portion: Portion) -> Guilty | None:
+    def answered(self, portion: Portion) -> RefusedItem | None:
         """Note a poll that was answered. Returns the item that is at fault, if that shows it."""
         guilty = None
         if self.going_on and not portion.items():
@@ -103,7 +108,7 @@ class Search:
         self._rest()
         return guilty
 
-    def refused(self, portion: Portion, why: str) -> Guilty | None:
+    def refused(self, portion: Portion, why: str) -> RefusedItem | None:
         """Note a poll that was refused. Returns the item that is at fault, if that shows it.
 
         A poll without items that is refused shows that the items are not the reason, or not the only one.
@@ -119,9 +124,9 @@ class Search:
             self._parts += [items[half:], items[:half]]
         elif self._bare_answered:
             self._rest()
-            return Guilty(items[0], why)
+            return RefusedItem(items[0], why)
         elif self._accused is None:
-            self._accused = Guilty(items[0], why)
+            self._accused = RefusedItem(items[0], why)
         else:
             self._parts.append(items)
         return None

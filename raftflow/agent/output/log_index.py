@@ -26,7 +26,7 @@ _GATHER_S = 0.01
 _ROLE = "the index of the logs"
 
 
-class AttemptBegan(msgspec.Struct, tag="began", array_like=True):
+class BeginRecord(msgspec.Struct, tag="began", array_like=True):
     """An attempt began."""
 
     fence: int
@@ -39,7 +39,7 @@ class AttemptBegan(msgspec.Struct, tag="began", array_like=True):
     """Name of the folder that its output is captured in until it ends; empty for a program."""
 
 
-class AttemptEnded(msgspec.Struct, tag="ended", array_like=True):
+class EndRecord(msgspec.Struct, tag="ended", array_like=True):
     """An attempt ended."""
 
     fence: int
@@ -48,13 +48,13 @@ class AttemptEnded(msgspec.Struct, tag="ended", array_like=True):
     truncated: tuple[bool, bool]
 
 
-class AttemptStored(msgspec.Struct, tag="stored", array_like=True):
+class StoredRecord(msgspec.Struct, tag="stored", array_like=True):
     """Its output is in the log store, or cannot be brought there."""
 
     fence: int
 
 
-Record = AttemptBegan | AttemptEnded | AttemptStored
+Record = BeginRecord | EndRecord | StoredRecord
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode

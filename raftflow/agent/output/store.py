@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from raftflow.agent.output.log_index import AttemptBegan, AttemptEnded, AttemptStored, LogIndex, Record
+from raftflow.agent.output.log_index import BeginRecord, EndRecord, LogIndex, Record, StoredRecord
 from raftflow.agent.output.stream_file import (
     LiveFile,
     StreamPiece,
@@ -38,8 +38,8 @@ _RECORDS_MIN = 4_096
 class Kept(msgspec.Struct):
     """Output of one attempt that has ended."""
 
-    began: AttemptBegan
-    ended: AttemptEnded
+    began: BeginRecord
+    ended: EndRecord
     is_found: bool = False
     """The agent or its launcher was killed while it ran: the files tell how much there is."""
     is_stored: bool = False
@@ -48,7 +48,7 @@ class Kept(msgspec.Struct):
 class RunningOutput(msgspec.Struct):
     """A running attempt."""
 
-    began: AttemptBegan
+    began: BeginRecord
     files: tuple[LiveFile, LiveFile] | None
     """Set if its output is captured elsewhere until it ends."""
 
@@ -102,7 +102,7 @@ class OutputStore:
         # The same number as in an earlier cluster: the directory belongs to that one.
         if self._silent.pop(fence, None) is None and fence in self._kept:
             self._remove(fence)
-        began = AttemptBegan(
+        began = BeginRecord(
             fence,
             assignment.workflow_id,
             assignment.task_id,
@@ -119,7 +119,7 @@ class OutputStore:
         if running is None:
             return
         sizes = (max(sizes[0], 0), max(sizes[1], 0))  # a worker may tell anything
-        ended = AttemptEnded(fence, _now_ms(), sizes, truncated)
+        ended = EndRecord(fence, _now_ms(), sizes, truncated)
         self._index.add(ended)
         for name, live in zip(STREAMS, running.files, strict=True) if running.files is not None else ():
             if live.times:
@@ -190,7 +190,7 @@ class OutputStore:
     def stored(self, kept: Kept) -> None:
         """Remember that an attempt's output needs not be brought to the log store again."""
         kept.is_stored = True
-        self._index.add(AttemptStored(kept.began.fence))
+        self._index.add(StoredRecord(kept.began.fence))
 
     def read(
         self, fence: int, stream: StreamName, offset: int, bytes_max: int, *, workflow_id: str = ""
@@ -261,19 +261,19 @@ class OutputStore:
 
     def _recover(self) -> None:
         """Find what an earlier agent has left here; remove what nobody knows."""
-        began: OrderedDict[int, AttemptBegan] = OrderedDict()
-        ended: dict[int, AttemptEnded] = {}
+        began: OrderedDict[int, BeginRecord] = OrderedDict()
+        ended: dict[int, EndRecord] = {}
         stored: set[int] = set()
         for record in self._index.load():
             match record:
-                case AttemptBegan(fence=fence):
+                case BeginRecord(fence=fence):
                     began[fence] = record
                     began.move_to_end(fence)
                     ended.pop(fence, None)
                     stored.discard(fence)
-                case AttemptEnded(fence=fence):
+                case EndRecord(fence=fence):
                     ended[fence] = record
-                case AttemptStored(fence=fence):
+                case StoredRecord(fence=fence):
                     stored.add(fence)
         with os.scandir(self._root) as entries:
             names = {entry.name for entry in entries}
@@ -299,7 +299,7 @@ class OutputStore:
         if self._kept:
             _log.info("the output of %d earlier attempts is here", len(self._kept))
 
-    def _rescue(self, began: AttemptBegan, *, is_there: bool) -> AttemptEnded:
+    def _rescue(self, began: BeginRecord, *, is_there: bool) -> EndRecord:
         """Return the end of an attempt that was running when the agent was killed, and keep its output."""
         fence = began.fence
         if not is_there and began.worker and "/" not in began.worker and not began.worker.startswith("."):
@@ -321,7 +321,7 @@ class OutputStore:
             with contextlib.suppress(OSError, UnfitFileError):
                 sizes[index] = self._read(fence, name, 0, 0).size
                 cut[index] = sizes[index] > self._output_bytes_max
-        return AttemptEnded(fence, at_ms, (sizes[0], sizes[1]), (cut[0], cut[1]))
+        return EndRecord(fence, at_ms, (sizes[0], sizes[1]), (cut[0], cut[1]))
 
     def _records(self) -> list[Record]:
         records: list[Record] = []
@@ -329,7 +329,7 @@ class OutputStore:
             for kept in table.values():
                 records += [kept.began, kept.ended]
                 if kept.is_stored:
-                    records.append(AttemptStored(kept.began.fence))
+                    records.append(StoredRecord(kept.began.fence))
         records += [running.began for running in self._live.values()]
         return records
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from raftflow.agent.exchange.exchange import Exchange
+from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.uploads.workflow_uploads import WorkflowUploads
 from raftflow.machine import apply as machine_apply
@@ -339,6 +339,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="refused poll repeated",
         about="an agent sends a refused poll again as it is",
-        plant=attribute(Exchange, "_refused", in_agent.refused_again),
+        plant=attribute(ExchangeCore, "_on_refused", in_agent.refused_again),
     ),
 )

@@ -17,9 +17,8 @@ from raftflow.simulation.world.agents import executor as sim_executor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from raftflow.agent.exchange.exchange import Exchange
-    from raftflow.agent.exchange.leader import RefusedError
-    from raftflow.domain.contract.views import PollRequest
+    from raftflow.agent.exchange.core import ExchangeCore
+    from raftflow.agent.exchange.instructions import PollRefused
     from raftflow.simulation.mutation.patches.common import Patch
 
 
@@ -42,12 +41,14 @@ def take_first_piece_for_all() -> Patch:
 @contextlib.contextmanager
 def agents_without_lease() -> Iterator[None]:
     with (
-        patch.object(Lease, "over", lambda _self: False),
+        patch.object(Lease, "is_over", lambda _self, _now_ns: False),
         patch.object(sim_executor.SimExecutor, "lease", lambda _self, _until_ns: None),
     ):
         yield
 
 
-def refused_again(self: Exchange, error: RefusedError, _request: PollRequest) -> None:
+def refused_again(self: ExchangeCore, event: PollRefused) -> None:
     """Send the same poll again, whatever it was refused for."""
-    self._failed(f"the coordinator refuses the poll: {error}")
+    self._polls.pop(event.request.seq, None)
+    self._back_off(f"the coordinator refuses the poll: {event.why}")
+    self._schedule()

@@ -6,14 +6,12 @@ import contextvars
 from typing import TYPE_CHECKING, Any, get_args
 
 from raftflow.agent.attempts.runner import AttemptRunner
-from raftflow.agent.clock import Lease
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.loop import AgentLoop
 from raftflow.agent.workdir.inputs import Fetcher
 from raftflow.domain.contract.views import AgentLoad
 from raftflow.domain.limits import INPUTS_BYTES_MAX, PREFETCH_MAX
 from raftflow.domain.tasks.program import AssignedProgram
-from raftflow.simulation.world.agents.boot_clock import virtual_ns
 from raftflow.simulation.world.agents.executor import KeptInputs, SimExecutor
 from raftflow.simulation.world.agents.health import HealthProbe, MachineHealth
 from raftflow.simulation.world.agents.leader_client import SimLeaderClient
@@ -147,7 +145,6 @@ class SimAgent:
             home=f"home of {self.name}",
             probe=HealthProbe(self.health),
         )
-        agent._lease = Lease(lambda: virtual_ns(self._loop))  # noqa: SLF001 - its default clock is the real one
         agent._load = load  # noqa: SLF001 - it reads /proc
         code = await agent.run()
         watching.cancel()

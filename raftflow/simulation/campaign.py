@@ -30,6 +30,8 @@ class Summary(msgspec.Struct):
     violations: list[SeedFailure] = []
     faults: dict[str, int] = {}
     """How many faults of each kind took effect."""
+    commands: dict[str, int] = {}
+    """How many commands of each kind had an effect, by tag."""
     acknowledged: int = 0
     entries: int = 0
     reads: int = 0
@@ -40,6 +42,7 @@ class Summary(msgspec.Struct):
         self.seeds += 1
         self.violations += [SeedFailure(report.seed, found.kind, found.detail) for found in report.violations]
         self.faults = dict(sorted((Counter(self.faults) + Counter(report.faults)).items()))
+        self.commands = dict(sorted((Counter(self.commands) + Counter(report.commands)).items()))
         self.acknowledged += report.acknowledged
         self.entries += report.entries
         self.reads += report.reads

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from raftflow.coordinator.config.replica_config import Limits
 from raftflow.domain.features import LEVEL_FIRST, NEXT_LEVEL
 from raftflow.replication.raft.rules import NO_RULES, Rule
-from raftflow.simulation.nemesis.faults import KINDS
+from raftflow.simulation.nemesis.kinds import FAULT_KINDS
 from raftflow.simulation.nemesis.machine_faults import SICK_SHARE
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 FAMILIES: Final = ("all", "log", "members", "snapshots", "reads", "votes", "all", "leases", "repairs")
 """By the seed's remainder."""
-CHANGES: Final = ("add member", "remove member", "replace member", "lone change", "ghost")
+CHANGES: Final = ("add member", "remove member", "replace member", "change at isolated leader", "absent member")
 CHANGING_SHARE: Final = 0.6
 """Share of the seeds of other families in which members change."""
 SILENCES_SHARE: Final = 0.4
@@ -30,6 +31,9 @@ COPIES_SHARE: Final = 0.5
 """Share of the seeds of the family `repairs` in which an older copy of a disk is put back."""
 ROUGH_SHARE: Final = 0.3
 """Share of seeds in which replicas crash while the cluster is born."""
+RETIRING_SHARE: Final = 0.25
+"""Share of seeds in which finished workflows are forgotten soon."""
+RETENTION_MS: Final = 2_000
 MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("M"))
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
@@ -69,6 +73,8 @@ class SeedPlan(msgspec.Struct, kw_only=True):
     """The founders come one by one, and some crash meanwhile."""
     sick: bool = False
     """Machines of agents fall ill."""
+    retention_ms: int = Limits().retention_ms
+    """How long finished workflows are kept."""
     long_programs: bool = False
     """Many programs run longer than a lease."""
 
@@ -86,7 +92,7 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
         family=FAMILIES[seed % len(FAMILIES)],
         replicas=rng.choice((3, 3, 3, 3, 3, 5, 5, 7)),
         seconds=rng.uniform(5.0, 12.0),
-        weights={kind: weight for kind, weight in KINDS.items() if rng.random() < share},
+        weights={name: kind.weight for name, kind in FAULT_KINDS.items() if kind.weight and rng.random() < share},
         every_s=rng.choice((0.08, 0.2, 0.5)),
         loss_throttle=rng.choice((0.03, 0.1, 0.3)),
         slow=rng.choice((0.0, 0.0, 0.0, 0.1, 0.3)),
@@ -112,10 +118,12 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
     _go_deep(plan, rng)
     wipes = random.Random(f"wipes {seed}")  # noqa: S311 - of its own, so that other draws stay as they are
     if not deep and (plan.family == "repairs" or (plan.family == "all" and wipes.random() < WIPING_SHARE)):
-        plan.weights["wipe"] = sum(plan.weights.values()) // 6 + 1
+        plan.weights["wipe disks"] = sum(plan.weights.values()) // 6 + 1
     silences = "silent leader" in plan.weights and plan.family == "leases"
     if not deep and plan.family in {"all", "leases"} and not silences:
         plan.sick = random.Random(f"sick {seed}").random() < SICK_SHARE[plan.family]  # noqa: S311 - of its own, as above
+    if random.Random(f"retention {seed}").random() < RETIRING_SHARE:  # noqa: S311 - of its own, as above
+        plan.retention_ms = RETENTION_MS
     plan.rough_birth = not deep and wipes.random() < ROUGH_SHARE
     if deep:
         plan.weights = {kind: weight for kind, weight in plan.weights.items() if kind not in CHANGES}
@@ -137,10 +145,10 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
     if plan.family == "log":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5, 5)), 1, 1, 0.1
         plan.weights = {
-            "ex-leader": 10,
+            "isolated leader": 10,
             "slow majority": 4,
             "burst": 10,
-            "transfer": 3,
+            "transfer leadership": 3,
             "slow link": 2,
             "kill": 1,
         }
@@ -149,29 +157,29 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
     elif plan.family == "snapshots":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 5)), 1, 1, 0.1
         plan.weights = {
-            "crash": 10,
+            "power loss": 10,
             "kill": 5,
             "burst": 15,
             "snapshot": 10,
-            "blackout": 4,
-            "bad restore": 6,
+            "power loss of all": 4,
+            "refused restore": 6,
             "failing disk": 6,
             "isolate": 4,
-            "ex-leader": 16,
-            "left behind": 25,
-            "crash at step": 5,
-            "lose connection": 3,
+            "isolated leader": 16,
+            "lagging follower": 25,
+            "crash at disk operation": 5,
+            "drop connection": 3,
             "slow link": 3,
         }
         plan.every_s, plan.loss_throttle, plan.steady = 0.25, 0.3, rng.random() < 0.5
         settings |= {"snapshot_entries": rng.choice((20, 10**6)), "segment_bytes": 4096}
     elif plan.family == "reads":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 1, 0.05
-        plan.weights = {"stall": 10, "pause": 3, "burst": 10, "isolate": 2}
+        plan.weights = {"paused leader": 10, "pause": 3, "burst": 10, "isolate": 2}
         plan.every_s, plan.loss_throttle, plan.slow = 0.5, 0.05, 0.0
     elif plan.family == "votes":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5)), 1, 1, 0.1
-        plan.weights = {"election": 10, "slow disk": 3, "burst": 3}
+        plan.weights = {"crash after vote": 10, "slow disk": 3, "burst": 3}
         plan.every_s, plan.loss_throttle, plan.slow = 0.5, 0.1, 0.3
     elif plan.family == "members":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 3, 4, 5)), 1, 1, 0.1
@@ -179,36 +187,43 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
             "add member": 10,
             "remove member": 10,
             "replace member": 8,
-            "lone change": 6,
-            "ghost": 4,
-            "crash": 6,
+            "change at isolated leader": 6,
+            "absent member": 4,
+            "power loss": 6,
             "kill": 4,
-            "crash at step": 5,
-            "transfer": 4,
+            "crash at disk operation": 5,
+            "transfer leadership": 4,
             "isolate": 4,
-            "ex-leader": 3,
-            "left behind": 4,
+            "isolated leader": 3,
+            "lagging follower": 4,
             "snapshot": 5,
             "burst": 8,
-            "lose connection": 3,
-            "blackout": 1,
+            "drop connection": 3,
+            "power loss of all": 1,
         }
         plan.every_s, plan.loss_throttle = rng.choice((0.15, 0.3)), 0.15
         settings |= {"snapshot_entries": rng.choice((20, 60, 10**6))}
     elif plan.family == "repairs":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
         plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
-        plan.weights["all replaced"] = 4
+        plan.weights["replace all others"] = 4
         if random.Random(f"copies {settings}").random() < COPIES_SHARE:  # noqa: S311 - other draws stay as they are
-            plan.weights |= {"old copy": 20, "damaged voter": 0}
+            plan.weights |= {"older disk copy": 20, "damaged voter": 0}
         plan.every_s, plan.loss_throttle, plan.slow = 0.4, 0.2, 0.0
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 5, 0.05
-        plan.weights = {"agent": 10, "give up": 6, "clock": 6, "clock ahead": 3, "transfer": 2, "pause": 1}
+        plan.weights = {
+            "agent fault": 10,
+            "lose agent at work": 6,
+            "clock jump": 6,
+            "clock past deadlines": 3,
+            "transfer leadership": 2,
+            "pause": 1,
+        }
         plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True
         if rng.random() < SILENCES_SHARE:
             # Nothing else goes wrong, so that what takes too long can be told from what is in the way.
-            plan.weights = {"silent leader": 4, "fleet cut off": 3, "agent": 3}
+            plan.weights = {"silent leader": 4, "isolate all agents": 3, "agent fault": 3}
             plan.agents = rng.choice((1, 5))
             plan.every_s, plan.late_calls, plan.lose_answers, plan.slow = 1.5, 0.0, 0.0, 0.0

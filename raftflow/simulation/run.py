@@ -16,6 +16,8 @@ from unittest.mock import patch
 import msgspec
 
 from raftflow.coordinator import membership_admin
+from raftflow.coordinator.config.replica_config import Limits
+from raftflow.coordinator.leader import leader_loop
 from raftflow.domain.features import NEEDS, NEXT_LEVEL, NEXT_VERSION
 from raftflow.replication.raft.rules import NO_RULES
 from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
@@ -50,6 +52,7 @@ LOOK_S: Final = 0.02
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
 LEASE_MS: Final = 1_500
+RETIRE_EVERY_S: Final = 0.5
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -58,6 +61,9 @@ class Report(msgspec.Struct, kw_only=True):
     seed: int
     violations: list[Violation]
     faults: dict[str, int]
+    """How many faults of each kind took effect."""
+    commands: dict[str, int]
+    """How many commands of each kind had an effect, by tag."""
     acknowledged: int
     entries: int
     reads: int
@@ -91,6 +97,7 @@ class World:
             disabled_rules=options.disabled_rules,
             settings=plan.settings,
             timing={"lease_ms": LEASE_MS, "poll_wait_ms": 400, "submit_timeout_ms": 1_000, "read_timeout_ms": 600},
+            limits=Limits(retention_ms=plan.retention_ms),
             latency=self.delays.disk_s,
         )
         names = tuple(f"agent{number}" for number in range(1, plan.agents + 1))
@@ -121,7 +128,7 @@ class World:
             for number in range(plan.clients + 1)
         ]
         self.operator = Operator(rng=self._rng(seed, "operator"), cluster=self.cluster, history=history, **shared)
-        self.stage = FaultActions(
+        self.actions = FaultActions(
             loop=loop,
             rng=self._rng(seed, "faults"),
             trace=trace,
@@ -131,13 +138,13 @@ class World:
             bursts=Bursts(loop, self._rng(seed, "bursts"), self.cluster, history),
             delays=self.delays,
             clients=[client.process.name for client in self.clients],
-            calls_are_good=not (plan.lose_answers or plan.late_calls or plan.slow),
-            missed=lambda what: history.violation("slow failover", what),
+            calls_are_reliable=not (plan.lose_answers or plan.late_calls or plan.slow),
+            on_slow_failover=lambda what: history.violation("slow failover", what),
         )
-        self.wipes = Wipes(self.stage, history)
+        self.wipes = Wipes(self.actions, history)
         self.faults = FaultInjector(
-            self.stage,
-            MemberFaults(self.stage, self.operator),
+            self.actions,
+            MemberFaults(self.actions, self.operator),
             self.wipes,
             weights=plan.weights,
             every_s=plan.every_s,
@@ -154,7 +161,7 @@ class World:
             history=history,
             faults=self.faults,
         )
-        self._pursuing = bool(options.disabled_rules)
+        self._exposing = bool(options.disabled_rules)
         for name, level in zip(self.cluster.founders, plan.levels, strict=False):
             self.cluster.hosts[name].level = level
         self._ends = self._rng(seed, "end")
@@ -173,7 +180,7 @@ class World:
     async def run(self) -> None:
         """Live through the faults, heal, come to rest, check."""
         if self.plan.rough_birth:
-            await self.wipes.be_born_roughly()
+            await self.wipes.crash_during_birth()
         for name in self.cluster.down():
             self.cluster.restart(name, LOSSES[0])
         await self._until(lambda: self.cluster.leader() is not None, LEADER_WITHIN_S)
@@ -181,7 +188,7 @@ class World:
             agent.start()
         for client in self.clients:
             client.start()
-        commit_exposure = self.loop.create_task(self._commit_exposure.run()) if self._pursuing else None
+        commit_exposure = self.loop.create_task(self._commit_exposure.run()) if self._exposing else None
         illnesses = None if self.machine_faults is None else self.loop.create_task(self.machine_faults.run())
         await self.faults.run(self.loop.time() + self.plan.seconds)
         if illnesses is not None:
@@ -210,7 +217,7 @@ class World:
         else:
             check_end(self.history, hosts)
             if self.plan.family == "repairs":
-                await self.wipes.lose_all()
+                await self.wipes.wipe_all()
 
     async def _until(self, condition: Callable[[], bool], within_s: float) -> bool:
         """Wait for a condition; also ends, with True, at the first violation."""
@@ -223,7 +230,7 @@ class World:
 
     def _heal(self) -> None:
         self.trace.note("-", "everything heals")
-        self.stage.end()
+        self.actions.cancel_all()
         self.network.heal_all()
         self.delays.clear()
         self.calls.lose_answers = self.plan.late_calls = 0.0
@@ -385,6 +392,7 @@ def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
         with (
             patch.object(secrets, "token_hex", lambda size=16: f"{source.getrandbits(8 * size):0{2 * size}x}"),
             patch.object(membership_admin, "CHANGE_S", CHANGE_S),
+            patch.object(leader_loop, "RETIRE_EVERY_S", RETIRE_EVERY_S),
             patch.dict(NEEDS, NEXT_VERSION),
         ):
             yield
@@ -428,6 +436,7 @@ def _simulate(loop: VirtualLoop, seed: int, options: RunOptions) -> Report:
             seed=seed,
             violations=world.history.violations,
             faults=dict(sorted(world.trace.faults.items())),
+            commands=dict(sorted(world.history.effects.items())),
             acknowledged=len(world.history.acknowledged),
             entries=len(world.history.entries),
             reads=len(world.history.reads),

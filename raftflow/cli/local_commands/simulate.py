@@ -103,6 +103,7 @@ def faults(  # noqa: PLR0917 - click passes options by name
     summary = campaign(chosen, options, jobs=jobs if seed is None else 1, progress=progress)
     if output == "table":
         print_table(["fault", "count"], [[kind, str(count)] for kind, count in summary.faults.items()])
+        print_table(["command", "with effect"], [[tag, str(count)] for tag, count in summary.commands.items()])
         echo(
             f"{summary.seeds} seeds, {summary.acknowledged} acknowledged writes, {summary.entries} log entries, "
             f"{summary.reads} reads, {summary.simulated_s:.0f} simulated seconds, "

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Task = tuple[str, str]
 """Workflow and task id."""
 _LIVE: Final = frozenset({"queued", "running"})
+_FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 _FAILURES: Final = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT})
 _DECISIONS: Final = frozenset({"succeeded", "failed_final"})
 """What follows at once where one of two attempts was ended because the other one decided."""
@@ -105,6 +106,12 @@ class AttemptModel:
         """Agents that an operator drained and did not resume, gone ones included."""
         self.fence = 0
         self.ended: dict[int, AttemptOutcome] = {}
+
+    def unfinished(self, workflow_id: str) -> list[str]:
+        """Return the tasks of a workflow that have not ended, as far as they ever moved."""
+        return [
+            task for (workflow, task), state in self.states.items() if workflow == workflow_id and state not in _FINAL
+        ]
 
     def follow(self, command: AnyCommand, reply: AnyReply, record: AuditRecord) -> list[str]:
         """Take one applied command; returns what is wrong with it."""

@@ -57,7 +57,10 @@ def _check_submitted(history: RunHistory, name: str, machine: Machine) -> None:
     """What clients were told is there is what they submitted, all of it."""
     for workflow_id, spec in history.submitted.items():
         workflow = machine.tables.workflows.get(workflow_id)
-        if workflow is None:
+        if workflow_id in history.retired:
+            if workflow is not None:
+                history.violation("diverged", f"{name} has the workflow {workflow_id}, which was retired")
+        elif workflow is None:
             history.violation("lost", f"{name} lacks the workflow {workflow_id}")
         elif [(task.id, tuple(workflow.tasks[need].id for need in task.needs)) for task in workflow.tasks] != [
             (task.id, task.needs) for task in spec.tasks

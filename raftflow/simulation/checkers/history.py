@@ -10,6 +10,7 @@
     needless snapshot   a replica drops a log that has all of the snapshot, and perhaps more
     two changes, wrong members, without majority, outsider, removed, too new: see `checkers/member_checks.py`
     given up early  an agent was declared lost that had been heard within its lease
+    retired early   a workflow was forgotten before all of its tasks had ended
     early deadline  an attempt was given up before its time, by a clock that nobody can set
     commit went back, stale read, wrong read, invariant, attempt, two agents, wrong end, audit
     reborn          a replica takes part on an empty disk, though not all have lost theirs
@@ -23,6 +24,7 @@ Models that know nothing of the code's own tables follow the attempts (`attempt_
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -30,12 +32,13 @@ import msgspec
 from raftflow.domain.commands import FireTimers, OfferEnds, ReportAttempts, decode_entry
 from raftflow.domain.features import NEXT_LEVEL, level_of
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.replies import Reported
+from raftflow.domain.replies import Reported, Retired
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import invariants
 from raftflow.machine.rules.audit_chain import decode_record
 from raftflow.replication.log import Role
 from raftflow.simulation.checkers.attempt_checks import AttemptModel
+from raftflow.simulation.checkers.command_effects import has_effect
 from raftflow.simulation.checkers.execution_checks import ExecutionChecks
 from raftflow.simulation.checkers.member_checks import MemberModel
 from raftflow.simulation.checkers.replica_checks import ReplicaChecks
@@ -89,12 +92,16 @@ class RunHistory:
         self.acknowledged: dict[str, AnyReply] = {}
         self.submitted: dict[str, WorkflowSpec] = {}
         """Workflows that clients were told are there, as they submitted them."""
+        self.retired: dict[str, None] = {}
+        """Workflows that were forgotten after they had finished."""
         self.refused: dict[str, None] = {}
         self.index_of: dict[str, int] = {}
         """Where a request id was applied."""
         self.top_acknowledged = 0
         self._top_read = 0
         self.reads: list[Read] = []
+        self.effects: Counter[str] = Counter()
+        """Commands that changed something, by tag."""
         self._announced_term = 0
         self._empty: set[int] = set()
         """Indexes of no-ops."""
@@ -229,6 +236,8 @@ class RunHistory:
         commands = decode_entry(entry).commands
         for command, reply, encoded in zip(commands, result.replies, result.audit, strict=True):
             record = decode_record(encoded)
+            if record.outcome == "ok" and has_effect(reply):
+                self.effects[str(type(command).__struct_config__.tag)] += 1
             if record.outcome == RejectionCode.FEATURE_LEVEL.value:
                 self.violation("too new", f"{type(command).__name__} at {index} came before the level that it needs")
             if record.request_id and record.outcome == "ok":
@@ -240,8 +249,18 @@ class RunHistory:
             for problem in self.attempts.follow(command, reply, record):
                 self.violation("attempt", f"at {index}: {problem}")
             self.executions.check_deadlines(record, fired=isinstance(command, FireTimers))
+            if isinstance(reply, Retired):
+                self._retire(reply)
             if isinstance(command, ReportAttempts | OfferEnds) and isinstance(reply, Reported):
                 self.executions.check_ends(command, reply)
+
+    def _retire(self, reply: Retired) -> None:
+        """Only finished workflows are forgotten."""
+        for workflow_id in reply.workflow_ids:
+            self.retired[workflow_id] = None
+            open_ = self.attempts.unfinished(workflow_id)
+            if open_:
+                self.violation("retired early", f"{workflow_id} was forgotten, and {', '.join(open_)} had not ended")
 
     # What clients and agents see.
 

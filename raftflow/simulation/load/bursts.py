@@ -30,7 +30,7 @@ class Bursts:
         self._history = history
         self._serial = 0
 
-    def fire(self, name: str, count: int) -> None:
+    def submit(self, name: str, count: int) -> None:
         """Submit so many entries at once to one replica, if it serves."""
         host = self._cluster.hosts[name]
         process, replica = host.process, host.replica

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from raftflow.coordinator.commit.submitter import NotLeaderError, ProposeError
 from raftflow.coordinator.uploads.submission import submission_of
 from raftflow.domain.commands import (
+    ClearCache,
     ControlWorkflow,
     DrainAgent,
     ForgetAgent,
@@ -49,8 +50,10 @@ _LARGE_EACH: Final = 4
 _LARGE_TASKS: Final = (6, 12, 24)
 _PIECE_TASKS: Final = 1
 _DRAIN_DEADLINE_MS: Final = 200
-_NAME_SHARE: Final = 0.15
+_NAME_SHARE: Final = 0.4
 """Of the requests about agents, those that forget one or ask for its name."""
+_CLEAR_EACH: Final = 5
+"""One in so many of the rare requests clears the cache."""
 READS_MAX: Final = 20
 """Reads under way of a client that only reads."""
 KNOWN_MAX: Final = 12
@@ -161,9 +164,9 @@ class SimClient:
                 await self._submit()
             elif chance < 0.6:
                 await self._read()
-            elif chance < 0.97 and self._known:
+            elif chance < 0.95 and self._known:
                 await self._control(self._rng.choice(_ACTIONS), self._rng.choice(self._known))
-            elif chance >= 0.97:
+            elif chance >= 0.95:
                 await self._control_agent(self._rng.choice(self._agents))
             await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
         self.done.set()
@@ -217,6 +220,9 @@ class SimClient:
 
     async def _control_agent(self, agent: str) -> None:
         self._serial += 1
+        if self._serial % _CLEAR_EACH == 0:
+            await self._clear_cache(f"{self._name}-{self._serial}")
+            return
         action: Literal["drain", "resume"] = "drain" if self._rng.random() < 0.4 else "resume"
         request_id = f"{self._name}-{self._serial}"
         if self._rng.random() < _NAME_SHARE:
@@ -235,12 +241,31 @@ class SimClient:
         else:
             await self.control_agent(request_id, agent, action)
 
+    async def _clear_cache(self, request_id: str) -> None:
+        """Clear the whole cache."""
+        await self.propose(
+            request_id,
+            lambda replica: ClearCache(at_ms=replica.clock.now_ms(), actor="client:api", request_id=request_id),
+        )
+
+    async def _absent_agent(self) -> str | None:
+        """Return the name of an agent that is gone, if the leader knows one."""
+
+        async def serve(replica: Replica) -> str | None:
+            await replica.read_barrier()
+            return next((agent.name for agent in replica.machine.tables.agents.values() if not agent.present), None)
+
+        name: str | None = await self._persist(serve, tries_max=5)
+        return name
+
     async def _take_name(self, request_id: str, agent: str) -> None:
         """Forget an agent, or register as one that is not the agent of that name: refused while it is present.
 
         `ForgetAgent` is also refused until the cluster is on the level of the newest version.
         """
         forgets = self._rng.random() < 0.5
+        if forgets:
+            agent = await self._absent_agent() or agent
 
         def command(replica: Replica) -> AnyCommand:
             at_ms = replica.clock.now_ms()

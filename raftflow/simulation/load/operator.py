@@ -37,7 +37,7 @@ LOOK_S: Final = 0.02
 FINISH_S: Final = 60.0
 """A healed world whose members are not in order by then never will be."""
 Change = tuple[str, str]
-"""`add`, `add ghost` or `remove`, and whom."""
+"""`add`, `add absent` or `remove`, and whom."""
 Voters = frozenset[str]
 
 
@@ -95,10 +95,10 @@ class Operator:
         member = MemberInfo(name, f"{name}:1", f"sim://{name}")
         return await self._ask(("add", name), lambda replica: replica.membership.add(member), tries_max)
 
-    async def add_ghost(self, name: str) -> None:
+    async def add_absent_member(self, name: str) -> None:
         """Have a replica added that never runs: it cannot become a voter. It is cleared away afterwards."""
         member = MemberInfo(name, f"{name}:1", f"sim://{name}")
-        serial = self._note(("add ghost", name))
+        serial = self._note(("add absent", name))
         try:
             await self._call(_serving(lambda replica: replica.membership.add(member)))
             await self._call(_serving(lambda replica: replica.membership.add(member)))
@@ -243,6 +243,6 @@ def _changed(voters: Voters, change: Change) -> Voters:
     kind, name = change
     if kind == "add":
         return voters | {name}
-    if kind == "add ghost":
+    if kind == "add absent":
         return voters
     return voters - {name} if len(voters) > VOTERS_MIN else voters

@@ -38,8 +38,8 @@ class FaultActions:
         bursts: Bursts,
         delays: Delays,
         clients: Sequence[str],
-        calls_are_good: bool,
-        missed: Callable[[str], None],
+        calls_are_reliable: bool,
+        on_slow_failover: Callable[[str], None],
     ) -> None:
         self.loop = loop
         self.rng = rng
@@ -51,41 +51,41 @@ class FaultActions:
         self.delays = delays
         self.clients = clients
         """Their names."""
-        self.calls_are_good = calls_are_good
+        self.calls_are_reliable = calls_are_reliable
         """No answer gets lost, and none is late without a fault."""
-        self.missed = missed
+        self.on_slow_failover = on_slow_failover
         """Told about what should have happened in time and has not."""
-        self._plays: list[asyncio.Task[None]] = []
-        self._strokes: list[asyncio.TimerHandle] = []
+        self._scenarios: list[asyncio.Task[None]] = []
+        self._timers: list[asyncio.TimerHandle] = []
 
-    def play(self, story: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def run_scenario(self, scenario: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin a fault that takes time."""
-        task = self.loop.create_task(story)
-        task.add_done_callback(self._played)
-        self._plays.append(task)
+        task = self.loop.create_task(scenario)
+        task.add_done_callback(self._scenario_ended)
+        self._scenarios.append(task)
         return task
 
-    def _played(self, task: asyncio.Task[None]) -> None:
+    def _scenario_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.loop.call_exception_handler({"message": "a fault could not be acted out", "exception": error})
+            self.loop.call_exception_handler({"message": "a scenario failed", "exception": error})
 
-    def strike(self, after_s: float, act: Callable[..., object], *arguments: object) -> None:
+    def schedule(self, after_s: float, act: Callable[..., object], *arguments: object) -> None:
         """Do something later."""
-        self._strokes.append(self.loop.call_later(after_s, act, *arguments, context=contextvars.Context()))
+        self._timers.append(self.loop.call_later(after_s, act, *arguments, context=contextvars.Context()))
 
-    def end(self) -> None:
+    def cancel_all(self) -> None:
         """Let no fault that is still being acted out reach into the time after."""
-        acts: list[asyncio.Task[None] | asyncio.TimerHandle] = [*self._plays, *self._strokes]
-        for act in acts:
-            act.cancel()
+        pending: list[asyncio.Task[None] | asyncio.TimerHandle] = [*self._scenarios, *self._timers]
+        for each in pending:
+            each.cancel()
 
     # Acts.
 
-    def faults_so_far(self) -> int:
+    def faults_begun(self) -> int:
         """Return how many faults have begun."""
         return sum(self.trace.faults.values())
 
-    def only_one_cut_off(self, name: str) -> bool:
+    def is_only_one_isolated(self, name: str) -> bool:
         """Tell whether nobody but this replica is cut off from anybody."""
         return all(name in direction for direction in self.network.blocked)
 
@@ -101,13 +101,13 @@ class FaultActions:
             self.cluster.crash(name, kind="kill")
             host.disk.restart(Loss.NONE, self.rng)
 
-    def cut_off(self, name: str, others: list[str]) -> None:
+    def isolate(self, name: str, others: list[str]) -> None:
         """Cut a replica off from others, in both directions."""
         for other in others:
             self.network.cut(name, other)
             self.network.cut(other, name)
 
-    def rejoin(self, name: str, others: list[str]) -> None:
+    def reconnect(self, name: str, others: list[str]) -> None:
         """End that."""
         for other in others:
             self.network.heal(name, other)
@@ -127,14 +127,14 @@ class FaultActions:
         if host.replica is not None and host.serving and host.process is not None:
             # In the replica's own process: what is scheduled from outside would outlive it.
             self.loop.call_soon(host.replica.log.request_snapshot, context=host.process.context)
-            self.trace.note(name, "is asked for a snapshot")
+            self.trace.fault("snapshot requested", name)
 
-    def hand_over(self, name: str, target: str | None) -> None:
+    def transfer_leadership(self, name: str, target: str | None) -> None:
         """Have a leader hand over, to `target` or to whom it likes."""
         host = self.cluster.hosts[name]
         if host.replica is None or not host.serving or host.process is None:
             return
-        self.trace.fault("leadership handed over", host.name)
+        self.trace.fault("leadership transferred", host.name)
         log, context = host.replica.log, host.process.context
         self.loop.call_soon(
             lambda: self.cluster.retained.append(
@@ -143,7 +143,7 @@ class FaultActions:
             context=context,
         )
 
-    def spoil_restore(self, name: str) -> None:
+    def refuse_next_restore(self, name: str) -> None:
         """Let the state machine refuse the next snapshot that comes from the leader, as an older version would."""
         host = self.cluster.hosts[name]
         if host.process is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from raftflow.simulation.nemesis.kinds import EXPOSURE
 from raftflow.simulation.world.disk import Loss
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LOOK_EVERY_S: Final = 0.0005
 ELECTED_WITHIN_S: Final = 3.0
 SETTLE_S: Final = 0.3
 """From a leader to its first committed entries."""
-STRIKES_MAX: Final = 3
+EXPOSURES_MAX: Final = 3
 """In one run."""
 
 
@@ -59,10 +60,10 @@ class CommitExposure:
 
     async def run(self) -> None:
         """Watch until enough was struck."""
-        for _ in range(STRIKES_MAX):
+        for _ in range(EXPOSURES_MAX):
             while 2 * len(lacking := self._lacking()) <= len(self._history.members.latest.voters):
                 await asyncio.sleep(LOOK_EVERY_S)
-            await self._strike(lacking)
+            await self._cut_power(lacking)
 
     def _lacking(self) -> dict[str, Loss]:
         """Return the replicas without the newest acknowledged entry, and what their disks must lose for that."""
@@ -91,11 +92,11 @@ class CommitExposure:
             return Loss.NONE
         return Loss.ALL if self._synced[life] < index else None
 
-    async def _strike(self, lacking: dict[str, Loss]) -> None:
+    async def _cut_power(self, lacking: dict[str, Loss]) -> None:
         """Cut the power of all, and let those without the entry come back first, until they have a leader."""
         cluster = self._cluster
-        self._trace.fault("acknowledged entry kept from a majority", ",".join(lacking))
-        with self._faults.held():
+        self._trace.fault(EXPOSURE, ",".join(lacking))
+        with self._faults.suspended():
             for name in cluster.names:
                 cluster.crash(name)
             for name, loss in lacking.items():

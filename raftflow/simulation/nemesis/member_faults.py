@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from raftflow.simulation.load.operator import Operator
     from raftflow.simulation.nemesis.actions import FaultActions
 
-STORIES_MAX: Final = 2
+CHANGES_MAX: Final = 2
 """Changes that are under way at once."""
 VOTERS_MAX: Final = 7
 JOURNAL_BYTES_MIN: Final = 200
-MET_LOOK_S: Final = 0.05
-MET_LOOKS_MAX: Final = 60
+MET_CHECK_S: Final = 0.05
+MET_CHECKS_MAX: Final = 60
 HOSTS_MAX: Final = 14
 """Machines in one run, dead ones counted."""
 
@@ -26,11 +26,11 @@ HOSTS_MAX: Final = 14
 class MemberFaults:
     """Replicas that come, go, are lost for good, and are upgraded."""
 
-    def __init__(self, stage: FaultActions, operator: Operator) -> None:
-        self._stage = stage
+    def __init__(self, actions: FaultActions, operator: Operator) -> None:
+        self._actions = actions
         self._operator = operator
-        self._stories: list[asyncio.Task[None]] = []
-        self._exchange: asyncio.Task[None] | None = None
+        self._changes: list[asyncio.Task[None]] = []
+        self._replacement: asyncio.Task[None] | None = None
 
     def may_lose(self, name: str) -> bool:
         """Return True if the cluster survives the loss of this replica's disk."""
@@ -38,79 +38,79 @@ class MemberFaults:
 
     def add(self, _name: str) -> None:
         """Add a fresh replica, or one that was left outside."""
-        self._begin(self._add())
+        self._start_change(self._add())
 
     def remove(self, name: str) -> None:
         """Remove a replica: a follower, a learner, a dead one, or the leader itself."""
-        self._begin(self._remove(name))
+        self._start_change(self._remove(name))
 
     def replace(self, name: str) -> None:
         """Lose a replica with its disk for good, or only put it out of service, and put a new one in its place."""
-        self._begin(self._replace(name))
+        self._start_change(self._replace(name))
 
     def upgrade(self, name: str) -> None:
         """Stop a replica and start the present version in its place; most are asked to hand over first."""
-        cluster = self._stage.cluster
+        cluster = self._actions.cluster
         old = [each for each in cluster.names if cluster.hosts[each].level < NEXT_LEVEL]
         if old:
-            self._stage.play(self._upgrade(name if name in old else self._stage.rng.choice(old)))
+            self._actions.run_scenario(self._upgrade(name if name in old else self._actions.rng.choice(old)))
 
-    def lone_change(self, _name: str) -> None:
-        """Ask a leader that is cut off for a change, have it write a snapshot and start again, and let it rejoin."""
-        self._begin(self._change_alone())
+    def change_at_isolated_leader(self, _name: str) -> None:
+        """Ask an isolated leader for a change, have it write a snapshot and restart, and reconnect it."""
+        self._start_change(self._change_at_isolated_leader())
 
-    def ghost(self, _name: str) -> None:
+    def absent_member(self, _name: str) -> None:
         """Lose a replica and have one added that never runs, as with a wrong address; then clear both away."""
-        self._begin(self._add_ghost())
+        self._start_change(self._add_absent_member())
 
     def damaged_voter(self, _name: str) -> None:
         """Damage the journal of the only follower that has the newest entries, and take the leader away."""
-        self._stage.play(self._damage())
+        self._actions.run_scenario(self._damage())
 
-    def replace_all(self, _name: str) -> None:
+    def replace_all_others(self, _name: str) -> None:
         """Replace every voter but one while that one is away, so that it knows nobody when it comes back."""
-        if self._exchange is None or self._exchange.done():
-            self._exchange = self._stage.play(self._replace_all())
+        if self._replacement is None or self._replacement.done():
+            self._replacement = self._actions.run_scenario(self._replace_all_others())
 
-    def old_copy(self, _name: str) -> None:
+    def older_disk_copy(self, _name: str) -> None:
         """Put an older copy of its disk back on such a follower, and take the leader away."""
-        if not any(host.older for host in self._stage.cluster.hosts.values()):
-            self._stage.play(self._put_back())
+        if not any(host.older for host in self._actions.cluster.hosts.values()):
+            self._actions.run_scenario(self._put_older_copy_back())
 
-    async def _change_alone(self) -> None:
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+    async def _change_at_isolated_leader(self) -> None:
+        actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         leader, members = cluster.leader(), self._operator.members()
         if leader is None or members is None:
             return
-        others = stage.others(leader)
+        others = actions.others(leader)
         voters = sorted(members.voter_names - {leader})
-        stage.trace.fault("change at a leader cut off", leader)
-        stage.cut_off(leader, others)
+        actions.trace.fault("change at an isolated leader", leader)
+        actions.isolate(leader, others)
         if len(voters) > 2:
             for name in voters[: rng.choice((1, 2))]:
-                stage.play(self._operator.change_at(leader, ("remove", name)))
+                actions.run_scenario(self._operator.change_at(leader, ("remove", name)))
         else:
             newcomer = self._newcomer()
             if newcomer is not None:
-                stage.play(self._operator.change_at(leader, ("add", newcomer)))
+                actions.run_scenario(self._operator.change_at(leader, ("add", newcomer)))
         await asyncio.sleep(rng.choice((0.01, 0.03, 0.06)))
-        stage.snapshot(leader)
+        actions.snapshot(leader)
         await asyncio.sleep(rng.choice((0.05, 0.1, 0.2)))
-        stage.kill(leader)
+        actions.kill(leader)
         await asyncio.sleep(rng.uniform(0.1, 0.8))
-        stage.rejoin(leader, others)
-        stage.restart(leader)
+        actions.reconnect(leader, others)
+        actions.restart(leader)
 
-    async def _replace_all(self) -> None:
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+    async def _replace_all_others(self) -> None:
+        actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         members, followers = self._operator.members(), self._followers()
         if members is None or not followers or not members.voter_names <= set(cluster.founders):
             return
         away = followers[0]
         if len(cluster.hosts) + len(members.voters) - 1 > HOSTS_MAX or not self.may_lose(away):
             return
-        stage.trace.fault("all others replaced", away)
-        stage.kill(away)
+        actions.trace.fault("all other voters replaced", away)
+        actions.kill(away)
         host = cluster.hosts[away]
         host.away = True
         try:
@@ -122,41 +122,41 @@ class MemberFaults:
             await asyncio.sleep(rng.choice((0.0, 0.5)))
         finally:
             host.away = False
-        stage.restart(away)
+        actions.restart(away)
 
-    async def _add_ghost(self) -> None:
-        stage, cluster = self._stage, self._stage.cluster
+    async def _add_absent_member(self) -> None:
+        actions, cluster = self._actions, self._actions.cluster
         members = self._operator.members()
         if members is None or len(cluster.hosts) >= HOSTS_MAX:
             return
         followers = [name for name in sorted(members.voter_names) if name != cluster.leader()]
-        victim = stage.rng.choice(followers)
+        victim = actions.rng.choice(followers)
         if self.may_lose(victim):
             cluster.destroy(victim)
-        ghost = self._operator.add_host()
-        cluster.hosts[ghost].gone = "never runs"
-        cluster.names.remove(ghost)
-        stage.trace.fault("replica that never runs added", ghost)
-        await self._operator.add_ghost(ghost)
-        await self._operator.remove(ghost)
+        absent = self._operator.add_host()
+        cluster.hosts[absent].gone = "never runs"
+        cluster.names.remove(absent)
+        actions.trace.fault("absent member added", absent)
+        await self._operator.add_absent_member(absent)
+        await self._operator.remove(absent)
 
-    async def _put_back(self) -> None:
+    async def _put_older_copy_back(self) -> None:
         """Copy a follower's disk, let it start anew, and when everybody has met that start put the copy back.
 
         Of one replica in a run, while the disks of all others are whole: what is promised for old copies.
         """
-        stage, cluster = self._stage, self._stage.cluster
+        actions, cluster = self._actions, self._actions.cluster
         followers = self._followers()
         if not followers or not self.may_lose(followers[0]) or cluster.hosts[followers[0]].level < NEXT_LEVEL:
             return
         victim = followers[0]
         host = cluster.hosts[victim]
-        stage.kill(victim)
+        actions.kill(victim)
         copy = host.disk.copy()
-        stage.restart(victim)
+        actions.restart(victim)
         life = host.process
-        for _ in range(MET_LOOKS_MAX):
-            await asyncio.sleep(MET_LOOK_S)
+        for _ in range(MET_CHECKS_MAX):
+            await asyncio.sleep(MET_CHECK_S)
             if host.process is not life or host.gone is not None:
                 return
             if self._is_met_by_all(victim):
@@ -169,27 +169,27 @@ class MemberFaults:
             if host.gone is None and host.process is None and not host.wiped:
                 cluster.disks.replace(victim, copy)
 
-        await self._damage(victim, put, kind="voter with an old copy")
+        await self._damage(victim, put, kind="voter on an older disk copy")
 
     def _is_met_by_all(self, name: str) -> bool:
-        hosts, members = self._stage.cluster.hosts, self._operator.members()
+        hosts, members = self._actions.cluster.hosts, self._operator.members()
         voters = frozenset() if members is None else members.voter_names
         linked = [hosts[each].links for each in sorted(voters) if each != name]
         return name in voters and all(links is not None and name in links.up for links in linked)
 
     def _followers(self) -> list[str]:
         """Return the voters that do not lead, in any order; nobody if that is not known."""
-        leader, members = self._stage.cluster.leader(), self._operator.members()
+        leader, members = self._actions.cluster.leader(), self._operator.members()
         if leader is None or members is None:
             return []
         followers = [name for name in sorted(members.voter_names) if name != leader]
-        self._stage.rng.shuffle(followers)
+        self._actions.rng.shuffle(followers)
         return followers
 
     async def _damage(
         self, chosen: str | None = None, spoil: Callable[[], None] | None = None, *, kind: str = "voter damaged"
     ) -> None:
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         followers = self._followers()
         leader = cluster.leader()
         if leader is None or not followers or (chosen is not None and chosen not in followers):
@@ -198,32 +198,32 @@ class MemberFaults:
         laggards = [name for name in followers if name != victim]
         if not self.may_lose(victim):
             return
-        stage.cut_off(leader, laggards)
-        stage.cut_off(victim, laggards)
-        stage.bursts.fire(leader, rng.choice((3, 10)))
+        actions.isolate(leader, laggards)
+        actions.isolate(victim, laggards)
+        actions.bursts.submit(leader, rng.choice((3, 10)))
         await asyncio.sleep(0.05)
         if not self.may_lose(victim):  # others were damaged or lost meanwhile
-            stage.rejoin(leader, laggards)
-            stage.rejoin(victim, laggards)
+            actions.reconnect(leader, laggards)
+            actions.reconnect(victim, laggards)
             return
-        stage.trace.fault(kind, victim)
-        stage.kill(victim)
-        stage.kill(leader)
+        actions.trace.fault(kind, victim)
+        actions.kill(victim)
+        actions.kill(leader)
         if spoil is None:
             self._flip_journal(victim)
         else:
             spoil()
-        stage.rejoin(victim, laggards)
-        stage.restart(victim)
+        actions.reconnect(victim, laggards)
+        actions.restart(victim)
         for name in laggards:
-            stage.restart(name)
+            actions.restart(name)
         await asyncio.sleep(rng.uniform(1.0, 2.0))
-        stage.rejoin(leader, laggards)
-        stage.restart(leader)
+        actions.reconnect(leader, laggards)
+        actions.restart(leader)
 
     def _flip_journal(self, name: str) -> None:
         """Flip a bit in the older half of a replica's journal, which it can notice and repair."""
-        rng, host = self._stage.rng, self._stage.cluster.hosts[name]
+        rng, host = self._actions.rng, self._actions.cluster.hosts[name]
         disk = host.disk
         written = {path: len(disk.content(path).rstrip(b"\0")) for path in disk.files() if "journal" in str(path)}
         journal = [path for path, used in written.items() if used > JOURNAL_BYTES_MIN]
@@ -232,12 +232,12 @@ class MemberFaults:
             disk.flip(journal[0], offset, 1 << rng.randrange(8))
             host.damaged = True
 
-    def _begin(self, story: Coroutine[Any, Any, None]) -> None:
-        self._stories = [task for task in self._stories if not task.done()]
-        if len(self._stories) < STORIES_MAX:
-            self._stories.append(self._stage.play(story))
+    def _start_change(self, change: Coroutine[Any, Any, None]) -> None:
+        self._changes = [task for task in self._changes if not task.done()]
+        if len(self._changes) < CHANGES_MAX:
+            self._changes.append(self._actions.run_scenario(change))
         else:
-            story.close()
+            change.close()
 
     async def _add(self) -> None:
         members = self._operator.members()
@@ -245,12 +245,12 @@ class MemberFaults:
             return
         name = self._newcomer()
         if name is not None:
-            self._disturb(name)
+            self._crash_during_change(name)
             await self._operator.add(name)
 
     def _newcomer(self) -> str | None:
         """Return a replica that is no member: one that was left outside, or a fresh one, which may start late."""
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         members = self._operator.members()
         if members is None:
             return None
@@ -264,53 +264,53 @@ class MemberFaults:
         if rng.random() < 0.8:
             cluster.start(name)
         else:
-            stage.strike(rng.uniform(0.1, 1.5), stage.restart, name)
+            actions.schedule(rng.uniform(0.1, 1.5), actions.restart, name)
         return name
 
     async def _remove(self, name: str) -> None:
-        rng, members = self._stage.rng, self._operator.members()
+        rng, members = self._actions.rng, self._operator.members()
         if members is None or (len(members.voters) <= 3 and rng.random() < 0.7):
             return
-        lost = sorted(self._stage.cluster.lost() & members.voter_names)
+        lost = sorted(self._actions.cluster.lost() & members.voter_names)
         if lost and rng.random() < 0.7:
             name = rng.choice(lost)
         elif members.find(name) is None or rng.random() < 0.4:
             name = rng.choice(sorted(members.voter_names | members.learner_names))
-        if name == self._stage.cluster.leader():
-            self._stage.trace.note(name, "leads and is to be removed")
-        self._disturb(name)
+        if name == self._actions.cluster.leader():
+            self._actions.trace.note(name, "leads and is to be removed")
+        self._crash_during_change(name)
         await self._operator.remove(name)
 
     async def _replace(self, name: str) -> None:
-        stage, rng, members = self._stage, self._stage.rng, self._operator.members()
+        actions, rng, members = self._actions, self._actions.rng, self._operator.members()
         if members is None or members.find(name) is None:
             return
         if rng.random() < 0.7:
             if not self.may_lose(name):
                 return
-            stage.cluster.destroy(name)
+            actions.cluster.destroy(name)
             await asyncio.sleep(rng.choice((0.0, 0.2, 1.0)))
         if rng.random() < 0.3 and await self._operator.remove(name, tries_max=2):
             return
         newcomer = self._newcomer()
         if newcomer is not None and await self._operator.add(newcomer):
-            self._disturb(newcomer)
+            self._crash_during_change(newcomer)
             await self._operator.remove(name)
 
-    def _disturb(self, name: str) -> None:
+    def _crash_during_change(self, name: str) -> None:
         """Perhaps cut the power of the leader, or of the one concerned, in the middle of a change."""
-        stage, rng = self._stage, self._stage.rng
+        actions, rng = self._actions, self._actions.rng
         if rng.random() < 0.4:
-            victim = name if rng.random() < 0.4 else stage.cluster.leader()
-            stage.strike(rng.uniform(0.0, 0.3), stage.cluster.crash, victim or name)
+            victim = name if rng.random() < 0.4 else actions.cluster.leader()
+            actions.schedule(rng.uniform(0.0, 0.3), actions.cluster.crash, victim or name)
 
     async def _upgrade(self, name: str) -> None:
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         if cluster.leader() == name and rng.random() < 0.7:
-            stage.hand_over(name, None)
+            actions.transfer_leadership(name, None)
             await asyncio.sleep(0.1)
         if cluster.hosts[name].gone is None:
-            stage.trace.fault("replica upgraded", name)
+            actions.trace.fault("replica upgraded", name)
             cluster.upgrade(name)
             await asyncio.sleep(rng.uniform(0.02, 0.5))
-            stage.restart(name)
+            actions.restart(name)

@@ -35,18 +35,18 @@ CRASH_STEPS: Final = 40
 class Wipes:
     """Wipes disks and puts them back; one story at a time."""
 
-    def __init__(self, stage: FaultActions, history: RunHistory) -> None:
-        self._stage = stage
+    def __init__(self, actions: FaultActions, history: RunHistory) -> None:
+        self._actions = actions
         self._history = history
-        self._story: asyncio.Task[None] | None = None
+        self._scenario: asyncio.Task[None] | None = None
 
-    def wipe(self, _name: str) -> None:
+    def wipe_disks(self, _name: str) -> None:
         """Wipe the disks of some voters, and have all come back."""
-        if self._story is None or self._story.done():
-            self._story = self._stage.play(self._wipe())
+        if self._scenario is None or self._scenario.done():
+            self._scenario = self._actions.run_scenario(self._wipe())
 
     async def _wipe(self) -> None:
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         voters = sorted(self._history.members.latest.voter_names)
         hosts = [cluster.hosts[name] for name in voters]
         if any(host.level < NEXT_LEVEL or host.gone is not None for host in hosts) or cluster.leader() is None:
@@ -67,9 +67,9 @@ class Wipes:
             order = rng.sample(voters, len(voters)) if rng.random() < 0.5 else [*victims, *rest]
             for name in order:
                 await asyncio.sleep(rng.choice((0.0, 0.05, 0.4)))
-                stage.restart(name)
-            until_s = stage.loop.time() + rng.uniform(0.6, 2.0)
-            while stage.loop.time() < until_s:
+                actions.restart(name)
+            until_s = actions.loop.time() + rng.uniform(0.6, 2.0)
+            while actions.loop.time() < until_s:
                 await asyncio.sleep(LOOK_S)
                 self._look(victims)
         finally:
@@ -78,20 +78,20 @@ class Wipes:
                 cluster.disks.put_back(name)
         for name in victims:
             await asyncio.sleep(rng.choice((0.0, 0.2)))
-            stage.restart(name)
+            actions.restart(name)
 
     def _is_met(self, name: str, voters: list[str]) -> bool:
         """Return True if every other voter has met this replica on its present disk."""
-        disk = read_identity(self._stage.cluster.hosts[name].disk, DATA_DIR).disk_id
-        return all((voter, name, disk) in self._stage.network.met for voter in voters if voter != name)
+        disk = read_identity(self._actions.cluster.hosts[name].disk, DATA_DIR).disk_id
+        return all((voter, name, disk) in self._actions.network.met for voter in voters if voter != name)
 
     def _look(self, victims: list[str]) -> None:
         for name in victims:
-            self._history.reborn(self._stage.cluster.hosts[name])
+            self._history.reborn(self._actions.cluster.hosts[name])
 
-    async def be_born_roughly(self) -> None:
+    async def crash_during_birth(self) -> None:
         """Let the founders come one by one; power fails somewhere in the birth, some disks come back empty."""
-        stage, rng, cluster = self._stage, self._stage.rng, self._stage.cluster
+        actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         names = list(cluster.founders)
         rng.shuffle(names)
         for name in names:
@@ -102,11 +102,11 @@ class Wipes:
             await asyncio.sleep(rng.choice((0.0, 0.02, 0.3)))
         await asyncio.sleep(rng.uniform(0.05, 0.5))
         for name in names:
-            stage.restart(name)
+            actions.restart(name)
 
-    async def lose_all(self) -> None:
+    async def wipe_all(self) -> None:
         """Wipe every disk after the end of the run: only then a second cluster may be born, and must be."""
-        stage, rng, cluster, history = self._stage, self._stage.rng, self._stage.cluster, self._history
+        actions, rng, cluster, history = self._actions, self._actions.rng, self._actions.cluster, self._history
         voters = sorted(history.members.latest.voter_names)
         if voters != sorted(cluster.founders) or voters != sorted(cluster.names):
             return
@@ -116,9 +116,9 @@ class Wipes:
         for name in rng.sample(voters, len(voters)):
             await asyncio.sleep(rng.choice((0.0, 0.05, 0.4)))
             cluster.start(name)
-        until_s = stage.loop.time() + BORN_WITHIN_S
+        until_s = actions.loop.time() + BORN_WITHIN_S
         while cluster.leader() is None:
-            if stage.loop.time() > until_s:
+            if actions.loop.time() > until_s:
                 history.over = False
                 history.violation("no birth", f"none {BORN_WITHIN_S:g} s after all disks were lost")
                 return

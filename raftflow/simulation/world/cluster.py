@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from raftflow.coordinator.config.replica_config import Limits
     from raftflow.replication.log import LogStatus, Role
     from raftflow.replication.members.membership import Membership
     from raftflow.replication.raft.rules import Rule
@@ -57,6 +58,7 @@ class Cluster:
         disabled_rules: frozenset[Rule],
         settings: dict[str, Any],
         timing: dict[str, int],
+        limits: Limits,
         latency: Callable[[str, str], float],
     ) -> None:
         self._loop = loop
@@ -71,6 +73,7 @@ class Cluster:
             observer=observer,
             settings=settings,
             timing=Timing(**timing),
+            limits=limits,
             disabled_rules=disabled_rules,
             getrandbits=rng.getrandbits,
             role_changed=self._role_changed,
@@ -234,7 +237,7 @@ class Cluster:
         host = self.hosts[name]
         if host.process is not None:
             self._trace.fault(kind, name)
-            self._end(host, silently=kind == "power loss")
+            self._end(host, silently=kind != "kill")
 
     def _end(self, host: SimHost, *, silently: bool) -> None:
         process, replica, links = host.process, host.replica, host.links
@@ -270,7 +273,7 @@ class Cluster:
         """Take a machine away for good, with its disk."""
         host = self.hosts[name]
         if host.gone is None:
-            self._trace.fault("replica lost for ever", name)
+            self._trace.fault("replica lost with its disk", name)
             if host.process is not None:
                 self._end(host, silently=True)
             self._leave(host, "destroyed")

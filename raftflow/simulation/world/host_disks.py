@@ -110,7 +110,7 @@ class HostDisks:
     def replace(self, name: str, files: dict[Path, bytes]) -> None:
         """Put an older copy of its files on the disk of a replica that is down."""
         host = self._hosts[name]
-        self._trace.fault("older copy put back", name)
+        self._trace.fault("older disk copy put back", name)
         self._observer.disk_replaced(name)
         host.disk.replace(files)
         host.damaged = True

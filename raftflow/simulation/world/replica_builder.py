@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from raftflow.coordinator.clock import IdSource
 from raftflow.coordinator.config.addresses import Address
 from raftflow.coordinator.config.peer_directory import PeerDirectory
-from raftflow.coordinator.config.replica_config import CoordinatorConfig, Limits, MemberConfig
+from raftflow.coordinator.config.replica_config import CoordinatorConfig, MemberConfig
 from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.replica import Replica
 from raftflow.replication.config import LogConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.coordinator.audit.audit_file import AuditFile
-    from raftflow.coordinator.config.replica_config import Timing
+    from raftflow.coordinator.config.replica_config import Limits, Timing
     from raftflow.replication.log import ReplicatedLog, Role, StateMachine
     from raftflow.replication.members.membership import MembershipVersion
     from raftflow.replication.raft.rules import Rule
@@ -44,6 +44,7 @@ class ReplicaEnvironment(NamedTuple):
     settings: dict[str, Any]
     """Settings of `LogConfig` that a run wants otherwise."""
     timing: Timing
+    limits: Limits
     disabled_rules: frozenset[Rule]
     getrandbits: Callable[[int], int]
     role_changed: Callable[[SimHost, Role, int], None]
@@ -63,7 +64,7 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
         bind=Address(host.name, 2),
         peer_bind=Address(host.name, 1),
         timing=env.timing,
-        limits=Limits(),
+        limits=env.limits,
     )
     log_config = LogConfig(
         name=host.name,

@@ -170,5 +170,5 @@ class SimAgent:
     def leave(self) -> None:
         """Tell the agent to drain and go, as SIGTERM does."""
         if self.process is not None and self._agent is not None:
-            self._trace.fault("agent leaves", self.name)
+            self._trace.fault("agent stopped", self.name)
             self._loop.call_soon(self._agent.leave, context=self.process.context)

@@ -33,7 +33,7 @@ NOT_SIMULATED: dict[type, str] = {}
 SENT_BY_THE_CODE_UNDER_TEST = {
     "RemoveAgent": "the leader removes agents whose lease ended; agents say goodbye",
     "CommitPlacements": "the leader places tasks",
-    "ReportEnds": "agents report",
+    "ReportAttempts": "agents report",
     "CommitBackups": "the leader gives late tasks a second attempt",
     "OfferEnds": "agents that were lost offer what they finished",
     "RecallAttempts": "the leader balances queues",

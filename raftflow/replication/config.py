@@ -12,11 +12,11 @@ from raftflow.replication.messages.envelope import ENTRY_BYTES_MAX
 from raftflow.replication.storage.journal import SEGMENT_BYTES
 
 REPLICAS_MAX: Final = 9
-"""More members cost more than they protect."""
+"""More members cost more than they protect from."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What `PySyncObjLog` needs to know. Raises `ValueError` for values that cannot work."""
+    """The settings of `PySyncObjLog`. Raises `ValueError` for values that cannot work."""
 
     name: str
     members: tuple[str, ...]
@@ -26,7 +26,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     addresses: Mapping[str, tuple[str, str]] = {}
     """Peer address and API url by name, for the list of members."""
     join: bool = False
-    """True for a replica that joins a cluster: `members` are then those from whom it may hear, and it is none yet."""
+    """True for a replica that joins a cluster: `members` are the peers that it may hear; it is not a member yet."""
     bootstrap: bool = False
     """The operator orders a birth with a majority of the members, for this start; see `members/births.py`."""
 
@@ -54,12 +54,12 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_bytes: int = 64 * 1024 * 1024
     snapshot_chunks_in_flight: int = 8
     snapshot_stall_s: float = 10.0
-    """A snapshot transfer without an answer for so long is given up and begun anew."""
+    """A snapshot transfer without an answer for so long is given up and started again."""
     snapshot_retry_s: float = 30.0
     """Pause after a snapshot that could not be written."""
 
     def __post_init__(self) -> None:
-        """Check what would otherwise fail late."""
+        """Check values that would otherwise fail late."""
         if self.name not in self.members:
             raise ValueError(f"members {list(self.members)} do not contain this replica, {self.name}")
         if len(set(self.members)) != len(self.members):

@@ -199,7 +199,7 @@ class PySyncObjLog:
     # Members.
 
     async def add_member(self, member: MemberInfo, timeout_s: float) -> Membership:
-        """Feed a new replica until it has caught up, then make it a voter; may be repeated until that is done.
+        """Send entries to a new replica until it has caught up, then make it a voter. Safe to repeat.
 
         Raises `ChangeRefusedError`, which says why, and `NotReadyError` if this replica does not lead, or time is up.
         """
@@ -261,7 +261,7 @@ class PySyncObjLog:
         return status_before_start(self._config) if parts is None else current_status(parts, stopped=self._stopped)
 
     def stamp(self) -> Stamp:
-        """Return what goes with every answer."""
+        """Return the part of the status that every answer carries."""
         if self._life.parts is None:
             return Stamp(0, 0, None)
         raft = self._raft

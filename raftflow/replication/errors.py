@@ -1,4 +1,4 @@
-"""What a log can fail with."""
+"""The errors of a log."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Final
 
 
 class LogFailedError(Exception):
-    """The log stopped for good: a disk that fails, a corrupt file, an `apply` that raised. Says what to do."""
+    """The log stopped for ever: a bad disk, a corrupt file, an `apply` that raised. The message says what to do."""
 
 
 REMOVED_ADVICE: Final = (
-    "It stops, and its data can be wiped; its name is never used again. A new replica joins under a new name, with "
+    "It stops. Its data can be deleted; its name is never used again. A new replica joins under a new name, with "
     "an empty directory and `join = true`."
 )
 
 
 class RemovedError(LogFailedError):
-    """This replica is no member any more: it stops, and nothing is wrong with it."""
+    """This replica was removed from the cluster: it stops. This is not an error."""
 
 
 class NoQuorumError(Exception):

@@ -22,7 +22,7 @@ class Lock(Protocol):
     """A lock that is held until it is closed."""
 
     def is_there(self) -> bool:
-        """Return False if its path names another file now, or none: somebody moved or removed what it protects."""
+        """Return False if its path names another file now, or none: the file was moved or removed."""
         ...
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class OpenFile(Protocol):
         ...
 
     def sync_if_quick(self) -> bool:
-        """Make durable now what little was written, if the disk is so quick that another thread would cost more.
+        """Sync now if few bytes were written and the disk is so quick that another thread would cost more.
 
         False if that was not done. Raises `OSError`.
         """
@@ -90,7 +90,7 @@ class FileSystem(Protocol):
         ...
 
     def read(self, path: Path) -> bytes:
-        """Return the whole content, from the device rather than from a cache that a failed sync may have left."""
+        """Return the whole content from the device, not from a cache that a failed sync may have left."""
         ...
 
     def open(self, path: Path, *, create: bool = False) -> OpenFile:

@@ -1,4 +1,4 @@
-"""How long something took, as counts by bounds: what a metrics page shows, and nothing that grows."""
+"""Durations as counts by bounds, for a metrics page. The size is fixed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Histogram:
     """Counts of durations.
 
     Args:
-        bounds_s: upper bounds in seconds, ascending; what is longer than the last is counted beyond it.
+        bounds_s: upper bounds in seconds, ascending. Longer durations are counted beyond the last.
     """
 
     __slots__ = ("bounds_s", "counts", "sum_s")
@@ -24,6 +24,6 @@ class Histogram:
         self.sum_s = 0.0
 
     def note(self, seconds: float) -> None:
-        """Count one duration. Two threads that do so at once may lose one, and break nothing."""
+        """Count one duration. Two threads at once may lose one count; nothing else can go wrong."""
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds

@@ -1,4 +1,4 @@
-"""The seam between raftflow and whatever keeps its log: one interface, two implementations.
+"""The interface between raftflow and its replicated log; it has two implementations.
 
 `PySyncObjLog` (engine.py) replicates over the network and to disk; `MemoryLog` (memory.py) is one replica that
 commits at once, for tests. Everything above this package sees only the names in this module, so that another
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class StateMachine(Protocol):
-    """What a log drives. All calls but `prepare` come from the event loop's thread, one at a time."""
+    """The state machine of a log. All calls except `prepare` come from the event loop's thread, one at a time."""
 
     def apply(self, index: int, term: int, entry: bytes) -> object:
         """Apply one committed entry and return its reply.
@@ -40,17 +40,16 @@ class StateMachine(Protocol):
         ...
 
     def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
-        """Read a snapshot; the function returned replaces the whole state by it, at once.
+        """Read a snapshot. The returned function replaces the whole state by it, at once.
 
-        Raises `ValueError` if it cannot be read. Unlike everything else here this may run in another thread while
-        `apply` goes on, so that a large snapshot does not silence a replica. It looks at nothing
-        that `apply` changes.
+        Raises `ValueError` if it cannot be read. Unlike the other calls this one may run in another thread while
+        `apply` continues, so that a large snapshot does not silence a replica. It reads nothing that `apply` changes.
         """
         ...
 
 
 class Role(enum.StrEnum):
-    """What a replica is in its current term."""
+    """The role of a replica in its current term."""
 
     LEADER = "leader"
     FOLLOWER = "follower"
@@ -86,11 +85,11 @@ class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
     that hears a leader and has applied what that leader had committed when contact began."""
     peers: tuple[PeerStatus, ...] = ()
     members: Membership | None = None
-    """Who belongs to the cluster by this replica's log; None for a log whose members cannot change."""
+    """The members of the cluster by this replica's log; None for a log whose members cannot change."""
 
 
 class Stamp(NamedTuple):
-    """What goes with every answer of a replica: a small part of `LogStatus`."""
+    """The part of `LogStatus` that every answer of a replica carries."""
 
     applied_index: int
     term: int
@@ -136,7 +135,7 @@ class ReplicatedLog(Protocol):
         ...
 
     async def submit(self, entry: bytes, timeout_s: float) -> Outcome:
-        """Append one entry and wait until it is applied here. Never raises for what the cluster did."""
+        """Append one entry and wait until it is applied here. The outcome is returned, never raised."""
         ...
 
     async def read_index(self, timeout_s: float) -> int:
@@ -183,7 +182,7 @@ class ReplicatedLog(Protocol):
         ...
 
     async def wait_failed(self) -> LogFailedError:
-        """Return when the log has stopped for good, with the reason."""
+        """Return when the log has stopped for ever, with the reason."""
         ...
 
 
@@ -196,7 +195,7 @@ class ChangeableLog(Protocol):
         ...
 
     async def add_member(self, member: MemberInfo, timeout_s: float) -> Membership:
-        """Feed a new replica until it has caught up, then make it a voter."""
+        """Send entries to a new replica until it has caught up, then make it a voter."""
         ...
 
     async def remove_member(self, name: str, timeout_s: float) -> Membership:

@@ -1,8 +1,7 @@
 """`MemoryLog`: one replica that commits at once, for tests of everything above the log.
 
-Nothing is written and nothing is sent, but the rules of the interface hold: outcomes, announcements, the bound on
-what is in flight, and that entries are applied in the loop's thread, one at a time, never inside the caller's
-`submit`.
+Nothing is written and nothing is sent, but it keeps the rules of the interface: outcomes, announcements, the bound on
+entries in flight. Entries are applied in the loop's thread, one at a time, never inside the caller's `submit`.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class MemoryLog:
         return self._index
 
     async def transfer_leadership(self, target: str | None, timeout_s: float) -> bool:  # noqa: ARG002 - nobody is there
-        """Return False: there is nobody to hand over to."""
+        """Return False: there is no other replica."""
         return False
 
     @property
@@ -125,7 +124,7 @@ class MemoryLog:
         )
 
     def stamp(self) -> Stamp:
-        """Return what goes with every answer."""
+        """Return the part of the status that every answer carries."""
         return Stamp(self._index, self._term, self._name if self._role is Role.LEADER else None)
 
     def on_role_change(self, callback: Callable[[Role, int], None]) -> None:
@@ -143,14 +142,14 @@ class MemoryLog:
             self._snapshot_index = self._index
 
     async def wait_failed(self) -> LogFailedError:
-        """Return when the log has stopped for good, with the reason."""
+        """Return when the log has stopped for ever, with the reason."""
         await self._failed.wait()
         if self._failure is None:
             raise RuntimeError("failed without a reason")
         return self._failure
 
     def lose_leadership(self) -> None:
-        """For tests: step down. Entries in flight are applied all the same, but their submitters learn nothing."""
+        """For tests: step down. Entries in flight are applied even so, but their outcome is unknown."""
         if self._role is Role.LEADER:
             waiting, self._queue = self._queue, []
             for entry, future in waiting:

@@ -24,19 +24,19 @@ T = TypeVar("T")
 QUICK_SYNC_S: Final = 0.001
 """A sync that is no slower costs the event loop less than the two switches of threads around it."""
 QUICK_STREAK: Final = 32
-"""So many quick syncs in a row make a quick disk, one that is slower a slow one."""
+"""After so many quick syncs in a row the disk counts as quick; one slow sync ends that."""
 
 
 class Syncer:
-    """The thread for syncs, and whether the disk is so quick at present that small ones need none.
+    """The thread for syncs, and whether the disk is so quick at present that small syncs need no thread.
 
-    A disk that is stuck then holds the event loop once, for one sync, and every sync after that goes to the thread.
+    A disk that gets stuck then blocks the event loop once, for one sync. Every sync after that uses the thread.
     """
 
     def __init__(self) -> None:
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="raftflow-sync")
         self.others = 0
-        """Other file work that is under way, whose writes a sync may have to wait for."""
+        """Other file work under way: a sync may have to wait for its writes."""
         self.times = Histogram(DISK_BOUNDS_S)
         """How long syncs took."""
         self._streak = 0
@@ -135,7 +135,7 @@ class RealLock:
         self._fd = fd
 
     def is_there(self) -> bool:
-        """Compare what the path names with what is locked. What cannot be looked at counts as there."""
+        """Compare the file at the path with the locked one. A path that cannot be read counts as present."""
         try:
             return os.path.samestat(self._path.stat(), os.fstat(self._fd))
         except (FileNotFoundError, NotADirectoryError):

@@ -209,7 +209,7 @@ def test_commands_outside_the_envelope_are_refused() -> None:
     driver.open()
     driver.journal.add(b"bad", 1, 0)
     driver.journal.close()
-    with pytest.raises(JournalCorruptError, match=r"entry 1 is not ours: not in the envelope"):
+    with pytest.raises(JournalCorruptError, match=r"entry 1 is unknown: not in the envelope"):
         driver.open()
 
 
@@ -224,7 +224,7 @@ def test_a_newer_format_is_refused_but_not_called_damage(monkeypatch: pytest.Mon
 
 def test_a_journal_that_is_gone_is_missed() -> None:
     fs = FaultyFileSystem()
-    with pytest.raises(JournalCorruptError, match="the journal is gone"):
+    with pytest.raises(JournalCorruptError, match="the journal is missing"):
         Journal.open(fs, DIRECTORY, check_command=lambda command: None, must_exist=True)
     Journal.open(fs, DIRECTORY, check_command=lambda command: None).close()
     Journal.open(fs, DIRECTORY, check_command=lambda command: None, must_exist=True).close()

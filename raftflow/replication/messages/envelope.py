@@ -1,7 +1,7 @@
-"""The one form in which the bytes of a log entry may reach PySyncObj.
+"""The only form in which the bytes of a log entry may reach PySyncObj.
 
 The library unpickles the body of every regular command when it applies it, so an entry is as powerful as a program.
-Here the pickle is built by hand and compared byte by byte: what passes `check` can only ever unpickle to
+Here the pickle is built by hand and compared byte by byte: a command that passes `check` can only unpickle to
 `(0, (payload,))`, that is, a call of the one replicated method with one `bytes` argument. Layout of a sealed entry:
 
     00                 the library's command type REGULAR
@@ -11,8 +11,8 @@ Here the pickle is built by hand and compared byte by byte: what passes `check` 
     ...                the payload
     85 86 2E           TUPLE1, TUPLE2, STOP
 
-Two other commands pass: the library's no-op, the single byte 01, and our own membership commands (type 10, see
-membership.py), which the library does not look into. The library's membership (02) and version (03) commands are
+Two other commands pass: the library's no-op, the single byte 01, and raftflow's membership commands (type 10, see
+membership.py), which the library does not read. The library's membership (02) and version (03) commands are
 refused. Entries are checked on the wire and when a journal is opened.
 """
 
@@ -60,7 +60,7 @@ def seal(payload: bytes) -> bytes:
 def check(command: bytes) -> None:
     """Raise `EnvelopeError` unless `command` is a sealed payload within the limit, or the library's no-op.
 
-    Costs the same for every length: only the frame around the payload is looked at.
+    The cost does not depend on the length: only the frame around the payload is checked.
     """
     if type(command) is not bytes:
         raise EnvelopeError(f"a command is bytes, not {type(command).__name__}")
@@ -92,7 +92,7 @@ def unseal(command: bytes) -> bytes:
 
 
 def _describe(command: bytes) -> str:
-    """Say what is wrong with a command that failed the check."""
+    """Describe what is wrong with a command that failed the check."""
     if not command:
         return "empty command"
     if command[0] in {2, 3}:

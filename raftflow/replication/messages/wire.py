@@ -1,6 +1,6 @@
 """The messages between replicas as bytes: a fixed binary layout, so that nothing received is ever unpickled.
 
-A message is the dict that PySyncObj hands to its transport, or one of ours for reads and snapshots. Only the
+A message is the dict that PySyncObj gives to its transport, or one of raftflow's for reads and snapshots. Only the
 messages in the table below exist; the library's command forwarding, its utility messages, its pickled snapshot and
 "transmission" messages have no encoding, so they can be neither sent nor received.
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Message = dict[str, Any]
-"""A message as the library and the engine see it."""
+"""A message as the library and the replica use it."""
 Entry = tuple[bytes, int, int]
 """Command bytes, index, term: the library's order."""
 
@@ -48,7 +48,7 @@ FRAME_BYTES_MAX: Final = 32 * 1024 * 1024
 APPEND_BYTES_MAX: Final = FRAME_BYTES_MAX - 64
 """Longest encoding of the entries of one append_entries; see `take_prefix`."""
 CHUNK_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Longest piece of a snapshot in one frame."""
+"""Longest chunk of a snapshot in one frame."""
 NUMBER_MAX: Final = 2**63 - 1
 """Largest term, index, offset and sequence number."""
 
@@ -67,7 +67,7 @@ _BIRTH: Final = 14
 
 
 class FrameError(ValueError):
-    """A message that cannot be encoded, or a frame that is not a message. Nothing of it may be used."""
+    """A message that cannot be encoded, or a frame that is not a message. No part of it may be used."""
 
 
 # Messages that are numbers and nothing else: type, code, and the names of the u64 fields after the term.
@@ -189,7 +189,7 @@ def _flag(value: object, name: str) -> bool:
 
 
 def _fields(message: Message, count: int) -> None:
-    """Refuse fields that the layout has no place for, since dropping them could change the meaning."""
+    """Refuse fields that the layout does not have: to drop them could change the meaning."""
     if len(message) != count:
         raise FrameError(f"{message['type']} message with the fields {sorted(message)} has no encoding")
 

@@ -1,7 +1,7 @@
-"""One TCP (or TLS) connection between two replicas: the handshake first, then frames that carry their proof.
+"""One TCP (or TLS) connection between two replicas: first the handshake, then frames with a proof.
 
-A connection lives once: handshake, established, over. It is `over` before its owner hears of it, and nothing is
-delivered after that, so the object itself is the epoch that keeps frames of an old connection apart from a new one's.
+A connection has one life: handshake, established, over. It is `over` before its owner hears of it, and nothing is
+delivered after that. So the object itself separates the frames of an old connection from those of a new one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _JOIN_BYTES_MAX: Final = 64 * 1024
 _OVERHEAD: Final = LENGTH.size + MAC_BYTES
 _LOOKS: Final = 3
-"""How often in `idle_s` a connection looks whether it has to say something, or has heard nothing."""
+"""How often in `idle_s` a connection checks whether it must send a sign of life, or has heard nothing."""
 
 
 class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +39,8 @@ class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
     buffer_bytes_max: int = 64 * 1024 * 1024
     """Bytes that may wait to be written to one peer; over it the connection is reset."""
     idle_s: float = 3.0
-    """Longest silence of an established connection before it is reset. A side with nothing to say (two followers have
-    nothing to tell each other) sends an empty frame in time."""
+    """Longest silence of an established connection before it is reset. A side that has nothing to send (as between
+    two followers) sends an empty frame in time."""
     handshake_s: float = 2.0
     """Time for TLS and handshake together."""
     dial_s: float = 1.0
@@ -49,11 +49,11 @@ class LinkLimits(msgspec.Struct, frozen=True, kw_only=True):
     """First pause between attempts to dial; doubles up to `retry_max_s`."""
     retry_max_s: float = 0.5
     seek_s: float = 1.0
-    """Longest time from one look to the next whether a peer that should dial this replica has to be dialled."""
+    """Longest time between two checks whether to dial a peer that should dial this replica."""
     unproven_max: int = 64
-    """Accepted connections that may be in their handshake; one more pushes out the oldest."""
+    """Accepted connections that may be in their handshake. One more drops the oldest."""
     complaint_s: float = 10.0
-    """Shortest time between two log lines for the same trouble."""
+    """Shortest time between two log lines for the same problem."""
 
 
 class ConnectionFailure(msgspec.Struct, frozen=True):
@@ -62,13 +62,13 @@ class ConnectionFailure(msgspec.Struct, frozen=True):
     reason: str
     """Short name, a key of the counters."""
     detail: str = ""
-    """What an operator should know; empty for ordinary ends that need no log line."""
+    """Text for the operator; empty for ordinary ends that need no log line."""
     peer: str | None = None
     """Name that the other side claimed, proven or not."""
 
 
 class ConnectionOwner(Protocol):
-    """Whom a connection reports to."""
+    """The object to which a connection reports."""
 
     def established(self, connection: PeerConnection, session: LinkSession) -> None:
         """The other side has proved the secret."""
@@ -112,10 +112,10 @@ class PeerConnection(asyncio.Protocol):
         self._sent_at = 0.0
         self._timer = self._loop.call_later(limits.handshake_s, self._on_handshake_deadline)
 
-    # -- what the owner calls ------------------------------------------------------------------------------------
+    # -- called by the owner -------------------------------------------------------------------------------------
 
     def send(self, parts: Sequence[bytes]) -> bool:
-        """Write one frame. False if the connection is closing, or was dropped because too much is waiting."""
+        """Write one frame. False if the connection is closing, or was dropped because too many bytes wait."""
         transport, session = self._transport, self._session
         if transport is None or session is None or transport.is_closing():
             return False
@@ -138,15 +138,15 @@ class PeerConnection(asyncio.Protocol):
         """Return how many bytes wait to be written."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    def drop(self, failure: ConnectionFailure, last_words: bytes = b"") -> None:
-        """End the connection now. What was not written yet is lost, except `last_words` to a stranger."""
+    def drop(self, failure: ConnectionFailure, farewell: bytes = b"") -> None:
+        """End the connection now. Unwritten bytes are lost, except `farewell` to a stranger."""
         if self.over:
             return
         if self._transport is None:
             if self.opening is not None:
                 self.opening.cancel()
-        elif last_words:
-            self._transport.write(last_words)
+        elif farewell:
+            self._transport.write(farewell)
             self._transport.close()
         else:
             self._transport.abort()
@@ -168,7 +168,7 @@ class PeerConnection(asyncio.Protocol):
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet, unless it was dropped meanwhile."""
+        """Send the first message, unless the connection was dropped meanwhile."""
         self._transport = cast("asyncio.Transport", transport)
         if self.over:
             self._transport.abort()
@@ -176,7 +176,7 @@ class PeerConnection(asyncio.Protocol):
             self._transport.write(self._handshake.first)
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived: a part of the handshake, or of frames."""
+        """Handle received bytes: a part of the handshake, or of frames."""
         if self.over:
             return
         if self._session is not None:
@@ -215,7 +215,7 @@ class PeerConnection(asyncio.Protocol):
         self.drop(ConnectionFailure("handshake_timeout", detail, self._claimed()))
 
     def _on_look(self) -> None:
-        """Reset a connection on which nothing arrives; send a sign of life on one where nothing was said."""
+        """Reset a connection on which nothing arrives. Send a sign of life if nothing was sent for a while."""
         now = self._loop.time()
         if now - self._heard_at >= self._limits.idle_s:
             self.drop(ConnectionFailure("idle", f"nothing arrived for {self._limits.idle_s} s"))
@@ -249,7 +249,7 @@ class PeerConnection(asyncio.Protocol):
             self._establish(handshake.session)
 
     def _refuse(self, error: HandshakeError) -> None:
-        """End a handshake that failed, telling the other side why if that is foreseen."""
+        """End a failed handshake. Tell the other side why if the protocol has an answer."""
         if error.told:
             failure = ConnectionFailure(
                 f"refused_by_peer_{error.verdict.name.lower()}", f"the peer refuses us: {error}", error.peer

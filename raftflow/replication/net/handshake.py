@@ -8,8 +8,8 @@ No I/O here: bytes in, bytes out. The dialer D and the acceptor A exchange four 
     A -> D  answer     verdict, HMAC(secret, "acceptor" | hello | challenge | proof)
 
 Every proof covers both nonces, both names, the cluster, the version and the role, so that it cannot be replayed,
-reflected or taken to another pair. The dialer proves first: who merely finds the port learns nothing but a nonce. A
-verdict other than `OK` tells an honest dialer's operator what is wrong; nobody acts on it otherwise.
+reflected or taken to another pair. The dialer proves first: a program that only finds the port learns nothing but a
+nonce. A verdict other than `OK` tells the operator of an honest dialer what is wrong. It has no other effect.
 
 From the same transcript each direction gets a key. A frame on the line is u32 length, payload, and a 16-byte BLAKE2b
 keyed with that key over u64 frame counter, u32 length and payload: frames can be neither changed, dropped, repeated
@@ -71,13 +71,13 @@ HINTS: Final[dict[HandshakeVerdict, str]] = {
     HandshakeVerdict.WRONG_DIRECTION: "the replica with the smaller name dials; compare the names",
     HandshakeVerdict.GARBAGE: "it does not speak this protocol; something else uses the peer port",
 }
-"""What an operator should know and do about each failure."""
+"""What an operator should do about each failure."""
 
 
 class HandshakeError(Exception):
-    """The other side is refused. `reply` is to be sent before the connection is closed.
+    """The other side is refused. Send `reply` before the connection is closed.
 
-    `told` is true when the verdict came from the other side, which refused us.
+    `told` is true when the verdict came from the other side, which refused this replica.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class HandshakeError(Exception):
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """Who this replica is. Raises `ValueError` for a name or a secret that cannot be used."""
+    """Name, cluster and secret of this replica. Raises `ValueError` if one of them cannot be used."""
 
     name: str
     cluster_id: str
@@ -200,7 +200,7 @@ class Dialer:
         self._proof = b""
 
     def step(self, data: bytes) -> bytes:
-        """Take the next message and return what to send. Raises `HandshakeError`."""
+        """Handle the next message and return the answer. Raises `HandshakeError`."""
         if not self._transcript:
             return self._on_challenge(data)
         verdict, answer = _ANSWER.unpack(data)
@@ -242,7 +242,7 @@ class Acceptor:
         self._me = me
         self._peers = peers
         self._strangers = strangers
-        """Who is no peer may prove that it holds the secret; the owner judges it then."""
+        """A stranger may prove that it holds the secret; the owner judges it then."""
         self._nonce = nonce
         self.need = _HELLO.size
         self.session: LinkSession | None = None
@@ -251,7 +251,7 @@ class Acceptor:
         self._claimed = ""
 
     def step(self, data: bytes) -> bytes:
-        """Take the next message and return what to send. Raises `HandshakeError`."""
+        """Handle the next message and return the answer. Raises `HandshakeError`."""
         if not self._transcript:
             return self._on_hello(data)
         if not hmac.compare_digest(data, _prove(self._me.secret, b"dialer", self._transcript)):
@@ -278,7 +278,7 @@ class Acceptor:
         return challenge
 
     def _judge(self, version: int, cluster: bytes, dialer: str, target: str) -> HandshakeVerdict:
-        """Check what the dialer claims, the most telling fault first."""
+        """Check what the dialer claims; the most helpful fault first."""
         if version != HANDSHAKE_VERSION:
             return HandshakeVerdict.OTHER_VERSION
         if not hmac.compare_digest(cluster, _cluster_digest(self._me.cluster_id)):

@@ -51,11 +51,11 @@ class Links(Protocol):
         on_up: Callable[[str], None],
         on_down: Callable[[str], None],
     ) -> None:
-        """Say who is told about frames and connections. To be called before `start`."""
+        """Set the callbacks for frames and connections. Call it before `start`."""
         ...
 
     async def start(self) -> None:
-        """Bind and begin to dial. Raises `LogFailedError` that says what to do if the address cannot be bound."""
+        """Bind and begin to dial. Raises `LogFailedError` with advice if the address cannot be bound."""
         ...
 
     def send(self, peer: str, frame: bytes | Sequence[bytes]) -> bool:
@@ -75,7 +75,7 @@ class Links(Protocol):
         ...
 
     async def close(self) -> None:
-        """Write out what waits, for a short while, and end all connections. Safe to call twice."""
+        """Write waiting frames for a short time, then end all connections. Safe to call twice."""
         ...
 
 
@@ -85,18 +85,18 @@ class _IntroductionExchange:
     def __init__(self, deadline: asyncio.TimerHandle) -> None:
         self.deadline = deadline
         self.ours: IntroductionReply | None = None
-        """What we answered; None until the peer is judged, and what that needs is on disk."""
+        """This replica's answer; None until the peer is judged and the needed data is on disk."""
         self.told: Introduction | None = None
-        """What the peer said; None until then."""
+        """The peer's introduction; None until it arrives."""
         self.theirs: IntroductionReply | None = None
-        """What the peer answered; None until then."""
+        """The peer's answer; None until it arrives."""
 
 
 class StreamLinks:
     """`Links` over TCP. `peers` maps the other replicas' names to (host, port); names are resolved at every dial.
 
-    `stats` counts connections made and every refusal and loss by reason. `on_shut_out` is told, with what to do, if a
-    majority of the cluster turns out to have another secret before any link was up.
+    `stats` counts connections made and every refusal and loss by reason. `on_shut_out` is called with advice if a
+    majority of the cluster has another secret and no link was up so far.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class StreamLinks:
         self._judging: set[asyncio.Task[IntroductionReply | None]] = set()
         self._levels: dict[str, int] = {}
         self._guests: dict[str, Introduction] = {}
-        """Strangers that are linked, with what they told."""
+        """Strangers that are linked, with their introductions."""
         self._up: dict[str, PeerConnection] = {}
         self._unproven: dict[PeerConnection, None] = {}  # accepted ones, oldest first
         self._dialers = PeerDialers(
@@ -238,7 +238,7 @@ class StreamLinks:
     def _meet(
         self, connection: PeerConnection, meeting: _IntroductionExchange, introducer: Introducer, frame: bytes
     ) -> None:
-        """Take the peer's introduction, then its answer to ours."""
+        """Handle the peer's introduction, then its answer."""
         peer = connection.peer
         try:
             if meeting.told is None:
@@ -255,7 +255,7 @@ class StreamLinks:
         self._end_introductions(connection, meeting)
 
     def _reset_all(self) -> None:
-        """This replica's disk was put back: it has to introduce itself to everybody anew."""
+        """This replica's disk is an older copy: it introduces itself to every peer again."""
         for connection in [*self._meetings, *self._up.values()]:
             connection.drop(ConnectionFailure("reset"))
 
@@ -265,7 +265,7 @@ class StreamLinks:
         meeting: _IntroductionExchange,
         work: Coroutine[None, None, IntroductionReply | None],
     ) -> None:
-        """Answer when the histories are compared and what has to be remembered of the peer is on disk."""
+        """Answer when the histories are compared and the peer's data is on disk."""
 
         def judged(task: asyncio.Task[IntroductionReply | None]) -> None:
             self._judging.discard(task)
@@ -294,7 +294,7 @@ class StreamLinks:
             self._end_introductions(connection, meeting)
 
     def _end_introductions(self, connection: PeerConnection, meeting: _IntroductionExchange) -> None:
-        """Put the link up, or say why not, when both sides have answered."""
+        """Put the link up, or log why not, when both sides have answered."""
         ours, theirs, peer = meeting.ours, meeting.theirs, connection.peer
         if ours is None or theirs is None:
             return
@@ -311,7 +311,7 @@ class StreamLinks:
                 reason = reason if not answer.differs else f"refused_{by}history"
                 self.stats[reason] += 1
                 self._complain(reason, peer, text)
-        connection.finish_writing()  # so that the peer hears why
+        connection.finish_writing()  # so that the peer learns the reason
         if not theirs.accepted and self._introducer is not None:
             self._introducer.note_refusal(peer, theirs)
 
@@ -324,7 +324,7 @@ class StreamLinks:
         return self._introducer is not None and self._introducer.welcomes(stranger, told)
 
     def _put_up(self, connection: PeerConnection, told: Introduction | None = None) -> None:
-        """Put a connection in the place of the peer's older one, if there is one."""
+        """Use a connection for its peer; it replaces an older one."""
         peer = connection.peer
         older = self._up.get(peer)
         if older is not None:
@@ -346,7 +346,7 @@ class StreamLinks:
         self._on_up(peer)
 
     def received(self, connection: PeerConnection, frame: bytes) -> None:
-        """Hand on one frame, or take it as part of the introductions."""
+        """Deliver one frame, or handle it as part of the introductions."""
         meeting = self._meetings.get(connection)
         if meeting is None or self._introducer is None:
             self._on_frame(connection.peer, frame)
@@ -370,9 +370,9 @@ class StreamLinks:
             self._complain(failure.reason, failure.peer, f"{connection.remote}: {failure.detail}")
 
     def _note_other_secret(self, peer: str | None) -> None:
-        """Tell the owner if a majority of the cluster has another secret and nobody has shared ours so far.
+        """Report it if a majority of the cluster has another secret and no peer has shared this one so far.
 
-        Once a link has been up, the secret is known to be right and strangers can claim what they like.
+        Once a link has been up, the secret is known to be right, and claims of strangers do not matter.
         """
         if peer not in self._peers or self.stats["connected"] or self._on_shut_out is None:
             return
@@ -394,7 +394,7 @@ class StreamLinks:
         return dict(peers)
 
     def _complain(self, reason: str, peer: str | None, text: str) -> None:
-        """Log trouble, each kind at most once in `complaint_s`."""
+        """Log a problem, each kind at most once in `complaint_s`."""
         key = (reason, peer if peer in self._peers else None)
         now = asyncio.get_running_loop().time()
         logged_at, hidden = self._complaints.get(key, (float("-inf"), 0))
@@ -403,7 +403,7 @@ class StreamLinks:
             return
         self._complaints[key] = (now, 0)
         more = f" ({hidden} more like it were not logged)" if hidden else ""
-        # A peer that cannot be reached may be starting or stopping: it is trouble if it lasts.
+        # A peer that cannot be reached may be starting or stopping: it is a problem only if it lasts.
         level = logging.INFO if reason == "unreachable" and not hidden else logging.WARNING
         _log.log(level, "link with %s: %s%s", repr(peer) if peer else "a stranger", text, more)
 
@@ -412,7 +412,7 @@ class StreamLinks:
         self._complain("accept_failed", None, text)
 
     def _accept(self, remote: str) -> PeerConnection:
-        """Make the protocol of an accepted connection; the oldest stranger has to go if there are too many."""
+        """Make the protocol of an accepted connection. If there are too many strangers, drop the oldest."""
         while len(self._unproven) >= self._limits.unproven_max:
             oldest = next(iter(self._unproven))
             oldest.drop(ConnectionFailure("crowded_out", "too many connections are in their handshake"))
@@ -423,4 +423,4 @@ class StreamLinks:
 
 
 def _unset(*_: object) -> None:
-    raise RuntimeError("set_handlers comes before start")
+    raise RuntimeError("call set_handlers before start")

@@ -66,7 +66,7 @@ class PeerListener:
             self._watch(sock)
 
     def close(self) -> None:
-        """Unbind. Connections that are being opened are the caller's to drop."""
+        """Unbind. The caller drops the connections that are being opened."""
         loop = asyncio.get_running_loop()
         for handle in self._retries:
             handle.cancel()
@@ -161,7 +161,7 @@ def listen(host: str | None, port: int, backlog: int) -> list[socket.socket]:
 
 
 def tune(sock: socket.socket, limits: LinkLimits) -> None:
-    """Set what every connection between replicas wants: no delay, and the kernel's own signs of death."""
+    """Set the options of every connection between replicas: no delay, and the kernel's keep-alive."""
     sock.settimeout(0)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -10,7 +10,7 @@ from raftflow.replication.net.handshake import SECRET_BYTES_MIN
 
 
 class SecretError(ValueError):
-    """The secret cannot be used. Says what to do."""
+    """The secret cannot be used. The message says what to do."""
 
 
 def load_secret(source: str | os.PathLike[str]) -> bytes:

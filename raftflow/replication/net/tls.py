@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class TLSConfigError(ValueError):
-    """A certificate, key or authority file cannot be used. Says which."""
+    """A certificate, key or authority file cannot be used. The message says which."""
 
 
 def server_context(cert: Path, key: Path, ca: Path) -> ssl.SSLContext:

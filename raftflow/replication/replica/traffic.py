@@ -1,4 +1,4 @@
-"""Frames from and to the other members: decoded, handed to whom they concern, encoded."""
+"""Messages from and to the other members: decoded, passed to the parts that handle them, encoded."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 class PeerTraffic:
     """The way of every message between the links and the parts of one replica.
 
-    A disk that is slow must not look like death: while acknowledgements wait for it, a follower shows that it hears
-    its leader, and a leader takes acknowledgements that it cannot count yet for signs of life. After `disk_stall_s`
-    neither does so any more, and a replica with a working disk may lead.
+    A slow disk must not look like a dead replica. While acknowledgements wait for the disk, a follower shows that it
+    hears its leader, and a leader counts acknowledgements that it cannot use yet as signs of life. After
+    `disk_stall_s` neither does so, and a replica with a working disk may lead.
 
     Args:
         peer_memory: knows which values no correct peer sends.
-        lonely: called when the first link comes up and an election is overdue: nobody was there to be heard.
+        lonely: called when a link comes up and an election is overdue: until then no leader could be heard.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class PeerTraffic:
         self._driver.guarded(up)
 
     def on_down(self, peer: str) -> None:
-        """A link broke; whatever waits for it is lost with it."""
+        """A link broke, and everything that waits for it is lost."""
 
         def down() -> None:
             self._births.link_down(peer)
@@ -99,7 +99,7 @@ class PeerTraffic:
         self._driver.guarded(down)
 
     def on_frame(self, peer: str, frame: bytes) -> None:
-        """A frame arrived. One that is no message costs the peer its link."""
+        """A frame arrived. An invalid one resets the peer's link."""
         try:
             message = wire.decode(frame)
         except wire.FrameError as error:
@@ -112,9 +112,9 @@ class PeerTraffic:
         self._driver.guarded(lambda: self._receive(peer, message))
 
     def _refuse(self, peer: str, problem: str) -> None:
-        """Reset the link of a peer that sent what cannot be right; nothing of it is used."""
+        """Reset the link of a peer that sent an invalid message; nothing of it is used."""
         if self._peer_memory.is_due(f"refused {peer}"):
-            _log.warning("%s sent an impossible value, its link is reset: %s", peer, problem)
+            _log.warning("invalid message from %s, resetting the link: %s", peer, problem)
         self._links.reset(peer)
 
     def _receive(self, peer: str, message: Message) -> None:
@@ -123,7 +123,7 @@ class PeerTraffic:
             self._hear_birth(peer, message)
             return
         if not self._births.born and kind != "removed":
-            return  # a fresh replica takes nothing, votes for nobody and acknowledges nothing
+            return  # a fresh replica accepts no message, does not vote and acknowledges nothing
         if kind == "append_entries":
             self._guard.receive(peer, message)
             if self._guard.follower.follows(peer, message["term"]):
@@ -131,8 +131,8 @@ class PeerTraffic:
             if self._gate.is_blocked(peer) and self._disk_is_slow():
                 self._transmit_life(peer)
         elif kind == "next_node_idx":
-            # One of another term may show more than this replica will ever have: waiting for its disk, it would hold
-            # back every answer behind it.
+            # An acknowledgement of another term may show more than this replica will ever have: it would wait for the
+            # disk for ever, and every answer after it too.
             if not self._guard.is_outdated(message) and not self._gate.accept(peer, message) and self._disk_is_slow():
                 self._guard.receive(peer, {**message, "reset": False, "success": False})
         elif kind in {"read_probe", "read_ack"}:
@@ -152,16 +152,16 @@ class PeerTraffic:
         try:
             self._births.receive(peer, message["body"])
         except ValueError as error:
-            _log.warning("%s sent an invalid birth message, its link is reset: %s", peer, error)
+            _log.warning("invalid birth message from %s, resetting the link: %s", peer, error)
             self._links.reset(peer)
         self._driver.request_turn()
 
     def _disk_is_slow(self) -> bool:
-        """Return True while a sync takes long enough to look like death, and not so long that it may be it."""
+        """Return True while a sync takes long, but less than `disk_stall_s`."""
         return self._config.heartbeat_s <= self._driver.sync_age_s() < self._config.disk_stall_s
 
     def _transmit_life(self, peer: str) -> None:
-        """Tell the leader that it is heard while acknowledgements wait for the disk. Shows nothing but the term."""
+        """Tell the leader that it is heard while acknowledgements wait for the disk. It shows only the term."""
         if self._gate.is_term_durable():
             self.transmit(
                 peer,
@@ -180,7 +180,7 @@ class PeerTraffic:
             self._links.send(peer, wire.encode(message, self._bodies))
 
     def send_probe(self, seq: int) -> None:
-        """Ask every peer that can be reached whether it is still in this term."""
+        """Ask every connected peer whether it is still in this term."""
         for peer in sorted(self._guard.connected()):
             self._gate.emit(peer, {"type": "read_probe", "term": self._raft.term, "seq": seq})
 

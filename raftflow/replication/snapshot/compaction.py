@@ -1,9 +1,8 @@
-"""When snapshots are written, and in which order things become durable before the log is trimmed.
+"""When snapshots are written, and in which order data becomes durable before the log is trimmed.
 
-The library asks for a snapshot inside a tick, right after it has applied everything committed: the machine freezes
-its state there and then. The write goes on in the background. Only when the file is durable, and what the
-coordinator keeps beside the log too (`before_compaction`), is the library told, and only then does it drop the
-entries.
+The library asks for a snapshot inside a tick, after it has applied everything committed. The state machine freezes
+its state at once. The write continues in the background. The library drops the entries only after the file is durable
+and `before_compaction` has made durable what the coordinator keeps beside the log.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class SnapshotWriter:
         self._bytes = 0
 
     def request(self) -> None:
-        """Write a snapshot soon, whatever the thresholds say. Nothing happens while one is being written."""
+        """Write a snapshot soon, without regard to the thresholds. No effect while one is being written."""
         if not self._port.writing:
             self._wanted = True
 
@@ -94,8 +93,8 @@ class SnapshotWriter:
             last_command=last[0],
             prev_command=previous[0],
             members=tuple(sorted(members.voter_names)),
-            # A replica that joins begins with an empty list, which is nobody's: until it has applied another one it
-            # knows only that nothing had changed, and whoever takes its snapshot keeps the list of his first start.
+            # A replica that joins begins with an empty list. Until it has applied another one it knows only that
+            # nothing has changed: a receiver of its snapshot keeps the list of its own first start.
             membership=membership.encode(members) if members.voters else b"",
         )
         self._bytes = 0
@@ -111,7 +110,7 @@ class SnapshotWriter:
             self.snapshot_index = max(self.snapshot_index, info.index)
         except OSError as error:
             self._retry_at = asyncio.get_running_loop().time() + self._config.snapshot_retry_s
-            _log.error("snapshot of entry %d was not written, the log stays as it is: %s", info.index, error)
+            _log.error("cannot write the snapshot of entry %d, the log is not trimmed: %s", info.index, error)
         except Exception as error:  # noqa: BLE001 - a machine that cannot be frozen or an audit that broke: stop
             driver.fail(error)
         finally:
@@ -120,13 +119,13 @@ class SnapshotWriter:
             driver.request_turn()
 
     async def stop(self) -> None:
-        """Give up the write that is under way and wait until its file is gone."""
+        """Cancel the write that is under way and wait until its file is removed."""
         task = self._task
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
 
     def cancel(self) -> None:
-        """Give up the write that is under way."""
+        """Cancel the write that is under way."""
         if self._task is not None:
             self._task.cancel()

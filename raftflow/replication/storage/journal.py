@@ -65,7 +65,7 @@ class Journal:
         self.durable_index = 0
         """Highest log index that is on disk and has not been truncated since."""
         self.recovered: str | None = None
-        """What was cut off at opening, for the operator's log; None if the end was clean."""
+        """What opening cut off, for the operator's log; None if the end was clean."""
 
         self._pending = RecordBatch()
         self._dirty = False
@@ -109,9 +109,8 @@ class Journal:
             recovered = recover(fs, directory, check_command)
             if recovered.last is None and must_exist:
                 raise JournalCorruptError(
-                    f"{directory}: the journal is gone, but this replica had one. It must not vote as though it "
-                    f"remembered: "
-                    f"put the files back, or let it join again under a new name."
+                    f"{directory}: the journal is missing, but this replica had one. It must not vote without "
+                    f"it: restore the files, or let it join again under a new name."
                 )
             journal = cls(fs, directory, recovered, segment_bytes)
         except OSError as error:
@@ -210,7 +209,7 @@ class Journal:
         return self._term
 
     def getVotedForNodeId(self) -> str | None:  # noqa: N802 - PySyncObj's name
-        """Return whom this replica voted for in the current term."""
+        """Return the vote of this replica in the current term."""
         return self._vote
 
     def onOneSecondTimer(self) -> None:  # noqa: N802 - PySyncObj's name
@@ -242,7 +241,7 @@ class Journal:
 
     @property
     def failure(self) -> LogFailedError | None:
-        """Why the journal has stopped for good, or None."""
+        """Why the journal has stopped for ever, or None."""
         return self._failure
 
     def flush(self) -> None:
@@ -324,7 +323,7 @@ class Journal:
         self.sync_now()
 
     def is_there(self) -> bool:
-        """Return False if somebody removed the file that is written: what is acknowledged then is lost in the end."""
+        """Return False if the present file was removed: entries acknowledged after that would be lost."""
         return self._writer.is_linked()
 
     def close(self) -> None:
@@ -387,7 +386,7 @@ class Journal:
         self._fail("tend", error)
 
     def _fail(self, what: str, error: Exception) -> LogFailedError:
-        """Stop for good; returns the error to raise."""
+        """Stop for ever; return the error to raise."""
         if self._failure is None:
             self._failure = LogFailedError(
                 f"cannot {what} the journal in {self._directory}: {error}. This replica has stopped; what it had "

@@ -41,13 +41,13 @@ Entry = tuple[bytes, int, int]
 """A log entry as PySyncObj keeps it: command, index, term."""
 
 RESET: Final = 1
-"""Forget every entry before appending; the base becomes the first entry of the batch."""
+"""Drop every entry before appending. The base becomes the first entry of the batch."""
 CUT: Final = 2
-"""Forget the entries from index `cut` on before appending."""
+"""Drop the entries from index `cut` on before appending."""
 BASE: Final = 4
-"""Forget the entries below index `base` after appending."""
+"""Drop the entries below index `base` after appending."""
 VOTED: Final = 8
-"""The vote is a name; without it nobody was voted for."""
+"""The record has a vote. Without this flag there was none."""
 OPENING: Final = 16
 """First record of a segment: the whole state beside the entries. `cut` is where the segment before it ends,
 `first_index` the index that the next entry has."""

@@ -1,7 +1,7 @@
 """Opening a journal: read the segments in order, check that they belong together, and rebuild the log.
 
-The newest segments with consecutive numbers count. Older ones behind a gap are what a killed compaction left, and are
-only accepted as that when the rest reaches down to the recorded base.
+The newest segments with consecutive numbers count. Older ones before a gap are what a killed compaction left. They
+are accepted as leftovers only if the rest reaches down to the recorded base.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class JournalImage(msgspec.Struct):
 
 
 class Recovered(msgspec.Struct):
-    """What opening found."""
+    """The result of opening a journal."""
 
     image: JournalImage
     segments: list[Segment]
@@ -129,7 +129,7 @@ def recover(fs: FileSystem, directory: Path, check_command: Callable[[bytes], No
             check_command(command)
         except ValueError as error:
             raise JournalForeignError(
-                f"{directory}: the command of entry {index} is not ours: {error}. If a newer version of raftflow "
+                f"{directory}: the command of entry {index} is unknown: {error}. If a newer version of raftflow "
                 f"wrote it, start that one. {REPAIR}"
             ) from None
     return Recovered(image, segments, last, leftovers)

@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 SUFFIX: Final = ".segment"
 TEMPORARY_SUFFIX: Final = ".new"
 FILL_STEP_BYTES: Final = 1024 * 1024
-"""Zeros are written and synced in steps of this size, so that the journal's own syncs do not wait long behind "
-"them."""
+"""Zeros are written and synced in steps of this size, so that the journal's own syncs do not wait long."""
 
 REPAIR = (
     "Do not start this replica on this directory again: move the directory away, then let the replica join again "
@@ -53,11 +52,11 @@ REPAIR = (
 
 
 class JournalCorruptError(LogFailedError):
-    """The journal on disk is not what was written. The message names the file, the offset and what to do."""
+    """The journal on disk differs from what was written. The message names file, offset and cure."""
 
 
 class JournalForeignError(JournalCorruptError):
-    """The journal is whole, but holds what this program does not know: perhaps a newer one wrote it."""
+    """The journal is whole, but has commands that this program does not know. A newer version may have written it."""
 
 
 def corrupt(path: Path, offset: int, what: str) -> JournalCorruptError:
@@ -75,7 +74,7 @@ class Segment(msgspec.Struct):
 
 
 class SegmentScan(msgspec.Struct):
-    """What a segment file holds."""
+    """The content of a segment file."""
 
     path: Path
     number: int

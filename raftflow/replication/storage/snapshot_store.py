@@ -81,7 +81,7 @@ class SnapshotStore:
                 close()
 
     async def _blocks(self, pieces: Iterator[bytes], slice_s: float) -> AsyncIterator[bytes]:
-        """Gather pieces into blocks, giving the loop a turn whenever a slice of time is used up."""
+        """Gather pieces into blocks. Let the event loop run whenever a slice of time is used up."""
         buffer = bytearray()
         until = self._clock() + slice_s
         for piece in pieces:
@@ -150,7 +150,7 @@ class SnapshotStore:
                 f"directory away and let this replica join again from its peers under a new name."
             )
         for problem in damaged:
-            _log.error("%s. It is not needed: the state comes from another one, or from the log.", problem)
+            _log.error("%s. It is not needed: the state comes from another snapshot, or from the log.", problem)
         return info
 
     def read(self, info: SnapshotInfo) -> Iterator[bytes]:
@@ -216,7 +216,7 @@ class SnapshotStore:
             return self._fs.open(path)
         except FileNotFoundError:
             raise SnapshotCorruptError(
-                f"{path} is gone. Start the replica again, so that it looks for another."
+                f"{path} is missing. Start the replica again, so that it uses another snapshot."
             ) from None
 
     def _inspect(self, name: str) -> SnapshotInfo:

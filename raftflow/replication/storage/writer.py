@@ -1,6 +1,6 @@
 """The writing end of a journal: the segment that is appended to, its successor, and the removal of old ones.
 
-Records are appended on the event loop. What blocks runs in two threads: syncs and the start of a segment in the one,
+Records are appended on the event loop. Blocking work runs in two threads: syncs and the start of a segment in one,
 removal and the preparation of the next segment's file in the other. Nothing is appended while a segment is started.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem, OpenFile
 
 SMALL_BYTES: Final = 256 * 1024
-"""So much is written within the time that a sync takes anyway."""
+"""So many bytes are written in the time that a sync takes anyway."""
 
 
 class SegmentWriter:
@@ -49,7 +49,7 @@ class SegmentWriter:
         self._on_error = on_error
         self._segments = recovered.segments
         self.written = JournalImage(image.next_index, image.base, image.commit, image.term, image.vote)
-        """What the records so far say, entries left out; its `start` is the next index."""
+        """The state after the records so far, without entries; its `start` is the next index."""
         self.starting = False
         """A segment is being started off the loop: do not append."""
 
@@ -83,12 +83,12 @@ class SegmentWriter:
             self._start_segment(last.number + 1, last.end)
 
     def is_linked(self) -> bool:
-        """Return False if somebody removed the segment that is written: what goes there is lost in the end."""
+        """Return False if the present segment was removed: writes to it are lost."""
         return self._file.is_linked()
 
     @property
     def unproven(self) -> bool:
-        """Whether durable records are there that no later record proves to have been durable."""
+        """True if there are durable records that no later record proves to be durable."""
         return self._durable_offset > self._watermark
 
     def append(self, batch: RecordBatch, written: JournalImage) -> None:

@@ -19,7 +19,7 @@ from raftflow.coordinator.audit.verify import verify_audit
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.cluster_view import ClusterView
 from raftflow.coordinator.commit.commit_times import CommitTimes
-from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError, Prepared, Submitter
+from raftflow.coordinator.commit.submitter import EncodedCommand, NoLeaderError, NotLeaderError, Submitter
 from raftflow.coordinator.failures import ReplicaFailedError, failure_for, start_failure_for
 from raftflow.coordinator.host import HostedMachine
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
@@ -149,7 +149,7 @@ class Replica:
             ),
             machine=self.machine,
             submitter=self.submitter,
-            look_again=self.leader.look_again,
+            replan=self.leader.replan,
             on_bug=self._fail,
         )
         self.uploads = WorkflowUploads(
@@ -317,12 +317,12 @@ class Replica:
         """Say why a task is where it is, None if it is not known; the leader says most."""
         if not self.leader.leading:
             return queries.explain(self.machine, workflow_id, task_id)
-        unfit = self.leader.standing.unfit
+        unfit = self.leader.status.unfit
         return explanation.explain(
             self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms(), unfit=unfit
         )
 
-    async def propose(self, command: AnyCommand | Prepared, client: str = "") -> AnyReply:
+    async def propose(self, command: AnyCommand | EncodedCommand, client: str = "") -> AnyReply:
         """Submit a command of a client, named by its address. Raises `ProposeError`s."""
         if not self.leader.leading:
             raise self.submitter.no_leader_error()

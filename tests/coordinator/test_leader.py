@@ -111,49 +111,49 @@ async def test_a_silent_agent_gets_nothing_more_until_it_is_heard(bench: Any) ->
     leader = one.replica.leader
     leader.leases._heard_s["a1"] -= 3.0
     leader._arm_leases()
-    await one.until(lambda: "a1" in leader.standing.suspects)
-    assert (leader.stands("a1", "up"), leader.stands("a2", "up")) == ("suspect", "up")
-    assert leader.stands("a1", "draining") == "draining"
+    await one.until(lambda: "a1" in leader.status.suspects)
+    assert (leader.public_state("a1", "up"), leader.public_state("a2", "up")) == ("suspect", "up")
+    assert leader.public_state("a1", "draining") == "draining"
     await one.submit("t", "u")
     await one.until(lambda: one.machine.state.agents["a2"].live)
     assert not one.machine.state.agents["a1"].live
     answer = await one.work(incarnation, 1)
     assert [item.task_id for item in answer.assign] == ["u"]
-    assert leader.stands("a1", "up") == "up"
+    assert leader.public_state("a1", "up") == "up"
 
 
 async def test_a_suspect_that_is_lost_and_back_gets_work(bench: Any) -> None:
     one = await bench(lease_ms=400, poll_wait_ms=50)
     await one.register()
     leader = one.replica.leader
-    await one.until(lambda: "a1" in leader.standing.suspects)
+    await one.until(lambda: "a1" in leader.status.suspects)
     await one.until(lambda: one.machine.state.agents["a1"].state is AgentState.LOST)
-    assert not leader.standing.suspects
+    assert not leader.status.suspects
     workflow = await one.submit("t", "u")
     incarnation = await one.register(instance="2" * 8)
-    assert leader.stands("a1", "up") == "returned"
+    assert leader.public_state("a1", "up") == "returned"
     fence = (await one.work(incarnation, 1)).assign[0].fence
     await one.work(incarnation, 2, seen=fence, ends=[one.end(fence, workflow, "t", "failed")])
-    assert leader.stands("a1", "up") == "returned"
+    assert leader.public_state("a1", "up") == "returned"
     fence = one.machine.state.fence
     await one.work(incarnation, 3, seen=fence, ends=[one.end(fence, workflow, "u")])
-    assert leader.stands("a1", "up") == "up"
+    assert leader.public_state("a1", "up") == "up"
 
 
 def test_who_returned_is_up_like_others_after_a_minute() -> None:
-    standing = AgentStatus()
+    status = AgentStatus()
     agent = Agent("a1", "i", 3, capacity={}, labels={}, prefetch=0)
-    standing.changed(agent, 10.0)
-    assert standing.word("a1", "up", 11.0) == "up", "it is new, not back"
+    status.note_change(agent, 10.0)
+    assert status.public_state("a1", "up", 11.0) == "up", "it is new, not back"
     again = Agent("a1", "j", 4, capacity={}, labels={}, prefetch=0)
     again.losses = 1
-    standing.changed(again, 20.0)
-    standing.changed(again, 70.0)
-    assert (standing.word("a1", "up", 79.9), standing.word("a1", "up", 80.0)) == ("returned", "up")
+    status.note_change(again, 20.0)
+    status.note_change(again, 70.0)
+    assert (status.public_state("a1", "up", 79.9), status.public_state("a1", "up", 80.0)) == ("returned", "up")
     other = AgentStatus()
-    other.known(again)
-    other.changed(again, 20.0)
-    assert other.word("a1", "up", 21.0) == "up", "it was there before this replica led"
+    other.note_agent(again)
+    other.note_change(again, 20.0)
+    assert other.public_state("a1", "up", 21.0) == "up", "it was there before this replica led"
 
 
 async def test_a_mass_loss_is_slow_and_who_is_heard_again_is_kept(bench: Any, caplog: Any) -> None:
@@ -182,9 +182,9 @@ async def test_a_pause_of_the_leader_makes_nobody_suspect(bench: Any) -> None:
     now_s = asyncio.get_running_loop().time()
     leader.leases.contact("a1", now_s - 0.7)
     leader._check_leases(now_s)
-    assert list(leader.standing.suspects) == ["a1"]
+    assert list(leader.status.suspects) == ["a1"]
     leader._check_leases(now_s - 1.0)
-    assert not leader.standing.suspects
+    assert not leader.status.suspects
 
 
 async def test_a_back_off_ends_by_itself(bench: Any) -> None:
@@ -293,7 +293,7 @@ async def test_agents_that_were_not_heard_in_this_term_get_nothing(bench: Any) -
     agents = one.machine.state.agents
     await one.until(lambda: one.replica.planner.settled)
     assert [len(agent.live) for agent in agents.values()] == [0, 1, 0]
-    assert one.replica.leader.stands("a1", "up") == "up", "it is no suspect yet"
+    assert one.replica.leader.public_state("a1", "up") == "up", "it is no suspect yet"
     await one.replica.propose(one.removal("a3", incarnations["a3"]))
     assert one.replica.planner.suspects() == {"a1"}
     assert len((await one.work(incarnations["a1"], 1)).assign) == 1
@@ -473,10 +473,10 @@ async def test_an_agent_that_says_that_it_is_unfit_gets_nothing_until_it_is_fit(
     await one.register("a2", cpu=4, instance="2" * 8)
     leader = one.replica.leader
     await one.work(incarnation, 2, trouble="its disk is full")
-    assert (leader.stands("a1", "up"), leader.standing.unfit) == ("unfit", {"a1": "its disk is full"})
-    assert leader.stands("a1", "draining") == "draining"
+    assert (leader.public_state("a1", "up"), leader.status.unfit) == ("unfit", {"a1": "its disk is full"})
+    assert leader.public_state("a1", "draining") == "draining"
     await one.work(incarnation, 1)
-    assert leader.standing.unfit, "an older poll says nothing new"
+    assert leader.status.unfit, "an older poll says nothing new"
     workflow = await one.submit("t")
     await one.until(lambda: one.machine.state.agents["a2"].live)
     assert not one.machine.state.agents["a1"].live
@@ -487,7 +487,7 @@ async def test_an_agent_that_says_that_it_is_unfit_gets_nothing_until_it_is_fit(
     assert any(each.why == "it is unfit: its disk is full" for each in told.candidates)
     answer = await one.work(incarnation, 3)
     assert [item.task_id for item in answer.assign] == ["u"]
-    assert (leader.stands("a1", "up"), leader.standing.unfit) == ("up", {})
+    assert (leader.public_state("a1", "up"), leader.status.unfit) == ("up", {})
 
 
 async def test_an_unfit_agent_that_is_silent_or_lost(bench: Any) -> None:
@@ -495,8 +495,8 @@ async def test_an_unfit_agent_that_is_silent_or_lost(bench: Any) -> None:
     incarnation = await one.register()
     leader = one.replica.leader
     await one.work(incarnation, 1, trouble="no descriptors")
-    await one.until(lambda: "a1" in leader.standing.suspects)
-    leader.contact("a1")
+    await one.until(lambda: "a1" in leader.status.suspects)
+    leader.note_contact("a1")
     assert "a1" in one.replica.planner.suspects(), "heard, and as unfit as before"
     await one.until(lambda: one.machine.state.agents["a1"].state is AgentState.LOST)
-    assert (leader.standing.unfit, one.replica.planner.suspects()) == ({}, frozenset())
+    assert (leader.status.unfit, one.replica.planner.suspects()) == ({}, frozenset())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raftflow.coordinator.leader.mass_loss import MassLossThrottle, Together
+from raftflow.coordinator.leader.mass_loss import LostTogether, MassLossThrottle
 
 
 def grants(loss_throttle: MassLossThrottle, silent: int, present: int) -> list[int]:
@@ -64,7 +64,7 @@ def test_who_is_silent_counts_before_its_lease_is_over() -> None:
     ],
 )
 def test_how_many_are_a_loss_that_counts_against_nobody(silent: int, present: int, *, together: bool) -> None:
-    found = Together()
+    found = LostTogether()
     names = [f"a{number}" for number in range(silent)]
     found.note(names, present)
     assert [name in found for name in names] == [together] * silent
@@ -72,7 +72,7 @@ def test_how_many_are_a_loss_that_counts_against_nobody(silent: int, present: in
 
 def test_those_that_vanished_together_stay_so_until_they_are_heard() -> None:
     """The last of them is given up when it is the only one that is left."""
-    found = Together()
+    found = LostTogether()
     found.note(["a1", "a2"], 2)
     found.note(["a2"], 1)
     assert "a2" in found

@@ -464,7 +464,7 @@ async def test_output_is_fetched_over_the_poll(bench: Any) -> None:
     load = AgentLoad(load_1m=1.5)
     await one.poll(incarnation, 2, logs=[piece, piece], load=load)
     assert (await asking).data == b"text"
-    assert one.poll_service.told_by("a1")[2] == load
+    assert one.poll_service.process_info("a1")[2] == load
     assert (await one.poll(incarnation, 3)).logs == []
 
 

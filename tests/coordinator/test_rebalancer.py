@@ -102,7 +102,7 @@ async def test_how_much_is_moved_follows_from_the_speeds(bench: Any, slow: str, 
     await one.submit(*(f"t{n}" for n in range(9)))
     await one.work(first, 1)
     await one.register("a2", prefetch=10)
-    one.replica.agent_stats.ran(slow, SECOND_MS, 10 * SECOND_MS)
+    one.replica.agent_stats.note_duration(slow, SECOND_MS, 10 * SECOND_MS)
     await settled(one)
     (recall,) = look(one)
     assert (recall.agent, len(recall.fences)) == ("a1", moved)
@@ -200,7 +200,7 @@ async def test_a_slow_agent_is_not_waited_for(bench: Any) -> None:
     await learn(one, second, 2_000, agent="a2")
     slow = await one.register("a1")
     for _ in range(5):
-        one.replica.agent_stats.ran("a1", 2_000, 20_000)
+        one.replica.agent_stats.note_duration("a1", 2_000, 20_000)
     await settled(one)
     rooms = one.replica.planner.rooms()
     assert (rooms["a1"].speed, rooms["a2"].speed) == (125, 1_000)
@@ -350,25 +350,25 @@ def room(name: str = "a1") -> AgentRoom:
 def test_the_agent_stats_tells_of_changes_in_coarse_steps() -> None:
     agent_stats = AgentStats()
     load = AgentLoad(cpu_count=4, memory_free_mib=4_000, cpu_busy_per_mille=100, run_queue=0)
-    agent_stats.told("a1", load)
+    agent_stats.note_load("a1", load)
     assert agent_stats.take_changed() == {"a1": None}
-    agent_stats.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=120, run_queue=0))
+    agent_stats.note_load("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=120, run_queue=0))
     assert agent_stats.take_changed() == {}
-    agent_stats.told("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=990, run_queue=9))
+    agent_stats.note_load("a1", AgentLoad(cpu_count=4, memory_free_mib=4_001, cpu_busy_per_mille=990, run_queue=9))
     assert agent_stats.take_changed() == {"a1": None}
-    assert agent_stats.see(room()).pressure > 0
+    assert agent_stats.annotate(room()).pressure > 0
     agent_stats.forget("a1")
-    assert agent_stats.see(room()) == room()
+    assert agent_stats.annotate(room()) == room()
 
 
 def test_the_agent_stats_measures_speed() -> None:
     agent_stats = AgentStats()
-    agent_stats.ran("a1", 50, 5_000)
+    agent_stats.note_duration("a1", 50, 5_000)
     assert agent_stats.speed("a1") == 1_000, "too short to tell"
-    agent_stats.ran("a1", 1_000, 10_000)
+    agent_stats.note_duration("a1", 1_000, 10_000)
     assert agent_stats.speed("a1") == 100, "a crawl is believed at once"
     for _ in range(40):
-        agent_stats.ran("a1", 1_000, 500)
+        agent_stats.note_duration("a1", 1_000, 500)
     assert 1_900 <= agent_stats.speed("a1") <= 2_000
     agent_stats.clear()
     assert agent_stats.speed("a1") == 1_000
@@ -376,7 +376,7 @@ def test_the_agent_stats_measures_speed() -> None:
 
 async def test_a_new_leader_begins_with_nothing(bench: Any) -> None:
     one = await online(bench)
-    one.replica.agent_stats.told("a1", AgentLoad(cpu_count=4))
+    one.replica.agent_stats.note_load("a1", AgentLoad(cpu_count=4))
     one.replica.poll_service.step_down()
     assert one.replica.agent_stats.take_changed() == {}
     await asyncio.sleep(0)

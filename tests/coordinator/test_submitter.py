@@ -297,4 +297,4 @@ async def test_one_client_leaves_room_for_others(log: FakeLog, monkeypatch: pyte
     with pytest.raises(BusyError, match="commands of modest take 212 bytes, and others need room"):
         submitter.enqueue(one_task(8, 1_230), bounded=True, client="modest")
     await let_through(log, work)
-    assert submitter._shares == {}, "what was answered makes room again"
+    assert submitter._backlogs == {}, "what was answered makes room again"

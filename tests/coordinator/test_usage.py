@@ -17,13 +17,13 @@ def told(fence: int, cpu_ms: int = 0, **fields: Any) -> AttemptUsage:
 
 def test_the_rate_of_cpu_time_is_between_two_tellings() -> None:
     store = UsageStore()
-    store.take("a1", [1], [told(1, 500, memory_mib=7, peak_mib=9)], 10.0)
+    store.note_usage("a1", [1], [told(1, 500, memory_mib=7, peak_mib=9)], 10.0)
     assert store.get("a1", 1) == UsageSample(1, 500, 7, 9, None, 10.0)
-    store.take("a1", [1], [told(1, 3_500)], 12.0)
+    store.note_usage("a1", [1], [told(1, 3_500)], 12.0)
     sample = store.get("a1", 1)
     assert sample is not None
     assert sample.cpu_per_mille == 1_500
-    store.take("a1", [1], [told(1, 3_400)], 14.0)  # an agent that lost count
+    store.note_usage("a1", [1], [told(1, 3_400)], 14.0)  # an agent that lost count
     sample = store.get("a1", 1)
     assert sample is not None
     assert sample.cpu_per_mille == 0
@@ -33,7 +33,7 @@ def test_it_is_known_since_when_progress_stands_still() -> None:
     store = UsageStore()
     seen = []
     for at_s, progress in [(1.0, None), (2.0, 0.1), (3.0, 0.4), (4.0, 0.4), (5.0, 0.3), (6.0, 0.5)]:
-        store.take("a1", [1], [told(1, progress=progress)], at_s)
+        store.note_usage("a1", [1], [told(1, progress=progress)], at_s)
         sample = store.get("a1", 1)
         assert sample is not None
         seen.append(sample.progress_at_s)
@@ -43,17 +43,17 @@ def test_it_is_known_since_when_progress_stands_still() -> None:
 
 def test_what_no_longer_runs_is_forgotten() -> None:
     store = UsageStore()
-    store.take("a1", [1, 2], [told(1), told(2), told(3)], 1.0)
-    store.take("a2", [4], [told(4)], 1.0)
+    store.note_usage("a1", [1, 2], [told(1), told(2), told(3)], 1.0)
+    store.note_usage("a2", [4], [told(4)], 1.0)
     assert sorted(store.of_agent("a1")) == [1, 2]  # it said itself that 3 does not run
-    store.take("a1", [2], [], 2.0)
+    store.note_usage("a1", [2], [], 2.0)
     assert (list(store.of_agent("a1")), len(store)) == ([2], 2)
-    store.take("a1", [], [], 3.0)
+    store.note_usage("a1", [], [], 3.0)
     assert (store.of_agent("a1"), store.get("a1", 2), len(store)) == ({}, None, 1)
     store.forget("a2")
     store.forget("a2")
     assert len(store) == 0
-    store.take("a2", [4], [told(4)], 1.0)
+    store.note_usage("a2", [4], [told(4)], 1.0)
     store.clear()
     assert (len(store), store.get("a2", 4)) == (0, None)
 
@@ -61,10 +61,10 @@ def test_what_no_longer_runs_is_forgotten() -> None:
 def test_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_module, "USAGES_MAX", 2)
     store = UsageStore()
-    store.take("a1", [1, 2, 3], [told(1), told(2), told(3)], 1.0)
-    store.take("a2", [4], [told(4)], 1.0)
+    store.note_usage("a1", [1, 2, 3], [told(1), told(2), told(3)], 1.0)
+    store.note_usage("a2", [4], [told(4)], 1.0)
     assert (sorted(store.of_agent("a1")), len(store)) == ([1, 2], 2)
-    store.take("a1", [1, 2], [told(1, 5)], 2.0)  # those that are known go on
+    store.note_usage("a1", [1, 2], [told(1, 5)], 2.0)  # those that are known go on
     assert store.of_agent("a1")[1].cpu_ms == 5
 
 

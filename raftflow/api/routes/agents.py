@@ -47,7 +47,7 @@ async def register_agent(call: Request) -> Response:
     )
     reply, verdicts = await registration.register(command, request.offers)
     reply = require_accepted(reply)
-    call.replica.poll_service.registered(request, reply.incarnation)
+    call.replica.poll_service.note_registration(request, reply.incarnation)
     timing = call.replica.config.timing
     return Response(
         RegisterResponse(
@@ -143,10 +143,10 @@ def _add_leader_view(call: Request, view: AgentView) -> None:
     """Add what only the leader's memory has."""
     leader = call.replica.leader
     if leader.leading:
-        view.state = leader.stands(view.id, view.state)
-        view.trouble = leader.standing.unfit.get(view.id, "")
+        view.state = leader.public_state(view.id, view.state)
+        view.trouble = leader.status.unfit.get(view.id, "")
         view.last_seen_s = leader.silent_s(view.id)
-        view.pid, view.version, view.load = call.replica.poll_service.told_by(view.id)
+        view.pid, view.version, view.load = call.replica.poll_service.process_info(view.id)
 
 
 async def drain_agent(call: Request) -> Response:

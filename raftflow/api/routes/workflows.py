@@ -11,7 +11,7 @@ from raftflow.api.dispatch.requests import Cost, Handler, Request, Response, Rou
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError, from_rejection
 from raftflow.api.routes import large_submissions
-from raftflow.coordinator.commit.submitter import prepare
+from raftflow.coordinator.commit.submitter import encode_command
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
 from raftflow.domain.contract import operations
@@ -63,7 +63,7 @@ async def submit_document(replica: Replica, body: bytes, request_id: str, client
 
     Raises `ProblemError`.
     """
-    command = prepare(
+    command = encode_command(
         SubmitWorkflow(
             at_ms=replica.clock.now_ms(),
             actor=_CLIENT,

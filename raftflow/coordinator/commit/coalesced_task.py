@@ -1,4 +1,4 @@
-"""A piece of the leader's work that never runs twice at a time, and runs again if it was asked for meanwhile."""
+"""Work of the leader that runs once at a time, and runs again if it was asked for meanwhile."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from raftflow.coordinator.commit.submitter import ProposeError
 _log = logging.getLogger(__name__)
 
 RETRY_S = 0.1
-"""Pause before work whose command got no reply is begun anew."""
+"""Pause before work whose command got no reply is tried again."""
 
 
 class CoalescedTask:
     """Runs `work` while started; `kick` asks for one more run, and any number of kicks before it begins are one.
 
-    Work that fails with a `ProposeError` is tried again shortly: whatever it decided is decided anew from the state
-    as it is then, so nothing is proposed twice on old grounds. Any other exception is a bug and goes to `on_bug`.
+    Work that fails with a `ProposeError` is tried again soon. It decides again from the state as it is then, so
+    nothing is proposed twice for an old reason. Any other exception is a bug and goes to `on_bug`.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class CoalescedTask:
         self._waiters: list[tuple[int, Callable[[], None]]] = []
 
     def start(self) -> None:
-        """Begin to listen to kicks."""
+        """Accept kicks from now on."""
         self._active = True
 
     def stop(self) -> None:
-        """End the work under way and forget what was asked for. Whoever waits for it to settle is released."""
+        """End the work under way and forget what was asked for. Callbacks that wait for it are called."""
         self._active = self._wanted = False
         if self._retry is not None:
             self._retry.cancel()

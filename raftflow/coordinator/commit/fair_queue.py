@@ -1,8 +1,8 @@
-"""A queue that is fair to those who fill it: deficit round robin (Shreedhar and Varghese, 1995).
+"""A fair queue: deficit round robin (Shreedhar and Varghese, 1995).
 
-Everybody who waits has a lane. Lanes take turns, and each turn a lane may send on as many bytes as it has saved up,
-to which a quantum is added every time that it is passed over. So what one lane gets depends on how many lanes there
-are, not on how much waits in the others, and small items are not held up by large ones.
+Each client has a queue of its own. Queues take turns. In its turn a queue may send as many bytes as its credit, and
+its credit grows by a quantum each time that it is passed over. So what one client gets depends on the number of
+clients and not on how much the others have waiting, and large items do not delay small ones.
 """
 
 from __future__ import annotations
@@ -25,59 +25,59 @@ class _ClientQueue(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Items with sizes, in lanes. First in, first out within a lane.
+    """Items with sizes, in one queue for each key. First in, first out within a queue.
 
     Args:
-        quantum: bytes that a lane gains with each round.
+        quantum: bytes of credit that a queue gains with each round.
     """
 
     def __init__(self, quantum: int) -> None:
         self._quantum = quantum
-        self._lanes: dict[Hashable, _ClientQueue[T]] = {}
-        """In the order of their turns. A lane that is empty is not there."""
+        self._queues: dict[Hashable, _ClientQueue[T]] = {}
+        """In the order of their turns. An empty queue is removed."""
         self._length = 0
 
     def __len__(self) -> int:
-        """Count the items of all lanes."""
+        """Return the number of items in all queues."""
         return self._length
 
-    def add(self, lane: Hashable, size: int, item: T) -> None:
-        """Put an item at the end of a lane."""
-        found = self._lanes.get(lane)
+    def add(self, key: Hashable, size: int, item: T) -> None:
+        """Put an item at the end of the queue of a key."""
+        found = self._queues.get(key)
         if found is None:
-            found = self._lanes[lane] = _ClientQueue(self._quantum)
+            found = self._queues[key] = _ClientQueue(self._quantum)
         found.items.append((size, item))
         self._length += 1
 
     def head_size(self) -> int:
-        """Return the size of the item that `pop` would return. Raises `IndexError` if there is none."""
+        """Return the size of the item that `pop` would return. Raises `IndexError` without an item."""
         return self._next()[1].items[0][0]
 
     def pop(self) -> T:
-        """Take the item whose turn it is. Raises `IndexError` if there is none."""
-        key, lane = self._next()
-        size, item = lane.items.popleft()
-        lane.credit -= size
+        """Take the item whose turn it is. Raises `IndexError` without an item."""
+        key, queue = self._next()
+        size, item = queue.items.popleft()
+        queue.credit -= size
         self._length -= 1
-        if not lane.items:
-            del self._lanes[key]
+        if not queue.items:
+            del self._queues[key]
         return item
 
     def _next(self) -> tuple[Hashable, _ClientQueue[T]]:
-        """Return the lane whose turn it is, which can afford its first item and stays first until it cannot."""
-        lanes = self._lanes
-        if not lanes:
+        """Return the queue whose turn it is. It has credit for its first item, and stays first as long as it has."""
+        queues = self._queues
+        if not queues:
             raise IndexError("the queue is empty")
         while True:
-            for _ in range(len(lanes)):
-                key, lane = next(iter(lanes.items()))
-                if lane.credit >= lane.items[0][0]:
-                    return key, lane
-                del lanes[key]
-                lanes[key] = lane
-                lane.credit += self._quantum
-            # All were passed over once. Spare them the rounds in which nobody could afford anything.
-            lacking = min(lane.items[0][0] - lane.credit for lane in lanes.values())
-            rounds = max(0, lacking // self._quantum)
-            for lane in lanes.values():
-                lane.credit += rounds * self._quantum
+            for _ in range(len(queues)):
+                key, queue = next(iter(queues.items()))
+                if queue.credit >= queue.items[0][0]:
+                    return key, queue
+                del queues[key]
+                queues[key] = queue
+                queue.credit += self._quantum
+            # All were passed over once. Skip the rounds in which no queue has enough credit.
+            missing = min(queue.items[0][0] - queue.credit for queue in queues.values())
+            rounds = max(0, missing // self._quantum)
+            for queue in queues.values():
+                queue.credit += rounds * self._quantum

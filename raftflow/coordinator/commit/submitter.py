@@ -1,12 +1,12 @@
-"""Group commit: commands that arrive while an entry is on its way travel together in the next one.
+"""Group commit: commands that arrive while an entry is in flight share the next entry.
 
-One command alone leaves in the same turn of the event loop. Under load an entry carries as many commands as came
-in while the entries before it were replicated, so that the cost of a commit is shared. Bounds: entries in flight,
-commands and bytes per entry, and waiting commands (beyond which `BusyError` asks the caller to come back later).
+A command that is alone leaves in the same turn of the event loop. Under load an entry carries the commands that
+arrived while earlier entries were replicated, so the cost of a commit is shared. There are bounds for entries in
+flight, for commands and bytes of an entry, and for waiting commands (`BusyError` asks the caller to come back later).
 
-Clients take turns (`fair`): one that has a thousand commands waiting does not hold up another that has one, nor does
-a large command hold up small ones. What names no client (the leader's own commands, agents' registrations and
-reports) goes first and in the order in which it came, but leaves the clients a quarter of each entry.
+Clients take turns (`fair_queue`): a thousand waiting commands of one client do not delay a single command of another,
+and a large command does not delay small ones. Internal commands (the leader's own, agents' registrations and reports)
+go first and keep their order, but leave clients a quarter of each entry.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 FOUNDING = "the cluster is new and not yet on the feature level of its founders"
 _RAISE_TAG = str(RaiseFeatureLevel.__struct_config__.tag)
 _ENTRY_OVERHEAD_BYTES = 64
-"""More than the version and the array headers around the commands of an entry."""
+"""An upper bound for the version and the array headers around the commands of an entry."""
 
 ENTRY_TARGET_BYTES = 1024 * 1024
 """An entry is closed when it has grown to this size; a single larger command gets an entry of its own."""
 
 
 WAITING_BYTES_MAX = 128 * 1024 * 1024
-"""Bytes of clients' commands that may wait or be in flight; one command alone may always."""
+"""Bytes of clients' commands that may wait or be in flight. A single command is never refused for its size."""
 
 SMALL_BYTES = 16 * 1024
-"""Commands up to this size have a lane of their own, for every client; also what a lane may send on in a round."""
+"""Every client has one queue for commands up to this size and one for larger ones. Also the quantum of a queue."""
 
 MIN_BYTES = 4 * 1024
-"""What the smallest command counts for in its client's turn: applying one takes some time whatever its size."""
+"""The smallest command counts as this many bytes in its client's turn, since applying it takes time too."""
 
 _decoder = msgspec.msgpack.Decoder(AnyCommand)
 
@@ -57,11 +57,11 @@ class ProposeError(Exception):
 
 
 class NoLeaderError(ProposeError):
-    """There is no leader at the moment. The command is in no log; try again shortly."""
+    """There is no leader at the moment. The command is not in the log; try again soon."""
 
 
 class NotLeaderError(ProposeError):
-    """Another replica leads. The command is in no log; send it there."""
+    """Another replica leads. The command is not in the log; send it there."""
 
     def __init__(self, leader: str, leader_url: str) -> None:
         super().__init__(f"the leader is {leader} at {leader_url}")
@@ -70,15 +70,15 @@ class NotLeaderError(ProposeError):
 
 
 class OutcomeUnknownError(ProposeError):
-    """Leadership or contact was lost while the command was in flight: it may have been applied or not."""
+    """Leadership or contact was lost while the command was in flight. It may have been applied."""
 
 
 class BusyError(ProposeError):
-    """Too many commands are waiting. The command is in no log; try again later."""
+    """Too many commands are waiting. The command is not in the log; try again later."""
 
 
-class Prepared(NamedTuple):
-    """A command that was found fit for the log, encoded once."""
+class EncodedCommand(NamedTuple):
+    """A command that every replica can read, encoded once."""
 
     encoded: bytes
     tag: str
@@ -86,17 +86,18 @@ class Prepared(NamedTuple):
     """The feature level that the cluster must be on."""
 
 
-def prepare(command: AnyCommand) -> Prepared | Rejection:
-    """Encode a command and make sure that every replica can read it. Pure; large ones are prepared in a thread.
+def encode_command(command: AnyCommand) -> EncodedCommand | Rejection:
+    """Encode a command and make sure that every replica can read it. Pure; large ones are encoded in a thread.
 
-    An entry that cannot be read stops every replica, so what comes from outside is read once before it is proposed.
+    An entry that cannot be read stops every replica. So what comes from outside is decoded once before it is
+    proposed.
     """
     try:
         encoded = msgspec.msgpack.encode(command)
         if not command.actor.startswith("leader:"):
-            command = _decoder.decode(encoded)  # with what was encoded before, and is raw bytes till then
+            command = _decoder.decode(encoded)  # parts of it were encoded earlier and are raw bytes so far
     except (OverflowError, ValueError, RecursionError) as error:
-        # A number beyond 64 bits, a text that is no Unicode, a value of the wrong type.
+        # A number beyond 64 bits, a string that is not Unicode, a value of the wrong type.
         return Rejection(RejectionCode.INVALID, f"the request holds a value that cannot be stored: {error}")
     if len(encoded) + _ENTRY_OVERHEAD_BYTES > limits.ENTRY_BYTES_MAX:
         return Rejection(
@@ -104,11 +105,11 @@ def prepare(command: AnyCommand) -> Prepared | Rejection:
             f"the request takes {len(encoded)} bytes when stored, the limit is {limits.ENTRY_BYTES_MAX}",
             limit=limits.ENTRY_BYTES_MAX,
         )
-    return Prepared(encoded, str(type(command).__struct_config__.tag), level_of(command))
+    return EncodedCommand(encoded, str(type(command).__struct_config__.tag), level_of(command))
 
 
 class _Waiting:
-    """A command on its way, encoded once."""
+    """A command that waits or is in flight."""
 
     __slots__ = ("bounded", "client", "encoded", "future")
 
@@ -119,8 +120,8 @@ class _Waiting:
         self.client = client
 
 
-class _Share:
-    """What one client has waiting or in flight."""
+class _ClientBacklog:
+    """How much one client has waiting or in flight."""
 
     __slots__ = ("bytes", "count")
 
@@ -130,7 +131,7 @@ class _Share:
 
 
 class Submitter:
-    """Turns commands into entries of the log and hands each its own reply.
+    """Puts commands into entries of the log and gives each its own reply.
 
     Args:
         log: where entries go. Its `apply` must return an object whose `replies` has one reply for each command.
@@ -163,12 +164,12 @@ class Submitter:
         self._on_commit = on_commit
         self._feature_level = feature_level
         self._own: deque[_Waiting] = deque()
-        """Commands of nobody's: of the leader and of the agents."""
+        """Internal commands, of the leader and of agents."""
         self._clients: FairQueue[_Waiting] = FairQueue(SMALL_BYTES)
         self._passed_over = False
         """True if clients' commands waited and none of them went into the last entry."""
-        self._shares: dict[str, _Share] = {}
-        """Of the clients that have anything waiting."""
+        self._backlogs: dict[str, _ClientBacklog] = {}
+        """Clients that have anything waiting or in flight."""
         self._bounded = 0
         self._bounded_bytes = 0
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -180,7 +181,9 @@ class Submitter:
         """Commands that wait for an entry."""
         return len(self._own) + len(self._clients)
 
-    async def propose(self, command: AnyCommand | Prepared, *, bounded: bool = False, client: str = "") -> AnyReply:
+    async def propose(
+        self, command: AnyCommand | EncodedCommand, *, bounded: bool = False, client: str = ""
+    ) -> AnyReply:
         """Submit one command and return what the state machine answered, a `Rejection` included.
 
         `bounded` commands are refused with `BusyError` when too many are waiting. Those of one `client` (an address)
@@ -191,12 +194,12 @@ class Submitter:
         return queued if isinstance(queued, Rejection) else await queued
 
     def enqueue(
-        self, command: AnyCommand | Prepared, *, bounded: bool = False, client: str = ""
+        self, command: AnyCommand | EncodedCommand, *, bounded: bool = False, client: str = ""
     ) -> asyncio.Future[AnyReply] | Rejection:
         """Do as `propose` does, without waiting. Commands that name no client leave in this order."""
         if self._closed:
             raise NoLeaderError("this replica is stopping")
-        prepared = command if isinstance(command, Prepared) else prepare(command)
+        prepared = command if isinstance(command, EncodedCommand) else encode_command(command)
         if isinstance(prepared, Rejection):
             return prepared
         level = self._feature_level()
@@ -207,7 +210,7 @@ class Submitter:
                 raise NoLeaderError(FOUNDING)
         size = len(prepared.encoded)
         if bounded:
-            self._take_room(client, size)
+            self._reserve_room(client, size)
         future: asyncio.Future[AnyReply] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(prepared.encoded, future, bounded=bounded, client=client)
         if client:
@@ -217,33 +220,33 @@ class Submitter:
         self._schedule_pump()
         return future
 
-    def _take_room(self, client: str, size: int) -> None:
-        """Count a client's command. Raises `BusyError` if too many wait, or this client has more than is left."""
+    def _reserve_room(self, client: str, size: int) -> None:
+        """Count a client's command. Raises `BusyError` if too many wait, or if this client has more than is left."""
         if self._bounded >= self._waiting_max:
             raise BusyError(f"{self._bounded} commands are waiting, the limit is {self._waiting_max}")
         if self._bounded and self._bounded_bytes + size > WAITING_BYTES_MAX:
             raise BusyError(f"the waiting commands take {self._bounded_bytes} bytes already")
         if client:
-            share = self._shares.get(client) or _Share()
+            share = self._backlogs.get(client) or _ClientBacklog()
             if share.count and share.count >= self._waiting_max - self._bounded:
                 raise BusyError(f"{share.count} commands of {client} are waiting, and others need room")
             if share.count and share.bytes + size > WAITING_BYTES_MAX - self._bounded_bytes:
                 raise BusyError(f"the waiting commands of {client} take {share.bytes} bytes, and others need room")
             share.count += 1
             share.bytes += size
-            self._shares[client] = share
+            self._backlogs[client] = share
         self._bounded += 1
         self._bounded_bytes += size
 
     def refuse(self) -> None:
-        """Refuse what waits and whatever comes from now on."""
+        """Refuse the commands that wait and those that come from now on."""
         self._closed = True
         while self.waiting:
             item = self._own.popleft() if self._own else self._clients.pop()
             self._settle(item, NoLeaderError("this replica is stopping"))
 
     async def close(self) -> None:
-        """Refuse what waits, and see what is in flight through to its outcome."""
+        """Refuse the commands that wait, and wait for the outcome of those in flight."""
         self.refuse()
         if self._in_flight:
             await asyncio.wait(tuple(self._in_flight))
@@ -259,9 +262,9 @@ class Submitter:
         while self.waiting and len(self._in_flight) < self._in_flight_max:
             task = asyncio.get_running_loop().create_task(self._send(self._take_batch()))
             self._in_flight.add(task)
-            task.add_done_callback(self._landed)
+            task.add_done_callback(self._end_entry)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
+    def _end_entry(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # `submit` never raises for what the cluster did, so this is a bug: let the loop's handler report it.
@@ -320,12 +323,12 @@ class Submitter:
         if item.bounded:
             self._bounded -= 1
             self._bounded_bytes -= len(item.encoded)
-            share = self._shares.get(item.client)
+            share = self._backlogs.get(item.client)
             if share is not None:
                 share.count -= 1
                 share.bytes -= len(item.encoded)
                 if not share.count:
-                    del self._shares[item.client]
+                    del self._backlogs[item.client]
         if item.future.done():  # the caller went away
             return
         if isinstance(result, ProposeError):
@@ -342,7 +345,7 @@ class Submitter:
         return self.no_leader_error()
 
     def no_leader_error(self) -> NoLeaderError | NotLeaderError:
-        """Say where the leader is, as an error to raise."""
+        """Return the error that says where the leader is."""
         leader = self._find_leader()
         if leader is None:
             return NoLeaderError("there is no leader at the moment")

@@ -1,7 +1,7 @@
-"""How an agent stands with the leader: what the replicas do not record, since a new leader finds out by itself.
+"""The states of agents that only the leader knows. They are not in the log, since a new leader finds them out itself.
 
 suspect    silent for a good part of its lease: it keeps its work and gets no more until it is heard again
-unfit      it says that it can run nothing, and why: it keeps what runs and gets no more until it says that it can
+unfit      it says that it cannot run anything, and why: it keeps what runs and gets no more until it says that it can
 returned   up again after a loss, until its first success or for `RETURNED_S`
 """
 
@@ -14,14 +14,14 @@ RETURNED_S = 60.0
 
 
 class AgentStatus:
-    """Suspects and those that returned. Times are seconds on the event loop's clock."""
+    """Agents that are suspect, unfit or returned. Times are seconds on the event loop's clock."""
 
     def __init__(self) -> None:
         self.suspects: dict[str, None] = {}
         self.unfit: dict[str, str] = {}
         """Agents that are unfit, and why."""
         self._incarnations: dict[str, int] = {}
-        """The last one that was seen of each agent."""
+        """The last known incarnation of each agent."""
         self._returned_s: dict[str, float] = {}
 
     def clear(self) -> None:
@@ -31,23 +31,23 @@ class AgentStatus:
         self._incarnations.clear()
         self._returned_s.clear()
 
-    def known(self, agent: AgentRow) -> None:
-        """Take an agent as it was when this replica began to lead."""
+    def note_agent(self, agent: AgentRow) -> None:
+        """Note an agent that is known when this replica begins to lead."""
         self._incarnations[agent.name] = agent.incarnation
 
-    def changed(self, agent: AgentRow, now_s: float) -> None:
-        """Look whether an agent that changed is a new incarnation of one that was lost."""
+    def note_change(self, agent: AgentRow, now_s: float) -> None:
+        """Note that an agent changed; it has returned if it is a new incarnation of one that was lost."""
         if self._incarnations.get(agent.name) != agent.incarnation:
             self._incarnations[agent.name] = agent.incarnation
             if agent.losses:
                 self._returned_s[agent.name] = now_s
 
-    def settled(self, name: str) -> None:
-        """Note that an attempt succeeded on an agent, or that it is gone again."""
+    def note_success(self, name: str) -> None:
+        """Note that an attempt succeeded on an agent, or that the agent is gone."""
         self._returned_s.pop(name, None)
 
-    def word(self, name: str, state: AgentWord, now_s: float) -> AgentWord:
-        """Return the agent's state as users see it, given the one that the replicas know."""
+    def public_state(self, name: str, state: AgentWord, now_s: float) -> AgentWord:
+        """Return the agent's state as users see it, given the state in the log."""
         if state != "up":
             return state
         if name in self.suspects:

@@ -17,7 +17,7 @@ from raftflow.coordinator.commit.coalesced_task import CoalescedTask
 from raftflow.coordinator.commit.submitter import Submitter
 from raftflow.coordinator.leader.agent_status import AgentStatus
 from raftflow.coordinator.leader.leases import STALL_S, Leases
-from raftflow.coordinator.leader.mass_loss import MassLossThrottle, Together
+from raftflow.coordinator.leader.mass_loss import LostTogether, MassLossThrottle
 from raftflow.coordinator.leader.removals import PendingRemovals
 from raftflow.coordinator.leader.retention import Retention
 from raftflow.domain.commands import (
@@ -90,7 +90,7 @@ class Planner(Protocol):
         """Place nothing where it could not run at once for a while, or go on to fill queues."""
         ...
 
-    def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
+    def plan_speculatively(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
         """Propose placements that will hold once these ends of the agent's attempts are applied."""
         ...
 
@@ -119,9 +119,9 @@ class LeaderLoop:
         member_levels: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
         self.leases = Leases(lease_ms, poll_wait_ms)
-        self.standing = AgentStatus()
+        self.status = AgentStatus()
         self.loss_throttle = MassLossThrottle()
-        self.together = Together()
+        self.together = LostTogether()
         self._actor = f"leader:{name}"
         self.removals = PendingRemovals(actor=self._actor, submitter=submitter, clock=clock, on_bug=on_bug)
         self._machine = machine
@@ -178,7 +178,7 @@ class LeaderLoop:
         now_s = asyncio.get_running_loop().time()
         self.leases.clear()
         for agent in self._machine.tables.agents.values():
-            self.standing.known(agent)
+            self.status.note_agent(agent)
             if agent.present:
                 self.leases.contact(agent.name, now_s)
         for coalesced in self._coalesced:
@@ -217,7 +217,7 @@ class LeaderLoop:
         self._lease_timer = self._wake_timer = self._retire_timer = self._level_timer = self._queues_timer = None
         self._wake_due_ms = None
         self.leases.clear()
-        self.standing.clear()
+        self.status.clear()
         self.unheard = {}
         self.loss_throttle.reset()
         self.together.clear()
@@ -243,18 +243,18 @@ class LeaderLoop:
 
     # --- leases
 
-    def contact(self, agent: str) -> None:
+    def note_contact(self, agent: str) -> None:
         """Note that an agent was heard."""
         if self._leading:
             self.leases.contact(agent, asyncio.get_running_loop().time())
-            if agent in self.standing.suspects or agent in self.unheard:
-                self._trust(agent)
+            if agent in self.status.suspects or agent in self.unheard:
+                self._clear_suspicion(agent)
             if self._lease_timer is None:
                 self._arm_leases()
 
-    def told_trouble(self, agent: str, trouble: str) -> None:
+    def note_trouble(self, agent: str, trouble: str) -> None:
         """Note what an agent says of itself: why it is unfit, or with an empty text that it is fit."""
-        unfit = self.standing.unfit
+        unfit = self.status.unfit
         if not self._leading or unfit.get(agent, "") == trouble:
             return
         if trouble:
@@ -263,11 +263,11 @@ class LeaderLoop:
             self._planner.suspect(agent, silent=True)
         else:
             _log.info("agent %s is fit again", agent)
-            self._trust_again(agent)
+            self._clear_trouble(agent)
 
-    def _trust_again(self, agent: str) -> None:
+    def _clear_trouble(self, agent: str) -> None:
         """Forget that an agent was unfit."""
-        if self.standing.unfit.pop(agent, "") and agent not in self.standing.suspects and agent not in self.unheard:
+        if self.status.unfit.pop(agent, "") and agent not in self.status.suspects and agent not in self.unheard:
             self._planner.suspect(agent, silent=False)
             self._placing.kick()
 
@@ -276,22 +276,22 @@ class LeaderLoop:
         heard_s = self.leases.last_heard_s(agent)
         return None if heard_s is None else round(asyncio.get_running_loop().time() - heard_s, 3)
 
-    def stands(self, agent: str, state: AgentWord) -> AgentWord:
+    def public_state(self, agent: str, state: AgentWord) -> AgentWord:
         """Return an agent's state as users see it, given the one that the replicas know. While leading."""
-        return self.standing.word(agent, state, asyncio.get_running_loop().time())
+        return self.status.public_state(agent, state, asyncio.get_running_loop().time())
 
     def _watch(self, name: str) -> None:
         agent = self._machine.tables.agents.get(name)
         if agent is None or not agent.present:
             self.leases.forget(name)
-            self.standing.settled(name)
-            self._trust_again(name)
-            if name in self.standing.suspects or name in self.unheard:
-                self._trust(name)
+            self.status.note_success(name)
+            self._clear_trouble(name)
+            if name in self.status.suspects or name in self.unheard:
+                self._clear_suspicion(name)
             return
-        self.standing.changed(agent, asyncio.get_running_loop().time())
+        self.status.note_change(agent, asyncio.get_running_loop().time())
         if self.leases.last_heard_s(name) is None:
-            self.contact(name)
+            self.note_contact(name)
 
     def _arm_leases(self) -> None:
         loop = asyncio.get_running_loop()
@@ -299,7 +299,7 @@ class LeaderLoop:
         if expiry_s is None:
             self._lease_timer = None
             return
-        suspicion_s = self.leases.next_suspicion_s(self.standing.suspects)
+        suspicion_s = self.leases.next_suspicion_s(self.status.suspects)
         due_s = expiry_s if suspicion_s is None else min(expiry_s, suspicion_s)
         least_s = CALM_CHECK_S if self.loss_throttle.active else LEASE_CHECK_MIN_S
         due_s = max(due_s, loop.time() + least_s)
@@ -311,8 +311,8 @@ class LeaderLoop:
         if late_s > STALL_S:
             _log.warning("this replica stood still for %.1f s; every agent gets a full lease again", late_s)
             self.leases.renew_all(now_s)
-            for name in tuple(self.standing.suspects):
-                self._trust(name)
+            for name in tuple(self.status.suspects):
+                self._clear_suspicion(name)
         self._note_suspects(now_s)
         over: list[tuple[str, int]] = []
         for name in self.leases.expired(now_s):
@@ -321,20 +321,20 @@ class LeaderLoop:
                 self.leases.forget(name)
             elif (name, agent.incarnation) not in self.removals:
                 over.append((name, agent.incarnation))
-        for name, incarnation in over[: self._may_remove(len(over), now_s)]:
+        for name, incarnation in over[: self._grant_removals(len(over), now_s)]:
             self.removals.begin(name, incarnation, together=self._is_together(name))
         self._arm_leases()
 
     def _is_together(self, name: str) -> bool:
         return name in self.together
 
-    def _trust(self, name: str) -> None:
+    def _clear_suspicion(self, name: str) -> None:
         """Give an agent work again that is a suspect, or has not been heard before."""
-        self.standing.suspects.pop(name, None)
+        self.status.suspects.pop(name, None)
         if self.unheard.pop(name, self) is None and not self.unheard:
             self._planner.hold_queues(held=False)
         self.together.forget(name)
-        if name not in self.standing.unfit:
+        if name not in self.status.unfit:
             self._planner.suspect(name, silent=False)
         self._placing.kick()
 
@@ -345,13 +345,13 @@ class LeaderLoop:
 
     def _note_suspects(self, now_s: float) -> None:
         """Give nothing more to agents that have been silent for long."""
-        suspects = self.standing.suspects
+        suspects = self.status.suspects
         for name in self.leases.suspects(now_s):
             if name not in suspects:
                 suspects[name] = None
                 self._planner.suspect(name, silent=True)
 
-    def _may_remove(self, wanted: int, now_s: float) -> int:
+    def _grant_removals(self, wanted: int, now_s: float) -> int:
         """Return how many of the agents whose leases are over may be given up now."""
         if not wanted:
             if self.loss_throttle.active and not self.removals:
@@ -359,13 +359,13 @@ class LeaderLoop:
                 self.loss_throttle.reset()
             return 0
         present = sum(agent.present for agent in self._machine.tables.agents.values())
-        self.together.note(self.standing.suspects, present)
+        self.together.note(self.status.suspects, present)
         begun = self.loss_throttle.begun
-        granted = self.loss_throttle.grant(wanted, silent=len(self.standing.suspects), present=present, now_s=now_s)
+        granted = self.loss_throttle.grant(wanted, silent=len(self.status.suspects), present=present, now_s=now_s)
         if self.loss_throttle.begun != begun:
             _log.warning(
                 "%d of %d agents are silent at once: they are given up slowly, and kept if they are heard again",
-                len(self.standing.suspects),
+                len(self.status.suspects),
                 present,
             )
         return granted
@@ -424,15 +424,15 @@ class LeaderLoop:
                 CommitPlacements(at_ms=self._clock.now_ms(), actor=self._actor, placements=placements)
             )
 
-    def look_again(self) -> None:
+    def replan(self) -> None:
         """Plan anew though nothing was applied: time went on, or agents told something."""
         self._placing.kick()
 
-    def place_after(self, agent: str, ends: Sequence[ReportedEnd]) -> None:
+    def place_speculatively(self, agent: str, ends: Sequence[ReportedEnd]) -> None:
         """Propose what the ends, proposed in this turn of the event loop, leave room for (`speculation`)."""
         if not self._leading:
             return
-        placements = self._planner.after(agent, ends)
+        placements = self._planner.plan_speculatively(agent, ends)
         if placements:
             reply = self._submitter.enqueue(
                 CommitPlacements(at_ms=self._clock.now_ms(), actor=self._actor, placements=placements)

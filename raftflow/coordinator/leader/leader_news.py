@@ -1,9 +1,9 @@
 """Requests that are held until this replica knows the leader of a later term.
 
 An agent or a client that waits for the leader cannot see whether the leader is busy or its machine silent: in both
-cases nothing comes. The other replicas can: an election ends within about an election timeout. So whoever waits for
-the leader keeps one request at another replica, which answers it when leadership has moved. While all is well such a
-request costs nothing but its renewal.
+cases nothing comes. The other replicas can: an election ends within about an election timeout. So an agent that waits
+for the leader keeps one request at another replica, which answers it when leadership has moved. In a healthy cluster
+such a request costs only its renewal.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LeaderNews:
         self._held: dict[_Held, None] = {}
         self._telling = False
         self._again = False
-        """Leadership moved while people were being told."""
+        """Leadership moved again while requests were being answered."""
         self._closed = False
 
     @property
@@ -90,7 +90,7 @@ class LeaderNews:
             forget()
 
     def changed(self) -> None:
-        """Look whom there is something to tell, in one of the next turns of the loop."""
+        """Answer the requests that wait for a later term, in one of the next turns of the loop."""
         self._again = self._telling
         if self._held and not self._telling:
             self._telling = True
@@ -103,7 +103,7 @@ class LeaderNews:
             self._over(held)
 
     def _tell(self, waiting: list[_Held]) -> None:
-        """Tell one turn's share of those that waited when the change came."""
+        """Answer one turn's share of the requests that waited when the change came."""
         notice = self._now()
         share, rest = waiting[:ANSWERS_PER_TURN], waiting[ANSWERS_PER_TURN:]
         for held in share:

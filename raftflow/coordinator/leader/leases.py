@@ -1,9 +1,9 @@
-"""Who is alive: the leader's memory of when each agent was last heard.
+"""Leases: the leader's memory of when each agent was last heard.
 
 An agent stops its attempts when its lease ends, counted from when it *sent* the last poll that was answered. The
-leader counts from when that poll *arrived*, and adds a margin, so it gives an agent up only after the agent has given
-up itself. A new leader knows nothing and gives everybody a full fresh lease. From the moment when an agent is
-given up until that is settled, its polls are not answered (`leader/removals.py`).
+leader counts from when that poll *arrived*, and adds a margin. So it gives an agent up only after the agent has
+stopped its attempts. A new leader knows nothing and gives every agent a full lease. While the removal of an agent is
+under way, its polls are not answered (`leader/removals.py`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Container
 
 MARGIN = 0.1
-"""Share of the lease that the leader waits longer than the agent."""
+"""The leader waits this share of the lease longer than the agent."""
 
 SUSPICION = 0.5
-"""Share of the lease after which an agent is suspect. Far more than agents are silent while all is well, unless their
-polls are held for that long: then `SUSPICION_MORE` of the lease on top of the hold."""
+"""After this share of the lease a silent agent is suspect. Healthy agents are silent for a far shorter time, unless
+their polls are held for that long. Then an agent is suspect `SUSPICION_MORE` of the lease after the end of the
+hold."""
 SUSPICION_MORE = 0.2
 
 STALL_S = 0.5
-"""A check that comes so much too late shows that this process stood still; agents are not to blame for that."""
+"""A check that is this late shows that this process was paused. Agents are not given up for that."""
 
 
 class Leases:
@@ -36,7 +37,7 @@ class Leases:
         self._heard_s[name] = now_s
 
     def forget(self, name: str) -> None:
-        """Stop watching an agent that is gone."""
+        """Forget an agent that is gone."""
         self._heard_s.pop(name, None)
 
     def clear(self) -> None:
@@ -53,19 +54,19 @@ class Leases:
         return [name for _, name in sorted(over)]
 
     def suspects(self, now_s: float) -> list[str]:
-        """Return the agents that have been silent for suspiciously long, those whose lease is over included."""
+        """Return the agents that have been silent for so long that they are suspect, with or without a lease."""
         return [name for name, heard_s in self._heard_s.items() if now_s >= heard_s + self._suspicion_s]
 
     def next_expiry_s(self) -> float | None:
-        """Return when the next lease and margin end if nobody is heard again, or None without agents."""
+        """Return when the next lease and its margin end if no agent is heard again, None without agents."""
         return min(self._heard_s.values()) + self._patience_s if self._heard_s else None
 
     def next_suspicion_s(self, known: Container[str]) -> float | None:
-        """Return when the next agent that is not `known` to be suspect becomes so, or None if there is no other."""
+        """Return when the next agent becomes suspect that is not in `known`, None without one."""
         heard_s = min((heard_s for name, heard_s in self._heard_s.items() if name not in known), default=None)
         return None if heard_s is None else heard_s + self._suspicion_s
 
     def renew_all(self, now_s: float) -> None:
-        """Give everybody a full lease again, after this process stood still and could hear nobody."""
+        """Give every agent a full lease again, after this process was paused and could hear none."""
         for name in self._heard_s:
             self._heard_s[name] = now_s

@@ -1,13 +1,13 @@
 """How fast agents are given up when many fall silent at once.
 
-One agent that is lost is given up at once. But when a good part of the fleet vanishes in the same moment, the likely
-reason is the network, or this replica's own place in it, and to move all that work within a second would be a
-stampede for nothing: so removals are proposed at a bounded rate then, and whoever is heard again meanwhile is kept.
-Every suspect counts when the first lease ends: agents that vanished together are all suspect by then.
+A single lost agent is given up at once. When a good part of the fleet vanishes in the same moment, the likely reason
+is the network, or this replica's own place in it. To move all that work within a second would be useless load. So
+removals are then proposed at a bounded rate, and an agent that is heard again meanwhile is kept. Every suspect counts
+when the first lease ends: agents that vanished together are all suspect by then.
 
-Whose fault it was is another question (`Together`): when agents vanish together, in a small fleet more than half of
-it, the loss counts against none of them. The loss of a single agent never does so, not even of the only one: what it
-ran may be the reason.
+`LostTogether` says whether a loss counts against an agent. When many agents vanish together (in a small fleet: more
+than half of it), the loss counts against none of them. The loss of a single agent always counts, even of the only
+one: what it ran may be the reason.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
 ALONE_MAX = 2
 ALONE_PERCENT = 20
-"""More than so many silent agents, and more than this share of those present, are a mass loss."""
+"""More silent agents than `ALONE_MAX`, and more than this share of those present, are a mass loss."""
 
 FIRST_PER_S = 5
-"""Removals a second at first; after a second as many as make up `THEN_PERCENT` of the fleet, if that is more."""
+"""Removals per second in the first second. Later it is `THEN_PERCENT` of the fleet per second, if that is more."""
 THEN_PERCENT = 10
 
 
 def is_mass(silent: int, present: int) -> bool:
-    """Tell whether so many silent agents of those present are a mass loss, which is given up slowly."""
+    """Return True if so many silent agents are a mass loss, which is given up slowly."""
     return silent > max(ALONE_MAX, present * ALONE_PERCENT // 100)
 
 
-class Together:
+class LostTogether:
     """The agents that fell silent together, until they are heard again or gone."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether an agent's loss is part of that of many."""
+        """Return True if an agent was lost together with many others."""
         return name in self._names
 
     def note(self, silent: Collection[str], present: int) -> None:
-        """Look at the agents that are silent as a lease ends: are they many?"""
+        """Take in the agents that are silent when a lease ends, if they are many."""
         count = len(silent)
         if is_mass(count, present) or (count > 1 and 2 * count > present):
             self._names.update(dict.fromkeys(silent))
 
     def forget(self, name: str) -> None:
-        """Take an agent out that was heard again, or is gone."""
+        """Forget an agent that was heard again or is gone."""
         self._names.pop(name, None)
 
     def clear(self) -> None:
@@ -57,7 +57,7 @@ class Together:
 
 
 class MassLossThrottle:
-    """Tells how many removals may be proposed now. Times are seconds on the event loop's clock."""
+    """Bounds how many removals are proposed. Times are seconds on the event loop's clock."""
 
     def __init__(self) -> None:
         self.begun = 0

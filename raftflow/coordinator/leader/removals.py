@@ -1,8 +1,8 @@
-"""Agents that are being given up: their removals between the decision and its outcome.
+"""Removals of agents, from the decision to its outcome.
 
-An agent may be heard again in that moment. If its poll were answered, it would believe in a new lease, and perhaps
-start an attempt, while the removal takes the same attempts away and others are given them. So its polls wait until
-the removal is settled: it is in the log for good, or it certainly is not.
+An agent may be heard again in that moment. An answer to its poll would renew its lease, and it might start an attempt
+that the removal moves to another agent. So its polls wait until the removal is settled: the log has it, or certainly
+never will.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RETRY_S: Final = 0.05
 
 
 class PendingRemovals:
-    """Gives agents up, one removal at a time for each incarnation. For the leader alone.
+    """Removes agents, with one removal at a time for each incarnation. Only the leader uses it.
 
     Args:
         actor: who removes, for the audit.
@@ -40,17 +40,17 @@ class PendingRemovals:
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
-        """Return how many are under way."""
+        """Return how many removals are under way."""
         return len(self._tasks)
 
     def __contains__(self, key: tuple[str, int]) -> bool:
-        """Tell whether an agent's incarnation is being removed."""
+        """Return True if the removal of an agent's incarnation is under way."""
         return key in self._tasks
 
     def begin(self, name: str, incarnation: int, *, together: bool = False) -> None:
-        """Remove an agent that was silent for longer than its lease, unless that is under way.
+        """Remove an agent that was silent for longer than its lease, unless its removal is under way.
 
-        `together`: many were at the same time, which counts against none of them.
+        `together`: many agents were silent at the same time, so the loss counts against none of them.
         """
         key = (name, incarnation)
         if key in self._tasks:
@@ -61,10 +61,10 @@ class PendingRemovals:
         )
         task.add_done_callback(lambda done: self._done(key, done))
 
-    async def settled(self, name: str, incarnation: int) -> bool:
+    async def wait_settled(self, name: str, incarnation: int) -> bool:
         """Wait for the removal of an incarnation, if one is under way. Returns True if there was one.
 
-        It is over then, one way or the other, or this replica leads no more.
+        Afterwards the removal is settled, or this replica no longer leads.
         """
         waited = False
         while (task := self._tasks.get((name, incarnation))) is not None:
@@ -73,7 +73,7 @@ class PendingRemovals:
         return waited
 
     def stop(self) -> None:
-        """Let go of all: this replica leads no more. What is in flight may still be committed by the next leader."""
+        """Stop: this replica no longer leads. The next leader may still commit what is in flight."""
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
@@ -87,7 +87,8 @@ class PendingRemovals:
             try:
                 await self._submitter.propose(command)
             except OutcomeUnknownError as error:
-                # It may be committed yet. Another one comes behind it: its reply, a refusal if need be, tells.
+                # It may still be committed. A second one follows it in the log, and its reply (perhaps a refusal)
+                # tells.
                 _log.info("agent %s: it is not known whether it was removed: %s", name, error)
                 await asyncio.sleep(RETRY_S)
             except ProposeError as error:

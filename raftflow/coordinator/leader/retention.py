@@ -1,4 +1,4 @@
-"""Which finished workflows are forgotten: those that finished long ago, and the oldest while there are too many."""
+"""Which finished workflows are forgotten: those that finished long ago, and the oldest if there are too many."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Retention(NamedTuple):
     ms: int
     workflows: int
     tasks: int
-    """Tasks of all of them together."""
+    """How many tasks they may have together."""
     result_bytes: int
-    """Of their results, all together."""
+    """How large their results may be together."""
 
     def excess(self, finished: Mapping[str, WorkflowRow], now_ms: int) -> tuple[int, int]:
-        """Return how many of the oldest are to be forgotten, and when the last of these finished.
+        """Return how many of the oldest workflows must be forgotten, and when the last of them finished.
 
         `finished` is in the order in which they finished.
         """

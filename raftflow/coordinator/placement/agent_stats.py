@@ -48,14 +48,14 @@ class AgentStats:
         changed, self._changed = self._changed, {}
         return changed
 
-    def told(self, agent: str, load: AgentLoad) -> None:
+    def note_load(self, agent: str, load: AgentLoad) -> None:
         """Take in what an agent says of its machine."""
         before = self._loads.get(agent)
         self._loads[agent] = load
         if before is None or _steps(before) != _steps(load):
             self._changed[agent] = None
 
-    def ran(self, agent: str, expected_ms: int, duration_ms: int) -> None:
+    def note_duration(self, agent: str, expected_ms: int, duration_ms: int) -> None:
         """Take in that an attempt of which `expected_ms` was expected took `duration_ms`."""
         if min(expected_ms, duration_ms) < MEASURED_MIN_MS:
             return
@@ -71,7 +71,7 @@ class AgentStats:
         """Return how fast an agent has been, per mille of what was expected."""
         return self._speeds.get(agent, _PER_MILLE)
 
-    def see(self, room: AgentRoom, *, suspect: bool = False) -> AgentRoom:
+    def annotate(self, room: AgentRoom, *, suspect: bool = False) -> AgentRoom:
         """Return an agent's room with what is known of it."""
         load = self._loads.get(room.name)
         pressure = 0

@@ -34,7 +34,7 @@ REMEMBERED_MAX = 256
 """Decisions that are remembered, to explain them."""
 
 
-class Decided(NamedTuple):
+class PlacementDecision(NamedTuple):
     """A decision that placed a task."""
 
     task: ReadyTask | None
@@ -220,7 +220,7 @@ class QueuePlanner:
             self._full.pop(name, None)
             room = queries.agent_room(self._machine, name)
             if room is not None:
-                room = self._agent_stats.see(room, suspect=name in self._suspects)
+                room = self._agent_stats.annotate(room, suspect=name in self._suspects)
                 if self._queues_held:
                     room = msgspec.structs.replace(room, prefetch=min(room.prefetch, room.queued))
                 (self._open if has_room(room) else self._full)[name] = room
@@ -238,7 +238,7 @@ class QueuePlanner:
 
     # --- what others ask
 
-    def after(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
+    def plan_speculatively(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
         """Propose what will run at once where the ends happened; empty while other tasks wait for a decision."""
         if len(self._queue) or self._backlog:
             return ()
@@ -261,7 +261,7 @@ class QueuePlanner:
         """Return the agents that are silent and get nothing."""
         return frozenset(self._suspects)
 
-    def decision_of(self, workflow_id: str, position: int) -> Decided | None:
+    def decision_of(self, workflow_id: str, position: int) -> PlacementDecision | None:
         """Return the decision of this leader that last placed a task, None if it is not remembered."""
         found = self._decision.get((workflow_id, position))
         if found is None:
@@ -269,7 +269,7 @@ class QueuePlanner:
         view = found[0]
         groups = () if view is None else view.groups
         task = next((each for group in groups for each in group.tasks if _key(each) == (workflow_id, position)), None)
-        return Decided(task, view)
+        return PlacementDecision(task, view)
 
     def reserved(self) -> dict[str, Shape]:
         """Return the agents that are kept, and for which shape."""

@@ -288,7 +288,7 @@ class RebalanceLoop:
     """Runs the watch on the leader, while there is anything to watch.
 
     Args:
-        look_again: has the leader plan anew, since time alone may have changed what is to be placed.
+        replan: has the leader plan anew, since time alone may have changed what is to be placed.
         on_bug: told about an exception that is none of the expected ones; the replica must stop.
     """
 
@@ -298,13 +298,13 @@ class RebalanceLoop:
         watch: Rebalancer,
         machine: Machine,
         submitter: Submitter,
-        look_again: Callable[[], None],
+        replan: Callable[[], None],
         on_bug: Callable[[BaseException], None],
     ) -> None:
         self._watch = watch
         self._machine = machine
         self._submitter = submitter
-        self._look_again = look_again
+        self._look_again = replan
         self._coalesced = CoalescedTask("watch", self._propose, on_bug)
         self._timer: asyncio.TimerHandle | None = None
         self._leading = False

@@ -43,7 +43,7 @@ class UsageStore:
         """Return the number of attempts of which something is known."""
         return self._count
 
-    def take(self, agent: str, running: Collection[int], told: Iterable[AttemptUsage], now_s: float) -> None:
+    def note_usage(self, agent: str, running: Collection[int], told: Iterable[AttemptUsage], now_s: float) -> None:
         """Note what a poll said. `running` are all fences that the agent runs: what is known of others is forgotten.
 
         Usage of attempts that are not among them is ignored.

@@ -83,18 +83,18 @@ class LogRelay:
             ) from None
         finally:
             self._forget(agent, request)
-            if self.fresh(agent):  # the next one's turn
+            if self.has_unsent(agent):  # the next one's turn
                 self._wake(agent)
         if piece.error:
             raise LogLostError(f"agent {agent}: {piece.error[:1000]}")
         return piece
 
-    def fresh(self, agent: str) -> bool:
+    def has_unsent(self, agent: str) -> bool:
         """Tell whether there is a wish that the agent should be sent and has not been."""
         unsent = self._unsent.get(agent)
         return unsent is not None and any(wish.request in unsent for wish in self._window(agent))
 
-    def wanted(self, agent: str) -> list[LogWanted]:
+    def pending_requests(self, agent: str) -> list[LogWanted]:
         """Return the open wishes for the answer that is sent now; a lost answer is made up for by the next."""
         window = self._window(agent)
         unsent = self._unsent.get(agent)

@@ -106,7 +106,7 @@ class PollService:
         """Polls that are waiting for news."""
         return self._long_polls.count
 
-    def told_by(self, agent: str) -> tuple[int | None, str, AgentLoad | None]:
+    def process_info(self, agent: str) -> tuple[int | None, str, AgentLoad | None]:
         """Return (pid, version, load) as the agent last told this leader."""
         session = self._sessions.get(agent)
         return (None, "", None) if session is None else (session.pid, session.version, session.load)
@@ -120,11 +120,11 @@ class PollService:
         session = self._sessions.get(agent)
         return None if session is None else session.delivered_s(fence)
 
-    def registered(self, request: RegisterRequest, incarnation: int) -> None:
+    def note_registration(self, request: RegisterRequest, incarnation: int) -> None:
         """Note a registration that was accepted."""
         session = self._session_of(request.name, incarnation)
         session.pid, session.version = request.pid, request.version
-        self._leader.contact(request.name)
+        self._leader.note_contact(request.name)
 
     def step_down(self) -> None:
         """Send every held poll away: this replica no longer leads."""
@@ -262,7 +262,7 @@ class PollService:
         agent = await self._find_agent(poll.name, poll.request)
         if isinstance(agent, Rejection):
             # The ends go into the log all the same, so that the refusal is in the audit.
-            refused = await self._reports.send(poll.name, poll.request, ()) if poll.request.ends else []
+            refused = await self._reports.send_report(poll.name, poll.request, ()) if poll.request.ends else []
             self._answer(poll, refused if isinstance(refused, Rejection) else agent)
         else:
             poll.agent = agent
@@ -274,7 +274,7 @@ class PollService:
             # Perhaps this replica was replaced and has not heard of it, and the agent knows more than we do.
             await self._barrier()
             agent = self._machine.tables.agents.get(name)
-        if await self._leader.removals.settled(name, request.incarnation):
+        if await self._leader.removals.wait_settled(name, request.incarnation):
             self._require_leading()
             agent = self._machine.tables.agents.get(name)
         if agent is None:
@@ -296,7 +296,7 @@ class PollService:
     def _send_report(self, poll: Poll) -> bool:
         """Note what a poll says and propose its report, if it has one. Raises `BusyError`."""
         poll.session = self._note_poll(poll)
-        reply = self._reports.propose(poll.name, poll.request, missing_fences(poll.agent, poll.request))
+        reply = self._reports.propose_report(poll.name, poll.request, missing_fences(poll.agent, poll.request))
         if isinstance(reply, Rejection):
             self._answer(poll, reply)
             return False
@@ -313,16 +313,16 @@ class PollService:
         session = self._session_of(name, request.incarnation)
         if request.load is not None:
             session.load = request.load
-            self.agent_stats.told(name, request.load)
-        self._leader.contact(name)
+            self.agent_stats.note_load(name, request.load)
+        self._leader.note_contact(name)
         session.note_seen(request.seen)
         if request.logs:
             self.relay.deliver(name, request.logs)
         if request.usage or self.usage.of_agent(name):
-            self.usage.take(name, request.running, request.usage, asyncio.get_running_loop().time())
+            self.usage.note_usage(name, request.running, request.usage, asyncio.get_running_loop().time())
         if request.seq > session.seq:
             session.seq = request.seq
-            self._leader.told_trouble(name, request.trouble)
+            self._leader.note_trouble(name, request.trouble)
             self._overtake_polls(session)
         return session
 
@@ -346,7 +346,7 @@ class PollService:
         """Read the log's reply to the report, then begin what else the poll asks for."""
         agent, request = poll.agent, poll.request
         if poll.reply is not None:
-            verdicts = self._reports.verdicts(poll.name, request, poll.reply.result())
+            verdicts = self._reports.read_verdicts(poll.name, request, poll.reply.result())
             if isinstance(verdicts, Rejection):
                 self._answer(poll, verdicts)
                 return False
@@ -436,7 +436,7 @@ class PollService:
             or draining != session.draining_told
             or not session.orders_told.issuperset(stop)
             or not session.orders_told.issuperset(release)
-            or self.relay.fresh(name)
+            or self.relay.has_unsent(name)
         ):
             if self._long_polls.has_room(poll):
                 self._long_polls.hold(poll, until_s)
@@ -453,7 +453,7 @@ class PollService:
                 assign=assign,
                 stop=stop,
                 release=release,
-                logs=self.relay.wanted(name),
+                logs=self.relay.pending_requests(name),
                 draining=draining,
                 feature_level=self._machine.tables.feature_level,
             ),

@@ -37,7 +37,7 @@ class Reports:
         self._clock = clock
         self._agent_stats = agent_stats
 
-    def propose(
+    def propose_report(
         self, name: str, request: PollRequest, missing: tuple[int, ...]
     ) -> asyncio.Future[AnyReply] | Rejection | None:
         """Put ends and missing attempts on their way into the log, if there are any. Raises `ProposeError`s."""
@@ -47,26 +47,26 @@ class Reports:
             _log.warning("agent %s does not hold attempts that it was sent: %s", name, missing[:20])
         queued = self._submitter.enqueue(report(name, request, missing, at_ms=self._clock.now_ms()))
         if not isinstance(queued, Rejection):
-            self._leader.place_after(name, request.ends)
+            self._leader.place_speculatively(name, request.ends)
             self._measure(name, request.ends)
         return queued
 
-    async def send(
+    async def send_report(
         self, name: str, request: PollRequest, missing: tuple[int, ...]
     ) -> list[ReportVerdict] | Rejection:
         """Put ends and missing attempts into the log, if there are any, and wait for the verdicts."""
-        queued = self.propose(name, request, missing)
+        queued = self.propose_report(name, request, missing)
         if queued is None or isinstance(queued, Rejection):
             return queued or []
-        return self.verdicts(name, request, await queued)
+        return self.read_verdicts(name, request, await queued)
 
-    def verdicts(self, name: str, request: PollRequest, reply: AnyReply) -> list[ReportVerdict] | Rejection:
+    def read_verdicts(self, name: str, request: PollRequest, reply: AnyReply) -> list[ReportVerdict] | Rejection:
         """Return what the log says of a report."""
         if isinstance(reply, Rejection):
             return reply
         assert isinstance(reply, Reported)  # noqa: S101 - the machine's contract
         if any(end.outcome == "succeeded" for end in request.ends):
-            self._leader.standing.settled(name)
+            self._leader.status.note_success(name)
         return verdicts_of(reply.verdicts)
 
     def _measure(self, name: str, ends: list[ReportedEnd]) -> None:
@@ -79,4 +79,4 @@ class Reports:
                     continue
                 known = queries.kind_estimate(self._machine, found[0].id, found[1].position)
                 if known is not None and known.count >= SAMPLES_MIN:
-                    self._agent_stats.ran(name, known.mean_ms, end.duration_ms)
+                    self._agent_stats.note_duration(name, known.mean_ms, end.duration_ms)

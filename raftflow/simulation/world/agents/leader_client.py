@@ -75,7 +75,7 @@ class SimLeaderClient:
             reply, verdicts = await replica.registration.register(command, request.offers)
             if isinstance(reply, Rejection):
                 return reply
-            replica.poll_service.registered(request, reply.incarnation)
+            replica.poll_service.note_registration(request, reply.incarnation)
             timing = replica.config.timing
             return RegisterResponse(
                 id=reply.name,

@@ -1,4 +1,4 @@
-"""Putting a real replica together: the configured log, on the network and on disk."""
+"""Builds a real replica: the configured log, on the network and on disk."""
 
 from __future__ import annotations
 

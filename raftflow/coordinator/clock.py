@@ -39,7 +39,7 @@ class MachineClock(WallClock, Protocol):
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of this machine."""
 
     def now_ms(self) -> int:
         """Return milliseconds since the epoch."""
@@ -51,19 +51,19 @@ class SystemClock:
 
 
 SLEW_SHARE: Final = 0.1
-"""By how much cluster time may run faster or slower than time itself."""
+"""Cluster time may run faster or slower than real time by this share."""
 SLEW_STEP_MS_MAX: Final = 10_000.0
-"""Time between two questions that counts for running faster: an idle leader does not save up a jump."""
+"""At most this time between two calls counts for running faster, so that an idle leader does not jump."""
 SETTLED_S: Final = 60.0
-"""After this long a replica has caught up, and what it applies is of the present."""
+"""After this time a replica has caught up, and the entries that it applies are new."""
 
 
 class ClusterClock:
     """The time that a replica stamps on commands: it never jumps, and follows the wall clock slowly.
 
     Deadlines, back-offs and cron are in *cluster time*, the largest time that the state machine has seen. If it went
-    ahead by an hour, all running attempts would be past their deadlines at once; if it stood still, every back-off
-    would. So:
+    ahead by an hour, all running attempts would miss their deadlines at once; if it stopped, no back-off would end.
+    So:
 
     - When the process starts the wall clock is believed: a cluster that was off for a day should know it, and no
       other source could tell a day that has passed from a clock that is a day ahead.
@@ -96,7 +96,7 @@ class ClusterClock:
         """Cluster time at `_at_s` on the running clock."""
         self._known_ms = 0
         self._confirmed = False
-        """An entry of the present was seen: the wall clock at the start does not count any more."""
+        """A new entry was seen: the wall clock at the start does not count any more."""
 
     def now_ms(self) -> int:
         """Return milliseconds since the epoch, at least the state machine's. Never less than before while leading."""
@@ -123,7 +123,7 @@ class ClusterClock:
 
 
 class IdSource:
-    """Makes ids that nobody made before: 48 bits of time, then 80 random bits, as 26 letters that sort by time."""
+    """Makes unique ids: 48 bits of time, then 80 random bits, as 26 letters that sort by time."""
 
     def __init__(self, clock: WallClock, randbits: Callable[[int], int] = secrets.randbits) -> None:
         self._clock = clock

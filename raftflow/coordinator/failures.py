@@ -1,4 +1,4 @@
-"""Why a replica cannot go on, as errors that say what to do."""
+"""Why a replica cannot continue, as errors that say what to do."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from raftflow.replication.members.birth_file import OrderRefusedError
 
 
 class ReplicaFailedError(Exception):
-    """The replica cannot go on. Says what to do."""
+    """The replica cannot continue. Says what to do."""
 
 
 class ReplicaRemovedError(ReplicaFailedError):
-    """The replica is no member of the cluster any more: it stops, and nothing is wrong with it."""
+    """The replica is not a member of the cluster any more. It stops, and nothing is wrong with it."""
 
 
 class ReplicaRefusedError(ReplicaFailedError):
-    """The replica cannot be started like this."""
+    """The replica cannot be started in this way."""
 
 
 class ReplicaDiskError(ReplicaFailedError):
-    """The disk is full, read-only or broken: nothing is wrong with how the replica was started."""
+    """The disk is full, read-only or broken. The replica was started correctly."""
 
 
 _DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
@@ -29,7 +29,7 @@ _ERROR_OF_CAUSE = {RemovedError: ReplicaRemovedError, OrderRefusedError: Replica
 
 
 def failure_for(cause: BaseException | None) -> ReplicaFailedError:
-    """Return the error that tells of a replica's failure while it ran."""
+    """Return the error for a failure of a running replica."""
     kind = next((kind for of, kind in _ERROR_OF_CAUSE.items() if isinstance(cause, of)), ReplicaFailedError)
     error = kind(str(cause) or repr(cause))
     error.__cause__ = cause
@@ -37,7 +37,7 @@ def failure_for(cause: BaseException | None) -> ReplicaFailedError:
 
 
 def start_failure_for(cause: Exception) -> ReplicaFailedError:
-    """Return the error that tells why a replica cannot start."""
+    """Return the error for a replica that cannot start."""
     kind = ReplicaDiskError if _is_disk_trouble(cause) else ReplicaFailedError
     return kind(str(cause))
 

@@ -1,4 +1,4 @@
-"""What was applied on this replica, for introductions: peers whose histories differ find it out before they talk."""
+"""What this replica applied, for introductions: replicas with different histories detect it before they talk."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One replica: the log, the state machine it drives, the audit, and what the leader does on top of them.
+"""One replica: the log, the state machine that it drives, the audit, and the work of a leader.
 
-The HTTP face (`raftflow.api`) holds a `Replica` and nothing behind it.
+The HTTP server (`raftflow.api`) uses a `Replica`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ LogFactory = Callable[["StateMachine", AuditFile], "ReplicatedLog"]
 
 
 class Replica:
-    """Everything of one replica below its HTTP face. `start` it, `stop` it, watch `wait_failed`."""
+    """Everything of one replica below its HTTP server. `start` it, `stop` it, watch `wait_failed`."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Replica:
             agent_stats=self.agent_stats,
         )
         self.rebalance_loop = RebalanceLoop(
-            watch=Rebalancer(
+            rebalancer=Rebalancer(
                 machine=self.machine,
                 planner=self.planner,
                 agent_stats=self.agent_stats,
@@ -221,18 +221,18 @@ class Replica:
         await self.audit.close()
 
     def answer_held(self) -> None:
-        """Answer everything that is held (polls, reads), and hold nothing any more: before a planned stop."""
+        """Answer everything that is held (polls, reads), and hold nothing from now on, before a planned stop."""
         self.poll_service.close()
         self.awaited.close()
         self.news.close()
 
     async def wait_failed(self) -> ReplicaFailedError:
-        """Return when the replica cannot go on, with the reason; `ReplicaRemovedError` if it is no member now."""
+        """Wait until the replica cannot continue, and return why; `ReplicaRemovedError` after its removal."""
         await self._failed.wait()
         return failure_for(self._failure)
 
     def shut_out(self, explanation: str) -> None:
-        """Stop, since the others will never talk to this replica as it is configured."""
+        """Stop, since the other replicas refuse this one as it is configured."""
         self._fail(ReplicaFailedError(explanation))
 
     def _fail(self, error: BaseException) -> None:
@@ -288,7 +288,10 @@ class Replica:
                     self.poll_service.wake(event.name)
 
     def _member_levels(self) -> dict[str, int] | None:
-        """Return what every member understands, None unless all are connected; at a birth the founders' levels."""
+        """Return the highest feature level of every member, None unless all are connected.
+
+        In a new cluster it is the level of the founders.
+        """
         if not self.feature_level():
             return self._founding_levels()
         told = self._peer_levels()
@@ -298,7 +301,7 @@ class Replica:
         return {self.config.name: self.machine.level_max, **{peer: told[peer] for peer in peers}}
 
     def _founding_levels(self) -> dict[str, int]:
-        """Return the level at which this cluster begins, by founder, as far as this program understands it."""
+        """Return the feature level of each founder, as far as this program understands it."""
         return {name: min(level, self.machine.level_max) for name, level in self.log.founding_levels.items()}
 
     def _now_ms(self) -> int:
@@ -307,14 +310,14 @@ class Replica:
     # --- what the API asks
 
     def feature_level(self) -> int:
-        """Return the cluster's feature level, 0 until a new one is on the level of its founders."""
+        """Return the cluster's feature level, 0 until a new cluster is on the level of its founders."""
         level = self.machine.tables.feature_level
         if level > LEVEL_FIRST or min(self._founding_levels().values(), default=LEVEL_FIRST) <= LEVEL_FIRST:
             return level
         return 0
 
     def explain(self, workflow_id: str, task_id: str) -> TaskExplanation | None:
-        """Say why a task is where it is, None if it is not known; the leader says most."""
+        """Explain where a task is and why, None if it is unknown. The leader knows most."""
         if not self.leader.leading:
             return queries.explain(self.machine, workflow_id, task_id)
         unfit = self.leader.status.unfit
@@ -323,7 +326,7 @@ class Replica:
         )
 
     async def propose(self, command: AnyCommand | EncodedCommand, client: str = "") -> AnyReply:
-        """Submit a command of a client, named by its address. Raises `ProposeError`s."""
+        """Propose a command of a client; `client` is its address. Raises `ProposeError`s."""
         if not self.leader.leading:
             raise self.submitter.no_leader_error()
         return await self.submitter.propose(command, bounded=True, client=client)

@@ -40,7 +40,7 @@ async def test_the_queue_before_an_urgent_task_is_asked_back(one: Any) -> None:
     urgent = await one.submit("u", priority=100)
     await settled(one)
     assert one.machine.state.workflows[urgent].tasks[0].last is None, "it does not join the queue"
-    (recall,) = one.replica.rebalance_loop._watch.look()
+    (recall,) = one.replica.rebalance_loop._rebalancer.decide()
     assert isinstance(recall, RecallAttempts)
     assert (recall.agent, list(recall.fences)) == ("a1", queued)
     await one.replica.propose(recall)
@@ -51,7 +51,7 @@ async def test_what_is_given_back_comes_after_the_urgent_task(one: Any) -> None:
     queued = await filled(one)
     urgent = await one.submit("u", priority=100)
     await settled(one)
-    (recall,) = one.replica.rebalance_loop._watch.look()
+    (recall,) = one.replica.rebalance_loop._rebalancer.decide()
     await one.replica.propose(recall)
     agent = one.machine.state.agents["a1"]
     running = next(fence for fence in agent.live if fence not in queued)

@@ -35,7 +35,7 @@ async def settled(one: Any) -> None:
 
 
 def look(one: Any) -> list[Any]:
-    return list(one.replica.rebalance_loop._watch.look())
+    return list(one.replica.rebalance_loop._rebalancer.decide())
 
 
 async def learn(one: Any, incarnation: int, ms: int, count: int = 6, agent: str = "a1") -> int:
@@ -54,7 +54,7 @@ async def learn(one: Any, incarnation: int, ms: int, count: int = 6, agent: str 
 
 def later(one: Any, ms: int) -> None:
     """Let time go on for the watch alone."""
-    watch = one.replica.rebalance_loop._watch
+    watch = one.replica.rebalance_loop._rebalancer
     watch._now_ms = lambda: one.machine.clock_ms + ms
 
     def delivered_s(agent: str, fence: int) -> float | None:
@@ -226,7 +226,7 @@ async def test_late_counts_from_delivery(bench: Any) -> None:
     seen = await learn(one, first, 2_000)
     await one.submit("late", backup=True)
     await settled(one)
-    watch = one.replica.rebalance_loop._watch
+    watch = one.replica.rebalance_loop._rebalancer
     watch._now_ms = lambda: one.machine.clock_ms + 20 * SECOND_MS
     await one.register("a2")
     await settled(one)

@@ -12,7 +12,7 @@ A torn tail is cut off at the start; a difference means that the history was cha
 
 When the segments have more than `bytes_max` together, the oldest are dropped. First the anchor is made durable: the
 last index that goes and the chain hash after it. The chain of what remains is verified from there, and it seals what
-was dropped too: whoever kept a copy can still prove it.
+was dropped too: a copy of it can still be verified.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class AuditFile:
         data = self._fs.read(segment.path)
         if data.startswith(MAGIC_ANY) and not data.startswith(MAGIC):
             version = data[len(MAGIC_ANY) : len(MAGIC)]
-            if version.isalnum():  # anything else is a first write that was cut short
+            if version.isalnum():  # anything else is an incomplete first write
                 raise AuditError(
                     f"{segment.path}: audit format {version.decode()}, but this program reads format "
                     f"{MAGIC[len(MAGIC_ANY) :].decode()}. Start the version of raftflow that wrote it, or a newer "
@@ -172,7 +172,7 @@ class AuditFile:
         return True
 
     def _keep_torn(self, segment: AuditSegment, tail: bytes) -> None:
-        """Put what is cut off aside: after a crash it is half a record, but it may be evidence of something else."""
+        """Keep what is cut off: after a crash it is half a record, but it may be evidence of something else."""
         kept = self._directory / f"torn-{segment.number:08d}"
         _log.warning("%s: cut off %d bytes of an incomplete record; kept in %s", segment.path, len(tail), kept)
         self._fs.remove(kept)
@@ -181,7 +181,7 @@ class AuditFile:
         file.close()
 
     def restored(self, index: int, chain: bytes) -> None:
-        """Note that the state machine now stands at `index` with this chain hash, whatever it was before.
+        """Note that the state machine is now at `index` with this chain hash.
 
         Called when a snapshot was loaded at the start or installed later. What the file holds beyond is compared
         with what `append` brings; what it lacks becomes a gap. Raises `AuditError` if the two contradict each other.
@@ -206,7 +206,7 @@ class AuditFile:
         self._covered = self.anchor.index
 
     def _chain_at(self, index: int) -> bytes | None:
-        """Return the chain hash after `index`, or None if the file begins later, or a gap stands there."""
+        """Return the chain hash after `index`, or None if the file begins later or has a gap there."""
         return find_chain(index, self.anchor, self._segments, self._fs.read)
 
     def _frames_after(self, index: int) -> Iterator[Frame]:
@@ -309,7 +309,7 @@ class AuditFile:
             )
 
     async def sync(self) -> None:
-        """Make everything appended so far durable. Raises `OSError`, after which nothing more is accepted."""
+        """Make everything appended so far durable. Raises `OSError`; then nothing more is accepted."""
         self.flush()
         files, self._unsynced = self._unsynced, [] if self._file is None else [self._file]
         directory, self._directory_unsynced = self._directory_unsynced, False
@@ -328,7 +328,7 @@ class AuditFile:
         """Make everything durable, and drop the oldest segments beyond the limit. Raises `OSError`."""
         await self.sync()
         if self._expected is not None or self._failed:
-            return  # what the file holds is still being compared
+            return  # records from before the restart are still being compared
         excess = sum(self._bytes_of.values()) + self._size - self._bytes_max
         going: list[AuditSegment] = []
         for segment in self._segments[:-1]:
@@ -360,7 +360,7 @@ class AuditFile:
         _log.info("audit: %d segments up to index %d were dropped, as the limit says", len(going), anchor.index)
 
     async def close(self) -> None:
-        """Write, sync and close. Does not raise: the log can make again what could not be written."""
+        """Write, sync and close. Does not raise: the log can restore what could not be written."""
         try:
             if not self._failed:
                 await self.sync()

@@ -1,4 +1,4 @@
-"""The names under which a replica is asked, as they stand in `Host` and in the configuration."""
+"""Host names under which clients reach a replica, as `Host` headers and the configuration contain them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _HOST: Final = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,255})(?::([0-9]{
 
 
 class HostName(NamedTuple):
-    """A name or address, in lower case and an IPv6 one without brackets, and a port; None where none is given."""
+    """A name or address in lower case (IPv6 without brackets), and a port if one is given."""
 
     name: str
     port: int | None
 
 
 def parse_host(text: str) -> HostName | None:
-    """Read the value of `Host`, None if it is no such value."""
+    """Read the value of a `Host` header, None if it is invalid."""
     match = _HOST.fullmatch(text.lower())
     if match is None:
         return None

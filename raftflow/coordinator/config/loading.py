@@ -142,7 +142,7 @@ def _check_key(section: str, key: str, source: str) -> None:
 
 
 def _replace_value(given: Given, place: tuple[str, str], value: GivenValue) -> None:
-    """Put a value in the place of what the layers below say, also if they say it by the other key of a pair."""
+    """Let a value replace that of the layers below, also if they use the other key of a pair."""
     section, key = place
     others = [each for each in (key, _PAIRS.get(key)) if each is not None and each in given[section]]
     for each in others:

@@ -1,4 +1,4 @@
-"""Where the other replicas are reached: the configuration file's word, then the replicated list of members."""
+"""Addresses of the other replicas: from the configuration file, then from the replicated list of members."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FAREWELL_S: Final = 30.0
-"""For so long a removed replica can still be reached, so that it hears of its removal."""
+"""A removed replica is linked for this time, so that it hears of its removal."""
 
 
 class PeerDirectory:
     """Keeps the links' peers in step with the members.
 
-    A replica that the file names is linked at the address given there, member or not, unless it was removed. All
-    others come from the log. One that was away while all others were replaced is dialled by them
+    A replica in the file is linked at the address given there, member or not, unless it was removed. The log gives
+    the addresses of all others. A replica that was away while all others were replaced is dialled by them
     (`replication/members/introductions.py`).
 
     Args:
@@ -41,9 +41,9 @@ class PeerDirectory:
         self._leaving: set[str] = set()
         self._followed = False
 
-    def follow(self, standing: MembershipVersion) -> None:
-        """Take over the members of the log."""
-        membership = standing.members
+    def follow(self, version: MembershipVersion) -> None:
+        """Follow the list of members in the log."""
+        membership = version.members
         for member in (*membership.voters, *membership.learners):
             if member.name not in self._named and member.peer:
                 try:
@@ -54,7 +54,7 @@ class PeerDirectory:
                 self._known[member.name] = (address.host, address.port)
         if not self._followed:
             self._followed = True
-            for name in standing.removed:  # they had their time in an earlier life of this process
+            for name in version.removed:  # removed before this process started
                 self._known.pop(name, None)
                 self._named.pop(name, None)
         for name in membership.removed:

@@ -1,8 +1,7 @@
-"""What the leader knows of agents beyond the log: how busy they say they are, how fast they have been.
+"""What the leader knows about agents beyond the log: how busy they say they are, how fast they have been.
 
-All of it is memory of one leader and only a preference: a new leader begins with nothing, and places as well as it
-can. Values are put into coarse steps, so that noise does not change decisions, and an agent's room is looked at again
-only when a step was crossed.
+This is memory of one leader, and it only influences preferences. A new leader begins without it. Values are rounded
+to coarse steps, so that noise does not change decisions; an agent is considered again only when a step was crossed.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from raftflow.domain.tasks.feasibility import AgentRoom
 from raftflow.scheduler.view import pressure_of
 
 MEASURED_MIN_MS = 100
-"""Shorter attempts say more about the noise of a machine than about its speed."""
+"""The duration of a shorter attempt says little about the speed of a machine."""
 _PER_MILLE = 1_000
 _SPEED_MIN, _SPEED_MAX = 50, 8_000
 _SPEED_STEP = 125
 _SPEED_SHARE = 4
-"""A new time moves an agent's speed by one part in so many."""
+"""A new duration counts one part in so many for an agent's speed."""
 _BUSY_STEP = 250
 _MEMORY_STEP_MIB = 256
 
@@ -39,40 +38,40 @@ class AgentStats:
         self._changed.clear()
 
     def forget(self, agent: str) -> None:
-        """An agent is gone."""
+        """Forget an agent that is gone."""
         self._loads.pop(agent, None)
         self._speeds.pop(agent, None)
 
     def take_changed(self) -> dict[str, None]:
-        """Return the agents of which something has changed that decisions weigh, and begin anew."""
+        """Return the agents whose statistics changed enough to matter since the last call."""
         changed, self._changed = self._changed, {}
         return changed
 
     def note_load(self, agent: str, load: AgentLoad) -> None:
-        """Take in what an agent says of its machine."""
+        """Note what an agent says about the load of its machine."""
         before = self._loads.get(agent)
         self._loads[agent] = load
         if before is None or _steps(before) != _steps(load):
             self._changed[agent] = None
 
     def note_duration(self, agent: str, expected_ms: int, duration_ms: int) -> None:
-        """Take in that an attempt of which `expected_ms` was expected took `duration_ms`."""
+        """Note that an attempt that was expected to take `expected_ms` took `duration_ms`."""
         if min(expected_ms, duration_ms) < MEASURED_MIN_MS:
             return
         seen = max(_SPEED_MIN, min(expected_ms * _PER_MILLE // duration_ms, _SPEED_MAX))
         before = self._speeds.get(agent, _PER_MILLE)
-        # Towards the lower one at once if it is far off: work that is given to a crawling agent comes late for all.
+        # A far lower speed counts at once: work on a very slow agent delays whole workflows.
         after = seen if 4 * seen < before else before + (seen - before) // _SPEED_SHARE
         self._speeds[agent] = after
         if after // _SPEED_STEP != before // _SPEED_STEP:
             self._changed[agent] = None
 
     def speed(self, agent: str) -> int:
-        """Return how fast an agent has been, per mille of what was expected."""
+        """Return how fast an agent has been, in thousandths of what was expected."""
         return self._speeds.get(agent, _PER_MILLE)
 
     def annotate(self, room: AgentRoom, *, suspect: bool = False) -> AgentRoom:
-        """Return an agent's room with what is known of it."""
+        """Return an agent's room with its pressure, speed and suspicion filled in."""
         load = self._loads.get(room.name)
         pressure = 0
         if load is not None:

@@ -1,4 +1,4 @@
-"""Why a task is where it is, with what the leader remembers: agents it saw, scores, and agents that are kept."""
+"""Why a task is where it is, with what the leader remembers: candidates, scores, and reserved agents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
     from raftflow.scheduler.view import PlacementView
 
-_AHEAD = "it was placed with the report that made it ready, where what it needs had just ended"
+_SPECULATIVE = "it was placed with the report that made it ready, on the agent where its last need had just ended"
 _FORGOTTEN = "the candidates of that decision are not remembered"
 
 
@@ -31,9 +31,9 @@ def explain(
     now_ms: int,
     unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> TaskExplanation | None:
-    """Explain a task from the leader's point of view, None if it or its workflow is not known.
+    """Explain a task from the leader's point of view, None if the task or its workflow is unknown.
 
-    `now_ms` is the cluster's time; `unfit` are agents that say that they can run nothing, and why.
+    `now_ms` is the cluster's time. `unfit` are agents that say that they cannot run anything, and why.
     """
     memory = LeaderKnowledge(reserved=planner.reserved(), suspect=planner.suspects(), unfit=unfit, now_ms=now_ms)
     told = queries.explain(machine, workflow_id, task_id, memory)
@@ -51,7 +51,7 @@ def explain(
         if decision is None:
             told.reason = f"{told.reason}; {_FORGOTTEN}"
         elif decision.view is None or decision.task is None:
-            told.reason = f"{told.reason}; {_AHEAD}"
+            told.reason = f"{told.reason}; {_SPECULATIVE}"
         else:
             told.candidates = _views(decision.view, decision.task)
     return told

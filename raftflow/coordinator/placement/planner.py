@@ -1,4 +1,4 @@
-"""The leader's planner: feeds the scheduler with what entries changed, and asks it for placements."""
+"""The leader's planner: tells the scheduler what entries changed, and asks it for placements."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ REMEMBERED_MAX = 256
 
 
 class PlacementDecision(NamedTuple):
-    """A decision that placed a task."""
+    """The decision that placed a task."""
 
     task: ReadyTask | None
-    """The task as the scheduler saw it; None if it was placed ahead, with the report that made it ready."""
+    """The task as the scheduler saw it. None if it was placed speculatively, with the report that made it ready."""
     view: PlacementView | None
 
 
 class QueuePlanner:
     """Keeps the scheduler's queue of ready tasks and the agents that are up, and asks for placements.
 
-    At most one proposal is under way at a time, so nothing has to be held back: what was placed has left the queue
-    by its event before the next plan is made. Whole workflows (all of them when a replica begins to lead) are taken
-    in slices, the most urgent first; what is not in the queue yet waits a little longer, and nothing else.
+    At most one proposal is under way at a time. So the events of its placements have removed the tasks from the queue
+    before the next plan is made. Whole workflows (all of them when a replica begins to lead) are added in slices, the
+    most urgent first. A task that is not in the queue yet waits a little longer.
 
     Args:
         now_ms: the cluster's time.
@@ -59,22 +59,22 @@ class QueuePlanner:
         self._agent_stats = agent_stats or AgentStats()
         self._queue = ReadyQueue()
         self._backlog: list[tuple[int, int, int, str]] = []
-        """Workflows that are to be taken in: their order, the position to go on from, their number and their id. A
-        heap, in which the workflows of one order take turns."""
+        """Workflows whose tasks must be added: order, next position, number and id. A heap, in which the workflows of
+        one order take turns."""
         self._leaving: dict[str, tuple[int, int]] = {}
-        """Workflows that are to be taken out: the position to go on from, and how many tasks they have."""
+        """Workflows whose tasks must be removed: the next position, and how many tasks they have."""
         self._replaced: list[ReadyQueue] = []
-        """Queues of former times, which are freed in slices."""
+        """Queues of earlier terms, which are freed in slices."""
         self._open: dict[str, AgentRoom] = {}
         """Agents that are up and have room, as of the last plan."""
         self._full: dict[str, AgentRoom] = {}
         """Those that have none."""
         self._changed: dict[str, None] = {}
-        """Agents to be looked at again, in the order of the events."""
+        """Agents whose room must be read again, in the order of the events."""
         self._suspects: dict[str, None] = {}
         """Agents that are silent."""
         self._queues_held = False
-        """Nothing is placed where it could not run at once."""
+        """Tasks are placed only where they can run at once."""
         self._reservations = Reservations()
         self.settled = False
         """True if the last plan found nothing to place, and nothing has changed since."""
@@ -83,7 +83,7 @@ class QueuePlanner:
         """The remembered decision that placed a task last."""
 
     def reset(self) -> None:
-        """Read everything anew from the state machine: the first slice now, the rest by `catch_up`."""
+        """Read everything from the state machine again: the first slice now, the rest in `catch_up`."""
         self._replaced.append(self._queue)
         self._queue = ReadyQueue()
         self._leaving.clear()
@@ -113,7 +113,7 @@ class QueuePlanner:
                 self._note_workflow(event)
 
     def _note_workflow(self, event: WorkflowReady | WorkflowNotReady) -> None:
-        """Put a whole workflow in line, to be taken in or out."""
+        """Note that the tasks of a whole workflow must be added or removed."""
         workflow = self._machine.tables.workflows.get(event.workflow_id)
         if workflow is None:
             return  # later events of the same entry took it away
@@ -128,7 +128,7 @@ class QueuePlanner:
         return bool(self._backlog or self._replaced or self._leaving or self._queue.untidy)
 
     def catch_up(self) -> None:
-        """Take the next slice of tasks out of the queue or into it, and free a slice of what is not needed."""
+        """Remove or add the next slice of tasks, and free a slice of what is no longer used."""
         if self._replaced and not self._replaced[-1].dissolve(SLICE):
             self._replaced.pop()
         self._queue.tidy(SLICE)
@@ -143,9 +143,9 @@ class QueuePlanner:
             left -= max(1, looked_at)
 
     def _take_out(self, count: int) -> int:
-        """Take up to `count` tasks of paused workflows out; returns how much of `count` is left.
+        """Remove up to `count` tasks of paused workflows. Returns how much of `count` is left.
 
-        Before any are taken in: so a workflow that was resumed meanwhile comes in anew, as it is now.
+        This comes before tasks are added. So a workflow that was resumed meanwhile is added again as it is now.
         """
         while count > 0 and self._leaving:
             workflow_id, (first, total) = next(iter(self._leaving.items()))
@@ -165,7 +165,7 @@ class QueuePlanner:
         return order, 0, workflow.number, workflow_id
 
     def suspect(self, agent: str, *, silent: bool) -> None:
-        """Give an agent nothing while it is silent, or take it into account again."""
+        """Give an agent no work while it is silent, or give it work again."""
         if silent:
             self._suspects[agent] = None
         else:
@@ -173,7 +173,7 @@ class QueuePlanner:
         self._changed[agent] = None
 
     def hold_queues(self, *, held: bool) -> None:
-        """Place nothing where it could not run at once for a while, or go on to fill queues."""
+        """Place tasks only where they can run at once for a while, or fill queues again."""
         if self._queues_held != held:
             self._queues_held = held
             self._changed.update(dict.fromkeys(self._machine.tables.agents))
@@ -185,13 +185,13 @@ class QueuePlanner:
             self._queue.add(task)
 
     def plan(self) -> tuple[Placement, ...]:
-        """Propose placements for now; empty if nothing is ready or nobody has room."""
+        """Return placements to propose now; empty if no task is ready or no agent has room."""
         placements = self._decide()
         self.settled = not placements and not self._backlog and not self._leaving
         return placements
 
     def _decide(self) -> tuple[Placement, ...]:
-        self._look()
+        self._refresh_rooms()
         if not self._open or not len(self._queue):
             return ()
         now_ms = self._queue.now_ms = self._now_ms()
@@ -213,8 +213,8 @@ class QueuePlanner:
         self._remember(view, placements)
         return placements
 
-    def _look(self) -> None:
-        """Look again at the agents of which something has changed."""
+    def _refresh_rooms(self) -> None:
+        """Read the rooms of the agents that have changed."""
         for name in (*self._changed, *self._agent_stats.take_changed()):
             self._open.pop(name, None)
             self._full.pop(name, None)
@@ -239,7 +239,7 @@ class QueuePlanner:
     # --- what others ask
 
     def plan_speculatively(self, agent: str, ends: Sequence[ReportedEnd]) -> tuple[Placement, ...]:
-        """Propose what will run at once where the ends happened; empty while other tasks wait for a decision."""
+        """Return placements that run at once where the ends happened; empty while other tasks wait."""
         if len(self._queue) or self._backlog:
             return ()
         placements = placements_after(self._machine, agent, ends)
@@ -247,22 +247,22 @@ class QueuePlanner:
         return placements
 
     def rooms(self) -> dict[str, AgentRoom]:
-        """Return the agents that are up, with what is known of them. Not a copy to keep."""
-        self._look()
+        """Return the rooms of the agents that are up. Do not keep them."""
+        self._refresh_rooms()
         return {**self._full, **self._open}
 
     def first_ready(self, count: int) -> list[ReadyTask]:
-        """Return the first ready tasks in order, over all shapes, that their workflows may start."""
+        """Return the first ready tasks, in order over all shapes, that their workflows may start."""
         groups = self._queue.groups(count, self._budgets())
         keyed = [pair for group in groups for pair in zip(group.keys, group.tasks, strict=True)]
         return [task for _, task in sorted(keyed, key=itemgetter(0))[:count]]
 
     def suspects(self) -> frozenset[str]:
-        """Return the agents that are silent and get nothing."""
+        """Return the agents that get no work because they are silent or unfit."""
         return frozenset(self._suspects)
 
     def decision_of(self, workflow_id: str, position: int) -> PlacementDecision | None:
-        """Return the decision of this leader that last placed a task, None if it is not remembered."""
+        """Return the decision of this leader that last placed a task, None if it is forgotten."""
         found = self._decision.get((workflow_id, position))
         if found is None:
             return None
@@ -272,12 +272,12 @@ class QueuePlanner:
         return PlacementDecision(task, view)
 
     def reserved(self) -> dict[str, Shape]:
-        """Return the agents that are kept, and for which shape."""
+        """Return the agents that are reserved, and for which shape."""
         return self._reserved(self._now_ms())
 
     def view_now(self) -> PlacementView:
         """Return agents and limits as the next decision would see them, without tasks."""
-        self._look()
+        self._refresh_rooms()
         return PlacementView(
             agents=tuple(self._open.values()),
             full=tuple(self._full.values()),
@@ -307,10 +307,10 @@ def _key(task: ReadyTask) -> TaskKey:
 
 
 def _worth_showing(rooms: Iterable[AgentRoom]) -> int:
-    """Return about how many tasks of a shape could find room: what the scheduler is not shown costs nothing.
+    """Return about how many tasks of a shape can find room. The scheduler is not shown more, which saves time.
 
-    Tasks of one shape fit alike, so a number that is too small keeps nothing from being placed: it only makes a
-    further round, since placements bring the next plan about.
+    Tasks of one shape fit alike. So a number that is too small only makes a further round: placements trigger the
+    next plan.
     """
     total = 0
     for room in rooms:

@@ -1,10 +1,10 @@
-"""Precedence: queued attempts that are asked back because a more urgent task waits for their place.
+"""Precedence: queued attempts that are recalled because a more urgent task waits for their place.
 
 Agents start their queue in order. A task that becomes ready later would wait behind everything that was prefetched
-before it, however urgent it is. So the scheduler puts it into no such queue (`scheduler.fleet`). Instead the less
-urgent attempts of one suitable agent are asked back (`RecallAttempts`). The agent gives back what it has not started,
-and the task that is first in order gets the agent's next free place. It waits for one running attempt at most, and
-running attempts are never stopped for it.
+before it, even if it is urgent. So the scheduler does not put it into such a queue. Instead the less urgent attempts
+of one suitable agent are recalled (`RecallAttempts`). The agent gives back what it has not started, and the task that
+is first in order gets the agent's next free place. It waits for one running attempt at most. Running attempts are
+never stopped for it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
 
 URGENT_MAX = 32
-"""Ready tasks, the first in order, for which one look makes way."""
+"""Ready tasks, the first in order, for which attempts are recalled at one time."""
 AGENTS_MAX = 64
-"""Agents that one look compares for a task."""
+"""Agents that are compared for one task."""
 
 
 def attempts_in_the_way(machine: Machine, planner: QueuePlanner) -> dict[str, list[int]]:
-    """Return fences of queued attempts to ask back, by agent: so that the most urgent ready tasks come next."""
+    """Return fences of queued attempts to recall, by agent, so that the most urgent ready tasks run next."""
     tasks = planner.first_ready(URGENT_MAX)
     if not tasks:
         return {}
@@ -37,7 +37,7 @@ def attempts_in_the_way(machine: Machine, planner: QueuePlanner) -> dict[str, li
     rooms = [room for room in planner.rooms().values() if not room.suspect]
     found: dict[str, list[int]] = {}
     places: dict[str, int] = {}
-    """Of the agents whose queues are asked back: how many attempts run there, and so end before long."""
+    """Agents whose queues are recalled, and how many attempts run there and will free their places."""
     for task in tasks:
         able = [
             room
@@ -65,14 +65,14 @@ def attempts_in_the_way(machine: Machine, planner: QueuePlanner) -> dict[str, li
 
 
 def _may_be_placed(task: ReadyTask, room: AgentRoom) -> bool:
-    """Tell whether the scheduler can give a task to an agent as it is: then nothing has to make way."""
+    """Return True if the scheduler can give a task to an agent as it is, so that nothing must be recalled."""
     if room.queued:
         return room.queued < room.prefetch and not is_more_urgent(task, room.tail)
     return room.prefetch > 0 or fits_now(task.shape, room.free, running=room.running, alone=room.alone)
 
 
 def _less_urgent(machine: Machine, name: str, task: ReadyTask) -> list[int]:
-    """Return the fences of an agent's queue that are less urgent than a task and are not asked back yet."""
+    """Return the fences of an agent's queue that are less urgent than a task and are not recalled yet."""
     agent = machine.tables.agents[name]
     fences = []
     for fence in agent.queue:

@@ -1,17 +1,17 @@
-"""The watch over work that is under way: what should rather be somewhere else while agents stand idle.
+"""The rebalancer: work that is under way and would be better on another agent.
 
-Looked at every `WATCH_S`. What is in the way of a more urgent task is asked back (`precedence`). The rest is done
-only once the scheduler has found nothing to place: fresh work comes first, and nothing below takes room from it.
+It looks every `WATCH_S`. Attempts that are in the way of a more urgent task are recalled (`precedence`). The rest
+happens only when the scheduler has nothing to place: fresh work comes first, and nothing below takes room from it.
 
-**Moved work.** Attempts that wait in the queue of a busy agent while others have nothing to do are asked back
-(`RecallAttempts`). The agent gives back what it has not started, and the ordinary placing finds the idle agent. How
-many are asked back follows from the scheduler itself: what it would place elsewhere, it gets. Equals share a queue by
-half, others by their speeds.
+**Moved work.** Attempts that wait in the queue of a busy agent while others are idle are recalled (`RecallAttempts`).
+The agent gives back what it has not started, and the ordinary placing finds the idle agent. The scheduler itself says
+how many are recalled: those that it would place elsewhere. Agents of equal speed share a queue by half, others by
+their speeds.
 
-**Backup attempts.** An attempt that has run far longer than its kind takes, or that would take far longer on its slow
-agent than it would take anew elsewhere, gets a second one on an idle agent (`CommitBackups`), if its task allows
-that (`backup`): then the task may run twice at the same time. The first to succeed wins. A task whose progress says
-that it will be done soon is left alone, and no attempt gets more than one.
+**Backup attempts.** A late attempt gets a second one on an idle agent (`CommitBackups`), if its task allows that
+(`backup`): then the task may run twice at the same time. An attempt is late if it has run far longer than its kind
+takes, or if a new one elsewhere would end far earlier than it does on its slow agent. The first to succeed wins. A
+task whose progress says that it will end soon gets no backup, and no attempt gets more than one.
 
 Both are proposals: `apply` checks each again.
 """
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from raftflow.machine.rows import AgentRow, AttemptRow, TaskRow, WorkflowRow
 
 WATCH_S = 0.5
-"""How often the watch looks."""
+"""How often the rebalancer looks."""
 LOOKED_AT_MAX = 2_000
-"""Running attempts that one look judges; the next look goes on from there."""
+"""Running attempts that one look considers; the next look continues from there."""
 MOVED_MAX = 512
 """Queued attempts that one look considers."""
 BACKUPS_MAX = 64
 """Backups that one look starts."""
 GAIN_MIN = 2
-"""A backup on a faster agent is worth it if what is left here takes so many times as long as all of it there."""
+"""A backup on a faster agent is started if the rest here takes this many times as long as the whole task there."""
 _PER_MILLE = 1_000
 
 
@@ -68,7 +68,7 @@ class _ObservedAttempt(NamedTuple):
 
     @property
     def may_be_backed_up(self) -> bool:
-        """True if its task allows a backup attempt, had none beside this attempt, and is to go on."""
+        """True if its task allows a backup attempt, has none beside this attempt, and its workflow continues."""
         workflow = self.workflow
         return (
             workflow.profiles[self.task.profile].backup
@@ -79,11 +79,10 @@ class _ObservedAttempt(NamedTuple):
 
 
 class Rebalancer:
-    """Decides what is asked back and what gets a backup.
+    """Decides which attempts are recalled and which get a backup.
 
     Args:
-        delivered_s: when an agent was sent an attempt (`PollDesk.delivered_s`). Late counts from then, since
-            nothing could run before.
+        delivered_s: when an agent was sent an attempt (`PollService.delivered_s`). Lateness counts from then.
         now_ms: the cluster's time.
         now_s: the event loop's time.
     """
@@ -109,17 +108,17 @@ class Rebalancer:
         self._now_ms = now_ms
         self._now_s = now_s
         self._next = 0
-        """Where among the agents the next look for late attempts begins."""
+        """The place among the agents where the next look for late attempts begins."""
 
-    def look(self) -> list[AnyCommand]:
-        """Return what to propose now."""
+    def decide(self) -> list[AnyCommand]:
+        """Return the commands to propose now."""
         ahead = [
             self._recall(name, fences) for name, fences in attempts_in_the_way(self._machine, self._planner).items()
         ]
-        return [*ahead, *(self._elsewhere() if self._planner.settled else ())]
+        return [*ahead, *(self._moves_to_idle() if self._planner.settled else ())]
 
-    def _elsewhere(self) -> list[AnyCommand]:
-        """Return what is better off on agents that stand idle, if nothing fresh waits for them."""
+    def _moves_to_idle(self) -> list[AnyCommand]:
+        """Return recalls and backups for idle agents."""
         idle = [room for room in self._planner.rooms().values() if not room.queued and not room.suspect]
         idle = [room for room in idle if any(room.free.values())]
         if not idle:
@@ -146,7 +145,7 @@ class Rebalancer:
                 workflow, task = agent.live[fence]
                 fences[workflow.id, task.position] = (agent.name, fence)
                 tasks.append(_as_ready(workflow, task, (agent.name,)))
-        # Their queues are filled to their share of the longest one, so that the next look finds them even.
+        # Idle agents get their share of the longest queue, so that the next look finds all queues even.
         share = len(busy[0].queue) * best // (best + self._agent_stats.speed(busy[0].name))
         rooms = [msgspec.structs.replace(room, prefetch=min(room.prefetch, share)) for room in idle]
         wanted: dict[str, list[int]] = {}
@@ -166,7 +165,7 @@ class Rebalancer:
         )
 
     def _share(self, agent: AgentRow, best_speed: int) -> int:
-        """Return how much of a queue may go elsewhere: half of it among equals, more of it if its agent is slow."""
+        """Return how much of a queue may move: half of it among agents of equal speed, more if its agent is slow."""
         speeds = best_speed + self._agent_stats.speed(agent.name)
         return (len(agent.queue) * best_speed + speeds - 1) // speeds
 
@@ -194,7 +193,7 @@ class Rebalancer:
         return [CommitBackups(at_ms=now_ms, actor=self._actor, placements=tuple(placements))]
 
     def _running(self) -> Iterable[_ObservedAttempt]:
-        """Yield the next running attempts, in the order of the agents and from the beginning after the last."""
+        """Yield the next running attempts in the order of the agents, from the beginning again after the last."""
         agents = list(self._machine.tables.agents.values())
         count = 0
         self._next %= max(1, len(agents))
@@ -211,14 +210,14 @@ class Rebalancer:
         self._next = 0
 
     def _is_late(self, run: _ObservedAttempt, now_ms: int, best_speed: int) -> bool:
-        """Tell whether an attempt is far over its time, or will be."""
+        """Return True if an attempt is far over its time, or will be."""
         attempt = run.attempt
         found = expectation(self._machine, run.workflow, run.task)
         if found is None:
             return False
         delivered_s = self._delivered_s(attempt.agent, attempt.fence)
         if delivered_s is None:
-            return False  # it has not begun, or its agent has yet to find this leader
+            return False  # it has not begun, or its agent has not found this leader yet
         run_ms = now_ms - attempt.started_ms
         if delivered_s > -math.inf:
             run_ms = min(run_ms, int((self._now_s() - delivered_s) * 1000))
@@ -236,17 +235,17 @@ class Rebalancer:
         return here_ms >= PATIENCE_MIN_MS and here_ms > GAIN_MIN * anew_ms
 
     def _left_ms(self, attempt: AttemptRow, run_ms: int) -> int | None:
-        """Return how long an attempt will still take by its own progress, None if it does not tell."""
+        """Return how long an attempt will still take by its own progress, None if that is unknown."""
         sample = self._usage.get(attempt.agent, attempt.fence)
         if sample is None or not sample.progress:
             return None
-        stands_s = 0.0 if sample.progress_at_s is None else self._now_s() - sample.progress_at_s
-        if stands_s * 2 * _PER_MILLE > run_ms:
-            return None  # it stood still for half of its time
+        unchanged_s = 0.0 if sample.progress_at_s is None else self._now_s() - sample.progress_at_s
+        if unchanged_s * 2 * _PER_MILLE > run_ms:
+            return None  # no progress for half of its time
         return int(run_ms * (1 - sample.progress) / sample.progress)
 
     def _placed(self, tasks: list[ReadyTask], rooms: list[AgentRoom], limit: int) -> list[Placement]:
-        """Ask the scheduler."""
+        """Return where the scheduler would place tasks."""
         groups: dict[Shape, list[ReadyTask]] = {}
         for task in sorted(tasks, key=order_key):
             groups.setdefault(task.shape, []).append(task)
@@ -264,7 +263,7 @@ class Rebalancer:
 
 
 def _movable(agent: AgentRow, count: int) -> Iterable[int]:
-    """Yield fences that may be asked back: the last `count` of the queue, the last first, and not those asked."""
+    """Yield the last `count` fences of the queue, the last first, except those that are recalled already."""
     for fence in islice(reversed(agent.queue), count):
         workflow, task = agent.live[fence]
         if not live_attempt(task, fence).ordered and not workflow.paused:
@@ -272,7 +271,7 @@ def _movable(agent: AgentRow, count: int) -> Iterable[int]:
 
 
 def _as_ready(workflow: WorkflowRow, task: TaskRow, avoid: tuple[str, ...]) -> ReadyTask:
-    """Return a task as if it were ready, to go anywhere but where it is."""
+    """Return a task as if it were ready and might run on any agent except `avoid`."""
     return ReadyTask(
         workflow_id=workflow.id,
         task=task.position,
@@ -285,38 +284,38 @@ def _as_ready(workflow: WorkflowRow, task: TaskRow, avoid: tuple[str, ...]) -> R
 
 
 class RebalanceLoop:
-    """Runs the watch on the leader, while there is anything to watch.
+    """Runs the rebalancer on the leader while agents have work.
 
     Args:
-        replan: has the leader plan anew, since time alone may have changed what is to be placed.
+        replan: makes the leader plan again, since time alone may have changed what it places.
         on_bug: told about an exception that is none of the expected ones; the replica must stop.
     """
 
     def __init__(
         self,
         *,
-        watch: Rebalancer,
+        rebalancer: Rebalancer,
         machine: Machine,
         submitter: Submitter,
         replan: Callable[[], None],
         on_bug: Callable[[BaseException], None],
     ) -> None:
-        self._watch = watch
+        self._rebalancer = rebalancer
         self._machine = machine
         self._submitter = submitter
         self._look_again = replan
-        self._coalesced = CoalescedTask("watch", self._propose, on_bug)
+        self._coalesced = CoalescedTask("rebalance", self._propose, on_bug)
         self._timer: asyncio.TimerHandle | None = None
         self._leading = False
 
     def start(self) -> None:
-        """This replica leads."""
+        """Start: this replica leads."""
         self._leading = True
         self._coalesced.start()
         self._arm()
 
     def stop(self) -> None:
-        """It does no longer."""
+        """Stop: this replica no longer leads."""
         self._leading = False
         self._coalesced.stop()
         if self._timer is not None:
@@ -324,7 +323,7 @@ class RebalanceLoop:
             self._timer = None
 
     def on_applied(self, events: list[Event]) -> None:
-        """Begin to watch again if agents have anything to do."""
+        """Start looking again if agents have changed."""
         if self._timer is None and self._leading and any(isinstance(event, AgentChanged) for event in events):
             self._arm()
 
@@ -339,7 +338,7 @@ class RebalanceLoop:
             self._arm()
 
     async def _propose(self) -> None:
-        queued = [self._submitter.enqueue(command) for command in self._watch.look()]
-        # What got no reply is decided anew by the next look.
+        queued = [self._submitter.enqueue(command) for command in self._rebalancer.decide()]
+        # The next look decides again about commands that got no reply.
         replies = [reply for reply in queued if isinstance(reply, asyncio.Future)]
         await asyncio.gather(*replies, return_exceptions=True)

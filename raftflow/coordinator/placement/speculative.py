@@ -1,13 +1,12 @@
-"""What a report will make ready, placed in the same log entry as the report itself.
+"""Speculative placement: a task that a report will make ready is placed in the same log entry as the report.
 
-A task whose last need ends on an agent can usually run where that need ran: there is room, and its input is near.
-Waiting for the report to be committed before placing it would cost a second commit, which is most of a hop's time in
-a chain of short tasks. So the leader guesses, and proposes the placement right behind the report. Nothing depends on
-the guess being right: `apply` sees the report first and checks every placement as always, and one that does not hold
-is skipped; the task is then ready and placed by an ordinary decision.
+A task whose last need ends on an agent can usually run on that agent: there is room, and its input is near. To wait
+until the report is committed would cost a second commit, which is most of a hop's time in a chain of short tasks. So
+the leader guesses and proposes the placement behind the report. A wrong guess does no harm: `apply` sees the report
+first and checks every placement. A placement that does not hold is skipped, and an ordinary decision places the task.
 
-Only what runs at once on the agent that reports is guessed, and only while no other ready task waits: who comes
-first and which agent is best is the scheduler's to say.
+The leader guesses only tasks that run at once on the agent that reports, and only while no other ready task waits:
+the scheduler decides which task comes first and which agent is best.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from raftflow.machine.rows import AgentRow, TaskRow, WorkflowRow
 
 AHEAD_MAX = 64
-"""Placements guessed for one report."""
+"""Speculative placements for one report."""
 
 
 def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -> tuple[Placement, ...]:
-    """Guess which tasks the ends make ready and the agent can run at once. Reads only."""
+    """Return placements of tasks that the ends make ready and the agent can run at once. Changes nothing."""
     agent = machine.tables.agents.get(name)
     if agent is None or agent.state is not AgentState.UP or agent.queue:
         return ()
@@ -44,7 +43,7 @@ def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -
         workflow, task = found
         for resource, amount in workflow.profiles[task.profile].shape.demand:
             free[resource] += amount
-        if end.outcome == "succeeded" and _goes_on(workflow, task, end.fence):
+        if end.outcome == "succeeded" and _continues_workflow(workflow, task, end.fence):
             _meet(workflow, task, met, ready)
     if not ready:
         return ()
@@ -52,8 +51,8 @@ def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -
     return tuple(_fitting(agent, free, ready))
 
 
-def _goes_on(workflow: WorkflowRow, task: TaskRow, fence: int) -> bool:
-    """Tell whether the success of this attempt lets the workflow go on."""
+def _continues_workflow(workflow: WorkflowRow, task: TaskRow, fence: int) -> bool:
+    """Return True if the success of this attempt makes dependents ready."""
     attempt = task.last
     return (
         attempt is not None
@@ -66,7 +65,7 @@ def _goes_on(workflow: WorkflowRow, task: TaskRow, fence: int) -> bool:
 def _meet(
     workflow: WorkflowRow, task: TaskRow, met: dict[tuple[int, int], int], ready: list[tuple[WorkflowRow, TaskRow]]
 ) -> None:
-    """Count a success for those that need it, and add those that need nothing more."""
+    """Count a success for the tasks that need it, and add those whose last need it was to `ready`."""
     for position in workflow.dependents[task.position]:
         dependent = workflow.tasks[position]
         key = (workflow.number, position)

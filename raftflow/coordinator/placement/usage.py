@@ -1,4 +1,4 @@
-"""What running attempts use, as their agents last told this leader. Memory of the leader, never in the log."""
+"""What running attempts use, as their agents last reported. The leader remembers it; it is not in the log."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import msgspec
 from raftflow.domain.contract.views import AttemptUsage
 
 USAGES_MAX = 1_000_000
-"""Attempts whose usage is remembered; of more nothing is known until others end."""
+"""Attempts whose usage is remembered. Usage of further attempts is ignored until others end."""
 
 _NONE: Mapping[int, UsageSample] = MappingProxyType({})
 
 
 class UsageSample(msgspec.Struct, frozen=True, gc=False):
-    """What one attempt used when it was told of last. Times are seconds on the leader's event loop."""
+    """What one attempt used when its agent last reported it. Times are seconds on the leader's event loop."""
 
     fence: int
     cpu_ms: int
     memory_mib: int
     peak_mib: int
     progress: float | None
-    """0 to 1, None if the task does not tell."""
+    """0 to 1, None if the task does not report progress."""
     at_s: float
-    """When the leader was told."""
+    """When the report came."""
     cpu_per_mille: int | None = None
-    """CPUs in use since the time before, in thousandths; None the first time."""
+    """CPUs in use since the report before, in thousandths; None in the first report."""
     progress_at_s: float | None = None
-    """When the progress was told to have grown: an attempt whose progress stands still may be stuck."""
+    """When progress last grew: an attempt without progress may be stuck."""
 
 
 class UsageStore:
@@ -40,13 +40,14 @@ class UsageStore:
         self._count = 0
 
     def __len__(self) -> int:
-        """Return the number of attempts of which something is known."""
+        """Return the number of attempts whose usage is known."""
         return self._count
 
     def note_usage(self, agent: str, running: Collection[int], told: Iterable[AttemptUsage], now_s: float) -> None:
-        """Note what a poll said. `running` are all fences that the agent runs: what is known of others is forgotten.
+        """Note the usage that a poll reports.
 
-        Usage of attempts that are not among them is ignored.
+        `running` are the fences of all attempts that the agent runs. Usage of other attempts is ignored, and what was
+        known of them is forgotten.
         """
         known = self._agents.get(agent)
         if known:
@@ -69,20 +70,20 @@ class UsageStore:
             del self._agents[agent]
 
     def forget(self, agent: str) -> None:
-        """An agent is gone, or begins a new incarnation."""
+        """Forget an agent that is gone or begins a new incarnation."""
         self._count -= len(self._agents.pop(agent, {}))
 
     def clear(self) -> None:
-        """Another replica leads."""
+        """Forget everything: another replica leads."""
         self._agents.clear()
         self._count = 0
 
     def get(self, agent: str, fence: int) -> UsageSample | None:
-        """Return what is known of an attempt, None if nothing is."""
+        """Return the usage of an attempt, None if it is unknown."""
         return self._agents.get(agent, _NONE).get(fence)
 
     def of_agent(self, agent: str) -> Mapping[int, UsageSample]:
-        """Return what is known of an agent's attempts, by fence. Not a copy."""
+        """Return the usage of an agent's attempts by fence. Not a copy."""
         return self._agents.get(agent, _NONE)
 
 

@@ -31,7 +31,7 @@ class AgentSessions:
         return iter(self._sessions)
 
     def get(self, name: str) -> AgentSession | None:
-        """Return the session of an agent, None if there is none."""
+        """Return the session of an agent, None without one."""
         return self._sessions.get(name)
 
     def polls_of(self, name: str) -> tuple[Poll, ...]:

@@ -15,15 +15,15 @@ HELD_MAX: Final = 10_000
 class AwaitedEnds:
     """Wakes reads when the workflow that they wait for has ended.
 
-    Nobody may rely on having waited: a read goes on at once when too many are held, when this replica stops to lead
-    and may never hear of the end, and when it stops.
+    A read may also be woken early: when too many are held, when this replica stops leading and may never hear of the
+    end, and when it stops. So the read must look at the workflow again.
     """
 
     def __init__(self) -> None:
         self.count = 0
         """Reads that are held."""
         self._held: dict[str, dict[asyncio.Future[None], None]] = {}
-        """By workflow."""
+        """The held reads of each workflow."""
         self._closed = False
 
     async def wait(self, workflow_id: str, wait_s: float) -> None:
@@ -53,11 +53,11 @@ class AwaitedEnds:
             end.set_result(None)
 
     def wake_all(self) -> None:
-        """Let every read go on: this replica is no longer the one to ask."""
+        """Wake every read: this replica no longer leads."""
         for workflow_id in tuple(self._held):
             self._wake(workflow_id)
 
     def close(self) -> None:
-        """Let every read go on, and hold none any more."""
+        """Wake every read, and hold none from now on."""
         self._closed = True
         self.wake_all()

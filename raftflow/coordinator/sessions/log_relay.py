@@ -1,6 +1,7 @@
-"""Fetching a piece of an attempt's output from its agent.
+"""Fetches pieces of an attempt's output from its agent.
 
-Agents are never connected to: the wish travels with the answer to the agent's poll, the piece with its next poll.
+Replicas never connect to agents. The request travels with the answer to the agent's poll, the piece with its next
+poll.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from raftflow.domain.contract.views import LogPiece, LogWanted
 
 TIMEOUT_S = 10.0
 PIECE_BYTES_MAX = limits.LOG_PIECE_BYTES_MAX
-"""Bytes of one piece; base64 and the rest of a poll fit into its limit."""
+"""Bytes of one piece. As base64 it fits into a poll together with the rest."""
 WINDOW_BYTES = 384 * 1024
-"""Bytes wanted from one agent at a time: as base64 half of what a poll may carry."""
+"""Bytes that are requested from one agent at a time. As base64 they are half of what a poll may carry."""
 WANTED_PER_AGENT_MAX = 64
 
 
@@ -30,7 +31,7 @@ class LogLostError(LogUnavailableError):
 
 
 class LogRelay:
-    """The open wishes for output, by agent."""
+    """The open requests for output, by agent."""
 
     def __init__(
         self, wake: Callable[[str], None], *, timeout_s: float = TIMEOUT_S, token: Callable[[], str] | None = None
@@ -59,7 +60,9 @@ class LogRelay:
         """
         wanted = self._wanted.setdefault(agent, {})
         if len(wanted) >= WANTED_PER_AGENT_MAX:
-            raise LogUnavailableError(f"{len(wanted)} pieces are wanted from agent {agent} already; try again later")
+            raise LogUnavailableError(
+                f"{len(wanted)} pieces are requested from agent {agent} already; try again later"
+            )
         request = self._token()
         answer: asyncio.Future[LogPiece] = asyncio.get_running_loop().create_future()
         wanted[request] = LogWanted(
@@ -83,38 +86,38 @@ class LogRelay:
             ) from None
         finally:
             self._forget(agent, request)
-            if self.has_unsent(agent):  # the next one's turn
+            if self.has_unsent(agent):  # there is room for the next request
                 self._wake(agent)
         if piece.error:
             raise LogLostError(f"agent {agent}: {piece.error[:1000]}")
         return piece
 
     def has_unsent(self, agent: str) -> bool:
-        """Tell whether there is a wish that the agent should be sent and has not been."""
+        """Return True if there is a request that the agent should be sent now and was not sent yet."""
         unsent = self._unsent.get(agent)
-        return unsent is not None and any(wish.request in unsent for wish in self._window(agent))
+        return unsent is not None and any(each.request in unsent for each in self._window(agent))
 
     def pending_requests(self, agent: str) -> list[LogWanted]:
-        """Return the open wishes for the answer that is sent now; a lost answer is made up for by the next."""
+        """Return the open requests for the answer that is sent now. Later answers repeat them."""
         window = self._window(agent)
         unsent = self._unsent.get(agent)
         if unsent:
-            unsent.difference_update(wish.request for wish in window)
+            unsent.difference_update(each.request for each in window)
         return window
 
     def _window(self, agent: str) -> list[LogWanted]:
-        """Return the oldest open wishes, as many as fit into one poll when they are all answered at once."""
+        """Return the oldest open requests, as many as one poll can answer."""
         window: list[LogWanted] = []
         size = 0
-        for wish in self._wanted.get(agent, {}).values():
-            size += wish.bytes_max
+        for each in self._wanted.get(agent, {}).values():
+            size += each.bytes_max
             if size > WINDOW_BYTES and window:
                 break
-            window.append(wish)
+            window.append(each)
         return window
 
     def deliver(self, agent: str, pieces: list[LogPiece]) -> None:
-        """Hand over what a poll brought. What nobody waits for any more is dropped."""
+        """Hand over the pieces of a poll. Pieces for which no reader waits are dropped."""
         wanted = self._wanted.get(agent, {})
         for piece in pieces:
             answer = self._answers.get(piece.request)
@@ -123,7 +126,7 @@ class LogRelay:
                 self._forget(agent, piece.request)
 
     def fail_all(self, reason: str) -> None:
-        """End every wait, since this replica no longer hears the agents."""
+        """End every wait: agents no longer poll this replica."""
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(LogUnavailableError(reason))

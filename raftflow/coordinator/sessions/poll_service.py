@@ -81,7 +81,7 @@ class PollService:
         self.relay = relay or LogRelay(self.wake)
         self.agent_stats = agent_stats or AgentStats()
         self.usage = UsageStore()
-        """What running attempts use, as their agents told."""
+        """What running attempts use, as their agents reported."""
         self._machine = machine
         self._submitter = submitter
         self._leader = leader
@@ -127,7 +127,7 @@ class PollService:
         self._leader.note_contact(request.name)
 
     def step_down(self) -> None:
-        """Send every held poll away: this replica no longer leads."""
+        """End every held poll with an error: this replica no longer leads."""
         self.relay.fail_all("the leader changed meanwhile; ask again")
         self.usage.clear()
         self.agent_stats.clear()
@@ -136,7 +136,7 @@ class PollService:
         self._sessions.forget_idle()
 
     def close(self) -> None:
-        """Answer every held poll now, and new ones at once, before a planned stop."""
+        """Answer every held poll now and new polls at once, before a planned stop."""
         self._closing = True
         for agent in self._sessions:
             self.wake(agent)
@@ -160,8 +160,8 @@ class PollService:
     def ingest_poll(self, name: str, request: PollRequest, on_answer: Callable[[PollOutcome], None]) -> Poll:
         """Take an agent's poll in. `on_answer` is called once, later, with what `poll` would return or raise.
 
-        Nearly all polls come and go without a task: thousands are held at a time, and a task, a timeout and an event
-        for each cost more than all that is said.
+        Nearly all polls need no task. Thousands are held at a time, and a task, a timeout and an event for each would
+        cost more than the poll itself.
         """
         poll = Poll(name, request, on_answer)
         self._turns.add(poll)
@@ -231,7 +231,7 @@ class PollService:
             poll.on_answer(outcome)
 
     def _abandon(self, poll: Poll) -> None:
-        """Answer a poll to nobody. What it reports goes into the log all the same."""
+        """Note that nobody waits for the answer to a poll. Its report goes into the log even so."""
         poll.on_answer = None
         if poll.step == "answer":
             self._long_polls.release(poll)
@@ -261,7 +261,7 @@ class PollService:
         self._require_leading()
         agent = await self._find_agent(poll.name, poll.request)
         if isinstance(agent, Rejection):
-            # The ends go into the log all the same, so that the refusal is in the audit.
+            # The ends go into the log even so, for the refusal must be in the audit.
             refused = await self._reports.send_report(poll.name, poll.request, ()) if poll.request.ends else []
             self._answer(poll, refused if isinstance(refused, Rejection) else agent)
         else:
@@ -271,7 +271,7 @@ class PollService:
     async def _find_agent(self, name: str, request: PollRequest) -> AgentRow | Rejection:
         agent = self._machine.tables.agents.get(name)
         if agent is None or request.incarnation > agent.incarnation:
-            # Perhaps this replica was replaced and has not heard of it, and the agent knows more than we do.
+            # Perhaps another replica leads, and the agent knows it already.
             await self._barrier()
             agent = self._machine.tables.agents.get(name)
         if await self._leader.removals.wait_settled(name, request.incarnation):
@@ -412,7 +412,7 @@ class PollService:
         self.wake(poll.name)
 
     def _answer_or_hold(self, poll: Poll) -> None:
-        """Answer a poll if there is a reason to, hold it if there is none. Raises `BusyError`."""
+        """Answer a poll if there is a reason to, else hold it. Raises `BusyError`."""
         if not self._leader.leading:
             raise self._submitter.no_leader_error()
         name, session, request = poll.name, poll.session, poll.request

@@ -1,4 +1,4 @@
-"""Agents register here, and bring back what they had finished before they were given up."""
+"""Agents register here, and offer what they had finished before they were given up."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Registration:
     ) -> tuple[AgentAccepted | Rejection, list[ReportVerdict]]:
         """Register an agent. Returns the reply, and a verdict for each success that it offers.
 
-        An agent that returns is room at once, and what was lost with it is placed first. So its offers travel with
-        the registration, in one entry, before anything can be placed: under the incarnation that it is about to get.
+        Lost tasks are placed again as soon as the agent has room for them. So its offers are in the same entry as the
+        registration, before anything can be placed, under the incarnation that it will get.
         Raises `ProposeError`s.
         """
         if not self._leader.leading:

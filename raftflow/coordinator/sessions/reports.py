@@ -1,4 +1,4 @@
-"""What agents report: into the log, and back as verdicts."""
+"""Reports of agents: into the log, and back as verdicts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reports:
-    """Takes the ends and the missing attempts of polls to the log. For the leader alone."""
+    """Puts ends and missing attempts of polls into the log. Only the leader uses it."""
 
     def __init__(
         self, *, machine: Machine, submitter: Submitter, leader: LeaderLoop, clock: WallClock, agent_stats: AgentStats
@@ -40,7 +40,7 @@ class Reports:
     def propose_report(
         self, name: str, request: PollRequest, missing: tuple[int, ...]
     ) -> asyncio.Future[AnyReply] | Rejection | None:
-        """Put ends and missing attempts on their way into the log, if there are any. Raises `ProposeError`s."""
+        """Propose ends and missing attempts, None without any. Raises `ProposeError`s."""
         if not request.ends and not missing:
             return None
         if missing:
@@ -54,14 +54,14 @@ class Reports:
     async def send_report(
         self, name: str, request: PollRequest, missing: tuple[int, ...]
     ) -> list[ReportVerdict] | Rejection:
-        """Put ends and missing attempts into the log, if there are any, and wait for the verdicts."""
+        """Propose ends and missing attempts, if there are any, and wait for the verdicts."""
         queued = self.propose_report(name, request, missing)
         if queued is None or isinstance(queued, Rejection):
             return queued or []
         return self.read_verdicts(name, request, await queued)
 
     def read_verdicts(self, name: str, request: PollRequest, reply: AnyReply) -> list[ReportVerdict] | Rejection:
-        """Return what the log says of a report."""
+        """Return the verdicts of a report, given the log's reply."""
         if isinstance(reply, Rejection):
             return reply
         assert isinstance(reply, Reported)  # noqa: S101 - the machine's contract
@@ -70,7 +70,7 @@ class Reports:
         return verdicts_of(reply.verdicts)
 
     def _measure(self, name: str, ends: list[ReportedEnd]) -> None:
-        """Note how fast the agent was with what is known to take some time."""
+        """Note how fast the agent was with attempts of known kinds."""
         for end in ends:
             if end.duration_ms >= MEASURED_MIN_MS and end.outcome == "succeeded":
                 agent = self._machine.tables.agents.get(name)

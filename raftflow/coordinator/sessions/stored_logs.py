@@ -1,4 +1,4 @@
-"""Reads output from the log store, beside the event loop: a store that hangs costs who asks for it, nobody else."""
+"""Reads output from the log store in threads, so that a store that hangs delays only those who read from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 TIMEOUT_S = 10.0
 READS_MAX = 8
-"""Reads at one time. One that hangs holds its place until it ends."""
+"""Reads at one time. A read that hangs occupies its place until it ends."""
 _METAS_MAX = 256
 
 
@@ -93,7 +93,9 @@ class StoredLogs:
                 return
 
         self._reads += 1
-        threading.Thread(target=run, name="log store", daemon=True).start()  # never waited for at the end
+        threading.Thread(
+            target=run, name="log store", daemon=True
+        ).start()  # nobody waits for it when the process ends
         try:
             return await asyncio.wait_for(answer, self._timeout_s)
         except TimeoutError:

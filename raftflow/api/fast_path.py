@@ -81,7 +81,7 @@ HEAD_BYTES_MAX = 8 * 1024
 
 
 class RawRequest(NamedTuple):
-    """A poll or a submission whose head has been read."""
+    """A poll, a submission or the question who leads, of which the head has been read."""
 
     path: str
     agent: str
@@ -173,7 +173,7 @@ class FastPath:
         if wait_s > HOLD_MAX_S or not self._access.allows(headers):
             return None
         size = end + len(_HEAD_END)
-        return RawRequest("/v1/leader", "", "", size, size, now_s(), (int(match[1]), wait_s))
+        return RawRequest(SHOW_LEADER.path, "", "", size, size, now_s(), (int(match[1]), wait_s))
 
     def begin(self, request: RawRequest, body: bytes, send: Callable[[bytes], None]) -> bool:
         """Begin to answer a request that may be held. Returns False, with nothing done, if it needs a task.
@@ -198,7 +198,7 @@ class FastPath:
         return True
 
     def _send_leader(self, request: RawRequest, send: Callable[[bytes], None], notice: LeaderNotice) -> None:
-        """Send who leads."""
+        """Send the name of the leader."""
         send(self._message(request, self._replica.ids.request_id(), 200, _JSON, encode(notice)))
 
     def _send_poll_answer(
@@ -215,7 +215,7 @@ class FastPath:
         status, headers = 200, _JSON
         try:
             if isinstance(outcome, Exception):
-                raise outcome  # noqa: TRY301 - one piece of code explains all errors
+                raise outcome  # noqa: TRY301 - one function explains all errors
             content = encode(poll_answer(self._replica, poll, outcome))
         except Exception as error:  # noqa: BLE001 - explained
             status, headers, content = self._explain(request, request_id, error)
@@ -229,7 +229,7 @@ class FastPath:
     async def answer(self, request: RawRequest, body: bytes, address: str) -> bytes | None:
         """Return the bytes of the answer, None if the framework must forward the request to another leader.
 
-        `address` is where it came from.
+        `address` is the client's.
         """
         self.taken += 1
         return await self._answer(request, body, address or UNKNOWN_CLIENT)

@@ -63,7 +63,7 @@ def describe(operations: tuple[Operation[Any], ...]) -> dict[str, Any]:
                 "Term": _header("Raft term of the answering replica", "integer"),
                 "Leader": _header("Name of the leader, empty if unknown", "string"),
                 "LeaderUrl": _header("URL of the leader, if another replica forwarded the request to it", "string"),
-                "Peers": _header("URLs of the voting members, with commas between", "string"),
+                "Peers": _header("URLs of the voting members, separated by commas", "string"),
                 "RequestId": _header("Id of the request, the client's own if it sent one", "string"),
             },
         },
@@ -72,7 +72,7 @@ def describe(operations: tuple[Operation[Any], ...]) -> dict[str, Any]:
 
 
 def _components(types: Iterable[Any]) -> dict[str, Any]:
-    """Return the schemas of those that are structs, and of what they refer to."""
+    """Return the schemas of those types that are structs, and of the types that they refer to."""
     structs = dict.fromkeys(used for used in types if isinstance(used, type) and issubclass(used, msgspec.Struct))
     _, components = msgspec.json.schema_components(structs, ref_template=_REF)
     return cast("dict[str, Any]", _without_tuples(components))
@@ -84,7 +84,7 @@ def _without_defaults(components: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stripped(component: Any) -> Any:
-    """Leave out the default of each property, and the title: generators name a type by it, not by its component."""
+    """Leave out defaults and titles. Generators would name a type by its title and not by its component."""
     if isinstance(component, list):
         return [_stripped(each) for each in component]
     if not isinstance(component, dict):
@@ -98,7 +98,7 @@ def _stripped(component: Any) -> Any:
 
 
 def _without_tuples(node: Any) -> Any:
-    """Say of a tuple what each item may be: some tools take neither `prefixItems` nor `items: false`."""
+    """Describe a tuple as a list of its types: some tools know neither `prefixItems` nor `items: false`."""
     if isinstance(node, list):
         return [_without_tuples(each) for each in node]
     if not isinstance(node, dict):

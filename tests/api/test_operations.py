@@ -17,7 +17,7 @@ from raftflow.api.openapi import describe
 from raftflow.api.routes.table import routes_of
 from raftflow.client import AsyncClient, Client
 from raftflow.client.operation_calls import OperationCalls
-from raftflow.domain.contract import operations
+from raftflow.domain.contract import operations, problem_kinds
 from raftflow.domain.contract.operation import Operation, UsedBy
 from raftflow.domain.contract.operations import OPERATIONS
 from raftflow.domain.contract.views import TransferRequest
@@ -88,6 +88,11 @@ async def test_a_call_refuses_a_body_of_another_operation() -> None:
     calls = OperationCalls(cast("Any", None))
     with pytest.raises(TypeError, match="add_member takes a AddMemberRequest"):
         await calls.call(operations.ADD_MEMBER, body=TransferRequest(to="n1"))
+
+
+def test_every_operation_can_be_refused_while_too_many_requests_wait() -> None:
+    """Every request waits for a turn of the event loop, and its queue may be full."""
+    assert [operation.name for operation in OPERATIONS if problem_kinds.QUEUE_FULL not in operation.problems()] == []
 
 
 def test_a_target_has_the_parts_in_order() -> None:

@@ -38,7 +38,7 @@ from raftflow.machine.read import queries
 
 
 async def register_agent(call: Request) -> Response:
-    """Bring an agent up."""
+    """Register an agent or a new instance of one."""
     request = decode(call.body, RegisterRequest)
     _check_results("offers", request.offers)
     registration = call.replica.registration

@@ -81,7 +81,7 @@ def _created(answer: AnyReply) -> Response:
     reply = require_accepted(answer)
     return Response(
         WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),
-        201,
+        operations.SUBMIT_WORKFLOW.status,
         {"Location": f"/v1/workflows/{reply.workflow_id}"},
     )
 

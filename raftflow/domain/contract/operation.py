@@ -20,6 +20,7 @@ _EVERY_OPERATION: Final = (
     problem_kinds.FORBIDDEN,
     problem_kinds.URI_TOO_LONG,
     problem_kinds.UNSUPPORTED_MEDIA,
+    problem_kinds.QUEUE_FULL,
     problem_kinds.HEADERS_TOO_LARGE,
     problem_kinds.INTERNAL,
 )
@@ -134,7 +135,7 @@ class Operation(Generic[Answer]):
         if self.answered_by is not AnsweredBy.ASKED_REPLICA:
             kinds.append(problem_kinds.NO_LEADER)
         if self.method != "GET":
-            kinds += [problem_kinds.QUEUE_FULL, problem_kinds.OUTCOME_UNKNOWN]
+            kinds.append(problem_kinds.OUTCOME_UNKNOWN)
             if self.answered_by is AnsweredBy.LEADER_WRITE:
                 kinds.append(problem_kinds.REQUEST_MISMATCH)
         return tuple(dict.fromkeys(kinds))

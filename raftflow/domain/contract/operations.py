@@ -259,7 +259,7 @@ FETCH_INPUTS: Final = Operation(
             default=0,
         ),
     ),
-    extra_problems=(problems.CONFLICT, problems.BEHIND, problems.QUEUE_FULL),
+    extra_problems=(problems.CONFLICT, problems.BEHIND),
 )
 
 # --- the cluster

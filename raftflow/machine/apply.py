@@ -39,7 +39,7 @@ from raftflow.domain.features import level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine.commands import agents, attempts, features, uploads, workflows
+from raftflow.machine.commands import agents, attempts, features, placements, timers, uploads, workflows
 from raftflow.machine.rules import backups, cache, recall
 from raftflow.machine.rules.context import ApplyContext
 from raftflow.machine.tables.requests import Remembered, fingerprint_of
@@ -61,12 +61,12 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.ResumeAgent: ("agent.resume", agents.resume_agent, "name"),
     c.ForgetAgent: ("agent.forget", agents.forget_agent, "name"),
     c.RemoveAgent: ("agent.remove", agents.remove_agent, "name"),
-    c.CommitPlacements: ("placements.commit", attempts.commit_placements, ""),
+    c.CommitPlacements: ("placements.commit", placements.commit_placements, ""),
     c.CommitBackups: ("backups.commit", backups.commit_backups, ""),
     c.ReportAttempts: ("attempts.report", attempts.report_attempts, "agent"),
     c.OfferEnds: ("attempts.offer", attempts.offer_ends, "agent"),
     c.RecallAttempts: ("attempts.recall", recall.recall_attempts, "agent"),
-    c.FireTimers: ("timers.fire", attempts.fire_timers, ""),
+    c.FireTimers: ("timers.fire", timers.fire_timers, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
     c.RaiseFeatureLevel: ("features.raise", features.raise_level, ""),
     c.ClearCache: ("cache.clear", cache.clear_cache, ""),

@@ -9,7 +9,8 @@ from raftflow.domain.events import AgentChanged, TaskNotReady, TaskReady, TimerS
 from raftflow.domain.limits import AGENTS_LOST_MAX
 from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.tasks.states import WorkflowState
-from raftflow.machine.commands.attempts import LOSSES_MAX, TIMERS_PER_COMMAND_MAX
+from raftflow.machine.commands.attempts import LOSSES_MAX
+from raftflow.machine.commands.timers import TIMERS_PER_COMMAND_MAX
 from raftflow.machine.rules.ledger import DEADLINE_MARGIN_MS
 
 

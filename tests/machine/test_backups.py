@@ -445,6 +445,6 @@ def test_the_end_of_a_drain_moves_one_of_the_two(pair):
     assert pair.fire(10) == 1
     assert (pair.orders("a1"), pair.orders("a2")) == (([1], []), ([], []))
     pair.finish(1, "cancelled")
-    assert (pair.states(), _outcomes(pair)) == ("RW", [(1, "a1", "cancelled"), (2, "a2", None)])
+    assert (pair.states(), _outcomes(pair)) == ("RW", [(1, "a1", "moved"), (2, "a2", None)])
     pair.finish(2, agent="a2")
     assert pair.states() == "SE"

@@ -150,7 +150,7 @@ def test_the_earliest_of_all_timers_is_told(online):
 
 
 def test_many_deadlines_fire_over_several_commands(online, monkeypatch):
-    monkeypatch.setattr("raftflow.machine.commands.attempts.TIMERS_PER_COMMAND_MAX", 2)
+    monkeypatch.setattr("raftflow.machine.commands.timers.TIMERS_PER_COMMAND_MAX", 2)
     for name in ("a1", "a2", "a3"):
         online.register(name)
         online.drain(1, name)
@@ -190,3 +190,33 @@ def test_timers_of_agents_are_bounded():
     timers.clear("b")
     timers.clear("c")
     assert (timers.pop_due(0), timers.pop_due(1), timers.pop_due(1_000)) == (None, "a", None)
+
+
+def test_an_attempt_that_was_told_to_move_ends_as_moved(online):
+    """Whatever its agent says. A repeated report is known again, and the task goes first."""
+    online.submit(online.bag(1))
+    online.place(0)
+    online.drain(100)
+    online.fire(100)
+    assert online.finish(1, "cancelled", error="signal 15") == "accepted"
+    task = online.task(0)
+    assert (online.states(), task.last.outcome, task.last.error, task.failures) == ("E", "moved", "", 0)
+    assert online.finish(1, "cancelled", error="signal 15") == "duplicate"
+    assert queries.ready_task(online.machine, "wf-1", 0).lost
+    assert queries.task_view(online.machine, "wf-1", "t0").history[0].outcome == "moved"
+
+
+def test_a_task_of_a_cancelled_workflow_is_not_taken_for_moved(online):
+    online.submit(online.bag(1))
+    online.place(0)
+    online.control("cancel")
+    online.finish(1, "cancelled")
+    online.control("retry")
+    assert not queries.ready_task(online.machine, "wf-1", 0).lost
+
+
+def test_an_agent_cannot_say_that_an_attempt_moved(online):
+    online.submit(online.bag(1))
+    online.place(0)
+    assert online.finish(1, "moved") == "accepted"
+    assert online.task(0).last.outcome == "abandoned"

@@ -152,10 +152,13 @@ class AttemptOutcome(enum.StrEnum):
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    """A non-zero exit code, an exception, a result that is no JSON or too large."""
+    """A non-zero exit code, an exception, a result that is not valid JSON or too large."""
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     """The coordinator told the agent to stop it, and it did."""
+    MOVED = "moved"
+    """The coordinator told the agent to stop it at the deadline of a drain, so that the task runs elsewhere. Costs no
+    retry. Agents report it as `cancelled`."""
     ABANDONED = "abandoned"
     """The agent stopped it by itself: its lease ran out, or it is shutting down. Costs no retry."""
     LOST = "lost"

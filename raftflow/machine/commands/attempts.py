@@ -1,4 +1,4 @@
-"""Attempts: placing them, and what their ends mean for the task."""
+"""Attempts that end: reports of agents, and what an end means for the task."""
 
 from __future__ import annotations
 
@@ -10,41 +10,32 @@ from raftflow.domain import limits
 from raftflow.domain.commands import AttemptEnd
 from raftflow.domain.limits import AGENT_FAULTS_MAX, AGENTS_LOST_MAX, RESULT_SMALL_BYTES
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.replies import EndVerdict, Fired, Placed, Reported
+from raftflow.domain.replies import EndVerdict, Reported
 from raftflow.domain.tasks.checks import result_problem
-from raftflow.domain.tasks.feasibility import suits
-from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskEvent, TaskState
+from raftflow.domain.tasks.states import AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine.rules import cache, growth, learning, ledger
-from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, part, remember
+from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, part
 from raftflow.machine.rules.context import BULK_MIN, move
 from raftflow.machine.rules.dependents import is_last_need
-from raftflow.machine.rules.quarantine import agent_due, contradict, note_end
-from raftflow.machine.rules.stopping import at_limit, cancel_downstream, stop_workflow, void
+from raftflow.machine.rules.quarantine import contradict, note_end
+from raftflow.machine.rules.stopping import cancel_downstream, stop_workflow
 from raftflow.machine.tables.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.tables.timers import BACKOFF
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import CommitPlacements, FireTimers, OfferEnds, Placement, ReportAttempts
+    from raftflow.domain.commands import OfferEnds, ReportAttempts
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import Agent, Profile, Task, Workflow
 
 LOSSES_MAX = 100
 """Attempts in a row that may end as abandoned, or missing on an agent that is there, before the task fails."""
 
-TIMERS_PER_COMMAND_MAX = 4_096
-"""Timers that one command fires; the rest stays due."""
-
 # Looking up a member of an enum takes as long as a small call, and a task's life has many.
-_UP = AgentState.UP
-_READY, _RUNNING, _DONE = TaskState.READY, TaskState.RUNNING, TaskState.SUCCEEDED
+_RUNNING, _DONE = TaskState.RUNNING, TaskState.SUCCEEDED
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
-_STARTS, _QUEUES, _SUCCEEDS, _NEEDS_MET = (
-    TaskEvent.STARTED,
-    TaskEvent.QUEUED,
-    TaskEvent.SUCCEEDED,
-    TaskEvent.NEEDS_MET,
-)
-_NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED})
+_CANCELLED, _MOVED = AttemptOutcome.CANCELLED, AttemptOutcome.MOVED
+_SUCCEEDS, _NEEDS_MET = TaskEvent.SUCCEEDED, TaskEvent.NEEDS_MET
+_NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED, AttemptOutcome.MOVED})
 _OFFERABLE = frozenset({TaskState.READY, TaskState.DELAYED})
 _FULL = (
     "the results of all workflows have {} bytes, and no more than {} are kept; leave large results in files, or wait "
@@ -52,63 +43,6 @@ _FULL = (
 )
 _DOUBLINGS_MAX = 40
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.CANCELLED})
-
-
-# --- placing
-
-
-def commit_placements(step: ApplyContext, command: CommitPlacements) -> Placed:
-    """Assign what still can be assigned."""
-    return Placed(tuple([_place(step, placement) for placement in command.placements]))
-
-
-def _place(step: ApplyContext, placement: Placement) -> int:
-    """Assign one task and return the attempt's fence, or 0 if the placement no longer holds."""
-    state = step.state
-    workflow = state.workflows.get(placement.workflow_id)
-    agent = state.agents.get(placement.agent)
-    if (
-        workflow is None
-        or agent is None
-        or not 0 <= placement.task < len(workflow.tasks)
-        or workflow.paused
-        or agent.incarnation != placement.incarnation
-        or agent.state is not _UP
-    ):
-        return 0
-    task = workflow.tasks[placement.task]
-    if task.state is not _READY or (workflow.max_parallel is not None and at_limit(workflow)):
-        return 0
-    profile = workflow.profiles[task.profile]
-    shape = profile.shape
-    if not agent.queue and ledger.fits(agent, shape):
-        if shape.labels and not suits(shape, agent.capacity, agent.labels):
-            return 0
-        event = _STARTS
-    elif len(agent.queue) < agent.prefetch and suits(shape, agent.capacity, agent.labels):
-        event = _QUEUES
-    else:
-        return 0
-    state.fence = fence = state.fence + 1
-    now_ms = step.clock_ms
-    attempt = Attempt(task.attempts + 1, fence, agent.name, agent.incarnation, now_ms)
-    attempt.index = step.index
-    move(step, workflow, task, event, attempt)
-    if task.last is not None:
-        remember(task, task.last)
-    task.last = attempt
-    task.attempts = attempt.number
-    agent.live[fence] = (workflow, task)
-    if event is _STARTS:
-        ledger.allocate(agent, shape)
-        ledger.start(step, workflow, task, attempt, profile)
-    else:
-        agent.queue.append(fence)
-    step.agents_changed[agent.name] = None
-    if not workflow.placed:
-        step.touch_workflow(workflow)
-        workflow.placed = True
-    return fence
 
 
 # --- reports
@@ -162,7 +96,7 @@ def _report_end(step: ApplyContext, agent: Agent, end: AttemptEnd) -> EndVerdict
             and attempt.fence == fence
             and attempt.agent == agent.name
             and attempt.incarnation == agent.incarnation
-            and attempt.outcome is end.outcome
+            and (attempt.outcome is end.outcome or (attempt.outcome is _MOVED and end.outcome is _CANCELLED))
         ):
             return EndVerdict(fence, "duplicate")
     return EndVerdict(fence, "stale", ended.attempts)
@@ -227,7 +161,8 @@ def end_attempt(
     | --------------- | ----------------------------------- | ------------------------------------------- |
     | succeeded       | succeeded: the work is done         | succeeded                                   |
     | failed, timeout | cancelled                           | delayed while retries are left, then failed |
-    | cancelled       | cancelled                           | ready if told to move, else as failed       |
+    | cancelled       | cancelled                           | as failed                                   |
+    | moved           | does not occur                      | ready                                       |
     | lost, abandoned | cancelled                           | ready; failed in the end (`_count_loss`)    |
     | agent_fault     | cancelled                           | ready; as failed in the end                 |
     | released        | cancelled                           | ready                                       |
@@ -301,8 +236,8 @@ def _judged(step: ApplyContext, attempt: Attempt, end: AttemptEnd) -> tuple[Atte
             outcome, error = AttemptOutcome.FAILED, problem
     elif outcome is AttemptOutcome.CANCELLED:
         if attempt.order == ORDER_MOVE:
-            error = ""  # no fault to be told of, whatever the agent says; `wishes.taken_away` knows it by that
-        elif not error and attempt.order != ORDER_STOP:
+            return AttemptOutcome.MOVED, ""  # no fault to report, whatever the agent says
+        if not error and attempt.order != ORDER_STOP:
             error = "the agent cancelled it without having been told to"
     return outcome, error[: limits.ERROR_CHARS_MAX]
 
@@ -339,7 +274,7 @@ def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order 
     Returns its error if the other one goes on; None if this end decides, and then it is the only one that is left.
     """
     stopping = attempt.order == ORDER_STOP
-    failed = not stopping and _is_failure(attempt, outcome)
+    failed = not stopping and outcome in _FAILURES
     grown = None
     if outcome is AttemptOutcome.OUTGROWN and not stopping:
         grown, error = _more_memory(step, workflow, task, end)
@@ -380,11 +315,6 @@ def _grow(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, 
     return why
 
 
-def _is_failure(attempt: Attempt, outcome: AttemptOutcome) -> bool:
-    """Tell whether an attempt that was not told to stop failed by this end, unless it outgrew its memory."""
-    return outcome in _FAILURES and not (outcome is AttemptOutcome.CANCELLED and attempt.order == ORDER_MOVE)
-
-
 def _owes_failure(task: Task) -> bool:
     """Tell whether the attempt beside the only one that is left failed, which has not counted yet."""
     return task.mishaps is not None and task.mishaps.failed
@@ -409,11 +339,11 @@ def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order
         pass
     elif outcome is AttemptOutcome.AGENT_FAULT:
         _count_agent_fault(step, workflow, task, attempt, why)
-    elif _is_failure(attempt, outcome) or _owes_failure(task):
+    elif outcome in _FAILURES or _owes_failure(task):
         _count_failure(step, workflow, task, attempt, why)
     elif outcome is AttemptOutcome.RELEASED:
         move(step, workflow, task, TaskEvent.RELEASED, attempt)
-    elif outcome is AttemptOutcome.CANCELLED:
+    elif outcome is _MOVED:
         move(step, workflow, task, TaskEvent.MOVED, attempt)
     else:
         _count_loss(step, workflow, task, attempt, why)
@@ -518,37 +448,3 @@ def _fail(step: ApplyContext, workflow: Workflow, task: Task) -> None:
         step.touch_workflow(workflow)
         workflow.stopping = True
         stop_workflow(step, workflow, f"{task.id} failed")
-
-
-# --- timers
-
-
-def fire_timers(step: ApplyContext, command: FireTimers) -> Fired:  # noqa: ARG001 - the clock has taken its time already
-    """Fire what is due: drains and quarantines end, delayed tasks are ready again, overdue attempts are given up."""
-    state = step.state
-    count = 0
-    while count < TIMERS_PER_COMMAND_MAX:
-        name = state.agent_timers.pop_due(step.clock_ms)
-        if name is None:
-            break
-        agent_due(step, state.agents[name])
-        count += 1
-    while count < TIMERS_PER_COMMAND_MAX:
-        due = state.timers.pop_due(state.by_number, step.clock_ms)
-        if due is None:
-            break
-        workflow, task, fence = due
-        if fence == BACKOFF:
-            move(step, workflow, task, TaskEvent.BACKOFF_OVER)
-        else:
-            _give_up(step, workflow, task, fence)
-        count += 1
-    return Fired(count)
-
-
-def _give_up(step: ApplyContext, workflow: Workflow, task: Task, fence: int) -> None:
-    """End an attempt whose agent should have ended it long ago, and have the agent stop it."""
-    agent = step.state.agents[attempt_of(task, fence).agent]
-    void(step, agent, fence)
-    why = "the agent did not end it within its timeout and grace"
-    end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.TIMEOUT, why))

@@ -18,16 +18,14 @@ NEAR_NEEDS_MAX = 1_000
 """Needs of a task that are asked where their results were made."""
 
 _FAILURES = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT, AttemptOutcome.ABANDONED})
-_TAKEN_AWAY = frozenset({AttemptOutcome.LOST, AttemptOutcome.ABANDONED, AttemptOutcome.AGENT_FAULT})
+_TAKEN_AWAY = frozenset(
+    {AttemptOutcome.LOST, AttemptOutcome.ABANDONED, AttemptOutcome.AGENT_FAULT, AttemptOutcome.MOVED}
+)
 
 
 def taken_away(last: Attempt) -> bool:
-    """Tell whether an attempt was under way and ended by no fault of its own: lost, moved, stopped by its agent.
-
-    Who cancels without having been told to says why; so one without an error was moved, or cancelled with its
-    workflow and then revived with it.
-    """
-    return last.outcome in _TAKEN_AWAY or (last.outcome is AttemptOutcome.CANCELLED and not last.error)
+    """Tell whether an attempt was under way and ended by no fault of its own: lost, moved, stopped by its agent."""
+    return last.outcome in _TAKEN_AWAY
 
 
 def near(workflow: Workflow, task: Task) -> tuple[str, ...]:

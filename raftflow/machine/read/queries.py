@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -11,7 +11,6 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.contract.views import (
     AgentView,
-    Assignment,
     AttemptView,
     CachedResultView,
     CachePage,
@@ -25,23 +24,27 @@ from raftflow.domain.contract.views import (
     WorkflowPage,
     WorkflowView,
 )
-from raftflow.domain.limits import ENTRY_BYTES_MAX
-from raftflow.domain.tasks.feasibility import AGE_STEP_MS, AgentRoom, ReadyTask, Urgency, fault_class
-from raftflow.domain.tasks.program import assigned
 from raftflow.domain.tasks.resources import show_resources
-from raftflow.domain.tasks.states import LIVE_ATTEMPT, PUBLIC_NAME, AgentState, TaskState
+from raftflow.domain.tasks.states import LIVE_ATTEMPT, PUBLIC_NAME, TaskState
 from raftflow.domain.values.times import iso_utc, iso_utc_or_none
-from raftflow.machine.read import inputs
+from raftflow.machine.read.exchange import assignments, live_fences, orders
 from raftflow.machine.read.explain import explain
-from raftflow.machine.read.preferences import avoided, budget, holdings, near, taken_away
+from raftflow.machine.read.preferences import budget, holdings
+from raftflow.machine.read.scheduling import (
+    agent_room,
+    agent_rooms,
+    ready_positions,
+    ready_task,
+    ready_tasks,
+    urgency_of,
+    workflows_with_ready,
+)
 from raftflow.machine.rules import learning
 from raftflow.machine.rules.learning import Estimate, estimate_of
-from raftflow.machine.rules.ledger import held_by
-from raftflow.machine.tables.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of, attempts_of
+from raftflow.machine.tables.state import ORDER_MOVE, ORDER_STOP, attempts_of
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
-    from raftflow.machine.rows import WorkflowRow
     from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
 
 __all__ = [
@@ -312,93 +315,6 @@ def ledger_line(account: AgentCapacity) -> LedgerLine:
     )
 
 
-# --- the exchange with an agent
-
-
-def assignments(
-    machine: Machine, agent: str, after_fence: int, *, apart: bool = False, bytes_max: int = ENTRY_BYTES_MAX
-) -> list[Assignment]:
-    """Return the live attempts of an agent with a larger fence than `after_fence`, in the order of the fences.
-
-    With `apart` large inputs are left out, for the agent to fetch. As many from the first on as have about
-    `bytes_max` together, at least one.
-    """
-    known = machine.state.agents.get(agent)
-    if known is None:
-        return []
-    fresh = []
-    for fence in reversed(known.live):
-        if fence <= after_fence:
-            break
-        fresh.append(fence)
-    if len(fresh) == 1:
-        return [_assignment(known, *known.live[fresh[0]], fresh[0], apart=apart)]
-    found: list[Assignment] = []
-    size = 0
-    for fence in reversed(fresh):
-        assignment = _assignment(known, *known.live[fence], fence, apart=apart)
-        size += _size_of(assignment)
-        if size > bytes_max and found:
-            break
-        found.append(assignment)
-    return found
-
-
-def _size_of(assignment: Assignment) -> int:
-    """Return about how many bytes an assignment has, or stands for: to look at what is left apart costs time too."""
-    size = assignment.program.size_bytes()
-    if assignment.inputs:
-        size += sum(map(len, assignment.inputs.values()))
-    if assignment.inputs_apart is not None:
-        size += assignment.inputs_apart.count * _NEED_BYTES
-    if assignment.env:
-        size += sum(len(key) + len(value) for key, value in assignment.env.items())
-    return size
-
-
-def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int, *, apart: bool) -> Assignment:
-    profile = workflow.profiles[task.profile]
-    left = inputs.apart(workflow, task) if apart and task.needs else None
-    return Assignment(
-        fence=fence,
-        workflow_id=workflow.id,
-        workflow_name=workflow.name,
-        task_id=task.id,
-        attempt=attempt_of(task, fence).number,
-        resources=dict(held_by(agent, profile.shape)),
-        exclusive=profile.shape.exclusive,
-        program=assigned(profile.program),
-        env=profile.env,
-        cwd=profile.cwd,
-        timeout_ms=profile.timeout_ms,
-        grace_ms=profile.grace_ms,
-        inputs=inputs.all_inputs(workflow, task) if left is None else {},
-        inputs_apart=left,
-    )
-
-
-def orders(machine: Machine, agent: str) -> tuple[list[int], list[int]]:
-    """Return the fences that an agent has to stop, and those that it should give back if they have not started."""
-    known = machine.state.agents.get(agent)
-    if known is None:
-        return [], []
-    stop = list(known.void)
-    release = []
-    for fence, (_, task) in known.live.items():
-        order = attempt_of(task, fence).order
-        if order in {ORDER_STOP, ORDER_MOVE}:
-            stop.append(fence)
-        elif order == ORDER_RELEASE:
-            release.append(fence)
-    return stop, release
-
-
-def live_fences(machine: Machine, agent: str) -> list[int]:
-    """Return the fences of an agent's live attempts, in the order in which they were assigned."""
-    known = machine.state.agents.get(agent)
-    return [] if known is None else list(known.live)
-
-
 # --- cached results
 
 
@@ -466,95 +382,3 @@ def kind_estimate(machine: Machine, workflow_id: str, task: int) -> Estimate | N
     if workflow is None or not 0 <= task < len(workflow.tasks):
         return None
     return learning.estimate(machine.state, workflow.profiles[workflow.tasks[task].profile].kind)
-
-
-# --- for the scheduler
-
-
-def ready_tasks(machine: Machine) -> Iterator[tuple[str, int]]:
-    """Yield every task that may be placed now: workflow id and position. To be used up before the next `apply`."""
-    for workflow in machine.state.workflows.values():
-        if workflow.counts[TaskState.READY] and not workflow.paused:
-            for task in workflow.tasks:
-                if task.state is TaskState.READY:
-                    yield workflow.id, task.position
-
-
-def workflows_with_ready(machine: Machine) -> list[str]:
-    """Return the workflows some of whose tasks may be placed now, oldest first."""
-    return [
-        workflow.id
-        for workflow in machine.state.workflows.values()
-        if workflow.counts[TaskState.READY] and not workflow.paused
-    ]
-
-
-def ready_positions(machine: Machine, workflow_id: str, first: int, count: int) -> tuple[list[int], int]:
-    """Look at up to `count` tasks of a workflow from position `first` on, for those that are ready.
-
-    Returns their positions, and how many tasks were looked at: less than `count` at the end of the workflow, none if
-    it is not known (any more).
-    """
-    workflow = machine.state.workflows.get(workflow_id)
-    looked_at = [] if workflow is None else workflow.tasks[first : first + count]
-    return [task.position for task in looked_at if task.state is TaskState.READY], len(looked_at)
-
-
-def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | None:
-    """Return what the scheduler needs to know of a task, None if it may not be placed now."""
-    workflow = machine.state.workflows.get(workflow_id)
-    if workflow is None or workflow.paused or not 0 <= task < len(workflow.tasks):
-        return None
-    found = workflow.tasks[task]
-    if found.state is not TaskState.READY:
-        return None
-    avoid, avoid_hard = ((), ()) if found.last is None else avoided(machine, found)
-    return ReadyTask(
-        workflow_id=workflow_id,
-        task=task,
-        shape=workflow.profiles[found.profile].shape,
-        priority=workflow.priority,
-        rank=found.rank,
-        number=workflow.number,
-        age=workflow.submitted_ms // AGE_STEP_MS,
-        lost=found.last is not None and taken_away(found.last),
-        near=near(workflow, found) if found.needs else (),
-        avoid=avoid,
-        avoid_hard=avoid_hard,
-        limited=workflow.max_parallel is not None,
-    )
-
-
-def agent_room(machine: Machine, name: str) -> AgentRoom | None:
-    """Return what an agent has left, None if it takes no work."""
-    agent = machine.state.agents.get(name)
-    if agent is None or agent.state is not AgentState.UP:
-        return None
-    return AgentRoom(
-        name=name,
-        incarnation=agent.incarnation,
-        capacity=agent.capacity,
-        free=dict(agent.free),
-        labels=agent.labels,
-        queued=len(agent.queue),
-        prefetch=agent.prefetch,
-        tail=_tail_of(agent) if agent.queue else None,
-        running=len(agent.live) - len(agent.queue),
-        alone=agent.alone,
-        faults=fault_class(agent.faults),
-    )
-
-
-def _tail_of(agent: Agent) -> Urgency:
-    return urgency_of(agent.live[agent.queue[-1]][0])
-
-
-def urgency_of(workflow: WorkflowRow) -> Urgency:
-    """Return how urgent a workflow's tasks are."""
-    return Urgency(workflow.priority, workflow.submitted_ms // AGE_STEP_MS)
-
-
-def agent_rooms(machine: Machine) -> list[AgentRoom]:
-    """Return what every agent that takes work has left, in order of the names."""
-    rooms = [agent_room(machine, name) for name in sorted(machine.state.agents)]
-    return [room for room in rooms if room is not None]

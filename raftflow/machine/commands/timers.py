@@ -1,0 +1,53 @@
+"""Timers: what is due by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftflow.domain.replies import Fired
+from raftflow.domain.tasks.states import AttemptOutcome, TaskEvent
+from raftflow.machine.commands.attempts import end_attempt, unreported
+from raftflow.machine.rules.context import move
+from raftflow.machine.rules.quarantine import agent_due
+from raftflow.machine.rules.stopping import void
+from raftflow.machine.tables.state import attempt_of
+from raftflow.machine.tables.timers import BACKOFF
+
+if TYPE_CHECKING:
+    from raftflow.domain.commands import FireTimers
+    from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.tables.state import Task, Workflow
+
+TIMERS_PER_COMMAND_MAX = 4_096
+"""Timers that one command fires; the rest stays due."""
+
+
+def fire_timers(step: ApplyContext, command: FireTimers) -> Fired:  # noqa: ARG001 - the clock has taken its time already
+    """Fire what is due: drains and quarantines end, delayed tasks are ready again, overdue attempts are given up."""
+    state = step.state
+    count = 0
+    while count < TIMERS_PER_COMMAND_MAX:
+        name = state.agent_timers.pop_due(step.clock_ms)
+        if name is None:
+            break
+        agent_due(step, state.agents[name])
+        count += 1
+    while count < TIMERS_PER_COMMAND_MAX:
+        due = state.timers.pop_due(state.by_number, step.clock_ms)
+        if due is None:
+            break
+        workflow, task, fence = due
+        if fence == BACKOFF:
+            move(step, workflow, task, TaskEvent.BACKOFF_OVER)
+        else:
+            _give_up(step, workflow, task, fence)
+        count += 1
+    return Fired(count)
+
+
+def _give_up(step: ApplyContext, workflow: Workflow, task: Task, fence: int) -> None:
+    """End an attempt whose agent should have ended it long ago, and have the agent stop it."""
+    agent = step.state.agents[attempt_of(task, fence).agent]
+    void(step, agent, fence)
+    why = "the agent did not end it within its timeout and grace"
+    end_attempt(step, agent, workflow, task, unreported(fence, AttemptOutcome.TIMEOUT, why))

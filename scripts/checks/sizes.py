@@ -18,7 +18,6 @@ MEDIAN_MAX = 200
 LONG = {
     "raftflow/client/aio.py",
     "raftflow/domain/contract/views.py",
-    "raftflow/agent/launcher/process.py",
     "raftflow/machine/commands/attempts.py",
     "raftflow/machine/read/queries.py",
 }

@@ -42,7 +42,8 @@ async def test_a_stopped_launcher_lets_no_task_outlive_the_lease(
     await ended
     assert time.monotonic() - cut_at_s < 2.1
     leader.no_leader = False
-    assert (await leader.end_of(fence)).outcome == "agent_fault"
+    # The lease ended it, unless the launcher was replaced before because it did not answer.
+    assert (await leader.end_of(fence)).outcome in {"abandoned", "agent_fault"}
     await leader.until(lambda: not leader.polls[-1].trouble)
     assert (await leader.run(command=["/bin/true"])).outcome == "succeeded"
 

@@ -17,7 +17,7 @@ from raftflow.agent.attempts.usage import Usage, UsageWatch, read_progress, shar
 from raftflow.agent.clock import now_ns
 from raftflow.agent.executors.base import WatchTarget
 from raftflow.agent.launcher.messages import Sampled
-from raftflow.agent.launcher.process import LauncherProcess
+from raftflow.agent.launcher.own_peak import OwnPeak
 from raftflow.agent.launcher.process_tree import parse_memory, read_tree
 from raftflow.agent.worker import process
 
@@ -354,14 +354,14 @@ def test_memory_is_read_from_what_the_kernel_tells(status: bytes, memory: tuple[
 
 def test_a_programs_peak_is_not_that_of_the_launcher_which_has_grown_meanwhile() -> None:
     """A program begins its life in the launcher's memory; the launcher looks at its own peak now and then."""
-    own = object.__new__(LauncherProcess)
-    own._peak_kib, own._peak_until_s = 1, math.inf
+    own = OwnPeak()
+    own._until_s = math.inf
     status = Path("/proc/self/status").read_text().splitlines()
     peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     own._peak_kib = peak_kib - 1024
-    assert own._is_own_peak(peak_kib)
-    assert own._is_own_peak(peak_kib)
-    assert not own._is_own_peak(peak_kib + (128 << 10))
+    assert own.covers(peak_kib)
+    assert own.covers(peak_kib)
+    assert not own.covers(peak_kib + (128 << 10))
 
 
 async def test_an_exclusive_attempt_is_not_held_to_what_it_holds(

@@ -25,10 +25,10 @@ import socket
 import sys
 import time
 from collections import deque
-from pathlib import Path
 
 import msgspec
 
+from raftflow.agent.launcher.child_processes import ChildList, fence_of, kill_group, kill_process
 from raftflow.agent.launcher.hardening import (
     adopt_orphans,
     hide_memory,
@@ -49,6 +49,7 @@ from raftflow.agent.launcher.messages import (
     Spawn,
     ToLauncher,
 )
+from raftflow.agent.launcher.own_peak import OwnPeak
 from raftflow.agent.launcher.process_tree import read_tree, session_of, started_at
 from raftflow.agent.output.capture import Stream
 from raftflow.agent.workdir.files import CaptureFolder, is_of_the_system
@@ -57,20 +58,12 @@ _PACKET_BYTES_MAX = 1 << 20
 _FDS = 3
 """Descriptors that come with a `Spawn` whose program is not captured."""
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS * array.array("i").itemsize)
-_CHUNK_BYTES = 1 << 16
-_SHORT_BYTES = 1 << 11
 _DRAIN_READS_MAX = 32
 _TICK_S = 1.0
 """Longest sleep while a lease is watched: sleeping does not count time in suspend, the lease does."""
 _WATCH_AFTER_S = 0.005
 """From what age on a program's output is read while it runs. Most programs that end sooner have written less than a
 pipe holds, and are spared four calls of the system and a wake-up; one that writes more waits for so long, once."""
-_OWN_PEAK_S = 5.0
-"""How long the launcher's own peak is taken for nearly unchanged; it holds a few MiB for each program that runs."""
-_OWN_GROWTH_KIB = 64 << 10
-"""It does not grow by more in that time."""
-_SLACK_KIB = 512
-"""The system counts pages of each CPU by itself, and adds them up now and then."""
 _GONE_WAIT_S = 5.0
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -104,8 +97,7 @@ class LauncherProcess:
         own, self._files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._files_soft = own
         self._files_limit = own if files_limit < 0 else files_limit
-        self._peak_kib = 0
-        self._peak_until_s = 0.0
+        self._own_peak = OwnPeak()
         control.settimeout(0)
         self._control = control
         self._children: dict[int, Child] = {}
@@ -122,7 +114,7 @@ class LauncherProcess:
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._home = os.open(".", os.O_PATH | os.O_CLOEXEC)
         self._epoll = select.epoll()
-        self._child_list = _open_child_list()
+        self._child_list = ChildList()
         wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = wake
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -189,7 +181,7 @@ class LauncherProcess:
         for child in self._children.values():
             if not child.lease_over:
                 child.lease_over = child.signalled = True
-                _kill_group(child.pid, signal.SIGKILL)
+                kill_group(child.pid, signal.SIGKILL)
 
     def _is_lease_over(self) -> bool:
         return self._until_ns is not None and time.clock_gettime_ns(time.CLOCK_BOOTTIME) > self._until_ns
@@ -212,7 +204,7 @@ class LauncherProcess:
                     child = self._children.get(identity)
                     if child is not None:
                         child.signalled = True
-                        _kill_group(child.pid, number)
+                        kill_group(child.pid, number)
                 case LeaseExtension(until_ns=until_ns):
                     self._until_ns = until_ns
                 case Sample(wanted=wanted):
@@ -304,7 +296,7 @@ class LauncherProcess:
                 break
             child = self._pids.pop(info.si_pid, None)
             if child is not None:
-                _kill_group(child.pid, signal.SIGKILL)
+                kill_group(child.pid, signal.SIGKILL)
             _, status, usage = os.wait4(info.si_pid, 0)
             reaped = True
             if child is not None:
@@ -312,29 +304,12 @@ class LauncherProcess:
         if reaped:
             self._kill_orphans()
 
-    def _is_own_peak(self, rss_max_kib: int) -> bool:
-        """Tell whether a program's largest memory may be that of the launcher, in which its life began.
-
-        Not by `ru_maxrss` of this process: that counts the program which started it too (Linux keeps it over `exec`).
-        """
-        if rss_max_kib <= self._peak_kib:
-            return True
-        now_s = time.monotonic()
-        # Soon after the last look the launcher cannot have grown by much.
-        if now_s >= self._peak_until_s or rss_max_kib <= self._peak_kib + _OWN_GROWTH_KIB:
-            self._peak_until_s = now_s + _OWN_PEAK_S
-            with contextlib.suppress(OSError), open("/proc/self/status", "rb") as file:  # noqa: PTH123 - half the cost
-                for line in file:
-                    if line.startswith(b"VmHWM:"):
-                        self._peak_kib = int(line.split()[1]) + _SLACK_KIB
-        return rss_max_kib <= self._peak_kib
-
     def _finish(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
         del self._children[child.id]
         child.ended = True
         cpu_ms = int((usage.ru_utime + usage.ru_stime) * 1000)
         # A program begins its life in the launcher's memory, so anything below the launcher's own peak says nothing.
-        rss_max_kib = 0 if self._is_own_peak(usage.ru_maxrss) else usage.ru_maxrss
+        rss_max_kib = 0 if self._own_peak.covers(usage.ru_maxrss) else usage.ru_maxrss
         self._drain(child)
         if not child.streams:
             self._send(
@@ -391,12 +366,12 @@ class LauncherProcess:
 
     def _add_orphans(self, roots: dict[int, list[int]]) -> None:
         """Add adopted processes to the programs that they belong to: by their session, or else by their fence."""
-        orphans = [pid for pid in self._child_pids() if pid not in self._pids]
+        orphans = [pid for pid in self._child_list.pids() if pid not in self._pids]
         if not orphans:
             return
         by_fence = {child.fence: child for child in self._children.values() if child.fence is not None}
         for pid in orphans:
-            child = self._pids.get(session_of(pid)) or by_fence.get(_fence_of(pid) or "")
+            child = self._pids.get(session_of(pid)) or by_fence.get(fence_of(pid) or "")
             if child is not None and child.id in roots:
                 roots[child.id].append(pid)
 
@@ -407,35 +382,26 @@ class LauncherProcess:
         is killed when none of these is left. When one of them has died, its own children are adopted, and this runs
         again.
         """
-        orphans = [pid for pid in self._child_pids() if pid not in self._pids]
+        orphans = [pid for pid in self._child_list.pids() if pid not in self._pids]
         if not orphans:
             return
         live = {child.fence for child in self._children.values() if child.fence is not None}
         first_ticks = min((child.began_ticks for child in self._children.values()), default=None)
         for pid in orphans:
-            fence = _fence_of(pid)
+            fence = fence_of(pid)
             over = fence not in live
             if fence is None and first_ticks is not None:
                 over = started_at(pid) < first_ticks
             if over:
-                _kill(pid)
-
-    def _child_pids(self) -> list[int]:
-        if self._child_list is None:
-            return []
-        data = os.pread(self._child_list, _CHUNK_BYTES, 0)
-        # The kernel fills about a page at a time: what is much shorter is all.
-        while len(data) >= _SHORT_BYTES and (more := os.pread(self._child_list, _CHUNK_BYTES, len(data))):
-            data += more
-        return [int(word) for word in data.split()]
+                kill_process(pid)
 
     def _kill_everything(self) -> None:
         deadline = time.monotonic() + _GONE_WAIT_S
         for pid in self._pids:
-            _kill_group(pid, signal.SIGKILL)
+            kill_group(pid, signal.SIGKILL)
         while time.monotonic() < deadline:
-            for pid in self._child_pids():
-                _kill(pid)
+            for pid in self._child_list.pids():
+                kill_process(pid)
             try:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
@@ -478,14 +444,6 @@ def _receive_packet(control: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(fds)
 
 
-def _open_child_list() -> int | None:
-    """Return a descriptor of the list of this process's children, None if the kernel has none."""
-    try:
-        return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # CONFIG_PROC_CHILDREN is not set
-        return None
-
-
 def _find(program: str, path: str, cwd: str | None) -> str:
     for folder in path.split(os.pathsep):
         candidate = f"{folder or '.'}/{program}"
@@ -495,32 +453,6 @@ def _find(program: str, path: str, cwd: str | None) -> str:
         elif os.access(candidate, os.X_OK) and not os.path.isdir(candidate):  # noqa: PTH112 - 4 times as fast
             return candidate
     raise ValueError("no such program on PATH")
-
-
-def _kill_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-
-
-def _kill(pid: int) -> bool:
-    try:
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
-        os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
-
-
-def _fence_of(pid: int) -> str | None:
-    try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return None
-    for entry in environ.split(b"\0"):
-        if entry.startswith(b"RAFTFLOW_FENCE="):
-            return entry[len(b"RAFTFLOW_FENCE=") :].decode(errors="replace")
-    return None
 
 
 def main() -> None:

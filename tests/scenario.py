@@ -37,7 +37,6 @@ from raftflow.coordinator.placement.planner import QueuePlanner
 from raftflow.coordinator.placement.rebalancer import Rebalancer
 from raftflow.coordinator.placement.usage import UsageStore
 from raftflow.domain import commands as c
-from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.domain.replies import Placed, Reported
 from raftflow.domain.tasks.resources import parse_amount, show_amount
 from raftflow.domain.tasks.states import AttemptOutcome, TaskState
@@ -84,10 +83,6 @@ class Scenario:
         """States of workflows and agents, as they were told last."""
         self._orders: dict[str, tuple[list[int], list[int]]] = {}
         self._reserved: dict[str, str] = {}
-        if LEVEL > LEVEL_FIRST:
-            self._apply(
-                c.RaiseFeatureLevel(**self._stamp(LEADER), level=LEVEL, supported=(c.Supported("r1", LEVEL),))
-            )
         self.planner.reset()
 
     def run(self, command: TranscriptCommand) -> str:

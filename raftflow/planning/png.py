@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from raftflow.scheduler.plan.plan import PlanError
 
 if TYPE_CHECKING:
-    from raftflow.scheduler.plan.gantt import Drawing
+    from raftflow.scheduler.plan.gantt import Chart
 
 
-def write_png(drawing: Drawing, path: Path) -> None:
+def write_png(drawing: Chart, path: Path) -> None:
     """Paint a drawing into a file. Raises `PlanError` if Pillow is not installed, and `OSError`."""
     try:
         from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - optional

@@ -1,1 +1,1 @@
-"""Which ready task goes to which agent: pure functions of a picture of both. `apply` checks every answer again."""
+"""Which ready task goes to which agent: pure functions of a view of both. `apply` checks every answer again."""

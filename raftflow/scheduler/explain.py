@@ -1,7 +1,7 @@
 """Why this agent and not another one: the candidates of a task in words, from the view of a decision.
 
-The same `Lane` that decides is asked, so what is told is what was weighed. The first candidate is the one that
-`place` takes if the task is decided alone; in a decision with others, those before it have taken their room already.
+The scores come from the same `Lane` that decides. The first candidate is the one that `place` takes if the task is
+decided alone. In a decision with other tasks, those before it have taken their room already.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CANDIDATES_MAX: Final = 5
 
 _QUARTER: Final = 25
-"""Percent of a step of pressure and faults."""
+"""One step of pressure or faults, in percent."""
 
 _WEIGHT_MASK: Final = (1 << SCARCE_SHIFT) - 1
 
@@ -35,8 +35,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     where: Literal["run", "queue", "no"]
     """Whether the task could run there at once, wait in its queue, or neither."""
     score: tuple[int, ...]
-    """Compared one after the other, the least is best: scarce resources blocked, failed there before, weight of the
-    agent, locality (the place among those that hold inputs), left over. In a queue the wait stands for the weight."""
+    """Compared one after the other, the lowest is best: scarce resources blocked, failed there before, weight of the
+    agent, locality (the place among those that hold inputs), left over. In a queue the wait replaces the weight."""
     why: str
 
 
@@ -47,11 +47,11 @@ def candidates(view: PlacementView, task: ReadyTask, limit: int = CANDIDATES_MAX
     hard = lane.hard(task)
     runs: list[tuple[tuple[int, ...], int]] = []
     queues: list[tuple[tuple[int, ...], int]] = []
-    noes: list[Candidate] = []
+    rejected: list[Candidate] = []
     for number, agent in enumerate(fleet.agents):
         run, queue = lane.run_score(number), lane.queue_score(number)
         if agent.name in hard or (run is None and queue is None):
-            noes.append(_no(agent.name, _why_not(view, agent, task, lost=agent.name in hard)))
+            rejected.append(_rejected(agent.name, _why_not(view, agent, task, lost=agent.name in hard)))
         elif run is not None:
             runs.append(((*_key(fleet, task, run, agent), run[1]), number))
         else:
@@ -60,10 +60,12 @@ def candidates(view: PlacementView, task: ReadyTask, limit: int = CANDIDATES_MAX
             queues.append(((*key, 0), number))
     runs.sort()
     queues.sort()
-    found = [_yes(fleet, task, "run", score, number) for score, number in runs]
-    found += [_yes(fleet, task, "queue", score, number) for score, number in queues]
-    noes += [_no(agent.name, "it was not heard for a while") for agent in view.agents if agent.suspect]
-    return (found + noes)[:limit]
+    found = [_accepted(fleet, task, "run", score, number) for score, number in runs]
+    found += [_accepted(fleet, task, "queue", score, number) for score, number in queues]
+    rejected += [
+        _rejected(agent.name, "the leader has not heard it for a while") for agent in view.agents if agent.suspect
+    ]
+    return (found + rejected)[:limit]
 
 
 def _key(fleet: Fleet, task: ReadyTask, score: Score, agent: AgentRoom) -> tuple[int, int, int, int]:
@@ -74,13 +76,11 @@ def _key(fleet: Fleet, task: ReadyTask, score: Score, agent: AgentRoom) -> tuple
     return score[0] >> SCARCE_SHIFT, int(avoided), score[0] & _WEIGHT_MASK, near
 
 
-def _yes(
+def _accepted(
     fleet: Fleet, task: ReadyTask, where: Literal["run", "queue"], score: tuple[int, ...], number: int
 ) -> Candidate:
     agent = fleet.agents[number]
-    words = [
-        "has room now" if where == "run" else f"its queue has room: {fleet.queued[number]} would be before it there"
-    ]
+    words = ["has room now" if where == "run" else f"its queue has room: {fleet.queued[number]} would be ahead of it"]
     wanted = {name for name, _ in task.shape.demand}
     blocked = [
         name for name, amount in agent.capacity.items() if amount and name not in {CPU, MEMORY} and name not in wanted
@@ -108,11 +108,11 @@ def _yes(
 def _busy(pressure: int) -> str:
     """Say how much busier an agent is than its attempts explain (`AgentRoom.pressure`)."""
     if pressure == PRESSURE_MAX:
-        return "other work than its attempts keeps its CPUs busy, or uses the memory that it offers"
-    return f"other work than its attempts keeps at least {pressure * _QUARTER}% of its CPUs busy"
+        return "other work keeps its CPUs busy, or uses the memory that it offers"
+    return f"other work keeps at least {pressure * _QUARTER}% of its CPUs busy"
 
 
-def _no(name: str, why: str) -> Candidate:
+def _rejected(name: str, why: str) -> Candidate:
     return Candidate(agent=name, where="no", score=(), why=why)
 
 
@@ -123,21 +123,21 @@ def _why_not(view: PlacementView, agent: AgentRoom, task: ReadyTask, *, lost: bo
     if lost:
         return "an attempt was lost there, and another agent could run it"
     if view.reserved.get(agent.name, shape) != shape:
-        return "it is kept for a task that waited too long"
+        return "it is reserved for a task that waited too long"
     if agent.queued:
-        return f"{agent.queued} wait in its queue, which is full, and nothing passes it"
+        return f"its queue is full ({agent.queued} wait), and no task passes a queue"
     short = [
         f"{show_amount(name, agent.free.get(name, 0))} {name} is free, {show_amount(name, amount)} is needed"
         for name, amount in shape.demand
         if agent.free.get(name, 0) < amount
     ]
-    return "; ".join(short) or "something runs there, and the task needs an agent of its own"
+    return "; ".join(short) or "other tasks run there, and the task is exclusive"
 
 
 def _never(shape: Shape, agent: AgentRoom) -> str:
     wrong = [f"{key}={value}" for key, value in shape.labels if agent.labels.get(key) != value]
     if wrong:
-        return f"it does not carry {', '.join(wrong)}"
+        return f"it does not have the label {', '.join(wrong)}"
     short = []
     for name, amount in shape.demand:
         offered = agent.capacity.get(name, 0)

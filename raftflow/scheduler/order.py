@@ -12,16 +12,16 @@ POINTS_PER_AGE_STEP = 5
 
 
 def order_key(task: ReadyTask, order: int | None = None, turn: int = 0) -> OrderKey:
-    """Sort by what was lost first, then priority with ageing, then turn, then rank, then submission, then position.
+    """Sort lost tasks first, then by priority with ageing, then turn, then rank, then submission, then position.
 
-    A workflow gains priority over those that come after it, a point a minute, so that nothing waits for ever behind
-    a stream of more urgent work; that needs no clock, for both of any two get older alike. Inside a workflow what was
-    lost goes first, and rank decides alone.
+    A workflow gains priority over later ones, a point a minute, so nothing waits forever behind a stream of more
+    urgent work. That needs no clock, because all workflows get older at the same rate. Inside a workflow lost tasks
+    go first, and then rank decides alone.
 
     Args:
         task: the task.
-        order: what `workflow_order` gives for its workflow; by default as of its submission.
-        turn: the turn that its workflow waits for (`parts.Waiting`).
+        order: `workflow_order` of its workflow; by default that of its submission.
+        turn: the turn that its workflow waits for (`workflow_queues.WaitingWorkflow`).
     """
     return (
         0 if task.lost else 1,
@@ -34,7 +34,7 @@ def order_key(task: ReadyTask, order: int | None = None, turn: int = 0) -> Order
 
 
 def is_more_urgent(task: ReadyTask, waiting: Urgency | None) -> bool:
-    """Tell whether a task should not wait behind one of this urgency: by its priority, and with ageing as well."""
+    """Tell whether a task should not wait behind one of this urgency: its priority is higher, with ageing too."""
     if waiting is None or task.priority <= waiting.priority:
         return False
     return workflow_order(task.age, task.priority) < workflow_order(waiting.age, waiting.priority)
@@ -43,6 +43,6 @@ def is_more_urgent(task: ReadyTask, waiting: Urgency | None) -> bool:
 def workflow_order(age: int, priority: int) -> int:
     """Sort workflows by priority with ageing.
 
-    `age` is when one was submitted or had its last turn, in steps of `AGE_STEP_MS`: less is older.
+    `age` is the time of its submission or of its last turn, in steps of `AGE_STEP_MS`: a lower number is older.
     """
     return age * POINTS_PER_AGE_STEP - priority

@@ -1,19 +1,19 @@
 """Placement: which ready task runs on which agent now, and which waits in whose queue.
 
-Order of the tasks (`order.order_key`): what was lost first, then priority with ageing, then turn, then upward rank
-(the longest path to the end of the workflow), over all shapes. A task that fits nowhere is passed over and holds
-nothing, nor does one whose workflow may start no more of its tasks.
+Order of the tasks over all shapes (`order.order_key`): lost tasks first, then priority with ageing, then turn, then
+upward rank (the longest path to the end of the workflow). A task that fits nowhere is passed over and reserves
+nothing. The same holds for a task whose workflow is at its `max_parallel`.
 
-First round, tasks that can run at once: the agent with the best score (`scores.py`). An agent whose queue is not
-empty takes none: what it gets would join the queue, and passing its queue would let large tasks starve. An agent that
-is reserved for a shape takes nothing else (`reserve.py`).
+First round, tasks that can run at once: each goes to the agent with the best score (`scores.py`). An agent whose
+queue is not empty takes none: the task would join the queue, and passing the queue would let large tasks starve. An
+agent that is reserved for a shape takes nothing else (`reservations.py`).
 
-Second round, prefetch: what could run nowhere now waits where it can start without a round trip. A task joins the
-queue in which it waits least among those that suit it, so queues grow evenly. It joins none in which less urgent
-tasks wait before it.
+Second round, prefetch: a task that can run nowhere now waits where it can start without a round trip. It joins the
+queue in which it waits least among those that suit it, so queues grow evenly. It does not join a queue in which less
+urgent tasks wait.
 
-The same view gives the same placements: no sets are walked, no floats, ties broken by what agents were given and by
-their names.
+The same view gives the same placements: there are no sets and no floats, and ties are broken by what agents were
+given and by their names.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from raftflow.scheduler.view import Group, PlacementView
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided, and what that means for those that were passed over."""
+    """What was decided, and which shapes were passed over."""
 
     placements: list[Placement]
-    """In the order in which they are to be committed."""
+    """In the order of their commit."""
     placed: tuple[Shape, ...]
     """Shapes of which some task was placed, at once or in a queue."""
     overtaken: tuple[Shape, ...]
-    """Shapes of which none was, while tasks that come after theirs in order were."""
+    """Shapes of which no task was placed, while tasks later in order were."""
 
 
 def place(view: PlacementView) -> list[Placement]:
-    """Decide. Returns at most `placements_max` placements, in the order in which they are to be committed."""
+    """Decide. Returns at most `placements_max` placements, in the order of their commit."""
     return decide(view).placements
 
 
 def decide(view: PlacementView) -> Decision:
-    """Decide, and tell which shapes were overtaken."""
+    """Decide, and return which shapes were overtaken."""
     fleet = Fleet(view)
     lanes = [Lane(group.shape, fleet) for group in view.groups]
     placements: list[Placement] = []

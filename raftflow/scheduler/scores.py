@@ -1,12 +1,12 @@
 """Scores: which of the agents that could take a task is best for it.
 
-Integers, compared one after the other; the least is best. In this order, each counting only among equals in what
-stands before it:
+A score is a row of integers, compared one after the other. The lowest is best. In this order, and each number counts
+only if all before it are equal:
 
-1. agents that the task keeps away from for good (`ReadyTask.avoid_hard`) are no candidates at all;
-2. scarce resources: how many custom resources of the agent, a GPU say, the task would block without wanting them;
+1. agents that the task must never use (`ReadyTask.avoid_hard`) are not candidates;
+2. scarce resources: how many custom resources of the agent, a GPU say, the task would block without using them;
 3. agents on which the task has failed before come last (`ReadyTask.avoid`);
-4. what the policy holds of the agent itself: its pressure, its faults, its speed, its cost (`PlacementRule.weigh`);
+4. the weight that the policy gives the agent: its pressure, its faults, its speed, its cost (`PlacementRule.weigh`);
 5. locality: an agent that holds inputs of the task (`ReadyTask.near`);
 6. what would be left over, the least first (best fit) or the most first (spread);
 7. the agent that was given least so far, or the name.
@@ -14,7 +14,7 @@ stands before it:
 For a place in a queue, 4 and 6 are replaced by how long the task would wait there: places in the queue, divided by
 the agent's speed and stretched by its pressure and faults (what fails at once empties a queue fastest).
 
-2, 4 and 6 are equal for all tasks of a shape. Only tasks that have wishes of their own (3, 5) are looked at alone.
+2, 4 and 6 are equal for all tasks of a shape. Only tasks with preferences of their own (3, 5) are scored alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WEIGHT_MAX: Final = (1 << SCARCE_SHIFT) - 1
 _FAULTS_SHIFT: Final = 16
 _PRESSURE_SHIFT: Final = 24
 _SPEED_STEPS: Final = 4
-"""Speeds within an eighth of the nominal one are taken for equal."""
+"""Speeds within an eighth of the nominal one count as equal."""
 _SLOWNESS_MAX: Final = (1 << _FAULTS_SHIFT) - 1
 _QUEUE_UNIT: Final = 4
 
@@ -71,9 +71,11 @@ def cost_weight(room: AgentRoom) -> int:
 
 
 def scarce(shape: Shape, capacity: dict[str, int]) -> int:
-    """Count the custom resources that a task of this shape would keep others from without wanting them."""
-    wanted = {name for name, _ in shape.demand}
-    return sum(1 for name, amount in capacity.items() if amount and name not in {CPU, MEMORY} and name not in wanted)
+    """Count the custom resources that a task of this shape would keep others from without using them."""
+    demanded = {name for name, _ in shape.demand}
+    return sum(
+        1 for name, amount in capacity.items() if amount and name not in {CPU, MEMORY} and name not in demanded
+    )
 
 
 def wait_in_queue(room: AgentRoom, queued: int) -> int:
@@ -84,7 +86,7 @@ def wait_in_queue(room: AgentRoom, queued: int) -> int:
 def share(amounts: dict[str, int], capacity: dict[str, int]) -> int:
     """Return amounts as thousandths of the capacity, summed over the resources."""
     total = 0
-    for name, amount in amounts.items():  # a loop, for this is asked of every agent in every decision
+    for name, amount in amounts.items():  # a loop, because every decision computes this for every agent
         if amount:
             total += amount * PER_MILLE // capacity[name]
     return total

@@ -1,4 +1,4 @@
-"""What a decision is made from: an immutable picture of ready tasks and of agents with room."""
+"""The input of a decision: an immutable view of ready tasks and of agents with room."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
     shape: Shape
     keys: tuple[OrderKey, ...]
-    """What orders the tasks, over all groups: one for each."""
+    """The sort key of each task, comparable over all groups."""
     tasks: tuple[ReadyTask, ...]
 
 
@@ -39,16 +39,16 @@ class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = DEFAULT_POLICY
     """A name in `policies.PLACEMENT_RULES`."""
     full: tuple[AgentRoom, ...] = ()
-    """Agents that are up and have no room. They are asked nothing but whether they could ever run a task that keeps
-    away from another one."""
+    """Agents that are up and have no room. They only count as agents that could ever run a task which avoids another
+    agent."""
     budgets: Mapping[str, int] = NO_BUDGETS
     """How many tasks may be placed now of each workflow that limits itself."""
     reserved: Mapping[str, Shape] = NO_RESERVATIONS
-    """Agents that are kept for a shape which could nowhere run for long; see `reserve.py`."""
+    """Agents that are reserved for a shape which could run nowhere for a while; see `reservations.py`."""
 
 
 def has_room(room: AgentRoom) -> bool:
-    """Tell whether an agent could take anything at all: nothing is worth asking of one that cannot."""
+    """Tell whether an agent could take any task."""
     if room.queued < room.prefetch:
         return True
     return room.queued == 0 and (not room.free or any(room.free.values()))
@@ -63,9 +63,9 @@ def pressure_of(
 ) -> int:
     """Return how much busier an agent is than what is allocated on it explains, 0 to `PRESSURE_MAX`.
 
-    `cpu_busy_per_mille` is of all its processors, `run_queue` counts what runs or wants to; what is not known is
-    None. Steps: a quarter of the processors each, or half as many waiting threads as processors each. Memory that
-    is promised and not there is the highest step, for the next task may be killed for it.
+    `cpu_busy_per_mille` is of all its processors, `run_queue` counts threads that run or are runnable; None is
+    unknown. A step is a quarter of the processors, or half as many waiting threads as processors. Memory that is
+    offered and not available is the highest step, because the next task may be killed.
     """
     steps = 0
     cpu = room.capacity.get(CPU, 0)

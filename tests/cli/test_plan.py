@@ -76,7 +76,7 @@ def test_given_plan_is_shown_beside_the_best_with_reasons(plan, files):
     assert "cost           27" in lines and "cost           24" in lines
     assert lines.count("makespan       6 s, 0.0% above the lower bound") == 2
     assert "policy         exact, proven to be the best" in lines
-    assert "C     a2     0        3      12    at once; cost 12, 3 s (on a1: cost 9, 3 s)" in lines
+    assert "C     a2     0        3      12    starts at once; cost 12, 3 s (on a1: cost 9, 3 s)" in lines
     assert lines[-1] == "  C: on a2, cost 12, end 3 s in the given plan, on a1, cost 9, end 3 s in the exact plan"
     told = json.loads(plan("--given", str(files / "given.toml"), "--policy", "least-cost", "-o", "json").output)
     assert (told["cost"], told["given"]["cost"]) == (24.0, 27.0)

@@ -14,7 +14,7 @@ from raftflow.planning.exact import PAIRS_MAX, best_plan
 from raftflow.planning.png import write_png
 from raftflow.scheduler.plan.bounds import lower_bounds
 from raftflow.scheduler.plan.check import plan_faults
-from raftflow.scheduler.plan.gantt import Box, Drawing, Label
+from raftflow.scheduler.plan.gantt import Chart, ChartBox, ChartLabel
 from raftflow.scheduler.plan.plan import PlanAgent, PlanError, PlanningProblem, cost_micro
 from raftflow.scheduler.policies import POLICIES, make_plan
 
@@ -114,13 +114,13 @@ def test_missing_libraries_are_named_in_the_error(monkeypatch, tmp_path):
     with pytest.raises(PlanError, match=r"raftflow\[exact\]"):
         best_plan(PlanningProblem(REFERENCE, AGENTS))
     with pytest.raises(PlanError, match=r"raftflow\[png\]"):
-        write_png(Drawing(10, 10, (), ()), tmp_path / "x.png")
+        write_png(Chart(10, 10, (), ()), tmp_path / "x.png")
 
 
 def test_png_shows_the_boxes(tmp_path):
     from PIL import Image
 
-    drawing = Drawing(60, 40, (Box(10, 10, 20, 10, "#ff0000", "#00ff00"),), (Label(2, 38, "text"),))
+    drawing = Chart(60, 40, (ChartBox(10, 10, 20, 10, "#ff0000", "#00ff00"),), (ChartLabel(2, 38, "text"),))
     path = tmp_path / "x.png"
     write_png(drawing, path)
     with Image.open(path) as image:

@@ -33,7 +33,7 @@ def test_the_best_come_first_each_with_its_reasons(world):
         (
             "a1", "run",
             (
-                "has room now; other work than its attempts keeps at least 50% of its CPUs busy; "
+                "has room now; other work keeps at least 50% of its CPUs busy; "
                 "at least 75% of the attempts that ended there lately failed; "
                 "leaves 75% of it free"
             ),
@@ -67,14 +67,14 @@ def test_queues_come_after_room_and_refusals_last(world):
     world.reserved = {"a7": shape_of({"cpu": 1000}, {})}
     world.task("any", cpu=2, more={"avoid_hard": ("a8",)})
     assert told(world) == [
-        ("a2", "queue", "its queue has room: 0 would be before it there"),
-        ("a1", "queue", "its queue has room: 1 would be before it there"),
+        ("a2", "queue", "its queue has room: 0 would be ahead of it"),
+        ("a1", "queue", "its queue has room: 1 would be ahead of it"),
         ("a3", "no", "1 cpu is free, 2 is needed"),
-        ("a4", "no", "1 wait in its queue, which is full, and nothing passes it"),
+        ("a4", "no", "its queue is full (1 wait), and no task passes a queue"),
         ("a5", "no", "it offers 1 cpu, 2 is needed"),
-        ("a7", "no", "it is kept for a task that waited too long"),
+        ("a7", "no", "it is reserved for a task that waited too long"),
         ("a8", "no", "an attempt was lost there, and another agent could run it"),
-        ("a6", "no", "it was not heard for a while"),
+        ("a6", "no", "the leader has not heard it for a while"),
     ]
 
 
@@ -84,7 +84,7 @@ def test_labels_and_the_only_agent(world):
     world.task("any", labels={"zone": "a"}, more={"avoid_hard": ("a2",)})
     assert told(world) == [
         ("a2", "run", "has room now; an attempt was lost or failed there, and no other agent could ever run it"),
-        ("a1", "no", "it does not carry zone=a"),
+        ("a1", "no", "it does not have the label zone=a"),
     ]
 
 
@@ -93,7 +93,7 @@ def test_an_agent_on_which_something_runs_is_not_for_an_exclusive_task(world):
     world.queue.add(ReadyTask(workflow_id="wf", task=0, shape=shape_of({"cpu": 1000}, {}, exclusive=True)))
     assert told(world) == [
         ("a2", "run", "has room now; leaves 0% of it free"),
-        ("a1", "no", "something runs there, and the task needs an agent of its own"),
+        ("a1", "no", "other tasks run there, and the task is exclusive"),
     ]
 
 

@@ -27,7 +27,7 @@ from raftflow.scheduler.plan.plan import (
     cost_micro,
     utilisation,
 )
-from raftflow.scheduler.plan.report import differences, report
+from raftflow.scheduler.plan.plan_report import differences, report
 from raftflow.scheduler.plan.timeline import Timeline
 from raftflow.scheduler.policies import POLICIES, make_plan
 
@@ -89,7 +89,7 @@ def test_report_has_the_published_shape_and_says_why():
     assert told["utilisation"] == {"cpu": pytest.approx(11 / 42)}
     first, second, _ = told["tasks"]
     assert (first["id"], first["agent"], first["start_s"], first["end_s"]) == ("C", "a1", 0.0, 3.0)
-    assert first["why"] == "at once; cost 9, 3 s (on a2: cost 12, 3 s)"
+    assert first["why"] == "starts at once; cost 9, 3 s (on a2: cost 12, 3 s)"
     assert second["waits_for"] == "C"
     assert second["why"] == "needs C; cost 6, 2 s (on a2: cost 8, 2 s)"
 
@@ -99,15 +99,19 @@ def test_reasons_of_waiting_for_room():
     problem = PlanningProblem(workflow(task("x", 1), task("y", 1)), agents)
     plan = make_plan(problem, "critical-path")
     assert [each.why for each in report(problem, plan, lower_bounds(problem)).tasks] == [
-        "at once; cost 1, 1 s, the only agent that suits",
+        "starts at once; cost 1, 1 s, the only agent that suits",
         "room on a1 when x ended; cost 1, 1 s, the only agent that suits",
     ]
     late = Plan("late", (Slot(0, 0, 0, 1000), Slot(1, 0, 5000, 6000)))
-    assert report(problem, late, lower_bounds(problem)).tasks[1].why.startswith("kept free for others before")
+    assert (
+        report(problem, late, lower_bounds(problem))
+        .tasks[1]
+        .why.startswith("room was reserved for other tasks before")
+    )
 
 
 def test_what_fits_nowhere_is_named():
-    with pytest.raises(PlanError, match="task big fits on none of the agents: it wants cpu 9000, zone=b"):
+    with pytest.raises(PlanError, match="task big fits on none of the agents: it needs cpu 9000, zone=b"):
         PlanningProblem(workflow(task("big", 1, labels={"zone": "b"}, cpu=9000)), [agent("a1", cpu=4000)])
 
 
@@ -115,9 +119,9 @@ def test_what_fits_nowhere_is_named():
     ("agents", "message"),
     [
         ([], "there are no agents"),
-        ([agent("a", cpu=1000), agent("a", cpu=1000)], "two agents are called 'a'"),
-        ([agent("a", speed=0, cpu=1000)], "a speed is above 0"),
-        ([agent("a", rate=-1, cpu=1000)], "a cost rate not below"),
+        ([agent("a", cpu=1000), agent("a", cpu=1000)], "two agents have the name 'a'"),
+        ([agent("a", speed=0, cpu=1000)], "the speed must be above 0"),
+        ([agent("a", rate=-1, cpu=1000)], "the cost rate not negative"),
     ],
 )
 def test_agents_that_cannot_be(agents, message):
@@ -243,7 +247,7 @@ def test_judge_looks_at_labels_and_stops_at_its_limit():
     plan = Plan("wrong", tuple(Slot(n, 0, 0, 1000) for n in range(FAULTS_MAX + 5)))
     faults = plan_faults(spec, (agent("a1", cpu=10**9),), plan)
     assert len(faults) == FAULTS_MAX
-    assert faults[0] == "t0 wants zone=a, a1 has None"
+    assert faults[0] == "t0 needs the label zone=a, a1 has None"
 
 
 # --- properties

@@ -19,7 +19,7 @@ from raftflow.machine.read.invariants import check
 from raftflow.scheduler.place import decide
 from raftflow.scheduler.policies import PLACEMENT_RULES
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.reserve import Reservations
+from raftflow.scheduler.reservations import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
 AGENTS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=4)
@@ -50,9 +50,6 @@ class Cluster:
         self.reservations = Reservations()
         self.agents = dict(zip("abcd", agents, strict=False))
         self.tasks = tasks
-        self.apply(
-            c.RaiseFeatureLevel(at_ms=self.now_ms, actor="leader:r1", level=3, supported=(c.Supported("r1", 3),))
-        )
         for name in self.agents:
             self.register(name)
         spec = WorkflowSpec(

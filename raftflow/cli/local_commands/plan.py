@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raftflow.domain.tasks.workflow import WorkflowSpec
     from raftflow.scheduler.plan.bounds import LowerBounds
     from raftflow.scheduler.plan.plan import Plan, PlanAgent, PlanningProblem
-    from raftflow.scheduler.plan.report import PlanReport
+    from raftflow.scheduler.plan.plan_report import PlanReport
 
 
 @click.command()
@@ -71,7 +71,7 @@ def plan(  # noqa: PLR0917 - click passes options by name
     from raftflow.formats.documents import normalize  # noqa: PLC0415 - lazy, as every heavy import here
     from raftflow.scheduler.plan.bounds import lower_bounds  # noqa: PLC0415
     from raftflow.scheduler.plan.plan import PlanError, PlanningProblem  # noqa: PLC0415
-    from raftflow.scheduler.plan.report import differences, report  # noqa: PLC0415
+    from raftflow.scheduler.plan.plan_report import differences, report  # noqa: PLC0415
     from raftflow.scheduler.policies import DEFAULT_POLICY, make_plan  # noqa: PLC0415
 
     if sum((policy is not None, compare, exact is not None)) > 1:
@@ -215,7 +215,7 @@ def _draw(problem: PlanningProblem, chosen: Plan, path: Path) -> None:
 
 def _compare(output: str, problem: PlanningProblem, bounds: LowerBounds, given: Plan | None) -> None:
     """Print the figures of every policy."""
-    from raftflow.scheduler.plan.report import report  # noqa: PLC0415
+    from raftflow.scheduler.plan.plan_report import report  # noqa: PLC0415
     from raftflow.scheduler.policies import POLICIES, make_plan  # noqa: PLC0415
 
     plans = ([] if given is None else [given]) + [make_plan(problem, policy) for policy in POLICIES]
@@ -274,7 +274,7 @@ def _shares(figures: dict[str, float]) -> str:
 def _print_differences(problem: PlanningProblem, given: Plan, chosen: Plan) -> None:
     """Say why the plans differ."""
     from raftflow.scheduler.plan.plan import MILLI, cost_micro  # noqa: PLC0415
-    from raftflow.scheduler.plan.report import differences  # noqa: PLC0415
+    from raftflow.scheduler.plan.plan_report import differences  # noqa: PLC0415
 
     costs = [cost_micro(problem, each) / MILLI**2 for each in (given, chosen)]
     ends = [each.makespan_ms / MILLI for each in (given, chosen)]

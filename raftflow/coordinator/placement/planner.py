@@ -21,7 +21,7 @@ from raftflow.machine.read import queries
 from raftflow.scheduler.order import workflow_order
 from raftflow.scheduler.place import decide
 from raftflow.scheduler.queue.ready_queue import ReadyQueue, TaskKey
-from raftflow.scheduler.reserve import Reservations
+from raftflow.scheduler.reservations import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 
 PLACEMENTS_MAX = 1024

@@ -15,7 +15,7 @@ from raftflow.domain.tasks.feasibility import fits_now, suits
 from raftflow.machine.read import queries
 from raftflow.machine.read.running import live_attempt
 from raftflow.scheduler.order import is_more_urgent
-from raftflow.scheduler.reserve import fits_at_ms
+from raftflow.scheduler.reservations import fits_at_ms
 
 if TYPE_CHECKING:
     from raftflow.coordinator.placement.planner import QueuePlanner

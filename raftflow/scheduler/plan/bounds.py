@@ -4,15 +4,15 @@
 - *work*: for each resource, the work of all tasks (demand times time) over the capacity of all agents (times speed);
   also for those tasks alone that a part of the agents can run.
 - *energy*: for tasks that cannot start before h and have q to go after them, h + their work over the capacity + q
-  (Carlier 1982; Fernandez, Bussell 1973). Demands are rounded up to what they take in effect: of tasks that want more
-  than 1/(k+1) of an agent, no more than k run on it at once (a dual feasible function; Fekete, Schepers 2001).
+  (Carlier 1982; Fernandez, Bussell 1973). Demands are rounded up to their effect: of tasks that demand more
+  than 1/(k+1) of an agent, at most k run on it at once (a dual feasible function; Fekete, Schepers 2001).
 
 - *slots*: if at most m tasks run at once, then of the k * m + 1 longest some k + 1 run one after the other.
 
-Energy and slots are counted in *windows*: for the tasks behind a head and before a tail. What lies before a task that
-needs several is bounded in the same way first: it cannot start before all that it directly or indirectly needs has
-had its energy and its slots. So heads (and, mirrored, tails) are longer than the longest path, and layers with a
-barrier between them add up.
+Energy and slots are counted in *windows*: for the tasks after a head and before a tail. The work before a task with
+several needs is bounded in the same way first: the task cannot start before everything that it needs, directly or
+indirectly, had its energy and its slots. So heads (and, mirrored, tails) are longer than the longest path, and layers
+with a barrier between them add up.
 
 Agents of different sizes count as if each were as large as the largest: never too high, but looser.
 """
@@ -28,10 +28,10 @@ import msgspec
 from raftflow.scheduler.plan.plan import MILLI, PlanningProblem
 
 CLASSES_MAX = 8
-"""Largest k for which tasks that want more than 1/(k+1) of an agent are counted."""
+"""Largest k for which tasks that demand more than 1/(k+1) of an agent are counted."""
 
 HEADS_MAX = 128
-"""Different heads that are tried; of more, evenly picked ones."""
+"""How many different heads are tried; if there are more, evenly picked ones."""
 
 JOIN_HEADS_MAX = 16
 """As above, for what lies before one task, and for large workflows."""

@@ -1,10 +1,10 @@
 """The two ways in which plans are built.
 
 *Insertion* (serial): tasks in a fixed order, each at the earliest gap on the agent that suits it best. A later task
-may be put before an earlier one, where that one leaves room.
+may be placed before an earlier one, in a gap.
 
-*Dispatch* (parallel): the clock goes from end to end; whatever is ready and fits is started, in order of a key. No
-agent is idle while something could run on it.
+*Dispatch* (parallel): the clock moves from one end to the next; every ready task that fits starts, in order of a key.
+No agent is idle while a task could run on it.
 
 Both build feasible plans for any order and any choice of agents.
 """
@@ -19,7 +19,7 @@ from raftflow.scheduler.plan.plan import MILLI, PlanningProblem, Slot
 from raftflow.scheduler.plan.timeline import Timeline
 
 Key = Callable[[int], int]
-"""A number for each task, asked for when its needs are met: the least goes first. Ties: order in the document."""
+"""A number for each task, computed when its needs are met. The lowest goes first, then the order in the document."""
 
 
 def insert_tasks(
@@ -27,7 +27,7 @@ def insert_tasks(
 ) -> tuple[Slot, ...]:
     """Build by insertion: each task where it ends first; ties go to the cheaper agent, then to the first.
 
-    `allowed` narrows the agents of each task; all that suit by default. A task is looked at once its needs were.
+    `allowed` limits the agents of each task; by default all that suit. A task is placed after its needs.
     """
     agents = problem.suited if allowed is None else allowed
     lines = [Timeline(capacity) for capacity in problem.capacity]
@@ -84,7 +84,7 @@ class PlanFleet:
 
 
 Preference = Callable[[PlanFleet, int, int], int]
-"""How little a task (second) wants an agent (third) on which it could start now. Ties go to the first agent."""
+"""Cost of an agent (third) for a task (second) that could start there now. Ties go to the first agent."""
 
 
 def dispatch_tasks(problem: PlanningProblem, key: Key, preference: Preference) -> tuple[Slot, ...]:
@@ -124,7 +124,7 @@ def _startable(
 ) -> list[tuple[int, int]]:
     """Start what fits now, in order over all shapes; return the tasks and their agents.
 
-    A shape that fits nowhere is passed until something ends: room only shrinks meanwhile.
+    A shape that fits nowhere is skipped until a task ends, because room only shrinks until then.
     """
     problem = fleet.problem
     started = []

@@ -1,4 +1,4 @@
-"""An independent judge of plans: says what is wrong with one, sharing nothing with what made it."""
+"""An independent check of plans. It shares no code with what makes plans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FAULTS_MAX = 100
 
 
 def plan_faults(spec: WorkflowSpec, agents: Sequence[PlanAgent], plan: Plan) -> list[str]:
-    """List what is wrong with a plan: tasks left out, needs not met, labels, durations, capacities passed."""
+    """List the faults of a plan: missing tasks, unmet needs, labels, durations, exceeded capacities."""
     found = []
     for fault in _faults(spec, agents, plan):
         found.append(fault)
@@ -40,13 +40,13 @@ def _faults(spec: WorkflowSpec, agents: Sequence[PlanAgent], plan: Plan) -> Iter
                 yield f"{task.id} starts at {slot.start_ms} ms, before {need} has ended at {ends[need]} ms"
         for key, value in required_labels(task.program, task.labels).items():
             if agent.labels.get(key) != value:
-                yield f"{task.id} wants {key}={value}, {agent.name} has {agent.labels.get(key)}"
+                yield f"{task.id} needs the label {key}={value}, {agent.name} has {agent.labels.get(key)}"
     for number, agent in enumerate(agents):
         yield from _over_commitments(spec, number, agent, plan)
 
 
 def _over_commitments(spec: WorkflowSpec, number: int, agent: PlanAgent, plan: Plan) -> Iterator[str]:
-    """Walk over the starts and ends on one agent, ends first, and add up."""
+    """Add up the demands over the starts and ends on one agent, ends first."""
     changes: list[tuple[int, int, str, int]] = []
     for slot in plan.slots:
         if slot.agent == number:

@@ -1,4 +1,4 @@
-"""Gantt charts: a drawing of rectangles and texts, which is written as SVG here and painted by others elsewhere."""
+"""Gantt charts: rectangles and texts, written as SVG here and painted by `raftflow.planning.png`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INK, _FAINT, _CRITICAL = "#222222", "#dddddd", "#c00000"
 _STEPS = (1, 2, 5)
 
 
-class Box(msgspec.Struct, frozen=True):
+class ChartBox(msgspec.Struct, frozen=True):
     """A rectangle, in pixels from the upper left."""
 
     x: int
@@ -37,7 +37,7 @@ class Box(msgspec.Struct, frozen=True):
     """What a viewer may show under the pointer."""
 
 
-class Label(msgspec.Struct, frozen=True):
+class ChartLabel(msgspec.Struct, frozen=True):
     """A line of text, its left end on the base line."""
 
     x: int
@@ -46,16 +46,16 @@ class Label(msgspec.Struct, frozen=True):
     colour: str = _INK
 
 
-class Drawing(msgspec.Struct, frozen=True):
-    """What is to be painted, in order."""
+class Chart(msgspec.Struct, frozen=True):
+    """Boxes and labels, in the order of painting."""
 
     width: int
     height: int
-    boxes: tuple[Box, ...]
-    labels: tuple[Label, ...]
+    boxes: tuple[ChartBox, ...]
+    labels: tuple[ChartLabel, ...]
 
 
-def draw(problem: PlanningProblem, plan: Plan) -> Drawing:
+def draw(problem: PlanningProblem, plan: Plan) -> Chart:
     """Draw a plan: a band for each agent that has work, tasks side by side in it; the critical path has red edges."""
     lanes = _lanes(plan)
     agents = sorted({slot.agent for slot in plan.slots})
@@ -64,16 +64,18 @@ def draw(problem: PlanningProblem, plan: Plan) -> Drawing:
     colours = _colours(problem)
     critical = set(problem.critical_path())
     per_px = max(1, -(-plan.makespan_ms // (WIDTH - LABEL_WIDTH - GAP)))
-    boxes: list[Box] = []
-    labels = [Label(GAP, 16, f"{problem.name}: {plan.policy}, {plan.makespan_ms / MILLI:g} s")]
+    boxes: list[ChartBox] = []
+    labels = [ChartLabel(GAP, 16, f"{problem.name}: {plan.policy}, {plan.makespan_ms / MILLI:g} s")]
     y = HEAD
     for agent in agents:
         mine = [slot for slot in plan.slots if slot.agent == agent]
         height = lane * len({lanes[slot.task] for slot in mine})
-        boxes.append(Box(LABEL_WIDTH, y, WIDTH - LABEL_WIDTH - GAP, height, "#f6f6f6"))
-        labels.append(Label(GAP, y + max(10, height // 2 + 4), _cut(problem.agents[agent].name, LABEL_WIDTH - GAP)))
+        boxes.append(ChartBox(LABEL_WIDTH, y, WIDTH - LABEL_WIDTH - GAP, height, "#f6f6f6"))
+        labels.append(
+            ChartLabel(GAP, y + max(10, height // 2 + 4), _cut(problem.agents[agent].name, LABEL_WIDTH - GAP))
+        )
         for slot in mine:
-            box = Box(
+            box = ChartBox(
                 LABEL_WIDTH + slot.start_ms // per_px,
                 y + lane * lanes[slot.task],
                 max(1, slot.end_ms // per_px - slot.start_ms // per_px),
@@ -84,13 +86,13 @@ def draw(problem: PlanningProblem, plan: Plan) -> Drawing:
             )
             boxes.append(box)
             if box.height >= 12 and box.width >= 3 * _LETTER:
-                labels.append(Label(box.x + 2, box.y + box.height - 4, _cut(problem.ids[slot.task], box.width)))
+                labels.append(ChartLabel(box.x + 2, box.y + box.height - 4, _cut(problem.ids[slot.task], box.width)))
         y += height + GAP
     grid, ticks = _axis(plan.makespan_ms, per_px, y)
-    return Drawing(WIDTH, y, (*grid, *boxes), (*ticks, *labels))
+    return Chart(WIDTH, y, (*grid, *boxes), (*ticks, *labels))
 
 
-def to_svg(drawing: Drawing) -> str:
+def to_svg(drawing: Chart) -> str:
     """Write a drawing as SVG."""
     size = f'width="{drawing.width}" height="{drawing.height}"'
     lines = [
@@ -131,14 +133,14 @@ def _colours(problem: PlanningProblem) -> list[str]:
     return colours
 
 
-def _axis(makespan_ms: int, per_px: int, bottom: int) -> tuple[list[Box], list[Label]]:
+def _axis(makespan_ms: int, per_px: int, bottom: int) -> tuple[list[ChartBox], list[ChartLabel]]:
     """Return the grid and its labels: steps of 1, 2 or 5 times a power of ten, 80 pixels or more each."""
     step_ms = next(step * 10**power for power in range(20) for step in _STEPS if step * 10**power >= 80 * per_px)
     grid, ticks = [], []
     for at_ms in range(0, makespan_ms + 1, step_ms):
         x = LABEL_WIDTH + at_ms // per_px
-        grid.append(Box(x, HEAD - 8, 1, bottom - HEAD + 8, _FAINT))
-        ticks.append(Label(x, HEAD - 12, f"{at_ms / MILLI:g} s"))
+        grid.append(ChartBox(x, HEAD - 8, 1, bottom - HEAD + 8, _FAINT))
+        ticks.append(ChartLabel(x, HEAD - 12, f"{at_ms / MILLI:g} s"))
     return grid, ticks
 
 

@@ -22,11 +22,11 @@ Demand = tuple[tuple[int, int], ...]
 
 
 class PlanError(Exception):
-    """There is no such plan; the message says why."""
+    """A plan is impossible; the message says why."""
 
 
 class PlanAgent(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent as plans see it: empty, and there from beginning to end."""
+    """An agent as plans see it: empty, and available from beginning to end."""
 
     name: str
     capacity: dict[str, int]
@@ -81,7 +81,7 @@ class PlanningProblem:
         self.expected_ms = tuple(
             max(1, EXPECTED_DEFAULT_MS if task.expected_ms is None else task.expected_ms) for task in spec.tasks
         )
-        """Expected times at speed 1; 1 ms at least, so that every task holds what it wants for some time."""
+        """Expected times at speed 1; 1 ms at least, so that every task holds its demand for some time."""
         self.shapes = tuple(
             shape_of(task.resources, required_labels(task.program, task.labels), exclusive=task.exclusive)
             for task in spec.tasks
@@ -106,7 +106,7 @@ class PlanningProblem:
                 wants = ", ".join(
                     [f"{name} {amount}" for name, amount in shape.demand] + [f"{k}={v}" for k, v in shape.labels]
                 )
-                raise PlanError(f"task {self.ids[position]} fits on none of the agents: it wants {wants}")
+                raise PlanError(f"task {self.ids[position]} fits on none of the agents: it needs {wants}")
         return tuple(by_shape[shape] for shape in self.shapes)
 
     def __len__(self) -> int:
@@ -179,10 +179,10 @@ def _check_agents(agents: Sequence[PlanAgent]) -> None:
     seen: set[str] = set()
     for agent in agents:
         if agent.name in seen:
-            raise PlanError(f"two agents are called {agent.name!r}")
+            raise PlanError(f"two agents have the name {agent.name!r}")
         seen.add(agent.name)
         if agent.speed_milli < 1 or agent.cost_rate_milli < 0:
-            raise PlanError(f"agent {agent.name}: a speed is above 0 and a cost rate not below")
+            raise PlanError(f"agent {agent.name}: the speed must be above 0 and the cost rate not negative")
 
 
 def cost_micro(problem: PlanningProblem, plan: Plan) -> int:

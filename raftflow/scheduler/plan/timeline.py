@@ -1,4 +1,4 @@
-"""What is free on one agent over time: the place where a plan looks for a gap that is wide and deep enough."""
+"""What is free on one agent over time. Plans look there for a gap that is long and large enough."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from raftflow.scheduler.plan.plan import Demand
 
 
 class Timeline:
-    """A step function from time to free amounts. The last step lasts for ever and is all free."""
+    """A step function from time to free amounts. The last step never ends and is all free."""
 
     def __init__(self, capacity: tuple[int, ...]) -> None:
         self._times = [0]
@@ -37,7 +37,7 @@ class Timeline:
         return None
 
     def reserve(self, start_ms: int, end_ms: int, demand: Demand) -> None:
-        """Take a demand that is free from start to end."""
+        """Reserve a demand that is free from start to end."""
         first = self._split(start_ms)
         for step in range(first, self._split(end_ms)):
             amounts = self._free[step]
@@ -45,7 +45,7 @@ class Timeline:
                 amounts[resource] -= amount
 
     def _split(self, time_ms: int) -> int:
-        """Return the step that begins at a time, made if there is none."""
+        """Return the step that begins at a time; it is added if it does not exist."""
         step = bisect_right(self._times, time_ms) - 1
         if self._times[step] == time_ms:
             return step

@@ -20,7 +20,7 @@ Score = tuple[int, int, int, int]
 room. Least is best."""
 
 URGENT_LOOKS_MAX = 32
-"""Queues that are looked at for one task which must not wait behind what is less urgent."""
+"""Queues that are checked for one task that must not wait behind less urgent ones."""
 
 _ScoreOf = Callable[[int], Score | None]
 
@@ -37,7 +37,7 @@ class Fleet:
         """Agents that are up and take nothing now: they are full, or suspect."""
         self.number = {agent.name: number for number, agent in enumerate(agents)}
         self.free = [agent.free for agent in agents]
-        """The view's own until a placement changes it."""
+        """That of the view until a placement changes it."""
         self.left = [share(agent.free, agent.capacity) for agent in agents]
         """What is free, in thousandths of the capacity, summed over the resources."""
         self.queued = [agent.queued for agent in agents]
@@ -46,24 +46,24 @@ class Fleet:
         self.alone = [agent.alone for agent in agents]
         self.weight = [rule.weigh(agent) for agent in agents]
         self.touched: list[int] = []
-        """Agents whose room changed, in order: each lane reads on from where it stopped."""
+        """Agents whose room changed, in order. Each lane reads it from where it stopped."""
         self.version = [0] * len(agents)
         self.queue_room = sum(max(0, agent.prefetch - agent.queued) for agent in agents)
         self.kinds: list[tuple[AgentRoom, Shape | None]] = []
-        """An example of each kind of agents, and the shape for which all of the kind are kept."""
+        """An example of each kind of agents, and the shape for which all of the kind are reserved."""
         self.kind: list[int] = []
         """The kind of each agent."""
         known: dict[object, int] = {}
         for agent in agents:
-            kept_for = view.reserved.get(agent.name)
-            key = (tuple(agent.capacity.items()), tuple(agent.labels.items()), kept_for)
+            reserved_for = view.reserved.get(agent.name)
+            key = (tuple(agent.capacity.items()), tuple(agent.labels.items()), reserved_for)
             kind = known.setdefault(key, len(self.kinds))
             if kind == len(self.kinds):
-                self.kinds.append((agent, kept_for))
+                self.kinds.append((agent, reserved_for))
             self.kind.append(kind)
 
     def run(self, number: int, lane: Lane) -> None:
-        """Take what a task of the lane's shape wants."""
+        """Allocate the demand of the lane's shape on an agent."""
         free = self.free[number] = dict(self.free[number])
         self.running[number] += 1
         self.alone[number] = lane.shape.exclusive
@@ -87,8 +87,8 @@ class Fleet:
 class Lane:
     """A shape, and the agents that suit it in two heaps: where it can run now, and where it can wait.
 
-    Entries carry the version of the agent's room. An agent that changed gets a new entry when the lane is asked next;
-    older ones are skipped.
+    Entries carry the version of the agent's room. An agent that changed gets a new entry when the lane is used next,
+    and older entries are skipped.
     """
 
     __slots__ = (
@@ -100,12 +100,12 @@ class Lane:
         self.shape = shape
         self._fleet = fleet
         self._suited: list[bool] = []
-        """By kind of agents, as the next two: whether they could ever run it."""
+        """By kind of agents, as the next two lists: whether they could ever run it."""
         self._scarce: list[int] = []
         self.wants: list[int] = []
         """The demand in thousandths of the capacity, summed over the resources."""
-        for agent, kept_for in fleet.kinds:
-            able = (kept_for is None or kept_for == shape) and suits(shape, agent.capacity, agent.labels)
+        for agent, reserved_for in fleet.kinds:
+            able = (reserved_for is None or reserved_for == shape) and suits(shape, agent.capacity, agent.labels)
             self._suited.append(able)
             self._scarce.append(scarce(shape, agent.capacity) << SCARCE_SHIFT if able else 0)
             holds = agent.capacity if shape.exclusive else dict(shape.demand)
@@ -115,7 +115,7 @@ class Lane:
         self._runs: list[Score] = []
         self._queues: list[Score] = []
         self.exhausted = not any(self._suited)
-        """True if no further task of this shape can be placed: then the rest of them is not looked at."""
+        """True if no further task of this shape can be placed: then the rest is skipped."""
         self.placed = False
         self.passed_at = -1
         """How many placements had been made when a task of this shape was first passed over."""
@@ -142,13 +142,13 @@ class Lane:
         if best is None:
             return None
         if task.near or task.avoid or task.avoid_hard:
-            return self._wished(task, best, self._runs, self.run_score, 1)
+            return self._preferred(task, best, self._runs, self.run_score, 1)
         return best[2]
 
     def where_to_queue(self, task: ReadyTask) -> int | None:
         """Return the number of the agent in whose queue a task should wait, None if in none.
 
-        It waits behind nothing that is less urgent: what is there already is taken back for it (`coordinator.watch`).
+        It does not wait behind less urgent tasks: those are recalled for it (`coordinator.placement.rebalancer`).
         """
         best = self.best_to_queue()
         if best is None:
@@ -157,12 +157,12 @@ class Lane:
             best = self._behind_none_less_urgent(task)
             return None if best is None else best[2]
         if task.near or task.avoid or task.avoid_hard:
-            number = self._wished(task, best, self._queues, self.queue_score, 2)
+            number = self._preferred(task, best, self._queues, self.queue_score, 2)
             return None if number is None or is_more_urgent(task, self._fleet.tail[number]) else number
         return best[2]
 
     def _behind_none_less_urgent(self, task: ReadyTask) -> Score | None:
-        """Return the best queue, of the first `URGENT_LOOKS_MAX`, that a task may join; its wishes count no more."""
+        """Return the best queue, of the first `URGENT_LOOKS_MAX`, that a task may join, whatever it prefers."""
         fleet, hard = self._fleet, self.hard(task)
         aside: list[Score] = []
         while (found := self._first(self._queues)) is not None and len(aside) < URGENT_LOOKS_MAX:
@@ -197,7 +197,7 @@ class Lane:
     def hard(self, task: ReadyTask) -> tuple[str, ...]:
         """Return the agents that a task must not go to: those it avoids, if any other that is up could ever run it.
 
-        One that is suspect counts: it is heard again or lost within a lease, or is unfit and says when it is fit.
+        A suspect agent counts: it is heard again or lost within a lease. An unfit one counts: it says when it is fit.
         """
         names = task.avoid_hard
         if not names:
@@ -211,8 +211,10 @@ class Lane:
                 return names
         return ()
 
-    def _wished(self, task: ReadyTask, best: Score, heap: list[Score], score_of: _ScoreOf, equal: int) -> int | None:
-        """Choose for a task that has wishes of its own.
+    def _preferred(
+        self, task: ReadyTask, best: Score, heap: list[Score], score_of: _ScoreOf, equal: int
+    ) -> int | None:
+        """Choose for a task that has preferences of its own.
 
         `equal` tells how many numbers of a score must be as good as the best one's for locality to decide.
         """
@@ -221,10 +223,10 @@ class Lane:
         avoided = (*task.avoid, *task.avoid_hard)
         if agents[best[2]].name in avoided:
             hard = self.hard(task)
-            found = best if agents[best[2]].name not in hard else self._besides(heap, hard)
+            found = best if agents[best[2]].name not in hard else self._best_except(heap, hard)
             if found is None:
                 return None
-            other = self._besides(heap, avoided)
+            other = self._best_except(heap, avoided)
             best = found if other is None or other[0] >> SCARCE_SHIFT > found[0] >> SCARCE_SHIFT else other
         if fleet.rule.locality:
             for name in task.near:
@@ -235,8 +237,8 @@ class Lane:
                         return number
         return best[2]
 
-    def _besides(self, heap: list[Score], names: tuple[str, ...]) -> Score | None:
-        """Return the best entry whose agent has none of the names."""
+    def _best_except(self, heap: list[Score], names: tuple[str, ...]) -> Score | None:
+        """Return the best entry whose agent is not one of the names."""
         agents = self._fleet.agents
         aside: list[Score] = []
         while (found := self._first(heap)) is not None and agents[found[2]].name in names:
@@ -252,7 +254,7 @@ class Lane:
         return heap
 
     def _first(self, heap: list[Score]) -> Score | None:
-        """Return the best entry of a heap that still holds."""
+        """Return the best entry of a heap that is still valid."""
         version = self._fleet.version
         while heap:
             best = heap[0]

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from raftflow.domain.tasks.feasibility import ReadyTask, Shape
 from raftflow.scheduler.order import OrderKey, workflow_order
-from raftflow.scheduler.queue.parts import Entry, WaitingWorkflow, WorkflowQueues, cut
+from raftflow.scheduler.queue.workflow_queues import Entry, WaitingWorkflow, WorkflowQueues, cut
 from raftflow.scheduler.view import NO_BUDGETS, Group
 
 TaskKey = tuple[str, int]
@@ -26,9 +26,8 @@ _FREED_AT_ONCE = 1_000
 class ReadyQueue:
     """Ready tasks by shape. Adding and removing cost O(log n).
 
-    There may be a million: what is kept for each is out of the garbage collector's sight, and no table has all of
-    them, for it would have to be copied to grow. Nor is a million freed at once, which would take a tenth of a
-    second.
+    There may be a million. The garbage collector does not track their entries. No table holds all of them, because
+    it would be copied when it grows. They are freed in steps, because a million at once takes a tenth of a second.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,7 @@ class ReadyQueue:
 
     @property
     def shapes(self) -> int:
-        """How many different shapes wait, counted anew for each workflow that limits itself."""
+        """How many different shapes wait; each workflow that limits itself has its own."""
         return len(self._lanes)
 
     def add(self, task: ReadyTask) -> None:
@@ -98,7 +97,7 @@ class ReadyQueue:
         return bool(self._refuse)
 
     def tidy(self, count: int) -> int:
-        """Free up to `count` entries of tasks that have left long since. Returns how much of `count` is left."""
+        """Free up to `count` entries of tasks that left earlier. Returns how much of `count` is left."""
         while count > 0 and self._refuse:
             taken = cut(self._refuse[-1], count)
             if not taken:
@@ -157,5 +156,5 @@ class ReadyQueue:
 
 
 def _lane_key(task: ReadyTask) -> _LaneKey:
-    # A workflow that limits itself has lanes of its own: what it may not start must not stand before others.
+    # A workflow that limits itself has lanes of its own: tasks that it may not start must not block others.
     return task.shape, task.workflow_id if task.limited else ""

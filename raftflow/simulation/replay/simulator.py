@@ -30,7 +30,7 @@ from raftflow.scheduler.place import decide
 from raftflow.scheduler.plan.plan import MILLI, PlanAgent
 from raftflow.scheduler.policies import DEFAULT_POLICY, PLACEMENT_RULES
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.reserve import Reservations
+from raftflow.scheduler.reservations import Reservations
 from raftflow.scheduler.view import PlacementView, has_room
 from raftflow.simulation.replay.load import Load, load_bounds
 from raftflow.simulation.replay.report import Failures, TraceReport, balance_of, waiting_of

@@ -1,4 +1,4 @@
-"""What is told about a plan: its figures against the lower bounds, and for every task why there and why then."""
+"""The report of a plan: its figures against the lower bounds, and the reason for the place and time of each task."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def report(problem: PlanningProblem, plan: Plan, bounds: LowerBounds) -> PlanRep
 
 
 def differences(problem: PlanningProblem, given: Plan, best: Plan) -> list[str]:
-    """Say task by task what another choice of agent costs, and when the task ends there."""
+    """Compare two plans task by task: agents, costs and ends where the agents differ."""
     lines = []
     for mine, other in zip(given.slots, best.slots, strict=True):
         if mine.agent != other.agent:
@@ -139,17 +139,17 @@ def _tasks(problem: PlanningProblem, plan: Plan) -> list[TaskReport]:
 def _start_reason(problem: PlanningProblem, plan: Plan, slot: Slot, ended: list[Slot]) -> tuple[int | None, str]:
     """Return which task this one waited for, and the reason of its start."""
     if slot.start_ms == 0:
-        return None, "at once"
+        return None, "starts at once"
     for need in problem.needs[slot.task]:
         if plan.slots[need].end_ms == slot.start_ms:
             return need, f"needs {problem.ids[need]}"
     if ended:
         return ended[0].task, f"room on {problem.agents[slot.agent].name} when {problem.ids[ended[0].task]} ended"
-    return None, "kept free for others before"
+    return None, "room was reserved for other tasks before"
 
 
 def _choice(problem: PlanningProblem, slot: Slot) -> str:
-    """Say what the task costs and takes here, and on some agents that differ."""
+    """Return cost and duration of the task on its agent, and on some agents that differ."""
     task = slot.task
     here = (problem.cost_micro(task, slot.agent), problem.duration_ms(task, slot.agent))
     others: dict[tuple[int, int], str] = {}

@@ -2,8 +2,8 @@
 
 `WaitingWorkflow` is a workflow, `WorkflowQueue` its tasks, `WorkflowQueues` those of all.
 
-Inside a workflow the order never changes. Between workflows it does, each time that a turn ends, so a part moves as a
-whole and its tasks stay where they are.
+Inside a workflow the order never changes. Between workflows it does, each time that a turn ends, so the queue of
+a workflow moves as a whole and its tasks keep their places in it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ settles every comparison."""
 TURN_TASKS = 1_000
 """Tasks that leave the queue in one turn."""
 TURN_MS = 300_000
-"""How long a turn goes on at most, in ms: it ends with the next task that leaves the queue."""
+"""How long a turn lasts at most, in ms. It ends with the next task that leaves the queue."""
 TURN_QUICK_MS = 500
 TURN_QUICK_PER_S = 100
-"""A turn in which so many tasks a second leave the queue is over after `TURN_QUICK_MS`: whoever is next would wait
-for seconds otherwise. Slower ones stay long, for short turns cost makespan."""
+"""A turn in which so many tasks a second leave the queue is over after `TURN_QUICK_MS`, because the next
+workflow would wait for seconds otherwise. Slower turns stay long, because short turns cost makespan."""
 _NOT_BEGUN = -1
 _SLACK = 64
 
@@ -46,14 +46,14 @@ class WaitingWorkflow(msgspec.Struct, gc=False):
     Workflows of one priority take turns, so that a small one does not wait until a large one is done. A turn ends
     after `TURN_TASKS` tasks or `TURN_MS`, and after `TURN_QUICK_MS` if tasks are short. Then the workflow stands
     behind all of its priority that have not had a turn since, and is as young as if it had been submitted now: it
-    gained priority by waiting and has got what it waited for.
+    had gained priority by waiting, and its wait is over.
     """
 
     priority: int
     order: int
     """`workflow_order` since its submission or the end of its last turn."""
     turn: int
-    """How many turns of any workflow had ended when it came, or when its own last one ended."""
+    """How many turns of any workflow had ended when it was added, or when its own last turn ended."""
     entries: dict[int, Entry] = msgspec.field(default_factory=dict)
     """Its tasks, by position."""
     begun_ms: int = _NOT_BEGUN
@@ -87,10 +87,10 @@ class WorkflowQueue(msgspec.Struct, gc=False):
     heap: list[Entry] = msgspec.field(default_factory=list)
     size: int = 0
     mark: int = 0
-    """Number of its place in the order of the parts. Places with another number are void."""
+    """Number of its place in the order of the queues. Places with another number are stale."""
 
     def add(self, entry: Entry) -> bool:
-        """Put a task in. True if it may be the first one now."""
+        """Add a task. True if it may be the first one now."""
         self.size += 1
         if self.front and entry < self.front[-1]:
             insort(self.front, entry)
@@ -99,7 +99,7 @@ class WorkflowQueue(msgspec.Struct, gc=False):
         return not self.front and self.heap[0] is entry
 
     def discard(self, entry: Entry) -> None:
-        """Take a task out that is in it, and no longer in the workflow's table."""
+        """Remove a task that is in it, and no longer in the workflow's table."""
         self.size -= 1
         if self.front and entry <= self.front[-1]:
             del self.front[bisect_left(self.front, entry)]
@@ -117,7 +117,7 @@ class WorkflowQueue(msgspec.Struct, gc=False):
         return None
 
     def trim(self, length: int) -> None:
-        """Give back to the heap what makes the front much longer than `length`."""
+        """Return entries to the heap if the front is much longer than `length`."""
         if len(self.front) > 4 * length + _SLACK:
             for entry in self.front[2 * length :]:
                 heappush(self.heap, entry)
@@ -129,14 +129,14 @@ class WorkflowQueue(msgspec.Struct, gc=False):
 
 
 _Place = tuple[OrderKey, int, WorkflowQueue]
-"""Where a part stands: the key that its first task had, and its mark."""
+"""The place of a workflow's queue: the key that its first task had, and its mark."""
 
 
 class WorkflowQueues:
     """The tasks of one shape. Adding and removing cost O(log n).
 
-    A part's key grows when its first task leaves and when its workflow's turn ends. Nothing is done about it then: a
-    place whose key is too small comes up too early, and is put right when it does.
+    The key of a queue grows when its first task leaves and when its workflow's turn ends. The place is not updated
+    then: it comes up too early, and is corrected at that time.
     """
 
     __slots__ = ("_by_workflow", "_marks", "_order")
@@ -151,28 +151,28 @@ class WorkflowQueues:
         return len(self._by_workflow)
 
     def add(self, entry: Entry, workflow: WaitingWorkflow) -> None:
-        """Put a task in."""
+        """Add a task."""
         name = entry[4].workflow_id
-        part = self._by_workflow.get(name)
-        if part is None:
-            part = self._by_workflow[name] = WorkflowQueue(workflow)
-        if part.add(entry):
+        queue = self._by_workflow.get(name)
+        if queue is None:
+            queue = self._by_workflow[name] = WorkflowQueue(workflow)
+        if queue.add(entry):
             self._marks += 1
-            part.mark = self._marks
-            heappush(self._order, (part.key_of(entry), part.mark, part))
+            queue.mark = self._marks
+            heappush(self._order, (queue.key_of(entry), queue.mark, queue))
             if len(self._order) > 2 * len(self._by_workflow) + _SLACK:
                 self._order = [place for place in self._order if place[2].size and place[2].mark == place[1]]
                 heapify(self._order)
 
     def discard(self, entry: Entry) -> list[Entry]:
-        """Take out a task that is in it. Returns entries that nobody needs any more, to be freed bit by bit."""
+        """Remove a task that is in it. Returns entries that are no longer used, to be freed in steps."""
         name = entry[4].workflow_id
-        part = self._by_workflow[name]
-        part.discard(entry)
-        if part.size:
+        queue = self._by_workflow[name]
+        queue.discard(entry)
+        if queue.size:
             return []
         del self._by_workflow[name]
-        left, part.heap = part.heap, []
+        left, queue.heap = queue.heap, []
         return left
 
     def first(self, limit: int) -> list[tuple[OrderKey, ReadyTask]]:
@@ -181,22 +181,22 @@ class WorkflowQueues:
         order = self._order
         taken: list[_Place] = []
         under_way: list[tuple[OrderKey, int, WorkflowQueue, int]] = []
-        """A heap of parts of which something was shown: the key of their next task, and its index."""
+        """A heap of queues of which some tasks are in the result: the key of their next task, and its index."""
         while len(shown) < limit:
-            self._put_right()
+            self._correct_front()
             if under_way and (not order or under_way[0][0] < order[0][0]):
-                _, mark, part, index = heappop(under_way)
+                _, mark, queue, index = heappop(under_way)
             elif order:
                 taken.append(order[0])
-                _, mark, part = heappop(order)
+                _, mark, queue = heappop(order)
                 index = 0
             else:
                 break
             bound = min([heap[0][0] for heap in (order, under_way) if heap], default=None)
-            while len(shown) < limit and (entry := part.at(index)) is not None:
-                key = part.key_of(entry)
+            while len(shown) < limit and (entry := queue.at(index)) is not None:
+                key = queue.key_of(entry)
                 if bound is not None and bound < key:
-                    heappush(under_way, (key, mark, part, index))
+                    heappush(under_way, (key, mark, queue, index))
                     break
                 shown.append((key, entry[4]))
                 index += 1
@@ -205,30 +205,30 @@ class WorkflowQueues:
             heappush(order, place)
         return shown
 
-    def _put_right(self) -> None:
-        """Remove void places from the front, and give the first one that is left its present key.
+    def _correct_front(self) -> None:
+        """Remove stale places from the front, and give the first valid one its present key.
 
-        What was shown would be right without the key, but the part would come up too early again and again.
+        The result would be correct without the key, but the queue would come up too early again and again.
         """
         order = self._order
         while order:
-            key, mark, part = order[0]
-            first = part.at(0) if part.mark == mark else None
+            key, mark, queue = order[0]
+            first = queue.at(0) if queue.mark == mark else None
             if first is None:
                 heappop(order)
                 continue
-            true_key = part.key_of(first)
+            true_key = queue.key_of(first)
             if true_key == key:
                 return
-            heapreplace(order, (true_key, mark, part))
+            heapreplace(order, (true_key, mark, queue))
 
     def dissolve(self, count: int) -> int:
         """Free up to `count` entries; returns how many, 0 once nothing is left."""
         freed = cut(self._order, count)
         while freed < count and self._by_workflow:
-            name, part = self._by_workflow.popitem()
-            entries = part.front or part.heap
+            name, queue = self._by_workflow.popitem()
+            entries = queue.front or queue.heap
             if entries:
-                self._by_workflow[name] = part
+                self._by_workflow[name] = queue
             freed += max(1, cut(entries, count - freed))
         return freed

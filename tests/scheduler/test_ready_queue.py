@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from raftflow.domain.tasks.feasibility import AGE_STEP_MS, ReadyTask, Shape, shape_of
 from raftflow.scheduler.order import OrderKey, order_key
-from raftflow.scheduler.queue import parts
-from raftflow.scheduler.queue.parts import TURN_MS, TURN_QUICK_MS, TURN_TASKS
+from raftflow.scheduler.queue import workflow_queues
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
+from raftflow.scheduler.queue.workflow_queues import TURN_MS, TURN_QUICK_MS, TURN_TASKS
 
 
 def ready(task: int, *, cpu: int = 1, priority: int = 50, rank: int = 0, workflow: int = 1) -> ReadyTask:
@@ -280,7 +280,7 @@ def test_the_queue_shows_what_a_sorted_list_would(operations):
         assert len(queue) == len(model.tasks)
         return found
 
-    with patch.object(parts, "TURN_TASKS", SHORT_TURN):
+    with patch.object(workflow_queues, "TURN_TASKS", SHORT_TURN):
         for kind, number, task, rank in operations:
             if kind == "add":
                 add(number, task, rank, 1 + task % 2)

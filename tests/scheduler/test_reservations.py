@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, shape_of
 from raftflow.scheduler.place import Decision, decide
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.reserve import WAIT_MS, Holding, Reservations, fits_at_ms
+from raftflow.scheduler.reservations import WAIT_MS, Holding, Reservations, fits_at_ms
 from raftflow.scheduler.view import PlacementView
 
 SMALL, LARGE, HUGE = (shape_of({"cpu": cpu}, {}) for cpu in (1_000, 4_000, 8_000))
@@ -183,7 +183,7 @@ def test_nothing_that_fits_somewhere_starves(agents, cpus, lasts, urgent):
 
 def test_without_kept_agents_it_would_starve(monkeypatch):
     """The stream of the property above does what it is there for."""
-    monkeypatch.setattr("raftflow.scheduler.reserve.WAIT_MS", 10**9)
+    monkeypatch.setattr("raftflow.scheduler.reservations.WAIT_MS", 10**9)
     world = Stream(1, 2)
     world.add(1)
     world.second(2)

@@ -179,6 +179,8 @@ class QueuePlanner:
             self._changed.update(dict.fromkeys(self._machine.tables.agents))
 
     def _add(self, workflow_id: str, position: int) -> None:
+        if workflow_id in self._leaving:
+            return  # it comes in again as a whole, perhaps with another priority, or not at all
         # Later events of the same entry may have changed it again; then there is nothing to add.
         task = queries.ready_task(self._machine, workflow_id, position)
         if task is not None:

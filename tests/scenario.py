@@ -14,6 +14,7 @@ says what the command changed: transitions of tasks and workflows, states of age
     lose AGENT reason=lost    the lease of an agent ran out
     drain AGENT deadline=30s, resume-agent AGENT, forget AGENT
     cancel, pause, resume or retry WORKFLOW
+    priority WORKFLOW NUMBER  changes the priority of a workflow
     advance 30s               time passes, and the timers that are due fire
     tasks WORKFLOW            every task and its attempts
     agents                    every agent, what is allocated on it, and its queue
@@ -156,6 +157,10 @@ class Scenario:
         return self._apply(c.ControlWorkflow(**self._stamp(CLIENT), workflow_id=command.arguments[0], action=action))
 
     do_cancel = do_pause = do_resume = do_retry = _control
+
+    def do_priority(self, command: TranscriptCommand) -> Iterator[str]:
+        workflow_id, number = command.arguments
+        return self._apply(c.SetPriority(**self._stamp(CLIENT), workflow_id=workflow_id, priority=int(number)))
 
     # --- the leader
 

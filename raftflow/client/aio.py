@@ -31,6 +31,7 @@ from raftflow.domain.contract.views import (
     LedgerCheck,
     LedgerView,
     MemberList,
+    PriorityRequest,
     ReplicaStatus,
     TaskExplanation,
     TaskLog,
@@ -276,6 +277,10 @@ class AsyncClient:
     async def retry(self, workflow_id: str) -> WorkflowView:
         """Run the failed and cancelled tasks of a finished workflow again."""
         return await self._call(operations.RETRY_WORKFLOW, workflow_id)
+
+    async def set_priority(self, workflow_id: str, priority: int) -> WorkflowView:
+        """Change the priority of a workflow, 0 to 100. Tasks that have not started take their new place at once."""
+        return await self._call(operations.PRIORITIZE_WORKFLOW, workflow_id, body=PriorityRequest(priority=priority))
 
     async def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
         """Wait until a workflow has ended and return it.

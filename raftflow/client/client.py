@@ -189,6 +189,10 @@ class Client:
         """Run the failed and cancelled tasks of a finished workflow again."""
         return self._run(self._client.retry(workflow_id))
 
+    def set_priority(self, workflow_id: str, priority: int) -> WorkflowView:
+        """Change the priority of a workflow, 0 to 100. Tasks that have not started take their new place at once."""
+        return self._run(self._client.set_priority(workflow_id, priority))
+
     def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
         """Wait until a workflow has ended and return it; see `AsyncClient.wait`.
 

@@ -112,6 +112,16 @@ class ControlWorkflow(Command, frozen=True, tag="workflow.control"):
     action: Literal["cancel", "pause", "resume", "retry"]
 
 
+class SetPriority(Command, frozen=True, tag="workflow.priority"):
+    """Change the priority of a workflow that has not ended. Replies `Done`.
+
+    Ready tasks go to their new place in line. Queued attempts are taken back and placed again; running ones go on.
+    """
+
+    workflow_id: str
+    priority: int
+
+
 class RegisterAgent(Command, frozen=True, tag="agent.register"):
     """Bring an agent up. Replies `AgentAccepted` with its incarnation.
 
@@ -315,6 +325,7 @@ AnyCommand = (
     | FinishWorkflow
     | DropUploads
     | ControlWorkflow
+    | SetPriority
     | RegisterAgent
     | DrainAgent
     | ResumeAgent

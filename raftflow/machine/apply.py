@@ -56,6 +56,7 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.FinishWorkflow: ("workflow.finish", uploads.finish_workflow, "workflow_id"),
     c.DropUploads: ("uploads.drop", uploads.drop_uploads, ""),
     c.ControlWorkflow: ("workflow.control", workflows.control_workflow, "workflow_id"),
+    c.SetPriority: ("workflow.priority", workflows.set_priority, "workflow_id"),
     c.RegisterAgent: ("agent.register", agents.register_agent, "name"),
     c.DrainAgent: ("agent.drain", agents.drain_agent, "name"),
     c.ResumeAgent: ("agent.resume", agents.resume_agent, "name"),

@@ -16,6 +16,7 @@ from raftflow.domain.contract.views import (
     AddMemberRequest,
     DrainRequest,
     PollRequest,
+    PriorityRequest,
     RegisterRequest,
     TransferRequest,
 )
@@ -58,7 +59,15 @@ def unbounded(kind: inspect.Type, where: str) -> list[str]:
 
 def test_every_field_of_every_body_has_a_bound() -> None:
     bodies = {operation.body for operation in OPERATIONS if operation.body is not None}
-    assert bodies == {dict, RegisterRequest, PollRequest, DrainRequest, AddMemberRequest, TransferRequest}
+    assert bodies == {
+        dict,
+        RegisterRequest,
+        PollRequest,
+        DrainRequest,
+        PriorityRequest,
+        AddMemberRequest,
+        TransferRequest,
+    }
     found = [path for body in bodies - {dict} for path in unbounded(inspect.type_info(body), body.__name__)]
     assert found == []
 
@@ -173,6 +182,7 @@ FROM: dict[str, dict[str, str]] = {
     "FinishWorkflow": dict.fromkeys(("workflow_id", "fingerprint", "path"), MADE),
     "DropUploads": {"workflow_ids": MADE},
     "ControlWorkflow": {"workflow_id": PATH, "action": MADE},
+    "SetPriority": {"workflow_id": PATH, "priority": "a field of PriorityRequest"},
     "RegisterAgent": dict.fromkeys(("name", "instance", "capacity", "labels", "prefetch", "home"), REGISTER),
     "ResumeAgent": {"name": PATH},
     "ForgetAgent": {"name": PATH},

@@ -32,6 +32,18 @@ async def test_a_workflow_is_paused_resumed_cancelled_and_retried(one: Any) -> N
         assert (answer.status, answer.json["state"]) == (200, state)
 
 
+async def test_the_priority_of_a_workflow_is_changed_until_it_ends(one: Any) -> None:
+    path = (await one.post("/v1/workflows", {"name": "w", "priority": 10, "tasks": [WORK]})).headers["Location"]
+    answer = await one.post(f"{path}/priority", {"priority": 90})
+    assert (answer.status, answer.json["priority"]) == (200, 90)
+    for body in ({"priority": 101}, {"priority": -1}, {"priority": "high"}, {"priority": 1.5}, {}):
+        assert (await one.post(f"{path}/priority", body)).status == 400
+    assert (await one.post("/v1/workflows/wf-none/priority", {"priority": 1})).status == 404
+    await one.post(f"{path}/cancel")
+    assert (await one.post(f"{path}/priority", {"priority": 1})).status == 409
+    assert (await one.get(path)).json["priority"] == 90
+
+
 async def held(one: Any, path: str) -> asyncio.Future[Any]:
     """Begin a read that is held."""
     reading = asyncio.ensure_future(one.get(path))

@@ -331,6 +331,10 @@ def test_controls(run: Run, fake: Any) -> None:
     for action in ("cancel", "pause", "resume", "retry"):
         fake.routes["POST", f"/v1/workflows/wf-1/{action}"] = VIEW
         assert run("workflow", action, "wf-1").stdout == "wf-1 succeeded\n"
+    fake.routes["POST", "/v1/workflows/wf-1/priority"] = VIEW
+    assert run("workflow", "priority", "wf-1", "90").stdout == "wf-1 succeeded\n"
+    assert fake.requests[-1][4] == {"priority": 90}
+    assert run("workflow", "priority", "wf-1", "101").exit_code == 2
     for action in ("drain", "resume"):
         fake.routes["POST", f"/v1/agents/a1/{action}"] = AGENT
         assert run("agent", action, "a1").stdout == "a1 up\n"

@@ -141,6 +141,7 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     yield (c.FireTimers(**stamp()),)
     for action in ("pause", "resume", "cancel"):
         yield (c.ControlWorkflow(**stamp(f"{action}-4"), workflow_id="wf-4", action=action),)
+    yield (c.SetPriority(**stamp("priority-5"), workflow_id="wf-5", priority=95),)
     yield (c.ControlWorkflow(**stamp("retry-2"), workflow_id="wf-2", action="retry"),)
     yield (
         c.DrainAgent(**stamp(), name="a1", leaving=True),

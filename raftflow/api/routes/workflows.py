@@ -9,14 +9,16 @@ from typing import Literal
 
 from raftflow.api.dispatch.requests import Cost, Handler, Request, Response, Route, require_accepted, require_found
 from raftflow.api.http import problems
+from raftflow.api.http.bodies import decode
 from raftflow.api.http.problems import ProblemError, from_rejection
 from raftflow.api.routes import large_submissions
 from raftflow.coordinator.commit.submitter import encode_command
 from raftflow.coordinator.replica import Replica
-from raftflow.domain.commands import ControlWorkflow, SubmitWorkflow
+from raftflow.domain.commands import ControlWorkflow, SetPriority, SubmitWorkflow
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import (
     HEADER_FORWARDED,
+    PriorityRequest,
     TaskView,
     UsageView,
     WorkflowCreated,
@@ -128,6 +130,19 @@ def _control(action: Literal["cancel", "pause", "resume", "retry"]) -> Handler:
     return control
 
 
+async def prioritize_workflow(call: Request) -> Response:
+    """Change the priority of a workflow."""
+    command = SetPriority(
+        at_ms=call.replica.clock.now_ms(),
+        actor=_CLIENT,
+        request_id=call.idempotency_key,
+        workflow_id=call.path("id"),
+        priority=decode(call.body, PriorityRequest).priority,
+    )
+    require_accepted(await call.replica.propose(command, call.client))
+    return Response(_view(call))
+
+
 async def list_tasks(call: Request) -> Response:
     """List a workflow's tasks in document order."""
     workflow_id = call.path("id")
@@ -193,6 +208,7 @@ ROUTES: tuple[Route, ...] = (
     Route(operations.PAUSE_WORKFLOW, _control("pause")),
     Route(operations.RESUME_WORKFLOW, _control("resume")),
     Route(operations.RETRY_WORKFLOW, _control("retry")),
+    Route(operations.PRIORITIZE_WORKFLOW, prioritize_workflow),
     Route(operations.LIST_TASKS, list_tasks, cost=Cost.PAGE),
     Route(operations.SHOW_TASK, show_task),
     Route(operations.EXPLAIN_TASK, explain_task),

@@ -1,4 +1,4 @@
-"""`raftflow workflow`: submit, validate, plan, list, show, watch, wait, cancel, pause, resume, retry."""
+"""`raftflow workflow`: submit, validate, plan, list, show, watch, wait, cancel, pause, resume, retry, priority."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import Duration, connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, print_items, print_json, print_one
 from raftflow.cli.terminal.streams import OutputError, flush, is_terminal, safe
+from raftflow.domain.limits import PRIORITY_MAX
 
 if TYPE_CHECKING:
     from raftflow.client import Client
@@ -50,7 +51,7 @@ workflow.add_command(plan)
 @file_options
 @click.option("--wait/--detach", default=False, help="Wait until it has ended, or return its id at once (default).")
 @click.option("--name", help="In place of the document's name.")
-@click.option("--priority", type=click.IntRange(0, 100), help="In place of the document's priority.")
+@click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="In place of the document's priority.")
 @click.option("--idempotency-key", help="Submitting again with the same key gives the same workflow.")
 @click.option("--timeout", type=Duration(), help="With --wait: give up waiting after this; the workflow goes on.")
 @output_option
@@ -264,13 +265,28 @@ def _control(action: str, help_text: str) -> None:
     def control(workflow_id: str, output: str) -> None:
         with connect() as client:
             view = getattr(client, action)(workflow_id)
-        if output == "table":
-            echo(f"{view.id} {view.state}")
-        else:
-            print_json(view, indent=output == "json")
+        _print_state(view, output)
+
+
+def _print_state(view: WorkflowView, output: str) -> None:
+    if output == "table":
+        echo(f"{view.id} {view.state}")
+    else:
+        print_json(view, indent=output == "json")
 
 
 _control("cancel", "Cancel a workflow: what has not started never will, running attempts are told to stop.")
 _control("pause", "Start nothing new of a workflow; running attempts go on.")
 _control("resume", "Go on with a paused workflow.")
 _control("retry", "Run the failed and cancelled tasks of a finished workflow again.")
+
+
+@workflow.command()
+@click.argument("workflow_id", metavar="ID")
+@click.argument("number", metavar="N", type=click.IntRange(0, PRIORITY_MAX))
+@output_option
+@connection_options
+def priority(workflow_id: str, number: int, output: str) -> None:
+    """Change the priority of a workflow to N, 0 to 100. Tasks that have not started take their new place at once."""
+    with connect() as client:
+        _print_state(client.set_priority(workflow_id, number), output)

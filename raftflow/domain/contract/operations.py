@@ -31,6 +31,7 @@ from raftflow.domain.contract.views import (
     MemberList,
     PollRequest,
     PollResponse,
+    PriorityRequest,
     RegisterRequest,
     RegisterResponse,
     ReplicaStatus,
@@ -99,24 +100,26 @@ SHOW_WORKFLOW: Final = Operation(
 )
 
 
-def _control_workflow(action: str, summary: str) -> Operation[WorkflowView]:
+def _control_workflow(action: str, summary: str, *, verb: str = "", body: Any = None) -> Operation[WorkflowView]:
     return Operation(
-        name=f"{action}_workflow",
+        name=f"{verb or action}_workflow",
         method="POST",
         path=f"/v1/workflows/{{id}}/{action}",
         answered_by=AnsweredBy.LEADER_WRITE,
         summary=summary,
         answer=WorkflowView,
+        body=body,
         extra_problems=(problems.CONFLICT,),
     )
 
 
-CANCEL_WORKFLOW: Final = _control_workflow(
-    "cancel", "Cancel everything that has not ended; running attempts are told to stop"
-)
+CANCEL_WORKFLOW: Final = _control_workflow("cancel", "Cancel what has not ended; running attempts are told to stop")
 PAUSE_WORKFLOW: Final = _control_workflow("pause", "Start nothing new; running attempts continue")
 RESUME_WORKFLOW: Final = _control_workflow("resume", "Continue after a pause")
 RETRY_WORKFLOW: Final = _control_workflow("retry", "Run the failed and cancelled tasks of a finished workflow again")
+PRIORITIZE_WORKFLOW: Final = _control_workflow(
+    "priority", "Change the priority of a workflow that has not ended", verb="prioritize", body=PriorityRequest
+)
 LIST_TASKS: Final = Operation(
     name="list_tasks",
     method="GET",
@@ -461,6 +464,7 @@ OPERATIONS: Final[tuple[Operation[Any], ...]] = (
     PAUSE_WORKFLOW,
     RESUME_WORKFLOW,
     RETRY_WORKFLOW,
+    PRIORITIZE_WORKFLOW,
     LIST_TASKS,
     SHOW_TASK,
     EXPLAIN_TASK,

@@ -124,6 +124,13 @@ class WorkflowCreated(msgspec.Struct, kw_only=True):
     warnings: list[str] = []
 
 
+class PriorityRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/workflows/{id}/priority`."""
+
+    priority: Annotated[int, msgspec.Meta(ge=0, le=limits.PRIORITY_MAX)]
+    """Higher goes first."""
+
+
 class CachedResultView(msgspec.Struct, kw_only=True):
     """A result that may stand for those of equal tasks."""
 

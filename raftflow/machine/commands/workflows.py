@@ -30,7 +30,7 @@ from raftflow.machine.tables.state import ORDER_NONE, ORDER_RELEASE, Task, Workf
 from raftflow.machine.tables.upload import SHAPES_MAX, profile_of
 
 if TYPE_CHECKING:
-    from raftflow.domain.commands import ControlWorkflow, RetireWorkflows, SubmitWorkflow
+    from raftflow.domain.commands import ControlWorkflow, RetireWorkflows, SetPriority, SubmitWorkflow
     from raftflow.machine.rules.context import ApplyContext
     from raftflow.machine.tables.state import AgentClass, Profile, State
 
@@ -214,6 +214,27 @@ def control_workflow(step: ApplyContext, command: ControlWorkflow) -> Done | Rej
     if command.action == "pause":
         return _pause(step, workflow)
     return _resume(step, workflow)
+
+
+def set_priority(context: ApplyContext, command: SetPriority) -> Done | Rejection:
+    """Change the priority of a workflow. What has not started takes its new place."""
+    workflow = context.state.workflows.get(command.workflow_id)
+    if workflow is None:
+        return Rejection(RejectionCode.NOT_FOUND, f"there is no workflow {command.workflow_id[:80]!r}")
+    if not 0 <= command.priority <= limits.PRIORITY_MAX:
+        return Rejection(RejectionCode.INVALID, f"priority must be 0 to {limits.PRIORITY_MAX}")
+    if workflow.finished_ms:
+        return _conflict(workflow, f"it has ended as {workflow.state.value}")
+    if workflow.priority == command.priority:
+        return Done(changed=False)
+    context.touch_workflow(workflow)
+    workflow.priority = command.priority
+    if not workflow.paused:
+        if workflow.counts[TaskState.READY]:
+            context.events += [WorkflowNotReady(workflow.id), WorkflowReady(workflow.id)]
+        take_back_queued(context, workflow, ORDER_RELEASE)
+    cache.reconsider(context, workflow)
+    return Done()
 
 
 def _conflict(workflow: Workflow, why: str) -> Rejection:

@@ -15,8 +15,10 @@ from raftflow.domain.commands import (
     ForgetAgent,
     RegisterAgent,
     ResumeAgent,
+    SetPriority,
     SubmitWorkflow,
 )
+from raftflow.domain.limits import PRIORITY_MAX
 from raftflow.domain.rejections import Rejection
 from raftflow.domain.replies import WorkflowAccepted
 from raftflow.domain.tasks.program import CommandLine
@@ -59,7 +61,17 @@ READS_MAX: Final = 20
 KNOWN_MAX: Final = 12
 """Workflows that a client goes on to steer and read."""
 Action = Literal["cancel", "pause", "resume", "retry"]
-_ACTIONS: Final[tuple[Action, ...]] = ("cancel", "pause", "pause", "resume", "resume", "resume", "retry", "retry")
+_ACTIONS: Final[tuple[Action | Literal["priority"], ...]] = (
+    "priority",
+    "cancel",
+    "pause",
+    "pause",
+    "resume",
+    "resume",
+    "resume",
+    "retry",
+    "retry",
+)
 
 
 def make_workflow(
@@ -201,9 +213,25 @@ class SimClient:
             self._known.append(reply.workflow_id)
             del self._known[:-KNOWN_MAX]
 
-    async def _control(self, action: Action, workflow_id: str) -> None:
+    async def _control(self, action: Action | Literal["priority"], workflow_id: str) -> None:
         self._serial += 1
-        await self.control(f"{self._name}-{self._serial}", action, workflow_id)
+        request_id = f"{self._name}-{self._serial}"
+        if action == "priority":
+            await self._set_priority(request_id, workflow_id, self._rng.randrange(PRIORITY_MAX + 1))
+        else:
+            await self.control(request_id, action, workflow_id)
+
+    async def _set_priority(self, request_id: str, workflow_id: str, priority: int) -> None:
+        await self.propose(
+            request_id,
+            lambda replica: SetPriority(
+                at_ms=replica.clock.now_ms(),
+                actor="client:api",
+                request_id=request_id,
+                workflow_id=workflow_id,
+                priority=priority,
+            ),
+        )
 
     async def control(self, request_id: str, action: Action, workflow_id: str) -> AnyReply | None:
         """Steer a workflow."""

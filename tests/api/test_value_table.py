@@ -360,7 +360,7 @@ def _toml_kwargs(kind: Kind, _place: Any) -> Any:
 def _large(kind: Kind, _place: Any) -> Any:
     """What the process does that reads large documents."""
     body = document(JSON_DOCUMENT, "args", f"[{kind.json}]")
-    ask = Ask(body=body, request_id="r", workflow_id="w", actor="x", at_ms=1, whole=False, learnt_ms={})
+    ask = Ask(body=body, request_id="r", learnt_ms={})
     fault, *_ = answer(ask)
     if hasattr(fault, "problems"):
         raise RefusedError(f"{fault.message}; {told(fault.problems)}")

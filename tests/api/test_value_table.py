@@ -695,7 +695,7 @@ class Passage:
         workflow = created.json["id"]
         assigned = await self._assigned(len(ids))
         for each in assigned:
-            self.out["http-assignment"][ids[each["task_id"]].name] = each["args"][0]
+            self.out["http-assignment"][ids[each["task_id"]].name] = each["program"]["args"][0]
         ends = [
             f'{{"fence": {each["fence"]}, "workflow_id": "{workflow}", "task_id": "{each["task_id"]}", '
             f'"outcome": "succeeded", "result": {ids[each["task_id"]].json}}}'

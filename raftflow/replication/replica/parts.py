@@ -98,6 +98,7 @@ class ReplicaParts:
         self._build_turns(fs, on_failure)
         self._build_snapshots(fs, before_compaction)
         self._build_traffic()
+        self._steps.attach(self)
 
     # Building.
 
@@ -158,7 +159,7 @@ class ReplicaParts:
         self.gate = SyncGate(self.journal, self.transmit, self.guard.receive, self._off)
         self.reads = ReadRounds(self.raft.other_voters, self._send_probe)
         self.pending_entries = PendingEntries(config.queue_entries_max, config.queue_bytes_max)
-        steps = TurnSteps(self)
+        steps = self._steps = TurnSteps()
         self.driver = Driver(
             self.raft,
             self.journal,

@@ -224,7 +224,7 @@ class LogScenario:
             links,
             host.disk,
             on_members=follow,
-            introduced_peers=IntroducedPeers(introducer, LEVEL, links.levels),
+            introduced_peers=IntroducedPeers(introducer, LEVEL),
         )
         host.log.on_role_change(lambda role, term: self._note(host.name, f"{role.value} in term {term}"))
 

@@ -34,7 +34,7 @@ from raftflow.agent.exchange.leader import (
     StaleIncarnationError,
 )
 from raftflow.agent.exchange.outbox import LOG_BYTES_MAX
-from raftflow.agent.exchange.portions import first_of
+from raftflow.agent.exchange.poll_items import first_of
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output.store import OutputPiece, OutputStore
 from raftflow.agent.workdir.files import UnfitFileError
@@ -99,7 +99,7 @@ class AgentLoop:
         self._load = LoadSampler()
         self._backoff = Backoff()
         self._lease_timer: asyncio.TimerHandle | None = None
-        self.is_hurried = False
+        self.is_stopping_now = False
         """Told to stop at once."""
         self._leaving = asyncio.Event()
         self._leave_timers: list[asyncio.TimerHandle] = []
@@ -169,7 +169,7 @@ class AgentLoop:
 
     def stop_now(self) -> None:
         """Stop everything at once; what can be reported within a second is."""
-        self.is_hurried = True
+        self.is_stopping_now = True
         self.leave()
         for timer in self._leave_timers:
             timer.cancel()

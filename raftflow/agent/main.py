@@ -31,7 +31,7 @@ from raftflow.agent.loop import AgentLoop
 from raftflow.agent.output.output_uploads import OutputUploads
 from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
-from raftflow.agent.workdir.inputs import Fetcher, InputFolder
+from raftflow.agent.workdir.inputs import InputFolder, InputsFetcher
 from raftflow.domain.contract.views import RegisterResponse, ReportedEnd
 from raftflow.log_output import start_logging
 from raftflow.logstore.stores import open_store
@@ -121,8 +121,8 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     executors = make_executors(ExecutorContext(config, launcher, store, work))
     config = msgspec.structs.replace(config, labels={**config.labels, **capability_labels(executors)})
     inputs = InputFolder(work)
-    fetcher = Fetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
-    renewals = _Renewals(launcher)
+    fetcher = InputsFetcher(leader, inputs.make, agent=config.name, bytes_max=config.inputs_bytes_max)
+    renewals = _LeaseRenewals(launcher)
 
     def registered(registration: RegisterResponse) -> None:
         for executor in executors.values():
@@ -173,11 +173,11 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
         await leader.close()
         inputs.close()
         if uploads is not None:
-            await uploads.close(0.0 if agent.is_hurried else config.goodbye_timeout_s)
+            await uploads.close(0.0 if agent.is_stopping_now else config.goodbye_timeout_s)
         store.close()
 
 
-class _Renewals:
+class _LeaseRenewals:
     """Passes renewals of the lease on to the launcher, in steps."""
 
     def __init__(self, launcher: LauncherClient) -> None:

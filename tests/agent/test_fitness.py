@@ -228,7 +228,7 @@ async def test_a_folder_that_cannot_be_trusted(
 
 
 async def test_inputs_that_nobody_gives_out(leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_inputs.Fetcher.__init__, "__kwdefaults__", {"patience_s": 0.1})
+    monkeypatch.setattr(agent_inputs.InputsFetcher.__init__, "__kwdefaults__", {"patience_s": 0.1})
     start_agent()
     leader.inputs_status = 503
     end = await leader.end_of(await leader.assign_apart({"a": 1, "b": 2, "c": 3}, command=TRUE))

@@ -18,11 +18,11 @@ from raftflow.agent.workdir import inputs as agent_inputs
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.agent.workdir.inputs import (
     AttemptOverError,
-    Fetcher,
     InputFolder,
     InputsError,
-    NotServedError,
-    PassedOverError,
+    InputsFetcher,
+    InputsRefusedError,
+    ReplicaUnavailableError,
 )
 from raftflow.domain.contract.views import Assignment, InputsApart, InputsPiece
 from raftflow.domain.tasks.program import CommandLine
@@ -227,12 +227,12 @@ def make(tmp_path: Path) -> Any:
     work.close()
 
 
-def fetcher(replicas: Replicas, make: Any, **more: Any) -> Fetcher:
-    return Fetcher(replicas, make, agent="a1", bytes_max=100, **more)
+def fetcher(replicas: Replicas, make: Any, **more: Any) -> InputsFetcher:
+    return InputsFetcher(replicas, make, agent="a1", bytes_max=100, **more)
 
 
-BEHIND = PassedOverError("behind")
-AWAY = PassedOverError("silent", away=True)
+BEHIND = ReplicaUnavailableError("behind")
+AWAY = ReplicaUnavailableError("silent", away=True)
 ALL, ONE, TWO = ("abc", None), ("a", 1), ("bc", None)
 
 
@@ -245,7 +245,10 @@ ALL, ONE, TWO = ("abc", None), ("a", 1), ("bc", None)
         ({"n1": [BEHIND, TWO], "n2": [BEHIND], "lead": [ONE]}, "n20 n10 lead0 n21 n11"),
         ({"n1": [AWAY], "n2": [AWAY], "lead": [ONE, TWO]}, "n20 n10 lead0 lead1"),
         ({"n1": [ONE, TWO], "n2": [BEHIND], "lead": [ALL]}, "n20 n10 n11"),
-        ({"n1": [NotServedError("no")], "n2": [NotServedError("no")], "lead": [ONE, TWO]}, "n20 n10 lead0 lead1"),
+        (
+            {"n1": [InputsRefusedError("no")], "n2": [InputsRefusedError("no")], "lead": [ONE, TWO]},
+            "n20 n10 lead0 lead1",
+        ),
         ({"lead": [BEHIND, ALL]}, "lead0 lead0"),
     ],
 )
@@ -271,7 +274,7 @@ async def test_a_silent_replica_costs_one_attempt_its_time_and_not_all(make: Any
     ("answers", "own", "why"),
     [
         ([AttemptOverError("it is over")], False, "it is over"),
-        ([NotServedError("400")], False, "no replica gives out its inputs: 400"),
+        ([InputsRefusedError("400")], False, "no replica gives out its inputs: 400"),
         ([BEHIND], True, "no replica gave out its inputs for 0 s: behind"),
         ([("ab", None)], True, "2 of 3 inputs with 2 bytes came from input 0 on"),
         ([("abcd", None)], True, "4 of 3 inputs"),

@@ -8,7 +8,7 @@ import pytest
 from msgspec import Raw, structs
 
 from raftflow.agent.exchange.attempt_table import AttemptTable
-from raftflow.agent.exchange.portions import first_of
+from raftflow.agent.exchange.poll_items import first_of
 from raftflow.domain.contract.views import ReportedEnd
 
 ADD = {"python": "operator:add", "args": [40, 2]}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftflow.agent.exchange.leader import RefusedError
-from raftflow.agent.exchange.portions import Portion, RefusalSearch
+from raftflow.agent.exchange.poll_items import PollItems, RefusalSearch
 from raftflow.domain.contract.views import (
     AgentLoad,
     AttemptUsage,
@@ -45,7 +45,7 @@ class Door:
         self.guilty: list[Any] = []
         self.search = RefusalSearch()
 
-    def send(self, portion: Portion) -> None:
+    def send(self, portion: PollItems) -> None:
         keys = [key(item) for item in portion.items()]
         self.sent.append(keys)
         if self.refuses_all or self.wrong & {*keys}:
@@ -63,8 +63,8 @@ class Door:
             assert len(self.sent) < 10_000
 
 
-def portion_of(count: int) -> Portion:
-    return Portion(
+def poll_items(count: int) -> PollItems:
+    return PollItems(
         [end(fence) for fence in range(1, count + 1)],
         [LogPiece(request=f"r{n}", data=b"", size=0, truncated=False, complete=True) for n in range(2)],
         [AttemptUsage(fence=1_000 + n) for n in range(2)],
@@ -77,7 +77,7 @@ def test_exactly_what_is_at_fault_is_found_and_all_else_goes_through_in_order(
     ends: set[int], others: set[Any], bare_every: int
 ) -> None:
     door = Door({*ends, *others})
-    whole = portion_of(40)
+    whole = poll_items(40)
     door.send(whole)
     door.go_on(bare_every=bare_every)
     keys = [key(item) for item in whole.items()]
@@ -93,7 +93,7 @@ def test_exactly_what_is_at_fault_is_found_and_all_else_goes_through_in_order(
 
 def test_nothing_is_blamed_while_polls_without_items_are_refused_too() -> None:
     door = Door(set(), refuses_all=True)
-    door.send(portion_of(3))
+    door.send(poll_items(3))
     for _ in range(20):
         door.send(door.search.next(bare=False))
     assert door.sent[1:] == [[]] * 20
@@ -105,7 +105,7 @@ def test_nothing_is_blamed_while_polls_without_items_are_refused_too() -> None:
 
 def test_what_was_accused_before_bare_polls_were_refused_is_tried_again() -> None:
     door = Door(set(), refuses_all=True)
-    door.send(Portion([end(1)], [], [], None))
+    door.send(PollItems([end(1)], [], [], None))
     door.send(door.search.next(bare=False))
     door.refuses_all = False
     door.go_on()
@@ -114,8 +114,8 @@ def test_what_was_accused_before_bare_polls_were_refused_is_tried_again() -> Non
 
 def test_a_second_accusation_waits_for_its_turn() -> None:
     door = Door({1, 2})
-    door.send(Portion([end(1)], [], [], None))
-    door.send(Portion([end(2)], [], [], None))  # it was on its way
+    door.send(PollItems([end(1)], [], [], None))
+    door.send(PollItems([end(2)], [], [], None))  # it was on its way
     door.go_on()
     assert sorted(door.guilty) == [1, 2]
     assert door.taken == []
@@ -123,7 +123,7 @@ def test_a_second_accusation_waits_for_its_turn() -> None:
 
 def test_a_search_that_is_cleared_is_over() -> None:
     door = Door({1})
-    door.send(portion_of(3))
+    door.send(poll_items(3))
     door.search.clear()
     assert not door.search.active
 
@@ -143,7 +143,7 @@ def picky(leader: Any) -> Any:
 def items_of(request: Any) -> list[Any]:
     if isinstance(request, RegisterRequest):
         return [key(item) for item in request.offers]
-    return [key(item) for item in Portion(request.ends, request.logs, request.usage, request.load).items()]
+    return [key(item) for item in PollItems(request.ends, request.logs, request.usage, request.load).items()]
 
 
 def told_once(requests: list[Any]) -> None:

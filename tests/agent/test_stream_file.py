@@ -195,7 +195,7 @@ def test_times_of_a_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_times_grow_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1_000.0
     monkeypatch.setattr(stream_file.time, "time", lambda: now_s)
-    times, noted = stream_file.Times(), []
+    times, noted = stream_file.StreamTimes(), []
     for offset in range(0, 7 * 86_400, 10):
         noted += times.note(offset)
         now_s += 10

@@ -21,7 +21,7 @@ from raftflow.agent.workdir.files import (
     opened_folder,
     read_file,
 )
-from raftflow.agent.workdir.trash import Trash, remove_tree
+from raftflow.agent.workdir.trash import TrashFolder, remove_tree
 
 HOSTILE_RESULTS = {
     "fifo": ('mkfifo "$RAFTFLOW_RESULT"', "there is a FIFO in place of a regular file"),
@@ -316,7 +316,7 @@ def test_a_deep_tree_is_removed_without_recursion(deep: Path) -> None:
 
 def test_the_trash_takes_anything(tmp_path: Path) -> None:
     folder = tmp_path / "trash"
-    trash = Trash(folder)
+    trash = TrashFolder(folder)
     (tmp_path / "file").write_bytes(b"1")
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "full").mkdir()

@@ -376,7 +376,7 @@ async def test_an_exclusive_attempt_is_not_held_to_what_it_holds(
 
 def test_what_a_worker_uses_between_two_calls_is_charged_to_none_of_them() -> None:
     """Threads that a call left behind may go on."""
-    meter = process._Meter()
+    meter = process._CallMeter()
     meter.begin()
     meter.end()
     until_s = time.process_time() + 0.3

@@ -61,7 +61,7 @@ class Usage(msgspec.Struct):
         return max(self.peak_kib, how.rss_max_kib - files_kib)
 
 
-class Observed(Protocol):
+class WatchedAttempt(Protocol):
     """An attempt that runs."""
 
     started_at_ns: int
@@ -85,7 +85,7 @@ class UsageWatch:
     """
 
     def __init__(
-        self, running: Mapping[int, Observed], sample: Sample | None, outgrown: Callable[[int, str], None]
+        self, running: Mapping[int, WatchedAttempt], sample: Sample | None, outgrown: Callable[[int, str], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._running = running
@@ -193,7 +193,7 @@ class UsageWatch:
         if not task.cancelled():
             task.result()
 
-    def _judge(self, fence: int, observed: Observed, memory_kib: int) -> None:
+    def _judge(self, fence: int, observed: WatchedAttempt, memory_kib: int) -> None:
         usage = observed.usage
         _remember(usage, memory_kib)
         if memory_kib <= observed.memory_mib * 1024:

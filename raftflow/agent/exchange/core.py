@@ -14,7 +14,7 @@ Each poll with ends is an entry of the log and a disk write on every replica. So
 polls keep a distance, and ends are gathered: see `Outbox.distance_s`.
 
 A poll that the coordinator refuses for what it carries is sent in parts until the item at fault is alone
-(`portions`). An end at fault becomes a failed attempt that says so (`refusals`).
+(`poll_items`). An end at fault becomes a failed attempt that says so (`refusals`).
 
 **The lease** is checked before every event. A process that was stopped for a while first finds out that it must end
 its attempts, and only then looks at what else has come in.
@@ -63,7 +63,7 @@ from raftflow.agent.exchange.instructions import (
     Woken,
 )
 from raftflow.agent.exchange.outbox import LEASE_PART, Outbox
-from raftflow.agent.exchange.portions import portion_of
+from raftflow.agent.exchange.poll_items import items_of
 from raftflow.agent.exchange.refusals import Refusals
 from raftflow.domain.contract.reportable import told_text
 from raftflow.domain.contract.views import Assignment, PollRequest, RegisterResponse, ReportedEnd
@@ -330,7 +330,7 @@ class ExchangeCore:
             # The leader did not get to them: leave it a moment before they are sent again.
             self._wait_until_ns = self._now_ns + int(BACKOFF_MIN_S * _NS)
         search = self._outbox.search
-        if search.active and (found := search.answered(portion_of(request))) is not None:
+        if search.active and (found := search.answered(items_of(request))) is not None:
             self._refusals.drop(*found)
         self._renew_lease(event.sent_at_ns, response.lease_ms)
         table.receive(response.assign)
@@ -363,7 +363,7 @@ class ExchangeCore:
         self._polls.pop(event.request.seq, None)
         if self.over:
             return
-        portion = portion_of(event.request)
+        portion = items_of(event.request)
         count = len(portion.items())
         if not event.about_content:
             self._outbox.return_pieces(portion.logs)

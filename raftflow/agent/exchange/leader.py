@@ -23,8 +23,8 @@ import msgspec
 
 from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpConnections, HttpResponse
-from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, UnderWay
-from raftflow.agent.workdir.inputs import AttemptOverError, NotServedError, PassedOverError
+from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, PendingRequests
+from raftflow.agent.workdir.inputs import AttemptOverError, InputsRefusedError, ReplicaUnavailableError
 from raftflow.domain.contract.operations import FETCH_INPUTS, POLL, REGISTER_AGENT, SHOW_LEADER
 from raftflow.domain.contract.views import (
     HEADER_LEADER_URL,
@@ -100,7 +100,7 @@ class LeaderClient:
             ask=self._ask_who_leads, peers=lambda: self._peers, leader=lambda: self._leader, moved=self._moved
         )
         self._watching: asyncio.Task[None] | None = None
-        self._under_way = UnderWay()
+        self._pending = PendingRequests()
         self._decode_notice = msgspec.json.Decoder(LeaderNotice)
         self._decode_poll = msgspec.json.Decoder(PollResponse)
         self._decode_registration = msgspec.json.Decoder(RegisterResponse)
@@ -146,27 +146,32 @@ class LeaderClient:
         return others if self._leader is None else [*others, self._leader]
 
     async def inputs(self, replica: str, agent: str, fence: int, first: int, timeout_s: float) -> InputsPiece:
-        """Ask a replica for a piece of inputs. Raises `PassedOverError`, `NotServedError`, `AttemptOverError`."""
+        """Ask a replica for a piece of inputs.
+
+        Raises `ReplicaUnavailableError`, `InputsRefusedError`, `AttemptOverError`.
+        """
         if self._wire is None:
-            raise PassedOverError("the agent is stopping")
+            raise ReplicaUnavailableError("the agent is stopping")
         path = f"{FETCH_INPUTS.target(quote(agent, safe=''), str(fence))}?first={first}"
         connect_s = self._config.connect_timeout_s
         try:
             answer = await self._wire.get(replica, path, timeout_s=timeout_s, connect_timeout_s=connect_s)
         except (TimeoutError, OSError) as error:
-            raise PassedOverError(f"{replica}: {type(error).__name__} {error}".rstrip(), away=True) from error
+            raise ReplicaUnavailableError(f"{replica}: {type(error).__name__} {error}".rstrip(), away=True) from error
         if answer.status == 200:
             try:
                 return _decode_inputs(answer.body)
             except msgspec.DecodeError as error:
-                raise NotServedError(f"{replica}: an answer that is not the contract's: {error}") from error
+                raise InputsRefusedError(f"{replica}: an answer that is not the contract's: {error}") from error
         problem = _problem_of(answer.status, answer.body)
         text = f"{replica}: {_text_of(problem)}"
         if answer.status == 429 or answer.status in _RETRY_STATUS:
-            raise PassedOverError(text, _seconds(answer.headers.get("retry-after")) if answer.status == 429 else 0.0)
+            raise ReplicaUnavailableError(
+                text, _seconds(answer.headers.get("retry-after")) if answer.status == 429 else 0.0
+            )
         if answer.status == 409:
             raise AttemptOverError(text)
-        raise NotServedError(text)
+        raise InputsRefusedError(text)
 
     async def _pass(self, path: str, body: bytes, timeout_s: float, decoder: msgspec.json.Decoder[_T]) -> _T:
         targets = deque(self._peers if self._leader is None else [self._leader, *self._peers])
@@ -217,7 +222,7 @@ class LeaderClient:
         if self._wire is None:
             raise RuntimeError("LeaderClient.start() was not called")
         connect_timeout_s = self._config.connect_timeout_s
-        with self._under_way.asking(base, timeout_s) as limit:
+        with self._pending.asking(base, timeout_s) as limit:
             return await self._wire.post(base, path, body, timeout_s=limit, connect_timeout_s=connect_timeout_s)
 
     async def _ask_who_leads(self, base: str, term: int) -> LeaderNotice:
@@ -251,7 +256,7 @@ class LeaderClient:
             # Its address is another one from here, through a proxy for instance. Who told this says where.
             self._peers = order_peers(told_by, self._peers, ())
         # The first answer is no change: what is under way may be on a good way, through a replica that passes it on.
-        self._under_way.give_up(url, 0.0 if self._watch.term else FIRST_S)
+        self._pending.give_up(url, 0.0 if self._watch.term else FIRST_S)
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:
         """Return the text of an answer that another replica may better, or raise what it means."""

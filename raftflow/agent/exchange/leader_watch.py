@@ -35,7 +35,7 @@ class NotHeldError(Exception):
     """The replica does not know the question."""
 
 
-class UnderWay:
+class PendingRequests:
     """Requests that wait for an answer, each with the replica that was asked."""
 
     def __init__(self) -> None:

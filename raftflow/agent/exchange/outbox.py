@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raftflow.agent.exchange.attempt_table import AttemptTable
-from raftflow.agent.exchange.portions import Portion, RefusalSearch, first_of
+from raftflow.agent.exchange.poll_items import PollItems, RefusalSearch, first_of
 from raftflow.domain.contract.views import LogPiece, PollRequest, RegisterResponse, ReportedEnd
 from raftflow.domain.limits import LOGS_PER_POLL_MAX
 
@@ -142,10 +142,10 @@ class Outbox:
             trouble=self.trouble,
         )
 
-    def _next_portion(self) -> Portion:
-        return Portion(first_of(self._table.ends.values(), _ENDS_MAX), self._next_pieces(), [], None)
+    def _next_portion(self) -> PollItems:
+        return PollItems(first_of(self._table.ends.values(), _ENDS_MAX), self._next_pieces(), [], None)
 
-    def _next_part(self, now_ns: int) -> Portion:
+    def _next_part(self, now_ns: int) -> PollItems:
         """Return a part of what was refused, without ends that have got their verdict meanwhile."""
         silent_ns = now_ns - self.answered_at_ns
         part = self.search.next(bare=silent_ns > self._registration.lease_ms * 1_000_000 // _SILENCE_PART)

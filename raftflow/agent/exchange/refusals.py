@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.agent.exchange.instructions import Instruction, MuteLoad, MuteUsage, Note
-from raftflow.agent.exchange.portions import Item
+from raftflow.agent.exchange.poll_items import Item
 from raftflow.domain.contract.reportable import told_text
 from raftflow.domain.contract.views import AttemptUsage, LogPiece, ReportedEnd
 

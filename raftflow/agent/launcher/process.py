@@ -51,7 +51,7 @@ from raftflow.agent.launcher.messages import (
 )
 from raftflow.agent.launcher.own_peak import OwnPeak
 from raftflow.agent.launcher.process_tree import read_tree, session_of, started_at
-from raftflow.agent.output.capture import Stream
+from raftflow.agent.output.capture import CapturedStream
 from raftflow.agent.workdir.files import CaptureFolder, is_of_the_system
 
 _PACKET_BYTES_MAX = 1 << 20
@@ -76,7 +76,7 @@ class Child:
 
     __slots__ = ("began_ticks", "ended", "fence", "id", "lease_over", "pid", "signalled", "streams", "watch_at_s")
 
-    def __init__(self, spawn: Spawn, pid: int, streams: list[Stream]) -> None:
+    def __init__(self, spawn: Spawn, pid: int, streams: list[CapturedStream]) -> None:
         self.id = spawn.id
         self.fence = spawn.env.get("RAFTFLOW_FENCE")
         self.pid = pid
@@ -102,7 +102,7 @@ class LauncherProcess:
         self._control = control
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, CapturedStream] = {}
         """Streams that are watched."""
         self._young: deque[Child] = deque()
         """Programs whose streams are not watched yet, the oldest first; some may have ended."""
@@ -220,7 +220,7 @@ class LauncherProcess:
         if self._is_lease_over():
             self._send(Exited(spawn.id, None, "the agent's lease is over", lease_over=True))
             return
-        streams: list[Stream] = []
+        streams: list[CapturedStream] = []
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, self._null, 0)]
         writes: list[int] = []
         try:
@@ -236,7 +236,7 @@ class LauncherProcess:
                     read, write = os.pipe2(os.O_CLOEXEC)
                     writes.append(write)
                     os.set_blocking(read, False)
-                    streams.append(Stream(read, folder, name, spawn.bytes_max))
+                    streams.append(CapturedStream(read, folder, name, spawn.bytes_max))
                     actions.append((os.POSIX_SPAWN_DUP2, write, target))
             pid = self._posix_spawn(spawn, actions)
         except (OSError, ValueError) as error:

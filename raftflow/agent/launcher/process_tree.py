@@ -22,7 +22,7 @@ _MEMORY = (b"VmRSS", b"RssAnon", b"RssShmem", b"RssFile")
 _CHILDREN_BYTES = 1 << 16
 
 
-class Tree(NamedTuple):
+class ProcessTreeUsage(NamedTuple):
     """Processes and what they use together."""
 
     cpu_ms: int
@@ -56,7 +56,7 @@ class _Stat(NamedTuple):
     """Ticks of the clock since the machine started."""
 
 
-def read_tree(roots: Iterable[int]) -> Tree:
+def read_tree(roots: Iterable[int]) -> ProcessTreeUsage:
     """Return what these processes and their descendants use now; those that have ended meanwhile use nothing."""
     ticks, held_kib, files_kib = 0, 0, 0
     pids: list[int] = []
@@ -72,7 +72,7 @@ def read_tree(roots: Iterable[int]) -> Tree:
         held_kib += memory.held_kib
         files_kib += memory.files_kib
         waiting.extend(_children(pid, stat.threads))
-    return Tree(ticks * _TICK_MS, held_kib, files_kib, pids)
+    return ProcessTreeUsage(ticks * _TICK_MS, held_kib, files_kib, pids)
 
 
 def memory_of(pid: int) -> ResidentMemory:

@@ -12,7 +12,7 @@ _CHUNK_BYTES = 1 << 16
 _TAIL_BYTES = 2048
 
 
-class Stream:
+class CapturedStream:
     """One captured output stream: head and tail go to files, the rest is counted, the very end is remembered."""
 
     __slots__ = ("fd", "folder", "is_lost", "kept", "name", "problem", "size", "tail")

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 
-from raftflow.agent.output.store import STREAMS, Kept, OutputStore
+from raftflow.agent.output.store import STREAMS, KeptOutput, OutputStore
 from raftflow.agent.output.stream_file import read_stream, stream_times
 from raftflow.agent.workdir.files import UnfitFileError, opened_below
 from raftflow.logstore.attempts import META, Place, StoredAttempt, StoredStream, encode_meta
@@ -42,10 +42,10 @@ class OutputUploads:
         self._agent = agent
         self._pause_min_s, self._pause_max_s = pauses_s if any(pauses_s) else (_PAUSE_MIN_S, _PAUSE_MAX_S)
         self._loop = asyncio.get_running_loop()
-        self._waiting: OrderedDict[int, Kept] = OrderedDict()
+        self._waiting: OrderedDict[int, KeptOutput] = OrderedDict()
         """No more than are kept here."""
-        self._under_way: set[int] = set()
-        self._jobs: queue.SimpleQueue[Kept | None] = queue.SimpleQueue()
+        self._pending: set[int] = set()
+        self._jobs: queue.SimpleQueue[KeptOutput | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._pause_s = 0.0
         self._settled = asyncio.Event()
@@ -56,7 +56,7 @@ class OutputUploads:
         for kept in output.unstored():
             self.add(kept)
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: KeptOutput) -> None:
         """Bring an attempt's output to the store, soon."""
         self._waiting[kept.began.fence] = kept
         self._feed()
@@ -71,15 +71,15 @@ class OutputUploads:
             return
         # After a failure one upload alone finds out whether the store works again.
         room = 1 if self._pause_s else THREADS
-        while self._waiting and len(self._under_way) < room:
+        while self._waiting and len(self._pending) < room:
             fence, kept = self._waiting.popitem(last=False)
-            self._under_way.add(fence)
-            if len(self._threads) < min(len(self._under_way), THREADS):
+            self._pending.add(fence)
+            if len(self._threads) < min(len(self._pending), THREADS):
                 thread = threading.Thread(target=self._work, name="upload", daemon=True)
                 thread.start()
                 self._threads.append(thread)
             self._jobs.put(kept)
-        if self._under_way:
+        if self._pending:
             self._settled.clear()
         else:
             self._settled.set()
@@ -96,9 +96,9 @@ class OutputUploads:
             except RuntimeError:  # the loop is closed
                 return
 
-    def _done(self, kept: Kept, failure: Exception | None) -> None:
+    def _done(self, kept: KeptOutput, failure: Exception | None) -> None:
         fence = kept.began.fence
-        self._under_way.discard(fence)
+        self._pending.discard(fence)
         is_here = self._output.holds(kept)
         if isinstance(failure, LogStoreError) and not failure.is_damage:
             if is_here:
@@ -136,7 +136,7 @@ class OutputUploads:
             self._jobs.put(None)
 
 
-def store_output(store: LogStore, directory: str, kept: Kept, agent: str) -> None:
+def store_output(store: LogStore, directory: str, kept: KeptOutput, agent: str) -> None:
     """Bring what is in an attempt's directory to the store.
 
     Raises `LogStoreError`, `UnfitFileError` and `OSError`.

@@ -35,7 +35,7 @@ _REMOVALS_MAX = 64
 _RECORDS_MIN = 4_096
 
 
-class Kept(msgspec.Struct):
+class KeptOutput(msgspec.Struct):
     """Output of one attempt that has ended."""
 
     began: BeginRecord
@@ -81,11 +81,11 @@ class OutputStore:
         self._age_max_ms = int(age_max_s * 1000)
         self._output_bytes_max = output_bytes_max
         self._live: dict[int, RunningOutput] = {}
-        self._kept: OrderedDict[int, Kept] = OrderedDict()
-        self._silent: OrderedDict[int, Kept] = OrderedDict()
+        self._kept: OrderedDict[int, KeptOutput] = OrderedDict()
+        self._silent: OrderedDict[int, KeptOutput] = OrderedDict()
         """Ended attempts that wrote nothing: they must not push out those that did."""
         self._bytes = 0
-        self.on_kept: Callable[[Kept], None] | None = None
+        self.on_kept: Callable[[KeptOutput], None] | None = None
         """Called with each attempt that has ended and wrote something."""
         self.on_removed: Callable[[int], None] | None = None
         """Called with the fence of each whose output is removed."""
@@ -125,7 +125,7 @@ class OutputStore:
             if live.times:
                 with contextlib.suppress(OSError, UnfitFileError):
                     write_times(self.directory(fence), name, live.times)
-        self._finish(Kept(running.began, ended))
+        self._finish(KeptOutput(running.began, ended))
 
     def broke_off(self, fence: int) -> None:
         """The attempt ended, and nobody counted what it wrote: its files tell."""
@@ -133,9 +133,9 @@ class OutputStore:
         if running is not None:
             ended = self._rescue(running.began, is_there=True)
             self._index.add(ended)
-            self._finish(Kept(running.began, ended, is_found=True))
+            self._finish(KeptOutput(running.began, ended, is_found=True))
 
-    def _finish(self, kept: Kept) -> None:
+    def _finish(self, kept: KeptOutput) -> None:
         fence = kept.began.fence
         self._keep(kept)
         if fence not in self._kept:
@@ -144,7 +144,7 @@ class OutputStore:
         if self.on_kept is not None and fence in self._kept:
             self.on_kept(kept)
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: KeptOutput) -> None:
         fence = kept.began.fence
         if any(kept.ended.sizes) or any(kept.ended.truncated):
             self._kept[fence] = kept
@@ -179,15 +179,15 @@ class OutputStore:
         if self.on_removed is not None:
             self.on_removed(fence)
 
-    def holds(self, kept: Kept) -> bool:
+    def holds(self, kept: KeptOutput) -> bool:
         """Tell whether this attempt's output is still here."""
         return self._kept.get(kept.began.fence) is kept
 
-    def unstored(self) -> list[Kept]:
+    def unstored(self) -> list[KeptOutput]:
         """Return the attempts whose output is not known to be in a log store, the oldest first."""
         return [kept for kept in self._kept.values() if not kept.is_stored]
 
-    def stored(self, kept: Kept) -> None:
+    def stored(self, kept: KeptOutput) -> None:
         """Remember that an attempt's output needs not be brought to the log store again."""
         kept.is_stored = True
         self._index.add(StoredRecord(kept.began.fence))
@@ -277,7 +277,7 @@ class OutputStore:
                     stored.add(fence)
         with os.scandir(self._root) as entries:
             names = {entry.name for entry in entries}
-        found: list[Kept] = []
+        found: list[KeptOutput] = []
         for fence, record in began.items():
             end = ended.get(fence)
             if end is None:
@@ -286,7 +286,7 @@ class OutputStore:
             else:
                 is_found = False
             if str(fence) in names or not any(end.sizes):
-                found.append(Kept(record, end, is_found=is_found, is_stored=fence in stored))
+                found.append(KeptOutput(record, end, is_found=is_found, is_stored=fence in stored))
         found.sort(key=lambda kept: kept.ended.at_ms)
         now_ms = _now_ms()
         for kept in found:

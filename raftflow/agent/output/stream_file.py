@@ -54,7 +54,7 @@ def split(bytes_max: int) -> tuple[int, int]:
     return bytes_max - bytes_max // 2, bytes_max // 2
 
 
-class Times:
+class StreamTimes:
     """When which byte of a stream came: pairs of byte and milliseconds since 1970, at growing distances.
 
     The first second of a stream needs none: it is over when its file was changed last.
@@ -138,7 +138,7 @@ class StreamFile:
         self._name = name
         self._head, self._ring = split(bytes_max)
         self._file = self._tail = self._times = -1
-        self._when: Times | None = None
+        self._when: StreamTimes | None = None
         self._begun = 0
         """Up to where the ring may be overwritten, as the header says."""
         self.total = 0
@@ -146,7 +146,7 @@ class StreamFile:
     def note_time(self) -> None:
         """Remember that the next bytes come now. Raises `UnfitFileError` and `OSError`."""
         if self._when is None:
-            self._when = Times()
+            self._when = StreamTimes()
         fresh = self._when.note(self.total)
         if fresh:
             if self._times < 0:
@@ -253,8 +253,8 @@ class LiveFile:
         self.lost = 0
         """Bytes that were dropped where a file system can make no holes: nobody can tell any more where."""
         self.times: list[tuple[int, int]] = []
-        """When bytes came: see `Times`."""
-        self._when = Times()
+        """When bytes came: see `StreamTimes`."""
+        self._when = StreamTimes()
         self._seen = 0
 
     def begin(self) -> None:
@@ -262,7 +262,7 @@ class LiveFile:
         if self._seen or self.lost:
             self.cut_to = self.lost = self._seen = 0
             self.times = []
-            self._when = Times()
+            self._when = StreamTimes()
 
     def start_since(self, since_ms: int) -> int | None:
         """Return where what came at a time or later begins; see `stream_start`. Raises `OSError`."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from raftflow.agent.config import AgentConfigError
 from raftflow.agent.workdir.files import UnfitFileError, create_file, kind_of, read_file, write_all
-from raftflow.agent.workdir.trash import Trash
+from raftflow.agent.workdir.trash import TrashFolder
 
 _log = logging.getLogger("raftflow.agent.workdir")
 
@@ -51,7 +51,7 @@ class WorkDirectory:
         except AgentConfigError:
             self._unlock()
             raise
-        self.trash = Trash(Path(self.path) / _TRASH)
+        self.trash = TrashFolder(Path(self.path) / _TRASH)
         for part in (EXCHANGE, INPUTS):
             self.empty(part)
         with os.scandir(f"{self.path}/{_TRASH}") as entries:

@@ -56,7 +56,7 @@ class InputsError(Exception):
         """The attempt is over, as a replica says: nobody waits for its end."""
 
 
-class PassedOverError(Exception):
+class ReplicaUnavailableError(Exception):
     """A replica has nothing to give at the moment: it is behind, busy, or cannot be reached."""
 
     def __init__(self, message: str, retry_after_s: float = 0.0, *, away: bool = False) -> None:
@@ -66,7 +66,7 @@ class PassedOverError(Exception):
         """It did not answer: the next time others are asked before it."""
 
 
-class NotServedError(Exception):
+class InputsRefusedError(Exception):
     """A replica refuses this request, and would again."""
 
 
@@ -81,7 +81,7 @@ class InputsSource(Protocol):
         """Return the replicas, in the order in which they should be asked."""
 
     async def inputs(self, replica: str, agent: str, fence: int, first: int, timeout_s: float) -> InputsPiece:
-        """Ask for a piece. Raises `PassedOverError`, `NotServedError`, `AttemptOverError`."""
+        """Ask for a piece. Raises `ReplicaUnavailableError`, `InputsRefusedError`, `AttemptOverError`."""
 
 
 class FetchedInputs(Protocol):
@@ -105,7 +105,7 @@ class FetchedInputs(Protocol):
         """Be forgotten. Safe at any time, and more than once."""
 
 
-class Fetcher:
+class InputsFetcher:
     """Fetches the inputs of attempts.
 
     Args:
@@ -158,7 +158,7 @@ class Fetcher:
 
     async def _fetch(self, fence: int, count: int, inputs: FetchedInputs) -> None:
         got = size = 0
-        passes = _Passes(self._source, fence, self._patience_s, self._away)
+        passes = _ReplicaPasses(self._source, fence, self._patience_s, self._away)
         first: int | None = 0
         while first is not None:
             piece = await passes.piece(self._agent, first)
@@ -172,7 +172,7 @@ class Fetcher:
         await inputs.finish()
 
 
-class _Passes:
+class _ReplicaPasses:
     """Asks one replica after the other for pieces of one attempt's inputs; stays with one that answers."""
 
     def __init__(self, source: InputsSource, fence: int, patience_s: float, away: dict[str, float]) -> None:
@@ -196,9 +196,9 @@ class _Passes:
                     piece = await self._source.inputs(replica, agent, self._fence, first, ASK_S)
                 except AttemptOverError as error:
                     raise InputsError(str(error), over=True) from None
-                except NotServedError as error:
+                except InputsRefusedError as error:
                     self._refused[replica] = str(error)
-                except PassedOverError as error:
+                except ReplicaUnavailableError as error:
                     why, pause_s = str(error), max(pause_s, error.retry_after_s)
                     if error.away:
                         self._away[replica] = loop.time() + AWAY_S

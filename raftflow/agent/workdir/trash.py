@@ -23,7 +23,7 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Trash:
+class TrashFolder:
     """The directory `folder`, whose content is being removed. It is on the file system of what is put there."""
 
     def __init__(self, folder: Path) -> None:

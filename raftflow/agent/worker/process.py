@@ -190,7 +190,7 @@ class WorkerProcess:
         self._streams = ((os.dup(1), "stdout"), (os.dup(2), "stderr"))
         self._folder = os.environ.get("RAFTFLOW_PROGRESS", "").rpartition("/")[0]
         self._folder_as_it_was = _identity(self._folder)
-        self._meter = _Meter()
+        self._meter = _CallMeter()
         self._state = WorkerState((self._streams[0][0], self._streams[1][0]))
 
     def run(self) -> None:
@@ -345,7 +345,7 @@ class WorkerProcess:
         return (sizes[0], sizes[1]), (truncated[0], truncated[1])
 
 
-class _Meter:
+class _CallMeter:
     """What a call uses. Memory is what the system cannot take back: not the pages of mapped files."""
 
     def __init__(self) -> None:

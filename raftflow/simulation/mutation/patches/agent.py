@@ -11,7 +11,7 @@ from unittest.mock import patch
 from raftflow.agent.clock import Lease
 from raftflow.agent.exchange.leader_watch import LeaderWatch
 from raftflow.agent.workdir import inputs as agent_inputs
-from raftflow.agent.workdir.inputs import Fetcher
+from raftflow.agent.workdir.inputs import InputsFetcher
 from raftflow.simulation.world.agents import executor as sim_executor
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ def watch_nobody() -> Patch:
 
 
 def take_first_piece_for_all() -> Patch:
-    async def hasty(_self: Fetcher, fence: int, _count: int, inputs: Any) -> None:
-        passes = agent_inputs._Passes(_self._source, fence, _self._patience_s, {})  # noqa: SLF001
+    async def hasty(_self: InputsFetcher, fence: int, _count: int, inputs: Any) -> None:
+        passes = agent_inputs._ReplicaPasses(_self._source, fence, _self._patience_s, {})  # noqa: SLF001
         await inputs.add((await passes.piece(_self._agent, 0)).inputs)  # noqa: SLF001
 
-    return patch.object(Fetcher, "_fetch", hasty)
+    return patch.object(InputsFetcher, "_fetch", hasty)
 
 
 @contextlib.contextmanager

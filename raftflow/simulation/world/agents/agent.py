@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.loop import AgentLoop
-from raftflow.agent.workdir.inputs import Fetcher
+from raftflow.agent.workdir.inputs import InputsFetcher
 from raftflow.domain.contract.views import AgentLoad
 from raftflow.domain.limits import INPUTS_BYTES_MAX, PREFETCH_MAX
 from raftflow.domain.tasks.program import AssignedProgram
@@ -117,7 +117,7 @@ class SimAgent:
 
         client: Any = SimLeaderClient(self._calls, process, self._replicas, self._rng, 0.7)
         watching = self._loop.create_task(client.watch.run())
-        fetcher = Fetcher(client, KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
+        fetcher = InputsFetcher(client, KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
 
         def make(
             before: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]

@@ -8,8 +8,8 @@ import msgspec
 
 from raftflow.agent.exchange.leader import LeaderNotFoundError as AgentNoLeaderError
 from raftflow.agent.exchange.leader import NameInUseError, RefusedError, StaleIncarnationError
-from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, UnderWay
-from raftflow.agent.workdir.inputs import AttemptOverError, PassedOverError
+from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, PendingRequests
+from raftflow.agent.workdir.inputs import AttemptOverError, ReplicaUnavailableError
 from raftflow.coordinator.commit.submitter import BusyError, NotLeaderError, ProposeError
 from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
@@ -59,7 +59,7 @@ class SimLeaderClient:
         self._timeout_s = timeout_s
         self._leader: str | None = None
         self._decode_poll = msgspec.json.Decoder(PollResponse)
-        self._under_way = UnderWay()
+        self._under_way = PendingRequests()
         self.watch = LeaderWatch(
             ask=self._ask_who_leads, peers=lambda: self._replicas, leader=lambda: self._leader, moved=self._moved
         )
@@ -124,9 +124,9 @@ class SimLeaderClient:
         try:
             answer = await self._calls.call(self._process, replica, serve, self._timeout_s)
         except CallFailed as error:
-            raise PassedOverError(str(error), away=True) from error
+            raise ReplicaUnavailableError(str(error), away=True) from error
         if answer == "behind":
-            raise PassedOverError(f"{replica} is behind")
+            raise ReplicaUnavailableError(f"{replica} is behind")
         if answer == "over":
             raise AttemptOverError(f"{replica} says that attempt {fence} is over")
         return msgspec.json.decode(answer, type=InputsPiece)

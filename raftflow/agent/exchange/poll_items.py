@@ -25,7 +25,7 @@ _encode = msgspec.json.Encoder().encode
 Item = ReportedEnd | LogPiece | AttemptUsage | AgentLoad
 
 
-class Portion(NamedTuple):
+class PollItems(NamedTuple):
     """The items of one poll."""
 
     ends: list[ReportedEnd]
@@ -38,7 +38,7 @@ class Portion(NamedTuple):
         return [*self.ends, *self.logs, *self.usage, *(() if self.load is None else (self.load,))]
 
     @classmethod
-    def of(cls, items: list[Item]) -> Portion:
+    def of(cls, items: list[Item]) -> PollItems:
         """Return a portion of these items."""
         return cls(
             [item for item in items if isinstance(item, ReportedEnd)],
@@ -48,9 +48,9 @@ class Portion(NamedTuple):
         )
 
 
-def portion_of(request: PollRequest) -> Portion:
+def items_of(request: PollRequest) -> PollItems:
     """Return the items of a poll."""
-    return Portion(request.ends, request.logs, request.usage, request.load)
+    return PollItems(request.ends, request.logs, request.usage, request.load)
 
 
 def first_of(ends: Iterable[ReportedEnd], count_max: int) -> list[ReportedEnd]:
@@ -93,13 +93,13 @@ class RefusalSearch:
         """Whether the search goes on, or its last part is on its way."""
         return self.going_on or self._bare_answered
 
-    def next(self, *, bare: bool) -> Portion:
+    def next(self, *, bare: bool) -> PollItems:
         """Take what the next poll carries: a part, or nothing if a bare poll is wanted or has to come first."""
         if bare or not self._bare_answered or not self._parts:
-            return Portion.of([])
-        return Portion.of(self._parts.pop())
+            return PollItems.of([])
+        return PollItems.of(self._parts.pop())
 
-    def answered(self, portion: Portion) -> RefusedItem | None:
+    def answered(self, portion: PollItems) -> RefusedItem | None:
         """Note a poll that was answered. Returns the item that is at fault, if that shows it."""
         guilty = None
         if self.going_on and not portion.items():
@@ -108,7 +108,7 @@ class RefusalSearch:
         self._rest()
         return guilty
 
-    def refused(self, portion: Portion, why: str) -> RefusedItem | None:
+    def refused(self, portion: PollItems, why: str) -> RefusedItem | None:
         """Note a poll that was refused. Returns the item that is at fault, if that shows it.
 
         A poll without items that is refused shows that the items are not the reason, or not the only one.

@@ -1,1 +1,1 @@
-"""Who uses a simulated cluster: clients, bursts, an operator."""
+"""The load on a simulated cluster: clients, bursts of entries, an operator."""

@@ -1,4 +1,4 @@
-"""Bursts of small entries given straight to a replica's log: long tails that group commit alone would never make."""
+"""Bursts of small entries, submitted directly to a replica's log to make long tails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT_S = 1.0
 
 
 class Bursts:
-    """Submits entries and remembers what was promised about each."""
+    """Submits entries and tells the history what was promised about each."""
 
     def __init__(self, loop: VirtualLoop, rng: Random, cluster: Cluster, history: RunHistory) -> None:
         self._loop = loop
@@ -31,7 +31,7 @@ class Bursts:
         self._serial = 0
 
     def submit(self, name: str, count: int) -> None:
-        """Submit so many entries at once to one replica, if it serves."""
+        """Submit `count` entries at once to one replica, if it serves."""
         host = self._cluster.hosts[name]
         process, replica = host.process, host.replica
         if process is None or replica is None or not host.serving:

@@ -1,4 +1,4 @@
-"""Simulated clients: they submit, steer and read, and retry under one request id until they get an answer."""
+"""Simulated clients. They submit, control and read, and retry with one request id until they get an answer."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ if TYPE_CHECKING:
 TRIES_MAX: Final = 200
 TIMEOUT_S: Final = 1.0
 _CACHED_EACH: Final = 3
-"""One in so many workflows of a client has cached tasks."""
+"""One in this many workflows of a client has cached tasks."""
 _BACKUPS_EACH: Final = 4
-"""One in so many workflows of a client allows no backup attempts."""
+"""One in this many workflows of a client allows no backup attempts."""
 _ALLOWED_SHARE: Final = 0.75
-"""Tasks that allow them, of those of the other workflows."""
+"""Share of the tasks that allow them, in the other workflows."""
 _LARGE_EACH: Final = 4
-"""One in so many is large, for a simulation: it comes in pieces."""
+"""One in this many workflows is large for a simulation: it is uploaded in pieces."""
 _LARGE_TASKS: Final = (6, 12, 24)
 _PIECE_TASKS: Final = 1
 _DRAIN_DEADLINE_MS: Final = 200
 _NAME_SHARE: Final = 0.4
-"""Of the requests about agents, those that forget one or ask for its name."""
+"""Share of the requests about agents that forget an agent or register its name."""
 _CLEAR_EACH: Final = 5
-"""One in so many of the rare requests clears the cache."""
+"""One in this many of the rare requests clears the cache."""
 READS_MAX: Final = 20
-"""Reads under way of a client that only reads."""
+"""Concurrent reads of a client that only reads."""
 KNOWN_MAX: Final = 12
-"""Workflows that a client goes on to steer and read."""
+"""Workflows that a client controls and reads."""
 Action = Literal["cancel", "pause", "resume", "retry"]
 _ACTIONS: Final[tuple[Action | Literal["priority"], ...]] = (
     "priority",
@@ -82,9 +82,9 @@ def make_workflow(
     backups: bool = False,
     sizes: tuple[int, ...] = (1, 1, 1, 2, 3, 5),
 ) -> WorkflowSpec:
-    """Return a small workflow. With `caches` its tasks share results with equal ones, or it has other limits.
+    """Return a small workflow. With `caches` its tasks share results with equal tasks, or it has other limits.
 
-    With `backups` most of its tasks allow backup attempts, and are late soon.
+    With `backups` most of its tasks allow backup attempts, and count as late soon.
     """
     allowed = Random(f"backups of {name}")  # noqa: S311 - draws of its own
     online = caches and rng.random() < 0.5
@@ -119,7 +119,7 @@ def make_workflow(
 
 
 class SimClient:
-    """One client: one operation after the other, each until it is answered."""
+    """One client. It makes one request after the other, and repeats each until it is answered."""
 
     def __init__(
         self,
@@ -149,19 +149,19 @@ class SimClient:
         self._leader: str | None = None
         self._serial = 0
         self._known: list[str] = []
-        self._strays: list[asyncio.Task[None]] = []
+        self._background: list[asyncio.Task[None]] = []
         self.stopping = False
         self.done = asyncio.Event()
         self.answered = 0
 
     @property
     def at_rest(self) -> bool:
-        """True once it has stopped and nothing that it asked for, a repetition for instance, may still be done."""
-        strays = any(not task.done() for task in self._strays)
-        return self.done.is_set() and not strays and not self._calls.under_way(self._name)
+        """True once it has stopped and none of its requests, repetitions included, can still be carried out."""
+        repetitions = any(not task.done() for task in self._background)
+        return self.done.is_set() and not repetitions and not self._calls.under_way(self._name)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start to send requests."""
         self._loop.call_soon(self._begin, context=self.process.context)
 
     def _begin(self) -> None:
@@ -234,7 +234,7 @@ class SimClient:
         )
 
     async def control(self, request_id: str, action: Action, workflow_id: str) -> AnyReply | None:
-        """Steer a workflow."""
+        """Cancel, pause, resume or retry a workflow."""
         return await self.propose(
             request_id,
             lambda replica: ControlWorkflow(
@@ -254,7 +254,7 @@ class SimClient:
         action: Literal["drain", "resume"] = "drain" if self._rng.random() < 0.4 else "resume"
         request_id = f"{self._name}-{self._serial}"
         if self._rng.random() < _NAME_SHARE:
-            await self._take_name(request_id, agent)
+            await self._claim_name(request_id, agent)
         elif action == "drain" and self._serial % 2:
             await self.propose(
                 request_id,
@@ -286,10 +286,10 @@ class SimClient:
         name: str | None = await self._persist(serve, tries_max=5)
         return name
 
-    async def _take_name(self, request_id: str, agent: str) -> None:
-        """Forget an agent, or register as one that is not the agent of that name: refused while it is present.
+    async def _claim_name(self, request_id: str, agent: str) -> None:
+        """Forget an agent, or register under its name from another home. Both are refused while it is present.
 
-        `ForgetAgent` is also refused until the cluster is on the level of the newest version.
+        `ForgetAgent` is also refused until the cluster is on the newest feature level.
         """
         forgets = self._rng.random() < 0.5
         if forgets:
@@ -320,7 +320,7 @@ class SimClient:
         )
 
     async def propose(self, request_id: str, command: Callable[[Replica], AnyCommand]) -> AnyReply | None:
-        """Submit a command until there is a reply. None if none came."""
+        """Submit a command until there is a reply. None if no reply came."""
 
         async def serve(replica: Replica) -> AnyReply:
             return await replica.propose(command(replica))
@@ -329,12 +329,12 @@ class SimClient:
 
     async def _request(self, request_id: str, serve: Callable[[Replica], Awaitable[AnyReply]]) -> AnyReply | None:
         if self._rng.random() < 0.05:
-            # The same request a second time, through any replica: a retry that overtakes.
-            stray = self._loop.create_task(self._repeat(request_id, serve))
-            self._strays.append(stray)
+            # The same request again, through any replica: a retry that overtakes the original.
+            repetition = self._loop.create_task(self._repeat(request_id, serve))
+            self._background.append(repetition)
         reply: AnyReply | None = await self._persist(serve)
         if reply is not None:
-            self._take(request_id, reply)
+            self._note_reply(request_id, reply)
         return reply
 
     async def _repeat(self, request_id: str, serve: Callable[[Replica], Awaitable[AnyReply]]) -> None:
@@ -343,21 +343,21 @@ class SimClient:
             reply = await self._calls.call(self.process, self._rng.choice(self._replicas), serve, TIMEOUT_S)
         except (ProposeError, CallFailed):
             return
-        self._take(request_id, reply)
+        self._note_reply(request_id, reply)
 
-    def _take(self, request_id: str, reply: AnyReply) -> None:
+    def _note_reply(self, request_id: str, reply: AnyReply) -> None:
         self.answered += 1
         if not isinstance(reply, Rejection):
             self._history.acknowledge(request_id, reply)
 
     def _read_aside(self) -> None:
-        """Ask any replica, without waiting for the answer: a leader that was replaced may answer late."""
-        self._strays = [task for task in self._strays if not task.done()]
-        if len(self._strays) < READS_MAX:
-            self._strays.append(self._loop.create_task(self._read(self._rng.choice(self._replicas))))
+        """Read from any replica without waiting for the answer. A leader that was replaced may answer late."""
+        self._background = [task for task in self._background if not task.done()]
+        if len(self._background) < READS_MAX:
+            self._background.append(self._loop.create_task(self._read(self._rng.choice(self._replicas))))
 
     async def _read(self, target: str | None = None) -> None:
-        """Read from whoever leads, or try one replica once."""
+        """Read from the leader, or try one replica once."""
         if self._known and self._rng.random() < 0.7:
             query: tuple[str, ...] = (self._rng.choice(("workflow", "tasks")), self._rng.choice(self._known))
         else:
@@ -380,7 +380,7 @@ class SimClient:
             self._history.read(name, floor, Read(index, query, content))
 
     async def _persist(self, serve: Callable[[Replica], Awaitable[Any]], tries_max: int = TRIES_MAX) -> Any:
-        """Call whoever leads, or anybody, until an answer comes."""
+        """Call the leader, or any replica, until an answer comes."""
         for _ in range(tries_max):
             target = self._leader or self._rng.choice(self._replicas)
             if self._rng.random() < 0.05:
@@ -400,7 +400,7 @@ class SimClient:
 
 
 async def _upload(replica: Replica, spec: WorkflowSpec, request_id: str) -> AnyReply:
-    """Take a workflow in by pieces, as the API does with a large document."""
+    """Upload a workflow in pieces, as the API does with a large document."""
     if not replica.leader.leading:
         raise replica.submitter.no_leader_error()
     async with replica.uploads.alone(request_id):

@@ -1,7 +1,7 @@
-"""The operator of a simulated cluster: adds, removes and upgrades replicas, asks again when refused, cleans up.
+"""The operator of a simulated cluster: adds, removes and upgrades replicas, repeats refused requests, cleans up.
 
-He knows what a cluster survives: he never asks for a change after which replicas that are lost for good could be more
-than a minority of the voters.
+The operator knows what a cluster survives, and never requests a change after which lost replicas could be more than a
+minority of the voters.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ CHANGE_S: Final = 2.0
 """How long a replica works on one request to change the members."""
 TIMEOUT_S: Final = 1.2
 LATE_S: Final = 2.5
-"""How long a request may be on its way to a replica."""
+"""How late a request may arrive at a replica."""
 LOOK_S: Final = 0.02
 FINISH_S: Final = 60.0
-"""A healed world whose members are not in order by then never will be."""
+"""If the members of a healed cluster have not settled by then, they never will."""
 Change = tuple[str, str]
-"""`add`, `add absent` or `remove`, and whom."""
+"""`add`, `add absent` or `remove`, and the replica."""
 Voters = frozenset[str]
 
 
 class Operator:
-    """Asks for changes of the members."""
+    """Requests changes of the members."""
 
     def __init__(
         self, *, loop: VirtualLoop, rng: Random, trace: Trace, calls: Calls, cluster: Cluster, history: RunHistory
@@ -56,10 +56,10 @@ class Operator:
         self._history = history
         self._leader: str | None = None
         self._asked: dict[int, tuple[Change, float]] = {}
-        """Changes that may still be carried out, and until when, by the number of the request."""
+        """Changes that may still be carried out, and until when, by the number of their request."""
         self._serial = 0
 
-    # What may be done.
+    # What the cluster survives.
 
     def members(self) -> Membership | None:
         """Return the members as the leader shows them."""
@@ -72,43 +72,43 @@ class Operator:
         return self._cluster.add_host(self._history.members.latest)
 
     def may_lose(self, name: str) -> bool:
-        """Return True if this replica can be lost for good, whatever becomes of the changes under way."""
+        """Return True if the cluster survives the loss of this replica, however the pending changes end."""
         lost = self._cluster.lost() | {name}
         return all(_survives(voters, lost) for voters in self._possible() if name in voters)
 
     def _possible(self) -> set[Voters]:
-        """Return every list of voters that may be in force soon."""
+        """Return every list of voters that may become active."""
         lists = self._history.members.possible()
         for change, until_s in self._asked.values():
             if until_s >= self._loop.time():
                 lists |= {_changed(voters, change) for voters in lists}
         return lists
 
-    def _may_ask(self, change: Change) -> bool:
+    def _may_request(self, change: Change) -> bool:
         lost = self._cluster.lost()
         return all(_survives(_changed(voters, change), lost) for voters in self._possible())
 
     # Changes.
 
     async def add(self, name: str, *, tries_max: int = 12) -> bool:
-        """Have a replica added. True once that was acknowledged."""
+        """Add a replica. True once that was acknowledged."""
         member = MemberInfo(name, f"{name}:1", f"sim://{name}")
         return await self._ask(("add", name), lambda replica: replica.membership.add(member), tries_max)
 
     async def add_absent_member(self, name: str) -> None:
-        """Have a replica added that never runs: it cannot become a voter. It is cleared away afterwards."""
+        """Add a replica that never runs. It cannot become a voter, and is removed afterwards."""
         member = MemberInfo(name, f"{name}:1", f"sim://{name}")
         serial = self._note(("add absent", name))
         try:
             await self._call(_serving(lambda replica: replica.membership.add(member)))
             await self._call(_serving(lambda replica: replica.membership.add(member)))
         finally:
-            self._over(serial)
+            self._stop_waiting(serial)
 
     async def change_at(self, target: str, change: Change) -> None:
-        """Ask one replica, whether it leads or not, for one change."""
+        """Request one change from one replica, whether or not it leads."""
         kind, name = change
-        if not self._may_ask(change):
+        if not self._may_request(change):
             return
         if kind == "remove":
             self._history.members.removal_asked(name)
@@ -124,24 +124,24 @@ class Operator:
                 )
             )
         finally:
-            self._over(serial)
+            self._stop_waiting(serial)
 
     def _note(self, change: Change) -> int:
         self._serial += 1
         self._asked[self._serial] = change, float("inf")
         return self._serial
 
-    def _over(self, serial: int) -> None:
-        """Nobody waits for the answer any more; the replica may still work on it."""
+    def _stop_waiting(self, serial: int) -> None:
+        """Stop waiting for the answer. The replica may still work on the request."""
         self._asked[serial] = self._asked[serial][0], self._loop.time() + CHANGE_S + LATE_S
 
     async def remove(self, name: str, *, tries_max: int = 12) -> bool:
-        """Have a replica removed. True once that was acknowledged."""
+        """Remove a replica. True once that was acknowledged."""
         self._history.members.removal_asked(name)
         return await self._ask(("remove", name), lambda replica: replica.membership.remove(name), tries_max)
 
     async def _ask(self, change: Change, work: Callable[[Replica], Awaitable[None]], tries_max: int) -> bool:
-        if not self._may_ask(change):
+        if not self._may_request(change):
             return False
         kind, name = change
         serve, serial = _serving(work), self._note(change)
@@ -156,11 +156,11 @@ class Operator:
                     self._trace.fault("change of members refused", name, f"{kind}: {refusal[:100]}")
                 await asyncio.sleep(self._rng.uniform(0.02, 0.3))
         finally:
-            self._over(serial)
+            self._stop_waiting(serial)
         return False
 
     async def _call(self, serve: Callable[[Replica], Awaitable[str]]) -> str | None:
-        """Ask whoever leads, or anybody. None if no answer came."""
+        """Ask the leader, or any replica. None if no answer came."""
         target = self._leader or self._rng.choice(self._cluster.names)
         self._leader = None
         try:
@@ -176,27 +176,27 @@ class Operator:
     # The end of a run.
 
     async def finish(self) -> None:
-        """Replace what is lost, upgrade what is old, let newcomers become members, until nothing is left to do."""
+        """Replace lost replicas, upgrade old ones, and make learners voters, until nothing is left to do."""
         until_s = self._loop.time() + FINISH_S
         while not self._history.violations:
             if self._loop.time() > until_s:
                 who = [f"{name} {each.role.value} of {each.term}" for name, each in self._cluster.views().items()]
-                self._history.violation("members do not settle", f"in {FINISH_S:g} s of a healed world: {who}")
+                self._history.violation("members do not settle", f"within {FINISH_S:g} s after healing: {who}")
                 return
             members = self.members()
             if members is None:
                 await asyncio.sleep(LOOK_S)
-            elif not await self._go_on(members) and not self._open():
+            elif not await self._do_next_step(members) and not self._has_pending_requests():
                 return
             else:
-                await asyncio.sleep(LOOK_S)  # a request may have been answered without any time passing
+                await asyncio.sleep(LOOK_S)  # a request may have been answered without virtual time passing
 
-    def _open(self) -> bool:
-        """Return True while a request that nobody waits for may still be worked on."""
+    def _has_pending_requests(self) -> bool:
+        """Return True while a replica may still work on a request of which the answer is not awaited."""
         return any(until_s >= self._loop.time() for _change, until_s in self._asked.values())
 
-    async def _go_on(self, members: Membership) -> bool:
-        """Do the next thing. False if there is none."""
+    async def _do_next_step(self, members: Membership) -> bool:
+        """Do the next step. False if no step is left."""
         lost = self._cluster.lost(damaged=False)
         dead = sorted(lost & members.voter_names)
         for name in self._cluster.names:
@@ -205,8 +205,8 @@ class Operator:
                 self._cluster.restart(name, Loss.NONE)
                 return True
         for learner in sorted(members.learner_names):
-            # One whose disk was damaged may not become a voter beside others that are lost: another takes its place.
-            hopeless = learner in lost or not self._may_ask(("add", learner))
+            # A learner with a damaged disk may not become a voter beside lost replicas: another one takes its place.
+            hopeless = learner in lost or not self._may_request(("add", learner))
             await (self.remove(learner) if hopeless else self.add(learner))
             return True
         if dead and len(members.voters) > VOTERS_MIN:
@@ -225,7 +225,7 @@ class Operator:
 
 def _serving(work: Callable[[Replica], Awaitable[None]]) -> Callable[[Replica], Awaitable[str]]:
     async def serve(replica: Replica) -> str:
-        """Return why not, or nothing."""
+        """Return why it was refused, or an empty string."""
         try:
             await work(replica)
         except (ChangeRefusedError, NotReadyError) as error:

@@ -1,4 +1,4 @@
-"""What faults act on, and the acts that several of them share."""
+"""The actions that faults are made of: restart, kill, isolate, transfer leadership, snapshot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOSSES: Final = (Loss.ALL, Loss.ALL, Loss.SOME, Loss.TORN, Loss.NONE)
 
 
 class FaultActions:
-    """The world as the faults see it. What takes time is *played*, and ends with the faults."""
+    """The world as the faults see it. A fault that takes time is a scenario; scenarios end with the faults."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class FaultActions:
         self.clients = clients
         """Their names."""
         self.calls_are_reliable = calls_are_reliable
-        """No answer gets lost, and none is late without a fault."""
+        """No answer is lost, and an answer is late only because of a fault."""
         self.on_slow_failover = on_slow_failover
-        """Told about what should have happened in time and has not."""
+        """Told about an agent that found the new leader too late."""
         self._scenarios: list[asyncio.Task[None]] = []
         self._timers: list[asyncio.TimerHandle] = []
 
     def run_scenario(self, scenario: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin a fault that takes time."""
+        """Start a fault that takes time."""
         task = self.loop.create_task(scenario)
         task.add_done_callback(self._scenario_ended)
         self._scenarios.append(task)
@@ -70,45 +70,45 @@ class FaultActions:
             self.loop.call_exception_handler({"message": "a scenario failed", "exception": error})
 
     def schedule(self, after_s: float, act: Callable[..., object], *arguments: object) -> None:
-        """Do something later."""
+        """Call `act` after `after_s`, unless the faults have ended."""
         self._timers.append(self.loop.call_later(after_s, act, *arguments, context=contextvars.Context()))
 
     def cancel_all(self) -> None:
-        """Let no fault that is still being acted out reach into the time after."""
+        """Cancel all scenarios and scheduled actions."""
         pending: list[asyncio.Task[None] | asyncio.TimerHandle] = [*self._scenarios, *self._timers]
         for each in pending:
             each.cancel()
 
-    # Acts.
+    # Actions.
 
     def faults_begun(self) -> int:
         """Return how many faults have begun."""
         return sum(self.trace.faults.values())
 
     def is_only_one_isolated(self, name: str) -> bool:
-        """Tell whether nobody but this replica is cut off from anybody."""
+        """Return True if all partitions concern this replica."""
         return all(name in direction for direction in self.network.blocked)
 
     def restart(self, name: str) -> None:
-        """Have a replica come back with what its disk kept."""
+        """Restart a replica with what its disk kept."""
         self.cluster.disks.repair(name)
         self.cluster.restart(name, self.rng.choice(LOSSES))
 
     def kill(self, name: str) -> None:
-        """Kill a process; what it wrote is still there, since the page cache outlives it."""
+        """Kill a process. What it wrote survives, because the page cache outlives the process."""
         host = self.cluster.hosts[name]
         if host.process is not None:
             self.cluster.crash(name, kind="kill")
             host.disk.restart(Loss.NONE, self.rng)
 
     def isolate(self, name: str, others: list[str]) -> None:
-        """Cut a replica off from others, in both directions."""
+        """Partition a replica from others, in both directions."""
         for other in others:
             self.network.cut(name, other)
             self.network.cut(other, name)
 
     def reconnect(self, name: str, others: list[str]) -> None:
-        """End that."""
+        """Heal the partition between a replica and others."""
         for other in others:
             self.network.heal(name, other)
             self.network.heal(other, name)
@@ -125,12 +125,12 @@ class FaultActions:
         """Ask a replica for a snapshot."""
         host = self.cluster.hosts[name]
         if host.replica is not None and host.serving and host.process is not None:
-            # In the replica's own process: what is scheduled from outside would outlive it.
+            # In the replica's own process: a callback from outside would outlive the process.
             self.loop.call_soon(host.replica.log.request_snapshot, context=host.process.context)
             self.trace.fault("snapshot requested", name)
 
     def transfer_leadership(self, name: str, target: str | None) -> None:
-        """Have a leader hand over, to `target` or to whom it likes."""
+        """Ask a leader to transfer its leadership, to `target` or to a replica that it chooses."""
         host = self.cluster.hosts[name]
         if host.replica is None or not host.serving or host.process is None:
             return
@@ -144,13 +144,13 @@ class FaultActions:
         )
 
     def refuse_next_restore(self, name: str) -> None:
-        """Let the state machine refuse the next snapshot that comes from the leader, as an older version would."""
+        """Make the state machine refuse the next snapshot from the leader, as an older version would."""
         host = self.cluster.hosts[name]
         if host.process is not None:
             host.refuse_restore = True
 
     async def successor(self, first: str) -> str | None:
-        """Wait for another leader than this one; None if there is none after a while."""
+        """Wait for another leader than this one. None if there is none within 1.5 s."""
         for _ in range(75):
             await asyncio.sleep(0.02)
             leader = self.cluster.leader()

@@ -1,11 +1,11 @@
-# ruff: noqa: ASYNC110 - virtual time: to look again and again costs nothing, and events would have to be planted
-"""What a broken rule costs: as soon as an acknowledged entry is on no majority's disks, the power fails.
+# ruff: noqa: ASYNC110 - virtual time: polling costs nothing
+"""Commit exposure: as soon as an acknowledged entry is not on a majority's disks, the power fails.
 
-Without the guard a leader counts entries that its followers have thrown away again. Mostly it sends them once more
-before anything happens, so that random faults see false acknowledgements all the time and a lost write seldom. Here
-the moment is used: all replicas lose power, those without the entry come back first and elect a leader, and the
-checks tell what became of the write. Power may fail at any moment, so a cluster that keeps the rules survives it too;
-and with the guard the moment never comes.
+Without the guard a leader counts entries that its followers have discarded. Mostly it sends them again before a fault
+happens. So random faults show many false acknowledgements and few lost writes. This module uses the moment: all
+replicas lose power, those without the entry restart first and elect a leader, and the checks tell whether the write
+is lost. A cluster that keeps the rules survives this too, because the power may fail at any moment. With the guard
+such a moment never comes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from raftflow.simulation.world.trace import Trace
 
 LOOK_EVERY_S: Final = 0.0005
-"""Less than a frame takes, so that no exposure is over before it is seen."""
+"""Shorter than the delay of a frame, so that no exposure ends unseen."""
 ELECTED_WITHIN_S: Final = 3.0
 SETTLE_S: Final = 0.3
 """From a leader to its first committed entries."""
@@ -35,7 +35,7 @@ EXPOSURES_MAX: Final = 3
 
 
 class CommitExposure:
-    """Watches where the newest acknowledged entry is, and strikes when that is on no majority's disks."""
+    """Watches the newest acknowledged entry, and cuts the power when it is not on a majority's disks."""
 
     def __init__(
         self,
@@ -54,19 +54,19 @@ class CommitExposure:
         self._history = history
         self._faults = faults
         self._reach: dict[str, int] = {}
-        """The last index that each replica had when it was last seen."""
+        """The last index of each replica when it ran last."""
         self._synced: dict[tuple[str, int], int] = {}
-        """For each life of a replica the highest index that its disk ever had."""
+        """For each process of a replica, the highest index that its disk ever had."""
 
     async def run(self) -> None:
-        """Watch until enough was struck."""
+        """Watch until the power was cut `EXPOSURES_MAX` times."""
         for _ in range(EXPOSURES_MAX):
             while 2 * len(lacking := self._lacking()) <= len(self._history.members.latest.voters):
                 await asyncio.sleep(LOOK_EVERY_S)
             await self._cut_power(lacking)
 
     def _lacking(self) -> dict[str, Loss]:
-        """Return the replicas without the newest acknowledged entry, and what their disks must lose for that."""
+        """Return the replicas that lack the newest acknowledged entry, and what their disks must lose to lack it."""
         index = self._history.top_acknowledged
         known = self._history.entries.get(index)
         if known is None:
@@ -93,7 +93,7 @@ class CommitExposure:
         return Loss.ALL if self._synced[life] < index else None
 
     async def _cut_power(self, lacking: dict[str, Loss]) -> None:
-        """Cut the power of all, and let those without the entry come back first, until they have a leader."""
+        """Cut the power of all replicas. Restart those without the entry first, until they have a leader."""
         cluster = self._cluster
         self._trace.fault(EXPOSURE, ",".join(lacking))
         with self._faults.suspended():

@@ -1,8 +1,8 @@
-"""What goes wrong, and when: every seed draws which kinds of faults it has and how often (swarm testing).
+"""The nemesis: it injects one fault after the other. Every seed draws its kinds of faults and their rate.
 
-No run has more than the system promises to survive: disks are lost, and bits flipped, for a minority of the voters
-only. Everything else may happen to everybody, at once as well. What takes time is in `nemesis/scenarios.py` and
-`nemesis/member_faults.py`.
+A run has no more faults than the system promises to survive. Disks are lost, and bits are flipped, on a minority of
+the voters. All other faults may happen to all replicas, also at the same time. Faults that take time are in
+`nemesis/scenarios.py` and `nemesis/member_faults.py`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 HOUR_MS: Final = 3_600_000
 CHECKS_MAX: Final = 50
 ISOLATED_S: Final = (1.6, 3.0)
-"""How long an agent is cut off that is to be given up; a lease is 1.5 s."""
+"""How long an agent is isolated so that it loses its lease; a lease is 1.5 s."""
 
 
 class FaultInjector:
-    """Makes one fault after the other, and has replicas come back."""
+    """Injects one fault after the other, and restarts replicas."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class FaultInjector:
         self._loss_throttle = loss_throttle
         self._suspended = False
         self._isolated: set[str] = set()
-        """Agents that are cut off for longer than their lease."""
+        """Agents that are isolated for longer than their lease."""
         self._kinds = list(weights)
         self._weights = list(weights.values())
         scenarios = Scenarios(actions, refuse_restores="refused restore" in weights)
@@ -103,7 +103,7 @@ class FaultInjector:
         }
 
     async def run(self, until_s: float) -> None:
-        """Make faults until then."""
+        """Inject faults until the time `until_s`."""
         while self._loop.time() < until_s:
             await asyncio.sleep(self._rng.expovariate(1 / self._every_s))
             if self._loop.time() >= until_s:
@@ -119,7 +119,7 @@ class FaultInjector:
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
-        """Make no fault meanwhile, and end those that are being acted out."""
+        """Cancel all scenarios, and inject no fault inside the `with` block."""
         self._actions.cancel_all()
         self._suspended = True
         try:
@@ -128,7 +128,7 @@ class FaultInjector:
             self._suspended = False
 
     async def _heal_for_a_while(self) -> None:
-        """Heal everything for a while, so that there is something to lose."""
+        """Heal everything for a while, so that the cluster makes progress between faults."""
         self._network.heal_all()
         for name in self._cluster.down():
             self._actions.restart(name)
@@ -143,7 +143,7 @@ class FaultInjector:
         return self._rng.choice(self._cluster.names)
 
     def _restart_some(self) -> None:
-        """Perhaps start what is down; heal what is cut."""
+        """Restart some of the replicas that are down, and heal some of the partitions."""
         for name in self._cluster.down():
             if self._rng.random() < 0.5:
                 self._actions.restart(name)
@@ -165,7 +165,7 @@ class FaultInjector:
             self._cluster.start(name)
 
     def _cut_power_of_all(self, _name: str) -> None:
-        """Cut the power of all replicas at once; they come back soon."""
+        """Cut the power of all replicas at once. They restart soon."""
         self._trace.fault("power loss of all", "all")
         loss = self._rng.choice(LOSSES)
         for name in self._cluster.names:
@@ -194,7 +194,7 @@ class FaultInjector:
         self._actions.run_scenario(self._wait_for_work_and_jump())
 
     async def _wait_for_work_and_jump(self) -> None:
-        """Put the leader's wall clock an hour ahead while attempts run, which is beyond every deadline of theirs."""
+        """Set the leader's wall clock an hour ahead while attempts run. This is later than all their deadlines."""
         for _ in range(CHECKS_MAX):
             leader = self._cluster.leader()
             if leader is not None and any(agent.busy for agent in self._agents):
@@ -218,8 +218,8 @@ class FaultInjector:
     def _fail_disk(self, name: str) -> None:
         if self._cluster.hosts[name].process is not None:
             if self._rng.random() < 0.4:
-                # What such a sync did not write is gone when the power goes, though it can still be read before. If
-                # that is soon nothing stands behind it, and the journal does not look damaged.
+                # The bytes of the failed sync can be read until the power fails, and are gone then. If the power
+                # fails soon, no record follows them, and the journal does not look damaged.
                 after_s = 0.001 * 100.0 ** self._rng.random()
                 self._cluster.disks.fail(
                     name,
@@ -320,7 +320,7 @@ class FaultInjector:
         self._actions.run_scenario(self._isolate_all_past_leases())
 
     async def _isolate_all_past_leases(self) -> None:
-        """Cut all agents off past their leases, twice or three times, and let them come back in between."""
+        """Isolate all agents past their leases, two or three times, and let them reconnect in between."""
         if self._isolated:
             return
         agents = [agent.name for agent in self._agents]
@@ -344,7 +344,7 @@ class FaultInjector:
         self._actions.run_scenario(self._isolate_at_work())
 
     async def _isolate_at_work(self) -> None:
-        """Cut an agent off at work until it is given up, and let it come back with what it had finished before."""
+        """Isolate a busy agent until it is lost, and let it reconnect with what it had finished before."""
         for _ in range(CHECKS_MAX):
             busy = [agent.name for agent in self._agents if agent.busy and agent.name not in self._isolated]
             if busy:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from raftflow.simulation.world.trace import Trace
 
 SICK_SHARE: Final = {"all": 0.5, "leases": 0.7}
-"""Share of the runs of some families in which machines fall ill."""
+"""Share of the runs of some families in which machines of agents fail."""
 EVERY_S: Final = 1.5
 KINDS: Final = ("unable", "black hole")
 SECONDS: Final = {"unable": (0.2, 3.0), "black hole": (1.0, 8.0)}
 
 
 class MachineFaults:
-    """Makes machines of agents fall ill now and then. Its dice are its own: other faults stay as they are."""
+    """Makes machines of agents fail from time to time, with a random source of its own."""
 
     def __init__(self, loop: VirtualLoop, rng: Random, trace: Trace, agents: list[SimAgent]) -> None:
         self._loop = loop
@@ -29,7 +29,7 @@ class MachineFaults:
         self._agents = agents
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Inject faults until cancelled."""
         while True:
             await asyncio.sleep(self._rng.expovariate(1 / EVERY_S))
             agent, kind = self._rng.choice(self._agents), self._rng.choice(KINDS)

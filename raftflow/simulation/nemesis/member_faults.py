@@ -1,4 +1,4 @@
-"""Changes of the members and of versions while all other faults go on."""
+"""Changes of members and of versions, while all other faults continue."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from raftflow.simulation.nemesis.actions import FaultActions
 
 CHANGES_MAX: Final = 2
-"""Changes that are under way at once."""
+"""Changes at the same time."""
 VOTERS_MAX: Final = 7
 JOURNAL_BYTES_MIN: Final = 200
 MET_CHECK_S: Final = 0.05
 MET_CHECKS_MAX: Final = 60
 HOSTS_MAX: Final = 14
-"""Machines in one run, dead ones counted."""
+"""Machines in one run, including those that were lost."""
 
 
 class MemberFaults:
-    """Replicas that come, go, are lost for good, and are upgraded."""
+    """Adds, removes, loses, replaces and upgrades replicas."""
 
     def __init__(self, actions: FaultActions, operator: Operator) -> None:
         self._actions = actions
@@ -37,19 +37,19 @@ class MemberFaults:
         return self._operator.may_lose(name)
 
     def add(self, _name: str) -> None:
-        """Add a fresh replica, or one that was left outside."""
+        """Add a new replica, or one that is not a member yet."""
         self._start_change(self._add())
 
     def remove(self, name: str) -> None:
-        """Remove a replica: a follower, a learner, a dead one, or the leader itself."""
+        """Remove a replica: a follower, a learner, a lost one, or the leader."""
         self._start_change(self._remove(name))
 
     def replace(self, name: str) -> None:
-        """Lose a replica with its disk for good, or only put it out of service, and put a new one in its place."""
+        """Lose a replica with its disk, or leave it running, and replace it by a new one."""
         self._start_change(self._replace(name))
 
     def upgrade(self, name: str) -> None:
-        """Stop a replica and start the present version in its place; most are asked to hand over first."""
+        """Stop a replica and start the newest version in its place. Most leaders transfer their leadership first."""
         cluster = self._actions.cluster
         old = [each for each in cluster.names if cluster.hosts[each].level < NEXT_LEVEL]
         if old:
@@ -60,20 +60,20 @@ class MemberFaults:
         self._start_change(self._change_at_isolated_leader())
 
     def absent_member(self, _name: str) -> None:
-        """Lose a replica and have one added that never runs, as with a wrong address; then clear both away."""
+        """Lose a replica and add one that never runs, as with a wrong address. Then remove it."""
         self._start_change(self._add_absent_member())
 
     def damaged_voter(self, _name: str) -> None:
-        """Damage the journal of the only follower that has the newest entries, and take the leader away."""
+        """Damage the journal of the only follower that has the newest entries, and kill the leader."""
         self._actions.run_scenario(self._damage())
 
     def replace_all_others(self, _name: str) -> None:
-        """Replace every voter but one while that one is away, so that it knows nobody when it comes back."""
+        """Replace all voters but one while that one is down, so that it knows no member when it restarts."""
         if self._replacement is None or self._replacement.done():
             self._replacement = self._actions.run_scenario(self._replace_all_others())
 
     def older_disk_copy(self, _name: str) -> None:
-        """Put an older copy of its disk back on such a follower, and take the leader away."""
+        """Put an older copy of its disk into such a follower, and kill the leader."""
         if not any(host.older for host in self._actions.cluster.hosts.values()):
             self._actions.run_scenario(self._put_older_copy_back())
 
@@ -141,9 +141,10 @@ class MemberFaults:
         await self._operator.remove(absent)
 
     async def _put_older_copy_back(self) -> None:
-        """Copy a follower's disk, let it start anew, and when everybody has met that start put the copy back.
+        """Copy a follower's disk, restart it, and put the copy back when all voters have met that start.
 
-        Of one replica in a run, while the disks of all others are whole: what is promised for old copies.
+        This happens to one replica of a run, while the disks of all others are intact: older copies are promised to
+        be survived on that condition.
         """
         actions, cluster = self._actions, self._actions.cluster
         followers = self._followers()
@@ -178,7 +179,7 @@ class MemberFaults:
         return name in voters and all(links is not None and name in links.up for links in linked)
 
     def _followers(self) -> list[str]:
-        """Return the voters that do not lead, in any order; nobody if that is not known."""
+        """Return the voters that do not lead, in random order; none if the members are not known."""
         leader, members = self._actions.cluster.leader(), self._operator.members()
         if leader is None or members is None:
             return []
@@ -202,7 +203,7 @@ class MemberFaults:
         actions.isolate(victim, laggards)
         actions.bursts.submit(leader, rng.choice((3, 10)))
         await asyncio.sleep(0.05)
-        if not self.may_lose(victim):  # others were damaged or lost meanwhile
+        if not self.may_lose(victim):  # other replicas were damaged or lost meanwhile
             actions.reconnect(leader, laggards)
             actions.reconnect(victim, laggards)
             return
@@ -222,7 +223,7 @@ class MemberFaults:
         actions.restart(leader)
 
     def _flip_journal(self, name: str) -> None:
-        """Flip a bit in the older half of a replica's journal, which it can notice and repair."""
+        """Flip a bit in the older half of a replica's journal. The replica can detect and repair that."""
         rng, host = self._actions.rng, self._actions.cluster.hosts[name]
         disk = host.disk
         written = {path: len(disk.content(path).rstrip(b"\0")) for path in disk.files() if "journal" in str(path)}
@@ -249,7 +250,7 @@ class MemberFaults:
             await self._operator.add(name)
 
     def _newcomer(self) -> str | None:
-        """Return a replica that is no member: one that was left outside, or a fresh one, which may start late."""
+        """Return a replica that is not a member: an existing one, or a new one, which may start late."""
         actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         members = self._operator.members()
         if members is None:
@@ -298,7 +299,7 @@ class MemberFaults:
             await self._operator.remove(name)
 
     def _crash_during_change(self, name: str) -> None:
-        """Perhaps cut the power of the leader, or of the one concerned, in the middle of a change."""
+        """In some cases, cut the power of the leader, or of the replica concerned, during a change."""
         actions, rng = self._actions, self._actions.rng
         if rng.random() < 0.4:
             victim = name if rng.random() < 0.4 else actions.cluster.leader()

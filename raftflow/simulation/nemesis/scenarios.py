@@ -1,4 +1,4 @@
-"""Faults that take time: each builds a history that random strokes would seldom come upon."""
+"""Scenarios: faults that take time. Each builds a history that random faults seldom produce."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 FOUND_WITHIN_S: Final = 0.15
-"""From a new leader until agents that reach it have polled it, if nothing else happens."""
+"""Time from an election until agents that reach the new leader have polled it, if no other fault happens."""
 SILENT: Final = "leader silent"
 IN_CONTACT_S: Final = 0.6
-"""An agent that polled so long ago or later was in contact with the leader: a poll is held for 0.4 s."""
+"""An agent that polled within this time was in contact with the leader. A poll is held for 0.4 s."""
 
 
 class Scenarios:
-    """What happens to leaders with tails, to voters, and to followers left behind."""
+    """Scenarios for leaders with uncommitted tails, for voters, and for lagging followers."""
 
     def __init__(self, actions: FaultActions, *, refuse_restores: bool) -> None:
         self._actions = actions
@@ -30,9 +30,9 @@ class Scenarios:
         """Some snapshots cannot be loaded."""
 
     def isolated_leader(self, _name: str) -> None:
-        """Cut a leader off while it takes entries, have another one elected, and let the first one lead again.
+        """Isolate a leader while it takes entries, wait for another leader, and let the first one lead again.
 
-        With five replicas and more one follower stays with it, and what that follower answers comes late.
+        With five replicas or more, one follower stays connected to it, and the answers of that follower are late.
         """
         self._actions.run_scenario(self._isolate_leader_with_tail())
 
@@ -64,7 +64,7 @@ class Scenarios:
             actions.bursts.submit(first, 5)
 
     def silent_leader(self, _name: str) -> None:
-        """Let the leader fall silent to replicas, agents and clients. Its process lives, and knows nothing."""
+        """Isolate the leader from replicas, agents and clients. Its process lives and does not know it."""
         self._actions.run_scenario(self._silence_leader())
 
     async def _silence_leader(self) -> None:
@@ -80,7 +80,7 @@ class Scenarios:
                 at_work[agent.name] = agent.process
         everybody = [*actions.others(first), *[agent.name for agent in actions.agents], *actions.clients]
         actions.trace.fault(SILENT, first)
-        # Calls are lost for good in a cut, where TCP would go on: whoever was told nothing then hears nothing later.
+        # A partition loses calls for good, where TCP would send them again. So only the first one is judged.
         judged = actions.calls_are_reliable and actions.trace.faults[SILENT] == 1
         count = actions.faults_begun()
         actions.isolate(first, everybody)
@@ -94,7 +94,7 @@ class Scenarios:
         actions.reconnect(first, everybody)
 
     def _judge(self, successor: str, agents: Mapping[str, Process]) -> None:
-        """Whoever was at work before the leader fell silent must have found its successor by now."""
+        """Agents that were connected before the leader fell silent must have found its successor by now."""
         actions = self._actions
         replica = actions.cluster.hosts[successor].replica
         now = {agent.name: agent.process for agent in actions.agents}
@@ -108,7 +108,7 @@ class Scenarios:
                 actions.on_slow_failover(f"{name} has not found {successor} {FOUND_WITHIN_S} s after it was elected")
 
     def slow_majority(self, _name: str) -> None:
-        """Leave a leader the followers that it needs, on links so slow that it sends again what is on its way."""
+        """Leave the leader a bare majority of followers, on links so slow that it sends entries again."""
         self._actions.run_scenario(self._slow_majority_down())
 
     async def _slow_majority_down(self) -> None:
@@ -130,7 +130,7 @@ class Scenarios:
         actions.reconnect(leader, spare)
 
     def crash_after_vote(self, _name: str) -> None:
-        """Take the leader away, and cut the power of whoever has just voted; it comes back at once."""
+        """Crash the leader, then cut the power of replicas that have just voted. They restart at once."""
         self._actions.run_scenario(self._crash_voters())
 
     async def _crash_voters(self) -> None:
@@ -157,7 +157,7 @@ class Scenarios:
         actions.restart(leader)
 
     def paused_leader(self, name: str) -> None:
-        """Stop a leader that nobody reaches but clients: when it goes on it does not know that it was replaced."""
+        """Pause an isolated leader that clients reach. When it continues, it does not know that it was replaced."""
         self._actions.run_scenario(self._pause_isolated_leader(self._actions.cluster.leader() or name))
 
     async def _pause_isolated_leader(self, name: str) -> None:
@@ -180,7 +180,7 @@ class Scenarios:
         actions.reconnect(name, others)
 
     def lagging_follower(self, _name: str) -> None:
-        """Let a follower miss so much that the leader has only a snapshot for it, or believes so."""
+        """Let a follower lag so far behind that the leader sends it a snapshot."""
         self._actions.run_scenario(self._let_follower_lag())
 
     async def _let_follower_lag(self) -> None:

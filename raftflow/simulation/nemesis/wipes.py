@@ -1,16 +1,16 @@
-"""Disks that are wiped: of one replica, of any majority, of all but one, and at the end of all.
+"""Wiped disks: of one replica, of a majority, of all but one, and of all at the end of a run.
 
-Who is wiped comes back on an empty disk, in any order, while the others run, are down, or come later. As long as
-one disk is left nobody of them may take part (`RunHistory.reborn`). Then the old disks are put back, as an operator
-does, and everything that was acknowledged must be there.
+A wiped replica restarts on an empty disk, in any order, while the others run, are down, or start later. While one
+disk is left, no wiped replica may take part (`RunHistory.reborn`). Then the old disks are put back, as an operator
+does, and every acknowledged write must be there.
 
-Files are never changed here, so those of the founders name the founders only. Emptied founders know nobody else, and
-nobody else is asked. If all of them were emptied they would be right to found a cluster, whoever joined later and
-still has data: they cannot tell this from a first start. So one founder at least is left (replication/DESIGN.md,
-"Births", what remains).
+Configuration files never change here, so the files of the founders name only the founders. Emptied founders know and
+ask no other replica. If all founders were emptied, they would be right to found a new cluster, even if replicas
+that joined later still have data: they cannot tell this from a first start. So at least one founder keeps its disk
+(replication/DESIGN.md, "Births").
 
-A first contact is believed. A voter that has never met an emptied one remembers the empty disk, and refuses the old
-one when it is put back; the operator has to replace that replica then. Here such disks are not wiped.
+A first contact is trusted. A voter that has never met an emptied replica remembers the empty disk, and refuses the
+old disk when it is put back. The operator then has to replace that replica. Here such disks are not wiped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 BORN_WITHIN_S: Final = 5.0
 LOOK_S: Final = 0.05
 CRASH_STEPS: Final = 40
-"""A crash in a birth comes within so many operations on the disk."""
+"""A crash during the birth of the cluster comes within this many operations on the disk."""
 
 
 class Wipes:
-    """Wipes disks and puts them back; one story at a time."""
+    """Wipes disks and puts them back; one scenario at a time."""
 
     def __init__(self, actions: FaultActions, history: RunHistory) -> None:
         self._actions = actions
@@ -41,7 +41,7 @@ class Wipes:
         self._scenario: asyncio.Task[None] | None = None
 
     def wipe_disks(self, _name: str) -> None:
-        """Wipe the disks of some voters, and have all come back."""
+        """Wipe the disks of some voters, restart them, and put the disks back."""
         if self._scenario is None or self._scenario.done():
             self._scenario = self._actions.run_scenario(self._wipe())
 
@@ -90,7 +90,7 @@ class Wipes:
             self._history.reborn(self._actions.cluster.hosts[name])
 
     async def crash_during_birth(self) -> None:
-        """Let the founders come one by one; power fails somewhere in the birth, some disks come back empty."""
+        """Start the founders one by one, with power losses during the birth of the cluster."""
         actions, rng, cluster = self._actions, self._actions.rng, self._actions.cluster
         names = list(cluster.founders)
         rng.shuffle(names)
@@ -105,7 +105,7 @@ class Wipes:
             actions.restart(name)
 
     async def wipe_all(self) -> None:
-        """Wipe every disk after the end of the run: only then a second cluster may be born, and must be."""
+        """Wipe all disks after the end of the run. Only then may a second cluster be born, and it must be."""
         actions, rng, cluster, history = self._actions, self._actions.rng, self._actions.cluster, self._history
         voters = sorted(history.members.latest.voter_names)
         if voters != sorted(cluster.founders) or voters != sorted(cluster.names):

@@ -1,4 +1,4 @@
-"""Calls of clients and agents to replicas, as HTTP carries them: late, lost, answered by a replica that then dies.
+"""Calls of clients and agents to replicas, as over HTTP: late, lost, or answered by a replica that then dies.
 
 A call is served by the methods that the API's routes use, in the replica's own process. What travels is encoded, so
 that no object is shared. A call whose answer is lost fails for the caller though it may have been carried out.
@@ -42,7 +42,7 @@ class CallFailed(Exception):  # noqa: N818 - as in "the call failed"
 
 
 class Server:
-    """A replica that serves, in one life."""
+    """A replica that serves, in one process."""
 
     def __init__(self, replica: Replica, process: Process) -> None:
         self.replica = replica
@@ -52,7 +52,7 @@ class Server:
 
 
 class _Pending:
-    """A call on its way."""
+    """A call that is not answered yet."""
 
     def __init__(self, caller: Process, source: str, target: str, future: asyncio.Future[Any]) -> None:
         self.caller = caller
@@ -62,7 +62,7 @@ class _Pending:
 
 
 class Calls:
-    """The way from clients and agents to the replicas and back."""
+    """Carries calls from clients and agents to replicas, and their answers."""
 
     def __init__(self, loop: VirtualLoop, rng: Random, network: Network, delay: Callable[[], float]) -> None:
         self._loop = loop
@@ -71,14 +71,14 @@ class Calls:
         self._delay = delay
         self._serial = 0
         self.servers: dict[str, Server] = {}
-        """Who serves at the moment, by the replica's name."""
+        """The replicas that serve now, by name."""
         self.off: set[str] = set()
-        """Machines without power: nobody refuses a connection there."""
+        """Machines without power: they do not even refuse a connection."""
         self.lost_answers = 0
         self.lose_answers = 0.0
         """Share of answers that get lost."""
         self._open: set[_Pending] = set()
-        """Requests that may still be carried out, whether or not anybody waits for the answer."""
+        """Requests that may still be carried out, whether or not the caller still waits."""
 
     def under_way(self, source: str) -> bool:
         """Return True while a request of `source` is on its way to a replica, or a replica works on it."""
@@ -144,7 +144,7 @@ class Calls:
             self._loop.call_soon(_resolve, pending.future, error, result, context=pending.caller.context)
 
     def died(self, name: str, *, silently: bool) -> None:
-        """A replica is gone: calls that it was serving fail, unless its whole machine is gone."""
+        """A replica ended: calls that it was serving fail, unless its whole machine lost power."""
         server = self.servers.pop(name, None)
         if server is None:
             return
@@ -161,4 +161,4 @@ def _resolve(future: asyncio.Future[Any], error: Exception | None, result: Any) 
         future.set_result(result)
     else:
         future.set_exception(error)
-        future.exception()  # the caller may just have lost its patience
+        future.exception()  # the caller may just have timed out

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 NAMES: Final = "abcdefg"
 FILE_MAX: Final = 9
-"""Replicas that the configuration of a newcomer names."""
+"""The most replicas that the configuration of a new replica names."""
 
 
 class Cluster:
@@ -80,9 +80,9 @@ class Cluster:
         )
         self.founders = tuple(NAMES[:replicas])
         self.names = list(self.founders)
-        """The machines that are there, members or not. The list changes in place."""
+        """The machines that exist, members or not. The list changes in place."""
         self.hosts: dict[str, SimHost] = {}
-        """All machines that ever were."""
+        """All machines that ever existed."""
         self.disks = HostDisks(
             loop, trace, observer, hosts=self.hosts, latency=latency, crash=self.crash, stop=self._stop
         )
@@ -124,7 +124,7 @@ class Cluster:
         return [host.name for host in hosts if host.process is None and not host.refused and not host.away]
 
     def lost(self, *, damaged: bool = True) -> frozenset[str]:
-        """Return the machines that never come back, with those whose disks are damaged unless told otherwise."""
+        """Return the machines that never come back, by default including those with damaged disks."""
         return frozenset(
             name
             for name, host in self.hosts.items()
@@ -132,7 +132,7 @@ class Cluster:
         )
 
     def level(self) -> int:
-        """Return the feature level of the cluster, as far as anybody who runs knows."""
+        """Return the feature level of the cluster, as the running replicas know it."""
         replicas = [self.hosts[name].replica for name in self.running()]
         return max((replica.machine.tables.feature_level for replica in replicas if replica is not None), default=0)
 
@@ -150,10 +150,10 @@ class Cluster:
         hosts = [self.hosts[name] for name in self.names]
         return {host.name: host.replica.log.status() for host in hosts if host.serving and host.replica is not None}
 
-    # Lives.
+    # Processes.
 
     def start(self, name: str) -> None:
-        """Begin a life."""
+        """Start a process."""
         host = self.hosts[name]
         if host.process is not None or host.refused or host.gone or host.away:
             return
@@ -179,10 +179,10 @@ class Cluster:
 
     def _lived(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler({"message": "a life ended", "exception": error})
+            self._loop.call_exception_handler({"message": "a process ended", "exception": error})
 
     async def _live(self, host: SimHost, process: Process) -> None:
-        """One life, inside its process."""
+        """Run one replica, inside its process."""
         replica = host.replica
         assert replica is not None  # noqa: S101 - built just before
         try:
@@ -202,7 +202,7 @@ class Cluster:
         )
 
     def _stopped(self, host: SimHost, process: Process, error: ReplicaFailedError, *, at_start: bool) -> None:
-        """A replica stopped by itself: right after a fault of its disk or its removal, wrong otherwise."""
+        """A replica stopped by itself: allowed after a fault of its disk or its removal, a violation otherwise."""
         if host.process is not process:
             return
         why = str(error)
@@ -220,7 +220,7 @@ class Cluster:
         host.disk.restart(Loss.NONE, self._rng)
 
     def _crashed_inside(self, host: SimHost, process: Process) -> None:
-        """Power failed between two operations on the disk. Called in the middle of the replica's code."""
+        """Power failed between two operations on the disk. Called inside the replica's code."""
         self._loop.kill(process)
         self._loop.call_soon(self._crash_now, host, process, context=contextvars.Context())
 
@@ -233,7 +233,7 @@ class Cluster:
         self._end(host, silently=False)
 
     def crash(self, name: str, *, kind: str = "power loss") -> None:
-        """End a life now. The disk settles what survives when the next begins."""
+        """End a process now. `restart` decides what survives on the disk."""
         host = self.hosts[name]
         if host.process is not None:
             self._trace.fault(kind, name)
@@ -254,14 +254,14 @@ class Cluster:
         self._observer.ended(host)
 
     def restart(self, name: str, loss: Loss) -> None:
-        """Start again after a crash, with what the disk kept."""
+        """Restart after a crash, with what the disk kept."""
         host = self.hosts[name]
         if host.process is None and not host.refused and not host.gone and not host.away:
             host.disk.restart(loss, self._rng)
             self.start(name)
 
     def upgrade(self, name: str) -> None:
-        """Install the present version on a machine, whose process ends; it is to be started again."""
+        """Stop a replica and install the newest version. The caller restarts it."""
         host = self.hosts[name]
         if host.process is not None:
             self._trace.note(name, "is stopped for the upgrade")
@@ -270,7 +270,7 @@ class Cluster:
         host.level = NEXT_LEVEL
 
     def destroy(self, name: str) -> None:
-        """Take a machine away for good, with its disk."""
+        """Lose a machine with its disk."""
         host = self.hosts[name]
         if host.gone is None:
             self._trace.fault("replica lost with its disk", name)
@@ -283,6 +283,6 @@ class Cluster:
         self.names.remove(host.name)
 
     def close(self) -> None:
-        """End every life."""
+        """End every process."""
         for name in self.running():
             self._end(self.hosts[name], silently=True)

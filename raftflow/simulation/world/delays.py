@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class Delays:
-    """Delays of links and disks at the moment."""
+    """The present delays of links and disks."""
 
     def __init__(self, rng: Random, loop: VirtualLoop, slow: float) -> None:
         self._rng = rng
         self._loop = loop
         self.slow = slow
-        """Share of frames and syncs that take long."""
+        """Share of frames and syncs that are slow."""
         self.steady = False
         """Frames that leave together arrive together."""
         self.slow_until: dict[Direction, tuple[float, float]] = {}
-        """Direction of a link to when it is fast again, and how slow it is."""
+        """For each direction of a link: when it is fast again, and its delay until then."""
         self.disk_until: dict[str, tuple[float, float]] = {}
 
     def link_s(self, direction: Direction) -> float:
@@ -44,7 +44,7 @@ class Delays:
         return self._rng.uniform(0.0002, 0.0015)
 
     def clear(self) -> None:
-        """Let everything be fast again."""
+        """Make all links and disks fast again."""
         self.slow = 0.0
         self.slow_until.clear()
         self.disk_until.clear()

@@ -1,15 +1,15 @@
-"""A simulated disk: in memory, it forgets, tears, flips and fails, for everything that must survive a crash.
+"""A simulated disk in memory. It loses unsynced data, tears writes, flips bits and fails operations.
 
-What is promised by an operating system is promised here and no more: written bytes are durable after a sync of their
-file, names after a sync of their directory. A crash can be set before any operation (`crash_at`); then every
-operation raises `SimulatedCrash` until `restart` picks what of the unsynced was lucky, by a `Loss`. Sectors of 512
+It promises what an operating system promises, and no more: written bytes are durable after a sync of their file,
+names after a sync of their directory. A crash can be set before any operation (`crash_at`). Then every operation
+raises `SimulatedCrash` until `restart` chooses which unsynced data survive, by a `Loss`. Sectors of 512
 bytes are written whole or not at all, in any order; `Loss.TORN` ends one write at any byte, as a killed process does.
 
 A sync that fails (`fail`) leaves what Linux leaves: the page cache shows the new bytes and calls them clean, the disk
 does not have them, the next sync succeeds. Only `read` (of the whole file, from the device) shows the truth.
 
-No threads; the only choices are those of the random generator given to `restart`. How long a sync or other work off
-the loop takes is asked of `delay_s`, in seconds of the running loop's clock.
+There are no threads. The only choices are those of the random generator given to `restart`. `delay_s` says how long a
+sync or other work off the loop takes, in seconds of the running loop's clock.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ T = TypeVar("T")
 
 
 class SimulatedCrash(BaseException):
-    """The machine has lost power. As with KeyboardInterrupt, no `except Exception` may survive it."""
+    """The machine has lost power. Like KeyboardInterrupt, it passes every `except Exception`."""
 
 
 class Loss(enum.Enum):
-    """What becomes of unsynced writes and directory operations at a crash."""
+    """Which unsynced writes and directory operations survive a crash."""
 
     ALL = "all"
     """Nothing unsynced survives."""
     NONE = "none"
     """Everything survives, as when only the process was killed."""
     SOME = "some"
-    """Each sector in one of its states since the last sync, each directory operation or not."""
+    """Each sector is in one of its states since the last sync. Each directory operation survives or not."""
     TORN = "torn"
-    """The writes of each file up to a moment, the last of them ending at any byte; directory operations likewise."""
+    """The writes of each file survive up to some byte of some write; directory operations up to some moment."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Write:
     data: bytes | None
 
     def apply(self, content: bytearray) -> None:
-        """Carry it out."""
+        """Apply it."""
         if self.data is None:
             _resize(content, self.offset)
         else:
@@ -89,7 +89,7 @@ class Inode:
         self.unsynced = [write for write in self.unsynced if write.number > up_to]
 
     def crash(self, loss: Loss, rng: Random) -> None:
-        """Settle what survives."""
+        """Decide what survives."""
         writes, self.unsynced, self.ghost = self.unsynced, [], False
         if loss is Loss.NONE:
             for write in writes:
@@ -130,7 +130,7 @@ class NameChange:
     bindings: dict[Path, Inode | None]
 
     def apply(self, names: dict[Path, Inode]) -> None:
-        """Carry it out, as a whole."""
+        """Apply it as a whole."""
         for path, inode in self.bindings.items():
             if inode is None:
                 names.pop(path, None)
@@ -160,7 +160,7 @@ class FaultyFile:
             raise OSError(errno.EBADF, "the file is closed", str(self._path))
 
     def is_linked(self) -> bool:
-        """Return True: nobody removes what is in use here."""
+        """Return True: files in use are never removed here."""
         return True
 
     def size(self) -> int:
@@ -197,12 +197,12 @@ class FaultyFile:
         self._put(size, None)
 
     def sync(self) -> None:
-        """Make everything written durable."""
+        """Make all writes durable."""
         self._check()
         self._sync(self._fs.writes)
 
     def sync_if_quick(self) -> bool:
-        """Make everything written durable if that takes no longer than `quick_s`."""
+        """Make all writes durable if that takes no longer than `quick_s`."""
         self._check()
         if self._fs.quick_s < 0 or self._fs.delay_s("sync") > self._fs.quick_s:
             return False
@@ -210,7 +210,7 @@ class FaultyFile:
         return True
 
     async def sync_off_loop(self) -> None:
-        """Make durable what was written before the call; others run meanwhile."""
+        """Make durable what was written before the call. Other tasks run meanwhile."""
         self._check()
         up_to = self._fs.writes
         await asyncio.sleep(self._fs.delay_s("sync"))
@@ -239,7 +239,7 @@ class FaultyLock:
         self._path = path
 
     def is_there(self) -> bool:
-        """Return True: nobody takes a directory away here."""
+        """Return True: directories are never removed here."""
         return True
 
     def close(self) -> None:
@@ -252,9 +252,9 @@ class FaultyFileSystem:
 
     def __init__(self, *, capacity_bytes: int | None = None, keep_trace: bool = True) -> None:
         self.steps = 0
-        """Operations that change something on the disk, or make it durable, so far."""
+        """The number of operations so far that change the disk or make data durable."""
         self.trace: list[str] = []
-        """What these operations were."""
+        """These operations."""
         self.crash_at: int | None = None
         """Crash before the operation with this number (from 1)."""
         self.fail: Callable[[str, Path], int | None] = lambda _operation, _path: None
@@ -325,7 +325,7 @@ class FaultyFileSystem:
         return {path: bytes(inode.durable) for path, inode in sorted(self._durable_names.items())}
 
     def replace(self, files: dict[Path, bytes]) -> None:
-        """Put a copy in the place of what is there, while nobody uses the disk."""
+        """Replace all files by a copy, while the disk is not in use."""
         self._changes = {}
         self._durable_names = {
             path: Inode(durable=bytearray(data), visible=bytearray(data)) for path, data in files.items()
@@ -375,7 +375,7 @@ class FaultyFileSystem:
         return sorted({child.name for child in (*self._names, *self._directories) if child.parent == path} - {""})
 
     def read(self, path: Path) -> bytes:
-        """Write out what is unsynced, drop the cache, and return what the disk has."""
+        """Write unsynced data out, drop the cache, and return what the disk has."""
         self.step("read", path)
         inode = self._inode(path)
         inode.sync(self.writes)
@@ -384,7 +384,7 @@ class FaultyFileSystem:
         return bytes(inode.visible)
 
     def open(self, path: Path, *, create: bool = False) -> FaultyFile:
-        """Open; creating is a directory operation that wants a sync of the directory."""
+        """Open a file. Creating one needs a sync of the directory to be durable."""
         if self._crashed:
             raise SimulatedCrash
         if create:

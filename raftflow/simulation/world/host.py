@@ -1,4 +1,4 @@
-"""The machine on which one replica lives: its disk, its wall clock, and the process of the moment."""
+"""The machine of one replica: its disk, its wall clock, and its present process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from raftflow.simulation.world.network import SimLinks
 
 AHEAD_AT_START_MS_MAX: Final = 50_000
-"""No clock is further ahead when a process starts: beyond the margin of a minute, deadlines of running attempts pass
-before their time."""
+"""No clock is further ahead when a process starts. Beyond the margin of a minute, deadlines of running attempts pass
+too early."""
 EPOCH_MS: Final = 1_700_000_000_000
 
 
@@ -27,20 +27,20 @@ class SimClock:
         self.offset_ms = 0
 
     def now_ms(self) -> int:
-        """Return milliseconds since the epoch, as far as this machine knows."""
+        """Return milliseconds since the epoch, by this machine's clock."""
         return EPOCH_MS + int((self._loop.time() - START_S) * 1000) + self.offset_ms
 
     def running_s(self) -> float:
-        """Return seconds that nobody can set."""
+        """Return seconds of a clock that cannot be set."""
         return self._loop.time()
 
     def boot(self) -> None:
-        """Put the clock right before a process starts: the time at that moment is believed (`ClusterClock`)."""
+        """Correct the clock before a process starts: the time at that moment is trusted (`ClusterClock`)."""
         self.offset_ms = min(self.offset_ms, AHEAD_AT_START_MS_MAX)
 
 
 class SimHost:
-    """The machine on which one replica lives."""
+    """The machine of one replica."""
 
     def __init__(self, name: str, loop: VirtualLoop) -> None:
         self.name = name
@@ -48,39 +48,39 @@ class SimHost:
         self.clock = SimClock(loop)
         self.lives = 0
         self.process: Process | None = None
-        """The present life, None while it is down."""
+        """The present process, None while it is down."""
         self.replica: Replica | None = None
         self.links: SimLinks | None = None
         self.serving = False
         self.may_fail: str | None = None
-        """The fault of the disk because of which this life may stop by itself."""
+        """The fault of the disk because of which this process may stop by itself."""
         self.damaged = False
-        """Bits of its disk were flipped: it may refuse to start, for good."""
+        """Bits of its disk were flipped: it may refuse to start from now on."""
         self.refuse_restore = False
-        """The state machine will refuse the next snapshot that is installed in this life."""
+        """The state machine refuses the next snapshot that is installed in this process."""
         self.kept: tuple[FaultyFileSystem, bool] | None = None
-        """The disk that was taken out, and whether it was damaged, while an empty one is in its place."""
+        """The disk that was taken out, and whether it was damaged, while an empty disk is in its place."""
         self.refused: str | None = None
-        """Why it does not start any more."""
+        """Why it no longer starts."""
         self.gone: str | None = None
-        """Why this machine is no more: its disk was lost for good, or it heard that it was removed."""
+        """Why this machine is gone: its disk was lost, or it was told that it was removed."""
         self.level = NEXT_LEVEL
-        """The highest feature level that the version which is installed here understands."""
+        """The highest feature level that the installed version understands."""
         self.away = False
-        """It is out of service for longer: nobody starts it."""
+        """It is out of service: it is not started."""
         self.older = False
-        """An older copy of its disk was put back, or is about to be."""
+        """An older copy of its disk was put back, or will be soon."""
         self.nonces = 0
         self.join = False
         self.file: tuple[str, ...] = ()
         """The replicas in the configuration with which it was started first."""
 
     def new_nonce(self) -> str:
-        """Return what tells one start of this replica from all others, whatever becomes of its disk."""
+        """Return a value that identifies one start of this replica, even if its disk is replaced."""
         self.nonces += 1
         return f"{self.name}-{self.nonces}"
 
     @property
     def wiped(self) -> bool:
-        """Whether this replica has lost its disk, and runs on an empty one."""
+        """Whether this replica has lost its disk and runs on an empty one."""
         return self.kept is not None

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 _FULL_BYTES: Final = 2_000
 SYNC_STOP_WITHIN_S: Final = 2.5
-"""Longer than the slowest disk takes to tell that a sync failed."""
+"""Longer than the slowest disk needs to report a failed sync."""
 LOOK_S: Final = 0.02
 QUICK_SYNC_S: Final = 0.0008
-"""Small syncs of up to this long are done on the event loop: about half of a healthy disk's."""
+"""Syncs that take up to this long are done on the event loop: about half of those of a healthy disk."""
 
 
 class HostDisks:
@@ -35,7 +35,7 @@ class HostDisks:
         hosts: the machines by name; more may come.
         latency: seconds that an operation on the disk of a machine takes.
         crash: cuts the power of a machine.
-        stop: ends the process of a machine, with or without a word to its peers.
+        stop: ends the process of a machine.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class HostDisks:
     def fail(
         self, name: str, operation: str, error: int, *, where: str = "", then: Callable[[], None] = lambda: None
     ) -> None:
-        """Let the next such operation on a disk fail, on a path that contains `where`; then call `then`."""
+        """Let the next such operation on a disk fail, on a path that contains `where`. Then call `then`."""
         host = self._hosts[name]
 
         def fail(asked: str, path: Path) -> int | None:
@@ -83,7 +83,7 @@ class HostDisks:
         host.disk.fail = fail
 
     def _must_stop(self, host: SimHost) -> None:
-        """A replica whose journal could not be synced must not go on: what it believes is not on its disk."""
+        """A replica whose journal could not be synced must stop, because its entries are not on its disk."""
         process, log = host.process, cast("Any", host.replica).log
         durable, until_s = log.parts.journal.durable_index, self._loop.time() + SYNC_STOP_WITHIN_S
 
@@ -101,7 +101,7 @@ class HostDisks:
         self._loop.call_later(LOOK_S, check, context=contextvars.Context())
 
     def fill(self, name: str, room_bytes: int = _FULL_BYTES) -> None:
-        """Leave so many bytes on a replica's disk."""
+        """Leave `room_bytes` free on a replica's disk."""
         host = self._hosts[name]
         host.disk.capacity_bytes = host.disk.used_bytes() + room_bytes
         host.may_fail = "the disk is full"
@@ -116,14 +116,14 @@ class HostDisks:
         host.damaged = True
 
     def repair(self, name: str) -> None:
-        """Put an end to faults that have not shown yet."""
+        """Remove faults that have not taken effect yet."""
         host = self._hosts[name]
         host.disk.fail = _sound
         host.disk.crash_at = None
         host.disk.capacity_bytes = None
 
     def wipe(self, name: str) -> None:
-        """Take a replica's disk out and put an empty one in; it is to be started again."""
+        """Stop a replica and replace its disk by an empty one. The caller restarts it."""
         host = self._hosts[name]
         if host.gone is None and host.kept is None:
             self._crash(name)
@@ -132,7 +132,7 @@ class HostDisks:
             self.use(host, FaultyFileSystem(keep_trace=False))
 
     def put_back(self, name: str) -> None:
-        """Give a replica its old disk again; it is to be started again."""
+        """Put a replica's old disk back. The caller restarts it."""
         host = self._hosts[name]
         if host.kept is not None:
             if host.process is not None:

@@ -1,5 +1,5 @@
 # ruff: noqa: SLF001 - the private names are those of the base class and of its handles
-"""Virtual time: an asyncio event loop in which waiting takes no time, shared by simulated processes.
+"""Virtual time: an asyncio event loop in which waiting takes no real time, shared by simulated processes.
 
 The code under test runs unchanged: it asks the running loop for the time, for timers and for tasks. What is added is
 the *process*: every callback carries the `contextvars` context in which it was scheduled, and the context names the
@@ -28,7 +28,7 @@ START_S: Final = 1000.0
 
 
 class LoopStuckError(Exception):
-    """Nothing is left that could happen, or something happens for ever without time going on."""
+    """Nothing is scheduled, or callbacks run forever without a pause."""
 
 
 class Process:
@@ -39,7 +39,7 @@ class Process:
         self.alive = True
         self.frozen = False
         self.backlog: list[asyncio.Handle] = []
-        """What became due while it was frozen or dead."""
+        """Callbacks that became due while it was paused or dead."""
         self.context = contextvars.copy_context()
         self.context.run(_process.set, self)
 
@@ -62,9 +62,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._serial = 0
         self._busy_passes = 0
         self.stuck: str | None = None
-        """Why the run cannot go on: it ends with `LoopStuckError` before the next pass."""
+        """Why the run cannot continue. It ends with `LoopStuckError` before the next pass."""
         self.over = False
-        """Set at the end of a run: whatever is scheduled by code that is being torn down is dropped."""
+        """Set at the end of a run: callbacks that are scheduled after that are dropped."""
 
     def time(self) -> float:
         """Return virtual seconds."""
@@ -102,33 +102,33 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(self, executor: object, func: object, *args: object) -> Any:  # noqa: ARG002
-        """Refuse: threads have no place on a virtual clock."""
+        """Refuse: threads do not run on a virtual clock."""
         raise RuntimeError("the simulation has no threads")
 
     def freeze(self, process: Process) -> None:
-        """Stop a process."""
+        """Pause a process."""
         process.frozen = True
 
     def thaw(self, process: Process) -> None:
-        """Let a stopped process go on: first with what became due meanwhile."""
+        """Continue a paused process, first with the callbacks that became due meanwhile."""
         process.frozen = False
         if process.alive:
             self._ready.extend(process.backlog)
             process.backlog = []
 
     def kill(self, process: Process) -> None:
-        """End a process: nothing of it runs any more."""
+        """End a process: none of its callbacks run again."""
         process.alive = False
         process.frozen = False
 
     def bury(self) -> None:
-        """End the run: drop whatever is scheduled, now and from now on."""
+        """End the run: drop all callbacks, present and future."""
         self.over = True
         self._ready.clear()
         self._timers.clear()
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Tell of an error, but not of tasks that never ended: a killed process leaves them behind."""
+        """Report an error, but not a task that never ended: killed processes leave such tasks."""
         if not context.get("message", "").startswith("Task was destroyed"):
             super().call_exception_handler(context)
 
@@ -146,7 +146,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         else:
             self._busy_passes = 0
             if not timers:
-                raise LoopStuckError("everything waits for something that will never happen")
+                raise LoopStuckError(
+                    "no callback is scheduled: everything waits for something that will never happen"
+                )
             self._now = max(self._now + PASS_S, timers[0][0])
         now = self._now
         while timers and timers[0][0] <= now:
@@ -171,7 +173,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Do nothing: there are no sockets."""
 
     def _write_to_self(self) -> None:
-        """Do nothing: nobody sleeps."""
+        """Do nothing: the loop never sleeps."""
 
     def _timer_handle_cancelled(self, handle: object) -> None:
         """Do nothing: cancelled timers are dropped when they come up."""

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 PATIENCE_MIN_S: Final = 0.3
 PATIENCE_MAX_S: Final = 3.0
-"""How long a connection survives a cut."""
+"""How long a connection survives a partition."""
 SEEK_S: Final = 1.0
-"""Longest time until a replica is dialled by one that it does not know."""
+"""Longest time until a replica is dialled by a replica that it does not know."""
 AGAIN_S: Final = 0.5
-"""After so long a connection that did not come about is tried again."""
+"""After this time a connection that was not established is tried again."""
 FRAMES_MAX: Final = 40_000
 FRAMES_PER_S_MAX: Final = 2_000
 """Beside a fixed number: several times what the busiest run sends. More is an exchange that never ends."""
@@ -50,10 +50,10 @@ class SimLinks:
         self.level = level
         """The highest feature level that this replica understands; each end tells it to the other."""
         self.peers: frozenset[str] | None = None
-        """Whom it knows; None for everybody. A connection is made if each end knows or welcomes the other."""
+        """The peers that it knows; None for all. A connection is made if each end knows or accepts the other."""
         self.standing = MembershipVersion()
         self.up: dict[str, int] = {}
-        """The number of the connection with each peer, as far as this replica knows."""
+        """The number of the connection with each peer, as this replica knows it."""
         self._levels: dict[str, int] = {}
         self._judging: set[asyncio.Task[None]] = set()
         self._alive = False
@@ -67,7 +67,7 @@ class SimLinks:
         on_up: Callable[[str], None],
         on_down: Callable[[str], None],
     ) -> None:
-        """Say who is told about frames and connections."""
+        """Set the handlers of frames and connections."""
         self.on_frame, self.on_up, self.on_down = on_frame, on_up, on_down
 
     async def start(self) -> None:
@@ -105,7 +105,7 @@ class SimLinks:
             self._network.lose(self.name, peer, "reset by " + self.name)
 
     def buffered(self, peer: str) -> int:
-        """Return the bytes that have not arrived yet."""
+        """Return the bytes in transit."""
         return self._network.on_the_way(self.name, peer)
 
     async def close(self) -> None:
@@ -119,7 +119,7 @@ class SimLinks:
         return self.peers is None or peer in self.peers
 
     def takes(self, other: SimLinks | None) -> bool:
-        """Return True if this replica knows another one, or would take it in as a stranger (`is_welcome`)."""
+        """Return True if this replica knows another one, or would accept it as a stranger (`is_welcome`)."""
         if other is None or self.knows(other.name):
             return True
         told = introductions.Introduction(
@@ -127,7 +127,7 @@ class SimLinks:
         )
         return introductions.is_welcome(self.name, other.name, told, self.standing.certain_index)
 
-    # What the network tells, in the replica's own time.
+    # What the network tells. Runs in the replica's process.
 
     def meet(self, meeting: _SimIntroduction, peer: str, frame: bytes) -> None:
         """Judge the introduction of the other end of a connection that is being made."""
@@ -139,7 +139,7 @@ class SimLinks:
         task.add_done_callback(self._judged)
 
     async def _judge(self, meeting: _SimIntroduction, peer: str, told: introductions.Introduction) -> None:
-        with contextlib.suppress(OSError):  # as when the connection is dropped: it is made anew
+        with contextlib.suppress(OSError):  # as when the connection is dropped: it is made again
             answer = await self.introducer.judge(peer, told)
             if answer is None:
                 for other in sorted(self.up):
@@ -159,7 +159,7 @@ class SimLinks:
         self._network.answered(meeting)
 
     def refused(self, peer: str, answer: IntroductionReply) -> None:
-        """The other end does not take this replica."""
+        """The other end does not accept this replica."""
         if self._alive:
             self.introducer.note_refusal(peer, answer)
 
@@ -194,7 +194,7 @@ class _SimIntroduction:
 
 
 class _Connection:
-    """What is between two replicas."""
+    """The connection between two replicas."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -202,7 +202,7 @@ class _Connection:
         """When the newest frame of a direction arrives."""
         self.bytes: dict[Direction, int] = {}
         self.held: dict[Direction, list[bytes]] = {}
-        """Frames that a cut holds back."""
+        """Frames that a partition holds back."""
 
 
 class Network:
@@ -217,9 +217,9 @@ class Network:
         self._connections: dict[frozenset[str], _Connection] = {}
         self._epoch = 0
         self.met: set[tuple[str, str, str]] = set()
-        """Who has met whom on which disk, and remembers it."""
+        """Replica, peer and disk of the peer that the replica has met and remembers."""
         self.blocked: dict[Direction, int] = {}
-        """Directions that are cut, replicas and clients alike, with the number of the cut."""
+        """Partitioned directions, of replicas and clients, with the number of the partition."""
         self._cuts = 0
         self.connects = 0
         self.losses = 0
@@ -228,7 +228,7 @@ class Network:
     # Joining and leaving.
 
     def join(self, links: SimLinks) -> None:
-        """A replica listens, and dials whom it knows and has no connection with."""
+        """A replica listens, and dials the peers that it is not connected to."""
         self.links[links.name] = links
         for peer, other in sorted(self.links.items()):
             pair = frozenset((links.name, peer))
@@ -240,7 +240,7 @@ class Network:
                 self._loop.call_later(self._rng.uniform(0.001, SEEK_S), self._connect, pair)
 
     def leave(self, links: SimLinks, *, silently: bool = False) -> None:
-        """A replica ends. If its machine lost power (`silently`) nobody tells the peers; patience does."""
+        """A replica ends. If its machine lost power (`silently`), its peers learn of it only by a time-out."""
         if self.links.get(links.name) is not links:
             return
         del self.links[links.name]
@@ -273,7 +273,7 @@ class Network:
         self._loop.call_later(AGAIN_S, self._connect, pair)
 
     def _refuse(self, end: SimLinks, peer: SimLinks) -> bool:
-        """Tell a replica that dials another one, and was removed by the log of that one. True if it was."""
+        """Tell a replica that it was removed, if the log of the dialled replica says so. True if it does."""
         names = (end.name, peer.name)
         if not end.knows(peer.name) or peer.takes(end) or end.name not in peer.standing.removed:
             return False
@@ -294,7 +294,7 @@ class Network:
         )
 
     def answered(self, meeting: _SimIntroduction) -> None:
-        """An end has judged the other. With both answers the connection is made, or each hears why not."""
+        """An end has judged the other. With both answers, the connection is made, or each end is told why not."""
         first, second = meeting.ends
         if len(meeting.answers) < len(meeting.ends) or not self._may_connect(first, second):
             return
@@ -312,7 +312,7 @@ class Network:
                 self._loop.call_soon(end.refused, peer.name, answer, context=end.process.context)
 
     def lose(self, one: str, other: str, why: str) -> None:
-        """Break a connection; it is made again soon. Each end learns of it within milliseconds."""
+        """Drop a connection. It is made again soon, and each end learns of the drop within milliseconds."""
         pair = frozenset((one, other))
         if pair in self._connections:
             self.losses += 1
@@ -330,7 +330,7 @@ class Network:
             when = after_s or self._rng.uniform(0.0, 0.005)
             self._loop.call_later(when, end.lost, peer, epoch, context=end.process.context)
 
-    # Cuts.
+    # Partitions.
 
     def cut(self, source: str, target: str) -> None:
         """Hold back everything from `source` to `target`."""
@@ -345,7 +345,7 @@ class Network:
             self.lose(*direction, "no answer for too long")
 
     def heal(self, source: str, target: str) -> None:
-        """Let everything pass again, what was held back first."""
+        """Let frames pass again, first those that were held back."""
         if self.blocked.pop((source, target), None) is None:
             return
         pair = frozenset((source, target))
@@ -354,11 +354,11 @@ class Network:
             self._connect_soon(pair)
             return
         for frame in connection.held.pop((source, target), ()):
-            # Now, and so before those that were sent later and are still on their way.
+            # At once, so before frames that were sent later and are still in transit.
             self._loop.call_soon(self._arrive, connection, (source, target), frame)
 
     def heal_all(self) -> None:
-        """End every cut."""
+        """Heal every partition."""
         for direction in sorted(self.blocked):
             self.heal(*direction)
 
@@ -377,7 +377,7 @@ class Network:
         """Take one frame from a replica."""
         connection = self._connections.get(frozenset((links.name, peer)))
         if connection is None or connection.epoch != epoch:
-            return  # the sender does not know yet that its connection is gone
+            return  # the sender does not know yet that its connection was dropped
         self.frames += 1
         if self.frames > FRAMES_MAX + FRAMES_PER_S_MAX * (self._loop.time() - START_S):
             self._loop.stuck = f"{self.frames} frames were sent, the last ones from {links.name} to {peer}"

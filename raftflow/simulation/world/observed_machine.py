@@ -21,7 +21,7 @@ STOP_WITHIN_S: Final = 0.5
 
 
 class ObservedMachine:
-    """The state machine as the log drives it, with the checks beside it."""
+    """The state machine as the log drives it. The observer is told of every entry and snapshot."""
 
     def __init__(self, inner: StateMachine, host: SimHost, observer: ClusterObserver, trace: Trace) -> None:
         self._inner = inner
@@ -30,7 +30,7 @@ class ObservedMachine:
         self._trace = trace
 
     def apply(self, index: int, term: int, entry: bytes) -> object:
-        """Apply one entry and compare what came of it."""
+        """Apply one entry and tell the observer of its outcome."""
         if self._host.level < NEXT_LEVEL:
             self._observer.applying(self._host, index, entry)
         result: EntryResult = self._inner.apply(index, term, entry)  # type: ignore[assignment]
@@ -58,7 +58,7 @@ class ObservedMachine:
         return become_observed
 
     def _must_stop(self) -> None:
-        """A replica that could not load a snapshot must not go on as though it had."""
+        """A replica that could not load a snapshot must stop."""
         host, process = self._host, self._host.process
 
         def check() -> None:

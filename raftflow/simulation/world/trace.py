@@ -1,4 +1,4 @@
-"""What happened in a run: the last events for a person, and a digest of all of them to compare runs by."""
+"""The events of a run: the last ones to read, and a digest of all to compare runs."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Trace:
         return self._loop.time()
 
     def note(self, who: str, what: str) -> None:
-        """Remember an event."""
+        """Add an event."""
         line = f"{self._loop.time() - START_S:10.6f} {who:>9} {what}"
         self._digest.update(line.encode())
         self.events.append(line)
 
     def fault(self, kind: str, who: str, what: str = "") -> None:
-        """Remember a fault and count it."""
+        """Add a fault and count it."""
         self.faults[kind] += 1
         self.note(who, f"! {kind} {what}".rstrip())
 
     def mix(self, data: bytes) -> None:
-        """Let something that is too frequent to be shown count for the digest."""
+        """Add something to the digest that is too frequent to be shown."""
         self._digest.update(data)
 
     def remark(self, who: str, what: str) -> None:
-        """Show something that does not count for the digest, such as a log line with an address in it."""
+        """Show something that is not part of the digest, such as a log line with an address in it."""
         self.events.append(f"{self._loop.time() - START_S:10.6f} {who:>9} {what}")
 
     def hexdigest(self) -> str:
@@ -62,7 +62,7 @@ class TraceHandler(logging.Handler):
         self._trace = trace
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember one line, with the process that wrote it."""
+        """Add one line, with the process that wrote it."""
         process = current_process()
         name = "-" if process is None else process.name
         self._trace.remark(name, f"{record.levelname.lower()}: {record.getMessage()[:300]}")

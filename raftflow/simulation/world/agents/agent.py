@@ -1,4 +1,4 @@
-"""One agent's machine: it runs one process of the real agent after the other."""
+"""One agent's machine. It runs one process of the real agent after the other."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class _NoOutput:
-    """Stands for the store of outputs: the programs write nothing."""
+    """Takes the place of the store of outputs: the programs write nothing."""
 
     def prune(self) -> None:
         """Do nothing."""
 
 
 class _NoLoad:
-    """Stands for the load of the machine."""
+    """Takes the place of the machine's load."""
 
     def sample(self) -> AgentLoad:
         """Return no load."""
@@ -44,7 +44,7 @@ class _NoLoad:
 
 
 class SimAgent:
-    """One agent's machine, through all its lives."""
+    """One agent's machine."""
 
     def __init__(
         self,
@@ -83,14 +83,14 @@ class SimAgent:
         return self._machine is not None and self._machine.running > 0
 
     def stop_now(self) -> None:
-        """Let programs that start from now on end quickly, on a machine that is in order."""
+        """Let programs that start from now on end quickly, on a healthy machine."""
         self._hurried = True
         self.health.recover()
         if self._machine is not None:
             self._machine.hurried = True
 
     def start(self) -> None:
-        """Begin a life, unless there is one."""
+        """Start a process, unless one runs."""
         if self.process is not None:
             return
         self.lives += 1
@@ -156,7 +156,7 @@ class SimAgent:
             self.kill("left", fault=False)
 
     def kill(self, kind: str = "agent killed", *, fault: bool = True) -> None:
-        """End this life and its programs now."""
+        """Kill the process and its programs."""
         if self.process is None:
             return
         if fault:
@@ -168,7 +168,7 @@ class SimAgent:
         self.process = self._agent = self._machine = None
 
     def leave(self) -> None:
-        """Tell the agent to drain and go, as SIGTERM does."""
+        """Tell the agent to drain and stop, as SIGTERM does."""
         if self.process is not None and self._agent is not None:
             self._trace.fault("agent stopped", self.name)
             self._loop.call_soon(self._agent.leave, context=self.process.context)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BOOT_NS: Final = 10**15
 _INLINE_BYTES: Final = 4
-"""Results are fences, of one to four bytes: what needs two or three tasks fetches their results."""
+"""Results are fences, of one to four bytes. A task that needs two or three others fetches their results."""
 _PIECE_BYTES: Final = 6
 _PIECE_COUNT: Final = 2
 
@@ -33,7 +33,7 @@ def virtual_ns(loop: VirtualLoop) -> int:
 
 @contextmanager
 def virtual_agents(loop: VirtualLoop) -> Iterator[None]:
-    """Give the agent's code the virtual clock; it reads CLOCK_BOOTTIME by itself otherwise."""
+    """Give the agent's code the virtual clock in place of CLOCK_BOOTTIME, and small limits."""
 
     def now_ns() -> int:
         return virtual_ns(loop)

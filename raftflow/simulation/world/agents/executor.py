@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from raftflow.simulation.world.observer import ExecutionObserver
 
 _ODD_EVERY: Final = 23
-"""One of so many programs has a result that the leader refuses, and one a result that the agent refuses."""
+"""One of this many programs has a result that the leader refuses, and one a result that the agent refuses."""
 UNWANTED: Final = b'"unwanted"'
 _PROGRAM_KIB: Final = 8 << 10
 """Memory of a program: less than any task demands."""
 
 
 def _result_of(fence: int) -> bytes:
-    """Return what a program finds. Now and then the leader's door refuses it, or the agent does before."""
+    """Return the result of a program. In some cases the leader refuses it, or the agent does before."""
     if fence % _ODD_EVERY == _ODD_EVERY - 1:
         return UNWANTED
     if fence % _ODD_EVERY == _ODD_EVERY // 2:
@@ -44,7 +44,7 @@ def _result_of(fence: int) -> bytes:
 
 
 class KeptInputs:
-    """Stands for the file of fetched inputs."""
+    """Takes the place of the file of fetched inputs."""
 
     path = ""
 
@@ -64,7 +64,7 @@ class KeptInputs:
 
 
 class _SimProgram(NamedTuple):
-    """What runs."""
+    """A program that runs."""
 
     task: tuple[str, str]
     ended: Ended
@@ -72,7 +72,7 @@ class _SimProgram(NamedTuple):
 
 
 class SimExecutor:
-    """Runs programs for one life of an agent, and ends them when the lease or the agent ends."""
+    """Runs programs for one process of an agent, and ends them when the lease or the agent ends."""
 
     def __init__(
         self, loop: VirtualLoop, rng: Random, observer: ExecutionObserver, process: Process, health: MachineHealth
@@ -86,7 +86,7 @@ class SimExecutor:
         self._world = contextvars.Context()
         self.long_programs = False
         self.hurried = False
-        """Programs end quickly, so that a run can come to rest."""
+        """Programs end quickly, so that a run can finish."""
         self._lease_timer: asyncio.TimerHandle | None = None
         self.result_bytes_max = RESULT_BYTES_MAX
 
@@ -96,7 +96,7 @@ class SimExecutor:
 
     @property
     def running(self) -> int:
-        """How many programs run."""
+        """The number of programs that run."""
         return len(self._programs)
 
     def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
@@ -124,18 +124,18 @@ class SimExecutor:
         self._loop.call_later(run_s, self._exit, fence, how, word, context=self._world)
 
     def signal(self, fence: int, number: int) -> None:
-        """End a program; some take their time over SIGTERM."""
+        """End a program; some need time after SIGTERM."""
         if fence in self._programs:
             how = ExecutionEnd(ok=False, exit_code=-number)
             after_s = 0.001 if number == signal.SIGKILL else self._rng.choice((0.002, 0.05, 10.0))
             self._loop.call_later(after_s, self._exit, fence, how, "was stopped", context=self._world)
 
     def watched(self, fence: int) -> WatchTarget | None:
-        """Show where a program can be observed: by its fence, in `sample`."""
+        """Return what `sample` observes of a program: its fence."""
         return WatchTarget(id=fence) if fence in self._programs else None
 
     def sample(self, wanted: list[tuple[int, int]], on_sampled: Callable[[Sampled], None]) -> None:
-        """Tell what programs use, as the launcher does: each a CPU and a little memory, so that none is stopped."""
+        """Report what programs use, as the launcher does: a CPU and a little memory each, so that none is stopped."""
         now_s = self._loop.time()
         used: list[tuple[int, int, int, int, list[int]]] = [
             (fence, int((now_s - self._programs[fence].started_s) * 1000), _PROGRAM_KIB, 0, [])
@@ -145,14 +145,14 @@ class SimExecutor:
         self._loop.call_soon(on_sampled, Sampled(used), context=self._process.context)
 
     def lease(self, until_ns: int) -> None:
-        """Take the end of the lease, as the launcher does."""
+        """Set the end of the lease, as the launcher does."""
         if self._lease_timer is not None:
             self._lease_timer.cancel()
         left_s = max(0.0, (until_ns - virtual_ns(self._loop)) / 1e9)
         self._lease_timer = self._loop.call_later(left_s, self.kill_all, context=self._world)
 
     def kill_all(self) -> None:
-        """End every program at once."""
+        """Kill all programs."""
         for fence in list(self._programs):
             self._exit(fence, ExecutionEnd(ok=False, error="the lease was over", abandoned=True), "was killed")
 

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class MachineHealth:
-    """State of one machine, through all lives of its agent."""
+    """The health of one machine. It outlives the processes of its agent."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self._unable_until_s = self._hole_until_s = 0.0
 
     def fall_ill(self, kind: str, seconds: float) -> None:
-        """Become `unable` to run anything, or a `black hole` where all that runs fails at once, for a while."""
+        """Be `unable` to run programs, or a `black hole` where every program fails at once, for a while."""
         until_s = self._loop.time() + seconds
         if kind == "unable":
             self._unable_until_s = until_s
@@ -25,17 +25,17 @@ class MachineHealth:
             self._hole_until_s = until_s
 
     def recover(self) -> None:
-        """Be in order from now on."""
+        """Be healthy from now on."""
         self._unable_until_s = self._hole_until_s = 0.0
 
     @property
     def unable(self) -> bool:
-        """Nothing can be run."""
+        """No program can be run."""
         return self._loop.time() < self._unable_until_s
 
     @property
     def black_hole(self) -> bool:
-        """All that runs fails at once."""
+        """Every program fails at once."""
         return self._loop.time() < self._hole_until_s
 
 
@@ -46,10 +46,10 @@ class HealthProbe:
         self._health = health
 
     def lack(self) -> str:
-        """Return that it is unable, if it is."""
+        """Return why no program can be run, or an empty string."""
         return "the simulated disk is full" if self._health.unable else ""
 
     async def run(self) -> str:
-        """Take a moment to look."""
+        """Probe the machine."""
         await asyncio.sleep(0.01)
         return self.lack()

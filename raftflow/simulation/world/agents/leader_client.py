@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def _refusal(ends: list[ReportedEnd]) -> Rejection | None:
-    """Refuse what the leader's door refuses, and a result that only a door of another version would refuse."""
+    """Refuse what the API refuses, and a result that only an API of another version would refuse."""
     for end in ends:
         if bytes(end.result) == UNWANTED:
             return Rejection(RejectionCode.INVALID, f"the result of attempt {end.fence} is not wanted")
@@ -53,7 +53,7 @@ class SimLeaderClient:
         self._calls = calls
         self._process = process
         self._replicas = replicas
-        """Those that are there; the list changes in place."""
+        """The replicas that are there. The list changes in place."""
         self._peers = list(replicas)
         rng.shuffle(self._peers)
         self._timeout_s = timeout_s
@@ -103,13 +103,13 @@ class SimLeaderClient:
         return self._decode_poll.decode(await self._pass(serve, timeout_s))
 
     def replicas(self) -> list[str]:
-        """Return whom to ask for inputs: the leader last."""
+        """Return the replicas to ask for inputs, the leader last."""
         others = [name for name in self._replicas if name != self._leader]
         return others if self._leader is None else [*others, self._leader]
 
     async def inputs(self, replica: str, agent: str, fence: int, first: int, timeout_s: float) -> InputsPiece:
         """Ask a replica for a piece of inputs. Raises what the real client raises."""
-        del timeout_s  # simulated ones are shorter
+        del timeout_s  # simulated time-outs are shorter
 
         async def serve(replica: Replica) -> bytes | str:
             try:
@@ -177,7 +177,7 @@ class SimLeaderClient:
             raise OSError(str(error)) from error
 
     def _moved(self, _told_by: str, notice: LeaderNotice) -> None:
-        """There is a new leader: go there, and give up what is under way to any other replica."""
+        """There is a new leader: switch to it, and abandon requests to other replicas."""
         assert notice.leader is not None  # noqa: S101 - it is news
         if notice.leader == self._leader:
             return

@@ -24,22 +24,17 @@ class Lease:
 
     def __init__(self) -> None:
         self.confirmed_at_ns = 0
-        self.length_ns = 0
-
-    @property
-    def until_ns(self) -> int:
+        self.until_ns = 0
         """When the lease ends."""
-        return self.confirmed_at_ns + self.length_ns
-
-    @property
-    def stop_at_ns(self) -> int:
+        self.stop_at_ns = 0
         """When attempts are asked to end."""
-        return self.until_ns - min(self.length_ns // _GRACE_SHARE, _GRACE_MAX_NS)
 
     def start(self, sent_at_ns: int, lease_ms: int) -> None:
         """Begin a lease, as of when the registration was sent."""
+        length_ns = lease_ms * 1_000_000
         self.confirmed_at_ns = sent_at_ns
-        self.length_ns = lease_ms * 1_000_000
+        self.until_ns = sent_at_ns + length_ns
+        self.stop_at_ns = self.until_ns - min(length_ns // _GRACE_SHARE, _GRACE_MAX_NS)
 
     def confirm(self, sent_at_ns: int, lease_ms: int) -> None:
         """A poll sent at that time was answered. Answers may come in another order than polls."""

@@ -162,8 +162,9 @@ class AgentLoop:
 
     def _limit_goodbye(self) -> None:
         """Once nothing runs, only reports and the goodbye are left: without a leader they are not waited for long."""
-        running = self._exchange is not None and self._exchange.core.table.running
-        if self._leaving.is_set() and not running and not self._goodbye_limited:
+        if not self._leaving.is_set() or self._goodbye_limited:
+            return
+        if self._exchange is None or not self._exchange.core.table.running:
             self._goodbye_limited = True
             self._leave_timers.append(self._loop.call_later(self._config.goodbye_timeout_s, self._give_up))
 

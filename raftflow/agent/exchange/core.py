@@ -71,6 +71,7 @@ from raftflow.domain.contract.views import Assignment, PollRequest, RegisterResp
 _REFUSED_WAIT_S = 2.0
 """Pause after a poll that carries nothing was refused: the agent cannot mend that."""
 _NS = 1_000_000_000
+_WAKE = Wake()
 
 
 class ExchangeCore:
@@ -126,7 +127,7 @@ class ExchangeCore:
         """`Gather` was asked for."""
         self._now_ns = sent_at_ns
         self._out: list[Instruction] = []
-        self._refusals = Refusals(self.table, outbox.add_piece, self._out.append)
+        self._refusals = Refusals(self.table, outbox.add_piece, self._emit)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Woken: self._on_woken,
             Gathered: self._on_gathered,
@@ -146,21 +147,18 @@ class ExchangeCore:
 
     def begin(self) -> list[Instruction]:
         """Return the first instructions of the incarnation."""
-        self._out.append(RenewLease(self.lease.until_ns))
+        self._out = [RenewLease(self.lease.until_ns)]
         self._schedule()
-        return self._take_out()
+        return self._out
 
     def handle(self, event: Event, now_ns: int) -> list[Instruction]:
         """Take an event in, at a time of the boot clock, and return what is to be done, in order."""
         self._now_ns = now_ns
-        if not self.over:
+        out: list[Instruction] = []
+        self._out = out
+        if now_ns >= self.lease.stop_at_ns and not self.over:
             self._check_lease()
         self._handlers[type(event)](event)
-        return self._take_out()
-
-    def _take_out(self) -> list[Instruction]:
-        out = self._out[:]
-        self._out.clear()
         return out
 
     def last_poll(self) -> PollRequest | None:
@@ -174,11 +172,11 @@ class ExchangeCore:
 
     def is_lease_over(self, now_ns: int) -> bool:
         """Tell whether the attempts must be ended now, and have not been told so."""
-        return not self.over and not self.lapsed and self.lease.is_over(now_ns)
+        return self.lease.is_over(now_ns) and not self.lapsed and not self.over
 
     def _check_lease(self) -> None:
         """End the attempts if no leader has confirmed them for as long as the lease is."""
-        if self.lapsed or not self.lease.is_over(self._now_ns):
+        if self.lapsed:
             return
         self.lapsed = True
         running = len(self.table.running)
@@ -277,7 +275,7 @@ class ExchangeCore:
         """Send soon what is due: what happens in one turn of the event loop travels together."""
         if not self._waking and not self.over:
             self._waking = True
-            self._out.append(Wake())
+            self._out.append(_WAKE)
 
     def _on_gathered(self, _event: Gathered) -> None:
         self._gathering = False
@@ -395,6 +393,9 @@ class ExchangeCore:
         if self._polls:
             # Whatever else is in flight goes to a leader that is probably gone; nothing is lost with its answer.
             self._out.append(CancelPolls())
+
+    def _emit(self, instruction: Instruction) -> None:
+        self._out.append(instruction)
 
     def _note(self, level: int, text: str) -> None:
         self._out.append(Note(level, text))

@@ -134,11 +134,12 @@ class Exchange:
 
     def handle(self, event: Event) -> None:
         """Tell the core of an event, and carry out what it wants."""
-        self._events.append(event)
         if self._carrying_out:
+            self._events.append(event)
             return
         self._carrying_out = True
         try:
+            self._carry_out(self.core.handle(event, now_ns()))
             while self._events:
                 self._carry_out(self.core.handle(self._events.popleft(), now_ns()))
         finally:

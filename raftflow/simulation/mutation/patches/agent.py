@@ -8,7 +8,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from raftflow.agent.clock import Lease
+from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.agent.exchange.leader_watch import LeaderWatch
 from raftflow.agent.workdir import inputs as agent_inputs
 from raftflow.agent.workdir.inputs import InputsFetcher
@@ -17,7 +17,6 @@ from raftflow.simulation.world.agents import executor as sim_executor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from raftflow.agent.exchange.core import ExchangeCore
     from raftflow.agent.exchange.instructions import PollRefused
     from raftflow.simulation.mutation.patches.common import Patch
 
@@ -41,7 +40,7 @@ def take_first_piece_for_all() -> Patch:
 @contextlib.contextmanager
 def agents_without_lease() -> Iterator[None]:
     with (
-        patch.object(Lease, "is_over", lambda _self, _now_ns: False),
+        patch.object(ExchangeCore, "_check_lease", lambda _self: None),
         patch.object(sim_executor.SimExecutor, "lease", lambda _self, _until_ns: None),
     ):
         yield

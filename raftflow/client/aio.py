@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol, Self, TypeVar
 from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout, WorkflowFailed
 from raftflow.client.http.calls import ATTEMPT_S
 from raftflow.client.operation_calls import OperationCalls
-from raftflow.client.overview import ClusterStatus, Heard, best_members, down, overview
+from raftflow.client.overview import ClusterStatus, ReplicaAnswer, best_members, down, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.transport import Transport
 from raftflow.domain.contract import operations
@@ -62,7 +62,7 @@ _STALE: Final = {STALE.name: "1"}
 
 
 class HasDocument(Protocol):
-    """Something that can say itself as a workflow document, as `raftflow.client.Workflow` can."""
+    """An object with a workflow document, such as `raftflow.client.Workflow`."""
 
     def document(self) -> dict[str, Any]:
         """Return the document."""
@@ -106,14 +106,14 @@ class AsyncClient:
         environ: Mapping[str, str] | None = None,
         cache_folder: Path | None = None,
     ) -> None:
-        """Check the settings; connects to nobody yet. Raises `UsageError`.
+        """Check the settings without connecting. Raises `UsageError`.
 
-        What is not given is looked for as the command line does: in the environment (`RAFTFLOW_PEERS`,
+        Settings that are not given are looked up as the command line does: in the environment (`RAFTFLOW_PEERS`,
         `RAFTFLOW_TOKEN`, `RAFTFLOW_CACERT`, `RAFTFLOW_CLIENT_CERT`, `RAFTFLOW_CLIENT_KEY`,
         `RAFTFLOW_REQUEST_TIMEOUT`), then in the table `[client]` of the file that `RAFTFLOW_CONFIG` names.
-        `environ` takes the place of `os.environ`; with `{}` only what is given counts. `timeout_s` is how long one
+        `environ` replaces `os.environ`; with `{}` only the arguments count. `timeout_s` is how long one
         call is retried, 30 s by default. `cache_folder` is where the peer that answered is remembered for the next
-        process; None for nowhere.
+        process; None: it is not remembered.
         """
         given = {
             "peers": peers,
@@ -158,9 +158,9 @@ class AsyncClient:
     async def submit(
         self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None
     ) -> AsyncWorkflowRun:
-        """Submit a workflow document (or a `Workflow`). Return its id, warnings if there are any, and a way to go on.
+        """Submit a workflow document (or a `Workflow`). Return its id, its warnings, and methods to wait for it.
 
-        A key of your own makes the submission safe to repeat across calls and processes: the same key gives the same
+        Your own key makes the submission safe to repeat across calls and processes: the same key gives the same
         workflow. Raises `Refused` with every fault if the document is broken.
         """
         if not isinstance(workflow, Mapping) and not hasattr(workflow, "document"):
@@ -198,7 +198,7 @@ class AsyncClient:
     async def workflows(
         self, *, state: str | None = None, limit: int | None = None
     ) -> AsyncGenerator[WorkflowView, None]:
-        """Go through the workflows, newest first, all or at most `limit` of them."""
+        """Yield the workflows, newest first, all or at most `limit` of them."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -259,7 +259,7 @@ class AsyncClient:
         return log
 
     async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
-        """Say why a task is where it is."""
+        """Explain why a task is in its state and place."""
         return await self._call(operations.EXPLAIN_TASK, workflow_id, task_id)
 
     async def cancel(self, workflow_id: str) -> WorkflowView:
@@ -267,11 +267,11 @@ class AsyncClient:
         return await self._call(operations.CANCEL_WORKFLOW, workflow_id)
 
     async def pause(self, workflow_id: str) -> WorkflowView:
-        """Start nothing new of a workflow; running attempts go on."""
+        """Start nothing new of a workflow; running attempts continue."""
         return await self._call(operations.PAUSE_WORKFLOW, workflow_id)
 
     async def resume(self, workflow_id: str) -> WorkflowView:
-        """Go on with a paused workflow."""
+        """Continue a paused workflow."""
         return await self._call(operations.RESUME_WORKFLOW, workflow_id)
 
     async def retry(self, workflow_id: str) -> WorkflowView:
@@ -348,17 +348,17 @@ class AsyncClient:
         return await self._call(operations.RESUME_AGENT, name)
 
     async def forget_agent(self, name: str) -> None:
-        """Take an agent that is lost or left out of the list. Raises `Conflict` while it is present."""
+        """Remove an agent that is lost or has left from the list. Raises `Refused` while it is present."""
         await self._call(operations.FORGET_AGENT, name)
 
     # --- ledger and audit
 
     async def ledger(self, *, stale: bool = False) -> LedgerView:
-        """Return the account of every agent; `stale` takes any replica's own view without asking the leader."""
+        """Return the account of every agent; `stale` returns the view of any replica without asking the leader."""
         return await self._call(operations.SHOW_LEDGER, params=_STALE if stale else None)
 
     async def ledger_verify(self, replica_url: str) -> LedgerCheck:
-        """Let one replica check every invariant of its state."""
+        """Have one replica check every invariant of its state."""
         return await self._ask(operations.VERIFY_LEDGER, replica_url, attempt_s=60.0)
 
     async def audit(self, replica_url: str, from_index: int = 0, limit: int = PAGE_SIZE) -> AuditPage:
@@ -367,7 +367,7 @@ class AsyncClient:
         return await self._ask(operations.LIST_AUDIT, replica_url, params=params)
 
     async def audit_verify(self, replica_url: str) -> AuditCheck:
-        """Let one replica read its whole audit and check the chain."""
+        """Have one replica read its whole audit and check the chain."""
         return await self._ask(operations.VERIFY_AUDIT, replica_url, attempt_s=_AUDIT_VERIFY_S)
 
     async def status(self, replica_url: str) -> ReplicaStatus:
@@ -377,13 +377,13 @@ class AsyncClient:
         return status
 
     async def cluster_status(self) -> ClusterStatus:
-        """Ask every peer who belongs to the cluster, every member how it is, and the leader for the agents.
+        """Ask every peer for the members, every member for its status, and the leader for the agents.
 
-        Once a replica has answered, the others are waited for a fraction of a second: a machine that is off costs no
-        more. Raises `Unreachable` if not one of them answers, and `Refused` if they only refuse.
+        After the first answer, the others have a fraction of a second: a machine that is off costs no more. Raises
+        `Unreachable` if no peer answers, and `Refused` if they only refuse.
         """
         began_s = time.monotonic()
-        asked: dict[str, asyncio.Task[Heard | ClientError]] = {}
+        asked: dict[str, asyncio.Task[ReplicaAnswer | ClientError]] = {}
         agents = asyncio.ensure_future(self._agents_now())
         try:
             for url in self.peers:
@@ -395,7 +395,7 @@ class AsyncClient:
                     break
                 await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 heard = {url: task.result() for url, task in asked.items() if task.done()}
-                answers = {url: answer for url, answer in heard.items() if isinstance(answer, Heard)}
+                answers = {url: answer for url, answer in heard.items() if isinstance(answer, ReplicaAnswer)}
                 if not answers:
                     continue
                 for url in _members_to_ask(answers):
@@ -414,7 +414,7 @@ class AsyncClient:
             if left:
                 await asyncio.wait(left)
 
-    async def _hear(self, url: str) -> Heard | ClientError:
+    async def _hear(self, url: str) -> ReplicaAnswer | ClientError:
         """Ask one replica how it is and who the members are."""
         try:
             status = await self.status(url)
@@ -424,9 +424,9 @@ class AsyncClient:
             members = await self._call(
                 operations.LIST_MEMBERS, params=_STALE, replica=url, once=True, attempt_s=_STATUS_S
             )
-            return Heard(status, members)
+            return ReplicaAnswer(status, members)
         except ClientError:
-            return Heard(status)
+            return ReplicaAnswer(status)
 
     async def _agents_now(self) -> list[AgentView]:
         """Return the agents, none if there is no leader to tell them."""
@@ -446,7 +446,7 @@ class AsyncClient:
     async def cached_results(
         self, *, prefix: str = "", limit: int | None = None
     ) -> AsyncGenerator[CachedResultView, None]:
-        """Go through the cached results, in order of the keys, all or at most `limit` of them."""
+        """Yield the cached results, in order of the keys, all or at most `limit` of them."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -470,7 +470,7 @@ class AsyncClient:
     # --- the members
 
     async def members(self, *, stale: bool = False) -> MemberList:
-        """Return the replicas of the cluster; `stale` takes any replica's own view without asking the leader."""
+        """Return the replicas of the cluster; `stale` returns the view of any replica without asking the leader."""
         return await self._call(operations.LIST_MEMBERS, params=_STALE if stale else None)
 
     async def add_member(self, name: str, peer: str, url: str) -> MemberList:
@@ -482,7 +482,7 @@ class AsyncClient:
         return await self._call(operations.ADD_MEMBER, body=member, attempt_s=30.0)
 
     async def remove_member(self, name: str) -> MemberList:
-        """Remove a replica for ever; its name is never used again. Raises `Refused`. May be repeated."""
+        """Remove a replica permanently; its name is never used again. Raises `Refused`. May be repeated."""
         return await self._call(operations.REMOVE_MEMBER, name, attempt_s=30.0)
 
     async def transfer_leadership(self, to: str | None = None) -> MemberList:
@@ -508,8 +508,8 @@ class AsyncClient:
         return await self._call(operation, params=params, replica=url, attempt_s=attempt_s, timeout_s=timeout_s)
 
 
-def _members_to_ask(answers: Mapping[str, Heard]) -> list[str]:
-    """Return the URLs of members that did not answer by another one; what came by TLS leads to nothing less."""
+def _members_to_ask(answers: Mapping[str, ReplicaAnswer]) -> list[str]:
+    """Return the URLs of members that did not answer by another one; TLS is not downgraded."""
     members = best_members(list(answers.values()))
     if members is None:
         return []

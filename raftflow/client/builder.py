@@ -2,11 +2,10 @@
 
 flow = Workflow("nightly", priority=50)
 fetch = flow.task("fetch", ["python3", "fetch.py"])
-flow.task("train", python=jobs.train, args=[fetch.result], resources={"cpu": 2})   # needs "fetch" by itself
+flow.task("train", python=jobs.train, args=[fetch.result], resources={"cpu": 2})   # needs "fetch" automatically
 client.submit(flow)
 
-What a document could say only by mistake is refused here, where it is written: a string in place of a list, a task in
-place of its result.
+Frequent mistakes are refused here, where they are written: a string instead of a list, a task instead of its result.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class TaskRef:
 
     @property
     def result(self) -> dict[str, str]:
-        """Stands for the task's result among the arguments of a `python` task, which then needs this task."""
+        """A reference to the task's result, for the arguments of a `python` task. That task then needs this one."""
         return {RESULT_KEY: self.id}
 
 
@@ -60,7 +59,7 @@ class Workflow:
         max_parallel: int | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin without tasks; `defaults` are fields for every task that does not say otherwise."""
+        """Begin without tasks; `defaults` are fields for every task that does not have them."""
         self._document: dict[str, Any] = {"name": name, "priority": priority, "on_failure": on_failure, "tasks": []}
         if max_parallel is not None:
             self._document["max_parallel"] = max_parallel
@@ -130,12 +129,12 @@ class Workflow:
         return TaskRef(task_id)
 
     def document(self) -> dict[str, Any]:
-        """Return the document as it would stand in a file."""
+        """Return the document as a file would contain it."""
         return {**self._document, "tasks": list(self._document["tasks"])}
 
 
 def _items(where: str, field: str, value: Any) -> list[Any]:
-    """Return a list that a caller gave. Raises `UsageError` for a single thing in its place."""
+    """Return a list that a caller gave. Raises `UsageError` for a single value instead of a list."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return list(value)
     if isinstance(value, str | TaskRef) or (isinstance(value, Mapping) and value.keys() == {RESULT_KEY}):
@@ -162,7 +161,7 @@ def _command(where: str, command: Any) -> list[str]:
     for number, word in enumerate(given):
         place = f"{where}: command[{number}]"
         if isinstance(word, TaskRef) or _is_result(word):
-            raise UsageError(f"{place} is a task; a command finds results in the file that RAFTFLOW_INPUTS names")
+            raise UsageError(f"{place} is a task; a command reads results from the file that RAFTFLOW_INPUTS names")
         if not isinstance(word, str):
             raise UsageError(f"{place} is a string, not {word!r:.80}: write {str(word)!r:.80}")
     return given
@@ -174,8 +173,8 @@ def _need(where: str, need: Any) -> str:
     if isinstance(need, str):
         return need
     if _is_result(need):
-        raise UsageError(f"{where}: needs names tasks, not results; a result among args is needed by itself")
-    raise UsageError(f"{where}: needs holds ids of tasks, not {need!r:.80}")
+        raise UsageError(f"{where}: needs lists tasks, not results; a task with a result among args needs no entry")
+    raise UsageError(f"{where}: needs lists ids of tasks, not {need!r:.80}")
 
 
 def _results(where: str, fields: Mapping[str, Any]) -> list[str]:
@@ -194,7 +193,7 @@ def _results(where: str, fields: Mapping[str, Any]) -> list[str]:
 
 
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Go through a value and all that it holds, with paths such as `args[0].x`."""
+    """Yield a value and everything inside it, with paths such as `args[0].x`."""
     yield path, value
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -216,7 +215,7 @@ def _shown(value: Any) -> str:
 
 
 def _name_of(function: Any) -> str:
-    """Return the name under which an agent can import a function. Raises `UsageError` for one it cannot."""
+    """Return the name by which an agent can import a function. Raises `UsageError` if it cannot."""
     if isinstance(function, TaskRef) or not callable(function):
         raise UsageError(f"python is a function, or its name module:function, not {function!r:.80}")
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)

@@ -74,7 +74,7 @@ class Client:
         environ: Mapping[str, str] | None = None,
         cache_folder: Path | None = None,
     ) -> None:
-        """Check the settings as `AsyncClient` does; connects to nobody yet. Raises `UsageError`."""
+        """Check the settings as `AsyncClient` does, without connecting. Raises `UsageError`."""
         self._client = AsyncClient(
             peers,
             token=token,
@@ -140,7 +140,7 @@ class Client:
         return self._run(self._client.workflow(workflow_id))
 
     def workflows(self, *, state: str | None = None, limit: int | None = None) -> Iterator[WorkflowView]:
-        """Go through the workflows, newest first, all or at most `limit` of them."""
+        """Yield the workflows, newest first, all or at most `limit` of them."""
         return self._iterate(self._client.workflows(state=state, limit=limit))
 
     def tasks(self, workflow_id: str) -> list[TaskView]:
@@ -170,7 +170,7 @@ class Client:
         return self._run(log)
 
     def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
-        """Say why a task is where it is."""
+        """Explain why a task is in its state and place."""
         return self._run(self._client.explain(workflow_id, task_id))
 
     def cancel(self, workflow_id: str) -> WorkflowView:
@@ -178,11 +178,11 @@ class Client:
         return self._run(self._client.cancel(workflow_id))
 
     def pause(self, workflow_id: str) -> WorkflowView:
-        """Start nothing new of a workflow; running attempts go on."""
+        """Start nothing new of a workflow; running attempts continue."""
         return self._run(self._client.pause(workflow_id))
 
     def resume(self, workflow_id: str) -> WorkflowView:
-        """Go on with a paused workflow."""
+        """Continue a paused workflow."""
         return self._run(self._client.resume(workflow_id))
 
     def retry(self, workflow_id: str) -> WorkflowView:
@@ -223,17 +223,17 @@ class Client:
         return self._run(self._client.resume_agent(name))
 
     def forget_agent(self, name: str) -> None:
-        """Take an agent that is lost or left out of the list. Raises `Conflict` while it is present."""
+        """Remove an agent that is lost or has left from the list. Raises `Refused` while it is present."""
         self._run(self._client.forget_agent(name))
 
     # --- ledger and audit
 
     def ledger(self, *, stale: bool = False) -> LedgerView:
-        """Return the account of every agent; `stale` takes any replica's own view without asking the leader."""
+        """Return the account of every agent; `stale` returns the view of any replica without asking the leader."""
         return self._run(self._client.ledger(stale=stale))
 
     def ledger_verify(self, replica_url: str) -> LedgerCheck:
-        """Let one replica check every invariant of its state."""
+        """Have one replica check every invariant of its state."""
         return self._run(self._client.ledger_verify(replica_url))
 
     def audit(self, replica_url: str, from_index: int = 0, limit: int = 500) -> AuditPage:
@@ -241,7 +241,7 @@ class Client:
         return self._run(self._client.audit(replica_url, from_index, limit))
 
     def audit_verify(self, replica_url: str) -> AuditCheck:
-        """Let one replica read its whole audit and check the chain."""
+        """Have one replica read its whole audit and check the chain."""
         return self._run(self._client.audit_verify(replica_url))
 
     def status(self, replica_url: str) -> ReplicaStatus:
@@ -255,7 +255,7 @@ class Client:
     # --- what is remembered of work that is done
 
     def cached_results(self, *, prefix: str = "", limit: int | None = None) -> Iterator[CachedResultView]:
-        """Go through the cached results, in order of the keys, all or at most `limit` of them."""
+        """Yield the cached results, in order of the keys, all or at most `limit` of them."""
         return self._iterate(self._client.cached_results(prefix=prefix, limit=limit))
 
     def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
@@ -269,7 +269,7 @@ class Client:
     # --- the members
 
     def members(self, *, stale: bool = False) -> MemberList:
-        """Return the replicas of the cluster; `stale` takes any replica's own view without asking the leader."""
+        """Return the replicas of the cluster; `stale` returns the view of any replica without asking the leader."""
         return self._run(self._client.members(stale=stale))
 
     def add_member(self, name: str, peer: str, url: str) -> MemberList:
@@ -277,7 +277,7 @@ class Client:
         return self._run(self._client.add_member(name, peer, url))
 
     def remove_member(self, name: str) -> MemberList:
-        """Remove a replica for ever; its name is never used again. Raises `Refused`. May be repeated."""
+        """Remove a replica permanently; its name is never used again. Raises `Refused`. May be repeated."""
         return self._run(self._client.remove_member(name))
 
     def transfer_leadership(self, to: str | None = None) -> MemberList:

@@ -14,22 +14,22 @@ class ClientError(Exception):
 
 
 class UsageError(ClientError, ValueError):
-    """The caller's own mistake: no peers, a bad address, a file that is no certificate."""
+    """A mistake of the caller: no peers, an invalid address, a file that is not a certificate."""
 
 
 class Unreachable(ClientError):  # noqa: N818 - a state of the world, as in NoLeader
-    """No peer answered in time; the text tells for each what happened."""
+    """No peer answered in time; the text says what happened with each."""
 
     failures: Mapping[str, str] = {}
     """By URL of a peer: what happened."""
 
 
 class NoLeader(Unreachable):
-    """Peers answered, but none leads: a majority of the replicas is missing or an election goes on."""
+    """Peers answered, but none of them leads: a majority of the replicas is missing, or an election is under way."""
 
 
 class OutcomeUnknown(Unreachable):
-    """The request may or may not have been carried out. Sending it again with `idempotency_key` settles it safely."""
+    """The request may have been carried out or not. It is safe to send it again with `idempotency_key`."""
 
     def __init__(self, message: str, idempotency_key: str) -> None:
         """Keep the key of the call."""
@@ -38,7 +38,7 @@ class OutcomeUnknown(Unreachable):
 
 
 class WaitTimeout(ClientError):  # noqa: N818 - reads as what happened
-    """The workflow did not end within the time given. It goes on."""
+    """The workflow did not end in time. It continues."""
 
 
 class WorkflowFailed(ClientError):  # noqa: N818 - reads as what happened
@@ -56,11 +56,11 @@ class WorkflowFailed(ClientError):  # noqa: N818 - reads as what happened
 
 
 class BadAnswer(ClientError):  # noqa: N818 - reads as what happened
-    """Something answered that is no raftflow replica, or one of an incompatible version."""
+    """The answer is not one of a raftflow replica of a compatible version."""
 
 
 class Refused(ClientError):  # noqa: N818 - reads as what happened
-    """The coordinator refused; `problem` tells why and what to do."""
+    """The coordinator refused; `problem` says why and what to do."""
 
     def __init__(self, problem: Problem) -> None:
         """Keep the problem; the text shows all of it."""
@@ -74,7 +74,7 @@ class Refused(ClientError):  # noqa: N818 - reads as what happened
 
     @property
     def lasting(self) -> bool:
-        """Whether the same request would be refused again: it is not to be repeated as it is."""
+        """Whether the same request would be refused again."""
         return 400 <= self.problem.status < 500 and self.problem.status not in (408, 425, 429)
 
 

@@ -1,4 +1,4 @@
-"""The cluster in one picture: who belongs to it as its members say, and what each replica says of itself."""
+"""The status of a cluster: its members, as the replicas know them, and what each replica reports of itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ReplicaLine(msgspec.Struct, kw_only=True):
     url: str
     pid: int | None = None
     role: str
-    """leader, follower, candidate or down. Of a replica that was not reached: as the other members see it."""
+    """leader, follower, candidate or down. For a replica that was not reached: as the other members see it."""
     contact: str = REACHED
     """`ok` if it answered, else why not: `unreachable: ...`, `refused: 401 ...`, `connection refused`."""
     applied: int | None = None
@@ -33,7 +33,7 @@ class ReplicaLine(msgspec.Struct, kw_only=True):
 
 
 class AddressLine(msgspec.Struct, kw_only=True):
-    """An address that was named as a peer's, and is no member's that answers."""
+    """A configured peer that is not the address of any member that answers."""
 
     url: str
     contact: str
@@ -53,24 +53,24 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
     leader: str | None
     term: int
     index: int
-    """The furthest commit index that any replica knows."""
+    """The highest commit index that any replica knows."""
     replicas: list[ReplicaLine]
     """The members, then others that answered (a member that was removed, say)."""
     agents: list[AgentLine]
     unknown_addresses: list[AddressLine] = []
-    """Peers that were named, did not answer, and are the address of no member."""
+    """Configured peers that did not answer and are not the address of any member."""
 
 
-class Heard(msgspec.Struct, frozen=True):
-    """What one replica said."""
+class ReplicaAnswer(msgspec.Struct, frozen=True):
+    """The answer of one replica."""
 
     status: ReplicaStatus
     members: MemberList | None = None
-    """Who belongs to the cluster, as it knows it; None if it did not tell."""
+    """The members of the cluster, as it knows them; None if it did not answer that question."""
 
 
-def best_members(heard: Sequence[Heard]) -> MemberList | None:
-    """Return the list of members of the replica that knows most: the leader, else who is furthest."""
+def best_members(heard: Sequence[ReplicaAnswer]) -> MemberList | None:
+    """Return the members as the best informed replica knows them: the leader, otherwise the one that applied most."""
     lists = [
         (each.status.term, each.status.role == "leader", each.status.applied_index, number)
         for number, each in enumerate(heard)
@@ -79,8 +79,8 @@ def best_members(heard: Sequence[Heard]) -> MemberList | None:
     return heard[max(lists)[-1]].members if lists else None
 
 
-def down(heard: Sequence[Heard], urls: Sequence[str]) -> bool:
-    """Tell whether all of these are addresses of members that the leader does not hear."""
+def down(heard: Sequence[ReplicaAnswer], urls: Sequence[str]) -> bool:
+    """Tell whether all of these are addresses of members to which the leader has no connection."""
     leaders = [each for each in heard if each.status.role == "leader" and each.status.ready]
     if not leaders:
         return False
@@ -90,9 +90,9 @@ def down(heard: Sequence[Heard], urls: Sequence[str]) -> bool:
     return set(urls) <= {member.url.rstrip("/") for member in members if member.name in gone}
 
 
-def overview(answers: Mapping[str, Heard | ClientError], agents: Sequence[AgentView]) -> ClusterStatus:
-    """Put the answers together, by URL. Raises `Unreachable`, or `Refused`, if no replica said anything."""
-    heard = {url: answer for url, answer in answers.items() if isinstance(answer, Heard)}
+def overview(answers: Mapping[str, ReplicaAnswer | ClientError], agents: Sequence[AgentView]) -> ClusterStatus:
+    """Combine the answers, by URL. Raises `Unreachable`, or `Refused`, if no replica answered."""
+    heard = {url: answer for url, answer in answers.items() if isinstance(answer, ReplicaAnswer)}
     failed = {url: answer for url, answer in answers.items() if isinstance(answer, ClientError)}
     if not heard:
         for error in failed.values():
@@ -127,7 +127,7 @@ def overview(answers: Mapping[str, Heard | ClientError], agents: Sequence[AgentV
         replicas=lines,
         agents=[AgentLine(name=agent.name, pid=agent.pid, state=agent.state) for agent in agents],
         unknown_addresses=[
-            # Nobody says that there is a replica at all which could be down.
+            # No member knows this address, so it may not be a replica at all.
             AddressLine(url=url, contact=f"unreachable: {contact}" if contact == _NO_LISTENER else contact)
             for url, contact in strangers.items()
         ],
@@ -135,7 +135,7 @@ def overview(answers: Mapping[str, Heard | ClientError], agents: Sequence[AgentV
 
 
 def contact_of(url: str, error: ClientError) -> str:
-    """Say in a few words why a replica did not answer as one."""
+    """Say in a few words why a replica gave no proper answer."""
     if isinstance(error, Refused):
         return f"refused: {error.problem.status} {error.problem.title}"[:_CHARS_MAX]
     if isinstance(error, Unreachable):
@@ -163,9 +163,9 @@ def _urls(members: MemberList) -> dict[str, str]:
 
 
 def _leader(lines: Sequence[ReplicaLine], statuses: Sequence[ReplicaStatus], term: int) -> str | None:
-    """Return who leads: it says so itself, or it was not reached and the others follow it.
+    """Return the leader: it says so itself, or it was not reached and the others follow it.
 
-    A replica that was cut off may still think that it leads; only the newest term's leader counts.
+    A replica that was cut off may still believe that it leads; only the leader of the newest term counts.
     """
     for status in statuses:
         if status.role == "leader" and status.term == term and status.ready:
@@ -180,7 +180,7 @@ def _leader(lines: Sequence[ReplicaLine], statuses: Sequence[ReplicaStatus], ter
 def _seen_role(name: str, contact: str, statuses: Sequence[ReplicaStatus]) -> str:
     """Return the role of a replica that did not answer, as those that answered see it."""
     views = [(status, peer) for status in statuses for peer in status.peers if peer.name == name]
-    # The leader's view counts if there is one: it talks with everybody.
+    # The leader's view counts if there is one, because the leader talks to all members.
     views.sort(key=lambda view: (view[0].term, view[0].role == "leader"))
     if contact == _NO_LISTENER or not views or not views[-1][1].connected:
         return "down"
@@ -188,7 +188,7 @@ def _seen_role(name: str, contact: str, statuses: Sequence[ReplicaStatus]) -> st
 
 
 def _eliminated(statuses: Sequence[ReplicaStatus], silent: Sequence[str]) -> dict[str, str]:
-    """Return the members that did not answer, by name. Nobody told addresses: one alone has the one left over."""
+    """Return the members that did not answer, by name. A single one has the only address that is left."""
     known = {status.name for status in statuses}
     missing = sorted({peer.name for status in statuses for peer in status.peers} - known)
     return {missing[0]: silent[0]} if len(silent) == len(missing) == 1 else dict.fromkeys(missing, "")

@@ -1,8 +1,8 @@
-"""How a client finds its cluster: what the caller gives, else the environment, else a file.
+"""How a client finds its cluster: arguments of the caller, then the environment, then a file.
 
-One function for the command line and for programs. Each setting is looked for by itself: a program may give `peers`
-and leave the token to `RAFTFLOW_TOKEN`. The file is the one that `RAFTFLOW_CONFIG` names; its
-table `[client]` counts.
+The command line and programs use the same function. Each setting is looked up on its own: a program may give `peers`
+and take the token from `RAFTFLOW_TOKEN`. The file is the one that `RAFTFLOW_CONFIG` names, and its table `[client]`
+is read.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TIMEOUT_S: Final = 30.0
 
 
 def resolve(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Merge what is given over the environment over the file; None and an empty variable mean "not given".
+    """Merge settings: arguments win over the environment, and the environment over the file. None means "not given".
 
-    `peers` becomes a list and is missing if nobody names any. `request_timeout` is in seconds if it is there.
-    Raises `UsageError`.
+    `peers` becomes a list, and is missing if none are given. `request_timeout` is in seconds. An empty variable
+    counts as not given. Raises `UsageError`.
     """
     settings: dict[str, Any] = {}
     for layer in (
@@ -64,7 +64,7 @@ def _checked(function: Callable[..., T], *args: Any) -> T:
 
 
 def _seconds(value: Any) -> float:
-    """Return a time-out in seconds; a text may have units (`2s`), and without one it counts seconds."""
+    """Return a time-out in seconds. A string may have units (`2s`); without a unit it is in seconds."""
     try:
         if isinstance(value, str):
             plain = value.strip().replace(".", "", 1)
@@ -79,14 +79,14 @@ def _seconds(value: Any) -> float:
 
 
 def _from_file(name: str | None) -> dict[str, Any]:
-    """Return the `[client]` table of a configuration file; a file may have others for other programs."""
+    """Return the `[client]` table of a configuration file. Other tables are for other programs."""
     if not name:
         return {}
     try:
         with Path(name).open("rb") as file:
             table = tomllib.load(file).get("client", {})
     except (OSError, ValueError) as error:
-        # Both a file that is not TOML and one that is not UTF-8 are a ValueError.
+        # A file that is not TOML or not UTF-8 raises a ValueError.
         if isinstance(error, OSError):
             raise UsageError(f"RAFTFLOW_CONFIG names {name}, which cannot be read: {error.strerror}") from error
         raise UsageError(f"{name} (RAFTFLOW_CONFIG) is not TOML: {error}") from error

@@ -221,7 +221,7 @@ def test_an_interrupt_ends_quietly(fake: Any) -> None:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "wf-1 goes on" in err
+    assert "wf-1 continues" in err
     assert out == ""
 
 

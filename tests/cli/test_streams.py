@@ -214,4 +214,4 @@ def test_an_interrupt_while_waiting_names_the_workflow(fake: Any) -> None:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert json.loads(err)["error"]["kind"] == "interrupted"
-    assert "wf-1 goes on" in json.loads(err)["error"]["message"]
+    assert "wf-1 continues" in json.loads(err)["error"]["message"]

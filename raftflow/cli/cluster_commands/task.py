@@ -125,7 +125,7 @@ def logs(  # noqa: PLR0917 - click passes options by name
 @output_option
 @connection_options
 def explain(workflow_id: str, task_id: str, output: str) -> None:
-    """Say why a task is where it is."""
+    """Explain why a task is in its state and place."""
     with connect() as client:
         explanation = client.explain(workflow_id, task_id)
     if output != "table":

@@ -1,4 +1,4 @@
-"""`raftflow task logs`: prints the bytes of an attempt's output, as they are, from where it is told on."""
+"""`raftflow task logs`: prints the bytes of an attempt's output unchanged, from a given place on."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 FOLLOW_PAUSE_S = 0.3
 _AWAY_PAUSE_S = 1.0
 _STEP_BYTES = 64 * 1024
-"""Of a look backwards."""
+"""Bytes of one step backwards."""
 _LINE_BYTES = 4096
-"""Where output begins by its time, the beginning of its line is looked for so far back."""
+"""How far back the beginning of a line is searched when output begins at a time."""
 _OVER = frozenset({"succeeded", "failed", "cancelled"})
-"""States in which a task has no other attempt."""
+"""States of a task that gets no further attempt."""
 _BESIDE = frozenset({"released", "superseded"})
 """Ends of attempts that decided nothing."""
 
 
 class LogStart(NamedTuple):
-    """Where to begin: the later of both."""
+    """Where to begin: the later of both places."""
 
     lines: int | None = None
     """With so many last lines."""
@@ -44,7 +44,7 @@ class LogPrinter:
         self._at_line_start = True
 
     def show(self, attempt: int | None, start: LogStart) -> None:
-        """Print what there is now of an attempt, the newest if None."""
+        """Print the present output of an attempt, the newest if None."""
         piece = self._fetch(attempt, 0)
         attempt, target = piece.attempt, piece.size
         offset = self._start(attempt, start, target)
@@ -222,5 +222,5 @@ class LogPrinter:
 
 
 def _is_bare(piece: TaskLog) -> bool:
-    """Tell whether a piece brings nothing, and the next one would not either for now."""
+    """Tell whether a piece is empty, and the next one would be empty too for now."""
     return not piece.content() and not piece.skipped

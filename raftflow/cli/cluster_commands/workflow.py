@@ -50,8 +50,8 @@ workflow.add_command(plan)
 @workflow.command()
 @file_options
 @click.option("--wait/--detach", default=False, help="Wait until it has ended, or return its id at once (default).")
-@click.option("--name", help="In place of the document's name.")
-@click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="In place of the document's priority.")
+@click.option("--name", help="Replaces the document's name.")
+@click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="Replaces the document's priority.")
 @click.option("--idempotency-key", help="Submitting again with the same key gives the same workflow.")
 @click.option("--timeout", type=Duration(), help="With --wait: give up waiting after this; the workflow goes on.")
 @output_option
@@ -96,7 +96,7 @@ def submit(  # noqa: PLR0917 - click passes options by name
 
 
 def _print_id(created: WorkflowCreated, output: str, *, wait: bool) -> None:
-    """Print the id of what was submitted before anything else can fail: nobody may lose it."""
+    """Print the id of the workflow before anything else can fail, so that it is never lost."""
     try:
         if wait:
             note(f"submitted {created.id}")
@@ -129,7 +129,7 @@ def _wait(client: Client, workflow_id: str, timeout_s: float | None) -> Workflow
 
 
 def _stopped(workflow_id: str) -> CommandFailure:
-    return CommandFailure(f"stopped waiting; {workflow_id} goes on", INTERRUPTED, id=workflow_id)
+    return CommandFailure(f"stopped waiting; {workflow_id} continues", INTERRUPTED, id=workflow_id)
 
 
 def _exit_as(view: WorkflowView) -> None:
@@ -175,7 +175,7 @@ def validate(file: str, format_name: str | None, output: str, **scales: Any) -> 
 
 
 def _facts(spec: WorkflowSpec) -> dict[str, Any]:
-    """Say what the graph is like: the cluster prepares it in the same way."""
+    """Return facts about the graph. The cluster prepares it in the same way."""
     from raftflow.domain.tasks.preparation import critical_path, levels_of, without_redundant  # noqa: PLC0415
     from raftflow.domain.tasks.workflow import topological_order, upward_ranks  # noqa: PLC0415
 
@@ -276,8 +276,8 @@ def _print_state(view: WorkflowView, output: str) -> None:
 
 
 _control("cancel", "Cancel a workflow: what has not started never will, running attempts are told to stop.")
-_control("pause", "Start nothing new of a workflow; running attempts go on.")
-_control("resume", "Go on with a paused workflow.")
+_control("pause", "Start nothing new of a workflow; running attempts continue.")
+_control("resume", "Continue a paused workflow.")
 _control("retry", "Run the failed and cancelled tasks of a finished workflow again.")
 
 

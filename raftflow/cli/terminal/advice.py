@@ -11,7 +11,7 @@ _ADVICE: dict[WaitingKind, str] = {
     "paused": "`raftflow workflow resume {workflow}`",
     "no-agent": "start an agent: `raftflow agent run`",
     "never-fits": (
-        "compare what the task wants with `raftflow agent list`; then start an agent that offers it (`raftflow "
+        "compare the demand of the task with `raftflow agent list`; then start an agent that offers it (`raftflow "
         "agent run` "
         "with --resource and --label), or submit the workflow with a smaller demand"
     ),

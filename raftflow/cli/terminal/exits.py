@@ -63,7 +63,7 @@ def translate(error: BaseException) -> CommandFailure | None:
     if isinstance(error, CommandFailure):
         return error
     if isinstance(error, OutputError):
-        # A reader that has seen enough, such as `head`, is no news to anybody.
+        # A reader that has read enough, such as `head`, is not an error.
         return CommandFailure("" if error.errno == errno.EPIPE else str(error), OUTPUT_CLOSED)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         tell(error.format_message())
@@ -80,7 +80,7 @@ def translate(error: BaseException) -> CommandFailure | None:
 
 
 def _of_system(error: OSError) -> CommandFailure | None:
-    """Return how an error of the operating system ends the command: about a file, it is the user's."""
+    """Return how an error of the operating system ends the command. An error about a file is a usage error."""
     if error.filename is not None:
         return CommandFailure(f"{error.filename}: {error.strerror}", USAGE)
     return CommandFailure("", OUTPUT_CLOSED) if error.errno == errno.EPIPE else _of_raftflow(error)
@@ -101,7 +101,7 @@ def _of_raftflow(error: BaseException) -> CommandFailure | None:
         if isinstance(error, kind):
             return CommandFailure(str(error), code, **facts_of(error))
     if isinstance(error, ValueError) and type(error).__module__.startswith("raftflow."):
-        # Errors of configuration files, of documents and of their formats: what the user gave is wrong.
+        # Errors of configuration files, of documents and of their formats: the input of the user is invalid.
         return CommandFailure(_with_problems(error), USAGE, **facts_of(error))
     if type(error).__module__.startswith("raftflow."):
         return CommandFailure(str(error), FAILED)
@@ -109,7 +109,7 @@ def _of_raftflow(error: BaseException) -> CommandFailure | None:
 
 
 def facts_of(error: BaseException) -> dict[str, Any]:
-    """Return what programs may want to know of an error besides its text."""
+    """Return the facts of an error for programs, besides its text."""
     facts: dict[str, Any] = {}
     problem = getattr(error, "problem", None)
     faults = getattr(error, "problems", None) or (problem.errors if problem is not None else None)
@@ -130,7 +130,7 @@ def as_fact(fault: Any) -> dict[str, Any]:
 
 
 def _usage(error: click.ClickException) -> str:
-    """Return a mistake in the command's words, with where its help is."""
+    """Return the message of a usage error, with the command for its help."""
     message = error.format_message()
     context = getattr(error, "ctx", None)
     if context is None or not isinstance(error, click.UsageError):
@@ -163,7 +163,7 @@ def faults_as_text(problems: Sequence[Any], source: str = "") -> list[str]:
 
 
 def report(failure: CommandFailure, arguments: Sequence[str]) -> int:
-    """Tell a failure on standard error and return the exit code.
+    """Print a failure to standard error and return the exit code.
 
     With `-o json` or `-o jsonl` it is one JSON object in one line, else a text.
     """
@@ -191,13 +191,13 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 def unknown(error: BaseException) -> CommandFailure | None:
-    """Return how a bug ends the command, or None if its traceback is to be shown."""
+    """Return how a bug ends the command, or None to show its traceback."""
     import logging  # noqa: PLC0415 - for the rare case
 
     if os.environ.get("RAFTFLOW_TRACEBACK") or any(
         type(each) is logging.StreamHandler for each in logging.getLogger().handlers
     ):
-        return None  # asked for; or a replica or an agent, whose log must tell all
+        return None  # the user asks for it; or it is a replica or an agent, whose log must show it
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

@@ -197,7 +197,7 @@ def _width(text: str) -> int:
 
 
 def _room() -> int | None:
-    """Return the width that a table has: COLUMNS, else the terminal's, None where nothing is to be cut."""
+    """Return the width that a table has: COLUMNS, else the terminal's, None to cut nothing."""
     told = os.environ.get("COLUMNS", "")
     if told.isdecimal() and int(told) > 0:
         return int(told)
@@ -278,7 +278,7 @@ def _length(seconds: int) -> str:
 
 
 def note(text: str) -> None:
-    """Print a line for a person to standard error, behind what is printed already."""
+    """Print a line for a person to standard error, after everything that was printed before."""
     with contextlib.suppress(OutputError):  # it is raised again at the end
         flush()
     tell(text)

@@ -1,4 +1,4 @@
-"""The standard streams: closed, full, or of a small character set, they never end a command with a traceback."""
+"""The standard streams. A closed or full stream, or a small character set, never ends a command with a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class OutputError(Exception):
-    """Standard output takes no more; `errno` says why."""
+    """Standard output cannot be written; `errno` says why."""
 
     def __init__(self, number: int) -> None:
         """Keep the number."""
@@ -53,7 +53,7 @@ def _closed_stream(number: int) -> Any:
 
 
 def tell(text: str) -> None:
-    """Print a line to standard error, without characters that would steer a terminal. Never fails."""
+    """Print a line to standard error, without control characters. Never fails."""
     stream = sys.stderr
     if stream is None:
         return
@@ -84,13 +84,13 @@ def echo_bytes(data: bytes) -> None:
     except AttributeError:
         if sys.stdout is None:
             raise OutputError(errno.EBADF) from None
-        echo(data.decode(errors="replace"), nl=False)  # something else was put in place of it, and takes texts alone
+        echo(data.decode(errors="replace"), nl=False)  # it was replaced by a stream that only accepts text
     except (OSError, ValueError) as error:
         raise OutputError.of(error) from None
 
 
 def flush() -> None:
-    """Write out what standard output still holds. Raises `OutputError`."""
+    """Write out what standard output has buffered. Raises `OutputError`."""
     if sys.stdout is not None:
         try:
             sys.stdout.flush()
@@ -99,7 +99,7 @@ def flush() -> None:
 
 
 def abandon() -> None:
-    """Drop what standard output could not take, so that the end of the interpreter does not try again."""
+    """Drop what could not be written to standard output, so that the interpreter does not try again when it ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, sys.stdout.fileno())
@@ -132,7 +132,7 @@ def is_utf8(text: str) -> bool:
 
 
 def safe(text: str) -> str:
-    """Return a text with what would steer a terminal in its escaped form; lines stay lines."""
+    """Return a text with control characters escaped; line breaks stay."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)

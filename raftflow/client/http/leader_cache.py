@@ -1,8 +1,8 @@
 """Which peer answered last, remembered between processes in a file of the user's cache folder.
 
-A hint for the order in which peers are asked, and nothing more: an entry counts only if it is one of the peers that
-the caller named, so a wrong, old or hostile file costs a fraction of a second and can send a token nowhere else. The
-file holds no token. Whatever cannot be read or written is passed over in silence: a cache is not worth an error.
+It is only a hint for the order in which peers are asked. An entry counts only if it is one of the caller's peers. So
+a wrong, old or hostile file costs a fraction of a second and cannot send a token to another host. The file contains
+no token. A file that cannot be read or written is ignored without an error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LeaderCache:
     def __init__(self, folder: Path, peers: Sequence[str]) -> None:
         self._folder = folder
         self._peers = frozenset(peers)
-        # A hash, so that the file tells nobody which clusters there are beyond the peers that answered.
+        # A hash: the file shows no addresses except the peers that answered.
         self._key = hashlib.sha256("\n".join(sorted(self._peers)).encode()).hexdigest()[:32]
         self._known: str | None = None
 
@@ -51,7 +51,7 @@ class LeaderCache:
         return self._known
 
     def write(self, peer: str) -> None:
-        """Remember a peer, unless it is what `read` found or is none of the caller's peers."""
+        """Remember a peer, unless `read` found it or it is not one of the caller's peers."""
         if peer == self._known or peer not in self._peers:
             return
         self._known = peer
@@ -63,9 +63,9 @@ class LeaderCache:
             self._replace(msgspec.json.encode(kept))
 
     def _entries(self) -> dict[str, str]:
-        """Return what the file holds; nothing if it is not a file of this user's, or of another form."""
+        """Return the entries of the file; none if it is not a valid file of this user."""
         try:
-            # Neither a link nor a FIFO that somebody put in its place can hold this up.
+            # A link or a FIFO at this path cannot block this process.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self._folder / _FILE, flags)
             with os.fdopen(descriptor, "rb") as file:
@@ -79,11 +79,11 @@ class LeaderCache:
 
     def _replace(self, content: bytes) -> None:
         """Write the file in one step. Raises `OSError`."""
-        # Not its parents as well: a home that does not exist is not made here.
+        # Only this level: a home directory that does not exist is not created.
         self._folder.parent.mkdir(mode=0o700, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if self._folder.stat().st_uid != os.geteuid():
-            return  # as under sudo: a file of root's in another user's folder would be in that user's way
+            return  # as under sudo: a file of root in the folder of another user would block that user
         temporary = self._folder / f".{_FILE}.{secrets.token_hex(8)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

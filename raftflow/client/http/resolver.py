@@ -1,7 +1,7 @@
-"""Looking up host names on threads that nobody waits for.
+"""Host names are resolved on daemon threads.
 
-The resolver of the C library cannot be interrupted: with a name server that is silent a look-up takes many seconds.
-On asyncio's own threads it would hold up the end of the process, and look-ups of other names behind it.
+The resolver of the C library cannot be interrupted: with a silent name server it takes many seconds. On asyncio's own
+threads it would block the end of the process, and other names would wait for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 
 class DaemonResolver(AbstractResolver):
-    """Resolves each name on a daemon thread of its own. aiohttp asks for a name once at a time."""
+    """Resolves each name on a daemon thread of its own. aiohttp resolves a name once at a time."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -49,12 +49,12 @@ class DaemonResolver(AbstractResolver):
         return [_result(host, info) for info in await done]
 
     async def close(self) -> None:
-        """Do nothing: look-ups end by themselves."""
+        """Do nothing: the threads end by themselves."""
 
 
 def _result(host: str, info: Any) -> ResolveResult:
     family, _, proto, _, address = info
-    # A link-local address of IPv6 is of use only with its interface.
+    # A link-local address of IPv6 is useful only with its interface.
     scope = f"%{address[3]}" if family == socket.AF_INET6 and address[3] else ""
     return ResolveResult(
         hostname=host,

@@ -132,7 +132,7 @@ async def _report_connected(_session: aiohttp.ClientSession, context: Any, _para
 def load_certificates(
     cacert: Path | str | None, client_cert: Path | str | None, client_key: Path | str | None
 ) -> ssl.SSLContext | None:
-    """Read the certificates; None if there are none. Raises `UsageError`."""
+    """Read the certificates; None without any. Raises `UsageError`."""
     if client_key is not None and client_cert is None:
         raise UsageError("a client key needs its client certificate")
     if cacert is None and client_cert is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 _DIGITS = 4
 _RATE = "per_s"
-"""In the name of every figure of which more is better; the others are times."""
+"""Part of the name of every figure of which more is better. The others are times."""
 
 
 def rounded(value: float) -> float:

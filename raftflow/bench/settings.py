@@ -1,4 +1,4 @@
-"""What a benchmark can be told, and the errors that it can end with."""
+"""The settings of benchmarks, and their errors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 class BenchError(Exception):
-    """There is no such benchmark, or it could not be run. Says what to do."""
+    """The benchmark does not exist, or cannot be run. Says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One run of one benchmark; what a benchmark has no use for it ignores."""
+    """The settings of one run. A benchmark ignores those that it does not use."""
 
     directory: Path
     """Where clusters keep their files: the disk counts."""

@@ -1,4 +1,4 @@
-"""What an audit says of a workflow: who ran what, what was lost, what was done twice.
+"""The history of a workflow by the audit: which agent ran which attempt, what was lost, what was done twice.
 
 Works on the audit records of one replica, as the API lists them, and on nothing else.
 """

@@ -14,7 +14,7 @@ from raftflow.local.processes import ProcessRecord
 
 
 class LocalClusterError(Exception):
-    """The local cluster cannot do that. Says why and what to do."""
+    """A request that the local cluster cannot fulfil. Says why and what to do."""
 
 
 class ReplicaPlace(msgspec.Struct, kw_only=True):

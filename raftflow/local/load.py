@@ -1,4 +1,4 @@
-"""A load that remembers what was acknowledged, and the search for it afterwards.
+"""A load that records what was acknowledged, and the search for it afterwards.
 
 `SubmissionLoad` and `Writer` submit small workflows, `Reporter` is an agent without processes that reports at once.
 What

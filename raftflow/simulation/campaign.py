@@ -1,4 +1,4 @@
-"""Many seeds, in several processes: what the command line runs."""
+"""Campaigns: many seeds, in several processes. The command line runs these."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Summary(msgspec.Struct):
 
 
 def _prepare() -> None:
-    """Keep what is imported out of the collections after each run."""
+    """Keep imported modules out of the garbage collections after each run."""
     gc.collect()
     gc.freeze()
 

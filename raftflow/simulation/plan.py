@@ -1,4 +1,4 @@
-"""What a seed means: the size of the cluster, its load, the faults that it has and how often they come."""
+"""The plan of a seed: the size of the cluster, its load, its kinds of faults and their rate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run may be told beside its seed."""
+    """The options of a run."""
 
     replicas: int | None = None
     """3, 5 or 7; drawn by the seed if None."""
@@ -72,7 +72,7 @@ class SeedPlan(msgspec.Struct, kw_only=True):
     rough_birth: bool = False
     """The founders come one by one, and some crash meanwhile."""
     sick: bool = False
-    """Machines of agents fall ill."""
+    """Machines of agents fail."""
     retention_ms: int = Limits().retention_ms
     """How long finished workflows are kept."""
     long_programs: bool = False
@@ -85,7 +85,7 @@ def seeds_of(family: str, seeds: Iterable[int]) -> list[int]:
 
 
 def make_plan(seed: int, options: RunOptions) -> SeedPlan:
-    """Draw a run. One seed in two is of a family that goes deep into one part, the others have everything."""
+    """Draw the plan of a run. One seed in two belongs to a family that tests one part deeply; the others test all."""
     rng = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
     share = rng.choice((0.3, 0.6, 1.0))
     plan = SeedPlan(
@@ -140,7 +140,7 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
 
 
 def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
-    """Make a plan one of its family."""
+    """Adapt a plan to its family."""
     settings = plan.settings
     if plan.family == "log":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = rng.choice((3, 5, 5)), 1, 1, 0.1

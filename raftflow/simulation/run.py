@@ -1,4 +1,4 @@
-"""One run: a seed, a world, its faults, its end, and what was wrong."""
+"""One run: a seed, its world, its faults, its end, and its violations."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ EQUAL_WITHIN_S: Final = 10.0
 REST_WITHIN_S: Final = 90.0
 LOOK_S: Final = 0.02
 AFTERMATH_S: Final = 2.0
-"""How long a run with a violation goes on after healing, to see what it did to acknowledged writes."""
+"""How long a run with a violation continues after healing, to check acknowledged writes."""
 LEASE_MS: Final = 1_500
 RETIRE_EVERY_S: Final = 0.5
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What came of a run."""
+    """The outcome of a run."""
 
     seed: int
     violations: list[Violation]
@@ -178,7 +178,7 @@ class World:
         return rng.uniform(0.0003, 0.003)
 
     async def run(self) -> None:
-        """Live through the faults, heal, come to rest, check."""
+        """Inject faults, heal, wait until all work is done, check."""
         if self.plan.rough_birth:
             await self.wipes.crash_during_birth()
         for name in self.cluster.down():
@@ -266,7 +266,7 @@ class World:
             history.violation("no rest", f"not all have applied {target} after {EQUAL_WITHIN_S:g} s: {self._views()}")
 
     async def _start_what_stops(self) -> None:
-        """Somebody starts what stops because of a fault that shows late, in whatever phase of the end that is."""
+        """Restart replicas that stop because of a fault that shows late, until the run ends."""
         while True:
             for name in self.cluster.down():
                 self.cluster.restart(name, LOSSES[0])
@@ -313,11 +313,11 @@ class World:
             history.violation("no rest", f"the replicas do not become equal: {self._views()}")
 
     def _clients_at_rest(self) -> bool:
-        """Return True when no request can change anything any more: one that is late may open a workflow again."""
+        """Return True when no request can change anything any more. A late request may open a workflow again."""
         return all(client.at_rest for client in self.clients)
 
     async def _tidy_members(self) -> bool:
-        """Let the operator finish; then the members are those that live, and all of them use the newest level."""
+        """Let the operator finish. Then all members run, on the newest level."""
         history, cluster = self.history, self.cluster
         try:
             async with asyncio.timeout(REST_WITHIN_S):
@@ -380,7 +380,7 @@ class World:
 
 @contextlib.contextmanager
 def _quiet(world_trace: Trace, seed: int) -> Iterator[None]:
-    """Take the process's randomness, log lines and garbage collector for the run, and give them back."""
+    """Replace the process's randomness and log handlers, and disable the garbage collector, for the run."""
     state = random.getstate()
     source = random.Random(f"secrets {seed}")  # noqa: S311 - a simulation
     log = logging.getLogger()
@@ -451,7 +451,7 @@ def _simulate(loop: VirtualLoop, seed: int, options: RunOptions) -> Report:
 
 
 def _bury(world: World, loop: VirtualLoop) -> None:
-    """Tear down what is left, without a sound: coroutines that never end are closed here."""
+    """Tear down what is left, without warnings: coroutines that never end are closed here."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _unraisable: None
     try:

@@ -1,4 +1,4 @@
-"""Other systems in the same run: each in a virtual environment of its own, driven by a script of ours.
+"""Other systems in the same run: each in its own virtual environment, driven by a script.
 
 The script (`peers/NAME_peer.py`) starts the system, says `{"ready": ...}`, and for every line that it reads runs the
 workload once and answers `{"seconds": S}`. When its input ends it stops what it has started. It and all that it

@@ -1,4 +1,4 @@
-"""Damage to the files of a stopped replica, and what their readers make of it."""
+"""Damage to the files of a stopped replica, and how their readers judge it."""
 
 from __future__ import annotations
 

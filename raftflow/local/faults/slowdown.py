@@ -1,4 +1,4 @@
-"""A machine that has become slow, on purpose: processes that may run only for a small share of the time."""
+"""A slow machine: processes that may run only for a small share of the time."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _COUNTED: Final = frozenset({"succeeded", "failed_retry", "failed_final", "cance
 
 
 class AttemptModel:
-    """The model: who holds what, from the transitions alone."""
+    """Which agent holds which attempt, by the transitions alone."""
 
     def __init__(self) -> None:
         self.states: dict[Task, str] = {}
@@ -86,7 +86,7 @@ class AttemptModel:
         self.limits: dict[str, int] = {}
         """`max_parallel` of the workflows that have one."""
         self.uploads: dict[str, dict[str, TaskSpec]] = {}
-        """What came so far of workflows in pieces: for each task what it runs."""
+        """Workflows that are being uploaded: for each task, what it runs."""
         self._profiles: dict[str, list[TaskSpec]] = {}
         self._parts: dict[str, list[TaskPart]] = {}
         self.lost: dict[Task, tuple[int, str]] = {}

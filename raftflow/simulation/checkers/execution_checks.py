@@ -67,7 +67,7 @@ class ExecutionChecks:
             del running[fence]
 
     def check_deadlines(self, record: AuditRecord, *, fired: bool) -> None:
-        """Wall clocks may say what they like: an attempt has the time that its task gives it."""
+        """An attempt has the time that its task gives it, whatever the wall clocks say."""
         now_s = self._now_s()
         for step in record.transitions:
             if step.event in {"failed_retry", "failed_final"} and fired:
@@ -82,7 +82,7 @@ class ExecutionChecks:
                 self._started_s.setdefault(step.fence, now_s)
 
     def check_ends(self, command: ReportAttempts | OfferEnds, reply: Reported) -> None:
-        """What is accepted as a success must have run to its end."""
+        """The program of an accepted success must have run to its end."""
         for end, verdict in zip(command.ends, reply.verdicts, strict=True):
             ran = self._ended.get(end.fence)
             if verdict.verdict == "accepted" and end.outcome is AttemptOutcome.SUCCEEDED and ran != "succeeded":

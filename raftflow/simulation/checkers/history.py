@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 VIOLATIONS_MAX: Final = 5
 """Of one kind in one run."""
 INVARIANTS_EVERY: Final = 40
-"""Applied entries, of all replicas together, from one check of every invariant to the next."""
+"""Every invariant is checked once in this many applied entries of all replicas."""
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class AppliedEntry(NamedTuple):
 
 
 class RunHistory:
-    """Everything that was seen in a run, and what is wrong with it.
+    """What was seen in a run, and what is wrong with it.
 
     Implements `ClusterObserver` and `ExecutionObserver`.
     """
@@ -108,7 +108,7 @@ class RunHistory:
         self._applied: dict[str, int] = {}
         self._count = 0
         self.over = False
-        """Set when the cluster that was watched is no more."""
+        """Set when the observed cluster is gone."""
 
     def violation(self, kind: str, detail: str) -> None:
         """Note what must never happen."""
@@ -158,7 +158,7 @@ class RunHistory:
                 )
 
     def reborn(self, host: SimHost) -> None:
-        """Look whether a replica takes part that has lost its disk, while others have not."""
+        """Check that a replica with a wiped disk does not take part."""
         self._replicas.reborn(host)
 
     def restored(self, host: SimHost) -> None:
@@ -205,7 +205,7 @@ class RunHistory:
             self.check_invariants(host.name, machine)
 
     def _follow_order(self, name: str, index: int) -> None:
-        """Entries come in order; what the log does not show between them are no-ops, on every replica."""
+        """Entries come in order. Indexes that are skipped are no-ops, on every replica."""
         before = self._applied.get(name, 0)
         self._applied[name] = index
         if index <= before:
@@ -221,7 +221,7 @@ class RunHistory:
             self._empty.add(skipped)
 
     def _lose(self, known: AppliedEntry) -> None:
-        """An applied entry was replaced: whoever got a reply for it was told something that is no longer true."""
+        """An applied entry was replaced: clients that got a reply for it were told something false."""
         for command in decode_entry(known.entry).commands:
             if command.request_id in self.acknowledged:
                 self.violation("lost", f"request {command.request_id} was acknowledged by {known.by} and is lost")
@@ -265,7 +265,7 @@ class RunHistory:
     # What clients and agents see.
 
     def acknowledge(self, request_id: str, reply: AnyReply) -> None:
-        """A client got a reply that is no refusal: it must never be lost."""
+        """A client got an acceptance: it must never be lost."""
         if isinstance(reply, Rejection):
             return
         index = self.index_of.get(request_id)
@@ -276,12 +276,12 @@ class RunHistory:
         self.top_acknowledged = max(self.top_acknowledged, index)
 
     def refuse(self, request_id: str) -> None:
-        """The log said that an entry is in no log and never will be."""
+        """The log said that an entry was rejected and will never be applied."""
         self.refused[request_id] = None
 
     @property
     def floor(self) -> int:
-        """The index that a read which begins now must not be below."""
+        """A read that begins now must not return an older index."""
         return max(self.top_acknowledged, self._top_read)
 
     def read(self, who: str, floor: int, read: Read) -> None:

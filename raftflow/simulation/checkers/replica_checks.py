@@ -31,7 +31,7 @@ class ReplicaChecks:
         """Term to leader."""
         self._commit: dict[str, int] = {}
         self._votes: dict[str, tuple[int, str]] = {}
-        """For each replica the last term in which it gave its vote away, and to whom."""
+        """For each replica, the last term in which it voted, and for whom."""
         self._older_copies: dict[str, bool] = {}
         """Replicas whose disks were put back, and whether their repair has begun."""
         self._reloaded: set[str] = set()
@@ -40,7 +40,7 @@ class ReplicaChecks:
         """The logs of the replicas that serve."""
 
     def started(self, host: SimHost) -> None:
-        """A replica serves: from now on its role and its commit index are watched at every step."""
+        """A replica serves: its role and commit index are checked at every step from now on."""
         log: Any = host.replica.log if host.replica is not None else None
         if host.wiped:
             return  # it has forgotten everything, and must not take part: `reborn`
@@ -79,7 +79,7 @@ class ReplicaChecks:
         self._watch_leases(host)
 
     def _watch_leases(self, host: SimHost) -> None:
-        """A leader gives an agent up when it has not heard it for a lease, by a clock that nobody can set."""
+        """A leader removes an agent only when it has not heard from it for a lease, by a clock that cannot be set."""
         assert host.replica is not None  # noqa: S101 - it serves
         leader: Any = host.replica.leader
         lease_s = host.replica.config.timing.lease_ms / 1000
@@ -99,13 +99,13 @@ class ReplicaChecks:
         leader.leases.contact, leader.removals.begin = heard, give_up
 
     def _check_beliefs_in(self, peer: str) -> None:
-        """What the leaders believe of a replica must still be true after a start, or after a snapshot was loaded."""
+        """What the leaders believe of a replica must still hold after a start, and after a snapshot was loaded."""
         for name, other in self._logs.items():
             if name != peer and other._raft.is_leader:
                 self._check_belief(name, other, peer, other._raft.match_index(peer))
 
     def _check_memory(self, name: str, log: Any) -> None:
-        """What a replica has told others of its term and vote, its disk must know after a restart."""
+        """After a restart, the disk must hold the term and vote that a replica has told others."""
         if name not in self._votes or name in self._older_copies:
             return
         term, vote = self._votes[name]
@@ -117,7 +117,7 @@ class ReplicaChecks:
             )
 
     def _listen(self, name: str, log: Any) -> None:
-        """Hear the votes of a replica: one for each term."""
+        """Check the votes of a replica: one for each term."""
         traffic = log.parts.traffic
         transmit = traffic.transmit
 
@@ -163,7 +163,7 @@ class ReplicaChecks:
         return True
 
     def _check_majority(self, leader: str, log: Any, commit: int) -> None:
-        """What a leader commits must be on the disks of a majority. Replicas that are down get the benefit."""
+        """What a leader commits must be on the disks of a majority. Replicas that are down count as having it."""
         voters = self._members.in_force(leader, log)[1].voter_names
         logs = {name: self._logs[name] for name in sorted(voters & self._logs.keys())}
         missing = [
@@ -179,13 +179,13 @@ class ReplicaChecks:
         self._logs.pop(host.name, None)
 
     def leads(self, name: str, term: int) -> None:
-        """A replica leads a term, which nobody else may lead."""
+        """A replica leads a term. No other replica may lead it."""
         leader = self.leaders.setdefault(term, name)
         if leader != name:
             self._violation("two leaders", f"{name} and {leader} lead term {term}")
 
     def reborn(self, host: SimHost) -> None:
-        """Look whether a replica takes part that has lost its disk, while others have not."""
+        """Check that a replica with a wiped disk does not take part."""
         if not host.wiped or host.replica is None or not host.serving:
             return
         parts: Any = host.replica.log.parts  # type: ignore[attr-defined] # the promise is about what is inside

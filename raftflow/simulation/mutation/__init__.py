@@ -1,1 +1,1 @@
-"""Planted faults: each must be found."""
+"""Mutation testing: each planted fault must be detected."""

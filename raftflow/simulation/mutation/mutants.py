@@ -1,4 +1,4 @@
-"""Planted faults: the simulation must find every one of them, or it proves little.
+"""Mutants: planted faults. The simulation must detect every one of them.
 
 Each mutant is a small patch of the code under test, or a rule that is switched off, for the time of a run. None of
 this is reachable from anywhere but `raftflow simulate mutants` and the tests.
@@ -42,7 +42,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     about: str
     plant: Any = contextlib.nullcontext
-    """Called before a run; a context manager that puts the fault in and takes it out."""
+    """Returns a context manager that plants the fault for one run."""
     rule: Rule | None = None
     """A rule that is switched off."""
     family: str | None = None

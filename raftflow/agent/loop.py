@@ -53,7 +53,7 @@ _log = logging.getLogger("raftflow.agent.loop")
 _LEASE_CHECK_MAX_S = 1.0
 """Timers of the event loop stand still while the machine sleeps, the lease does not."""
 _SHORT_LIFE_S = 10.0
-"""An incarnation that counts no more after so short a time may be at war with another agent of the same name."""
+"""An incarnation that is stale after so short a time may compete with another agent of the same name."""
 _SHORT_LIFE_WAIT_MAX_S = 5.0
 _STALE_GRACE_S = 0.5
 """Of attempts that somebody else may be running already."""
@@ -95,7 +95,7 @@ class AgentLoop:
         self._fitness = Fitness(probe, self._fitness_changed)
         self._attempts = attempts(self._check_lease, self._ended, self._fitness.lack)
         self._exchange: Exchange | None = None
-        """Of the present incarnation, or of the last one while there is none."""
+        """Of the present incarnation, or of the last one between two incarnations."""
         self._load = LoadSampler()
         self._backoff = Backoff()
         self._lease_timer: asyncio.TimerHandle | None = None
@@ -129,7 +129,7 @@ class AgentLoop:
                 await self._forget_everything(table)
                 await exchange.send_last_poll()
                 self._offers = first_of(table.unheard(), OFFERS_MAX)
-                await self._avoid_war(self._loop.time() - began_at_s)
+                await self._avoid_name_conflict(self._loop.time() - began_at_s)
             elif not table.empty:
                 _log.warning("leaving with %d unreported ends", len(table.ends))
                 code = 3
@@ -313,7 +313,7 @@ class AgentLoop:
         self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
         await self._attempts.wait_idle()
 
-    async def _avoid_war(self, lived_s: float) -> None:
+    async def _avoid_name_conflict(self, lived_s: float) -> None:
         """Wait longer and longer if one incarnation after the other is lost at once."""
         if lived_s > _SHORT_LIFE_S:
             self._short_lives = 0

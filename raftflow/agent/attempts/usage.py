@@ -103,7 +103,7 @@ class UsageWatch:
             self._timer = self._loop.call_later(SAMPLE_EVERY_S, self._look)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -216,7 +216,7 @@ def to_mib(kib: int) -> int:
 
 
 def read_progress(path: str, before: float | None) -> float | None:
-    """Return the number in a file, or `before` if there is none or it is not from 0 to 1."""
+    """Return the number in a file, or `before` if the file has none, or one outside 0 to 1."""
     if not path:
         return before
     folder, name = os.path.split(path)

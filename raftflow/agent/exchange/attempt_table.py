@@ -28,7 +28,7 @@ class AttemptTable:
         self.ends: dict[int, ReportedEnd] = {}
         """In the order in which they happened, until some answer has a verdict for them."""
         self.pressing = False
-        """There is an end that is no success, and no poll has been composed since."""
+        """An attempt ended without success, and no poll has been composed since."""
         self.refused: list[ReportedEnd] = []
         """Ends that nobody took since the incarnation is over."""
 

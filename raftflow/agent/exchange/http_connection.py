@@ -1,4 +1,4 @@
-"""The agent's HTTP connections to replicas: kept open, one request at a time on each, no more machinery than that.
+"""The agent's HTTP connections to replicas: kept open, with one request at a time on each.
 
 A poll every few milliseconds is what an agent with short tasks does, and a general client spends more time on one
 than the replica that answers. Parsing is httptools', so whatever a proxy in between makes of an answer (chunks,
@@ -121,7 +121,7 @@ class AgentConnection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
-            self._answer.exception()  # whoever asked may be gone already
+            self._answer.exception()  # the caller may be gone already
         self.close()
 
     # What the parser calls.

@@ -1,6 +1,6 @@
 """Finding the leader and talking to it.
 
-Any replica may be asked first; one that is not the leader answers a poll with 307, or with 503 while there is none.
+Any replica may be asked first. One that does not lead answers a poll with 307, or with 503 while no replica leads.
 One call here is one pass: the remembered leader, then every peer in order. Waiting between passes is the caller's.
 Answers name the members of the cluster, so that the peers follow it when replicas are replaced; those of the
 configuration are asked last then.

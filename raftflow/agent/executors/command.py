@@ -93,7 +93,7 @@ class CommandExecutor:
         return None if program is None else WatchTarget(id=program.id, progress=program.folder.progress)
 
     async def probe(self) -> str:
-        """Run a program that does nothing. That it is missing is no fault: a process was made for it."""
+        """Run a program that does nothing. A missing program is not a fault: the system made a process for it."""
         exited: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
 
         def ended(told: Exited) -> None:

@@ -106,7 +106,7 @@ class LauncherClient:
 
     @property
     def pid(self) -> int | None:
-        """Of the launcher process; None while there is none."""
+        """Of the launcher process; None while it does not run."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:

@@ -117,7 +117,7 @@ class IdleWorkers:
         return len(self._waiting)
 
     def take(self, path: tuple[str, ...]) -> WorkerClient | None:
-        """Return a worker that looks for modules in these folders, None if there is none."""
+        """Return a worker that looks for modules in these folders, None if no such worker waits."""
         for place in range(len(self._waiting) - 1, -1, -1):
             if self._waiting[place].path == path:
                 worker = self._waiting.pop(place)

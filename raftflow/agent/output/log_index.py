@@ -1,7 +1,7 @@
 """Which attempts there were, on disk: what an agent that starts again needs to know of the output that it finds.
 
 A file of lines, each a record of JSON: an attempt began, it ended, its output is in the log store. Lines are only
-added; one that a crash has cut is ignored. When there are many the file is written anew beside the old one and
+added; one that a crash has cut is ignored. When there are many a new file is written beside the old one and
 renamed. Records are written every 10 ms at most, so a busy agent writes many at once. The output of an attempt that
 began within the last 10 ms before the agent was killed is lost.
 """
@@ -73,7 +73,7 @@ class LogIndex:
         """Records in the file, about."""
 
     def load(self) -> list[Record]:
-        """Return the records. What is in place of the file and is no such file counts as empty."""
+        """Return the records. Anything else in place of the file counts as empty."""
         try:
             data = read_file(self._path, _BYTES_MAX, _ROLE) or b""
         except UnfitFileError as error:

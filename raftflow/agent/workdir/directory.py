@@ -88,7 +88,7 @@ class WorkDirectory:
         return blake2b(kept + socket.gethostname().encode(), digest_size=16).hexdigest()
 
     def restore(self) -> None:
-        """Make anew what somebody has removed, and take back permissions. Raises `OSError`."""
+        """Make again what somebody has removed, and restore permissions. Raises `OSError`."""
         try:
             self._make()
         except AgentConfigError as error:

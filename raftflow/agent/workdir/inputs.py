@@ -237,7 +237,7 @@ class InputFolder:
     def make(self, fence: int) -> InputFile:
         """Create the file of an attempt, under a name that nobody can guess. Raises `OSError` and `UnfitFileError`.
 
-        Tasks run as the same user: the folder may be gone, and is then made anew.
+        Tasks run as the same user: the folder may be gone, and is then made again.
         """
         name = f"{fence}-{secrets.token_hex(8)}.json"
         try:

@@ -141,7 +141,7 @@ def where_to_put_modules(path: Sequence[str]) -> str:
 
 
 def find_function(name: str, path: Sequence[str]) -> Callable[..., Any]:
-    """Import `package.module:function`. Raises `TaskError` if there is no such thing; errors of imports pass.
+    """Import `package.module:function`. Raises `TaskError` if it does not exist; errors of imports pass.
 
     `path` are the folders of users in which modules are looked for, to say so.
     """
@@ -259,7 +259,7 @@ class WorkerProcess:
         return Returned(call.fence, ok and not error, result, error, sizes, truncated, bool(left), *self._meter.end())
 
     def _keep_folder(self) -> None:
-        """Make the folder for progress anew if an earlier call, or another task, has removed or replaced it.
+        """Make the folder for progress again if an earlier call, or another task, has removed or replaced it.
 
         Without it the next call could not tell its progress. If it cannot be made, that is all that is lost.
         """
@@ -388,7 +388,7 @@ def _keep(fd: int, folder: CaptureFolder, name: str, bytes_max: int) -> tuple[in
     size = os.fstat(fd).st_size
     try:
         return keep_stream(fd, folder, name, bytes_max)
-    except OSError:  # no space is no reason for the task to fail
+    except OSError:  # a full disk must not make the task fail
         return size, True
     finally:
         os.ftruncate(fd, 0)
@@ -418,7 +418,7 @@ def _cut(text: str) -> str:
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """Return the inode and the mode of a folder; None if there is none."""
+    """Return the inode and the mode of a folder; None if it does not exist."""
     try:
         found = os.lstat(folder)
     except OSError:

@@ -50,7 +50,7 @@ _now_ns = time.monotonic_ns
 
 
 def _identity(path: str) -> Identity | None:
-    """Return what changes whenever the file does; None if there is none."""
+    """Return what changes whenever the file does; None if it does not exist."""
     try:
         found = _stat(path)
     except (OSError, ValueError):
@@ -104,7 +104,7 @@ class UserModules:
         for folder, known in list(self._folders.items()):
             now = _identity(folder)
             if now != known:
-                if found := self._found_anew():
+                if found := self._find_again():
                     return found
                 self._folders[folder] = now
         end_ns = _now_ns()
@@ -169,7 +169,7 @@ class UserModules:
                 if known is not None and _find((folder,), name.rpartition(".")[2]) == known:
                     break
 
-    def _found_anew(self) -> str:
+    def _find_again(self) -> str:
         """Tell whether a module would be found elsewhere than it was."""
         for name, (folders, known) in self._names.items():
             now = _find(folders, name.rpartition(".")[2])
@@ -260,7 +260,7 @@ def _absolute(folder: str) -> str:
 
 
 def _find(folders: Iterable[str], name: str) -> str | None:
-    """Return the file that Python imports as this module; None if there is none, or a folder without a file."""
+    """Return the file that Python imports as this module; None if it has no file."""
     for folder in folders:
         base = f"{folder}{os.sep}{name}"
         if os.path.isdir(base):  # noqa: PTH112

@@ -39,9 +39,7 @@ def check_end(history: RunHistory, hosts: list[SimHost]) -> None:
     replay = _replay(history)
     for name, machine in machines:
         if (machine.applied_index, machine.chain) != (replay.applied_index, replay.chain):
-            history.violation(
-                "diverged", f"{name} stands at {machine.applied_index}, the log at {replay.applied_index}"
-            )
+            history.violation("diverged", f"{name} is at {machine.applied_index}, the log at {replay.applied_index}")
         history.check_invariants(name, machine)
         if b"".join(machine.snapshot()) != b"".join(replay.snapshot()):
             history.violation("diverged", f"{name} holds another state than the log gives")

@@ -52,7 +52,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
 
 _RULES: Final[dict[Rule, str]] = {
     Rule.TERM_STAMP: "acknowledgements of another term count",
-    Rule.NO_TRUNCATION: "an append that comes again cuts off what stands behind it",
+    Rule.NO_TRUNCATION: "an append that comes again cuts off the entries after it",
     Rule.RESUME_HINT: "the hint where to resume may oscillate",
     Rule.COMMIT_VERIFIED: "a heartbeat commits entries that were never compared",
     Rule.LOAD_CHECKED: "a snapshot that failed to load is acknowledged",
@@ -65,7 +65,7 @@ _RULES: Final[dict[Rule, str]] = {
     Rule.LOGGED_MEMBERS: "a logged change counts only when it is applied",
     Rule.SNAPSHOT_MEMBERS: "a snapshot holds the list of the moment, changes that are not committed included",
     Rule.MEMBERS_COUNT: "removed replicas are heard, and not told",
-    Rule.OUTSIDERS_PASSIVE: "who is not a voter by its own log stands for election",
+    Rule.OUTSIDERS_PASSIVE: "a replica that is not a voter by its own log stands for election",
     Rule.LEARN_FIRST: "a newcomer counts at once, whether or not it runs",
 }
 

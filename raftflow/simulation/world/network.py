@@ -51,7 +51,7 @@ class SimLinks:
         """The highest feature level that this replica understands; each end tells it to the other."""
         self.peers: frozenset[str] | None = None
         """The peers that it knows; None for all. A connection is made if each end knows or accepts the other."""
-        self.standing = MembershipVersion()
+        self.membership = MembershipVersion()
         self.up: dict[str, int] = {}
         """The number of the connection with each peer, as this replica knows it."""
         self._levels: dict[str, int] = {}
@@ -123,9 +123,9 @@ class SimLinks:
         if other is None or self.knows(other.name):
             return True
         told = introductions.Introduction(
-            format=1, disk="-", level=0, members=other.standing.members.names, members_index=other.standing.index
+            format=1, disk="-", level=0, members=other.membership.members.names, members_index=other.membership.index
         )
-        return introductions.is_welcome(self.name, other.name, told, self.standing.certain_index)
+        return introductions.is_welcome(self.name, other.name, told, self.membership.certain_index)
 
     # What the network tells. Runs in the replica's process.
 
@@ -275,7 +275,7 @@ class Network:
     def _refuse(self, end: SimLinks, peer: SimLinks) -> bool:
         """Tell a replica that it was removed, if the log of the dialled replica says so. True if it does."""
         names = (end.name, peer.name)
-        if not end.knows(peer.name) or peer.takes(end) or end.name not in peer.standing.removed:
+        if not end.knows(peer.name) or peer.takes(end) or end.name not in peer.membership.removed:
             return False
         if names not in self.blocked and names[::-1] not in self.blocked:
             answer = peer.introducer.refuse(end.name)

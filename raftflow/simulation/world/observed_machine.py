@@ -43,19 +43,19 @@ class ObservedMachine:
 
     def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
         """Read a snapshot."""
-        become = self._inner.prepare(pieces)
+        install = self._inner.prepare(pieces)
 
-        def become_observed() -> None:
+        def install_observed() -> None:
             if self._host.refuse_restore and self._host.serving:
                 self._host.refuse_restore = False
                 self._host.may_fail = "a snapshot cannot be restored"
                 self._trace.fault("snapshot refused", self._host.name)
                 self._must_stop()
                 raise ValueError("a snapshot of a version that this one cannot read")
-            become()
+            install()
             self._observer.restored(self._host)
 
-        return become_observed
+        return install_observed
 
     def _must_stop(self) -> None:
         """A replica that could not load a snapshot must stop."""

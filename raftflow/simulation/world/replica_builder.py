@@ -78,10 +78,10 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
 
     directory = PeerDirectory(config, links.set_peers)
 
-    def follow(standing: MembershipVersion) -> None:
-        links.standing = standing
-        introducer.update(standing)
-        directory.follow(standing)
+    def follow(membership: MembershipVersion) -> None:
+        links.membership = membership
+        introducer.update(membership)
+        directory.follow(membership)
 
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         observed = ObservedMachine(machine, host, env.observer, env.trace)

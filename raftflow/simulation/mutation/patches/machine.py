@@ -123,13 +123,13 @@ def restore_without(change: Callable[[Machine], None]) -> Callable[[], Patch]:
         prepare = Machine.prepare
 
         def lossy(self: Machine, pieces: Any) -> Callable[[], None]:
-            become = prepare(self, pieces)
+            install = prepare(self, pieces)
 
-            def become_less() -> None:
-                become()
+            def install_less() -> None:
+                install()
                 change(self)
 
-            return become_less
+            return install_less
 
         return patch.object(Machine, "prepare", lossy)
 

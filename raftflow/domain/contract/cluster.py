@@ -60,7 +60,7 @@ class AddMemberRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     """Where clients and agents reach it."""
 
 
-class TransferRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class TransferRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /v1/members/transfer`: hand leadership over."""
 
     to: Name | None = None

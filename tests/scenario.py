@@ -182,7 +182,7 @@ class Scenario:
     def do_rebalance(self, command: TranscriptCommand) -> Iterator[str]:
         del command
         yield from self._place()
-        proposed = self.rebalancer.look()
+        proposed = self.rebalancer.decide()
         for each in proposed:
             yield from self._apply(each)
         if not proposed:

@@ -224,6 +224,37 @@ async def test_a_program_without_its_descriptors_is_one_failed_attempt() -> None
     await launcher.close()
 
 
+async def test_a_cleanup_runs_at_every_end_and_before_it_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+    launcher = LauncherClient("test-" + str(os.getpid()), os.environ, lambda _: None)
+    launcher.start()
+    ended: asyncio.Queue[Exited] = asyncio.Queue()
+    marks = tmp_path / "marks"
+
+    def start(name: str, *argv: str) -> int:
+        mark = ("sh", "-c", f"sleep 0.1; echo {name} $RAFTFLOW_FENCE >>{marks}")
+        return launcher.spawn(
+            argv, {"RAFTFLOW_FENCE": "7"}, ended.put_nowait, cwd=None, given=(1, 1, 1), cleanup=mark
+        )
+
+    start("ended", "sh", "-c", "exit 3")
+    exited = await asyncio.wait_for(ended.get(), 10)
+    assert (exited.code, marks.read_text()) == (3, "ended\n")
+    launcher.signal(start("killed", "sleep", "300"), signal.SIGKILL)
+    exited = await asyncio.wait_for(ended.get(), 10)
+    assert (exited.code, exited.signalled, marks.read_text()) == (-9, True, "ended\nkilled\n")
+    start("not started", "/no such program")
+    exited = await asyncio.wait_for(ended.get(), 10)
+    assert (exited.code, marks.read_text()) == (None, "ended\nkilled\n")
+    start("lease over", "sleep", "300")
+    launcher.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**8)
+    assert (await asyncio.wait_for(ended.get(), 10)).lease_over
+    assert marks.read_text().splitlines()[2:] == ["lease over"]
+    launcher.lease(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**11)
+    start("agent gone", "sleep", "300")
+    await launcher.close()
+    assert marks.read_text().splitlines()[3:] == ["agent gone"]
+
+
 async def test_descendants_are_killed_without_anybodys_help(tmp_path: Path, gone: Any) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

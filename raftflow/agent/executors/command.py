@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -39,6 +39,15 @@ class _RunningProgram(msgspec.Struct):
     ended: Ended
 
 
+class Launch(NamedTuple):
+    """A program to start, as in `messages.Spawn`."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str | None
+    cleanup: tuple[str, ...] = ()
+
+
 class CommandExecutor:
     """The `Executor` of `CommandLine`."""
 
@@ -55,9 +64,6 @@ class CommandExecutor:
 
     def start(self, assignment: Assignment, ended: Ended, inputs: FetchedInputs | None = None) -> None:
         """Start the program; see `Executor`."""
-        program = assignment.program
-        if not isinstance(program, CommandLine):
-            raise TypeError(program)
         fence = assignment.fence
         folder = self._folders.begin(_encode(assignment.inputs) if assignment.inputs else NO_INPUTS)
         env = {
@@ -70,16 +76,25 @@ class CommandExecutor:
             "RAFTFLOW_INPUTS": folder.inputs if inputs is None else inputs.path,
             "RAFTFLOW_PROGRESS": folder.progress,
         }
+        launch = self.launch_of(assignment, folder, env)
         self._store.began(assignment)
         identity = self._launcher.spawn(
-            program.argv,
-            env,
+            launch.argv,
+            launch.env,
             lambda exited: self._exited(fence, exited),
-            cwd=assignment.cwd,
+            cwd=launch.cwd,
             folder=self._store.directory(fence),
             bytes_max=self._output_bytes_max,
+            cleanup=launch.cleanup,
         )
         self._running[fence] = _RunningProgram(identity, folder, ended)
+
+    def launch_of(self, assignment: Assignment, _folder: AttemptFolder, env: dict[str, str]) -> Launch:
+        """Return what the launcher starts for an attempt. `env` is its environment, with paths of this machine."""
+        program = assignment.program
+        if not isinstance(program, CommandLine):
+            raise TypeError(program)
+        return Launch(program.argv, env, assignment.cwd)
 
     def signal(self, fence: int, number: int) -> None:
         """Send a signal to the attempt's process group."""

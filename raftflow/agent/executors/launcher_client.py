@@ -173,6 +173,7 @@ class LauncherClient:
         folder: str = "",
         bytes_max: int = 0,
         given: tuple[int, ...] = (),
+        cleanup: tuple[str, ...] = (),
     ) -> int:
         """Start a program; `on_exit` is called once, later, even if it cannot be started. Returns its id.
 
@@ -190,7 +191,7 @@ class LauncherClient:
         identity = self._next_id
         self._next_id += 1
         self._waiting[identity] = on_exit
-        self._send(Spawn(identity, argv, env, cwd, folder, bytes_max), tuple(passed))
+        self._send(Spawn(identity, argv, env, cwd, folder, bytes_max, cleanup), tuple(passed))
         return identity
 
     def signal(self, identity: int, number: int) -> None:

@@ -57,6 +57,9 @@ class Spawn(_Message, frozen=True, tag="spawn"):
     """For its captured streams (`kept`), made when the first byte comes."""
     bytes_max: int
     """Kept of each of them. 0: the program gets descriptors that were sent along."""
+    cleanup: tuple[str, ...] = ()
+    """A program that the launcher runs when this one has ended for any reason. It ends what this one has started
+    elsewhere. `Exited` is sent after it. The launcher also runs it when the agent is gone."""
 
 
 class Signal(_Message, frozen=True, tag="signal"):

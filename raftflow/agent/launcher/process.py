@@ -28,6 +28,7 @@ from collections import deque
 
 import msgspec
 
+from raftflow.agent.launcher.child import Child
 from raftflow.agent.launcher.child_processes import ChildList, fence_of, kill_group, kill_process
 from raftflow.agent.launcher.hardening import (
     adopt_orphans,
@@ -61,32 +62,14 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS * array.array("i").itemsize)
 _DRAIN_READS_MAX = 32
 _TICK_S = 1.0
 """Longest sleep while a lease is watched: sleeping does not count time in suspend, the lease does."""
-_WATCH_AFTER_S = 0.005
-"""From what age on a program's output is read while it runs. Most programs that end sooner have written less than a
-pipe holds, and are spared four calls of the system and a wake-up; one that writes more waits for so long, once."""
 _GONE_WAIT_S = 5.0
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_CLEANUP_MAX_S = 10.0
+"""A cleanup that takes longer is killed."""
+
+SpawnActions = list[tuple[int, ...] | tuple[int, int, str, int, int]]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ToLauncher).decode
-
-
-class Child:
-    """A running program."""
-
-    __slots__ = ("began_ticks", "ended", "fence", "id", "lease_over", "pid", "signalled", "streams", "watch_at_s")
-
-    def __init__(self, spawn: Spawn, pid: int, streams: list[CapturedStream]) -> None:
-        self.id = spawn.id
-        self.fence = spawn.env.get("RAFTFLOW_FENCE")
-        self.pid = pid
-        self.began_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
-        """In the unit of `started_at`."""
-        self.streams = streams
-        self.watch_at_s = time.monotonic() + _WATCH_AFTER_S
-        self.ended = False
-        self.lease_over = False
-        self.signalled = False
 
 
 class LauncherProcess:
@@ -102,6 +85,8 @@ class LauncherProcess:
         self._control = control
         self._children: dict[int, Child] = {}
         self._pids: dict[int, Child] = {}
+        self._cleaning: dict[int, Child] = {}
+        """Programs that have ended and whose cleanup runs."""
         self._streams: dict[int, CapturedStream] = {}
         """Streams that are watched."""
         self._young: deque[Child] = deque()
@@ -134,6 +119,7 @@ class LauncherProcess:
             while True:
                 events = self._epoll.poll(self._timeout_s())
                 self._check_lease()
+                self._check_cleanups()
                 self._watch_streams()
                 if not events and not self._young:
                     self._reap()  # somebody may have taken the signal away
@@ -152,6 +138,7 @@ class LauncherProcess:
                         del self._streams[fd]
         finally:
             self._kill_everything()
+            self._clean_up_all()
             for child in self._children.values():
                 self._drain(child)
 
@@ -160,6 +147,8 @@ class LauncherProcess:
             self._young.popleft()
         if self._young:  # sooner than any tick: the lease is looked at after it
             return max(self._young[0].watch_at_s - time.monotonic(), 0.0)
+        if self._cleaning:
+            return _TICK_S
         if self._until_ns is None or all(child.lease_over for child in self._children.values()):
             return -1
         left_s = (self._until_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) / 1e9
@@ -179,7 +168,7 @@ class LauncherProcess:
         if not self._is_lease_over():
             return
         for child in self._children.values():
-            if not child.lease_over:
+            if not child.lease_over and child.end is None:
                 child.lease_over = child.signalled = True
                 kill_group(child.pid, signal.SIGKILL)
 
@@ -202,7 +191,7 @@ class LauncherProcess:
                     self._spawn(spawn, fds)
                 case Signal(id=identity, signal=number):
                     child = self._children.get(identity)
-                    if child is not None:
+                    if child is not None and child.end is None:
                         child.signalled = True
                         kill_group(child.pid, number)
                 case LeaseExtension(until_ns=until_ns):
@@ -221,7 +210,7 @@ class LauncherProcess:
             self._send(Exited(spawn.id, None, "the agent's lease is over", lease_over=True))
             return
         streams: list[CapturedStream] = []
-        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, self._null, 0)]
+        actions: SpawnActions = [(os.POSIX_SPAWN_DUP2, self._null, 0)]
         writes: list[int] = []
         try:
             if spawn.bytes_max == 0:
@@ -256,7 +245,7 @@ class LauncherProcess:
         if streams:
             self._young.append(child)
 
-    def _posix_spawn(self, spawn: Spawn, actions: list[tuple[int, ...] | tuple[int, int, str, int, int]]) -> int:
+    def _posix_spawn(self, spawn: Spawn, actions: SpawnActions) -> int:
         if not spawn.argv:
             raise ValueError("the first word names the program")
         environ = {**self._environ, **spawn.env}
@@ -300,9 +289,44 @@ class LauncherProcess:
             _, status, usage = os.wait4(info.si_pid, 0)
             reaped = True
             if child is not None:
-                self._finish(child, os.waitstatus_to_exitcode(status), usage)
+                self._end(child, os.waitstatus_to_exitcode(status), usage)
         if reaped:
             self._kill_orphans()
+
+    def _end(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
+        """Run the cleanup of a program that has ended, if it has one; else its attempt is over."""
+        if child.end is None and child.cleanup and (pid := self._start_cleanup(child)):
+            child.end = (code, usage)
+            child.pid = pid
+            child.cleanup_until_s = time.monotonic() + _CLEANUP_MAX_S
+            self._pids[pid] = self._cleaning[child.id] = child
+        else:
+            self._cleaning.pop(child.id, None)
+            self._finish(child, *(child.end or (code, usage)))
+
+    def _start_cleanup(self, child: Child) -> int:
+        """Start a cleanup, without the attempt's environment. Returns its process id, 0 if that is not possible."""
+        actions: SpawnActions = [(os.POSIX_SPAWN_DUP2, self._null, target) for target in (0, 1, 2)]
+        try:
+            return self._posix_spawn(Spawn(child.id, child.cleanup, {}, None, "", 0), actions)
+        except (OSError, ValueError):
+            return 0
+
+    def _check_cleanups(self) -> None:
+        """Kill cleanups that take too long."""
+        for child in self._cleaning.values():
+            if time.monotonic() > child.cleanup_until_s:
+                kill_group(child.pid, signal.SIGKILL)
+
+    def _clean_up_all(self) -> None:
+        """Run the cleanups of all programs, which were killed because the agent is gone."""
+        left = {pid for child in self._children.values() if child.cleanup and (pid := self._start_cleanup(child))}
+        until_s = time.monotonic() + _CLEANUP_MAX_S
+        while left and time.monotonic() < until_s:
+            left -= {pid for pid in left if os.waitpid(pid, os.WNOHANG)[0]}
+            time.sleep(0.005)
+        for pid in left:
+            kill_group(pid, signal.SIGKILL)
 
     def _finish(self, child: Child, code: int, usage: resource.struct_rusage) -> None:
         del self._children[child.id]

@@ -360,8 +360,11 @@ class FakeLeader:
 
 
 def _with_program(task: dict[str, Any]) -> dict[str, Any]:
-    """Return an assignment's JSON from the keys of a document: `command`, or `python` with its arguments."""
+    """Return an assignment's JSON from the keys of a document that choose its program."""
     rest = dict(task)
+    if "container" in task:
+        given = rest.pop("container")
+        return {**rest, "program": {"type": "container", "image": given["image"], "argv": given.get("command", [])}}
     if "command" in task:
         program = {"type": "command", "argv": rest.pop("command")}
     else:

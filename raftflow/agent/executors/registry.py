@@ -15,6 +15,7 @@ from typing import NamedTuple
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.executors.base import Ended, ExecutionEnd, Executor, WatchTarget
 from raftflow.agent.executors.command import CommandExecutor
+from raftflow.agent.executors.container import ContainerExecutor, find_runtime
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.executors.workers import WorkerLimits
@@ -22,7 +23,7 @@ from raftflow.agent.output.store import OutputStore
 from raftflow.agent.workdir.directory import WorkDirectory
 from raftflow.agent.workdir.inputs import FetchedInputs
 from raftflow.domain.contract.views import Assignment
-from raftflow.domain.tasks.program import CAPABILITY_OFFERED, AssignedCall, AssignedProgram, CommandLine
+from raftflow.domain.tasks.program import CAPABILITY_OFFERED, AssignedCall, AssignedProgram, CommandLine, ContainerRun
 
 _log = logging.getLogger("raftflow.agent.executors")
 
@@ -76,9 +77,15 @@ def _make_python_executor(context: ExecutorContext) -> Executor:
     )
 
 
+def _make_container_executor(context: ExecutorContext) -> Executor:
+    limit = context.config.output_bytes_max
+    return ContainerExecutor(context.launcher, context.store, context.work, output_bytes_max=limit)
+
+
 EXECUTORS: Sequence[ExecutorEntry] = (
     ExecutorEntry(CommandLine, _make_command_executor),
     ExecutorEntry(AssignedCall, _make_python_executor),
+    ExecutorEntry(ContainerRun, _make_container_executor, lambda _config: find_runtime().why_missing),
 )
 
 

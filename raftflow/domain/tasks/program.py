@@ -23,6 +23,11 @@ Fault = tuple[str, str]
 CAPABILITY_OFFERED = "yes"
 """Value of the label that says that an agent has a capability."""
 
+CONTAINER_CAPABILITY = "executor:container"
+
+IMAGE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}"
+"""Names of container images. None begins like an option."""
+_IMAGE = re.compile(IMAGE_PATTERN)
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _NO_ARGS = msgspec.Raw(b"[]")
 _NO_KWARGS = msgspec.Raw(b"{}")
@@ -107,10 +112,40 @@ class AssignedCall(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=
         return len(self.function) + len(self.args) + len(self.kwargs)
 
 
-Program = CommandLine | PythonCall
+class ContainerRun(
+    msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="type", tag="container"
+):
+    """A program in a container, on an agent that has podman or docker."""
+
+    capability: ClassVar[str] = CONTAINER_CAPABILITY
+
+    image: str
+    """As podman and docker take it: `registry/name:tag`, or with `@sha256:...`."""
+    argv: tuple[str, ...] = ()
+    """Argument list; empty for what the image runs by itself."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong with it."""
+        if not _IMAGE.fullmatch(self.image):
+            yield "container.image", f"{self.image[:80]!r} is not the name of an image"
+        if len(self.argv) > COMMAND_ARGS_MAX:
+            yield "container.command", f"{len(self.argv)} arguments, the limit is {COMMAND_ARGS_MAX}"
+        if "\0" in "".join(self.argv):
+            yield "container.command", "arguments cannot hold a NUL character"
+
+    def size_bytes(self) -> int:
+        """Return about how many bytes it takes."""
+        return len(self.image) + len("".join(self.argv).encode())
+
+    def kind(self) -> str:
+        """Return the kind of the tasks that run it."""
+        return self.image.rpartition("/")[2]
+
+
+Program = CommandLine | PythonCall | ContainerRun
 """What a task runs, as the replicated core holds it."""
 
-AssignedProgram = CommandLine | AssignedCall
+AssignedProgram = CommandLine | AssignedCall | ContainerRun
 """What a task runs, as an agent gets it."""
 
 

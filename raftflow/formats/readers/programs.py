@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from raftflow.domain import limits
-from raftflow.domain.tasks.program import CommandLine, Program, PythonCall
+from raftflow.domain.tasks.program import IMAGE_PATTERN, CommandLine, ContainerRun, Program, PythonCall
 from raftflow.domain.values.exact import write_json
 from raftflow.formats.faults import shown
 from raftflow.formats.readers.part import NO_NUL_PATTERN, DocumentPart, Reader, is_clean, read_strings
@@ -23,6 +23,7 @@ Schema = dict[str, Any]
 _CALLABLE_PATTERN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _CALLABLE_CHARS_MAX = 512
 _CALLABLE = re.compile(_CALLABLE_PATTERN, re.ASCII)
+_IMAGE = re.compile(IMAGE_PATTERN)
 PLACEHOLDER = CommandLine(("-",))
 """Stands for the program of a task that has a fault."""
 
@@ -89,6 +90,31 @@ def _json(part: DocumentPart, field: str, value: Any, fields: dict[str, Any]) ->
         fields[f"_{field}_refs"] = refs
 
 
+def _container(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
+    if not isinstance(value, dict):
+        part.fault("container", 'must be a table: { image = "...", command = [...] }')
+        return
+    for key in value:
+        if key not in ("image", "command"):
+            part.fault(f"container.{key}", "is unknown; there are `image` and `command`")
+    image = value.get("image")
+    if not isinstance(image, str) or not _IMAGE.fullmatch(image):
+        part.fault("container.image", "must be the name of an image, as podman and docker take it")
+        return
+    command = read_strings(part, "container.command", value.get("command", []))
+    if command is None:
+        return
+    for place, item in enumerate(command):
+        if not is_clean(part, f"container.command[{place}]", item):
+            return
+    if len(command) > limits.COMMAND_ARGS_MAX:
+        limit = limits.COMMAND_ARGS_MAX
+        part.fault("container.command", f"{len(command)} arguments, the limit is {limit}", limit)
+        return
+    fields["container"] = (image, command)
+    fields["_container_bytes"] = len(image) + sum(map(text_bytes, command))
+
+
 class ProgramKeys(NamedTuple):
     """How a document says that a task runs a program of one type."""
 
@@ -151,6 +177,30 @@ PROGRAMS = (
         },
         what='callable "package.module:function"',
     ),
+    ProgramKeys(
+        key="container",
+        options=(),
+        readers={"container": _container},
+        make=lambda fields: ContainerRun(*fields.pop("container")),
+        schema={
+            "container": {
+                "description": "A program in a container, on an agent that has podman or docker.",
+                "type": "object",
+                "required": ["image"],
+                "additionalProperties": False,
+                "properties": {
+                    "image": {"type": "string", "pattern": "^(?:" + IMAGE_PATTERN + ")$"},
+                    "command": {
+                        "description": "Argument list; without it the image runs what it runs by itself.",
+                        "type": "array",
+                        "items": {"type": "string", "pattern": NO_NUL_PATTERN},
+                        "maxItems": limits.COMMAND_ARGS_MAX,
+                    },
+                },
+            },
+        },
+        what="table",
+    ),
 )
 
 PROGRAM_READERS: dict[str, Reader] = {key: read for each in PROGRAMS for key, read in each.readers.items()}
@@ -159,7 +209,7 @@ CHOOSERS = tuple(each.key for each in PROGRAMS)
 CHOICE = " or ".join(f"`{key}`" for key in CHOOSERS)
 """The keys of which a task has one, in words."""
 
-_ONE_ONLY = f"a task must have either {CHOICE}, not both"
+_ONE_ONLY = f"a task must have one of {CHOICE}"
 _MISSING = "is required: " + " or ".join(f"a `{each.key}` {each.what}" for each in PROGRAMS)
 _NOTED = {key: (key, f"_{key}_bytes", f"_{key}_refs") for key in PROGRAM_READERS}
 """For each key what its reader may put into `fields`."""

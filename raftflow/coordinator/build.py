@@ -47,9 +47,9 @@ def build_replica(config: CoordinatorConfig, fs: FileSystem, *, clock: MachineCl
     def make_log(machine: StateMachine, audit: AuditFile) -> ReplicatedLog:
         directory = PeerDirectory(config, links.set_peers)
 
-        def follow(standing: MembershipVersion) -> None:
-            introducer.update(standing)
-            directory.follow(standing)
+        def follow(version: MembershipVersion) -> None:
+            introducer.update(version)
+            directory.follow(version)
 
         return PySyncObjLog(
             log_config,

@@ -120,7 +120,7 @@ class Machine:
         step = ApplyContext(state, self.level_max)
         step.clock_ms = header.clock_ms
 
-        def become() -> None:
+        def install() -> None:
             before = self._step
             before.copying = None
             step.discarded = before.discarded
@@ -130,7 +130,7 @@ class Machine:
             self.applied_term = header.applied_term
             self.chain = header.chain
 
-        return become
+        return install
 
     def restore(self, pieces: Iterable[bytes]) -> None:
         """Become what the snapshot holds. Raises as `prepare` does; then nothing has changed."""

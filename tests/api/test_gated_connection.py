@@ -1,4 +1,4 @@
-"""The doorway: connections that wait for their turn to be read, bounded in number and in bytes."""
+"""Gated connections: they wait for their turn to be read, bounded in number and in bytes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Transport(asyncio.Transport):
 
 
 class Behind(asyncio.Protocol):
-    """Stands for the protocol behind the doorway."""
+    """A stand-in for the protocol behind the gate."""
 
     def __init__(self) -> None:
         self._reading_paused = False
@@ -84,7 +84,7 @@ class Behind(asyncio.Protocol):
 
 
 class House:
-    """A doorman with what it made."""
+    """Admission control, with the protocols that it made."""
 
     def __init__(self, connections_max: int = 10) -> None:
         self.made: list[Behind] = []

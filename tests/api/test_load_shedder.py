@@ -1,4 +1,4 @@
-"""The turnstile: how much of the API's work goes into one turn of the loop, and in whose favour."""
+"""The load shedder: how much of the API's work goes into one turn of the loop, and in whose favour."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ def test_snapshots_show_one_moment_whatever_happens_meanwhile(new_drive, monkeyp
     drive.submit(drive.tasks(*[()] * 6, (0, 1), (2,), retries=1, retry_delay_ms=1, timeout_ms=1))
     drive.submit(drive.bag(CHUNK + 2, on_failure="continue"), "wf-2")
     for step in before:
-        _take(drive, step, 0)
+        _apply_step(drive, step, 0)
     expected = drive.encoding()
     pieces = drive.machine.snapshot()
     read = []
@@ -263,7 +263,7 @@ def test_snapshots_show_one_moment_whatever_happens_meanwhile(new_drive, monkeyp
         if step == "piece":
             read += [piece for piece in [next(pieces, None)] if piece]
         else:
-            _take(drive, step, number)
+            _apply_step(drive, step, number)
     assert b"".join([*read, *pieces]) == expected
     assert check(drive.machine) == []
 
@@ -277,7 +277,7 @@ def monkeypatch_small_pieces(request):
         yield
 
 
-def _take(drive, step, number):
+def _apply_step(drive, step, number):
     agent = f"a{1 + number % 2}"
     workflow_id = f"wf-{1 + number % 3 // 2}"
     live = list(drive.machine.state.agents[agent].live)

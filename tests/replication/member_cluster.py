@@ -29,23 +29,27 @@ class KnowingLinks(SimLinks):
         super().__init__(network, name)
         self.named = frozenset(named)
         self.strangers = strangers
-        self.standing = MembershipVersion()
+        self.membership_version = MembershipVersion()
         self.lists: list[Membership] = []
         """All that were in force."""
 
-    def follow(self, standing: MembershipVersion) -> None:
-        self.standing = standing
-        self.lists.append(standing.members)
+    def follow(self, version: MembershipVersion) -> None:
+        self.membership_version = version
+        self.lists.append(version.members)
         if self.alive:
             self.network.joined(self)
 
     def takes(self, other: KnowingLinks) -> bool:
-        if other.name in self.named or self.standing.members.find(other.name) is not None:
+        if other.name in self.named or self.membership_version.members.find(other.name) is not None:
             return True
         told = Introduction(
-            format=1, disk="-", level=1, members=other.standing.members.names, members_index=other.standing.index
+            format=1,
+            disk="-",
+            level=1,
+            members=other.membership_version.members.names,
+            members_index=other.membership_version.index,
         )
-        return self.strangers and is_welcome(self.name, other.name, told, self.standing.certain_index)
+        return self.strangers and is_welcome(self.name, other.name, told, self.membership_version.certain_index)
 
 
 class MemberCluster(Cluster):

@@ -117,10 +117,10 @@ class Machine:
     def prepare(self, pieces: Iterable[bytes]) -> Callable[[], None]:
         entries = b"".join(pieces).split(b"\n")[:-1]
 
-        def become() -> None:
+        def install() -> None:
             self.entries = entries
 
-        return become
+        return install
 
 
 class SimLinks:

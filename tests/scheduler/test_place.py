@@ -276,7 +276,7 @@ def test_an_agent_that_a_task_keeps_away_from_is_no_way_around(world):
     world.check()
 
 
-def test_a_wish_is_no_reason_to_wait_behind_what_is_less_urgent(world):
+def test_a_preference_is_not_a_reason_to_wait_behind_a_less_urgent_task(world):
     world.agent("a1", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(90))
     world.agent("a2", cpu=1, used={"cpu": 1}, queued=1, prefetch=9, more=waits(50))
     world.task("near", None, priority=80, more={"near": ("a2",)})

@@ -1,4 +1,4 @@
-"""What tasks wish, what is known of agents, policies, budgets, kept agents: each rule as a small world."""
+"""Preferences of tasks, what is known of agents, policies, budgets, kept agents: each rule as a small world."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_slow_or_busy_or_failing_agent_gets_a_shorter_queue(world):
     assert [agents.count(f"a{n}+") for n in (1, 2, 3, 4)] == [7, 1, 3, 3]
 
 
-# --- wishes of tasks
+# --- preferences of tasks
 
 
 def test_a_task_goes_where_its_inputs_are(world):

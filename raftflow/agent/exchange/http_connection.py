@@ -217,7 +217,7 @@ class HttpConnections:
         ).encode("latin-1") + body
         async with timeout_s if isinstance(timeout_s, asyncio.Timeout) else asyncio.timeout(timeout_s):
             while True:
-                connection = self._take(base)
+                connection = self._idle_connection(base)
                 kept = connection is not None
                 if connection is None:
                     async with asyncio.timeout(connect_timeout_s):
@@ -231,7 +231,7 @@ class HttpConnections:
                 self._keep(base, connection)
                 return answer
 
-    def _take(self, base: str) -> AgentConnection | None:
+    def _idle_connection(self, base: str) -> AgentConnection | None:
         idle = self._idle.get(base, [])
         while idle:
             connection = idle.pop()

@@ -88,7 +88,7 @@ class WorkerState:
         for watched in WATCHED:
             for name in watched.functions:
                 self._watch(watched, name)
-        self._take()
+        self._record_baseline()
 
     def _watch(self, watched: WatchedState, name: str) -> None:
         module_name, _, attribute = name.partition(".")
@@ -105,8 +105,8 @@ class WorkerState:
         noting.__module__ = module_name
         setattr(module, attribute, noting)
 
-    def _take(self) -> None:
-        """Take the present state for the one that every call begins with."""
+    def _record_baseline(self) -> None:
+        """Record the present state. Every call begins with this state."""
         self._before = {watched: watched.read() for watched in WATCHED}
         self._noted.clear()
         self._umask = os.umask(0o077)
@@ -137,7 +137,7 @@ class WorkerState:
             now = self._variables.get(key)
             if before.get(key) != now:
                 _put(self._env, key, now)
-        self._take()
+        self._record_baseline()
 
     def tell(self, variables: dict[str, str]) -> None:
         """Set variables of the environment that every call sets, for this call and those after it."""

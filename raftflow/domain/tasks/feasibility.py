@@ -20,7 +20,7 @@ NEAR_MAX = 4
 class Shape(msgspec.Struct, frozen=True, array_like=True, cache_hash=True, weakref=True):
     """What placement needs to know about a task. Tasks of equal shape are interchangeable for it.
 
-    Demand and labels are sorted by name and hold no zero amounts, so equal wishes are equal shapes. Amounts are
+    Demand and labels are sorted by name and hold no zero amounts, so equal requirements are equal shapes. Amounts are
     integer units (`raftflow.domain.tasks.resources`).
     """
 

@@ -240,7 +240,7 @@ def _control(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
     """Turn a present agent to draining or up, with what that means for its queue. A quarantine ends with it."""
     step.touch_agent(agent)
     draining = wanted is AgentState.DRAINING
-    _become(step, agent, wanted)
+    _set_state(step, agent, wanted)
     for fence in agent.queue:
         workflow, task = agent.live[fence]
         attempt = task.last
@@ -251,7 +251,7 @@ def _control(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
             give_order(step, workflow, task, ORDER_NONE)
 
 
-def _become(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
+def _set_state(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
     """Change a present agent's state, after it was touched: no timer of the former state is left."""
     if agent.state is AgentState.UP:
         step.state.add_kind(agent, -1)
@@ -294,7 +294,7 @@ def _take_out(
     if not agent.present:
         return
     step.touch_agent(agent)
-    _become(step, agent, state)
+    _set_state(step, agent, state)
     agent.void = []
     if state is AgentState.LOST:
         note_loss(step, agent, mass=mass)

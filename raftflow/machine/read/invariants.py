@@ -15,7 +15,7 @@ from raftflow.machine.tables.state import (
     ORDER_NONE,
     ORDER_RELEASE,
     ORDER_STOP,
-    VOID_FENCES_MAX,
+    REVOKED_FENCES_MAX,
     attempts_of,
 )
 from raftflow.machine.tables.timers import BACKOFF
@@ -246,7 +246,7 @@ def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
         yield "its live attempts are out of order"
     if queued != list(agent.queue):
         yield f"its queue is {list(agent.queue)}, its tasks give {queued}"
-    if len(agent.void) > VOID_FENCES_MAX or any(fence in agent.live for fence in agent.void):
+    if len(agent.void) > REVOKED_FENCES_MAX or any(fence in agent.live for fence in agent.void):
         yield "fences to stop are too many, or live"
     for resource, amount in allocated.items():
         capacity = agent.capacity.get(resource, 0)

@@ -67,12 +67,12 @@ def succeeded(step: ApplyContext, workflow: Workflow, task: Task) -> None:
 def attempt_over(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Note that the last attempt of a task with a claim ended without success."""
     if task.state in FINAL:
-        let_go(step, workflow, task)
+        release_claim(step, workflow, task)
     else:
         _challenge(step, step.state.claims[task.claim])
 
 
-def let_go(step: ApplyContext, workflow: Workflow, task: Task) -> None:
+def release_claim(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Take a task that ended without success out of its claim. The best of the line follows an owner."""
     name = task.claim
     claim = step.state.claims[name]

@@ -16,8 +16,8 @@ is part of a mass loss (`RemoveAgent.mass`) counts against nobody: a network tha
 
 **Black holes.** An agent on which everything fails at once is always free, so it would get one task after the other,
 and each would use up its retries there. So a task whose attempt failed on an agent that has had no success since goes
-elsewhere (`wishes.avoided`). When `CONTRADICTIONS_MAX` such tasks have succeeded elsewhere, the agent is put into
-quarantine, for twice as long with each further one. A success on it forgets that.
+elsewhere (`preferences.avoided`). When `CONTRADICTIONS_MAX` such tasks have succeeded elsewhere, the agent is put
+into quarantine, for twice as long with each further one. A success on it forgets that.
 
 All of it is carried over when an agent's name registers anew.
 """

@@ -13,7 +13,7 @@ from raftflow.machine.tables.state import (
     ORDER_NONE,
     ORDER_RELEASE,
     ORDER_STOP,
-    VOID_FENCES_MAX,
+    REVOKED_FENCES_MAX,
     attempt_of,
 )
 
@@ -44,7 +44,7 @@ def cancel_task(step: ApplyContext, workflow: Workflow, task: Task, why: str) ->
     task.finished_ms = step.clock_ms
     task.detail = why
     if task.claim:
-        cache.let_go(step, workflow, task)
+        cache.release_claim(step, workflow, task)
 
 
 def give_order(step: ApplyContext, workflow: Workflow, task: Task, order: int) -> None:
@@ -80,7 +80,7 @@ def move_away(step: ApplyContext, agent: Agent) -> None:
 def void(step: ApplyContext, agent: Agent, fence: int) -> None:
     """Have an agent stop an attempt that is over here, or about to be."""
     step.touch_agent(agent)
-    agent.void = [*agent.void, fence][-VOID_FENCES_MAX:]
+    agent.void = [*agent.void, fence][-REVOKED_FENCES_MAX:]
 
 
 def stop_workflow(step: ApplyContext, workflow: Workflow, why: str) -> None:

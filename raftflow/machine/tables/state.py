@@ -43,7 +43,7 @@ ORDER_MOVE = 3
 DRAIN_OVER = -1
 """In the place of a drain deadline: it has passed, and what still ran was ordered to move."""
 
-VOID_FENCES_MAX = 1_024
+REVOKED_FENCES_MAX = 1_024
 """Fences that an agent is still told to stop although their attempts are over."""
 
 

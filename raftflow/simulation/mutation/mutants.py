@@ -80,7 +80,7 @@ _RULE_FAMILIES: Final = {
     **dict.fromkeys(MEMBER_RULES, "members"),
 }
 
-_RULE_PLANTS: Final = {
+_RULE_FAULTS: Final = {
     # The engine looks for itself as well; with the rule off alone nothing would happen.
     Rule.LOAD_CHECKED: in_replication.swallow_failed_load,
     Rule.NO_FORWARDING: in_replication.submit_anywhere,
@@ -93,7 +93,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             about=about,
             rule=rule,
             family=_RULE_FAMILIES.get(rule),
-            plant=_RULE_PLANTS.get(rule, contextlib.nullcontext),
+            plant=_RULE_FAULTS.get(rule, contextlib.nullcontext),
         )
         for rule, about in _RULES.items()
     ),

@@ -13,11 +13,11 @@ from raftflow.replication.members.membership import Membership, MembershipVersio
 from raftflow.replication.real_files import RealFileSystem
 
 
-def introducer(directory: Path, name: str, standing: MembershipVersion) -> Introducer:
+def introducer(directory: Path, name: str, version: MembershipVersion) -> Introducer:
     fs = RealFileSystem()
     DataDir.open(fs, directory, "c1", name).close()
     made = Introducer(fs, directory, level=3)
-    made.update(standing)
+    made.update(version)
     return made
 
 
@@ -61,15 +61,15 @@ async def test_a_guest_has_to_go_when_the_newer_list_is_without_it(world: Any, t
 
 
 @pytest.mark.parametrize(
-    "standing", [now("abz", 4), now("az"), now("bz"), FOUNDERS], ids=["older", "without b", "without a", "founders"]
+    "version", [now("abz", 4), now("az"), now("bz"), FOUNDERS], ids=["older", "without b", "without a", "founders"]
 )
 async def test_a_stranger_without_a_newer_list_is_refused(
-    world: Any, tmp_path: Path, standing: MembershipVersion, caplog: pytest.LogCaptureFixture
+    world: Any, tmp_path: Path, version: MembershipVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is not even remembered, so that nobody can use up a name, or the room for names."""
     at_home = introducer(tmp_path / "b", "b", now("bxy", 5))
     b = await world.node("b", peers="xy", introducer=at_home)
-    a = await world.node("a", addresses={"b": b.address}, introducer=introducer(tmp_path / "a", "a", standing))
+    a = await world.node("a", addresses={"b": b.address}, introducer=introducer(tmp_path / "a", "a", version))
     await b.until_counted("refused_unknown_peer", 2)
     await a.until_counted("refused_by_peer_unknown_peer", 2)
     assert a.events == b.events == []

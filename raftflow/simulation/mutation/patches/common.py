@@ -1,4 +1,4 @@
-"""What all patches share. A patch is a context manager that plants a fault and takes it out again."""
+"""What all patches share. A patch is a context manager that puts a fault in and takes it out again."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class TestPrivateWords:
     def found(self, checks, tree):
         def found(files: dict[str, str]) -> list[str]:
             root = tree(files)
-            return [fault.split("; say")[0] for fault in checks("private_words").faults(root, ())]
+            return [fault.split("; say")[0] for fault in checks("private_words").faults(root)]
 
         return found
 
@@ -172,7 +172,7 @@ class TestPrivateWords:
 
     def test_every_word_of_the_list_finds_itself(self, checks):
         words = checks("private_words")
-        patterns = words.Patterns(())
+        patterns = words.Patterns()
         for key, word in words.WORDS.items():
             assert key.lower() == key or not word.prose, "the quick look at prose needs keys in lower case"
             names = (key, key.replace(" ", "_"), f"_{key}", key.title(), f"_{key}s")

@@ -23,9 +23,9 @@ RESERVED_SHARE: Final = 10
 """One agent of this many may be reserved, and at least one."""
 
 
-Holding = tuple[int, tuple[tuple[str, int], ...]]
+ReservedUse = tuple[int, tuple[tuple[str, int], ...]]
 """When a running attempt is expected to end (ms), and what it holds until then."""
-HoldingsOf = Callable[[str], Sequence[Holding]]
+ReservedUsesOf = Callable[[str], Sequence[ReservedUse]]
 """Returns what runs on the agent with a name."""
 
 
@@ -59,7 +59,7 @@ class Reservations:
             (since + WAIT_MS for shape, since in self._since_ms.items() if shape not in self._reserved), default=None
         )
 
-    def choose(self, now_ms: int, rooms: Mapping[str, AgentRoom], holdings_of: HoldingsOf) -> dict[str, Shape]:
+    def choose(self, now_ms: int, rooms: Mapping[str, AgentRoom], holdings_of: ReservedUsesOf) -> dict[str, Shape]:
         """Return the reserved agents, with the shape that each is reserved for.
 
         `rooms` are all agents that are up, with room or without.
@@ -84,7 +84,7 @@ class Reservations:
         return reserved
 
 
-def fits_at_ms(shape: Shape, room: AgentRoom, holdings: Sequence[Holding]) -> int:
+def fits_at_ms(shape: Shape, room: AgentRoom, holdings: Sequence[ReservedUse]) -> int:
     """Return when a shape is expected to fit on an agent that gets nothing more; 0 if it does now.
 
     An agent that does not have the room even when everything known has ended counts as the last one.

@@ -57,7 +57,7 @@ class Door:
             assert found.why == "because"
             self.guilty.append(key(found.item))
 
-    def go_on(self, *, bare_every: int = 1_000) -> None:
+    def continue_polling(self, *, bare_every: int = 1_000) -> None:
         while self.search.going_on:
             self.send(self.search.next(bare=len(self.sent) % bare_every == 0))
             assert len(self.sent) < 10_000
@@ -79,7 +79,7 @@ def test_exactly_what_is_at_fault_is_found_and_all_else_goes_through_in_order(
     door = Door({*ends, *others})
     whole = poll_items(40)
     door.send(whole)
-    door.go_on(bare_every=bare_every)
+    door.continue_polling(bare_every=bare_every)
     keys = [key(item) for item in whole.items()]
     assert set(door.guilty) == door.wrong
     assert door.taken == [item for item in keys if item not in door.wrong]
@@ -98,7 +98,7 @@ def test_nothing_is_blamed_while_polls_without_items_are_refused_too() -> None:
         door.send(door.search.next(bare=False))
     assert door.sent[1:] == [[]] * 20
     door.refuses_all = False
-    door.go_on()
+    door.continue_polling()
     assert door.guilty == []
     assert len(door.taken) == 8
 
@@ -108,7 +108,7 @@ def test_what_was_accused_before_bare_polls_were_refused_is_tried_again() -> Non
     door.send(PollItems([end(1)], [], [], None))
     door.send(door.search.next(bare=False))
     door.refuses_all = False
-    door.go_on()
+    door.continue_polling()
     assert (door.guilty, door.taken) == ([], [1])
 
 
@@ -116,7 +116,7 @@ def test_a_second_accusation_waits_for_its_turn() -> None:
     door = Door({1, 2})
     door.send(PollItems([end(1)], [], [], None))
     door.send(PollItems([end(2)], [], [], None))  # it was on its way
-    door.go_on()
+    door.continue_polling()
     assert sorted(door.guilty) == [1, 2]
     assert door.taken == []
 

@@ -5,7 +5,15 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from raftflow.domain.tasks.program import AssignedCall, CommandLine, Program, PythonCall, assigned, required_labels
+from raftflow.domain.tasks.program import (
+    AssignedCall,
+    CommandLine,
+    ContainerRun,
+    Program,
+    PythonCall,
+    assigned,
+    required_labels,
+)
 from raftflow.domain.tasks.workflow import TaskSpec
 
 
@@ -45,6 +53,13 @@ def test_sizes() -> None:
     assert CommandLine(("true", "ä")).size_bytes() == 6
     assert PythonCall("m:f", b"[1]", b"{}").size_bytes() == 8
     assert AssignedCall("m:f", msgspec.Raw(b"[1]"), msgspec.Raw(b"{}")).size_bytes() == 8
+
+
+def test_a_container_has_faults_a_size_and_the_kind_of_its_image() -> None:
+    container = ContainerRun("r/a:1", ("b", "ä"))
+    assert (container.kind(), container.size_bytes(), list(container.faults())) == ("a:1", 8, [])
+    wrong = ContainerRun("-v", ("\0",) * 1_001)
+    assert [path for path, _ in wrong.faults()] == ["container.image", "container.command", "container.command"]
 
 
 def test_a_capability_is_one_more_label() -> None:

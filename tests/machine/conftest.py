@@ -18,8 +18,8 @@ from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
+from raftflow.machine.read.queries import expected_times
 from raftflow.machine.rules.audit_chain import decode_record, verify_chain
-from raftflow.machine.rules.learning import expected_times
 from raftflow.machine.tables.requests import fingerprint_of
 
 START_MS = 1_700_000_000_000
@@ -70,7 +70,7 @@ class Drive:
         """Make the commands that bring a workflow in pieces."""
         stamp = {"at_ms": self.now_ms, "actor": "client:test", "workflow_id": workflow_id}
         draft = Draft(spec)
-        known = expected_times(self.machine.state)
+        known = expected_times(self.machine)
         draft.rank([known.get(kind) for kind in draft.kinds()])
         whole = c.SubmitWorkflow(**{**stamp, "request_id": request_id}, spec=spec)
         begin = c.BeginWorkflow(

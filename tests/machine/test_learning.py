@@ -47,6 +47,14 @@ def test_times_are_learnt_by_kind(online):
     ]
 
 
+def test_what_has_no_kind_teaches_nothing(online):
+    run(online, 1_000, "wf-1", program=CommandLine(("sh", "-c", "x")))
+    assert queries.kinds(online.machine).kinds == []
+    assert queries.expected_times(online.machine) == {}
+    run(online, 0, "wf-2", kind="fast")
+    assert queries.expected_times(online.machine) == {"fast": 1}
+
+
 def test_only_success_teaches(online):
     online.submit(online.bag(2, retries=1))
     first, second = online.place(0, 1)

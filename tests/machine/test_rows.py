@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import raftflow
+from raftflow.domain import commands as c
+from raftflow.machine.read.requests import fingerprint_of
 
 ROOT = Path(raftflow.__file__).parent
 READS_STATE = re.compile(r"machine\.state\b")
@@ -32,3 +34,11 @@ def test_rows_are_the_records_of_the_tables(drive) -> None:
     assert list(row.live) == [1] and not row.live[1][1].last.ordered
     drive.control("cancel")
     assert row.live[1][1].last.ordered
+
+
+def test_a_repeated_request_is_recognised_by_its_content() -> None:
+    def control(at_ms: int, action: str) -> c.ControlWorkflow:
+        return c.ControlWorkflow(at_ms=at_ms, actor="client:x", request_id="r", workflow_id="w", action=action)
+
+    assert fingerprint_of(control(1, "pause")) == fingerprint_of(control(2, "pause"))
+    assert fingerprint_of(control(1, "pause")) != fingerprint_of(control(1, "resume"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raftflow.domain.tasks.feasibility import AgentRoom, ReadyTask, shape_of
 from raftflow.scheduler.place import Decision, decide
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
-from raftflow.scheduler.reservations import WAIT_MS, Holding, Reservations, fits_at_ms
+from raftflow.scheduler.reservations import WAIT_MS, Reservations, ReservedUse, fits_at_ms
 from raftflow.scheduler.view import PlacementView
 
 SMALL, LARGE, HUGE = (shape_of({"cpu": cpu}, {}) for cpu in (1_000, 4_000, 8_000))
@@ -29,7 +29,7 @@ def rooms(*each: AgentRoom) -> dict[str, AgentRoom]:
     return {one.name: one for one in each}
 
 
-def nothing(_name: str) -> list[Holding]:
+def nothing(_name: str) -> list[ReservedUse]:
     return []
 
 
@@ -132,7 +132,7 @@ class Stream:
             for name, cpus in self.capacity.items()
         }
 
-        def holdings(name: str) -> list[Holding]:
+        def holdings(name: str) -> list[ReservedUse]:
             return [(end_s * 1_000, (("cpu", cpu),)) for end_s, cpu in self.running[name]]
 
         groups = self.queue.groups(50)

@@ -110,15 +110,24 @@ def test_tick_delays_decisions():
 def test_failures_are_noticed_and_the_work_is_done_again():
     load = mix([workflow(*(task(f"t{n}", 60) for n in range(40)))])
     fleet = agents(4)
-    report = simulate(load, fleet, rate=30.0, repair_ms=1_000, seed=7)
+    report = simulate(load, fleet, rate=10.0, repair_ms=1_000, seed=1)
     assert report.failures.agents > 0
     assert report.failures.attempts_lost > 0
     assert report.placements == report.tasks + report.failures.attempts_lost
     assert report.makespan_s > 600
     assert report.problems == []
+    assert report.failures.tasks_failed == 0
     # Lost work is paid for and does not count as used.
     assert report.cost == pytest.approx(40 * 60 + report.failures.wasted_s)
     assert report.utilisation["cpu"] == pytest.approx(40 * 60 / (4 * report.makespan_s))
+
+
+def test_a_run_ends_when_tasks_are_lost_with_too_many_agents():
+    """Agents fail every two minutes. A task of a minute meets the fourth failure sooner or later."""
+    load = mix([workflow(*(task(f"t{n}", 60) for n in range(40)))])
+    report = simulate(load, agents(4), rate=30.0, repair_ms=1_000, seed=7)
+    assert report.failures.tasks_failed > 0
+    assert report.problems == []
 
 
 def test_a_placement_on_an_agent_whose_failure_is_not_known_yet_is_lost():

@@ -134,7 +134,8 @@ def _print(reports: list[TraceReport]) -> None:
             f"mean {r.waiting.mean:.3g} s, half {r.waiting.p50:g} s, 95% {r.waiting.p95:g} s, max {r.waiting.max:g} s"
         ),
         "failures": lambda r: (
-            f"{r.failures.agents} agents, {r.failures.attempts_lost} attempts, {r.failures.wasted_s:g} s lost"
+            f"{r.failures.agents} agents, {r.failures.attempts_lost} attempts, {r.failures.wasted_s:g} s lost, "
+            f"{r.failures.tasks_failed} tasks failed"
         ),
         "decisions": lambda r: f"{r.decisions} in {r.entries} entries, one in {r.tick_ms} ms at most",
         "simulated in": lambda r: f"{r.real_s:.1f} s, {r.tasks_per_s:.0f} tasks/s, {r.memory_mib} MiB",

@@ -45,7 +45,7 @@ from raftflow.replication.log import Role
 _log = logging.getLogger(__name__)
 
 LEASE_CHECK_MIN_S = 0.05
-CALM_CHECK_S = 0.2
+LOSS_CHECK_S = 0.2
 """The same during a mass loss: removals come a few at a time."""
 RETIRE_EVERY_S = 30.0
 RETIRE_COUNT_MAX = 1_000
@@ -301,7 +301,7 @@ class LeaderLoop:
             return
         suspicion_s = self.leases.next_suspicion_s(self.status.suspects)
         due_s = expiry_s if suspicion_s is None else min(expiry_s, suspicion_s)
-        least_s = CALM_CHECK_S if self.loss_throttle.active else LEASE_CHECK_MIN_S
+        least_s = LOSS_CHECK_S if self.loss_throttle.active else LEASE_CHECK_MIN_S
         due_s = max(due_s, loop.time() + least_s)
         self._lease_timer = loop.call_at(due_s, self._check_leases, due_s)
 

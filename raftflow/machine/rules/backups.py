@@ -74,9 +74,9 @@ def _start(step: ApplyContext, placement: Placement) -> int:
         task.attempts + 1, fence, agent.name, agent.incarnation, assigned_ms=step.clock_ms, index=step.index
     )
     move(step, workflow, task, TaskEvent.BACKUP_STARTED, attempt)
-    if task.last is not None:
-        why = why_backup(state, workflow, task, task.last, step.clock_ms)
-        step.notes.append(f"{workflow.id}/{task.id}: backup attempt {attempt.number} on {agent.name}, because {why}")
+    assert task.last is not None  # noqa: S101 - a task that runs has an attempt
+    why = why_backup(state, workflow, task, task.last, step.clock_ms)
+    step.notes.append(f"{workflow.id}/{task.id}: backup attempt {attempt.number} on {agent.name}, because {why}")
     task.backup = attempt
     task.attempts = attempt.number
     mishaps_of(task).paired = True

@@ -42,7 +42,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     about: str
     plant: Any = contextlib.nullcontext
-    """Returns a context manager that plants the fault for one run."""
+    """Returns a context manager that puts the fault into the code for one run."""
     rule: Rule | None = None
     """A rule that is switched off."""
     family: str | None = None

@@ -38,6 +38,8 @@ class Failures(msgspec.Struct, kw_only=True):
     attempts_lost: int
     wasted_s: float
     """Run time of lost attempts."""
+    tasks_failed: int
+    """Tasks that did not succeed: lost with too many agents, or in a workflow that was stopped because of that."""
 
 
 class TraceReport(msgspec.Struct, kw_only=True):

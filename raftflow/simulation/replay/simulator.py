@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from raftflow.domain.commands import AnyCommand, CommitPlacements, Placement, SubmitWorkflow, encode_entry
+from raftflow.domain.commands import AnyCommand, CommitPlacements, FireTimers, Placement, SubmitWorkflow, encode_entry
 from raftflow.domain.events import AgentChanged, Event, TaskNotReady, TaskReady
 from raftflow.domain.replies import AgentAccepted, AnyReply, Placed, Reported
 from raftflow.domain.tasks.feasibility import AgentRoom, Shape
@@ -132,11 +132,15 @@ class Simulation:
         total = self._load.tasks
         told = 0
         self._decide()
-        while self._ended < total:
+        while self._ended < total and self._machine.tables.live_tasks:
             next_ms = self._fleet.next_ms()
-            if next_ms is None:
+            timer_ms = self._machine.tables.next_timer_ms
+            due_ms = [at_ms for at_ms in (next_ms, timer_ms) if at_ms is not None]
+            if not due_ms:
                 raise TraceStuckError(f"{total - self._ended} tasks wait for what no agent will ever have")
-            self._now_ms = max(next_ms, self._now_ms + self._tick_ms)
+            self._now_ms = max(min(due_ms), self._now_ms + self._tick_ms)
+            if timer_ms is not None and timer_ms <= self._now_ms:  # an agent's quarantine is over, for instance
+                self._apply([FireTimers(at_ms=self._now_ms, actor="leader:sim")])
             self._apply(self._fleet.advance(self._now_ms))
             self._decide()
             if self._progress is not None and self._ended - told >= total // 20:
@@ -272,7 +276,10 @@ class Simulation:
             balance=balance_of([virtual.busy_ms for virtual in fleet.agents]),
             waiting=waiting_of(self._waits),
             failures=Failures(
-                agents=fleet.failures, attempts_lost=fleet.attempts_lost, wasted_s=fleet.wasted_ms / MILLI
+                agents=fleet.failures,
+                attempts_lost=fleet.attempts_lost,
+                wasted_s=fleet.wasted_ms / MILLI,
+                tasks_failed=tasks - self._ended,
             ),
             placements=len(self._waits),
             skipped=self._skipped,

@@ -51,7 +51,7 @@ def test_reports_of_a_paused_agent_are_refused_recorded_and_change_nothing(
                 for record in read_audit(client, url)
                 if record.index > index_before
                 and (
-                    (record.command in {"attempts.report", "attempts.end"} and record.outcome == "stale_incarnation")
+                    (record.command == "attempts.report" and record.outcome == "stale_incarnation")
                     or record.command == "attempts.offer"
                 )
             ]

@@ -82,7 +82,6 @@ def make_trial(make_cluster: Callable[..., LocalCluster]) -> Iterator[Callable[[
 
     def make() -> Trial:
         cluster = make_cluster(nodes=3, agents=0, replica_toml="[limits]\nsnapshot_entries = 200\n")
-        wait_for_level(cluster)
         trial = Trial(cluster)
         trials.append(trial)
         trial.writer.__enter__()
@@ -92,16 +91,6 @@ def make_trial(make_cluster: Callable[..., LocalCluster]) -> Iterator[Callable[[
     yield make
     for trial in trials:
         trial.writer.stop()
-
-
-def wait_for_level(cluster: LocalCluster) -> None:
-    """Wait until the leader has raised the feature level: from then on members can change."""
-    deadline = time.monotonic() + 30
-    with cluster.client() as client:
-        url = cluster.url_of(cluster.wait_leader())
-        while not any(line.command == "features.raise" for line in client.audit(url).records):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
 
 
 def follower(cluster: LocalCluster) -> str:
@@ -187,7 +176,6 @@ def test_three_become_five_and_three_again_under_load(make_trial: Callable[[], T
 def test_agents_and_clients_follow_when_all_replicas_are_replaced(make_cluster: Callable[..., LocalCluster]) -> None:
     """Started with the first three URLs, an agent and a client go on when none of these replicas is left."""
     cluster = make_cluster(nodes=3, agents=1)
-    wait_for_level(cluster)
     first = list(cluster.replica_names)
     agent = cluster.pid_of(cluster.agent_names[0])
     with cluster.client() as client:

@@ -74,6 +74,7 @@ class Workflow:
         python: str | Callable[..., Any] | None = None,
         args: list[Any] | tuple[Any, ...] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        container: Mapping[str, Any] | None = None,
         needs: ItemList[str | TaskRef] = (),
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -90,7 +91,7 @@ class Workflow:
         memory_max: float | str | None = None,
         backup: bool | None = None,
     ) -> TaskRef:
-        """Add a task: a `command` list, or `python`, a function or its name `package.module:function`.
+        """Add a task: a `command` list, `python` (a function or its name `package.module:function`), or `container`.
 
         The other parameters are the keys of a task in a document; None leaves a key out. Tasks whose results are
         among `args` and `kwargs` are needed without being named in `needs`. Raises `UsageError`.
@@ -104,6 +105,7 @@ class Workflow:
             "python": python if python is None or isinstance(python, str) else _name_of(python),
             "args": None if args is None else _items(where, "args", args),
             "kwargs": _table(where, "kwargs", kwargs),
+            "container": _table(where, "container", container),
             "env": _table(where, "env", env),
             "cwd": cwd,
             "resources": _table(where, "resources", resources),

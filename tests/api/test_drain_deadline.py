@@ -30,7 +30,7 @@ async def test_a_drain_with_a_deadline_moves_what_runs(online: Any) -> None:
     answer = await online.poll(incarnation=incarnation, seq=4, seen=fence, ends=[end])
     assert answer.json["verdicts"][0]["verdict"] == "accepted"
     task = (await online.get(f"/v1/workflows/{workflow}/tasks/a")).json
-    assert (task["state"], task["history"][0]["outcome"]) == ("ready", "cancelled")
+    assert (task["state"], task["history"][0]["outcome"]) == ("ready", "moved")
     other = await online.register("a2", instance="j" * 8)
     assigned = (await online.poll("a2", incarnation=other, seq=1, wait_ms=1000)).json["assign"]
     assert [item["attempt"] for item in assigned] == [2]

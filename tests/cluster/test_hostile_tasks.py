@@ -112,7 +112,7 @@ def test_hostile_tasks_harm_no_other_workflow(
 ) -> None:
     assert len(QUIET) + len(ROUGH) >= 60
     cluster = make_cluster(agents=2, agent_cpus=6.0)
-    pids = {agent.name: agent.process.pid for agent in cluster._content.agents}
+    pids = {agent.name: agent.process.pid for agent in cluster._file.content.agents}
     innocents = Innocents(cluster)
     innocents.start()
     wrong = run_all(cluster, QUIET) + run_all(cluster, ROUGH)

@@ -15,7 +15,7 @@ from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.host import HostedMachine
 from raftflow.domain import commands as c
 from raftflow.domain.features import LEVEL
-from raftflow.domain.tasks.program import CommandLine, PythonCall
+from raftflow.domain.tasks.program import CommandLine, ContainerRun, PythonCall
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
@@ -120,7 +120,7 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
             grace_ms=1_000,
             expected_ms=2_000,
         ),
-        TaskSpec(id="c", needs=("a", "b"), program=CommandLine(("true",))),
+        TaskSpec(id="c", needs=("a", "b"), program=ContainerRun("registry/image:1", ("true",))),
     )
     for number in range(1, 6):
         spec = WorkflowSpec(name=f"golden-{number}", tasks=tasks, priority=10 * number, on_failure="continue")

@@ -212,7 +212,7 @@ class LogScenario:
         )
 
         def follow(version: MembershipVersion) -> None:
-            links.membership_version = version
+            links.membership = version
             introducer.update(version)
             linked = (named | set(version.members.names)) - set(version.removed) - {host.name}
             links.set_peers(dict.fromkeys(sorted(linked)))

@@ -122,8 +122,8 @@ def planned(monkeypatch, **plan: object) -> None:
     monkeypatch.setattr(run, "make_plan", make)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_each_fault_and_each_command_shows_its_effect() -> None:
     faults = set(EFFECTS) - DISK_EFFECTS | {"failing sync"}
     commands = {command.__struct_config__.tag for command in get_args(AnyCommand) if command not in NOT_SIMULATED}

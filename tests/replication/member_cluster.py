@@ -29,27 +29,27 @@ class KnowingLinks(SimLinks):
         super().__init__(network, name)
         self.named = frozenset(named)
         self.strangers = strangers
-        self.membership_version = MembershipVersion()
+        self.membership = MembershipVersion()
         self.lists: list[Membership] = []
         """All that were in force."""
 
     def follow(self, version: MembershipVersion) -> None:
-        self.membership_version = version
+        self.membership = version
         self.lists.append(version.members)
         if self.alive:
             self.network.joined(self)
 
     def takes(self, other: KnowingLinks) -> bool:
-        if other.name in self.named or self.membership_version.members.find(other.name) is not None:
+        if other.name in self.named or self.membership.members.find(other.name) is not None:
             return True
         told = Introduction(
             format=1,
             disk="-",
             level=1,
-            members=other.membership_version.members.names,
-            members_index=other.membership_version.index,
+            members=other.membership.members.names,
+            members_index=other.membership.index,
         )
-        return self.strangers and is_welcome(self.name, other.name, told, self.membership_version.certain_index)
+        return self.strangers and is_welcome(self.name, other.name, told, self.membership.certain_index)
 
 
 class MemberCluster(Cluster):

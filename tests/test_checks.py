@@ -72,21 +72,19 @@ class TestSizes:
                 "raftflow/d.py": "",
             }
         )
-        assert [fault for fault in sizes.faults(root, ()) if "median" not in fault] == [
+        assert [fault for fault in sizes.faults(root) if "median" not in fault] == [
             "raftflow/a.py: 501 lines, at most 500; split it by concern"
         ]
 
     def test_fifteen_modules_are_too_many_for_a_folder(self, sizes, tree):
         root = tree({"raftflow/pkg/__init__.py": "", **{f"raftflow/pkg/m{number}.py": "" for number in range(15)}})
-        assert list(sizes.faults(root, ())) == ["raftflow/pkg: 15 modules, at most 14; make rooms by concern"]
+        assert list(sizes.faults(root)) == ["raftflow/pkg: 15 modules, at most 14; make rooms by concern"]
         (root / "raftflow/pkg/m0.py").unlink()
-        assert list(sizes.faults(root, ())) == []
+        assert list(sizes.faults(root)) == []
 
     def test_half_of_the_files_are_below_200_lines(self, sizes, tree):
         root = tree({"raftflow/a.py": "x = 1\n" * 200, "raftflow/b.py": "x = 1\n" * 200, "raftflow/c.py": "x = 1\n"})
-        assert list(sizes.faults(root, ())) == [
-            "raftflow: the median file has 200 lines, it must have fewer than 200"
-        ]
+        assert list(sizes.faults(root)) == ["raftflow: the median file has 200 lines, it must have fewer than 200"]
 
 
 class TestCycles:

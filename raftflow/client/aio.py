@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
-from raftflow.client.errors import ClientError, Unreachable, UsageError, WaitTimeout, WorkflowFailed
+from raftflow.client.builder import HasDocument
+from raftflow.client.errors import ClientError, Unreachable, UsageError, WorkflowFailed, too_late
 from raftflow.client.http.calls import ATTEMPT_S
 from raftflow.client.operation_calls import OperationCalls
-from raftflow.client.overview import ClusterStatus, ReplicaAnswer, best_members, down, overview
+from raftflow.client.overview import ClusterStatus, ReplicaAnswer, down, members_to_ask, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.transport import Transport
 from raftflow.domain.contract import operations
@@ -53,19 +54,10 @@ _WATCH_FIRST_S, _WATCH_MAX_S = 0.05, 0.5
 _HOLD_S = 5.0
 """How long a replica is asked to hold an answer at most. Below the time that an answer may take."""
 _STATUS_S = 2.0
-_STATUS_GRACE_S = 0.4
-"""How long other replicas are waited for when one has answered."""
-_STATUS_DOWN_S = 0.15
-"""The same for those that the others do not hear either."""
+_STATUS_GRACE_S, _STATUS_DOWN_S = 0.4, 0.15
+"""How long other replicas are waited for when one has answered, and those that the others do not hear either."""
 _AUDIT_VERIFY_S = 300.0
 _STALE: Final = {STALE.name: "1"}
-
-
-class HasDocument(Protocol):
-    """An object with a workflow document, such as `raftflow.client.Workflow`."""
-
-    def document(self) -> dict[str, Any]:
-        """Return the document."""
 
 
 class AsyncWorkflowRun(WorkflowCreated, kw_only=True, dict=True):
@@ -298,7 +290,7 @@ class AsyncClient:
                     raise WorkflowFailed(view)
                 return view
             if left_s <= 0:
-                raise _too_late(view, timeout_s)
+                raise too_late(view, timeout_s)
             if not waited:
                 await asyncio.sleep(min(pause_s, left_s))
                 pause_s = min(pause_s * 1.5, _WATCH_MAX_S)
@@ -321,7 +313,7 @@ class AsyncClient:
             if deadline is not None:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
-                    raise _too_late(view, timeout_s)
+                    raise too_late(view, timeout_s)
                 pause_s = min(pause_s, left_s)
             view, waited = await self._workflow_later(workflow_id, pause_s)
             if not waited and view.finished_at is None:
@@ -398,7 +390,7 @@ class AsyncClient:
                 answers = {url: answer for url, answer in heard.items() if isinstance(answer, ReplicaAnswer)}
                 if not answers:
                     continue
-                for url in _members_to_ask(answers):
+                for url in members_to_ask(answers):
                     if url not in asked:
                         asked[url] = asyncio.ensure_future(self._hear(url))
                 late = [url for url, task in asked.items() if not task.done()]
@@ -506,18 +498,3 @@ class AsyncClient:
         """Ask one replica, at least until it has had time for one answer."""
         timeout_s = max(attempt_s, self._transport.timeout_s)
         return await self._call(operation, params=params, replica=url, attempt_s=attempt_s, timeout_s=timeout_s)
-
-
-def _members_to_ask(answers: Mapping[str, ReplicaAnswer]) -> list[str]:
-    """Return the URLs of members that did not answer by another one; TLS is not downgraded."""
-    members = best_members(list(answers.values()))
-    if members is None:
-        return []
-    names = {answer.status.name for answer in answers.values()}
-    tls = all(url.startswith("https://") for url in answers)
-    urls = [member.url.rstrip("/") for member in members.members if member.name not in names]
-    return [url for url in urls if url.startswith("https://" if tls else ("http://", "https://"))]
-
-
-def _too_late(view: WorkflowView, timeout_s: float | None) -> WaitTimeout:
-    return WaitTimeout(f"{view.id} has not ended within {timeout_s:g} s; it is {view.state}")

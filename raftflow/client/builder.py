@@ -47,6 +47,13 @@ Duration = str | float
 """Such as `"40s"` or `"1h30m"`; a number is in seconds."""
 
 
+class HasDocument(Protocol):
+    """An object with a workflow document, such as `raftflow.client.Workflow`."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the document."""
+
+
 class Workflow:
     """Builds a workflow document, task by task. Other faults show when it is submitted (or validated)."""
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from raftflow.client.aio import AsyncClient, HasDocument
+from raftflow.client.aio import AsyncClient
+from raftflow.client.builder import HasDocument
 from raftflow.client.errors import ClientError, UsageError
 from raftflow.client.overview import ClusterStatus
 from raftflow.domain.contract.views import (

@@ -91,3 +91,8 @@ def describe(problem: Problem) -> str:
     if len(lines) > PROBLEMS_SHOWN_MAX:
         lines[PROBLEMS_SHOWN_MAX:] = [f"  and {len(lines) - PROBLEMS_SHOWN_MAX} more"]
     return "\n".join([first, *lines])
+
+
+def too_late(view: WorkflowView, timeout_s: float | None) -> WaitTimeout:
+    """Return the error of a workflow that did not end in time."""
+    return WaitTimeout(f"{view.id} has not ended within {timeout_s:g} s; it is {view.state}")

@@ -192,3 +192,14 @@ def _eliminated(statuses: Sequence[ReplicaStatus], silent: Sequence[str]) -> dic
     known = {status.name for status in statuses}
     missing = sorted({peer.name for status in statuses for peer in status.peers} - known)
     return {missing[0]: silent[0]} if len(silent) == len(missing) == 1 else dict.fromkeys(missing, "")
+
+
+def members_to_ask(answers: Mapping[str, ReplicaAnswer]) -> list[str]:
+    """Return the URLs of members that did not answer by another one; TLS is not downgraded."""
+    members = best_members(list(answers.values()))
+    if members is None:
+        return []
+    names = {answer.status.name for answer in answers.values()}
+    tls = all(url.startswith("https://") for url in answers)
+    urls = [member.url.rstrip("/") for member in members.members if member.name not in names]
+    return [url for url in urls if url.startswith("https://" if tls else ("http://", "https://"))]

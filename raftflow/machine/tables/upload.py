@@ -306,12 +306,16 @@ def decode_piece(data: bytes) -> tuple[tuple[TaskSpec, ...], tuple[TaskPart, ...
     return _decoder.decode(data)
 
 
+_NO_ENV: dict[str, str] = {}
+"""One empty environment for all tasks that have none: it saves 80 bytes a task. Nobody changes it."""
+
+
 def profile_of(state: State, task: TaskSpec) -> Profile:
     """Return what a task runs and wants."""
     labels = required_labels(task.program, task.labels)
     return Profile(
         task.program,
-        task.env,
+        task.env or _NO_ENV,
         task.cwd,
         state.shape(shape_of(task.resources, labels, exclusive=task.exclusive)),
         task.retries,

@@ -35,7 +35,9 @@ from raftflow.api.routes.agents import POLL_ROUTE, answer_poll, poll_answer, rea
 from raftflow.api.routes.workflows import OFF_LOOP_BYTES, SUBMIT_ROUTE, submit_document
 from raftflow.coordinator.commit.submitter import NoLeaderError, NotLeaderError
 from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
-from raftflow.domain.contract.operations import POLL, SHOW_LEADER, SUBMIT_WORKFLOW
+from raftflow.domain.contract.operations.agents import POLL
+from raftflow.domain.contract.operations.replicas import SHOW_LEADER
+from raftflow.domain.contract.operations.workflows import SUBMIT_WORKFLOW
 from raftflow.domain.contract.views import (
     HEADER_IDEMPOTENCY_KEY,
     HEADER_INDEX,

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 from raftflow.client.builder import HasDocument
 from raftflow.client.errors import ClientError, Unreachable, UsageError, WorkflowFailed, too_late
 from raftflow.client.http.calls import ATTEMPT_S
-from raftflow.client.operation_calls import OperationCalls
+from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls
 from raftflow.client.overview import ClusterStatus, ReplicaAnswer, down, members_to_ask, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.transport import Transport
@@ -46,7 +46,6 @@ from raftflow.domain.contract.views import (
 
 T = TypeVar("T")
 
-PAGE_SIZE = 500
 LOG_PIECE_BYTES = 256 * 1024
 """Bytes of one piece of output."""
 
@@ -126,7 +125,8 @@ class AsyncClient:
             timeout_s=settings.get("request_timeout", TIMEOUT_S) if timeout_s is None else timeout_s,
             cache_folder=cache_folder,
         )
-        self._call = OperationCalls(self._transport).call
+        self._calls = OperationCalls(self._transport)
+        self._call = self._calls.call
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,7 +160,7 @@ class AsyncClient:
         document = workflow if isinstance(workflow, Mapping) else workflow.document()
         # A large document takes the replicas a while to check and replicate.
         created = await self._call(
-            operations.SUBMIT_WORKFLOW, body=document, idempotency_key=idempotency_key, attempt_s=30.0
+            operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=idempotency_key, attempt_s=30.0
         )
         run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
         run.__dict__["client"] = self
@@ -168,7 +168,7 @@ class AsyncClient:
 
     async def workflow(self, workflow_id: str) -> WorkflowView:
         """Return one workflow: state, counts, times. Raises `NotFound`."""
-        return await self._call(operations.SHOW_WORKFLOW, workflow_id)
+        return await self._call(operations.workflows.SHOW_WORKFLOW, workflow_id)
 
     async def _workflow_later(self, workflow_id: str, wait_s: float) -> tuple[WorkflowView, bool]:
         """Return a workflow as soon as it has ended, at the latest after `wait_s`.
@@ -177,7 +177,9 @@ class AsyncClient:
         """
         asked_s = time.monotonic()
         wait_s = min(wait_s, _HOLD_S, self._transport.timeout_s / 2)
-        view = await self._call(operations.SHOW_WORKFLOW, workflow_id, params={"wait_ms": int(wait_s * 1000)})
+        view = await self._call(
+            operations.workflows.SHOW_WORKFLOW, workflow_id, params={"wait_ms": int(wait_s * 1000)}
+        )
         return view, time.monotonic() - asked_s >= wait_s / 2
 
     async def workflows_page(
@@ -185,38 +187,25 @@ class AsyncClient:
     ) -> WorkflowPage:
         """Return one page of the workflows, newest first."""
         params = {"state": state, "limit": limit, "cursor": cursor}
-        return await self._call(operations.LIST_WORKFLOWS, params=params)
+        return await self._call(operations.workflows.LIST_WORKFLOWS, params=params)
 
     async def workflows(
         self, *, state: str | None = None, limit: int | None = None
     ) -> AsyncGenerator[WorkflowView, None]:
         """Yield the workflows, newest first, all or at most `limit` of them."""
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
-            page = await self.workflows_page(state=state, limit=size, cursor=cursor)
+        params = {"state": state}
+        async for page in self._calls.pages(operations.workflows.LIST_WORKFLOWS, params=params, limit=limit):
             for view in page.workflows:
                 yield view
-            left = None if left is None else left - len(page.workflows)
-            cursor = page.next
-            if cursor is None:
-                return
 
     async def tasks_page(self, workflow_id: str, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> TaskPage:
         """Return one page of a workflow's tasks, in document order."""
-        return await self._call(operations.LIST_TASKS, workflow_id, params={"limit": limit, "cursor": cursor})
+        return await self._call(operations.tasks.LIST_TASKS, workflow_id, params={"limit": limit, "cursor": cursor})
 
     async def tasks(self, workflow_id: str) -> list[TaskView]:
         """Return all tasks of a workflow, in document order. Raises `NotFound`."""
-        tasks: list[TaskView] = []
-        cursor: str | None = None
-        while True:
-            page = await self.tasks_page(workflow_id, cursor=cursor)
-            tasks += page.tasks
-            cursor = page.next
-            if cursor is None:
-                return tasks
+        pages = self._calls.pages(operations.tasks.LIST_TASKS, workflow_id)
+        return [task async for page in pages for task in page.tasks]
 
     async def results(self, workflow_id: str) -> dict[str, Any]:
         """Return the results of the tasks that have succeeded by now, by task id in document order; None for none."""
@@ -225,7 +214,7 @@ class AsyncClient:
 
     async def task(self, workflow_id: str, task_id: str) -> TaskView:
         """Return one task with the history of its attempts. Raises `NotFound`."""
-        return await self._call(operations.SHOW_TASK, workflow_id, task_id)
+        return await self._call(operations.tasks.SHOW_TASK, workflow_id, task_id)
 
     async def task_log(
         self,
@@ -245,34 +234,36 @@ class AsyncClient:
         params: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
         params |= {"since_ms": since_ms, "limit": LOG_PIECE_BYTES}
         # The replica itself waits up to 10 s for the agent.
-        log = await self._call(operations.FETCH_TASK_LOG, workflow_id, task_id, params=params, attempt_s=15.0)
+        log = await self._call(operations.tasks.FETCH_TASK_LOG, workflow_id, task_id, params=params, attempt_s=15.0)
         if log.next is None:  # of an older replica
             log.next = min(offset + len(log.text.encode()), max(log.size, offset))
         return log
 
     async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
         """Explain why a task is in its state and place."""
-        return await self._call(operations.EXPLAIN_TASK, workflow_id, task_id)
+        return await self._call(operations.tasks.EXPLAIN_TASK, workflow_id, task_id)
 
     async def cancel(self, workflow_id: str) -> WorkflowView:
         """Cancel a workflow: what has not started never will, running attempts are told to stop."""
-        return await self._call(operations.CANCEL_WORKFLOW, workflow_id)
+        return await self._call(operations.workflows.CANCEL_WORKFLOW, workflow_id)
 
     async def pause(self, workflow_id: str) -> WorkflowView:
         """Start nothing new of a workflow; running attempts continue."""
-        return await self._call(operations.PAUSE_WORKFLOW, workflow_id)
+        return await self._call(operations.workflows.PAUSE_WORKFLOW, workflow_id)
 
     async def resume(self, workflow_id: str) -> WorkflowView:
         """Continue a paused workflow."""
-        return await self._call(operations.RESUME_WORKFLOW, workflow_id)
+        return await self._call(operations.workflows.RESUME_WORKFLOW, workflow_id)
 
     async def retry(self, workflow_id: str) -> WorkflowView:
         """Run the failed and cancelled tasks of a finished workflow again."""
-        return await self._call(operations.RETRY_WORKFLOW, workflow_id)
+        return await self._call(operations.workflows.RETRY_WORKFLOW, workflow_id)
 
     async def set_priority(self, workflow_id: str, priority: int) -> WorkflowView:
         """Change the priority of a workflow, 0 to 100. Tasks that have not started take their new place at once."""
-        return await self._call(operations.PRIORITIZE_WORKFLOW, workflow_id, body=PriorityRequest(priority=priority))
+        return await self._call(
+            operations.workflows.PRIORITIZE_WORKFLOW, workflow_id, body=PriorityRequest(priority=priority)
+        )
 
     async def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
         """Wait until a workflow has ended and return it.
@@ -324,47 +315,49 @@ class AsyncClient:
 
     async def agents(self) -> list[AgentView]:
         """Return every agent that is known."""
-        return (await self._call(operations.LIST_AGENTS)).agents
+        return (await self._call(operations.agents.LIST_AGENTS)).agents
 
     async def agent(self, name: str) -> AgentView:
         """Return one agent. Raises `NotFound`."""
-        return await self._call(operations.SHOW_AGENT, name)
+        return await self._call(operations.agents.SHOW_AGENT, name)
 
     async def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
         """Give an agent no new work until it is resumed. Attempts end, or move to other agents after `deadline_s`."""
         body = None if deadline_s is None else DrainRequest(deadline_s=deadline_s)
-        return await self._call(operations.DRAIN_AGENT, name, body=body)
+        return await self._call(operations.agents.DRAIN_AGENT, name, body=body)
 
     async def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""
-        return await self._call(operations.RESUME_AGENT, name)
+        return await self._call(operations.agents.RESUME_AGENT, name)
 
     async def forget_agent(self, name: str) -> None:
         """Remove an agent that is lost or has left from the list. Raises `Refused` while it is present."""
-        await self._call(operations.FORGET_AGENT, name)
+        await self._call(operations.agents.FORGET_AGENT, name)
 
     # --- ledger and audit
 
     async def ledger(self, *, stale: bool = False) -> LedgerView:
         """Return the account of every agent; `stale` returns the view of any replica without asking the leader."""
-        return await self._call(operations.SHOW_LEDGER, params=_STALE if stale else None)
+        return await self._call(operations.ledger.SHOW_LEDGER, params=_STALE if stale else None)
 
     async def ledger_verify(self, replica_url: str) -> LedgerCheck:
         """Have one replica check every invariant of its state."""
-        return await self._ask(operations.VERIFY_LEDGER, replica_url, attempt_s=60.0)
+        return await self._ask(operations.ledger.VERIFY_LEDGER, replica_url, attempt_s=60.0)
 
     async def audit(self, replica_url: str, from_index: int = 0, limit: int = PAGE_SIZE) -> AuditPage:
         """Return audit records of one replica in log order, from a log index on; `next` leads to the rest."""
         params = {"from": from_index, "limit": limit}
-        return await self._ask(operations.LIST_AUDIT, replica_url, params=params)
+        return await self._ask(operations.audit.LIST_AUDIT, replica_url, params=params)
 
     async def audit_verify(self, replica_url: str) -> AuditCheck:
         """Have one replica read its whole audit and check the chain."""
-        return await self._ask(operations.VERIFY_AUDIT, replica_url, attempt_s=_AUDIT_VERIFY_S)
+        return await self._ask(operations.audit.VERIFY_AUDIT, replica_url, attempt_s=_AUDIT_VERIFY_S)
 
     async def status(self, replica_url: str) -> ReplicaStatus:
         """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
-        status = await self._call(operations.SHOW_STATUS, replica=replica_url, once=True, attempt_s=_STATUS_S)
+        status = await self._call(
+            operations.replicas.SHOW_STATUS, replica=replica_url, once=True, attempt_s=_STATUS_S
+        )
         self._transport.learn(status.name, replica_url)
         return status
 
@@ -414,7 +407,7 @@ class AsyncClient:
             return error
         try:
             members = await self._call(
-                operations.LIST_MEMBERS, params=_STALE, replica=url, once=True, attempt_s=_STATUS_S
+                operations.members.LIST_MEMBERS, params=_STALE, replica=url, once=True, attempt_s=_STATUS_S
             )
             return ReplicaAnswer(status, members)
         except ClientError:
@@ -423,7 +416,9 @@ class AsyncClient:
     async def _agents_now(self) -> list[AgentView]:
         """Return the agents, none if there is no leader to tell them."""
         try:
-            listed = await self._call(operations.LIST_AGENTS, once=True, attempt_s=_STATUS_S, timeout_s=_STATUS_S)
+            listed = await self._call(
+                operations.agents.LIST_AGENTS, once=True, attempt_s=_STATUS_S, timeout_s=_STATUS_S
+            )
         except ClientError:
             return []
         return listed.agents
@@ -433,37 +428,30 @@ class AsyncClient:
     async def cache_page(self, *, prefix: str = "", limit: int = PAGE_SIZE, cursor: str | None = None) -> CachePage:
         """Return one page of the cached results whose keys begin with `prefix`, in order of the keys."""
         params = {"prefix": prefix or None, "limit": limit, "cursor": cursor}
-        return await self._call(operations.LIST_CACHE, params=params)
+        return await self._call(operations.cache.LIST_CACHE, params=params)
 
     async def cached_results(
         self, *, prefix: str = "", limit: int | None = None
     ) -> AsyncGenerator[CachedResultView, None]:
         """Yield the cached results, in order of the keys, all or at most `limit` of them."""
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
-            page = await self.cache_page(prefix=prefix, limit=size, cursor=cursor)
+        params = {"prefix": prefix or None}
+        async for page in self._calls.pages(operations.cache.LIST_CACHE, params=params, limit=limit):
             for view in page.entries:
                 yield view
-            left = None if left is None else left - len(page.entries)
-            cursor = page.next
-            if cursor is None:
-                return
 
     async def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
         """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
-        return await self._call(operations.CLEAR_CACHE, params={"key": key, "prefix": prefix})
+        return await self._call(operations.cache.CLEAR_CACHE, params={"key": key, "prefix": prefix})
 
     async def kinds(self) -> list[KindView]:
         """Return what was learnt of kinds of tasks, in order of the names."""
-        return (await self._call(operations.LIST_KINDS)).kinds
+        return (await self._call(operations.tasks.LIST_KINDS)).kinds
 
     # --- the members
 
     async def members(self, *, stale: bool = False) -> MemberList:
         """Return the replicas of the cluster; `stale` returns the view of any replica without asking the leader."""
-        return await self._call(operations.LIST_MEMBERS, params=_STALE if stale else None)
+        return await self._call(operations.members.LIST_MEMBERS, params=_STALE if stale else None)
 
     async def add_member(self, name: str, peer: str, url: str) -> MemberList:
         """Add a replica that runs on an empty disk with `join = true`; returns when it counts for majorities.
@@ -471,19 +459,19 @@ class AsyncClient:
         `peer` is `host:port` for the other replicas, `url` is for clients. Raises `Refused`. May be repeated.
         """
         member = AddMemberRequest(name=name, peer=peer, url=url)
-        return await self._call(operations.ADD_MEMBER, body=member, attempt_s=30.0)
+        return await self._call(operations.members.ADD_MEMBER, body=member, attempt_s=30.0)
 
     async def remove_member(self, name: str) -> MemberList:
         """Remove a replica permanently; its name is never used again. Raises `Refused`. May be repeated."""
-        return await self._call(operations.REMOVE_MEMBER, name, attempt_s=30.0)
+        return await self._call(operations.members.REMOVE_MEMBER, name, attempt_s=30.0)
 
     async def transfer_leadership(self, to: str | None = None) -> MemberList:
         """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
-        return await self._call(operations.TRANSFER_LEADERSHIP, body=TransferRequest(to=to))
+        return await self._call(operations.members.TRANSFER_LEADERSHIP, body=TransferRequest(to=to))
 
     async def openapi(self) -> dict[str, Any]:
         """Return the API's own description."""
-        return await self._call(operations.DESCRIBE_API)
+        return await self._call(operations.descriptions.DESCRIBE_API)
 
     # --- inside
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from raftflow.domain.contract.operation import Operation
 
 T = TypeVar("T")
+
+PAGE_SIZE: Final = 500
+"""Entries that one page of a listing has."""
 
 
 class OperationCalls:
@@ -63,6 +66,25 @@ class OperationCalls:
             attempt_s=attempt_s,
         )
         return await self._transport.call(call, operation.answer, timeout_s=timeout_s)
+
+    async def pages(
+        self,
+        operation: Operation[T],
+        *parts: str,
+        params: Mapping[str, str | int | None] | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[T, None]:
+        """Yield the pages of a listing, with all its entries or at most `limit`. Raises a `ClientError`."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
+            page: Any = await self.call(operation, *parts, params={**(params or {}), "limit": size, "cursor": cursor})
+            yield page
+            left = None if left is None else left - len(getattr(page, operation.items))
+            cursor = page.next
+            if cursor is None:
+                return
 
 
 def _encode(operation: Operation[Any], body: Any) -> bytes:

@@ -25,15 +25,28 @@ from raftflow.formats import schema
 
 
 def declared() -> dict[str, Operation[Any]]:
-    """Return the operations that the module declares, by the names of its constants."""
-    return {name: value for name, value in vars(operations).items() if isinstance(value, Operation)}
+    """Return the declared operations by the names of their constants."""
+    constants = [constant for noun in operations.NOUNS for constant in vars(noun).items()]
+    return {name: value for name, value in constants if isinstance(value, Operation)}
 
 
-def test_every_declared_operation_is_in_the_tuple_under_its_own_name() -> None:
-    assert set(declared().values()) == set(OPERATIONS)
-    assert len(set(OPERATIONS)) == len(OPERATIONS)
+def test_every_module_of_a_noun_counts() -> None:
+    folder = Path(operations.__file__).parent
+    modules = {Path(noun.__file__ or "").stem for noun in operations.NOUNS}
+    assert modules == {file.stem for file in folder.glob("*.py")} - {"__init__"}
+
+
+def test_every_operation_is_declared_once_under_its_own_name() -> None:
+    assert len(set(OPERATIONS)) == len(OPERATIONS) == len(declared())
     assert [name for name, operation in declared().items() if operation.name != name.lower()] == []
     assert len({(operation.method, operation.path) for operation in OPERATIONS}) == len(OPERATIONS)
+
+
+def test_a_listing_names_the_field_of_its_entries() -> None:
+    pages = [each for each in OPERATIONS if "cursor" in {param.name for param in each.params}]
+    assert [each.name for each in pages if not each.items] == []
+    listings = [each for each in OPERATIONS if each.items]
+    assert [each.name for each in listings if each.items not in each.answer.__struct_fields__] == []
 
 
 def test_every_operation_has_one_handler() -> None:
@@ -50,8 +63,8 @@ def test_every_operation_is_in_the_description_of_the_api() -> None:
 
 
 def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
-    assert operations.SUBMIT_WORKFLOW.body_schema == schema.ROOT
-    assert operations.SHOW_WORKFLOW_SCHEMA.path == schema.SCHEMA_PATH
+    assert operations.workflows.SUBMIT_WORKFLOW.body_schema == schema.ROOT
+    assert operations.descriptions.SHOW_WORKFLOW_SCHEMA.path == schema.SCHEMA_PATH
 
 
 CALLERS = {
@@ -87,7 +100,7 @@ def test_both_clients_have_the_same_methods() -> None:
 async def test_a_call_refuses_a_body_of_another_operation() -> None:
     calls = OperationCalls(cast("Any", None))
     with pytest.raises(TypeError, match="add_member takes a AddMemberRequest"):
-        await calls.call(operations.ADD_MEMBER, body=TransferRequest(to="n1"))
+        await calls.call(operations.members.ADD_MEMBER, body=TransferRequest(to="n1"))
 
 
 def test_every_operation_can_be_refused_while_too_many_requests_wait() -> None:
@@ -96,13 +109,13 @@ def test_every_operation_can_be_refused_while_too_many_requests_wait() -> None:
 
 
 def test_a_target_has_the_parts_in_order() -> None:
-    assert operations.SHOW_TASK.target("w1", "a%2Fb") == "/v1/workflows/w1/tasks/a%2Fb"
-    assert operations.SHOW_TASK.path_names == ("id", "task")
+    assert operations.tasks.SHOW_TASK.target("w1", "a%2Fb") == "/v1/workflows/w1/tasks/a%2Fb"
+    assert operations.tasks.SHOW_TASK.path_names == ("id", "task")
 
 
 HEAD = """# Operations of the HTTP API
 
-This page is made from `raftflow/domain/contract/operations.py`. This command writes it again:
+This page is made from `raftflow/domain/contract/operations/`. This command writes it again:
 `scripts/test tests/api/test_operations.py --regenerate-transcripts`. The types of bodies and answers are in
 `/v1/openapi.json` of a replica.
 

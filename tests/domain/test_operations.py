@@ -17,10 +17,10 @@ def test_names_and_targets_are_unique() -> None:
 
 
 def test_the_parts_of_a_path_are_filled_in_by_their_order() -> None:
-    assert operations.SHOW_TASK.path_names == ("id", "task")
-    assert operations.SHOW_TASK.target("wf-1", "a%2Fb") == "/v1/workflows/wf-1/tasks/a%2Fb"
+    assert operations.tasks.SHOW_TASK.path_names == ("id", "task")
+    assert operations.tasks.SHOW_TASK.target("wf-1", "a%2Fb") == "/v1/workflows/wf-1/tasks/a%2Fb"
     with pytest.raises(ValueError, match="zip"):
-        operations.SHOW_TASK.target("wf-1")
+        operations.tasks.SHOW_TASK.target("wf-1")
 
 
 def test_all_kinds_of_problems_have_words_and_statuses() -> None:

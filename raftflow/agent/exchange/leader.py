@@ -25,7 +25,8 @@ from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpConnections, HttpResponse
 from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, PendingRequests
 from raftflow.agent.workdir.inputs import AttemptOverError, InputsRefusedError, ReplicaUnavailableError
-from raftflow.domain.contract.operations import FETCH_INPUTS, POLL, REGISTER_AGENT, SHOW_LEADER
+from raftflow.domain.contract.operations.agents import FETCH_INPUTS, POLL, REGISTER_AGENT
+from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.views import (
     HEADER_LEADER_URL,
     HEADER_PEERS,

@@ -182,20 +182,20 @@ async def forget_agent(call: Request) -> Response:
     return Response(ForgottenAgent(name=name))
 
 
-POLL_ROUTE = Route(operations.POLL, poll)
+POLL_ROUTE = Route(operations.agents.POLL, poll)
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        operations.REGISTER_AGENT,
+        operations.agents.REGISTER_AGENT,
         register_agent,
         small=True,
         cure=f"labels: at most {limits.LABELS_MAX}, resources: at most {limits.RESOURCES_PER_TASK_MAX}, "
         f"version: at most {limits.VERSION_CHARS_MAX} characters, offers: as many as fit",
     ),
-    Route(operations.LIST_AGENTS, list_agents, cost=Cost.LARGE),
-    Route(operations.SHOW_AGENT, show_agent),
+    Route(operations.agents.LIST_AGENTS, list_agents, cost=Cost.LARGE),
+    Route(operations.agents.SHOW_AGENT, show_agent),
     POLL_ROUTE,
-    Route(operations.DRAIN_AGENT, drain_agent),
-    Route(operations.RESUME_AGENT, resume_agent),
-    Route(operations.FORGET_AGENT, forget_agent),
+    Route(operations.agents.DRAIN_AGENT, drain_agent),
+    Route(operations.agents.RESUME_AGENT, resume_agent),
+    Route(operations.agents.FORGET_AGENT, forget_agent),
 )

@@ -45,7 +45,7 @@ async def list_kinds(call: Request) -> Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(operations.LIST_CACHE, list_cache, cost=Cost.LARGE),
-    Route(operations.CLEAR_CACHE, clear_cache),
-    Route(operations.LIST_KINDS, list_kinds, cost=Cost.LARGE),
+    Route(operations.cache.LIST_CACHE, list_cache, cost=Cost.LARGE),
+    Route(operations.cache.CLEAR_CACHE, clear_cache),
+    Route(operations.tasks.LIST_KINDS, list_kinds, cost=Cost.LARGE),
 )

@@ -120,12 +120,12 @@ async def verify_audit(call: Request) -> Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(operations.SHOW_STATUS, show_status),
-    Route(operations.SHOW_LEADER, show_leader),
-    Route(operations.CHECK_HEALTH, check_health),
-    Route(operations.CHECK_READINESS, check_readiness),
-    Route(operations.SHOW_LEDGER, show_ledger, cost=Cost.LARGE),
-    Route(operations.VERIFY_LEDGER, verify_ledger, cost=Cost.LONG),
-    Route(operations.LIST_AUDIT, list_audit, cost=Cost.LARGE),
-    Route(operations.VERIFY_AUDIT, verify_audit, cost=Cost.LONG),
+    Route(operations.replicas.SHOW_STATUS, show_status),
+    Route(operations.replicas.SHOW_LEADER, show_leader),
+    Route(operations.replicas.CHECK_HEALTH, check_health),
+    Route(operations.replicas.CHECK_READINESS, check_readiness),
+    Route(operations.ledger.SHOW_LEDGER, show_ledger, cost=Cost.LARGE),
+    Route(operations.ledger.VERIFY_LEDGER, verify_ledger, cost=Cost.LONG),
+    Route(operations.audit.LIST_AUDIT, list_audit, cost=Cost.LARGE),
+    Route(operations.audit.VERIFY_AUDIT, verify_audit, cost=Cost.LONG),
 )

@@ -14,12 +14,14 @@ from raftflow.formats import schema
 
 async def describe_api(_call: Request) -> Response:
     """Give out the OpenAPI document."""
-    return Response(_openapi_bytes(), headers={"Content-Type": operations.DESCRIBE_API.media_type})
+    return Response(_openapi_bytes(), headers={"Content-Type": operations.descriptions.DESCRIBE_API.media_type})
 
 
 async def show_workflow_schema(_call: Request) -> Response:
     """Give out the schema of workflow documents."""
-    return Response(_workflow_schema_bytes(), headers={"Content-Type": operations.SHOW_WORKFLOW_SCHEMA.media_type})
+    return Response(
+        _workflow_schema_bytes(), headers={"Content-Type": operations.descriptions.SHOW_WORKFLOW_SCHEMA.media_type}
+    )
 
 
 @functools.cache
@@ -33,6 +35,6 @@ def _workflow_schema_bytes() -> bytes:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(operations.DESCRIBE_API, describe_api),
-    Route(operations.SHOW_WORKFLOW_SCHEMA, show_workflow_schema),
+    Route(operations.descriptions.DESCRIBE_API, describe_api),
+    Route(operations.descriptions.SHOW_WORKFLOW_SCHEMA, show_workflow_schema),
 )

@@ -61,4 +61,4 @@ def _content(piece: InputsSlice) -> bytes:
     return b'{"inputs":{%s},"next":%s}' % (members, b"null" if piece.next is None else b"%d" % piece.next)
 
 
-ROUTES: tuple[Route, ...] = (Route(operations.FETCH_INPUTS, fetch_inputs),)
+ROUTES: tuple[Route, ...] = (Route(operations.agents.FETCH_INPUTS, fetch_inputs),)

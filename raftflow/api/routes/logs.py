@@ -123,4 +123,4 @@ def task_log(
     )
 
 
-ROUTES: tuple[Route, ...] = (Route(operations.FETCH_TASK_LOG, fetch_task_log),)
+ROUTES: tuple[Route, ...] = (Route(operations.tasks.FETCH_TASK_LOG, fetch_task_log),)

@@ -87,8 +87,8 @@ def _invalid(path: str, message: str) -> ProblemError:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route(operations.LIST_MEMBERS, list_members),
-    Route(operations.ADD_MEMBER, add_member),
-    Route(operations.REMOVE_MEMBER, remove_member),
-    Route(operations.TRANSFER_LEADERSHIP, transfer_leadership),
+    Route(operations.members.LIST_MEMBERS, list_members),
+    Route(operations.members.ADD_MEMBER, add_member),
+    Route(operations.members.REMOVE_MEMBER, remove_member),
+    Route(operations.members.TRANSFER_LEADERSHIP, transfer_leadership),
 )

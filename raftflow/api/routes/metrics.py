@@ -141,4 +141,4 @@ def route_of(admission: AdmissionControl) -> Route:
     async def metrics(call: Request) -> Response:
         return await _write_metrics(call.replica, admission)
 
-    return Route(operations.SHOW_METRICS, metrics, cost=Cost.LARGE)
+    return Route(operations.replicas.SHOW_METRICS, metrics, cost=Cost.LARGE)

@@ -83,7 +83,7 @@ def _created(answer: AnyReply) -> Response:
     reply = require_accepted(answer)
     return Response(
         WorkflowCreated(id=reply.workflow_id, warnings=list(reply.warnings)),
-        operations.SUBMIT_WORKFLOW.status,
+        operations.workflows.SUBMIT_WORKFLOW.status,
         {"Location": f"/v1/workflows/{reply.workflow_id}"},
     )
 
@@ -198,18 +198,18 @@ def _task_label(call: Request) -> str:
     return f"task {call.path('task')!r} in workflow {call.path('id')!r}"
 
 
-SUBMIT_ROUTE = Route(operations.SUBMIT_WORKFLOW, submit_workflow)
+SUBMIT_ROUTE = Route(operations.workflows.SUBMIT_WORKFLOW, submit_workflow)
 
 ROUTES: tuple[Route, ...] = (
     SUBMIT_ROUTE,
-    Route(operations.LIST_WORKFLOWS, list_workflows, cost=Cost.PAGE),
-    Route(operations.SHOW_WORKFLOW, show_workflow),
-    Route(operations.CANCEL_WORKFLOW, _control("cancel")),
-    Route(operations.PAUSE_WORKFLOW, _control("pause")),
-    Route(operations.RESUME_WORKFLOW, _control("resume")),
-    Route(operations.RETRY_WORKFLOW, _control("retry")),
-    Route(operations.PRIORITIZE_WORKFLOW, prioritize_workflow),
-    Route(operations.LIST_TASKS, list_tasks, cost=Cost.PAGE),
-    Route(operations.SHOW_TASK, show_task),
-    Route(operations.EXPLAIN_TASK, explain_task),
+    Route(operations.workflows.LIST_WORKFLOWS, list_workflows, cost=Cost.PAGE),
+    Route(operations.workflows.SHOW_WORKFLOW, show_workflow),
+    Route(operations.workflows.CANCEL_WORKFLOW, _control("cancel")),
+    Route(operations.workflows.PAUSE_WORKFLOW, _control("pause")),
+    Route(operations.workflows.RESUME_WORKFLOW, _control("resume")),
+    Route(operations.workflows.RETRY_WORKFLOW, _control("retry")),
+    Route(operations.workflows.PRIORITIZE_WORKFLOW, prioritize_workflow),
+    Route(operations.tasks.LIST_TASKS, list_tasks, cost=Cost.PAGE),
+    Route(operations.tasks.SHOW_TASK, show_task),
+    Route(operations.tasks.EXPLAIN_TASK, explain_task),
 )

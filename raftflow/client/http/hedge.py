@@ -19,7 +19,7 @@ from raftflow.client.http.calls import ApiCall
 from raftflow.client.http.peer_order import PeerOrder
 from raftflow.client.http.responses import REQUEST_FAILURES, RetryableProblem
 from raftflow.client.http.session import CONNECT_S, HttpSession
-from raftflow.domain.contract.operations import SHOW_LEADER
+from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.views import LeaderNotice
 
 HEDGE_S: Final = 0.3

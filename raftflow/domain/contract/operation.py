@@ -82,6 +82,17 @@ STALE: Final = Param(
 )
 """Every `LEADER_READ` has this parameter. Its value does not matter."""
 
+PAGE_SIZE: Final = Param(
+    "limit", "integer", "most entries of the answer", minimum=1, maximum=limits.PAGE_ENTRIES_MAX, default=100
+)
+CURSOR: Final = Param(
+    "cursor",
+    "string",
+    "the `next` of the page before",
+    pattern=limits.CURSOR_PATTERN,
+    chars_max=limits.CURSOR_CHARS_MAX,
+)
+
 
 @functools.cache
 def _names_in(path: str) -> tuple[str, ...]:
@@ -107,6 +118,8 @@ class Operation(Generic[Answer]):
     """Of a successful answer."""
     media_type: str = "application/json"
     """Of a successful answer."""
+    items: str = ""
+    """The field of the answer that has the entries of a listing. One with the parameter `cursor` comes in pages."""
     body: Any = None
     """Type of the request body, None for none."""
     body_schema: str = ""

@@ -1,0 +1,38 @@
+"""Operations of the audit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from raftflow.domain import limits
+from raftflow.domain.contract.operation import AnsweredBy, Operation, Param
+from raftflow.domain.contract.views import AuditCheck, AuditPage
+
+LIST_AUDIT: Final = Operation(
+    name="list_audit",
+    method="GET",
+    path="/v1/audit",
+    answered_by=AnsweredBy.ASKED_REPLICA,
+    summary="List this replica's audit records in log order",
+    answer=AuditPage,
+    items="records",
+    params=(
+        Param("from", "integer", "log index to begin at", default=0),
+        Param(
+            "limit",
+            "integer",
+            "about how many records; those of one log entry stay together",
+            minimum=1,
+            maximum=limits.AUDIT_PAGE_RECORDS_MAX,
+            default=100,
+        ),
+    ),
+)
+VERIFY_AUDIT: Final = Operation(
+    name="verify_audit",
+    method="GET",
+    path="/v1/audit/verify",
+    answered_by=AnsweredBy.ASKED_REPLICA,
+    summary="Check this replica's audit file",
+    answer=AuditCheck,
+)

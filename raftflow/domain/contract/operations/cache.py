@@ -1,0 +1,31 @@
+"""Operations of the cached results."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from raftflow.domain.contract import problem_kinds as problems
+from raftflow.domain.contract.operation import PAGE_SIZE, AnsweredBy, Operation, Param
+from raftflow.domain.contract.views import CacheCleared, CachePage
+
+_PREFIX = Param("prefix", "string", "only results whose key begins with this")
+LIST_CACHE: Final = Operation(
+    name="list_cache",
+    method="GET",
+    path="/v1/cache",
+    answered_by=AnsweredBy.LEADER_READ,
+    summary="List cached results in order of their keys",
+    answer=CachePage,
+    items="entries",
+    params=(_PREFIX, PAGE_SIZE, Param("cursor", "string", "the `next` of the page before")),
+)
+CLEAR_CACHE: Final = Operation(
+    name="clear_cache",
+    method="DELETE",
+    path="/v1/cache",
+    answered_by=AnsweredBy.LEADER_WRITE,
+    summary="Forget cached results: one, those with a prefix, or all",
+    answer=CacheCleared,
+    params=(Param("key", "string", "only the result with this key"), _PREFIX),
+    extra_problems=(problems.CONFLICT,),
+)

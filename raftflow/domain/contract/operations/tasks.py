@@ -1,0 +1,73 @@
+"""Operations of tasks, and of what the cluster learnt of kinds of tasks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from raftflow.domain import limits
+from raftflow.domain.contract import problem_kinds as problems
+from raftflow.domain.contract.operation import CURSOR, PAGE_SIZE, AnsweredBy, Operation, Param
+from raftflow.domain.contract.views import KindList, TaskExplanation, TaskLog, TaskPage, TaskView
+
+LIST_TASKS: Final = Operation(
+    name="list_tasks",
+    method="GET",
+    path="/v1/workflows/{id}/tasks",
+    answered_by=AnsweredBy.LEADER_READ,
+    summary="List a workflow's tasks in document order",
+    answer=TaskPage,
+    items="tasks",
+    params=(PAGE_SIZE, CURSOR),
+)
+SHOW_TASK: Final = Operation(
+    name="show_task",
+    method="GET",
+    path="/v1/workflows/{id}/tasks/{task}",
+    answered_by=AnsweredBy.LEADER_READ,
+    summary="Show a task with its attempts",
+    answer=TaskView,
+)
+EXPLAIN_TASK: Final = Operation(
+    name="explain_task",
+    method="GET",
+    path="/v1/workflows/{id}/tasks/{task}/explain",
+    answered_by=AnsweredBy.LEADER_READ,
+    summary="Explain why a task is in its state",
+    answer=TaskExplanation,
+)
+FETCH_TASK_LOG: Final = Operation(
+    name="fetch_task_log",
+    method="GET",
+    path="/v1/workflows/{id}/tasks/{task}/logs",
+    answered_by=AnsweredBy.LEADER_WRITE,
+    summary="Fetch a piece of an attempt's output",
+    answer=TaskLog,
+    params=(
+        Param("stream", "string", "which output", ("stdout", "stderr"), default="stdout"),
+        Param("attempt", "integer", "number of the attempt; the last one by default", minimum=1),
+        Param("offset", "integer", "byte of the stream to begin at", default=0),
+        Param(
+            "limit",
+            "integer",
+            "most bytes; one character always comes whole",
+            minimum=1,
+            maximum=limits.LOG_PIECE_BYTES_MAX,
+            default=limits.LOG_PIECE_BYTES_MAX,
+        ),
+        Param(
+            "since_ms",
+            "integer",
+            "ms since 1970: the answer has no text, and its `next` is where output of that time or later begins",
+        ),
+    ),
+    extra_problems=(problems.CONFLICT, problems.LOG_UNAVAILABLE),
+)
+LIST_KINDS: Final = Operation(
+    name="list_kinds",
+    method="GET",
+    path="/v1/kinds",
+    answered_by=AnsweredBy.LEADER_READ,
+    summary="List what was learnt of kinds of tasks",
+    answer=KindList,
+    items="kinds",
+)

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from raftflow.agent.attempts.fitness import Fitness, Probe
 from raftflow.agent.attempts.runner import AttemptRunner
-from raftflow.agent.attempts.usage import TELL_EVERY_S
+from raftflow.agent.attempts.usage import REPORT_EVERY_S
 from raftflow.agent.clock import now_ns
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.exchange.attempt_table import AttemptTable
@@ -38,7 +38,7 @@ from raftflow.agent.exchange.poll_items import first_of
 from raftflow.agent.load import LoadSampler
 from raftflow.agent.output.store import OutputPiece, OutputStore
 from raftflow.agent.workdir.files import UnfitFileError
-from raftflow.domain.contract.reportable import told_number, told_text
+from raftflow.domain.contract.reportable import reportable_number, reportable_text
 from raftflow.domain.contract.views import (
     LogPiece,
     LogWanted,
@@ -93,7 +93,7 @@ class AgentLoop:
         self._on_registered = on_registered
         self._loop = asyncio.get_running_loop()
         self._fitness = Fitness(probe, self._fitness_changed)
-        self._attempts = attempts(self._check_lease, self._ended, self._fitness.lack)
+        self._attempts = attempts(self._check_lease, self._ended, self._fitness.shortage_since)
         self._exchange: Exchange | None = None
         """Of the present incarnation, or of the last one between two incarnations."""
         self._load = LoadSampler()
@@ -280,7 +280,7 @@ class AgentLoop:
             sent_at_ns=sent_at_ns,
             attempts_max=self._attempts_max,
             poll_timeout_s=self._config.poll_timeout_s,
-            usage_every_s=TELL_EVERY_S,
+            usage_every_s=REPORT_EVERY_S,
             backoff=self._backoff,
             trouble=self._fitness.trouble,
             leaving=self._leaving.is_set(),
@@ -294,7 +294,7 @@ class AgentLoop:
             on_lease=self._on_lease,
             kill_overdue=self._kill_overdue,
             read_log=self._read_log,
-            blame=self._fitness.blame,
+            on_agent_fault=self._fitness.report_fault,
         )
         return self._exchange
 
@@ -364,9 +364,9 @@ class AgentLoop:
                 piece.error = f"the output of attempt {wanted.fence} is not kept on {self._config.name} (any more)"
             else:
                 piece.data, piece.size = found.data, found.size
-                piece.offset = told_number(found.offset)
+                piece.offset = reportable_number(found.offset)
                 piece.truncated, piece.complete = found.truncated, found.complete
-        piece.error, piece.size = told_text(piece.error), told_number(piece.size)
+        piece.error, piece.size = reportable_text(piece.error), reportable_number(piece.size)
         return piece
 
     def _find_output(self, wanted: LogWanted) -> OutputPiece | None:

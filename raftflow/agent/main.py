@@ -129,7 +129,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
             executor.result_bytes_max = registration.result_bytes_max
 
     def attempts(
-        before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]
+        before_end: Callable[[], None], on_end: Callable[[ReportedEnd], None], shortage_since: Callable[[int], str]
     ) -> AttemptRunner:
         return AttemptRunner(
             executors,
@@ -137,7 +137,7 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
             on_end=on_end,
             sample=launcher.sample,
             fetch=fetcher.fetch,
-            lack=lack,
+            shortage_since=shortage_since,
         )
 
     agent = AgentLoop(
@@ -182,11 +182,11 @@ class _LeaseRenewals:
 
     def __init__(self, launcher: LauncherClient) -> None:
         self._launcher = launcher
-        self._told_ns = 0
+        self._sent_until_ns = 0
 
     def lease(self, until_ns: int) -> None:
-        if abs(until_ns - self._told_ns) >= _RENEWAL_STEP_NS:
-            self._told_ns = until_ns
+        if abs(until_ns - self._sent_until_ns) >= _RENEWAL_STEP_NS:
+            self._sent_until_ns = until_ns
             self._launcher.lease(until_ns)
 
 

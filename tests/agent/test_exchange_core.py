@@ -11,7 +11,6 @@ from raftflow.agent.exchange.backoff import Backoff
 from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.agent.exchange.instructions import (
     AttemptEnded,
-    Blame,
     CancelPolls,
     EndLeaseAfter,
     Event,
@@ -36,6 +35,7 @@ from raftflow.agent.exchange.instructions import (
     PollStale,
     ReadLog,
     RenewLease,
+    ReportAgentFault,
     SendPoll,
     StartAttempt,
     StopAll,
@@ -451,7 +451,7 @@ def test_a_lease_that_ends_while_nothing_runs_stops_nothing(driver: Driver) -> N
 
 def test_an_unfit_agent_gives_its_queue_back_and_says_why(driver: Driver) -> None:
     serving(driver, attempt(1, 2000), attempt(2, 2000))
-    assert driver.tell(AttemptEnded(end(1, "agent_fault", "no disk"))) == [Blame("no disk"), Wake()]
+    assert driver.tell(AttemptEnded(end(1, "agent_fault", "no disk"))) == [ReportAgentFault("no disk"), Wake()]
     assert driver.tell(FitnessChanged("no disk")) == []
     poll = driver.wake()
     assert [(each.fence, each.outcome) for each in poll.ends] == [(1, "agent_fault"), (2, "released")]

@@ -284,7 +284,7 @@ class Machine:
         self.wrong = [""]
         self.runs = 0
 
-    def lack(self) -> str:
+    def find_shortage(self) -> str:
         return self.lacks
 
     async def run(self) -> str:
@@ -296,8 +296,8 @@ async def test_the_reason_is_the_newest_one_and_of_bounded_length() -> None:
     machine, told = Machine(), asyncio.Queue[str]()
     state = Fitness(machine, lambda: told.put_nowait(state.trouble))
     machine.wrong = ["still full", "x" * 10_000, "x" * 10_000, ""]
-    state.blame("full")
-    state.blame("another one")
+    state.report_fault("full")
+    state.report_fault("another one")
     assert await told.get() == "full"
     assert await told.get() == "still full"
     long = await told.get()
@@ -311,9 +311,9 @@ async def test_a_lack_is_remembered_for_what_began_before() -> None:
     machine = Machine()
     state = Fitness(machine, lambda: None)
     began_ns = fitness.now_ns()
-    assert state.lack(began_ns) == ""
+    assert state.shortage_since(began_ns) == ""
     machine.lacks = "no space"
-    assert state.lack(fitness.now_ns()) == "no space"
+    assert state.shortage_since(fitness.now_ns()) == "no space"
     machine.lacks = ""
-    assert state.lack(began_ns) == "no space"
-    assert state.lack(fitness.now_ns()) == ""
+    assert state.shortage_since(began_ns) == "no space"
+    assert state.shortage_since(fitness.now_ns()) == ""

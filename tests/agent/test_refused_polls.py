@@ -146,7 +146,7 @@ def items_of(request: Any) -> list[Any]:
     return [key(item) for item in PollItems(request.ends, request.logs, request.usage, request.load).items()]
 
 
-def told_once(requests: list[Any]) -> None:
+def assert_reported_once(requests: list[Any]) -> None:
     """No refused request with items was sent again as it was."""
     told = [(items_of(request), [end.outcome for end in getattr(request, "ends", [])]) for request in requests]
     bodies = [str(body) for body in told if body[0]]
@@ -179,7 +179,7 @@ async def test_ends_that_are_refused_become_failed_attempts_and_all_others_go_th
     assert "the coordinator refuses the result: " in picky.accepted[3].error
     assert str(status) in picky.accepted[3].error
     assert bytes(picky.accepted[3].result) == b"null"
-    told_once(picky.refused_requests)
+    assert_reported_once(picky.refused_requests)
     assert len(picky.registrations) == 1
     await asyncio.to_thread(fifo.write_text, "")
     await picky.until(lambda: len(picky.accepted) == 13)
@@ -194,7 +194,7 @@ async def test_an_end_that_is_refused_even_without_its_result_is_dropped_and_the
     await picky.until(lambda: 2 in picky.accepted)
     await picky.until(lambda: picky.polls[-1].ends == [] and picky.polls[-1].seen == 2 and 1 in picky.missing)
     assert "takes no end of attempt 1" in caplog.text
-    told_once(picky.refused_requests)
+    assert_reported_once(picky.refused_requests)
     picky.missing.clear()
     picky.live.clear()
     assert (await picky.run(**ADD)).outcome == "succeeded"
@@ -260,7 +260,7 @@ async def test_load_and_usage_and_output_that_are_refused_are_told_no_more(
     refused = len(picky.refused_requests)
     assert (await picky.run(**ADD)).outcome == "succeeded"
     assert len(picky.refused_requests) == refused, "it has learnt"
-    told_once(picky.refused_requests)
+    assert_reported_once(picky.refused_requests)
     for words in ("refuses the load of this machine", f"refuses the usage of attempt {fence}"):
         assert caplog.text.count(words) == 1
 
@@ -309,7 +309,7 @@ async def test_of_offers_that_are_refused_only_those_at_fault_are_dropped(
     offered = [offer.fence for request in picky.registrations for offer in request.offers]
     assert sorted(offered) == [2, 4, 5, 7, 8]
     assert caplog.text.count("dropping 1 results") == 2
-    told_once([request for request in picky.refused_requests if isinstance(request, RegisterRequest)])
+    assert_reported_once([request for request in picky.refused_requests if isinstance(request, RegisterRequest)])
     picky.refuses = lambda _request: 0
     assert (await picky.run(**ADD)).outcome == "succeeded"
 

@@ -307,7 +307,8 @@ async def test_a_python_call_that_outgrows_its_demand_is_stopped(
     )
     start_agent(resources={"cpu": 1, "memory": 4096})
     resources = {"cpu": 1000, "memory": 128}
-    assert (await online.run(python="jobs:hold", args=[256, 0], resources=resources)).outcome == "succeeded"
+    ample = {"cpu": 1000, "memory": 1024}
+    assert (await online.run(python="jobs:hold", args=[256, 0], resources=ample)).outcome == "succeeded"
     end = await online.run(python="jobs:hold", args=[64, 1.0], resources=resources)
     assert (end.outcome, end.error) == ("succeeded", "")  # what the worker kept from before is not its fault
     end = await online.run(python="jobs:hold", args=[256, 300], resources=resources)

@@ -16,7 +16,7 @@ from raftflow import helpers
 from raftflow.api.routes import large_submissions
 from raftflow.coordinator.uploads import document_worker
 from raftflow.coordinator.uploads.document_reader import DocumentReader, ReaderFailedError
-from raftflow.coordinator.uploads.document_worker import Ask, Fault, Head
+from raftflow.coordinator.uploads.document_worker import DocumentFault, ReadRequest, SubmissionHeader
 from raftflow.coordinator.uploads.submission import WorkflowSubmission
 from raftflow.domain import commands as c
 from raftflow.domain import limits
@@ -241,7 +241,7 @@ async def test_the_document_process_is_kept_and_ends_when_idle(reader: DocumentR
     assert isinstance(await reader.pieces_of(BODY, "r", {"true": 7}), WorkflowSubmission)
     assert reader.pid == pid
     reader._idle_s = 0.0
-    assert isinstance(await reader.pieces_of(b"{}", "r", {}), Fault)
+    assert isinstance(await reader.pieces_of(b"{}", "r", {}), DocumentFault)
     async with asyncio.timeout(10):
         while reader.pid is not None or alive(pid):  # noqa: ASYNC110 - the process tells nobody
             await asyncio.sleep(0.01)
@@ -290,9 +290,9 @@ async def test_a_document_process_that_cannot_start_is_reported(reader: Document
 
 
 def test_the_document_worker_answers_in_pieces_or_whole() -> None:
-    ask = Ask(BODY, "r", {"true": 5_000})
-    head, *pieces = document_worker.answer(ask)
-    assert isinstance(head, Head) and head.pieces == len(pieces) == 1
+    request = ReadRequest(BODY, "r", {"true": 5_000})
+    head, *pieces = document_worker.answer(request)
+    assert isinstance(head, SubmissionHeader) and head.pieces == len(pieces) == 1
     assert (head.submission.tasks, head.submission.needs, head.submission.path) == (20, 16, (0, 1, 2, 3, 4))
     tasks = msgspec.msgpack.decode(pieces[0].tasks, type=tuple[c.TaskPart, ...])
     assert max(task.rank for task in tasks) == 25_000, "by what was learnt"
@@ -303,12 +303,14 @@ def test_faults_found_after_reading_a_large_document_are_named(monkeypatch: Any)
         raise RecursionError
 
     monkeypatch.setattr(document_worker, "normalize", deep)
-    assert list(document_worker.answer(Ask(b"{}", "", {}))) == [Fault("the workflow document is nested too deeply")]
+    assert list(document_worker.answer(ReadRequest(b"{}", "", {}))) == [
+        DocumentFault("the workflow document is nested too deeply")
+    ]
 
     def large(_document: object) -> Any:
         task = c.TaskSpec(id="a", program=CommandLine(("x",)), retries=2**70)
         return c.WorkflowSpec(name="w", tasks=(task,))
 
     monkeypatch.setattr(document_worker, "normalize", large)
-    (fault,) = document_worker.answer(Ask(b"{}", "", {}))
-    assert isinstance(fault, Fault) and "cannot be stored" in fault.message
+    (fault,) = document_worker.answer(ReadRequest(b"{}", "", {}))
+    assert isinstance(fault, DocumentFault) and "cannot be stored" in fault.message

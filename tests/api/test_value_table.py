@@ -33,7 +33,7 @@ from raftflow.api.http.problems import ProblemError
 from raftflow.api.routes.agents import _capacity as capacity_of
 from raftflow.cli.terminal.output import print_items
 from raftflow.client import AsyncClient, Client, UsageError, Workflow
-from raftflow.coordinator.uploads.document_worker import Ask, answer
+from raftflow.coordinator.uploads.document_worker import ReadRequest, answer
 from raftflow.domain.contract.reportable import first_fault, judge_end
 from raftflow.domain.contract.views import RegisterRequest, ReportedEnd, TaskView, WorkflowCreated
 from raftflow.domain.limits import INTEGER_DIGITS_MAX, RESULT_BYTES_MAX
@@ -360,12 +360,12 @@ def _toml_kwargs(kind: Kind, _place: Any) -> Any:
 def _large(kind: Kind, _place: Any) -> Any:
     """What the process does that reads large documents."""
     body = document(JSON_DOCUMENT, "args", f"[{kind.json}]")
-    ask = Ask(body=body, request_id="r", learnt_ms={})
-    fault, *_ = answer(ask)
+    request = ReadRequest(body=body, request_id="r", learnt_ms={})
+    fault, *_ = answer(request)
     if hasattr(fault, "problems"):
         raise RefusedError(f"{fault.message}; {told(fault.problems)}")
     spec = normalize(msgspec.json.decode(body))
-    (piece,) = list(answer(ask))[1:]
+    (piece,) = list(answer(request))[1:]
     assert spec.tasks[0].program.args in msgspec.msgpack.encode(piece), "the value is in the piece as it is"
     return first_argument(spec)
 

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftflow.domain import limits
-from raftflow.domain.contract.reportable import first_fault, judge_end, result_fault, told_number, told_text
+from raftflow.domain.contract.reportable import (
+    first_fault,
+    judge_end,
+    reportable_number,
+    reportable_text,
+    result_fault,
+)
 from raftflow.domain.contract.views import ReportedEnd
 from raftflow.domain.values.exact import read_json
 
@@ -87,7 +93,7 @@ def test_results_that_are_refused_say_what_where_and_what_to_do(result: bytes, w
     assert fault is not None
     assert words in fault
     assert len(fault) < 400
-    assert fault == told_text(fault), "an agent can tell it"
+    assert fault == reportable_text(fault), "an agent can tell it"
 
 
 @given(st.binary(max_size=200) | st.text(alphabet='[]{}",:0123456789.eE-\\udNa ', max_size=60).map(str.encode))
@@ -138,13 +144,13 @@ def test_a_failure_carries_no_result_and_texts_and_numbers_within_their_bounds()
 
 @given(st.text(alphabet=st.characters(categories=("L", "Cs", "Cc")), max_size=40), st.integers(10, 30))
 def test_any_text_can_be_told(text: str, chars_max: int) -> None:
-    told = told_text(text, chars_max)
+    told = reportable_text(text, chars_max)
     assert len(told) <= chars_max
     told.encode()
 
 
 def test_numbers_are_brought_into_their_range() -> None:
-    assert [told_number(number) for number in (-1, 0, 5, 2**53, 2**53 + 1)] == [0, 0, 5, 2**53, 2**53]
+    assert [reportable_number(number) for number in (-1, 0, 5, 2**53, 2**53 + 1)] == [0, 0, 5, 2**53, 2**53]
 
 
 def test_the_door_finds_the_first_result_that_it_refuses_and_leaves_sizes_to_the_coordinator() -> None:

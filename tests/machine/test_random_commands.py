@@ -39,7 +39,7 @@ from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.rules import cache, context
 from raftflow.machine.rules.audit_chain import verify_chain
-from raftflow.machine.rules.context import BULK_MIN
+from raftflow.machine.rules.context import COALESCE_MIN
 from raftflow.machine.tables.state import ORDER_NONE
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
@@ -600,13 +600,13 @@ class Model(RuleBasedStateMachine):
         assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4, "memory": 4000}
 
 
-@pytest.mark.parametrize("bulk", [BULK_MIN, 2])
+@pytest.mark.parametrize("bulk", [COALESCE_MIN, 2])
 def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
     """Also where one event stands for many moves. The newest version is one of the next feature level."""
     for command, level in NEXT_VERSION.items():
         monkeypatch.setitem(NEEDS, command, level)
     for module in (attempts, cache, context):
-        monkeypatch.setattr(module, "BULK_MIN", bulk)
+        monkeypatch.setattr(module, "COALESCE_MIN", bulk)
     run_state_machine_as_test(
         Model,
         settings=settings(

@@ -327,7 +327,7 @@ def test_time_never_runs_back(drive):
 def test_many_moves_are_one_event(drive, monkeypatch):
     """Of the tasks of one workflow: those of others are told of as ever."""
     for module in (context, attempts, cache):
-        monkeypatch.setattr(module, "BULK_MIN", 3)
+        monkeypatch.setattr(module, "COALESCE_MIN", 3)
     drive.register(cpu=9)
     drive.submit(drive.tasks((), (0,), (0,), (0,), cache="k"), "wf-2")
     drive.submit(drive.tasks((), (0,), (0,), (0,), (), cache=None))

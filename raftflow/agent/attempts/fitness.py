@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from raftflow.agent.clock import now_ns
 from raftflow.agent.workdir.directory import EXCHANGE
 from raftflow.agent.workdir.files import UnfitFileError, create_file, is_of_the_system, write_all
-from raftflow.domain.contract.reportable import told_text
+from raftflow.domain.contract.reportable import reportable_text
 from raftflow.domain.limits import TROUBLE_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _ROOM_BYTES: Final = 4 << 10
 class Probe(Protocol):
     """Looks whether the machine has what attempts need."""
 
-    def lack(self) -> str:
+    def find_shortage(self) -> str:
         """Return what the machine lacks now, as far as can be told at once; empty if nothing."""
 
     async def run(self) -> str:
@@ -58,20 +58,20 @@ class Fitness:
         """Why the agent is unfit, empty while it is fit."""
         self._probe = probe
         self._changed = changed
-        self._lacked = (-1, "")
+        self._last_shortage = (-1, "")
         """When the machine was last seen to lack something, and what."""
         self._probing: asyncio.Task[None] | None = None
 
-    def lack(self, since_ns: int) -> str:
+    def shortage_since(self, since_ns: int) -> str:
         """Return what the machine lacks, or was seen to lack at or after a time of the boot clock."""
-        found = self._probe.lack()
+        found = self._probe.find_shortage()
         if found:
-            self._lacked = (now_ns(), found)
-        return self._lacked[1] if self._lacked[0] >= since_ns else ""
+            self._last_shortage = (now_ns(), found)
+        return self._last_shortage[1] if self._last_shortage[0] >= since_ns else ""
 
-    def blame(self, why: str) -> None:
+    def report_fault(self, why: str) -> None:
         """Note that an attempt could not run by the agent's own fault."""
-        self.lack(now_ns())
+        self.shortage_since(now_ns())
         if self.trouble:
             return
         _log.error("this agent takes no work until a probe succeeds: %s", why)
@@ -85,7 +85,7 @@ class Fitness:
             self._probing = None
 
     def _tell(self, trouble: str) -> None:
-        trouble = told_text(trouble, TROUBLE_CHARS_MAX)
+        trouble = reportable_text(trouble, TROUBLE_CHARS_MAX)
         if trouble != self.trouble:
             self.trouble = trouble
             self._changed()
@@ -94,7 +94,7 @@ class Fitness:
         wait_s = PROBE_FIRST_S
         while True:
             await asyncio.sleep(wait_s)
-            self.lack(now_ns())
+            self.shortage_since(now_ns())
             wrong = await self._probe.run()
             if not wrong:
                 break
@@ -113,7 +113,7 @@ class MachineProbe:
         self._work = work
         self._executors = executors
 
-    def lack(self) -> str:
+    def find_shortage(self) -> str:
         """Return what the work directory lacks: a small file is written. Anything but the system's refusal passes."""
         try:
             self._write(_ROOM_BYTES)

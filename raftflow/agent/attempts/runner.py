@@ -81,15 +81,15 @@ class AttemptRunner:
         on_end: Callable[[ReportedEnd], None],
         sample: Sample | None = None,
         fetch: Callable[[Assignment], Coroutine[Any, Any, FetchedInputs]] | None = None,
-        lack: Callable[[int], str] | None = None,
+        shortage_since: Callable[[int], str] | None = None,
     ) -> None:
-        """See the class. `lack(since_ns)` says what the machine lacked since then, for attempts that failed."""
+        """See the class. `shortage_since(since_ns)` returns what the machine lacked since then."""
         self._loop = asyncio.get_running_loop()
         self._executors = executors
         self._before_end = before_end
         self._on_end = on_end
         self._fetch = fetch
-        self._lack = lack
+        self._shortage_since = shortage_since
         self._running: dict[int, RunningAttempt] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -214,8 +214,8 @@ class AttemptRunner:
             outcome = "abandoned"
         elif how.ok:
             outcome = "succeeded"
-        elif self._lack is not None and (lack := self._lack(running.started_at_ns)):
-            outcome, error = "agent_fault", f"{lack}; the attempt ended with: {error}"
+        elif self._shortage_since is not None and (shortage := self._shortage_since(running.started_at_ns)):
+            outcome, error = "agent_fault", f"{shortage}; the attempt ended with: {error}"
         else:
             outcome = "failed"
         end = ReportedEnd(

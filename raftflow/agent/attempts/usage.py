@@ -26,12 +26,12 @@ from raftflow.agent.executors.base import ExecutionEnd, WatchTarget
 from raftflow.agent.launcher.messages import Sampled
 from raftflow.agent.launcher.process_tree import memory_of
 from raftflow.agent.workdir.files import UnfitFileError, opened_folder, read_file
-from raftflow.domain.contract.reportable import told_number
+from raftflow.domain.contract.reportable import reportable_number
 from raftflow.domain.contract.views import AttemptUsage
 from raftflow.domain.limits import USAGE_PER_POLL_MAX
 
 SAMPLE_EVERY_S = 1.0
-TELL_EVERY_S = 2.0
+REPORT_EVERY_S = 2.0
 OVER_MAX = 2
 """So many looks in a row must find too much memory before the attempt is stopped."""
 _PROGRESS_BYTES = 64
@@ -53,7 +53,7 @@ class Usage(msgspec.Struct):
     over: int = 0
     """Looks in a row that found more memory than the demand."""
     seen: bool = False
-    told_s: float = -math.inf
+    reported_s: float = -math.inf
 
     def peak_at_end_kib(self, how: ExecutionEnd) -> int:
         """Return the most memory of an attempt that has ended: what was seen, or the system's own account of it."""
@@ -91,9 +91,9 @@ class UsageWatch:
         self._running = running
         self._sample = sample
         self._outgrown = outgrown
-        self.tells = False
+        self.has_news = False
         """Whether there is anything to tell now and then."""
-        self._told_s = -math.inf
+        self._reported_s = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._measuring: asyncio.Task[None] | None = None
 
@@ -113,27 +113,27 @@ class UsageWatch:
     def report(self) -> list[AttemptUsage]:
         """Return what is due to be told."""
         now_s = self._loop.time()
-        if not self.tells or now_s < self._told_s + TELL_EVERY_S:
+        if not self.has_news or now_s < self._reported_s + REPORT_EVERY_S:
             return []
-        told: list[AttemptUsage] = []
+        reports: list[AttemptUsage] = []
         for fence, observed in self._running.items():
             usage = observed.usage
-            if not usage.seen or now_s < usage.told_s + TELL_EVERY_S:
+            if not usage.seen or now_s < usage.reported_s + REPORT_EVERY_S:
                 continue
-            if len(told) == USAGE_PER_POLL_MAX:
-                return told  # the next poll tells the rest
-            usage.told_s = now_s
-            told.append(
+            if len(reports) == USAGE_PER_POLL_MAX:
+                return reports  # the next poll tells the rest
+            usage.reported_s = now_s
+            reports.append(
                 AttemptUsage(
                     fence=fence,
-                    cpu_ms=told_number(usage.cpu_ms),
-                    memory_mib=told_number(to_mib(usage.memory_kib)),
-                    peak_mib=told_number(to_mib(usage.peak_kib)),
+                    cpu_ms=reportable_number(usage.cpu_ms),
+                    memory_mib=reportable_number(to_mib(usage.memory_kib)),
+                    peak_mib=reportable_number(to_mib(usage.peak_kib)),
                     progress=usage.progress,
                 )
             )
-        self._told_s = now_s
-        return told
+        self._reported_s = now_s
+        return reports
 
     # --- looking
 
@@ -141,7 +141,7 @@ class UsageWatch:
         """Ask about every attempt that has been running for long enough."""
         self._timer = None
         if not self._running or self._sample is None:
-            self.tells = False
+            self.has_news = False
             return
         self._timer = self._loop.call_later(SAMPLE_EVERY_S, self._look)
         if self._measuring is not None:  # one look after the other
@@ -167,7 +167,7 @@ class UsageWatch:
             if observed is None:
                 continue
             usage = observed.usage
-            usage.seen = self.tells = True
+            usage.seen = self.has_news = True
             # The time of a process that ended and was waited for by nobody is gone from the sum.
             usage.cpu_ms = max(usage.cpu_ms, cpu_ms - watched.cpu_before_ms)
             usage.files_kib = max(usage.files_kib, files_kib)

@@ -31,7 +31,6 @@ from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.agent.exchange.backoff import BACKOFF_MIN_S, Backoff
 from raftflow.agent.exchange.instructions import (
     AttemptEnded,
-    Blame,
     CancelPolls,
     EndLeaseAfter,
     Event,
@@ -55,6 +54,7 @@ from raftflow.agent.exchange.instructions import (
     PollStale,
     ReadLog,
     RenewLease,
+    ReportAgentFault,
     SendPoll,
     StartAttempt,
     StopAll,
@@ -65,7 +65,7 @@ from raftflow.agent.exchange.instructions import (
 from raftflow.agent.exchange.outbox import LEASE_PART, Outbox
 from raftflow.agent.exchange.poll_items import items_of
 from raftflow.agent.exchange.refusals import Refusals
-from raftflow.domain.contract.reportable import told_text
+from raftflow.domain.contract.reportable import reportable_text
 from raftflow.domain.contract.views import Assignment, PollRequest, RegisterResponse, ReportedEnd
 
 _REFUSED_WAIT_S = 2.0
@@ -202,7 +202,7 @@ class ExchangeCore:
         end = event.end
         self.table.end(end)
         if end.outcome == "agent_fault":
-            self._out.append(Blame(end.error))  # `FitnessChanged` follows, and nothing starts before that
+            self._out.append(ReportAgentFault(end.error))  # `FitnessChanged` follows, and nothing starts before that
         else:
             self._admit()
         self._schedule()
@@ -236,7 +236,7 @@ class ExchangeCore:
                     workflow_id=assignment.workflow_id,
                     task_id=assignment.task_id,
                     outcome=outcome,
-                    error=told_text(error),
+                    error=reportable_text(error),
                 )
             )
 

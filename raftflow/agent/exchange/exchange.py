@@ -18,7 +18,6 @@ from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.clock import now_ns
 from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.agent.exchange.instructions import (
-    Blame,
     CancelPolls,
     EndLeaseAfter,
     Event,
@@ -42,6 +41,7 @@ from raftflow.agent.exchange.instructions import (
     PollStale,
     ReadLog,
     RenewLease,
+    ReportAgentFault,
     SendPoll,
     StartAttempt,
     StopAll,
@@ -76,7 +76,7 @@ class Exchange:
         on_lease: tells the launcher until when programs may run, in ns of the boot clock.
         kill_overdue: kills what still runs after the end of the lease.
         read_log: reads a piece of output.
-        blame: notes that an attempt could not run by the agent's own fault.
+        on_agent_fault: notes that an attempt could not run by the agent's own fault.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Exchange:
         on_lease: Callable[[int], None],
         kill_overdue: Callable[[], None],
         read_log: Callable[[LogWanted], LogPiece],
-        blame: Callable[[str], None],
+        on_agent_fault: Callable[[str], None],
     ) -> None:
         self.core = core
         self._agent_id = agent_id
@@ -121,7 +121,7 @@ class Exchange:
             RenewLease: lambda renew: on_lease(renew.until_ns),
             KillOverdue: lambda _: kill_overdue(),
             ReadLog: lambda read: self.handle(LogRead(read_log(read.wanted))),
-            Blame: lambda fault: blame(fault.why),
+            ReportAgentFault: lambda fault: on_agent_fault(fault.why),
             MuteUsage: lambda mute: self._muted.add(mute.fence),
             MuteLoad: self._mute_load,
             Note: lambda note: _log.log(note.level, "%s", note.text),

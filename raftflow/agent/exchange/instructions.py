@@ -185,7 +185,7 @@ class ReadLog(msgspec.Struct, frozen=True, gc=False):
     wanted: LogWanted
 
 
-class Blame(msgspec.Struct, frozen=True, gc=False):
+class ReportAgentFault(msgspec.Struct, frozen=True, gc=False):
     """An attempt could not run by the agent's own fault."""
 
     why: str
@@ -226,7 +226,7 @@ Instruction = (
     | EndLeaseAfter
     | KillOverdue
     | ReadLog
-    | Blame
+    | ReportAgentFault
     | MuteUsage
     | MuteLoad
     | Note

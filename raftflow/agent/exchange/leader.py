@@ -244,7 +244,7 @@ class LeaderClient:
         self._learn(headers.get(_PEERS, ""), base)
         return notice
 
-    def _moved(self, told_by: str, notice: LeaderNotice) -> None:
+    def _moved(self, source: str, notice: LeaderNotice) -> None:
         """There is a new leader: go there, and give up what is under way to any other replica."""
         url = (notice.url or "").rstrip("/")
         if url == self._leader:
@@ -255,7 +255,7 @@ class LeaderClient:
             self._remember(url)
         else:
             # Its address is another one from here, through a proxy for instance. Who told this says where.
-            self._peers = order_peers(told_by, self._peers, ())
+            self._peers = order_peers(source, self._peers, ())
         # The first answer is no change: what is under way may be on a good way, through a replica that passes it on.
         self._pending.give_up(url, 0.0 if self._watch.term else FIRST_S)
 

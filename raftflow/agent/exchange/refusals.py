@@ -8,7 +8,7 @@ from collections.abc import Callable
 from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.agent.exchange.instructions import Instruction, MuteLoad, MuteUsage, Note
 from raftflow.agent.exchange.poll_items import Item
-from raftflow.domain.contract.reportable import told_text
+from raftflow.domain.contract.reportable import reportable_text
 from raftflow.domain.contract.views import AttemptUsage, LogPiece, ReportedEnd
 
 _REASON_CHARS_MAX = 1_000
@@ -44,7 +44,7 @@ class Refusals:
         elif isinstance(item, LogPiece):
             self._warn(f"the coordinator refuses a piece of output: {why}")
             if item.data:
-                error = told_text(f"the coordinator refuses the output: {why}", _REASON_CHARS_MAX)
+                error = reportable_text(f"the coordinator refuses the output: {why}", _REASON_CHARS_MAX)
                 self._add_piece(
                     LogPiece(request=item.request, data=b"", size=0, truncated=False, complete=True, error=error)
                 )
@@ -75,7 +75,7 @@ class Refusals:
             workflow_id=end.workflow_id,
             task_id=end.task_id,
             outcome=end.outcome if kept else "failed",
-            error="" if kept else told_text(f"the coordinator refuses the result: {why}", _REASON_CHARS_MAX),
+            error="" if kept else reportable_text(f"the coordinator refuses the result: {why}", _REASON_CHARS_MAX),
         )
         self._attempt_table.pressing = True
 

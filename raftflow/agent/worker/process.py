@@ -36,7 +36,7 @@ from raftflow.agent.output.stream_file import keep_stream
 from raftflow.agent.workdir.files import CaptureFolder, UnfitFileError, write_all
 from raftflow.agent.worker.state import WorkerState
 from raftflow.agent.worker.user_modules import UserModules
-from raftflow.domain.contract.reportable import result_fault, told_fault
+from raftflow.domain.contract.reportable import describe_fault, result_fault
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
 
 _ERROR_CHARS_MAX = 2_048
@@ -169,7 +169,7 @@ def encode_result(value: Any, bytes_max: int) -> bytes:
     try:
         encoded = write_json(value)
     except ValueFault as fault:
-        raise TaskError(f"{told_fault(fault)} ({_class_name(value)} was returned)") from None
+        raise TaskError(f"{describe_fault(fault)} ({_class_name(value)} was returned)") from None
     if len(encoded) > bytes_max:
         raise TaskError(result_fault(encoded, bytes_max=bytes_max) or f"the result has {len(encoded)} bytes")
     return encoded

@@ -16,7 +16,7 @@ from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError
 from raftflow.coordinator.commit.submitter import FOUNDING, NoLeaderError
 from raftflow.coordinator.uploads.document_reader import DocumentReader, ReaderFailedError
-from raftflow.coordinator.uploads.document_worker import Fault
+from raftflow.coordinator.uploads.document_worker import DocumentFault
 from raftflow.coordinator.uploads.workflow_uploads import ClientGoneError
 from raftflow.machine.read import queries
 
@@ -68,7 +68,7 @@ async def _submit(reader: DocumentReader, call: Request, request_id: str, workfl
     if not replica.feature_level():
         raise NoLeaderError(FOUNDING)
     submission = await reader.pieces_of(call.body, request_id, queries.expected_times(replica.machine))
-    if isinstance(submission, Fault):
+    if isinstance(submission, DocumentFault):
         raise _problem(submission)
     if not replica.leader.leading:
         raise replica.submitter.no_leader_error()
@@ -86,6 +86,6 @@ def _is_connected(request: web.Request) -> bool:
     return transport is not None and not transport.is_closing()
 
 
-def _problem(wrong: Fault) -> ProblemError:
+def _problem(wrong: DocumentFault) -> ProblemError:
     kind = problems.INVALID_DOCUMENT if wrong.limit is None else problems.TOO_LARGE
     return ProblemError(kind, wrong.message, errors=wrong.problems, limit=wrong.limit)

@@ -29,17 +29,17 @@ class AgentSession:
 
     __slots__ = (
         "_delivered_before",
+        "answered_s",
         "deliveries",
-        "draining_told",
+        "draining_sent",
         "incarnation",
         "load",
         "name",
-        "orders_told",
+        "orders_sent",
         "pid",
         "polls",
         "seen",
         "seq",
-        "told_s",
         "version",
     )
 
@@ -56,9 +56,9 @@ class AgentSession:
         """Fences up to this one were sent before the first of `deliveries`."""
         self.polls: dict[int, Poll] = {}
         """Polls that wait for news, by their sequence numbers."""
-        self.orders_told: frozenset[int] = frozenset()
-        self.draining_told = False
-        self.told_s = 0.0
+        self.orders_sent: frozenset[int] = frozenset()
+        self.draining_sent = False
+        self.answered_s = 0.0
         """When the last answer was made, on the loop's clock."""
         self.pid: int | None = None
         self.version = ""
@@ -66,9 +66,9 @@ class AgentSession:
 
     def note_answer(self, told: Instructions, now_s: float) -> None:
         """Remember what an answer tells the agent."""
-        self.orders_told = frozenset((*told.stop, *told.release)) if told.stop or told.release else _NO_FENCES
-        self.draining_told = told.draining
-        self.told_s = now_s
+        self.orders_sent = frozenset((*told.stop, *told.release)) if told.stop or told.release else _NO_FENCES
+        self.draining_sent = told.draining
+        self.answered_s = now_s
         if told.assign:
             self._note_delivery(told.assign[-1].fence, now_s)
 

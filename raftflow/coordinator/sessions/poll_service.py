@@ -425,7 +425,7 @@ class PollService:
         told = instructions_for(self._machine, agent, request)
         assign, stop, release, draining = told
         now_s = asyncio.get_running_loop().time()
-        until_s = min(poll.until_s, session.told_s + REPEAT_S) if stop or release else poll.until_s
+        until_s = min(poll.until_s, session.answered_s + REPEAT_S) if stop or release else poll.until_s
         if not (
             assign
             or (poll.verdicts and not poll.placing)
@@ -433,9 +433,9 @@ class PollService:
             or session.polls.get(request.seq) is not poll
             or self._closing
             or now_s >= until_s
-            or draining != session.draining_told
-            or not session.orders_told.issuperset(stop)
-            or not session.orders_told.issuperset(release)
+            or draining != session.draining_sent
+            or not session.orders_sent.issuperset(stop)
+            or not session.orders_sent.issuperset(release)
             or self.relay.has_unsent(name)
         ):
             if self._long_polls.has_room(poll):

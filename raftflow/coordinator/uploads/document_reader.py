@@ -17,9 +17,9 @@ import msgspec
 from raftflow import helpers
 from raftflow.coordinator.uploads.document_worker import (
     LENGTH_BYTES,
-    Ask,
-    Fault,
-    Head,
+    DocumentFault,
+    ReadRequest,
+    SubmissionHeader,
     answer_decoder,
     frame,
     piece_decoder,
@@ -59,9 +59,9 @@ class DocumentReader:
 
     async def pieces_of(
         self, body: bytes, request_id: str, learnt_ms: Mapping[str, int]
-    ) -> WorkflowSubmission | Fault:
+    ) -> WorkflowSubmission | DocumentFault:
         """Read a document and cut it into pieces. Raises `ReaderFailedError`."""
-        return await self._ask(Ask(body, request_id, dict(learnt_ms)))
+        return await self._send(ReadRequest(body, request_id, dict(learnt_ms)))
 
     async def close(self) -> None:
         """End the process."""
@@ -69,12 +69,12 @@ class DocumentReader:
         self._cancel_idle()
         await self._end()
 
-    async def _ask(self, ask: Ask) -> WorkflowSubmission | Fault:
+    async def _send(self, request: ReadRequest) -> WorkflowSubmission | DocumentFault:
         async with self._turn:
             self._cancel_idle()
             try:
                 async with asyncio.timeout(self._read_s):
-                    return await self._exchange(ask)
+                    return await self._exchange(request)
             except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
                 _log.warning("the process that reads large documents failed: %r", error)
                 await self._end()
@@ -87,13 +87,13 @@ class DocumentReader:
                 if self._process is not None:
                     self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._rest)
 
-    async def _exchange(self, ask: Ask) -> WorkflowSubmission | Fault:
+    async def _exchange(self, request: ReadRequest) -> WorkflowSubmission | DocumentFault:
         process = await self._running()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes, both
-        process.stdin.write(frame(ask))
+        process.stdin.write(frame(request))
         await process.stdin.drain()
-        answer: Fault | Head = answer_decoder.decode(await _read(process.stdout))
-        if not isinstance(answer, Head):
+        answer: DocumentFault | SubmissionHeader = answer_decoder.decode(await _read(process.stdout))
+        if not isinstance(answer, SubmissionHeader):
             return answer
         pieces = [piece_decoder.decode(await _read(process.stdout)) for _ in range(answer.pieces)]
         return msgspec.structs.replace(answer.submission, pieces=tuple(pieces))

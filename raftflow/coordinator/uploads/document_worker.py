@@ -6,8 +6,8 @@ state: it is given a document and answers with frames; its end of the pipe close
 ends.
 
     frame   = length (4 bytes, big endian) + MessagePack
-    request = Ask
-    answer  = Fault | Head followed by as many pieces as it says
+    request = ReadRequest
+    answer  = DocumentFault | SubmissionHeader followed by as many pieces as it says
 
 Started isolated (`raftflow.helpers`).
 """
@@ -38,7 +38,7 @@ NICE = 5
 """The replica comes first where they share a core."""
 
 
-class Ask(msgspec.Struct, array_like=True, frozen=True):
+class ReadRequest(msgspec.Struct, array_like=True, frozen=True):
     """A document to be read."""
 
     body: bytes
@@ -47,7 +47,7 @@ class Ask(msgspec.Struct, array_like=True, frozen=True):
     """How long tasks of a kind are taken to run."""
 
 
-class Fault(msgspec.Struct, frozen=True, tag="fault"):
+class DocumentFault(msgspec.Struct, frozen=True, tag="fault"):
     """The document is wrong."""
 
     message: str
@@ -55,17 +55,17 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     limit: int | None = None
 
 
-class Head(msgspec.Struct, frozen=True, tag="head"):
+class SubmissionHeader(msgspec.Struct, frozen=True, tag="head"):
     """A submission without its pieces, which follow, a frame for each."""
 
     submission: WorkflowSubmission
     pieces: int
 
 
-Answer = Fault | Head
+Answer = DocumentFault | SubmissionHeader
 
 _encode = msgspec.msgpack.Encoder().encode
-_ask_decoder = msgspec.msgpack.Decoder(Ask)
+_request_decoder = msgspec.msgpack.Decoder(ReadRequest)
 answer_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Answer)
 piece_decoder = msgspec.msgpack.Decoder(TaskPiece)
 
@@ -76,33 +76,33 @@ def frame(content: Any) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "big") + data
 
 
-def answer(ask: Ask) -> Iterator[Answer | TaskPiece]:
+def answer(request: ReadRequest) -> Iterator[Answer | TaskPiece]:
     """Read a document: one answer, and the pieces that it announces."""
     try:
-        spec = normalize(decode_json(ask.body))
+        spec = normalize(decode_json(request.body))
     except DocumentError as error:
-        yield Fault(f"the workflow document is invalid: {str(error)[:1000]}", error.problems, error.limit)
+        yield DocumentFault(f"the workflow document is invalid: {str(error)[:1000]}", error.problems, error.limit)
     except RecursionError:
-        yield Fault("the workflow document is nested too deeply")
+        yield DocumentFault("the workflow document is nested too deeply")
     else:
-        yield from _pieces(ask, spec)
+        yield from _pieces(request, spec)
 
 
-def _pieces(ask: Ask, spec: WorkflowSpec) -> Iterator[Answer | TaskPiece]:
+def _pieces(request: ReadRequest, spec: WorkflowSpec) -> Iterator[Answer | TaskPiece]:
     try:
-        submission = submission_of(spec, ask.request_id, ask.learnt_ms)
+        submission = submission_of(spec, request.request_id, request.learnt_ms)
     except (OverflowError, ValueError) as error:
-        yield Fault(f"the workflow document holds a value that cannot be stored: {error}")
+        yield DocumentFault(f"the workflow document holds a value that cannot be stored: {error}")
         return
-    yield Head(msgspec.structs.replace(submission, pieces=()), len(submission.pieces))
+    yield SubmissionHeader(msgspec.structs.replace(submission, pieces=()), len(submission.pieces))
     yield from submission.pieces
 
 
 def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
     """Answer until there are no more requests."""
     while len(head := incoming.read(LENGTH_BYTES)) == LENGTH_BYTES:
-        ask = _ask_decoder.decode(incoming.read(int.from_bytes(head, "big")))
-        outgoing.writelines(frame(message) for message in answer(ask))
+        request = _request_decoder.decode(incoming.read(int.from_bytes(head, "big")))
+        outgoing.writelines(frame(message) for message in answer(request))
         outgoing.flush()
 
 

@@ -46,14 +46,14 @@ def result_fault(result: bytes, *, bytes_max: int | None = limits.RESULT_BYTES_M
     try:
         value = exact.decode_json(result)
     except RecursionError:
-        return told_fault(ValueFault("", exact.TOO_DEEP))
+        return describe_fault(ValueFault("", exact.TOO_DEEP))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _explain(result, error)
     fault = None
     if exact.is_too_deep(result, value) or (len(result) > limits.INTEGER_DIGITS_MAX and _LONG_NUMBER.search(result)):
         fault = exact.find_fault(value)
     fault = fault or exact.twice_fault(result, value)
-    return None if fault is None else told_fault(fault)
+    return None if fault is None else describe_fault(fault)
 
 
 def first_fault(results: Iterable[msgspec.Raw]) -> tuple[int, str] | None:
@@ -81,17 +81,17 @@ def judge_end(end: ReportedEnd, *, result_bytes_max: int = limits.RESULT_BYTES_M
     else:
         end.result = _RAW_NULL
     if end.error:
-        end.error = told_text(end.error)
+        end.error = reportable_text(end.error)
     # Nearly always within their range, and this runs once an attempt.
     if not 0 <= end.duration_ms <= _NUMBER_MAX:
-        end.duration_ms = told_number(end.duration_ms)
+        end.duration_ms = reportable_number(end.duration_ms)
     if not 0 <= end.cpu_ms <= _NUMBER_MAX:
-        end.cpu_ms = told_number(end.cpu_ms)
+        end.cpu_ms = reportable_number(end.cpu_ms)
     if not 0 <= end.peak_mib <= _NUMBER_MAX:
-        end.peak_mib = told_number(end.peak_mib)
+        end.peak_mib = reportable_number(end.peak_mib)
 
 
-def told_text(text: str, chars_max: int = limits.ERROR_CHARS_MAX) -> str:
+def reportable_text(text: str, chars_max: int = limits.ERROR_CHARS_MAX) -> str:
     """Return a text that every encoder takes, cut to a length. Lone surrogates are escaped."""
     if len(text) > chars_max:
         text = text[: chars_max - 3] + "..."
@@ -101,20 +101,20 @@ def told_text(text: str, chars_max: int = limits.ERROR_CHARS_MAX) -> str:
     return text
 
 
-def told_number(number: int) -> int:
+def reportable_number(number: int) -> int:
     """Return a number of a report within its range."""
     return min(max(number, 0), limits.USAGE_NUMBER_MAX)
 
 
-def told_fault(fault: ValueFault) -> str:
+def describe_fault(fault: ValueFault) -> str:
     """Say what is wrong with a result as a value: what, where, and what to do."""
     where = f"result{'' if fault.path[:1] in ('', '[') else '.'}{fault.path}"
-    told = _TOLD.get(fault.message, f"the result is wrong: {{where}} {fault.message}")
+    told = _ADVICE.get(fault.message, f"the result is wrong: {{where}} {fault.message}")
     return told.replace("{where}", where)
 
 
 _TOO_LARGE = "is too large"
-_TOLD = {
+_ADVICE = {
     exact.TOO_DEEP: f"the result {exact.TOO_DEEP}, at {{where}}: return a flatter value, or its JSON as text",
     exact.TWICE: "the result has a key twice, at {where}: write it once",
     exact.LONG_INTEGER: (
@@ -141,10 +141,10 @@ def _explain(result: bytes, error: Exception) -> str:
         fault = exact.find_fault(exact.read_json(result))
     except ValueFault as found:
         fault = found
-    if fault is not None and (fault.path or fault.message in _TOLD):
+    if fault is not None and (fault.path or fault.message in _ADVICE):
         if fault.message == exact.NOT_FINITE and isinstance(error, msgspec.ValidationError):
             fault = ValueFault(fault.path, _TOO_LARGE)
-        return told_fault(fault)
+        return describe_fault(fault)
     if isinstance(error, UnicodeDecodeError):
         return "the result is no JSON, for it is not UTF-8: encode its text as UTF-8, and other bytes as base64"
     return f"the result is no JSON: {str(error)[:200]}"

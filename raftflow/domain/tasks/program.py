@@ -17,7 +17,7 @@ from raftflow.domain.limits import COMMAND_ARGS_MAX, NAME_CHARS_MAX
 from raftflow.domain.tasks.kinds import command_kind
 from raftflow.domain.values.json_text import is_json_array, is_json_object
 
-Fault = tuple[str, str]
+ProgramFault = tuple[str, str]
 """The key of a document that is wrong, and what is wrong with it."""
 
 CAPABILITY_OFFERED = "yes"
@@ -42,7 +42,7 @@ class CommandLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=T
     argv: tuple[str, ...]
     """Argument list; never given to a shell."""
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[ProgramFault]:
         """Yield what is wrong with it."""
         if not self.argv or not self.argv[0]:
             yield "command", "must name a program"
@@ -80,7 +80,7 @@ class PythonCall(
     kwargs: bytes = b""
     """JSON object of the keyword arguments; empty for none."""
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[ProgramFault]:
         """Yield what is wrong with it."""
         if not _CALLABLE.fullmatch(self.function):
             yield "python", f"{self.function[:80]!r} is not of the form package.module:function"
@@ -124,7 +124,7 @@ class ContainerRun(
     argv: tuple[str, ...] = ()
     """Argument list; empty for what the image runs by itself."""
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[ProgramFault]:
         """Yield what is wrong with it."""
         if not _IMAGE.fullmatch(self.image):
             yield "container.image", f"{self.image[:80]!r} is not the name of an image"

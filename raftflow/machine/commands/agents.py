@@ -52,7 +52,7 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
             )
         del state.agents[gone.name]
     if known is not None:
-        _take_out(step, known, AgentState.LOST, "another agent registered under its name", blame=True)
+        _take_out(step, known, AgentState.LOST, "another agent registered under its name", count_loss=True)
         del state.agents[known.name]
     state.incarnation += 1
     agent = Agent(
@@ -279,17 +279,17 @@ def remove_agent(step: ApplyContext, command: RemoveAgent) -> Done | Rejection:
         _take_out(step, agent, AgentState.LEFT, "its agent left")
     else:
         why = "its agent was silent for longer than its lease"
-        _take_out(step, agent, AgentState.LOST, why, blame=not command.mass, mass=command.mass)
+        _take_out(step, agent, AgentState.LOST, why, count_loss=not command.mass, mass=command.mass)
     end_all_if_nobody_is_up(step)
     return Done()
 
 
 def _take_out(
-    step: ApplyContext, agent: Agent, state: AgentState, why: str, *, blame: bool = False, mass: bool = False
+    step: ApplyContext, agent: Agent, state: AgentState, why: str, *, count_loss: bool = False, mass: bool = False
 ) -> None:
     """Mark an agent as gone and end what it held, in the order in which it was assigned.
 
-    With `blame` what ran there may be what stopped it. A `mass` loss counts against nobody.
+    With `count_loss` the loss counts against the attempts that may have caused it. A `mass` loss counts against none.
     """
     if not agent.present:
         return
@@ -298,10 +298,10 @@ def _take_out(
     agent.void = []
     if state is AgentState.LOST:
         note_loss(step, agent, mass=mass)
-    blamed = _suspects(agent) if blame else {}
+    suspects = _suspects(agent) if count_loss else {}
     for fence, (workflow, task) in list(agent.live.items()):
         end = unreported(fence, AttemptOutcome.LOST, why)
-        end_attempt(step, agent, workflow, task, end, blamed=fence in blamed)
+        end_attempt(step, agent, workflow, task, end, counts_loss=fence in suspects)
 
 
 def _suspects(agent: Agent) -> dict[int, None]:

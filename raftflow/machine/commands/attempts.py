@@ -15,7 +15,7 @@ from raftflow.domain.tasks.checks import result_problem
 from raftflow.domain.tasks.states import AttemptOutcome, TaskEvent, TaskState
 from raftflow.machine.rules import cache, growth, learning, ledger
 from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, part
-from raftflow.machine.rules.context import BULK_MIN, move
+from raftflow.machine.rules.context import COALESCE_MIN, move
 from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.rules.quarantine import contradict, note_end
 from raftflow.machine.rules.stopping import cancel_downstream, stop_workflow
@@ -149,7 +149,7 @@ def _forget_void(step: ApplyContext, agent: Agent, fence: int) -> None:
 
 
 def end_attempt(
-    step: ApplyContext, agent: Agent, workflow: Workflow, task: Task, end: AttemptEnd, *, blamed: bool = False
+    step: ApplyContext, agent: Agent, workflow: Workflow, task: Task, end: AttemptEnd, *, counts_loss: bool = False
 ) -> None:
     """End a live attempt: decide what becomes of the task, free what it held, and let the agent's queue move up.
 
@@ -168,7 +168,7 @@ def end_attempt(
     | released        | cancelled                           | ready                                       |
     | outgrown        | cancelled                           | ready with more memory; at its limit failed |
 
-    With `blamed` its agent was lost while it ran, and it may be what stopped it.
+    With `counts_loss` its agent was lost while it ran, and the loss counts against the task.
     """
     attempt = task.last
     if attempt is None or attempt.fence != end.fence:
@@ -188,7 +188,9 @@ def end_attempt(
     if task.backup is not None:
         if outcome is _SUCCEEDED:
             decide(step, workflow, task, attempt, "succeeded first")
-        elif (told := _end_beside_another(step, workflow, task, attempt, end, outcome, error, blamed)) is not None:
+        elif (
+            told := _end_beside_another(step, workflow, task, attempt, end, outcome, error, counts_loss)
+        ) is not None:
             attempt.exit_code = end.exit_code
             attempt.error = told
             return
@@ -198,7 +200,7 @@ def end_attempt(
     elif outcome is AttemptOutcome.OUTGROWN and attempt.order != ORDER_STOP:
         error = _grow(step, workflow, task, attempt, end)
     else:
-        _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value, blamed=blamed)
+        _end_without_success(step, workflow, task, attempt, outcome, error or outcome.value, counts_loss=counts_loss)
     if task.mishaps is not None:
         part(task, task.mishaps)
     attempt.outcome = outcome
@@ -267,7 +269,7 @@ def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order 
     end: AttemptEnd,
     outcome: AttemptOutcome,
     error: str,
-    blamed: bool,  # noqa: FBT001
+    counts_loss: bool,  # noqa: FBT001
 ) -> str | None:
     """End one of a task's two attempts without success.
 
@@ -285,7 +287,7 @@ def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order 
     drop(step, workflow, task, attempt, outcome)
     mishaps = mishaps_of(task)
     mishaps.failed |= failed
-    mishaps.agents_lost += blamed
+    mishaps.agents_lost += counts_loss
     mishaps.grown = grown
     return error
 
@@ -328,14 +330,14 @@ def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order
     outcome: AttemptOutcome,
     why: str,
     *,
-    blamed: bool,
+    counts_loss: bool,
 ) -> None:
     """Decide what becomes of a task whose only attempt ended without success."""
     if attempt.order == ORDER_STOP:
         move(step, workflow, task, TaskEvent.CANCELLED, attempt)
         task.finished_ms = step.clock_ms
         task.detail = "stopped"
-    elif _gives_up(step, workflow, task, attempt, why, blamed=blamed):
+    elif _gives_up(step, workflow, task, attempt, why, counts_loss=counts_loss):
         pass
     elif outcome is AttemptOutcome.AGENT_FAULT:
         _count_agent_fault(step, workflow, task, attempt, why)
@@ -350,10 +352,10 @@ def _end_without_success(  # noqa: PLR0917 - the end of an attempt, in the order
 
 
 def _gives_up(
-    step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str, *, blamed: bool
+    step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str, *, counts_loss: bool
 ) -> bool:
     """Count an agent that was lost while a task ran there; tell whether the task has failed for too many of them."""
-    if blamed:
+    if counts_loss:
         step.touch_task(workflow, task)
         mishaps_of(task).agents_lost += 1
     lost = 0 if task.mishaps is None else task.mishaps.agents_lost
@@ -419,7 +421,7 @@ def _fail_for_good(step: ApplyContext, workflow: Workflow, task: Task, attempt: 
 def _meet_needs(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Tell the tasks that need this one that it has succeeded."""
     dependents = workflow.dependents[task.position]
-    if workflow.caches or len(dependents) >= BULK_MIN:
+    if workflow.caches or len(dependents) >= COALESCE_MIN:
         cache.succeeded(step, workflow, task)
         return
     tasks = workflow.tasks

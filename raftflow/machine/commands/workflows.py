@@ -24,7 +24,7 @@ from raftflow.domain.tasks.workflow import (
 )
 from raftflow.domain.values.ids import name_problem
 from raftflow.machine.rules import cache, learning
-from raftflow.machine.rules.context import in_bulk, move
+from raftflow.machine.rules.context import coalesce_events, move
 from raftflow.machine.rules.stopping import stop_workflow, take_back_queued
 from raftflow.machine.tables.state import ORDER_NONE, ORDER_RELEASE, Task, Workflow
 from raftflow.machine.tables.upload import SHAPES_MAX, profile_of
@@ -294,7 +294,7 @@ def _retry(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     workflow.finished_number = 0
     workflow.cancelled = False
     workflow.stopping = False
-    with in_bulk(step, workflow, len(workflow.tasks), ready=True):
+    with coalesce_events(step, workflow, len(workflow.tasks), ready=True):
         _revive(step, workflow)
     admit(step, workflow)
     return Done()

@@ -25,7 +25,7 @@ from raftflow.domain.limits import CACHE_INPUTS_BYTES_MAX, CACHE_LINE_MAX
 from raftflow.domain.replies import Cleared
 from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState
 from raftflow.domain.values.cachekeys import automatic_key, fill
-from raftflow.machine.rules.context import BULK_MIN, in_bulk, move, set_result
+from raftflow.machine.rules.context import COALESCE_MIN, coalesce_events, move, set_result
 from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.tables.results import CachedResult
 from raftflow.machine.tables.state import Claim
@@ -141,10 +141,10 @@ def _cascade(step: ApplyContext, work: _Work) -> None:
         if task.claim:
             _publish(step, workflow, task, work)
         dependents = workflow.dependents[task.position]
-        if len(dependents) < BULK_MIN:
+        if len(dependents) < COALESCE_MIN:
             _tell(step, workflow, dependents, work)
         else:
-            with in_bulk(step, workflow, len(dependents), ready=True):
+            with coalesce_events(step, workflow, len(dependents), ready=True):
                 _tell(step, workflow, dependents, work)
 
 

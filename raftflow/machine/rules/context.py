@@ -35,16 +35,16 @@ Transition = tuple[str, str, str, str, str, int, int, str]
 
 _READY = TaskState.READY
 
-BULK_MIN = 1_000
-"""So many moves of tasks of one workflow are told of by one event."""
+COALESCE_MIN = 1_000
+"""From this many moves of tasks of one workflow on, one event reports all of them."""
 
 
 class TransitionError(Exception):
     """A move that the table does not have: a bug in this package. It stops the replica."""
 
 
-class _Row:
-    """A line of the transition table, made ready for use."""
+class _CompiledTransition:
+    """A line of the transition table, with what follows from it computed in advance."""
 
     __slots__ = ("after", "opened", "readies", "unreadies", "words")
 
@@ -56,9 +56,9 @@ class _Row:
         self.unreadies = before is _READY
 
 
-_TABLE: list[list[_Row | None]] = [
+_TABLE: list[list[_CompiledTransition | None]] = [
     [
-        _Row(before, event, TRANSITIONS[before, event]) if (before, event) in TRANSITIONS else None
+        _CompiledTransition(before, event, TRANSITIONS[before, event]) if (before, event) in TRANSITIONS else None
         for event in TaskEvent
     ]
     for before in TaskState
@@ -70,8 +70,8 @@ class ApplyContext:
 
     __slots__ = (
         "agents_changed",
-        "bulk",
         "clock_ms",
+        "coalescing",
         "copying",
         "discarded",
         "events",
@@ -102,8 +102,8 @@ class ApplyContext:
         self.notes: list[str] = []
         """What else the command at hand did, in words for the audit."""
         self.events: list[Event] = []
-        self.bulk: Workflow | None = None
-        """A workflow of which so many tasks are being moved that one event stands for those of all: see `in_bulk`."""
+        self.coalescing: Workflow | None = None
+        """A workflow of which many tasks move now, reported by one event: see `coalesce_events`."""
         self.agents_changed: dict[str, None] = {}
         self.workflows_changed: dict[str, None] = {}
 
@@ -179,9 +179,9 @@ def move(
         )
     step.workflows_changed[workflow.id] = None
     if row.readies:
-        if not workflow.paused and workflow is not step.bulk:
+        if not workflow.paused and workflow is not step.coalescing:
             step.events.append(TaskReady(workflow.id, task.position))
-    elif row.unreadies and not workflow.paused and workflow is not step.bulk:
+    elif row.unreadies and not workflow.paused and workflow is not step.coalescing:
         step.events.append(TaskNotReady(workflow.id, task.position))
     if row.opened:
         workflow.open += row.opened
@@ -190,19 +190,19 @@ def move(
 
 
 @contextmanager
-def in_bulk(step: ApplyContext, workflow: Workflow, count: int, *, ready: bool) -> Iterator[None]:
-    """Tell the leader of about `count` moves of a workflow's tasks, to READY or from it; by one event if it is many.
+def coalesce_events(step: ApplyContext, workflow: Workflow, count: int, *, ready: bool) -> Iterator[None]:
+    """Report about `count` moves of a workflow's tasks, to READY or from it, by one event if there are many.
 
-    Those that were ready before and those that become it are all told of, so it may be used while some are.
+    The event covers all ready tasks of the workflow, also those that were ready before.
     """
-    if count < BULK_MIN or workflow.paused:
+    if count < COALESCE_MIN or workflow.paused:
         yield
         return
-    step.bulk = workflow
+    step.coalescing = workflow
     try:
         yield
     finally:
-        step.bulk = None
+        step.coalescing = None
     step.events.append(WorkflowReady(workflow.id) if ready else WorkflowNotReady(workflow.id))
 
 

@@ -48,10 +48,10 @@ def expectation(state: State, workflow: WorkflowRow, task: TaskRow) -> Expectati
         late_ms = max(mean_ms + DEVIATIONS * (known.deviation_us // 1000), mean_ms * 3 // 2, PATIENCE_MIN_MS)
         return Expectation(mean_ms, late_ms, kind)
     after = max((workflow.tasks[below].rank for below in workflow.dependents[task.position]), default=0)
-    told_ms = task.rank - after
-    if told_ms == EXPECTED_DEFAULT_MS:  # what is taken if a task says nothing
+    declared_ms = task.rank - after
+    if declared_ms == EXPECTED_DEFAULT_MS:  # what is taken if a task says nothing
         return None
-    return Expectation(told_ms, max(2 * told_ms, PATIENCE_MIN_MS), None)
+    return Expectation(declared_ms, max(2 * declared_ms, PATIENCE_MIN_MS), None)
 
 
 def why_backup(state: State, workflow: Workflow, task: Task, attempt: Attempt, at_ms: int) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.tasks.states import TaskEvent, TaskState
 from raftflow.machine.rules import cache
-from raftflow.machine.rules.context import in_bulk, move
+from raftflow.machine.rules.context import coalesce_events, move
 from raftflow.machine.tables.state import (
     DRAIN_OVER,
     ORDER_MOVE,
@@ -85,7 +85,7 @@ def void(step: ApplyContext, agent: Agent, fence: int) -> None:
 
 def stop_workflow(step: ApplyContext, workflow: Workflow, why: str) -> None:
     """Cancel everything that has no live attempt and tell live attempts to stop."""
-    with in_bulk(step, workflow, workflow.counts[TaskState.READY], ready=False):
+    with coalesce_events(step, workflow, workflow.counts[TaskState.READY], ready=False):
         for task in workflow.tasks:
             if task.state in _NOT_STARTED:
                 cancel_task(step, workflow, task, why)

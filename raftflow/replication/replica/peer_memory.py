@@ -31,7 +31,7 @@ LOOK_S: Final = 1.0
 """How often a leader records what its followers have acknowledged."""
 SAVE_S: Final = 30.0
 """How often that is stored, if it changed."""
-TELL_S: Final = 30.0
+NOTE_EVERY_S: Final = 30.0
 """How often a repeated message is logged."""
 
 _log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class PeerMemory:
         """Peers that are under repair."""
         self._differing: set[str] = set()
         """Peers that report another history."""
-        self._told_at: dict[str, float] = {}
+        self._noted_at_s: dict[str, float] = {}
         self._look_at_s = 0.0
         self._save_at_s = 0.0
         self._saving: asyncio.Task[None] | None = None
@@ -183,11 +183,11 @@ class PeerMemory:
             )
 
     def is_due(self, what: str) -> bool:
-        """Return True at most once in `TELL_S` for each `what`."""
+        """Return True at most once in `NOTE_EVERY_S` for each `what`."""
         now = asyncio.get_running_loop().time()
-        due = now - self._told_at.get(what, float("-inf")) >= TELL_S
+        due = now - self._noted_at_s.get(what, float("-inf")) >= NOTE_EVERY_S
         if due:
-            self._told_at[what] = now
+            self._noted_at_s[what] = now
         return due
 
     # The log.

@@ -120,7 +120,7 @@ class SimAgent:
         fetcher = InputsFetcher(client, KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
 
         def make(
-            before: Callable[[], None], on_end: Callable[[ReportedEnd], None], lack: Callable[[int], str]
+            before: Callable[[], None], on_end: Callable[[ReportedEnd], None], shortage_since: Callable[[int], str]
         ) -> AttemptRunner:
             return AttemptRunner(
                 dict.fromkeys(get_args(AssignedProgram), machine),
@@ -128,7 +128,7 @@ class SimAgent:
                 on_end=on_end,
                 sample=machine.sample,
                 fetch=fetcher.fetch,
-                lack=lack,
+                shortage_since=shortage_since,
             )
 
         store: Any = _NoOutput()

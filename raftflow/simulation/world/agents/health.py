@@ -45,11 +45,11 @@ class HealthProbe:
     def __init__(self, health: MachineHealth) -> None:
         self._health = health
 
-    def lack(self) -> str:
+    def find_shortage(self) -> str:
         """Return why no program can be run, or an empty string."""
         return "the simulated disk is full" if self._health.unable else ""
 
     async def run(self) -> str:
         """Probe the machine."""
         await asyncio.sleep(0.01)
-        return self.lack()
+        return self.find_shortage()

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 QUICK_SYNC_S: Final = 0.001
-"""A sync that is no slower costs the event loop less than the two switches of threads around it."""
+"""A sync that takes at most this long costs the event loop less than the two switches of threads around it."""
 QUICK_STREAK: Final = 32
 """After so many quick syncs in a row the disk counts as quick; one slow sync ends that."""
 

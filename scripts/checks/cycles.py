@@ -11,7 +11,6 @@ from sources import report
 
 LEFT = {
     "raftflow.machine.tables.state",
-    "raftflow.replication.replica.parts",
 }
 """A module of each cycle that is still there; the list must become empty."""
 

@@ -272,15 +272,16 @@ class _StoredMembership(msgspec.Struct, frozen=True):
     crc32: int
 
 
-def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership, *, anew: bool = False) -> Membership:
-    """Return the list of this replica's first start; keep `bootstrap` as that if there is none yet. Blocking.
+def load_first(fs: FileSystem, data_dir: Path, bootstrap: Membership, *, replace: bool = False) -> Membership:
+    """Return the list of this replica's first start, as its directory has it. Blocking.
 
-    With `anew` the present start counts as the first one: the replica has not been part of a cluster so far.
+    Without a stored list `bootstrap` is stored and returned. With `replace` it replaces a stored one: the replica has
+    not been part of a cluster so far, so the present start counts as the first one.
     Raises `LogFailedError`.
     """
     file = data_dir / "members"
     try:
-        if anew or file.name not in fs.list_dir(data_dir):
+        if replace or file.name not in fs.list_dir(data_dir):
             body = encode(bootstrap)
             store_file(fs, file, msgspec.json.encode(_StoredMembership(body, crc32(body))))
             return bootstrap

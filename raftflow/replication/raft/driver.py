@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ROUND_UP_S: Final = 0.001
 """The library checks whether a deadline has passed. A timer that fires exactly on it would be a moment too early."""
 _PAUSE_S: Final = 0.05
-"""A timer that fires so late shows that the process stood still. Messages that arrived meanwhile are read first."""
+"""A timer that fires so late shows that the process was paused. Messages that arrived meanwhile are read first."""
 _HEAR_S: Final = 0.01
 _DRAIN_S: Final = 5.0
 
@@ -131,17 +131,17 @@ class Driver:
 
     def _run_turn(self) -> None:
         self._turn = None
-        if self._stood_still():
+        if self._was_paused():
             self._turn = self._loop.call_later(_HEAR_S, self._run_turn)
             return
         self.guarded(self._tick)
 
-    def _stood_still(self) -> bool:
+    def _was_paused(self) -> bool:
         """Return True, once, if the timer is long overdue: links get a moment before a peer counts as dead."""
         late = self._loop.time() - self._timer_due > _PAUSE_S
-        stood_still = late and not self._heard and bool(self._raft.peers)
-        self._heard = stood_still
-        return stood_still
+        paused = late and not self._heard and bool(self._raft.peers)
+        self._heard = paused
+        return paused
 
     def _tick(self) -> None:
         raft, journal = self._raft, self._journal

@@ -92,7 +92,7 @@ class FollowerGuard:
             return False
         deadline = raft.election_deadline
         self._heartbeat(leader, {"term": raft.term, "commit_index": self._committed}, self._committed)
-        raft.election_deadline = deadline  # this was no sign of life
+        raft.election_deadline = deadline  # the leader has sent nothing
         return self._committed > raft.commit_index
 
     def _heartbeat(self, peer: str, message: Message, verified: int) -> None:

@@ -52,7 +52,7 @@ class ReplicaData:
         self.birth_file = BirthFile(fs, directory.path, ordered_now=config.bootstrap)
         self.birth_record = self.birth_file.open(directory.disk_id, has_data=self.has_data())
         is_new = not self.has_data() and self.birth_record.stage is None
-        self.first_members = membership.load_first(fs, directory.path, _configured_members(config), anew=is_new)
+        self.first_members = membership.load_first(fs, directory.path, _configured_members(config), replace=is_new)
 
     def has_data(self) -> bool:
         """Return True if this replica has promised anything, as far as its disk shows."""

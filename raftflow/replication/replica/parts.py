@@ -98,7 +98,7 @@ class ReplicaParts:
         self._build_turns(fs, on_failure)
         self._build_snapshots(fs, before_compaction)
         self._build_traffic()
-        self._steps.attach(self)
+        self._attach_steps()
 
     # Building.
 
@@ -218,6 +218,23 @@ class ReplicaParts:
             incoming_snapshot=self.incoming_snapshot,
             peer_memory=self.peer_memory,
             lonely=self.postpone_election,
+        )
+
+    def _attach_steps(self) -> None:
+        self._steps.attach(
+            self.config,
+            self.loop,
+            raft=self.raft,
+            guard=self.guard,
+            births=self.births,
+            roles=self.roles,
+            reads=self.reads,
+            driver=self.driver,
+            writer=self.writer,
+            handover=self.handover,
+            member_changes=self.member_changes,
+            peer_memory=self.peer_memory,
+            introducer=self.introducer,
         )
 
     # Messages.

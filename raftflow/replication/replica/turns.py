@@ -5,28 +5,57 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raftflow.replication.replica.parts import ReplicaParts
+    import asyncio
+
+    from raftflow.replication.config import LogConfig
+    from raftflow.replication.members.births import Births
+    from raftflow.replication.members.introducer import Introducer
+    from raftflow.replication.raft.driver import Driver
+    from raftflow.replication.raft.guard import GuardedTransport
+    from raftflow.replication.raft.handover import Handover
+    from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.member_changes import MemberChanges
+    from raftflow.replication.raft.reads import ReadRounds
+    from raftflow.replication.raft.roles import RoleTracker
+    from raftflow.replication.replica.peer_memory import PeerMemory
+    from raftflow.replication.snapshot.compaction import SnapshotWriter
 
 
 class TurnSteps:
-    """The steps around a tick. They run many times for each commit, so they hold the parts directly."""
+    """The steps around a tick. The driver is built with them, so `attach` adds the parts when all are built."""
 
-    def attach(self, parts: ReplicaParts) -> None:
-        """Use these parts; call it when all of them are built."""
-        self._config = parts.config
-        self._loop = parts.loop
-        self._raft = parts.raft
-        self._guard = parts.guard
-        self._follower = parts.guard.follower
-        self._births = parts.births
-        self._roles = parts.roles
-        self._reads = parts.reads
-        self._driver = parts.driver
-        self._writer = parts.writer
-        self._handover = parts.handover
-        self._member_changes = parts.member_changes
-        self._peer_memory = parts.peer_memory
-        self._introducer = parts.introducer
+    def attach(
+        self,
+        config: LogConfig,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        raft: Raft,
+        guard: GuardedTransport,
+        births: Births,
+        roles: RoleTracker,
+        reads: ReadRounds,
+        driver: Driver,
+        writer: SnapshotWriter,
+        handover: Handover,
+        member_changes: MemberChanges,
+        peer_memory: PeerMemory,
+        introducer: Introducer | None,
+    ) -> None:
+        """Use these parts."""
+        self._config = config
+        self._loop = loop
+        self._raft = raft
+        self._guard = guard
+        self._follower = guard.follower
+        self._births = births
+        self._roles = roles
+        self._reads = reads
+        self._driver = driver
+        self._writer = writer
+        self._handover = handover
+        self._member_changes = member_changes
+        self._peer_memory = peer_memory
+        self._introducer = introducer
         self._repeat_reads_at = float("-inf")
 
     def before_tick(self) -> None:

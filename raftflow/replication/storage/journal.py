@@ -8,7 +8,7 @@ the files in `segments` and `writer`, reading them back in `recovery`.
 - **Sequence numbers.** `write_seq` grows with every change that somebody may rely on; `durable_seq` follows when a
   sync has covered it. The gate in front of the network holds a message back until `durable_seq` has reached the
   `write_seq` (or `term_seq`) of the moment in which the message was made.
-- **Failure.** After a failed write or sync the journal has failed for good: Linux may have dropped the pages and
+- **Failure.** After a failed write or sync the journal has failed for ever: Linux may have dropped the pages and
   report success next time. Only a new `open`, which reads the disk again, tells what is there.
 - **Compaction.** `deleteEntriesTo` records the new base; segments without entries above it are removed once that
   record is durable. Nothing is ever rewritten.

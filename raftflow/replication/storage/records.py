@@ -150,7 +150,7 @@ def encode_payload(batch: RecordBatch) -> list[bytes]:
 
 
 def decode_payload(payload: bytes) -> RecordBatch:
-    """Read a payload whose checksum was right. Raises `ValueError` if it does not make sense all the same."""
+    """Read a payload whose checksum is correct. Raises `ValueError` if its content is invalid even so."""
     try:
         flags, cut, base, commit, term, first, count, vote_bytes = _BATCH.unpack_from(payload)
         at = _BATCH.size + vote_bytes

@@ -35,7 +35,7 @@ class JournalImage(msgspec.Struct):
     """The log as rebuilt so far."""
 
     start: int = 0
-    """Index of the first entry in `entries`, or of the next entry if there is none."""
+    """Index of the first entry in `entries`; without entries, of the next one."""
     base: int = 0
     """Entries below are compacted away."""
     commit: int = 0

@@ -10,18 +10,18 @@ Reading tells three ends apart (`read_segment`):
 - **torn**: a batch that was being written when the power went, which no `sync` ever covered. It is cut off;
 - **damaged**: bytes that were durable have changed. Never cut: the batch may have been acknowledged.
 
-How torn and damaged are told apart, with a bad record at offset B of the last segment:
+How torn and damaged are distinguished, with a bad record at offset B of the last segment:
 
-1. If a good record stands behind it whose watermark is above B, then B was durable once: damaged. (Good records
+1. If a good record follows it whose watermark is above B, then B was durable once: damaged. (Good records
    behind B with a watermark of at most B prove nothing: the disk may write unsynced sectors in any order.)
 2. A disk writes whole sectors, and a killed process leaves a prefix of its write. Since the space was zeros before, a
    torn record shows it: its last byte is zero, or one of its sectors is all zeros though by content it is not. (The
-   number of sectors that are zeros by content stands in the header.) Anything else, such as flipped bits, is damaged.
+   number of sectors that are zeros by content is in the header.) Anything else, such as flipped bits, is damaged.
 3. What stays open is an acknowledged record at the very end that lost a whole sector to zeros before any later record
    proved it durable. The journal writes such proof within about a second (`Journal.onOneSecondTimer`) and at `close`.
 
 In every segment but the last all records must be good up to the end that the next segment's opening record states;
-what stands behind that end was cut and is ignored.
+what follows that end was cut and is ignored.
 """
 
 from __future__ import annotations

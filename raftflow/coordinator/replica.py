@@ -320,7 +320,7 @@ class Replica:
         """Explain where a task is and why, None if it is unknown. The leader knows most."""
         if not self.leader.leading:
             return queries.explain(self.machine, workflow_id, task_id)
-        unfit = self.leader.status.unfit
+        unfit = self.leader.liveness.status.unfit
         return explanation.explain(
             self.machine, self.planner, workflow_id, task_id, now_ms=self.clock.now_ms(), unfit=unfit
         )

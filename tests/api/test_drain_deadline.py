@@ -58,9 +58,9 @@ async def test_an_invalid_drain_is_refused(online: Any, body: Any) -> None:
 async def test_the_leader_shows_what_only_it_knows_of_agents(online: Any) -> None:
     await online.register()
     leader = online.replica.leader
-    leader.leases._heard_s["a1"] -= 3.0
-    leader._arm_leases()
-    await online.until(lambda: "a1" in leader.status.suspects)
+    leader.liveness.leases._heard_s["a1"] -= 3.0
+    leader.liveness._arm_leases()
+    await online.until(lambda: "a1" in leader.liveness.status.suspects)
     assert (await online.get("/v1/agents/a1")).json["state"] == "suspect"
     assert [each["state"] for each in (await online.get("/v1/agents")).json["agents"]] == ["suspect"]
     assert "raftflow_mass_losses_total 0\n" in (await online.get("/metrics")).body.decode()

@@ -53,10 +53,10 @@ async def given_up(bench: Any) -> AsyncIterator[tuple[Any, int, Gate]]:
     await one.until(lambda: one.machine.state.agents["a1"].live)
     gate = Gate(one.log)
     leader = one.replica.leader
-    leader.leases._heard_s["a1"] -= 6.0
-    leader._check_leases(asyncio.get_running_loop().time())
+    leader.liveness.leases._heard_s["a1"] -= 6.0
+    leader.liveness._check_leases(asyncio.get_running_loop().time())
     await one.until(lambda: gate.waiting)
-    assert ("a1", incarnation) in leader.removals
+    assert ("a1", incarnation) in leader.liveness.removals
     yield one, incarnation, gate
     gate.open()
 
@@ -91,7 +91,7 @@ async def test_while_it_is_unknown_whether_the_agent_was_removed_it_is_not_answe
     answer = await asyncio.wait_for(polling, 5)
     assert isinstance(answer, Rejection)
     assert answer.code is RejectionCode.STALE_INCARNATION
-    assert len(one.replica.leader.removals) == 0
+    assert len(one.replica.leader.liveness.removals) == 0
 
 
 async def test_an_agent_that_could_not_be_removed_and_is_heard_is_kept(given_up: tuple[Any, int, Gate]) -> None:
@@ -102,7 +102,7 @@ async def test_an_agent_that_could_not_be_removed_and_is_heard_is_kept(given_up:
     answer = await asyncio.wait_for(polling, 5)
     assert isinstance(answer, PollResponse)
     assert [item.task_id for item in answer.assign] == ["t"]
-    assert one.replica.leader.leases.expired(asyncio.get_running_loop().time()) == []
+    assert one.replica.leader.liveness.leases.expired(asyncio.get_running_loop().time()) == []
     assert gate.waiting == []
 
 
@@ -126,7 +126,7 @@ async def test_a_bug_in_a_removal_stops_the_replica(
     def broken() -> int:
         raise ZeroDivisionError("bug in the clock")
 
-    monkeypatch.setattr(one.replica.leader.removals._clock, "now_ms", broken)
+    monkeypatch.setattr(one.replica.leader.liveness.removals._clock, "now_ms", broken)
     monkeypatch.setattr(removals_module, "RETRY_S", 0.001)
     gate.let(Unknown("timeout"))
     failure = await asyncio.wait_for(one.replica.wait_failed(), 5)

@@ -96,7 +96,7 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
 
 def host(name, *, log=None, machine=None):
     removals = SimpleNamespace(begin=lambda _name, _incarnation, **_more: None)
-    leader = SimpleNamespace(leases=Leases(LEASE_MS), removals=removals)
+    leader = SimpleNamespace(liveness=SimpleNamespace(leases=Leases(LEASE_MS), removals=removals))
     config = SimpleNamespace(timing=SimpleNamespace(lease_ms=LEASE_MS))
     replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine(), leader=leader, config=config)
     return SimpleNamespace(name=name, replica=replica, serving=True, level=LEVEL, wiped=False)
@@ -612,11 +612,11 @@ def test_an_agent_that_is_given_up_early(history, wait_s: float, wrong: int) -> 
     who = host("a")
     history.started(who)
     leader = who.replica.leader
-    leader.leases.contact("a1", 17.0)
-    assert leader.leases.last_heard_s("a1") == 17.0
+    leader.liveness.leases.contact("a1", 17.0)
+    assert leader.liveness.leases.last_heard_s("a1") == 17.0
     history._trace._loop.run_until_complete(asyncio.sleep(wait_s))
-    leader.removals.begin("a1", 1)
-    leader.removals.begin("a2", 1)
+    leader.liveness.removals.begin("a1", 1)
+    leader.liveness.removals.begin("a2", 1)
     assert kinds(history) == ["given up early"] * wrong
 
 

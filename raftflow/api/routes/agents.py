@@ -143,9 +143,9 @@ def _add_leader_view(call: Request, view: AgentView) -> None:
     """Add what only the leader's memory has."""
     leader = call.replica.leader
     if leader.leading:
-        view.state = leader.public_state(view.id, view.state)
-        view.trouble = leader.status.unfit.get(view.id, "")
-        view.last_seen_s = leader.silent_s(view.id)
+        view.state = leader.liveness.public_state(view.id, view.state)
+        view.trouble = leader.liveness.status.unfit.get(view.id, "")
+        view.last_seen_s = leader.liveness.silent_s(view.id)
         view.pid, view.version, view.load = call.replica.poll_service.process_info(view.id)
 
 

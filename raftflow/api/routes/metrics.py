@@ -84,7 +84,7 @@ def _add_log(page: Exposition, replica: Replica) -> None:
 
 
 def _add_work(page: Exposition, replica: Replica, counts: list[int]) -> None:
-    state, loss_throttle = replica.machine.tables, replica.leader.loss_throttle
+    state, loss_throttle = replica.machine.tables, replica.leader.liveness.loss_throttle
     page.one("raftflow_workflows", "gauge", "Workflows in the task table", len(state.workflows))
     page.one("raftflow_live_tasks", "gauge", "Tasks of unfinished workflows", state.live_tasks)
     page.one("raftflow_result_bytes", "gauge", "Bytes of the results of all tasks", state.result_bytes)

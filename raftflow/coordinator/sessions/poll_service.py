@@ -85,6 +85,7 @@ class PollService:
         self._machine = machine
         self._submitter = submitter
         self._leader = leader
+        self._liveness = leader.liveness
         self._clock = clock
         self._barrier = barrier
         self._lease_ms = lease_ms
@@ -124,7 +125,7 @@ class PollService:
         """Note a registration that was accepted."""
         session = self._session_of(request.name, incarnation)
         session.pid, session.version = request.pid, request.version
-        self._leader.note_contact(request.name)
+        self._liveness.note_contact(request.name)
 
     def step_down(self) -> None:
         """End every held poll with an error: this replica no longer leads."""
@@ -248,7 +249,7 @@ class PollService:
             or agent.incarnation != request.incarnation
             or not agent.present
             or not self._leader.leading
-            or (poll.name, request.incarnation) in self._leader.removals
+            or (poll.name, request.incarnation) in self._liveness.removals
         ):
             self._run(poll, self._confirm_agent(poll))
             return False
@@ -274,7 +275,7 @@ class PollService:
             # Perhaps another replica leads, and the agent knows it already.
             await self._barrier()
             agent = self._machine.tables.agents.get(name)
-        if await self._leader.removals.wait_settled(name, request.incarnation):
+        if await self._liveness.removals.wait_settled(name, request.incarnation):
             self._require_leading()
             agent = self._machine.tables.agents.get(name)
         if agent is None:
@@ -314,7 +315,7 @@ class PollService:
         if request.load is not None:
             session.load = request.load
             self.agent_stats.note_load(name, request.load)
-        self._leader.note_contact(name)
+        self._liveness.note_contact(name)
         session.note_seen(request.seen)
         if request.logs:
             self.relay.deliver(name, request.logs)
@@ -322,7 +323,7 @@ class PollService:
             self.usage.note_usage(name, request.running, request.usage, asyncio.get_running_loop().time())
         if request.seq > session.seq:
             session.seq = request.seq
-            self._leader.note_trouble(name, request.trouble)
+            self._liveness.note_trouble(name, request.trouble)
             self._overtake_polls(session)
         return session
 

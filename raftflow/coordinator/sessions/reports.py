@@ -66,7 +66,7 @@ class Reports:
             return reply
         assert isinstance(reply, Reported)  # noqa: S101 - the machine's contract
         if any(end.outcome == "succeeded" for end in request.ends):
-            self._leader.status.note_success(name)
+            self._leader.liveness.status.note_success(name)
         return verdicts_of(reply.verdicts)
 
     def _measure(self, name: str, ends: list[ReportedEnd]) -> None:

@@ -83,7 +83,7 @@ class ReplicaChecks:
         assert host.replica is not None  # noqa: S101 - it serves
         leader: Any = host.replica.leader
         lease_s = host.replica.config.timing.lease_ms / 1000
-        contact, begin = leader.leases.contact, leader.removals.begin
+        contact, begin = leader.liveness.leases.contact, leader.liveness.removals.begin
         heard_s: dict[str, float] = {}
 
         def heard(name: str, now_s: float) -> None:
@@ -96,7 +96,7 @@ class ReplicaChecks:
                 self._violation("given up early", f"{host.name} gives {name} up, heard {silent_s:.3f} s ago")
             begin(name, incarnation, together=together)
 
-        leader.leases.contact, leader.removals.begin = heard, give_up
+        leader.liveness.leases.contact, leader.liveness.removals.begin = heard, give_up
 
     def _check_beliefs_in(self, peer: str) -> None:
         """What the leaders believe of a replica must still hold after a start, and after a snapshot was loaded."""

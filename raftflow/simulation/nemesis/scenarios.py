@@ -75,7 +75,7 @@ class Scenarios:
             return
         at_work: dict[str, Process] = {}
         for agent in actions.agents:
-            silent_s = replica.leader.silent_s(agent.name)
+            silent_s = replica.leader.liveness.silent_s(agent.name)
             if agent.process is not None and silent_s is not None and silent_s < IN_CONTACT_S:
                 at_work[agent.name] = agent.process
         everybody = [*actions.others(first), *[agent.name for agent in actions.agents], *actions.clients]
@@ -104,7 +104,7 @@ class Scenarios:
             known = replica.machine.tables.agents.get(name)
             if now[name] is not process or process.frozen or known is None or not known.present:
                 continue
-            if name in replica.leader.unheard:
+            if name in replica.leader.liveness.unheard:
                 actions.on_slow_failover(f"{name} has not found {successor} {FOUND_WITHIN_S} s after it was elected")
 
     def slow_majority(self, _name: str) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from raftflow.coordinator.clock import ClusterClock
-from raftflow.coordinator.leader.leader_loop import LeaderLoop
 from raftflow.coordinator.leader.leases import Leases
+from raftflow.coordinator.leader.liveness import AgentLiveness
 
 if TYPE_CHECKING:
     from raftflow.simulation.mutation.patches.common import Patch
@@ -37,13 +37,13 @@ class WallLeases(Leases):
 
 
 def leases_on_wall_clock() -> Patch:
-    init = LeaderLoop.__init__
+    init = AgentLiveness.__init__
 
-    def with_wall_clock(self: LeaderLoop, **named: Any) -> None:
+    def with_wall_clock(self: AgentLiveness, **named: Any) -> None:
         init(self, **named)
-        self.leases = WallLeases(named["lease_ms"], named["clock"])
+        self.leases = WallLeases(named["lease_ms"], named["removals"]._clock)  # noqa: SLF001
 
-    return patch.object(LeaderLoop, "__init__", with_wall_clock)
+    return patch.object(AgentLiveness, "__init__", with_wall_clock)
 
 
 def wall_time(self: ClusterClock) -> int:
@@ -61,9 +61,9 @@ def impatient_leases() -> Patch:
 
 
 def stale_leases() -> Patch:
-    start = LeaderLoop._start  # noqa: SLF001
+    start = AgentLiveness.start
 
-    def without_grace(self: LeaderLoop) -> None:
+    def without_grace(self: AgentLiveness) -> None:
         start(self)
         for name in self.leases._heard_s:  # noqa: SLF001
             self.leases._heard_s[name] -= 3600.0  # noqa: SLF001
@@ -71,4 +71,4 @@ def stale_leases() -> Patch:
             self._lease_timer.cancel()
         self._arm_leases()
 
-    return patch.object(LeaderLoop, "_start", without_grace)
+    return patch.object(AgentLiveness, "start", without_grace)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXIT_OK = 0
-"""Stopped by a signal, or removed from the cluster. A supervisor need not restart it."""
+"""Stopped by a signal, or removed from the cluster. A supervisor does not have to restart it."""
 EXIT_FAILED = 1
 """An error while it ran, or an error of the disk, also at the start."""
 EXIT_REFUSED = 2

@@ -66,7 +66,7 @@ async def test_a_task_without_needs_has_empty_inputs(leader: Any, start_agent: A
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("echo '{broken' > $RAFTFLOW_RESULT", "no JSON"),
+        ("echo '{broken' > $RAFTFLOW_RESULT", "not valid JSON"),
         ("head -c 2000 /dev/zero | tr '\\0' 1 > $RAFTFLOW_RESULT", "2000 bytes, the limit is 1000"),
         ("mkdir $RAFTFLOW_RESULT", "cannot be read"),
     ],

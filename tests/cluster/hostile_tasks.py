@@ -52,7 +52,7 @@ FILES = (
     sh("result is the agent's lock", 'ln "$w/lock" "$RAFTFLOW_RESULT"', "failed", "names"),
     sh("result is sparse", 'truncate -s 1T "$RAFTFLOW_RESULT"', "any"),
     sh("result without rights", 'echo 1 >"$RAFTFLOW_RESULT"; chmod 0 "$RAFTFLOW_RESULT"', "any"),
-    sh("result is noise", 'head -c 9999 /dev/urandom >"$RAFTFLOW_RESULT"', "failed", "no JSON"),
+    sh("result is noise", 'head -c 9999 /dev/urandom >"$RAFTFLOW_RESULT"', "failed", "not valid JSON"),
     program(
         "result is a socket", "os.chdir(d); socket.socket(socket.AF_UNIX).bind('result.json')", "failed", "a socket"
     ),

@@ -37,7 +37,7 @@ def hostile(method: str, body: str) -> dict[str, Any]:
 
 OK = None
 """Stands for the error of a task that succeeds."""
-NO_JSON = "no JSON"
+NO_JSON = "not valid JSON"
 
 TASKS: dict[str, tuple[dict[str, Any], str | None]] = {
     # --- what a python function returns

@@ -54,7 +54,7 @@ class DocumentReader:
 
     @property
     def pid(self) -> int | None:
-        """The process, None while there is none."""
+        """The pid of the process, None while no process runs."""
         return None if self._process is None else self._process.pid
 
     async def pieces_of(

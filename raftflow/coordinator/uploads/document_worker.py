@@ -1,9 +1,8 @@
-"""The process that reads large workflow documents, so that the replica never stands still for one.
+"""The process that reads large workflow documents, so that no document blocks the replica.
 
 It parses a document, checks and normalises it, and cuts it into pieces (`domain.pieces`). In the replica's own
-process that would be seconds of work, some of it in single calls that keep every other thread waiting. It has no
-state: it is given a document and answers with frames; its end of the pipe closes when the replica is gone, and so it
-ends.
+process that would take seconds, some of them in single calls that block every other thread. It has no state: it gets
+a document and answers with frames. When the replica is gone, the pipe closes and the process ends.
 
     frame   = length (4 bytes, big endian) + MessagePack
     request = ReadRequest
@@ -99,7 +98,7 @@ def _pieces(request: ReadRequest, spec: WorkflowSpec) -> Iterator[Answer | TaskP
 
 
 def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
-    """Answer until there are no more requests."""
+    """Answer requests until the pipe closes."""
     while len(head := incoming.read(LENGTH_BYTES)) == LENGTH_BYTES:
         request = _request_decoder.decode(incoming.read(int.from_bytes(head, "big")))
         outgoing.writelines(frame(message) for message in answer(request))

@@ -1,11 +1,11 @@
-"""Large workflows on their way into the log, piece by piece, and the end of those that nobody will finish.
+"""Large workflows go into the log piece by piece. Uploads that nobody will finish are dropped.
 
-One piece is in the log at a time, whoever's it is, and uploads take turns: so whatever else is proposed meanwhile
-goes in between, and no entry holds more of them than a replica can apply without standing still.
+Only one piece of all uploads is in the log at a time, and uploads take turns. So other commands go in between, and
+every entry is small enough to apply without a pause of the replica.
 
-An upload belongs to the leader that began it, in one stretch of leading. What the state machine holds of others, or
-of uploads that failed here, is dropped as soon as it is seen. Until its last command an upload has no effect, so
-whatever happens before that, its client is told that nothing was done.
+An upload belongs to one leadership. A leader drops uploads of earlier leaders, and its own that failed, as soon as it
+sees them. An upload has no effect before its last command. If it fails earlier, the client is told that nothing was
+done.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from raftflow.domain.values.ids import NAME_PATTERN
 
 Name = Annotated[
     str,
-    # The pattern is for the description: whoever takes a name says better what is wrong with it (`domain.ids`).
+    # The pattern is for the description. `domain.values.ids` explains better what is wrong with a name.
     msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, extra_json_schema={"pattern": NAME_PATTERN}),
 ]
 Number = Annotated[int, msgspec.Meta(ge=0, le=limits.NUMBER_MAX)]

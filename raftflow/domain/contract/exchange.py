@@ -47,8 +47,8 @@ class RegisterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     ] = {}
     prefetch: Annotated[int, msgspec.Meta(ge=0, le=limits.PREFETCH_MAX)] = 0
     home: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    """The same for every process that holds the same work directory: whoever holds it takes the place of the process
-    before it. Any other agent under a name that lives is refused (`name-in-use`)."""
+    """Identifies the work directory. A process with the same work directory replaces the process before it. Another
+    agent under the name of a present agent is refused (`name-in-use`)."""
     pid: Number | None = None
     version: Annotated[str, msgspec.Meta(max_length=limits.VERSION_CHARS_MAX)] = ""
     offers: Annotated[list[ReportedEnd], msgspec.Meta(max_length=limits.OFFERS_MAX)] = []
@@ -124,7 +124,7 @@ class AttemptUsage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omi
 
 
 class AgentLoad(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Load of the agent's machine, whoever causes it; stays in the leader's memory."""
+    """Load of the agent's machine from all its processes. It stays in the leader's memory."""
 
     load_1m: Annotated[float, msgspec.Meta(ge=0, le=limits.USAGE_NUMBER_MAX - 1)] = 0.0
     cpu_count: UsageNumber = 0
@@ -222,7 +222,7 @@ class LogWanted(msgspec.Struct, kw_only=True):
     workflow_id: str = ""
     """Whose attempt it is: a work directory may hold output of an earlier cluster, with the same numbers."""
     since_ms: int | None = None
-    """If set, only the offset is wanted at which output begins that came at this time or later, in ms since 1970."""
+    """If set, the answer is only an offset: where output of this time (ms since 1970) or later begins."""
 
 
 class ReportVerdict(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -122,7 +122,7 @@ _ADVICE = {
         "return it as text"
     ),
     exact.LONE_SURROGATE: (
-        "the result has a lone surrogate, which is no character, in the text at {where}: return valid Unicode"
+        "the result has a lone surrogate, which is not a character, in the text at {where}: return valid Unicode"
     ),
     exact.NOT_FINITE: (
         "the result has a number that is not finite (NaN or infinity) at {where}, which JSON has not: "
@@ -146,5 +146,5 @@ def _explain(result: bytes, error: Exception) -> str:
             fault = ValueFault(fault.path, _TOO_LARGE)
         return describe_fault(fault)
     if isinstance(error, UnicodeDecodeError):
-        return "the result is no JSON, for it is not UTF-8: encode its text as UTF-8, and other bytes as base64"
-    return f"the result is no JSON: {str(error)[:200]}"
+        return "the result is not valid JSON, because it is not UTF-8: encode text as UTF-8 and other bytes as base64"
+    return f"the result is not valid JSON: {str(error)[:200]}"

@@ -32,6 +32,7 @@ from raftflow.formats import schema
 
 _REF = "#/components/schemas/{name}"
 _NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": limits.NAME_CHARS_MAX}
+_BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _PATH_SCHEMAS = {"fence": {"type": "integer", "minimum": 0, "maximum": limits.NUMBER_MAX}}
 """Of parts of a path that are not names."""
 
@@ -147,7 +148,9 @@ def _describe_operation(operation: Operation[Any]) -> dict[str, Any]:
 
 
 def _answer(operation: Operation[Any]) -> dict[str, Any]:
-    schema = {"type": "string"} if operation.answer is bytes else _schema(operation.answer)
+    schema = _schema(operation.answer)
+    if operation.answer is bytes:
+        schema = {"type": "string"} if operation.media_type.startswith("text/") else _BINARY
     return {
         "description": operation.summary,
         "headers": _headers(),

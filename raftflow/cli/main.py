@@ -27,6 +27,7 @@ _COMMANDS = {
     "cache": ("cluster_commands.cache", "Results that equal tasks share: list, clear."),
     "ledger": ("cluster_commands.ledger", "Who uses which resources, and whether all invariants hold."),
     "audit": ("cluster_commands.audit", "What every replica applied, and whether all agree."),
+    "snapshot": ("cluster_commands.snapshot", "A backup of a whole cluster in one file: save, inspect, verify."),
     "simulate": ("local_commands.simulate", "Simulated clusters with faults of every kind, checked."),
     "schema": ("local_commands.schema", "JSON Schema of workflow documents, for editors."),
     "bench": ("local_commands.bench", "Measure raftflow on this machine."),

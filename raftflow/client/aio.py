@@ -16,6 +16,7 @@ from raftflow.client.http.calls import ATTEMPT_S
 from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls
 from raftflow.client.overview import ClusterStatus, ReplicaAnswer, down, members_to_ask, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
+from raftflow.client.snapshots import SnapshotCalls
 from raftflow.client.transport import Transport
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.operation import STALE, Operation
@@ -78,7 +79,7 @@ class AsyncWorkflowRun(WorkflowCreated, kw_only=True, dict=True):
         return client
 
 
-class AsyncClient:
+class AsyncClient(SnapshotCalls):
     """Talks to a cluster from asyncio; every method raises a `ClientError` when it fails.
 
     Knows all peers and retries until `timeout_s` (per call): a failover costs time, never a lost or a doubled call.

@@ -26,6 +26,7 @@ from raftflow.domain.contract.views import (
     LedgerView,
     MemberList,
     ReplicaStatus,
+    SnapshotView,
     TaskExplanation,
     TaskLog,
     TaskView,
@@ -244,6 +245,18 @@ class Client:
     def audit_verify(self, replica_url: str) -> AuditCheck:
         """Have one replica read its whole audit and check the chain."""
         return self._run(self._client.audit_verify(replica_url))
+
+    def take_snapshot(self, replica_url: str | None = None, *, stale: bool = False) -> SnapshotView:
+        """Have a replica write a snapshot, and return what it is. Read it soon: an idle one is closed.
+
+        It is the leader's, and holds every write that was acknowledged before the call. With `stale` it is that of
+        the replica which is asked, which may be behind.
+        """
+        return self._run(self._client.take_snapshot(replica_url, stale=stale))
+
+    def read_snapshot(self, snapshot: SnapshotView, offset: int = 0) -> bytes:
+        """Return the next bytes of a snapshot; none at its end. Raises `NotFound` if it was closed."""
+        return self._run(self._client.read_snapshot(snapshot, offset))
 
     def status(self, replica_url: str) -> ReplicaStatus:
         """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""

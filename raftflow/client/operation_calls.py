@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -65,6 +65,8 @@ class OperationCalls:
             once=once,
             attempt_s=attempt_s,
         )
+        if operation.answer is bytes:
+            return cast("T", await self._transport.call_raw(call, timeout_s=timeout_s))
         return await self._transport.call(call, operation.answer, timeout_s=timeout_s)
 
     async def pages(

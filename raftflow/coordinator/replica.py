@@ -34,6 +34,7 @@ from raftflow.coordinator.sessions.awaited_ends import AwaitedEnds
 from raftflow.coordinator.sessions.poll_service import PollService
 from raftflow.coordinator.sessions.registration import Registration
 from raftflow.coordinator.sessions.stored_logs import StoredLogs
+from raftflow.coordinator.snapshots import SnapshotDownloads
 from raftflow.coordinator.uploads.workflow_uploads import WorkflowUploads
 from raftflow.domain.contract.views import (
     PeerView,
@@ -167,6 +168,7 @@ class Replica:
             cluster=self.cluster,
             transfer=self.transfer,
         )
+        self.snapshots = SnapshotDownloads(config, self.log, fs, wall.now_ms)
         self.registration = Registration(machine=self.machine, submitter=self.submitter, leader=self.leader)
         self.log.on_role_change(self._role_changed)
         self.news = LeaderNews(self.cluster.leader_notice, config.limits.held_polls)
@@ -216,6 +218,7 @@ class Replica:
         self.rebalance_loop.stop()
         self.uploads.stop()
         self.submitter.refuse()
+        self.snapshots.close()
         await self.log.close()
         await self.submitter.close()
         await self.audit.close()

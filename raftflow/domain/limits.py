@@ -133,6 +133,11 @@ LOG_REQUEST_CHARS_MAX = 64
 QUERY_CHARS_MAX = 2_048
 """Characters of a query parameter: a cursor may hold a cache key."""
 
+SNAPSHOT_PIECE_BYTES_MAX = 1024 * 1024
+"""Bytes of a snapshot that one request reads."""
+SNAPSHOTS_OPEN_MAX = 4
+"""Snapshots that one replica keeps open for clients."""
+
 PAGE_ENTRIES_MAX = 10_000
 """Entries of one page of a listing, whatever limit is asked for."""
 AUDIT_PAGE_RECORDS_MAX = 1_000

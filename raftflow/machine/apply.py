@@ -38,8 +38,8 @@ from raftflow.domain.contract.views import AuditRecord, AuditTransition
 from raftflow.domain.features import level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
-from raftflow.domain.replies import AnyReply, Reported
-from raftflow.machine.commands import agents, attempts, features, placements, timers, uploads, workflows
+from raftflow.domain.replies import AnyReply, Done, Reported
+from raftflow.machine.commands import agents, attempts, features, placements, restoration, timers, uploads, workflows
 from raftflow.machine.rules import backups, cache, recall
 from raftflow.machine.rules.context import ApplyContext
 from raftflow.machine.tables.requests import Remembered, fingerprint_of
@@ -110,6 +110,26 @@ def apply_command(
     if step.notes:
         step.notes = []
     return reply, record
+
+
+def apply_restoration(step: ApplyContext, restored: restoration.Restoration, index: int, term: int) -> AuditRecord:
+    """Make a copied state the beginning of a new cluster, and return the audit record of that, not yet sealed."""
+    restoration.fence_off(step, restored)
+    record = AuditRecord(
+        index=index,
+        position=0,
+        term=term,
+        at_ms=step.clock_ms,
+        actor="operator",
+        command="cluster.restore",
+        subject=restored.cluster,
+        request_id="",
+        outcome="ok",
+        detail=_detail(Done(), step.notes),
+        transitions=_as_transitions(step.transitions),
+    )
+    step.transitions, step.notes = [], []
+    return record
 
 
 def _apply_once(step: ApplyContext, command: c.AnyCommand, handler: Handler) -> tuple[AnyReply, str]:

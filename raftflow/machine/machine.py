@@ -11,7 +11,8 @@ from raftflow.domain.events import Event
 from raftflow.domain.features import LEVEL, FeatureLevelError
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.replies import AnyReply
-from raftflow.machine.apply import apply_command
+from raftflow.machine.apply import apply_command, apply_restoration
+from raftflow.machine.commands.restoration import Restoration
 from raftflow.machine.rows import Tables
 from raftflow.machine.rules.audit_chain import CHAIN_START, seal
 from raftflow.machine.rules.context import ApplyContext
@@ -87,6 +88,18 @@ class Machine:
         self.applied_term = term
         self.sweep(SWEPT_PER_ENTRY)
         return EntryResult(index, term, tuple(replies), step.take_events(), audit)
+
+    def begin_cluster(self, index: int, term: int, restoration: Restoration) -> EntryResult:
+        """Become the first state of a new cluster, as the entry `index` of its log (`commands/restoration.py`).
+
+        Raises `ValueError` for an index that does not grow.
+        """
+        if index <= self.applied_index:
+            raise ValueError(f"entry {index} after entry {self.applied_index}: the log went back")
+        self._step.index = index
+        self.chain, encoded = seal(self.chain, apply_restoration(self._step, restoration, index, term))
+        self.applied_index, self.applied_term = index, term
+        return EntryResult(index, term, (), self._step.take_events(), [encoded])
 
     @property
     def sweeping(self) -> bool:

@@ -16,10 +16,18 @@ Everything happens in the event loop's thread. Only syncs and other blocking fil
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from raftflow.replication.errors import NoQuorumError
-from raftflow.replication.log import LogStatus, Outcome, Rejected, Stamp, Unknown
+from raftflow.replication.log import (
+    LogStatus,
+    OpenSnapshot,
+    Outcome,
+    Rejected,
+    SnapshotNotTakenError,
+    Stamp,
+    Unknown,
+)
 from raftflow.replication.members.membership import NotReadyError
 from raftflow.replication.messages import envelope
 from raftflow.replication.raft.roles import RoleTracker
@@ -39,6 +47,10 @@ if TYPE_CHECKING:
     from raftflow.replication.members.membership import MemberInfo, Membership, MembershipVersion
     from raftflow.replication.net.links import Links
     from raftflow.replication.replica.data import ReplicaData
+    from raftflow.replication.storage.snapshot_store import SnapshotStore
+
+_NOTHING_APPLIED: Final = 2
+"""A new cluster has applied its first no-ops at this index. The library makes no snapshot of these."""
 
 
 class PySyncObjLog:
@@ -71,6 +83,7 @@ class PySyncObjLog:
         introduced_peers: IntroducedPeers | None = None,
     ) -> None:
         self._config = config
+        self._fs = fs
         self._roles = RoleTracker(config.name, config.election_max_s, election_min_s=config.election_min_s)
 
         def build(data: ReplicaData, on_failure: Callable[[Exception], None]) -> ReplicaParts:
@@ -226,6 +239,27 @@ class PySyncObjLog:
             self._parts.writer.request()
             self._driver.request_turn()
 
+    async def open_snapshot(self, timeout_s: float) -> OpenSnapshot:
+        """Write a snapshot of everything that is applied here by now, and open its file. The log is trimmed after it.
+
+        Raises `SnapshotNotTakenError` if nothing is applied yet, the disk fails, or time is up.
+        """
+        if self._life.parts is None or self._raft.applied_index <= _NOTHING_APPLIED:
+            raise SnapshotNotTakenError("this replica has applied no entry yet: there is nothing to save")
+        writer, store, index = self._parts.writer, self._parts.data.store, self._raft.applied_index
+        try:
+            async with asyncio.timeout(timeout_s):
+                while writer.snapshot_index < index:
+                    if self._stopped:
+                        raise SnapshotNotTakenError("the replica has stopped")
+                    self.request_snapshot()
+                    await writer.next_end()
+        except TimeoutError:
+            raise SnapshotNotTakenError(f"no snapshot was written within {timeout_s:g} s") from None
+        except OSError as error:
+            raise SnapshotNotTakenError(f"the snapshot cannot be written: {error}") from error
+        return await self._fs.off_loop(lambda: _open_newest(store))
+
     # View.
 
     @property
@@ -266,3 +300,11 @@ class PySyncObjLog:
             return Stamp(0, 0, None)
         raft = self._raft
         return Stamp(raft.applied_index, raft.term, self._roles.leader(raft), raft.members.current)
+
+
+def _open_newest(store: SnapshotStore) -> OpenSnapshot:
+    """Open the newest snapshot. Blocking."""
+    info = store.newest()
+    if info is None:
+        raise SnapshotNotTakenError("this replica has no snapshot that can be read")
+    return OpenSnapshot(info, store.open_file(info))

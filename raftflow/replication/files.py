@@ -30,28 +30,32 @@ class Lock(Protocol):
         ...
 
 
-class OpenFile(Protocol):
-    """A file opened for appending, overwriting in place and truncating."""
+class ReadableFile(Protocol):
+    """A file that can be read at any place."""
 
     @property
     def path(self) -> Path:
         """Where the file lives."""
         ...
 
-    def is_linked(self) -> bool:
-        """Return False if the file was removed: its content is lost when it is closed."""
-        ...
-
     def size(self) -> int:
         """Return the length in bytes, unsynced writes included."""
         ...
 
-    def write_at(self, offset: int, data: bytes) -> None:
-        """Write all of `data` at `offset`. Not durable before a sync. Raises `OSError` (a full disk, for one)."""
-        ...
-
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`; fewer at the end of the file."""
+        ...
+
+
+class OpenFile(ReadableFile, Protocol):
+    """A file opened for appending, overwriting in place and truncating."""
+
+    def is_linked(self) -> bool:
+        """Return False if the file was removed: its content is lost when it is closed."""
+        ...
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write all of `data` at `offset`. Not durable before a sync. Raises `OSError` (a full disk, for one)."""
         ...
 
     def truncate(self, size: int) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from raftflow.replication.errors import LogFailedError
+    from raftflow.replication.files import OpenFile
     from raftflow.replication.members.membership import MemberInfo, Membership
+    from raftflow.replication.storage.snapshot_file import SnapshotInfo
 
 
 class StateMachine(Protocol):
@@ -200,4 +202,24 @@ class ChangeableLog(Protocol):
 
     async def remove_member(self, name: str, timeout_s: float) -> Membership:
         """Take a voter or learner out of the cluster for ever."""
+        ...
+
+
+class SnapshotNotTakenError(Exception):
+    """There is no snapshot to give out. The message says why."""
+
+
+class OpenSnapshot(NamedTuple):
+    """A snapshot on this replica's disk. It stays readable until it is closed, also when it is pruned."""
+
+    info: SnapshotInfo
+    file: OpenFile
+
+
+@runtime_checkable
+class SnapshotSource(Protocol):
+    """A replicated log with snapshots on a disk; see `PySyncObjLog`."""
+
+    async def open_snapshot(self, timeout_s: float) -> OpenSnapshot:
+        """Write a snapshot of everything that is applied here by now, and open its file."""
         ...

@@ -68,7 +68,7 @@ def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
 
 
 CALLERS = {
-    UsedBy.CLIENT: ("client/aio.py", "client/http/hedge.py"),
+    UsedBy.CLIENT: ("client/aio.py", "client/snapshots.py", "client/http/hedge.py"),
     UsedBy.AGENT: ("agent/exchange/leader.py",),
 }
 
@@ -91,7 +91,7 @@ def test_every_operation_has_a_caller_in_the_client_or_the_agent(used_by: UsedBy
 
 def test_both_clients_have_the_same_methods() -> None:
     def methods(kind: type) -> set[str]:
-        return {name for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")}
+        return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
 
     assert methods(AsyncClient) - methods(Client) == {"workflows_page", "tasks_page", "cache_page"}, "of one page"
     assert methods(Client) - methods(AsyncClient) == set()

@@ -11,6 +11,7 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.read.invariants import check
 from raftflow.machine.snapshot import stream as snapshots
 from raftflow.machine.snapshot.restoring import SnapshotError
+from raftflow.machine.snapshot.stream import read_snapshot_header
 from raftflow.machine.tables import copy_on_write
 from raftflow.machine.tables.copy_on_write import CHUNK
 
@@ -302,3 +303,13 @@ def _apply_step(drive, step, number):
         drive.submit(workflow_id=f"new-{drive.index}")
     elif step == "retire":
         drive.retire()
+
+
+def test_the_first_frame_is_read_alone(drive) -> None:
+    drive.submit()
+    pieces = list(drive.machine.snapshot())
+    header = read_snapshot_header(iter(pieces))
+    assert (header.applied_index, header.chain) == (drive.machine.applied_index, drive.machine.chain)
+    for bad in ([], [b"\0\0\0\2Hx"], [b"\0\0\0\3H\x91\xff"]):
+        with pytest.raises(SnapshotError, match="not a"):
+            read_snapshot_header(bad)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raftflow.api.routes import agents, cache, cluster, descriptions, inputs, logs, members, metrics, workflows
+from raftflow.api.routes import (
+    agents,
+    cache,
+    cluster,
+    descriptions,
+    inputs,
+    logs,
+    members,
+    metrics,
+    snapshots,
+    workflows,
+)
 
 if TYPE_CHECKING:
     from raftflow.api.admission.gated_connection import AdmissionControl
@@ -19,6 +30,7 @@ def routes_of(admission: AdmissionControl) -> tuple[Route, ...]:
         *agents.ROUTES,
         *inputs.ROUTES,
         *cluster.ROUTES,
+        *snapshots.ROUTES,
         *members.ROUTES,
         *cache.ROUTES,
         *descriptions.ROUTES,

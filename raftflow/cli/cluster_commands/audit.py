@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raftflow.cli.cluster_commands.each_replica import ask_each_replica, end_check
-from raftflow.cli.terminal.exits import USAGE, CommandFailure
+from raftflow.cli.cluster_commands.each_replica import ask_each_replica, end_check, url_of_replica
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, plain, print_json, print_table
@@ -35,7 +34,7 @@ def audit_list(from_index: int, limit: int, everything: bool, replica: str | Non
     """List applied commands in log order: who changed what when."""
     records: list[AuditLine] = []
     with connect() as client:
-        url = _replica_url(client, replica)
+        url = url_of_replica(client, replica)
         following: int | None = from_index
         while following is not None and (everything or len(records) < limit):
             size = _PAGE if everything else min(_PAGE, limit - len(records))
@@ -128,15 +127,3 @@ def _chain_at(client: Client, url: str, check: AuditCheck, index: int) -> str | 
         return None  # dropped here, not applied yet, or a snapshot stands for these records
     at = [record for record in client.audit(url, index, 1).records if record.index == index]
     return at[-1].chain if at else "no record"
-
-
-def _replica_url(client: Client, replica: str | None) -> str:
-    """Return the URL of a replica given by URL or name; without one, of the first that answers."""
-    if replica is not None and "://" in replica:
-        return replica
-    status = client.cluster_status()
-    for line in status.replicas:
-        if line.contact == "ok" and replica in (None, line.name):
-            return line.url
-    names = ", ".join(line.name for line in status.replicas if line.contact == "ok")
-    raise CommandFailure(f"no replica called {replica!r} answers; there are {names}", USAGE)

@@ -1,11 +1,11 @@
-"""Checks that every replica makes of its own state: ask all of them, and end the command by what they found."""
+"""Commands about single replicas: find one, or ask all of them to check their state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from raftflow.cli.terminal.exits import FAILED, CommandFailure
+from raftflow.cli.terminal.exits import FAILED, USAGE, CommandFailure
 from raftflow.cli.terminal.output import note
 
 if TYPE_CHECKING:
@@ -41,3 +41,15 @@ def end_check(*, ok: bool, silent: list[str], complaint: str) -> None:
         note(f"raftflow: not asked, because they do not answer: {', '.join(silent)}")
     if not ok:
         raise CommandFailure(complaint, FAILED)
+
+
+def url_of_replica(client: Client, replica: str | None) -> str:
+    """Return the URL of a replica given by URL or name; without one, of the first that answers."""
+    if replica is not None and "://" in replica:
+        return replica
+    status = client.cluster_status()
+    for line in status.replicas:
+        if line.contact == "ok" and replica in (None, line.name):
+            return line.url
+    names = ", ".join(line.name for line in status.replicas if line.contact == "ok")
+    raise CommandFailure(f"no replica called {replica!r} answers; there are {names}", USAGE)

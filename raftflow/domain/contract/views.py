@@ -80,6 +80,7 @@ from raftflow.domain.contract.ledger import (
     LedgerLine,
     LedgerView,
 )
+from raftflow.domain.contract.snapshots import SnapshotView
 from raftflow.domain.contract.tasks import (
     AttemptView,
     CandidateView,
@@ -159,6 +160,7 @@ __all__ = [
     "ReplicaStatus",
     "ReportVerdict",
     "ReportedEnd",
+    "SnapshotView",
     "TaskCounts",
     "TaskExplanation",
     "TaskLog",

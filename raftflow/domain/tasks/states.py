@@ -173,6 +173,9 @@ class AttemptOutcome(enum.StrEnum):
     SUPERSEDED = "superseded"
     """The task's other attempt decided: it succeeded first, or failed where no retry is left. Never reported by an
     agent."""
+    FENCED = "fenced"
+    """It belongs to a cluster of which this one is a restored copy. Its agent's report is refused, and the task runs
+    again at no cost in retries. Never reported by an agent."""
 
 
 class AgentState(enum.StrEnum):

@@ -52,7 +52,7 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
             )
         del state.agents[gone.name]
     if known is not None:
-        _take_out(step, known, AgentState.LOST, "another agent registered under its name", count_loss=True)
+        take_out(step, known, AgentState.LOST, "another agent registered under its name", count_loss=True)
         del state.agents[known.name]
     state.incarnation += 1
     agent = Agent(
@@ -276,18 +276,25 @@ def remove_agent(step: ApplyContext, command: RemoveAgent) -> Done | Rejection:
     if not agent.present:
         return Done(changed=False)
     if command.reason == "left":
-        _take_out(step, agent, AgentState.LEFT, "its agent left")
+        take_out(step, agent, AgentState.LEFT, "its agent left")
     else:
         why = "its agent was silent for longer than its lease"
-        _take_out(step, agent, AgentState.LOST, why, count_loss=not command.mass, mass=command.mass)
+        take_out(step, agent, AgentState.LOST, why, count_loss=not command.mass, mass=command.mass)
     end_all_if_nobody_is_up(step)
     return Done()
 
 
-def _take_out(
-    step: ApplyContext, agent: Agent, state: AgentState, why: str, *, count_loss: bool = False, mass: bool = False
+def take_out(
+    step: ApplyContext,
+    agent: Agent,
+    state: AgentState,
+    why: str,
+    *,
+    count_loss: bool = False,
+    mass: bool = False,
+    outcome: AttemptOutcome = AttemptOutcome.LOST,
 ) -> None:
-    """Mark an agent as gone and end what it held, in the order in which it was assigned.
+    """Mark an agent as gone and end what it held, in the order in which it was assigned, with this outcome.
 
     With `count_loss` the loss counts against the attempts that may have caused it. A `mass` loss counts against none.
     """
@@ -300,7 +307,7 @@ def _take_out(
         note_loss(step, agent, mass=mass)
     suspects = _suspects(agent) if count_loss else {}
     for fence, (workflow, task) in list(agent.live.items()):
-        end = unreported(fence, AttemptOutcome.LOST, why)
+        end = unreported(fence, outcome, why)
         end_attempt(step, agent, workflow, task, end, counts_loss=fence in suspects)
 
 

@@ -35,7 +35,9 @@ _RUNNING, _DONE = TaskState.RUNNING, TaskState.SUCCEEDED
 _SUCCEEDED, _LOST = AttemptOutcome.SUCCEEDED, AttemptOutcome.LOST
 _CANCELLED, _MOVED = AttemptOutcome.CANCELLED, AttemptOutcome.MOVED
 _SUCCEEDS, _NEEDS_MET = TaskEvent.SUCCEEDED, TaskEvent.NEEDS_MET
-_NEVER_REPORTED = frozenset({AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED, AttemptOutcome.MOVED})
+_NEVER_REPORTED = frozenset(
+    {AttemptOutcome.LOST, AttemptOutcome.SUPERSEDED, AttemptOutcome.MOVED, AttemptOutcome.FENCED}
+)
 _OFFERABLE = frozenset({TaskState.READY, TaskState.DELAYED})
 _FULL = (
     "the results of all workflows have {} bytes, and no more than {} are kept; leave large results in files, or wait "

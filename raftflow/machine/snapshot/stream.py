@@ -22,7 +22,15 @@ from raftflow.machine.tables.results import CachedResult
 from raftflow.machine.tables.state import Learnt, State, Workflow
 from raftflow.machine.tables.upload import UploadRecord
 
-__all__ = ["FORMAT", "PIECE_BYTES_MAX", "Header", "Snapshot", "SnapshotError", "read_snapshot"]
+__all__ = [
+    "FORMAT",
+    "PIECE_BYTES_MAX",
+    "Header",
+    "Snapshot",
+    "SnapshotError",
+    "read_snapshot",
+    "read_snapshot_header",
+]
 
 FORMAT = 1
 MAGIC = "raftflow-machine"
@@ -217,7 +225,15 @@ def read_snapshot(pieces: Iterable[bytes], requests_max: int) -> tuple[Header, S
         raise SnapshotError(f"not a readable snapshot: {error}") from error
 
 
-def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Header, State]:
+def read_snapshot_header(pieces: Iterable[bytes]) -> Header:
+    """Return the first frame of a snapshot, and read no further. Raises `SnapshotError`."""
+    try:
+        return _read_header(_frames(pieces))
+    except msgspec.DecodeError as error:
+        raise SnapshotError(f"not a readable snapshot: {error}") from error
+
+
+def _read_header(frames: Iterator[tuple[bytes, bytes]]) -> Header:
     kind, payload = next(frames, (b"", b""))
     if kind != _HEADER:
         raise SnapshotError("not a snapshot: it does not start with a header")
@@ -228,7 +244,11 @@ def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Hea
         raise SnapshotError(
             f"snapshot format {start[1:2]}; this version reads {FORMAT}: use the version that wrote it"
         )
-    header = _header_decoder.decode(payload)
+    return _header_decoder.decode(payload)
+
+
+def _read(frames: Iterator[tuple[bytes, bytes]], requests_max: int) -> tuple[Header, State]:
+    header = _read_header(frames)
     builder = Builder(requests_max)
     state = builder.state
     state.feature_level = header.feature_level

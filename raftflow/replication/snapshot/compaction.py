@@ -49,6 +49,7 @@ class SnapshotWriter:
         self._bytes = 0
         self._retry_at = float("-inf")
         self._wanted = False
+        self._waiting: list[asyncio.Future[OSError | None]] = []
         self.snapshot_index = 0
         """Last entry of the newest snapshot; 0 without one."""
 
@@ -60,6 +61,21 @@ class SnapshotWriter:
         """A snapshot that ends with entry `index` was loaded."""
         self.snapshot_index = max(self.snapshot_index, index)
         self._bytes = 0
+        self._wake(None)
+
+    async def next_end(self) -> None:
+        """Wait until the next write has ended, or a snapshot was installed. Raises `OSError` if the write failed."""
+        future: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        error = await future
+        if error is not None:
+            raise error
+
+    def _wake(self, error: OSError | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(error)
 
     def request(self) -> None:
         """Write a snapshot soon, without regard to the thresholds. No effect while one is being written."""
@@ -102,6 +118,7 @@ class SnapshotWriter:
 
     async def _write(self, info: SnapshotInfo, pieces: Iterator[bytes], driver: Driver) -> None:
         durable = False
+        failure: OSError | None = None
         try:
             await self._store.write(info, pieces)
             if self._before_compaction is not None:
@@ -109,6 +126,7 @@ class SnapshotWriter:
             durable = True
             self.snapshot_index = max(self.snapshot_index, info.index)
         except OSError as error:
+            failure = error
             self._retry_at = asyncio.get_running_loop().time() + self._config.snapshot_retry_s
             _log.error("cannot write the snapshot of entry %d, the log is not trimmed: %s", info.index, error)
         except Exception as error:  # noqa: BLE001 - a machine that cannot be frozen or an audit that broke: stop
@@ -116,6 +134,7 @@ class SnapshotWriter:
         finally:
             self._port.finish_write(durable=durable)
             self._task = None
+            self._wake(failure)
             driver.request_turn()
 
     async def stop(self) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from raftflow.replication.files import OpenFile
+    from raftflow.replication.files import OpenFile, ReadableFile
 
 FORMAT: Final = 1
 BLOCK_BYTES_MAX: Final = 256 * 1024
@@ -119,7 +119,7 @@ def corrupt(path: Path, offset: int, what: str) -> SnapshotCorruptError:
     return SnapshotCorruptError(f"{path} at offset {offset}: {what}")
 
 
-def read_header(path: Path, file: OpenFile) -> tuple[SnapshotInfo, bytes, int]:
+def read_header(path: Path, file: ReadableFile) -> tuple[SnapshotInfo, bytes, int]:
     """Return what the header says, its bytes, and the offset of the first block."""
     prefix = file.read_at(0, _PREFIX_BYTES)
     if len(prefix) < _PREFIX_BYTES or prefix[:8] != _MAGIC:
@@ -143,7 +143,7 @@ def read_header(path: Path, file: OpenFile) -> tuple[SnapshotInfo, bytes, int]:
     return msgspec.structs.replace(info, size=file.size()), header, offset
 
 
-def _read_block(path: Path, file: OpenFile, offset: int, limit: int) -> tuple[bytes | None, int]:
+def _read_block(path: Path, file: ReadableFile, offset: int, limit: int) -> tuple[bytes | None, int]:
     """Return a block and the offset behind it; None where the trailer begins."""
     head = file.read_at(offset, _BLOCK.size)
     if len(head) < _BLOCK.size:
@@ -159,7 +159,7 @@ def _read_block(path: Path, file: OpenFile, offset: int, limit: int) -> tuple[by
     return data, offset + _BLOCK.size + length
 
 
-def read_blocks(path: Path, file: OpenFile, header: bytes, offset: int) -> Iterator[bytes]:
+def read_blocks(path: Path, file: ReadableFile, header: bytes, offset: int) -> Iterator[bytes]:
     """Yield the blocks and check the trailer against them."""
     digest = hashlib.blake2b(header, digest_size=32)
     blocks = total = 0
@@ -187,7 +187,7 @@ def check_file(file: OpenFile, announced: int, received: int) -> None:
         pass
 
 
-def read_trailer(path: Path, file: OpenFile) -> tuple[int, int, bytes]:
+def read_trailer(path: Path, file: ReadableFile) -> tuple[int, int, bytes]:
     """Return the number of blocks, their bytes, and the digest."""
     offset = file.size() - _TRAILER_BYTES
     data = file.read_at(max(offset, 0), _TRAILER_BYTES)

@@ -181,6 +181,10 @@ class SnapshotStore:
 
         return chunks()
 
+    def open_file(self, info: SnapshotInfo) -> OpenFile:
+        """Open a snapshot's file. It may be pruned meanwhile: it can be read until it is closed. Blocking."""
+        return self._open(self._path(info))
+
     def create_partial(self) -> OpenFile:
         """Create a file under a temporary name. `install` or `discard` it. Blocking. Raises `OSError`."""
         self._temporaries += 1

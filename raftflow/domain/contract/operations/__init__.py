@@ -18,6 +18,7 @@ from raftflow.domain.contract.operations import (
     ledger,
     members,
     replicas,
+    snapshots,
     tasks,
     workflows,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ledger",
     "members",
     "replicas",
+    "snapshots",
     "tasks",
     "workflows",
 ]
@@ -46,6 +48,7 @@ NOUNS: Final[tuple[ModuleType, ...]] = (
     replicas,
     ledger,
     audit,
+    snapshots,
     members,
     cache,
     descriptions,

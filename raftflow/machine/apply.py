@@ -16,7 +16,7 @@ How it works
    bug, which stops the replica loudly rather than let it differ from the others.
 4. An *attempt* is live from its placement to its end. It has a fence, a number that only grows. Only the agent, in
    the incarnation, that holds the fence can end it; whoever else reports it is told that the report is stale. A
-   running task has one (`last`) or two (and `backup`): `state.attempt_of` tells which of them a fence names.
+   running task has one (`last`) or two (and `backup`): `tasks.attempt_of` tells which of them a fence names.
 5. A *running* attempt holds its demand in the agent's account, a *queued* one holds nothing. Whatever frees something
    promotes from the head of the queue while it fits, in the order in which the agent starts them (`ledger.promote`).
 6. Live work is never taken away from an agent that is present: it gets an order (stop, release), and the attempt ends

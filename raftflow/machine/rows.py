@@ -16,7 +16,7 @@ from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState, 
 
 
 class AttemptRow(Protocol):
-    """One try to run a task on one agent (`tables.state.Attempt`)."""
+    """One try to run a task on one agent (`tables.tasks.Attempt`)."""
 
     @property
     def number(self) -> int: ...
@@ -45,7 +45,7 @@ class AttemptRow(Protocol):
 
 
 class LossHistoryRow(Protocol):
-    """What went wrong with a task beside its failures (`tables.state.LossHistory`)."""
+    """What went wrong with a task beside its failures (`tables.tasks.LossHistory`)."""
 
     @property
     def agents_lost(self) -> int: ...
@@ -54,7 +54,7 @@ class LossHistoryRow(Protocol):
 
 
 class TaskRow(Protocol):
-    """A task and where it is in its life (`tables.state.Task`)."""
+    """A task and where it is in its life (`tables.tasks.Task`)."""
 
     @property
     def id(self) -> str: ...
@@ -91,7 +91,7 @@ class TaskRow(Protocol):
 
 
 class ProfileRow(Protocol):
-    """What a task runs and what it wants (`tables.state.Profile`)."""
+    """What a task runs and what it wants (`tables.tasks.Profile`)."""
 
     @property
     def program(self) -> Program: ...
@@ -106,7 +106,7 @@ class ProfileRow(Protocol):
 
 
 class WorkflowRow(Protocol):
-    """A workflow and its tasks (`tables.state.Workflow`)."""
+    """A workflow and its tasks (`tables.workflows.Workflow`)."""
 
     @property
     def number(self) -> int: ...
@@ -147,7 +147,7 @@ class WorkflowRow(Protocol):
 
 
 class AgentRow(Protocol):
-    """An agent in one incarnation (`tables.state.Agent`)."""
+    """An agent in one incarnation (`tables.agents.Agent`)."""
 
     @property
     def name(self) -> str: ...

@@ -12,7 +12,7 @@ from raftflow.coordinator.leader.leases import Leases
 from raftflow.coordinator.leader.liveness import UNHEARD_S
 from raftflow.domain.commands import DrainAgent
 from raftflow.domain.tasks.states import AgentState, TaskState
-from raftflow.machine.tables.state import Agent
+from raftflow.machine.tables.agents import Agent
 
 
 def test_leases_expire_after_lease_and_margin() -> None:

@@ -10,7 +10,7 @@ from raftflow.domain.tasks.states import TaskState, WorkflowState
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.rules.ledger import DEADLINE_MARGIN_MS
-from raftflow.machine.tables.state import Attempt, attempt_of
+from raftflow.machine.tables.tasks import Attempt, attempt_of
 from raftflow.machine.tables.timers import is_current
 
 

@@ -11,7 +11,8 @@ from raftflow.domain.replies import Done
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.tables.agent_timers import AgentTimers
-from raftflow.machine.tables.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE
+from raftflow.machine.tables.agents import DRAIN_OVER
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE
 
 
 @pytest.fixture

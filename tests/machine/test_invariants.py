@@ -7,7 +7,8 @@ import pytest
 
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
 from raftflow.machine.read.invariants import PROBLEMS_MAX, check
-from raftflow.machine.tables.state import DRAIN_OVER, ORDER_MOVE, ORDER_RELEASE, Attempt, LossHistory
+from raftflow.machine.tables.agents import DRAIN_OVER
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_RELEASE, Attempt, LossHistory
 
 
 def _wf(drive):

@@ -40,7 +40,7 @@ from raftflow.machine.read.invariants import check
 from raftflow.machine.rules import cache, context
 from raftflow.machine.rules.audit_chain import verify_chain
 from raftflow.machine.rules.context import COALESCE_MIN
-from raftflow.machine.tables.state import ORDER_NONE
+from raftflow.machine.tables.tasks import ORDER_NONE
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
 WORKFLOWS = st.integers(0, 3).map(lambda number: f"wf-{number}")

@@ -22,7 +22,7 @@ from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.snapshot.restoring import SnapshotError
 from raftflow.machine.snapshot.stream import Header, _frames
-from raftflow.machine.tables import upload
+from raftflow.machine.tables import uploads
 
 DIAMOND = ((), (0,), (0,), (1, 2), (0, 3))
 
@@ -184,7 +184,7 @@ def test_one_without_a_ready_task_tells_of_none(pieces):
 
 def test_many_dependents_in_any_order(pieces):
     """More than fit into a tuple, and those that come first in the document come last here."""
-    count = 3 * upload._TUPLE_MAX
+    count = 3 * uploads._TUPLE_MAX
     needs = [(count - 1,) if position < 40 else (count - 1, count - 2) for position in range(count - 2)]
     pieces.upload(pieces.tasks(*needs, (), ()), tasks_max=limits.PIECE_TASKS_MAX)
     (wf,) = pieces.machine.state.workflows.values()
@@ -212,19 +212,19 @@ def test_it_warns_of_what_no_agent_can_run(new_drive):
         drive.register()
     whole, pieces = drives[0].submit(spec), drives[1].upload(spec)
     assert whole == pieces
-    assert len(whole.warnings) == upload.SHAPES_MAX - 1
+    assert len(whole.warnings) == uploads.SHAPES_MAX - 1
 
 
 def test_the_search_for_redundant_needs_is_bounded(pieces, monkeypatch):
     spec = pieces.tasks((), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
-    monkeypatch.setattr(upload, "WORK_PER_PIECE", 1)
+    monkeypatch.setattr(uploads, "WORK_PER_PIECE", 1)
     pieces.upload(spec, tasks_max=5)
     assert [task.waited for task in pieces.machine.state.workflows["wf-1"].tasks] == [
         (), (0,), (0, 1), (0, 1, 2), (0, 1, 2, 3),
     ]  # fmt: skip
-    monkeypatch.setattr(upload, "WORK_PER_PIECE", 50_000)
-    monkeypatch.setattr(upload, "WORK_MIN", 0)
-    monkeypatch.setattr(upload, "WORK_PER_EDGE", 0)
+    monkeypatch.setattr(uploads, "WORK_PER_PIECE", 50_000)
+    monkeypatch.setattr(uploads, "WORK_MIN", 0)
+    monkeypatch.setattr(uploads, "WORK_PER_EDGE", 0)
     pieces.upload(spec, "wf-2", tasks_max=5)
     assert pieces.machine.state.workflows["wf-2"].dependents[0] == (1, 2, 3, 4)
 
@@ -309,7 +309,7 @@ MANY = limits.PIECE_NEEDS_MAX
         ([c.TaskPart(1, "c", 1, 1)], [], "profile 1, which has not come"),
         ([c.TaskPart(1, "c", -1, 1)], [], "profile -1, which has not come"),
         ([c.TaskPart(1, "c", 0, -1)], [], "has rank -1"),
-        ([c.TaskPart(1, "c", 0, upload.RANK_MAX + 1)], [], "has rank"),
+        ([c.TaskPart(1, "c", 0, uploads.RANK_MAX + 1)], [], "has rank"),
         ([c.TaskPart(1, "c", 0, 1, (0, 0))], [], "one of them twice"),
         ([c.TaskPart(1, "c", 0, 1, tuple(range(MANY + 1)))], [], "too many needs"),
         ([c.TaskPart(1, "c", 0, 1, (1,))], [], "needs the task at 1, which has not come"),

@@ -15,7 +15,8 @@ from raftflow.machine.commands.attempts import end_attempt, unreported
 from raftflow.machine.rules import ledger
 from raftflow.machine.rules.quarantine import end_all_if_nobody_is_up, note_loss, take_over
 from raftflow.machine.rules.stopping import give_order
-from raftflow.machine.tables.state import DRAIN_OVER, ORDER_NONE, ORDER_RELEASE, Agent
+from raftflow.machine.tables.agents import DRAIN_OVER, Agent
+from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import DrainAgent, ForgetAgent, RegisterAgent, RemoveAgent, ResumeAgent

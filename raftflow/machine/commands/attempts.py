@@ -19,13 +19,15 @@ from raftflow.machine.rules.context import COALESCE_MIN, move
 from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.rules.quarantine import contradict, note_end
 from raftflow.machine.rules.stopping import cancel_downstream, stop_workflow
-from raftflow.machine.tables.state import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.tables.timers import BACKOFF
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import OfferEnds, ReportAttempts
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Agent, Profile, Task, Workflow
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.tasks import Profile, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 LOSSES_MAX = 100
 """Attempts in a row that may end as abandoned, or missing on an agent that is there, before the task fails."""

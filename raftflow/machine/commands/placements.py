@@ -11,7 +11,7 @@ from raftflow.machine.rules import ledger
 from raftflow.machine.rules.backups import remember
 from raftflow.machine.rules.context import move
 from raftflow.machine.rules.stopping import at_limit
-from raftflow.machine.tables.state import Attempt
+from raftflow.machine.tables.tasks import Attempt
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import CommitPlacements, Placement

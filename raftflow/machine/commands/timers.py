@@ -10,13 +10,14 @@ from raftflow.machine.commands.attempts import end_attempt, unreported
 from raftflow.machine.rules.context import move
 from raftflow.machine.rules.quarantine import agent_due
 from raftflow.machine.rules.stopping import void
-from raftflow.machine.tables.state import attempt_of
+from raftflow.machine.tables.tasks import attempt_of
 from raftflow.machine.tables.timers import BACKOFF
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import FireTimers
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Task, Workflow
+    from raftflow.machine.tables.tasks import Task
+    from raftflow.machine.tables.workflows import Workflow
 
 TIMERS_PER_COMMAND_MAX = 4_096
 """Timers that one command fires; the rest stays due."""

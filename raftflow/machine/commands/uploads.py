@@ -1,4 +1,4 @@
-"""Workflows that come in pieces: begun, filled, finished or dropped. The pieces are in `tables/upload.py`.
+"""Workflows that come in pieces: begun, filled, finished or dropped. The pieces are in `tables/uploads.py`.
 
 An upload counts towards the limits from its beginning with all the tasks that were announced, so it cannot fail for
 them later, and is shown to nobody. Its end makes it a workflow, in one step that costs the same however large it is.
@@ -20,7 +20,7 @@ from raftflow.domain.tasks.workflow import GraphProblem
 from raftflow.domain.values.ids import name_problem
 from raftflow.machine.commands.workflows import admit, enter, invalid, limit_problem, warnings_of
 from raftflow.machine.tables.requests import FINGERPRINT_BYTES
-from raftflow.machine.tables.upload import Upload
+from raftflow.machine.tables.uploads import Upload
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import AddTasks, BeginWorkflow, DropUploads, FinishWorkflow
@@ -84,7 +84,7 @@ def add_tasks(step: ApplyContext, command: AddTasks) -> Done | Rejection:
     problems = upload.problems(command.profiles, command.tasks)
     if problems:
         return invalid(problems)
-    upload.add(step.state, command.profiles, command.tasks)
+    upload.add(step.state.shape, command.profiles, command.tasks)
     return Done()
 
 

@@ -26,13 +26,16 @@ from raftflow.domain.values.ids import name_problem
 from raftflow.machine.rules import cache, learning
 from raftflow.machine.rules.context import coalesce_events, move
 from raftflow.machine.rules.stopping import stop_workflow, take_back_queued
-from raftflow.machine.tables.state import ORDER_NONE, ORDER_RELEASE, Task, Workflow
-from raftflow.machine.tables.upload import SHAPES_MAX, profile_of
+from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE, Task
+from raftflow.machine.tables.uploads import SHAPES_MAX, profile_of
+from raftflow.machine.tables.workflows import Workflow
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import ControlWorkflow, RetireWorkflows, SetPriority, SubmitWorkflow
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import AgentClass, Profile, State
+    from raftflow.machine.tables.agents import AgentClass
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Profile
 
 PROBLEMS_MAX = 100
 RETIRE_MAX = 10_000
@@ -61,7 +64,7 @@ def submit_workflow(step: ApplyContext, command: SubmitWorkflow) -> WorkflowAcce
         0, command.workflow_id, spec.name, priority=spec.priority, on_failure=spec.on_failure, submitted_ms=0
     )
     workflow.max_parallel = spec.max_parallel
-    workflow.profiles = tuple([profile_of(state, task) for task in distinct])
+    workflow.profiles = tuple([profile_of(task, state.shape) for task in distinct])
     workflow.warnings = tuple(warnings_of(state.kinds, _examples(workflow.profiles, distinct)))
     _add_tasks(state, workflow, spec, numbers)
     workflow.index_tasks()

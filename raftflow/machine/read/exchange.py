@@ -11,11 +11,13 @@ from raftflow.domain.limits import ENTRY_BYTES_MAX
 from raftflow.domain.tasks.program import assigned
 from raftflow.machine.read import inputs
 from raftflow.machine.rules.ledger import held_by
-from raftflow.machine.tables.state import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent, Task, Workflow
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.tasks import Task
+    from raftflow.machine.tables.workflows import Workflow
 
 _NEED_BYTES = 64
 """What a need counts for in an answer."""

@@ -19,11 +19,13 @@ from raftflow.machine.rules import cache, ledger
 from raftflow.machine.rules.backups import wants_backup
 from raftflow.machine.rules.lateness import expectation, seconds, why_backup
 from raftflow.machine.rules.stopping import at_limit
-from raftflow.machine.tables.state import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 WAITS_FOR_MAX = 100
 NAMES_MAX = 5

@@ -16,7 +16,8 @@ from raftflow.domain.limits import INPUTS_INLINE_BYTES_MAX, INPUTS_PIECE_BYTES_M
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Task, Workflow
+    from raftflow.machine.tables.tasks import Task
+    from raftflow.machine.tables.workflows import Workflow
 
 _NULL = b"null"
 

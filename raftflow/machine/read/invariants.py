@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.tasks.states import FINAL, LIVE_ATTEMPT, AgentState, TaskState
-from raftflow.machine.tables.state import (
-    DRAIN_OVER,
-    ORDER_MOVE,
-    ORDER_NONE,
-    ORDER_RELEASE,
-    ORDER_STOP,
-    REVOKED_FENCES_MAX,
-    attempts_of,
-)
+from raftflow.machine.tables.agents import DRAIN_OVER, REVOKED_FENCES_MAX
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP, attempts_of
 from raftflow.machine.tables.timers import BACKOFF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent, AgentClass, Attempt, State, Task, Workflow
-    from raftflow.machine.tables.upload import Upload
+    from raftflow.machine.tables.agents import Agent, AgentClass
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.uploads import Upload
+    from raftflow.machine.tables.workflows import Workflow
 
 PROBLEMS_MAX = 100
 """Told at most; more of the same helps nobody."""

@@ -8,11 +8,12 @@ from raftflow.domain.tasks.feasibility import NEAR_MAX
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.machine.rules.ledger import held_by
 from raftflow.machine.rules.stopping import under_way
-from raftflow.machine.tables.state import attempt_of, attempts_of
+from raftflow.machine.tables.tasks import attempt_of, attempts_of
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Attempt, Task, Workflow
+    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 NEAR_NEEDS_MAX = 1_000
 """Needs of a task that are asked where their results were made."""

@@ -41,11 +41,13 @@ from raftflow.machine.read.scheduling import (
 )
 from raftflow.machine.rules import learning
 from raftflow.machine.rules.learning import Estimate, estimate_of
-from raftflow.machine.tables.state import ORDER_MOVE, ORDER_STOP, attempts_of
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_STOP, attempts_of
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
-    from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 __all__ = [
     "AgentCapacity",

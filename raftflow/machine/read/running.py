@@ -9,12 +9,12 @@ from raftflow.machine.rules.backups import wants_backup
 from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.rules.lateness import PATIENCE_MIN_MS, SAMPLES_MIN, Expectation
 from raftflow.machine.rules.stopping import at_limit
-from raftflow.machine.tables.state import attempt_of
+from raftflow.machine.tables.tasks import attempt_of
 
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
     from raftflow.machine.rows import AttemptRow, TaskRow, WorkflowRow
-    from raftflow.machine.tables.state import Task
+    from raftflow.machine.tables.tasks import Task
 
 __all__ = [
     "PATIENCE_MIN_MS",

@@ -12,7 +12,7 @@ from raftflow.machine.read.preferences import avoided, near, taken_away
 if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
     from raftflow.machine.rows import WorkflowRow
-    from raftflow.machine.tables.state import Agent
+    from raftflow.machine.tables.agents import Agent
 
 
 def ready_tasks(machine: Machine) -> Iterator[tuple[str, int]]:

@@ -31,13 +31,14 @@ from raftflow.machine.rules.context import move
 from raftflow.machine.rules.growth import memory_of
 from raftflow.machine.rules.lateness import why_backup
 from raftflow.machine.rules.stopping import at_limit, void
-from raftflow.machine.tables.state import ORDER_NONE, Attempt, LossHistory
+from raftflow.machine.tables.tasks import ORDER_NONE, Attempt, LossHistory
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import CommitBackups, Placement
     from raftflow.machine.rows import ProfileRow, TaskRow
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Profile, Task, Workflow
+    from raftflow.machine.tables.tasks import Profile, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 
 def commit_backups(step: ApplyContext, command: CommitBackups) -> Placed:

@@ -27,8 +27,8 @@ from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState
 from raftflow.domain.values.cachekeys import automatic_key, fill
 from raftflow.machine.rules.context import COALESCE_MIN, coalesce_events, move, set_result
 from raftflow.machine.rules.dependents import is_last_need
+from raftflow.machine.tables.claims import Claim
 from raftflow.machine.tables.results import CachedResult
-from raftflow.machine.tables.state import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from raftflow.domain.commands import ClearCache
     from raftflow.domain.tasks.feasibility import Shape
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import State, Task, Workflow
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Task
+    from raftflow.machine.tables.workflows import Workflow
 
 CASCADE_MAX = 100_000
 

@@ -27,8 +27,11 @@ from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskStat
 from raftflow.machine.tables.discard import Discarded
 
 if TYPE_CHECKING:
+    from raftflow.machine.tables.agents import Agent
     from raftflow.machine.tables.copy_on_write import CopyOnWrite
-    from raftflow.machine.tables.state import Agent, Attempt, State, Task, Workflow
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 Transition = tuple[str, str, str, str, str, int, int, str]
 """The fields of `contract.AuditTransition`, which has the same encoding."""

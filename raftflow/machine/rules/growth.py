@@ -20,7 +20,9 @@ from raftflow.domain.tasks.resources import MEMORY
 if TYPE_CHECKING:
     from raftflow.domain.tasks.feasibility import Shape
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Profile, State, Workflow
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Profile
+    from raftflow.machine.tables.workflows import Workflow
 
 GROWTH_DEFAULT = 4
 """Times its first demand that a task may get which names no `memory_max`."""

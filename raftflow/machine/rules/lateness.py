@@ -12,7 +12,9 @@ from raftflow.domain.tasks.workflow import EXPECTED_DEFAULT_MS
 
 if TYPE_CHECKING:
     from raftflow.machine.rows import TaskRow, WorkflowRow
-    from raftflow.machine.tables.state import Attempt, State, Task, Workflow
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 SAMPLES_MIN = 4
 """Attempts of a kind from which its run time is believed."""

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from raftflow.domain.limits import DURATION_MS_MAX, KINDS_MAX, RESOURCE_UNITS_MAX
-from raftflow.machine.tables.state import Learnt
+from raftflow.machine.tables.kinds import Learnt
 
 if TYPE_CHECKING:
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Profile, State
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Profile
 
 FORGOTTEN = KINDS_MAX // 10
 """Kinds that go at once when the table is full, since to find the oldest takes a look at all."""

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 from raftflow.domain.tasks.feasibility import fits_in, fits_now
 from raftflow.domain.tasks.states import TaskEvent
 from raftflow.machine.rules.context import move
-from raftflow.machine.tables.state import DRAIN_OVER, ORDER_MOVE, ORDER_NONE, ORDER_STOP
+from raftflow.machine.tables.agents import DRAIN_OVER
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_STOP
 
 if TYPE_CHECKING:
     from raftflow.domain.tasks.feasibility import Shape
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Agent, Attempt, Profile, Task, Workflow
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.tasks import Attempt, Profile, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 DEADLINE_MARGIN_MS = 60_000
 """The agent enforces a task's timeout; the machine steps in when this long after it nothing was heard."""

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome
 from raftflow.machine.rules.stopping import move_away, order_attempt
-from raftflow.machine.tables.state import ORDER_NONE, ORDER_RELEASE, attempt_of
+from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE, attempt_of
 
 if TYPE_CHECKING:
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Agent, Task
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.tasks import Task
 
 SUCCESSION_MS = 10 * 60_000
 FORGET_MS = 60 * 60_000

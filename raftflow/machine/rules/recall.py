@@ -8,7 +8,7 @@ from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import Done
 from raftflow.domain.tasks.states import TaskState
 from raftflow.machine.rules.stopping import order_attempt
-from raftflow.machine.tables.state import ORDER_NONE, ORDER_RELEASE, attempt_of
+from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE, attempt_of
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import RecallAttempts

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING
 from raftflow.domain.tasks.states import TaskEvent, TaskState
 from raftflow.machine.rules import cache
 from raftflow.machine.rules.context import coalesce_events, move
-from raftflow.machine.tables.state import (
-    DRAIN_OVER,
-    ORDER_MOVE,
-    ORDER_NONE,
-    ORDER_RELEASE,
-    ORDER_STOP,
-    REVOKED_FENCES_MAX,
-    attempt_of,
-)
+from raftflow.machine.tables.agents import DRAIN_OVER, REVOKED_FENCES_MAX
+from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP, attempt_of
 
 if TYPE_CHECKING:
     from raftflow.machine.rows import WorkflowRow
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Agent, Attempt, Task, Workflow
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.tasks import Attempt, Task
+    from raftflow.machine.tables.workflows import Workflow
 
 _NOT_STARTED = frozenset({TaskState.WAITING, TaskState.DELAYED, TaskState.READY})
 _LIVE = frozenset({TaskState.QUEUED, TaskState.RUNNING})

@@ -9,16 +9,20 @@ import msgspec
 
 from raftflow.domain.tasks.states import FINAL, LIVE_ATTEMPT, AgentState, TaskState
 from raftflow.machine.rules import ledger
-from raftflow.machine.tables.state import Agent, Claim, Profile, State, Task, Workflow, attempt_of
+from raftflow.machine.tables.agents import Agent
+from raftflow.machine.tables.claims import Claim
+from raftflow.machine.tables.state import State
+from raftflow.machine.tables.tasks import Profile, Task, attempt_of
 from raftflow.machine.tables.timers import BACKOFF
-from raftflow.machine.tables.upload import Upload, decode_piece
+from raftflow.machine.tables.uploads import Upload, decode_piece
+from raftflow.machine.tables.workflows import Workflow
 
 if TYPE_CHECKING:
     from raftflow.machine.tables.copy_on_write import AgentRecord, WorkflowRecord
+    from raftflow.machine.tables.kinds import Learnt
     from raftflow.machine.tables.requests import Remembered
     from raftflow.machine.tables.results import CachedResult
-    from raftflow.machine.tables.state import Learnt
-    from raftflow.machine.tables.upload import UploadRecord
+    from raftflow.machine.tables.uploads import UploadRecord
 
 _profiles_decoder = msgspec.msgpack.Decoder(list[Profile])
 _tasks_decoder = msgspec.msgpack.Decoder(list[Task])
@@ -202,7 +206,7 @@ class Builder:
         problems = upload.problems(profiles, tasks)
         if problems:
             raise SnapshotError(f"{upload.workflow.id}: {problems[0].path}: {problems[0].message}")
-        upload.add(self.state, profiles, tasks)
+        upload.add(self.state.shape, profiles, tasks)
 
     def _complete_upload(self) -> None:
         upload = self._upload

@@ -17,10 +17,12 @@ import msgspec
 from raftflow.machine.rules.context import ApplyContext
 from raftflow.machine.snapshot.restoring import Builder, SnapshotError
 from raftflow.machine.tables.copy_on_write import CHUNK, CHUNK_BITS, AgentRecord, CopyOnWrite, WorkflowRecord
+from raftflow.machine.tables.kinds import Learnt
 from raftflow.machine.tables.requests import Remembered
 from raftflow.machine.tables.results import CachedResult
-from raftflow.machine.tables.state import Learnt, State, Workflow
-from raftflow.machine.tables.upload import UploadRecord
+from raftflow.machine.tables.state import State
+from raftflow.machine.tables.uploads import UploadRecord
+from raftflow.machine.tables.workflows import Workflow
 
 __all__ = [
     "FORMAT",

@@ -19,7 +19,10 @@ from raftflow.domain.tasks.workflow import OnFailure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from raftflow.machine.tables.state import Agent, State, Task, Workflow
+    from raftflow.machine.tables.agents import Agent
+    from raftflow.machine.tables.state import State
+    from raftflow.machine.tables.tasks import Task
+    from raftflow.machine.tables.workflows import Workflow
 
 CHUNK_BITS = 8
 CHUNK = 1 << CHUNK_BITS

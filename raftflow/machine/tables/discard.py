@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from raftflow.machine.tables.state import State, Workflow
-from raftflow.machine.tables.upload import Upload
+from raftflow.machine.tables.state import State
+from raftflow.machine.tables.uploads import Upload
+from raftflow.machine.tables.workflows import Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,7 +15,8 @@ from raftflow.domain.tasks.states import TaskState
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from raftflow.machine.tables.state import Task, Workflow
+    from raftflow.machine.tables.tasks import Task
+    from raftflow.machine.tables.workflows import Workflow
 
 BACKOFF = 0
 """In the place of a fence: the timer is the end of a back-off."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from raftflow.domain.commands import AttemptEnd
     from raftflow.machine.rules.context import ApplyContext
-    from raftflow.machine.tables.state import Agent
+    from raftflow.machine.tables.agents import Agent
     from raftflow.simulation.mutation.patches.common import Patch
 
 

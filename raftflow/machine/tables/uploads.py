@@ -8,6 +8,7 @@ then: they are what a snapshot holds of an upload, and adding them again gives t
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,20 +16,22 @@ import msgspec
 from raftflow.domain import limits
 from raftflow.domain.commands import TaskPart
 from raftflow.domain.tasks.checks import check_task_values
-from raftflow.domain.tasks.feasibility import shape_of
+from raftflow.domain.tasks.feasibility import Shape, shape_of
 from raftflow.domain.tasks.preparation import WORK_MIN, WORK_PER_EDGE
 from raftflow.domain.tasks.program import kind_of, required_labels
 from raftflow.domain.tasks.states import TaskState
 from raftflow.domain.tasks.workflow import GraphProblem, OnFailure, TaskSpec
 from raftflow.domain.values.cachekeys import referred
 from raftflow.domain.values.ids import name_problem
-from raftflow.machine.tables.state import Profile, Task, Workflow
+from raftflow.machine.tables.tasks import Profile, Task
+from raftflow.machine.tables.workflows import Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from raftflow.domain.tasks.feasibility import Shape
-    from raftflow.machine.tables.state import State
+
+ShareShape = Callable[[Shape], Shape]
+"""Returns one object for equal shapes: `State.shape`."""
 
 RANK_MAX = limits.TASKS_PER_WORKFLOW_MAX * limits.DURATION_MS_MAX
 WORK_PER_PIECE = 5 * limits.PIECE_NEEDS_MAX
@@ -194,16 +197,16 @@ class Upload:
         assert task is not None  # noqa: S101 - it was found to have come
         return task.id
 
-    def add(self, state: State, profiles: Sequence[TaskSpec], tasks: Sequence[TaskPart]) -> None:
+    def add(self, share: ShareShape, profiles: Sequence[TaskSpec], tasks: Sequence[TaskPart]) -> None:
         """Add a piece in which nothing is wrong."""
         self.pieces.append(_encoder.encode((profiles, tasks)))
-        self._add_profiles(state, profiles)
+        self._add_profiles(share, profiles)
         self._add_tasks(tasks)
 
-    def _add_profiles(self, state: State, profiles: Sequence[TaskSpec]) -> None:
+    def _add_profiles(self, share: ShareShape, profiles: Sequence[TaskSpec]) -> None:
         workflow = self.workflow
         for profile in profiles:
-            made = profile_of(state, profile)
+            made = profile_of(profile, share)
             self.profiles.append(made)
             workflow.caches = workflow.caches or made.cache is not None
             self._references.append(_references(profile, "", []))
@@ -310,14 +313,14 @@ _NO_ENV: dict[str, str] = {}
 """One empty environment for all tasks that have none: it saves 80 bytes a task. Nobody changes it."""
 
 
-def profile_of(state: State, task: TaskSpec) -> Profile:
-    """Return what a task runs and wants."""
+def profile_of(task: TaskSpec, share: ShareShape) -> Profile:
+    """Return what a task runs and what it needs."""
     labels = required_labels(task.program, task.labels)
     return Profile(
         task.program,
         task.env or _NO_ENV,
         task.cwd,
-        state.shape(shape_of(task.resources, labels, exclusive=task.exclusive)),
+        share(shape_of(task.resources, labels, exclusive=task.exclusive)),
         task.retries,
         task.retry_delay_ms,
         task.retry_delay_max_ms,

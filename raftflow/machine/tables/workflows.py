@@ -1,0 +1,89 @@
+"""Rows of workflows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from raftflow.domain.tasks.preparation import NO_FACTS, GraphFacts
+from raftflow.domain.tasks.states import TaskState, WorkflowState
+from raftflow.domain.tasks.workflow import OnFailure
+from raftflow.machine.tables.tasks import Profile, Task
+
+
+class Workflow(msgspec.Struct, gc=False, eq=False):
+    """A workflow and its tasks, in document order."""
+
+    number: int
+    """In order of submission, from 1."""
+    id: str
+    name: str
+    priority: int
+    on_failure: OnFailure
+    submitted_ms: int
+    finished_ms: int = 0
+    """0 until the last task ended."""
+    finished_number: int = 0
+    """In order of finishing, from 1; 0 while unfinished."""
+    paused: bool = False
+    cancelled: bool = False
+    """A client cancelled it."""
+    stopping: bool = False
+    """A task failed for good and the rest is cancelled."""
+    placed: bool = False
+    """An attempt has been placed."""
+    warnings: tuple[str, ...] = ()
+    max_parallel: int | None = None
+    """Most of its tasks that may be queued or running."""
+    profiles: Sequence[Profile] = ()
+    tasks: Sequence[Task] = ()
+    """This and the like are tuples: unlike lists these are left alone by the garbage collector."""
+    by_id: dict[str, Task] = msgspec.field(default_factory=dict)
+    dependents: Sequence[Sequence[int]] = ()
+    """For each task the positions of those that wait for it, in order."""
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * len(TaskState))
+    """Tasks by state."""
+    backups: int = 0
+    """Backup attempts that live."""
+    open: int = 0
+    """Tasks that have not ended."""
+    facts: GraphFacts = NO_FACTS
+    """What its graph is like."""
+    cached: int = 0
+    """Tasks that succeeded by the result of an equal one."""
+    caches: bool = False
+    """Some of its tasks are cached."""
+    result_bytes: int = 0
+    """Of the results of its tasks, all together."""
+
+    @property
+    def state(self) -> WorkflowState:
+        """The public state."""
+        if self.finished_ms:
+            if self.cancelled:
+                return WorkflowState.CANCELLED
+            return WorkflowState.FAILED if self.counts[TaskState.FAILED] else WorkflowState.SUCCEEDED
+        if self.paused:
+            return WorkflowState.PAUSED
+        return WorkflowState.RUNNING if self.placed else WorkflowState.PENDING
+
+    def index_tasks(self) -> None:
+        """Build everything that follows from the tasks: lookups, dependents, counts."""
+        self.tasks = tuple(self.tasks)
+        self.by_id = {task.id: task for task in self.tasks}
+        dependents: list[list[int]] = [[] for _ in self.tasks]
+        counts = [0] * len(TaskState)
+        self.backups = 0
+        for task in self.tasks:
+            counts[task.state] += 1
+            if task.backup is not None:
+                self.backups += 1
+            for need in task.waited:
+                dependents[need].append(task.position)
+        self.dependents = tuple([tuple(positions) for positions in dependents])
+        self.counts = counts
+        self.result_bytes = sum([len(task.result) for task in self.tasks])
+        self.cached = sum(task.cached for task in self.tasks)
+        self.caches = any(profile.cache is not None for profile in self.profiles)
+        self.open = len(self.tasks) - sum(counts[TaskState.SUCCEEDED :])

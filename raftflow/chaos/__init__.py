@@ -1,0 +1,1 @@
+"""Chaos: real faults on real processes, a recorded history, and a verdict by a separate checker."""

@@ -1,0 +1,1 @@
+"""The history: its lines in order, operations, requests and workflows, bounds and faults."""

@@ -164,6 +164,7 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
             "power loss of all": 4,
             "refused restore": 6,
             "failing disk": 6,
+            "full disk": 6,
             "isolate": 4,
             "isolated leader": 16,
             "lagging follower": 25,
@@ -212,16 +213,18 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
         plan.every_s, plan.loss_throttle, plan.slow = 0.4, 0.2, 0.0
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":
-        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, 5, 0.05
+        # A single agent brings back what it finished while it was lost: no other one has taken the task.
+        plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 2, rng.choice((1, 5, 5)), 0.05
         plan.weights = {
-            "agent fault": 10,
-            "lose agent at work": 6,
+            "agent fault": 6,
+            "lose agent at work": 10,
+            "isolate all agents": 3,
             "clock jump": 6,
             "clock past deadlines": 3,
             "transfer leadership": 2,
             "pause": 1,
         }
-        plan.every_s, plan.late_calls, plan.long_programs = 0.3, 0.2, True
+        plan.every_s, plan.late_calls, plan.long_programs = 0.3, rng.choice((0.02, 0.2)), True
         if rng.random() < SILENCES_SHARE:
             # Nothing else goes wrong, so that what takes too long can be told from what is in the way.
             plan.weights = {"silent leader": 4, "isolate all agents": 3, "agent fault": 3}

@@ -26,6 +26,7 @@ from raftflow.simulation.load.bursts import Bursts
 from raftflow.simulation.load.clients import SimClient
 from raftflow.simulation.load.operator import CHANGE_S, Operator
 from raftflow.simulation.nemesis.actions import LOSSES, FaultActions
+from raftflow.simulation.nemesis.agent_faults import AgentFaults
 from raftflow.simulation.nemesis.commit_exposure import CommitExposure
 from raftflow.simulation.nemesis.faults import FaultInjector
 from raftflow.simulation.nemesis.machine_faults import MachineFaults
@@ -146,6 +147,7 @@ class World:
             self.actions,
             MemberFaults(self.actions, self.operator),
             self.wipes,
+            AgentFaults(self.actions, self.operator),
             weights=plan.weights,
             every_s=plan.every_s,
             loss_throttle=plan.loss_throttle,

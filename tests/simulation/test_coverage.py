@@ -19,12 +19,12 @@ from raftflow.simulation import run
 from raftflow.simulation.campaign import run_many
 from raftflow.simulation.checkers.command_effects import has_effect
 from raftflow.simulation.nemesis.kinds import EFFECTS, EXPOSURE, FAULT_KINDS
-from raftflow.simulation.plan import SeedPlan, make_plan
+from raftflow.simulation.plan import FAMILIES, SeedPlan, make_plan
 from raftflow.simulation.run import RunOptions, World
 from raftflow.simulation.world.loop import VirtualLoop
 
-SEEDS_MAX = 400
-"""Within so many seeds everything must be seen; about fifty are enough in most versions."""
+SEEDS = [*range(27), *(seed for seed in range(27, 600) if FAMILIES[seed % len(FAMILIES)] in {"all", "leases"})]
+"""Within these everything must be seen; about fifty are enough. What is rare comes in the families at the end."""
 DISK_EFFECTS = frozenset(FAULT_KINDS["failing disk"].effects)
 
 NOT_SIMULATED: dict[type, str] = {}
@@ -122,19 +122,18 @@ def planned(monkeypatch, **plan: object) -> None:
     monkeypatch.setattr(run, "make_plan", make)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(300)
 def test_each_fault_and_each_command_shows_its_effect() -> None:
     faults = set(EFFECTS) - DISK_EFFECTS | {"failing sync"}
     commands = {command.__struct_config__.tag for command in get_args(AnyCommand) if command not in NOT_SIMULATED}
-    for report in run_many(range(SEEDS_MAX), RunOptions(seconds=4.0)):
+    for report in run_many(SEEDS, RunOptions(seconds=4.0)):
         assert report.violations == []
         assert report.faults.keys() <= EFFECTS
         faults -= report.faults.keys()
         commands -= report.commands.keys()
         if not faults | commands:
             return
-    pytest.fail(f"no seed below {SEEDS_MAX} shows {sorted(faults)} and {sorted(commands)}")
+    pytest.fail(f"no seed up to {SEEDS[-1]} shows {sorted(faults)} and {sorted(commands)}")
 
 
 @pytest.mark.timeout(300)

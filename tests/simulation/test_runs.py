@@ -18,11 +18,14 @@ import pytest
 from click.testing import CliRunner
 
 from raftflow.cli.main import root
+from raftflow.replication.members.identity import IdentityError
 from raftflow.simulation import run
 from raftflow.simulation.campaign import campaign, run_many
 from raftflow.simulation.load.operator import Operator
 from raftflow.simulation.mutation.detection import hunt_named
 from raftflow.simulation.mutation.mutants import MUTANTS
+from raftflow.simulation.nemesis import wipes
+from raftflow.simulation.nemesis.scenarios import Scenarios
 from raftflow.simulation.plan import SeedPlan, make_plan
 from raftflow.simulation.run import GUARD_RULES, RunOptions, simulate
 from raftflow.simulation.world import network
@@ -87,6 +90,53 @@ def test_a_fault_that_shows_after_the_healing_is_no_end(monkeypatch) -> None:
     assert report.violations == []
     assert len(seen) == report.faults["failing sync"] == 1
     assert any(f"{seen[0]} stopped: " in line for line in report.trace)
+
+
+def test_a_disk_with_a_damaged_identity_is_not_wiped(monkeypatch) -> None:
+    def damaged(*_arguments: object) -> None:
+        raise IdentityError("the file is damaged")
+
+    planned(monkeypatch, weights={"wipe disks": 1}, every_s=0.2, family="all", rough_birth=False)
+    assert "disk wiped" in simulate(1, RunOptions(replicas=3, seconds=2.0)).faults
+    monkeypatch.setattr(wipes, "read_identity", damaged)
+    report = simulate(1, RunOptions(replicas=3, seconds=2.0))
+    assert report.violations == []
+    assert "disk wiped" not in report.faults
+
+
+def test_an_agent_that_was_isolated_before_the_leader_fell_silent_is_not_judged(monkeypatch) -> None:
+    """It cannot find the next leader, and its own partition heals at the moment of the judgement."""
+    planned(monkeypatch, weights={}, lose_answers=0.0, late_calls=0.0)
+    judged: list[str] = []
+    monkeypatch.setattr(Scenarios, "_judge", lambda _scenarios, successor, _agents: judged.append(successor))
+    isolated: list[bool] = []
+
+    async def silence(world: run.World) -> None:
+        await asyncio.sleep(1.0)
+        first, agent = world.cluster.leader(), world.agents[0].name
+        if isolated[-1]:
+            world.network.cut(agent, first)
+            world.network.cut(agent, next(name for name in world.cluster.names if name != first))
+        scenario = world.loop.create_task(Scenarios(world.actions, refuse_restores=False)._silence_leader())
+        await world.actions.successor(first)
+        world.network.heal_all()
+        world.actions.isolate(first, world.actions.others(first))
+        await scenario
+
+    inject = run.FaultInjector.run
+
+    async def inject_and_silence(injector: run.FaultInjector, until_s: float) -> None:
+        await asyncio.gather(inject(injector, until_s), silence(worlds[-1]))
+
+    worlds: list[run.World] = []
+    start = run.World.run
+    monkeypatch.setattr(run.World, "run", lambda world: worlds.append(world) or start(world))
+    monkeypatch.setattr(run.FaultInjector, "run", inject_and_silence)
+    for was_isolated in (False, True):
+        isolated.append(was_isolated)
+        judged.clear()
+        assert simulate(1, RunOptions(replicas=3, seconds=4.0)).violations == []
+        assert bool(judged) is not was_isolated
 
 
 def test_what_stops_while_the_members_are_put_in_order_is_started_again(monkeypatch) -> None:

@@ -1,4 +1,6 @@
-"""The operator of a simulated cluster: adds, removes and upgrades replicas, repeats refused requests, cleans up.
+"""The operator of a simulated cluster: adds, removes and upgrades replicas, forgets lost agents, cleans up.
+
+Refused requests are repeated.
 
 The operator knows what a cluster survives, and never requests a change after which lost replicas could be more than a
 minority of the voters.
@@ -7,10 +9,12 @@ minority of the voters.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from raftflow.coordinator.commit.submitter import NotLeaderError, ProposeError
+from raftflow.domain.commands import ForgetAgent
 from raftflow.domain.features import NEXT_LEVEL
+from raftflow.domain.rejections import Rejection
 from raftflow.replication.members.membership import VOTERS_MIN, ChangeRefusedError, MemberInfo, NotReadyError
 from raftflow.simulation.world.calls import CallFailed
 from raftflow.simulation.world.disk import Loss
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from raftflow.coordinator.replica import Replica
+    from raftflow.domain.replies import AnyReply
     from raftflow.replication.members.membership import Membership
     from raftflow.simulation.checkers.history import RunHistory
     from raftflow.simulation.world.calls import Calls
@@ -28,12 +33,15 @@ if TYPE_CHECKING:
     from raftflow.simulation.world.loop import VirtualLoop
     from raftflow.simulation.world.trace import Trace
 
+T = TypeVar("T")
+
 CHANGE_S: Final = 2.0
 """How long a replica works on one request to change the members."""
 TIMEOUT_S: Final = 1.2
 LATE_S: Final = 2.5
 """How late a request may arrive at a replica."""
 LOOK_S: Final = 0.02
+FORGET_TRIES_MAX: Final = 10
 FINISH_S: Final = 60.0
 """If the members of a healed cluster have not settled by then, they never will."""
 Change = tuple[str, str]
@@ -42,7 +50,7 @@ Voters = frozenset[str]
 
 
 class Operator:
-    """Requests changes of the members."""
+    """Requests changes of the members, and forgets agents."""
 
     def __init__(
         self, *, loop: VirtualLoop, rng: Random, trace: Trace, calls: Calls, cluster: Cluster, history: RunHistory
@@ -87,6 +95,34 @@ class Operator:
     def _may_request(self, change: Change) -> bool:
         lost = self._cluster.lost()
         return all(_survives(_changed(voters, change), lost) for voters in self._possible())
+
+    # Agents.
+
+    def is_absent(self, agent: str) -> bool:
+        """Return True if the leader knows an agent that is lost or has left."""
+        name = self._cluster.leader()
+        replica = None if name is None else self._cluster.hosts[name].replica
+        known = None if replica is None else replica.machine.tables.agents.get(agent)
+        return known is not None and not known.present
+
+    async def forget_agent(self, agent: str) -> bool:
+        """Forget an agent. True once that was acknowledged; False if it was refused or no answer came."""
+        self._serial += 1
+        request_id = f"operator-{self._serial}"
+
+        async def serve(replica: Replica) -> AnyReply:
+            at_ms = replica.clock.now_ms()
+            return await replica.propose(
+                ForgetAgent(at_ms=at_ms, actor="client:api", request_id=request_id, name=agent)
+            )
+
+        for _ in range(FORGET_TRIES_MAX):
+            reply = await self._call(serve)
+            if reply is not None:
+                self._history.acknowledge(request_id, reply)
+                return not isinstance(reply, Rejection)
+            await asyncio.sleep(self._rng.uniform(0.02, 0.1))
+        return False
 
     # Changes.
 
@@ -159,7 +195,7 @@ class Operator:
             self._stop_waiting(serial)
         return False
 
-    async def _call(self, serve: Callable[[Replica], Awaitable[str]]) -> str | None:
+    async def _call(self, serve: Callable[[Replica], Awaitable[T]]) -> T | None:
         """Ask the leader, or any replica. None if no answer came."""
         target = self._leader or self._rng.choice(self._cluster.names)
         self._leader = None
@@ -193,7 +229,9 @@ class Operator:
 
     def _has_pending_requests(self) -> bool:
         """Return True while a replica may still work on a request of which the answer is not awaited."""
-        return any(until_s >= self._loop.time() for _change, until_s in self._asked.values())
+        return self._calls.under_way(self.process.name) or any(
+            until_s >= self._loop.time() for _change, until_s in self._asked.values()
+        )
 
     async def _do_next_step(self, members: Membership) -> bool:
         """Do the next step. False if no step is left."""

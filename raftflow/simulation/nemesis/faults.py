@@ -2,7 +2,7 @@
 
 A run has no more faults than the system promises to survive. Disks are lost, and bits are flipped, on a minority of
 the voters. All other faults may happen to all replicas, also at the same time. Faults that take time are in
-`nemesis/scenarios.py` and `nemesis/member_faults.py`.
+`nemesis/scenarios.py`, `nemesis/member_faults.py` and `nemesis/agent_faults.py`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from raftflow.simulation.nemesis.actions import FaultActions
+    from raftflow.simulation.nemesis.agent_faults import AgentFaults
     from raftflow.simulation.nemesis.member_faults import MemberFaults
     from raftflow.simulation.nemesis.wipes import Wipes
 
 HOUR_MS: Final = 3_600_000
 CHECKS_MAX: Final = 50
-ISOLATED_S: Final = (1.6, 3.0)
-"""How long an agent is isolated so that it loses its lease; a lease is 1.5 s."""
 
 
 class FaultInjector:
@@ -37,6 +36,7 @@ class FaultInjector:
         actions: FaultActions,
         changes: MemberFaults,
         wipes: Wipes,
+        agent_faults: AgentFaults,
         *,
         weights: dict[str, int],
         every_s: float,
@@ -55,8 +55,7 @@ class FaultInjector:
         self._every_s = every_s
         self._loss_throttle = loss_throttle
         self._suspended = False
-        self._isolated: set[str] = set()
-        """Agents that are isolated for longer than their lease."""
+        self._agent_faults = agent_faults
         self._kinds = list(weights)
         self._weights = list(weights.values())
         scenarios = Scenarios(actions, refuse_restores="refused restore" in weights)
@@ -85,10 +84,10 @@ class FaultInjector:
             "lagging follower": scenarios.lagging_follower,
             "snapshot": actions.snapshot,
             "transfer leadership": self._transfer_leadership,
-            "agent fault": self._disturb_agent,
-            "lose agent at work": self._lose_agent_at_work,
+            "agent fault": agent_faults.disturb,
+            "lose agent at work": agent_faults.lose_at_work,
             "silent leader": scenarios.silent_leader,
-            "isolate all agents": self._isolate_all_agents,
+            "isolate all agents": agent_faults.isolate_all,
             "clock past deadlines": self._jump_clock_past_deadlines,
             "add member": changes.add,
             "remove member": changes.remove,
@@ -128,8 +127,13 @@ class FaultInjector:
             self._suspended = False
 
     async def _heal_for_a_while(self) -> None:
-        """Heal everything for a while, so that the cluster makes progress between faults."""
-        self._network.heal_all()
+        """Heal everything for a while, so that the cluster makes progress between faults.
+
+        Agents that are isolated past their leases stay so: they would hardly ever be lost otherwise.
+        """
+        for direction in sorted(self._network.blocked):
+            if direction[0] not in self._agent_faults.isolated:
+                self._network.heal(*direction)
         for name in self._cluster.down():
             self._actions.restart(name)
         for agent in self._agents:
@@ -148,7 +152,7 @@ class FaultInjector:
             if self._rng.random() < 0.5:
                 self._actions.restart(name)
         for direction in sorted(self._network.blocked):
-            if self._rng.random() < 0.2 and direction[0] not in self._isolated:
+            if self._rng.random() < 0.2 and direction[0] not in self._agent_faults.isolated:
                 self._network.heal(*direction)
         for agent in self._agents:
             if agent.process is None and self._rng.random() < 0.3:
@@ -290,77 +294,3 @@ class FaultInjector:
         self._delays.slow_until[name, other] = (until_s, extra_s)
         if self._rng.random() < 0.5:
             self._delays.slow_until[other, name] = (until_s, extra_s)
-
-    # Agents.
-
-    def _disturb_agent(self, _name: str) -> None:
-        agent = self._rng.choice(self._agents)
-        chance = self._rng.random()
-        if chance < 0.25:
-            agent.kill()
-            if self._rng.random() < 0.5:
-                self._loop.call_later(0.05, agent.start, context=contextvars.Context())
-        elif chance < 0.5:
-            process = agent.process
-            if process is not None and not process.frozen:
-                seconds = self._rng.choice((0.2, 0.8, 2.0, 4.0))
-                self._trace.fault("agent paused", agent.name, f"for {seconds} s")
-                self._loop.freeze(process)
-                self._loop.call_later(seconds, self._loop.thaw, process, context=contextvars.Context())
-        elif chance < 0.65:
-            agent.leave()
-        elif chance < 0.8:
-            self._lose_agent_at_work(agent.name)
-        else:
-            self._trace.fault("agent isolated", agent.name)
-            for replica in self._cluster.names:
-                self._network.cut(agent.name, replica)
-
-    def _isolate_all_agents(self, _name: str) -> None:
-        self._actions.run_scenario(self._isolate_all_past_leases())
-
-    async def _isolate_all_past_leases(self) -> None:
-        """Isolate all agents past their leases, two or three times, and let them reconnect in between."""
-        if self._isolated:
-            return
-        agents = [agent.name for agent in self._agents]
-        for _ in range(self._rng.choice((2, 3))):
-            self._trace.fault("all agents isolated", ",".join(agents))
-            replicas = list(self._cluster.names)
-            self._isolated.update(agents)
-            try:
-                for agent in agents:
-                    for replica in replicas:
-                        self._network.cut(agent, replica)
-                await asyncio.sleep(self._rng.uniform(*ISOLATED_S))
-            finally:
-                self._isolated.difference_update(agents)
-            for agent in agents:
-                for replica in replicas:
-                    self._network.heal(agent, replica)
-            await asyncio.sleep(self._rng.uniform(0.3, 1.0))
-
-    def _lose_agent_at_work(self, _name: str) -> None:
-        self._actions.run_scenario(self._isolate_at_work())
-
-    async def _isolate_at_work(self) -> None:
-        """Isolate a busy agent until it is lost, and let it reconnect with what it had finished before."""
-        for _ in range(CHECKS_MAX):
-            busy = [agent.name for agent in self._agents if agent.busy and agent.name not in self._isolated]
-            if busy:
-                break
-            await asyncio.sleep(0.02)
-        else:
-            return
-        agent = self._rng.choice(busy)
-        self._trace.fault("agent lost at work", agent)
-        replicas = list(self._cluster.names)
-        self._isolated.add(agent)
-        try:
-            for replica in replicas:
-                self._network.cut(agent, replica)
-            await asyncio.sleep(self._rng.uniform(*ISOLATED_S))
-        finally:
-            self._isolated.discard(agent)
-        for replica in replicas:
-            self._network.heal(agent, replica)

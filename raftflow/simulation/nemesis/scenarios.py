@@ -84,6 +84,8 @@ class Scenarios:
         judged = actions.calls_are_reliable and actions.trace.faults[SILENT] == 1
         count = actions.faults_begun()
         actions.isolate(first, everybody)
+        # An agent that is isolated already cannot find the next leader, also if that partition heals meanwhile.
+        judged = judged and actions.is_only_one_isolated(first)
         successor = await actions.successor(first)
         if successor is not None:
             await asyncio.sleep(FOUND_WITHIN_S)

@@ -19,7 +19,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from raftflow.domain.features import NEXT_LEVEL
-from raftflow.replication.members.identity import read_identity
+from raftflow.replication.members.identity import IdentityError, read_identity
 from raftflow.simulation.world.replica_builder import DATA_DIR
 
 if TYPE_CHECKING:
@@ -81,8 +81,11 @@ class Wipes:
             actions.restart(name)
 
     def _is_met(self, name: str, voters: list[str]) -> bool:
-        """Return True if every other voter has met this replica on its present disk."""
-        disk = read_identity(self._actions.cluster.hosts[name].disk, DATA_DIR).disk_id
+        """Return True if every other voter has met this replica on its present disk, which can be read."""
+        try:
+            disk = read_identity(self._actions.cluster.hosts[name].disk, DATA_DIR).disk_id
+        except IdentityError:
+            return False
         return all((voter, name, disk) in self._actions.network.met for voter in voters if voter != name)
 
     def _look(self, victims: list[str]) -> None:

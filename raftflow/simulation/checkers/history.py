@@ -2,7 +2,7 @@
 
     diverged        two replicas applied different entries at an index, or came to different states
     lost            a write that a client got a reply for is not in the log that survived
-    refused and applied   an entry that was rejected for good is in the log
+    refused and applied   a finally rejected entry is in the log
     twice           a request id, or the end of an attempt, counted twice
     two leaders     two replicas led one term
     voted twice, vote forgotten   a replica gave its vote away and did not remember

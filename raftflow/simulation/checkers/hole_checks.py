@@ -1,6 +1,6 @@
-"""The model of black holes: an agent on which tasks fail that succeed elsewhere is put aside.
+"""The model of black holes: an agent on which tasks fail that succeed elsewhere must get no work for a while.
 
-It follows the audit alone, and counts no more than the state machine must: what it cannot know is left out.
+It follows the audit alone. It demands only what the state machine must do, and leaves out what it cannot know.
 """
 
 from __future__ import annotations

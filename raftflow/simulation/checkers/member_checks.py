@@ -1,10 +1,10 @@
 # ruff: noqa: SLF001 - what is promised about members is about what is inside of the replicas' logs
-"""What must hold of the members: a model that follows the lists in the logs by itself.
+"""What must hold of the members: a model that follows the lists in the logs independently.
 
 two changes         a leader logged a list while the one before was not committed, or one that differs by two voters
 wrong members       a replica holds a committed list that the log does not say; what was acknowledged is not in it
 without majority    a leader was elected, or committed, without a majority of the voters by its own log
-outsider            a replica leads that is no voter by its own log, or whose removal was committed before
+outsider            a replica leads that is not a voter by its own log, or whose removal was committed before
 removed             a removed replica votes, goes on, or one was told so that is not
 too new             members or commands in the log that a replica of an older version cannot read
 """
@@ -178,7 +178,7 @@ class MemberModel:
             self._violation("wrong members", f"{kind} {name} was acknowledged, but the log says {_names(latest)}")
 
     def told(self, name: str) -> None:
-        """A replica stopped because it was told that it is no member."""
+        """A replica stopped because it was told that it is not a member."""
         if name not in self._removed_in:
             self._violation("removed", f"{name} was told that it is removed, but nobody committed that")
 

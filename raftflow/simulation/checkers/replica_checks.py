@@ -31,7 +31,7 @@ class ReplicaChecks:
         """Term to leader."""
         self._commit: dict[str, int] = {}
         self._votes: dict[str, tuple[int, str]] = {}
-        """For each replica, the last term in which it voted, and for whom."""
+        """For each replica, the last term in which it voted, and the candidate."""
         self._older_copies: dict[str, bool] = {}
         """Replicas whose disks were put back, and whether their repair has begun."""
         self._reloaded: set[str] = set()

@@ -150,7 +150,7 @@ class FaultActions:
             host.refuse_restore = True
 
     async def successor(self, first: str) -> str | None:
-        """Wait for another leader than this one. None if there is none within 1.5 s."""
+        """Wait for another leader than this one. Returns None if no other one leads within 1.5 s."""
         for _ in range(75):
             await asyncio.sleep(0.02)
             leader = self.cluster.leader()

@@ -278,7 +278,7 @@ class MemberFaults:
         elif members.find(name) is None or rng.random() < 0.4:
             name = rng.choice(sorted(members.voter_names | members.learner_names))
         if name == self._actions.cluster.leader():
-            self._actions.trace.note(name, "leads and is to be removed")
+            self._actions.trace.note(name, "leads and will be removed")
         self._crash_during_change(name)
         await self._operator.remove(name)
 

@@ -80,7 +80,7 @@ class Scenarios:
                 at_work[agent.name] = agent.process
         everybody = [*actions.others(first), *[agent.name for agent in actions.agents], *actions.clients]
         actions.trace.fault(SILENT, first)
-        # A partition loses calls for good, where TCP would send them again. So only the first one is judged.
+        # A partition loses calls for ever, where TCP would send them again. So only the first one is judged.
         judged = actions.calls_are_reliable and actions.trace.faults[SILENT] == 1
         count = actions.faults_begun()
         actions.isolate(first, everybody)

@@ -108,11 +108,11 @@ class Simulation:
         self._now_ms = START_MS
 
     def run(self) -> TraceReport:
-        """Simulate to the end. Raises `TraceStuckError` if there is none."""
+        """Simulate to the end. Raises `TraceStuckError` if the work cannot end."""
         begun = time.perf_counter()
         self._apply(self._fleet.registrations(START_MS))
         self._submit()
-        # What is there now stays: the collector need not look at it again and again.
+        # What is there now stays: the collector does not have to look at it again.
         gc.collect()
         gc.freeze()
         try:

@@ -60,7 +60,7 @@ class VirtualFleet:
     ) -> None:
         self.agents = [Virtual(agent, rate) for agent, rate in zip(agents, fails_per_hour, strict=True)]
         self.number = {agent.name: number for number, agent in enumerate(agents)}
-        self._rng = Random(seed)  # noqa: S311 - a simulation wants the same failures again
+        self._rng = Random(seed)  # noqa: S311 - a simulation repeats the same failures
         self._repair_ms = max(repair_ms, LEASE_MS)
         self._happenings: list[Happening] = []
         self.used: dict[str, int] = {}

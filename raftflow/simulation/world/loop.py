@@ -6,7 +6,7 @@ the *process*: every callback carries the `contextvars` context in which it was 
 process that it belongs to. So a process can be stopped for a while (its callbacks queue up, time goes on) or killed
 (they are dropped), without its code knowing.
 
-Each pass of the loop takes a microsecond, so that time never stands still while something runs.
+Each pass of the loop takes a microsecond, so time always passes while something runs.
 """
 
 from __future__ import annotations

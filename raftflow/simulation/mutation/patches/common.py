@@ -13,7 +13,7 @@ Patch = contextlib.AbstractContextManager[object]
 
 
 def attribute(owner: Any, name: str, value: Any) -> Callable[[], Patch]:
-    """Return a patch that puts `value` in the place of an attribute."""
+    """Return a patch that replaces an attribute by `value`."""
     return lambda: patch.object(owner, name, value)
 
 

@@ -62,7 +62,7 @@ def accept_superseded() -> Patch:
     judge = attempts._offer_end  # noqa: SLF001
 
     def generous(step: ApplyContext, command: Any) -> Reported:
-        """Take any success for that of the task's last attempt, whoever had it."""
+        """Take any success for that of the task's last attempt, also when another agent had it."""
         verdicts = []
         for end in command.ends:
             workflow = step.state.workflows.get(end.workflow_id)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -115,3 +116,10 @@ def run(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 @pytest.fixture
 def make_problem() -> Callable[..., dict[str, Any]]:
     return problem
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> str:
+    file = tmp_path / "flow.json"
+    file.write_text('{"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}')
+    return str(file)

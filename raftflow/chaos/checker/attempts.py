@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from raftflow.chaos.checker.history.reader import HistoryLine
     from raftflow.chaos.checker.history.records import SeenTask
 
+TOLD = "told"
+"""The attempt itself told its end; any other reason is that its process is gone or frozen."""
+THAWED = "thawed"
+"""The attempt was frozen, and goes on."""
+UNKNOWN_FENCE = -1
+
 TaskKey = tuple[str, str]
 """Workflow and task."""
 
@@ -43,6 +49,7 @@ class AttemptRecord:
         self.agent = ""
         self.start = math.inf
         self.end = math.inf
+        """When it told that it came to its end."""
         self.alive = -math.inf
         """When it was last heard."""
         self.late = False
@@ -63,8 +70,10 @@ class AttemptRecord:
 class AttemptLog:
     """All attempts, by fence and by task."""
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, *, is_collector_local: bool = False) -> None:
         self._findings = findings
+        self._is_collector_local = is_collector_local
+        """No fault reaches the way to the collector, so messages arrive when they are sent."""
         self.by_fence: dict[int, AttemptRecord] = {}
         self.by_task: dict[TaskKey, list[AttemptRecord]] = {}
         self.cached: set[TaskKey] = set()
@@ -79,10 +88,13 @@ class AttemptLog:
         record = self._record(line, at)
         event = text(line, "event")
         agent = optional_text(line, "agent") or ""
+        why = optional_text(line, "why")
         if event == "start":
-            self._started(record, agent, at)
+            if why != THAWED:
+                self._started(record, agent, at)
         elif event == "end":
-            record.end = min(record.end, at)
+            if why in {None, TOLD}:
+                record.end = min(record.end, at)
         else:
             fail(f"{event!r} is not an event of an attempt")
         record.agent = record.agent or agent
@@ -111,7 +123,12 @@ class AttemptLog:
         if cached:
             self.cached.add(key)
             return
-        record = self.known(key, seen.attempt or None, seen.fence, seen.returned)
+        if seen.fence != UNKNOWN_FENCE:
+            record = self.known(key, seen.attempt or None, seen.fence, seen.returned)
+        elif seen.state == "succeeded" and seen.attempt:
+            record = self.numbered(key, seen.attempt)
+        else:
+            return
         if seen.state == "succeeded":
             record.succeeded = min(record.succeeded, seen.returned)
             self.tell_result(record, seen.result, seen.returned)
@@ -132,8 +149,9 @@ class AttemptLog:
         """Return the attempt of a fence; a fence has one attempt only."""
         record = self.by_fence.get(fence)
         if record is None:
-            record = self.by_fence[fence] = AttemptRecord(task, attempt, fence)
-            self.by_task.setdefault(task, []).append(record)
+            record = self._without_fence(task, attempt)
+            record.fence = fence
+            self.by_fence[fence] = record
             return record
         if record.task != task or (attempt is not None and record.attempt not in {None, attempt}):
             other = AttemptRecord(task, attempt, fence)
@@ -143,12 +161,32 @@ class AttemptLog:
             record.attempt = attempt
         return record
 
+    def numbered(self, task: TaskKey, attempt: int) -> AttemptRecord:
+        """Return an attempt of which only the number is known: the newest one with it."""
+        for record in reversed(self.by_task.get(task, ())):
+            if record.attempt == attempt:
+                return record
+        return self._without_fence(task, attempt)
+
+    def _without_fence(self, task: TaskKey, attempt: int | None) -> AttemptRecord:
+        records = self.by_task.setdefault(task, [])
+        for record in records:
+            if record.fence == UNKNOWN_FENCE and record.attempt == attempt:
+                return record
+        record = AttemptRecord(task, attempt, UNKNOWN_FENCE)
+        records.append(record)
+        return record
+
     def check_growth(self) -> None:
         """The fences of a task grow with its attempts."""
         if self._restored_at > -math.inf:
             return
         for records in self.by_task.values():
-            numbered = sorted((each.attempt, each.fence) for each in records if each.attempt is not None)
+            numbered = sorted(
+                (each.attempt, each.fence)
+                for each in records
+                if each.attempt is not None and each.fence != UNKNOWN_FENCE
+            )
             for (one, fence), (other, larger) in itertools.pairwise(numbered):
                 if one == other or fence >= larger:
                     name = "/".join(records[0].task)
@@ -171,8 +209,8 @@ class AttemptLog:
             self._findings.add("fence", told, at)
 
     def _heard(self, record: AttemptRecord, line: HistoryLine, at: float) -> None:
-        late = "sent" not in line
-        moment = at if late else number(line, "sent")
+        moment = number(line, "sent") if "sent" in line else at
+        late = "sent" not in line and not self._is_collector_local
         if moment > record.alive:
             record.alive = moment
             record.late = late

@@ -65,6 +65,9 @@ class FinalChecks:
                 record = self._attempts.known((workflow.id, task), attempt, fence, at)
                 if each.get("state") == "succeeded":
                     succeeded.append(record)
+        number = optional_integer(shown, "attempt")
+        if state == "succeeded" and not succeeded and number and shown.get("cached") is not True:
+            succeeded.append(self._attempts.numbered((workflow.id, task), number))
         for record in succeeded:
             record.succeeded = min(record.succeeded, at)
             self._attempts.tell_result(record, result, at)

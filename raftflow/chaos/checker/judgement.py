@@ -44,7 +44,7 @@ class Judgement:
         self.operations = Operations()
         self.faults = FaultWindows()
         bounds = read_bounds(header)
-        self.attempts = AttemptLog(self.findings)
+        self.attempts = AttemptLog(self.findings, is_collector_local=header.get("collector") == "local")
         self.recovery = RecoveryChecks(self.findings, bounds, self.faults)
         self.workflows = WorkflowChecks(self.findings, self.attempts)
         self._registers = RegisterChecks()

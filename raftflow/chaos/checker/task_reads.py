@@ -43,7 +43,7 @@ class TaskReadChecks:
             if workflow.submitted is not None and task not in workflow.submitted.tasks:
                 self._findings.add("phantom", f"task {workflow.id}/{task} was never submitted", returned)
             self._check_cancelled(workflow, task, seen)
-            if seen.fence >= 0:
+            if seen.attempt:
                 self._attempts.shown(workflow.id, task, seen, cached=shown.get("cached") is True)
             if _is_newer(workflow.floor.get(task), seen):
                 newer[task] = seen

@@ -15,7 +15,7 @@ from raftflow.chaos.checker.history.records import (
     canonical,
 )
 from raftflow.chaos.checker.search.linearizability import TimedCall
-from raftflow.chaos.checker.search.models import ABSENT, WORKFLOW_STATES, WorkflowModel
+from raftflow.chaos.checker.search.models import ABSENT, PRESENT, WORKFLOW_STATES, WorkflowModel
 from raftflow.chaos.checker.task_reads import TaskReadChecks
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ class WorkflowChecks:
         workflow = self.workflow(operation.value["workflow"])
         state = ABSENT
         if value["found"]:
-            state = text(value, "state")
-            if state not in WORKFLOW_STATES:
+            state = optional_text(value, "state") or PRESENT
+            if state != PRESENT and state not in WORKFLOW_STATES:
                 fail(f"{state!r} is not a state of a workflow")
             workflow.exists = True
             workflow.name = optional_text(value, "name") or workflow.name

@@ -66,8 +66,10 @@ class History:
     def read(
         self, *at: float, state: str | None = "running", workflow: str = "W1", tasks: Any = None, **more: Any
     ) -> History:
-        """Read a workflow; without a state it is not found."""
-        answer = {"found": False} if state is None else {"found": True, "state": state, "tasks": tasks or {}, **more}
+        """Read a workflow; with None it is not found, with an empty state only its tasks are shown."""
+        answer = {"found": False} if state is None else {"found": True, "tasks": tasks or {}, **more}
+        if state:
+            answer["state"] = state
         return self.operation("read", (at[0], at[1]), {"workflow": workflow}, "ok", answer)
 
     def started(self, t: float, attempt: int = 1, fence: int = 10, name: str = "a", **more: Any) -> History:

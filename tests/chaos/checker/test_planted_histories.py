@@ -43,6 +43,13 @@ def two() -> dict[str, Any]:
     }
 
 
+def exact() -> History:
+    """The same, told to a collector that hears everything at once."""
+    history = moved(overlap="never")
+    history.lines[0]["collector"] = "local"
+    return history
+
+
 MOVED = ended((1, 10, "lost"), (2, 11, "succeeded"))
 REGISTER = {"key": "k"}
 
@@ -506,6 +513,46 @@ CASES: dict[str, tuple[str, Callable[[], History], Callable[[], History]]] = {
         "overlap",
         lambda: moved().fault(3, 21, "cut-agent", "a2").effect(21.5, accepted=False).one_final(a=MOVED),
         lambda: moved().fault(3, 21, "cut-agent", "a1").effect(21.5, accepted=False).one_final(a=MOVED),
+    ),
+    "older attempt goes on after it was thawed": (
+        "overlap",
+        lambda: (
+            exact().stopped(5, why="frozen").started(21, why="thawed").stopped(23, why="closed").one_final(a=MOVED)
+        ),
+        lambda: exact().stopped(5, why="frozen").one_final(a=MOVED),
+    ),
+    "older attempt is killed late": (
+        "overlap",
+        lambda: exact().fault(3, 30, "cut-agent", "a1").stopped(22, why="closed").one_final(a=MOVED),
+        lambda: exact().fault(3, 30, "cut-agent", "a1").stopped(20.5, why="closed").one_final(a=MOVED),
+    ),
+    "accepted attempt was killed": (
+        "accepted-end",
+        lambda: History().submit(1, 1.1).started(2).stopped(3, why="closed").one_final(a=DONE),
+        lambda: History().submit(1, 1.1).started(2).stopped(3, why="told").one_final(a=DONE),
+    ),
+    "accepted attempt has a number alone, and never ended": (
+        "accepted-end",
+        lambda: moved().one_final(a={"state": "succeeded", "attempt": 1}),
+        lambda: moved().one_final(a={"state": "succeeded", "attempt": 2}),
+    ),
+    "read shows an accepted attempt by its number before its end": (
+        "accepted-end",
+        lambda: (
+            moved()
+            .read(21, 21.1, state="", tasks={"a": {"state": "succeeded", "attempt": 1}})
+            .one_final(a={"state": "succeeded", "attempt": 1})
+        ),
+        lambda: (
+            moved()
+            .read(21, 23.1, state="", tasks={"a": {"state": "succeeded", "attempt": 2}})
+            .one_final(a={"state": "succeeded", "attempt": 2})
+        ),
+    ),
+    "read of tasks finds a workflow that was not submitted yet": (
+        "not-linearizable",
+        lambda: ran().read(0.2, 0.3, state="").one_final(a=DONE),
+        lambda: ran().read(0.2, 1.3, state="").one_final(a=DONE),
     ),
     "task started before what it needs": (
         "order",

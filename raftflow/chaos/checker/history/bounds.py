@@ -58,6 +58,7 @@ class FaultWindows:
 
     def __init__(self) -> None:
         self.active: dict[str, FaultWindow] = {}
+        self._ending: dict[str, FaultWindow] = {}
         self._of_target: dict[str, list[FaultWindow]] = collections.defaultdict(list)
         self.counts: collections.Counter[str] = collections.Counter()
 
@@ -72,9 +73,11 @@ class FaultWindows:
                 for target in items(line, "targets"):
                     self._of_target[str(target)].append(window)
         elif event in {"end", "undone"}:
-            ended = self.active.pop(fault, None)
+            ended = self.active.pop(fault, None) or self._ending.pop(fault, None)
             if ended is not None:
                 ended.ended = at
+            if ended is not None and event == "end":
+                self._ending[fault] = ended  # undoing it may take longer
         else:
             fail(f"{event!r} is not an event of a fault")
 

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 from raftflow.chaos.checker.search.linearizability import TimedCall
 
 ABSENT: Final = "absent"
+PRESENT: Final = "present"
+"""The answer of a read that tells no state."""
 ENDED_STATES: Final = frozenset({"succeeded", "failed", "cancelled"})
 WORKFLOW_STATES: Final = frozenset({"pending", "running", "paused"}) | ENDED_STATES
 
@@ -67,6 +69,8 @@ def _observed(state: WorkflowPhase, answer: Hashable) -> WorkflowPhase | None:
     """Return the phase after a read with this answer, None if it cannot see that."""
     if ABSENT in {answer, state.phase}:
         return state if answer == state.phase else None
+    if answer == PRESENT:
+        return state
     if answer == state.phase and (answer in ENDED_STATES or not state.paused):
         return state
     if state.phase in ENDED_STATES:

@@ -20,7 +20,7 @@ _COMMANDS = {
     "cluster": ("cluster_commands.cluster", "A local cluster of processes, and any cluster's status."),
     "config": ("local_commands.config", "The configuration files of a real cluster: init, join."),
     "member": ("cluster_commands.member", "The replicas of a cluster: list, add, remove, transfer."),
-    "coordinator": ("local_commands.coordinator", "Run one replica."),
+    "coordinator": ("local_commands.coordinator", "Run one replica, or restore one from a snapshot."),
     "agent": ("cluster_commands.agent", "Run an agent; list, drain and resume agents."),
     "workflow": ("cluster_commands.workflow", "Submit workflows, watch and control them."),
     "task": ("cluster_commands.task", "Look at tasks, their output, and why they wait."),

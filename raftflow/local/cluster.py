@@ -34,6 +34,7 @@ from raftflow.local.cluster_file import (
     ReplicaPlace,
 )
 from raftflow.local.replica_files import free_ports, reason_of_end, replica_head, replica_toml
+from raftflow.local.restoring import id_for, restore_replicas
 from raftflow.private_files import PrivateFileError, read_token
 from raftflow.provision.files import CLIENT, client_settings, write_private
 
@@ -68,6 +69,7 @@ class LocalCluster:
             raise LocalClusterError(
                 f"{directory} already holds a cluster: start it again without other options, or remove the directory"
             )
+        cluster_id = _new_id(options.restore)
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         ports = free_ports(2 * options.nodes)
         hosts = options.hosts or (("127.0.0.1", []),) * options.nodes
@@ -86,7 +88,7 @@ class LocalCluster:
             for number in range(options.agents)
         ]
         content = ClusterFile(
-            cluster_id=f"local-{secrets.token_hex(4)}",
+            cluster_id=cluster_id,
             directory=str(directory),
             with_token=options.with_token,
             replicas=replicas,
@@ -99,6 +101,8 @@ class LocalCluster:
         for replica in replicas:
             cluster.config_file(replica.name).write_text(replica_toml(content, replica, options), encoding="utf-8")
         write_private(cluster.client_file, client_settings(cluster.urls, cluster.token))
+        if options.restore is not None:
+            restore_replicas([cluster.config_file(replica.name) for replica in replicas], options.restore)
         cluster._file.save()
         return cluster
 
@@ -391,6 +395,11 @@ class LocalCluster:
     def _place(self, name: str) -> ReplicaPlace | AgentPlace:
         self._file.refresh()
         return self._replica(name) if name in self.replica_names else self._agent(name)
+
+
+def _new_id(snapshot: Path | None) -> str:
+    """Return the id of a new cluster, or of one that continues another. Raises `LocalClusterError`."""
+    return f"local-{secrets.token_hex(4)}" if snapshot is None else id_for(snapshot)
 
 
 def _clean_environment() -> dict[str, str]:

@@ -65,6 +65,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """More TOML for every replica's file, such as a `[limits]` table."""
     timing: dict[str, int] = {}
     """More keys of the `[timing]` table."""
+    restore: Path | None = None
+    """A snapshot of a cluster, which this one continues."""
     hosts: tuple[tuple[str, list[str]], ...] = ()
     """Of each replica its address and what goes before its command; this machine's loopback if it is empty."""
 

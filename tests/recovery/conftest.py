@@ -61,8 +61,8 @@ def machine() -> Machine:
 def save(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that saves a machine in a snapshot file."""
 
-    def save_it(machine: Machine, name: str = "cluster.snapshot", origin: SnapshotOrigin = ORIGIN) -> Path:
-        save_machine(tmp_path / name, machine, info_of(machine), origin)
+    def save_it(machine: Machine, name: str = "cluster.snapshot", cluster: str = "prod") -> Path:
+        save_machine(tmp_path / name, machine, info_of(machine), ORIGIN._replace(cluster=cluster))
         return tmp_path / name
 
     return save_it

@@ -37,6 +37,11 @@ def cluster() -> None:
 @click.option("--prefetch", type=int, default=16, show_default=True, help="Attempts that may wait at each agent.")
 @click.option("--token", "with_token", is_flag=True, help="Make a token; clients and agents must send it.")
 @click.option("--lease", type=Duration(), default=3.0, help="An agent silent for so long is lost.  [default: 3s]")
+@click.option(
+    "--restore",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Continue the cluster of which FILE is a snapshot, under a new id, in an empty directory.",
+)
 @output_option
 def up(  # noqa: PLR0917 - click passes options by name
     directory: Path,
@@ -47,6 +52,7 @@ def up(  # noqa: PLR0917 - click passes options by name
     prefetch: int,
     with_token: bool,
     lease: float,
+    restore: Path | None,
     output: str,
 ) -> None:
     """Start a cluster on this machine and return when it is ready; its processes go on running.
@@ -57,7 +63,7 @@ def up(  # noqa: PLR0917 - click passes options by name
     from raftflow.local.cluster_file import ClusterOptions, LocalClusterError  # noqa: PLC0415 - heavy
 
     try:
-        if (directory / "cluster.json").exists():
+        if (directory / "cluster.json").exists() and restore is None:
             local = LocalCluster.load(directory)
             note(f"starting the cluster that {directory} holds, as it was made")
         else:
@@ -69,6 +75,7 @@ def up(  # noqa: PLR0917 - click passes options by name
                 prefetch=prefetch,
                 lease_ms=round(lease * 1000),
                 with_token=with_token,
+                restore=restore,
             )
             local = LocalCluster.create(directory, options)
     except LocalClusterError as error:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
+import time
 from pathlib import Path
 
 import click
 import msgspec
 
 from raftflow.cli.terminal.groups import CommandGroup
-from raftflow.cli.terminal.options import log_option
+from raftflow.cli.terminal.options import log_option, output_option
+from raftflow.cli.terminal.output import echo, print_json
 
 
 @click.group(cls=CommandGroup)
 def coordinator() -> None:
-    """Run one replica."""
+    """Run one replica, or restore one from a snapshot of a cluster."""
 
 
 def _settings(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -85,3 +88,50 @@ def run(  # noqa: PLR0917 - click passes options by name
             )
         config = msgspec.structs.replace(config, bootstrap=True)
     click.get_current_context().exit(run_replica(config))
+
+
+@coordinator.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    envvar="RAFTFLOW_CONFIG",
+    help="The replica's TOML file, with the new cluster's id.  [env: RAFTFLOW_CONFIG]",
+)
+@click.option(
+    "--from",
+    "snapshot_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="A file of `snapshot save` or `recover`. Every replica gets the same one.",
+)
+@click.option("--set", "settings", multiple=True, metavar="TABLE.KEY=VALUE", callback=_settings, help="Any setting.")
+@output_option
+def restore(config_file: Path | None, snapshot_file: Path, settings: dict[str, str], output: str) -> None:
+    """Make the data directory of a replica of a new cluster from a snapshot, before its first start.
+
+    Give this command for every replica of the new cluster, with the same snapshot and a new `id` in its file; then
+    start them all. Attempts that ran when the snapshot was taken run again. Agents and replicas of the old cluster
+    are refused. The data directory must be empty.
+    """
+    from raftflow.coordinator.config.loading import load_config  # noqa: PLC0415 - heavy
+    from raftflow.recovery.restore import restore_replica  # noqa: PLC0415 - heavy
+    from raftflow.replication.real_files import RealFileSystem  # noqa: PLC0415 - heavy
+
+    if config_file is None:
+        raise click.UsageError("--config FILE is missing: the file that lists the members (see cluster-configs/)")
+    config = load_config(config_file, environ=os.environ, flags={**settings})
+    fs = RealFileSystem()
+    try:
+        restored = restore_replica(config, snapshot_file, fs, now_ms=time.time_ns() // 1_000_000)
+    finally:
+        fs.close()
+    if output != "table":
+        print_json(restored, indent=output == "json")
+        return
+    echo(
+        f"{restored.replica} of cluster {restored.cluster} is restored in {restored.data_dir}: "
+        f"{restored.workflows} workflows, {restored.unfinished} of them unfinished, at index {restored.index}"
+    )
+    echo(f"digest {restored.digest[:16]}: every replica of the new cluster must show the same")
+    echo(f"start it: raftflow coordinator run --config {shlex.quote(str(config_file))}")

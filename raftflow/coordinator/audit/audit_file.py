@@ -46,6 +46,7 @@ from raftflow.coordinator.audit.segments import (
     parse_segment_name,
     read_anchor,
     read_frames,
+    segment_path,
     write_anchor,
 )
 from raftflow.machine.rules.audit_chain import decode_record
@@ -273,7 +274,7 @@ class AuditFile:
         if self._segments:
             self._bytes_of[self._segments[-1].number] = self._size
         number = 1 + (self._segments[-1].number if self._segments else self.anchor.segment)
-        path = self._directory / f"audit-{number:08d}-{first_index:020d}.log"
+        path = segment_path(self._directory, number, first_index)
         file = self._fs.open(path, create=True)
         file.write_at(0, MAGIC)
         self._segments.append(AuditSegment(number, first_index, path))

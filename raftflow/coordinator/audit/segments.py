@@ -7,7 +7,18 @@ from zlib import crc32
 
 import msgspec
 
-from raftflow.coordinator.audit.frames import GAP, AuditError, Frame, chain_of, decode_gap, frames_in, read_plain
+from raftflow.coordinator.audit.frames import (
+    GAP,
+    MAGIC,
+    RECORD,
+    AuditError,
+    Frame,
+    chain_of,
+    decode_gap,
+    encode_frame,
+    frames_in,
+    read_plain,
+)
 from raftflow.machine.rules.audit_chain import CHAIN_START
 from raftflow.replication.members.identity import store_file
 
@@ -39,6 +50,26 @@ class AuditSegment(NamedTuple):
     number: int
     first_index: int
     path: Path
+
+
+def segment_path(directory: Path, number: int, first_index: int) -> Path:
+    """Return the path of a segment."""
+    return directory / f"audit-{number:08d}-{first_index:020d}.log"
+
+
+def seed_audit(fs: FileSystem, directory: Path, anchor: Anchor, index: int, records: Sequence[bytes]) -> None:
+    """Begin an audit in an empty directory: behind `anchor`, with the records of the entry `index`. Blocking.
+
+    Raises `OSError`.
+    """
+    write_anchor(fs, directory / "anchor", anchor)
+    file = fs.open(segment_path(directory, anchor.segment + 1, index), create=True)
+    try:
+        file.write_at(0, MAGIC + b"".join([encode_frame(RECORD, index, record) for record in records]))
+        file.sync()
+    finally:
+        file.close()
+    fs.sync_dir(directory)
 
 
 def parse_segment_name(directory: Path, name: str) -> AuditSegment:

@@ -123,7 +123,7 @@ class DataDir:
         if not self.identity.has_journal:
             identity = msgspec.structs.replace(self.identity, has_journal=True)
             try:
-                _store(self._fs, self.path, identity)
+                store_identity(self._fs, self.path, identity)
             except OSError as error:
                 raise IdentityError(f"cannot write {self.path / 'identity'}: {error}. Repair the disk.") from error
             self.identity = identity
@@ -175,7 +175,7 @@ def _load_or_create(
         identity = Identity(
             format=FORMAT, cluster=cluster_id, replica=replica_name, disk_id=new_disk_id(), has_journal=False
         )
-        _store(fs, path, identity)
+        store_identity(fs, path, identity)
         return identity
     identity = _decode(file, fs.read(file))
     if identity.cluster != cluster_id:
@@ -219,6 +219,7 @@ def _damaged(file: Path, what: str) -> IdentityError:
     )
 
 
-def _store(fs: FileSystem, path: Path, identity: Identity) -> None:
+def store_identity(fs: FileSystem, path: Path, identity: Identity) -> None:
+    """Write the identity of a data directory durably. Blocking. Raises `OSError`."""
     raw = msgspec.json.encode(identity)
     store_file(fs, path / "identity", msgspec.json.encode(_StoredIdentity(msgspec.Raw(raw), crc32(raw))))

@@ -133,6 +133,7 @@ def _describe_operation(operation: Operation[Any]) -> dict[str, Any]:
         }
     described: dict[str, Any] = {
         "summary": operation.summary,
+        **({"description": operation.details} if operation.details else {}),
         "operationId": operation.name,
         "parameters": _parameters(operation),
         "responses": responses,

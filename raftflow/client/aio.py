@@ -8,12 +8,11 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self
 
 from raftflow.client.builder import HasDocument
 from raftflow.client.errors import ClientError, Unreachable, UsageError, WorkflowFailed, too_late
-from raftflow.client.http.calls import ATTEMPT_S
-from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls
+from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls, T
 from raftflow.client.overview import ClusterStatus, ReplicaAnswer, down, members_to_ask, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.snapshots import SnapshotCalls
@@ -45,8 +44,6 @@ from raftflow.domain.contract.views import (
     WorkflowView,
 )
 
-T = TypeVar("T")
-
 LOG_PIECE_BYTES = 256 * 1024
 """Bytes of one piece of output."""
 
@@ -56,7 +53,6 @@ _HOLD_S = 5.0
 _STATUS_S = 2.0
 _STATUS_GRACE_S, _STATUS_DOWN_S = 0.4, 0.15
 """How long other replicas are waited for when one has answered, and those that the others do not hear either."""
-_AUDIT_VERIFY_S = 300.0
 _STALE: Final = {STALE.name: "1"}
 
 
@@ -146,6 +142,29 @@ class AsyncClient(SnapshotCalls):
         """The URLs of the replicas: those that were given, or the members as the cluster told them since."""
         return list(self._transport.peers)
 
+    async def call(
+        self,
+        operation: Operation[T],
+        *parts: str,
+        params: Mapping[str, str | int | None] | None = None,
+        body: Any = None,
+    ) -> T:
+        """Call any operation of `raftflow.domain.contract.operations`. The methods below are such calls.
+
+        `parts` are the variable parts of its path in order, `params` query parameters, `body` is of its type of body.
+        """
+        return await self._call(operation, *parts, params=params, body=body)
+
+    def entries(
+        self,
+        operation: Operation[Any],
+        *parts: str,
+        params: Mapping[str, str | int | None] | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Any, None]:
+        """Yield the entries of any listing, all or at most `limit` of them."""
+        return self._calls.entries(operation, *parts, params=params, limit=limit)
+
     # --- workflows
 
     async def submit(
@@ -159,9 +178,8 @@ class AsyncClient(SnapshotCalls):
         if not isinstance(workflow, Mapping) and not hasattr(workflow, "document"):
             raise UsageError(f"a workflow is a dict or a `Workflow`, not {workflow!r:.80}")
         document = workflow if isinstance(workflow, Mapping) else workflow.document()
-        # A large document takes the replicas a while to check and replicate.
         created = await self._call(
-            operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=idempotency_key, attempt_s=30.0
+            operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=idempotency_key
         )
         run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
         run.__dict__["client"] = self
@@ -169,7 +187,7 @@ class AsyncClient(SnapshotCalls):
 
     async def workflow(self, workflow_id: str) -> WorkflowView:
         """Return one workflow: state, counts, times. Raises `NotFound`."""
-        return await self._call(operations.workflows.SHOW_WORKFLOW, workflow_id)
+        return await self.call(operations.workflows.SHOW_WORKFLOW, workflow_id)
 
     async def _workflow_later(self, workflow_id: str, wait_s: float) -> tuple[WorkflowView, bool]:
         """Return a workflow as soon as it has ended, at the latest after `wait_s`.
@@ -188,25 +206,19 @@ class AsyncClient(SnapshotCalls):
     ) -> WorkflowPage:
         """Return one page of the workflows, newest first."""
         params = {"state": state, "limit": limit, "cursor": cursor}
-        return await self._call(operations.workflows.LIST_WORKFLOWS, params=params)
+        return await self.call(operations.workflows.LIST_WORKFLOWS, params=params)
 
-    async def workflows(
-        self, *, state: str | None = None, limit: int | None = None
-    ) -> AsyncGenerator[WorkflowView, None]:
+    def workflows(self, *, state: str | None = None, limit: int | None = None) -> AsyncGenerator[WorkflowView, None]:
         """Yield the workflows, newest first, all or at most `limit` of them."""
-        params = {"state": state}
-        async for page in self._calls.pages(operations.workflows.LIST_WORKFLOWS, params=params, limit=limit):
-            for view in page.workflows:
-                yield view
+        return self.entries(operations.workflows.LIST_WORKFLOWS, params={"state": state}, limit=limit)
 
     async def tasks_page(self, workflow_id: str, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> TaskPage:
         """Return one page of a workflow's tasks, in document order."""
-        return await self._call(operations.tasks.LIST_TASKS, workflow_id, params={"limit": limit, "cursor": cursor})
+        return await self.call(operations.tasks.LIST_TASKS, workflow_id, params={"limit": limit, "cursor": cursor})
 
     async def tasks(self, workflow_id: str) -> list[TaskView]:
         """Return all tasks of a workflow, in document order. Raises `NotFound`."""
-        pages = self._calls.pages(operations.tasks.LIST_TASKS, workflow_id)
-        return [task async for page in pages for task in page.tasks]
+        return [task async for task in self.entries(operations.tasks.LIST_TASKS, workflow_id)]
 
     async def results(self, workflow_id: str) -> dict[str, Any]:
         """Return the results of the tasks that have succeeded by now, by task id in document order; None for none."""
@@ -215,7 +227,7 @@ class AsyncClient(SnapshotCalls):
 
     async def task(self, workflow_id: str, task_id: str) -> TaskView:
         """Return one task with the history of its attempts. Raises `NotFound`."""
-        return await self._call(operations.tasks.SHOW_TASK, workflow_id, task_id)
+        return await self.call(operations.tasks.SHOW_TASK, workflow_id, task_id)
 
     async def task_log(
         self,
@@ -234,31 +246,30 @@ class AsyncClient(SnapshotCalls):
         """
         params: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
         params |= {"since_ms": since_ms, "limit": LOG_PIECE_BYTES}
-        # The replica itself waits up to 10 s for the agent.
-        log = await self._call(operations.tasks.FETCH_TASK_LOG, workflow_id, task_id, params=params, attempt_s=15.0)
+        log = await self.call(operations.tasks.FETCH_TASK_LOG, workflow_id, task_id, params=params)
         if log.next is None:  # of an older replica
             log.next = min(offset + len(log.text.encode()), max(log.size, offset))
         return log
 
     async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
         """Explain why a task is in its state and place."""
-        return await self._call(operations.tasks.EXPLAIN_TASK, workflow_id, task_id)
+        return await self.call(operations.tasks.EXPLAIN_TASK, workflow_id, task_id)
 
     async def cancel(self, workflow_id: str) -> WorkflowView:
         """Cancel a workflow: what has not started never will, running attempts are told to stop."""
-        return await self._call(operations.workflows.CANCEL_WORKFLOW, workflow_id)
+        return await self.call(operations.workflows.CANCEL_WORKFLOW, workflow_id)
 
     async def pause(self, workflow_id: str) -> WorkflowView:
         """Start nothing new of a workflow; running attempts continue."""
-        return await self._call(operations.workflows.PAUSE_WORKFLOW, workflow_id)
+        return await self.call(operations.workflows.PAUSE_WORKFLOW, workflow_id)
 
     async def resume(self, workflow_id: str) -> WorkflowView:
         """Continue a paused workflow."""
-        return await self._call(operations.workflows.RESUME_WORKFLOW, workflow_id)
+        return await self.call(operations.workflows.RESUME_WORKFLOW, workflow_id)
 
     async def retry(self, workflow_id: str) -> WorkflowView:
         """Run the failed and cancelled tasks of a finished workflow again."""
-        return await self._call(operations.workflows.RETRY_WORKFLOW, workflow_id)
+        return await self.call(operations.workflows.RETRY_WORKFLOW, workflow_id)
 
     async def set_priority(self, workflow_id: str, priority: int) -> WorkflowView:
         """Change the priority of a workflow, 0 to 100. Tasks that have not started take their new place at once."""
@@ -316,34 +327,34 @@ class AsyncClient(SnapshotCalls):
 
     async def agents(self) -> list[AgentView]:
         """Return every agent that is known."""
-        return (await self._call(operations.agents.LIST_AGENTS)).agents
+        return (await self.call(operations.agents.LIST_AGENTS)).agents
 
     async def agent(self, name: str) -> AgentView:
         """Return one agent. Raises `NotFound`."""
-        return await self._call(operations.agents.SHOW_AGENT, name)
+        return await self.call(operations.agents.SHOW_AGENT, name)
 
     async def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
         """Give an agent no new work until it is resumed. Attempts end, or move to other agents after `deadline_s`."""
         body = None if deadline_s is None else DrainRequest(deadline_s=deadline_s)
-        return await self._call(operations.agents.DRAIN_AGENT, name, body=body)
+        return await self.call(operations.agents.DRAIN_AGENT, name, body=body)
 
     async def resume_agent(self, name: str) -> AgentView:
         """Let a draining agent work again."""
-        return await self._call(operations.agents.RESUME_AGENT, name)
+        return await self.call(operations.agents.RESUME_AGENT, name)
 
     async def forget_agent(self, name: str) -> None:
         """Remove an agent that is lost or has left from the list. Raises `Refused` while it is present."""
-        await self._call(operations.agents.FORGET_AGENT, name)
+        await self.call(operations.agents.FORGET_AGENT, name)
 
     # --- ledger and audit
 
     async def ledger(self, *, stale: bool = False) -> LedgerView:
         """Return the account of every agent; `stale` returns the view of any replica without asking the leader."""
-        return await self._call(operations.ledger.SHOW_LEDGER, params=_STALE if stale else None)
+        return await self.call(operations.ledger.SHOW_LEDGER, params=_STALE if stale else None)
 
     async def ledger_verify(self, replica_url: str) -> LedgerCheck:
         """Have one replica check every invariant of its state."""
-        return await self._ask(operations.ledger.VERIFY_LEDGER, replica_url, attempt_s=60.0)
+        return await self._ask(operations.ledger.VERIFY_LEDGER, replica_url)
 
     async def audit(self, replica_url: str, from_index: int = 0, limit: int = PAGE_SIZE) -> AuditPage:
         """Return audit records of one replica in log order, from a log index on; `next` leads to the rest."""
@@ -352,7 +363,7 @@ class AsyncClient(SnapshotCalls):
 
     async def audit_verify(self, replica_url: str) -> AuditCheck:
         """Have one replica read its whole audit and check the chain."""
-        return await self._ask(operations.audit.VERIFY_AUDIT, replica_url, attempt_s=_AUDIT_VERIFY_S)
+        return await self._ask(operations.audit.VERIFY_AUDIT, replica_url)
 
     async def status(self, replica_url: str) -> ReplicaStatus:
         """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
@@ -429,30 +440,25 @@ class AsyncClient(SnapshotCalls):
     async def cache_page(self, *, prefix: str = "", limit: int = PAGE_SIZE, cursor: str | None = None) -> CachePage:
         """Return one page of the cached results whose keys begin with `prefix`, in order of the keys."""
         params = {"prefix": prefix or None, "limit": limit, "cursor": cursor}
-        return await self._call(operations.cache.LIST_CACHE, params=params)
+        return await self.call(operations.cache.LIST_CACHE, params=params)
 
-    async def cached_results(
-        self, *, prefix: str = "", limit: int | None = None
-    ) -> AsyncGenerator[CachedResultView, None]:
+    def cached_results(self, *, prefix: str = "", limit: int | None = None) -> AsyncGenerator[CachedResultView, None]:
         """Yield the cached results, in order of the keys, all or at most `limit` of them."""
-        params = {"prefix": prefix or None}
-        async for page in self._calls.pages(operations.cache.LIST_CACHE, params=params, limit=limit):
-            for view in page.entries:
-                yield view
+        return self.entries(operations.cache.LIST_CACHE, params={"prefix": prefix or None}, limit=limit)
 
     async def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
         """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
-        return await self._call(operations.cache.CLEAR_CACHE, params={"key": key, "prefix": prefix})
+        return await self.call(operations.cache.CLEAR_CACHE, params={"key": key, "prefix": prefix})
 
     async def kinds(self) -> list[KindView]:
         """Return what was learnt of kinds of tasks, in order of the names."""
-        return (await self._call(operations.tasks.LIST_KINDS)).kinds
+        return (await self.call(operations.tasks.LIST_KINDS)).kinds
 
     # --- the members
 
     async def members(self, *, stale: bool = False) -> MemberList:
         """Return the replicas of the cluster; `stale` returns the view of any replica without asking the leader."""
-        return await self._call(operations.members.LIST_MEMBERS, params=_STALE if stale else None)
+        return await self.call(operations.members.LIST_MEMBERS, params=_STALE if stale else None)
 
     async def add_member(self, name: str, peer: str, url: str) -> MemberList:
         """Add a replica that runs on an empty disk with `join = true`; returns when it counts for majorities.
@@ -460,30 +466,25 @@ class AsyncClient(SnapshotCalls):
         `peer` is `host:port` for the other replicas, `url` is for clients. Raises `Refused`. May be repeated.
         """
         member = AddMemberRequest(name=name, peer=peer, url=url)
-        return await self._call(operations.members.ADD_MEMBER, body=member, attempt_s=30.0)
+        return await self.call(operations.members.ADD_MEMBER, body=member)
 
     async def remove_member(self, name: str) -> MemberList:
         """Remove a replica permanently; its name is never used again. Raises `Refused`. May be repeated."""
-        return await self._call(operations.members.REMOVE_MEMBER, name, attempt_s=30.0)
+        return await self.call(operations.members.REMOVE_MEMBER, name)
 
     async def transfer_leadership(self, to: str | None = None) -> MemberList:
         """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
-        return await self._call(operations.members.TRANSFER_LEADERSHIP, body=TransferRequest(to=to))
+        return await self.call(operations.members.TRANSFER_LEADERSHIP, body=TransferRequest(to=to))
 
     async def openapi(self) -> dict[str, Any]:
         """Return the API's own description."""
-        return await self._call(operations.descriptions.DESCRIBE_API)
+        return await self.call(operations.descriptions.DESCRIBE_API)
 
     # --- inside
 
     async def _ask(
-        self,
-        operation: Operation[T],
-        url: str,
-        *,
-        params: Mapping[str, str | int | None] | None = None,
-        attempt_s: float = ATTEMPT_S,
+        self, operation: Operation[T], url: str, *, params: Mapping[str, str | int | None] | None = None
     ) -> T:
         """Ask one replica, at least until it has had time for one answer."""
-        timeout_s = max(attempt_s, self._transport.timeout_s)
-        return await self._call(operation, params=params, replica=url, attempt_s=attempt_s, timeout_s=timeout_s)
+        timeout_s = max(operation.answer_s, self._transport.timeout_s)
+        return await self._call(operation, params=params, replica=url, timeout_s=timeout_s)

@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self
 
 from raftflow.client.aio import AsyncClient
 from raftflow.client.builder import HasDocument
 from raftflow.client.errors import ClientError, UsageError
-from raftflow.client.overview import ClusterStatus
+from raftflow.client.operation_calls import T
+from raftflow.domain.contract.operation import Operation
 from raftflow.domain.contract.views import (
-    AgentView,
-    AuditCheck,
-    AuditPage,
-    CacheCleared,
     CachedResultView,
-    KindView,
-    LedgerCheck,
-    LedgerView,
-    MemberList,
-    ReplicaStatus,
-    SnapshotView,
-    TaskExplanation,
-    TaskLog,
-    TaskView,
     WorkflowCreated,
     WorkflowView,
 )
 
 __all__ = ["AsyncClient", "Client", "WorkflowRun"]
 
-T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class WorkflowRun(WorkflowCreated, kw_only=True, dict=True):
@@ -56,6 +45,18 @@ class WorkflowRun(WorkflowCreated, kw_only=True, dict=True):
         client = self.__dict__["client"]
         assert isinstance(client, Client)  # noqa: S101 - `Client.submit` put it there
         return client
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Client, P], T]:
+    """Return the method of `Client` that runs a method of `AsyncClient` and returns its answer."""
+
+    @functools.wraps(method)
+    def run(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **kwargs))
+
+    return run
 
 
 class Client:
@@ -128,6 +129,28 @@ class Client:
         """The URLs of the replicas."""
         return self._client.peers
 
+    # --- any operation
+
+    def call(
+        self,
+        operation: Operation[T],
+        *parts: str,
+        params: Mapping[str, str | int | None] | None = None,
+        body: Any = None,
+    ) -> T:
+        """Call any operation of `raftflow.domain.contract.operations`; see `AsyncClient.call`."""
+        return self._run(self._client.call(operation, *parts, params=params, body=body))
+
+    def entries(
+        self,
+        operation: Operation[Any],
+        *parts: str,
+        params: Mapping[str, str | int | None] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Any]:
+        """Yield the entries of any listing, all or at most `limit` of them."""
+        return self._iterate(self._client.entries(operation, *parts, params=params, limit=limit))
+
     # --- workflows
 
     def submit(self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None) -> WorkflowRun:
@@ -137,70 +160,23 @@ class Client:
         run.__dict__["client"] = self
         return run
 
-    def workflow(self, workflow_id: str) -> WorkflowView:
-        """Return one workflow: state, counts, times. Raises `NotFound`."""
-        return self._run(self._client.workflow(workflow_id))
+    workflow = _blocking(AsyncClient.workflow)
 
     def workflows(self, *, state: str | None = None, limit: int | None = None) -> Iterator[WorkflowView]:
         """Yield the workflows, newest first, all or at most `limit` of them."""
         return self._iterate(self._client.workflows(state=state, limit=limit))
 
-    def tasks(self, workflow_id: str) -> list[TaskView]:
-        """Return all tasks of a workflow, in document order. Raises `NotFound`."""
-        return self._run(self._client.tasks(workflow_id))
-
-    def results(self, workflow_id: str) -> dict[str, Any]:
-        """Return the results of the tasks that have succeeded by now, by task id in document order; None for none."""
-        return self._run(self._client.results(workflow_id))
-
-    def task(self, workflow_id: str, task_id: str) -> TaskView:
-        """Return one task with the history of its attempts. Raises `NotFound`."""
-        return self._run(self._client.task(workflow_id, task_id))
-
-    def task_log(
-        self,
-        workflow_id: str,
-        task_id: str,
-        stream: Literal["stdout", "stderr"] = "stdout",
-        *,
-        attempt: int | None = None,
-        offset: int = 0,
-        since_ms: int | None = None,
-    ) -> TaskLog:
-        """Return a piece of an attempt's output; see `AsyncClient.task_log`."""
-        log = self._client.task_log(workflow_id, task_id, stream, attempt=attempt, offset=offset, since_ms=since_ms)
-        return self._run(log)
-
-    def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
-        """Explain why a task is in its state and place."""
-        return self._run(self._client.explain(workflow_id, task_id))
-
-    def cancel(self, workflow_id: str) -> WorkflowView:
-        """Cancel a workflow: what has not started never will, running attempts are told to stop."""
-        return self._run(self._client.cancel(workflow_id))
-
-    def pause(self, workflow_id: str) -> WorkflowView:
-        """Start nothing new of a workflow; running attempts continue."""
-        return self._run(self._client.pause(workflow_id))
-
-    def resume(self, workflow_id: str) -> WorkflowView:
-        """Continue a paused workflow."""
-        return self._run(self._client.resume(workflow_id))
-
-    def retry(self, workflow_id: str) -> WorkflowView:
-        """Run the failed and cancelled tasks of a finished workflow again."""
-        return self._run(self._client.retry(workflow_id))
-
-    def set_priority(self, workflow_id: str, priority: int) -> WorkflowView:
-        """Change the priority of a workflow, 0 to 100. Tasks that have not started take their new place at once."""
-        return self._run(self._client.set_priority(workflow_id, priority))
-
-    def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
-        """Wait until a workflow has ended and return it; see `AsyncClient.wait`.
-
-        Raises `WorkflowFailed` unless it succeeded or `check` is false, `WaitTimeout` after `timeout_s`.
-        """
-        return self._run(self._client.wait(workflow_id, timeout_s=timeout_s, check=check))
+    tasks = _blocking(AsyncClient.tasks)
+    results = _blocking(AsyncClient.results)
+    task = _blocking(AsyncClient.task)
+    task_log = _blocking(AsyncClient.task_log)
+    explain = _blocking(AsyncClient.explain)
+    cancel = _blocking(AsyncClient.cancel)
+    pause = _blocking(AsyncClient.pause)
+    resume = _blocking(AsyncClient.resume)
+    retry = _blocking(AsyncClient.retry)
+    set_priority = _blocking(AsyncClient.set_priority)
+    wait = _blocking(AsyncClient.wait)
 
     def watch(self, workflow_id: str, *, timeout_s: float | None = None) -> Iterator[WorkflowView]:
         """Yield a workflow now and whenever it has changed, the last time when it has ended."""
@@ -208,63 +184,22 @@ class Client:
 
     # --- agents
 
-    def agents(self) -> list[AgentView]:
-        """Return every agent that is known."""
-        return self._run(self._client.agents())
-
-    def agent(self, name: str) -> AgentView:
-        """Return one agent. Raises `NotFound`."""
-        return self._run(self._client.agent(name))
-
-    def drain(self, name: str, deadline_s: float | None = None) -> AgentView:
-        """Give an agent no new work until it is resumed. Attempts end, or move to other agents after `deadline_s`."""
-        return self._run(self._client.drain(name, deadline_s))
-
-    def resume_agent(self, name: str) -> AgentView:
-        """Let a draining agent work again."""
-        return self._run(self._client.resume_agent(name))
-
-    def forget_agent(self, name: str) -> None:
-        """Remove an agent that is lost or has left from the list. Raises `Refused` while it is present."""
-        self._run(self._client.forget_agent(name))
+    agents = _blocking(AsyncClient.agents)
+    agent = _blocking(AsyncClient.agent)
+    drain = _blocking(AsyncClient.drain)
+    resume_agent = _blocking(AsyncClient.resume_agent)
+    forget_agent = _blocking(AsyncClient.forget_agent)
 
     # --- ledger and audit
 
-    def ledger(self, *, stale: bool = False) -> LedgerView:
-        """Return the account of every agent; `stale` returns the view of any replica without asking the leader."""
-        return self._run(self._client.ledger(stale=stale))
-
-    def ledger_verify(self, replica_url: str) -> LedgerCheck:
-        """Have one replica check every invariant of its state."""
-        return self._run(self._client.ledger_verify(replica_url))
-
-    def audit(self, replica_url: str, from_index: int = 0, limit: int = 500) -> AuditPage:
-        """Return audit records of one replica in log order, from a log index on; `next` leads to the rest."""
-        return self._run(self._client.audit(replica_url, from_index, limit))
-
-    def audit_verify(self, replica_url: str) -> AuditCheck:
-        """Have one replica read its whole audit and check the chain."""
-        return self._run(self._client.audit_verify(replica_url))
-
-    def take_snapshot(self, replica_url: str | None = None, *, stale: bool = False) -> SnapshotView:
-        """Have a replica write a snapshot, and return what it is. Read it soon: an idle one is closed.
-
-        It is the leader's, and holds every write that was acknowledged before the call. With `stale` it is that of
-        the replica which is asked, which may be behind.
-        """
-        return self._run(self._client.take_snapshot(replica_url, stale=stale))
-
-    def read_snapshot(self, snapshot: SnapshotView, offset: int = 0) -> bytes:
-        """Return the next bytes of a snapshot; none at its end. Raises `NotFound` if it was closed."""
-        return self._run(self._client.read_snapshot(snapshot, offset))
-
-    def status(self, replica_url: str) -> ReplicaStatus:
-        """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
-        return self._run(self._client.status(replica_url))
-
-    def cluster_status(self) -> ClusterStatus:
-        """Ask every peer, and the leader for the agents. Raises `Unreachable` if not one of them answers."""
-        return self._run(self._client.cluster_status())
+    ledger = _blocking(AsyncClient.ledger)
+    ledger_verify = _blocking(AsyncClient.ledger_verify)
+    audit = _blocking(AsyncClient.audit)
+    audit_verify = _blocking(AsyncClient.audit_verify)
+    take_snapshot = _blocking(AsyncClient.take_snapshot)
+    read_snapshot = _blocking(AsyncClient.read_snapshot)
+    status = _blocking(AsyncClient.status)
+    cluster_status = _blocking(AsyncClient.cluster_status)
 
     # --- what is remembered of work that is done
 
@@ -272,35 +207,16 @@ class Client:
         """Yield the cached results, in order of the keys, all or at most `limit` of them."""
         return self._iterate(self._client.cached_results(prefix=prefix, limit=limit))
 
-    def clear_cache(self, *, key: str | None = None, prefix: str | None = None) -> CacheCleared:
-        """Forget cached results: the one under `key`, those whose key begins with `prefix`, or all."""
-        return self._run(self._client.clear_cache(key=key, prefix=prefix))
-
-    def kinds(self) -> list[KindView]:
-        """Return what was learnt of kinds of tasks, in order of the names."""
-        return self._run(self._client.kinds())
+    clear_cache = _blocking(AsyncClient.clear_cache)
+    kinds = _blocking(AsyncClient.kinds)
 
     # --- the members
 
-    def members(self, *, stale: bool = False) -> MemberList:
-        """Return the replicas of the cluster; `stale` returns the view of any replica without asking the leader."""
-        return self._run(self._client.members(stale=stale))
-
-    def add_member(self, name: str, peer: str, url: str) -> MemberList:
-        """Add a replica that runs on an empty disk with `join = true`; see `AsyncClient.add_member`."""
-        return self._run(self._client.add_member(name, peer, url))
-
-    def remove_member(self, name: str) -> MemberList:
-        """Remove a replica permanently; its name is never used again. Raises `Refused`. May be repeated."""
-        return self._run(self._client.remove_member(name))
-
-    def transfer_leadership(self, to: str | None = None) -> MemberList:
-        """Hand leadership to a member, or to the most caught-up one. Raises `Refused` if it did not take over."""
-        return self._run(self._client.transfer_leadership(to))
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the API's own description."""
-        return self._run(self._client.openapi())
+    members = _blocking(AsyncClient.members)
+    add_member = _blocking(AsyncClient.add_member)
+    remove_member = _blocking(AsyncClient.remove_member)
+    transfer_leadership = _blocking(AsyncClient.transfer_leadership)
+    openapi = _blocking(AsyncClient.openapi)
 
     # --- inside
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from raftflow.client.errors import UsageError
-from raftflow.client.http.calls import ATTEMPT_S, ApiCall, new_key
+from raftflow.client.http.calls import ApiCall, new_key
 from raftflow.domain.values.exact import ValueFault, write_json
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class OperationCalls:
         idempotency_key: str | None = None,
         replica: str | None = None,
         once: bool = False,
-        attempt_s: float = ATTEMPT_S,
+        attempt_s: float | None = None,
         timeout_s: float | None = None,
     ) -> T:
         """Call an operation and return its answer. Raises a `ClientError`.
@@ -50,7 +50,7 @@ class OperationCalls:
             idempotency_key: of a write; a new one by default.
             replica: URL of the only replica to ask.
             once: send one request to every peer (or to `replica`), and do not wait for a leader.
-            attempt_s: longest wait for the answer to one request.
+            attempt_s: longest wait for the answer to one request; as the operation says by default.
             timeout_s: how long the call is retried; the transport's by default.
         """
         if operation.method != "GET" and idempotency_key is None:
@@ -63,29 +63,32 @@ class OperationCalls:
             idempotency_key=idempotency_key,
             replica=replica,
             once=once,
-            attempt_s=attempt_s,
+            attempt_s=operation.answer_s if attempt_s is None else attempt_s,
         )
         if operation.answer is bytes:
             return cast("T", await self._transport.call_raw(call, timeout_s=timeout_s))
         return await self._transport.call(call, operation.answer, timeout_s=timeout_s)
 
-    async def pages(
+    async def entries(
         self,
-        operation: Operation[T],
+        operation: Operation[Any],
         *parts: str,
         params: Mapping[str, str | int | None] | None = None,
         limit: int | None = None,
-    ) -> AsyncGenerator[T, None]:
-        """Yield the pages of a listing, with all its entries or at most `limit`. Raises a `ClientError`."""
-        cursor: str | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Yield the entries of a listing, all or at most `limit`; one with pages is read page by page."""
+        query: dict[str, str | int | None] = dict(params or {})
         left = limit
         while left is None or left > 0:
-            size = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
-            page: Any = await self.call(operation, *parts, params={**(params or {}), "limit": size, "cursor": cursor})
-            yield page
-            left = None if left is None else left - len(getattr(page, operation.items))
-            cursor = page.next
-            if cursor is None:
+            if operation.is_paged:
+                query["limit"] = PAGE_SIZE if left is None else min(left, PAGE_SIZE)
+            page = await self.call(operation, *parts, params=query)
+            found = getattr(page, operation.items)
+            for entry in found[:left]:
+                yield entry
+            left = None if left is None else left - len(found)
+            query["cursor"] = page.next if operation.is_paged else None
+            if query["cursor"] is None:
                 return
 
 

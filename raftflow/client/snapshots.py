@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from raftflow.domain.contract.operation import STALE
 from raftflow.domain.contract.operations.snapshots import READ_SNAPSHOT, TAKE_SNAPSHOT
@@ -10,10 +10,6 @@ from raftflow.domain.contract.snapshots import SnapshotView
 
 if TYPE_CHECKING:
     from raftflow.client.operation_calls import OperationCalls
-
-_TAKE_S: Final = 120.0
-"""Writing a snapshot of a large state takes a while."""
-_PIECE_S: Final = 30.0
 
 
 class SnapshotCalls:
@@ -29,7 +25,7 @@ class SnapshotCalls:
         """
         params = {STALE.name: "1"} if stale else None
         return await self._calls.call(
-            TAKE_SNAPSHOT, params=params, replica=replica_url, attempt_s=_TAKE_S, timeout_s=_TAKE_S
+            TAKE_SNAPSHOT, params=params, replica=replica_url, timeout_s=TAKE_SNAPSHOT.answer_s
         )
 
     async def read_snapshot(self, snapshot: SnapshotView, offset: int = 0) -> bytes:
@@ -39,6 +35,5 @@ class SnapshotCalls:
             snapshot.id,
             params={"offset": offset},
             replica=snapshot.url,
-            attempt_s=_PIECE_S,
-            timeout_s=_PIECE_S,
+            timeout_s=READ_SNAPSHOT.answer_s,
         )

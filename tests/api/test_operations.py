@@ -121,10 +121,10 @@ This page is made from `raftflow/domain/contract/operations/`. This command writ
 
 *Answered by* says which replica answers: the one that was asked, or the leader, to which other replicas forward the
 request. Operations need the cluster's token unless *who* is everybody. Problems that every operation can answer with,
-such as `invalid-document`, are not repeated here.
+such as `invalid-document`, are not repeated here. The last column has the verb of the command line.
 
-| operation | request | answered by | who | problems of its own |
-| --- | --- | --- | --- | --- |
+| operation | request | answered by | who | problems of its own | `raftflow` |
+| --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -137,7 +137,8 @@ def render_page() -> str:
         lines.append(
             f"| `{operation.name}`: {operation.summary} | `{operation.method} {operation.path}` {query} "
             f"| {operation.answered_by.value} | {operation.access.value} "
-            f"| {' '.join(f'`{kind.word}`' for kind in operation.extra_problems)} |"
+            f"| {' '.join(f'`{kind.word}`' for kind in operation.extra_problems)} "
+            f"| {'' if operation.verb is None else f'`{operation.verb.noun} {operation.verb.name}`'} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -186,12 +186,12 @@ def test_json_of_any_value(run: Run, capsys: Any) -> None:
 
 
 def test_a_fault_of_our_own_is_one_line(run: Run, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import raftflow.cli.cluster_commands.workflow
+    import raftflow.cli.cluster_commands.operation_verbs
 
     def broken(*_args: Any) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(raftflow.cli.cluster_commands.workflow, "connect", broken)
+    monkeypatch.setattr(raftflow.cli.cluster_commands.operation_verbs, "connect", broken)
     result = run("workflow", "list", "-o", "json")
     assert result.exit_code == 70
     error = json.loads(result.stderr)["error"]

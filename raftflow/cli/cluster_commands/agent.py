@@ -8,36 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.cluster_commands.operation_verbs import add_verbs
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import (
     Duration,
-    connect,
     connection_options,
     given_flags,
     local_settings,
     log_option,
-    output_option,
 )
-from raftflow.cli.terminal.output import echo, print_items, print_json, print_one
 
 if TYPE_CHECKING:
-    from raftflow.domain.contract.views import AgentView
-
-_COLUMNS = {
-    "NAME": "name",
-    "STATE": "state",
-    "RUNNING": "running",
-    "QUEUED": "queued",
-    "ALLOCATED": "allocated",
-    "CAPACITY": "resources",
-    "LABELS": "labels",
-    "SEEN_S": "last_seen_s",
-}
+    pass
 
 
 @click.group(cls=CommandGroup)
 def agent() -> None:
     """Run an agent; list, drain, resume and forget agents."""
+
+
+add_verbs(agent)
 
 
 def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
@@ -130,67 +120,3 @@ def run(  # noqa: PLR0917 - click passes options by name
         },
     )
     click.get_current_context().exit(run_agent(config))
-
-
-@agent.command("list")
-@output_option
-@connection_options
-def list_(output: str) -> None:
-    """List the agents with what they offer and what is allocated."""
-    with connect() as client:
-        print_items(output, client.agents(), _COLUMNS)
-
-
-@agent.command()
-@click.argument("name")
-@output_option
-@connection_options
-def show(name: str, output: str) -> None:
-    """Show one agent."""
-    with connect() as client:
-        print_one(output, client.agent(name))
-
-
-@agent.command()
-@click.argument("name")
-@click.option("--deadline", "deadline_s", type=Duration(), help="Move what still runs after this time, such as 10m.")
-@output_option
-@connection_options
-def drain(name: str, deadline_s: float | None, output: str) -> None:
-    """Give an agent no new work until it is resumed; running attempts end.
-
-    The drain outlives the agent: one that is lost, restarted or started later under this name gets no work either.
-    With --deadline, attempts that still run then are stopped and run elsewhere, at no cost in retries.
-    """
-    with connect() as client:
-        _print_state(client.drain(name, deadline_s), output)
-
-
-@agent.command()
-@click.argument("name")
-@output_option
-@connection_options
-def resume(name: str, output: str) -> None:
-    """Let a draining agent work again."""
-    with connect() as client:
-        _print_state(client.resume_agent(name), output)
-
-
-@agent.command()
-@click.argument("name")
-@connection_options
-def forget(name: str) -> None:
-    """Remove an agent that is gone for ever from the list.
-
-    Its drain and the history of its faults are forgotten as well. An agent that is present is refused: stop it first.
-    """
-    with connect() as client:
-        client.forget_agent(name)
-        echo(f"{name} forgotten")
-
-
-def _print_state(view: AgentView, output: str) -> None:
-    if output == "table":
-        echo(f"{view.name} {view.state}")
-    else:
-        print_json(view, indent=output == "json")

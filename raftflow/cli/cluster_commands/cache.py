@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import click
 
+from raftflow.cli.cluster_commands.operation_verbs import add_verbs
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connect, connection_options, output_option
-from raftflow.cli.terminal.output import echo, print_items, print_json
-
-_COLUMNS = {
-    "KEY": "key",
-    "BYTES": "size",
-    "WORKFLOW": "workflow_id",
-    "TASK": "task_id",
-    "MADE": "made_at",
-    "USED": "used_at",
-    "HITS": "hits",
-}
+from raftflow.cli.terminal.output import echo, print_json
 
 
 @click.group(cls=CommandGroup)
@@ -24,15 +15,7 @@ def cache() -> None:
     """Results that stand for those of equal tasks: list, clear."""
 
 
-@cache.command("list")
-@click.option("--prefix", default="", help="Only those whose key begins with this.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many; all by default.")
-@output_option
-@connection_options
-def list_(prefix: str, limit: int | None, output: str) -> None:
-    """List cached results in order of their keys: size, where they come from, how often they were used."""
-    with connect() as client:
-        print_items(output, client.cached_results(prefix=prefix, limit=limit), _COLUMNS)
+add_verbs(cache)
 
 
 @cache.command()

@@ -6,32 +6,13 @@ from typing import Literal
 
 import click
 
+from raftflow.cli.cluster_commands.operation_verbs import add_verbs
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import Moment, connect, connection_options, output_option
-from raftflow.cli.terminal.output import echo, print_items, print_one, print_table, with_ages
+from raftflow.cli.terminal.output import echo, print_one, print_table, with_ages
 from raftflow.cli.terminal.streams import safe
 
-_COLUMNS = {
-    "ID": "id",
-    "STATE": "state",
-    "ATTEMPT": "attempt",
-    "AGENT": "agent",
-    "STARTED": "started_at",
-    "FINISHED": "finished_at",
-    "DETAIL": "detail",
-}
 _ATTEMPT_COLUMNS = ("ATTEMPT", "FENCE", "AGENT", "OUTCOME", "EXIT", "STARTED", "FINISHED", "ERROR")
-_KIND_COLUMNS = {
-    "KIND": "kind",
-    "COUNT": "count",
-    "MEAN_S": "mean_s",
-    "DEVIATION_S": "deviation_s",
-    "CPU_S": "cpu_s",
-    "PEAK_MIB": "peak_mib",
-    "LEARNT": "learnt_at",
-}
-
-
 _COULD = {"run": "now", "queue": "queued", "no": "no"}
 
 
@@ -40,14 +21,7 @@ def task() -> None:
     """Look at tasks, their output, and why they wait."""
 
 
-@task.command("list")
-@click.argument("workflow_id", metavar="WORKFLOW")
-@output_option
-@connection_options
-def list_(workflow_id: str, output: str) -> None:
-    """List a workflow's tasks in document order."""
-    with connect() as client:
-        print_items(output, client.tasks(workflow_id), _COLUMNS)
+add_verbs(task)
 
 
 @task.command()
@@ -147,12 +121,3 @@ def explain(workflow_id: str, task_id: str, output: str) -> None:
     advice = advice_for(explanation, workflow_id)
     if advice:
         echo(f"\nwhat to do: {advice}")
-
-
-@task.command()
-@output_option
-@connection_options
-def kinds(output: str) -> None:
-    """List what was learnt of kinds of tasks: how long they take and what they use."""
-    with connect() as client:
-        print_items(output, client.kinds(), _KIND_COLUMNS)

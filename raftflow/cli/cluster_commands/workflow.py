@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.cluster_commands.operation_verbs import add_verbs
 from raftflow.cli.local_commands.plan import plan
 from raftflow.cli.terminal.documents import file_options, load_file
 from raftflow.cli.terminal.exits import DONE, FAILED, INTERRUPTED, OUTPUT_CLOSED, CommandFailure, faults_as_text
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import Duration, connect, connection_options, output_option
-from raftflow.cli.terminal.output import echo, note, print_items, print_json, print_one
+from raftflow.cli.terminal.output import echo, note, print_json, print_one
 from raftflow.cli.terminal.streams import OutputError, flush, is_terminal, safe
 from raftflow.domain.limits import PRIORITY_MAX
 
@@ -23,20 +24,8 @@ if TYPE_CHECKING:
     from raftflow.domain.contract.views import WorkflowCreated, WorkflowView
     from raftflow.domain.tasks.workflow import WorkflowSpec
 
-_COLUMNS = {
-    "ID": "id",
-    "NAME": "name",
-    "STATE": "state",
-    "TASKS": "tasks.total",
-    "SUCCEEDED": "tasks.succeeded",
-    "FAILED": "tasks.failed",
-    "RUNNING": "tasks.running",
-    "SUBMITTED": "submitted_at",
-    "FINISHED": "finished_at",
-}
 _PATH_SHOWN = 20
 """Tasks of the critical path that `validate` prints in a line."""
-_STATES = ["pending", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
 @click.group(cls=CommandGroup)
@@ -45,6 +34,7 @@ def workflow() -> None:
 
 
 workflow.add_command(plan)
+add_verbs(workflow)
 
 
 @workflow.command()
@@ -196,27 +186,6 @@ def _facts(spec: WorkflowSpec) -> dict[str, Any]:
     }
 
 
-@workflow.command("list")
-@click.option("--state", type=click.Choice(_STATES), help="Only those in this state.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest; all by default.")
-@output_option
-@connection_options
-def list_(state: str | None, limit: int | None, output: str) -> None:
-    """List workflows, newest first."""
-    with connect() as client:
-        print_items(output, client.workflows(state=state, limit=limit), _COLUMNS)
-
-
-@workflow.command()
-@click.argument("workflow_id", metavar="ID")
-@output_option
-@connection_options
-def show(workflow_id: str, output: str) -> None:
-    """Show a workflow: state, counts of tasks, times."""
-    with connect() as client:
-        print_one(output, client.workflow(workflow_id))
-
-
 @workflow.command()
 @click.argument("workflow_id", metavar="ID")
 @click.option("--timeout", type=Duration(), help="Give up after this.")
@@ -255,38 +224,3 @@ def wait(workflow_id: str, timeout: float | None, output: str) -> None:
         view = _wait(client, workflow_id, timeout)
         print_one(output, view)
         _exit_as(view)
-
-
-def _control(action: str, help_text: str) -> None:
-    @workflow.command(action, help=help_text)
-    @click.argument("workflow_id", metavar="ID")
-    @output_option
-    @connection_options
-    def control(workflow_id: str, output: str) -> None:
-        with connect() as client:
-            view = getattr(client, action)(workflow_id)
-        _print_state(view, output)
-
-
-def _print_state(view: WorkflowView, output: str) -> None:
-    if output == "table":
-        echo(f"{view.id} {view.state}")
-    else:
-        print_json(view, indent=output == "json")
-
-
-_control("cancel", "Cancel a workflow: what has not started never will, running attempts are told to stop.")
-_control("pause", "Start nothing new of a workflow; running attempts continue.")
-_control("resume", "Continue a paused workflow.")
-_control("retry", "Run the failed and cancelled tasks of a finished workflow again.")
-
-
-@workflow.command()
-@click.argument("workflow_id", metavar="ID")
-@click.argument("number", metavar="N", type=click.IntRange(0, PRIORITY_MAX))
-@output_option
-@connection_options
-def priority(workflow_id: str, number: int, output: str) -> None:
-    """Change the priority of a workflow to N, 0 to 100. Tasks that have not started take their new place at once."""
-    with connect() as client:
-        _print_state(client.set_priority(workflow_id, number), output)

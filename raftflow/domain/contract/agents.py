@@ -54,8 +54,10 @@ class AgentView(msgspec.Struct, kw_only=True):
 class DrainRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /v1/agents/{id}/drain`; the body may be left out."""
 
-    deadline_s: Annotated[float, msgspec.Meta(ge=0.001, le=366 * 24 * 3600)] | None = None
-    """How long running attempts may go on before they are moved to other agents; None for as long as they take."""
+    deadline_s: Annotated[
+        Annotated[float, msgspec.Meta(ge=0.001, le=366 * 24 * 3600)] | None,
+        msgspec.Meta(description="what still runs after this time moves to other agents; never by default"),
+    ] = None
 
 
 class ForgottenAgent(msgspec.Struct, kw_only=True):

@@ -53,18 +53,27 @@ class AddMemberRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
 
     name: Name
     peer: Annotated[
-        str, msgspec.Meta(max_length=limits.ADDRESS_CHARS_MAX, extra_json_schema={"pattern": ADDRESS_PATTERN})
+        str,
+        msgspec.Meta(
+            max_length=limits.ADDRESS_CHARS_MAX,
+            extra_json_schema={"pattern": ADDRESS_PATTERN},
+            description="where other replicas reach it",
+        ),
     ]
-    """Where other replicas reach it, `host:port`."""
-    url: Annotated[str, msgspec.Meta(max_length=limits.URL_CHARS_MAX, extra_json_schema={"pattern": URL_PATTERN})]
-    """Where clients and agents reach it."""
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            max_length=limits.URL_CHARS_MAX,
+            extra_json_schema={"pattern": URL_PATTERN},
+            description="where clients and agents reach it",
+        ),
+    ]
 
 
 class TransferRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /v1/members/transfer`: hand leadership over."""
 
-    to: Name | None = None
-    """A voting member; without it the most caught-up one."""
+    to: Annotated[Name | None, msgspec.Meta(description="a voting member; by default the most caught-up one")] = None
 
 
 class LeaderNotice(msgspec.Struct, kw_only=True):

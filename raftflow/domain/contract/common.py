@@ -67,5 +67,4 @@ class FieldProblem(msgspec.Struct, frozen=True):
 class PriorityRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/workflows/{id}/priority`."""
 
-    priority: Annotated[int, msgspec.Meta(ge=0, le=limits.PRIORITY_MAX)]
-    """Higher goes first."""
+    priority: Annotated[int, msgspec.Meta(ge=0, le=limits.PRIORITY_MAX, description="higher goes first")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from raftflow.domain import limits
@@ -94,6 +95,34 @@ CURSOR: Final = Param(
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verb:
+    """How the command line offers an operation: `raftflow NOUN NAME`.
+
+    The help is the operation's summary and details. The arguments are the variable parts of the path. Most verbs need
+    no code: the command line makes them of the declaration (`cli/cluster_commands/operation_verbs.py`).
+    """
+
+    noun: str
+    name: str
+    parts: tuple[str, ...] = ()
+    """What the help calls the variable parts of the path, in order. By default their names in capitals."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """Query parameters and fields of the body that the user gives, and how: `--peer HOST:PORT` is an option with a
+    word for its value, `N` is an argument. Type, bounds and help come from the parameter, or from the body's type.
+    The name of a field in seconds ends in `_s`: the user writes a duration."""
+    stale: bool = False
+    """Offers `--stale`, for an operation that the leader reads."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the table of the answer's entries: title to key, which may go deeper (`tasks.total`)."""
+    whole: bool = False
+    """`-o json` prints the whole answer, and not only its entries."""
+    line: str = ""
+    """The line that a person gets, with fields of the answer in braces. By default every field has a line."""
+    by_hand: bool = False
+    """The verb does more than send one request and print the answer: its code is in the file of its noun."""
+
+
 @functools.cache
 def _names_in(path: str) -> tuple[str, ...]:
     return tuple(_PATH_PART.findall(path))
@@ -110,8 +139,11 @@ class Operation(Generic[Answer]):
     """With the names of its variable parts in braces."""
     answered_by: AnsweredBy
     summary: str
+    """One sentence, without the point at its end."""
     answer: type[Answer]
     """Type of a successful answer; `bytes` for text."""
+    details: str = ""
+    """What else there is to know: whole sentences, for the description of the API and the help of the verb."""
     access: Access = Access.TOKEN
     used_by: UsedBy = UsedBy.CLIENT
     status: int = 200
@@ -120,6 +152,12 @@ class Operation(Generic[Answer]):
     """Of a successful answer."""
     items: str = ""
     """The field of the answer that has the entries of a listing. One with the parameter `cursor` comes in pages."""
+    answer_s: float = 10.0
+    """How long the client waits for the answer to one request."""
+    verb: Verb | None = None
+    """How the command line offers it."""
+    no_verb: str = ""
+    """Why the command line does not offer an operation of the client."""
     body: Any = None
     """Type of the request body, None for none."""
     body_schema: str = ""
@@ -128,6 +166,11 @@ class Operation(Generic[Answer]):
     params: tuple[Param, ...] = ()
     extra_problems: tuple[ProblemKind, ...] = ()
     """Problems of this operation beside those that follow from its other fields."""
+
+    @property
+    def is_paged(self) -> bool:
+        """True for a listing that comes in pages."""
+        return any(param.name == CURSOR.name for param in self.params)
 
     @property
     def path_names(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from raftflow.client import (
     WorkflowFailed,
     WorkflowRun,
 )
+from raftflow.domain.contract import operations
 from raftflow.domain.contract.views import AgentView, TaskLog, TaskView, WorkflowView
 
 
@@ -42,6 +43,7 @@ def submit_and_wait() -> dict[str, Any]:
         assert_type(client.tasks(run.id), list[TaskView])
         assert_type(client.task_log(run.id, "fetch", "stderr", attempt=1), TaskLog)
         assert_type(client.agents(), list[AgentView])
+        assert_type(client.call(operations.workflows.SHOW_WORKFLOW, run.id), WorkflowView)
         for view in client.watch(run.id, timeout_s=60.0):
             print(view.state, view.tasks.succeeded, view.finished_at)
         try:

@@ -6,7 +6,7 @@ from typing import Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, UsedBy
+from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, UsedBy, Verb
 from raftflow.domain.contract.views import (
     AgentList,
     AgentView,
@@ -35,25 +35,41 @@ LIST_AGENTS: Final = Operation(
     method="GET",
     path="/v1/agents",
     answered_by=AnsweredBy.LEADER_READ,
-    summary="List agents",
+    summary="List the agents with what they offer and what is allocated",
     answer=AgentList,
     items="agents",
+    verb=Verb(
+        noun="agent",
+        name="list",
+        columns={
+            "NAME": "name",
+            "STATE": "state",
+            "RUNNING": "running",
+            "QUEUED": "queued",
+            "ALLOCATED": "allocated",
+            "CAPACITY": "resources",
+            "LABELS": "labels",
+            "SEEN_S": "last_seen_s",
+        },
+    ),
 )
 SHOW_AGENT: Final = Operation(
     name="show_agent",
     method="GET",
     path="/v1/agents/{id}",
     answered_by=AnsweredBy.LEADER_READ,
-    summary="Show an agent",
+    summary="Show one agent",
     answer=AgentView,
+    verb=Verb(noun="agent", name="show", parts=("NAME",)),
 )
 POLL: Final = Operation(
     name="poll",
     method="POST",
     path="/v1/agents/{id}/poll",
     answered_by=AnsweredBy.LEADER_POLL,
-    summary="Report, renew the lease and fetch work. A report of stale attempts alone is answered with 200 and "
-    "verdicts; one of a stale incarnation is refused as a whole",
+    summary="Report, renew the lease and fetch work",
+    details="A report of stale attempts alone is answered with 200 and verdicts. A report of a stale incarnation is "
+    "refused as a whole.",
     answer=PollResponse,
     used_by=UsedBy.AGENT,
     body=PollRequest,
@@ -64,12 +80,14 @@ DRAIN_AGENT: Final = Operation(
     method="POST",
     path="/v1/agents/{id}/drain",
     answered_by=AnsweredBy.LEADER_WRITE,
-    summary="Give an agent no new work until it is resumed, even if it is lost or leaves meanwhile. With a deadline, "
-    "work that still runs then is moved to other agents",
+    summary="Give an agent no new work until it is resumed; running attempts end",
+    details="The drain outlives the agent: one that is lost, restarted or started later under this name gets no work "
+    "either. With a deadline, attempts that still run then are stopped and run elsewhere, at no cost in retries.",
     answer=AgentView,
     body=DrainRequest,
     body_required=False,
     extra_problems=(problems.CONFLICT,),
+    verb=Verb(noun="agent", name="drain", parts=("NAME",), given={"deadline_s": "--deadline"}, line="{name} {state}"),
 )
 RESUME_AGENT: Final = Operation(
     name="resume_agent",
@@ -79,23 +97,27 @@ RESUME_AGENT: Final = Operation(
     summary="Let a draining agent work again, whether it is present or not",
     answer=AgentView,
     extra_problems=(problems.CONFLICT,),
+    verb=Verb(noun="agent", name="resume", parts=("NAME",), line="{name} {state}"),
 )
 FORGET_AGENT: Final = Operation(
     name="forget_agent",
     method="POST",
     path="/v1/agents/{id}/forget",
     answered_by=AnsweredBy.LEADER_WRITE,
-    summary="Remove an agent that is lost or has left from the list, with its drain and the history of its faults",
+    summary="Remove an agent that is lost or has left from the list",
+    details="Its drain and the history of its faults are forgotten as well. An agent that is present is refused: "
+    "stop it first.",
     answer=ForgottenAgent,
     extra_problems=(problems.CONFLICT,),
+    verb=Verb(noun="agent", name="forget", parts=("NAME",), line="{name} forgotten"),
 )
 FETCH_INPUTS: Final = Operation(
     name="fetch_inputs",
     method="GET",
     path="/v1/agents/{id}/attempts/{fence}/inputs",
     answered_by=AnsweredBy.ASKED_REPLICA,
-    summary="Fetch inputs of an attempt that are too large to come with its assignment. Any replica that knows the "
-    "attempt answers; one that is behind says so with 503",
+    summary="Fetch inputs of an attempt that are too large to come with its assignment",
+    details="Any replica that knows the attempt answers. One that is behind says so with 503.",
     answer=InputsPiece,
     used_by=UsedBy.AGENT,
     params=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from raftflow.domain import limits
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Param
+from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, Verb
 from raftflow.domain.contract.views import AuditCheck, AuditPage
 
 LIST_AUDIT: Final = Operation(
@@ -27,6 +27,7 @@ LIST_AUDIT: Final = Operation(
             default=100,
         ),
     ),
+    verb=Verb(noun="audit", name="list", by_hand=True),
 )
 VERIFY_AUDIT: Final = Operation(
     name="verify_audit",
@@ -35,4 +36,6 @@ VERIFY_AUDIT: Final = Operation(
     answered_by=AnsweredBy.ASKED_REPLICA,
     summary="Check this replica's audit file",
     answer=AuditCheck,
+    answer_s=300.0,
+    verb=Verb(noun="audit", name="verify", by_hand=True),
 )

@@ -24,4 +24,5 @@ DESCRIBE_API: Final = Operation(
     answered_by=AnsweredBy.ASKED_REPLICA,
     summary="Describe this API",
     answer=dict[str, Any],
+    no_verb="programs read it, by HTTP or by the SDK",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftflow.domain.contract.operation import AnsweredBy, Operation
+from raftflow.domain.contract.operation import AnsweredBy, Operation, Verb
 from raftflow.domain.contract.views import LedgerCheck, LedgerView
 
 SHOW_LEDGER: Final = Operation(
@@ -12,9 +12,10 @@ SHOW_LEDGER: Final = Operation(
     method="GET",
     path="/v1/ledger",
     answered_by=AnsweredBy.LEADER_READ,
-    summary="Show the account of every agent",
+    summary="Show capacity and allocation of every agent",
     answer=LedgerView,
     items="agents",
+    verb=Verb(noun="ledger", name="show", by_hand=True),
 )
 VERIFY_LEDGER: Final = Operation(
     name="verify_ledger",
@@ -23,4 +24,6 @@ VERIFY_LEDGER: Final = Operation(
     answered_by=AnsweredBy.ASKED_REPLICA,
     summary="Check this replica's invariants",
     answer=LedgerCheck,
+    answer_s=60.0,
+    verb=Verb(noun="ledger", name="verify", by_hand=True),
 )

@@ -6,7 +6,7 @@ from typing import Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, UsedBy
+from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, UsedBy, Verb
 from raftflow.domain.contract.views import HealthView, LeaderNotice, ReplicaStatus
 
 SHOW_STATUS: Final = Operation(
@@ -16,19 +16,22 @@ SHOW_STATUS: Final = Operation(
     answered_by=AnsweredBy.ASKED_REPLICA,
     summary="Show this replica: role, term, leader, indexes",
     answer=ReplicaStatus,
+    verb=Verb(noun="cluster", name="status", by_hand=True),
 )
 SHOW_LEADER: Final = Operation(
     name="show_leader",
     method="GET",
     path="/v1/leader",
     answered_by=AnsweredBy.ASKED_REPLICA,
-    summary="Name the leader that this replica knows; with `wait_ms`, as soon as that is the leader of a later term. "
-    "A client that waits for a silent leader learns from another replica that there is a new one",
+    summary="Name the leader that this replica knows",
+    details="With `wait_ms`, as soon as that is the leader of a later term. A client that waits for a silent leader "
+    "learns from another replica that there is a new one.",
     answer=LeaderNotice,
     params=(
         Param("term", "integer", "a leader of this term, or of an earlier one, is not news", default=0),
         Param("wait_ms", "integer", "how long to wait for news", maximum=limits.LEADER_WAIT_MS_MAX, default=0),
     ),
+    no_verb="clients ask by themselves while a leader is silent; people use `cluster status`",
 )
 CHECK_HEALTH: Final = Operation(
     name="check_health",

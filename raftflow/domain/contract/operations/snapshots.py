@@ -6,7 +6,7 @@ from typing import Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
-from raftflow.domain.contract.operation import AnsweredBy, Operation, Param
+from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, Verb
 from raftflow.domain.contract.snapshots import SnapshotView
 
 TAKE_SNAPSHOT: Final = Operation(
@@ -17,6 +17,8 @@ TAKE_SNAPSHOT: Final = Operation(
     summary="Write a snapshot of everything that is applied, and open it to be read",
     answer=SnapshotView,
     extra_problems=(problems.CONFLICT,),
+    answer_s=120.0,  # writing a snapshot of a large state takes a while
+    verb=Verb(noun="snapshot", name="save", by_hand=True),
 )
 READ_SNAPSHOT: Final = Operation(
     name="read_snapshot",
@@ -37,4 +39,6 @@ READ_SNAPSHOT: Final = Operation(
             default=limits.SNAPSHOT_PIECE_BYTES_MAX,
         ),
     ),
+    answer_s=30.0,
+    no_verb="it is a part of `snapshot save`",
 )

@@ -1,0 +1,129 @@
+"""Verbs of the command line and operations of the API: every operation has its verb, and the verb sends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+import pytest
+from click.testing import Result
+
+from raftflow.cli.cluster_commands.operation_verbs import command_of, help_of
+from raftflow.cli.main import root
+from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, UsedBy, Verb
+from raftflow.domain.contract.operations import OPERATIONS
+
+Run = Callable[..., Result]
+
+WITHOUT_OPERATION = {
+    "workflow validate": "checks a file without a cluster",
+    "workflow plan": "plans a file, with or without a cluster",
+    "workflow wait": "asks `show_workflow` until the workflow has ended",
+    "workflow watch": "the same, with each change",
+    "agent run": "is the agent",
+    "cluster up": "starts processes on this machine",
+    "cluster down": "stops them",
+    "snapshot inspect": "reads a file",
+    "snapshot verify": "reads a file",
+}
+"""Verbs of the nouns below that stand for no operation, and why."""
+NOUNS = ("workflow", "task", "agent", "member", "cache", "ledger", "audit", "cluster", "snapshot")
+
+
+def verbs_of(noun: str) -> dict[str, click.Command]:
+    """Return the verbs of a noun."""
+    context = click.Context(root, info_name="raftflow")
+    group = root.get_command(context, noun)
+    assert isinstance(group, click.Group)
+    return {f"{noun} {name}": command for name, command in group.commands.items()}
+
+
+COMMANDS = {name: command for noun in NOUNS for name, command in verbs_of(noun).items()}
+DECLARED = {f"{each.verb.noun} {each.verb.name}": each for each in OPERATIONS if each.verb is not None}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
+def test_an_operation_of_the_client_has_a_verb_or_a_reason(operation: Operation[Any]) -> None:
+    if operation.used_by is UsedBy.CLIENT:
+        assert (operation.verb is None) == bool(operation.no_verb), (
+            "declare `verb`, or say in `no_verb` why it has none"
+        )
+    else:
+        assert operation.verb is None
+
+
+def test_every_declared_verb_is_a_command_and_every_command_is_declared() -> None:
+    assert set(DECLARED) - set(COMMANDS) == set()
+    assert set(COMMANDS) - set(DECLARED) == set(WITHOUT_OPERATION), "of each noun of `NOUNS`"
+    assert len(DECLARED) == sum(each.verb is not None for each in OPERATIONS)
+
+
+@pytest.mark.parametrize("name", [name for name, each in DECLARED.items() if not each.verb.by_hand])
+def test_the_help_of_a_verb_is_what_the_operation_says(run: Run, name: str) -> None:
+    shown = " ".join(run(*name.split(), "--help").stdout.split())
+    assert " ".join(help_of(DECLARED[name]).split()) in shown
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_a_verb_names_exists(name: str) -> None:
+    operation = DECLARED[name]
+    verb = operation.verb
+    fields = getattr(operation.body, "__struct_fields__", ())
+    assert set(verb.given) <= {*fields, *(param.name for param in operation.params)}
+    assert len(verb.parts or operation.path_names) == len(operation.path_names)
+    assert not verb.stale or operation.answered_by is AnsweredBy.LEADER_READ
+    keys = set(operation.answer.__struct_fields__)
+    if verb.line:
+        verb.line.format_map(dict.fromkeys(keys, ""))
+    assert bool(verb.columns) <= bool(operation.items)
+
+
+class Answer(msgspec.Struct):
+    """What an operation answers."""
+
+    id: str
+    size: int
+
+
+class Body(msgspec.Struct, omit_defaults=True):
+    """What an operation is given."""
+
+    name: str
+    share: float = 0.5
+    pause_s: float | None = None
+    color: str = "red"
+
+
+def test_a_verb_of_any_declaration(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Query and body, arguments and options, durations: all from the declaration."""
+    verb = Verb(
+        noun="thing",
+        name="make",
+        given={"name": "NAME", "share": "--share", "pause_s": "--pause", "depth": "--depth", "way": "--way WAY"},
+    )
+    operation = Operation(
+        name="make_thing",
+        method="POST",
+        path="/v1/things/{id}",
+        answered_by=AnsweredBy.LEADER_WRITE,
+        summary="Make a thing",
+        answer=Answer,
+        body=Body,
+        params=(Param("depth", "integer", "how deep", minimum=1, maximum=9), Param("way", "string", "which way")),
+        verb=verb,
+    )
+    fake.routes["POST", "/v1/things/a"] = {"id": "a", "size": 3}
+    command = command_of(operation, verb)
+    monkeypatch.setenv("RAFTFLOW_PEERS", fake.url)
+    invoke = click.testing.CliRunner().invoke
+    shown = invoke(command, ["a", "thing", "--share", "0.25", "--pause", "1m", "--depth", "2", "-o", "json"])
+    assert json.loads(shown.stdout) == {"id": "a", "size": 3}
+    assert fake.requests[-1][2] == {"depth": "2"}
+    assert fake.requests[-1][4] == {"name": "thing", "share": 0.25, "pause_s": 60.0}
+    assert invoke(command, ["a", "thing"]).stdout.split() == ["id", "a", "size", "3"]
+    assert fake.requests[-1][4] == {"name": "thing"}
+    assert invoke(command, ["a", "thing", "--depth", "10"]).exit_code == 2
+    assert invoke(command, ["a"]).exit_code == 2

@@ -29,6 +29,7 @@ _COMMANDS = {
     "audit": ("cluster_commands.audit", "What every replica applied, and whether all agree."),
     "snapshot": ("cluster_commands.snapshot", "A backup of a whole cluster in one file: save, inspect, verify."),
     "simulate": ("local_commands.simulate", "Simulated clusters with faults of every kind, checked."),
+    "chaos": ("local_commands.chaos", "Real faults on a cluster of processes, and a verdict."),
     "schema": ("local_commands.schema", "JSON Schema of workflow documents, for editors."),
     "bench": ("local_commands.bench", "Measure raftflow on this machine."),
     "completion": ("local_commands.completion", "A script that lets bash, zsh or fish complete commands."),

@@ -16,7 +16,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from raftflow.local.cluster_file import (
     LocalClusterError,
     ReplicaPlace,
 )
+from raftflow.local.processes import ProcessRecord
 from raftflow.local.replica_files import free_ports, reason_of_end, replica_head, replica_toml
 from raftflow.local.restoring import id_for, restore_replicas
 from raftflow.private_files import PrivateFileError, read_token
@@ -79,12 +80,18 @@ class LocalCluster:
                 url=f"http://{host}:{ports[2 * number]}",
                 peer=f"{host}:{ports[2 * number + 1]}",
                 machine=machine,
+                module=options.replica_module,
             )
             for number, (host, machine) in enumerate(hosts)
         ]
         resources = ["--cpus", str(options.agent_cpus), "--memory", options.agent_memory]
+        agent_machines = options.agent_machines or ([],) * options.agents
         agents = [
-            AgentPlace(name=f"a{number + 1}", arguments=[*resources, "--prefetch", str(options.prefetch)])
+            AgentPlace(
+                name=f"a{number + 1}",
+                arguments=[*resources, "--prefetch", str(options.prefetch)],
+                machine=agent_machines[number],
+            )
             for number in range(options.agents)
         ]
         content = ClusterFile(
@@ -177,6 +184,10 @@ class LocalCluster:
         process = self._place(name).process
         return process.pid if process is not None and processes.alive(process) else None
 
+    def process_of(self, name: str) -> ProcessRecord | None:
+        """Return the process of a replica or an agent as it was started last, whether it runs or not."""
+        return self._place(name).process
+
     def status_of(self, name: str) -> ReplicaStatus | None:
         """Ask one replica; None if it does not answer."""
         if self.pid_of(name) is None:
@@ -217,13 +228,13 @@ class LocalCluster:
             replica = self._replica(name)
             if replica.process is not None and processes.alive(replica.process):
                 return
-            run = helpers.command("raftflow", "coordinator", "run", "--config", str(self.config_file(name)))
+            run = helpers.command(replica.module, "coordinator", "run", "--config", str(self.config_file(name)))
             argv = [*replica.machine, *run]
             env = {**_clean_environment(), **(environment or {})}
             replica.process = processes.start(argv, log=self.log_file(name), env=env)
 
-    def start_agent(self, name: str) -> None:
-        """Start one agent unless it runs."""
+    def start_agent(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start one agent unless it runs, with these variables in its environment too."""
         work = self.directory / name
         work.mkdir(exist_ok=True)
         with self._file.changing():
@@ -233,9 +244,12 @@ class LocalCluster:
             argv = helpers.command("raftflow", "agent", "run", "--peers", ",".join(self.urls), "--name", name)
             argv += ["--work-dir", str(work), *agent.arguments]
             env = _clean_environment() | ({"RAFTFLOW_TOKEN": self.token} if self.token else {})
+            argv, env = [*agent.machine, *argv], env | dict(environment or {})
             agent.process = processes.start(argv, log=self.log_file(name), env=env)
 
-    def add_replica(self) -> str:
+    def add_replica(
+        self, host: str = "127.0.0.1", machine: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> str:
         """Start a replica on an empty disk and make it a member; returns its name when it counts for majorities.
 
         Agents and clients that run already know the old replicas only. Raises `LocalClusterError`, `ClientError`.
@@ -243,16 +257,17 @@ class LocalCluster:
         with self._file.changing():
             number = 1 + max(int(replica.name[1:]) for replica in self._file.content.replicas)
             ports = free_ports(2)
-            url, peer = f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
+            url, peer = f"http://{host}:{ports[0]}", f"{host}:{ports[1]}"
             while self.config_file(f"n{number}").exists():
                 number += 1  # a name is never used again
-            place = ReplicaPlace(name=f"n{number}", url=url, peer=peer)
+            module = self._file.content.replicas[0].module
+            place = ReplicaPlace(name=f"n{number}", url=url, peer=peer, machine=list(machine), module=module)
             pattern = self.config_file(self._file.content.replicas[0].name).read_text(encoding="utf-8")
             self._file.content.replicas.append(place)
             head = replica_head(self._file.content, place, join=True)
             settings = pattern[pattern.index("[timing]") :]
             self.config_file(place.name).write_text(f"{head}\n{settings}", encoding="utf-8")
-        self.start_replica(place.name)
+        self.start_replica(place.name, environment)
         with self.client() as client:
             client.add_member(place.name, place.peer, place.url)
         return place.name

@@ -25,6 +25,8 @@ class ReplicaPlace(msgspec.Struct, kw_only=True):
     peer: str
     machine: list[str] = []
     """What goes before its command, to have it run on a machine of its own (`local.namespaces`)."""
+    module: str = "raftflow"
+    """The program that takes its command line: raftflow, or raftflow with failpoints."""
     process: ProcessRecord | None = None
 
 
@@ -33,6 +35,8 @@ class AgentPlace(msgspec.Struct, kw_only=True):
 
     name: str
     arguments: list[str] = []
+    machine: list[str] = []
+    """What goes before its command, as for a replica."""
     process: ProcessRecord | None = None
 
 
@@ -69,6 +73,10 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of a cluster, which this one continues."""
     hosts: tuple[tuple[str, list[str]], ...] = ()
     """Of each replica its address and what goes before its command; this machine's loopback if it is empty."""
+    agent_machines: tuple[list[str], ...] = ()
+    """Of each agent what goes before its command; nothing if it is empty."""
+    replica_module: str = "raftflow"
+    """The program that takes the command line of a replica."""
 
 
 class ClusterFileStore:

@@ -20,6 +20,8 @@ _PREFIX: Final = "rf"
 _OURS: Final = re.compile(_PREFIX + r"([0-9a-f]+)x[0-9a-f]{2}(?:b|n[0-9]+)")
 _NET: Final = "198.18"
 """Addresses that are kept for benchmarks (RFC 2544)."""
+_NOBODY: Final = "02:00:00:00:00:fe"
+"""A locally administered address. The kernel gives random ones to interfaces, so that none has it."""
 
 
 class NamespaceError(Exception):
@@ -36,13 +38,28 @@ class Machines:
         self._names = [f"{self._tag}n{number}" for number in range(count)]
 
     @property
+    def gateway(self) -> str:
+        """The address of this machine among them."""
+        return f"{self._net}.254"
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each namespace, and of its port of the bridge."""
+        return list(self._names)
+
+    @property
+    def bridge(self) -> str:
+        """The name of the bridge."""
+        return self._bridge
+
+    @property
     def hosts(self) -> list[str]:
         """The address of each machine."""
         return [f"{self._net}.{number + 1}" for number in range(len(self._names))]
 
     def command(self, number: int) -> list[str]:
         """Return what goes before a command that is to run on a machine."""
-        return ["ip", "netns", "exec", self._names[number]]
+        return ["nsenter", f"--net=/run/netns/{self._names[number]}"]
 
     def make(self) -> None:
         """Make them. Raises `NamespaceError`; `remove` is due in any case."""
@@ -64,6 +81,15 @@ class Machines:
     def heal(self, number: int) -> None:
         """Let packets pass again."""
         _ip("link", "set", self._names[number], "up")
+
+    def cut(self, number: int, host: str) -> None:
+        """Drop every packet from a machine to an address: its frames go to a hardware address that nobody has."""
+        words = ("neigh", "replace", host, "lladdr", _NOBODY, "dev", "eth0", "nud", "permanent")
+        _ip("-netns", self._names[number], *words)
+
+    def join(self, number: int, host: str) -> None:
+        """Let packets from a machine to an address pass again."""
+        _ip("-netns", self._names[number], "neigh", "delete", host, "dev", "eth0")
 
     def remove(self) -> None:
         """Remove all of it, as far as it was made."""
@@ -109,8 +135,9 @@ def check() -> None:
         raise NamespaceError("a machine that falls silent needs network namespaces, which this system does not have")
     if os.geteuid() != 0:
         raise NamespaceError("a machine that falls silent needs network namespaces: run this as root")
-    if shutil.which("ip") is None:
-        raise NamespaceError("a machine that falls silent needs the program `ip`: install iproute2")
+    for program, package in (("ip", "iproute2"), ("nsenter", "util-linux")):
+        if shutil.which(program) is None:
+            raise NamespaceError(f"a machine that falls silent needs the program `{program}`: install {package}")
 
 
 def _ip(*words: str) -> None:

@@ -1,0 +1,172 @@
+"""`raftflow chaos run`: a cluster, a load, faults, a history, and the verdict of the checker."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+
+from raftflow.chaos.ending import write_final
+from raftflow.chaos.history import FORMAT, HistoryWriter
+from raftflow.chaos.nemesis.catalogue import possible_faults
+from raftflow.chaos.nemesis.nemesis import RECOVERY_S, Nemesis, NotRecoveredError
+from raftflow.chaos.testbed import Testbed, testbed
+from raftflow.chaos.undo import UndoList
+from raftflow.chaos.verdict import ChaosReport, CheckerViolation, check, recoveries
+from raftflow.chaos.workload.clients import Workload, WorkloadSettings
+from raftflow.client.errors import ClientError
+from raftflow.local.cluster_file import LocalClusterError
+
+_STOPS_S: Final = 60.0
+_FIRST_WRITES_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosOptions:
+    """What a run is asked for."""
+
+    replicas: int = 3
+    agents: int = 3
+    minutes: float = 1.0
+    seed: int = 1
+    faults: tuple[str, ...] = ()
+    """Only these kinds; all that are possible here if it is empty."""
+    directory: Path | None = None
+    """Where history, report and cluster go: a new temporary directory by default."""
+    keep: bool = False
+    """Keep the data of the cluster, also if nothing was found."""
+
+
+def run_chaos(options: ChaosOptions, say: Callable[[str], None]) -> ChaosReport:
+    """Run, check and report. Raises `LocalClusterError`, `ClientError`, `CheckerFailedError`, `KeyboardInterrupt`."""
+    if options.directory is None:
+        directory = Path(tempfile.mkdtemp(prefix="raftflow-chaos-"))
+    else:
+        directory = options.directory.absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+    with _interruptible(), (directory / "watchdog.log").open("ab") as log:
+        undo = UndoList(log)
+        try:
+            report = _run(options, directory, undo, say)
+        finally:
+            with _uninterrupted():
+                undo.close()
+    (directory / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    if not report.violations and not options.keep:
+        shutil.rmtree(directory / "cluster", ignore_errors=True)
+    return report
+
+
+def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[str], None]) -> ChaosReport:
+    history_path = directory / "history.jsonl"
+    with HistoryWriter(history_path) as history:
+        history.write(
+            "header",
+            version=FORMAT,
+            seed=options.seed,
+            replicas=options.replicas,
+            agents=options.agents,
+            system="raftflow",
+            bounds={"recovery_s": RECOVERY_S, "overlap": "backups"},
+            workload=msgspec.to_builtins(WorkloadSettings()),
+        )
+        say(f"starting {options.replicas} replicas and {options.agents} agents under {directory}")
+        with testbed(directory / "cluster", options.replicas, options.agents, history, undo) as bed:
+            faults, impossible = possible_faults(bed, options.faults)
+            nemesis = Nemesis(bed, faults, options.seed, say, RECOVERY_S)
+            trouble = _inject(options, bed, nemesis, say)
+            attempts = bed.collector.started
+        acknowledged = history.acknowledged
+    say("checking the history")
+    answer = check(history_path)
+    violations = [*trouble.violations, *answer.violations]
+    return ChaosReport(
+        seed=options.seed,
+        faults=dict(sorted(nemesis.report.counts.items())),
+        acknowledged=acknowledged,
+        tasks=trouble.tasks,
+        violations=[msgspec.to_builtins(each) for each in violations],
+        recovery_s=recoveries(nemesis.report.recovery_s),
+        history=str(history_path),
+        replicas=options.replicas,
+        agents=options.agents,
+        minutes=options.minutes,
+        pairs=nemesis.report.pairs,
+        without_effect=dict(sorted(nemesis.report.without_effect.items())),
+        impossible=impossible,
+        operations=answer.operations,
+        unknown=answer.unknown,
+        attempts=attempts,
+    )
+
+
+@dataclass(slots=True)
+class InjectionEnd:
+    """What was seen outside of the history while faults were injected."""
+
+    violations: list[CheckerViolation]
+    tasks: int
+
+
+def _inject(options: ChaosOptions, bed: Testbed, nemesis: Nemesis, say: Callable[[str], None]) -> InjectionEnd:
+    """Run load and nemesis, then let everything come to its end."""
+    history = bed.history
+    found: list[CheckerViolation] = []
+    workload = bed.loop.call(_make_workload(options, bed))
+    running = bed.loop.begin(workload.run())
+    try:
+        if history.wait_acknowledged(0.0, _FIRST_WRITES_S) is None:
+            raise LocalClusterError(f"the cluster acknowledged nothing within {_FIRST_WRITES_S:g} s")
+        nemesis.run(options.minutes * 60)
+    except NotRecoveredError as error:
+        found.append(CheckerViolation(kind="recovery", text=str(error), at=history.now_s()))
+    finally:
+        bed.loop.soon(workload.stop)
+    running.result(_STOPS_S)
+    say("all faults are undone; waiting for the work to end")
+    try:
+        problems = write_final(bed)
+    except (LocalClusterError, ClientError) as error:
+        found.append(CheckerViolation(kind="final", text=f"the cluster cannot be read: {error}", at=history.now_s()))
+        problems = []
+    found += [CheckerViolation(kind="replica", text=line, at=history.now_s()) for line in problems]
+    return InjectionEnd(found, workload.known.tasks)
+
+
+async def _make_workload(options: ChaosOptions, bed: Testbed) -> Workload:
+    return Workload(bed.history, lambda: bed.cluster.urls, bed.cluster.token, options.seed, WorkloadSettings())
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, so that everything is undone."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold signals off while faults are undone."""
+    numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

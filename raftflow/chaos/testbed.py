@@ -1,0 +1,264 @@
+"""The cluster of a chaos run: replicas and agents, each on a machine of its own where that is possible."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from raftflow.chaos.failpoints import VARIABLE as FAILPOINTS_VARIABLE
+from raftflow.chaos.failpoints import FailpointFile
+from raftflow.chaos.history import HistoryWriter
+from raftflow.chaos.undo import EndCluster, RunCommand, UndoList
+from raftflow.chaos.workload.collector import Collector
+from raftflow.chaos.workload.tasks import AGENT_VARIABLE, COLLECTOR_VARIABLE
+from raftflow.client.errors import ClientError
+from raftflow.local import processes
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions, LocalClusterError
+from raftflow.local.faults.namespaces import Machines, NamespaceError, check
+from raftflow.local.processes import ProcessRecord
+
+T = TypeVar("T")
+
+MARKER: Final = "chaos.json"
+"""A file that only clusters have which were made for chaos."""
+LEASE_MS: Final = 2_000
+SPARE_REPLICAS: Final = 2
+READY_S: Final = 60.0
+_LIMITS: Final = "[limits]\nsnapshot_entries = 400\n"
+"""Snapshots and compaction happen all the time, so that faults hit them too."""
+_POLL_S: Final = 0.03
+_CLOSES_S: Final = 5.0
+
+
+class Testbed:
+    """A cluster, its machines, and what has to be undone."""
+
+    def __init__(
+        self, cluster: LocalCluster, history: HistoryWriter, undo: UndoList, machines: Machines | None
+    ) -> None:
+        self.cluster = cluster
+        self.history = history
+        self.undo = undo
+        self.machines = machines
+        self.loop = BackgroundLoop()
+        self.collector = Collector(history, Path(f"/tmp/raftflow-chaos-{os.getpid()}.sock"))  # noqa: S108 - see below
+        """A path of a Unix socket has at most 107 bytes, so it does not lie in the directory of the run."""
+        self.busy: set[str] = set()
+        """Replicas and agents with a fault at present."""
+        self._points: dict[str, FailpointFile] = {}
+        self._machine_of: dict[str, int] = {}
+        names = [*cluster.replica_names, *cluster.agent_names]
+        if machines is not None:
+            self._machine_of = {name: number for number, name in enumerate(names)}
+        self.free_machines = list(range(len(names), len(names) + SPARE_REPLICAS))
+
+    # --- processes
+
+    def start(self) -> None:
+        """Start everything and wait until it is ready. Raises `LocalClusterError`."""
+        self.loop.call(self.collector.start())
+        for name in self.cluster.replica_names:
+            self.start_process(name)
+        self.cluster.wait_ready(READY_S)
+        for name in self.cluster.agent_names:
+            self.start_process(name)
+        self.cluster.wait_agents(READY_S)
+
+    def start_process(self, name: str) -> None:
+        """Start a replica or an agent unless it runs."""
+        if name in self.cluster.replica_names:
+            self.cluster.start_replica(name, self.replica_environment(name))
+        else:
+            environment = {COLLECTOR_VARIABLE: str(self.collector.path), AGENT_VARIABLE: name}
+            self.cluster.start_agent(name, environment)
+
+    def replica_environment(self, name: str) -> dict[str, str]:
+        """Return the variables of a replica, and make its failpoints."""
+        path = self.cluster.directory / "failpoints" / name
+        if name not in self._points:
+            path.parent.mkdir(exist_ok=True)
+            self._points[name] = FailpointFile.create(path)
+        return {FAILPOINTS_VARIABLE: str(path)}
+
+    def points_of(self, name: str) -> FailpointFile:
+        """Return the failpoints of a replica."""
+        return self._points[name]
+
+    def points_path(self, name: str) -> Path:
+        """Return the file of a replica's failpoints."""
+        return self.cluster.directory / "failpoints" / name
+
+    def process_of(self, name: str) -> ProcessRecord:
+        """Return the process of a replica or an agent that runs. Raises `LocalClusterError`."""
+        record = self.cluster.process_of(name)
+        if record is None or not processes.alive(record):
+            raise LocalClusterError(f"{name} does not run")
+        return record
+
+    # --- machines
+
+    def machine_of(self, name: str) -> int:
+        """Return the number of the machine on which a replica or an agent runs."""
+        return self._machine_of[name]
+
+    def host_of(self, name: str) -> str:
+        """Return the address of a machine."""
+        assert self.machines is not None  # noqa: S101 - faults of the network are only drawn with machines
+        return self.machines.hosts[self._machine_of[name]]
+
+    def place(self, name: str, machine: int) -> None:
+        """Note on which machine a new replica runs."""
+        self._machine_of[name] = machine
+
+    def why_not(self, needs: str) -> str | None:
+        """Return why a fault that needs something is impossible here, None if it is possible."""
+        if needs == "namespaces" and self.machines is None:
+            return "it needs network namespaces: root, Linux and iproute2"
+        return None
+
+    # --- waiting
+
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
+        """Wait until every replica and agent that runs is ready. Raises `LocalClusterError`.
+
+        An agent that was lost several times in a row is in quarantine: it is resumed, as an operator does who knows
+        why it was lost.
+        """
+        self.cluster.wait_ready(timeout_s)
+        wanted = {name for name in self.cluster.agent_names if self.cluster.pid_of(name) is not None}
+
+        def up() -> bool:
+            try:
+                with self.cluster.client(timeout_s=5.0) as client:
+                    agents = {agent.name: agent for agent in client.agents() if agent.name in wanted}
+                    for name, agent in agents.items():
+                        if agent.quarantine_until is not None:
+                            client.resume_agent(name)
+                    return all(name in agents and agents[name].up for name in wanted)
+            except ClientError:
+                return False
+
+        if not self.wait_for(up, timeout_s):
+            raise LocalClusterError(f"the agents {', '.join(sorted(wanted))} are not all up after {timeout_s:g} s")
+
+    def leader(self, timeout_s: float = 10.0) -> str | None:
+        """Return the leader, None if nobody leads within the time."""
+        try:
+            return self.cluster.wait_leader(timeout_s)
+        except (LocalClusterError, ClientError):
+            return None
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until a condition holds; returns whether it did."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def close(self) -> None:
+        """End everything that was started."""
+        self.loop.close()
+        with contextlib.suppress(OSError):
+            self.collector.path.unlink(missing_ok=True)
+
+
+class BackgroundLoop:
+    """An event loop on a thread: the workload and the collector live there, the nemesis blocks elsewhere."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chaos-loop", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: float | None = 30.0) -> T:
+        """Run a coroutine there and return its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Let a coroutine run there; returns a future for this thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Call a function there."""
+        self._loop.call_soon_threadsafe(work)
+
+    def close(self) -> None:
+        """Cancel what still runs there and end the loop."""
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            self.call(_cancel_all(), _CLOSES_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSES_S)
+
+
+async def _cancel_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=_CLOSES_S)
+
+
+@contextlib.contextmanager
+def testbed(directory: Path, replicas: int, agents: int, history: HistoryWriter, undo: UndoList) -> Iterator[Testbed]:
+    """Make a cluster for chaos and start it; everything is taken down at the end."""
+    machines = _make_machines(replicas + agents + SPARE_REPLICAS, undo)
+    cluster = LocalCluster.create(directory, _options(replicas, agents, machines))
+    undo.add(EndCluster(str(cluster.directory)))
+    (directory / MARKER).write_text(json.dumps({"made_for": "chaos"}) + "\n", encoding="utf-8")
+    bed = Testbed(cluster, history, undo, machines)
+    try:
+        bed.start()
+        yield bed
+    finally:
+        bed.close()
+
+
+def _make_machines(count: int, undo: UndoList) -> Machines | None:
+    """Make network namespaces, where that is allowed."""
+    try:
+        check()
+    except NamespaceError:
+        return None
+    machines = Machines(count)
+    for name in (*machines.names, machines.bridge):
+        undo.add(RunCommand(["ip", "link", "delete", name]))
+    for name in machines.names:
+        undo.add(RunCommand(["ip", "netns", "delete", name]))
+    try:
+        machines.make()
+    except NamespaceError:
+        machines.remove()
+        return None
+    return machines
+
+
+def _options(replicas: int, agents: int, machines: Machines | None) -> ClusterOptions:
+    common: dict[str, Any] = {
+        "nodes": replicas,
+        "agents": agents,
+        "agent_cpus": 3.0,
+        "prefetch": 4,
+        "lease_ms": LEASE_MS,
+        "replica_toml": _LIMITS,
+        "replica_module": "raftflow.chaos.failpoints",
+    }
+    if machines is None:
+        return ClusterOptions(**common)
+    commands = [machines.command(number) for number in range(replicas + agents)]
+    return ClusterOptions(
+        **common,
+        with_token=True,
+        hosts=tuple(zip(machines.hosts[:replicas], commands[:replicas], strict=True)),
+        agent_machines=tuple(commands[replicas:]),
+    )

@@ -16,7 +16,7 @@ import msgspec
 
 from raftflow.chaos.ending import write_final
 from raftflow.chaos.history import FORMAT, HistoryWriter
-from raftflow.chaos.nemesis.catalogue import possible_faults
+from raftflow.chaos.nemesis.catalogue import needs_disks, possible_faults
 from raftflow.chaos.nemesis.nemesis import RECOVERY_S, Nemesis, NotRecoveredError
 from raftflow.chaos.testbed import Testbed, testbed
 from raftflow.chaos.undo import UndoList
@@ -79,7 +79,9 @@ def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[
             workload=msgspec.to_builtins(WorkloadSettings()),
         )
         say(f"starting {options.replicas} replicas and {options.agents} agents under {directory}")
-        with testbed(directory / "cluster", options.replicas, options.agents, history, undo) as bed:
+        size = (options.replicas, options.agents)
+        with_disks = needs_disks(options.faults)
+        with testbed(directory / "cluster", size, history, undo, with_disks=with_disks) as bed:
             faults, impossible = possible_faults(bed, options.faults)
             nemesis = Nemesis(bed, faults, options.seed, say, RECOVERY_S)
             trouble = _inject(options, bed, nemesis, say)

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -20,9 +21,12 @@ from raftflow.chaos.undo import EndCluster, RunCommand, UndoList
 from raftflow.chaos.workload.collector import Collector
 from raftflow.chaos.workload.tasks import AGENT_VARIABLE, COLLECTOR_VARIABLE
 from raftflow.client.errors import ClientError
+from raftflow.coordinator.build import LEVEL_VARIABLE
+from raftflow.domain.features import LEVEL, NEXT_LEVEL
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions, LocalClusterError
+from raftflow.local.faults.disk_images import DiskImage, ImageError, why_impossible
 from raftflow.local.faults.namespaces import Machines, NamespaceError, check
 from raftflow.local.processes import ProcessRecord
 
@@ -33,10 +37,12 @@ MARKER: Final = "chaos.json"
 LEASE_MS: Final = 2_000
 SPARE_REPLICAS: Final = 2
 READY_S: Final = 60.0
-_LIMITS: Final = "[limits]\nsnapshot_entries = 400\n"
+_LIMITS: Final = "[limits]\nsnapshot_entries = 200\n"
 """Snapshots and compaction happen all the time, so that faults hit them too."""
 _POLL_S: Final = 0.03
 _CLOSES_S: Final = 5.0
+_IMAGE_BYTES: Final = 512 * 1024 * 1024
+_AGENT_DISK_BYTES: Final = 32 * 1024 * 1024
 
 
 class Testbed:
@@ -55,11 +61,21 @@ class Testbed:
         self.busy: set[str] = set()
         """Replicas and agents with a fault at present."""
         self._points: dict[str, FailpointFile] = {}
+        self._point_names: dict[str, str] = {}
+        """Files of failpoints that have another name than their replica."""
         self._machine_of: dict[str, int] = {}
         names = [*cluster.replica_names, *cluster.agent_names]
         if machines is not None:
             self._machine_of = {name: number for number, name in enumerate(names)}
         self.free_machines = list(range(len(names), len(names) + SPARE_REPLICAS))
+        self.images: dict[str, DiskImage] = {}
+        """File systems of replicas that have one of their own."""
+        self.small_disks: set[str] = set()
+        """Agents whose work directory is a small file system."""
+        self.replicas = len(cluster.replica_names)
+        self.cores = os.cpu_count() or 1
+        self._level: int | None = None
+        """The feature level that replicas play, None before the first upgrade."""
 
     # --- processes
 
@@ -78,16 +94,52 @@ class Testbed:
         if name in self.cluster.replica_names:
             self.cluster.start_replica(name, self.replica_environment(name))
         else:
-            environment = {COLLECTOR_VARIABLE: str(self.collector.path), AGENT_VARIABLE: name}
-            self.cluster.start_agent(name, environment)
+            self.cluster.start_agent(name, self._task_environment(name))
+
+    def _task_environment(self, name: str) -> dict[str, str]:
+        return {COLLECTOR_VARIABLE: str(self.collector.path), AGENT_VARIABLE: name}
+
+    def agent_environment(self, name: str) -> dict[str, str]:
+        """Return all variables of an agent that is started beside the cluster's own."""
+        token = {"RAFTFLOW_TOKEN": self.cluster.token} if self.cluster.token else {}
+        return {"PATH": os.environ.get("PATH", ""), **token, **self._task_environment(name)}
+
+    def command_of(self, name: str) -> list[str]:
+        """Return what goes before a command that is to run on the machine of a replica or an agent."""
+        return [] if self.machines is None else self.machines.command(self._machine_of[name])
+
+    def add_replica(self, host: str, command: list[str], machine: int | None) -> str:
+        """Add a replica as a member; returns its name. Raises `LocalClusterError`, `ClientError`."""
+        key = f"added{len(self._points)}"
+        name = self.cluster.add_replica(host, command, self.replica_environment(key))
+        self._points[name] = self._points.pop(key)
+        self._point_names[name] = key
+        if machine is not None:
+            self._machine_of[name] = machine
+        return name
+
+    def upgrade(self) -> int:
+        """Let replicas that are started from now on be of the next version; returns the level before."""
+        before = LEVEL if self._level is None else self._level
+        self._level = NEXT_LEVEL
+        return before
+
+    def log_size(self, name: str) -> int:
+        """Return the size of a process's log."""
+        return self.cluster.log_file(name).stat().st_size
+
+    def log_since(self, name: str, size: int) -> str:
+        """Return what a process has logged since its log had a size."""
+        return self.cluster.log_file(name).read_bytes()[size:].decode(errors="replace")
 
     def replica_environment(self, name: str) -> dict[str, str]:
         """Return the variables of a replica, and make its failpoints."""
-        path = self.cluster.directory / "failpoints" / name
+        path = self.points_path(name)
         if name not in self._points:
             path.parent.mkdir(exist_ok=True)
             self._points[name] = FailpointFile.create(path)
-        return {FAILPOINTS_VARIABLE: str(path)}
+        played = {} if self._level is None else {LEVEL_VARIABLE: str(self._level)}
+        return {FAILPOINTS_VARIABLE: str(path), **played}
 
     def points_of(self, name: str) -> FailpointFile:
         """Return the failpoints of a replica."""
@@ -95,7 +147,7 @@ class Testbed:
 
     def points_path(self, name: str) -> Path:
         """Return the file of a replica's failpoints."""
-        return self.cluster.directory / "failpoints" / name
+        return self.cluster.directory / "failpoints" / self._point_names.get(name, name)
 
     def process_of(self, name: str) -> ProcessRecord:
         """Return the process of a replica or an agent that runs. Raises `LocalClusterError`."""
@@ -115,14 +167,14 @@ class Testbed:
         assert self.machines is not None  # noqa: S101 - faults of the network are only drawn with machines
         return self.machines.hosts[self._machine_of[name]]
 
-    def place(self, name: str, machine: int) -> None:
-        """Note on which machine a new replica runs."""
-        self._machine_of[name] = machine
-
     def why_not(self, needs: str) -> str | None:
         """Return why a fault that needs something is impossible here, None if it is possible."""
         if needs == "namespaces" and self.machines is None:
             return "it needs network namespaces: root, Linux and iproute2"
+        if needs == "images" and not self.images:
+            return f"it needs file systems in image files: {why_impossible() or 'they could not be made'}"
+        if needs == "memory-disks" and not self.small_disks:
+            return "it needs a file system in memory: root and Linux"
         return None
 
     # --- waiting
@@ -210,13 +262,22 @@ async def _cancel_all() -> None:
 
 
 @contextlib.contextmanager
-def testbed(directory: Path, replicas: int, agents: int, history: HistoryWriter, undo: UndoList) -> Iterator[Testbed]:
-    """Make a cluster for chaos and start it; everything is taken down at the end."""
+def testbed(
+    directory: Path, size: tuple[int, int], history: HistoryWriter, undo: UndoList, *, with_disks: bool
+) -> Iterator[Testbed]:
+    """Make a cluster for chaos and start it; everything is taken down at the end.
+
+    `size` is the numbers of replicas and agents. With disks, each has a file system of its own if that is possible.
+    """
+    replicas, agents = size
     machines = _make_machines(replicas + agents + SPARE_REPLICAS, undo)
     cluster = LocalCluster.create(directory, _options(replicas, agents, machines))
+    images = _make_images(cluster, undo) if with_disks else {}
+    small_disks = _make_small_disks(cluster, undo) if with_disks else set()
     undo.add(EndCluster(str(cluster.directory)))
     (directory / MARKER).write_text(json.dumps({"made_for": "chaos"}) + "\n", encoding="utf-8")
     bed = Testbed(cluster, history, undo, machines)
+    bed.images, bed.small_disks = images, small_disks
     try:
         bed.start()
         yield bed
@@ -241,6 +302,43 @@ def _make_machines(count: int, undo: UndoList) -> Machines | None:
         machines.remove()
         return None
     return machines
+
+
+def _make_images(cluster: LocalCluster, undo: UndoList) -> dict[str, DiskImage]:
+    """Give each replica a file system in an image file, where that is possible."""
+    if why_impossible() is not None:
+        return {}
+    images: dict[str, DiskImage] = {}
+    try:
+        for name in cluster.replica_names:
+            mountpoint = cluster.directory / name
+            mountpoint.mkdir()
+            image = DiskImage(cluster.directory / f"{name}.img", mountpoint, size=_IMAGE_BYTES)
+            image.make()
+            undo.add(RunCommand(["umount", str(mountpoint)]))
+            image.mount()
+            images[name] = image
+    except ImageError:
+        for image in images.values():
+            image.unmount()
+        return {}
+    return images
+
+
+def _make_small_disks(cluster: LocalCluster, undo: UndoList) -> set[str]:
+    """Give each agent a small file system in memory, where that is possible."""
+    if os.geteuid() != 0:
+        return set()
+    made: set[str] = set()
+    for name in cluster.agent_names:
+        mountpoint = cluster.directory / name
+        mountpoint.mkdir()
+        undo.add(RunCommand(["umount", str(mountpoint)]))
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={_AGENT_DISK_BYTES}", "tmpfs", str(mountpoint)]
+        if subprocess.run(argv, check=False, capture_output=True).returncode != 0:
+            return set()
+        made.add(name)
+    return made
 
 
 def _options(replicas: int, agents: int, machines: Machines | None) -> ClusterOptions:

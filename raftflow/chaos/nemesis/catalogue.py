@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from raftflow.chaos.nemesis import network, processes
+from raftflow.chaos.nemesis import data, disks, machine, network, operations, processes
 from raftflow.chaos.nemesis.kinds import ChaosFault
 from raftflow.chaos.testbed import Testbed
 
-FAULTS: Final[tuple[ChaosFault, ...]] = (*processes.KINDS, *network.KINDS)
+FAULTS: Final[tuple[ChaosFault, ...]] = (
+    *processes.KINDS,
+    *network.KINDS,
+    *machine.KINDS,
+    *disks.KINDS,
+    *data.KINDS,
+    *operations.KINDS,
+)
 NAMES: Final = tuple(fault.name for fault in FAULTS)
 
 
@@ -26,3 +33,8 @@ def possible_faults(bed: Testbed, wanted: Sequence[str]) -> tuple[list[ChaosFaul
         else:
             impossible[fault.name] = reason
     return possible, impossible
+
+
+def needs_disks(wanted: Sequence[str]) -> bool:
+    """Tell whether replicas and agents need file systems of their own for the kinds that are wanted."""
+    return any(fault.needs in {"images", "memory-disks"} for fault in FAULTS if not wanted or fault.name in wanted)

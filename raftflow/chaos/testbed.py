@@ -87,7 +87,7 @@ class Testbed:
         self.cluster.wait_ready(READY_S)
         for name in self.cluster.agent_names:
             self.start_process(name)
-        self.cluster.wait_agents(READY_S)
+        self.wait_ready()
 
     def start_process(self, name: str) -> None:
         """Start a replica or an agent unless it runs."""
@@ -186,7 +186,7 @@ class Testbed:
         why it was lost.
         """
         self.cluster.wait_ready(timeout_s)
-        wanted = {name for name in self.cluster.agent_names if self.cluster.pid_of(name) is not None}
+        wanted = set(self.cluster.agent_names)
 
         def up() -> bool:
             try:
@@ -334,7 +334,7 @@ def _make_small_disks(cluster: LocalCluster, undo: UndoList) -> set[str]:
         mountpoint = cluster.directory / name
         mountpoint.mkdir()
         undo.add(RunCommand(["umount", str(mountpoint)]))
-        argv = ["mount", "-t", "tmpfs", "-o", f"size={_AGENT_DISK_BYTES}", "tmpfs", str(mountpoint)]
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={_AGENT_DISK_BYTES},mode=0700", "tmpfs", str(mountpoint)]
         if subprocess.run(argv, check=False, capture_output=True).returncode != 0:
             return set()
         made.add(name)

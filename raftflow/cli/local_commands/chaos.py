@@ -19,8 +19,8 @@ def chaos() -> None:
 
 
 @chaos.command()
-@click.option("--replicas", type=click.Choice(["3", "5"]), default="3", show_default=True)
-@click.option("--agents", type=click.IntRange(1, 16), default=3, show_default=True)
+@click.option("--replicas", type=click.Choice(["3", "5"]), default="3", show_default=True, help="Replicas.")
+@click.option("--agents", type=click.IntRange(1, 16), default=3, show_default=True, help="Agents.")
 @click.option("--minutes", type=click.FloatRange(0.1, 1440.0), default=1.0, show_default=True, help="Time of faults.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Draws load and faults.")
 @click.option("--fault", "faults", multiple=True, metavar="KIND", help="Only this kind; may be given more than once.")

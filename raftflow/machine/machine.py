@@ -16,6 +16,7 @@ from raftflow.machine.commands.restoration import Restoration
 from raftflow.machine.rows import Tables
 from raftflow.machine.rules.audit_chain import CHAIN_START, seal
 from raftflow.machine.rules.context import ApplyContext
+from raftflow.machine.schema import registry
 from raftflow.machine.snapshot.stream import Snapshot, read_snapshot
 from raftflow.machine.tables.state import State
 
@@ -137,7 +138,7 @@ class Machine:
             before = self._step
             before.copying = None
             step.discarded = before.discarded
-            step.discarded.put(before.state)
+            step.discarded.put(*registry.parts(before.state))
             self._step = step
             self.applied_index = header.applied_index
             self.applied_term = header.applied_term

@@ -17,7 +17,7 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.rules import cache
-from raftflow.machine.snapshot.restoring import SnapshotError
+from raftflow.machine.schema.declaration import SnapshotError
 from raftflow.machine.tables import results
 from raftflow.machine.tables.results import CachedResult, ResultTable
 
@@ -544,7 +544,7 @@ def test_a_result_that_is_missing_from_a_snapshot(busy):
     without = b"".join(busy.machine.snapshot())
     head = pieces[: 4 + int.from_bytes(pieces[:4], "big")]
     rest = without[4 + int.from_bytes(without[:4], "big") :]
-    with pytest.raises(SnapshotError, match="another number of records"):
+    with pytest.raises(SnapshotError, match="another number of rows"):
         Machine().restore([head + rest])
 
 
@@ -571,5 +571,7 @@ def test_invariants(busy, change, problem):
 
 def test_too_many_results_are_found(busy, monkeypatch):
     monkeypatch.setattr(limits, "CACHE_ENTRIES_MAX", 0)
+    assert any("the limit CACHE_ENTRIES_MAX is 0" in found for found in check(busy.machine))
+    monkeypatch.setattr(limits, "CACHE_BYTES_MAX", 0)
     assert any("which is too much" in found for found in check(busy.machine))
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from raftflow.domain.rejections import RejectionCode
 from raftflow.domain.replies import AgentAccepted
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
-from raftflow.machine.snapshot.restoring import SnapshotError
+from raftflow.machine.schema.declaration import SnapshotError
 
 
 @pytest.fixture

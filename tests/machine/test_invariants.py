@@ -111,13 +111,15 @@ FAULTS = {
     "its queue is []": _do(lambda d: _agent(d).queue.clear()),
     "fences to stop are too many, or live": _set(_agent, "void", [1]),
     "1 attempts run, 0 of them exclusive": _set(_agent, "alone", value=True),
-    "its attempts want": _do(lambda d: _agent(d).free.update(cpu=500)),
+    "its attempts need": _do(lambda d: _agent(d).free.update(cpu=500)),
     "its capacity is 500": _do(lambda d: _agent(d).capacity.update(cpu=500)),
     "names other resources": _do(lambda d: _agent(d).free.update(gpu=0)),
     "fits and was not started": _do(lambda d: _agent(d).free.update(cpu=1000)),
     "by number does not match": _do(lambda d: d.machine.state.by_number.pop(1)),
     "workflows are out of order": _do(_swap_numbers),
     "table of finished workflows": _do(lambda d: d.machine.state.finished.clear()),
+    "a workflow finished as number 1": _do(lambda d: setattr(d.machine.state, "finished_number", 0)),
+    "1 replies are remembered, in another order": _do(lambda d: d.machine.state.requests._order.clear()),
     "of results counted": _do(lambda d: setattr(d.machine.state, "result_bytes", 1)),
     "wf-1: 9 bytes of results counted": _do(lambda d: setattr(d.machine.state.workflows["wf-1"], "result_bytes", 9)),
     "live tasks counted": _do(lambda d: setattr(d.machine.state, "live_tasks", 0)),
@@ -152,7 +154,7 @@ def scene(drive):
     drive.register(prefetch=1)
     drive.register("a2")
     drive.submit(drive.tasks((), (), (), (0,), (), retries=1))
-    drive.submit(workflow_id="wf-2")
+    drive.submit(workflow_id="wf-2", request_id="r")
     drive.place(0, 1)
     drive.place(2, agent="a2")
     drive.finish(3, "failed", agent="a2")

@@ -133,5 +133,5 @@ def test_invariants(online, monkeypatch):
         assert check(online.machine) == ["what was learnt of the kind 'fit.py' makes no sense"]
     learnt["fit.py"] = good
     monkeypatch.setattr("raftflow.domain.limits.KINDS_MAX", 0)
-    assert check(online.machine) == ["1 kinds are learnt, the limit is 0"]
+    assert check(online.machine) == ["kinds_learnt: 1, the limit KINDS_MAX is 0"]
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from raftflow.domain.tasks.preparation import GraphFacts
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
-from raftflow.machine.snapshot.restoring import SnapshotError
+from raftflow.machine.schema.declaration import SnapshotError
 
 SHORTCUTS = ((), (0,), (0, 1), (0, 1, 2))
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from raftflow.machine.machine import Machine
 from raftflow.machine.read.invariants import check
+from raftflow.machine.schema.declaration import SnapshotError
 from raftflow.machine.snapshot import stream as snapshots
-from raftflow.machine.snapshot.restoring import SnapshotError
 from raftflow.machine.snapshot.stream import read_snapshot_header
 from raftflow.machine.tables import copy_on_write
 from raftflow.machine.tables.copy_on_write import CHUNK
@@ -310,6 +310,6 @@ def test_the_first_frame_is_read_alone(drive) -> None:
     pieces = list(drive.machine.snapshot())
     header = read_snapshot_header(iter(pieces))
     assert (header.applied_index, header.chain) == (drive.machine.applied_index, drive.machine.chain)
-    for bad in ([], [b"\0\0\0\2Hx"], [b"\0\0\0\3H\x91\xff"]):
+    for bad in ([], [b"\0\0\0\2H\xc1"], [b"\0\0\0\2Hx"], [b"\0\0\0\3H\x91\xff"]):
         with pytest.raises(SnapshotError, match="not a"):
             read_snapshot_header(bad)

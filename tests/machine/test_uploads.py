@@ -20,8 +20,9 @@ from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
 from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
-from raftflow.machine.snapshot.restoring import SnapshotError
-from raftflow.machine.snapshot.stream import Header, _frames
+from raftflow.machine.schema.declaration import SnapshotError
+from raftflow.machine.schema.uploads import UPLOADS
+from raftflow.machine.snapshot.stream import _frames
 from raftflow.machine.tables import uploads
 
 DIAMOND = ((), (0,), (0,), (1, 2), (0, 3))
@@ -406,8 +407,9 @@ def _another_piece(frames: Any) -> Any:
 
 
 def _another_count(frames: Any) -> Any:
-    header = msgspec.msgpack.decode(frames[0][1], type=Header)
-    frames[0] = (b"H", msgspec.msgpack.encode(msgspec.structs.replace(header, uploads=2)))
+    header = msgspec.msgpack.decode(frames[0][1])
+    header[UPLOADS.saved.field] = 2
+    frames[0] = (b"H", msgspec.msgpack.encode(header))
     return frames
 
 
@@ -420,8 +422,8 @@ def _fewer(frames: Any) -> Any:
     ("change", "told"),
     [
         (_without(b"U"), "a piece without an upload"),
-        (_without(b"U", b"I"), "another number of records"),
-        (_another_count, "another number of records"),
+        (_without(b"U", b"I"), "another number of rows"),
+        (_another_count, "another number of rows"),
         (_another_piece, "has not come"),
         (_fewer, "some of its pieces are missing"),
         (lambda frames: [*frames[:-1], (b"I", b"\xc1"), frames[-1]], "not a readable snapshot"),

@@ -26,6 +26,7 @@ from raftflow.domain.values.ids import name_problem
 from raftflow.machine.rules import cache, learning
 from raftflow.machine.rules.context import coalesce_events, move
 from raftflow.machine.rules.stopping import stop_workflow, take_back_queued
+from raftflow.machine.schema import registry
 from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE, Task
 from raftflow.machine.tables.uploads import SHAPES_MAX, profile_of
 from raftflow.machine.tables.workflows import Workflow
@@ -33,9 +34,10 @@ from raftflow.machine.tables.workflows import Workflow
 if TYPE_CHECKING:
     from raftflow.domain.commands import ControlWorkflow, RetireWorkflows, SetPriority, SubmitWorkflow
     from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.schema import registry
     from raftflow.machine.tables.agents import AgentClass
     from raftflow.machine.tables.state import State
-    from raftflow.machine.tables.tasks import Profile
+from raftflow.machine.tables.tasks import Profile
 
 PROBLEMS_MAX = 100
 RETIRE_MAX = 10_000
@@ -327,10 +329,8 @@ def retire_workflows(step: ApplyContext, command: RetireWorkflows) -> Retired:
             break
         retired.append(workflow.id)
     for workflow_id in retired:
-        workflow = state.finished.pop(workflow_id)
-        del state.workflows[workflow_id]
-        del state.by_number[workflow.number]
-        state.result_bytes -= workflow.result_bytes
+        workflow = state.finished[workflow_id]
+        registry.retire(state, workflow)
         step.workflows_changed[workflow_id] = None
         step.discarded.put(workflow)
     return Retired(tuple(retired))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from raftflow.machine.tables.state import State
 from raftflow.machine.tables.uploads import Upload
 from raftflow.machine.tables.workflows import Workflow
 
@@ -23,9 +22,9 @@ class Discarded:
         """Count them, each as one however large it is."""
         return len(self._things)
 
-    def put(self, thing: State | Workflow | Upload) -> None:
-        """Take a thing over."""
-        self._things.append(thing)
+    def put(self, *things: Workflow | Upload | list[Any] | dict[Any, Any]) -> None:
+        """Take things over."""
+        self._things.extend(things)
 
     def sweep(self, count: int) -> None:
         """Free up to `count` parts."""
@@ -60,10 +59,4 @@ def _parts_of(thing: object) -> Iterable[Any] | None:
         return (thing.profiles, thing.dependents, thing.by_id, thing.tasks)
     if isinstance(thing, Upload):
         return (thing.workflow, thing.pieces, thing.dependents, thing.tasks)
-    if isinstance(thing, State):
-        return (
-            *(thing.workflows, thing.by_number, thing.finished, thing.uploads, thing.claims, thing.requests.replies),
-            *thing.workflows.values(),
-            *thing.uploads.values(),
-        )
     return None

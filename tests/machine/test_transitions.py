@@ -38,12 +38,12 @@ def test_an_order_is_for_attempts(drive):
     assert drive.task(0).last is None
 
 
-def test_the_picture_is_current():
+def test_the_drawn_parts_of_the_page_are_current():
     document = (Path(raftflow.machine.__file__).parent / "README.md").read_text(encoding="utf-8")
-    assert redrawn(document) == document, "run scripts/draw_transitions"
+    assert redrawn(document) == document, "run scripts/draw_machine"
 
 
-@pytest.mark.parametrize("document", ["", START, END])
+@pytest.mark.parametrize("document", ["", START.format("transitions"), END.format("transitions")])
 def test_a_picture_needs_its_place(document):
     with pytest.raises(ValueError, match="lacks the marks"):
         redrawn(document)

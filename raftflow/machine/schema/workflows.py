@@ -274,7 +274,7 @@ RESULT_BYTES = Table(
     saved=Reason("the workflows tell it"),
     derive=_derive_result_bytes,
     problems=_result_problems,
-    limit=Reason("RESULTS_BYTES_MAX bounds it but for results of up to RESULT_SMALL_BYTES, which are always taken"),
+    limit=Reason("`RESULTS_BYTES_MAX`; results of up to `RESULT_SMALL_BYTES` are always taken"),
     retire=_retire_results,
     parts=Reason("a number"),
 )

@@ -1,9 +1,10 @@
-"""Every script is in the list of scripts, and says in its first lines what it does."""
+"""Every script is in the list of scripts, says in its first lines what it does, and explains itself with --help."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -33,3 +34,20 @@ def test_a_script_says_in_its_first_lines_what_it_does(name):
     first, second, *_ = (ROOT / name).read_text(encoding="utf-8").splitlines()
     says = second if first.startswith("#!") else first
     assert re.match(r'(# |""")[A-Z]', says), says
+
+
+MODULES = {"scripts/checks/sources.py", "scripts/chaos/odd_requests_hooks.py"}
+"""What other scripts import, or hand to another program."""
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in MODULES])
+def test_a_script_explains_itself_and_does_nothing_else(name):
+    file = ROOT / name
+    is_python = "python" in file.read_text(encoding="utf-8").splitlines()[0] or name.endswith(".py")
+    command = [sys.executable, str(file), "--help"] if is_python else [str(file), "--help"]
+    shown = subprocess.run(command, cwd="/", check=False, capture_output=True, text=True, timeout=60)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    first = re.sub(r'^(# |""")', "", lines[1] if lines[0].startswith("#!") else lines[0])
+    words = " ".join(first.strip('"').split()[:5])
+    assert words in " ".join(shown.stdout.split())

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from sources import ROOT, listed, parsed, report
+from sources import ROOT, explain_if_asked, listed, parsed, report
 
 ALLOWED = {
     "Workflow": "the builder of the Python client has the user's word for it, and so has the table of workflows",
@@ -33,4 +33,5 @@ def faults(root: Path, allowed: Collection[str]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    explain_if_asked(__doc__)
     sys.exit(report(faults(ROOT, ALLOWED)))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import grimp
-from sources import report
+from sources import explain_if_asked, report
 
 
 def cycles(package: str) -> Iterator[list[str]]:
@@ -46,4 +46,5 @@ def faults(package: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    explain_if_asked(__doc__)
     sys.exit(report(faults("raftflow")))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from sources import ROOT, listed, prose, report
+from sources import ROOT, explain_if_asked, listed, prose, report
 
 
 class Word(NamedTuple):
@@ -133,4 +133,5 @@ def faults(root: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    explain_if_asked(__doc__)
     sys.exit(report(faults(ROOT)))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from sources import ROOT, listed, prose, report
+from sources import ROOT, explain_if_asked, listed, prose, report
 
 MENTION = re.compile(r"(?<![\w/.{}$*<-])((?:[\w.-]+/)*\w[\w-]*\.(?:py|md)|scripts/[\w/]+(?:\.\w+)?)(?![\w*/{])")
 
@@ -66,4 +66,5 @@ def faults(root: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    explain_if_asked(__doc__)
     sys.exit(report(faults(ROOT)))

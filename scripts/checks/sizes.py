@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from sources import ROOT, listed, report
+from sources import ROOT, explain_if_asked, listed, report
 
 MODULES_MAX = 14
 LINES_MAX = 500
@@ -36,4 +36,5 @@ def faults(root: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    explain_if_asked(__doc__)
     sys.exit(report(faults(ROOT)))

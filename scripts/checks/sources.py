@@ -1,10 +1,11 @@
-"""What the checks in this folder share: the files that git knows, the prose of a module, and printing of faults."""
+"""What the checks in this folder share: the files that git knows, the prose of a module, help, printing of faults."""
 
 from __future__ import annotations
 
 import ast
 import io
 import subprocess
+import sys
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,6 +37,13 @@ def prose(root: Path, name: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(content).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
+
+
+def explain_if_asked(documentation: str | None) -> None:
+    """With `--help` print what a check is about, and end."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((documentation or "").strip())
+        sys.exit(0)
 
 
 def report(faults: Iterable[str]) -> int:

@@ -17,6 +17,7 @@ from click.testing import Result
 from raftflow import helpers
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions
+from tests.cli.answers import status
 
 Run = Callable[..., Result]
 
@@ -99,18 +100,7 @@ WRONG = [
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_wrong_usage(run: Run, fake: Any, good: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    status = {"name": "n1", "role": "leader", "leader": "n1", "cluster": "c", "term": 1, "leader_url": None}
-    numbers = (
-        "last_index",
-        "durable_index",
-        "commit_index",
-        "applied_index",
-        "snapshot_index",
-        "digest_index",
-        "pid",
-    )
-    more = {"ready": True, "digest": "", "version": "0", "uptime_s": 1.0, "peers": []}
-    fake.routes["GET", "/v1/status"] = {**status, **dict.fromkeys(numbers, 1), **more}
+    fake.routes["GET", "/v1/status"] = status(applied=1)
     (tmp_path / "bad.toml").write_text("name = [")
     (tmp_path / "flow.txt").write_text("what is this")
     names = {
@@ -185,18 +175,7 @@ def test_a_broken_document_is_refused_with_each_fault_on_a_line(
 
 
 def test_violated_invariants(run: Run, fake: Any) -> None:
-    status = {"name": "n1", "role": "leader", "leader": "n1", "cluster": "c", "term": 1, "leader_url": None}
-    numbers = (
-        "last_index",
-        "durable_index",
-        "commit_index",
-        "applied_index",
-        "snapshot_index",
-        "digest_index",
-        "pid",
-    )
-    more = {"ready": True, "digest": "", "version": "0", "uptime_s": 1.0, "peers": []}
-    fake.routes["GET", "/v1/status"] = {**status, **dict.fromkeys(numbers, 1), **more}
+    fake.routes["GET", "/v1/status"] = status(applied=1)
     fake.routes["GET", "/v1/ledger/verify"] = {
         "ok": False,
         "index": 4,

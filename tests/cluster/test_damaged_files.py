@@ -10,7 +10,8 @@ import pytest
 
 from raftflow.domain.features import LEVEL
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.load import Acknowledged, AuditedWork, Reporter, SubmissionLoad, Writer
+from raftflow.local.load import Acknowledged, Reporter, SubmissionLoad, Writer
+from tests.cluster.audited import assert_nothing_lost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -46,14 +47,7 @@ def test_a_replica_with_a_damaged_file_repairs_itself(
     assert "is whole again" in cluster.log_file(VICTIM).read_text()
     assert damaged.with_name(f"{damaged.name}.damaged-1").exists()
     assert not (directory / "repair").exists()
-    statuses = cluster.wait_equal()
-    assert len({status.digest for status in statuses.values()}) == 1
-    audited = AuditedWork()
-    with cluster.client() as client:
-        for name in cluster.replica_names:
-            audited.read(client, cluster.url_of(name))
-            assert client.audit_verify(cluster.url_of(name)).problems == []
-    assert audited.missing(acknowledged) == []
+    assert_nothing_lost(cluster, acknowledged)
 
 
 def test_a_damaged_journal_is_repaired_while_members_change(make_cluster: Callable[..., LocalCluster]) -> None:

@@ -14,7 +14,8 @@ from raftflow import helpers
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.faults.disk_images import DiskImage, memory_disk, mounted_images, why_impossible
-from raftflow.local.load import Acknowledged, AuditedWork, Reporter, SubmissionLoad
+from raftflow.local.load import Acknowledged, Reporter, SubmissionLoad
+from tests.cluster.audited import assert_nothing_lost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -59,17 +60,7 @@ class Trouble:
 
     def nothing_lost(self) -> None:
         """All replicas are equal and their audits have everything that was acknowledged."""
-        statuses = self.cluster.wait_equal()
-        assert set(statuses) == set(self.cluster.replica_names)
-        assert len({status.digest for status in statuses.values()}) == 1
-        audited = AuditedWork()
-        with self.cluster.client() as client:
-            for name in self.cluster.replica_names:
-                url = self.cluster.url_of(name)
-                audited.read(client, url)
-                assert client.audit_verify(url).problems == []
-                assert client.ledger_verify(url).problems == []
-        assert audited.missing(self.acknowledged) == []
+        assert_nothing_lost(self.cluster, self.acknowledged)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from raftflow.coordinator.build import LEVEL_VARIABLE
 from raftflow.domain.features import LEVEL, NEXT_LEVEL
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.load import Acknowledged, AuditedWork, Reporter, Writer
+from raftflow.local.load import Acknowledged, Reporter, Writer
+from tests.cluster.audited import assert_nothing_lost
 
 LOG = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -116,11 +117,4 @@ def test_replicas_are_upgraded_one_by_one_under_load(make_cluster: Callable[...,
         cluster.wait_ready()
     LOG.info("failovers %s, pauses %s", failovers_s, pauses_s)
     assert {step: took for step, took in pauses_s.items() if took > NOISE * max(failovers_s)} == {}, failovers_s
-    statuses = cluster.wait_equal()
-    assert len({status.digest for status in statuses.values()}) == 1
-    audited = AuditedWork()
-    with cluster.client() as client:
-        for name in cluster.replica_names:
-            audited.read(client, cluster.url_of(name))
-            assert client.audit_verify(cluster.url_of(name)).problems == []
-    assert audited.missing(acknowledged) == []
+    assert_nothing_lost(cluster, acknowledged)

@@ -68,18 +68,35 @@ async def trouble(cluster: Cluster, rng: random.Random, seconds: float) -> None:
             asyncio.ensure_future(cluster.logs[rng.choice(names)].transfer_leadership(None, 1.0))  # noqa: RUF006
 
 
+class DrawnDelays:
+    """How long frames and syncs take in a run, with a drawn share of slow ones."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.slow_share = rng.choice((0.0, 0.0, 0.1, 0.3))
+
+    def frame_s(self) -> float:
+        rng = self._rng
+        return rng.choice((0.02, 0.05, 0.15)) if rng.random() < self.slow_share else rng.uniform(0.0003, 0.003)
+
+    def sync_s(self) -> float:
+        rng = self._rng
+        is_slow = rng.random() < 0.05 + self.slow_share / 4
+        return rng.uniform(0.01, 0.1) if is_slow else rng.uniform(0.0003, 0.002)
+
+
 async def scenario(
     seed: int, *, replicas: int = 3, seconds: float = 10.0, rules: frozenset[Rule] = frozenset()
 ) -> Cluster:
     """Run one seed to its end and return what was seen."""
     rng = random.Random(seed)
-    slow = rng.choice((0.0, 0.0, 0.1, 0.3))
+    delays = DrawnDelays(rng)
     cluster = Cluster(
         seed,
         replicas=replicas,
         disabled_rules=rules,
-        delay=lambda: rng.choice((0.02, 0.05, 0.15)) if rng.random() < slow else rng.uniform(0.0003, 0.003),
-        sync_s=lambda: rng.uniform(0.01, 0.1) if rng.random() < 0.05 + slow / 4 else rng.uniform(0.0003, 0.002),
+        delay=delays.frame_s,
+        sync_s=delays.sync_s,
         snapshot_entries=rng.choice((30, 200, 10**6)),
         window_bytes=rng.choice((500, 20_000, 10**7)),
         append_bytes_max=rng.choice((300, 5000, 10**6)),
@@ -90,7 +107,7 @@ async def scenario(
     clients = [asyncio.ensure_future(client(cluster, random.Random(seed * 100 + n), stop)) for n in range(3)]
     await trouble(cluster, rng, seconds)
     stop.set()
-    slow = 0.0
+    delays.slow_share = 0.0
     cluster.slow_disks = {}
     for disk in cluster.disks.values():
         disk.crash_at = None

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from member_cluster import MemberCluster, change_members
-from test_fuzz_log import client, trouble
+from test_fuzz_log import DrawnDelays, client, trouble
 from virtual_cluster import run_virtual
 
 from raftflow.replication.raft.rules import Rule
@@ -18,13 +18,13 @@ async def scenario(
 ) -> MemberCluster:
     """Run one seed to its end and return what was seen."""
     rng = random.Random(seed)
-    slow = rng.choice((0.0, 0.0, 0.1, 0.3))
+    delays = DrawnDelays(rng)
     cluster = MemberCluster(
         seed,
         replicas=replicas,
         disabled_rules=rules,
-        delay=lambda: rng.choice((0.02, 0.05, 0.15)) if rng.random() < slow else rng.uniform(0.0003, 0.003),
-        sync_s=lambda: rng.uniform(0.01, 0.1) if rng.random() < 0.05 + slow / 4 else rng.uniform(0.0003, 0.002),
+        delay=delays.frame_s,
+        sync_s=delays.sync_s,
         snapshot_entries=rng.choice((30, 200, 10**6)),
         append_bytes_max=rng.choice((300, 5000, 10**6)),
         snapshot_stall_s=0.5,
@@ -36,7 +36,7 @@ async def scenario(
     faults = trouble(cluster, rng, seconds) if rng.random() < 0.8 else asyncio.sleep(seconds)
     await asyncio.gather(faults, change_members(cluster, random.Random(seed * 100 + 50), seconds))
     stop.set()
-    slow = 0.0
+    delays.slow_share = 0.0
     cluster.slow_disks = {}
     for disk in cluster.disks.values():
         disk.crash_at = None

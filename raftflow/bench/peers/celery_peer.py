@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import celery  # type: ignore[import-not-found]
-from peer_loop import Programs, free_port, given, program, serve, wait_port  # type: ignore[import-not-found]
+from peer_loop import Programs, free_port, given, program, serve, timed, wait_port  # type: ignore[import-not-found]
 
 PORT = "RAFTFLOW_BENCH_REDIS"
 LIMIT_S = 500
@@ -79,13 +78,9 @@ def start(programs: Programs) -> Callable[[], dict[str, Any]]:
             cwd=Path(__file__).parent,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )
-    workload(settings["workload"], min(100, settings["tasks"]))
-
-    def run() -> dict[str, Any]:
-        began = time.perf_counter()
-        workload(settings["workload"], settings["tasks"])
-        return {"seconds": time.perf_counter() - began}
-
+    run: Callable[[], dict[str, Any]] = timed(
+        lambda tasks: workload(settings["workload"], tasks), settings["tasks"], warm_up_max=100
+    )
     return run
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
-from peer_loop import Programs, free_port, given, serve, wait_port  # type: ignore[import-not-found]
+from peer_loop import Programs, free_port, given, serve, timed, wait_port  # type: ignore[import-not-found]
 
 
 def noop(value: int = 0, *_: object) -> int:
@@ -66,13 +65,9 @@ def start(programs: Programs) -> Callable[[], dict[str, Any]]:
         )
     client = Client(address)
     client.wait_for_workers(agents, timeout=60)
-    workload(client, settings["workload"], min(200, settings["tasks"]))
-
-    def run() -> dict[str, Any]:
-        began = time.perf_counter()
-        workload(client, settings["workload"], settings["tasks"])
-        return {"seconds": time.perf_counter() - began}
-
+    run: Callable[[], dict[str, Any]] = timed(
+        lambda tasks: workload(client, settings["workload"], tasks), settings["tasks"], warm_up_max=200
+    )
     return run
 
 

@@ -48,6 +48,18 @@ class Programs:
                 process.wait()
 
 
+def timed(work: Callable[[int], object], tasks: int, *, warm_up_max: int) -> Callable[[], dict[str, Any]]:
+    """Do a small piece of work to warm up, and return a function that measures the whole of it in seconds."""
+    work(min(warm_up_max, tasks))
+
+    def run() -> dict[str, Any]:
+        began = time.perf_counter()
+        work(tasks)
+        return {"seconds": time.perf_counter() - began}
+
+    return run
+
+
 def serve(start: Callable[[Programs], Callable[[], dict[str, Any]]], packages: Sequence[str], **more: str) -> None:
     """Start a system, then run its workload once for every line on standard input.
 

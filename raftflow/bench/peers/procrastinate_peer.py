@@ -18,7 +18,7 @@ from typing import Any
 
 import procrastinate  # type: ignore[import-not-found]
 import psycopg  # type: ignore[import-not-found]
-from peer_loop import PeerError, Programs, free_port, given, program, serve  # type: ignore[import-not-found]
+from peer_loop import PeerError, Programs, free_port, given, program, serve, timed  # type: ignore[import-not-found]
 
 BINARIES = "/usr/lib/postgresql/*/bin"
 LOOK_S = 0.02
@@ -145,13 +145,9 @@ def start(programs: Programs) -> Callable[[], dict[str, Any]]:
     concurrency = settings["slots"] // settings["agents"]
     for _ in range(settings["agents"]):
         programs.start([sys.executable, __file__, "worker", str(concurrency)], env={**os.environ, ADDRESS: address})
-    runner.run(workload(settings["workload"], min(100, settings["tasks"])))
-
-    def run() -> dict[str, Any]:
-        began = time.perf_counter()
-        runner.run(workload(settings["workload"], settings["tasks"]))
-        return {"seconds": time.perf_counter() - began}
-
+    run: Callable[[], dict[str, Any]] = timed(
+        lambda tasks: runner.run(workload(settings["workload"], tasks)), settings["tasks"], warm_up_max=100
+    )
     return run
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
-from peer_loop import Programs, given, serve  # type: ignore[import-not-found]
+from peer_loop import Programs, given, serve, timed  # type: ignore[import-not-found]
 
 STORE_BYTES = 300_000_000
 
@@ -62,13 +61,9 @@ def start(_: Programs) -> Callable[[], dict[str, Any]]:
         if done != tasks:
             raise RuntimeError(f"{done} of {tasks} tasks succeeded")
 
-    workload(settings["workload"], min(200, settings["tasks"]))
-
-    def run() -> dict[str, Any]:
-        began = time.perf_counter()
-        workload(settings["workload"], settings["tasks"])
-        return {"seconds": time.perf_counter() - began}
-
+    run: Callable[[], dict[str, Any]] = timed(
+        lambda tasks: workload(settings["workload"], tasks), settings["tasks"], warm_up_max=200
+    )
     return run
 
 

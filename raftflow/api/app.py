@@ -24,19 +24,14 @@ from raftflow.api.forwarding.forwarder import Forwarder
 from raftflow.api.forwarding.proof import ForwardingProof
 from raftflow.api.http import bodies, problems
 from raftflow.api.http.access_control import AccessControl
+from raftflow.api.http.answer_headers import AnswerHeaders
 from raftflow.api.http.problems import ProblemError
 from raftflow.api.routes import large_submissions
 from raftflow.api.routes.table import routes_of
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.contract.operation import AnsweredBy
 from raftflow.domain.contract.operations import OPERATIONS
-from raftflow.domain.contract.views import (
-    HEADER_INDEX,
-    HEADER_LEADER,
-    HEADER_PEERS,
-    HEADER_REQUEST_ID,
-    HEADER_TERM,
-)
+from raftflow.domain.contract.views import HEADER_REQUEST_ID
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:@+/=-]{1,128}")
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -65,6 +60,7 @@ class Api:
         self._limits = replica.config.limits
         self._budget = BodyBudget()
         self._routes = routes_of(admission)
+        self._answer_headers = AnswerHeaders(replica)
 
     def application(self) -> web.Application:
         """Return the aiohttp application with every route."""
@@ -97,19 +93,9 @@ class Api:
             response = _options_answer(request, error) or _problem_of(error).response()
         except Exception as error:  # noqa: BLE001 - explained
             response = problems.explain(error, request_id, f"{request.method} {request.path}").response()
-        self._stamp(response, request_id)
+        self._answer_headers.add(response.headers, request_id)
         self._figures.answered(_operation_of(request), response.status, began_s)
         return response
-
-    def _stamp(self, response: web.StreamResponse, request_id: str) -> None:
-        stamp = self._replica.log.stamp()
-        headers = response.headers
-        headers[HEADER_REQUEST_ID] = request_id
-        # A forwarded answer keeps what the leader said.
-        headers.setdefault(HEADER_INDEX, str(stamp.applied_index))
-        headers.setdefault(HEADER_TERM, str(stamp.term))
-        headers.setdefault(HEADER_LEADER, stamp.leader or "")
-        headers[HEADER_PEERS] = self._replica.cluster.peer_urls()
 
     async def _admit(self, request: web.Request) -> None:
         """Wait for this request's turn. One that will be refused waits in another queue. Raises `ProblemError`."""

@@ -7,8 +7,8 @@ or a small submission: these paths, no header that would change its meaning, fra
 request goes to aiohttp unchanged, and so does every request that would be refused: one piece of code judges what is
 odd. A submission also goes there if its replica stops leading meanwhile, to be forwarded.
 
-Access, the wait for a leader, limits and problems are the framework's: `access_control`, `leader_wait`,
-`body_bytes_max`, `problems`.
+Access, the wait for a leader, limits, problems and the headers of answers are the framework's: `access_control`,
+`leader_wait`, `body_bytes_max`, `problems`, `answer_headers`.
 
 Two parsers on one connection must agree on where a message begins. They do, because a connection stays on the fast
 path only while every message on it was whole: read here to its last byte, or given to aiohttp as exactly one message
@@ -27,9 +27,10 @@ from raftflow.api.admission.load_shedder import QueueClass
 from raftflow.api.dispatch.leader_wait import NO_LEADER, wait_for_leader
 from raftflow.api.dispatch.requests import body_bytes_max, encode, is_key
 from raftflow.api.figures.request_counts import OperationKey, now_s
+from raftflow.api.forwarding.forwarder import REDIRECT, location
 from raftflow.api.forwarding.proof import UNKNOWN_CLIENT
 from raftflow.api.http import problems
-from raftflow.api.http.aiohttp_internals import rfc822_formatted_time
+from raftflow.api.http.answer_headers import AnswerHeaders
 from raftflow.api.http.problems import ProblemError
 from raftflow.api.routes.agents import POLL_ROUTE, answer_poll, poll_answer, read_poll
 from raftflow.api.routes.workflows import OFF_LOOP_BYTES, SUBMIT_ROUTE, submit_document
@@ -38,14 +39,7 @@ from raftflow.coordinator.leader.leader_news import HOLD_MAX_S
 from raftflow.domain.contract.operations.agents import POLL
 from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.operations.workflows import SUBMIT_WORKFLOW
-from raftflow.domain.contract.views import (
-    HEADER_IDEMPOTENCY_KEY,
-    HEADER_INDEX,
-    HEADER_LEADER,
-    HEADER_PEERS,
-    HEADER_REQUEST_ID,
-    HEADER_TERM,
-)
+from raftflow.domain.contract.views import HEADER_IDEMPOTENCY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,9 +116,7 @@ class FastPath:
         """Requests that the fast path has answered or is answering."""
         self._waiting_tasks: set[asyncio.Task[None]] = set()
         """Polls that wait for a leader."""
-        self._common: tuple[str, int, str, str] | None = None
-        """What the headers of many answers have in common. `_common_lines` are those headers."""
-        self._common_lines = ""
+        self._answer_headers = AnswerHeaders(replica)
 
     def read(self, data: bytes) -> RawRequest | None:
         """Return the request whose whole head `data` begins with, None if it is not one for the fast path.
@@ -252,7 +244,7 @@ class FastPath:
     def _explain(self, request: RawRequest, request_id: str, error: Exception) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and content of the answer for an error."""
         if isinstance(error, NotLeaderError):
-            return 307, {"Location": error.leader_url + request.path}, b""
+            return REDIRECT, location(error.leader_url, request.path), b""
         return problems.explain(error, request_id, f"POST {request.path}").parts()
 
     def _message(
@@ -260,18 +252,10 @@ class FastPath:
     ) -> bytes:
         """Return the bytes of an answer."""
         self._figures.answered(request.operation, status, request.began_s)
-        replica = self._replica
-        stamp = replica.log.stamp()
-        common = (rfc822_formatted_time(), stamp.term, stamp.leader or "", replica.cluster.peer_urls())
-        if common != self._common:
-            date, term, leader, peers = self._common = common
-            lines = {"Date": date, HEADER_TERM: term, HEADER_LEADER: leader, HEADER_PEERS: peers}
-            self._common_lines = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
         own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return (
             f"HTTP/1.1 {_STATUS_LINE[status]}\r\n{own}Content-Length: {len(content)}\r\n"
-            f"{HEADER_REQUEST_ID}: {request_id}\r\n{HEADER_INDEX}: {stamp.applied_index}\r\n"
-            f"{self._common_lines}\r\n"
+            f"{self._answer_headers.lines(request_id)}\r\n"
         ).encode() + content
 
     async def _carry_out(self, request: RawRequest, body: bytes, client: str) -> tuple[int, dict[str, str], bytes]:

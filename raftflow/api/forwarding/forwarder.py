@@ -8,7 +8,7 @@ the successor. The outcome of every other request is unknown.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import web
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from raftflow.coordinator.leader.leader_news import LeaderNews
     from raftflow.domain.contract.views import LeaderNotice
 
+REDIRECT: Final = 307
+"""Status of an answer that names the leader."""
 TIMEOUT_S = 20.0
 """Longer than the leader itself waits for anything."""
 CONNECT_S = 1.0
@@ -166,4 +168,9 @@ async def _read_answer(answer: aiohttp.ClientResponse) -> bytes:
 
 def redirect(request: web.Request, leader_url: str) -> web.Response:
     """Answer with the leader's address."""
-    return web.Response(status=307, headers={"Location": leader_url + request.rel_url.raw_path_qs})
+    return web.Response(status=REDIRECT, headers=location(leader_url, request.rel_url.raw_path_qs))
+
+
+def location(leader_url: str, target: str) -> dict[str, str]:
+    """Return the header that names a request's target at the leader."""
+    return {"Location": leader_url + target}

@@ -50,6 +50,17 @@ def read_strings(part: DocumentPart, field: str, value: object) -> tuple[str, ..
     return tuple(value)
 
 
+def clean_bytes(part: DocumentPart, field: str, texts: tuple[str, ...]) -> int | None:
+    """Return the size of strings that the operating system accepts, or None after noting a fault."""
+    size = 0
+    for place, text in enumerate(texts):
+        count = text_bytes(text)
+        if (count < 0 or "\0" in text) and not is_clean(part, f"{field}[{place}]", text):
+            return None
+        size += count
+    return size
+
+
 def is_clean(part: DocumentPart, field: str, text: str) -> bool:
     """Tell whether the operating system accepts a string; note a fault if it does not."""
     if "\0" in text:

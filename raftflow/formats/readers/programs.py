@@ -15,8 +15,8 @@ from raftflow.domain import limits
 from raftflow.domain.tasks.program import IMAGE_PATTERN, CommandLine, ContainerRun, Program, PythonCall
 from raftflow.domain.values.exact import write_json
 from raftflow.formats.faults import shown
-from raftflow.formats.readers.part import NO_NUL_PATTERN, DocumentPart, Reader, is_clean, read_strings
-from raftflow.formats.readers.values import RESULT_KEY, check_value, text_bytes
+from raftflow.formats.readers.part import NO_NUL_PATTERN, DocumentPart, Reader, clean_bytes, read_strings
+from raftflow.formats.readers.values import RESULT_KEY, check_value
 
 Schema = dict[str, Any]
 
@@ -37,12 +37,7 @@ def _command(part: DocumentPart, value: object, fields: dict[str, Any]) -> None:
     elif len(command) > limits.COMMAND_ARGS_MAX:
         limit = limits.COMMAND_ARGS_MAX
         part.fault("command", f"{len(command)} arguments, the limit is {limit}", limit)
-    else:
-        size = 0
-        for place, item in enumerate(command):
-            if not is_clean(part, f"command[{place}]", item):
-                return
-            size += text_bytes(item)
+    elif (size := clean_bytes(part, "command", command)) is not None:
         fields["command"] = command
         fields["_command_bytes"] = size
 
@@ -104,15 +99,15 @@ def _container(part: DocumentPart, value: object, fields: dict[str, Any]) -> Non
     command = read_strings(part, "container.command", value.get("command", []))
     if command is None:
         return
-    for place, item in enumerate(command):
-        if not is_clean(part, f"container.command[{place}]", item):
-            return
+    size = clean_bytes(part, "container.command", command)
+    if size is None:
+        return
     if len(command) > limits.COMMAND_ARGS_MAX:
         limit = limits.COMMAND_ARGS_MAX
         part.fault("container.command", f"{len(command)} arguments, the limit is {limit}", limit)
         return
     fields["container"] = (image, command)
-    fields["_container_bytes"] = len(image) + sum(map(text_bytes, command))
+    fields["_container_bytes"] = len(image) + size
 
 
 class ProgramKeys(NamedTuple):
@@ -220,11 +215,16 @@ _DROPPED = {
     for chosen in PROGRAMS
 }
 """For each chooser what the defaults say of other programs: a task that has the chooser does not inherit it."""
-_FOREIGN = {
-    chosen.key: tuple((key, other.key) for other in PROGRAMS if other is not chosen for key in other.options)
+_CHOSEN = {
+    chosen.key: (
+        chosen.make,
+        tuple(_NOTED[key] for key in chosen.readers),
+        tuple((key, other.key) for other in PROGRAMS if other is not chosen for key in other.options),
+    )
     for chosen in PROGRAMS
 }
-"""For each chooser the options of other programs, with the chooser to which they belong."""
+"""For each chooser how its program is made, what its readers note, and the options of other programs, each with the
+chooser to which it belongs. A document has up to 100,000 tasks, so nothing of this is looked up for each."""
 
 
 def check_choice(part: DocumentPart, fields: Collection[str]) -> None:
@@ -248,33 +248,33 @@ def take_program(part: DocumentPart, fields: dict[str, Any], raw: Collection[str
     `raw` are the keys that the task has in the document: one that is there but could not be read has its fault
     already. `other_bytes` is the size of what else the task brings to an agent.
     """
-    chosen = None
-    for each in PROGRAMS:
-        if each.key in fields:
-            if chosen is not None:
+    chosen = ""
+    for key in CHOOSERS:
+        if key in fields:
+            if chosen:
                 part.fault(CHOOSERS[0], _ONE_ONLY)
                 return _drop_all(part, fields)
-            chosen = each
-    if chosen is None:
+            chosen = key
+    if not chosen:
         if not any(key in raw for key in CHOOSERS):
             part.fault(CHOOSERS[0], _MISSING)
         return _drop_all(part, fields)
+    make, notes, foreign = _CHOSEN[chosen]
     size = other_bytes
-    for key in chosen.readers:
+    for key, bytes_note, refs_note in notes:
         if key in fields:
-            _, bytes_note, refs_note = _NOTED[key]
             size += fields.pop(bytes_note)
             refs = fields.pop(refs_note, None)
             if refs:
                 _check_references(part, refs, fields.get("needs", ()))
     if size > limits.SPEC_BYTES_MAX:
         limit = limits.SPEC_BYTES_MAX
-        field = (*chosen.options, chosen.key)[0]
+        field = next((*each.options, each.key)[0] for each in PROGRAMS if each.key == chosen)
         part.fault(field, f"command, arguments and environment take {size} bytes, the limit is {limit}", limit)
-    program = chosen.make(fields)
-    for key, owner in _FOREIGN[chosen.key]:
+    program = make(fields)
+    for key, owner in foreign:
         if key in fields:
-            part.fault(key, f"belongs to `{owner}`, not to `{chosen.key}`")
+            part.fault(key, f"belongs to `{owner}`, not to `{chosen}`")
             _drop_all(part, fields)
             break
     return program

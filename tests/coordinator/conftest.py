@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.replication.memory import MemoryLog
 from raftflow.replication.real_files import RealFileSystem
+from tests.coordinator.audit_history import History
 
 
 class FakeClock:
@@ -144,3 +145,17 @@ async def bench(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     for one in started:
         await one.replica.stop()
         one.fs.close()
+
+
+@pytest.fixture
+def fs() -> Iterator[RealFileSystem]:
+    real = RealFileSystem()
+    yield real
+    real.close()
+
+
+@pytest.fixture
+def history() -> History:
+    made = History()
+    made.grow(20)
+    return made

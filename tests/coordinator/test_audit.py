@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,74 +15,10 @@ from raftflow.coordinator.audit import verify as verify_module
 from raftflow.coordinator.audit.audit_file import AuditFile
 from raftflow.coordinator.audit.frames import GAP, AuditError, Frame, decode_gap, record_of
 from raftflow.coordinator.audit.verify import verify_audit
-from raftflow.domain.contract.views import AuditRecord
-from raftflow.machine.rules.audit_chain import CHAIN_START, seal
+from raftflow.machine.rules.audit_chain import CHAIN_START
 from raftflow.replication.real_files import RealFileSystem
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
-
-
-class History:
-    """Records as a state machine would make them: two for every entry."""
-
-    def __init__(self, *, salt: str = "") -> None:
-        self.applied_index = 0
-        self.chain = CHAIN_START
-        self.entries: dict[int, list[bytes]] = {}
-        self.chains = {0: CHAIN_START}
-        self._salt = salt
-
-    def grow(self, last: int) -> None:
-        for index in range(self.applied_index + 1, last + 1):
-            records = []
-            for position in range(2):
-                record = AuditRecord(
-                    index=index,
-                    position=position,
-                    term=1,
-                    at_ms=index,
-                    actor="client:x" + self._salt,
-                    command="timers.fire",
-                    subject="",
-                    request_id="",
-                    outcome="ok",
-                )
-                self.chain, encoded = seal(self.chain, record)
-                records.append(encoded)
-            self.entries[index] = records
-            self.chains[index] = self.chain
-            self.applied_index = index
-
-
-@pytest.fixture
-def fs() -> Iterator[RealFileSystem]:
-    real = RealFileSystem()
-    yield real
-    real.close()
-
-
-@pytest.fixture
-def history() -> History:
-    made = History()
-    made.grow(20)
-    return made
-
-
-def open_audit(
-    fs: Any, directory: Path, failures: list[Exception] | None = None, bytes_max: int = audit_module.BYTES_MAX
-) -> AuditFile:
-    audit = AuditFile(fs, directory, (failures if failures is not None else []).append, bytes_max=bytes_max)
-    audit.open()
-    return audit
-
-
-def feed(audit: AuditFile, history: History, first: int, last: int) -> None:
-    for index in range(first, last + 1):
-        audit.append(index, history.entries[index])
-
-
-async def indexes(audit: AuditFile, first: int = 0, limit: int = 1000) -> list[int]:
-    frames, _ = await audit.read(first, limit)
-    return [frame.index for frame in frames]
+from tests.coordinator.audit_history import History, feed, indexes, open_audit, write_raw
 
 
 async def test_list_pages_by_whole_entries(fs: Any, tmp_path: Path, history: History) -> None:
@@ -269,12 +204,6 @@ async def test_a_first_write_that_was_cut_short_is_no_format(
     feed(audit, history, 1, 5)
     assert await indexes(audit) == [n for n in range(1, 6) for _ in range(2)]
     await audit.close()
-
-
-async def write_raw(audit: AuditFile, *frames: tuple[int, int, bytes]) -> None:
-    for kind, index, payload in frames:
-        audit._write_frame(kind, index, payload)
-    audit.flush()
 
 
 async def test_verify_finds_what_checksums_cannot(fs: Any, tmp_path: Path, history: History) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from raftflow.coordinator.placement.precedence import attempts_in_the_way
-from raftflow.domain.commands import RecallAttempts
 
 
 @pytest.fixture
@@ -32,34 +31,6 @@ async def filled(one: Any, name: str = "a1", *, count: int = 4) -> list[int]:
     answer = await one.work(incarnation, 1, name=name)
     await settled(one)
     return [item.fence for item in answer.assign][1:]
-
-
-async def test_the_queue_before_an_urgent_task_is_asked_back(one: Any) -> None:
-    queued = await filled(one)
-    assert in_the_way(one) == {}
-    urgent = await one.submit("u", priority=100)
-    await settled(one)
-    assert one.machine.state.workflows[urgent].tasks[0].last is None, "it does not join the queue"
-    (recall,) = one.replica.rebalance_loop._rebalancer.decide()
-    assert isinstance(recall, RecallAttempts)
-    assert (recall.agent, list(recall.fences)) == ("a1", queued)
-    await one.replica.propose(recall)
-    assert in_the_way(one) == {}, "it is asked once"
-
-
-async def test_what_is_given_back_comes_after_the_urgent_task(one: Any) -> None:
-    queued = await filled(one)
-    urgent = await one.submit("u", priority=100)
-    await settled(one)
-    (recall,) = one.replica.rebalance_loop._rebalancer.decide()
-    await one.replica.propose(recall)
-    agent = one.machine.state.agents["a1"]
-    running = next(fence for fence in agent.live if fence not in queued)
-    ends = [one.end(fence, "wf-1", agent.live[fence][1].id, outcome="released") for fence in queued]
-    answer = await one.work(1, 2, seen=queued[-1], running=[running], ends=ends)
-    await settled(one)
-    assert answer.assign[0].workflow_id == urgent
-    assert agent.live[agent.queue[0]][0].id == urgent
 
 
 @pytest.mark.parametrize("priority", [0, 50])

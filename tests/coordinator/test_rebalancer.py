@@ -13,12 +13,9 @@ from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.planner import REMEMBERED_MAX
 from raftflow.coordinator.sessions.agent_session import DELIVERIES_APART_S, DELIVERIES_MAX, AgentSession
 from raftflow.coordinator.sessions.instructions import Instructions
-from raftflow.domain.commands import CommitBackups, RecallAttempts
 from raftflow.domain.contract.views import AgentLoad, Assignment, AttemptUsage
 from raftflow.domain.tasks.feasibility import AgentRoom
 from raftflow.domain.tasks.program import CommandLine
-from raftflow.domain.tasks.states import TaskState
-from raftflow.machine.read import invariants
 
 SECOND_MS = 1_000
 
@@ -64,36 +61,6 @@ def later(one: Any, ms: int) -> None:
     watch._delivered_s = delivered_s
 
 
-async def test_queued_work_goes_to_an_agent_that_joins(bench: Any) -> None:
-    one = await online(bench)
-    first = await one.register("a1", prefetch=10)
-    await one.submit(*(f"t{n}" for n in range(9)))
-    answer = await one.work(first, 1)
-    assert len(answer.assign) == 9
-    await settled(one)
-    assert look(one) == [], "nobody is idle"
-    second = await one.register("a2", prefetch=10)
-    await settled(one)
-    (recall,) = look(one)
-    assert isinstance(recall, RecallAttempts)
-    fences = [item.fence for item in answer.assign]
-    assert (recall.agent, recall.incarnation) == ("a1", first)
-    assert recall.fences == tuple(fences[5:]), "the later half: one to run, and half as many to wait as wait here"
-    for fence in recall.fences:
-        await one.replica.propose(recall)
-        assert one.machine.state.agents["a1"].live[fence]
-    await settled(one)
-    assert look(one) == [], "what was asked back already is not asked back again"
-    told = await one.work(first, 2, seen=fences[-1], running=fences[:1], queued=fences[1:])
-    assert told.release == list(recall.fences)
-    workflow = answer.assign[0].workflow_id
-    released = [one.end(item.fence, workflow, item.task_id, "released") for item in answer.assign[5:]]
-    await one.poll(first, 3, seen=fences[-1], running=fences[:1], queued=fences[1:5], ends=released)
-    moved = await one.work(second, 1, name="a2")
-    assert {item.task_id for item in moved.assign} == {item.task_id for item in answer.assign[5:]}
-    assert invariants.check(one.machine) == []
-
-
 @pytest.mark.parametrize(("slow", "moved"), [("a1", 8), ("a2", 1)])
 async def test_how_much_is_moved_follows_from_the_speeds(bench: Any, slow: str, moved: int) -> None:
     """A slow agent is left with little, and an idle one that is slow is given little."""
@@ -116,37 +83,6 @@ async def test_nothing_is_moved_while_fresh_work_waits(bench: Any) -> None:
     one.replica.planner.settled = False
     await one.register("a2", prefetch=4)
     assert look(one) == []
-
-
-async def test_a_late_attempt_gets_a_backup_elsewhere(bench: Any) -> None:
-    one = await online(bench)
-    first = await one.register("a1")
-    seen = await learn(one, first, 2_000)
-    await one.submit("late", backup=True)
-    (item,) = (await one.work(first, 500, seen=seen)).assign
-    await settled(one)
-    later(one, 20 * SECOND_MS)
-    assert look(one) == [], "no agent is idle"
-    await one.register("a2")
-    await settled(one)
-    (command,) = look(one)
-    assert isinstance(command, CommitBackups)
-    assert [(placement.agent, placement.task) for placement in command.placements] == [("a2", 0)]
-    await one.replica.propose(command)
-    task = one.machine.state.workflows[item.workflow_id].tasks[0]
-    assert (task.state, task.backup.agent) == (TaskState.RUNNING, "a2")
-    await settled(one)
-    assert look(one) == [], "one backup is enough"
-    assert invariants.check(one.machine) == []
-    told = one.replica.explain(item.workflow_id, "late")
-    assert "backup attempt 2 runs on a2" in told.reason
-    assert "because attempt 1 on a1 had run for 20.0 s: it is late, tasks of the kind true take 2.0 s" in told.reason
-    await one.register("a3")
-    await one.poll(first, 501, seen=item.fence, ends=[one.end(item.fence, item.workflow_id, "late", "abandoned")])
-    await settled(one)
-    later(one, 3600 * SECOND_MS)
-    assert (task.state, task.last.number) == (TaskState.RUNNING, 2)
-    assert look(one) == [], "a backup gets no backup"
 
 
 @pytest.mark.parametrize("fields", [{}, {"expected_ms": 100}, {"kind": "true"}, {"max_parallel": 1, "backup": True}])

@@ -6,15 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def test_one_takes_an_empty_agent_and_nothing_joins_it(world):
-    world.agent("a1", cpu=4).agent("a2", cpu=4, used={"cpu": 1}, more={"running": 1})
-    world.task("x", "a1", exclusive=True, rank=9)
-    world.task("y", None, exclusive=True, rank=8)
-    world.task("t", "a2", cpu=2)
-    world.task("u", None, cpu=4)
-    world.check()
-
-
 def test_it_finds_no_agent_while_something_runs_that_holds_nothing(world):
     world.agent("a1", cpu=4, more={"running": 1})
     world.task("x", None, exclusive=True)

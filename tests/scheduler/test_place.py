@@ -100,12 +100,6 @@ def test_running_comes_before_queueing(world):
     assert world.decide() == [("large", "a1"), ("small", "a1+"), ("t2", "a1+")]
 
 
-def test_queues_are_bounded(world):
-    world.agent("a1", cpu=1, prefetch=2)
-    world.task("1", "a1").tasks(2, "a1+").tasks(3, None)
-    world.check()
-
-
 def test_a_queue_on_a_gpu_agent_is_the_last_resort(world):
     world.agent("a-gpu", cpu=1, gpu=1, used={"cpu": 1}, prefetch=1).agent("b", cpu=1, used={"cpu": 1}, prefetch=2)
     world.tasks(2, "b+").task("rest", "a-gpu+")

@@ -7,7 +7,6 @@ import pytest
 
 from raftflow.domain.tasks.feasibility import AgentRoom, fault_class, shape_of
 from raftflow.scheduler.place import decide
-from raftflow.scheduler.policies import PLACEMENT_RULES
 from raftflow.scheduler.queue.ready_queue import ReadyQueue
 from raftflow.scheduler.view import pressure_of
 
@@ -61,10 +60,6 @@ def test_small_differences_of_speed_do_not_count(world):
 def test_gpus_are_kept_even_from_those_who_flee_trouble(world):
     world.agent("gpu", cpu=2, gpu=1).agent("a2", cpu=1, more={"pressure": 4, "faults": 4, "speed": 1})
     world.task("any", "a2").check()
-
-
-def test_a_suspect_agent_gets_nothing(world):
-    world.agent("a1", cpu=2, prefetch=2, more={"suspect": True}).task("any", None).check()
 
 
 def test_equal_agents_take_turns(world):
@@ -167,19 +162,6 @@ def test_queues_keep_to_preferences_too(world):
 # --- budgets
 
 
-def test_a_workflow_starts_no_more_than_it_may(world):
-    world.agent("a1", cpu=2, prefetch=9)
-    world.budgets = {"few": 3, "none": 0}
-    for _ in range(5):
-        world.task(f"few{len(world.names)}", workflow="few", priority=60, more={"limited": True})
-        world.task(f"none{len(world.names)}", workflow="none", priority=90, more={"limited": True})
-    world.tasks(3)
-    decided = [name for name, _ in world.decide()]
-    assert sum(name.startswith("few") for name in decided) == 3
-    assert not any(name.startswith("none") for name in decided)
-    assert len(decided) == 6
-
-
 def test_a_budget_holds_over_shapes_and_queues(world):
     world.agent("a1", cpu=3, prefetch=9)
     world.budgets = {"few": 3}
@@ -210,12 +192,6 @@ def test_what_a_workflow_may_not_start_stands_before_nothing(world):
 # --- agents that are kept
 
 
-def test_a_kept_agent_takes_its_shape_alone(world):
-    world.agent("a1", cpu=4, prefetch=2).agent("a2", cpu=1)
-    world.reserved = {"a1": shape_of({"cpu": 4000}, {})}
-    world.task("small", "a2", rank=9).task("other", None, rank=8).task("large", "a1", cpu=4).check()
-
-
 def test_who_was_overtaken_is_told(world):
     world.agent("a1", cpu=2, used={"cpu": 1})
     world.task("large", None, cpu=2, rank=9).task("small", "a1").task("after", None, cpu=2, memory=1)
@@ -225,28 +201,6 @@ def test_who_was_overtaken_is_told(world):
 
 
 # --- policies
-
-
-@pytest.mark.parametrize(
-    ("policy", "expected"),
-    [
-        ("critical-path", ["a3", "a3"]),
-        ("first-come", ["a1", "a1"]),
-        ("binpack", ["a2", "a1"]),
-        ("spread", ["a4", "a4"]),
-        ("least-cost", ["a5", "a5"]),
-    ],
-)
-def test_policies(world, policy, expected):
-    world.agent("a1", cpu=4, used={"cpu": 2}, more={"cost": 4_000}).agent(
-        "a2", cpu=4, used={"cpu": 3}, more={"cost": 4_000}
-    )
-    world.agent("a3", cpu=4, used={"cpu": 1}, more={"speed": 2_000, "cost": 5_000})
-    world.agent("a4", cpu=8, more={"cost": 3_000}).agent("a5", cpu=8, used={"cpu": 1}, more={"cost": 2_000})
-    world.policy = policy
-    assert set(PLACEMENT_RULES) == {"critical-path", "first-come", "binpack", "spread", "least-cost"}
-    world.tasks(2)
-    assert [agent for _, agent in world.decide()] == expected
 
 
 # --- what is made of reports

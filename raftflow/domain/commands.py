@@ -57,7 +57,7 @@ class BeginWorkflow(Command, frozen=True, tag="workflow.begin"):
 
 
 class TaskPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A task in a piece of a workflow. What it runs stands in one of the profiles that came with it or before."""
+    """A task in a piece of a workflow. One of the profiles that came with it or before tells what it runs."""
 
     position: int
     """Its place in the document."""
@@ -140,7 +140,7 @@ class RegisterAgent(Command, frozen=True, tag="agent.register"):
     """How many attempts may wait in the agent's queue."""
     home: str = ""
     """Random, made once per work directory. A process that holds the lock of a work directory proves with it that the
-    process that held it before is gone. Empty if it is not known: then the agent takes nobody's place."""
+    process that held it before is gone. Empty if it is not known: then the agent replaces no other agent."""
 
 
 class DrainAgent(Command, frozen=True, tag="agent.drain"):
@@ -165,7 +165,7 @@ class ResumeAgent(Command, frozen=True, tag="agent.resume"):
 
 
 class ForgetAgent(Command, frozen=True, tag="agent.forget"):
-    """Take an agent that is gone for good out of the table, with all that is remembered of it. Replies `Done`.
+    """Remove an agent that will not come back from the table, with its history. Replies `Done`.
 
     Refused (`conflict`) while the agent is present.
     """
@@ -244,7 +244,7 @@ class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 class ReportAttempts(Command, frozen=True, tag="attempts.report"):
     """Ends of attempts in the order in which the agent saw them. Replies `Reported`, a verdict for each.
 
-    Refused as a whole (stale incarnation) if the agent has been declared lost or registered anew; the refusal is
+    Refused as a whole (stale incarnation) if the agent has been declared lost or has registered again; the refusal is
     in the audit. A report that was accepted before gets `duplicate` and changes nothing.
     """
 
@@ -258,8 +258,8 @@ class ReportAttempts(Command, frozen=True, tag="attempts.report"):
 class OfferEnds(Command, frozen=True, tag="attempts.offer"):
     """Successes of a former incarnation that an agent brings back. Replies `Reported`, a verdict for each.
 
-    Accepted where the task's last attempt is that one, lost with the agent, and nobody else has the task since: then
-    it need not run again. `stale` otherwise. Refused as a whole as `ReportAttempts`.
+    Accepted where the task's last attempt is that one, lost with the agent, and the task was not started again since:
+    then it does not have to run again. `stale` otherwise. Refused as a whole as `ReportAttempts`.
     """
 
     agent: str

@@ -59,7 +59,7 @@ CACHE_ENTRIES_MAX = 10_000
 CACHE_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of the cached results and what surrounds them. The least recently used go first."""
 CACHE_INPUTS_BYTES_MAX = 8 * 1024 * 1024
-"""Bytes of inputs that go into an automatic key. A task that is given more runs by itself: to hash them would hold up
+"""Bytes of inputs that go into an automatic key. A task with more input runs without sharing: hashing would block
 every replica."""
 CACHE_LINE_MAX = 100_000
 """Tasks that wait for one that is equal to them; one more runs by itself."""

@@ -1,4 +1,4 @@
-"""A workflow in pieces: how a large one is cut, so that no replica stands still while it is taken in.
+"""A workflow in pieces: how a large one is cut, so that no replica hangs while it comes in.
 
 Tasks go in topological order, each with its place in the document and with the places of the tasks that it needs, so
 that every piece can be checked by itself: what a task needs must have come before it. What tasks run and want (their
@@ -144,7 +144,7 @@ class _EncodedPiece:
         self._needs += needs
 
     def take(self) -> TaskPiece:
-        """Return what was added, and start anew."""
+        """Return what was added, and start the next piece."""
         piece = TaskPiece(_encoder.encode(self._profiles), _encoder.encode(self._tasks))
         self._profiles, self._tasks, self._needs, self._bytes = [], [], 0, 0
         return piece

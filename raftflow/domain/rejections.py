@@ -20,7 +20,7 @@ class RejectionCode(enum.StrEnum):
     LIMIT = "limit"
     """A limit of the system would be passed; may succeed later."""
     STALE_INCARNATION = "stale_incarnation"
-    """The agent was declared lost or registered anew; it must register again."""
+    """The agent was declared lost, or another registration followed; it must register again."""
     NAME_IN_USE = "name_in_use"
     """Another agent that is present has the name."""
     REQUEST_MISMATCH = "request_mismatch"

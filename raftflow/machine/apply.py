@@ -15,7 +15,7 @@ How it works
 3. A task's state changes in `step.move` alone, along `domain.task.TRANSITIONS`. A move that is not there raises: a
    bug, which stops the replica loudly rather than let it differ from the others.
 4. An *attempt* is live from its placement to its end. It has a fence, a number that only grows. Only the agent, in
-   the incarnation, that holds the fence can end it; whoever else reports it is told that the report is stale. A
+   the incarnation, that holds the fence can end it; every other report of it gets the answer that it is stale. A
    running task has one (`last`) or two (and `backup`): `tasks.attempt_of` tells which of them a fence names.
 5. A *running* attempt holds its demand in the agent's account, a *queued* one holds nothing. Whatever frees something
    promotes from the head of the queue while it fits, in the order in which the agent starts them (`ledger.promote`).
@@ -170,5 +170,5 @@ def _detail(reply: AnyReply, notes: list[str]) -> str:
 
 
 def _as_transitions(rows: list[Any]) -> tuple[AuditTransition, ...]:
-    """Pass plain tuples for structs: they have the same encoding, and only the encoding is wanted here."""
+    """Pass plain tuples instead of structs: they have the same encoding, and nothing else is used."""
     return tuple(rows)

@@ -230,9 +230,9 @@ REFUSED = [
     ),
     refused("too-deep", json.loads("[" * 70 + "]" * 70), *("[" * 70 + "]" * 70,) * 3, "levels"),
     *(
-        refused(f"python-{type(value).__name__}", value, MISSING, MISSING, MISSING, "no JSON value", table=table)
+        refused(f"python-{type(value).__name__}", value, MISSING, MISSING, MISSING, "not a JSON value", table=table)
         for value in ({1}, b"x", 1j, range(2))
         for table in (False, True)
     ),
-    refused("python-integer-key", {1: 2}, MISSING, MISSING, MISSING, "is no text"),
+    refused("python-integer-key", {1: 2}, MISSING, MISSING, MISSING, "is not a string"),
 ]

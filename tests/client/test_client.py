@@ -279,7 +279,7 @@ def test_the_builder_makes_a_document() -> None:
 
 async def test_a_document_that_is_no_json(replicas: list[Any]) -> None:
     async with AsyncClient([replicas[0].url]) as client:
-        with pytest.raises(UsageError, match=r"is no JSON value \(its type is object\)"):
+        with pytest.raises(UsageError, match=r"is not a JSON value \(its type is object\)"):
             await client.submit({"name": object()})
         with pytest.raises(UsageError, match=r"^tasks\[1\].kwargs.x: must be a finite number"):
             await client.submit({"name": "w", "tasks": [{"x": 1.5}, {"kwargs": {"x": float("nan")}}]})

@@ -61,7 +61,7 @@ TASKS: dict[str, tuple[dict[str, Any], str | None]] = {
     "at-the-limit": (evaluated(f"'x' * {LIMIT - 2}"), OK),
     "above-the-limit": (evaluated(f"'x' * {LIMIT - 1}"), f"{LIMIT + 1} bytes, the limit is {LIMIT}"),
     "controls-at-the-limit": (evaluated(f"chr(1) * {LIMIT // 6 - 1}"), OK),
-    "integer-keys": (evaluated("{1: 2}"), "is no text"),
+    "integer-keys": (evaluated("{1: 2}"), "is not a string"),
     "set": (evaluated("{1, 2}"), "set was returned"),
     "bytes": (evaluated("b'x'"), "bytes was returned"),
     "decimal": (evaluated("__import__('decimal').Decimal('1.1')"), "Decimal was returned"),

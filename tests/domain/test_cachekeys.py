@@ -22,11 +22,11 @@ def test_texts_and_references_in_order():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("${}", "is no reference"),
-        ("${a}", "is no reference"),
-        ("${.digest}", "is no reference"),
-        ("${a.size}", "is no reference"),
-        (f"${{{'a' * 201}.digest}}", "is no reference"),
+        ("${}", "is not a reference"),
+        ("${a}", "is not a reference"),
+        ("${.digest}", "is not a reference"),
+        ("${a.size}", "is not a reference"),
+        (f"${{{'a' * 201}.digest}}", "is not a reference"),
         ("${a.digest", "without its '}'"),
         ("${${a.digest}", "without its '}'"),
         ("a\0b", "NUL"),

@@ -81,7 +81,7 @@ def test_resources_and_labels():
     assert len(resource_problems({"a b": 2**60})) == 2
     assert label_problems({f"l{n}": "" for n in range(65)}) == ["65 labels, the limit is 64"]
     assert len(label_problems({"a": "x" * 201})) == 1
-    assert label_problems({"a": "\udcff"}) == ["the value of 'a' is no valid Unicode (a lone surrogate)"]
+    assert label_problems({"a": "\udcff"}) == ["the value of 'a' is not valid Unicode (a lone surrogate)"]
 
 
 DEEP = b'{"a":' * 70 + b"1" + b"}" * 70

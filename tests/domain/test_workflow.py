@@ -51,7 +51,7 @@ KEYS = [
     ("${a.result}", []),
     ("plain", []),
     ("${b.digest}", ["the key refers to 'b', so it must be in `needs`"]),
-    ("${a.size}", ["'${a.size}' is no reference: write ${ID.digest} or ${ID.result}"]),
+    ("${a.size}", ["'${a.size}' is not a reference: write ${ID.digest} or ${ID.result}"]),
 ]
 
 

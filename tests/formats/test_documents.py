@@ -238,7 +238,7 @@ def test_what_is_learnt_cached_and_limited() -> None:
         ({"cache": "x"}, "cache", 'must be true, false, or a table such as { key = "train-${fetch.digest}" }'),
         ({"cache": {}}, "cache.key", "must be a string; `cache = true` makes a key from all that the task runs"),
         ({"cache": {"key": "x", "kye": 1}}, "cache.kye", "unknown key 'kye'; did you mean 'key'?"),
-        ({"cache": {"key": "${b}"}}, "cache.key", "'${b}' is no reference: write ${ID.digest} or ${ID.result}"),
+        ({"cache": {"key": "${b}"}}, "cache.key", "'${b}' is not a reference: write ${ID.digest} or ${ID.result}"),
         ({"cache": {"key": "${b.digest}"}}, "cache.key", "the key refers to 'b', so it must be in `needs`"),
         ({"kind": "a b"}, "kind", f"'a b' {name_problem('a b')}"),
         ({"kind": 1}, "kind", "a int is not a string"),

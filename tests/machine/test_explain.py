@@ -124,8 +124,8 @@ CASES = {
     "queued, cancelled": (
         _then(_queued, _cancel),
         (
-            "assigned to a1 ahead of time, 1 before it in the queue there; it starts when it fits; it is to be "
-            "cancelled, the agent has yet to let go of it"
+            "assigned to a1 ahead of time, 1 before it in the queue there; it starts when it fits; "
+            "the agent was told to stop it and has not confirmed that yet"
         ),
     ),
     "delayed": (
@@ -276,7 +276,7 @@ KINDS = {
         "1 agent could run it and take no new work now: a1 (unfit: its disk is full)",
     ),
     "max_parallel": (_limited, {}, "max-parallel", "may have 2 of its tasks under way at a time, and has"),
-    "exclusive": (_alone, {}, "exclusive", "it wants an agent for itself: 1 agent could run it"),
+    "exclusive": (_alone, {}, "exclusive", "it must run alone on an agent: 1 agent could run it"),
     "kept for it": (
         _large,
         {"reserved": {"a9": 1, "a1": LARGE}},

@@ -27,11 +27,11 @@ class Shape(msgspec.Struct, frozen=True, array_like=True, cache_hash=True, weakr
     demand: tuple[tuple[str, int], ...]
     labels: tuple[tuple[str, str], ...] = ()
     exclusive: bool = False
-    """It wants an agent on which nothing else runs, and holds the whole of it."""
+    """It runs alone on an agent, and holds all of its capacity."""
 
 
 def shape_of(resources: Mapping[str, int], labels: Mapping[str, str], *, exclusive: bool = False) -> Shape:
-    """Return the shape of a demand, the labels that the agent must carry, and whether it wants an agent alone."""
+    """Return the shape of a demand, the labels that the agent must carry, and whether it runs alone."""
     return Shape(
         tuple((name, resources[name]) for name in sorted(resources) if resources[name]),
         tuple(sorted(labels.items())),

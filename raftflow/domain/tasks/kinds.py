@@ -47,9 +47,9 @@ class _Interpreter(NamedTuple):
     file_words: tuple[str, ...] = ()
     """Options whose value is the file to run."""
     code_first: bool = False
-    """Its first argument that is no option is code, or a word of its own language."""
+    """Its first argument that is not an option is code, or a word of its own language."""
     clusters: bool = True
-    """Short options may stand together behind one dash."""
+    """Short options may be joined behind one dash."""
     plus: bool = False
     """Options may begin with a plus."""
 
@@ -156,7 +156,7 @@ def _interpreter(name: str) -> _Interpreter | None:
 
 
 def _unwrapped(name: str, wrapper: _Wrapper, command: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the command that a wrapper runs, empty if it names none, None if that stands in one text."""
+    """Return the command that a wrapper runs, empty if it names none, None if the command is one string."""
     own = wrapper.arguments
     skip = False
     for position, argument in enumerate(command[1:], 1):

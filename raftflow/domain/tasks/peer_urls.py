@@ -29,7 +29,7 @@ def learn_peers(told: str, base: str) -> list[str] | None:
 
 
 def order_peers(first: str, learned: Sequence[str], configured: Sequence[str]) -> list[str]:
-    """Return whom to ask: who answered last, then the members, then what the configuration names beside them."""
+    """Return the URLs to ask, in order: the one that answered last, the members, then those of the configuration."""
     return list(dict.fromkeys([first, *learned, *configured]))
 
 

@@ -51,7 +51,7 @@ class TaskEvent(enum.IntEnum):
     """The attempt's agent is gone; it costs no retry."""
     BACKOFF_OVER = 9
     CANCELLED = 10
-    """The workflow was cancelled or stopped, or something that the task needs failed for good."""
+    """The workflow was cancelled or stopped, or something that the task needs failed and has no retries left."""
     REVIVED_WAITING = 11
     """The workflow was retried; the task still has needs to wait for."""
     REVIVED_READY = 12

@@ -51,7 +51,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """Whether an equal task's result may stand for its own: None for no, a template of the key
     (`raftflow.domain.values.cachekeys`), or empty for the automatic key, all that the task runs and its inputs."""
     exclusive: bool = False
-    """It wants an agent for itself."""
+    """It runs alone on an agent."""
     memory_max_mib: int | None = None
     """How far its demand for memory may be raised when it outgrows it."""
     backup: bool = False
@@ -66,7 +66,8 @@ class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     priority: int = 50
     """0..100, higher first."""
     on_failure: OnFailure = "stop"
-    """`stop`: the first task that fails for good cancels the rest. `continue`: only what needs it is cancelled."""
+    """`stop`: the first task that fails after its retries cancels the rest. `continue`: only what needs
+    it is cancelled."""
     max_parallel: int | None = None
     """Most tasks of it that are queued or running at the same time."""
 

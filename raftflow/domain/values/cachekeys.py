@@ -44,7 +44,7 @@ def parse_key(template: str) -> list[Piece]:
         at = found.end()
         task, dot, part = found[1].rpartition(".")
         if not dot or not task or len(task) > NAME_CHARS_MAX or part not in ("digest", "result"):
-            raise ValueError(f"{found[0][:80]!r} is no reference: write ${{ID.digest}} or ${{ID.result}}")
+            raise ValueError(f"{found[0][:80]!r} is not a reference: write ${{ID.digest}} or ${{ID.result}}")
         pieces.append(Reference(task, "digest" if part == "digest" else "result"))
     _add_text(pieces, template[at:])
     return pieces

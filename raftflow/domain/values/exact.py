@@ -33,7 +33,7 @@ from raftflow.domain.limits import INTEGER_DIGITS_MAX, JSON_DEPTH_MAX
 
 LONG_INTEGER: Final = f"a whole number has at most {INTEGER_DIGITS_MAX} digits: write a longer one as text"
 NOT_FINITE: Final = "must be a finite number, not NaN or infinity"
-LONE_SURROGATE: Final = "is no valid Unicode (a lone surrogate)"
+LONE_SURROGATE: Final = "is not valid Unicode (a lone surrogate)"
 TOO_DEEP: Final = f"is nested more than {JSON_DEPTH_MAX} levels deep"
 TWICE: Final = "the key is there twice"
 
@@ -55,7 +55,7 @@ _write_plain = msgspec.json.Encoder().encode
 
 
 class ValueFault(ValueError):  # noqa: N818 - a fault, as everywhere here
-    """Something is no value. `path` says where, empty for the whole of it."""
+    """Something is not a value. `path` says where, empty for the whole of it."""
 
     def __init__(self, path: str, message: str) -> None:
         """Keep both; the text of the error has them."""
@@ -70,7 +70,7 @@ class ValueFault(ValueError):  # noqa: N818 - a fault, as everywhere here
 def read_json(data: bytes) -> Any:
     """Read JSON from somebody who is not trusted. A byte order mark before it is passed over.
 
-    Raises `ValueFault` for what is no JSON, is nested too deeply, or has a key twice, NaN, infinity, or a whole
+    Raises `ValueFault` for what is not JSON, is nested too deeply, or has a key twice, NaN, infinity, or a whole
     number with more digits than Python converts. What it returns may still have faults that `find_fault` finds: whole
     numbers that are too long, numbers too large for a double, lone surrogates.
     """
@@ -132,9 +132,10 @@ def long_integer(text: str, read: Callable[[str], Any]) -> ValueFault:
 
 
 def write_json(value: Any) -> bytes:
-    """Return a Python object as JSON. Raises `ValueFault` if it is no value, or holds something that is none.
+    """Return a Python object as JSON. Raises `ValueFault` if it is not a value, or holds something that is not.
 
-    What stands for a value is taken for it: tuples, dataclasses, members of enumerations, dates and times, UUIDs.
+    Some types are written as the values that they represent: tuples, dataclasses, members of enumerations, dates and
+    times, UUIDs.
     """
     try:
         data = orjson.dumps(value)
@@ -245,12 +246,12 @@ def judge(part: Any) -> str | None:
         orjson.dumps(part)
     except TypeError:
         name = type.__dict__["__name__"].__get__(type(part))  # whatever its class says
-        return f"is no JSON value (its type is {name})"
+        return f"is not a JSON value (its type is {name})"
     return None
 
 
 def judge_text(part: Any) -> str | None:
-    """Say what is wrong with a text; None also for all that is no text."""
+    """Say what is wrong with a string; None if nothing is, or if it is not a string."""
     if not isinstance(part, str) or part.isascii():
         return None
     try:
@@ -303,7 +304,7 @@ def _first(value: Any, judge_part: Judge) -> InvalidPart:
 
 
 def search(value: Any, judge_part: Judge) -> InvalidPart | None:
-    """Return the first part of a value that is judged wrong; None if there is none.
+    """Return the first part of a value that is judged wrong; None without one.
 
     Keys are judged as well: those of other types than text are wrong. So is what is nested too deeply.
     """
@@ -316,7 +317,7 @@ def search(value: Any, judge_part: Judge) -> InvalidPart | None:
         table, parts = levels[-1]
         for key, part in parts:
             if table:
-                wrong = judge_part(key) if isinstance(key, str) else "is no text"
+                wrong = judge_part(key) if isinstance(key, str) else "is not a string"
                 if wrong is not None:
                     return InvalidPart((*steps, _Key(shown_key(key))), key, wrong)
             wrong = judge_part(part)
@@ -351,7 +352,7 @@ def as_path(steps: Iterable[int | str], root: str = "") -> str:
 
 
 def shown_key(key: Any) -> str:
-    """Return a key for a path: short, and quoted if it is no plain name."""
+    """Return a key for a path: short, and quoted if it is not a plain name."""
     text = str(key)[:_KEY_CHARS_MAX]
     return text if text.isidentifier() and text.isascii() else ascii(text)
 

@@ -73,7 +73,7 @@ def _stale_incarnation(command: ReportAttempts | OfferEnds) -> Rejection:
     return Rejection(
         RejectionCode.STALE_INCARNATION,
         f"agent {command.agent!r} is not present under incarnation {command.incarnation}: it was lost or has "
-        f"registered anew, so its attempts are void; register again (reported fences: {fences or 'none'})",
+        f"registered again, so its attempts are void; register again (reported fences: {fences or 'none'})",
     )
 
 
@@ -144,7 +144,7 @@ def _offer_end(step: ApplyContext, agent: Agent, end: AttemptEnd) -> EndVerdict:
 
 
 def _forget_void(step: ApplyContext, agent: Agent, fence: int) -> None:
-    """The agent has let go of an attempt that was over here."""
+    """The agent has stopped an attempt that was over here."""
     step.touch_agent(agent)
     agent.void.remove(fence)
 
@@ -309,7 +309,7 @@ def _more_memory(step: ApplyContext, workflow: Workflow, task: Task, end: Attemp
 
 
 def _grow(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, end: AttemptEnd) -> str:
-    """Give a task that outgrew its memory more of it, or count a failure if there is no more. Returns the error."""
+    """Give a task that outgrew its memory more of it, or count a failure if it may not. Returns the error."""
     number, why = _more_memory(step, workflow, task, end)
     if number is None or _owes_failure(task):
         _count_failure(step, workflow, task, attempt, why)
@@ -376,7 +376,7 @@ def unreported(fence: int, outcome: AttemptOutcome, why: str) -> AttemptEnd:
 
 
 def _count_failure(step: ApplyContext, workflow: Workflow, task: Task, attempt: Attempt, why: str) -> None:
-    """An attempt failed: another one follows after a pause, or the task has failed for good."""
+    """An attempt failed: another one follows after a pause, or the task has failed."""
     profile = workflow.profiles[task.profile]
     if task.failures >= profile.retries:
         _fail_for_good(step, workflow, task, attempt, why)
@@ -447,7 +447,7 @@ def _fall_back(step: ApplyContext, workflow: Workflow, task: Task) -> None:
 
 
 def _fail(step: ApplyContext, workflow: Workflow, task: Task) -> None:
-    """Do what the workflow wants done when a task has failed for good."""
+    """Do what the workflow says about a task that failed and has no retries left."""
     if workflow.on_failure == "continue":
         cancel_downstream(step, workflow, task)
     elif not workflow.stopping and workflow.open:

@@ -74,7 +74,7 @@ def _refuse_offers(step: ApplyContext) -> None:
 
 
 def _shift_timers(step: ApplyContext, shift_ms: int) -> None:
-    """Move the ends of back-offs. Other timers belong to live attempts and present agents, and there are none now."""
+    """Move the ends of back-offs. Other timers belong to live attempts and present agents: none are left now."""
     for workflow in step.state.workflows.values():
         for task in workflow.tasks:
             if task.state is TaskState.DELAYED and shift_ms:

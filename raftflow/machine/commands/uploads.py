@@ -89,7 +89,7 @@ def add_tasks(step: ApplyContext, command: AddTasks) -> Done | Rejection:
 
 
 def finish_workflow(step: ApplyContext, command: FinishWorkflow) -> WorkflowAccepted | Rejection:
-    """Make a workflow of an upload, in constant time but for tasks that share results."""
+    """Make a workflow of an upload, in constant time, except for tasks that share results."""
     state = step.state
     upload = state.uploads.get(command.workflow_id)
     if upload is None:
@@ -117,7 +117,7 @@ def _finish_problems(upload: Upload, command: FinishWorkflow) -> list[GraphProbl
         return [GraphProblem("fingerprint", f"has {len(command.fingerprint)} bytes, not {FINGERPRINT_BYTES}")]
     path = command.path
     if not 1 <= len(path) <= PATH_MAX or any(not 0 <= position < len(upload.tasks) for position in path):
-        return [GraphProblem("path", "is no path of this workflow")]
+        return [GraphProblem("path", "is not a path of this workflow")]
     for before, after in pairwise(path):
         task = upload.tasks[after]
         if task is None or before not in task.needs:
@@ -142,5 +142,5 @@ def drop_uploads(step: ApplyContext, command: DropUploads) -> Done:
 
 def _unknown(workflow_id: str) -> Rejection:
     return Rejection(
-        RejectionCode.NOT_FOUND, f"there is no upload {workflow_id[:80]!r}: it was finished, or dropped; begin anew"
+        RejectionCode.NOT_FOUND, f"there is no upload {workflow_id[:80]!r}: it was finished, or dropped; begin again"
     )

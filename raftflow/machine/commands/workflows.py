@@ -286,7 +286,7 @@ def _resume(step: ApplyContext, workflow: Workflow) -> Done:
 
 def _retry(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     if not workflow.finished_ms:
-        return _conflict(workflow, "it has not ended yet; cancel it first to run it anew")
+        return _conflict(workflow, "it has not ended yet; cancel it first to run it again")
     if workflow.counts[TaskState.SUCCEEDED] == len(workflow.tasks):
         return _conflict(workflow, "every task has succeeded, there is nothing to retry")
     full = limit_problem(step.state, len(workflow.tasks), new_workflow=False)

@@ -104,7 +104,7 @@ def _queued(machine: Machine, task: Task, attempt: Attempt) -> str:  # noqa: ARG
     ahead = machine.state.agents[attempt.agent].queue.index(attempt.fence)
     text = f"assigned to {attempt.agent} ahead of time, {ahead} before it in the queue there; it starts when it fits"
     if attempt.order == ORDER_STOP:
-        return f"{text}; it is to be cancelled, the agent has yet to let go of it"
+        return f"{text}; the agent was told to stop it and has not confirmed that yet"
     if attempt.order == ORDER_RELEASE:
         return f"{text}; the agent was asked to give it back"
     return text
@@ -167,7 +167,7 @@ def _waiting(task: Task, count: int) -> _Told:
 
 
 def _ready(machine: Machine, workflow: Workflow, task: Task, memory: LeaderKnowledge) -> _Told:
-    """Say what a ready task lacks: first what no decision could mend."""
+    """Say what a ready task lacks: first what no decision can change."""
     state = machine.state
     shape = workflow.profiles[task.profile].shape
     able = [agent for agent in state.agents.values() if agent.present and suits(shape, agent.capacity, agent.labels)]
@@ -211,7 +211,7 @@ def _in_turn(  # noqa: PLR0917 - of one caller
         return f"it was overtaken for long: {own} is kept for it and takes nothing else until it fits", "reserved"
     if shape.exclusive:
         return (
-            f"it wants an agent for itself: {_count(able)} could run it, and on each of them something runs",
+            f"it must run alone on an agent: {_count(able)} could run it, and on each of them something runs",
             "exclusive",
         )
     lacks = _scarcest(shape, [agent.free for agent in able])

@@ -110,7 +110,7 @@ def _holder(task: Task) -> str:
 
 
 def mishaps_of(task: Task) -> LossHistory:
-    """Return the record of a task's mishaps, which is to be changed: the task was touched."""
+    """Return the record of a task's mishaps, to change it. The caller has touched the task."""
     found = task.mishaps
     if found is None:
         found = task.mishaps = LossHistory()

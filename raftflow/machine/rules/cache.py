@@ -9,7 +9,7 @@ of a cached task are met, one of three things happens:
 
 When the owner succeeds, its result is cached and the line succeeds with it. When it ends otherwise, the best of the
 line becomes the owner. Only tasks of the same shape share a claim: none waits for one that may never find an agent
-although it could run itself. An owner that has not started gives way to one that is more urgent, or whose workflow
+although it could run itself. An owner that has not started yields to one that is more urgent, or whose workflow
 is not paused (`YIELDED`).
 
 A success can be that of many: those in line, whatever needs them and is cached too, and so on. They are worked off
@@ -62,7 +62,7 @@ def admit(step: ApplyContext, workflow: Workflow, tasks: Iterable[Task]) -> None
 
 
 def succeeded(step: ApplyContext, workflow: Workflow, task: Task) -> None:
-    """Tell whoever waits for a task that it has succeeded: those that need it, and those that are equal to it."""
+    """Tell all that wait for a task that it has succeeded: those that need it, and those that are equal to it."""
     _cascade(step, [(workflow, task)])
 
 
@@ -205,9 +205,9 @@ def _reuse(step: ApplyContext, workflow: Workflow, task: Task, entry: CachedResu
 
 
 def _challenge(step: ApplyContext, claim: Claim, newcomer: tuple[int, int] | None = None) -> None:
-    """Let an owner that has not started give way to a better one of the line (to `newcomer` alone if it is given)."""
+    """Let an owner that has not started yield to a better one of the line (to `newcomer` alone if it is given)."""
     state = step.state
-    assert claim.owner is not None  # noqa: S101 - there is none only while its workflow is being stopped
+    assert claim.owner is not None  # noqa: S101 - it lacks one only while its workflow is being stopped
     workflow, task = _find(state, claim.owner)
     best = _best(state, claim) if newcomer is None else newcomer
     if task.state not in _IDLE or best is None or _order(state, best) >= _order(state, claim.owner):
@@ -226,7 +226,7 @@ def _promote(step: ApplyContext, claim: Claim, member: tuple[int, int]) -> None:
 
 
 def _best(state: State, claim: Claim) -> tuple[int, int] | None:
-    """Return whoever of the line should run first; nobody whose workflow is being stopped."""
+    """Return the task of the line that should run first; none of a workflow that is being stopped."""
     waiting = [member for member in claim.line if not _stops(state.by_number[member[0]])]
     return min(waiting, key=lambda member: (_order(state, member), member), default=None)
 

@@ -69,7 +69,7 @@ _TABLE: list[list[_CompiledTransition | None]] = [
 
 
 class ApplyContext:
-    """The state, the clock, and what the entry at hand has caused so far."""
+    """The state, the clock, and what the current entry has caused so far."""
 
     __slots__ = (
         "agents_changed",
@@ -95,15 +95,15 @@ class ApplyContext:
         """The highest feature level that any command needs."""
         self.clock_ms = 0
         self.index = 0
-        """Of the entry at hand."""
+        """Of the current entry."""
         self.copying: CopyOnWrite | None = None
         """The open snapshot."""
         self.discarded = Discarded()
         """What left the tables and is large."""
         self.transitions: list[Transition] = []
-        """Of the command at hand."""
+        """Of the current command."""
         self.notes: list[str] = []
-        """What else the command at hand did, in words for the audit."""
+        """What else the current command did, in words for the audit."""
         self.events: list[Event] = []
         self.coalescing: Workflow | None = None
         """A workflow of which many tasks move now, reported by one event: see `coalesce_events`."""
@@ -111,7 +111,7 @@ class ApplyContext:
         self.workflows_changed: dict[str, None] = {}
 
     def take_events(self) -> list[Event]:
-        """Return the events of the entry and start anew."""
+        """Return the events of the entry, and forget them."""
         events = self.events
         events.extend([AgentChanged(name) for name in self.agents_changed])
         events.extend([WorkflowChanged(workflow_id) for workflow_id in self.workflows_changed])
@@ -121,18 +121,18 @@ class ApplyContext:
         return events
 
     def touch_task(self, workflow: Workflow, task: Task) -> None:
-        """To be called before a change of a task that is no move."""
+        """Call it before every change of a task other than a move."""
         if self.copying is not None:
             self.copying.before_task(workflow, task)
 
     def touch_workflow(self, workflow: Workflow) -> None:
-        """To be called before a change of a workflow's own fields."""
+        """Call it before every change of a workflow's own fields."""
         if self.copying is not None:
             self.copying.before_workflow(workflow)
         self.workflows_changed[workflow.id] = None
 
     def touch_agent(self, agent: Agent) -> None:
-        """To be called before a change of an agent's own fields (its account and queue follow from its tasks)."""
+        """Call it before every change of an agent's own fields (its account and queue follow from its tasks)."""
         if self.copying is not None:
             self.copying.before_agent(agent)
         self.agents_changed[agent.name] = None

@@ -32,7 +32,7 @@ _SHARED_MAX = 64
 
 
 def memory_of(profile: Profile) -> int:
-    """Return the demand for memory in MiB, 0 if there is none."""
+    """Return the demand for memory in MiB, 0 without one."""
     return dict(profile.shape.demand).get(MEMORY, 0)
 
 

@@ -1,7 +1,7 @@
 """How long a running task is taken to run, and from when on it counts as late.
 
 By what was learnt of its kind once that was learnt from `SAMPLES_MIN` attempts, else by the `expected` of its
-document. Nobody is late of whom nobody knows what to expect.
+document. An attempt with no expected duration is never late.
 """
 
 from __future__ import annotations

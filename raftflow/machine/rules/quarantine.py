@@ -1,6 +1,6 @@
 """Agents that come and go: how often one was lost, what failed on it, and how long it gets no work for that.
 
-A first loss is nobody's fault: the agent that returns gets work at once. A second one within `SUCCESSION_MS` of the
+A first loss has no consequence: the agent that returns gets work at once. A second one within `SUCCESSION_MS` of the
 first puts it into quarantine when it returns, and every further one within that time of the one before doubles it,
 up to `QUARANTINE_MAX_MS`. A loss that comes later leaves the count as it is, until `FORGET_MS` without one forget it.
 So an agent that flaps costs its tasks a few losses an hour, not one every few seconds.
@@ -10,16 +10,17 @@ per mille that moves by a sixteenth with every end, so the last sixteen or so co
 raises it everywhere; what matters is the difference between agents. Losing an agent counts as one fault, however many
 attempts it held.
 
-A quarantine protects work from an agent that flaps, as long as there are others. So there is none while nobody is up:
-an agent that comes back to an empty fleet works at once, and when the last one goes, all quarantines end. A loss that
-is part of a mass loss (`RemoveAgent.mass`) counts against nobody: a network that is cut twice is no agent's fault.
+A quarantine protects work from an agent that flaps, as long as others are up. No agent is in quarantine while none is
+up: an agent that comes back to an empty fleet works at once, and when the last one goes, all quarantines end. A loss
+that is part of a mass loss (`RemoveAgent.mass`) does not count: a network that is cut twice says nothing about an
+agent.
 
 **Black holes.** An agent on which everything fails at once is always free, so it would get one task after the other,
 and each would use up its retries there. So a task whose attempt failed on an agent that has had no success since goes
 elsewhere (`preferences.avoided`). When `CONTRADICTIONS_MAX` such tasks have succeeded elsewhere, the agent is put
 into quarantine, for twice as long with each further one. A success on it forgets that.
 
-All of it is carried over when an agent's name registers anew.
+All of it is kept when an agent registers again under the same name.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def recall_attempts(step: ApplyContext, command: RecallAttempts) -> Done | Rejection:
     """Ask an agent to give some of its queued attempts back. What is not, or no longer, in its queue is let be.
 
-    The task stays with the agent until the agent has let go of it: it may have started the attempt by now. So this
+    The task stays with the agent until the agent has given it back: it may have started the attempt by now. So this
     can never make a task run twice.
     """
     agent = step.state.agents.get(command.agent)

@@ -89,7 +89,7 @@ def stop_workflow(step: ApplyContext, workflow: Workflow, why: str) -> None:
 
 
 def cancel_downstream(step: ApplyContext, workflow: Workflow, failed: Task) -> None:
-    """Cancel everything that directly or indirectly needs a task that failed for good."""
+    """Cancel everything that directly or indirectly needs a task that failed and has no retries left."""
     why = f"needs {failed.id}, which failed"
     reached = [failed.position]
     for position in reached:

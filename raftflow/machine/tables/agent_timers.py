@@ -1,7 +1,7 @@
 """Timers of agents: at most one for each, and nothing here is state of its own.
 
 A draining agent has its deadline, which a restored machine finds in the agent's record. The heap may hold timers that
-were set anew or cleared since; the table tells which ones count.
+were set again or cleared since; the table tells which ones count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class AgentTimers:
         return dict(self._due_ms)
 
     def next_due_ms(self) -> int | None:
-        """Return when the earliest is due, None if there is none."""
+        """Return when the earliest is due, None without one."""
         heap = self._heap
         while heap:
             due_ms, name = heap[0]

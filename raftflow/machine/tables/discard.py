@@ -1,4 +1,4 @@
-"""What is no longer used goes a little at a time: to free a million tasks at once takes two seconds."""
+"""What is no longer used is freed a little at a time: freeing a million tasks at once takes two seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Discarded:
-    """Things that nobody asks for any more. They must not be used once `sweep` was called."""
+    """Things that are no longer used. They must not be used once `sweep` was called."""
 
     def __init__(self) -> None:
         self._things: deque[Any] = deque()

@@ -17,7 +17,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def fingerprint_of(command: AnyCommand) -> bytes:
-    """Return a hash of what the command means: all of it but when it was made, by whom, and the id minted for it.
+    """Return a hash of what the command means: all of it except its time, its actor, and the id made for it.
 
     A client that retries through another replica gets another time and another workflow id, and means the same. So
     does one whose workflow comes in pieces, the last of which brings that hash with it.

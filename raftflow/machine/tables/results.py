@@ -50,7 +50,7 @@ class ResultTable:
         return self._entries.get(key)
 
     def use(self, key: str, now_ms: int) -> CachedResult | None:
-        """Take a result for a task, None if there is none under the key."""
+        """Take a result for a task, None if the key is unknown."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             entry = msgspec.structs.replace(entry, used_ms=now_ms, hits=entry.hits + 1)
@@ -66,7 +66,7 @@ class ResultTable:
             self.drop(next(iter(self._entries)))
 
     def drop(self, key: str) -> bool:
-        """Forget a result. False if there is none."""
+        """Forget a result. False if the key is unknown."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.size_bytes -= entry.size_bytes

@@ -61,7 +61,7 @@ class State:
 
     @property
     def next_timer_ms(self) -> int | None:
-        """When the earliest timer is due, None if there is none."""
+        """When the earliest timer is due, None without one."""
         of_tasks, of_agents = self.timers.next_due_ms(self.by_number), self.agent_timers.next_due_ms()
         if of_tasks is None or of_agents is None:
             return of_agents if of_tasks is None else of_tasks

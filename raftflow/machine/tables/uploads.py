@@ -1,4 +1,4 @@
-"""A workflow that comes in pieces: what there is of it so far, and how a piece is checked and added.
+"""A workflow that comes in pieces: what has arrived so far, and how a piece is checked and added.
 
 Every piece costs time in proportion to itself alone. Whatever follows from the tasks (lookups, dependents, counts) is
 kept up while they come, so that the end of an upload has nothing left to do. The pieces are kept as they came until
@@ -60,7 +60,7 @@ class UploadRecord(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Upload:
-    """What there is so far of a workflow that comes in pieces."""
+    """What has come so far of a workflow that comes in pieces."""
 
     __slots__ = (
         "_budget",
@@ -92,7 +92,7 @@ class Upload:
         workflow = Workflow(0, workflow_id, name, priority=priority, on_failure=on_failure, submitted_ms=0)
         workflow.max_parallel = max_parallel
         self.workflow = workflow
-        """Its number and its time come when it is finished; until then its tasks stand in `tasks`."""
+        """Its number and its time come when it is finished; until then its tasks are in `tasks`."""
         self.tasks: list[Task | None] = [None] * tasks
         """By their place in the document; None for those that have not come."""
         self.arrived = 0
@@ -157,7 +157,7 @@ class Upload:
             if task.id in known or task.id in ids:
                 wrong = "is the id of another task"
             elif not 0 <= task.position < len(self.tasks) or task.position in fresh or self._at(task.position):
-                wrong = f"comes at {task.position}, which is no free place of {len(self.tasks)}"
+                wrong = f"comes at {task.position}, which is not a free place of {len(self.tasks)}"
             elif not 0 <= task.profile < profiles + len(references):
                 wrong = f"has profile {task.profile}, which has not come"
             elif not 0 <= task.rank <= RANK_MAX:

@@ -30,7 +30,7 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     cancelled: bool = False
     """A client cancelled it."""
     stopping: bool = False
-    """A task failed for good and the rest is cancelled."""
+    """A task failed, no retries were left, and the rest is cancelled."""
     placed: bool = False
     """An attempt has been placed."""
     warnings: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """Most of its tasks that may be queued or running."""
     profiles: Sequence[Profile] = ()
     tasks: Sequence[Task] = ()
-    """This and the like are tuples: unlike lists these are left alone by the garbage collector."""
+    """This and others are tuples: the garbage collector skips them, unlike lists."""
     by_id: dict[str, Task] = msgspec.field(default_factory=dict)
     dependents: Sequence[Sequence[int]] = ()
     """For each task the positions of those that wait for it, in order."""

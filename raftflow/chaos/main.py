@@ -16,8 +16,9 @@ import msgspec
 
 from raftflow.chaos.ending import write_final
 from raftflow.chaos.history import FORMAT, HistoryWriter
-from raftflow.chaos.nemesis.catalogue import needs_disks, possible_faults
+from raftflow.chaos.nemesis.catalogue import FAULTS, needs_disks, possible_faults
 from raftflow.chaos.nemesis.nemesis import RECOVERY_S, Nemesis, NotRecoveredError
+from raftflow.chaos.page import write_page
 from raftflow.chaos.testbed import Testbed, testbed
 from raftflow.chaos.undo import UndoList
 from raftflow.chaos.verdict import ChaosReport, CheckerViolation, check, recoveries
@@ -59,6 +60,9 @@ def run_chaos(options: ChaosOptions, say: Callable[[str], None]) -> ChaosReport:
         finally:
             with _uninterrupted():
                 undo.close()
+    page = directory / "report.html"
+    write_page(report, {fault.name: fault.about for fault in FAULTS}, page)
+    report.report = str(page)
     (directory / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     if not report.violations and not options.keep:
         shutil.rmtree(directory / "cluster", ignore_errors=True)

@@ -83,4 +83,4 @@ class ChaosReport(msgspec.Struct, kw_only=True):
     unknown: int = 0
     attempts: int = 0
     report: str = ""
-    """The page."""
+    """The page, an HTML file."""

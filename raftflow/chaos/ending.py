@@ -21,7 +21,7 @@ _POLL_S: Final = 0.2
 _ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
-async def wait_for_work(bed: Testbed, timeout_s: float) -> int:
+async def wait_for_work(bed: Testbed, run: str, timeout_s: float) -> int:
     """Wait until no workflow is under way; what is paused is resumed. Returns how many have not ended."""
     deadline_s = time.monotonic() + timeout_s
     async with AsyncClient(bed.cluster.urls, token=bed.cluster.token, environ={}) as client:
@@ -29,6 +29,8 @@ async def wait_for_work(bed: Testbed, timeout_s: float) -> int:
             left = 0
             for state in ("pending", "running", "paused"):
                 async for view in client.workflows(state=state):
+                    if not view.name.startswith(run):
+                        continue
                     left += 1
                     if state == "paused":
                         with contextlib.suppress(ClientError):
@@ -38,8 +40,8 @@ async def wait_for_work(bed: Testbed, timeout_s: float) -> int:
             await asyncio.sleep(_POLL_S)
 
 
-async def read_everything(bed: Testbed) -> dict[str, Any]:
-    """Return every workflow with its tasks, as the cluster has them."""
+async def read_everything(bed: Testbed, run: str) -> dict[str, Any]:
+    """Return every workflow of a run with its tasks, as the cluster has them."""
     gate = asyncio.Semaphore(_AT_ONCE)
     async with AsyncClient(bed.cluster.urls, token=bed.cluster.token, environ={}) as client:
 
@@ -56,7 +58,7 @@ async def read_everything(bed: Testbed) -> dict[str, Any]:
             views = {task.id: task for task in tasks} | {task.id: task for task in detailed}
             return workflow, {"state": state, "tasks": {name: _told(task) for name, task in views.items()}}
 
-        found = [(view.id, view.state) async for view in client.workflows()]
+        found = [(view.id, view.state) async for view in client.workflows() if view.name.startswith(run)]
         pieces: dict[str, Any] = {}
         for first in range(0, len(found), 200):
             batch = found[first : first + 200]
@@ -96,10 +98,10 @@ def replicas_agree(bed: Testbed) -> tuple[bool | None, bool | None, list[str]]:
     return not problems, equal, problems
 
 
-def write_final(bed: Testbed) -> list[str]:
+def write_final(bed: Testbed, run: str) -> list[str]:
     """Wait for the work, and write the last lines of the history; returns what the replicas found wrong."""
-    left = bed.loop.call(wait_for_work(bed, WORK_ENDS_S), WORK_ENDS_S + 60.0)
-    workflows = bed.loop.call(read_everything(bed), None)
+    left = bed.loop.call(wait_for_work(bed, run, WORK_ENDS_S), WORK_ENDS_S + 60.0)
+    workflows = bed.loop.call(read_everything(bed, run), None)
     verified, equal, problems = replicas_agree(bed)
     bed.history.write(
         "final", workflows=workflows, audit_verified=verified, digests_equal=equal, unfinished=left, problems=problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import signal
 import tempfile
@@ -19,7 +20,7 @@ from raftflow.chaos.history import FORMAT, HistoryWriter
 from raftflow.chaos.nemesis.catalogue import FAULTS, needs_disks, possible_faults
 from raftflow.chaos.nemesis.nemesis import RECOVERY_S, Nemesis, NotRecoveredError
 from raftflow.chaos.page import write_page
-from raftflow.chaos.testbed import Testbed, testbed
+from raftflow.chaos.testbed import Testbed, collector_path, existing_testbed, testbed
 from raftflow.chaos.undo import UndoList
 from raftflow.chaos.verdict import ChaosReport, CheckerViolation, check, recoveries
 from raftflow.chaos.workload.clients import Workload, WorkloadSettings
@@ -44,6 +45,10 @@ class ChaosOptions:
     """Where history, report and cluster go: a new temporary directory by default."""
     keep: bool = False
     """Keep the data of the cluster, also if nothing was found."""
+    cluster: Path | None = None
+    """The directory of a local cluster that is used in place of a new one."""
+    i_mean_it: bool = False
+    """Use it although it was not made for chaos."""
 
 
 def run_chaos(options: ChaosOptions, say: Callable[[str], None]) -> ChaosReport:
@@ -71,6 +76,7 @@ def run_chaos(options: ChaosOptions, say: Callable[[str], None]) -> ChaosReport:
 
 def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[str], None]) -> ChaosReport:
     history_path = directory / "history.jsonl"
+    settings = WorkloadSettings(options.seed, f"chaos-{secrets.token_hex(3)}", str(collector_path()))
     with HistoryWriter(history_path) as history:
         history.write(
             "header",
@@ -80,15 +86,13 @@ def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[
             agents=options.agents,
             system="raftflow",
             bounds={"recovery_s": RECOVERY_S, "overlap": "backups"},
-            workload=msgspec.to_builtins(WorkloadSettings()),
+            workload=msgspec.to_builtins(settings),
         )
-        say(f"starting {options.replicas} replicas and {options.agents} agents under {directory}")
-        size = (options.replicas, options.agents)
-        with_disks = needs_disks(options.faults)
-        with testbed(directory / "cluster", size, history, undo, with_disks=with_disks) as bed:
+        say(f"{options.replicas} replicas, {options.agents} agents, history and report under {directory}")
+        with _testbed(options, directory, history, undo) as bed:
             faults, impossible = possible_faults(bed, options.faults)
             nemesis = Nemesis(bed, faults, options.seed, say, RECOVERY_S)
-            trouble = _inject(options, bed, nemesis, say)
+            trouble = _inject(options, settings, bed, nemesis, say)
             attempts = bed.collector.started
         acknowledged = history.acknowledged
     say("checking the history")
@@ -114,6 +118,15 @@ def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[
     )
 
 
+def _testbed(
+    options: ChaosOptions, directory: Path, history: HistoryWriter, undo: UndoList
+) -> contextlib.AbstractContextManager[Testbed]:
+    if options.cluster is not None:
+        return existing_testbed(options.cluster, history, undo, i_mean_it=options.i_mean_it)
+    size = (options.replicas, options.agents)
+    return testbed(directory / "cluster", size, history, undo, with_disks=needs_disks(options.faults))
+
+
 @dataclass(slots=True)
 class InjectionEnd:
     """What was seen outside of the history while faults were injected."""
@@ -122,11 +135,13 @@ class InjectionEnd:
     tasks: int
 
 
-def _inject(options: ChaosOptions, bed: Testbed, nemesis: Nemesis, say: Callable[[str], None]) -> InjectionEnd:
+def _inject(
+    options: ChaosOptions, settings: WorkloadSettings, bed: Testbed, nemesis: Nemesis, say: Callable[[str], None]
+) -> InjectionEnd:
     """Run load and nemesis, then let everything come to its end."""
     history = bed.history
     found: list[CheckerViolation] = []
-    workload = bed.loop.call(_make_workload(options, bed))
+    workload = bed.loop.call(_make_workload(settings, bed))
     running = bed.loop.begin(workload.run())
     try:
         if history.wait_acknowledged(0.0, _FIRST_WRITES_S) is None:
@@ -139,7 +154,7 @@ def _inject(options: ChaosOptions, bed: Testbed, nemesis: Nemesis, say: Callable
     running.result(_STOPS_S)
     say("all faults are undone; waiting for the work to end")
     try:
-        problems = write_final(bed)
+        problems = write_final(bed, settings.run)
     except (LocalClusterError, ClientError) as error:
         found.append(CheckerViolation(kind="final", text=f"the cluster cannot be read: {error}", at=history.now_s()))
         problems = []
@@ -147,8 +162,8 @@ def _inject(options: ChaosOptions, bed: Testbed, nemesis: Nemesis, say: Callable
     return InjectionEnd(found, workload.known.tasks)
 
 
-async def _make_workload(options: ChaosOptions, bed: Testbed) -> Workload:
-    return Workload(bed.history, lambda: bed.cluster.urls, bed.cluster.token, options.seed, WorkloadSettings())
+async def _make_workload(settings: WorkloadSettings, bed: Testbed) -> Workload:
+    return Workload(bed.history, lambda: bed.cluster.urls, bed.cluster.token, settings)
 
 
 @contextlib.contextmanager

@@ -107,7 +107,9 @@ def _page(report: ChaosReport, about: Mapping[str, str], timeline: Timeline) -> 
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
     found = len(report.violations)
-    verdict = f'<span class="bad">{found} violations</span>' if found else '<span class="good">no violation</span>'
+    verdict = '<span class="good">no violation</span>'
+    if found:
+        verdict = f'<span class="bad">{found} violation{"s" if found > 1 else ""}</span>'
     yield (
         f"<p>{verdict}: {report.replicas} replicas, {report.agents} agents, {report.minutes:g} minutes of faults. "
         f"{sum(report.faults.values())} faults of {len(report.faults)} kinds took effect, {report.pairs} times two "

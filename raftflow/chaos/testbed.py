@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,7 +20,7 @@ from raftflow.chaos.failpoints import FailpointFile
 from raftflow.chaos.history import HistoryWriter
 from raftflow.chaos.undo import EndCluster, RunCommand, UndoList
 from raftflow.chaos.workload.collector import Collector
-from raftflow.chaos.workload.tasks import AGENT_VARIABLE, COLLECTOR_VARIABLE
+from raftflow.chaos.workload.tasks import AGENT_VARIABLE
 from raftflow.client.errors import ClientError
 from raftflow.coordinator.build import LEVEL_VARIABLE
 from raftflow.domain.features import LEVEL, NEXT_LEVEL
@@ -45,6 +46,11 @@ _IMAGE_BYTES: Final = 512 * 1024 * 1024
 _AGENT_DISK_BYTES: Final = 32 * 1024 * 1024
 
 
+def collector_path() -> Path:
+    """Return where the collector listens. A path of a Unix socket has at most 107 bytes."""
+    return Path(tempfile.gettempdir()) / f"raftflow-chaos-{os.getpid()}.sock"
+
+
 class Testbed:
     """A cluster, its machines, and what has to be undone."""
 
@@ -56,8 +62,7 @@ class Testbed:
         self.undo = undo
         self.machines = machines
         self.loop = BackgroundLoop()
-        self.collector = Collector(history, Path(f"/tmp/raftflow-chaos-{os.getpid()}.sock"))  # noqa: S108 - see below
-        """A path of a Unix socket has at most 107 bytes, so it does not lie in the directory of the run."""
+        self.collector = Collector(history, collector_path())
         self.busy: set[str] = set()
         """Replicas and agents with a fault at present."""
         self._points: dict[str, FailpointFile] = {}
@@ -72,6 +77,7 @@ class Testbed:
         """File systems of replicas that have one of their own."""
         self.small_disks: set[str] = set()
         """Agents whose work directory is a small file system."""
+        self.made_for_chaos = True
         self.replicas = len(cluster.replica_names)
         self.cores = os.cpu_count() or 1
         self._level: int | None = None
@@ -80,7 +86,7 @@ class Testbed:
     # --- processes
 
     def start(self) -> None:
-        """Start everything and wait until it is ready. Raises `LocalClusterError`."""
+        """Start everything that does not run, and wait until it is ready. Raises `LocalClusterError`."""
         self.loop.call(self.collector.start())
         for name in self.cluster.replica_names:
             self.start_process(name)
@@ -97,7 +103,7 @@ class Testbed:
             self.cluster.start_agent(name, self._task_environment(name))
 
     def _task_environment(self, name: str) -> dict[str, str]:
-        return {COLLECTOR_VARIABLE: str(self.collector.path), AGENT_VARIABLE: name}
+        return {AGENT_VARIABLE: name}
 
     def agent_environment(self, name: str) -> dict[str, str]:
         """Return all variables of an agent that is started beside the cluster's own."""
@@ -134,6 +140,8 @@ class Testbed:
 
     def replica_environment(self, name: str) -> dict[str, str]:
         """Return the variables of a replica, and make its failpoints."""
+        if not self.made_for_chaos:
+            return {}
         path = self.points_path(name)
         if name not in self._points:
             path.parent.mkdir(exist_ok=True)
@@ -169,6 +177,8 @@ class Testbed:
 
     def why_not(self, needs: str) -> str | None:
         """Return why a fault that needs something is impossible here, None if it is possible."""
+        if needs and not self.made_for_chaos:
+            return "the cluster was not made for chaos"
         if needs == "namespaces" and self.machines is None:
             return "it needs network namespaces: root, Linux and iproute2"
         if needs == "images" and not self.images:
@@ -278,6 +288,29 @@ def testbed(
     (directory / MARKER).write_text(json.dumps({"made_for": "chaos"}) + "\n", encoding="utf-8")
     bed = Testbed(cluster, history, undo, machines)
     bed.images, bed.small_disks = images, small_disks
+    try:
+        bed.start()
+        yield bed
+    finally:
+        bed.close()
+
+
+@contextlib.contextmanager
+def existing_testbed(
+    directory: Path, history: HistoryWriter, undo: UndoList, *, i_mean_it: bool
+) -> Iterator[Testbed]:
+    """Use a local cluster that exists, in which every process runs again at the end.
+
+    Raises `LocalClusterError` if it was not made for chaos, unless the user means it.
+    """
+    cluster = LocalCluster.load(directory)
+    if not (cluster.directory / MARKER).exists() and not i_mean_it:
+        raise LocalClusterError(
+            f"{directory} was not made for chaos: its processes would be killed and stopped, and workflows be "
+            f"submitted. If that is what you want, add --i-mean-it"
+        )
+    bed = Testbed(cluster, history, undo, None)
+    bed.made_for_chaos = False
     try:
         bed.start()
         yield bed

@@ -110,10 +110,10 @@ def test_documents_have_the_results_that_their_tasks_compute() -> None:
     import random
 
     for seed in range(50):
-        planned = plan_workflow("w", random.Random(seed))
+        planned = plan_workflow("w", random.Random(seed), "socket")
         results: dict[str, int] = {}
         for task, told in zip(planned.document["tasks"], planned.tasks, strict=True):
             arguments = task.get("kwargs") or json.loads(task["command"][-1])
             results[task["id"]] = combine(arguments["salt"], {need: results[need] for need in task["needs"]})
             assert told["expect"] == results[task["id"]]
-    assert plan_workflow("w", random.Random(1)) == plan_workflow("w", random.Random(1))
+    assert plan_workflow("w", random.Random(1), "") == plan_workflow("w", random.Random(1), "")

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from raftflow.chaos.testbed import Testbed
 
+CHAOS_CLUSTER: Final = "chaos-cluster"
+"""What faults need that must not hit, or cannot hit, a cluster that serves others."""
+
 
 class NoEffectError(Exception):
     """The fault could not be shown to have taken effect. It is not counted."""
@@ -39,7 +42,7 @@ class ChaosFault:
     about: str = ""
     """For `raftflow chaos kinds` and the report."""
     needs: str = ""
-    """What it needs: `namespaces`, `images` or nothing."""
+    """What it needs: `namespaces`, `images`, `memory-disks`, a cluster that was made for chaos, or nothing."""
 
 
 def _free(bed: Testbed, names: list[str]) -> list[str]:

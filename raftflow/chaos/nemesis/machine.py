@@ -74,9 +74,24 @@ KINDS: Final = (
     ChaosFault("starve-follower", kinds.follower, _starved, (1.0, 2.5), about="a follower runs 1/4 to 1/16 of it"),
     ChaosFault("starve-agent", kinds.agent, _starved, (1.0, 2.5), about="an agent and its tasks run for 1/4 to 1/16"),
     ChaosFault(
-        "busy-machine", _whole_machine, _busy_machine, (1.5, 3.0),
+        "busy-machine",
+        _whole_machine,
+        _busy_machine,
+        (1.5, 3.0),
         about="two busy processes for each core run beside everything",
     ),
-    ChaosFault("clock-forward", kinds.replica, _jumped(1), about="a replica's wall clock jumps 2 s to 10 min ahead"),
-    ChaosFault("clock-backward", kinds.replica, _jumped(-1), about="a replica's wall clock jumps 2 s to 10 min back"),
-)  # fmt: skip
+    ChaosFault(
+        "clock-forward",
+        kinds.replica,
+        _jumped(1),
+        needs=kinds.CHAOS_CLUSTER,
+        about="a replica's wall clock jumps 2 s to 10 min ahead",
+    ),
+    ChaosFault(
+        "clock-backward",
+        kinds.replica,
+        _jumped(-1),
+        needs=kinds.CHAOS_CLUSTER,
+        about="a replica's wall clock jumps 2 s to 10 min back",
+    ),
+)

@@ -211,11 +211,18 @@ KINDS: Final = (
     _fault("silence-leader", kinds.leader, _silenced, "every packet to and from the leader's machine is dropped"),
     _fault("silence-follower", kinds.follower, _silenced, "every packet to and from a follower's machine is dropped"),
     _fault(
-        "silence-majority", kinds.majority, _silenced, "a majority of the machines is silent",
-        takes_quorum=True, alone=True,
+        "silence-majority",
+        kinds.majority,
+        _silenced,
+        "a majority of the machines is silent",
+        takes_quorum=True,
+        alone=True,
     ),
     _fault(
-        "silence-agent", kinds.agent, _silenced, "an agent's machine is silent for longer than its lease",
+        "silence-agent",
+        kinds.agent,
+        _silenced,
+        "an agent's machine is silent for longer than its lease",
         hold_s=_AGENT_HOLD_S,
     ),
     _fault("isolate-leader", kinds.leader, _isolated, "the leader is cut from replicas, not from clients"),
@@ -224,10 +231,13 @@ KINDS: Final = (
     _fault("cut-pair", kinds.two_replicas, _pair_cut, "two replicas are cut from each other"),
     _fault("cut-one-way", _choose_leader_and_follower, _one_way_cut, "packets of one replica to another are dropped"),
     _fault(
-        "cut-agent-from-leader", _choose_agent_and_leader, _agent_cut_from_leader,
-        "an agent is cut from the leader alone, for longer than its lease", hold_s=_AGENT_HOLD_S,
+        "cut-agent-from-leader",
+        _choose_agent_and_leader,
+        _agent_cut_from_leader,
+        "an agent is cut from the leader alone, for longer than its lease",
+        hold_s=_AGENT_HOLD_S,
     ),
     _fault("flap-replica", kinds.replica, _flapped, "the link of a replica goes down and up at random moments"),
     _fault("flap-agent", kinds.agent, _flapped, "the link of an agent goes down and up at random moments"),
     _fault("slow-link", kinds.replica, _slowed, "a replica sends at most 400 kbit a second", hold_s=(1.0, 3.0)),
-)  # fmt: skip
+)

@@ -121,23 +121,47 @@ _NOT_HELD: Final = (0.0, 0.1)
 
 KINDS: Final = (
     ChaosFault(
-        "replace-member", kinds.replica, _replaced, _NOT_HELD, alone=True,
+        "replace-member",
+        kinds.replica,
+        _replaced,
+        _NOT_HELD,
+        alone=True,
+        needs=kinds.CHAOS_CLUSTER,
         about="a new replica joins, then one of the old is removed",
     ),
     ChaosFault(
-        "grow-members", _choose_to_grow, _grown, _NOT_HELD, alone=True,
+        "grow-members",
+        _choose_to_grow,
+        _grown,
+        _NOT_HELD,
+        alone=True,
+        needs=kinds.CHAOS_CLUSTER,
         about="two replicas join",
     ),
     ChaosFault(
-        "shrink-members", _choose_to_shrink, _shrunk, _NOT_HELD, alone=True,
+        "shrink-members",
+        _choose_to_shrink,
+        _shrunk,
+        _NOT_HELD,
+        alone=True,
+        needs=kinds.CHAOS_CLUSTER,
         about="two of the added replicas are removed again",
     ),
     ChaosFault(
-        "rolling-upgrade", kinds.all_replicas, _upgraded, _NOT_HELD, alone=True,
+        "rolling-upgrade",
+        kinds.all_replicas,
+        _upgraded,
+        _NOT_HELD,
+        alone=True,
+        needs=kinds.CHAOS_CLUSTER,
         about="the replicas are stopped and started one by one, the first time as the next version",
     ),
     ChaosFault("drain-agent", kinds.agent, _drained, (0.5, 2.0), about="an agent is drained, then resumed"),
     ChaosFault(
-        "second-agent", kinds.agent, _second_agent, (0.2, 1.0), about="a second agent starts under one name",
+        "second-agent",
+        kinds.agent,
+        _second_agent,
+        (0.2, 1.0),
+        about="a second agent starts under one name",
     ),
-)  # fmt: skip
+)

@@ -39,8 +39,13 @@ class SubmittedWorkflow:
 
 @dataclass(slots=True)
 class WorkloadSettings:
-    """How heavy the load is."""
+    """How heavy the load is, and what it is drawn from."""
 
+    seed: int
+    run: str
+    """Begins the names of its workflows."""
+    collector: str
+    """The socket of the collector."""
     clients: int = 3
     readers: int = 2
 
@@ -49,6 +54,7 @@ class WorkloadSettings:
 class KnownWorkflows:
     """What was acknowledged to any client."""
 
+    settings: WorkloadSettings
     ids: list[str] = field(default_factory=list)
     tasks: int = 0
 
@@ -74,10 +80,19 @@ class WorkloadClient:
         self._known = known
         self._requests = 0
 
+    @property
+    def collector(self) -> str:
+        """The socket of the collector."""
+        return self._known.settings.collector
+
+    def workflow_name(self, number: int) -> str:
+        """Return the name of one of its workflows."""
+        return f"{self._known.settings.run}-{self.name}-{number}"
+
     async def submit(self, planned: PlannedWorkflow, stop: asyncio.Event) -> str | None:
         """Submit until it is acknowledged or certainly refused, always under one key; returns the workflow's id."""
         self._requests += 1
-        request = f"{self.name}-{self._requests}"
+        request = f"{self._known.settings.run}-{self.name}-{self._requests}"
         body = msgspec.json.encode(planned.document)
         value: dict[str, Any] = {
             "request": request,
@@ -107,7 +122,7 @@ class WorkloadClient:
     async def control(self, verb: str, workflow: str) -> RequestEnd:
         """Cancel, pause, resume or retry a workflow."""
         self._requests += 1
-        request = f"{self.name}-{self._requests}"
+        request = f"{self._known.settings.run}-{self.name}-{self._requests}"
         value = {"workflow": workflow, "request": request}
         return await self._operation(verb, value, "POST", f"/v1/workflows/{workflow}/{verb}", key=request)
 
@@ -175,7 +190,7 @@ async def submitter(client: WorkloadClient, stop: asyncio.Event) -> None:
     while not stop.is_set():
         if len(followed) < _OPEN_MAX:
             number += 1
-            planned = plan_workflow(f"{client.name}-{number}", client.chance)
+            planned = plan_workflow(client.workflow_name(number), client.chance, client.collector)
             workflow = await client.submit(planned, stop)
             if workflow is not None:
                 followed.append(SubmittedWorkflow(workflow, planned.may_fail))
@@ -236,7 +251,9 @@ async def pulse(client: WorkloadClient, stop: asyncio.Event) -> None:
     number = 0
     while not stop.is_set():
         number += 1
-        await client.submit(plan_pulse(f"{client.name}-{number}", client.chance.randrange(1_000)), stop)
+        await client.submit(
+            plan_pulse(client.workflow_name(number), client.chance.randrange(1_000), client.collector), stop
+        )
         await asyncio.sleep(_PULSE_PAUSE_S)
 
 
@@ -248,14 +265,12 @@ class Workload:
         history: HistoryWriter,
         urls: Callable[[], Sequence[str]],
         token: str | None,
-        seed: int,
         settings: WorkloadSettings,
     ) -> None:
-        self.known = KnownWorkflows()
+        self.known = KnownWorkflows(settings)
         self._history = history
         self._urls = urls
         self._token = token
-        self._seed = seed
         self._settings = settings
         self._stop = asyncio.Event()
 
@@ -278,5 +293,5 @@ class Workload:
                 group.create_task(pulse(self._client(f"pulse-{number}", quick), self._stop))
 
     def _client(self, name: str, http: ReplicaClient) -> WorkloadClient:
-        chance = random.Random(f"{self._seed}/{name}")  # noqa: S311 - a seed gives the same load again
+        chance = random.Random(f"{self._settings.seed}/{name}")  # noqa: S311 - a seed gives the same load again
         return WorkloadClient(name, http, self._history, urls=self._urls, chance=chance, known=self.known)

@@ -45,7 +45,7 @@ def _needs_of(shape: str, size: int) -> dict[str, list[str]]:
     return {**{name: [] for name in names[:-1]}, names[-1]: names[:-1]}
 
 
-def plan_workflow(name: str, chance: random.Random) -> PlannedWorkflow:
+def plan_workflow(name: str, chance: random.Random, collector: str) -> PlannedWorkflow:
     """Draw a workflow."""
     shape = chance.choice(SHAPES)
     size = chance.randint(10, 24) if shape == "join" and chance.random() < 0.3 else chance.randint(3, 7)
@@ -59,7 +59,7 @@ def plan_workflow(name: str, chance: random.Random) -> PlannedWorkflow:
         fails = 1 if task == failing or chance.random() < _FAILING_SHARE else 0
         sleep_ms = chance.randint(1_000, 4_000) if chance.random() < _LONG_SHARE else chance.randint(5, 250)
         backup = chance.random() < _BACKUP_SHARE
-        arguments = {"salt": salt, "sleep_ms": sleep_ms, "fails": fails}
+        arguments = {"salt": salt, "sleep_ms": sleep_ms, "fails": fails, "collector": collector}
         program: dict[str, Any] = {"python": _CALL, "kwargs": arguments}
         if chance.random() < _COMMAND_SHARE:
             program = {"command": [sys.executable, "-P", "-m", _MODULE, json.dumps(arguments)]}
@@ -75,9 +75,10 @@ def plan_workflow(name: str, chance: random.Random) -> PlannedWorkflow:
     return PlannedWorkflow(document, told, may_fail=may_fail)
 
 
-def plan_pulse(name: str, salt: int) -> PlannedWorkflow:
+def plan_pulse(name: str, salt: int, collector: str) -> PlannedWorkflow:
     """Return a workflow of one short task: the steady write that shows when the cluster acknowledges."""
-    task = {"id": "t0", "python": _CALL, "kwargs": {"salt": salt, "sleep_ms": 0}, "retries": _RETRIES}
+    arguments = {"salt": salt, "sleep_ms": 0, "fails": 0, "collector": collector}
+    task = {"id": "t0", "python": _CALL, "kwargs": arguments, "retries": _RETRIES}
     defaults = {"resources": {"cpu": 0.1}, "retry_delay": "100ms"}
     told = [{"id": "t0", "needs": [], "backup": False, "expect": combine(salt, {})}]
     return PlannedWorkflow({"name": name, "priority": 90, "defaults": defaults, "tasks": [task]}, told)

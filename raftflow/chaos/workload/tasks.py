@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from raftflow.task import TaskContext, current
 
-COLLECTOR_VARIABLE: Final = "CHAOS_COLLECTOR"
 AGENT_VARIABLE: Final = "CHAOS_AGENT"
 MODULUS: Final = 1_000_003
 _TIMEOUT_S: Final = 30.0
@@ -32,12 +31,12 @@ def combine(salt: int, inputs: Mapping[str, int]) -> int:
     return (salt + 31 * sum(inputs.values())) % MODULUS
 
 
-def work(salt: int, sleep_ms: int, fails: int = 0) -> int:
-    """Run one attempt. The first `fails` attempts fail."""
-    return _perform(current(), salt, sleep_ms, fails)
+def work(salt: int, sleep_ms: int, fails: int, collector: str) -> int:
+    """Run one attempt. The first `fails` attempts fail. `collector` is the socket of the collector."""
+    return _perform(current(), salt, sleep_ms, fails, collector)
 
 
-def _perform(context: TaskContext, salt: int, sleep_ms: int, fails: int) -> int:
+def _perform(context: TaskContext, salt: int, sleep_ms: int, fails: int, collector: str) -> int:
     about = {
         "workflow": context.workflow,
         "task": context.task,
@@ -45,7 +44,7 @@ def _perform(context: TaskContext, salt: int, sleep_ms: int, fails: int) -> int:
         "fence": context.fence,
         "agent": os.environ.get(AGENT_VARIABLE, ""),
     }
-    with _connected() as connection:
+    with _connected(collector) as connection:
         _tell(connection, {"event": "start", **about})
         time.sleep(sleep_ms / 1000)
         if context.attempt <= fails:
@@ -58,11 +57,11 @@ def _perform(context: TaskContext, salt: int, sleep_ms: int, fails: int) -> int:
 
 
 @contextlib.contextmanager
-def _connected() -> Iterator[socket.socket]:
+def _connected(collector: str) -> Iterator[socket.socket]:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(_TIMEOUT_S)
-        connection.connect(os.environ[COLLECTOR_VARIABLE])
+        connection.connect(collector)
         yield connection
     finally:
         connection.close()

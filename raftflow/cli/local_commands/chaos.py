@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from raftflow.cli.terminal.exits import FAILED, CommandFailure
+from raftflow.cli.terminal.exits import FAILED, REFUSED, CommandFailure
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import output_option
 from raftflow.cli.terminal.output import echo, note, print_json, print_table
@@ -30,6 +30,12 @@ def chaos() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="For history, report and cluster; a new temporary directory by default.",
 )
+@click.option(
+    "--cluster",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Use the local cluster in this directory in place of a new one: faults of processes only.",
+)
+@click.option("--i-mean-it", is_flag=True, help="Use that cluster although it was not made for chaos.")
 @click.option("--keep", is_flag=True, help="Keep the data of the cluster, also if nothing was found.")
 @output_option
 def run(  # noqa: PLR0917 - click passes options by name
@@ -39,6 +45,8 @@ def run(  # noqa: PLR0917 - click passes options by name
     seed: int,
     faults: tuple[str, ...],
     directory: Path | None,
+    cluster: Path | None,
+    i_mean_it: bool,
     keep: bool,
     output: str,
 ) -> None:
@@ -64,10 +72,14 @@ def run(  # noqa: PLR0917 - click passes options by name
         faults=faults,
         directory=directory,
         keep=keep,
+        cluster=cluster,
+        i_mean_it=i_mean_it,
     )
     try:
         report = run_chaos(options, note)
-    except (LocalClusterError, CheckerFailedError) as error:
+    except LocalClusterError as error:
+        raise CommandFailure(str(error), REFUSED if cluster is not None else FAILED) from error
+    except CheckerFailedError as error:
         raise CommandFailure(str(error), FAILED) from error
     if output == "table":
         rows = []

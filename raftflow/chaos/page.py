@@ -59,7 +59,7 @@ class FaultBar:
 
 
 @dataclass(slots=True)
-class Timeline:
+class RunTimeline:
     """What the history has for the picture."""
 
     end_s: float = 0.0
@@ -70,9 +70,9 @@ class Timeline:
     """When writes failed or had no answer."""
 
 
-def read_timeline(history: Path) -> Timeline:
+def read_timeline(history: Path) -> RunTimeline:
     """Read a history. Raises `OSError`, `msgspec.DecodeError`."""
-    timeline = Timeline()
+    timeline = RunTimeline()
     writes: set[str] = set()
     decoder = msgspec.json.Decoder(_Line)
     with history.open("rb") as file:
@@ -89,7 +89,7 @@ def read_timeline(history: Path) -> Timeline:
     return timeline
 
 
-def _note_fault(timeline: Timeline, line: _Line) -> None:
+def _note_fault(timeline: RunTimeline, line: _Line) -> None:
     if line.event == "effect":
         timeline.faults[line.id] = FaultBar(line.kind, line.targets, line.t, line.detail)
     elif line.event in {"end", "undone"} and line.id in timeline.faults:
@@ -102,7 +102,7 @@ def write_page(report: ChaosReport, about: Mapping[str, str], path: Path) -> Non
     path.write_text("\n".join(_page(report, about, timeline)) + "\n", encoding="utf-8")
 
 
-def _page(report: ChaosReport, about: Mapping[str, str], timeline: Timeline) -> Iterator[str]:
+def _page(report: ChaosReport, about: Mapping[str, str], timeline: RunTimeline) -> Iterator[str]:
     title = f"Chaos run, seed {report.seed}"
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
@@ -123,7 +123,7 @@ def _page(report: ChaosReport, about: Mapping[str, str], timeline: Timeline) -> 
             moment = "" if at is None else f"{at:.3f}"
             yield f'<tr><td class="n">{moment}</td><td>{_text(each["kind"])}</td><td>{_text(each["text"])}</td></tr>'
         yield "</table>"
-    yield "<h2>Timeline</h2><div class='scroll'>"
+    yield "<h2>RunTimeline</h2><div class='scroll'>"
     yield from _picture(timeline, [each["at"] for each in report.violations if each.get("at") is not None])
     yield "</div><h2>Faults</h2><table><tr><th>kind</th><th>count</th><th>recovery, median (s)</th><th>max (s)</th>"
     yield "<th>what</th></tr>"
@@ -149,7 +149,7 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _picture(timeline: Timeline, violations: Sequence[float]) -> Iterator[str]:
+def _picture(timeline: RunTimeline, violations: Sequence[float]) -> Iterator[str]:
     kinds = list(dict.fromkeys(fault.kind for fault in timeline.faults.values()))
     end_s = max(timeline.end_s, 1.0)
     height = _CHART + 30 + _LANE * len(kinds) + 24
@@ -185,7 +185,7 @@ def _bar(fault: FaultBar, top: int, left: float, right: float) -> str:
     return f'<rect class="bar" {place}><title>{_text(told)}</title></rect>'
 
 
-def _rates(timeline: Timeline, end_s: float, x: Any) -> Iterator[str]:
+def _rates(timeline: RunTimeline, end_s: float, x: Any) -> Iterator[str]:
     """Draw acknowledged writes a second above, failed ones and those without an answer below in red."""
     size_s = max(end_s / _BUCKETS_MAX, 0.25)
     good = Counter(int(at_s / size_s) for at_s in timeline.writes)
@@ -204,4 +204,4 @@ def _rates(timeline: Timeline, end_s: float, x: Any) -> Iterator[str]:
             )
 
 
-__all__ = ["FaultBar", "Timeline", "read_timeline", "write_page"]
+__all__ = ["FaultBar", "RunTimeline", "read_timeline", "write_page"]

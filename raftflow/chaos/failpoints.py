@@ -157,7 +157,8 @@ def _replace_names(points: FailpointFile) -> None:
             reach("snapshot-renamed")
 
     def faulty_unlink(path: Any, **more: Any) -> None:
-        if "journal" in os.fspath(path):
+        name = os.fspath(path)
+        if "/journal/" in name or name.endswith(".snapshot"):
             reach("compaction")
         unlink(path, **more)
 

@@ -36,7 +36,7 @@ T = TypeVar("T")
 MARKER: Final = "chaos.json"
 """A file that only clusters have which were made for chaos."""
 LEASE_MS: Final = 2_000
-SPARE_REPLICAS: Final = 2
+SPARE_REPLICAS: Final = 3
 READY_S: Final = 60.0
 _LIMITS: Final = "[limits]\nsnapshot_entries = 200\n"
 """Snapshots and compaction happen all the time, so that faults hit them too."""

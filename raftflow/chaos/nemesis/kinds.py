@@ -33,12 +33,14 @@ class ChaosFault:
     name: str
     choose: ChooseTargets
     run: FaultRun
-    hold_s: tuple[float, float] = (0.5, 2.0)
+    hold_s: tuple[float, float] = (0.3, 1.4)
     """How long it stays."""
     takes_quorum: bool = False
     """No majority is left while it lasts: recovery counts from its end."""
     alone: bool = False
     """It is not paired with another one."""
+    rare: bool = False
+    """It takes long: it is drawn half as often."""
     about: str = ""
     """For `raftflow chaos kinds` and the report."""
     needs: str = ""

@@ -17,8 +17,11 @@ from raftflow.local.cluster_file import LocalClusterError
 
 RECOVERY_S: Final = 30.0
 """The cluster acknowledges writes again within this time."""
-_PAIR_SHARE: Final = 0.3
-_PAUSE_S: Final = (0.1, 0.6)
+_PAIR_SHARE: Final = 0.5
+_PAUSE_S: Final = (0.05, 0.3)
+
+
+_RARE_EVERY: Final = 2
 
 
 class NotRecoveredError(Exception):
@@ -62,6 +65,7 @@ class Nemesis:
         self._bound_s = bound_s
         self._deck: list[ChaosFault] = []
         self._number = 0
+        self._rounds = 0
 
     def run(self, seconds: float) -> None:
         """Inject faults for so long. Raises `NotRecoveredError`."""
@@ -71,9 +75,11 @@ class Nemesis:
             time.sleep(self._chance.uniform(*_PAUSE_S))
 
     def _draw(self) -> ChaosFault:
-        """Take the next kind: every kind comes once before one comes again."""
+        """Take the next kind: every kind comes once before one comes again, rare ones every second time."""
         if not self._deck:
-            self._deck = list(self._faults)
+            self._rounds += 1
+            self._deck = [fault for fault in self._faults if not fault.rare or self._rounds % _RARE_EVERY == 1]
+            self._deck = self._deck or list(self._faults)
             self._chance.shuffle(self._deck)
         return self._deck.pop()
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "ledger": ("cluster_commands.ledger", "Who uses which resources, and whether all invariants hold."),
     "audit": ("cluster_commands.audit", "What every replica applied, and whether all agree."),
     "snapshot": ("cluster_commands.snapshot", "A backup of a whole cluster in one file: save, inspect, verify."),
+    "recover": ("local_commands.recover", "The one replica that is left becomes a snapshot of the cluster."),
     "simulate": ("local_commands.simulate", "Simulated clusters with faults of every kind, checked."),
     "chaos": ("local_commands.chaos", "Real faults on a cluster of processes, and a verdict."),
     "schema": ("local_commands.schema", "JSON Schema of workflow documents, for editors."),

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from raftflow.coordinator.config.loading import load_config
+from raftflow.coordinator.config.replica_config import CoordinatorConfig
 from raftflow.domain import commands as c
 from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
+from raftflow.recovery.cluster_ids import restored_id
 from raftflow.recovery.cluster_snapshot import SnapshotOrigin, save_machine
 from raftflow.replication.messages.envelope import NO_OP
 from raftflow.replication.storage.snapshot_file import SnapshotInfo
@@ -66,3 +69,29 @@ def save(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return save_it
+
+
+NEW = restored_id("prod", START_MS + 3_600_000)
+
+
+@pytest.fixture
+def config_of(tmp_path: Path) -> Callable[..., CoordinatorConfig]:
+    """Return a function that makes the configuration of a replica of the new cluster."""
+
+    def make(name: str = "n1", cluster: str = NEW, names: tuple[str, ...] = ("n1", "n2", "n3")) -> CoordinatorConfig:
+        secret = tmp_path / "secret"
+        secret.write_text("0123456789abcdef0123456789abcdef")
+        secret.chmod(0o600)
+        members = [
+            f'[[cluster.members]]\nname = "{each}"\npeer = "127.0.0.1:{27000 + place}"\n'
+            f'url = "http://127.0.0.1:{27100 + place}"\n'
+            for place, each in enumerate(names)
+        ]
+        file = tmp_path / f"{name}.toml"
+        file.write_text(
+            f'[cluster]\nid = "{cluster}"\nsecret_file = "secret"\n{"".join(members)}\n'
+            f'[replica]\nname = "{name}"\ndata_dir = "{name}"\n'
+        )
+        return load_config(file, environ={})
+
+    return make

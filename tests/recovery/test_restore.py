@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from raftflow.coordinator.build import build_replica
-from raftflow.coordinator.config.loading import load_config
 from raftflow.coordinator.config.replica_config import CoordinatorConfig
 from raftflow.domain.tasks.states import TaskState
 from raftflow.machine.machine import Machine
@@ -30,31 +29,8 @@ from raftflow.replication.seed import DirectoryTakenError, Seed, seed_data_dir
 from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
 
 NOW_MS = 1_790_003_600_000
-NEW = restored_id("prod", NOW_MS)
+NEW = restored_id("prod", NOW_MS)  # as the folder's `config_of` has it
 Save = Callable[..., Path]
-
-
-@pytest.fixture
-def config_of(tmp_path: Path) -> Callable[..., CoordinatorConfig]:
-    """Return a function that makes the configuration of a replica of the new cluster."""
-
-    def make(name: str = "n1", cluster: str = NEW, names: tuple[str, ...] = ("n1", "n2", "n3")) -> CoordinatorConfig:
-        secret = tmp_path / "secret"
-        secret.write_text("0123456789abcdef0123456789abcdef")
-        secret.chmod(0o600)
-        members = [
-            f'[[cluster.members]]\nname = "{each}"\npeer = "127.0.0.1:{27000 + place}"\n'
-            f'url = "http://127.0.0.1:{27100 + place}"\n'
-            for place, each in enumerate(names)
-        ]
-        file = tmp_path / f"{name}.toml"
-        file.write_text(
-            f'[cluster]\nid = "{cluster}"\nsecret_file = "secret"\n{"".join(members)}\n'
-            f'[replica]\nname = "{name}"\ndata_dir = "{name}"\n'
-        )
-        return load_config(file, environ={})
-
-    return make
 
 
 def restore(config: CoordinatorConfig, file: Path, now_ms: int = NOW_MS) -> RestoredReplica:

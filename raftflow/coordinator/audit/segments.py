@@ -18,6 +18,7 @@ from raftflow.coordinator.audit.frames import (
     encode_frame,
     frames_in,
     read_plain,
+    scan,
 )
 from raftflow.machine.rules.audit_chain import CHAIN_START
 from raftflow.replication.members.identity import store_file
@@ -98,6 +99,27 @@ def write_anchor(fs: FileSystem, path: Path, anchor: Anchor) -> None:
     """Make an anchor durable. Blocking. Raises `OSError`."""
     body = msgspec.json.encode(anchor)
     store_file(fs, path, msgspec.json.encode(_StoredAnchor(body, crc32(body))))
+
+
+def read_directory(fs: FileSystem, directory: Path) -> tuple[Anchor, list[AuditSegment]]:
+    """Return where an audit begins, and its segments in order. Blocking. Raises `AuditError`, `OSError`."""
+    names = fs.list_dir(directory)
+    anchor = read_anchor(fs, directory / "anchor") if "anchor" in names else Anchor()
+    segments = [parse_segment_name(directory, name) for name in names if name.startswith("audit-")]
+    return anchor, sorted(segment for segment in segments if segment.number > anchor.segment)
+
+
+def read_end(fs: FileSystem, directory: Path) -> tuple[int, bytes]:
+    """Return index and chain of the last whole record; without records those of the anchor. Blocking.
+
+    Raises `AuditError`, `OSError`.
+    """
+    anchor, segments = read_directory(fs, directory)
+    for segment in reversed(segments):
+        _, last = scan(read_plain(fs, segment.path))
+        if last is not None:
+            return last.index, chain_of(last)
+    return anchor.index, anchor.chain
 
 
 def read_frames(

@@ -204,6 +204,17 @@ class StartHistory:
         store_file(self._fs, self._file, data)
 
 
+def read_peer_records(fs: FileSystem, directory: Path) -> dict[str, PeerRecord]:
+    """Return what a replica remembers of its peers, by name; nothing if it has no such file. Blocking.
+
+    Raises `StartsFileError`, `OSError`.
+    """
+    file = directory / "starts"
+    if file.name not in fs.list_dir(directory):
+        return {}
+    return _decode(file, fs.read(file)).peers
+
+
 def _decode(file: Path, data: bytes) -> _Content:
     try:
         stored = msgspec.json.decode(data, type=_StoredStarts)

@@ -40,12 +40,24 @@ _log = logging.getLogger(__name__)
 class SnapshotStore:
     """The snapshots in a directory. Methods that are not `async` block on the disk."""
 
-    def __init__(self, fs: FileSystem, directory: Path, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Open the directory, creating it, and remove what an unfinished write left. Raises `LogFailedError`."""
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: Path,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        read_only: bool = False,
+    ) -> None:
+        """Open the directory, creating it, and remove what an unfinished write left. Raises `LogFailedError`.
+
+        With `read_only` nothing is changed: another process may use the directory.
+        """
         self._fs = fs
         self._directory = directory
         self._clock = clock
         self._temporaries = 0
+        if read_only:
+            return
         try:
             fs.make_dir(directory)
             stale = [name for name in fs.list_dir(directory) if name.endswith(TEMPORARY_SUFFIX)]

@@ -80,6 +80,11 @@ class StoredLog:
             )
 
     @property
+    def first_index(self) -> int:
+        """Index of the first entry of the log; 0 without one. What came before is in a snapshot."""
+        return self._entries[0][1] if self._entries else 0
+
+    @property
     def last_index(self) -> int:
         """Index of the last entry that this replica has."""
         snapshot = self.snapshots[0].index if self.snapshots else 0

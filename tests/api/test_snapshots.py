@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from raftflow.client import AsyncClient
 from raftflow.coordinator import snapshots
 from raftflow.domain.limits import SNAPSHOTS_OPEN_MAX
 from raftflow.recovery.cluster_snapshot import ClusterSnapshotWriter, SnapshotLabel
+from raftflow.recovery.replay import replay_to
 from raftflow.recovery.verification import verify_snapshot
 
 WORK = {"id": "a", "command": ["true"]}
@@ -115,3 +121,28 @@ async def test_a_full_disk_is_told(trio: Any, monkeypatch: Any) -> None:
     assert "No space left" in answer.json["detail"]
     monkeypatch.undo()
     assert (await leader.get("/v1/snapshot")).status == 200
+
+
+async def test_the_commands_save_export_and_replay(trio: Any, tmp_path: Path) -> None:
+    """Through the command line, in other processes: against a cluster that runs."""
+    cluster = await trio()
+    leader = await cluster.leader()
+    await leader.submit(WORK)
+
+    async def run(*arguments: object) -> tuple[int, str]:
+        command = [sys.executable, "-m", "raftflow", *map(str, arguments)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+        told, _ = await process.communicate()
+        return process.returncode or 0, told.decode()
+
+    code, told = await run("snapshot", "save", tmp_path / "s", "--peers", leader.url, "-o", "json")
+    assert code == 0, told
+    assert msgspec.json.decode(told)["replica"] == leader.config.name
+    code, told = await run("audit", "export", tmp_path / "a", "--peers", leader.url, "-o", "json")
+    assert code == 0 and msgspec.json.decode(told)["chain"] == leader.replica.machine.chain.hex(), told
+    code, told = await run("snapshot", "save", tmp_path / "s", "--replica", "n1", "--peers", leader.url)
+    assert code == 2 and "--replica needs --stale" in told
+    leader.replica.audit.flush()
+    state = replay_to(leader.fs, leader.config.data_dir, leader.replica.machine.applied_index)
+    assert (state.digest, state.recorded) == (leader.replica.machine.chain.hex(),) * 2
+    assert [workflow.state for workflow in state.workflows] == ["pending"]

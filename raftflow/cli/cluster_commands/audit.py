@@ -1,12 +1,16 @@
-"""`raftflow audit`: what every replica applied, and whether all replicas agree."""
+"""`raftflow audit`: what every replica applied, whether all agree, and what the state was."""
 
 from __future__ import annotations
 
+import collections
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from raftflow.cli.cluster_commands.each_replica import ask_each_replica, end_check, url_of_replica
+from raftflow.cli.terminal.exits import FAILED, CommandFailure
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, plain, print_json, print_table
@@ -14,6 +18,7 @@ from raftflow.cli.terminal.output import echo, note, plain, print_json, print_ta
 if TYPE_CHECKING:
     from raftflow.client import Client
     from raftflow.domain.contract.views import AuditCheck, AuditLine
+    from raftflow.recovery.replay import ReplayedState
 
 _PAGE = 500
 
@@ -90,6 +95,96 @@ def audit_verify(output: str) -> None:
     else:
         print_json(found, indent=output == "json")
     end_check(ok=ok, silent=silent, complaint="audit logs differ: stop the cluster and keep all data directories")
+
+
+@audit.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--replica", metavar="NAME|URL", help="Whose audit; that of any replica by default: they are equal.")
+@output_option
+@connection_options
+def audit_export(file: Path, replica: str | None, output: str) -> None:
+    """Copy the whole audit of a replica into FILE: one JSON line a record, with the chain checked and sealed."""
+    from raftflow.recovery.audit_export import AuditExportWriter, ExportHead  # noqa: PLC0415 - heavy
+
+    with connect() as client:
+        url = url_of_replica(client, replica)
+        status, check = client.status(url), client.audit_verify(url)
+        head = ExportHead(cluster=status.cluster, replica=status.name, anchor_index=check.anchor_index)
+        with AuditExportWriter(file, head, frozenset(last for _, last in check.gaps)) as writer:
+            following: int | None = 0
+            while following is not None:
+                page = client.audit(url, following, _PAGE)
+                writer.add(page.records)
+                following = page.next
+            end = writer.finish()
+    if output == "table":
+        echo(
+            f"{end.records} records of {status.name}, index {end.first_index} to {end.last_index}, "
+            f"chain {end.chain[:16]}, in {file}"
+        )
+    else:
+        print_json({**plain(end), "file": str(file)}, indent=output == "json")
+
+
+@audit.command("replay")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    envvar="RAFTFLOW_CONFIG",
+    required=True,
+    help="The file of the replica whose data directory is read. It may run.  [env: RAFTFLOW_CONFIG]",
+)
+@click.option("--to", "to_index", type=click.IntRange(min=1), required=True, help="Show the state as of this entry.")
+@click.option("--from", "from_index", type=click.IntRange(min=1), help="Show the tasks that differ from this entry.")
+@output_option
+def audit_replay(config_file: Path, to_index: int, from_index: int | None, output: str) -> None:
+    """Show the state as of an earlier entry of the log, from a replica's log, snapshots and audit.
+
+    Behind the replica's newest snapshot the state is complete. Before it the audit tells the states of the tasks that
+    moved. The digest is compared with the recorded one. Exits with 1 if a record was altered.
+    """
+    from raftflow.coordinator.config.loading import load_config  # noqa: PLC0415 - heavy
+    from raftflow.recovery.replay import difference, replay_to  # noqa: PLC0415 - heavy
+    from raftflow.replication.real_files import RealFileSystem  # noqa: PLC0415 - heavy
+
+    config = load_config(config_file, environ=os.environ)
+    fs = RealFileSystem()
+    try:
+        state = replay_to(fs, config.data_dir, to_index)
+        before = None if from_index is None else replay_to(fs, config.data_dir, from_index)
+    finally:
+        fs.close()
+    changes = None if before is None else list(difference(before, state))
+    problems = [*([] if before is None else before.problems), *state.problems]
+    if output != "table":
+        shown = {**plain(state), "changes": plain(changes)} if changes is not None else plain(state)
+        print_json(shown, indent=output == "json")
+    else:
+        _print_replayed(state)
+        if changes is not None:
+            print_table(
+                ["WORKFLOW", "TASK", "BEFORE", "AFTER"], [[c.workflow, c.task, c.before, c.after] for c in changes]
+            )
+        for problem in problems:
+            echo(problem)
+    if problems:
+        raise CommandFailure("the audit was altered: keep the data directory, and compare with the others", FAILED)
+
+
+def _print_replayed(state: ReplayedState) -> None:
+    known = "equals the recorded one" if state.digest == state.recorded else "is not recorded that far"
+    if state.recorded and state.digest != state.recorded:
+        known = f"differs from the recorded one, {state.recorded[:16]}"
+    source = "complete, from the log" if state.source == "log" else "moves of tasks, from the audit"
+    echo(f"index {state.index}, {state.at}: {source} since entry {state.base}")
+    echo(f"digest {state.digest[:16]} {known}")
+    rows = []
+    for workflow in state.workflows:
+        counts = collections.Counter(workflow.tasks.values())
+        told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        rows.append([workflow.id, workflow.state, told])
+    print_table(["WORKFLOW", "STATE", "TASKS"], rows)
 
 
 def _compare(client: Client, checks: list[tuple[str, AuditCheck]]) -> tuple[int, list[str]]:

@@ -206,10 +206,17 @@ def _go_deep(plan: SeedPlan, rng: random.Random) -> None:
         settings |= {"snapshot_entries": rng.choice((20, 60, 10**6))}
     elif plan.family == "repairs":
         plan.replicas, plan.clients, plan.agents, plan.pause_s = 3, 1, 1, 0.1
-        plan.weights = {"damaged voter": 10, "burst": 6, "replace member": 4, "add member": 4, "kill": 1}
+        plan.weights = {
+            "damaged voter": 10,
+            "misplaced write": 5,
+            "burst": 6,
+            "replace member": 4,
+            "add member": 4,
+            "kill": 1,
+        }
         plan.weights["replace all others"] = 4
         if random.Random(f"copies {settings}").random() < COPIES_SHARE:  # noqa: S311 - other draws stay as they are
-            plan.weights |= {"older disk copy": 20, "damaged voter": 0}
+            plan.weights |= {"older disk copy": 20, "damaged voter": 0, "misplaced write": 0}
         plan.every_s, plan.loss_throttle, plan.slow = 0.4, 0.2, 0.0
         settings |= {"segment_bytes": 4096, "snapshot_entries": 10**6}
     elif plan.family == "leases":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ import pytest
 
 from raftflow.replication import real_files
 from raftflow.replication.real_files import RealFileSystem
-from raftflow.simulation.world.disk import FaultyFileSystem, Loss, SimulatedCrash
+from raftflow.simulation.world.disk import FaultyFileSystem, Loss, Misplacement, SimulatedCrash
 
 
 @pytest.fixture
@@ -120,6 +121,48 @@ def test_a_simulated_failed_sync_leaves_a_ghost(disk: FaultyFileSystem) -> None:
     file.sync()
     assert file.read_at(0, 3) == b"new"
     assert disk.read(PATH) == b"old"
+
+
+@pytest.mark.parametrize(
+    ("place", "happens", "expected"),
+    [
+        (None, True, b"first...\0\0\0\0\0\0\0\0third..."),
+        (0, True, b"second..\0\0\0\0\0\0\0\0third..."),
+        (None, False, b"first...second..third..."),
+    ],
+)
+def test_a_simulated_write_is_lost_or_misdirected_once_a_later_one_is_durable(
+    disk: FaultyFileSystem, place: int | None, *, happens: bool, expected: bytes
+) -> None:
+    path = PATH
+    whole = b"first...second..third..."
+    with closing(disk.open(path, create=True)) as file:
+        disk.sync_dir(PATH.parent)
+        file.write_at(0, whole[:8])
+        file.sync()
+        disk.misplace_next = Misplacement(PATH.name, lambda _offset: place, lambda: happens)
+        file.write_at(8, whole[8:16])
+        file.sync()
+        assert disk.content(path) == whole[:16], "the end of a file is never lost"
+        file.write_at(16, whole[16:])
+        assert disk.content(path) == whole[:16]
+        file.sync()
+        assert file.read_at(0, 24) == whole, "the page cache shows what was written"
+        assert disk.content(path) == expected
+        assert disk.read(path) == expected
+
+
+def test_a_simulated_write_that_shares_its_sync_with_the_next_one_is_not_lost(disk: FaultyFileSystem) -> None:
+    """Nothing would prove that it had been durable."""
+    path = PATH
+    file = disk.open(path, create=True)
+    disk.sync_dir(PATH.parent)
+    disk.misplace_next = Misplacement(PATH.name, lambda _offset: None, lambda: True)
+    file.write_at(0, b"first")
+    file.write_at(5, b"second")
+    file.sync()
+    disk.restart(Loss.ALL, Random(1))
+    assert disk.content(path) == b"firstsecond"
 
 
 async def test_small_syncs_are_done_at_once_while_the_disk_is_quick(

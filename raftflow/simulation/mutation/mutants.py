@@ -115,6 +115,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         family="snapshots",
     ),
     Mutant(
+        name="hole cut off",
+        about="a journal is cut at a write that the disk lost, though later records are there",
+        plant=in_replication.cut_at_holes,
+        family="repairs",
+    ),
+    Mutant(
         name="snapshot not synced",
         about="a snapshot gets its name before its bytes are on disk",
         plant=attribute(SnapshotFileWriter, "finish", in_replication.finish_unsynced),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.simulation.nemesis.actions import LOSSES
 from raftflow.simulation.nemesis.scenarios import Scenarios
+from raftflow.simulation.world.disk import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ class FaultInjector:
             "failing disk": self._fail_disk,
             "full disk": self._fill_disk,
             "bit flip": self._flip_bit,
+            "misplaced write": self._misplace_write,
             "refused restore": actions.refuse_next_restore,
             "burst": self._submit_burst,
             "isolated leader": scenarios.isolated_leader,
@@ -255,6 +257,28 @@ class FaultInjector:
             self._trace.fault("bit flipped", name, f"in {path} at {offset}")
             if self._rng.random() < 0.7:
                 self._actions.kill(name)
+
+    def _misplace_write(self, name: str) -> None:
+        """Let the disk lose a write, or put it at another place of its file. Only a restart shows that."""
+        host = self._cluster.hosts[name]
+        process = host.process
+        if process is None:
+            return
+        misdirected = self._rng.random() < 0.5
+        part_of_path = "journal" if self._rng.random() < 0.7 else ""
+
+        def elsewhere(offset: int) -> int | None:
+            sectors = offset // SECTOR_BYTES
+            return self._rng.randrange(sectors) * SECTOR_BYTES if misdirected and sectors else None
+
+        def happens() -> bool:
+            if host.process is not process or not (host.damaged or self._changes.may_lose(name)):
+                return False
+            self._trace.fault("write misdirected" if misdirected else "write lost", name)
+            self._actions.schedule(self._rng.uniform(0.0, 0.3), self._actions.kill, name)
+            return True
+
+        self._cluster.disks.misplace(name, part_of_path, elsewhere, happens)
 
     def _slow_disk(self, name: str) -> None:
         extra_s = self._rng.choice((0.02, 0.1, 0.5, 1.5))

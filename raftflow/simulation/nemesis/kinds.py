@@ -42,6 +42,7 @@ FAULT_KINDS: Final[dict[str, FaultKind]] = {
     ),
     "full disk": FaultKind(4, ("full disk",)),
     "bit flip": FaultKind(4, ("bit flipped",)),
+    "misplaced write": FaultKind(3, ("write lost", "write misdirected")),
     "refused restore": FaultKind(2, ("snapshot refused",)),
     "burst": FaultKind(16, ("burst of entries",)),
     "isolated leader": FaultKind(6, ("leader isolated with a tail",)),

@@ -8,6 +8,9 @@ bytes are written whole or not at all, in any order; `Loss.TORN` ends one write 
 A sync that fails (`fail`) leaves what Linux leaves: the page cache shows the new bytes and calls them clean, the disk
 does not have them, the next sync succeeds. Only `read` (of the whole file, from the device) shows the truth.
 
+A write can be lost or misdirected (`misplace_next`): its sync succeeds, the page cache shows it, and the disk keeps
+what was there before. That leaves a hole: it happens only when a write that was made after that sync is durable.
+
 There are no threads. The only choices are those of the random generator given to `restart`. `delay_s` says how long a
 sync or other work off the loop takes, in seconds of the running loop's clock.
 """
@@ -20,7 +23,7 @@ import errno
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +74,38 @@ def _resize(content: bytearray, size: int) -> None:
         content.extend(bytes(size - len(content)))
 
 
+class Misplacement(NamedTuple):
+    """A fault of a disk that loses the next write of a file, or puts it at another place of that file."""
+
+    part_of_path: str
+    elsewhere: Callable[[int], int | None]
+    """Given where the write belongs, return where it goes; None if it is lost."""
+    happens: Callable[[], bool]
+    """Asked at the moment of the loss whether it may happen."""
+
+
+@dataclass
+class MisplacedWrite:
+    """A write that the disk loses as soon as one that was made after its sync is durable."""
+
+    write: Write
+    fault: Misplacement
+    before: bytes | None = None
+    """What the disk had at its place; None as long as it is not synced."""
+    synced_at: int = 0
+    """The number of the newest write at the end of its sync."""
+
+    def take_back(self, content: bytearray) -> None:
+        """Restore what the disk had there before, and put the write elsewhere if it was misdirected."""
+        assert self.before is not None and self.write.data is not None  # noqa: S101, PT018 - it was synced
+        offset, data = self.write.offset, self.write.data
+        content[offset : offset + len(self.before)] = self.before
+        place = self.fault.elsewhere(offset)
+        if place is not None:
+            end = min(place + len(data), len(content))
+            content[place:end] = data[: end - place]
+
+
 @dataclass
 class Inode:
     """A file's content: what the disk has, what readers see, and the writes between."""
@@ -80,17 +115,29 @@ class Inode:
     unsynced: list[Write] = field(default_factory=list)
     ghost: bool = False
     """A sync failed: `visible` has bytes that will never reach the disk."""
+    misplaced: MisplacedWrite | None = None
 
-    def sync(self, up_to: int) -> None:
-        """Make the writes up to this number durable."""
+    def sync(self, up_to: int, newest: int) -> None:
+        """Make the writes up to this number durable. `newest` is the number of the newest write at this moment."""
+        misplaced = self.misplaced
         for write in self.unsynced:
-            if write.number <= up_to:
-                write.apply(self.durable)
+            if write.number > up_to:
+                continue
+            if misplaced is not None and write is misplaced.write and write.data is not None:
+                end = write.offset + len(write.data)
+                misplaced.before = bytes(self.durable[write.offset : end]).ljust(len(write.data), b"\0")
+                misplaced.synced_at = newest
+            write.apply(self.durable)
+            if misplaced is not None and misplaced.before is not None and write.number > misplaced.synced_at:
+                self.misplaced = None
+                if misplaced.fault.happens():
+                    misplaced.take_back(self.durable)
+                misplaced = None
         self.unsynced = [write for write in self.unsynced if write.number > up_to]
 
     def crash(self, loss: Loss, rng: Random) -> None:
         """Decide what survives."""
-        writes, self.unsynced, self.ghost = self.unsynced, [], False
+        writes, self.unsynced, self.ghost, self.misplaced = self.unsynced, [], False, None
         if loss is Loss.NONE:
             for write in writes:
                 write.apply(self.durable)
@@ -183,6 +230,10 @@ class FaultyFile:
         self._fs.writes += 1
         write = Write(self._fs.writes, offset, None if data is None else bytes(data))
         self._inode.unsynced.append(write)
+        fault = self._fs.misplace_next
+        if fault is not None and write.data and fault.part_of_path in str(self._path):
+            self._fs.misplace_next = None
+            self._inode.misplaced = MisplacedWrite(write, fault)
         write.apply(self._inode.visible)
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -224,7 +275,7 @@ class FaultyFile:
             self._inode.unsynced.clear()
             self._inode.ghost = True
             raise
-        self._inode.sync(up_to)
+        self._inode.sync(up_to, self._fs.writes)
 
     def close(self) -> None:
         """Close; syncs nothing."""
@@ -265,6 +316,8 @@ class FaultyFileSystem:
         """A small sync that takes no longer is done at once; none is if this is negative."""
         self.on_power_loss: Callable[[], None] = lambda: None
         """Called at the moment of a crash that was set by `crash_at`, before anything else happens."""
+        self.misplace_next: Misplacement | None = None
+        """Asked for by a fault: the next write of such a file is lost or misdirected."""
         self.capacity_bytes = capacity_bytes
         self._keep_trace = keep_trace
         self.life = 0
@@ -378,7 +431,7 @@ class FaultyFileSystem:
         """Write unsynced data out, drop the cache, and return what the disk has."""
         self.step("read", path)
         inode = self._inode(path)
-        inode.sync(self.writes)
+        inode.sync(self.writes, self.writes)
         inode.ghost = False
         inode.visible = bytearray(inode.durable)
         return bytes(inode.visible)

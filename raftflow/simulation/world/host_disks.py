@@ -6,7 +6,7 @@ import contextvars
 import errno
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from raftflow.simulation.world.disk import FaultyFileSystem
+from raftflow.simulation.world.disk import FaultyFileSystem, Misplacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +82,20 @@ class HostDisks:
 
         host.disk.fail = fail
 
+    def misplace(
+        self, name: str, part_of_path: str, elsewhere: Callable[[int], int | None], happens: Callable[[], bool]
+    ) -> None:
+        """Let the next write of such a file be lost or misdirected, if `happens` allows it at that moment."""
+        host = self._hosts[name]
+
+        def damage() -> bool:
+            if not happens():
+                return False
+            host.damaged = True
+            return True
+
+        host.disk.misplace_next = Misplacement(part_of_path, elsewhere, damage)
+
     def _must_stop(self, host: SimHost) -> None:
         """A replica whose journal could not be synced must stop, because its entries are not on its disk."""
         process, log = host.process, cast("Any", host.replica).log
@@ -121,6 +135,7 @@ class HostDisks:
         host.disk.fail = _sound
         host.disk.crash_at = None
         host.disk.capacity_bytes = None
+        host.disk.misplace_next = None
 
     def wipe(self, name: str) -> None:
         """Stop a replica and replace its disk by an empty one. The caller restarts it."""

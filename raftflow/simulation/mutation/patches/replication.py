@@ -19,12 +19,13 @@ from raftflow.replication.raft.guard import GuardedTransport
 from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.raft.snapshot_port import SnapshotPort
 from raftflow.replication.snapshot.compaction import SnapshotWriter
-from raftflow.replication.storage import snapshot_file
+from raftflow.replication.storage import segments, snapshot_file
 from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.writer import SegmentWriter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
 
     from raftflow.simulation.mutation.patches.common import Patch
 
@@ -51,6 +52,14 @@ def forget_votes() -> Patch:
         self._vote = vote
 
     return patch.object(Journal, "_write", without_vote)
+
+
+def cut_at_holes() -> Patch:
+    def judge(path: Path, _number: int, data: bytes, end: int) -> str | None:
+        """Take every bad record for a write that was cut short."""
+        return f"{path}: cut off" if data[end:].strip(b"\0") else None
+
+    return patch.object(segments, "_judge_end", judge)
 
 
 def finish_unsynced(self: Any) -> None:

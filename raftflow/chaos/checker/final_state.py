@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from raftflow.chaos.checker.workflows import WorkflowChecks
 
 _REPLICAS = {
-    "audit_verified": "the audit is not verified",
+    "audit_verified": "audits and ledgers are not verified",
     "digests_equal": "the digests of the replicas differ",
     "ledger_ok": "the ledger is wrong",
 }
+
+
+_PROBLEMS_MAX = 3
 
 
 class FinalChecks:
@@ -47,9 +50,10 @@ class FinalChecks:
             workflow.name = optional_text(shown, "name") or workflow.name
             tasks = {task: self._task(workflow, task, each, at) for task, each in table(shown, "tasks").items()}
             self._states[workflow_id] = (text(shown, "state"), tasks)
+        problems = "; ".join(str(each) for each in items(line, "problems")[:_PROBLEMS_MAX])
         for key, told in _REPLICAS.items():
             if line.get(key) is False:
-                self._findings.add("replicas", told, at)
+                self._findings.add("replicas", f"{told}: {problems or 'the history does not say why'}", at)
 
     def _task(self, workflow: RecordedWorkflow, task: str, shown: Any, at: float) -> str:
         if not isinstance(shown, dict):

@@ -49,20 +49,21 @@ async def read_everything(bed: Testbed, run: str) -> dict[str, Any]:
             async with gate:
                 return await client.task(workflow, task.id)
 
-        async def read(workflow: str, state: str) -> tuple[str, dict[str, Any]]:
+        async def read(workflow: str, name: str, state: str) -> tuple[str, dict[str, Any]]:
             async with gate:
                 tasks = await client.tasks(workflow)
             # The list has no attempts. One that succeeded at once has no history worth a request.
             several = [task for task in tasks if task.attempt != 1 or task.state != "succeeded" or task.backup]
             detailed = await asyncio.gather(*(attempts_of(workflow, task) for task in several))
             views = {task.id: task for task in tasks} | {task.id: task for task in detailed}
-            return workflow, {"state": state, "tasks": {name: _told(task) for name, task in views.items()}}
+            tasks_told = {task: _told(view) for task, view in views.items()}
+            return workflow, {"name": name, "state": state, "tasks": tasks_told}
 
-        found = [(view.id, view.state) async for view in client.workflows() if view.name.startswith(run)]
+        found = [(view.id, view.name, view.state) async for view in client.workflows() if view.name.startswith(run)]
         pieces: dict[str, Any] = {}
         for first in range(0, len(found), 200):
             batch = found[first : first + 200]
-            pieces.update(await asyncio.gather(*(read(workflow, state) for workflow, state in batch)))
+            pieces.update(await asyncio.gather(*(read(*each) for each in batch)))
         return pieces
 
 

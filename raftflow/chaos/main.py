@@ -85,6 +85,7 @@ def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[
             replicas=options.replicas,
             agents=options.agents,
             system="raftflow",
+            collector="local",
             bounds={"recovery_s": RECOVERY_S, "overlap": "backups"},
             workload=msgspec.to_builtins(settings),
         )

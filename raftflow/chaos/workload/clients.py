@@ -180,7 +180,7 @@ def _answer_of(function: str, end: RequestEnd) -> dict[str, Any]:
             for task in end.body["tasks"]
         }
         return {"found": True, "tasks": tasks}
-    return {"found": True, "state": end.body["state"]}
+    return {"found": True, "state": end.body["state"], "name": end.body["name"]}
 
 
 async def submitter(client: WorkloadClient, stop: asyncio.Event) -> None:

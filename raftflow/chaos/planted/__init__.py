@@ -1,0 +1,1 @@
+"""Planted bugs in the processes of a chaos cluster: the checker must find each of them."""

@@ -1,0 +1,89 @@
+"""Hunts a planted bug: short chaos runs with its faults, until the checker finds it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+from raftflow import helpers
+from raftflow.chaos.main import ChaosOptions, run_chaos
+from raftflow.chaos.nemesis import catalogue
+from raftflow.chaos.nemesis.catalogue import NAMES
+from raftflow.chaos.planted.__main__ import VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from raftflow.chaos.nemesis.kinds import ChaosFault
+    from raftflow.chaos.planted.bugs import PlantedBug
+
+_PLANTED: Final = "raftflow.chaos.planted"
+_PLANTED_INSTEAD_OF: Final = frozenset({("raftflow", "agent"), ("raftflow.chaos.failpoints", "coordinator")})
+
+
+@dataclass(slots=True)
+class HuntResult:
+    """What came of a hunt."""
+
+    bug: str
+    found: bool
+    seconds: float
+    runs: int
+    faults: dict[str, int] = field(default_factory=dict)
+    violations: list[dict[str, Any]] = field(default_factory=list)
+    history: str = ""
+
+
+@contextlib.contextmanager
+def planted(bug: PlantedBug) -> Iterator[None]:
+    """Let the replicas and agents that this process starts have the bug."""
+    plain = helpers.command
+
+    def command(module: str, *arguments: str) -> list[str]:
+        is_planted = (module, *arguments[:1]) in _PLANTED_INSTEAD_OF
+        return plain(_PLANTED if is_planted else module, *arguments)
+
+    with (
+        patch.object(helpers, "command", command),
+        patch.object(catalogue, "FAULTS", tuple(_held(fault, bug) for fault in catalogue.FAULTS)),
+        patch.dict(os.environ, {VARIABLE: bug.name}),
+    ):
+        yield
+
+
+def _held(fault: ChaosFault, bug: PlantedBug) -> ChaosFault:
+    """Let a fault stay as long as the bug needs."""
+    if bug.hold_s is None or fault.name not in bug.faults:
+        return fault
+    return dataclasses.replace(fault, hold_s=bug.hold_s)
+
+
+def hunt_bug(
+    bug: PlantedBug, directory: Path, *, minutes: float, run_minutes: float, seed: int, say: Callable[[str], None]
+) -> HuntResult:
+    """Run until the checker finds a violation of a kind that the bug causes, or the time is over."""
+    began_s = time.monotonic()
+    result = HuntResult(bug.name, found=False, seconds=0.0, runs=0)
+    faults = tuple(name for name in bug.faults if name in NAMES)
+    while not result.found and time.monotonic() - began_s < minutes * 60:
+        result.runs += 1
+        options = ChaosOptions(
+            minutes=run_minutes,
+            seed=seed + result.runs - 1,
+            faults=faults,
+            directory=directory / f"run{result.runs}",
+        )
+        with planted(bug):
+            report = run_chaos(options, say)
+        result.violations = [each for each in report.violations if each["kind"] in bug.kinds][:5]
+        result.found = bool(result.violations)
+        result.faults = report.faults
+        result.history = report.history
+    result.seconds = round(time.monotonic() - began_s, 1)
+    return result

@@ -58,6 +58,9 @@ KEEPALIVE_S = 75.0
 LOG_PERIOD_S = 10.0
 """Shortest time between two log lines about requests that are not HTTP."""
 
+_REQUESTS_SHARE = 0.6
+"""The part of a graceful stop that requests may take."""
+
 SWITCH_S = 0.001
 """How long another thread, such as one that reads a snapshot, may hold the interpreter while the loop waits."""
 _GC_THRESHOLDS = (5_000, 3, 10_000)
@@ -243,17 +246,30 @@ async def _run_until_stopped(replica: Replica, stop: asyncio.Event) -> int:
 
 
 async def _shut_down(replica: Replica | None, server: HttpServer | None, config: CoordinatorConfig) -> None:
-    """Stop what was started, within the configured time."""
+    """Stop what was started, within the configured time.
+
+    Requests have a part of it, so that the log is closed in order even if a request does not end.
+    """
+    limit_s = config.timing.shutdown_ms / 1000
     try:
-        async with asyncio.timeout(config.timing.shutdown_ms / 1000):
+        async with asyncio.timeout(limit_s):
             if replica is not None:
                 replica.answer_held()
             if server is not None:
-                await server.stop()
+                await _stop_serving(server, limit_s * _REQUESTS_SHARE)
             if replica is not None:
                 await replica.stop()
     except TimeoutError:
         _log.warning("the graceful stop took longer than %d ms and was cut short", config.timing.shutdown_ms)
+
+
+async def _stop_serving(server: HttpServer, limit_s: float) -> None:
+    """Close the server; requests that have not ended after `limit_s` are left alone."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await server.stop()
+    except TimeoutError:
+        _log.warning("requests had not ended after %.1f s of the graceful stop", limit_s)
 
 
 def _limit_pauses() -> None:

@@ -91,9 +91,13 @@ class Testbed:
         for name in self.cluster.replica_names:
             self.start_process(name)
         self.cluster.wait_ready(READY_S)
-        for name in self.cluster.agent_names:
-            self.start_process(name)
+        self.start_all()
         self.wait_ready()
+
+    def start_all(self) -> None:
+        """Start every replica and agent that does not run."""
+        for name in (*self.cluster.replica_names, *self.cluster.agent_names):
+            self.start_process(name)
 
     def start_process(self, name: str) -> None:
         """Start a replica or an agent unless it runs."""

@@ -166,14 +166,16 @@ def _full_agent(bed: Testbed, targets: list[str], chance: random.Random) -> Iter
         bed.undo.undo(number)
 
 
-def _with_image(choose: kinds.ChooseTargets) -> kinds.ChooseTargets:
-    """Choose only replicas that have a file system of their own."""
+def _one_with_image(bed: Testbed, chance: random.Random) -> list[str]:
+    """Choose one replica that has a file system of its own."""
+    found = [name for name in kinds.free(bed, bed.cluster.replica_names) if name in bed.images]
+    return [chance.choice(found)] if found else []
 
-    def chosen(bed: Testbed, chance: random.Random) -> list[str]:
-        found = choose(bed, chance)
-        return found if all(name in bed.images for name in found) else []
 
-    return chosen
+def _all_with_images(bed: Testbed, chance: random.Random) -> list[str]:
+    """Choose all replicas, if each has a file system of its own."""
+    found = kinds.all_replicas(bed, chance)
+    return found if all(name in bed.images for name in found) else []
 
 
 KINDS: Final = (
@@ -210,7 +212,7 @@ KINDS: Final = (
     ),
     ChaosFault(
         "read-only-disk",
-        _with_image(kinds.replica),
+        _one_with_image,
         _read_only,
         (0.2, 1.0),
         needs="images",
@@ -218,7 +220,7 @@ KINDS: Final = (
     ),
     ChaosFault(
         "power-loss",
-        _with_image(kinds.replica),
+        _one_with_image,
         _power_lost,
         (0.2, 1.0),
         needs="images",
@@ -226,7 +228,7 @@ KINDS: Final = (
     ),
     ChaosFault(
         "power-loss-all",
-        _with_image(kinds.all_replicas),
+        _all_with_images,
         _power_lost,
         (0.1, 0.5),
         takes_quorum=True,

@@ -47,7 +47,7 @@ class ChaosFault:
     """What it needs: `namespaces`, `images`, `memory-disks`, a cluster that was made for chaos, or nothing."""
 
 
-def _free(bed: Testbed, names: list[str]) -> list[str]:
+def free(bed: Testbed, names: list[str]) -> list[str]:
     """Return those that run and have no fault."""
     return [name for name in names if name not in bed.busy and bed.cluster.pid_of(name) is not None]
 
@@ -62,39 +62,39 @@ def leader(bed: Testbed, chance: random.Random) -> list[str]:
 def follower(bed: Testbed, chance: random.Random) -> list[str]:
     """Choose one follower."""
     leads = bed.leader()
-    found = [name for name in _free(bed, bed.cluster.replica_names) if name != leads]
+    found = [name for name in free(bed, bed.cluster.replica_names) if name != leads]
     return [chance.choice(found)] if found else []
 
 
 def replica(bed: Testbed, chance: random.Random) -> list[str]:
     """Choose one replica."""
-    found = _free(bed, bed.cluster.replica_names)
+    found = free(bed, bed.cluster.replica_names)
     return [chance.choice(found)] if found else []
 
 
 def two_replicas(bed: Testbed, chance: random.Random) -> list[str]:
     """Choose a pair of replicas."""
-    found = _free(bed, bed.cluster.replica_names)
+    found = free(bed, bed.cluster.replica_names)
     return chance.sample(found, 2) if len(found) >= 2 else []
 
 
 def majority(bed: Testbed, chance: random.Random) -> list[str]:
     """Choose a majority of the replicas."""
     names = bed.cluster.replica_names
-    found = _free(bed, names)
+    found = free(bed, names)
     return chance.sample(found, len(names) // 2 + 1) if len(found) == len(names) else []
 
 
 def all_replicas(bed: Testbed, chance: random.Random) -> list[str]:
     """Choose every replica."""
     del chance
-    found = _free(bed, bed.cluster.replica_names)
+    found = free(bed, bed.cluster.replica_names)
     return found if len(found) == len(bed.cluster.replica_names) else []
 
 
 def agent(bed: Testbed, chance: random.Random) -> list[str]:
     """Choose one agent."""
-    found = _free(bed, bed.cluster.agent_names)
+    found = free(bed, bed.cluster.agent_names)
     return [chance.choice(found)] if found else []
 
 

@@ -176,6 +176,7 @@ class Nemesis:
             seconds = round(found_s - since_s, 4)
             self.report.recovery_s[fault.kind.name].append(seconds)
             history.write("recovered", fault=fault.id, kind=fault.kind.name, seconds=seconds)
+        self._bed.start_all()
         names = " and ".join(f"{fault.kind.name} ({fault.id})" for fault in active)
         try:
             self._bed.wait_ready(READY_S)

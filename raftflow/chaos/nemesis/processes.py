@@ -15,7 +15,8 @@ from raftflow.chaos.undo import RestartMember, ResumeProcesses, signal_tree
 from raftflow.local import processes
 from raftflow.local.processes import ProcessRecord
 
-_ENDS_S: Final = 10.0
+_ENDS_S: Final = 20.0
+"""Longer than a graceful stop may take."""
 
 
 def state_of(record: ProcessRecord) -> str:

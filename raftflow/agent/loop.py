@@ -1,6 +1,6 @@
 """The agent's life: it registers, serves, and leaves.
 
-    register --> serve --> (stale incarnation: stop everything, forget everything) --> register again
+    register --> serve --> (stale incarnation: stop everything, report every end) --> register again
                    |
                    +--> leave: give the queue back, let attempts end, say goodbye
 
@@ -21,7 +21,6 @@ from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.attempts.usage import REPORT_EVERY_S
 from raftflow.agent.clock import now_ns
 from raftflow.agent.config import AgentConfig
-from raftflow.agent.exchange.attempt_table import AttemptTable
 from raftflow.agent.exchange.backoff import Backoff
 from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.agent.exchange.exchange import Exchange
@@ -55,8 +54,6 @@ _LEASE_CHECK_MAX_S = 1.0
 _SHORT_LIFE_S = 10.0
 """An incarnation that is stale after so short a time may compete with another agent of the same name."""
 _SHORT_LIFE_WAIT_MAX_S = 5.0
-_STALE_GRACE_S = 0.5
-"""Of attempts that somebody else may be running already."""
 _HURRY_TIMEOUT_S = 1.0
 _OFFER_REFUSALS_MAX = 32
 """Registrations that may be refused before results of a former incarnation are given up: they can be made again."""
@@ -126,8 +123,6 @@ class AgentLoop:
             finally:
                 exchange.close()
             if outcome == "stale":
-                await self._forget_everything(table)
-                await exchange.send_last_poll()
                 self._offers = first_of(table.unheard(), OFFERS_MAX)
                 await self._avoid_name_conflict(self._loop.time() - began_at_s)
             elif not table.empty:
@@ -297,21 +292,6 @@ class AgentLoop:
             on_agent_fault=self._fitness.report_fault,
         )
         return self._exchange
-
-    async def _forget_everything(self, table: AttemptTable) -> None:
-        """End every attempt of a stale incarnation, and drop what it had to say.
-
-        The next incarnation begins only when nothing of this one runs: its capacity is the machine's.
-        """
-        _log.warning(
-            "dropping %d running and %d queued attempts, %d ends",
-            len(table.running),
-            len(table.queue),
-            len(table.ends),
-        )
-        table.give_back()
-        self._attempts.stop_all("abandoned", "the agent was declared lost", _STALE_GRACE_S)
-        await self._attempts.wait_idle()
 
     async def _avoid_name_conflict(self, lived_s: float) -> None:
         """Wait longer and longer if one incarnation after the other is lost at once."""

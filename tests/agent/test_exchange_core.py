@@ -32,7 +32,6 @@ from raftflow.agent.exchange.instructions import (
     PollCancelled,
     PollFailed,
     PollRefused,
-    PollStale,
     ReadLog,
     RenewLease,
     ReportAgentFault,
@@ -315,27 +314,10 @@ def test_a_log_of_a_poll_that_failed_is_sent_again(driver: Driver) -> None:
     assert driver.wake(after_ms=50).logs == [log_piece()]
 
 
-def test_a_stale_incarnation_is_over(driver: Driver) -> None:
-    serving(driver, attempt(1), attempt(2))
-    driver.tell(AttemptEnded(end(1)))
-    report = driver.wake()
-    assert driver.tell(PollStale(report, "lost")) == [
-        Note(logging.WARNING, "incarnation 7 is stale: lost"),
-        Finish("stale"),
-    ]
-    assert driver.tell(AttemptEnded(end(2))) == [], "it is noted, for the next registration"
-    assert [each.fence for each in driver.core.table.unheard()] == [1, 2]
-    last = driver.core.last_poll()
-    assert last is not None
-    assert [each.fence for each in last.ends] == [2]
-    assert driver.tell(PollFailed(report, "no leader"))[-1:] != [Wake()]
-
-
-def test_there_is_no_last_poll_without_ends(driver: Driver) -> None:
+def test_an_agent_that_gives_up_is_over_at_once(driver: Driver) -> None:
     driver.begin()
     assert driver.tell(GiveUpAsked()) == [Finish("given up")]
     assert driver.tell(GiveUpAsked()) == []
-    assert driver.core.last_poll() is None
 
 
 # --- refusals

@@ -25,10 +25,15 @@ def test_reports_of_a_paused_agent_are_refused_recorded_and_change_nothing(
     with cluster.client() as client:
         # The attempts end while their agent is paused, so that it has something to report when it wakes.
         paused = tmp_path / "paused"
-        command = ["sh", "-c", f"while [ ! -e {paused} ]; do sleep 0.05; done"]
+        command = [
+            "sh",
+            "-c",
+            f"touch {tmp_path}/started-$RAFTFLOW_TASK; while [ ! -e {paused} ]; do sleep 0.05; done",
+        ]
         tasks = [{"id": f"t{n}", "command": command, "retries": 0} for n in range(2)]
         workflow = client.submit({"name": "paused", "tasks": tasks}).id
-        eventually(lambda: client.workflow(workflow).tasks.running == 2)
+        # The ledger counts an attempt as running from its placement on, before its agent has heard of it.
+        eventually(lambda: len(list(tmp_path.glob("started-*"))) == 2)
         assert cluster.signal("a1", signal.SIGSTOP)
         paused.touch()
         eventually(lambda: client.agent("a1").state == "lost")

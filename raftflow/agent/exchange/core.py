@@ -16,6 +16,10 @@ polls keep a distance, and ends are gathered: see `Outbox.distance_s`.
 A poll that the coordinator refuses for what it carries is sent in parts until the item at fault is alone
 (`poll_items`). An end at fault becomes a failed attempt that says so (`refusals`).
 
+**A stale incarnation** is over when nothing of it runs and the coordinator has heard every end. Its attempts are
+stopped, and its queue is given back. The last polls report these ends, one poll after the other, each until an answer
+comes. The coordinator refuses them, so they are in the audit. Answers and ends may come in any order.
+
 **The lease** is checked before every event. A process that was stopped for a while first finds out that it must end
 its attempts, and only then looks at what else has come in.
 """
@@ -66,11 +70,13 @@ from raftflow.agent.exchange.outbox import LEASE_PART, Outbox
 from raftflow.agent.exchange.poll_items import items_of
 from raftflow.agent.exchange.refusals import Refusals
 from raftflow.domain.contract.reportable import reportable_text
-from raftflow.domain.contract.views import Assignment, PollRequest, RegisterResponse, ReportedEnd
+from raftflow.domain.contract.views import Assignment, RegisterResponse, ReportedEnd
 
 _REFUSED_WAIT_S = 2.0
 """Pause after a poll that carries nothing was refused: the agent cannot mend that."""
 _NS = 1_000_000_000
+_STALE_GRACE_S = 0.5
+"""Of attempts that another agent may be running already."""
 _WAKE = Wake()
 
 
@@ -103,6 +109,8 @@ class ExchangeCore:
         self.lease.start(sent_at_ns, registration.lease_ms)
         self.lapsed = False
         """The lease ran out, and no answer has renewed it since."""
+        self.stale = False
+        """The coordinator does not know the incarnation any more. Its attempts end, and their ends are reported."""
         self.over = False
         """The incarnation is over: nothing is sent or started any more."""
         self._registration = registration
@@ -161,13 +169,6 @@ class ExchangeCore:
         self._handlers[type(event)](event)
         return out
 
-    def last_poll(self) -> PollRequest | None:
-        """Return a poll with what nobody has heard of an incarnation that is over, None if there is nothing."""
-        if not self.table.ends:
-            return None
-        self._outbox.search.clear()
-        return self._outbox.compose(self._now_ns, news=True, goodbye=False, failing=self._backoff.failing)
-
     # --- the lease
 
     def is_lease_over(self, now_ns: int) -> bool:
@@ -205,12 +206,15 @@ class ExchangeCore:
             self._out.append(ReportAgentFault(end.error))  # `FitnessChanged` follows, and nothing starts before that
         else:
             self._admit()
-        self._schedule()
+        if self.stale:
+            self._report_last()
+        else:
+            self._schedule()
 
     def _admit(self) -> None:
         """Start what fits, in order."""
         table = self.table
-        if self.over or self.lapsed or self._outbox.leaving or self._outbox.trouble:
+        if self.over or self.stale or self.lapsed or self._outbox.leaving or self._outbox.trouble:
             return
         while True:
             while len(table.running) < self._attempts_max and (assignment := table.start_next()) is not None:
@@ -291,13 +295,13 @@ class ExchangeCore:
             self._out.append(Wake((self._wait_until_ns - self._now_ns) / _NS))
             return
         outbox, failing = self._outbox, self._backoff.failing
-        if failing and self._polls:
+        if (failing and self._polls) or (self.stale and (self.table.running or not self.table.ends)):
             return
         goodbye = outbox.leaving and self.table.empty
         news = goodbye or outbox.has_news
         if (not news or True in self._polls.values()) and self._polls:
             return
-        distance_s = 0.0 if goodbye or failing else outbox.distance_s(self._now_ns)
+        distance_s = 0.0 if goodbye or failing or self.stale else outbox.distance_s(self._now_ns)
         if distance_s > 0:
             if not self._gathering:
                 self._gathering = True
@@ -308,7 +312,9 @@ class ExchangeCore:
         self._polls[request.seq] = news
         # An answer to news is not held. Two silent answers in a row must not cost the lease.
         held_s = 0 if request.ends or request.logs else request.wait_ms / 1000
-        timeout_s = min(self._poll_timeout_s, self._registration.lease_ms / 1000 / LEASE_PART) + held_s
+        timeout_s = self._poll_timeout_s
+        if not self.stale:  # else there is no lease to keep
+            timeout_s = min(timeout_s, self._registration.lease_ms / 1000 / LEASE_PART) + held_s
         self._out.append(SendPoll(request, timeout_s, measured))
 
     # --- what became of a poll
@@ -327,6 +333,11 @@ class ExchangeCore:
         if request.ends and all(end.fence in table.ends for end in request.ends):
             # The leader did not get to them: leave it a moment before they are sent again.
             self._wait_until_ns = self._now_ns + int(BACKOFF_MIN_S * _NS)
+        if self.stale:  # the answer was under way before; what it brings is given back
+            table.receive(response.assign)
+            self._release(table.give_back())
+            self._report_last()
+            return
         search = self._outbox.search
         if search.active and (found := search.answered(items_of(request))) is not None:
             self._refusals.drop(*found)
@@ -352,14 +363,47 @@ class ExchangeCore:
     def _on_stale(self, event: PollStale) -> None:
         self._polls.pop(event.request.seq, None)
         self.table.refuse(event.request.ends)  # and the refusal is on record
-        if not self.over:
-            self._note(logging.WARNING, f"incarnation {self._registration.incarnation} is stale: {event.why}")
+        if self.over:
+            return
+        if not self.stale:
+            self._stop_stale(event.why)
+        self._report_last()
+
+    def _stop_stale(self, why: str) -> None:
+        """End every attempt of a stale incarnation.
+
+        The next incarnation begins only when nothing of this one runs: its capacity is the machine's.
+        """
+        self.stale = True
+        table = self.table
+        self._note(logging.WARNING, f"incarnation {self._registration.incarnation} is stale: {why}")
+        counts = f"{len(table.running)} run, {len(table.queue)} wait, {len(table.ends)} have ended"
+        self._note(logging.WARNING, f"all its attempts end: {counts}")
+        self._outbox.search.clear()
+        self._wait_until_ns = self._now_ns
+        self._release(table.give_back())
+        if table.running:
+            self._out.append(StopAll("the agent was declared lost", _STALE_GRACE_S))
+
+    def _report_last(self) -> None:
+        """Report the ends of a stale incarnation when nothing runs any more. The incarnation is over after that."""
+        if self.table.running:
+            return
+        if self.table.ends:
+            self._schedule()
+        else:
             self._finish("stale")
 
     def _on_refused(self, event: PollRefused) -> None:
         """Go on without sending the same poll again."""
         self._polls.pop(event.request.seq, None)
         if self.over:
+            return
+        if self.stale:  # the registration that follows says whether the agent itself is refused
+            if ends := event.request.ends:
+                self._note(logging.WARNING, f"{len(ends)} ends of a stale incarnation are not recorded: {event.why}")
+            self.table.refuse(ends)
+            self._report_last()
             return
         portion = items_of(event.request)
         count = len(portion.items())

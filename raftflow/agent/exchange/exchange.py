@@ -55,9 +55,6 @@ from raftflow.domain.contract.views import LogPiece, LogWanted, PollRequest
 
 _log = logging.getLogger("raftflow.agent.exchange")
 
-LAST_POLL_S = 2.0
-"""Longest wait for the refusal of ends that come too late."""
-
 _encode = msgspec.json.Encoder().encode
 
 
@@ -157,16 +154,6 @@ class Exchange:
             task.cancel()
         for timer in self._timers.values():
             timer.cancel()
-
-    async def send_last_poll(self) -> None:
-        """Send once what nobody has heard of an incarnation that is over: it is refused, and the audit has it."""
-        request = self.core.last_poll()
-        if request is None:
-            return
-        try:
-            await self._leader.poll(self._agent_id, _encode(request), LAST_POLL_S)
-        except (StaleIncarnationError, RefusedError, LeaderNotFoundError) as error:
-            _log.info("%d ends of a lost incarnation were not taken: %s", len(request.ends), error)
 
     # --- instructions
 

@@ -48,8 +48,9 @@ _WATCH_EVERY_S = 0.5
 _SILENCE_MAX_S = 15.0
 """So long a launcher may say nothing though it was asked; a busy machine may hold it up."""
 _TRACED_MAX_S = 2.0
-_REAP_MAX_S = 1.0
 """The same for one that a process holds which traces it (a debugger may, for a moment)."""
+_REAP_MAX_S = 1.0
+"""So long the agent waits for the end of processes that it has killed."""
 INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
 """In the environment of the launcher and of all that it starts: finds them again if the launcher is killed."""
 
@@ -228,8 +229,8 @@ class LauncherClient:
         if process.poll() is None:
             kill_descendants(process.pid)
             process.kill()
-            self._kill_left()
-            self._reap_left(process)
+        if process.poll() != 0:  # somebody killed it before it had killed everything itself
+            self._kill_left(process)
 
     def _disconnect(self) -> None:
         while self._outgoing:
@@ -303,27 +304,28 @@ class LauncherClient:
         if on_exit is not None:
             on_exit(message)
 
-    def _kill_left(self) -> int:
-        """Kill what a dead launcher has left. Returns how many."""
-        killed = kill_by_environment(self._instance)
-        if self._adopts:
-            killed += kill_descendants(os.getpid())
-        return killed
+    def _kill_left(self, launcher: subprocess.Popen[bytes]) -> tuple[int, int | None]:
+        """Kill what a dead launcher has left, and reap all of it.
 
-    def _reap_left(self, launcher: subprocess.Popen[bytes]) -> int | None:
-        """Reap a dead launcher and what it has left. Returns its exit code; None if somebody outside still traces it.
+        Returns how many processes, and the launcher's exit code: None if a process outside still traces it.
 
-        Call it after `_kill_left`: a process that traces the launcher holds its end back for as long as it lives.
+        It kills twice. A process that traces the launcher delays its end, so it must be killed first. And the socket
+        of a process closes before its children are handed to this process, so they are all found only after its end.
         """
+        killed = self._kill_found()
         try:
             code = launcher.wait(_REAP_MAX_S)
         except subprocess.TimeoutExpired:
             code = None
         if self._adopts:
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-        return code
+            killed += kill_descendants(os.getpid())
+            _reap_all(time.monotonic() + (0.0 if code is None else _REAP_MAX_S))
+        return killed, code
+
+    def _kill_found(self) -> int:
+        """Kill what carries this agent's mark or descends from it. Returns how many."""
+        killed = kill_by_environment(self._instance)
+        return killed + (kill_descendants(os.getpid()) if self._adopts else 0)
 
     def _died(self) -> None:
         """The launcher is gone, which only a foreign signal can do: kill what it left, start another."""
@@ -332,8 +334,7 @@ class LauncherClient:
         if process is None:
             return
         process.kill()
-        killed = self._kill_left()
-        code = self._reap_left(process)
+        killed, code = self._kill_left(process)
         self._process = None
         _log.error("the launcher died (exit code %s); killed %d processes that it had started", code, killed)
         waiting, self._waiting = self._waiting, {}
@@ -353,6 +354,17 @@ class LauncherClient:
         except OSError as error:
             _log.error("no launcher can be started: %s; trying again", error)
             self._again = self._loop.call_later(_AGAIN_S, self._start_again)
+
+
+def _reap_all(until_s: float) -> None:
+    """Reap children until none is left, or until a time of the monotonic clock. They have been killed."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+            if time.monotonic() > until_s:
+                return
+            time.sleep(0.0005)
 
 
 def kill_by_environment(instance: str) -> int:

@@ -116,9 +116,10 @@ def state_of(pid: int) -> str:
 def kill_descendants(root: int) -> int:
     """Kill every descendant of a process, but not the process itself. Returns how many.
 
-    Parents are stopped first and killed last: the children of one that is dead belong to somebody else, and one that
-    runs may make more. What is made meanwhile all the same is found in the next round, as long as its ancestors up to
-    the process itself are alive, or it adopts them.
+    Parents are stopped first and killed last: the children of a dead parent belong to another process, and a parent
+    that runs may make more. Rounds go on until one finds nothing. So processes that were made meanwhile, or whose
+    parent ended while this looked, are found in the next round, as long as their ancestors up to the process itself
+    are alive, or it adopts them.
     """
     killed: set[tuple[int, int]] = set()
     for _ in range(_ROUNDS_MAX):
@@ -133,10 +134,9 @@ def kill_descendants(root: int) -> int:
                 waiting.append(pid)
                 if (pid, parent) not in killed and _signal_child(pid, parent, signal.SIGSTOP):
                     found.append((pid, parent))
-        ended = {each for each in reversed(found) if _signal_child(*each, signal.SIGKILL)}
-        killed |= ended
-        if not ended:
+        if not found:
             break
+        killed |= {each for each in reversed(found) if _signal_child(*each, signal.SIGKILL)}
     return len(killed)
 
 

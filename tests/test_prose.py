@@ -68,13 +68,6 @@ def test_a_planted_idiom_fails_the_check(prose, tmp_path, capsys):
     assert "raftflow/pkg/module.py:1: docstring: whoever" in capsys.readouterr().out
 
 
-def test_a_package_that_is_not_plain_yet_is_reported_only_when_it_is_named(prose, tmp_path, monkeypatch):
-    monkeypatch.setattr(prose, "UNREAD", {"raftflow/pkg"})
-    root = tree(tmp_path, module='"""Tell whoever asks."""\n')
-    assert prose.main([], root) == 0
-    assert prose.main(["raftflow/pkg"], root) == 1
-
-
 def test_the_count_has_a_row_for_each_package(prose, tmp_path, capsys):
     root = tree(tmp_path, module='"""Tell whoever asks."""\n')
     assert prose.main(["--count"], root) == 0

@@ -50,7 +50,7 @@ from raftflow.domain.limits import OFFERS_MAX, VERSION_CHARS_MAX
 _log = logging.getLogger("raftflow.agent.loop")
 
 _LEASE_CHECK_MAX_S = 1.0
-"""Timers of the event loop stand still while the machine sleeps, the lease does not."""
+"""Timers of the event loop pause while the machine sleeps, the lease does not."""
 _SHORT_LIFE_S = 10.0
 """An incarnation that is stale after so short a time may compete with another agent of the same name."""
 _SHORT_LIFE_WAIT_MAX_S = 5.0

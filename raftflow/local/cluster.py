@@ -384,7 +384,7 @@ class LocalCluster:
     # --- inside
 
     def last_words(self) -> str:
-        """Return why each replica that does not run stopped: its last critical line, or else its last line.
+        """Return why each replica that does not run stopped: its last critical line, otherwise its last line.
 
         What a stop closes may complain after the reason was written.
         """

@@ -91,7 +91,7 @@ class ClusterFileStore:
     def check_place(self) -> None:
         """Find out whether the directory was moved or copied. Raises `LocalClusterError` for a copy.
 
-        A copy names the processes and ports of its original, so that whoever stops it would stop the original.
+        A copy names the processes and ports of its original, so stopping the copy would stop the original.
         """
         original = Path(self.content.directory)
         if original == self._directory or original.resolve() == self._directory.resolve():

@@ -120,7 +120,7 @@ class Writer(_Thread):
     def watch(self) -> Iterator[LongestWait]:
         """Measure the longest pause between two acknowledgements from here to the first one after the block.
 
-        Raises `RuntimeError` if there is none within a minute.
+        Raises `RuntimeError` if that takes longer than a minute.
         """
         watch = LongestWait()
         first = max(0, self._wait_for(1) - 1)
@@ -183,7 +183,7 @@ class Reporter(_Thread):
             await leader.close()
 
     async def _incarnation(self, leader: LeaderClient) -> None:
-        """Register and poll until the cluster wants a new incarnation. Raises the leader client's errors."""
+        """Register and poll until the cluster asks for a new incarnation. Raises the leader client's errors."""
         registered = await leader.register(
             RegisterRequest(
                 name=self._name, instance=f"reporter-{self._name}", resources={"cpu": self._cpus}, prefetch=2

@@ -1,4 +1,4 @@
-"""Configuration files of the replicas of a local cluster, their ports, and the last words in their logs."""
+"""Configuration files of the replicas of a local cluster, their ports, and the ends of their logs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def reason_of_end(log: str) -> str:
-    """Return why the process behind this log stopped: a critical line among the last few, or else the last line."""
+    """Return why the process behind this log stopped: a critical line among the last few, otherwise the last line."""
     tail = log.strip().splitlines()[-_TAIL_LINES:]
     if not tail:
         return "no output"

@@ -1,7 +1,7 @@
 """Whether the agent itself is in order: what was its own fault, and when it works again.
 
-What an attempt could not get from its agent (space, descriptors, processes, a work directory, an interpreter) is no
-failure of the task. The first such end puts the agent aside: it starts nothing, gives its queue back, and tells the
+What an attempt could not get from its agent (space, descriptors, processes, a work directory, an interpreter) is not
+a failure of the task. The first such end puts the agent aside: it starts nothing, gives its queue back, and tells the
 leader why, until a probe has done what could not be done. What runs goes on.
 """
 

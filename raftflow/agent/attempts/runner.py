@@ -204,7 +204,7 @@ class AttemptRunner:
         assignment = running.assignment
         outcome: Literal["succeeded", "failed", "timeout", "cancelled", "abandoned", "outgrown", "agent_fault"]
         error = how.error
-        # An agent that stood still tells its attempts to end before it hears that one has succeeded long ago.
+        # An agent that was paused tells its attempts to end before it hears that one has succeeded long ago.
         if running.reason is not None and not (how.ok and how.by_itself):
             outcome = running.reason
             error = running.why

@@ -1,14 +1,14 @@
 """What running attempts use: looked at once a second, told to the leader every other second, held to their demands.
 
 Nothing is done for attempts that run for less than a second. The launcher reads the process trees (it knows them and
-adopts what leaves them); the agent keeps the figures, reads what tasks tell of their progress, and stops an attempt
+adopts what leaves them); the agent keeps the figures, reads what tasks report of their progress, and stops an attempt
 that uses more memory than its demand names.
 
 Memory is what the system cannot take back: anonymous and shared memory (tmpfs), not the pages of mapped files. It is
 the sum over the processes of an attempt. That counts pages which several of them share once for each, so nobody is
 blamed for it: where the sum passes the demand, the processes' proportional shares (PSS) are read, which count every
-page once, and only two of these in a row that are above the demand end the attempt. The shares tell of changed pages
-of files too, which count until they are written.
+page once, and only two of these in a row that are above the demand end the attempt. The shares include changed
+pages of files, until they are written.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class UsageWatch:
     Args:
         running: the attempts that run, by fence.
         sample: asks what programs use; None if nothing can be observed.
-        outgrown: called with a fence and the reason when an attempt is to be stopped.
+        outgrown: called with a fence and the reason when an attempt must be stopped.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ accounts for every fence that the agent was sent: the leader takes what it does 
 Each poll with ends is an entry of the log and a disk write on every replica. So while the agent has enough to do,
 polls keep a distance, and ends are gathered: see `Outbox.distance_s`.
 
-A poll that the coordinator refuses for what it carries is sent in parts until the item at fault is alone
-(`poll_items`). An end at fault becomes a failed attempt that says so (`refusals`).
+A poll that the coordinator refuses for what it carries is sent in parts until the refused item is alone
+(`poll_items`). A refused end becomes a failed attempt that says so (`refusals`).
 
 **A stale incarnation** is over when nothing of it runs and the coordinator has heard every end. Its attempts are
 stopped, and its queue is given back. The last polls report these ends, one poll after the other, each until an answer
@@ -73,7 +73,7 @@ from raftflow.domain.contract.reportable import reportable_text
 from raftflow.domain.contract.views import Assignment, RegisterResponse, ReportedEnd
 
 _REFUSED_WAIT_S = 2.0
-"""Pause after a poll that carries nothing was refused: the agent cannot mend that."""
+"""Pause after a poll that carries nothing was refused: the agent cannot repair that."""
 _NS = 1_000_000_000
 _STALE_GRACE_S = 0.5
 """Of attempts that another agent may be running already."""
@@ -193,7 +193,7 @@ class ExchangeCore:
         """Do nothing more: the lease is checked before every event."""
 
     def _on_lease_ended(self, _event: LeaseEnded) -> None:
-        """The lease is over, and so is everything that ran: the launcher sees to that, but it may stand still."""
+        """The lease is over, and so is everything that ran: the launcher sees to that, but it may be stopped."""
         if self.lapsed and self.table.running:
             self._out.append(KillOverdue())
 

@@ -29,7 +29,7 @@ _KEEP_ALIVE: Final = (
 
 
 class HttpConnectionError(ConnectionError):
-    """The connection broke, or what came is no HTTP."""
+    """The connection broke, or what came is not HTTP."""
 
 
 class HttpResponse(NamedTuple):

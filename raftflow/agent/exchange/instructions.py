@@ -96,7 +96,7 @@ class LeaveAsked(msgspec.Struct, frozen=True, gc=False):
 
 
 class GiveUpAsked(msgspec.Struct, frozen=True, gc=False):
-    """There is no more time to report what is left."""
+    """The time to report what is left has run out."""
 
 
 Event = (

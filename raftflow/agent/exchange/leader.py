@@ -200,7 +200,7 @@ class LeaderClient:
                 except msgspec.DecodeError as error:
                     reasons.append(f"{base}: an answer that is not the contract's: {error}")
                     continue
-                # A registration may have been passed on, by a replica that says to whom.
+                # A replica may have passed the registration on, and says to which one.
                 passed_to = headers.get(_LEADER_URL, "").rstrip("/")
                 self._remember(passed_to if passed_to in self._peers else base)
                 self._learn(headers.get(_PEERS, ""), base)
@@ -256,7 +256,7 @@ class LeaderClient:
         else:
             # Its address is another one from here, through a proxy for instance. Who told this says where.
             self._peers = order_peers(source, self._peers, ())
-        # The first answer is no change: what is under way may be on a good way, through a replica that passes it on.
+        # The first answer changes nothing: a replica may be passing on what is under way.
         self._pending.give_up(url, 0.0 if self._watch.term else FIRST_S)
 
     def _judge(self, base: str, status: int, data: bytes, retry_after: str | None) -> str:

@@ -61,7 +61,7 @@ class Outbox:
         self.answered_at_ns = sent_at_ns
         """When the last answer came."""
         self.search = RefusalSearch()
-        """For what is at fault in polls that were refused."""
+        """For the items for which polls were refused."""
         self._table = table
         self._registration = registration
         self._usage_every_ms = int(usage_every_s * 1000)
@@ -119,8 +119,8 @@ class Outbox:
         wait_ms = hold_ms(registration)
         if self.leaving or failing or (news and not ends):
             # Ends get verdicts; other news might be held, and keep the next ends waiting behind them. After a failure
-            # the answer itself is wanted: it confirms the lease, which a held poll would leave to run out if leaders
-            # went on dying.
+            # the answer itself matters: it confirms the lease. A held poll would let the lease run out if further
+            # leaders died.
             wait_ms = 0
         elif table.running:
             wait_ms = min(wait_ms, self._usage_every_ms)
@@ -152,7 +152,7 @@ class Outbox:
         return part._replace(ends=[end for end in part.ends if end.fence in self._table.ends])
 
     def _later(self, ends: list[ReportedEnd]) -> list[int]:
-        """Return the fences of ends that a poll with these does not tell of."""
+        """Return the fences of the ends that are not among these."""
         if len(ends) == len(self._table.ends):
             return []
         told = {end.fence for end in ends}

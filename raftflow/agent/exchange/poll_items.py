@@ -1,7 +1,7 @@
 """What a poll carries besides its account of fences, and what is left to say when a coordinator refuses a poll.
 
 A refused poll is never sent again as it is. Its items are halved and sent one half after the other until an item is
-refused alone: that one is at fault, and everything else has gone through. Before anything is blamed, a poll without
+refused alone: that one is the reason, and everything else has gone through. Before anything is blamed, a poll without
 items must have been answered: if that is refused too, the items are not the reason. Such polls also keep the lease
 while many are refused. No I/O, no clock.
 """
@@ -66,14 +66,14 @@ def first_of(ends: Iterable[ReportedEnd], count_max: int) -> list[ReportedEnd]:
 
 
 class RefusedItem(NamedTuple):
-    """An item that is at fault, and what the coordinator says of it."""
+    """An item that the coordinator refuses, and why."""
 
     item: Item
     why: str
 
 
 class RefusalSearch:
-    """The search for what is at fault in polls that were refused."""
+    """The search for the items for which polls were refused."""
 
     def __init__(self) -> None:
         self._parts: list[list[Item]] = []
@@ -94,13 +94,13 @@ class RefusalSearch:
         return self.going_on or self._bare_answered
 
     def next(self, *, bare: bool) -> PollItems:
-        """Take what the next poll carries: a part, or nothing if a bare poll is wanted or has to come first."""
+        """Take what the next poll carries: a part, or nothing if a bare poll is due or has to come first."""
         if bare or not self._bare_answered or not self._parts:
             return PollItems.of([])
         return PollItems.of(self._parts.pop())
 
     def answered(self, portion: PollItems) -> RefusedItem | None:
-        """Note a poll that was answered. Returns the item that is at fault, if that shows it."""
+        """Note a poll that was answered. Returns the item that the coordinator refuses, if that shows it."""
         guilty = None
         if self.going_on and not portion.items():
             self._bare_answered = True
@@ -109,7 +109,7 @@ class RefusalSearch:
         return guilty
 
     def refused(self, portion: PollItems, why: str) -> RefusedItem | None:
-        """Note a poll that was refused. Returns the item that is at fault, if that shows it.
+        """Note a poll that was refused. Returns the item that is the reason, if that shows it.
 
         A poll without items that is refused shows that the items are not the reason, or not the only one.
         """

@@ -46,7 +46,7 @@ Those that are killed later are replaced as often as it takes."""
 _AGAIN_S = 0.5
 _WATCH_EVERY_S = 0.5
 _SILENCE_MAX_S = 15.0
-"""So long a launcher may say nothing though it was asked; a busy machine may hold it up."""
+"""So long a launcher may say nothing though it was asked; a busy machine may delay it."""
 _TRACED_MAX_S = 2.0
 """The same for one that a process holds which traces it (a debugger may, for a moment)."""
 _REAP_MAX_S = 1.0
@@ -144,7 +144,7 @@ class LauncherClient:
             self._asked_s = None
             return
         now_s = self._loop.time()
-        if now_s - self._watched_s > 2 * _WATCH_EVERY_S:  # this process stood still itself
+        if now_s - self._watched_s > 2 * _WATCH_EVERY_S:  # this process was paused itself
             self._asked_s = None
         self._watched_s = now_s
         state = state_of(process.pid)
@@ -160,7 +160,7 @@ class LauncherClient:
             process.kill()
 
     def kill_overdue(self) -> None:
-        """Kill all that the launcher has started, without its help: the lease is over, and it may stand still."""
+        """Kill all that the launcher has started, without its help: the lease is over, and it may be stopped."""
         if self._process is not None:
             kill_descendants(self._process.pid)
 

@@ -286,7 +286,7 @@ class PythonExecutor:
             self._returned(worker, returned)
 
     def _distrust(self, worker: WorkerClient, fault: str) -> None:
-        """End a worker that does not say what a worker says: the function has meddled with it, or something else."""
+        """End a worker that does not say what a worker says: the function has changed it, or something else."""
         worker.fault = worker.fault or fault
         worker.incoming = bytearray()
         self._discard(worker)

@@ -155,7 +155,7 @@ class LauncherProcess:
         return min(max(left_s, 0.0) + 0.001, _TICK_S)
 
     def _watch_streams(self) -> None:
-        """Watch the streams of programs that have come of age."""
+        """Watch the streams of programs that have run for long enough."""
         while self._young and (self._young[0].ended or self._young[0].watch_at_s <= time.monotonic()):
             child = self._young.popleft()
             if not child.ended:
@@ -389,7 +389,7 @@ class LauncherProcess:
         return Sampled(used)
 
     def _add_orphans(self, roots: dict[int, list[int]]) -> None:
-        """Add adopted processes to the programs that they belong to: by their session, or else by their fence."""
+        """Add adopted processes to the programs that they belong to: by their session, otherwise by their fence."""
         orphans = [pid for pid in self._child_list.pids() if pid not in self._pids]
         if not orphans:
             return

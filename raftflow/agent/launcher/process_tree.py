@@ -81,7 +81,7 @@ def memory_of(pid: int) -> ResidentMemory:
 
 
 def parse_memory(status: bytes) -> ResidentMemory:
-    """Return the memory that a file `status` of /proc tells of."""
+    """Return the memory that a file `status` of /proc reports."""
     found = [0, 0, 0, 0]
     at = status.find(b"\nVmRSS:")
     if at >= 0:

@@ -23,7 +23,7 @@ class CapturedStream:
         self.name = name
         self.kept = StreamFile(folder, name, bytes_max)
         self.problem = ""
-        """Why the file cannot be created: somebody meddled with the folder."""
+        """Why the file cannot be created: somebody changed the folder."""
         self.is_lost = False
         """Nothing more can be kept."""
         self.size = 0

@@ -49,7 +49,7 @@ class OutputUploads:
         self._threads: list[threading.Thread] = []
         self._pause_s = 0.0
         self._settled = asyncio.Event()
-        """Nothing is to be done now."""
+        """Set while nothing waits."""
         self._settled.set()
         self._timer: asyncio.TimerHandle | None = None
         output.on_kept, output.on_removed = self.add, self._removed
@@ -115,7 +115,7 @@ class OutputUploads:
             if self._pause_s:
                 _log.info("the log store works again")
             self._pause_s = 0.0
-        elif is_here:  # nobody can bring it: somebody has meddled with the files, for instance
+        elif is_here:  # nobody can bring it: somebody has changed the files, for instance
             _log.warning("the output of attempt %d cannot be stored: %s", fence, failure)
         if is_here:
             self._output.stored(kept)

@@ -93,7 +93,7 @@ class OutputStore:
         self._recover()
 
     def directory(self, fence: int) -> str:
-        """Return the attempt's directory. It need not exist."""
+        """Return the attempt's directory. It may be missing."""
         return f"{self._root}/{fence}"
 
     def began(self, assignment: Assignment, files: tuple[LiveFile, LiveFile] | None = None, worker: str = "") -> None:
@@ -188,7 +188,7 @@ class OutputStore:
         return [kept for kept in self._kept.values() if not kept.is_stored]
 
     def stored(self, kept: KeptOutput) -> None:
-        """Remember that an attempt's output needs not be brought to the log store again."""
+        """Remember that an attempt's output is in the log store."""
         kept.is_stored = True
         self._index.add(StoredRecord(kept.began.fence))
 
@@ -198,7 +198,7 @@ class OutputStore:
         """Read a piece, or return None if nothing is known (any more) about the attempt.
 
         `workflow_id` is that of the attempt, if it is known: numbers of attempts come again in another cluster.
-        Raises `UnfitFileError` if something else is in the place of its file, and `OSError`.
+        Raises `UnfitFileError` if its file was replaced by something else, and `OSError`.
         """
         index, offset = STREAMS.index(stream), max(offset, 0)
         running = self._live.get(fence)

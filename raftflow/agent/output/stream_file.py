@@ -83,7 +83,7 @@ class StreamTimes:
 
 
 def pack_times(times: list[tuple[int, int]]) -> bytes:
-    """Return pairs as they stand in the file of times."""
+    """Return pairs as the file of times holds them."""
     return b"".join(_TIME.pack(*pair) for pair in times)
 
 

@@ -216,7 +216,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def _found(name: str, folder: int | None, error: OSError) -> str:
-    """Return in words what stands in the way of opening or creating something."""
+    """Return in words what prevents opening or creating something."""
     try:
         mode = os.lstat(name, dir_fd=folder).st_mode
     except OSError:

@@ -46,12 +46,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class InputsError(Exception):
-    """The inputs cannot be had. Says why."""
+    """The inputs are not available. Says why."""
 
     def __init__(self, message: str, *, own: bool = False, over: bool = False) -> None:
         super().__init__(message)
         self.own = own
-        """It is the agent's trouble, or the cluster's, and not the task's: another agent may have more luck."""
+        """It is a fault of the agent, or of the cluster, and not of the task: another agent may get the inputs."""
         self.over = over
         """The attempt is over, as a replica says: nobody waits for its end."""
 
@@ -215,7 +215,7 @@ class _ReplicaPasses:
             wait_s = min(wait_s * 2, _WAIT_MAX_S)
 
     def _order(self) -> list[str]:
-        """Return who is to be asked: followers in turn by attempt, the leader, those that did not answer."""
+        """Return the replicas to ask, in order: followers in turn by attempt, the leader, those without an answer."""
         replicas = [replica for replica in self._source.replicas() if replica not in self._refused]
         others, leader = replicas[:-1], replicas[-1:]
         turn = self._fence % max(1, len(others))
@@ -227,7 +227,7 @@ class _ReplicaPasses:
 
 
 class InputFolder:
-    """The files of inputs. One thread writes and removes them, so that a slow disk holds nobody up."""
+    """The files of inputs. One thread writes and removes them, so that a slow disk delays nothing else."""
 
     def __init__(self, work: WorkDirectory) -> None:
         self._work = work

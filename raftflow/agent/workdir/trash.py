@@ -1,4 +1,4 @@
-"""Removes what tasks left: whatever it is and however much, without holding up the agent.
+"""Removes what tasks left: whatever it is and however much, without delaying the agent.
 
 A task may leave a million files, a tree ten thousand directories deep, directories without any permission, links to
 elsewhere. So a directory is renamed into the agent's trash at once, and a thread empties the trash. It works with

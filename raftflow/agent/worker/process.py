@@ -60,7 +60,7 @@ _FOLDERS_MAX = 8
 
 
 class TaskError(Exception):
-    """The task is at fault, and the message says all there is to say: no traceback."""
+    """The task itself is wrong, and the message says everything: no traceback."""
 
 
 class TaskInputs(Mapping[str, Any]):

@@ -37,7 +37,7 @@ from typing import Any
 from raftflow.agent.worker.watch import WATCHED, Contents, WatchedState
 
 _GRACE_S = 0.005
-"""For threads that are about to end, as those of a pool that nobody holds any more."""
+"""For threads that are about to end, as those of a pool that is no longer used."""
 _DESCRIPTORS_MAX = 64
 """So many descriptors more than at the start may stay open before the worker is replaced."""
 _BEGIN_S = 0.1
@@ -149,7 +149,7 @@ class WorkerState:
                 self._env[key] = self._variables[key]
 
     def drop_late_output(self) -> None:
-        """Forget what threads have written since the last call: those of modules, for there are no others."""
+        """Forget what threads have written since the last call: those of modules, because there are no others."""
         if _thread_count():
             for fd in self._streams:
                 os.ftruncate(fd, 0)

@@ -36,7 +36,7 @@ _LIMIT_S: Final = 180.0
 
 
 def measure(settings: Settings) -> dict[str, Any]:
-    """Run everything `settings.runs` times, beside etcd if that is wanted."""
+    """Run everything `settings.runs` times, beside etcd if the settings say so."""
     runs: list[dict[str, Any]] = []
     theirs: dict[str, list[dict[str, float]]] = {name: [] for name in settings.versus}
     versions: dict[str, dict[str, str]] = {}

@@ -174,7 +174,7 @@ async def _probe(urls: dict[str, str], directory: Path) -> tuple[list[Sample], f
 
 
 class _Sender:
-    """Submits to one replica, whoever leads, and again while it is told to come back later."""
+    """Submits to one replica, leader or not, and again while it is told to come back later."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -273,7 +273,7 @@ class _Phases:
         return status.applied_index
 
     async def _agent(self, agent: SimulatedAgent) -> None:
-        """Work for whoever leads."""
+        """Work for the leader, which may change."""
         while True:
             leader = await asyncio.to_thread(self._cluster.wait_leader)
             with contextlib.suppress(BenchError, OSError):

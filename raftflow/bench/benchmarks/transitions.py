@@ -2,7 +2,7 @@
 
 Counted is what the leader's audit holds of the measured time: every change of a task's state that the log applied
 (waiting to ready, ready to queued or running, queued to running, running to succeeded). That a task exists as `ready`
-or `waiting` from its submission on is no transition and is not counted. Nothing is derived from what a client hoped.
+or `waiting` from its submission on is not a transition, and not counted. Nothing is derived from what a client hoped.
 
 All clients are connections of one load generator, a process of its own. Most submit workflows of ten small tasks
 (one, eight after it, one after these), each the next when its last has ended; the others are simulated agents, which

@@ -1,7 +1,7 @@
 """The load generators of the flood: requests made beforehand, sent at a rate whatever becomes of them.
 
 A generator keeps its connections, does not wait for an answer before it sends the next request (up to `AHEAD_MAX` of
-a connection may be on their way), and connects anew where the replica has closed. It is bounded in time and count.
+a connection may be on their way), and connects again where the replica has closed. It is bounded in time and count.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class SimulatedAgent:
         self._connection = connection
 
     async def work(self) -> None:
-        """Poll until cancelled. Raises `BenchError` if the leader refuses, or leads no more."""
+        """Poll until cancelled. Raises `BenchError` if the leader refuses, or no longer leads."""
         connection, registered = self._connection, self._registered
         if connection is None or registered is None:
             raise BenchError(f"{self.name} has not registered")

@@ -66,7 +66,7 @@ def serve(start: Callable[[Programs], Callable[[], dict[str, Any]]], packages: S
     `start` returns what runs the workload once. `more` are versions beside those of the packages.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not an answer
     programs = Programs()
 
     def answer(value: dict[str, Any]) -> None:

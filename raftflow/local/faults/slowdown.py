@@ -14,15 +14,15 @@ from raftflow.agent.launcher.process_tree import read_tree
 from raftflow.local.processes import ProcessRecord, alive
 
 PERIOD_S: Final = 0.1
-"""Length of one turn of running and standing still."""
+"""Length of one turn: a process runs, and then is paused."""
 _JOIN_S: Final = 10.0
 
 
 class Slowdown:
     """Stops a process and all its descendants (SIGSTOP) for most of each period, while it is entered.
 
-    What a turn ran longer than planned is made good by standing still longer, so that the share holds on a busy
-    machine too. A sleep goes on while its process stands still: only what does work step by step becomes slow.
+    After a turn that ran longer than planned, the pause is longer, so that the share holds on a busy machine too. A
+    sleep goes on while its process is paused: only what does work step by step becomes slow.
 
     Args:
         record: the first process of the tree.
@@ -40,7 +40,7 @@ class Slowdown:
         self.ran_s = 0.0
         """How long the processes could run so far."""
         self.stood_s = 0.0
-        """How long they stood still."""
+        """How long they were paused."""
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -16,7 +16,7 @@ from raftflow.replication.real_files import RealFileSystem
 
 
 def id_for(snapshot: Path) -> str:
-    """Return the id of a cluster that is restored now. Raises `LocalClusterError` for a file that is no snapshot."""
+    """Return the id of a cluster that is restored now. Raises `LocalClusterError` if the file is not a snapshot."""
     try:
         with ClusterSnapshotFile(snapshot) as file:
             return restored_id(file.label.cluster, _now_ms())

@@ -18,7 +18,7 @@ from raftflow.agent.attempts.fitness import MachineProbe
 from raftflow.agent.attempts.runner import AttemptRunner
 from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.leader import LeaderClient, RefusedError
-from raftflow.agent.executors.launcher_client import LauncherClient
+from raftflow.agent.executors.launcher_client import LauncherClient, kill_by_environment
 from raftflow.agent.executors.registry import ExecutorContext, capability_labels, make_executors
 from raftflow.agent.launcher.hardening import (
     adopt_orphans,
@@ -117,7 +117,10 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     )
     uploads = None if not config.log_store else OutputUploads(open_store(config.log_store), store, config.name)
     leader = LeaderClient(config)
-    launcher = LauncherClient(config.instance, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
+    mark = work.mark()
+    if killed := kill_by_environment(mark, spare_launchers=True):
+        _log.warning("killed %d processes of an earlier agent that was killed together with its launcher", killed)
+    launcher = LauncherClient(mark, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
     executors = make_executors(ExecutorContext(config, launcher, store, work))
     config = msgspec.structs.replace(config, labels={**config.labels, **capability_labels(executors)})
     inputs = InputFolder(work)

@@ -48,6 +48,8 @@ class Daemon:
         self.calls: list[list[str]] = []
         self.labels: dict[str, str] = {}
         self.fault = ""
+        self.refusals = 0
+        """So many removals are refused."""
         self._link = socket.socket(socket.AF_UNIX)
         self._link.bind(str(folder / "socket"))
         self._link.listen()
@@ -92,6 +94,9 @@ class Daemon:
         env = {}
         for variable in values["--env"]:
             name, given, value = variable.partition("=")
+            if name.endswith("*") and not given:  # as podman has it
+                env |= {key: value for key, value in request["environ"].items() if key.startswith(name[:-1])}
+                continue
             env[name] = value if given else request["environ"][name]
             for real, inside in mounts:
                 env[name] = real if env[name] == inside else env[name].replace(f"{inside}/", f"{real}/")
@@ -111,6 +116,9 @@ class Daemon:
         return {"code": 0}
 
     def do_rm(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.refusals:
+            self.refusals -= 1
+            return {"code": 125, "err": "busy"}
         for name in request["argv"]:
             self.labels.pop(name, None)
             if name in self.running:
@@ -163,6 +171,67 @@ async def test_inputs_that_were_fetched_are_in_the_container(leader: Any, start_
     assert json.loads(bytes((await leader.end_of(fence)).result)) == {"a": [1] * 9}
 
 
+async def test_a_variable_with_a_star_brings_no_others_along(
+    leader: Any, start_agent: Any, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUD_PASSWORD", "of the agent")
+    start_agent()
+    end = await leader.run(
+        **run("/usr/bin/env"), env={"*": "all", "CLOUD_*": "some", "STORAGE_DRIVER": "of the task"}
+    )
+    assert end.outcome == "succeeded"
+    given = (await leader.log_of(end.fence, "stdout")).data.decode().splitlines()
+    assert {"*=all", "CLOUD_*=some", "STORAGE_DRIVER=of the task"} <= set(given)
+    assert "CLOUD_PASSWORD=of the agent" not in given
+    (call,) = [call for call in daemon.calls if call[0] == "run"]
+    assert "STORAGE_DRIVER=of the task" in call, "the client itself must not read it"
+
+
+@pytest.mark.parametrize("work_dir", ["with:colon", "with,comma and space"])
+async def test_a_work_directory_that_cannot_be_mounted_offers_no_containers(
+    leader: Any, start_agent: Any, daemon: Daemon, tmp_path: Path, work_dir: str
+) -> None:
+    start_agent(work_dir=str(tmp_path / work_dir))
+    end = await leader.run(**run("true"))
+    offered = "executor:container" in leader.registrations[-1].labels
+    assert offered == (":" not in work_dir) == (end.outcome == "succeeded")
+    assert offered or "cannot be mounted into a container, since it has a colon in it" in end.error
+
+
+def client_that(folder: Path, script: str) -> None:
+    """Put a client that does something odd in the place of podman."""
+    program = folder / "bin" / "podman"
+    program.rename(folder / "bin" / "real")
+    program.write_text(f'#!/bin/sh\nif [ "$1" = ps ]; then\n{script}\nfi\nexec {folder}/bin/real "$@"\n')
+    program.chmod(0o755)
+
+
+GARBAGE = r"printf '\377\376 --all\n/etc -a\nraftflow-0-1\nraftflow-01234567-8\n'; exit 0"
+
+
+async def test_a_list_of_containers_that_is_garbage_removes_nothing_else(
+    leader: Any, start_agent: Any, daemon: Daemon, tmp_path: Path
+) -> None:
+    client_that(tmp_path, GARBAGE)
+    start_agent()
+    assert (await leader.run(**run("true"))).outcome == "succeeded"
+    assert daemon.calls[0] == ["rm", "--force", "raftflow-01234567-8"]
+
+
+@pytest.mark.usefixtures("daemon")
+async def test_a_client_that_leaves_a_daemon_with_its_streams_behind_is_used(
+    leader: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    """A first call of a rootless podman may leave one."""
+    client_that(tmp_path, f"sleep 30 & echo $! >>{tmp_path}/daemons; exit 0")
+    start_agent()
+    try:
+        assert (await asyncio.wait_for(leader.run(**run("true")), 5)).outcome == "succeeded"
+    finally:
+        for pid in (tmp_path / "daemons").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
 async def test_a_failure_carries_exit_code_and_the_end_of_stderr(
     leader: Any, start_agent: Any, daemon: Daemon
 ) -> None:
@@ -182,6 +251,20 @@ async def test_a_container_that_is_stopped_is_gone_when_its_end_is_told(
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert not daemon.labels
+
+
+async def test_a_container_that_cannot_be_removed_at_once_is_removed_later(
+    leader: Any, agent_process: Any, daemon: Daemon, tmp_path: Path, gone: Any
+) -> None:
+    """The runtime refuses, or hangs, when the client has been killed."""
+    agent_process(resources={"cpu": 1})
+    fence, pid = await started(leader, tmp_path / "fifo", grace_ms=0)
+    daemon.refusals = 2
+    leader.stop.append(fence)
+    await leader.notify()
+    assert (await leader.end_of(fence)).outcome == "cancelled"
+    await gone(pid)
+    assert [call[0] for call in daemon.calls].count("rm") == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])

@@ -1,8 +1,12 @@
 """Processes that hide from their launcher are killed with it, though they change parents meanwhile."""
 
+import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 PRELUDE = """
 import asyncio, os, signal, subprocess, sys
@@ -78,3 +82,26 @@ async def run():
 asyncio.run(run())
 """
     assert outcome_of(script, tmp_path) == "gone"
+
+
+async def test_the_next_agent_kills_what_outlived_agent_and_launcher(
+    leader: Any, agent_process: Any, tmp_path: Path, gone: Any
+) -> None:
+    """Both were killed at once, for instance by the system when memory ran out."""
+    agent = agent_process(resources={"cpu": 1})
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    await leader.assign({"command": ["sh", "-c", f"echo $$ > {fifo}; exec sleep 300"]})
+    pid = int(await asyncio.to_thread(fifo.read_text))
+    (launcher,) = agent.children()
+    agent.signal(signal.SIGSTOP)
+    os.kill(launcher, signal.SIGKILL)
+    agent.signal(signal.SIGKILL)
+    await agent.wait()
+    os.kill(pid, 0)
+    other = agent_process(work_dir=str(tmp_path / "other"))
+    await leader.until(lambda: len(leader.registrations) == 2)
+    os.kill(pid, 0)  # it belongs to another work directory
+    other.signal(signal.SIGKILL)
+    agent_process(resources={"cpu": 1})
+    await gone(pid)

@@ -11,13 +11,20 @@ The folder of the attempt is mounted at `/raftflow`. What the container uses is 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import logging
+import os
+import re
 import secrets
+import select
 import shutil
 import subprocess
-from typing import Final, NamedTuple
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
 
 from raftflow.agent.executors.command import CommandExecutor, Launch
 from raftflow.agent.executors.launcher_client import LauncherClient
@@ -37,8 +44,16 @@ LABEL: Final = "raftflow.work"
 _MOUNT: Final = "/raftflow"
 _FETCHED: Final = "/raftflow-inputs.json"
 _ANSWER_MAX_S: Final = 10.0
-_OF_THE_CLIENT: Final = ("PATH", "HOME", "TMPDIR", "USER")
-_OF_THE_CLIENT_BEGIN: Final = ("BUILDAH_", "CONTAINER", "DOCKER_", "LD_", "PODMAN_", "REGISTRY_", "XDG_")
+_ANSWER_BYTES_MAX: Final = 1 << 20
+_LOOK_EVERY_S: Final = 0.05
+_REMOVE_AGAIN_S: Final = 0.5
+_REMOVE_AGAIN_MAX_S: Final = 60.0
+_NAME: Final = re.compile(r"raftflow-[0-9a-f]{8}-[0-9]+")
+_OF_THE_CLIENT: Final = ("DBUS_SESSION_BUS_ADDRESS", "HOME", "NOTIFY_SOCKET", "PATH", "TMPDIR", "USER")
+_OF_THE_CLIENT_BEGIN: Final = (
+    "BUILDAH_", "CONTAINER", "DOCKER_", "GO", "LD_", "LISTEN_", "PODMAN_", "REGISTRY_", "SSL_CERT_", "STORAGE_",
+    "XDG_", "_CONTAINERS_",
+)  # fmt: skip
 """Variables that the client reads itself. A task's value of such a one is meant for the container alone."""
 
 
@@ -54,15 +69,39 @@ class Runtime(NamedTuple):
 def _ask(path: str) -> str:
     """Return why a runtime cannot be used, empty if it can."""
     try:
-        asked = subprocess.run(
-            [path, "ps", "--quiet"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER_MAX_S, check=False
-        )
+        code, answer = _call([path, "ps", "--quiet"], "stderr")
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{path} cannot be asked: {error}"
-    if asked.returncode == 0:
+    if code == 0:
         return ""
-    said = asked.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {asked.returncode}"]
+    said = answer.strip().splitlines() or [f"exit code {code}"]
     return f"{path} cannot be used: {said[-1][:300]}"
+
+
+def _call(argv: list[str], stream: Literal["stdout", "stderr"]) -> tuple[int, str]:
+    """Run the client. Returns its exit code, and the beginning of what it wrote to one of its streams.
+
+    A program that the client leaves behind may hold the stream open: the answer ends with the client.
+    Raises `OSError`, `subprocess.TimeoutExpired`.
+    """
+    out, err = (subprocess.PIPE if name == stream else subprocess.DEVNULL for name in ("stdout", "stderr"))
+    until_s = time.monotonic() + _ANSWER_MAX_S
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err) as client:
+        pipe = client.stdout or client.stderr
+        assert pipe is not None  # noqa: S101 - one of them was asked for
+        answer = b""
+        try:
+            while time.monotonic() < until_s:
+                has_ended = client.poll() is not None
+                if select.select([pipe], [], [], 0.0 if has_ended else _LOOK_EVERY_S)[0]:
+                    piece = os.read(pipe.fileno(), 1 << 16)
+                    answer = (answer + piece)[:_ANSWER_BYTES_MAX]
+                    has_ended = not piece
+                if has_ended:
+                    return client.wait(max(until_s - time.monotonic(), 0.0)), answer.decode(errors="replace")
+            raise subprocess.TimeoutExpired(argv, _ANSWER_MAX_S)
+        finally:
+            client.kill()
 
 
 def find_runtime() -> Runtime:
@@ -72,6 +111,13 @@ def find_runtime() -> Runtime:
         if path is not None:
             return Runtime(path, _ask(path))
     return Runtime("", f"neither {' nor '.join(RUNTIMES)} is on PATH")
+
+
+def why_missing(work_dir: Path) -> str:
+    """Say why an agent with this work directory cannot run containers, empty if it can."""
+    if ":" in str(work_dir):
+        return f"work_dir: {work_dir} cannot be mounted into a container, since it has a colon in it"
+    return find_runtime().why_missing
 
 
 class ContainerExecutor(CommandExecutor):
@@ -104,7 +150,8 @@ class ContainerExecutor(CommandExecutor):
         variables: list[str] = []
         for name, value in env.items():
             # By name the client takes the value out of its own environment: it is in no list of processes then.
-            variables += ["--env", f"{name}={value}" if _is_of_the_client(name) else name]
+            # But a name with a star at its end means all variables that begin like it.
+            variables += ["--env", f"{name}={value}" if _is_of_the_client(name) or name.endswith("*") else name]
         cwd = [] if assignment.cwd is None else ["--workdir", assignment.cwd]
         name = self._name_of(assignment.fence)
         argv = (
@@ -124,35 +171,46 @@ class ContainerExecutor(CommandExecutor):
     def _exited(self, fence: int, exited: Exited) -> None:
         if exited.code is not None or not exited.lease_over:
             super()._exited(fence, exited)
+            # A client that ended by itself has removed its container. Some clients then fail to remove it again.
+            if exited.uncleaned and (exited.signalled or exited.code is None or exited.code < 0):
+                _log.error("the container %s cannot be removed, and may still run", self._name_of(fence))
+                self._remove_later(fence, _REMOVE_AGAIN_S)
             return
         # The launcher was killed, and ran no cleanup: the attempt has not ended before its container is gone.
-        folder = f"{self._work.part(EXCHANGE)}/cleanup"
         removed = super()._exited
-        self._launcher.spawn(
-            self._removal_of(fence), {}, lambda _: removed(fence, exited), cwd=None, folder=folder, bytes_max=1
-        )
+        self._remove(fence, lambda _: removed(fence, exited))
+
+    def _remove(self, fence: int, on_exit: Callable[[Exited], None]) -> None:
+        folder = f"{self._work.part(EXCHANGE)}/cleanup"
+        self._launcher.spawn(self._removal_of(fence), {}, on_exit, cwd=None, folder=folder, bytes_max=1)
+
+    def _remove_later(self, fence: int, after_s: float) -> None:
+        """Try again and again to remove a container, less and less often. The next agent here tries it too."""
+
+        def removed(exited: Exited) -> None:
+            if exited.code != 0:
+                self._remove_later(fence, min(2 * after_s, _REMOVE_AGAIN_MAX_S))
+            else:
+                _log.info("the container %s is removed", self._name_of(fence))
+
+        asyncio.get_running_loop().call_later(after_s, self._remove, fence, removed)
 
     def _remove_left(self) -> None:
         """Remove containers that an earlier agent on this work directory left behind."""
-        listed = self._run("ps", "--all", "--quiet", "--filter", f"label={self._label}").split()
-        if listed:
-            _log.warning("containers that an earlier agent left behind are removed: %s", " ".join(listed))
-            self._run("rm", "--force", *listed)
+        listed = self._run("ps", "--all", "--filter", f"label={self._label}", "--format", "{{.Names}}").split()
+        names = [name for name in listed if _NAME.fullmatch(name)]
+        if len(names) < len(listed):
+            _log.error("%s ps lists what is not a container of an agent; it is left alone", self._runtime)
+        if names:
+            _log.warning("containers that an earlier agent left behind are removed: %s", " ".join(names))
+            self._run("rm", "--force", *names)
 
     def _run(self, *arguments: str) -> str:
         try:
-            done = subprocess.run(
-                [self._runtime, *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_ANSWER_MAX_S,
-                check=False,
-                text=True,
-            )
+            return _call([self._runtime, *arguments], "stdout")[1]
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.error("%s %s: %s", self._runtime, arguments[0], error)
             return ""
-        return done.stdout
 
 
 def _is_of_the_client(name: str) -> bool:

@@ -51,6 +51,7 @@ _TRACED_MAX_S = 2.0
 """The same for one that a process holds which traces it (a debugger may, for a moment)."""
 _REAP_MAX_S = 1.0
 """So long the agent waits for the end of processes that it has killed."""
+_LAUNCHER_MODULE = "raftflow.agent.launcher.process"
 INSTANCE_VARIABLE = "RAFTFLOW_AGENT_INSTANCE"
 """In the environment of the launcher and of all that it starts: finds them again if the launcher is killed."""
 
@@ -77,7 +78,7 @@ class LauncherClient:
         """See the module's text.
 
         Args:
-            instance: in the environment of all that is started.
+            instance: in the environment of all that is started (`WorkDirectory.mark`).
             environ: of all that is started, without secrets.
             on_broken: called when launchers cannot be kept alive.
             files_limit: soft limit of open files of programs; -1 for this process's.
@@ -119,7 +120,7 @@ class LauncherClient:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             ours.settimeout(0)
             self._process = subprocess.Popen(
-                helpers.command("raftflow.agent.launcher.process", str(theirs.fileno()), str(self._files_limit)),
+                helpers.command(_LAUNCHER_MODULE, str(theirs.fileno()), str(self._files_limit)),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=self._environ,
@@ -367,13 +368,18 @@ def _reap_all(until_s: float) -> None:
             time.sleep(0.0005)
 
 
-def kill_by_environment(instance: str) -> int:
-    """Kill every process that carries the instance in its environment, this one aside. Returns how many."""
+def kill_by_environment(instance: str, *, spare_launchers: bool = False) -> int:
+    """Kill every process that carries the instance in its environment, this one aside. Returns how many.
+
+    A launcher that has lost its agent is ending by itself, and keeps the output of what it kills: it can be spared.
+    """
     mark = f"{INSTANCE_VARIABLE}={instance}".encode()
     killed = 0
     for _ in range(3):  # a process may have forked while the list was read
         found = [
-            int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _carries(entry, mark)
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and _carries(entry, mark) and not (spare_launchers and _is_launcher(entry))
         ]
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -382,6 +388,13 @@ def kill_by_environment(instance: str) -> int:
         if not found:
             break
     return killed
+
+
+def _is_launcher(entry: Path) -> bool:
+    try:
+        return _LAUNCHER_MODULE.encode() in (entry / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _carries(entry: Path, mark: bytes) -> bool:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from raftflow.agent.config import AgentConfig
 from raftflow.agent.executors.base import Ended, ExecutionEnd, Executor, WatchTarget
 from raftflow.agent.executors.command import CommandExecutor
-from raftflow.agent.executors.container import ContainerExecutor, find_runtime
+from raftflow.agent.executors.container import ContainerExecutor, why_missing
 from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.agent.executors.python import PythonExecutor
 from raftflow.agent.executors.workers import WorkerLimits
@@ -85,7 +85,7 @@ def _make_container_executor(context: ExecutorContext) -> Executor:
 EXECUTORS: Sequence[ExecutorEntry] = (
     ExecutorEntry(CommandLine, _make_command_executor),
     ExecutorEntry(AssignedCall, _make_python_executor),
-    ExecutorEntry(ContainerRun, _make_container_executor, lambda _config: find_runtime().why_missing),
+    ExecutorEntry(ContainerRun, _make_container_executor, lambda config: why_missing(config.work_path())),
 )
 
 

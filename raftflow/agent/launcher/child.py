@@ -30,6 +30,7 @@ class Child:
         "pid",
         "signalled",
         "streams",
+        "uncleaned",
         "watch_at_s",
     )
 
@@ -45,6 +46,8 @@ class Child:
         self.lease_over = False
         self.signalled = False
         self.cleanup = spawn.cleanup
+        self.uncleaned = False
+        """The cleanup failed."""
         self.cleanup_until_s = 0.0
         """Until when the cleanup may run."""
         self.end: tuple[int, resource.struct_rusage] | None = None

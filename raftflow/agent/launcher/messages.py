@@ -124,6 +124,8 @@ class Exited(_Message, frozen=True, tag="exited"):
     """What is wrong with the files of its captured output; the program itself may have succeeded."""
     agent_fault: bool = False
     """The machine could not start it, or the launcher died: whatever it was, it is not to blame."""
+    uncleaned: bool = False
+    """Its cleanup failed, or took too long: what it has started elsewhere may still run."""
 
 
 class FunctionCall(_Message, frozen=True):

@@ -302,6 +302,7 @@ class LauncherProcess:
             self._pids[pid] = self._cleaning[child.id] = child
         else:
             self._cleaning.pop(child.id, None)
+            child.uncleaned = bool(child.cleanup) and (child.end is None or code != 0)
             self._finish(child, *(child.end or (code, usage)))
 
     def _start_cleanup(self, child: Child) -> int:
@@ -364,6 +365,7 @@ class LauncherProcess:
                 rss_max_kib,
                 child.signalled,
                 out.problem or err.problem,
+                uncleaned=child.uncleaned,
             )
         )
 

@@ -87,6 +87,13 @@ class WorkDirectory:
                 os.close(fd)
         return blake2b(kept + socket.gethostname().encode(), digest_size=16).hexdigest()
 
+    def mark(self) -> str:
+        """Return what the environment of all that this directory's agents start is marked with.
+
+        The path is part of it: the agent of a copy on this host has another mark. Raises `AgentConfigError`.
+        """
+        return blake2b((self.home() + self.path).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
     def restore(self) -> None:
         """Make again what somebody has removed, and restore permissions. Raises `OSError`."""
         try:

@@ -29,6 +29,7 @@ from raftflow.api.http.access_control import AccessControl
 from raftflow.api.http.hosts import Hosts
 from raftflow.api.http.parse_errors import LINE_BYTES_MAX
 from raftflow.coordinator.build import build_replica
+from raftflow.coordinator.clock import SystemClock
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.failures import (
     ReplicaDiskError,
@@ -37,6 +38,7 @@ from raftflow.coordinator.failures import (
     ReplicaRemovedError,
 )
 from raftflow.coordinator.replica import Replica
+from raftflow.recovery.service import SnapshotService
 from raftflow.replication.real_files import RealFileSystem
 
 if TYPE_CHECKING:
@@ -221,7 +223,10 @@ async def run_replica(config: CoordinatorConfig, shares: DescriptorShares) -> in
     )
     if config.insecure and config.token is None and not config.bind.is_loopback:
         _log.warning("--insecure: everybody who reaches %s can run commands on every agent", config.member.url)
+    saver = SnapshotService(config, replica.snapshots, SystemClock().now_ms)
+    saver.start()
     code = await _run_until_stopped(replica, stop)
+    await saver.stop()
     await _shut_down(replica, server, config)
     fs.close()
     return code

@@ -22,6 +22,7 @@ from raftflow.coordinator.config.replica_config import (
     CoordinatorConfig,
     Limits,
     MemberConfig,
+    SavedSnapshots,
     Timing,
     Tls,
 )
@@ -232,6 +233,7 @@ def _build_config(given: Given, members: tuple[MemberConfig, ...], base: Path) -
         tls=_build_tls(given, base, parts.scheme),
         timing=_build_timing(_parse_section("timing", given, base)),
         limits=Limits(**_parse_section("limits", given, base)),
+        snapshot=_build_snapshot(_parse_section("snapshot", given, base)),
     )
     if not config.bind.is_loopback and config.token is None and not config.insecure:
         raise ConfigError(
@@ -239,6 +241,13 @@ def _build_config(given: Given, members: tuple[MemberConfig, ...], base: Path) -
             f"run commands on every agent. Set a token (replica.token_file, or RAFTFLOW_TOKEN), or give --insecure."
         )
     return config
+
+
+def _build_snapshot(values: dict[str, Any]) -> SavedSnapshots:
+    snapshot = SavedSnapshots(**values)
+    if snapshot.every_ms and snapshot.directory is None:
+        raise ConfigError("snapshot.dir is missing: the folder in which a snapshot is saved every snapshot.every")
+    return snapshot
 
 
 def _build_timing(values: dict[str, Any]) -> Timing:

@@ -215,12 +215,40 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ] = audit_file.BYTES_MAX
 
 
+class SavedSnapshots(msgspec.Struct, frozen=True, kw_only=True):
+    """Snapshots of the cluster that this replica saves by itself. One replica with a disk elsewhere is enough."""
+
+    every_ms: Annotated[
+        int,
+        setting(
+            "How often this replica saves a snapshot of the cluster, as `raftflow snapshot save --stale` does; a "
+            "duration of at least 1s, such as 1h.",
+            key="every",
+            kind="duration",
+            default="never",
+        ),
+    ] = 0
+    keep: Annotated[int, setting("So many of the newest snapshots that this replica saved are kept.", 1, 100_000)] = (
+        24
+    )
+    directory: Annotated[
+        Path | None,
+        setting(
+            "Where they are saved; required with `every`. Use another disk than that of `data_dir`, or a mounted "
+            "file system: a snapshot is for the day on which the disks are lost.",
+            key="dir",
+            default="none",
+        ),
+    ] = None
+
+
 SECTIONS: Final[dict[str, dict[str, DeclaredSetting]]] = {
     "cluster": declared_settings(ClusterSection, "cluster"),
     "replica": declared_settings(ReplicaSection, "replica"),
     "tls": declared_settings(Tls, "tls"),
     "timing": declared_settings(Timing, "timing"),
     "limits": declared_settings(Limits, "limits"),
+    "snapshot": declared_settings(SavedSnapshots, "snapshot"),
 }
 """Every setting of a replica, by section and key. Only the list of members is not among them."""
 
@@ -245,6 +273,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls: Tls = Tls()
     timing: Timing = Timing()
     limits: Limits = Limits()
+    snapshot: SavedSnapshots = SavedSnapshots()
 
     @property
     def member(self) -> MemberConfig:

@@ -12,6 +12,7 @@ before it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from datetime import datetime
@@ -107,7 +108,8 @@ class AuditExportWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what is left in the buffer of a file that is dropped
+            self._file.close()
         self._partial.unlink(missing_ok=True)
 
     def add(self, lines: list[AuditLine]) -> None:
@@ -128,12 +130,19 @@ class AuditExportWriter:
             chain=lines.chain,
             digest=self._digest.hexdigest(),
         )
-        self._file.write(msgspec.json.encode(end) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._put(msgspec.json.encode(end) + b"\n", sync=True)
         self._partial.replace(self._path)
         return end
 
     def _write(self, line: bytes) -> None:
         self._digest.update(line)
-        self._file.write(line)
+        self._put(line)
+
+    def _put(self, line: bytes, *, sync: bool = False) -> None:
+        try:
+            self._file.write(line)
+            if sync:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise AuditExportError(f"{self._path} cannot be written: {error.strerror}; free space") from error

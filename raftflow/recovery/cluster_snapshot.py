@@ -232,14 +232,20 @@ class ClusterSnapshotWriter:
             self._discard()
 
     def write(self, piece: bytes) -> None:
-        """Append a piece of the body. Raises `OSError`."""
+        """Append a piece of the body. Raises `SnapshotFileError`."""
         view = memoryview(piece)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            raise self._failed(error) from error
 
     def finish(self) -> SnapshotLabel:
         """Sync, check every checksum, and give the file its name. Raises `SnapshotFileError`, `OSError`."""
-        os.fsync(self._fd)
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._failed(error) from error
         with ClusterSnapshotFile(self._partial) as written:
             label = written.label
             for _ in written.blocks():
@@ -249,6 +255,12 @@ class ClusterSnapshotWriter:
         os.close(fd)
         _sync_directory(self.path.parent)
         return label
+
+    def _failed(self, error: OSError) -> SnapshotFileError:
+        return SnapshotFileError(
+            f"{self.path} cannot be written: {error.strerror}; free space or choose another disk. The file that was "
+            f"there before is as it was"
+        )
 
     def _discard(self) -> None:
         fd, self._fd = self._fd, -1

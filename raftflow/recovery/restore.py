@@ -88,6 +88,11 @@ def restore_replica(
         )
     except DirectoryTakenError as error:
         raise RestoreRefusedError(str(error)) from error
+    except OSError as error:
+        _empty(config.data_dir)
+        raise RestoreRefusedError(
+            f"{config.data_dir} cannot be written: {error.strerror}; free space or repair the disk"
+        ) from error
     except BaseException:
         _empty(config.data_dir)
         raise

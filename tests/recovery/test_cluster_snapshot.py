@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +106,27 @@ def test_an_unfinished_file_leaves_the_one_before_as_it_was(machine: Machine, sa
         label = file.label
     with ClusterSnapshotWriter(path, label) as writer:
         writer.write(b"half")
+    assert path.read_bytes() == good
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_full_disk_leaves_the_file_before_and_says_so(
+    machine: Machine, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(machine)
+    good = path.read_bytes()
+    with ClusterSnapshotFile(path) as file:
+        label = file.label
+
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("write", "fsync"):
+        with ClusterSnapshotWriter(path, label) as writer:
+            monkeypatch.setattr(os, name, full)
+            with pytest.raises(SnapshotFileError, match="cannot be written: No space left on device"):
+                writer.write(b"x") if name == "write" else writer.finish()
+            monkeypatch.undo()
     assert path.read_bytes() == good
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,20 @@ def test_an_interruption_leaves_an_empty_directory(
     assert list(config.data_dir.iterdir()) == []
     monkeypatch.undo()
     restore(config, file)
+
+
+def test_a_full_disk_leaves_an_empty_directory(
+    machine: Machine, save: Save, config_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, config = save(machine), config_of()
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(restoring, "seed_audit", full)
+    with pytest.raises(RestoreRefusedError, match="cannot be written: No space left on device"):
+        restore(config, file)
+    assert list(config.data_dir.iterdir()) == []
 
 
 def test_power_may_fail_at_any_step() -> None:

@@ -307,6 +307,18 @@ async def test_a_killed_launcher_leaves_no_container(
         os.kill(pid, 0)
 
 
+async def test_a_killed_launcher_leaves_no_container_though_it_cannot_be_removed_at_once(
+    leader: Any, agent_process: Any, daemon: Daemon, tmp_path: Path, gone: Any
+) -> None:
+    agent = agent_process(resources={"cpu": 1})
+    fence, pid = await started(leader, tmp_path / "fifo")
+    daemon.refusals = 2
+    (launcher,) = agent.children()
+    os.kill(launcher, signal.SIGKILL)
+    assert (await leader.end_of(fence)).outcome == "agent_fault"
+    await gone(pid)
+
+
 async def test_an_agent_without_a_runtime_refuses_clearly(
     leader: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,8 +177,15 @@ class ContainerExecutor(CommandExecutor):
                 self._remove_later(fence, _REMOVE_AGAIN_S)
             return
         # The launcher was killed, and ran no cleanup: the attempt has not ended before its container is gone.
-        removed = super()._exited
-        self._remove(fence, lambda _: removed(fence, exited))
+        end_attempt = super()._exited
+
+        def removed(removal: Exited) -> None:
+            end_attempt(fence, exited)
+            if removal.code != 0:
+                _log.error("the container %s cannot be removed, and may still run", self._name_of(fence))
+                self._remove_later(fence, _REMOVE_AGAIN_S)
+
+        self._remove(fence, removed)
 
     def _remove(self, fence: int, on_exit: Callable[[Exited], None]) -> None:
         folder = f"{self._work.part(EXCHANGE)}/cleanup"

@@ -17,7 +17,9 @@ from raftflow.coordinator.uploads.workflow_uploads import WorkflowUploads
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.commands import agents as machine_agents
 from raftflow.machine.commands import attempts as machine_attempts
-from raftflow.machine.tables.requests import RequestTable
+from raftflow.machine.schema.requests import REQUESTS
+from raftflow.machine.schema.uploads import UPLOADS
+from raftflow.machine.schema.workflows import RESULT_BYTES
 from raftflow.replication.members import introductions
 from raftflow.replication.members.births import Births
 from raftflow.replication.raft.reads import ReadRounds
@@ -169,7 +171,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="requests not in snapshot",
         about="remembered replies are left out of snapshots",
-        plant=attribute(RequestTable, "__iter__", in_machine.no_requests),
+        plant=in_machine.snapshot_without(REQUESTS),
     ),
     Mutant(
         name="chain not in snapshot",
@@ -189,8 +191,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         name="uploads not in snapshot",
         about="workflows that come in pieces are left out of snapshots",
-        plant=in_machine.restore_without(in_machine.forget_uploads),
+        plant=in_machine.snapshot_without(UPLOADS),
         family="snapshots",
+    ),
+    Mutant(
+        name="retired and still counted",
+        about="the results of a retired workflow count for ever",
+        plant=in_machine.retire_without(RESULT_BYTES),
     ),
     Mutant(
         name="uploads not dropped",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -21,21 +22,19 @@ from raftflow.machine.machine import Machine
 from raftflow.machine.read.inputs import inputs_slice
 from raftflow.machine.rules import ledger, quarantine
 from raftflow.machine.rules.audit_chain import CHAIN_START
-from raftflow.machine.tables.requests import RequestTable
+from raftflow.machine.schema import registry
+from raftflow.machine.schema.declaration import Frozen, Reason, Saved
 from raftflow.machine.tables.timers import Timers
 from raftflow.simulation.world.agents import leader_client as sim_leader_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from raftflow.domain.commands import AttemptEnd
     from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.schema.declaration import Table
     from raftflow.machine.tables.agents import Agent
     from raftflow.simulation.mutation.patches.common import Patch
-
-
-def no_requests(_self: RequestTable) -> Iterator[Any]:
-    return iter(())
 
 
 def accept_stale() -> Patch:
@@ -136,17 +135,30 @@ def restore_without(change: Callable[[Machine], None]) -> Callable[[], Patch]:
     return plant
 
 
+def snapshot_without(table: Table) -> Callable[[], Patch]:
+    """Leave the rows of a saved table out of snapshots."""
+    saved = table.saved
+    assert isinstance(saved, Saved)  # noqa: S101 - only such a table has something to leave out
+    empty = replace(saved, freeze=lambda _state, _copying: Frozen(0, iter(())))
+    return _declared(table, replace(table, saved=empty))
+
+
+def retire_without(table: Table) -> Callable[[], Patch]:
+    """Leave workflows that are retired in a table."""
+    return _declared(table, replace(table, retire=Reason("a planted fault")))
+
+
+def _declared(table: Table, other: Table) -> Callable[[], Patch]:
+    tables = tuple(other if each is table else each for each in registry.TABLES)
+    return lambda: patch.object(registry, "TABLES", tables)
+
+
 def forget_chain(machine: Machine) -> None:
     machine.chain = CHAIN_START
 
 
 def forget_fence(machine: Machine) -> None:
     machine.state.fence = 0
-
-
-def forget_uploads(machine: Machine) -> None:
-    machine.state.uploads.clear()
-    machine.state.upload_tasks = 0
 
 
 def forget_timers(machine: Machine) -> None:

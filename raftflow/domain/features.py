@@ -66,7 +66,7 @@ NEXT_VERSION: Final[Mapping[type[c.Command], int]] = {c.ForgetAgent: NEXT_LEVEL}
 def play_next_version() -> None:
     """Make this process one of a cluster whose newest version is on `NEXT_LEVEL`. For tests of upgrades alone.
 
-    To be called before any machine is made. Which level a replica understands is said to the replica itself.
+    Call it before any machine is made. Each replica is told the level that it understands.
     """
     NEEDS.update(NEXT_VERSION)
 

@@ -19,7 +19,7 @@ from raftflow.domain.tasks.program import kind_of
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec, topological_order, upward_ranks
 
 _HEADS_BYTES = 16
-"""More than what stands around the profiles and the tasks of a piece."""
+"""More than what surrounds the profiles and the tasks of a piece."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -76,7 +76,7 @@ class Draft:
         self._ranks = upward_ranks(self.spec, self._order, [learnt_ms[number] for number in self._numbers])
 
     def path(self) -> tuple[int, ...]:
-        """Return the beginning of the critical path. To be called after `rank`."""
+        """Return the beginning of the critical path. Call `rank` first."""
         levels = levels_of(self._needs, self._order)
         reduced = without_redundant(self._needs, self._order, levels)
         needs = [reduced.get(position, needs) for position, needs in enumerate(self._needs)]
@@ -85,7 +85,7 @@ class Draft:
     def cut(
         self, tasks_max: int = limits.PIECE_TASKS_MAX, bytes_max: int = limits.PIECE_BYTES_MAX
     ) -> Iterator[TaskPiece]:
-        """Yield the pieces. To be called after `rank`.
+        """Yield the pieces. Call `rank` first.
 
         None has more than `tasks_max` tasks or profiles, nor more than `limits.PIECE_NEEDS_MAX` needs; nor more than
         `bytes_max` bytes, unless it has one task or profile alone.

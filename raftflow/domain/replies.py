@@ -14,7 +14,7 @@ class _Reply(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Done(_Reply, frozen=True, tag="done"):
-    """Accepted. `changed` is false if it was so already."""
+    """Accepted. `changed` is false if nothing had to change."""
 
     changed: bool = True
 
@@ -24,7 +24,7 @@ class WorkflowAccepted(_Reply, frozen=True, tag="workflow"):
 
     workflow_id: str
     warnings: tuple[str, ...] = ()
-    """For one: demands that no present agent can meet."""
+    """Among them demands that no present agent can meet."""
 
 
 class AgentAccepted(_Reply, frozen=True, tag="agent"):

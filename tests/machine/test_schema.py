@@ -82,8 +82,9 @@ def _problems(state: Any, _: int) -> Iterator[str]:
         yield "a note is under another name"
 
 
-def _retire(state: Any, workflow: Any) -> None:
-    state.notes.pop(workflow.id, None)
+def _retire(state: Any, workflows: Any) -> None:
+    for workflow in workflows:
+        state.notes.pop(workflow.id, None)
 
 
 def table_of(row: type[msgspec.Struct], bytes_of: Any = None) -> Table:

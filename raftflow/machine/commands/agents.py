@@ -1,4 +1,4 @@
-"""Agents: coming, draining, going. What is remembered of one that comes and goes: `rules/quarantine.py`."""
+"""Agents: registering, draining, leaving. The history of one that comes and goes: `rules/quarantine.py`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _takes_its_place(known: Agent, command: RegisterAgent) -> bool:
 
 
 def _is_drained(agent: Agent) -> bool:
-    """Tell what is worse to forget."""
+    """Sort key of gone agents: the one with the smallest is forgotten first."""
     return agent.drained
 
 
@@ -265,7 +265,7 @@ def _set_state(step: ApplyContext, agent: Agent, wanted: AgentState) -> None:
 
 
 def remove_agent(step: ApplyContext, command: RemoveAgent) -> Done | Rejection:
-    """Take an agent and its live attempts out."""
+    """Mark an agent as lost or left, and end its live attempts."""
     agent = step.state.agents.get(command.name)
     if agent is None:
         return Rejection(RejectionCode.NOT_FOUND, f"there is no agent {command.name[:80]!r}")

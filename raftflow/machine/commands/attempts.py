@@ -107,7 +107,7 @@ def _report_end(step: ApplyContext, agent: Agent, end: AttemptEnd) -> EndVerdict
 
 
 def offer_ends(step: ApplyContext, command: OfferEnds) -> Reported | Rejection:
-    """Take the results that an agent brings back from a former incarnation, where they are still wanted."""
+    """Take the results that an agent brings back from a former incarnation, where they are still useful."""
     agent = step.state.agents.get(command.agent)
     if agent is None or agent.incarnation != command.incarnation or not agent.present:
         return _stale_incarnation(command)
@@ -115,7 +115,7 @@ def offer_ends(step: ApplyContext, command: OfferEnds) -> Reported | Rejection:
 
 
 def _offer_end(step: ApplyContext, agent: Agent, end: AttemptEnd) -> EndVerdict:
-    """Take one result if its attempt was the task's last, was lost with this agent, and nobody has the task since."""
+    """Take one result if its attempt was the task's last and was lost, and the task was not started since."""
     workflow = step.state.workflows.get(end.workflow_id)
     task = None if workflow is None else workflow.by_id.get(end.task_id)
     if workflow is None or task is None:
@@ -227,7 +227,7 @@ def end_attempt(
 
 
 def _is_full(step: ApplyContext, result: bytes) -> bool:
-    """Tell whether there is no room for one more large result."""
+    """Tell whether one more large result would pass the limit."""
     return step.state.result_bytes + len(result) > limits.RESULTS_BYTES_MAX
 
 
@@ -297,7 +297,7 @@ def _end_beside_another(  # noqa: PLR0917 - the end of an attempt, in the order 
 
 
 def _more_memory(step: ApplyContext, workflow: Workflow, task: Task, end: AttemptEnd) -> tuple[int | None, str]:
-    """Return the profile that a task gets which outgrew its memory, None if it may not have more, and words."""
+    """Return the next profile of a task that outgrew its memory, None if it may not have more; and why, in words."""
     profile = workflow.profiles[task.profile]
     why = f"used {end.peak_mib} MiB, more than its demand of {growth.memory_of(profile)} MiB"
     number = growth.grow(step, workflow, profile, end.peak_mib)
@@ -371,7 +371,7 @@ def _gives_up(
 
 
 def unreported(fence: int, outcome: AttemptOutcome, why: str) -> AttemptEnd:
-    """Make the end of a live attempt of which its agent says nothing."""
+    """Make the end of a live attempt that its agent did not report."""
     return AttemptEnd(fence, "", "", outcome, error=why)
 
 

@@ -1,4 +1,4 @@
-"""Workflows: taking them in, controlling them, forgetting them."""
+"""Workflows: submission, control, retirement."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def limit_problem(state: State, tasks: int, *, new_workflow: bool) -> Rejection 
 
 
 def _distinct_profiles(spec: WorkflowSpec, problems: list[GraphProblem]) -> tuple[list[int], list[TaskSpec]]:
-    """Number the tasks by what they run and want, and add what is wrong with that, told of the first of its kind."""
+    """Number the tasks by their profiles, and add what is wrong with a profile, reported for its first task."""
     known: dict[bytes, int] = {}
     distinct: list[TaskSpec] = []
     numbers = []
@@ -155,7 +155,7 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
 
 
 def admit(step: ApplyContext, workflow: Workflow) -> None:
-    """Let the cached tasks that need nothing (more) come in, once all tasks are in the tables."""
+    """Admit the cached tasks that need nothing (more), once all tasks are in the tables."""
     if workflow.caches:
         met = [task for task in workflow.tasks if task.state is TaskState.WAITING and task.open_needs == 0]
         cache.admit(step, workflow, met)
@@ -323,14 +323,14 @@ def _revive(step: ApplyContext, workflow: Workflow) -> None:
 def retire_workflows(step: ApplyContext, command: RetireWorkflows) -> Retired:
     """Forget the workflows that finished first."""
     state = step.state
-    retired: list[str] = []
+    retired: list[Workflow] = []
+    count_max = min(command.count_max, RETIRE_MAX)
     for workflow in state.finished.values():
-        if workflow.finished_ms > command.before_ms or len(retired) >= min(command.count_max, RETIRE_MAX):
+        if workflow.finished_ms > command.before_ms or len(retired) >= count_max:
             break
-        retired.append(workflow.id)
-    for workflow_id in retired:
-        workflow = state.finished[workflow_id]
-        registry.retire(state, workflow)
-        step.workflows_changed[workflow_id] = None
-        step.discarded.put(workflow)
-    return Retired(tuple(retired))
+        retired.append(workflow)
+    registry.retire(state, retired)
+    workflow_ids = tuple([workflow.id for workflow in retired])
+    step.workflows_changed.update(dict.fromkeys(workflow_ids))
+    step.discarded.put(*retired)
+    return Retired(workflow_ids)

@@ -33,7 +33,7 @@ UNFIT_CHARS_MAX = 200
 
 
 class LeaderKnowledge(msgspec.Struct, frozen=True):
-    """What only the leader knows, of what tasks wait for."""
+    """What only the leader knows about what tasks wait for."""
 
     reserved: Mapping[str, Shape] = MappingProxyType({})
     """Agents that are kept for a shape."""

@@ -1,7 +1,7 @@
 """Inputs of attempts: the results of the needs, with the assignment while they are small, else in pieces.
 
 A need's result does not change while an attempt of a task that needs it is live: the need has succeeded, and only a
-finished workflow can be retried. A replica that knows the attempt has applied its placement, which stands behind the
+finished workflow can be retried. A replica that knows the attempt has applied its placement, which is behind the
 ends of the needs in the log. So every replica that knows the attempt has the same inputs for it.
 """
 

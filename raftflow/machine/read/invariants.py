@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raftflow.machine.machine import Machine
 
 PROBLEMS_MAX = 100
-"""Reported at most; more of the same helps nobody."""
+"""Reported at most; more of the same does not help."""
 
 
 def check(machine: Machine) -> list[str]:

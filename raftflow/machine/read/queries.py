@@ -128,7 +128,7 @@ def _workflow_view(workflow: Workflow) -> WorkflowView:
 def workflow_page(machine: Machine, state: str | None, limit: int, cursor: str | None) -> WorkflowPage:
     """List workflows, newest first, those in `state` only if it is given.
 
-    `cursor` is the `next` of the page before. Raises `ValueError` if it is none.
+    `cursor` is the `next` of the page before. Raises `ValueError` if it is not a cursor.
     """
     by_number = machine.state.by_number
     numbers = list(by_number)
@@ -146,7 +146,7 @@ def workflow_page(machine: Machine, state: str | None, limit: int, cursor: str |
 
 
 def _cursor(text: str) -> int:
-    """Read a cursor. Raises `ValueError` if it is none of ours."""
+    """Read a cursor. Raises `ValueError` if this module did not make it."""
     if not (text.isascii() and text.isdigit() and len(text) <= limits.CURSOR_CHARS_MAX):
         raise ValueError(f"{text[:40]!r} is not a cursor: use the `next` of a page, or none")
     return int(text)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def ready_tasks(machine: Machine) -> Iterator[tuple[str, int]]:
-    """Yield every task that may be placed now: workflow id and position. To be used up before the next `apply`."""
+    """Yield every task that may be placed now: workflow id and position. Use it up before the next `apply`."""
     for workflow in machine.state.workflows.values():
         if workflow.counts[TaskState.READY] and not workflow.paused:
             for task in workflow.tasks:

@@ -35,7 +35,7 @@ def seal(previous: bytes, record: AuditRecord) -> tuple[bytes, bytes]:
 
 
 def decode_record(data: bytes) -> AuditRecord:
-    """Read a record. Raises `ValueError` if the bytes are none."""
+    """Read a record. Raises `ValueError` if the bytes are not a record."""
     try:
         return _decoder.decode(data)
     except msgspec.DecodeError as error:
@@ -50,7 +50,7 @@ def chain_of(previous: bytes, record: AuditRecord) -> bytes:
 def verify_chain(records: Iterable[AuditRecord], start_chain: bytes = CHAIN_START) -> tuple[bytes, list[str]]:
     """Check records that follow on each other. Returns the chain that the last one shows, and what is wrong.
 
-    After a record that does not fit, checking goes on from what that record shows, so that each fault is told once.
+    After a record that does not fit, checking goes on from what that record shows: each fault is reported once.
     """
     chain = start_chain
     problems = []

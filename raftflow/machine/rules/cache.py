@@ -47,14 +47,14 @@ _SEPARATOR = "\0"
 _IDLE = frozenset({TaskState.READY, TaskState.DELAYED})
 
 _Work = list[tuple["Workflow", "Task"]]
-"""Tasks that succeeded, of which those that need them have yet to hear."""
+"""Tasks that succeeded and whose dependents were not told yet."""
 
 
 # --- what happens to tasks
 
 
 def admit(step: ApplyContext, workflow: Workflow, tasks: Iterable[Task]) -> None:
-    """Let waiting tasks whose needs are met come in: reuse a result, run, or wait for an equal one."""
+    """Admit waiting tasks whose needs are met: each reuses a result, runs, or waits for an equal one."""
     work: _Work = []
     for task in tasks:
         _enter(step, workflow, task, work)
@@ -108,7 +108,7 @@ def waits_for(state: State, workflow: Workflow, task: Task) -> tuple[Workflow, T
 
 
 def _enter(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) -> None:
-    """Let one task come in."""
+    """Admit one task."""
     state = step.state
     if _is_given_too_much(workflow, task):
         move(step, workflow, task, TaskEvent.NEEDS_MET)
@@ -138,7 +138,7 @@ def _enter(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) -> N
 
 
 def _cascade(step: ApplyContext, work: _Work) -> None:
-    """Tell of successes until nobody is left to be told. `work` grows meanwhile."""
+    """Propagate successes until no task is left that waits for one. `work` grows meanwhile."""
     for workflow, task in work:
         if task.claim:
             _publish(step, workflow, task, work)
@@ -166,7 +166,7 @@ def _tell(step: ApplyContext, workflow: Workflow, dependents: Sequence[int], wor
 
 
 def _publish(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) -> None:
-    """Cache the result of an owner that succeeded, and let those in line have it."""
+    """Cache the result of an owner that succeeded, and give it to those in line."""
     state = step.state
     name = task.claim
     step.touch_task(workflow, task)

@@ -1,4 +1,4 @@
-"""When a success leaves a task nothing to wait for: the one place that says it."""
+"""When a success leaves a task nothing to wait for. Only this module decides it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.workflows import Workflow
 
 GROWTH_DEFAULT = 4
-"""Times its first demand that a task may get which names no `memory_max`."""
+"""A task without `memory_max` may get at most so many times its first demand."""
 
 _SHARED_MAX = 64
 """Profiles, the newest, among which an equal one is looked for, so that tasks that grow alike share it."""

@@ -1,4 +1,4 @@
-"""How long a running task is taken to run, and from when on it counts as late.
+"""How long a running task is expected to run, and from when on it counts as late.
 
 By what was learnt of its kind once that was learnt from `SAMPLES_MIN` attempts, else by the `expected` of its
 document. An attempt with no expected duration is never late.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.workflows import Workflow
 
 SAMPLES_MIN = 4
-"""Attempts of a kind from which its run time is believed."""
+"""After so many attempts of a kind its learnt run time is used."""
 PATIENCE_MIN_MS = 1_000
 """No attempt counts as late before that: starting another one is not free either."""
 DEVIATIONS = 4
@@ -26,7 +26,7 @@ as the mean (RFC 6298 waits as long for an answer)."""
 
 
 class Expectation(NamedTuple):
-    """What a task is taken to run, in ms."""
+    """Expected duration, in ms."""
 
     mean_ms: int
     late_ms: int
@@ -42,7 +42,7 @@ class Expectation(NamedTuple):
 
 
 def expectation(state: State, workflow: WorkflowRow, task: TaskRow) -> Expectation | None:
-    """Return what a task is taken to run, None if nobody knows."""
+    """Return how long a task is expected to run, None if unknown."""
     kind = workflow.profiles[task.profile].kind
     known = None if kind is None else state.kinds_learnt.get(kind)
     if known is not None and known.count >= SAMPLES_MIN:

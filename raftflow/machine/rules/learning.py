@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.tasks import Profile
 
 FORGOTTEN = KINDS_MAX // 10
-"""Kinds that go at once when the table is full, since to find the oldest takes a look at all."""
+"""Kinds that are dropped together when the table is full, because finding the oldest means looking at all."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 def learn(step: ApplyContext, profile: Profile, duration_ms: int, cpu_ms: int = 0, peak_mib: int = 0) -> None:
-    """Take in that a task with this profile succeeded. `cpu_ms` and `peak_mib` are 0 where they are not known.
+    """Learn from a task with this profile that succeeded. `cpu_ms` and `peak_mib` are 0 where they are not known.
 
     Does nothing for a task without a kind.
     """
@@ -88,13 +88,13 @@ def _forget(state: State) -> None:
 
 
 def expected_ms(state: State, profile: Profile) -> int | None:
-    """Return how long a task is taken to run that does not say itself: ms, at least 1, None if unknown."""
+    """Return the expected duration of a task whose document has none: ms, at least 1, None if unknown."""
     known = None if profile.kind is None else state.kinds_learnt.get(profile.kind)
     return None if known is None else max(1, known.mean_us // 1000)
 
 
 def expected_times(state: State) -> dict[str, int]:
-    """Return for every kind that is known how long its tasks are taken to run that do not say so: ms, at least 1."""
+    """Return the default expected duration (ms, at least 1) of the tasks of each known kind."""
     return {kind: max(1, known.mean_us // 1000) for kind, known in state.kinds_learnt.items()}
 
 

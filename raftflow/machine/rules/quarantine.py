@@ -42,7 +42,7 @@ QUARANTINE_FIRST_MS = 10_000
 QUARANTINE_MAX_MS = 5 * 60_000
 CONTRADICTIONS_MAX = 3
 STREAK_MAX = 1_000_000
-"""Where counting ends."""
+"""Counters stop here."""
 _DOUBLINGS_MAX = 5
 
 _PER_MILLE = 1_000
@@ -52,7 +52,7 @@ _FAULTS = _OF_THE_TASK | {AttemptOutcome.LOST, AttemptOutcome.AGENT_FAULT}
 
 
 def note_end(step: ApplyContext, agent: Agent, outcome: AttemptOutcome) -> None:
-    """Take the end of an attempt into the history of a present agent. Nobody is blamed for what was called off."""
+    """Count the end of an attempt in the history of a present agent. One that was called off does not count."""
     if not agent.present:
         return
     if outcome in _FAULTS:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def recall_attempts(step: ApplyContext, command: RecallAttempts) -> Done | Rejection:
-    """Ask an agent to give some of its queued attempts back. What is not, or no longer, in its queue is let be.
+    """Ask an agent to give some of its queued attempts back. What is not, or no longer, in its queue is left alone.
 
     The task stays with the agent until the agent has given it back: it may have started the attempt by now. So this
     can never make a task run twice.

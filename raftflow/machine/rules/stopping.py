@@ -1,4 +1,4 @@
-"""Stopping work: the part of a workflow's life that both its clients and its failing tasks can cause."""
+"""Stopping work: both clients and failing tasks of a workflow can cause it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cancel_task(step: ApplyContext, workflow: Workflow, task: Task, why: str) ->
 
 
 def give_order(step: ApplyContext, workflow: Workflow, task: Task, order: int) -> None:
-    """Have the agents of a task's live attempts stop them, give them back, or forget that they were asked to."""
+    """Have the agents of a task's live attempts stop them, give them back, or go on."""
     for attempt in (task.last, task.backup):
         if attempt is not None:
             order_attempt(step, workflow, task, attempt, order)
@@ -101,7 +101,7 @@ def cancel_downstream(step: ApplyContext, workflow: Workflow, failed: Task) -> N
 
 
 def take_back_queued(step: ApplyContext, workflow: Workflow, order: int) -> None:
-    """Ask for the workflow's queued attempts back (`ORDER_RELEASE`), or let them be (`ORDER_NONE`)."""
+    """Ask for the workflow's queued attempts back (`ORDER_RELEASE`), or let them run (`ORDER_NONE`)."""
     expected = ORDER_NONE if order == ORDER_RELEASE else ORDER_RELEASE
     for task in workflow.tasks:
         if task.state is TaskState.QUEUED and task.last is not None and task.last.order == expected:

@@ -5,7 +5,7 @@ A table is an attribute of `State`. Code that applies commands uses the attribut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -111,8 +111,8 @@ class Table:
     problems: Callable[[State, int], Iterator[str]] | Reason
     """Its invariants: yields what is wrong, given the clock in ms. The limit is checked without it."""
     limit: Limit | Reason
-    retire: Callable[[State, Workflow], None] | Reason
-    """Removes a finished workflow that is retired. What the workflow itself holds is discarded by its parts."""
+    retire: Callable[[State, Sequence[Workflow]], None] | Reason
+    """Removes finished workflows that are retired. What the workflows hold is discarded piece by piece."""
     parts: Callable[[State], Iterable[Any]] | Reason
     """Large lists, dicts and rows: freed a little at a time when another state takes the place of this one."""
 

@@ -8,7 +8,7 @@ from raftflow.machine.schema import agents, kinds, requests, results, timers, up
 from raftflow.machine.schema.declaration import Counter, Limit, Reason, Restoring, Saved, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from raftflow.machine.tables.state import State
     from raftflow.machine.tables.workflows import Workflow
@@ -66,11 +66,11 @@ def problems(state: State, clock_ms: int) -> Iterator[str]:
             yield from counter.problems(state)
 
 
-def retire(state: State, workflow: Workflow) -> None:
-    """Remove a finished workflow from all tables."""
+def retire(state: State, workflows: Sequence[Workflow]) -> None:
+    """Remove finished workflows from all tables."""
     for table in TABLES:
         if not isinstance(table.retire, Reason):
-            table.retire(state, workflow)
+            table.retire(state, workflows)
 
 
 def parts(state: State) -> Iterable[Any]:

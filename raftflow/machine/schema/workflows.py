@@ -15,7 +15,7 @@ from raftflow.machine.tables.tasks import Profile, Task
 from raftflow.machine.tables.workflows import Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from raftflow.machine.schema.declaration import Frame
     from raftflow.machine.tables.copy_on_write import CopyOnWrite
@@ -154,8 +154,9 @@ def _problems(state: State, clock_ms: int) -> Iterator[str]:
                 yield f"task {workflow.id}/{task.id}: {problem}"
 
 
-def _retire(state: State, workflow: Workflow) -> None:
-    del state.workflows[workflow.id]
+def _retire(state: State, workflows: Sequence[Workflow]) -> None:
+    for workflow in workflows:
+        del state.workflows[workflow.id]
 
 
 WORKFLOWS = Table(
@@ -178,8 +179,9 @@ def _derive_by_number(restoring: Restoring) -> None:
     state.by_number = {workflow.number: workflow for workflow in state.workflows.values()}
 
 
-def _retire_number(state: State, workflow: Workflow) -> None:
-    del state.by_number[workflow.number]
+def _retire_numbers(state: State, workflows: Sequence[Workflow]) -> None:
+    for workflow in workflows:
+        del state.by_number[workflow.number]
 
 
 BY_NUMBER = Table(
@@ -189,7 +191,7 @@ BY_NUMBER = Table(
     derive=_derive_by_number,
     problems=lambda state, _: number_problems(state),
     limit=Limit(name="WORKFLOWS_MAX", rows=lambda state: len(state.by_number)),
-    retire=_retire_number,
+    retire=_retire_numbers,
     parts=lambda state: (state.by_number,),
 )
 
@@ -210,8 +212,9 @@ def _finished_problems(state: State, _: int) -> Iterator[str]:
         yield "the table of finished workflows does not match them"
 
 
-def _retire_finished(state: State, workflow: Workflow) -> None:
-    del state.finished[workflow.id]
+def _retire_finished(state: State, workflows: Sequence[Workflow]) -> None:
+    for workflow in workflows:
+        del state.finished[workflow.id]
 
 
 FINISHED = Table(
@@ -264,8 +267,8 @@ def _result_problems(state: State, _: int) -> Iterator[str]:
         yield f"{state.result_bytes} bytes of results counted, there are {size}"
 
 
-def _retire_results(state: State, workflow: Workflow) -> None:
-    state.result_bytes -= workflow.result_bytes
+def _retire_results(state: State, workflows: Sequence[Workflow]) -> None:
+    state.result_bytes -= sum([workflow.result_bytes for workflow in workflows])
 
 
 RESULT_BYTES = Table(

@@ -48,7 +48,7 @@ class State:
         self.result_bytes = 0
         """Of the results of all workflows."""
         self.uploads: dict[str, Upload] = {}
-        """Workflows that come in pieces, in the order in which they were begun. Nobody is shown them."""
+        """Workflows that come in pieces, in the order in which they were begun. Users do not see them."""
         self.upload_tasks = 0
         """Tasks that they will have."""
         self.fence = 0

@@ -43,6 +43,7 @@ def verbs_of(noun: str) -> dict[str, click.Command]:
 
 COMMANDS = {name: command for noun in NOUNS for name, command in verbs_of(noun).items()}
 DECLARED = {f"{each.verb.noun} {each.verb.name}": each for each in OPERATIONS if each.verb is not None}
+PLAIN = [name for name, each in DECLARED.items() if not each.verb.by_hand]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
@@ -61,7 +62,7 @@ def test_every_declared_verb_is_a_command_and_every_command_is_declared() -> Non
     assert len(DECLARED) == sum(each.verb is not None for each in OPERATIONS)
 
 
-@pytest.mark.parametrize("name", [name for name, each in DECLARED.items() if not each.verb.by_hand])
+@pytest.mark.parametrize("name", PLAIN)
 def test_the_help_of_a_verb_is_what_the_operation_says(run: Run, name: str) -> None:
     shown = " ".join(run(*name.split(), "--help").stdout.split())
     assert " ".join(help_of(DECLARED[name]).split()) in shown
@@ -79,6 +80,52 @@ def test_what_a_verb_names_exists(name: str) -> None:
     if verb.line:
         verb.line.format_map(dict.fromkeys(keys, ""))
     assert bool(verb.columns) <= bool(operation.items)
+
+
+def example(kind: Any) -> Any:
+    """Return a value of a type of the contract."""
+    described = kind if isinstance(kind, msgspec.inspect.Type) else msgspec.inspect.type_info(kind)
+    if isinstance(described, msgspec.inspect.StructType):
+        return {field.encode_name: example(field.type) for field in described.fields}
+    if isinstance(described, msgspec.inspect.Metadata):
+        return example(described.type)
+    if isinstance(described, msgspec.inspect.UnionType):
+        return example(next(each for each in described.types if not isinstance(each, msgspec.inspect.NoneType)))
+    if isinstance(described, msgspec.inspect.ListType):
+        return [example(described.item_type)]
+    if isinstance(described, msgspec.inspect.DictType):
+        return {}
+    if isinstance(described, msgspec.inspect.LiteralType):
+        return described.values[0]
+    simple = {msgspec.inspect.BoolType: True, msgspec.inspect.IntType: 7, msgspec.inspect.FloatType: 0.5}
+    return simple.get(type(described), "word")
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_verb_sends_its_request_and_prints_the_answer(run: Run, fake: Any, name: str, form: str) -> None:
+    operation = DECLARED[name]
+    verb, answer = operation.verb, example(operation.answer)
+    if operation.is_paged:
+        answer["next"] = None
+    parts = ["part"] * len(operation.path_names)
+    fake.routes[operation.method, operation.target(*parts)] = answer
+    fields = msgspec.structs.fields(operation.body) if operation.body else ()
+    ways = [verb.given[field.encode_name] for field in fields if field.required]
+    words = [word for way in ways for word in ([way.split()[0], "7"] if way.startswith("--") else ["7"])]
+    result = run(*name.split(), *parts, *words, "-o", form)
+    assert result.exit_code == 0, result.output
+    assert [request[:2] for request in fake.requests] == [(operation.method, operation.target(*parts))]
+    if form == "table":
+        assert all(title in result.stdout for title in verb.columns)
+        assert "-" not in result.stdout.split(), "every column finds its value"
+    elif form == "json":
+        assert json.loads(result.stdout) == (
+            answer[operation.items] if operation.items and not verb.whole else answer
+        )
+    else:
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert lines == (answer[operation.items] if operation.items else [answer])
 
 
 class Answer(msgspec.Struct):

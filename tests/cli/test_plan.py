@@ -7,6 +7,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from raftflow.scheduler.policies import POLICIES
+
 WORKFLOW = """
 name = "reference"
 [[tasks]]
@@ -91,11 +93,10 @@ def test_a_printed_plan_can_be_given_back(plan, files):
 
 def test_compare_has_every_policy(plan, files):
     plans = json.loads(plan("--compare", "-o", "json").output)["plans"]
-    policies = ["first-come", "critical-path", "least-cost", "least-makespan", "binpack", "spread"]
-    assert [each["policy"] for each in plans] == policies
+    assert [each["policy"] for each in plans] == list(POLICIES)
     table = plan("--compare", "--given", str(files / "given.toml")).output.splitlines()
-    assert [line.split()[0] for line in table] == ["POLICY", "given", *policies, "lower"]
-    assert len(plan("--compare", "-o", "jsonl").output.splitlines()) == 6
+    assert [line.split()[0] for line in table] == ["POLICY", "given", *POLICIES, "lower"]
+    assert len(plan("--compare", "-o", "jsonl").output.splitlines()) == len(POLICIES)
 
 
 def test_chart_as_svg_and_png(plan, files):

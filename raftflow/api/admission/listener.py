@@ -1,8 +1,6 @@
-"""The listening side of the API: it accepts connections within the bounds of admission, and survives every failure.
+"""The listening side of the API: it accepts connections within the bounds of admission.
 
-It accepts connections itself and does not use the loop's server. A connection counts from the moment it is accepted,
-so one that never ends its TLS handshake counts too. No error of `accept`, such as too many open files, unbinds the
-port or keeps the loop busy.
+A connection counts from the moment it is accepted, so one that never ends its TLS handshake counts too.
 
 A TLS connection costs nothing but its socket until its first byte has arrived and looks like the start of a
 handshake. The load shedder starts handshakes in turn, because each costs about a millisecond of this thread.
@@ -12,16 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from raftflow.api.admission.load_shedder import QueueClass
 from raftflow.api.http.parse_errors import SPEAKS_TLS
 from raftflow.api.http.problems import ProblemError
-from raftflow.replication.net.listener import listen
+from raftflow.replication.net.acceptor import SocketAcceptor, open_in_task
 
 if TYPE_CHECKING:
     from raftflow.api.admission.gated_connection import AdmissionControl
@@ -34,7 +31,6 @@ HANDSHAKE_S: Final = 5.0
 BACKLOG: Final = 256
 """Connections that the kernel keeps until the listener accepts them."""
 _ACCEPTS_PER_TURN: Final = 32
-_RETRY_S: Final = 0.1
 _WARNING_PERIOD_S: Final = 10.0
 _HANDSHAKE_START: Final = b"\x16"
 _PLAIN_REQUEST: Final = re.compile(rb"[A-Z]{3,10} [/*h]")
@@ -48,8 +44,7 @@ class ApiListener:
     def __init__(self, admission: AdmissionControl, tls: ssl.SSLContext | None) -> None:
         self._admission = admission
         self._tls = tls
-        self._sockets: list[socket.socket] = []
-        self._retries: set[asyncio.TimerHandle] = set()
+        self._acceptor = SocketAcceptor(_ACCEPTS_PER_TURN, self._take, self._note_failure)
         self._warned_s = float("-inf")
         self.accept_failed = 0
         """How often connections could not be accepted."""
@@ -57,75 +52,34 @@ class ApiListener:
     @property
     def port(self) -> int:
         """The port that is bound; 0 before `start`."""
-        return int(self._sockets[0].getsockname()[1]) if self._sockets else 0
+        return self._acceptor.port
 
     def start(self, bind: Address) -> None:
         """Bind every address of the host and listen. Raises `OSError`."""
-        self._sockets = listen(bind.host, bind.port, BACKLOG)
-        for sock in self._sockets:
-            self._watch(sock)
+        self._acceptor.start(bind.host, bind.port, BACKLOG)
 
     def close(self) -> None:
         """Unbind, and close the connections whose handshake is under way."""
-        loop = asyncio.get_running_loop()
-        for handle in self._retries:
-            handle.cancel()
-        for sock in self._sockets:
-            loop.remove_reader(sock.fileno())
-            sock.close()
-        self._sockets.clear()
+        self._acceptor.close()
         for handshake in tuple(self._admission.handshakes):
             handshake.cancel()
 
-    def _watch(self, sock: socket.socket) -> None:
-        asyncio.get_running_loop().add_reader(sock.fileno(), self._on_acceptable, sock)
-
-    def _on_acceptable(self, sock: socket.socket) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                accepted, _ = sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._pause_accepting(sock, error)
-                return
-            if self._admission.make_room():
-                self._adopt(accepted)
-            else:
-                accepted.close()
-
-    def _pause_accepting(self, sock: socket.socket, error: OSError) -> None:
-        """Stop accepting for a moment: descriptors or memory are short. The port stays bound."""
-        self.accept_failed += 1
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._warned_s >= _WARNING_PERIOD_S:
-            self._warned_s = loop.time()
-            _log.warning("connections cannot be accepted: %s", os.strerror(error.errno or 0))
-        loop.remove_reader(sock.fileno())
-
-        def retry() -> None:
-            self._retries.discard(handle)
-            self._watch(sock)
-
-        handle = loop.call_later(_RETRY_S, retry)
-        self._retries.add(handle)
-
-    def _adopt(self, sock: socket.socket) -> None:
-        begun = False
-
-        async def begin() -> None:
-            nonlocal begun
-            begun = True
-            await self._open(sock)
-
-        def opened(task: asyncio.Task[None]) -> None:
-            self._admission.handshakes.pop(task, None)
-            if not begun:  # cancelled before it began
-                sock.close()
-
-        handshake = asyncio.get_running_loop().create_task(begin())
+    def _take(self, sock: socket.socket, _address: tuple[Any, ...]) -> None:
+        """Open an accepted connection if admission has room for it."""
+        if not self._admission.make_room():
+            sock.close()
+            return
+        handshake = open_in_task(sock, lambda: self._open(sock))
         self._admission.handshakes[handshake] = None
-        handshake.add_done_callback(opened)
+        handshake.add_done_callback(lambda task: self._admission.handshakes.pop(task, None))
+
+    def _note_failure(self, why: str) -> None:
+        """Count and log that connections cannot be accepted for a moment."""
+        self.accept_failed += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._warned_s >= _WARNING_PERIOD_S:
+            self._warned_s = now_s
+            _log.warning("connections cannot be accepted: %s", why)
 
     async def _open(self, sock: socket.socket) -> None:
         """Hand an accepted socket to the loop, through TLS if that is configured."""

@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from raftflow.client.builder import HasDocument
-from raftflow.client.errors import ClientError, Unreachable, UsageError, WorkflowFailed, too_late
+from raftflow.client.errors import UsageError, WorkflowFailed, too_late
 from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls, T
-from raftflow.client.overview import ClusterStatus, ReplicaAnswer, down, members_to_ask, overview
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.snapshots import SnapshotCalls
+from raftflow.client.status_calls import StatusCalls
 from raftflow.client.transport import Transport
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.operation import STALE, Operation
@@ -33,7 +33,6 @@ from raftflow.domain.contract.views import (
     LedgerView,
     MemberList,
     PriorityRequest,
-    ReplicaStatus,
     TaskExplanation,
     TaskLog,
     TaskPage,
@@ -50,9 +49,6 @@ LOG_PIECE_BYTES = 256 * 1024
 _WATCH_FIRST_S, _WATCH_MAX_S = 0.05, 0.5
 _HOLD_S = 5.0
 """How long a replica is asked to hold an answer at most. Below the time that an answer may take."""
-_STATUS_S = 2.0
-_STATUS_GRACE_S, _STATUS_DOWN_S = 0.4, 0.15
-"""How long other replicas are waited for when one has answered, and those that the others do not hear either."""
 _STALE: Final = {STALE.name: "1"}
 
 
@@ -75,7 +71,7 @@ class AsyncWorkflowRun(WorkflowCreated, kw_only=True, dict=True):
         return client
 
 
-class AsyncClient(SnapshotCalls):
+class AsyncClient(SnapshotCalls, StatusCalls):
     """Talks to a cluster from asyncio; every method raises a `ClientError` when it fails.
 
     Knows all peers and retries until `timeout_s` (per call): a failover costs time, never a lost or a doubled call.
@@ -364,76 +360,6 @@ class AsyncClient(SnapshotCalls):
     async def audit_verify(self, replica_url: str) -> AuditCheck:
         """Have one replica read its whole audit and check the chain."""
         return await self._ask(operations.audit.VERIFY_AUDIT, replica_url)
-
-    async def status(self, replica_url: str) -> ReplicaStatus:
-        """Return how one replica sees itself and the cluster. Raises `Unreachable` at once if it does not answer."""
-        status = await self._call(
-            operations.replicas.SHOW_STATUS, replica=replica_url, once=True, attempt_s=_STATUS_S
-        )
-        self._transport.learn(status.name, replica_url)
-        return status
-
-    async def cluster_status(self) -> ClusterStatus:
-        """Ask every peer for the members, every member for its status, and the leader for the agents.
-
-        After the first answer, the others have a fraction of a second: a machine that is off costs no more. Raises
-        `Unreachable` if no peer answers, and `Refused` if they only refuse.
-        """
-        began_s = time.monotonic()
-        asked: dict[str, asyncio.Task[ReplicaAnswer | ClientError]] = {}
-        agents = asyncio.ensure_future(self._agents_now())
-        try:
-            for url in self.peers:
-                asked[url] = asyncio.ensure_future(self._hear(url))
-            until_s = began_s + _STATUS_S
-            while waiting := [task for task in asked.values() if not task.done()]:
-                left_s = until_s - time.monotonic()
-                if left_s <= 0:
-                    break
-                await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                heard = {url: task.result() for url, task in asked.items() if task.done()}
-                answers = {url: answer for url, answer in heard.items() if isinstance(answer, ReplicaAnswer)}
-                if not answers:
-                    continue
-                for url in members_to_ask(answers):
-                    if url not in asked:
-                        asked[url] = asyncio.ensure_future(self._hear(url))
-                late = [url for url, task in asked.items() if not task.done()]
-                grace_s = _STATUS_DOWN_S if down(list(answers.values()), late) else _STATUS_GRACE_S
-                until_s = min(until_s, time.monotonic() + grace_s)
-            silent = Unreachable("no answer in time")
-            found = {url: task.result() if task.done() else silent for url, task in asked.items()}
-            return overview(found, await agents)
-        finally:
-            left = [task for task in (*asked.values(), agents) if not task.done()]
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left)
-
-    async def _hear(self, url: str) -> ReplicaAnswer | ClientError:
-        """Ask one replica how it is and who the members are."""
-        try:
-            status = await self.status(url)
-        except ClientError as error:
-            return error
-        try:
-            members = await self._call(
-                operations.members.LIST_MEMBERS, params=_STALE, replica=url, once=True, attempt_s=_STATUS_S
-            )
-            return ReplicaAnswer(status, members)
-        except ClientError:
-            return ReplicaAnswer(status)
-
-    async def _agents_now(self) -> list[AgentView]:
-        """Return the agents, none if there is no leader to tell them."""
-        try:
-            listed = await self._call(
-                operations.agents.LIST_AGENTS, once=True, attempt_s=_STATUS_S, timeout_s=_STATUS_S
-            )
-        except ClientError:
-            return []
-        return listed.agents
 
     # --- what is remembered of work that is done
 

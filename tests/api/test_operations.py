@@ -68,7 +68,7 @@ def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
 
 
 CALLERS = {
-    UsedBy.CLIENT: ("client/aio.py", "client/snapshots.py", "client/http/hedge.py"),
+    UsedBy.CLIENT: ("client/aio.py", "client/snapshots.py", "client/status_calls.py", "client/http/hedge.py"),
     UsedBy.AGENT: ("agent/exchange/leader.py",),
 }
 

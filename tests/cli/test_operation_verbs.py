@@ -26,6 +26,8 @@ WITHOUT_OPERATION = {
     "agent run": "is the agent",
     "cluster up": "starts processes on this machine",
     "cluster down": "stops them",
+    "audit export": "asks `list_audit` for every page",
+    "audit replay": "reads files",
     "snapshot inspect": "reads a file",
     "snapshot verify": "reads a file",
 }

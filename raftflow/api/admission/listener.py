@@ -44,7 +44,7 @@ class ApiListener:
     def __init__(self, admission: AdmissionControl, tls: ssl.SSLContext | None) -> None:
         self._admission = admission
         self._tls = tls
-        self._acceptor = SocketAcceptor(_ACCEPTS_PER_TURN, self._take, self._note_failure)
+        self._acceptor = SocketAcceptor(_ACCEPTS_PER_TURN, self._adopt, self._note_failure)
         self._warned_s = float("-inf")
         self.accept_failed = 0
         """How often connections could not be accepted."""
@@ -64,7 +64,7 @@ class ApiListener:
         for handshake in tuple(self._admission.handshakes):
             handshake.cancel()
 
-    def _take(self, sock: socket.socket, _address: tuple[Any, ...]) -> None:
+    def _adopt(self, sock: socket.socket, _address: tuple[Any, ...]) -> None:
         """Open an accepted connection if admission has room for it."""
         if not self._admission.make_room():
             sock.close()

@@ -62,10 +62,23 @@ def test_code_and_quoted_names_are_not_prose(prose, tmp_path):
     assert found(prose, root) == []
 
 
-def test_a_planted_idiom_fails_the_check(prose, tmp_path, capsys):
-    root = tree(tmp_path, module='"""Tell whoever asks."""\n')
+@pytest.mark.parametrize(
+    ("place", "text", "kind"),
+    [
+        ("module", '"""Tell whoever asks."""\n', "docstring"),
+        ("module", "# Whoever asks is told.\n", "comment"),
+        ("module", 'TEXT = "whoever asks"\n', "text"),
+        ("page", "Whoever asks is told.\n", "page"),
+    ],
+)
+def test_a_planted_idiom_in_any_kind_of_prose_fails_the_check(prose, tmp_path, capsys, *, place, text, kind):
+    root = tree(tmp_path, **{place: text})
     assert prose.main([], root) == 1
-    assert "raftflow/pkg/module.py:1: docstring: whoever" in capsys.readouterr().out
+    assert f": {kind}: " in capsys.readouterr().out
+
+
+def test_the_check_of_the_repository_runs_it():
+    assert "run .venv/bin/python scripts/prose\n" in (ROOT / "scripts" / "check").read_text(encoding="utf-8")
 
 
 def test_the_count_has_a_row_for_each_package(prose, tmp_path, capsys):

@@ -126,7 +126,7 @@ class TaskLog(msgspec.Struct, kw_only=True):
     offset: int
     """Byte of the stream at which the piece begins."""
     text: str
-    """Bytes that are no UTF-8 are replaced."""
+    """Bytes that are not UTF-8 are replaced."""
     data: bytes | None = None
     """The bytes of the piece, base64 in JSON; null if they are exactly `text` in UTF-8."""
     skipped: int = 0

@@ -138,7 +138,7 @@ def _enter(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) -> N
 
 
 def _cascade(step: ApplyContext, work: _Work) -> None:
-    """Propagate successes until no task is left that waits for one. `work` grows meanwhile."""
+    """Report successes until every waiting task has its result. `work` grows meanwhile."""
     for workflow, task in work:
         if task.claim:
             _publish(step, workflow, task, work)

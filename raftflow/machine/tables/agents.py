@@ -11,7 +11,7 @@ from raftflow.machine.tables.tasks import Task
 from raftflow.machine.tables.workflows import Workflow
 
 DRAIN_OVER = -1
-"""In the place of a drain deadline: it has passed, and what still ran was ordered to move."""
+"""Instead of a drain deadline: it has passed, and what still ran was ordered to move."""
 
 REVOKED_FENCES_MAX = 1_024
 """Fences that an agent is still told to stop although their attempts are over."""

@@ -134,7 +134,7 @@ def encode_agent(agent: Agent) -> bytes:
 
 
 HEAD = -1
-"""In the place of a position: the workflow's own fields."""
+"""Instead of a position: the workflow's own fields."""
 
 
 def _as_array(items: list[bytes]) -> bytes:

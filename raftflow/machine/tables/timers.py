@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.workflows import Workflow
 
 BACKOFF = 0
-"""In the place of a fence: the timer is the end of a back-off."""
+"""Instead of a fence: the timer is the end of a back-off."""
 
 _SWEEP_MIN = 1_024
 

@@ -77,7 +77,7 @@ class Driver:
         return 0.0 if self._sync_since is None else self._loop.time() - self._sync_since
 
     def stop(self) -> None:
-        """Run no more turns."""
+        """Stop running turns."""
         self.stopped = True
         for handle in (self._turn, self._timer):
             if handle is not None:

@@ -17,10 +17,11 @@ import msgspec
 
 from raftflow.chaos.ending import write_final
 from raftflow.chaos.history import FORMAT, HistoryWriter
+from raftflow.chaos.making import TestbedPlan, existing_testbed, testbed
 from raftflow.chaos.nemesis.catalogue import FAULTS, needs_disks, possible_faults
 from raftflow.chaos.nemesis.nemesis import RECOVERY_S, Nemesis, NotRecoveredError
 from raftflow.chaos.page import write_page
-from raftflow.chaos.testbed import Testbed, collector_path, existing_testbed, testbed
+from raftflow.chaos.testbed import Testbed, collector_path
 from raftflow.chaos.undo import UndoList
 from raftflow.chaos.verdict import ChaosReport, CheckerViolation, check, recoveries
 from raftflow.chaos.workload.clients import Workload, WorkloadSettings
@@ -124,8 +125,8 @@ def _testbed(
 ) -> contextlib.AbstractContextManager[Testbed]:
     if options.cluster is not None:
         return existing_testbed(options.cluster, history, undo, i_mean_it=options.i_mean_it)
-    size = (options.replicas, options.agents)
-    return testbed(directory / "cluster", size, history, undo, with_disks=needs_disks(options.faults))
+    plan = TestbedPlan(options.replicas, options.agents, needs_disks(options.faults))
+    return testbed(directory / "cluster", plan, history, undo)
 
 
 @dataclass(slots=True)

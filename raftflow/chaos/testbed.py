@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
-import json
 import os
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
+from raftflow.chaos.background_loop import BackgroundLoop
 from raftflow.chaos.failpoints import VARIABLE as FAILPOINTS_VARIABLE
 from raftflow.chaos.failpoints import FailpointFile
 from raftflow.chaos.history import HistoryWriter
-from raftflow.chaos.undo import EndCluster, RunCommand, UndoList
+from raftflow.chaos.undo import UndoList
 from raftflow.chaos.workload.collector import Collector
 from raftflow.chaos.workload.tasks import AGENT_VARIABLE
 from raftflow.client.errors import ClientError
@@ -26,24 +23,15 @@ from raftflow.coordinator.build import LEVEL_VARIABLE
 from raftflow.domain.features import LEVEL, NEXT_LEVEL
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
-from raftflow.local.cluster_file import ClusterOptions, LocalClusterError
-from raftflow.local.faults.disk_images import DiskImage, ImageError, why_impossible
-from raftflow.local.faults.namespaces import Machines, NamespaceError, check
+from raftflow.local.cluster_file import LocalClusterError
+from raftflow.local.faults.disk_images import DiskImage, why_impossible
+from raftflow.local.faults.namespaces import Machines
 from raftflow.local.processes import ProcessRecord
 
-T = TypeVar("T")
-
-MARKER: Final = "chaos.json"
-"""A file that only clusters have which were made for chaos."""
 LEASE_MS: Final = 2_000
 SPARE_REPLICAS: Final = 3
 READY_S: Final = 60.0
-_LIMITS: Final = "[limits]\nsnapshot_entries = 200\n"
-"""Snapshots and compaction happen all the time, so that faults hit them too."""
 _POLL_S: Final = 0.03
-_CLOSES_S: Final = 5.0
-_IMAGE_BYTES: Final = 512 * 1024 * 1024
-_AGENT_DISK_BYTES: Final = 32 * 1024 * 1024
 
 
 def collector_path() -> Path:
@@ -185,11 +173,24 @@ class Testbed:
             return "the cluster was not made for chaos"
         if needs == "namespaces" and self.machines is None:
             return "it needs network namespaces: root, Linux and iproute2"
+        if needs == "netem" and not self._has_netem():
+            return "it needs network namespaces, and netem in the kernel"
         if needs == "images" and not self.images:
             return f"it needs file systems in image files: {why_impossible() or 'they could not be made'}"
         if needs == "memory-disks" and not self.small_disks:
             return "it needs a file system in memory: root and Linux"
         return None
+
+    def _has_netem(self) -> bool:
+        """Tell whether the kernel can delay and drop packets of a machine."""
+        if self.machines is None:
+            return False
+        words = ["tc", "-netns", self.machines.names[-1], "qdisc"]
+        netem = [*words, "replace", "dev", "lo", "root", "netem", "delay", "1ms"]
+        try:
+            return subprocess.run(netem, check=False, capture_output=True, timeout=10.0).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
 
     # --- waiting
 
@@ -237,163 +238,3 @@ class Testbed:
         self.loop.close()
         with contextlib.suppress(OSError):
             self.collector.path.unlink(missing_ok=True)
-
-
-class BackgroundLoop:
-    """An event loop on a thread: the workload and the collector live there, the nemesis blocks elsewhere."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="chaos-loop", daemon=True)
-        self._thread.start()
-
-    def call(self, work: Coroutine[Any, Any, T], timeout_s: float | None = 30.0) -> T:
-        """Run a coroutine there and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
-
-    def begin(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Let a coroutine run there; returns a future for this thread."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def soon(self, work: Callable[[], object]) -> None:
-        """Call a function there."""
-        self._loop.call_soon_threadsafe(work)
-
-    def close(self) -> None:
-        """Cancel what still runs there and end the loop."""
-        with contextlib.suppress(concurrent.futures.TimeoutError):
-            self.call(_cancel_all(), _CLOSES_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_CLOSES_S)
-
-
-async def _cancel_all() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    if others:
-        await asyncio.wait(others, timeout=_CLOSES_S)
-
-
-@contextlib.contextmanager
-def testbed(
-    directory: Path, size: tuple[int, int], history: HistoryWriter, undo: UndoList, *, with_disks: bool
-) -> Iterator[Testbed]:
-    """Make a cluster for chaos and start it; everything is taken down at the end.
-
-    `size` is the numbers of replicas and agents. With disks, each has a file system of its own if that is possible.
-    """
-    replicas, agents = size
-    machines = _make_machines(replicas + agents + SPARE_REPLICAS, undo)
-    cluster = LocalCluster.create(directory, _options(replicas, agents, machines))
-    images = _make_images(cluster, undo) if with_disks else {}
-    small_disks = _make_small_disks(cluster, undo) if with_disks else set()
-    undo.add(EndCluster(str(cluster.directory)))
-    (directory / MARKER).write_text(json.dumps({"made_for": "chaos"}) + "\n", encoding="utf-8")
-    bed = Testbed(cluster, history, undo, machines)
-    bed.images, bed.small_disks = images, small_disks
-    try:
-        bed.start()
-        yield bed
-    finally:
-        bed.close()
-
-
-@contextlib.contextmanager
-def existing_testbed(
-    directory: Path, history: HistoryWriter, undo: UndoList, *, i_mean_it: bool
-) -> Iterator[Testbed]:
-    """Use a local cluster that exists, in which every process runs again at the end.
-
-    Raises `LocalClusterError` if it was not made for chaos, unless the user means it.
-    """
-    cluster = LocalCluster.load(directory)
-    if not (cluster.directory / MARKER).exists() and not i_mean_it:
-        raise LocalClusterError(
-            f"{directory} was not made for chaos: its processes would be killed and stopped, and workflows be "
-            f"submitted. If that is what you want, add --i-mean-it"
-        )
-    bed = Testbed(cluster, history, undo, None)
-    bed.made_for_chaos = False
-    try:
-        bed.start()
-        yield bed
-    finally:
-        bed.close()
-
-
-def _make_machines(count: int, undo: UndoList) -> Machines | None:
-    """Make network namespaces, where that is allowed."""
-    try:
-        check()
-    except NamespaceError:
-        return None
-    machines = Machines(count)
-    for name in (*machines.names, machines.bridge):
-        undo.add(RunCommand(["ip", "link", "delete", name]))
-    for name in machines.names:
-        undo.add(RunCommand(["ip", "netns", "delete", name]))
-    try:
-        machines.make()
-    except NamespaceError:
-        machines.remove()
-        return None
-    return machines
-
-
-def _make_images(cluster: LocalCluster, undo: UndoList) -> dict[str, DiskImage]:
-    """Give each replica a file system in an image file, where that is possible."""
-    if why_impossible() is not None:
-        return {}
-    images: dict[str, DiskImage] = {}
-    try:
-        for name in cluster.replica_names:
-            mountpoint = cluster.directory / name
-            mountpoint.mkdir()
-            image = DiskImage(cluster.directory / f"{name}.img", mountpoint, size=_IMAGE_BYTES)
-            image.make()
-            undo.add(RunCommand(["umount", str(mountpoint)]))
-            image.mount()
-            images[name] = image
-    except ImageError:
-        for image in images.values():
-            image.unmount()
-        return {}
-    return images
-
-
-def _make_small_disks(cluster: LocalCluster, undo: UndoList) -> set[str]:
-    """Give each agent a small file system in memory, where that is possible."""
-    if os.geteuid() != 0:
-        return set()
-    made: set[str] = set()
-    for name in cluster.agent_names:
-        mountpoint = cluster.directory / name
-        mountpoint.mkdir()
-        undo.add(RunCommand(["umount", str(mountpoint)]))
-        argv = ["mount", "-t", "tmpfs", "-o", f"size={_AGENT_DISK_BYTES},mode=0700", "tmpfs", str(mountpoint)]
-        if subprocess.run(argv, check=False, capture_output=True).returncode != 0:
-            return set()
-        made.add(name)
-    return made
-
-
-def _options(replicas: int, agents: int, machines: Machines | None) -> ClusterOptions:
-    common: dict[str, Any] = {
-        "nodes": replicas,
-        "agents": agents,
-        "agent_cpus": 3.0,
-        "prefetch": 4,
-        "lease_ms": LEASE_MS,
-        "replica_toml": _LIMITS,
-        "replica_module": "raftflow.chaos.failpoints",
-    }
-    if machines is None:
-        return ClusterOptions(**common)
-    commands = [machines.command(number) for number in range(replicas + agents)]
-    return ClusterOptions(
-        **common,
-        with_token=True,
-        hosts=tuple(zip(machines.hosts[:replicas], commands[:replicas], strict=True)),
-        agent_machines=tuple(commands[replicas:]),
-    )

@@ -14,6 +14,7 @@ import pytest
 from raftflow import helpers
 from raftflow.local import processes
 from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -59,6 +60,29 @@ def test_a_short_run_injects_faults_and_finds_nothing(tmp_path: Path) -> None:
     final = next(line for line in lines if line["type"] == "final")
     assert (final["audit_verified"], final["digests_equal"], final["unfinished"]) == (True, True, 0)
     assert not (directory / "cluster").exists(), "a cluster without a violation is removed"
+
+
+def test_a_cluster_that_was_not_made_for_chaos_is_left_alone(tmp_path: Path) -> None:
+    """It is used only by somebody who says so. In the end every process of it runs."""
+    cluster = LocalCluster.create(tmp_path / "cluster", ClusterOptions(nodes=3, agents=2))
+    try:
+        argv = chaos(tmp_path / "refused", 0.1, ["kill-leader"], "--cluster", str(cluster.directory))
+        refused = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        assert refused.returncode == 4
+        assert "--i-mean-it" in refused.stderr
+        assert cluster.pid_of("n1") is None, "nothing was started"
+        cluster.start()
+        kinds = ["kill-leader", "kill-agent", "clock-forward", "isolate-leader"]
+        argv = chaos(tmp_path / "run", 0.1, kinds, "--cluster", str(cluster.directory), "--i-mean-it", "-o", "json")
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=150)
+        assert done.returncode == 0, done.stdout + done.stderr
+        report = json.loads(done.stdout)
+        assert set(report["impossible"]) == {"clock-forward", "isolate-leader"}
+        assert report["faults"]
+        assert all(cluster.pid_of(name) is not None for name in (*cluster.replica_names, *cluster.agent_names))
+        cluster.wait_ready()
+    finally:
+        cluster.down()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])

@@ -42,9 +42,9 @@ class ChaosFault:
     rare: bool = False
     """It takes long: it is drawn half as often."""
     about: str = ""
-    """For `raftflow chaos kinds` and the report."""
+    """For the report."""
     needs: str = ""
-    """What it needs: `namespaces`, `images`, `memory-disks`, a cluster that was made for chaos, or nothing."""
+    """What it needs: `namespaces`, `netem`, `images`, `memory-disks`, `CHAOS_CLUSTER`, or nothing."""
 
 
 def free(bed: Testbed, names: list[str]) -> list[str]:

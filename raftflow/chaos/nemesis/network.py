@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -191,11 +193,28 @@ def _slowed(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator
         bed.undo.undo(undo)
 
 
+def _impaired(netem: Sequence[str]) -> FaultRun:
+    """Return a fault that delays or drops packets that a machine sends, by netem."""
+
+    def run(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
+        del chance
+        (name,) = targets
+        words = ["tc", "-netns", _machines(bed).names[bed.machine_of(name)], "qdisc"]
+        number = bed.undo.add(RunCommand([*words, "delete", "dev", "eth0", "root"]))
+        try:
+            perform(RunCommand([*words, "replace", "dev", "eth0", "root", "netem", *netem]))
+            show = [*words, "show", "dev", "eth0"]
+            if b"netem" not in subprocess.run(show, check=False, capture_output=True, timeout=10).stdout:
+                raise NoEffectError("the kernel did not take it")
+            yield {"netem": list(netem)}
+        finally:
+            bed.undo.undo(number)
+
+    return run
+
+
 def _overlimits(namespace: str) -> int:
     """Return how often the token bucket of a machine has held a packet back."""
-    import json  # noqa: PLC0415
-    import subprocess  # noqa: PLC0415
-
     argv = ["tc", "-netns", namespace, "-s", "-j", "qdisc", "show", "dev", "eth0"]
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
     with contextlib.suppress(ValueError):
@@ -240,4 +259,20 @@ KINDS: Final = (
     _fault("flap-replica", kinds.replica, _flapped, "the link of a replica goes down and up at random moments"),
     _fault("flap-agent", kinds.agent, _flapped, "the link of an agent goes down and up at random moments"),
     _fault("slow-link", kinds.replica, _slowed, "a replica sends at most 400 kbit a second", hold_s=(1.0, 3.0)),
+    ChaosFault(
+        "delay-link",
+        kinds.replica,
+        _impaired(["delay", "80ms", "40ms"]),
+        (1.0, 2.5),
+        needs="netem",
+        about="what a replica sends arrives 40 to 120 ms later",
+    ),
+    ChaosFault(
+        "lossy-link",
+        kinds.replica,
+        _impaired(["loss", "15%"]),
+        (1.0, 2.5),
+        needs="netem",
+        about="15 % of the packets that a replica sends are lost",
+    ),
 )

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raftflow.chaos import failpoints
+from raftflow.chaos.making import MARKER
 from raftflow.chaos.planted.bugs import BUGS
-from raftflow.chaos.testbed import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

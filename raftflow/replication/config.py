@@ -32,6 +32,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     election_min_s: float = 0.3
     election_max_s: float = 0.6
+    silence_s: float | None = None
+    """A replica that has heard no leader for so long would vote for another one; by default `election_min_s`."""
     heartbeat_s: float = 0.049
     fallback_share: float = 0.95
     """A leader that hears no majority for this share of `election_min_s` steps down."""
@@ -72,6 +74,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 "the election timeouts must be more than three heartbeats, and the minimum below the maximum"
             )
+        if self.silence_s is not None and not 3 * self.heartbeat_s < self.silence_s <= self.election_min_s:
+            raise ValueError("silence_s must be more than three heartbeats and at most the least election timeout")
         if not 0 < self.entry_bytes_max <= ENTRY_BYTES_MAX:
             raise ValueError(f"entry_bytes_max must be between 1 and {ENTRY_BYTES_MAX}")
         if min(self.snapshot_entries, self.snapshot_bytes, self.queue_entries_max, self.queue_bytes_max) < 1:

@@ -35,6 +35,10 @@ RETIRING_SHARE: Final = 0.25
 """Share of seeds in which finished workflows are forgotten soon."""
 RETENTION_MS: Final = 2_000
 MEMBER_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("M"))
+ELECTION_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("E"))
+DISTURBED_SHARE: Final = {"all": 0.4, "votes": 0.6, "leases": 0.2, "members": 0.2}
+"""By family: share of the seeds in which links flap or break in half, and machines are busy."""
+DISTURBANCES: Final = ("half cut", "flapping link", "busy machine")
 GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 
 
@@ -122,6 +126,8 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
     silences = "silent leader" in plan.weights and plan.family == "leases"
     if not deep and plan.family in {"all", "leases"} and not silences:
         plan.sick = random.Random(f"sick {seed}").random() < SICK_SHARE[plan.family]  # noqa: S311 - of its own, as above
+    if not deep or options.disabled_rules <= ELECTION_RULES:
+        _disturb_elections(plan, seed)
     if random.Random(f"retention {seed}").random() < RETIRING_SHARE:  # noqa: S311 - of its own, as above
         plan.retention_ms = RETENTION_MS
     plan.rough_birth = not deep and wipes.random() < ROUGH_SHARE
@@ -137,6 +143,14 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
     plan.replicas = options.replicas or plan.replicas
     plan.seconds = options.seconds or plan.seconds
     return plan
+
+
+def _disturb_elections(plan: SeedPlan, seed: int) -> None:
+    """Add the faults that must not cost a term, to some seeds."""
+    rng = random.Random(f"elections {seed}")  # noqa: S311 - of its own, so that other draws stay as they are
+    if rng.random() < DISTURBED_SHARE.get(plan.family, 0.0):
+        share = sum(plan.weights.values()) // 8 + 1
+        plan.weights |= {kind: share for kind in DISTURBANCES if rng.random() < 0.7}
 
 
 def _go_deep(plan: SeedPlan, rng: random.Random) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from raftflow.replication.raft.library_types import Entry, Message
 
-TIMING = RaftTiming(election_min_s=1000, election_max_s=2000, heartbeat_s=0.5, fallback_s=9000)
+TIMING = RaftTiming(election_min_s=1000, election_max_s=2000, silence_s=1000, heartbeat_s=0.5, fallback_s=9000)
 
 
 class ListJournal:

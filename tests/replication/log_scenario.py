@@ -206,6 +206,7 @@ class LogScenario:
             bootstrap=bootstrap,
             election_min_s=election_min_s,
             election_max_s=election_min_s + 0.01,
+            silence_s=0.3,
             segment_bytes=8192,
             snapshot_retry_s=2.0,
             **self._settings,

@@ -1,4 +1,4 @@
-"""A replica that was cut off and comes back with a higher term costs one election, not more."""
+"""A replica that was cut off and comes back does not stop writes for longer than an election."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_writes_go_on_within_an_election(seed: int, *, from_all: bool) -> None:
 
 
 async def _returns(seed: int, *, from_all: bool) -> None:
-    """Cut off from both others, or from the leader alone: then it raises the term again and again meanwhile."""
+    """Cut off from both others, or from the leader alone: then it asks the other one again and again meanwhile."""
     async with running(seed=seed) as cluster:
         loop = asyncio.get_running_loop()
         leader = await cluster.elect()

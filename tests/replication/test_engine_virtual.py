@@ -560,6 +560,6 @@ async def test_a_follower_acknowledges_an_entry_before_it_applies_the_one_before
         cluster.machines[name]._on_apply = note
     for _ in range(5):
         await cluster.put(leader)
-    assert len(applied) >= 8
+    assert await cluster.wait(lambda: len(applied) >= 8)
     assert all(durable == last for durable, last in applied)
     await finish(cluster)

@@ -212,7 +212,7 @@ def test_a_learner_hears_a_leader_of_an_older_term_than_its_own() -> None:
 
 async def empty_list_in_snapshot() -> list[str]:
     """j1 joins and writes a snapshot before it comes to the entry with its first list; a, left behind, gets it."""
-    cluster = MemberCluster(1, replicas=3, strangers=True, append_bytes_max=2000)
+    cluster = MemberCluster(5, replicas=3, strangers=True, append_bytes_max=2000)
     await cluster.start()
     await cluster.elect()
     assert await cluster.settle()

@@ -208,7 +208,7 @@ async def _older_leader() -> None:
         await cluster.settle()
         term = cluster.logs[leader].status().term
         cluster.network.drop = lambda source, target, _frame: lonely in {source, target}
-        assert await cluster.wait(lambda: cluster.logs[lonely].status().term > term + 2)
+        await cluster.stand_alone(lonely, term + 2)
         await cluster.logs.pop(lonely).close()
         disk = cluster.disks[lonely]
         disk.flip(next(path for path in disk._names if path.name.endswith(".segment")), 700, 1)

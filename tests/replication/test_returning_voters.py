@@ -48,7 +48,7 @@ async def returns_to_strangers(*, strangers: bool, damaged: bool = False, ahead:
         await cluster.start("a")
         cluster.network.drop = lambda source, target, _frame: "a" in {source, target}
         term = max(log.status().term for log in cluster.logs.values())
-        assert await cluster.wait(lambda: cluster.logs["a"].status().term > term + 2)
+        await cluster.stand_alone("a", term + 2)
         cluster.network.drop = lambda _source, _target, _frame: False
     else:
         await cluster.start("a")

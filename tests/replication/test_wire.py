@@ -40,9 +40,15 @@ def appends(draw: Any) -> Any:
 
 
 @st.composite
-def votes(draw: Any) -> Any:
+def votes(draw: Any, kind: str = "request_vote", **fields: Any) -> Any:
     log_term, term = sorted((draw(NUMBER), draw(TERM)))
-    return {"type": "request_vote", "term": max(term, 1), "last_log_index": draw(NUMBER), "last_log_term": log_term}
+    return {
+        "type": kind,
+        "term": max(term, 1),
+        "last_log_index": draw(NUMBER),
+        "last_log_term": log_term,
+        **{name: draw(strategy) for name, strategy in fields.items()},
+    }
 
 
 def plain(kind: str, **fields: Any) -> Any:
@@ -56,6 +62,9 @@ MESSAGES = st.one_of(
     plain("append_entries", commit_index=NUMBER),
     plain("append_entries", commit_index=NUMBER, **BLIND),
     plain("response_vote"),
+    votes("pre_vote", seq=NUMBER),
+    plain("pre_vote_granted", seq=NUMBER),
+    plain("pre_vote_refused", seq=NUMBER, voter_term=NUMBER),
     plain("next_node_idx", next_node_idx=st.integers(1, wire.NUMBER_MAX), reset=st.booleans(), success=st.booleans()),
     plain("timeout_now"),
     plain("read_probe", seq=NUMBER),

@@ -355,6 +355,17 @@ class Cluster:
         assert leader is not None
         return leader
 
+    async def stand_alone(self, name: str, term: int) -> None:
+        """Let a replica that reaches nobody stand for election until it is past `term`: by itself it would not."""
+        parts = self.logs[name].parts
+
+        def is_past() -> bool:
+            parts.raft.campaign_now()
+            parts.driver.request_turn()
+            return parts.raft.term > term
+
+        assert await self.wait(is_past)
+
     async def settle(self, within_s: float = 10.0) -> bool:
         """Wait until all replicas that run have applied the same log to its end."""
 

@@ -131,6 +131,7 @@ class Introducer:
             term=0 if self.log is None else self.log.term,
             repairing=self.log is not None and self.log.repairing,
             point=point,
+            pre_votes=self.log is not None and self.log.pre_votes,
         )
 
     def is_compared(self, peer: str) -> bool:

@@ -84,6 +84,8 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     repairing: bool = False
     """True if the sender does not vote (repair.py)."""
     point: HistoryPosition | None = None
+    pre_votes: bool = False
+    """True if the sender knows the questions before an election (raft/pre_votes.py); False from older versions."""
 
 
 ADVICE: Final = "Put the old directory back"
@@ -121,6 +123,11 @@ class LogView(Protocol):
     @property
     def repairing(self) -> bool:
         """Whether this replica is under repair and does not vote."""
+        ...
+
+    @property
+    def pre_votes(self) -> bool:
+        """Whether this replica knows the questions before an election."""
         ...
 
     def note_peer(self, peer: str, starts: StartHistory) -> None:

@@ -20,6 +20,9 @@ Every frame is big-endian and begins with u8 format version, u8 type, u64 term. 
     snapshot_end     u64 transfer_id
     snapshot_ack     u64 transfer_id, u64 offset, u8 status (0 more, 1 done, 2 refused)
     removed          (nothing)
+    pre_vote         u64 last_log_index, u64 last_log_term, u64 seq; its term is that of the wanted election
+    pre_vote_granted u64 seq; the term and seq of the question
+    pre_vote_refused u64 seq, u64 voter_term; the same, and the term of the sender
     birth            data to the end of the frame (births.py); its term is 0
 
 `decode` accepts exactly what `encode` can produce. Entries are checked against the envelope (envelope.py) and their
@@ -64,12 +67,14 @@ _REQUEST_VOTE, _RESPONSE_VOTE, _APPEND_ENTRIES, _HEARTBEAT, _NEXT_NODE_IDX, _TIM
 _READ_PROBE, _READ_ACK, _SNAPSHOT_BEGIN, _SNAPSHOT_CHUNK, _SNAPSHOT_END, _SNAPSHOT_ACK = range(7, 13)
 _REMOVED: Final = 13
 _BIRTH: Final = 14
+_PRE_VOTE, _PRE_VOTE_GRANTED, _PRE_VOTE_REFUSED = range(15, 18)
 
 
 class FrameError(ValueError):
     """A message that cannot be encoded, or a frame that is not a message. No part of it may be used."""
 
 
+_CANDIDACIES: Final = frozenset({_REQUEST_VOTE, _PRE_VOTE})
 # Messages that are numbers and nothing else: type, code, and the names of the u64 fields after the term.
 _PLAIN: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
     ("request_vote", _REQUEST_VOTE, ("last_log_index", "last_log_term")),
@@ -80,6 +85,9 @@ _PLAIN: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
     ("snapshot_begin", _SNAPSHOT_BEGIN, ("transfer_id", "index", "snap_term", "size")),
     ("snapshot_end", _SNAPSHOT_END, ("transfer_id",)),
     ("removed", _REMOVED, ()),
+    ("pre_vote", _PRE_VOTE, ("last_log_index", "last_log_term", "seq")),
+    ("pre_vote_granted", _PRE_VOTE_GRANTED, ("seq",)),
+    ("pre_vote_refused", _PRE_VOTE_REFUSED, ("seq", "voter_term")),
 )
 
 
@@ -230,14 +238,14 @@ def _plain(
         _fields(message, fields)
         term = _number(message["term"], "term", 1)
         numbers = [_number(message[name], name) for name in names]
-        if code == _REQUEST_VOTE:
+        if code in _CANDIDACIES:
             _check_vote(message)
         return layout.pack(WIRE_VERSION, code, term, *numbers)
 
     def decode_plain(frame: bytes) -> Message:
         term, *numbers = _check_sizes(frame, layout)
         message = {"type": kind, "term": term, **dict(zip(names, numbers, strict=True))}
-        if code == _REQUEST_VOTE:
+        if code in _CANDIDACIES:
             _check_vote(message)
         return message
 

@@ -43,7 +43,7 @@ class MessageBounds:
 
     def problem(self, peer: str, message: Message) -> str:
         """Describe what is wrong with a message. Empty if it is plausible."""
-        raft, term = self._raft, message.get("term", 0)
+        raft, term = self._raft, max(message.get("term", 0), message.get("voter_term", 0))
         if term > raft.term + TERMS_AHEAD_MAX:
             return self.term_problem(peer, term)
         if message["type"] == "next_node_idx" and term == raft.term and message["success"]:

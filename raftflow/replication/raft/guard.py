@@ -20,7 +20,7 @@ This module has no clock and no I/O: `emit(peer, message)` takes what is to be s
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pysyncobj.transport import Transport
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+
+PRE_VOTE_KINDS: Final = frozenset({"pre_vote", "pre_vote_granted", "pre_vote_refused"})
+"""The messages of pre_votes.py."""
 
 
 class GuardedTransport(Transport):  # type: ignore[misc]
@@ -82,6 +85,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """The other replicas of the configuration, for one whose log has no list of members yet."""
         self.waits = False
         """True right after the start: a peer that knows of a later start may not be linked yet (starts.py)."""
+        self.on_pre_vote: Callable[[str, Message], None] = lambda _peer, _message: None
+        """Takes questions before an election and their answers (pre_votes.py)."""
         self.voted: dict[str, int] = {}
         """The highest term in which each peer was seen to vote."""
         self.resume_wanted = False
@@ -98,6 +103,16 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Serve `raft`, which was made with this transport."""
         self._raft = raft
         self.follower.attach(raft)
+
+    @property
+    def may_vote(self) -> bool:
+        """True if this replica may vote now."""
+        return self.votes and (not self.waits or self.raft.other_voters <= self._up)
+
+    def emit(self, peer: str, message: Message) -> None:
+        """Send a message that is not the library's."""
+        if peer in self._up:
+            self._emit(peer, message)
 
     # Links.
 
@@ -234,12 +249,15 @@ class GuardedTransport(Transport):  # type: ignore[misc]
     def _answer_old_leader(self, peer: str) -> None:
         """Answer a leader of an older term, which the library leaves without an answer.
 
-        The library relies on this replica to stand for election, which shows the leader the newer term. A replica
-        under repair or one that is not a voter (M5) never stands. One that does not know this leader as a voter does
-        not ask it for a vote. They would hear no leader until the others reach their term by chance.
+        The library relies on this replica to stand for election, which shows the leader the newer term. The others
+        would refuse it, since they hear that leader (E2), and a replica under repair or one that is not a voter (M5)
+        never stands. It would hear no leader until the others reach its term by chance.
         """
-        if not self.votes or not self.raft.is_voter or peer not in self.raft.other_voters:
-            self.ask_for_new_term(peer, self.raft.term)
+        self.ask_for_new_term(peer, self.raft.term)
+
+    def adopt_term(self, peer: str, term: int) -> None:
+        """Take on a later term that `peer` shows, as a follower that has not voted in it."""
+        self.raft.receive(peer, {"type": "request_vote", "term": term, "last_log_index": 0, "last_log_term": 0})
 
     # From the network to the library.
 
@@ -259,7 +277,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         elif kind == "next_node_idx":
             self._receive_next_index(peer, message)
         elif kind == "request_vote":
-            if self.votes and (not self.waits or self.raft.other_voters <= self._up):
+            if self.may_vote:
                 self.raft.receive(peer, message)
         elif kind == "response_vote":
             self.voted[peer] = max(message["term"], self.voted.get(peer, 0))
@@ -268,6 +286,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         elif kind == "timeout_now":
             if self.votes and message["term"] == self.raft.term and self.raft.leader == peer:
                 self.raft.receive(peer, message)
+        elif kind in PRE_VOTE_KINDS:
+            self.on_pre_vote(peer, message)
         elif kind in {"apply_command", "apply_command_response"} and Rule.NO_FORWARDING in self._off:
             self.raft.receive(peer, message)
 

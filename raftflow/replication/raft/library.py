@@ -114,15 +114,18 @@ class Raft:
         membership: Membership | None = None,
         members_when_applied: bool = False,
         outsiders_stand: bool = False,
+        holds_elections: bool = False,
     ) -> None:
         """Make the replica; `membership` is the list of the first start, by default all `members` as voters.
 
-        `members_when_applied` and `outsiders_stand` are for tests: M2 and M5 off.
+        `members_when_applied` and `outsiders_stand` are for tests: M2 and M5 off. With `holds_elections` no election
+        begins before it is ordered (`campaign_now`, or the leader's `timeout_now`): pre_votes.py.
         """
         self.name = name
         base = Membership.of(members) if membership is None else membership
         self._nodes: dict[str, MemberNode] = {}
         self._outsiders_stand = outsiders_stand
+        self.holds_elections = holds_elections
         self._election_max_s = timing.election_max_s
         self.on_membership: Callable[[], None] | None = None
         """Called when the membership in force, or the one that can no longer be cut off, has changed."""
@@ -311,7 +314,12 @@ class Raft:
         """Elect, commit, apply, send, append and compact as due. Raises what `apply` raises."""
         if not self.is_voter and not self._outsiders_stand and not self.is_leader:
             self.election_deadline = library.monotonicTime() + self._election_max_s  # M5
-        self._engine.doTick(0)
+        if self.holds_elections and not self.is_leader and not self.is_ordered_to_stand and self.other_voters:
+            deadline, self.election_deadline = self.election_deadline, float("inf")  # time passes inside the tick too
+            self._engine.doTick(0)
+            self.election_deadline = min(self.election_deadline, deadline)
+        else:
+            self._engine.doTick(0)
         self.update_members()
 
     def receive(self, peer: str, message: Message) -> None:
@@ -350,6 +358,11 @@ class Raft:
     def campaign_now(self) -> None:
         """Let the next tick start an election."""
         self.election_deadline = float("-inf")
+
+    @property
+    def is_ordered_to_stand(self) -> bool:
+        """True if the next tick starts an election whatever the time is: `campaign_now`, or the leader ordered it."""
+        return bool(self._engine._SyncObj__raftElectionDeadline <= 0)
 
     @property
     def election_deadline(self) -> float:

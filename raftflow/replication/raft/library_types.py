@@ -48,6 +48,8 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
 
     election_min_s: float
     election_max_s: float
+    silence_s: float
+    """A replica that has heard no leader for so long would vote for another one (pre_votes.py)."""
     heartbeat_s: float
     fallback_s: float
     """A leader that hears no majority for so long steps down."""

@@ -1,4 +1,4 @@
-"""The rules that repair what the library gets wrong, by name. DESIGN.md has the history behind each of them."""
+"""The rules that repair what the library gets wrong or lacks, by name. DESIGN.md has the history behind each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Final
 
 
 class Rule(enum.StrEnum):
-    """A rule of the guard (T), the sync gate (G) or of changes of members (M). Tests switch them off one by one."""
+    """A rule of the guard (T), the sync gate (G), changes of members (M) or elections (E).
+
+    Tests switch them off one by one.
+    """
 
     TERM_STAMP = "T1"
     NO_TRUNCATION = "T2"
@@ -25,6 +28,9 @@ class Rule(enum.StrEnum):
     MEMBERS_COUNT = "M4"
     OUTSIDERS_PASSIVE = "M5"
     LEARN_FIRST = "M6"
+    PRE_VOTE = "E1"
+    PRE_VOTE_SILENCE = "E2"
+    PRE_VOTE_LOG = "E3"
 
 
 NO_RULES: Final[frozenset[Rule]] = frozenset()

@@ -34,6 +34,7 @@ from raftflow.replication.raft.library import Raft
 from raftflow.replication.raft.library_types import LibraryFailure, RaftTiming
 from raftflow.replication.raft.member_changes import MemberChanges
 from raftflow.replication.raft.pending_entries import PendingEntries
+from raftflow.replication.raft.pre_votes import PreVotes
 from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.raft.rules import NO_RULES, Rule
 from raftflow.replication.raft.snapshot_port import SnapshotPort
@@ -113,15 +114,17 @@ class ReplicaParts:
             congested=lambda peer: self._links.buffered(peer) > config.window_bytes,
             take_prefix=lambda entries: list(wire.take_prefix(entries, config.append_bytes_max)),
         )
+        timing = RaftTiming(
+            election_min_s=config.election_min_s,
+            election_max_s=config.election_max_s,
+            silence_s=config.election_min_s if config.silence_s is None else config.silence_s,
+            heartbeat_s=config.heartbeat_s,
+            fallback_s=config.election_min_s * config.fallback_share,
+        )
         self.raft = Raft(
             config.name,
             config.members,
-            timing=RaftTiming(
-                election_min_s=config.election_min_s,
-                election_max_s=config.election_max_s,
-                heartbeat_s=config.heartbeat_s,
-                fallback_s=config.election_min_s * config.fallback_share,
-            ),
+            timing=timing,
             transport=self.guard,
             journal=self.journal,
             snapshots=self.snapshot_port,
@@ -130,10 +133,13 @@ class ReplicaParts:
             membership=data.first_members,
             members_when_applied=Rule.LOGGED_MEMBERS in self._off,
             outsiders_stand=Rule.OUTSIDERS_PASSIVE in self._off,
+            holds_elections=Rule.PRE_VOTE not in self._off,
         )
         self.raft.on_membership = self.membership_changed
         self.guard.attach(self.raft)
         self.guard.configured = frozenset(config.peers)
+        self.pre_votes = PreVotes(self.raft, self.guard, timing, self.loop.time, self._off)
+        self.guard.on_pre_vote = self.pre_votes.receive
         self.roles.attach(self.raft, self.lose_leadership)
 
     def _build_members(self, introduced_peers: IntroducedPeers | None) -> None:
@@ -176,6 +182,7 @@ class ReplicaParts:
             guard=self.guard,
             journal=self.journal,
             driver=self.driver,
+            pre_votes=self.pre_votes,
             repair=data.repair,
             peers=config.peers,
             on_change=self._update_votes,
@@ -217,6 +224,7 @@ class ReplicaParts:
             sender=self.sender,
             incoming_snapshot=self.incoming_snapshot,
             peer_memory=self.peer_memory,
+            pre_votes=self.pre_votes,
             lonely=self.postpone_election,
         )
 
@@ -234,6 +242,7 @@ class ReplicaParts:
             handover=self.handover,
             member_changes=self.member_changes,
             peer_memory=self.peer_memory,
+            pre_votes=self.pre_votes,
             introducer=self.introducer,
         )
 
@@ -283,6 +292,7 @@ class ReplicaParts:
         """Give a leader the time of one election timeout to be heard."""
         wait_s = random.uniform(self.config.election_min_s, self.config.election_max_s)  # noqa: S311 - spreads elections
         self.raft.election_deadline = self.loop.time() + wait_s
+        self.pre_votes.note_leader()
 
     # Members.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Raft
+    from raftflow.replication.raft.pre_votes import PreVotes
     from raftflow.replication.storage.journal import Journal
 
 LOOK_S: Final = 1.0
@@ -55,6 +56,7 @@ class PeerMemory:
         guard: GuardedTransport,
         journal: Journal,
         driver: Driver,
+        pre_votes: PreVotes,
         repair: Repair | None,
         peers: tuple[str, ...],
         on_change: Callable[[], None],
@@ -67,6 +69,7 @@ class PeerMemory:
         self._guard = guard
         self._journal = journal
         self._driver = driver
+        self._pre_votes = pre_votes
         self._peers = peers
         self._on_change = on_change
         self._met: dict[str, int] = {}
@@ -96,6 +99,11 @@ class PeerMemory:
     def repairing(self) -> bool:
         """See `LogView`."""
         return self.repair is not None
+
+    @property
+    def pre_votes(self) -> bool:
+        """See `LogView`."""
+        return self._pre_votes.is_active
 
     def note_peer(self, peer: str, starts: StartHistory) -> None:
         """See `LogView`. Only committed entries count: another leader may cut off the others."""
@@ -141,6 +149,7 @@ class PeerMemory:
         if problem:
             return problem
         self._met[peer] = told.term
+        self._pre_votes.note_peer(peer, aware=told.pre_votes)
         if told.repairing:
             self._repairing.add(peer)
         else:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from raftflow.replication.messages import wire
+from raftflow.replication.raft.guard import PRE_VOTE_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Raft
     from raftflow.replication.raft.library_types import Message
+    from raftflow.replication.raft.pre_votes import PreVotes
     from raftflow.replication.raft.reads import ReadRounds
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.raft.sync_gate import SyncGate
@@ -55,6 +57,7 @@ class PeerTraffic:
         sender: SnapshotSender,
         incoming_snapshot: IncomingSnapshot,
         peer_memory: PeerMemory,
+        pre_votes: PreVotes,
         lonely: Callable[[], None],
     ) -> None:
         self._config = config
@@ -69,6 +72,7 @@ class PeerTraffic:
         self._sender = sender
         self._incoming_snapshot = incoming_snapshot
         self._peer_memory = peer_memory
+        self._pre_votes = pre_votes
         self._lonely = lonely
         self._bodies = wire.BodyCache()
         links.set_handlers(self.on_frame, self.on_up, self.on_down)
@@ -105,6 +109,9 @@ class PeerTraffic:
         except wire.FrameError as error:
             self._refuse(peer, str(error))
             return
+        if message["type"] in PRE_VOTE_KINDS and not self._pre_votes.is_active:
+            self._refuse(peer, "an older version does not know this message")
+            return
         problem = self._peer_memory.bounds.problem(peer, message)
         if problem:
             self._refuse(peer, f"{message['type']}: {problem}")
@@ -128,6 +135,7 @@ class PeerTraffic:
             self._guard.receive(peer, message)
             if self._guard.follower.follows(peer, message["term"]):
                 self._roles.note_leader(peer, message)
+                self._pre_votes.note_leader()
             if self._gate.is_blocked(peer) and self._disk_is_slow():
                 self._transmit_life(peer)
         elif kind == "next_node_idx":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.handover import Handover
     from raftflow.replication.raft.library import Raft
     from raftflow.replication.raft.member_changes import MemberChanges
+    from raftflow.replication.raft.pre_votes import PreVotes
     from raftflow.replication.raft.reads import ReadRounds
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.replica.peer_memory import PeerMemory
@@ -39,6 +40,7 @@ class TurnSteps:
         handover: Handover,
         member_changes: MemberChanges,
         peer_memory: PeerMemory,
+        pre_votes: PreVotes,
         introducer: Introducer | None,
     ) -> None:
         """Use these parts."""
@@ -55,6 +57,7 @@ class TurnSteps:
         self._handover = handover
         self._member_changes = member_changes
         self._peer_memory = peer_memory
+        self._pre_votes = pre_votes
         self._introducer = introducer
         self._repeat_reads_at = float("-inf")
 
@@ -64,6 +67,7 @@ class TurnSteps:
             self._continue_repair()
         if not self._births.born:
             self._wait_for_birth()
+        self._pre_votes.before_tick()
         guard = self._guard
         if self._follower.advance_commit():
             self._driver.request_turn()

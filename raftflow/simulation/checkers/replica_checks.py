@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raftflow.simulation.checkers.election_checks import ElectionChecks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,6 +40,7 @@ class ReplicaChecks:
         """Replicas that have just loaded a snapshot."""
         self._logs: dict[str, Any] = {}
         """The logs of the replicas that serve."""
+        self._elections = ElectionChecks(violation, now_s, members, self._logs)
 
     def started(self, host: SimHost) -> None:
         """A replica serves: its role and commit index are checked at every step from now on."""
@@ -66,6 +69,7 @@ class ReplicaChecks:
                 if commit > self._commit[host.name]:
                     self._check_majority(host.name, log, commit)
             self._commit[host.name] = commit
+            self._elections.judge(host.name, log)
             if host.name in self._reloaded:
                 self._reloaded.discard(host.name)
                 self._check_beliefs_in(host.name)
@@ -75,6 +79,7 @@ class ReplicaChecks:
         self._check_memory(host.name, log)
         self._members.watch(host, log)
         self._listen(host.name, log)
+        self._elections.started(host, log)
         self._check_beliefs_in(host.name)
         self._watch_leases(host)
 
@@ -130,6 +135,8 @@ class ReplicaChecks:
                 self._votes[name] = (term, vote)
                 if vote == peer:
                     self._members.voted(name, log, peer, term)
+            elif message["type"] == "timeout_now":
+                self._elections.told_to_stand(peer)
             transmit(peer, message)
 
         traffic.transmit = heard

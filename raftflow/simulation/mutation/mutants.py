@@ -69,6 +69,9 @@ _RULES: Final[dict[Rule, str]] = {
     Rule.MEMBERS_COUNT: "removed replicas are heard, and not told",
     Rule.OUTSIDERS_PASSIVE: "a replica that is not a voter by its own log stands for election",
     Rule.LEARN_FIRST: "a newcomer counts at once, whether or not it runs",
+    Rule.PRE_VOTE: "a replica raises the term without asking whether it could win",
+    Rule.PRE_VOTE_SILENCE: "a replica says that it would vote though it hears a leader",
+    Rule.PRE_VOTE_LOG: "a replica says that it would vote for one with an older log",
 }
 
 _RULE_FAMILIES: Final = {

@@ -14,6 +14,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from raftflow.simulation.nemesis.actions import LOSSES
+from raftflow.simulation.nemesis.election_faults import ElectionFaults
 from raftflow.simulation.nemesis.scenarios import Scenarios
 from raftflow.simulation.world.disk import SECTOR_BYTES
 
@@ -60,6 +61,7 @@ class FaultInjector:
         self._kinds = list(weights)
         self._weights = list(weights.values())
         scenarios = Scenarios(actions, refuse_restores="refused restore" in weights)
+        elections = ElectionFaults(actions)
         self._handlers: dict[str, Callable[[str], None]] = {
             "power loss": actions.cluster.crash,
             "kill": actions.kill,
@@ -100,6 +102,9 @@ class FaultInjector:
             "damaged voter": changes.damaged_voter,
             "older disk copy": changes.older_disk_copy,
             "replace all others": changes.replace_all_others,
+            "half cut": elections.half_cut,
+            "flapping link": elections.flapping_link,
+            "busy machine": elections.busy_machine,
             "wipe disks": wipes.wipe_disks,
         }
 

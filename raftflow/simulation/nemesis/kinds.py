@@ -66,6 +66,9 @@ FAULT_KINDS: Final[dict[str, FaultKind]] = {
     "clock past deadlines": FaultKind(0, ("clock past deadlines",)),
     "older disk copy": FaultKind(0, ("voter on an older disk copy", "older disk copy put back")),
     "replace all others": FaultKind(0, ("all other voters replaced",)),
+    "half cut": FaultKind(0, ("half cut",)),
+    "flapping link": FaultKind(0, ("flapping link",)),
+    "busy machine": FaultKind(0, ("busy machine",)),
     "wipe disks": FaultKind(0, ("disk wiped", "emptied replica stopped")),
 }
 MACHINE_EFFECTS: Final = ("machine unable", "machine black hole")

@@ -81,6 +81,11 @@ class SimHost:
         return f"{self.name}-{self.nonces}"
 
     @property
+    def pre_votes(self) -> bool:
+        """Whether the installed version asks before an election; the older versions of a run do not."""
+        return self.level >= NEXT_LEVEL
+
+    @property
     def wiped(self) -> bool:
         """Whether this replica has lost its disk and runs on an empty one."""
         return self.kept is not None

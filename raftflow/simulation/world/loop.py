@@ -6,7 +6,8 @@ the *process*: every callback carries the `contextvars` context in which it was 
 process that it belongs to. So a process can be stopped for a while (its callbacks queue up, time goes on) or killed
 (they are dropped), without its code knowing.
 
-Each pass of the loop takes a microsecond, so time always passes while something runs.
+Each pass of the loop takes a microsecond, so time always passes while something runs. On a machine that is busy
+(`Process.step_s`) each callback takes longer, and all others of that process wait.
 """
 
 from __future__ import annotations
@@ -38,8 +39,13 @@ class Process:
         self.name = name
         self.alive = True
         self.frozen = False
-        self.backlog: list[asyncio.Handle] = []
-        """Callbacks that became due while it was paused or dead."""
+        self.backlog: deque[asyncio.Handle] = deque()
+        """Callbacks that became due while it was paused, busy or dead."""
+        self.step_s: Callable[[], float] | None = None
+        """Draws how long one callback takes on its machine; None while computing takes no time."""
+        self.busy_until = 0.0
+        self.wakes = False
+        """A timer is set that continues with the backlog."""
         self.context = contextvars.copy_context()
         self.context.run(_process.set, self)
 
@@ -114,7 +120,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         process.frozen = False
         if process.alive:
             self._ready.extend(process.backlog)
-            process.backlog = []
+            process.backlog = deque()
 
     def kill(self, process: Process) -> None:
         """End a process: none of its callbacks run again."""
@@ -164,8 +170,32 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if process is not None and (process.frozen or not process.alive):
                 # Of a dead one too: what is dropped would be torn down now, and complain.
                 process.backlog.append(step)
-                continue
-            step._run()
+            elif process is None or (process.step_s is None and not process.backlog):
+                step._run()
+            else:
+                process.backlog.append(step)  # behind what waits already
+                self._continue_later(process)
+
+    def _continue_later(self, process: Process) -> None:
+        """Run the backlog of a busy process when it is no longer busy."""
+        if not process.wakes:
+            process.wakes = True
+            self.call_at(
+                max(self._now, process.busy_until), self._continue_process, process, context=contextvars.Context()
+            )
+
+    def _continue_process(self, process: Process) -> None:
+        """Run callbacks of a process until one takes longer than the present moment."""
+        process.wakes = False
+        while process.backlog and process.alive and not process.frozen:
+            if process.busy_until > self._now:
+                self._continue_later(process)
+                return
+            step = process.backlog.popleft()
+            if not step._cancelled:
+                step._run()
+                if process.step_s is not None:
+                    process.busy_until = self._now + process.step_s()
 
     # What a loop on real selectors needs.
 

@@ -15,6 +15,7 @@ from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.members.births import IntroducedPeers
 from raftflow.replication.members.introducer import Introducer
+from raftflow.replication.raft.rules import Rule
 from raftflow.simulation.world.network import SimLinks
 from raftflow.simulation.world.observed_machine import ObservedMachine
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from raftflow.coordinator.config.replica_config import Limits, Timing
     from raftflow.replication.log import ReplicatedLog, Role, StateMachine
     from raftflow.replication.members.membership import MembershipVersion
-    from raftflow.replication.raft.rules import Rule
     from raftflow.simulation.world.host import SimHost
     from raftflow.simulation.world.loop import Process
     from raftflow.simulation.world.network import Network
@@ -91,7 +91,7 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
             links,
             host.disk,
             before_compaction=audit.compact,
-            disabled_rules=env.disabled_rules,
+            disabled_rules=env.disabled_rules if host.pre_votes else env.disabled_rules | {Rule.PRE_VOTE},
             on_members=follow,
             introduced_peers=introduced_peers,
         )

@@ -108,6 +108,7 @@ class FakeLog:
     term = 3
     last_index = 10
     repairing = False
+    pre_votes = True
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []

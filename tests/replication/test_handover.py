@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raftflow.replication.raft.handover import Handover
+from raftflow.replication.elections.handover import Handover
 
 
 class Cluster:

@@ -85,7 +85,7 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     """True if the sender does not vote (repair.py)."""
     point: HistoryPosition | None = None
     pre_votes: bool = False
-    """True if the sender knows the questions before an election (raft/pre_votes.py); False from older versions."""
+    """True if the sender knows the questions before an election (pre_votes.py); False from older versions."""
 
 
 ADVICE: Final = "Put the old directory back"

@@ -25,16 +25,16 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Final
 
+from raftflow.replication.elections.handover import Handover
+from raftflow.replication.elections.pre_votes import PreVotes
 from raftflow.replication.members.births import Births
 from raftflow.replication.messages import wire
 from raftflow.replication.raft.driver import Driver
 from raftflow.replication.raft.guard import GuardedTransport
-from raftflow.replication.raft.handover import Handover
 from raftflow.replication.raft.library import Raft
 from raftflow.replication.raft.library_types import LibraryFailure, RaftTiming
 from raftflow.replication.raft.member_changes import MemberChanges
 from raftflow.replication.raft.pending_entries import PendingEntries
-from raftflow.replication.raft.pre_votes import PreVotes
 from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.raft.rules import NO_RULES, Rule
 from raftflow.replication.raft.snapshot_port import SnapshotPort

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from raftflow.replication.elections.pre_votes import PreVotes
     from raftflow.replication.files import FileSystem
     from raftflow.replication.members.introducer import Introducer
     from raftflow.replication.members.introductions import Introduction
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Raft
-    from raftflow.replication.raft.pre_votes import PreVotes
     from raftflow.replication.storage.journal import Journal
 
 LOOK_S: Final = 1.0

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from raftflow.replication.config import LogConfig
+    from raftflow.replication.elections.pre_votes import PreVotes
     from raftflow.replication.members.births import Births
     from raftflow.replication.net.links import Links
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Raft
     from raftflow.replication.raft.library_types import Message
-    from raftflow.replication.raft.pre_votes import PreVotes
     from raftflow.replication.raft.reads import ReadRounds
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.raft.sync_gate import SyncGate

@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     import asyncio
 
     from raftflow.replication.config import LogConfig
+    from raftflow.replication.elections.handover import Handover
+    from raftflow.replication.elections.pre_votes import PreVotes
     from raftflow.replication.members.births import Births
     from raftflow.replication.members.introducer import Introducer
     from raftflow.replication.raft.driver import Driver
     from raftflow.replication.raft.guard import GuardedTransport
-    from raftflow.replication.raft.handover import Handover
     from raftflow.replication.raft.library import Raft
     from raftflow.replication.raft.member_changes import MemberChanges
-    from raftflow.replication.raft.pre_votes import PreVotes
     from raftflow.replication.raft.reads import ReadRounds
     from raftflow.replication.raft.roles import RoleTracker
     from raftflow.replication.replica.peer_memory import PeerMemory

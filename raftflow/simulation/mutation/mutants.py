@@ -85,6 +85,11 @@ _RULE_FAMILIES: Final = {
     **dict.fromkeys(MEMBER_RULES, "members"),
 }
 
+_RULE_SEEDS: Final = {
+    # Needs a follower that has the whole log and is cut off from the leader alone, in a cluster that is well.
+    Rule.PRE_VOTE_SILENCE: 120,
+}
+
 _RULE_FAULTS: Final = {
     # The engine looks for itself as well; with the rule off alone nothing would happen.
     Rule.LOAD_CHECKED: in_replication.swallow_failed_load,
@@ -98,6 +103,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             about=about,
             rule=rule,
             family=_RULE_FAMILIES.get(rule),
+            seeds_max=_RULE_SEEDS.get(rule, SEEDS_MAX),
             plant=_RULE_FAULTS.get(rule, contextlib.nullcontext),
         )
         for rule, about in _RULES.items()

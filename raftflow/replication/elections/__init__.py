@@ -1,0 +1,1 @@
+"""When a replica stands for election: questions before an election, and handover."""

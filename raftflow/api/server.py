@@ -39,6 +39,7 @@ from raftflow.coordinator.failures import (
 )
 from raftflow.coordinator.replica import Replica
 from raftflow.recovery.service import SnapshotService
+from raftflow.replication.elections.priority import ask_for_priority
 from raftflow.replication.real_files import RealFileSystem
 
 if TYPE_CHECKING:
@@ -296,6 +297,7 @@ def run(config: CoordinatorConfig) -> int:
     except ConfigError as error:
         _log.error("replica %s cannot start: %s", config.name, error)
         return EXIT_REFUSED
+    ask_for_priority()
     return _event_loop_runner()(run_replica(config, shares))
 
 

@@ -1,8 +1,8 @@
 """The agent's work directory: where it is, whether it can be trusted, and that no other agent uses it.
 
-Whoever can rename a part of the path can make the agent write and delete elsewhere. So every part must belong to the
-agent's user or to root, must be writable by nobody else (a shared directory such as /tmp will do where it is sticky,
-since then others cannot rename what is in it), and must not be a symbolic link.
+A program that can rename a part of the path can make the agent write and delete elsewhere. So every part must belong
+to the agent's user or to root, must be writable by nobody else (a shared directory such as /tmp will do where it is
+sticky, since then others cannot rename what is in it), and must not be a symbolic link.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ milliseconds; the longest answer is the longest pause (and what the kernel and a
 
 A sample that took long stands for the requests that would have been sent meanwhile: p99.9 is over time, not over the
 requests that a stalled replica let through. How late the prober itself was is reported beside (`prober_ms_most`).
-Whoever led when a phase began is its leader; `new_terms` says whether that holds for all of it.
+The replica that led when a phase began is its leader; `new_terms` says whether that holds for all of it.
 """
 
 from __future__ import annotations

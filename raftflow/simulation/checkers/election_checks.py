@@ -126,8 +126,8 @@ class ElectionChecks:
             if 2 * len(followers | {leader}) > len(voters) and all(self._asks(voter) for voter in voters | {name}):
                 self._violation(
                     "needless election",
-                    f"{name} stands in term {raft.term}, though {leader} leads term {led.term} and is heard by "
-                    f"{', '.join(sorted(followers))}",
+                    f"{name} is a candidate in term {raft.term}, though {leader} leads term {led.term} and is heard "
+                    f"by {', '.join(sorted(followers))}",
                 )
 
     def _follows(self, name: str, leader: str, term: int, now_s: float) -> bool:

@@ -254,7 +254,12 @@ async def test_load_and_usage_and_output_that_are_refused_are_told_no_more(
     while not piece.error:
         piece = await picky.log_of(fence, "stdout")
     assert "the coordinator refuses the output: " in piece.error
-    await picky.until(lambda: any(getattr(request, "usage", None) for request in picky.refused_requests))
+
+    def usage_refused() -> bool:
+        polls = [request for request in picky.refused_requests if isinstance(request, PollRequest)]
+        return any(usage.fence == fence for poll in polls for usage in poll.usage)
+
+    await picky.until(usage_refused)
     await asyncio.to_thread(fifo.write_text, "")
     assert (await picky.end_of(fence)).outcome == "succeeded"
     refused = len(picky.refused_requests)

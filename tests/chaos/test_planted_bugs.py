@@ -11,11 +11,12 @@ import pytest
 
 from raftflow import helpers
 from raftflow.chaos.checker.findings import KINDS
+from raftflow.chaos.making import MARKER
 from raftflow.chaos.nemesis.catalogue import NAMES
 from raftflow.chaos.planted.__main__ import VARIABLE, is_for_chaos
 from raftflow.chaos.planted.bugs import BUGS, PlantedBug
 from raftflow.chaos.planted.hunt import hunt_bug, planted
-from raftflow.chaos.testbed import MARKER
+from raftflow.chaos.planted.restored_run import run_restored
 
 
 def start(bug: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +25,7 @@ def start(bug: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_bug_is_refused_outside_of_a_chaos_cluster(tmp_path: Path) -> None:
-    done = start("guard-off", "coordinator", "run", "--config", str(tmp_path / "n1.toml"))
+    done = start("lease-not-checked", "coordinator", "run", "--config", str(tmp_path / "n1.toml"))
     assert done.returncode == 1
     assert MARKER in done.stderr
 
@@ -33,12 +34,12 @@ def test_unknown_bug_is_refused(tmp_path: Path) -> None:
     (tmp_path / MARKER).write_text("{}")
     done = start("typo", "coordinator", "run", "--config", str(tmp_path / "n1.toml"))
     assert done.returncode == 1
-    assert "guard-off" in done.stderr
+    assert "lease-not-checked" in done.stderr
 
 
 def test_planted_process_takes_the_arguments_of_raftflow(tmp_path: Path) -> None:
     (tmp_path / MARKER).write_text("{}")
-    done = start("guard-off", "coordinator", "run", "--config", str(tmp_path / "n1.toml"))
+    done = start("lease-not-checked", "coordinator", "run", "--config", str(tmp_path / "n1.toml"))
     assert done.returncode == 2
     assert "n1.toml" in done.stderr
     assert is_for_chaos(["--work-dir", str(tmp_path / "a1" / "work")])
@@ -68,3 +69,11 @@ def test_replicas_and_agents_are_started_with_the_bug_and_helpers_without() -> N
 def test_bug_is_found_on_real_processes(bug: PlantedBug, tmp_path: Path) -> None:
     found = hunt_bug(bug, tmp_path, minutes=10, run_minutes=0.4, seed=1, say=print)
     assert found.found
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_nothing_is_found_in_a_cluster_that_is_restored_rightly(tmp_path: Path) -> None:
+    answer = run_restored(tmp_path, 1, print)
+    assert not answer.violations
+    assert answer.operations > 100

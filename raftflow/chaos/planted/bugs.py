@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.chaos.planted import patches
 from raftflow.machine import apply as machine_apply
-from raftflow.replication.raft.reads import ReadRounds
 from raftflow.simulation.mutation.patches import machine as in_machine
-from raftflow.simulation.mutation.patches import replication as in_replication
 from raftflow.simulation.mutation.patches.common import attribute
 
 if TYPE_CHECKING:
@@ -34,8 +32,12 @@ class PlantedBug:
     """Kinds of faults that bring it to light; other kinds only take time."""
     kinds: tuple[str, ...]
     """Kinds of violations that it can cause; the first is the usual one."""
+    restores: bool = False
+    """The run loses the cluster and restores it from a snapshot; no other fault is needed."""
     hold_s: tuple[float, float] | None = None
     """How long the faults must stay, if not as usual."""
+    long_share: float | None = None
+    """How many of all tasks must take seconds, if not as usual."""
 
 
 @contextlib.contextmanager
@@ -44,28 +46,15 @@ def _stale_attempts() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _empty_births() -> Iterator[None]:
-    with in_replication.believe_the_emptied(), patches.births_without_all():
-        yield
-
-
 BUGS: Final[tuple[PlantedBug, ...]] = (
-    PlantedBug(
-        name="guard-off",
-        about="the rules T1 to T7 of the guard around PySyncObj are switched off",
-        plant=patches.guard_off,
-        faults=("split-off-leader", "isolate-leader", "kill-in-installation"),
-        kinds=("replicas", "not-linearizable", "lost"),
-        # The others must get so far that the old leader needs a snapshot, while it holds entries of its own.
-        hold_s=(10.0, 14.0),
-    ),
     PlantedBug(
         name="stale-attempt-accepted",
         about="a late end of an old attempt ends the present attempt",
         plant=_stale_attempts,
         faults=("cut-agent-from-leader", "silence-agent", "flap-agent"),
         kinds=("accepted-end", "two-ends", "effect"),
+        hold_s=(3.0, 5.0),
+        long_share=0.4,
     ),
     PlantedBug(
         name="lost-reply-sent-as-new",
@@ -79,7 +68,9 @@ BUGS: Final[tuple[PlantedBug, ...]] = (
         about="an agent and its launcher let attempts run though no leader has confirmed the lease",
         plant=patches.leases_unchecked,
         faults=("cut-agent-from-leader", "silence-agent"),
-        kinds=("overlap",),
+        kinds=("overlap", "effect"),
+        hold_s=(5.0, 7.0),
+        long_share=0.6,
     ),
     PlantedBug(
         name="ledger-leak-on-cancel",
@@ -91,15 +82,16 @@ BUGS: Final[tuple[PlantedBug, ...]] = (
     PlantedBug(
         name="read-from-isolated-leader",
         about="a leader answers reads without asking whether it still leads",
-        plant=attribute(ReadRounds, "begin", in_replication.read_alone),
-        faults=("split-off-leader", "pause-leader"),
+        plant=patches.reads_without_quorum,
+        faults=("split-off-leader", "isolate-leader"),
         kinds=("not-linearizable", "went-back"),
     ),
     PlantedBug(
-        name="birth-of-an-empty-cluster",
-        about="replicas with empty disks elect each other though others had data",
-        plant=_empty_births,
-        faults=("wipe-majority",),
-        kinds=("not-linearizable", "lost"),
+        name="restore-reuses-fences",
+        about="a cluster that is restored from a snapshot gives out the fences again that were given after it",
+        plant=patches.restored_fences,
+        faults=(),
+        kinds=("fence", "effect"),
+        restores=True,
     ),
 )

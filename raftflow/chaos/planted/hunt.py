@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
+import msgspec
+
 from raftflow import helpers
 from raftflow.chaos.main import ChaosOptions, run_chaos
 from raftflow.chaos.nemesis import catalogue
 from raftflow.chaos.nemesis.catalogue import NAMES
 from raftflow.chaos.planted.__main__ import VARIABLE
+from raftflow.chaos.planted.restored_run import run_restored
+from raftflow.chaos.workload import documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +56,7 @@ def planted(bug: PlantedBug) -> Iterator[None]:
     with (
         patch.object(helpers, "command", command),
         patch.object(catalogue, "FAULTS", tuple(_held(fault, bug) for fault in catalogue.FAULTS)),
+        patch.object(documents, "_LONG_SHARE", bug.long_share or documents._LONG_SHARE),  # noqa: SLF001
         patch.dict(os.environ, {VARIABLE: bug.name}),
     ):
         yield
@@ -73,6 +78,13 @@ def hunt_bug(
     faults = tuple(name for name in bug.faults if name in NAMES)
     while not result.found and time.monotonic() - began_s < minutes * 60:
         result.runs += 1
+        if bug.restores:
+            with bug.plant():  # the cluster is restored by this process
+                answer = run_restored(directory / f"run{result.runs}", seed + result.runs - 1, say)
+            wanted = [each for each in answer.violations if each.kind in bug.kinds]
+            result.violations = msgspec.to_builtins(wanted[:5])
+            result.found = bool(result.violations)
+            continue
         options = ChaosOptions(
             minutes=run_minutes,
             seed=seed + result.runs - 1,

@@ -6,32 +6,25 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
+import msgspec
+
 from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.agent.executors.launcher_client import LauncherClient
-from raftflow.machine.commands import attempts
+from raftflow.machine.commands import attempts, restoration
 from raftflow.machine.rules import ledger
 from raftflow.machine.tables.tasks import ORDER_STOP
-from raftflow.replication.engine import PySyncObjLog
-from raftflow.replication.members.births import Births
-from raftflow.replication.raft.rules import Rule
+from raftflow.replication.raft.library import Raft
+from raftflow.replication.raft.library_types import RaftTiming
+from raftflow.replication.raft.reads import ReadRounds
+from raftflow.simulation.mutation.patches import replication as in_replication
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from raftflow.simulation.mutation.patches.common import Patch
 
-GUARD_RULES: Final = frozenset(rule for rule in Rule if rule.value.startswith("T"))
 _NEVER_NS: Final = 2**62
-
-
-def guard_off() -> Patch:
-    """Switch off the rules of the guard."""
-    init = PySyncObjLog.__init__
-
-    def unguarded(self: PySyncObjLog, *args: Any, **named: Any) -> None:
-        init(self, *args, **{**named, "disabled_rules": GUARD_RULES})
-
-    return patch.object(PySyncObjLog, "__init__", unguarded)
+_LIBRARY_FALLBACK_S: Final = 30.0
 
 
 @contextlib.contextmanager
@@ -40,6 +33,7 @@ def leases_unchecked() -> Iterator[None]:
     extend = LauncherClient.lease
     with (
         patch.object(ExchangeCore, "is_lease_over", lambda _self, _now_ns: False),
+        patch.object(ExchangeCore, "_check_lease", lambda _self: None),
         patch.object(LauncherClient, "lease", lambda self, _until_ns: extend(self, _NEVER_NS)),
     ):
         yield
@@ -67,6 +61,21 @@ def leak_on_cancel() -> Iterator[None]:
         yield
 
 
-def births_without_all() -> Patch:
-    """Let a majority of empty replicas found a cluster."""
-    return patch.object(Births, "_is_ordered", lambda _self: True)
+def restored_fences() -> Patch:
+    """Let the fences of a restored cluster continue from those of its snapshot."""
+    return patch.object(restoration, "first_number", lambda last, _at_ms: last)
+
+
+@contextlib.contextmanager
+def reads_without_quorum() -> Iterator[None]:
+    """Let a leader answer reads alone, and go on as the leader for as long as the library does by itself."""
+    init = Raft.__init__
+
+    def persistent(self: Raft, *args: Any, timing: RaftTiming, **named: Any) -> None:
+        init(self, *args, timing=msgspec.structs.replace(timing, fallback_s=_LIBRARY_FALLBACK_S), **named)
+
+    with (
+        patch.object(Raft, "__init__", persistent),
+        patch.object(ReadRounds, "begin", in_replication.read_alone),
+    ):
+        yield

@@ -12,6 +12,7 @@ from raftflow.domain.commands import (
 from raftflow.domain.features import LEVEL
 from raftflow.machine.machine import Machine
 from raftflow.replication.members.membership import Membership
+from raftflow.replication.raft.library_types import RaftState
 
 LEASE_MS = 500
 
@@ -33,6 +34,7 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
     """A log whose entries, from index 1 on, have these terms."""
     raft = SimpleNamespace(
         term=term,
+        state=RaftState.LEADER if leads else RaftState.FOLLOWER,
         is_leader=leads,
         commit_index=commit,
         first_index=1,
@@ -49,12 +51,13 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
     return SimpleNamespace(
         repairing=False,
         _raft=raft,
-        _roles=SimpleNamespace(update=lambda: None),
+        _roles=SimpleNamespace(update=lambda: None, note_leader=lambda _leader, _message: None),
         parts=SimpleNamespace(
             restorer=SimpleNamespace(loading=SimpleNamespace(index=loading, term=1)),
             journal=Journal(len(terms) if durable is None else durable, term),
             writer=SimpleNamespace(snapshot_index=0),
             traffic=SimpleNamespace(transmit=lambda peer, message: sent.append((peer, message))),
+            guard=SimpleNamespace(emit=lambda peer, message: sent.append((peer, message))),
         ),
     )
 

@@ -126,6 +126,17 @@ def test_two_leaders_of_one_term(history) -> None:
     assert kinds(history) == ["two leaders"]
 
 
+@pytest.mark.parametrize(("end", "found"), [(1, ["yes to an old log"]), (2, [])])
+def test_a_yes_to_a_replica_with_an_older_log(history, end, found) -> None:
+    asker, voter = make_log([1, 1][:end]), make_log([1, 1])
+    for name, log in (("a", asker), ("b", voter)):
+        history.started(host(name, log=log))
+    question = {"type": "pre_vote", "term": 2, "last_log_index": end, "last_log_term": 1, "seq": 7}
+    asker.parts.guard.emit("b", question)
+    voter.parts.guard.emit("a", {"type": "pre_vote_granted", "term": 2, "seq": 7})
+    assert kinds(history) == found
+
+
 def test_two_leaders_that_were_never_announced(history) -> None:
     for name in ("a", "b"):
         log = make_log([1], leads=True)

@@ -221,10 +221,10 @@ def test_a_report_of_an_old_incarnation(model) -> None:
     assert "incarnation 7" in report(model, 1, incarnation=7, verdict="stale")[0]
 
 
-def offer(model, fence, agent="a1", *, verdict="accepted", incarnation=1):
+def offer(model, fence, agent="a1", *, verdict="accepted", incarnation=1, before="ready"):
     end = AttemptEnd(fence, "wf", "x", AttemptOutcome.SUCCEEDED)
     command = OfferEnds(at_ms=1, actor="", agent=agent, incarnation=incarnation, ends=(end,))
-    came = step("x", "ready", "offered", "succeeded", fence, agent)
+    came = step("x", before, "offered", "succeeded", fence, agent)
     return model.follow(
         command, Reported((EndVerdict(fence, verdict),)), record(*((came,) if verdict == "accepted" else ()))
     )
@@ -235,6 +235,22 @@ def test_a_lost_agent_brings_its_result_back(model) -> None:
     placed(model, step("x", "running", "agent_lost", "ready", 1))
     assert offer(model, 1) == []
     assert any("accepted twice" in problem for problem in offer(model, 1))
+
+
+def test_a_result_of_an_attempt_that_was_lost_after_its_backup_had_failed(two) -> None:
+    """The failure of the backup counts when the agent of the other attempt is lost. The result may still come."""
+    timeout = FireTimers(at_ms=1, actor="")
+    assert two.follow(timeout, Fired(1), record(step("x", "running", "backup_ended", "running", 2, "a2"))) == []
+    again = RegisterAgent(at_ms=2, actor="", name="a1", instance="j", capacity={"cpu": 1000}, prefetch=4)
+    lost = step("x", "running", "failed_retry", "delayed", 1)
+    assert two.follow(again, AgentAccepted("a1", 2), record(lost)) == []
+    assert offer(two, 1, incarnation=2, before="delayed") == []
+
+
+def test_a_result_of_an_attempt_that_failed(model) -> None:
+    placed(model, step("x", "ready", "started", "running", 1))
+    placed(model, step("x", "running", "failed_retry", "delayed", 1))
+    assert any("its last was None" in problem for problem in offer(model, 1, before="delayed"))
 
 
 def test_offers_that_must_not_count(model) -> None:

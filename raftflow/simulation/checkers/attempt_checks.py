@@ -149,6 +149,7 @@ class AttemptModel:
             if transition.event == "offered" and not isinstance(command, OfferEnds):
                 problems.append(f"{transition.task_id} was offered by {type(command).__name__}")
             found = (self._move(transition), self._count(transition, after, command))
+            self._follow_loss(command, transition)
             problems += [
                 f"{transition.workflow_id}/{transition.task_id}: {problem}"
                 for problem in found
@@ -156,6 +157,11 @@ class AttemptModel:
             ]
         problems += self.holes.follow(command, reply, record, self.ended)
         return problems
+
+    def _follow_loss(self, command: AnyCommand, step: AuditTransition) -> None:
+        """Follow attempts that were lost with their agent after their backup had failed: that failure counts then."""
+        if step.event == "failed_retry" and isinstance(command, RegisterAgent | RemoveAgent):
+            self.lost[step.workflow_id, step.task_id] = (step.fence, step.agent)
 
     def _follow_drain(self, command: AnyCommand) -> None:
         """Follow who may get no work."""

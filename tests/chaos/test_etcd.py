@@ -36,9 +36,16 @@ def test_faults_find_nothing_wrong_in_etcd(tmp_path: Path) -> None:
 
 
 def test_stale_reads_of_etcd_are_found(tmp_path: Path) -> None:
-    done = run(tmp_path, "--seconds", "3", "--seed", "4", "--serializable")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert {each["kind"] for each in json.loads(done.stdout)["violations"]} == {"not-linearizable"}
+    """A short run on a busy machine may meet no stale read, so runs go on with other seeds until one does."""
+    told = []
+    for seed in range(4, 10):
+        done = run(tmp_path / str(seed), "--seconds", "3", "--seed", str(seed), "--serializable")
+        told.append(done.stdout + done.stderr)
+        assert done.returncode in (0, 1), told
+        if done.returncode == 1:
+            assert {each["kind"] for each in json.loads(done.stdout)["violations"]} == {"not-linearizable"}
+            return
+    pytest.fail("no run found a stale read: " + "\n".join(told))
 
 
 def test_members_end_with_a_killed_harness(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from raftflow.simulation.load.operator import CHANGE_S, Operator
 from raftflow.simulation.nemesis.actions import LOSSES, FaultActions
 from raftflow.simulation.nemesis.agent_faults import AgentFaults
 from raftflow.simulation.nemesis.commit_exposure import CommitExposure
+from raftflow.simulation.nemesis.corruption import Corruption
 from raftflow.simulation.nemesis.faults import FaultInjector
 from raftflow.simulation.nemesis.machine_faults import MachineFaults
 from raftflow.simulation.nemesis.member_faults import MemberFaults
@@ -52,6 +53,8 @@ REST_WITHIN_S: Final = 90.0
 LOOK_S: Final = 0.02
 AFTERMATH_S: Final = 2.0
 """How long a run with a violation continues after healing, to check acknowledged writes."""
+CORRUPTION_SHARE: Final = 0.5
+"""Share of the runs of the family `repairs` that end with corrupted journals; the others end with wiped disks."""
 LEASE_MS: Final = 1_500
 RETIRE_EVERY_S: Final = 0.5
 
@@ -143,9 +146,11 @@ class World:
             on_slow_failover=lambda what: history.violation("slow failover", what),
         )
         self.wipes = Wipes(self.actions, history)
+        changes = MemberFaults(self.actions, self.operator)
+        self.corruption = Corruption(self.actions, history, changes.flip_journal)
         self.faults = FaultInjector(
             self.actions,
-            MemberFaults(self.actions, self.operator),
+            changes,
             self.wipes,
             AgentFaults(self.actions, self.operator),
             weights=plan.weights,
@@ -219,7 +224,10 @@ class World:
         else:
             check_end(self.history, hosts)
             if self.plan.family == "repairs":
-                await self.wipes.wipe_all()
+                end_all = (
+                    self.corruption.corrupt_at_once if self._ends.random() < CORRUPTION_SHARE else self.wipes.wipe_all
+                )
+                await end_all()
 
     async def _until(self, condition: Callable[[], bool], within_s: float) -> bool:
         """Wait for a condition; also ends, with True, at the first violation."""

@@ -73,7 +73,11 @@ FAULT_KINDS: Final[dict[str, FaultKind]] = {
 }
 MACHINE_EFFECTS: Final = ("machine unable", "machine black hole")
 """Effects of the faults of agents' machines (`machine_faults.py`)."""
+END_EFFECTS: Final = ("journals corrupted at once",)
+"""Effects of what happens when a run has come to rest (`corruption.py`)."""
 EXPOSURE: Final = "acknowledged entry exposed"
 """The effect of `commit_exposure.py`, which runs only while rules are switched off."""
-EFFECTS: Final = frozenset([*MACHINE_EFFECTS, *(effect for kind in FAULT_KINDS.values() for effect in kind.effects)])
+EFFECTS: Final = frozenset(
+    [*MACHINE_EFFECTS, *END_EFFECTS, *(effect for kind in FAULT_KINDS.values() for effect in kind.effects)]
+)
 """Every effect that runs with all rules show."""

@@ -211,7 +211,7 @@ class MemberFaults:
         actions.kill(victim)
         actions.kill(leader)
         if spoil is None:
-            self._flip_journal(victim)
+            self.flip_journal(victim)
         else:
             spoil()
         actions.reconnect(victim, laggards)
@@ -222,8 +222,11 @@ class MemberFaults:
         actions.reconnect(leader, laggards)
         actions.restart(leader)
 
-    def _flip_journal(self, name: str) -> None:
-        """Flip a bit in the older half of a replica's journal. The replica can detect and repair that."""
+    def flip_journal(self, name: str) -> bool:
+        """Flip a bit in the older half of a replica's journal. The replica can detect and repair that.
+
+        Returns False if the journal is too short.
+        """
         rng, host = self._actions.rng, self._actions.cluster.hosts[name]
         disk = host.disk
         written = {path: len(disk.content(path).rstrip(b"\0")) for path in disk.files() if "journal" in str(path)}
@@ -232,6 +235,7 @@ class MemberFaults:
             offset = rng.randrange(JOURNAL_BYTES_MIN // 2, written[journal[0]] // 2 + 1)
             disk.flip(journal[0], offset, 1 << rng.randrange(8))
             host.damaged = True
+        return bool(journal)
 
     def _start_change(self, change: Coroutine[Any, Any, None]) -> None:
         self._changes = [task for task in self._changes if not task.done()]

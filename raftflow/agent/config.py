@@ -170,6 +170,15 @@ class AgentConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
         Seconds,
         setting("How long an answer may take beyond the time for which the coordinator may hold the poll."),
     ] = 3.0
+    task_niceness: Annotated[
+        int,
+        setting(
+            "On a busy machine tasks get less CPU time than programs with a smaller number, such as replicas and the "
+            "agent. 0 gives them as much. Where the system refuses it, tasks run as before.",
+            0,
+            19,
+        ),
+    ] = 5
     worker_calls_max: Annotated[int, setting("A python worker is replaced after that many calls.", 1)] = 10_000
     worker_rss_max_mib: Annotated[
         int, setting("A python worker that was larger than this (MiB) during a call is replaced after it.", 1)

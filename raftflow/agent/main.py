@@ -120,7 +120,9 @@ async def _run(config: AgentConfig, work: WorkDirectory, files_limit: int, *, ow
     mark = work.mark()
     if killed := kill_by_environment(mark, spare_launchers=True):
         _log.warning("killed %d processes of an earlier agent that was killed together with its launcher", killed)
-    launcher = LauncherClient(mark, os.environ, give_up, files_limit=files_limit, adopts=owns_process)
+    launcher = LauncherClient(
+        mark, os.environ, give_up, files_limit=files_limit, niceness=config.task_niceness, adopts=owns_process
+    )
     executors = make_executors(ExecutorContext(config, launcher, store, work))
     config = msgspec.structs.replace(config, labels={**config.labels, **capability_labels(executors)})
     inputs = InputFolder(work)

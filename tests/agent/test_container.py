@@ -37,7 +37,7 @@ sys.stdout.write(answer.get("out", ""))
 sys.stderr.write(answer.get("err", ""))
 sys.exit(answer["code"])
 """
-ONE_VALUE = ("--name", "--label", "--security-opt", "--volume", "--env", "--workdir")
+ONE_VALUE = ("--name", "--label", "--security-opt", "--volume", "--env", "--workdir", "--cpu-shares")
 
 
 class Daemon:
@@ -361,3 +361,19 @@ def test_a_document_makes_a_container() -> None:
     program = normalize(document).tasks[0].program
     assert program == ContainerRun("r/a:1", ("b", "c"))
     assert (program.kind(), list(program.faults()), program.size_bytes()) == ("a:1", [], 7)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "user", "niceness", "options"),
+    [
+        ("/usr/bin/podman", 0, 5, ("--cpu-shares", "336")),
+        ("/usr/bin/podman", 1000, 5, ()),  # it may not start the container with it
+        ("/usr/bin/docker", 1000, 19, ("--cpu-shares", "15")),
+        ("/usr/bin/docker", 0, 0, ()),
+    ],
+)
+def test_containers_get_the_cpu_time_of_nice_tasks(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, user: int, niceness: int, options: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert container.cpu_options(runtime, niceness) == options

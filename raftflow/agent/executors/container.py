@@ -41,6 +41,10 @@ RUNTIMES: Final = ("podman", "docker")
 """The first one that is on PATH is used."""
 LABEL: Final = "raftflow.work"
 """A container carries it with a digest of the work directory of its agent."""
+_CPU_SHARES: Final = 1024
+"""The usual weight of a container."""
+_CPU_STEP: Final = 1.25
+"""So many times as much CPU time the kernel gives to a process for each step of niceness."""
 _MOUNT: Final = "/raftflow"
 _FETCHED: Final = "/raftflow-inputs.json"
 _ANSWER_MAX_S: Final = 10.0
@@ -120,14 +124,32 @@ def why_missing(work_dir: Path) -> str:
     return find_runtime().why_missing
 
 
+def cpu_options(runtime: str, niceness: int) -> tuple[str, ...]:
+    """Return the options that give a container the share of CPU time of a process with this niceness.
+
+    A container has a control group of its own, and no niceness counts outside of it. Without root's rights podman
+    may not be able to set the weight of that group, and would not start the container: then it keeps the usual one.
+    """
+    if niceness == 0 or (os.path.basename(runtime) != "docker" and os.geteuid() != 0):  # noqa: PTH119 - a name
+        return ()
+    return ("--cpu-shares", str(round(_CPU_SHARES / _CPU_STEP**niceness)))
+
+
 class ContainerExecutor(CommandExecutor):
     """The `Executor` of `ContainerRun`."""
 
     def __init__(
-        self, launcher: LauncherClient, store: OutputStore, work: WorkDirectory, *, output_bytes_max: int
+        self,
+        launcher: LauncherClient,
+        store: OutputStore,
+        work: WorkDirectory,
+        *,
+        output_bytes_max: int,
+        niceness: int = 0,
     ) -> None:
         super().__init__(launcher, store, work, output_bytes_max=output_bytes_max)
         self._runtime = find_runtime().path
+        self._weight = cpu_options(self._runtime, niceness)
         self._label = f"{LABEL}={hashlib.sha256(work.path.encode()).hexdigest()[:16]}"
         self._prefix = f"raftflow-{secrets.token_hex(4)}"
         self._remove_left()
@@ -156,7 +178,7 @@ class ContainerExecutor(CommandExecutor):
         name = self._name_of(assignment.fence)
         argv = (
             *(self._runtime, "run", "--rm", "--name", name, "--label", self._label),
-            *("--security-opt", "label=disable", *mounts, *variables, *cwd),
+            *("--security-opt", "label=disable", *self._weight, *mounts, *variables, *cwd),
             *(program.image, *program.argv),
         )
         passed = {key: value for key, value in env.items() if not _is_of_the_client(key)}

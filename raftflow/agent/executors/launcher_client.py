@@ -73,6 +73,7 @@ class LauncherClient:
         on_broken: Callable[[LauncherError], None],
         *,
         files_limit: int = -1,
+        niceness: int = 0,
         adopts: bool = False,
     ) -> None:
         """See the module's text.
@@ -82,10 +83,12 @@ class LauncherClient:
             environ: of all that is started, without secrets.
             on_broken: called when launchers cannot be kept alive.
             files_limit: soft limit of open files of programs; -1 for this process's.
+            niceness: of programs (`TaskNiceness`).
             adopts: this process adopts what a launcher leaves, and has no other children.
         """
         self._instance = instance
         self._files_limit = files_limit
+        self._niceness = niceness
         self._adopts = adopts
         self._environ = {key: value for key, value in environ.items() if not is_secret(key)}
         self._environ[INSTANCE_VARIABLE] = instance
@@ -120,7 +123,7 @@ class LauncherClient:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             ours.settimeout(0)
             self._process = subprocess.Popen(
-                helpers.command(_LAUNCHER_MODULE, str(theirs.fileno()), str(self._files_limit)),
+                helpers.command(_LAUNCHER_MODULE, str(theirs.fileno()), str(self._files_limit), str(self._niceness)),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=self._environ,

@@ -79,7 +79,13 @@ def _make_python_executor(context: ExecutorContext) -> Executor:
 
 def _make_container_executor(context: ExecutorContext) -> Executor:
     limit = context.config.output_bytes_max
-    return ContainerExecutor(context.launcher, context.store, context.work, output_bytes_max=limit)
+    return ContainerExecutor(
+        context.launcher,
+        context.store,
+        context.work,
+        output_bytes_max=limit,
+        niceness=context.config.task_niceness,
+    )
 
 
 EXECUTORS: Sequence[ExecutorEntry] = (

@@ -9,6 +9,8 @@ says `READY` first.
 
 from __future__ import annotations
 
+import array
+import socket
 from typing import Annotated
 
 import msgspec
@@ -20,6 +22,11 @@ CONTROL_FD = 3
 
 READY = b"R"
 """What a worker says once, before anything else: it has started, and waits for calls."""
+
+_PACKET_BYTES_MAX = 1 << 20
+_FDS_MAX = 3
+"""Descriptors that may come with a packet."""
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS_MAX * array.array("i").itemsize)
 
 MESSAGE_BYTES_MAX = 1 << 30
 """Of one message from the agent to a worker."""
@@ -180,3 +187,16 @@ class Returned(_Message, frozen=True):
 
 ToLauncher = Spawn | Signal | LeaseExtension | Sample | Ping
 FromLauncher = Exited | Sampled | Alive
+
+
+def receive_packet(control: socket.socket) -> tuple[bytes, list[int]]:
+    """Return a packet and the descriptors that came with it, which programs do not inherit.
+
+    `socket.recv_fds` of Python 3.11 ignores its flags.
+    """
+    data, ancillary, _, _ = control.recvmsg(_PACKET_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)

@@ -9,12 +9,12 @@ one thing that matters for fencing: no task outlives its right to run.
                                            group too (the launcher adopts orphans and knows them by RAFTFLOW_FENCE)
 
 It is one thread around epoll and starts programs with posix_spawn, which costs a third of a fork of the agent.
-Started as `python -m raftflow.agent.launcher.process FD FILES`: its socket, and the limit of open files for programs.
+Started as `python -m raftflow.agent.launcher.process FD FILES NICENESS`: its socket, the limit of open files for
+programs, and their niceness.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import os
@@ -49,16 +49,16 @@ from raftflow.agent.launcher.messages import (
     Signal,
     Spawn,
     ToLauncher,
+    receive_packet,
 )
+from raftflow.agent.launcher.niceness import TaskNiceness
 from raftflow.agent.launcher.own_peak import OwnPeak
 from raftflow.agent.launcher.process_tree import read_tree, session_of, started_at
 from raftflow.agent.output.capture import CapturedStream
 from raftflow.agent.workdir.files import CaptureFolder, is_of_the_system
 
-_PACKET_BYTES_MAX = 1 << 20
 _FDS = 3
 """Descriptors that come with a `Spawn` whose program is not captured."""
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS * array.array("i").itemsize)
 _DRAIN_READS_MAX = 32
 _TICK_S = 1.0
 """Longest sleep while a lease is watched: sleeping does not count time in suspend, the lease does."""
@@ -75,8 +75,9 @@ _decode = msgspec.msgpack.Decoder(ToLauncher).decode
 class LauncherProcess:
     """See the module's text."""
 
-    def __init__(self, control: socket.socket, files_limit: int) -> None:
+    def __init__(self, control: socket.socket, files_limit: int, niceness: int) -> None:
         """`files_limit` is the soft limit of open files that programs begin with; -1 for the launcher's own."""
+        self._niceness = TaskNiceness(niceness)
         own, self._files_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._files_soft = own
         self._files_limit = own if files_limit < 0 else files_limit
@@ -121,6 +122,7 @@ class LauncherProcess:
                 self._check_lease()
                 self._check_cleanups()
                 self._watch_streams()
+                self._niceness.work()
                 if not events and not self._young:
                     self._reap()  # somebody may have taken the signal away
                 for fd, mask in events:
@@ -147,6 +149,8 @@ class LauncherProcess:
             self._young.popleft()
         if self._young:  # sooner than any tick: the lease is looked at after it
             return max(self._young[0].watch_at_s - time.monotonic(), 0.0)
+        if self._niceness.due_s is not None:
+            return max(self._niceness.due_s - time.monotonic(), 0.0)
         if self._cleaning:
             return _TICK_S
         if self._until_ns is None or all(child.lease_over for child in self._children.values()):
@@ -159,6 +163,7 @@ class LauncherProcess:
         while self._young and (self._young[0].ended or self._young[0].watch_at_s <= time.monotonic()):
             child = self._young.popleft()
             if not child.ended:
+                self._niceness.apply_to_session(child.pid)
                 for stream in child.streams:
                     with contextlib.suppress(OSError):  # no room for it in the kernel: it is read at the end
                         self._epoll.register(stream.fd, select.EPOLLIN)
@@ -178,7 +183,7 @@ class LauncherProcess:
     def _receive(self) -> bool:
         """Carry out one message. Returns False when the agent is gone."""
         try:
-            data, fds = _receive_packet(self._control)
+            data, fds = receive_packet(self._control)
         except BlockingIOError:
             return True
         except ConnectionError:
@@ -242,8 +247,11 @@ class LauncherProcess:
                 os.close(write)
         child = Child(spawn, pid, streams)
         self._children[spawn.id] = self._pids[pid] = child
+        self._niceness.apply_to_processes(pid)
         if streams:
             self._young.append(child)
+        else:
+            self._niceness.apply_to_session(pid)
 
     def _posix_spawn(self, spawn: Spawn, actions: SpawnActions) -> int:
         if not spawn.argv:
@@ -284,6 +292,7 @@ class LauncherProcess:
             if info is None:
                 break
             child = self._pids.pop(info.si_pid, None)
+            self._niceness.forget(info.si_pid)
             if child is not None:
                 kill_group(child.pid, signal.SIGKILL)
             _, status, usage = os.wait4(info.si_pid, 0)
@@ -457,19 +466,6 @@ class LauncherProcess:
             self._epoll.modify(self._control.fileno(), select.EPOLLIN)
 
 
-def _receive_packet(control: socket.socket) -> tuple[bytes, list[int]]:
-    """Return a packet and the descriptors that came with it, which programs do not inherit.
-
-    `socket.recv_fds` of Python 3.11 ignores its flags.
-    """
-    data, ancillary, _, _ = control.recvmsg(_PACKET_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
-    fds = array.array("i")
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return data, list(fds)
-
-
 def _find(program: str, path: str, cwd: str | None) -> str:
     for folder in path.split(os.pathsep):
         candidate = f"{folder or '.'}/{program}"
@@ -490,7 +486,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)  # noqa: FBT003 - positional only
     if os.getppid() == agent:  # else nobody wakes it any more
-        LauncherProcess(control, int(sys.argv[2])).run()
+        LauncherProcess(control, int(sys.argv[2]), int(sys.argv[3])).run()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from aiohttp import web
 from raftflow.api.admission.body_budget import BodyBudget
 from raftflow.api.admission.gated_connection import AdmissionControl
 from raftflow.api.admission.load_shedder import QueueClass
+from raftflow.api.diagnostics.host_facts import HostFacts
 from raftflow.api.dispatch.dispatcher import Dispatcher
 from raftflow.api.dispatch.requests import Request, Route, body_bytes_max, check_query
 from raftflow.api.figures.request_counts import OTHER, OperationKey, now_s
@@ -42,13 +43,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """Serves one replica. `application()` is given to aiohttp's runner."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - all of them are needed
         self,
         replica: Replica,
         forwarder: Forwarder,
         admission: AdmissionControl,
         access: AccessControl,
         proof: ForwardingProof,
+        host_facts: HostFacts,
     ) -> None:
         self._replica = replica
         self._access = access
@@ -59,7 +61,7 @@ class Api:
         self._figures = admission.figures
         self._limits = replica.config.limits
         self._budget = BodyBudget()
-        self._routes = routes_of(admission)
+        self._routes = routes_of(admission, host_facts)
         self._answer_headers = AnswerHeaders(replica)
 
     def application(self) -> web.Application:

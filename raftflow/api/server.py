@@ -21,6 +21,7 @@ from raftflow.api.admission.listener import ApiListener
 from raftflow.api.admission.load_shedder import LoadShedder
 from raftflow.api.app import Api
 from raftflow.api.connection import ApiConnection
+from raftflow.api.diagnostics.host_facts import HostFacts
 from raftflow.api.fast_path import FastPath
 from raftflow.api.figures.request_counts import RequestCounts
 from raftflow.api.forwarding.forwarder import CONNECTIONS_MAX, Forwarder
@@ -149,7 +150,8 @@ class HttpServer:
         self.admission = AdmissionControl(shedder, figures, self._connection, shares.connections)
         self.listener = ApiListener(self.admission, tls_context(config))
         forwarder = Forwarder(replica.news, proof, forward_context(config), shares.forward)
-        api = Api(replica, forwarder, self.admission, access, proof)
+        self._host_facts = HostFacts(replica, figures.syncs)
+        api = Api(replica, forwarder, self.admission, access, proof, self._host_facts)
         self._connection_options: dict[str, Any] = {
             "access_log": None,
             "logger": _http_log(),
@@ -173,6 +175,7 @@ class HttpServer:
     async def start(self) -> None:
         """Bind and serve. Raises `ReplicaFailedError` if the address cannot be bound."""
         await self._runner.setup()
+        self._host_facts.watch.start()
         bind = self._config.bind
         try:
             self.listener.start(bind)
@@ -190,6 +193,7 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Accept no more connections, wait for requests under way, close."""
+        self._host_facts.watch.stop()
         self.listener.close()
         self.admission.close()
         await self._runner.cleanup()

@@ -321,9 +321,9 @@ class AsyncClient(SnapshotCalls, StatusCalls):
 
     # --- agents
 
-    async def agents(self) -> list[AgentView]:
-        """Return every agent that is known."""
-        return (await self.call(operations.agents.LIST_AGENTS)).agents
+    async def agents(self, *, stale: bool = False) -> list[AgentView]:
+        """Return every agent that is known; `stale` returns the view of any replica without asking the leader."""
+        return (await self.call(operations.agents.LIST_AGENTS, params=_STALE if stale else None)).agents
 
     async def agent(self, name: str) -> AgentView:
         """Return one agent. Raises `NotFound`."""
@@ -382,9 +382,18 @@ class AsyncClient(SnapshotCalls, StatusCalls):
 
     # --- the members
 
-    async def members(self, *, stale: bool = False) -> MemberList:
-        """Return the replicas of the cluster; `stale` returns the view of any replica without asking the leader."""
-        return await self.call(operations.members.LIST_MEMBERS, params=_STALE if stale else None)
+    async def members(self, *, stale: bool = False, replica_url: str | None = None) -> MemberList:
+        """Return the replicas of the cluster; `stale` returns the view of any replica without asking the leader.
+
+        With `replica_url` it is the view of that replica, which is asked once.
+        """
+        stale = stale or replica_url is not None
+        return await self._call(
+            operations.members.LIST_MEMBERS,
+            params=_STALE if stale else None,
+            replica=replica_url,
+            once=replica_url is not None,
+        )
 
     async def add_member(self, name: str, peer: str, url: str) -> MemberList:
         """Add a replica that runs on an empty disk with `join = true`; returns when it counts for majorities.

@@ -199,6 +199,7 @@ class Client:
     take_snapshot = _blocking(AsyncClient.take_snapshot)
     read_snapshot = _blocking(AsyncClient.read_snapshot)
     status = _blocking(AsyncClient.status)
+    host = _blocking(AsyncClient.host)
     cluster_status = _blocking(AsyncClient.cluster_status)
 
     # --- what is remembered of work that is done

@@ -10,7 +10,7 @@ from raftflow.client.errors import ClientError, Unreachable
 from raftflow.client.overview import ClusterStatus, ReplicaAnswer, down, members_to_ask, overview
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.operation import STALE
-from raftflow.domain.contract.views import AgentView, ReplicaStatus
+from raftflow.domain.contract.views import AgentView, HostView, ReplicaStatus
 
 if TYPE_CHECKING:
     from raftflow.client.operation_calls import OperationCalls
@@ -34,6 +34,15 @@ class StatusCalls:
         )
         self._transport.learn(status.name, replica_url)
         return status
+
+    async def host(self, replica_url: str) -> HostView:
+        """Return what one replica says of its machine and its process. Raises `Unreachable` at once, `NotFound`.
+
+        A replica of an older version does not know this question: `NotFound`.
+        """
+        return await self._calls.call(
+            operations.replicas.SHOW_HOST, replica=replica_url, once=True, attempt_s=_STATUS_S, timeout_s=_STATUS_S
+        )
 
     async def cluster_status(self) -> ClusterStatus:
         """Ask every peer for the members, every member for its status, and the leader for the agents.

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from raftflow.domain.contract.cluster import SavedSnapshotFacts
 from raftflow.recovery.cluster_snapshot import ClusterSnapshotWriter, SnapshotFileError, SnapshotLabel
 from raftflow.replication.errors import LogFailedError
 from raftflow.replication.log import SnapshotNotTakenError
@@ -48,7 +49,7 @@ class SnapshotService:
         self._every_s = config.snapshot.every_ms / 1000
         self._keep = config.snapshot.keep
         self._directory = config.snapshot.directory
-        self._prefix = f"{config.cluster_id}.{config.name}."
+        self._prefix = _prefix(config)
         self._snapshots = snapshots
         self._now_ms = now_ms
         self._task: asyncio.Task[None] | None = None
@@ -114,9 +115,34 @@ class SnapshotService:
                 path.unlink(missing_ok=True)  # a process that was killed left it
 
     def _saved(self, directory: Path) -> list[Path]:
-        """Return the files that this replica saved, oldest first."""
-        pattern = re.compile(re.escape(self._prefix) + r"\d{8}T\d{6}Z\.snapshot", re.ASCII)
-        return sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name))
+        return _saved_files(directory, self._prefix)
+
+
+def saved_snapshots(config: CoordinatorConfig) -> SavedSnapshotFacts | None:
+    """Return how old the newest snapshot is that a replica saved, None if it saves none. Blocking."""
+    settings = config.snapshot
+    if not settings.every_ms or settings.directory is None:
+        return None
+    found = SavedSnapshotFacts(
+        every_s=settings.every_ms / 1000, keep=settings.keep, directory=str(settings.directory)
+    )
+    try:
+        saved = _saved_files(settings.directory, _prefix(config))
+        found.count = len(saved)
+        found.newest_ms = max((path.stat().st_mtime_ns // 1_000_000 for path in saved), default=None)
+    except OSError as error:
+        found.error = f"it cannot be read: {error.strerror}"
+    return found
+
+
+def _prefix(config: CoordinatorConfig) -> str:
+    return f"{config.cluster_id}.{config.name}."
+
+
+def _saved_files(directory: Path, prefix: str) -> list[Path]:
+    """Return the files that a replica saved, oldest first."""
+    pattern = re.compile(re.escape(prefix) + r"\d{8}T\d{6}Z\.snapshot", re.ASCII)
+    return sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name))
 
 
 def _copy(snapshot: OpenSnapshot, path: Path, label: SnapshotLabel) -> None:

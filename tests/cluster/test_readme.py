@@ -183,7 +183,7 @@ def test_the_commands_of_the_operators_table_work(tmp_path: Path) -> None:
     table = section("Commands")
     commands = re.findall(r"`(raftflow [^`]+)`(?:, `([a-z]+ [a-z -]+)`)? \|", table)
     flat = [word for first, second in commands for word in (first, f"raftflow {second}" if second else "") if word]
-    assert len(flat) == 22, flat
+    assert len(flat) == 23, flat
     run("raftflow cluster up --nodes 3 --agents 2 --token --data-dir my-cluster", tmp_path)
     try:
         shell = ". my-cluster/client.env\n"
@@ -200,6 +200,8 @@ def test_the_commands_of_the_operators_table_work(tmp_path: Path) -> None:
             # neither recovered nor restored (tests/recovery).
             refused = {"agent forget": 4, "raftflow recover": 1, "coordinator restore": 1}
             codes = next(((code,) for verb, code in refused.items() if verb in line), (0,))
+            if "doctor" in line:
+                codes = (0, 1)  # a machine that runs other tests may be found busy
             run(shell + line, tmp_path, *codes)
     finally:
         run("raftflow cluster down --data-dir my-cluster", tmp_path)

@@ -9,6 +9,7 @@ from raftflow.api.routes import (
     cache,
     cluster,
     descriptions,
+    host,
     inputs,
     logs,
     members,
@@ -19,10 +20,11 @@ from raftflow.api.routes import (
 
 if TYPE_CHECKING:
     from raftflow.api.admission.gated_connection import AdmissionControl
+    from raftflow.api.diagnostics.host_facts import HostFacts
     from raftflow.api.dispatch.requests import Route
 
 
-def routes_of(admission: AdmissionControl) -> tuple[Route, ...]:
+def routes_of(admission: AdmissionControl, host_facts: HostFacts) -> tuple[Route, ...]:
     """Return the routes of a replica."""
     return (
         *workflows.ROUTES,
@@ -35,4 +37,5 @@ def routes_of(admission: AdmissionControl) -> tuple[Route, ...]:
         *cache.ROUTES,
         *descriptions.ROUTES,
         metrics.route_of(admission),
+        host.route_of(host_facts),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raftflow.cli.cluster_commands.doctor import doctor
 from raftflow.cli.terminal.exits import FAILED, UNREACHABLE, USAGE, CommandFailure
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import Duration, connect, connection_options, given_flags, output_option
@@ -127,6 +128,9 @@ def status(output: str) -> None:
         print_json(found, indent=output == "json")
     if found["leader"] is None:
         raise CommandFailure("the cluster has no leader at the moment", UNREACHABLE)
+
+
+cluster.add_command(doctor)
 
 
 def _load(directory: Path) -> LocalCluster:

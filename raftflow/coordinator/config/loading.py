@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from raftflow.coordinator.config.addresses import Address, parse_address, parse_url
 from raftflow.coordinator.config.replica_config import (
     SECTIONS,
@@ -56,6 +58,7 @@ _ENV_SHORT = {
 }
 _PAIRS = {"secret": "secret_file", "secret_file": "secret", "token": "token_file", "token_file": "token"}
 """Keys of which the one takes the place of the other."""
+_PRIVATE_FILES = (("cluster", "secret_file"), ("replica", "token_file"), ("tls", "api_key"), ("tls", "peer_key"))
 
 Given = dict[str, dict[str, GivenValue]]
 """The values that were given, by section and key."""
@@ -75,7 +78,10 @@ def load_config(
     _overlay_environment(given, environ)
     _overlay_flags(given, flags or {})
     base = Path() if path is None else path.absolute().parent
-    return _build_config(given, _read_members(members, path), base)
+    config = _build_config(given, _read_members(members, path), base)
+    return msgspec.structs.replace(
+        config, file=None if path is None else path.absolute(), private_files=_private_files(given, base)
+    )
 
 
 # --- layers
@@ -179,6 +185,15 @@ def _parse_section(section: str, given: Given, base: Path) -> dict[str, Any]:
         else:
             parsed[declared.field] = parse_hosts(declared, value)
     return parsed
+
+
+def _private_files(given: Given, base: Path) -> tuple[tuple[str, Path], ...]:
+    """Return the files with keys, tokens and secrets, by setting."""
+    return tuple(
+        (f"{section}.{key}", parse_path(SECTIONS[section][key], given[section][key], base))
+        for section, key in _PRIVATE_FILES
+        if key in given[section]
+    )
 
 
 def _read_members(value: object, path: Path | None) -> tuple[MemberConfig, ...]:

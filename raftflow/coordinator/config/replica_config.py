@@ -274,6 +274,10 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     timing: Timing = Timing()
     limits: Limits = Limits()
     snapshot: SavedSnapshots = SavedSnapshots()
+    file: Path | None = None
+    """The configuration file."""
+    private_files: tuple[tuple[str, Path], ...] = ()
+    """Setting and path of each file with a key, token or secret."""
 
     @property
     def member(self) -> MemberConfig:

@@ -1,4 +1,4 @@
-"""Replicas and members as the API shows them."""
+"""Replicas, members, and the machines of replicas as the API shows them."""
 
 from __future__ import annotations
 
@@ -121,3 +121,138 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     """The highest level that this replica understands."""
     uptime_s: float
     peers: list[PeerView]
+
+
+class DiskFacts(msgspec.Struct, kw_only=True):
+    """The file system of the data directory."""
+
+    path: str
+    free_bytes: int = 0
+    """Free for the process of the replica."""
+    size_bytes: int = 0
+    free_files: int = 0
+    """Files that can still be made (inodes)."""
+    files_max: int = 0
+    """0 where the file system has no such limit."""
+    read_only: bool = False
+
+
+class SyncTimes(msgspec.Struct, kw_only=True):
+    """How long syncs of the log and the audit took lately."""
+
+    window_s: float
+    count: int
+    mean_ms: float = 0.0
+    p99_ms: float = 0.0
+    """99 of 100 took at most this long: the upper bound of a class of the histogram. 5000 stands for more, too."""
+
+
+class LoopLag(msgspec.Struct, kw_only=True):
+    """How late timers of the event loop were lately."""
+
+    window_s: float
+    max_ms: float
+
+
+class PressureStall(msgspec.Struct, kw_only=True):
+    """Pressure stall information of Linux: the share of the last minute, in percent. None if the kernel lacks it."""
+
+    cpu_some: float | None = None
+    """Some thread waited for a CPU."""
+    io_full: float | None = None
+    """Every thread waited for a disk."""
+    memory_full: float | None = None
+    """Every thread waited for memory."""
+
+
+class TermCount(msgspec.Struct, kw_only=True):
+    """By how much the term grew: at most one leader each."""
+
+    window_s: float
+    terms: int
+
+
+class FileMode(msgspec.Struct, kw_only=True):
+    """A file or directory of the replica and who may use it."""
+
+    setting: str
+    """The setting that names it; `replica.data_dir` also for the files in it, `configuration` for the file itself."""
+    path: str
+    mode: str
+    """Octal, such as `0600`; empty if it cannot be read."""
+    exposed: Literal["", "readable", "writable"] = ""
+    """What others than its owner may do, and should not."""
+    error: str = ""
+
+
+class CertificateFacts(msgspec.Struct, kw_only=True):
+    """A certificate, or the first one of an authority's file."""
+
+    setting: str
+    path: str
+    subject: str = ""
+    names: list[str] = []
+    """Host names and addresses for which it is valid."""
+    not_before_ms: int = 0
+    """Since the epoch."""
+    not_after_ms: int = 0
+    error: str = ""
+
+
+class SavedSnapshotFacts(msgspec.Struct, kw_only=True):
+    """Snapshots that the replica saves by itself (`snapshot.every`)."""
+
+    every_s: float
+    keep: int
+    directory: str
+    count: int = 0
+    newest_ms: int | None = None
+    """When the newest was saved, since the epoch."""
+    error: str = ""
+
+
+class DrainedAgent(msgspec.Struct, kw_only=True):
+    """An agent that an operator drained."""
+
+    name: str
+    for_s: float
+    """At least so long: a replica counts from its own start."""
+
+
+class HostView(msgspec.Struct, kw_only=True):
+    """`GET /v1/host`: the machine and the process of the replica that is asked."""
+
+    name: str
+    version: str
+    time_ms: int
+    """The machine's clock, since the epoch, when the answer was made."""
+    running_ms: int
+    """A clock that nobody can set: only differences mean something."""
+    cluster_time_ms: int
+    """The time that the replica would stamp on a command."""
+    lease_ms: int
+    """These three are of its configuration."""
+    election_min_ms: int
+    heartbeat_ms: int
+    cpu_count: int
+    load_1m: float
+    resident_bytes: int
+    open_fds: int
+    max_fds: int
+    loop: LoopLag
+    syncs: SyncTimes
+    terms: TermCount
+    pressure: PressureStall = msgspec.field(default_factory=PressureStall)
+    disk: DiskFacts | None = None
+    """None if it did not answer in time; `unread` says so."""
+    files: list[FileMode] = []
+    certificates: list[CertificateFacts] = []
+    snapshots: SavedSnapshotFacts | None = None
+    """None unless the replica saves snapshots."""
+    repairing: bool = False
+    """It copies the log again after damage, and does not vote yet."""
+    damaged_files: list[str] = []
+    """Names of files that were set aside because they were damaged; the first twenty."""
+    drained_agents: list[DrainedAgent] = []
+    unread: str = ""
+    """Why facts of disk and files are missing, empty if they are not."""

@@ -31,6 +31,7 @@ from raftflow.domain.contract.cache import (
 from raftflow.domain.contract.cluster import (
     AddMemberRequest,
     HealthView,
+    HostView,
     LeaderNotice,
     MemberList,
     MemberView,
@@ -136,6 +137,7 @@ __all__ = [
     "FieldProblem",
     "ForgottenAgent",
     "HealthView",
+    "HostView",
     "InputsApart",
     "InputsPiece",
     "KindList",

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from raftflow.replication.files import FileSystem
 
 FORMAT: Final = 1
+RECORD_FILE: Final = "repair"
+"""Exists in the data directory while a repair is under way."""
+SET_ASIDE_MARK: Final = ".damaged-"
+"""In the name of a damaged file that was set aside."""
 MEMBERS_MIN: Final = 3
 """In a smaller cluster no majority is left without the replica that is being repaired."""
 DAMAGED_MAX: Final = 9
@@ -129,7 +133,7 @@ class Repair:
 
     def finish(self) -> None:
         """Record durably that the replica is whole. Blocking. Raises `OSError`."""
-        self._fs.remove(self._directory / "repair")
+        self._fs.remove(self._directory / RECORD_FILE)
         self._fs.sync_dir(self._directory)
 
 
@@ -261,7 +265,7 @@ class StorageOpener:
         """Rename files durably to names that are never read."""
         taken = set(self._fs.list_dir(directory))
         for name in names:
-            free = (f"{name}.damaged-{number}" for number in range(1, DAMAGED_MAX + 1))
+            free = (f"{name}{SET_ASIDE_MARK}{number}" for number in range(1, DAMAGED_MAX + 1))
             target = next((new for new in free if new not in taken), None)
             if target is None:
                 raise RepairError(
@@ -274,7 +278,7 @@ class StorageOpener:
     # The record.
 
     def _read_record(self) -> _RepairRecord | None:
-        file = self._data.path / "repair"
+        file = self._data.path / RECORD_FILE
         if file.name not in self._fs.list_dir(self._data.path):
             return None
         try:
@@ -298,7 +302,7 @@ class StorageOpener:
 
 def _write_record(fs: FileSystem, directory: Path, record: _RepairRecord) -> None:
     raw = msgspec.json.encode(record)
-    store_file(fs, directory / "repair", msgspec.json.encode(_StoredRepair(msgspec.Raw(raw), crc32(raw))))
+    store_file(fs, directory / RECORD_FILE, msgspec.json.encode(_StoredRepair(msgspec.Raw(raw), crc32(raw))))
 
 
 def last_hard_state(fs: FileSystem, directory: Path) -> HardState | None:

@@ -7,7 +7,7 @@ from typing import Final
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
 from raftflow.domain.contract.operation import Access, AnsweredBy, Operation, Param, UsedBy, Verb
-from raftflow.domain.contract.views import HealthView, LeaderNotice, ReplicaStatus
+from raftflow.domain.contract.views import HealthView, HostView, LeaderNotice, ReplicaStatus
 
 SHOW_STATUS: Final = Operation(
     name="show_status",
@@ -17,6 +17,15 @@ SHOW_STATUS: Final = Operation(
     summary="Show this replica: role, term, leader, indexes",
     answer=ReplicaStatus,
     verb=Verb(noun="cluster", name="status", by_hand=True),
+)
+SHOW_HOST: Final = Operation(
+    name="show_host",
+    method="GET",
+    path="/v1/host",
+    answered_by=AnsweredBy.ASKED_REPLICA,
+    summary="Show the machine and the process of this replica: clocks, disk, files, certificates, pressure",
+    answer=HostView,
+    verb=Verb(noun="cluster", name="doctor", by_hand=True),
 )
 SHOW_LEADER: Final = Operation(
     name="show_leader",

@@ -1,0 +1,1 @@
+"""Facts of the machine that a replica runs on: clocks, disk, files, certificates, pressure."""

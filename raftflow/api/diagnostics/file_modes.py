@@ -1,0 +1,72 @@
+"""Who may use the files of a replica: keys and secrets, the configuration, the data directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from raftflow.domain.contract.cluster import FileMode
+from raftflow.private_files import PrivateFileError, check_private
+
+if TYPE_CHECKING:
+    from raftflow.coordinator.config.replica_config import CoordinatorConfig
+
+_READABLE: Final = 0o044
+_WRITABLE: Final = 0o022
+_LOOKED_MAX: Final = 5_000
+"""Files of the data directory that are looked at."""
+EXPOSED_MAX: Final = 20
+"""Files of the data directory that are named."""
+_DATA_DIR: Final = "replica.data_dir"
+
+
+def file_modes(config: CoordinatorConfig) -> list[FileMode]:
+    """Return the modes of the files that the configuration names, and of exposed files in the data directory."""
+    found = [_private(setting, path) for setting, path in config.private_files]
+    if config.file is not None:
+        found.append(_mode_of("configuration", config.file, forbidden=_WRITABLE))
+    found.append(_mode_of(_DATA_DIR, config.data_dir, forbidden=_WRITABLE))
+    found += list(_exposed_data(config.data_dir))[:EXPOSED_MAX]
+    return found
+
+
+def _private(setting: str, path: Path) -> FileMode:
+    """Return the mode of a file that only its owner may read; see `private_files` for the exception."""
+    found = _mode_of(setting, path, forbidden=_READABLE | _WRITABLE)
+    if found.exposed:
+        try:
+            check_private(path, setting)
+        except PrivateFileError:
+            return found
+        found.exposed = ""
+    return found
+
+
+def _exposed_data(directory: Path) -> Iterator[FileMode]:
+    """Yield the files of the data directory that others may use."""
+    looked = 0
+    for folder, _, names in os.walk(directory, onerror=None):
+        for name in names:
+            looked += 1
+            if looked > _LOOKED_MAX:
+                return
+            found = _mode_of(_DATA_DIR, Path(folder, name), forbidden=_READABLE | _WRITABLE)
+            if found.exposed:
+                yield found
+
+
+def _mode_of(setting: str, path: Path, *, forbidden: int) -> FileMode:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return FileMode(setting=setting, path=str(path), mode="", error=f"it cannot be read: {error.strerror}")
+    mode = stat.S_IMODE(status.st_mode)
+    exposed: Literal["", "readable", "writable"] = ""
+    if mode & forbidden & _WRITABLE:
+        exposed = "writable"
+    elif mode & forbidden & _READABLE:
+        exposed = "readable"
+    return FileMode(setting=setting, path=str(path), mode=f"{mode:04o}", exposed=exposed)

@@ -1,0 +1,134 @@
+"""Checks of the agents: lost, silent, unfit, quarantined, drained for long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from raftflow.doctor.facts import ClusterFacts
+from raftflow.doctor.findings import CheckResult, Severity
+from raftflow.doctor.units import duration
+from raftflow.domain.contract.views import AgentView
+
+DRAINED_LONG_S: Final = 3_600.0
+"""An agent that is drained for longer may have been forgotten."""
+NAMED_MAX: Final = 50
+"""Agents with a finding of their own; the rest are counted."""
+
+_STATES: Final = {
+    "lost": (
+        Severity.WARNING,
+        "It was silent for its lease. Its tasks run elsewhere.",
+        "start it, or remove it from the list: `raftflow agent forget {name}`",
+        "agent-lost",
+    ),
+    "suspect": (
+        Severity.WARNING,
+        "It has been silent for a part of its lease. It gets no new work.",
+        "look at its machine; it is lost if it stays silent",
+        "agent-lost",
+    ),
+    "unfit": (
+        Severity.PROBLEM,
+        "It can run nothing: {trouble}",
+        "correct the cause on its machine; it tries again by itself. See `raftflow agent show {name}`",
+        "agent-lost",
+    ),
+    "quarantine": (
+        Severity.WARNING,
+        "It was lost again and again, or every task fails there. It gets no work until {until}.",
+        "look at its log; `raftflow agent resume {name}` ends the quarantine at once",
+        "agent-lost",
+    ),
+}
+"""By state: severity, meaning, advice, page."""
+
+
+def check_agents(gathered: ClusterFacts) -> Iterator[CheckResult]:
+    """Check every agent, and whether there is one that works."""
+    agents = gathered.agents
+    if agents is None:
+        yield CheckResult(
+            code="agents",
+            severity=Severity.WARNING,
+            subject="cluster",
+            measured="not known: no replica told them",
+            meaning="The agents are not checked.",
+            advice="look again when the cluster has a leader",
+            page="majority-lost",
+        )
+        return
+    yield _counts(agents)
+    drained_s = _drained_for(gathered)
+    findings = [finding for agent in agents for finding in _of_agent(agent, drained_s.get(agent.name, 0.0))]
+    yield from findings[:NAMED_MAX]
+    if len(findings) > NAMED_MAX:
+        yield CheckResult(
+            code="agents-more",
+            severity=Severity.WARNING,
+            subject="cluster",
+            measured=f"{len(findings) - NAMED_MAX} more findings about agents",
+            meaning="Only the first are shown.",
+            advice="see all with `raftflow agent list`",
+            page="agent-lost",
+        )
+
+
+def _counts(agents: list[AgentView]) -> CheckResult:
+    states = Counter(agent.state for agent in agents)
+    measured = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
+    works = any(agent.up for agent in agents)
+    idle = not works and bool(agents)
+    return CheckResult(
+        code="agents",
+        severity=Severity.PROBLEM if idle else Severity.OK,
+        subject="cluster",
+        measured=measured,
+        meaning="No agent takes work: nothing runs." if idle else "",
+        advice="start an agent: `raftflow agent run`" if idle else "",
+        page="agent-lost" if idle else "",
+        value=sum(agent.up for agent in agents),
+        unit="agents",
+    )
+
+
+def _drained_for(gathered: ClusterFacts) -> dict[str, float]:
+    """Return for how long agents are drained at least, as the replica counts that has counted longest."""
+    longest: dict[str, float] = {}
+    for _, host in gathered.hosts():
+        for agent in host.drained_agents:
+            longest[agent.name] = max(agent.for_s, longest.get(agent.name, 0.0))
+    return longest
+
+
+def _of_agent(agent: AgentView, drained_s: float) -> Iterator[CheckResult]:
+    known = _STATES.get(agent.state)
+    if known is not None:
+        severity, meaning, advice, page = known
+        yield CheckResult(
+            code="agent-state",
+            severity=severity,
+            subject=agent.name,
+            measured=_measured(agent),
+            meaning=meaning.format(trouble=agent.trouble or "it does not say why", until=agent.quarantine_until),
+            advice=advice.format(name=agent.name),
+            page=page,
+        )
+    if agent.drained and drained_s >= DRAINED_LONG_S:
+        yield CheckResult(
+            code="agent-drained",
+            severity=Severity.WARNING,
+            subject=agent.name,
+            measured=f"drained for {duration(drained_s)} or longer",
+            meaning="An operator drained it. It gets no work until it is resumed.",
+            advice=f"`raftflow agent resume {agent.name}`, or stop it",
+            page="agent-lost",
+            value=drained_s,
+            unit="s",
+        )
+
+
+def _measured(agent: AgentView) -> str:
+    seen = "" if agent.last_seen_s is None else f", last heard {duration(agent.last_seen_s)} ago"
+    return f"{agent.state}{seen}"

@@ -1,7 +1,6 @@
 """The Python SDK: sync and async clients that know the peers."""
 
 from raftflow.client.aio import AsyncClient, AsyncWorkflowRun
-from raftflow.client.builder import TaskRef, Workflow
 from raftflow.client.client import Client, WorkflowRun
 from raftflow.client.errors import (
     BadAnswer,
@@ -15,6 +14,7 @@ from raftflow.client.errors import (
     WaitTimeout,
     WorkflowFailed,
 )
+from raftflow.sdk.builder import TaskRef, Workflow
 
 __all__ = [
     "AsyncClient",

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from raftflow.client.builder import HasDocument
 from raftflow.client.errors import UsageError, WorkflowFailed, too_late
 from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls, T
 from raftflow.client.settings import TIMEOUT_S, resolve
@@ -42,6 +41,7 @@ from raftflow.domain.contract.views import (
     WorkflowPage,
     WorkflowView,
 )
+from raftflow.sdk.builder import HasDocument
 
 LOG_PIECE_BYTES = 256 * 1024
 """Bytes of one piece of output."""

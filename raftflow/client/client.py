@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self
 
 from raftflow.client.aio import AsyncClient
-from raftflow.client.builder import HasDocument
 from raftflow.client.errors import ClientError, UsageError
 from raftflow.client.operation_calls import T
 from raftflow.domain.contract.operation import Operation
@@ -22,6 +21,7 @@ from raftflow.domain.contract.views import (
     WorkflowCreated,
     WorkflowView,
 )
+from raftflow.sdk.builder import HasDocument
 
 __all__ = ["AsyncClient", "Client", "WorkflowRun"]
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raftflow.domain.contract.views import PROBLEM_TYPE_PREFIX, Problem, WorkflowView
+from raftflow.sdk.errors import ClientError, UsageError
+
+__all__ = [
+    "BadAnswer",
+    "ClientError",
+    "NoLeader",
+    "NotFound",
+    "OutcomeUnknown",
+    "Refused",
+    "Unreachable",
+    "UsageError",
+    "WaitTimeout",
+    "WorkflowFailed",
+    "describe",
+    "too_late",
+]
 
 PROBLEMS_SHOWN_MAX = 20
-
-
-class ClientError(Exception):
-    """Base of everything that the client raises."""
-
-
-class UsageError(ClientError, ValueError):
-    """A mistake of the caller: no peers, an invalid address, a file that is not a certificate."""
 
 
 class Unreachable(ClientError):  # noqa: N818 - a state of the world, as in NoLeader

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from raftflow.task import current
+from raftflow.sdk.context import current
 
 SHARDS = 28
 MERGES = 7

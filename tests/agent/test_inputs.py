@@ -67,7 +67,7 @@ async def test_a_function_reads_its_inputs_as_it_looks_at_them(
     leader: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     (tmp_path / "lookers.py").write_text(
-        "from raftflow.task import current\n"
+        "from raftflow import current\n"
         "kept = []\n"
         "def look(first, *, rows):\n"
         "    inputs = current().inputs\n"

@@ -13,7 +13,7 @@ from raftflow.domain.contract.views import ReportedEnd
 
 FUNCTIONS = """
 import asyncio, os, subprocess, sys, time
-from raftflow.task import current
+from raftflow import current
 
 def pid(): return os.getpid()
 def echo(*args, **kwargs): return [list(args), kwargs]

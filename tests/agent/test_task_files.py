@@ -115,7 +115,7 @@ async def test_a_call_can_tell_its_progress_whatever_the_one_before_did(
     assert (await leader.run(python="builtins:exec", args=[head + harm, {}])).outcome == "succeeded"
     code = (
         "assert not os.path.lexists(path); assert stat.S_IMODE(os.lstat(folder).st_mode) == 0o700\n"
-        "from raftflow.task import progress; progress(0.5); assert open(path).read() == '0.5000\\n'"
+        "import raftflow; raftflow.progress(0.5); assert open(path).read() == '0.5000\\n'"
     )
     end = await leader.run(python="builtins:exec", args=[head + code, {}])
     assert end.outcome == "succeeded", end

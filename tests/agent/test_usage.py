@@ -144,7 +144,7 @@ async def test_a_python_call_is_told_of_without_what_its_worker_did_before(
 ) -> None:
     """The first call burns CPU time and leaves memory behind; the second, in the same worker, is not charged."""
     (tmp_path / "jobs.py").write_text(
-        "import os, time\nfrom raftflow.task import progress\nkept = []\n"
+        "import os, time\nfrom raftflow import progress\nkept = []\n"
         "def greedy():\n    kept.append(bytearray(128 << 20))\n"
         "    while time.process_time() < 0.5: pass\n    return os.getpid()\n"
         "def modest():\n    progress(0.25)\n    time.sleep(300)\n"

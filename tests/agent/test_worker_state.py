@@ -17,7 +17,7 @@ from raftflow.agent.executors.workers import IdleWorkers, WorkerClient, WorkerLi
 FUNCTIONS = """
 import _thread, asyncio, decimal, gc, json, locale, logging, os, resource, signal, socket, sys, threading, time
 import builtins, random, subprocess, warnings
-from raftflow.task import current
+from raftflow import current
 
 os.environ["OF_THE_MODULE"] = "1"
 

@@ -298,7 +298,7 @@ def _file_reference(kind: Kind, at: Place) -> Any:
 
 @way("task-context", "json", "")
 def _context(kind: Kind, at: Place) -> Any:
-    code = "__import__('raftflow.task').task.current().inputs['a']"
+    code = "__import__('raftflow').current().inputs['a']"
     return at.worker.call("builtins:eval", json.dumps([code]), inputs={"a": kind.json.encode()})
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from raftflow import helpers, task
+from raftflow import helpers
 from raftflow.agent.launcher.messages import CONTROL_FD, MESSAGE_BYTES_MAX, READY, FunctionCall, Returned
 from raftflow.agent.launcher.process_tree import parse_memory
 from raftflow.agent.output.stream_file import keep_stream
@@ -38,6 +38,7 @@ from raftflow.agent.worker.state import WorkerState
 from raftflow.agent.worker.user_modules import UserModules
 from raftflow.domain.contract.reportable import describe_fault, result_fault
 from raftflow.domain.values.exact import ValueFault, decode_json, write_json
+from raftflow.sdk import context
 
 _ERROR_CHARS_MAX = 2_048
 _REFERENCE = b'"$result"'
@@ -225,7 +226,7 @@ class WorkerProcess:
         inputs: TaskInputs | FileInputs = TaskInputs(call.inputs)
         if call.inputs_path:
             inputs = FileInputs(call.inputs_path, call.inputs_places)
-        task.set_current(task.TaskContext(call.workflow, call.task, call.attempt, call.fence, inputs))
+        context.set_current(context.Context(call.workflow, call.task, call.attempt, call.fence, inputs))
         result, error, ok = b"", "", False
         try:
             self._state.tell(
@@ -248,7 +249,7 @@ class WorkerProcess:
         finally:
             if os.getpid() != self._pid:
                 os._exit(1)  # a process that the function forked came back here: this worker's socket is not its own
-            task.set_current(None)
+            context.set_current(None)
             if isinstance(inputs, FileInputs):
                 inputs.close()
         left = self._put_back()
@@ -283,7 +284,7 @@ class WorkerProcess:
         except BaseException as fault:  # noqa: BLE001 - a handler of a signal that came just now, or what was not foreseen
             left = [f"what could not be put back ({_class_name(fault)})"]
         try:
-            task.forget_progress()
+            context.forget_progress()
         except OSError:
             left.append("something in place of its progress")
         if _has_children():

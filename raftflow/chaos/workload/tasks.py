@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from raftflow.task import TaskContext, current
+from raftflow.sdk.context import Context, current
 
 AGENT_VARIABLE: Final = "CHAOS_AGENT"
 MODULUS: Final = 1_000_003
@@ -36,7 +36,7 @@ def work(salt: int, sleep_ms: int, fails: int, collector: str) -> int:
     return _perform(current(), salt, sleep_ms, fails, collector)
 
 
-def _perform(context: TaskContext, salt: int, sleep_ms: int, fails: int, collector: str) -> int:
+def _perform(context: Context, salt: int, sleep_ms: int, fails: int, collector: str) -> int:
     about = {
         "workflow": context.workflow,
         "task": context.task,
@@ -76,7 +76,7 @@ def _tell(connection: socket.socket, word: Mapping[str, Any]) -> bool:
 def main() -> None:
     """Run one attempt of a command task; its only argument is the arguments of `work` as JSON."""
     inputs = json.loads(Path(os.environ["RAFTFLOW_INPUTS"]).read_text(encoding="utf-8"))
-    context = TaskContext(
+    context = Context(
         workflow=os.environ["RAFTFLOW_WORKFLOW"],
         task=os.environ["RAFTFLOW_TASK"],
         attempt=int(os.environ["RAFTFLOW_ATTEMPT"]),

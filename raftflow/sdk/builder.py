@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, SupportsIndex, TypeVar
 
-from raftflow.client.errors import UsageError
 from raftflow.formats.readers.values import RESULT_KEY
+from raftflow.sdk.errors import UsageError
+from raftflow.sdk.functions import Duration, TaskFunction, import_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,6 @@ class ItemList(Protocol[ItemT_co]):
     def __iter__(self) -> Iterator[ItemT_co]: ...
     def __getitem__(self, index: SupportsIndex, /) -> ItemT_co: ...
     def __contains__(self, item: object, /) -> bool: ...
-
-
-Duration = str | float
-"""Such as `"40s"` or `"1h30m"`; a number is in seconds."""
 
 
 class HasDocument(Protocol):
@@ -109,7 +106,7 @@ class Workflow:
             command = _command(where, command)
         fields: dict[str, Any] = {
             "command": command,
-            "python": python if python is None or isinstance(python, str) else _name_of(python),
+            "python": python if python is None or isinstance(python, str) else import_name(_function(where, python)),
             "args": None if args is None else _items(where, "args", args),
             "kwargs": _table(where, "kwargs", kwargs),
             "container": _table(where, "container", container),
@@ -133,7 +130,8 @@ class Workflow:
         except RecursionError as error:
             raise UsageError(f"{where}: its arguments hold themselves, or are nested too deeply") from error
         needed = {"needs": list(dict.fromkeys(wanted))} if wanted else {}
-        given = {key: value for key, value in fields.items() if value is not None}
+        options = python.fields if isinstance(python, TaskFunction) else {}
+        given = options | {key: value for key, value in fields.items() if value is not None}
         self._document["tasks"].append({"id": task_id, **needed, **given})
         return TaskRef(task_id)
 
@@ -223,11 +221,8 @@ def _shown(value: Any) -> str:
     return f"{value[RESULT_KEY]}.result" if _is_result(value) else f"{value!r:.80}"
 
 
-def _name_of(function: Any) -> str:
-    """Return the name by which an agent can import a function. Raises `UsageError` if it cannot."""
-    if isinstance(function, TaskRef) or not callable(function):
-        raise UsageError(f"python is a function, or its name module:function, not {function!r:.80}")
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if not module or not name or module == "__main__" or "<" in name:
-        raise UsageError(f"{function!r} cannot be imported by an agent: put it at the top level of a module")
-    return f"{module}:{name}"
+def _function(where: str, python: Any) -> Any:
+    """Return what `python` names. Raises `UsageError` for what is neither a function nor its name."""
+    if isinstance(python, TaskRef) or not callable(python):
+        raise UsageError(f"{where}: python is a function, or its name module:function, not {python!r:.80}")
+    return python

@@ -1,9 +1,9 @@
 """For code that runs as a task: which attempt it is, and the results of the tasks that it needs.
 
-    from raftflow.task import current
+    import raftflow
 
     def join() -> dict[str, int]:
-        parts = current().inputs          # results of the tasks that this one needs, by task id
+        parts = raftflow.current().inputs          # results of the tasks that this one needs, by task id
         return {"words": sum(part["words"] for part in parts.values())}
 
 The agent sets the context around every call of a `python = "module:function"` task.
@@ -11,10 +11,8 @@ The agent sets the context around every call of a `python = "module:function"` t
 A long task can report its progress. This works in programs of `command` tasks too. A program in another language
 writes a number from 0 to 1 into the file that RAFTFLOW_PROGRESS names:
 
-    from raftflow.task import progress
-
     for done, part in enumerate(parts):
-        progress(done / len(parts))
+        raftflow.progress(done / len(parts))
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class TaskContext:
+class Context:
     """The attempt that is running."""
 
     workflow: str
@@ -42,17 +40,17 @@ class TaskContext:
     result from a file. The file exists while the function runs."""
 
 
-_current: TaskContext | None = None
+_current: Context | None = None
 
 
-def current() -> TaskContext:
+def current() -> Context:
     """Return the running attempt. Raises `RuntimeError` outside of a task."""
     if _current is None:
-        raise RuntimeError("raftflow.task.current() works inside a task that an agent runs as a python callable")
+        raise RuntimeError("raftflow.current() works inside a task that an agent runs as a python callable")
     return _current
 
 
-def set_current(context: TaskContext | None) -> None:
+def set_current(context: Context | None) -> None:
     """Enter (or leave, with None) an attempt. Called by the agent's worker."""
     global _current  # noqa: PLW0603 - one attempt runs in a worker process at a time
     _current = context

@@ -1,0 +1,101 @@
+"""Calls of functions as tasks of a document: one call, or one for each item of a list.
+
+What can only fail later is refused here: functions that agents cannot import, arguments that do not fit the function,
+values that are not JSON, tasks that are too large.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from raftflow.domain.limits import NAME_CHARS_MAX, SPEC_BYTES_MAX
+from raftflow.domain.values.exact import ValueFault, write_json
+from raftflow.formats.documents import normalize
+from raftflow.formats.faults import DocumentError
+from raftflow.sdk.errors import UsageError
+from raftflow.sdk.functions import TaskFunction, import_name
+
+MAP_TASKS_MAX: Final = 50_000
+"""Tasks of one workflow of a map. More items become several workflows."""
+MAP_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bytes of the arguments of one workflow of a map."""
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:@+-]+")
+
+
+class TaskCalls:
+    """A function that is about to be called as a task: its name, its options, and a check of arguments."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        """Raises `UsageError` if agents cannot import the function, or for a wrong option of its decorator."""
+        self.python = import_name(function)
+        self.name = task_name(self.python)
+        plain = function.function if isinstance(function, TaskFunction) else function
+        self.fields: dict[str, Any] = {"python": self.python}
+        if isinstance(function, TaskFunction):
+            self.fields |= function.fields
+        self._context = (None,) if isinstance(function, TaskFunction) and function.takes_context else ()
+        try:
+            self._signature: inspect.Signature | None = inspect.signature(plain)
+        except (ValueError, TypeError):  # of some built-in functions
+            self._signature = None
+        try:
+            normalize({"name": self.name, "tasks": [{"id": self.name, **self.fields}]})
+        except DocumentError as error:
+            told = "; ".join(f"{fault.path.removeprefix('tasks[0].')}: {fault.message}" for fault in error.problems)
+            raise UsageError(f"the options of {self.name} are wrong: {told}") from None
+
+    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """Return `args` and `kwargs` of a task. Raises `UsageError` if the function cannot take them."""
+        return self._checked(args, kwargs, where)[0]
+
+    def _checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], where: str) -> tuple[dict[str, Any], int]:
+        """Return `args` and `kwargs` of a task, and how many bytes they have."""
+        told = f"{where}{self.name}"
+        if self._signature is not None:
+            try:
+                self._signature.bind(*self._context, *args, **kwargs)
+            except TypeError as error:
+                raise UsageError(f"{told}: {error}") from None
+        try:
+            size = len(write_json(args)) + (len(write_json(kwargs)) if kwargs else 0)
+        except ValueFault as fault:
+            raise UsageError(f"{told}: its arguments are not JSON: {fault}") from None
+        if size > SPEC_BYTES_MAX:
+            raise UsageError(
+                f"{told}: its arguments have {size} bytes, and one task takes {SPEC_BYTES_MAX}: write the data to a "
+                "place that agents read, and pass its name"
+            )
+        return ({"args": list(args)} if args else {}) | ({"kwargs": dict(kwargs)} if kwargs else {}), size
+
+    def document(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a workflow of one call. Raises `UsageError`."""
+        return {"name": self.name, "tasks": [{"id": self.name, **self.fields, **self.arguments(args, kwargs)}]}
+
+    def map_documents(self, items: Iterable[Any], *, on_failure: str) -> Iterator[dict[str, Any]]:
+        """Yield workflows with one call for each item, in order; the id of a task is the index of its item.
+
+        Raises `UsageError`, with the index of the item.
+        """
+        tasks: list[dict[str, Any]] = []
+        size = 0
+        for index, item in enumerate(items):
+            arguments, item_size = self._checked((item,), {}, f"item {index}: ")
+            tasks.append({"id": str(index), **arguments})
+            size += item_size
+            if len(tasks) == MAP_TASKS_MAX or size > MAP_BYTES_MAX:
+                yield self._bag(tasks, on_failure)
+                tasks, size = [], 0
+        if tasks:
+            yield self._bag(tasks, on_failure)
+
+    def _bag(self, tasks: list[dict[str, Any]], on_failure: str) -> dict[str, Any]:
+        return {"name": self.name, "on_failure": on_failure, "defaults": self.fields, "tasks": tasks}
+
+
+def task_name(python: str) -> str:
+    """Return a name for a task that calls `module:function`: that of the function, as far as names allow."""
+    return _NOT_IN_NAMES.sub("_", python.rpartition(":")[2])[:NAME_CHARS_MAX] or "call"

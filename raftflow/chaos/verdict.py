@@ -82,5 +82,7 @@ class ChaosReport(msgspec.Struct, kw_only=True):
     operations: int = 0
     unknown: int = 0
     attempts: int = 0
+    instances: dict[str, int] = {}
+    """How often each recorded workflow was submitted and acknowledged."""
     report: str = ""
     """The page, an HTML file."""

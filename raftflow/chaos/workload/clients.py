@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +14,7 @@ import msgspec
 from raftflow.chaos.history import HistoryWriter
 from raftflow.chaos.workload.documents import PlannedWorkflow, plan_pulse, plan_workflow
 from raftflow.chaos.workload.http_client import ReplicaClient, RequestEnd
+from raftflow.chaos.workload.instances import RecordedWorkflow, plan_instance
 
 TIMEOUT_S: Final = 2.0
 _PULSE_TIMEOUT_S: Final = 1.0
@@ -57,6 +59,8 @@ class KnownWorkflows:
     settings: WorkloadSettings
     ids: list[str] = field(default_factory=list)
     tasks: int = 0
+    instances: Counter[str] = field(default_factory=Counter)
+    """Submissions of recorded workflows that were acknowledged, by instance."""
 
 
 class WorkloadClient:
@@ -246,6 +250,28 @@ async def reader(client: WorkloadClient, known: KnownWorkflows, stop: asyncio.Ev
             await client.read_tasks(client.chance.choice(recent))
 
 
+async def replayer(
+    client: WorkloadClient, instances: Sequence[RecordedWorkflow], known: KnownWorkflows, stop: asyncio.Event
+) -> None:
+    """Submit recorded workflows, one after the other, and follow each to its end."""
+    deck: list[RecordedWorkflow] = []
+    number = 0
+    while not stop.is_set() and instances:
+        deck = deck or client.chance.sample(instances, len(instances))
+        recorded = deck.pop()
+        number += 1
+        planned = plan_instance(client.workflow_name(number), recorded, client.chance, client.collector)
+        workflow = await client.submit(planned, stop)
+        if workflow is None:
+            continue
+        known.instances[recorded.name] += 1
+        while not stop.is_set():
+            if await client.read(workflow) in _ENDED:
+                break
+            await asyncio.sleep(_PAUSE_S)
+        await client.read_tasks(workflow)
+
+
 async def pulse(client: WorkloadClient, stop: asyncio.Event) -> None:
     """Submit one tiny workflow after the other, so that a recovery is seen at once."""
     number = 0
@@ -266,8 +292,10 @@ class Workload:
         urls: Callable[[], Sequence[str]],
         token: str | None,
         settings: WorkloadSettings,
+        instances: Sequence[RecordedWorkflow] = (),
     ) -> None:
         self.known = KnownWorkflows(settings)
+        self._instances = instances
         self._history = history
         self._urls = urls
         self._token = token
@@ -289,6 +317,8 @@ class Workload:
                 group.create_task(submitter(self._client(f"client-{number}", http), self._stop))
             for number in range(1, self._settings.readers + 1):
                 group.create_task(reader(self._client(f"reader-{number}", http), self.known, self._stop))
+            replay = self._client("replay-1", http)
+            group.create_task(replayer(replay, self._instances, self.known, self._stop))
             for number in (1, 2):
                 group.create_task(pulse(self._client(f"pulse-{number}", quick), self._stop))
 

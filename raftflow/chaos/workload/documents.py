@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from raftflow.chaos.workload.tasks import MODULUS, combine
 
-_CALL: Final = "raftflow.chaos.workload.tasks:work"
+CALL: Final = "raftflow.chaos.workload.tasks:work"
 _MODULE: Final = "raftflow.chaos.workload.tasks"
 SHAPES: Final = ("bag", "chain", "diamond", "join")
 _COMMAND_SHARE: Final = 0.06
@@ -60,7 +60,7 @@ def plan_workflow(name: str, chance: random.Random, collector: str) -> PlannedWo
         sleep_ms = chance.randint(1_000, 4_000) if chance.random() < _LONG_SHARE else chance.randint(5, 250)
         backup = chance.random() < _BACKUP_SHARE
         arguments = {"salt": salt, "sleep_ms": sleep_ms, "fails": fails, "collector": collector}
-        program: dict[str, Any] = {"python": _CALL, "kwargs": arguments}
+        program: dict[str, Any] = {"python": CALL, "kwargs": arguments}
         if chance.random() < _COMMAND_SHARE:
             program = {"command": [sys.executable, "-P", "-m", _MODULE, json.dumps(arguments)]}
         retries = 0 if task == failing else _RETRIES
@@ -78,7 +78,7 @@ def plan_workflow(name: str, chance: random.Random, collector: str) -> PlannedWo
 def plan_pulse(name: str, salt: int, collector: str) -> PlannedWorkflow:
     """Return a workflow of one short task: the steady write that shows when the cluster acknowledges."""
     arguments = {"salt": salt, "sleep_ms": 0, "fails": 0, "collector": collector}
-    task = {"id": "t0", "python": _CALL, "kwargs": arguments, "retries": _RETRIES}
+    task = {"id": "t0", "python": CALL, "kwargs": arguments, "retries": _RETRIES}
     defaults = {"resources": {"cpu": 0.1}, "retry_delay": "100ms"}
     told = [{"id": "t0", "needs": [], "backup": False, "expect": combine(salt, {})}]
     return PlannedWorkflow({"name": name, "priority": 90, "defaults": defaults, "tasks": [task]}, told)

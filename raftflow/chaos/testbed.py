@@ -15,7 +15,8 @@ from raftflow.chaos.background_loop import BackgroundLoop
 from raftflow.chaos.failpoints import VARIABLE as FAILPOINTS_VARIABLE
 from raftflow.chaos.failpoints import FailpointFile
 from raftflow.chaos.history import HistoryWriter
-from raftflow.chaos.undo import UndoList
+from raftflow.chaos.proxy import ReplicaProxies
+from raftflow.chaos.undo import RunCommand, UndoList
 from raftflow.chaos.workload.collector import Collector
 from raftflow.chaos.workload.tasks import AGENT_VARIABLE
 from raftflow.client.errors import ClientError
@@ -32,6 +33,18 @@ LEASE_MS: Final = 2_000
 SPARE_REPLICAS: Final = 3
 READY_S: Final = 60.0
 _POLL_S: Final = 0.03
+_IMAGE_BYTES: Final = 512 * 1024 * 1024
+
+
+def make_image(directory: Path, name: str, undo: UndoList) -> DiskImage:
+    """Give a replica a file system of its own in an image file. Raises `ImageError`."""
+    mountpoint = directory / name
+    mountpoint.mkdir()
+    image = DiskImage(directory / f"{name}.img", mountpoint, size=_IMAGE_BYTES)
+    image.make()
+    undo.add(RunCommand(["umount", "--lazy", str(mountpoint)]))
+    image.mount()
+    return image
 
 
 def collector_path() -> Path:
@@ -54,8 +67,6 @@ class Testbed:
         self.busy: set[str] = set()
         """Replicas and agents with a fault at present."""
         self._points: dict[str, FailpointFile] = {}
-        self._point_names: dict[str, str] = {}
-        """Files of failpoints that have another name than their replica."""
         self._machine_of: dict[str, int] = {}
         names = [*cluster.replica_names, *cluster.agent_names]
         if machines is not None:
@@ -63,6 +74,9 @@ class Testbed:
         self.free_machines = list(range(len(names), len(names) + SPARE_REPLICAS))
         self.images: dict[str, DiskImage] = {}
         """File systems of replicas that have one of their own."""
+        self.proxies: ReplicaProxies | None = None
+        """What stands before the replicas where network namespaces are not allowed."""
+        self._proxy_loop: BackgroundLoop | None = None
         self.small_disks: set[str] = set()
         """Agents whose work directory is a small file system."""
         self.made_for_chaos = True
@@ -76,11 +90,26 @@ class Testbed:
     def start(self) -> None:
         """Start everything that does not run, and wait until it is ready. Raises `LocalClusterError`."""
         self.loop.call(self.collector.start())
+        if self.proxies is not None:
+            self._proxy_loop = BackgroundLoop()
+            for name in self.cluster.replica_names:
+                self._listen_for(name)
         for name in self.cluster.replica_names:
             self.start_process(name)
         self.cluster.wait_ready(READY_S)
         self.start_all()
         self.wait_ready()
+
+    def _listen_for(self, name: str) -> None:
+        """Let the proxies listen at the addresses of a replica."""
+        if self.proxies is not None and self._proxy_loop is not None:
+            for port, behind in self.cluster.ports_behind(name):
+                self._proxy_loop.call(self.proxies.listen(name, port, behind))
+
+    def names_by_pid(self) -> dict[int, str]:
+        """Return the replicas and agents that run, by pid."""
+        names = (*self.cluster.replica_names, *self.cluster.agent_names)
+        return {pid: name for name in names if (pid := self.cluster.pid_of(name)) is not None}
 
     def start_all(self) -> None:
         """Start every replica and agent that does not run."""
@@ -106,15 +135,30 @@ class Testbed:
         """Return what goes before a command that is to run on the machine of a replica or an agent."""
         return [] if self.machines is None else self.machines.command(self._machine_of[name])
 
-    def add_replica(self, host: str, command: list[str], machine: int | None) -> str:
-        """Add a replica as a member; returns its name. Raises `LocalClusterError`, `ClientError`."""
-        key = f"added{len(self._points)}"
-        name = self.cluster.add_replica(host, command, self.replica_environment(key))
-        self._points[name] = self._points.pop(key)
-        self._point_names[name] = key
-        if machine is not None:
+    def add_replica(self) -> str | None:
+        """Add a replica as a member; returns its name, None if no machine is free.
+
+        Raises `LocalClusterError`, `ClientError`, `ImageError`.
+        """
+        if self.machines is None:
+            name = self.cluster.plan_replica()
+        elif self.free_machines:
+            machine = self.free_machines.pop(0)
+            name = self.cluster.plan_replica(self.machines.hosts[machine], self.machines.command(machine))
             self._machine_of[name] = machine
+        else:
+            return None
+        if self.images:
+            self.images[name] = make_image(self.cluster.directory, name, self.undo)
+        self._listen_for(name)
+        self.cluster.join_replica(name, self.replica_environment(name))
         return name
+
+    def remove_replica(self, name: str) -> None:
+        """Remove a member for ever. Raises `LocalClusterError`, `ClientError`."""
+        self.cluster.remove_replica(name)
+        if self.machines is not None:
+            self.free_machines.append(self._machine_of[name])
 
     def upgrade(self) -> int:
         """Let replicas that are started from now on be of the next version; returns the level before."""
@@ -147,7 +191,7 @@ class Testbed:
 
     def points_path(self, name: str) -> Path:
         """Return the file of a replica's failpoints."""
-        return self.cluster.directory / "failpoints" / self._point_names.get(name, name)
+        return self.cluster.directory / "failpoints" / name
 
     def process_of(self, name: str) -> ProcessRecord:
         """Return the process of a replica or an agent that runs. Raises `LocalClusterError`."""
@@ -171,10 +215,10 @@ class Testbed:
         """Return why a fault that needs something is impossible here, None if it is possible."""
         if needs and not self.made_for_chaos:
             return "the cluster was not made for chaos"
-        if needs == "namespaces" and self.machines is None:
-            return "it needs network namespaces: root, Linux and iproute2"
-        if needs == "netem" and not self._has_netem():
-            return "it needs network namespaces, and netem in the kernel"
+        if needs in {"network", "late-packets"} and self.machines is None and self.proxies is None:
+            return "it needs network namespaces or proxies"
+        if needs == "late-packets" and self.proxies is None and not self._has_netem():
+            return "it needs netem in the kernel, or proxies (--network proxies)"
         if needs == "images" and not self.images:
             return f"it needs file systems in image files: {why_impossible() or 'they could not be made'}"
         if needs == "memory-disks" and not self.small_disks:
@@ -236,5 +280,8 @@ class Testbed:
     def close(self) -> None:
         """End everything that was started."""
         self.loop.close()
+        if self.proxies is not None and self._proxy_loop is not None:
+            self._proxy_loop.call(self.proxies.close())
+            self._proxy_loop.close()
         with contextlib.suppress(OSError):
             self.collector.path.unlink(missing_ok=True)

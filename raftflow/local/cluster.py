@@ -72,7 +72,8 @@ class LocalCluster:
             )
         cluster_id = _new_id(options.restore)
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        ports = free_ports(2 * options.nodes)
+        ports = free_ports((4 if options.proxied else 2) * options.nodes)
+        behind = ports[2 * options.nodes :] or [0] * (2 * options.nodes)
         hosts = options.hosts or (("127.0.0.1", []),) * options.nodes
         replicas = [
             ReplicaPlace(
@@ -81,6 +82,8 @@ class LocalCluster:
                 peer=f"{host}:{ports[2 * number + 1]}",
                 machine=machine,
                 module=options.replica_module,
+                bind=behind[2 * number],
+                peer_bind=behind[2 * number + 1],
             )
             for number, (host, machine) in enumerate(hosts)
         ]
@@ -175,6 +178,12 @@ class LocalCluster:
         host, _, port = self._replica(name).peer.rpartition(":")
         return host, int(port)
 
+    def ports_behind(self, name: str) -> list[tuple[int, int]]:
+        """Return the ports of a replica's addresses, each with the port behind the proxy; empty without a proxy."""
+        replica = self._replica(name)
+        pairs = ((replica.url, replica.bind), (replica.peer, replica.peer_bind))
+        return [(int(address.rpartition(":")[2]), port) for address, port in pairs if port]
+
     def url_of(self, name: str) -> str:
         """Return a replica's address for clients."""
         return self._replica(name).url
@@ -254,23 +263,40 @@ class LocalCluster:
 
         Agents and clients that run already know the old replicas only. Raises `LocalClusterError`, `ClientError`.
         """
+        name = self.plan_replica(host, machine)
+        self.join_replica(name, environment)
+        return name
+
+    def plan_replica(self, host: str = "127.0.0.1", machine: Sequence[str] = ()) -> str:
+        """Write the files of a replica that is to join, and return its name. Raises `LocalClusterError`."""
         with self._file.changing():
+            first = self._file.content.replicas[0]
             number = 1 + max(int(replica.name[1:]) for replica in self._file.content.replicas)
-            ports = free_ports(2)
-            url, peer = f"http://{host}:{ports[0]}", f"{host}:{ports[1]}"
             while self.config_file(f"n{number}").exists():
                 number += 1  # a name is never used again
-            module = self._file.content.replicas[0].module
-            place = ReplicaPlace(name=f"n{number}", url=url, peer=peer, machine=list(machine), module=module)
-            pattern = self.config_file(self._file.content.replicas[0].name).read_text(encoding="utf-8")
+            ports = free_ports(4 if first.bind else 2)
+            place = ReplicaPlace(
+                name=f"n{number}",
+                url=f"http://{host}:{ports[0]}",
+                peer=f"{host}:{ports[1]}",
+                machine=list(machine),
+                module=first.module,
+            )
+            if first.bind:
+                place.bind, place.peer_bind = ports[2:]
+            pattern = self.config_file(first.name).read_text(encoding="utf-8")
             self._file.content.replicas.append(place)
             head = replica_head(self._file.content, place, join=True)
             settings = pattern[pattern.index("[timing]") :]
             self.config_file(place.name).write_text(f"{head}\n{settings}", encoding="utf-8")
-        self.start_replica(place.name, environment)
+        return place.name
+
+    def join_replica(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start a planned replica and make it a member. Raises `LocalClusterError`, `ClientError`."""
+        self.start_replica(name, environment)
+        place = self._replica(name)
         with self.client() as client:
             client.add_member(place.name, place.peer, place.url)
-        return place.name
 
     def remove_replica(self, name: str, grace_s: float = 20.0) -> None:
         """Take a replica out of the cluster for ever; its process stops by itself, by force after `grace_s`."""

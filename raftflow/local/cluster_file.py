@@ -27,6 +27,10 @@ class ReplicaPlace(msgspec.Struct, kw_only=True):
     """What goes before its command, to have it run on a machine of its own (`local.namespaces`)."""
     module: str = "raftflow"
     """The program that takes its command line: raftflow, or raftflow with failpoints."""
+    bind: int = 0
+    """The loopback port where it listens for clients if `url` is the address of a proxy, else 0."""
+    peer_bind: int = 0
+    """The same for `peer`."""
     process: ProcessRecord | None = None
 
 
@@ -75,6 +79,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Of each replica its address and what goes before its command; this machine's loopback if it is empty."""
     agent_machines: tuple[list[str], ...] = ()
     """Of each agent what goes before its command; nothing if it is empty."""
+    proxied: bool = False
+    """A proxy, which somebody else runs, listens at the addresses of the replicas; they listen on ports behind it."""
     replica_module: str = "raftflow"
     """The program that takes the command line of a replica."""
 

@@ -64,5 +64,7 @@ def replica_head(content: ClusterFile, replica: ReplicaPlace, *, join: bool = Fa
             "",
         ]
     lines += ["[replica]", f'name = "{replica.name}"', f'data_dir = "{replica.name}"']
+    for key, port in (("bind", replica.bind), ("peer_bind", replica.peer_bind)):
+        lines += [f'{key} = "127.0.0.1:{port}"'] if port else []
     lines += ['token_file = "token"'] if content.with_token else []
     return "\n".join([*lines, *(["join = true"] if join else []), ""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from raftflow.chaos.nemesis import data, disks, machine, network, operations, processes
+from raftflow.chaos.nemesis import corruption, data, disks, emptied, machine, network, operations, processes
 from raftflow.chaos.nemesis.kinds import ChaosFault
 from raftflow.chaos.testbed import Testbed
 
@@ -15,6 +15,8 @@ FAULTS: Final[tuple[ChaosFault, ...]] = (
     *machine.KINDS,
     *disks.KINDS,
     *data.KINDS,
+    *emptied.KINDS,
+    *corruption.KINDS,
     *operations.KINDS,
 )
 NAMES: Final = tuple(fault.name for fault in FAULTS)

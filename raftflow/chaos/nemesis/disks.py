@@ -9,6 +9,7 @@ import random
 import signal
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from raftflow.local.faults.disk_images import DiskImage
 ENDS_S: Final = 20.0
 """A replica whose disk fails ends by itself within this time."""
 _BALLAST: Final = "ballast"
+_SLOW_SYNC_US: Final = 300_000
 
 
 @contextlib.contextmanager
@@ -103,8 +105,35 @@ def _read_only(bed: Testbed, targets: list[str], chance: random.Random) -> Itera
 
 
 def _power_lost(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
-    """Stop the file systems at one moment: what was not synced is gone."""
+    """Cut the power of replicas at one moment."""
     del chance
+    try:
+        _cut_power(bed, targets)
+        yield {"dead": [name for name in targets if _is_dead(_image(bed, name).mountpoint)]}
+    finally:
+        _remount(bed, targets)
+
+
+def _power_lost_in_sync(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
+    """Cut the power of all replicas while their disks are slow, so that much is written and not synced."""
+    before = {name: bed.points_of(name).get("syncs_delayed") for name in targets}
+    try:
+        with contextlib.ExitStack() as slow:
+            for name in targets:
+                slow.enter_context(failpoint(bed, name, "sync_delay_us", _SLOW_SYNC_US))
+            if not bed.wait_for(
+                lambda: all(bed.points_of(name).get("syncs_delayed") > before[name] for name in targets), 5.0
+            ):
+                raise NoEffectError("nothing was synced")
+            time.sleep(chance.uniform(0.1, 1.0))
+            _cut_power(bed, targets)
+        yield {"dead": [name for name in targets if _is_dead(_image(bed, name).mountpoint)]}
+    finally:
+        _remount(bed, targets)
+
+
+def _cut_power(bed: Testbed, targets: Sequence[str]) -> None:
+    """Stop the file systems at one moment: what was not synced is gone. Raises `NoEffectError`."""
     ready = threading.Barrier(len(targets))
     errors: list[OSError] = []
 
@@ -116,19 +145,15 @@ def _power_lost(bed: Testbed, targets: list[str], chance: random.Random) -> Iter
             errors.append(error)
 
     threads = [threading.Thread(target=cut, args=(name,)) for name in targets]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise NoEffectError(str(errors[0]))
-        for name in targets:
-            bed.cluster.signal(name, signal.SIGKILL)
-            bed.cluster.stop(name)
-        yield {"dead": [name for name in targets if _is_dead(_image(bed, name).mountpoint)]}
-    finally:
-        _remount(bed, targets)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise NoEffectError(str(errors[0]))
+    for name in targets:
+        bed.cluster.signal(name, signal.SIGKILL)
+        bed.cluster.stop(name)
 
 
 def _is_dead(directory: Path) -> bool:
@@ -235,5 +260,15 @@ KINDS: Final = (
         alone=True,
         needs="images",
         about="power loss of all replicas at one moment",
+    ),
+    ChaosFault(
+        "power-loss-in-sync",
+        _all_with_images,
+        _power_lost_in_sync,
+        (0.1, 0.5),
+        takes_quorum=True,
+        alone=True,
+        needs="images",
+        about="power loss of all replicas at one moment while every sync takes 300 ms",
     ),
 )

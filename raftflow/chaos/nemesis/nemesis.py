@@ -14,6 +14,7 @@ from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError
 from raftflow.chaos.testbed import READY_S, Testbed
 from raftflow.client.errors import ClientError
 from raftflow.local.cluster_file import LocalClusterError
+from raftflow.local.faults.disk_images import ImageError
 
 RECOVERY_S: Final = 30.0
 """The cluster acknowledges writes again within this time."""
@@ -120,7 +121,7 @@ class Nemesis:
         self._bed.busy.update(targets)
         try:
             evidence = next(fault.run)
-        except (NoEffectError, LocalClusterError, ClientError, OSError) as error:
+        except (NoEffectError, LocalClusterError, ClientError, ImageError, OSError) as error:
             self._bed.busy.difference_update(targets)
             self.report.without_effect[kind.name] += 1
             history.write(

@@ -19,19 +19,10 @@ _HEARD_S: Final = 15.0
 
 def _add(bed: Testbed) -> str:
     """Add a replica on a machine that is free. Raises `NoEffectError`."""
-    if bed.machines is None:
-        return bed.add_replica("127.0.0.1", [], None)
-    if not bed.free_machines:
+    name = bed.add_replica()
+    if name is None:
         raise NoEffectError("no machine is free")
-    machine = bed.free_machines.pop(0)
-    return bed.add_replica(bed.machines.hosts[machine], bed.machines.command(machine), machine)
-
-
-def _remove(bed: Testbed, name: str) -> None:
-    machine = bed.machine_of(name) if bed.machines is not None else None
-    bed.cluster.remove_replica(name)
-    if machine is not None:
-        bed.free_machines.append(machine)
+    return name
 
 
 def _members(bed: Testbed) -> list[str]:
@@ -43,30 +34,31 @@ def _replaced(bed: Testbed, targets: list[str], chance: random.Random) -> Iterat
     del chance
     (name,) = targets
     added = _add(bed)
-    _remove(bed, name)
+    bed.remove_replica(name)
     yield {"added": added, "removed": name, "members": _members(bed)}
 
 
 def _grown(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
-    del targets, chance
+    """Add two replicas. If two were added before, two are removed first."""
+    del targets
+    if len(bed.cluster.replica_names) > bed.replicas:
+        _remove_two(bed, chance)
     yield {"added": [_add(bed), _add(bed)], "members": _members(bed)}
 
 
 def _shrunk(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
-    del chance
-    for name in targets:
-        _remove(bed, name)
-    yield {"removed": targets, "members": _members(bed)}
+    """Remove two replicas. If the cluster is as small as at first, two are added before."""
+    del targets
+    while len(bed.cluster.replica_names) < bed.replicas + 2:
+        _add(bed)
+    yield {"removed": _remove_two(bed, chance), "members": _members(bed)}
 
 
-def _choose_to_grow(bed: Testbed, chance: random.Random) -> list[str]:
-    names = bed.cluster.replica_names
-    return kinds.follower(bed, chance) if len(names) == bed.replicas else []
-
-
-def _choose_to_shrink(bed: Testbed, chance: random.Random) -> list[str]:
-    names = [name for name in bed.cluster.replica_names if name not in bed.busy]
-    return chance.sample(names, 2) if len(names) == bed.replicas + 2 else []
+def _remove_two(bed: Testbed, chance: random.Random) -> list[str]:
+    removed = chance.sample(bed.cluster.replica_names, 2)
+    for name in removed:
+        bed.remove_replica(name)
+    return removed
 
 
 def _upgraded(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
@@ -132,7 +124,7 @@ KINDS: Final = (
     ),
     ChaosFault(
         "grow-members",
-        _choose_to_grow,
+        kinds.all_replicas,
         _grown,
         _NOT_HELD,
         alone=True,
@@ -142,13 +134,13 @@ KINDS: Final = (
     ),
     ChaosFault(
         "shrink-members",
-        _choose_to_shrink,
+        kinds.all_replicas,
         _shrunk,
         _NOT_HELD,
         alone=True,
         rare=True,
         needs=kinds.CHAOS_CLUSTER,
-        about="two of the added replicas are removed again",
+        about="two of five replicas, or of seven, are removed",
     ),
     ChaosFault(
         "rolling-upgrade",

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from raftflow.chaos.testbed import Testbed, collector_path
 from raftflow.chaos.undo import UndoList
 from raftflow.chaos.verdict import ChaosReport, CheckerViolation, check, recoveries
 from raftflow.chaos.workload.clients import Workload, WorkloadSettings
+from raftflow.chaos.workload.instances import RecordedWorkflow, read_instances
 from raftflow.client.errors import ClientError
 from raftflow.local.cluster_file import LocalClusterError
 
@@ -46,6 +47,8 @@ class ChaosOptions:
     """Where history, report and cluster go: a new temporary directory by default."""
     keep: bool = False
     """Keep the data of the cluster, also if nothing was found."""
+    network: str = "auto"
+    """`namespaces`, `proxies`, or `auto`: namespaces where they are allowed."""
     cluster: Path | None = None
     """The directory of a local cluster that is used in place of a new one."""
     i_mean_it: bool = False
@@ -78,6 +81,8 @@ def run_chaos(options: ChaosOptions, say: Callable[[str], None]) -> ChaosReport:
 def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[str], None]) -> ChaosReport:
     history_path = directory / "history.jsonl"
     settings = WorkloadSettings(options.seed, f"chaos-{secrets.token_hex(3)}", str(collector_path()))
+    instances, which = read_instances()
+    say(which)
     with HistoryWriter(history_path) as history:
         history.write(
             "header",
@@ -93,8 +98,11 @@ def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[
         say(f"{options.replicas} replicas, {options.agents} agents, history and report under {directory}")
         with _testbed(options, directory, history, undo) as bed:
             faults, impossible = possible_faults(bed, options.faults)
+            for reason, names in _by_reason(impossible).items():
+                say(f"impossible here: {', '.join(names)}: {reason}")
             nemesis = Nemesis(bed, faults, options.seed, say, RECOVERY_S)
-            trouble = _inject(options, settings, bed, nemesis, say)
+            workload = bed.loop.call(_make_workload(settings, instances, bed))
+            trouble = _inject(options, workload, bed, nemesis, say)
             attempts = bed.collector.started
         acknowledged = history.acknowledged
     say("checking the history")
@@ -117,7 +125,15 @@ def _run(options: ChaosOptions, directory: Path, undo: UndoList, say: Callable[[
         operations=answer.operations,
         unknown=answer.unknown,
         attempts=attempts,
+        instances=dict(sorted(workload.known.instances.items())),
     )
+
+
+def _by_reason(impossible: Mapping[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in impossible.items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
 
 
 def _testbed(
@@ -125,7 +141,7 @@ def _testbed(
 ) -> contextlib.AbstractContextManager[Testbed]:
     if options.cluster is not None:
         return existing_testbed(options.cluster, history, undo, i_mean_it=options.i_mean_it)
-    plan = TestbedPlan(options.replicas, options.agents, needs_disks(options.faults))
+    plan = TestbedPlan(options.replicas, options.agents, needs_disks(options.faults), options.network)
     return testbed(directory / "cluster", plan, history, undo)
 
 
@@ -138,12 +154,11 @@ class InjectionEnd:
 
 
 def _inject(
-    options: ChaosOptions, settings: WorkloadSettings, bed: Testbed, nemesis: Nemesis, say: Callable[[str], None]
+    options: ChaosOptions, workload: Workload, bed: Testbed, nemesis: Nemesis, say: Callable[[str], None]
 ) -> InjectionEnd:
     """Run load and nemesis, then let everything come to its end."""
     history = bed.history
     found: list[CheckerViolation] = []
-    workload = bed.loop.call(_make_workload(settings, bed))
     running = bed.loop.begin(workload.run())
     try:
         if history.wait_acknowledged(0.0, _FIRST_WRITES_S) is None:
@@ -156,7 +171,7 @@ def _inject(
     running.result(_STOPS_S)
     say("all faults are undone; waiting for the work to end")
     try:
-        problems = write_final(bed, settings.run)
+        problems = write_final(bed, workload.known.settings.run)
     except (LocalClusterError, ClientError) as error:
         found.append(CheckerViolation(kind="final", text=f"the cluster cannot be read: {error}", at=history.now_s()))
         problems = []
@@ -164,8 +179,8 @@ def _inject(
     return InjectionEnd(found, workload.known.tasks)
 
 
-async def _make_workload(settings: WorkloadSettings, bed: Testbed) -> Workload:
-    return Workload(bed.history, lambda: bed.cluster.urls, bed.cluster.token, settings)
+async def _make_workload(settings: WorkloadSettings, instances: Sequence[RecordedWorkflow], bed: Testbed) -> Workload:
+    return Workload(bed.history, lambda: bed.cluster.urls, bed.cluster.token, settings, instances)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftflow.chaos.history import HistoryWriter
-from raftflow.chaos.testbed import LEASE_MS, SPARE_REPLICAS, Testbed
+from raftflow.chaos.proxy import ReplicaProxies
+from raftflow.chaos.testbed import LEASE_MS, SPARE_REPLICAS, Testbed, make_image
 from raftflow.chaos.undo import EndCluster, RunCommand, UndoList
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions, LocalClusterError
@@ -23,7 +24,6 @@ MARKER: Final = "chaos.json"
 """A file that only clusters have which were made for chaos."""
 _LIMITS: Final = "[limits]\nsnapshot_entries = 200\n"
 """Snapshots and compaction happen all the time, so that faults hit them too."""
-_IMAGE_BYTES: Final = 512 * 1024 * 1024
 _AGENT_DISK_BYTES: Final = 32 * 1024 * 1024
 
 
@@ -35,6 +35,8 @@ class TestbedPlan:
     agents: int
     with_disks: bool
     """Each replica and agent has a file system of its own, if that is possible."""
+    network: str = "auto"
+    """`namespaces`, `proxies`, or `auto`: namespaces where they are allowed."""
 
 
 @contextlib.contextmanager
@@ -44,7 +46,13 @@ def testbed(directory: Path, plan: TestbedPlan, history: HistoryWriter, undo: Un
     Raises `LocalClusterError`.
     """
     replicas, agents, with_disks = plan.replicas, plan.agents, plan.with_disks
-    machines = _make_machines(replicas + agents + SPARE_REPLICAS, undo)
+    machines = None
+    if plan.network != "proxies":
+        machines = _make_machines(replicas + agents + SPARE_REPLICAS, undo)
+    if machines is None and plan.network == "namespaces":
+        raise LocalClusterError(
+            "network namespaces cannot be made here: they need root, Linux and iproute2. Use --network proxies"
+        )
     cluster = LocalCluster.create(directory, _options(replicas, agents, machines))
     images = _make_images(cluster, undo) if with_disks else {}
     small_disks = _make_small_disks(cluster, undo) if with_disks else set()
@@ -52,6 +60,8 @@ def testbed(directory: Path, plan: TestbedPlan, history: HistoryWriter, undo: Un
     (directory / MARKER).write_text(json.dumps({"made_for": "chaos"}) + "\n", encoding="utf-8")
     bed = Testbed(cluster, history, undo, machines)
     bed.images, bed.small_disks = images, small_disks
+    if machines is None:
+        bed.proxies = ReplicaProxies(bed.names_by_pid)
     try:
         bed.start()
         yield bed
@@ -108,13 +118,7 @@ def _make_images(cluster: LocalCluster, undo: UndoList) -> dict[str, DiskImage]:
     images: dict[str, DiskImage] = {}
     try:
         for name in cluster.replica_names:
-            mountpoint = cluster.directory / name
-            mountpoint.mkdir()
-            image = DiskImage(cluster.directory / f"{name}.img", mountpoint, size=_IMAGE_BYTES)
-            image.make()
-            undo.add(RunCommand(["umount", str(mountpoint)]))
-            image.mount()
-            images[name] = image
+            images[name] = make_image(cluster.directory, name, undo)
     except ImageError:
         for image in images.values():
             image.unmount()
@@ -149,7 +153,7 @@ def _options(replicas: int, agents: int, machines: Machines | None) -> ClusterOp
         "replica_module": "raftflow.chaos.failpoints",
     }
     if machines is None:
-        return ClusterOptions(**common)
+        return ClusterOptions(**common, proxied=True)
     commands = [machines.command(number) for number in range(replicas + agents)]
     return ClusterOptions(
         **common,

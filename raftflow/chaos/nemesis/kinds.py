@@ -44,7 +44,7 @@ class ChaosFault:
     about: str = ""
     """For the report."""
     needs: str = ""
-    """What it needs: `namespaces`, `netem`, `images`, `memory-disks`, `CHAOS_CLUSTER`, or nothing."""
+    """What it needs: `network`, `late-packets`, `images`, `memory-disks`, `CHAOS_CLUSTER`, or nothing."""
 
 
 def free(bed: Testbed, names: list[str]) -> list[str]:

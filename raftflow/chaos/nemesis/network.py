@@ -1,82 +1,29 @@
-"""Faults of the network between machines in namespaces of their own."""
+"""Faults of the network: machines that fall silent, cuts, links that flap, are slow, late or lossy."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import random
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from raftflow.chaos.nemesis import kinds
+from raftflow.chaos.nemesis.data import compacted_beyond
 from raftflow.chaos.nemesis.kinds import ChaosFault, FaultRun, NoEffectError
-from raftflow.chaos.nemesis.probe import connects_in_s, reaches
+from raftflow.chaos.nemesis.links import Links, links_of
 from raftflow.chaos.testbed import LEASE_MS, Testbed
-from raftflow.chaos.undo import RunCommand, perform
-from raftflow.local.faults.namespaces import Machines
 
 _AGENT_HOLD_S: Final = (LEASE_MS / 1000 * 1.3, LEASE_MS / 1000 * 1.8)
 _FLAP_S: Final = (0.05, 0.4)
-_SLOW_RATE: Final = "400kbit"
-_NETS: Final = "namespaces"
-
-
-def _machines(bed: Testbed) -> Machines:
-    assert bed.machines is not None  # noqa: S101 - these faults need them
-    return bed.machines
-
-
-def _link(bed: Testbed, name: str, state: str) -> list[str]:
-    return ["ip", "link", "set", _machines(bed).names[bed.machine_of(name)], state]
+_COMPACTED_S: Final = 25.0
+_NETWORK: Final = "network"
 
 
 def _silenced(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
-    """Drop every packet to and from the machines."""
+    """Drop everything to and from the processes."""
     del chance
-    undo = [bed.undo.add(RunCommand(_link(bed, name, "up"))) for name in targets]
-    try:
-        for name in targets:
-            perform(RunCommand(_link(bed, name, "down")))
-        yield {"unreachable": _prove_silent(bed, targets)}
-    finally:
-        for number in undo:
-            bed.undo.undo(number)
-
-
-def _prove_silent(bed: Testbed, targets: Sequence[str]) -> list[str]:
-    """Show that the machines are not reached. Raises `NoEffectError`."""
-    for name in targets:
-        if name in bed.cluster.replica_names:
-            reached = connects_in_s(*bed.cluster.peer_of(name))
-        else:
-            reached = reaches(bed, name, bed.cluster.replica_names[0])
-        if reached is not None:
-            raise NoEffectError(f"{name} is reached")
-    return list(targets)
-
-
-def _cut(bed: Testbed, ways: Sequence[tuple[str, str]]) -> Iterator[Mapping[str, Any]]:
-    """Drop the packets from the first to the second of each pair."""
-    machines = _machines(bed)
-    undo = []
-    for source, target in ways:
-        namespace, host = machines.names[bed.machine_of(source)], bed.host_of(target)
-        argv = ["ip", "-netns", namespace, "neigh", "delete", host, "dev", "eth0"]
-        undo.append(bed.undo.add(RunCommand(argv)))
-    try:
-        for source, target in ways:
-            machines.cut(bed.machine_of(source), bed.host_of(target))
-        for source, target in ways[:1]:
-            names = bed.cluster.replica_names
-            reached = reaches(bed, source, target) if target in names else reaches(bed, target, source)
-            if reached is not None:
-                raise NoEffectError(f"{source} reaches {target}")
-        yield {"cut": [f"{source} to {target}" for source, target in ways]}
-    finally:
-        for number in undo:
-            bed.undo.undo(number)
+    yield from links_of(bed).silence(targets)
 
 
 def _both_ways(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -88,25 +35,36 @@ def _isolated(bed: Testbed, targets: list[str], chance: random.Random) -> Iterat
     del chance
     (name,) = targets
     others = [each for each in bed.cluster.replica_names if each != name]
-    yield from _cut(bed, _both_ways([(name, other) for other in others]))
+    yield from links_of(bed).cut(_both_ways([(name, other) for other in others]))
+
+
+def _left_behind(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
+    """Isolate the leader until the others have removed log entries that it lacks: it comes back to a snapshot."""
+    (name,) = targets
+    status = bed.cluster.status_of(name)
+    known = 0 if status is None else status.last_index
+    with contextlib.contextmanager(_isolated)(bed, targets, chance) as evidence:
+        if not bed.wait_for(lambda: compacted_beyond(bed, known), _COMPACTED_S):
+            raise NoEffectError("the others did not compact their logs in time")
+        yield {**evidence, "behind_from": known}
 
 
 def _pair_cut(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
     del chance
     one, other = targets
-    yield from _cut(bed, _both_ways([(one, other)]))
+    yield from links_of(bed).cut(_both_ways([(one, other)]))
 
 
 def _one_way_cut(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
     del chance
     one, other = targets
-    yield from _cut(bed, [(one, other)])
+    yield from links_of(bed).cut([(one, other)])
 
 
 def _agent_cut_from_leader(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
     del chance
     agent, leader = targets
-    yield from _cut(bed, _both_ways([(agent, leader)]))
+    yield from links_of(bed).cut(_both_ways([(agent, leader)]))
 
 
 def _choose_agent_and_leader(bed: Testbed, chance: random.Random) -> list[str]:
@@ -124,7 +82,7 @@ def _split(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[
     """Cut a minority that has the leader in it from the majority."""
     del chance
     rest = [name for name in bed.cluster.replica_names if name not in targets]
-    yield from _cut(bed, _both_ways([(one, other) for one in targets for other in rest]))
+    yield from links_of(bed).cut(_both_ways([(one, other) for one in targets for other in rest]))
 
 
 def _choose_leaders_minority(bed: Testbed, chance: random.Random) -> list[str]:
@@ -138,8 +96,8 @@ def _choose_leaders_minority(bed: Testbed, chance: random.Random) -> list[str]:
 class _Flapping:
     """Takes links down and up again at random moments, in a thread."""
 
-    def __init__(self, bed: Testbed, names: Sequence[str], chance: random.Random) -> None:
-        self._bed = bed
+    def __init__(self, links: Links, names: Sequence[str], chance: random.Random) -> None:
+        self._links = links
         self._names = names
         self._chance = chance
         self._stop = threading.Event()
@@ -155,16 +113,17 @@ class _Flapping:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            for state in ("down", "up"):
+            for up in (False, True):
                 for name in self._names:
-                    perform(RunCommand(_link(self._bed, name, state)))
+                    self._links.switch(name, up=up)
                 self._stop.wait(self._chance.uniform(*_FLAP_S))
             self.times += 1
 
 
 def _flapped(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
-    undo = [bed.undo.add(RunCommand(_link(bed, name, "up"))) for name in targets]
-    flapping = _Flapping(bed, targets, random.Random(chance.random()))  # noqa: S311 - drawn from the seed
+    links = links_of(bed)
+    bring_up = links.prepare_flapping(targets)
+    flapping = _Flapping(links, targets, random.Random(chance.random()))  # noqa: S311 - drawn from the seed
     flapping.start()
     try:
         if not bed.wait_for(lambda: flapping.times >= 2, 5.0):
@@ -172,63 +131,31 @@ def _flapped(bed: Testbed, targets: list[str], chance: random.Random) -> Iterato
         yield {"down_and_up": flapping.times}
     finally:
         flapping.stop()
-        for number in undo:
-            bed.undo.undo(number)
+        bring_up()
 
 
 def _slowed(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
-    """Let a machine send little a second, and queue the rest (a token bucket)."""
     del chance
-    (name,) = targets
-    namespace = _machines(bed).names[bed.machine_of(name)]
-    remove = ["tc", "-netns", namespace, "qdisc", "delete", "dev", "eth0", "root"]
-    undo = bed.undo.add(RunCommand(remove))
-    bucket = ["rate", _SLOW_RATE, "burst", "3000", "latency", "800ms"]
-    try:
-        perform(RunCommand(["tc", "-netns", namespace, "qdisc", "replace", "dev", "eth0", "root", "tbf", *bucket]))
-        if not bed.wait_for(lambda: _overlimits(namespace) > 0, 5.0):
-            raise NoEffectError("the token bucket held nothing back")
-        yield {"rate": _SLOW_RATE, "held_back": _overlimits(namespace)}
-    finally:
-        bed.undo.undo(undo)
+    yield from links_of(bed).slow(targets[0])
 
 
-def _impaired(netem: Sequence[str]) -> FaultRun:
-    """Return a fault that delays or drops packets that a machine sends, by netem."""
-
-    def run(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
-        del chance
-        (name,) = targets
-        words = ["tc", "-netns", _machines(bed).names[bed.machine_of(name)], "qdisc"]
-        number = bed.undo.add(RunCommand([*words, "delete", "dev", "eth0", "root"]))
-        try:
-            perform(RunCommand([*words, "replace", "dev", "eth0", "root", "netem", *netem]))
-            show = [*words, "show", "dev", "eth0"]
-            if b"netem" not in subprocess.run(show, check=False, capture_output=True, timeout=10).stdout:
-                raise NoEffectError("the kernel did not take it")
-            yield {"netem": list(netem)}
-        finally:
-            bed.undo.undo(number)
-
-    return run
+def _delayed(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
+    del chance
+    yield from links_of(bed).delay(targets[0])
 
 
-def _overlimits(namespace: str) -> int:
-    """Return how often the token bucket of a machine has held a packet back."""
-    argv = ["tc", "-netns", namespace, "-s", "-j", "qdisc", "show", "dev", "eth0"]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
-    with contextlib.suppress(ValueError):
-        return sum(int(each.get("overlimits", 0)) for each in json.loads(done.stdout or "[]"))
-    return 0
+def _lost(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
+    del chance
+    yield from links_of(bed).lose(targets[0])
 
 
 def _fault(name: str, choose: kinds.ChooseTargets, run: FaultRun, about: str, **more: Any) -> ChaosFault:
-    return ChaosFault(name, choose, run, about=about, needs=_NETS, **more)
+    return ChaosFault(name, choose, run, about=about, needs=_NETWORK, **more)
 
 
 KINDS: Final = (
-    _fault("silence-leader", kinds.leader, _silenced, "every packet to and from the leader's machine is dropped"),
-    _fault("silence-follower", kinds.follower, _silenced, "every packet to and from a follower's machine is dropped"),
+    _fault("silence-leader", kinds.leader, _silenced, "everything to and from the leader's machine is dropped"),
+    _fault("silence-follower", kinds.follower, _silenced, "everything to and from a follower's machine is dropped"),
     _fault(
         "silence-majority",
         kinds.majority,
@@ -245,10 +172,18 @@ KINDS: Final = (
         hold_s=_AGENT_HOLD_S,
     ),
     _fault("isolate-leader", kinds.leader, _isolated, "the leader is cut from replicas, not from clients"),
+    _fault(
+        "outdate-leader",
+        kinds.leader,
+        _left_behind,
+        "the leader is cut from replicas until they have removed log entries that it lacks",
+        hold_s=(0.1, 0.5),
+        rare=True,
+    ),
     _fault("isolate-follower", kinds.follower, _isolated, "a follower is cut from replicas, not from clients"),
     _fault("split-off-leader", _choose_leaders_minority, _split, "a minority with the leader is cut off"),
     _fault("cut-pair", kinds.two_replicas, _pair_cut, "two replicas are cut from each other"),
-    _fault("cut-one-way", _choose_leader_and_follower, _one_way_cut, "packets of one replica to another are dropped"),
+    _fault("cut-one-way", _choose_leader_and_follower, _one_way_cut, "what one replica sends to another is dropped"),
     _fault(
         "cut-agent-from-leader",
         _choose_agent_and_leader,
@@ -262,17 +197,17 @@ KINDS: Final = (
     ChaosFault(
         "delay-link",
         kinds.replica,
-        _impaired(["delay", "80ms", "40ms"]),
+        _delayed,
         (1.0, 2.5),
-        needs="netem",
-        about="what a replica sends arrives 40 to 120 ms later",
+        needs="late-packets",
+        about="what a replica sends arrives about 80 ms later",
     ),
     ChaosFault(
         "lossy-link",
         kinds.replica,
-        _impaired(["loss", "15%"]),
+        _lost,
         (1.0, 2.5),
-        needs="netem",
-        about="15 % of the packets that a replica sends are lost",
+        needs="late-packets",
+        about="15 % of what a replica sends is lost, and sent again later",
     ),
 )

@@ -31,6 +31,13 @@ def chaos() -> None:
     help="For history, report and cluster; a new temporary directory by default.",
 )
 @click.option(
+    "--network",
+    type=click.Choice(["auto", "namespaces", "proxies"]),
+    default="auto",
+    show_default=True,
+    help="A network namespace for each process, or TCP proxies; auto: namespaces where they are allowed.",
+)
+@click.option(
     "--cluster",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Use the local cluster in this directory in place of a new one: faults of processes only.",
@@ -45,6 +52,7 @@ def run(  # noqa: PLR0917 - click passes options by name
     seed: int,
     faults: tuple[str, ...],
     directory: Path | None,
+    network: str,
     cluster: Path | None,
     i_mean_it: bool,
     keep: bool,
@@ -72,6 +80,7 @@ def run(  # noqa: PLR0917 - click passes options by name
         faults=faults,
         directory=directory,
         keep=keep,
+        network=network,
         cluster=cluster,
         i_mean_it=i_mean_it,
     )

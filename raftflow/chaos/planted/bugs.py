@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.chaos.planted import patches
 from raftflow.machine import apply as machine_apply
+from raftflow.replication.members.births import Births
+from raftflow.replication.raft.rules import Rule
 from raftflow.simulation.mutation.patches import machine as in_machine
 from raftflow.simulation.mutation.patches.common import attribute
+from raftflow.simulation.plan import GUARD_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +41,9 @@ class PlantedBug:
     """How long the faults must stay, if not as usual."""
     long_share: float | None = None
     """How many of all tasks must take seconds, if not as usual."""
+
+
+_SYNC_RULES: Final = frozenset({Rule.SYNC_ACKS, Rule.SYNC_VOTES, Rule.SYNC_LEADER})
 
 
 @contextlib.contextmanager
@@ -77,7 +83,7 @@ BUGS: Final[tuple[PlantedBug, ...]] = (
         about="what a cancelled attempt held stays allocated",
         plant=patches.leak_on_cancel,
         faults=("kill-follower",),
-        kinds=("replicas", "unfinished"),
+        kinds=("replicas", "unfinished", "recovery"),
     ),
     PlantedBug(
         name="read-from-isolated-leader",
@@ -93,5 +99,26 @@ BUGS: Final[tuple[PlantedBug, ...]] = (
         faults=(),
         kinds=("fence", "effect"),
         restores=True,
+    ),
+    PlantedBug(
+        name="guard-off",
+        about="the library's own Raft, without the rules of the guard",
+        plant=lambda: patches.rules_off(GUARD_RULES),
+        faults=("outdate-leader", "isolate-leader", "split-off-leader", "pause-leader", "kill-leader"),
+        kinds=("replicas", "lost", "not-linearizable", "went-back", "recovery", "unfinished"),
+    ),
+    PlantedBug(
+        name="sync-gate-off",
+        about="votes and acknowledgements are sent before they are on disk",
+        plant=lambda: patches.rules_off(_SYNC_RULES),
+        faults=("power-loss-in-sync",),
+        kinds=("lost", "not-linearizable", "went-back", "replicas", "recovery"),
+    ),
+    PlantedBug(
+        name="birth-of-empty-cluster",
+        about="replicas with empty directories found a cluster although not all members are known to be empty",
+        plant=attribute(Births, "_is_ordered", lambda _self: True),
+        faults=("wipe-majority-apart", "wipe-majority"),
+        kinds=("lost", "not-linearizable", "went-back", "phantom", "fence", "duplicate"),
     ),
 )

@@ -13,6 +13,7 @@ from raftflow.agent.executors.launcher_client import LauncherClient
 from raftflow.machine.commands import attempts, restoration
 from raftflow.machine.rules import ledger
 from raftflow.machine.tables.tasks import ORDER_STOP
+from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.raft.library import Raft
 from raftflow.replication.raft.library_types import RaftTiming
 from raftflow.replication.raft.reads import ReadRounds
@@ -21,6 +22,7 @@ from raftflow.simulation.mutation.patches import replication as in_replication
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from raftflow.replication.raft.rules import Rule
     from raftflow.simulation.mutation.patches.common import Patch
 
 _NEVER_NS: Final = 2**62
@@ -58,6 +60,18 @@ def leak_on_cancel() -> Iterator[None]:
             release(agent, shape)
 
     with patch.object(attempts, "end_attempt", noted), patch.object(ledger, "release", leaky):
+        yield
+
+
+@contextlib.contextmanager
+def rules_off(rules: frozenset[Rule]) -> Iterator[None]:
+    """Let replicas run without some of the rules that repair what the library gets wrong."""
+    init = PySyncObjLog.__init__
+
+    def unguarded(self: PySyncObjLog, *args: Any, **named: Any) -> None:
+        init(self, *args, **{**named, "disabled_rules": rules})
+
+    with patch.object(PySyncObjLog, "__init__", unguarded):
         yield
 
 

@@ -25,7 +25,7 @@ from raftflow.chaos.testbed import Testbed, collector_path
 from raftflow.chaos.undo import UndoList
 from raftflow.chaos.verdict import ChaosReport, CheckerViolation, check, recoveries
 from raftflow.chaos.workload.clients import Workload, WorkloadSettings
-from raftflow.chaos.workload.instances import RecordedWorkflow, read_instances
+from raftflow.chaos.workload.instances import WorkflowInstance, read_instances
 from raftflow.client.errors import ClientError
 from raftflow.local.cluster_file import LocalClusterError
 
@@ -179,7 +179,7 @@ def _inject(
     return InjectionEnd(found, workload.known.tasks)
 
 
-async def _make_workload(settings: WorkloadSettings, instances: Sequence[RecordedWorkflow], bed: Testbed) -> Workload:
+async def _make_workload(settings: WorkloadSettings, instances: Sequence[WorkflowInstance], bed: Testbed) -> Workload:
     return Workload(bed.history, lambda: bed.cluster.urls, bed.cluster.token, settings, instances)
 
 

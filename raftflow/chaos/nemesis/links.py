@@ -31,7 +31,7 @@ _LOSS_SHARE: Final = 0.15
 _SHOWN_S: Final = 5.0
 
 
-class Links(Protocol):
+class FaultyLinks(Protocol):
     """What can be done to the links between processes."""
 
     def silence(self, names: Sequence[str]) -> Evidence:
@@ -55,7 +55,7 @@ class Links(Protocol):
         ...
 
     def prepare_flapping(self, names: Sequence[str]) -> Callable[[], None]:
-        """Prepare `switch` for some processes; returns what brings their links up for good."""
+        """Prepare `switch` for some processes; returns what brings their links up."""
         ...
 
     def switch(self, name: str, *, up: bool) -> None:
@@ -63,7 +63,7 @@ class Links(Protocol):
         ...
 
 
-def links_of(bed: Testbed) -> Links:
+def links_of(bed: Testbed) -> FaultyLinks:
     """Return the links of a testbed that has machines or proxies."""
     return NamespaceLinks(bed, bed.machines) if bed.machines is not None else ProxyLinks(bed)
 

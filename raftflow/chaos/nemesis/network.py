@@ -11,7 +11,7 @@ from typing import Any, Final
 from raftflow.chaos.nemesis import kinds
 from raftflow.chaos.nemesis.data import compacted_beyond
 from raftflow.chaos.nemesis.kinds import ChaosFault, FaultRun, NoEffectError
-from raftflow.chaos.nemesis.links import Links, links_of
+from raftflow.chaos.nemesis.links import FaultyLinks, links_of
 from raftflow.chaos.testbed import LEASE_MS, Testbed
 
 _AGENT_HOLD_S: Final = (LEASE_MS / 1000 * 1.3, LEASE_MS / 1000 * 1.8)
@@ -96,7 +96,7 @@ def _choose_leaders_minority(bed: Testbed, chance: random.Random) -> list[str]:
 class _Flapping:
     """Takes links down and up again at random moments, in a thread."""
 
-    def __init__(self, links: Links, names: Sequence[str], chance: random.Random) -> None:
+    def __init__(self, links: FaultyLinks, names: Sequence[str], chance: random.Random) -> None:
         self._links = links
         self._names = names
         self._chance = chance

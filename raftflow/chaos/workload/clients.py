@@ -14,7 +14,7 @@ import msgspec
 from raftflow.chaos.history import HistoryWriter
 from raftflow.chaos.workload.documents import PlannedWorkflow, plan_pulse, plan_workflow
 from raftflow.chaos.workload.http_client import ReplicaClient, RequestEnd
-from raftflow.chaos.workload.instances import RecordedWorkflow, plan_instance
+from raftflow.chaos.workload.instances import WorkflowInstance, plan_instance
 
 TIMEOUT_S: Final = 2.0
 _PULSE_TIMEOUT_S: Final = 1.0
@@ -251,10 +251,10 @@ async def reader(client: WorkloadClient, known: KnownWorkflows, stop: asyncio.Ev
 
 
 async def replayer(
-    client: WorkloadClient, instances: Sequence[RecordedWorkflow], known: KnownWorkflows, stop: asyncio.Event
+    client: WorkloadClient, instances: Sequence[WorkflowInstance], known: KnownWorkflows, stop: asyncio.Event
 ) -> None:
     """Submit recorded workflows, one after the other, and follow each to its end."""
-    deck: list[RecordedWorkflow] = []
+    deck: list[WorkflowInstance] = []
     number = 0
     while not stop.is_set() and instances:
         deck = deck or client.chance.sample(instances, len(instances))
@@ -292,7 +292,7 @@ class Workload:
         urls: Callable[[], Sequence[str]],
         token: str | None,
         settings: WorkloadSettings,
-        instances: Sequence[RecordedWorkflow] = (),
+        instances: Sequence[WorkflowInstance] = (),
     ) -> None:
         self.known = KnownWorkflows(settings)
         self._instances = instances

@@ -32,7 +32,7 @@ _RETRIES: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedTask:
+class InstanceTask:
     """One task of an instance."""
 
     id: str
@@ -42,11 +42,11 @@ class RecordedTask:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedWorkflow:
+class WorkflowInstance:
     """One instance: its tasks, each after those that it needs."""
 
     name: str
-    tasks: Sequence[RecordedTask]
+    tasks: Sequence[InstanceTask]
 
 
 def instances_folder() -> Path:
@@ -55,7 +55,7 @@ def instances_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or beside)
 
 
-def read_instances() -> tuple[list[RecordedWorkflow], str]:
+def read_instances() -> tuple[list[WorkflowInstance], str]:
     """Return the instances that are there, and a sentence that says which."""
     folder = instances_folder()
     found = [each for path in sorted(folder.glob("*.json")) if (each := _read(path)) is not None]
@@ -66,7 +66,7 @@ def read_instances() -> tuple[list[RecordedWorkflow], str]:
     return ([] if own is None else [own]), words
 
 
-def _read(path: Path) -> RecordedWorkflow | None:
+def _read(path: Path) -> WorkflowInstance | None:
     """Read an instance; returns None if it is too great, or not an instance."""
     try:
         document = convert(msgspec.json.decode(path.read_bytes(), type=dict[str, Any]), Conversion())
@@ -79,15 +79,15 @@ def _read(path: Path) -> RecordedWorkflow | None:
     total_s = sum(seconds.values()) or 1.0
     needs = {name: [str(need) for need in task.get("needs", [])] for name, task in tasks.items()}
     order = graphlib.TopologicalSorter(needs).static_order()
-    recorded = [RecordedTask(name, needs[name], seconds[name] / total_s) for name in order]
-    return RecordedWorkflow(path.name.partition(".")[0], recorded)
+    recorded = [InstanceTask(name, needs[name], seconds[name] / total_s) for name in order]
+    return WorkflowInstance(path.name.partition(".")[0], recorded)
 
 
 def _runtime_s(task: Mapping[str, Any]) -> float:
     return float(task["expected"])
 
 
-def plan_instance(name: str, recorded: RecordedWorkflow, chance: random.Random, collector: str) -> PlannedWorkflow:
+def plan_instance(name: str, recorded: WorkflowInstance, chance: random.Random, collector: str) -> PlannedWorkflow:
     """Return a workflow of the shape of an instance, with tasks that sleep in proportion to its run times."""
     tasks: list[dict[str, Any]] = []
     told: list[Mapping[str, Any]] = []

@@ -36,7 +36,7 @@ _COMMANDS = {
     "completion": ("local_commands.completion", "A script that lets bash, zsh or fish complete commands."),
     "help": (
         "local_commands.help",
-        "Explain a command, or connecting, exit-codes, output, document, policies, environment.",
+        "Explain a command, or connecting, exit-codes, output, document, policies, failures, environment.",
     ),
 }
 """Noun -> its module in `raftflow.cli`, and what it is about. The module has the command under the noun's name."""

@@ -33,7 +33,7 @@ class CheckResult(msgspec.Struct, kw_only=True, frozen=True):
     advice: str = ""
     """What to do: a command, or a step. Empty if all is well."""
     page: str = ""
-    """The failure mode; empty if the finding belongs to none."""
+    """The page of the failure mode: `raftflow help PAGE` prints it. Empty if the finding belongs to none."""
     value: float | None = None
     """The number in `measured`, for programs."""
     unit: str = ""

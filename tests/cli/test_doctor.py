@@ -48,10 +48,11 @@ def test_findings_are_shown_with_advice_and_a_page(run: Run, gathered: Any) -> N
     gathered(cluster(silent("n3"), agents=[agent(), agent("a\x1b[2J2", "lost")]))
     shown = run("cluster", "doctor")
     assert shown.exit_code == 1
-    assert shown.stdout.splitlines()[:3] == [
+    assert shown.stdout.splitlines()[:4] == [
         "PROBLEM n3: replica: connection refused",
         "    It is down, or the network to it is cut.",
-        "    do:   start it: `raftflow coordinator run --config FILE`; its log says why it stopped",
+        "    do:  start it: `raftflow coordinator run --config FILE`; its log says why it stopped",
+        "    see: raftflow help replica-down",
     ]
     assert shown.stdout.splitlines()[-1].endswith("checks, 3 of them found something")
     assert "\x1b" not in shown.stdout and "a\\x1b[2J2" in shown.stdout

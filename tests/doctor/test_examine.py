@@ -232,8 +232,9 @@ def test_a_certificate_of_later_and_one_that_is_broken() -> None:
     ("names", "fits"),
     [(["n2"], True), (["N2"], True), (["other", "10.0.0.1"], False), ([], False), (["*.n2"], False)],
 )
-def test_a_certificate_must_have_the_name_of_the_url(names: list[str], fits: bool) -> None:  # noqa: FBT001
-    certificate = CertificateFacts(setting="tls.api_cert", path="/c", names=names, not_after_ms=NOW_MS + 99 * DAY_MS)
+@pytest.mark.parametrize("setting", ["tls.api_cert", "tls.peer_cert"])
+def test_a_certificate_must_have_the_name_of_the_address(names: list[str], fits: bool, setting: str) -> None:  # noqa: FBT001
+    certificate = CertificateFacts(setting=setting, path="/c", names=names, not_after_ms=NOW_MS + 99 * DAY_MS)
     assert [code for _, _, code in bad(change("n2", certificates=[certificate]))] == (
         [] if fits else ["certificate-names"]
     )

@@ -58,7 +58,9 @@ def _print(found: Diagnosis) -> None:
             continue
         echo(f"{finding.severity.upper()} {show(finding.subject)}: {finding.code}: {show(finding.measured)}")
         echo(f"    {show(finding.meaning)}")
-        echo(f"    do:   {show(finding.advice)}")
+        echo(f"    do:  {show(finding.advice)}")
+        if finding.page:
+            echo(f"    see: raftflow help {finding.page}")
     echo(_summary(found.findings))
 
 

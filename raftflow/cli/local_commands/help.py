@@ -10,6 +10,7 @@ import click
 
 from raftflow.cli.local_commands.policies import policy_rows
 from raftflow.cli.terminal.exits import MEANING
+from raftflow.cli.terminal.failure_pages import page_names, page_text, page_titles
 from raftflow.cli.terminal.options import CONNECTION_OPTIONS
 from raftflow.cli.terminal.output import echo
 
@@ -118,6 +119,13 @@ of them. `raftflow simulate trace --policy` takes those that can place ready tas
 \b
 {policies}
 """
+_FAILURES = """
+Each failure mode has a page: what you see, what raftflow does by itself, what you do. `raftflow cluster doctor` names
+the page with each finding. `raftflow help NAME` prints one:
+
+\b
+{pages}
+"""
 _ENVIRONMENT = """
 Commands read:
 
@@ -156,12 +164,17 @@ def _policies() -> str:
     return _POLICIES.format(default=DEFAULT_POLICY, policies=_rows(policy_rows()))
 
 
+def _failures() -> str:
+    return _FAILURES.format(pages=_rows(page_titles()))
+
+
 TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "connecting": ("How a command finds the cluster: options, environment, file.", _connecting),
     "exit-codes": ("What a command's exit code means, and errors as JSON.", _exit_codes),
     "output": ("Tables, JSON, and what goes where.", _OUTPUT.format),
     "document": ("A workflow document, with the keys that most of them have.", _DOCUMENT.format),
     "policies": ("How tasks are placed, in plans and on the agents.", _policies),
+    "failures": ("What can fail, and what to do: a page for each failure mode.", _failures),
     "environment": (
         "Environment variables of commands and tasks.",
         lambda: _ENVIRONMENT.format(variables=_rows(_VARIABLES)),
@@ -183,7 +196,7 @@ def _rows(rows: Iterable[tuple[str, str]]) -> str:
 
 def _complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
     root = ctx.find_root().command
-    names = [*TOPICS, *(root.list_commands(ctx) if isinstance(root, click.Group) else ())]
+    names = [*TOPICS, *page_names(), *(root.list_commands(ctx) if isinstance(root, click.Group) else ())]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -195,6 +208,9 @@ def help_(ctx: click.Context, words: tuple[str, ...]) -> None:
     root = ctx.find_root()
     if len(words) == 1 and words[0] in TOPICS:
         echo(click.wrap_text(TOPICS[words[0]][1]().strip("\n"), _width(), preserve_paragraphs=True))
+        return
+    if len(words) == 1 and words[0] in page_names():
+        echo(page_text(words[0]))
         return
     command, context = root.command, root
     for word in words:

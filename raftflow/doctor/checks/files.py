@@ -68,12 +68,14 @@ def _exposed(name: str, file: FileMode) -> CheckResult:
 
 def check_certificates(gathered: ClusterFacts) -> Iterator[CheckResult]:
     """Check until when certificates are valid, and for which names."""
+    peers = {member.name: f"tcp://{member.peer}" for member in gathered.members}
     urls = {each.name: each.url for each in gathered.replicas}
     for name, host in gathered.hosts():
         for certificate in host.certificates:
             yield _validity(name, certificate, host.time_ms)
-            if certificate.setting == "tls.api_cert" and not certificate.error:
-                yield from _names(name, certificate, urls.get(name, ""))
+            addresses = {"tls.api_cert": urls, "tls.peer_cert": peers}.get(certificate.setting, {})
+            if name in addresses and not certificate.error:
+                yield from _names(name, certificate, addresses[name])
 
 
 def _validity(name: str, certificate: CertificateFacts, now_ms: int) -> CheckResult:
@@ -118,9 +120,9 @@ def _names(name: str, certificate: CertificateFacts, url: str) -> Iterator[Check
             code="certificate-names",
             severity=Severity.PROBLEM,
             subject=name,
-            measured=f"{certificate.setting} is for {', '.join(certificate.names) or 'no name'}, and the replica's "
-            f"URL has {host}",
-            meaning="Clients that check names refuse the connection.",
+            measured=f"{certificate.setting} is for {', '.join(certificate.names) or 'no name'}, and the address "
+            f"of the replica has {host}",
+            meaning="Clients and replicas refuse a connection to an address that the certificate does not name.",
             advice=f"issue a certificate with the name {host}",
             page="certificate-expired",
         )

@@ -76,7 +76,7 @@ def _skew(gathered: ClusterFacts) -> Iterator[CheckResult]:
             subject=name,
             measured=f"{_signed_s(skew_ms)} against the other replicas, exact to {unsure_ms / 1000:.3f} s",
             meaning="Its clock is wrong, or theirs are. Deadlines, and times that users see, follow the leader.",
-            advice="set the clock of its machine by NTP (`timedatectl`), then restart this replica",
+            advice="set the clock of its machine by NTP (`timedatectl`)",
             page="wrong-clock",
             value=round(skew_ms / 1000, 3),
             unit="s",

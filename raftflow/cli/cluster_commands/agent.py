@@ -12,6 +12,7 @@ from raftflow.cli.cluster_commands.operation_verbs import add_verbs
 from raftflow.cli.terminal.groups import CommandGroup
 from raftflow.cli.terminal.options import (
     Duration,
+    config_option,
     connection_options,
     given_flags,
     local_settings,
@@ -44,9 +45,7 @@ def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 @agent.command()
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), envvar="RAFTFLOW_CONFIG", help="A TOML file."
-)
+@config_option("The agent's TOML file.")
 @click.option("--name", help="Unique in the cluster; the host's name by default.")
 @click.option("--cpus", type=float, help="CPUs to offer; all of the machine by default.")
 @click.option("--memory", help="Memory to offer, such as 8GiB; 80 % of the machine by default.")

@@ -12,7 +12,7 @@ import click
 from raftflow.cli.cluster_commands.each_replica import ask_each_replica, end_check, url_of_replica
 from raftflow.cli.terminal.exits import FAILED, CommandFailure
 from raftflow.cli.terminal.groups import CommandGroup
-from raftflow.cli.terminal.options import connect, connection_options, output_option
+from raftflow.cli.terminal.options import config_option, connect, connection_options, output_option
 from raftflow.cli.terminal.output import echo, note, plain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -127,14 +127,7 @@ def audit_export(file: Path, replica: str | None, output: str) -> None:
 
 
 @audit.command("replay")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    envvar="RAFTFLOW_CONFIG",
-    required=True,
-    help="The file of the replica whose data directory is read. It may run.  [env: RAFTFLOW_CONFIG]",
-)
+@config_option("The file of the replica whose data directory is read. It may run.", required=True)
 @click.option("--to", "to_index", type=click.IntRange(min=1), required=True, help="Show the state as of this entry.")
 @click.option("--from", "from_index", type=click.IntRange(min=1), help="Show the tasks that differ from this entry.")
 @output_option

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from raftflow.cli.terminal.groups import CommandGroup
-from raftflow.cli.terminal.options import log_option, output_option
+from raftflow.cli.terminal.options import config_option, log_option, output_option
 from raftflow.cli.terminal.output import echo, print_json
 
 
@@ -31,13 +31,7 @@ def _settings(_ctx: click.Context, param: click.Parameter, values: tuple[str, ..
 
 
 @coordinator.command()
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    envvar="RAFTFLOW_CONFIG",
-    help="The replica's TOML file.  [env: RAFTFLOW_CONFIG]",
-)
+@config_option("The replica's TOML file.")
 @click.option("--name", help="Which of the members this replica is.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Journal, snapshots and audit of this replica.")
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen for clients and agents.")
@@ -91,13 +85,7 @@ def run(  # noqa: PLR0917 - click passes options by name
 
 
 @coordinator.command()
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    envvar="RAFTFLOW_CONFIG",
-    help="The replica's TOML file, with the new cluster's id.  [env: RAFTFLOW_CONFIG]",
-)
+@config_option("The replica's TOML file, with the new cluster's id.")
 @click.option(
     "--from",
     "snapshot_file",

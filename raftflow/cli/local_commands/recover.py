@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raftflow.cli.terminal.exits import REFUSED, CommandFailure
-from raftflow.cli.terminal.options import output_option
+from raftflow.cli.terminal.options import config_option, output_option
 from raftflow.cli.terminal.output import echo, plain, print_json
 
 if TYPE_CHECKING:
@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    envvar="RAFTFLOW_CONFIG",
-    required=True,
-    help="The file of the replica that is left.  [env: RAFTFLOW_CONFIG]",
-)
+@config_option("The file of the replica that is left.", required=True)
 @click.option(
     "--to", "target", type=click.Path(path_type=Path, dir_okay=False), help="Where the snapshot is written."
 )

@@ -143,6 +143,19 @@ def output_option(command: Callable[..., T]) -> Callable[..., T]:
     return option(command)
 
 
+def config_option(about: str, *, required: bool = False) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Add `--config FILE`, the TOML file of one process of the cluster; `about` says of which."""
+    option: Callable[[Callable[..., T]], Callable[..., T]] = click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        envvar="RAFTFLOW_CONFIG",
+        required=required,
+        help=f"{about}  [env: RAFTFLOW_CONFIG]",
+    )
+    return option
+
+
 def log_option(command: Callable[..., T]) -> Callable[..., T]:
     """Add `--log-level`."""
     option: Callable[[Callable[..., T]], Callable[..., T]] = click.option(

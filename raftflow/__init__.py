@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "AsyncClient": "raftflow.client",
+    "AsyncRun": "raftflow.client",
     "AsyncWorkflowRun": "raftflow.client",
     "BadAnswer": "raftflow.client.errors",
     "Client": "raftflow.client",
@@ -17,6 +18,8 @@ _MODULES = {
     "NotFound": "raftflow.client.errors",
     "OutcomeUnknown": "raftflow.client.errors",
     "Refused": "raftflow.client.errors",
+    "Run": "raftflow.client",
+    "TaskFailed": "raftflow.client.errors",
     "TaskFunction": "raftflow.sdk.functions",
     "TaskRef": "raftflow.sdk.builder",
     "Unreachable": "raftflow.client.errors",

@@ -1,12 +1,15 @@
 from raftflow.client import AsyncClient as AsyncClient
+from raftflow.client import AsyncRun as AsyncRun
 from raftflow.client import AsyncWorkflowRun as AsyncWorkflowRun
 from raftflow.client import Client as Client
+from raftflow.client import Run as Run
 from raftflow.client import WorkflowRun as WorkflowRun
 from raftflow.client.errors import BadAnswer as BadAnswer
 from raftflow.client.errors import NoLeader as NoLeader
 from raftflow.client.errors import NotFound as NotFound
 from raftflow.client.errors import OutcomeUnknown as OutcomeUnknown
 from raftflow.client.errors import Refused as Refused
+from raftflow.client.errors import TaskFailed as TaskFailed
 from raftflow.client.errors import Unreachable as Unreachable
 from raftflow.client.errors import WaitTimeout as WaitTimeout
 from raftflow.client.errors import WorkflowFailed as WorkflowFailed

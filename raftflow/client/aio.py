@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
-from raftflow.client.errors import UsageError, WorkflowFailed, too_late
+from raftflow.client.errors import UsageError
+from raftflow.client.function_calls import FunctionCalls
 from raftflow.client.operation_calls import PAGE_SIZE, OperationCalls, T
 from raftflow.client.settings import TIMEOUT_S, resolve
 from raftflow.client.snapshots import SnapshotCalls
@@ -31,47 +30,13 @@ from raftflow.domain.contract.views import (
     LedgerCheck,
     LedgerView,
     MemberList,
-    PriorityRequest,
-    TaskExplanation,
-    TaskLog,
-    TaskPage,
-    TaskView,
     TransferRequest,
-    WorkflowCreated,
-    WorkflowPage,
-    WorkflowView,
 )
-from raftflow.sdk.builder import HasDocument
 
-LOG_PIECE_BYTES = 256 * 1024
-"""Bytes of one piece of output."""
-
-_WATCH_FIRST_S, _WATCH_MAX_S = 0.05, 0.5
-_HOLD_S = 5.0
-"""How long a replica is asked to hold an answer at most. Below the time that an answer may take."""
 _STALE: Final = {STALE.name: "1"}
 
 
-class AsyncWorkflowRun(WorkflowCreated, kw_only=True, dict=True):
-    """A workflow that was submitted: its id, warnings, and what `AsyncClient` can say of it."""
-
-    async def wait(self, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
-        """Wait until it has ended; see `AsyncClient.wait`."""
-        return await self._client.wait(self.id, timeout_s=timeout_s, check=check)
-
-    async def results(self, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Wait until it has succeeded, as `wait` does, and return all results by task id."""
-        await self.wait(timeout_s=timeout_s)
-        return await self._client.results(self.id)
-
-    @property
-    def _client(self) -> AsyncClient:
-        client = self.__dict__["client"]
-        assert isinstance(client, AsyncClient)  # noqa: S101 - `AsyncClient.submit` put it there
-        return client
-
-
-class AsyncClient(SnapshotCalls, StatusCalls):
+class AsyncClient(SnapshotCalls, StatusCalls, FunctionCalls):
     """Talks to a cluster from asyncio; every method raises a `ClientError` when it fails.
 
     Knows all peers and retries until `timeout_s` (per call): a failover costs time, never a lost or a doubled call.
@@ -119,7 +84,6 @@ class AsyncClient(SnapshotCalls, StatusCalls):
             cache_folder=cache_folder,
         )
         self._calls = OperationCalls(self._transport)
-        self._call = self._calls.call
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,7 +113,7 @@ class AsyncClient(SnapshotCalls, StatusCalls):
 
         `parts` are the variable parts of its path in order, `params` query parameters, `body` is of its type of body.
         """
-        return await self._call(operation, *parts, params=params, body=body)
+        return await self._calls.call(operation, *parts, params=params, body=body)
 
     def entries(
         self,
@@ -160,164 +124,6 @@ class AsyncClient(SnapshotCalls, StatusCalls):
     ) -> AsyncGenerator[Any, None]:
         """Yield the entries of any listing, all or at most `limit` of them."""
         return self._calls.entries(operation, *parts, params=params, limit=limit)
-
-    # --- workflows
-
-    async def submit(
-        self, workflow: Mapping[str, Any] | HasDocument, *, idempotency_key: str | None = None
-    ) -> AsyncWorkflowRun:
-        """Submit a workflow document (or a `Workflow`). Return its id, its warnings, and methods to wait for it.
-
-        Your own key makes the submission safe to repeat across calls and processes: the same key gives the same
-        workflow. Raises `Refused` with every fault if the document is broken.
-        """
-        if not isinstance(workflow, Mapping) and not hasattr(workflow, "document"):
-            raise UsageError(f"a workflow is a dict or a `Workflow`, not {workflow!r:.80}")
-        document = workflow if isinstance(workflow, Mapping) else workflow.document()
-        created = await self._call(
-            operations.workflows.SUBMIT_WORKFLOW, body=document, idempotency_key=idempotency_key
-        )
-        run = AsyncWorkflowRun(id=created.id, warnings=created.warnings)
-        run.__dict__["client"] = self
-        return run
-
-    async def workflow(self, workflow_id: str) -> WorkflowView:
-        """Return one workflow: state, counts, times. Raises `NotFound`."""
-        return await self.call(operations.workflows.SHOW_WORKFLOW, workflow_id)
-
-    async def _workflow_later(self, workflow_id: str, wait_s: float) -> tuple[WorkflowView, bool]:
-        """Return a workflow as soon as it has ended, at the latest after `wait_s`.
-
-        The second value tells whether the replica waited at all: it does not have to.
-        """
-        asked_s = time.monotonic()
-        wait_s = min(wait_s, _HOLD_S, self._transport.timeout_s / 2)
-        view = await self._call(
-            operations.workflows.SHOW_WORKFLOW, workflow_id, params={"wait_ms": int(wait_s * 1000)}
-        )
-        return view, time.monotonic() - asked_s >= wait_s / 2
-
-    async def workflows_page(
-        self, *, state: str | None = None, limit: int = PAGE_SIZE, cursor: str | None = None
-    ) -> WorkflowPage:
-        """Return one page of the workflows, newest first."""
-        params = {"state": state, "limit": limit, "cursor": cursor}
-        return await self.call(operations.workflows.LIST_WORKFLOWS, params=params)
-
-    def workflows(self, *, state: str | None = None, limit: int | None = None) -> AsyncGenerator[WorkflowView, None]:
-        """Yield the workflows, newest first, all or at most `limit` of them."""
-        return self.entries(operations.workflows.LIST_WORKFLOWS, params={"state": state}, limit=limit)
-
-    async def tasks_page(self, workflow_id: str, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> TaskPage:
-        """Return one page of a workflow's tasks, in document order."""
-        return await self.call(operations.tasks.LIST_TASKS, workflow_id, params={"limit": limit, "cursor": cursor})
-
-    async def tasks(self, workflow_id: str) -> list[TaskView]:
-        """Return all tasks of a workflow, in document order. Raises `NotFound`."""
-        return [task async for task in self.entries(operations.tasks.LIST_TASKS, workflow_id)]
-
-    async def results(self, workflow_id: str) -> dict[str, Any]:
-        """Return the results of the tasks that have succeeded by now, by task id in document order; None for none."""
-        tasks = await self.tasks(workflow_id)
-        return {task.id: task.result for task in tasks if task.state == "succeeded"}
-
-    async def task(self, workflow_id: str, task_id: str) -> TaskView:
-        """Return one task with the history of its attempts. Raises `NotFound`."""
-        return await self.call(operations.tasks.SHOW_TASK, workflow_id, task_id)
-
-    async def task_log(
-        self,
-        workflow_id: str,
-        task_id: str,
-        stream: Literal["stdout", "stderr"] = "stdout",
-        *,
-        attempt: int | None = None,
-        offset: int = 0,
-        since_ms: int | None = None,
-    ) -> TaskLog:
-        """Return at most `LOG_PIECE_BYTES` of an attempt's output, from a byte on; of the newest by default.
-
-        `content()` of the answer gives the bytes, `next` the offset to ask for next. With `since_ms` (milliseconds
-        since 1970) there are no bytes, and `next` is where output begins that came at this time or later.
-        """
-        params: dict[str, str | int | None] = {"stream": stream, "attempt": attempt, "offset": offset}
-        params |= {"since_ms": since_ms, "limit": LOG_PIECE_BYTES}
-        log = await self.call(operations.tasks.FETCH_TASK_LOG, workflow_id, task_id, params=params)
-        if log.next is None:  # of an older replica
-            log.next = min(offset + len(log.text.encode()), max(log.size, offset))
-        return log
-
-    async def explain(self, workflow_id: str, task_id: str) -> TaskExplanation:
-        """Explain why a task is in its state and place."""
-        return await self.call(operations.tasks.EXPLAIN_TASK, workflow_id, task_id)
-
-    async def cancel(self, workflow_id: str) -> WorkflowView:
-        """Cancel a workflow: what has not started never will, running attempts are told to stop."""
-        return await self.call(operations.workflows.CANCEL_WORKFLOW, workflow_id)
-
-    async def pause(self, workflow_id: str) -> WorkflowView:
-        """Start nothing new of a workflow; running attempts continue."""
-        return await self.call(operations.workflows.PAUSE_WORKFLOW, workflow_id)
-
-    async def resume(self, workflow_id: str) -> WorkflowView:
-        """Continue a paused workflow."""
-        return await self.call(operations.workflows.RESUME_WORKFLOW, workflow_id)
-
-    async def retry(self, workflow_id: str) -> WorkflowView:
-        """Run the failed and cancelled tasks of a finished workflow again."""
-        return await self.call(operations.workflows.RETRY_WORKFLOW, workflow_id)
-
-    async def set_priority(self, workflow_id: str, priority: int) -> WorkflowView:
-        """Change the priority of a workflow, 0 to 100. Tasks that have not started take their new place at once."""
-        return await self._call(
-            operations.workflows.PRIORITIZE_WORKFLOW, workflow_id, body=PriorityRequest(priority=priority)
-        )
-
-    async def wait(self, workflow_id: str, *, timeout_s: float | None = None, check: bool = True) -> WorkflowView:
-        """Wait until a workflow has ended and return it.
-
-        Raises `WorkflowFailed`, with the workflow in it, if it failed or was cancelled; with `check=False` it is
-        returned then too. Raises `WaitTimeout` after `timeout_s`, None for never.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        pause_s = _WATCH_FIRST_S
-        while True:
-            left_s = _HOLD_S if deadline is None else deadline - time.monotonic()
-            view, waited = await self._workflow_later(workflow_id, max(0.0, left_s))
-            if view.finished_at is not None:
-                if check and view.state != "succeeded":
-                    raise WorkflowFailed(view)
-                return view
-            if left_s <= 0:
-                raise too_late(view, timeout_s)
-            if not waited:
-                await asyncio.sleep(min(pause_s, left_s))
-                pause_s = min(pause_s * 1.5, _WATCH_MAX_S)
-
-    async def watch(self, workflow_id: str, *, timeout_s: float | None = None) -> AsyncGenerator[WorkflowView, None]:
-        """Yield a workflow now and whenever it has changed, the last time when it has ended.
-
-        Raises `WaitTimeout` after `timeout_s`.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        before: WorkflowView | None = None
-        pause_s = _WATCH_FIRST_S
-        view = await self.workflow(workflow_id)
-        while True:
-            if view != before:
-                yield view
-                if view.finished_at is not None:
-                    return
-                before, pause_s = view, _WATCH_FIRST_S
-            if deadline is not None:
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    raise too_late(view, timeout_s)
-                pause_s = min(pause_s, left_s)
-            view, waited = await self._workflow_later(workflow_id, pause_s)
-            if not waited and view.finished_at is None:
-                await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, _WATCH_MAX_S)
 
     # --- agents
 
@@ -388,7 +194,7 @@ class AsyncClient(SnapshotCalls, StatusCalls):
         With `replica_url` it is the view of that replica, which is asked once.
         """
         stale = stale or replica_url is not None
-        return await self._call(
+        return await self._calls.call(
             operations.members.LIST_MEMBERS,
             params=_STALE if stale else None,
             replica=replica_url,
@@ -422,4 +228,4 @@ class AsyncClient(SnapshotCalls, StatusCalls):
     ) -> T:
         """Ask one replica, at least until it has had time for one answer."""
         timeout_s = max(operation.answer_s, self._transport.timeout_s)
-        return await self._call(operation, params=params, replica=url, timeout_s=timeout_s)
+        return await self._calls.call(operation, params=params, replica=url, timeout_s=timeout_s)

@@ -6,14 +6,16 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self
+from typing import Any, Concatenate, Generic, Protocol, Self, overload
 
 from raftflow.client.aio import AsyncClient
 from raftflow.client.errors import ClientError, UsageError
+from raftflow.client.executor import ClusterExecutor
+from raftflow.client.function_calls import AsyncRun, ItemT, P, R, R_co, WorkflowState
 from raftflow.client.operation_calls import T
 from raftflow.domain.contract.operation import Operation
 from raftflow.domain.contract.views import (
@@ -23,9 +25,7 @@ from raftflow.domain.contract.views import (
 )
 from raftflow.sdk.builder import HasDocument
 
-__all__ = ["AsyncClient", "Client", "WorkflowRun"]
-
-P = ParamSpec("P")
+__all__ = ["AsyncClient", "Client", "Run", "WorkflowRun"]
 
 
 class WorkflowRun(WorkflowCreated, kw_only=True, dict=True):
@@ -45,6 +45,36 @@ class WorkflowRun(WorkflowCreated, kw_only=True, dict=True):
         client = self.__dict__["client"]
         assert isinstance(client, Client)  # noqa: S101 - `Client.submit` put it there
         return client
+
+
+class _Drive(Protocol):
+    def __call__(self, work: Coroutine[Any, Any, T]) -> T: ...
+
+
+class Run(Generic[R_co]):
+    """One call of a function that runs as a task of the cluster. `id` is its workflow."""
+
+    def __init__(self, run: AsyncRun[R_co], drive: _Drive) -> None:
+        """Made by `Client.start`; `drive` runs a coroutine on the client's thread."""
+        self._run = run
+        self._drive = drive
+        self.id = run.id
+        self.task_id = run.task_id
+
+    def result(self, timeout: float | None = None) -> R_co:
+        """Wait until the call has ended and return its result; see `AsyncRun.result`."""
+        return self._drive(self._run.result(timeout))
+
+    def cancel(self) -> None:
+        """Cancel the call; see `AsyncRun.cancel`."""
+        self._drive(self._run.cancel())
+
+    def status(self) -> WorkflowState:
+        """Return the state of the call now."""
+        return self._drive(self._run.status())
+
+    def __repr__(self) -> str:
+        return repr(self._run)
 
 
 def _blocking(
@@ -182,6 +212,59 @@ class Client:
         """Yield a workflow now and whenever it has changed, the last time when it has ended."""
         return self._iterate(self._client.watch(workflow_id, timeout_s=timeout_s))
 
+    # --- functions
+
+    @overload
+    def start(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Run[R]: ...
+    @overload
+    def start(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+    def start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Run[Any]:
+        """Submit one call of a function and return at once; see `AsyncClient.start`."""
+        return Run(self._run(self._client.start(function, *args, **kwargs)), self._run)
+
+    @overload
+    def run(self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run one call of a function on the cluster and return its result; see `AsyncClient.run`."""
+        return self._run(self._client.run(function, *args, **kwargs))
+
+    @overload
+    def map(
+        self,
+        function: Callable[[ItemT], Coroutine[Any, Any, R]],
+        items: Iterable[ItemT],
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> list[R]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[ItemT], R],
+        items: Iterable[ItemT],
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> list[R]: ...
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Iterable[Any],
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Call a function once for each item, and return the results in order; see `AsyncClient.map`."""
+        return self._run(self._client.map(function, items, timeout=timeout, return_exceptions=return_exceptions))
+
+    def executor(self) -> ClusterExecutor:
+        """Return an executor (`concurrent.futures.Executor`) whose calls run on the cluster."""
+        return ClusterExecutor(self._client, self._spawn)
+
     # --- agents
 
     agents = _blocking(AsyncClient.agents)
@@ -221,14 +304,18 @@ class Client:
 
     # --- inside
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run on the client's thread; an interrupt of the caller cancels the work."""
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start work on the client's thread."""
         try:
             with self._lock:  # so that `close` either refuses the work or ends it
-                future = asyncio.run_coroutine_threadsafe(work, self._ensure_loop())
+                return asyncio.run_coroutine_threadsafe(work, self._ensure_loop())
         except BaseException:
             work.close()
             raise
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run on the client's thread; an interrupt of the caller cancels the work."""
+        future = self._spawn(work)
         try:
             return future.result()
         except CancelledError:

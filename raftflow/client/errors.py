@@ -14,6 +14,7 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Refused",
+    "TaskFailed",
     "Unreachable",
     "UsageError",
     "WaitTimeout",
@@ -61,6 +62,19 @@ class WorkflowFailed(ClientError):  # noqa: N818 - reads as what happened
             f"{workflow.id} ({workflow.name}) {'failed' if workflow.state == 'failed' else 'was cancelled'}{told}; "
             f"see `raftflow task list {workflow.id}`"
         )
+
+
+class TaskFailed(ClientError):  # noqa: N818 - reads as what happened
+    """A call of a function failed on the cluster, and no retry is left."""
+
+    def __init__(self, workflow_id: str, task_id: str, error: str, *, name: str, index: int | None = None) -> None:
+        """Keep which call it was; `index` is that of its item in a map. `error` is that of the last attempt."""
+        self.workflow_id = workflow_id
+        self.task_id = task_id
+        self.error = error
+        self.index = index
+        which = name if index is None else f"{name}: item {index}"
+        super().__init__(f"{which} failed ({workflow_id}): {error or 'without an error text'}")
 
 
 class BadAnswer(ClientError):  # noqa: N818 - reads as what happened

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from raftflow.client import AsyncClient, AsyncWorkflowRun, Client, WorkflowRun
+from raftflow.client import AsyncClient, AsyncRun, AsyncWorkflowRun, Client, Run, WorkflowRun
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "typing"
@@ -69,6 +69,8 @@ def awaited(hint: Any) -> Any:
     """Return what the blocking twin of a method returns."""
     if get_origin(hint) is AsyncGenerator:
         return Iterator[get_args(hint)[0]]  # type: ignore[misc]
+    if get_origin(hint) is AsyncRun:
+        return Run[get_args(hint)[0]]  # type: ignore[misc]
     return {AsyncWorkflowRun: WorkflowRun}.get(hint, hint)
 
 
@@ -76,16 +78,22 @@ ASYNC_ONLY = {"workflows_page", "tasks_page", "cache_page"}
 """Pages are an asynchronous program's own affair; the blocking client goes through all of them."""
 
 
-@pytest.mark.parametrize(("asynchronous", "blocking"), [(AsyncClient, Client), (AsyncWorkflowRun, WorkflowRun)])
+BLOCKING_ONLY = {"executor"}
+"""An executor of the standard library is for threads; asynchronous programs start calls and await them."""
+
+PAIRS = [(AsyncClient, Client), (AsyncWorkflowRun, WorkflowRun), (AsyncRun, Run)]
+
+
+@pytest.mark.parametrize(("asynchronous", "blocking"), PAIRS)
 def test_both_clients_have_the_same_methods(asynchronous, blocking):
-    assert set(public_methods(asynchronous)) - ASYNC_ONLY == set(public_methods(blocking))
+    assert set(public_methods(asynchronous)) - ASYNC_ONLY == set(public_methods(blocking)) - BLOCKING_ONLY
 
 
 @pytest.mark.parametrize(
     ("asynchronous", "blocking"),
     [
         pytest.param(method, public_methods(blocking)[name], id=f"{blocking.__name__}.{name}")
-        for each, blocking in ((AsyncClient, Client), (AsyncWorkflowRun, WorkflowRun))
+        for each, blocking in PAIRS
         for name, method in public_methods(each).items()
         if name not in ASYNC_ONLY and name in public_methods(blocking)
     ],

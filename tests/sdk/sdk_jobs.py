@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 
 import raftflow
 
@@ -64,3 +65,24 @@ class Kit:
 
 renamed = functools.wraps(plain)(lambda x: x)
 part = functools.partial(plain, 1)
+
+
+def mark(x: int, path: str) -> int:
+    """Take a moment, and say in a file that this call ran."""
+    time.sleep(0.02)
+    with open(path, "a") as file:  # noqa: PTH123
+        file.write(f"{x}\n")
+    return x
+
+
+def nap(x: float) -> float:
+    time.sleep(x)
+    return x
+
+
+def large(_x: int) -> str:
+    return "x" * 70_000
+
+
+def mark_pair(pair: tuple[int, str]) -> int:
+    return mark(*pair)

@@ -22,6 +22,10 @@ PAGES = page_names()
 DOCTOR = "`raftflow cluster doctor`"
 QUOTING = ("log of ", "command line", "HTTP")
 """Rows of "What you see" whose code is what raftflow writes, or a command."""
+PROGRAMS = ("agent", "api", "cli", "client", "coordinator", "machine", "recovery", "replication")
+"""Packages that write what pages quote."""
+PRESSURE = {"cpu-pressure", "io-pressure", "memory-pressure"}
+"""Codes that one check gives, from a table."""
 LITERAL_MIN = 12
 """Characters of a quotation that are not dots: fewer would be found anywhere."""
 
@@ -55,9 +59,9 @@ def text_of(node: ast.AST) -> str | None:
 
 @functools.cache
 def written() -> list[str]:
-    """Return every string of the source but its docstrings."""
+    """Return every string of the product's programs but the docstrings."""
     found = []
-    for file in SOURCE.rglob("*.py"):
+    for file in (file for package in PROGRAMS for file in (SOURCE / package).rglob("*.py")):
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         for node in nodes:
@@ -215,8 +219,14 @@ def test_the_doctor_and_the_pages_name_each_other() -> None:
     for name in PAGES:
         told = {code for where, what in seen(page_text(name)) if where == DOCTOR for code in quoted(what)}
         assert by_page.get(name, set()) - told == set(), f"{name}: the doctor names this page with these"
-        pressure = {"cpu-pressure", "io-pressure", "memory-pressure"}  # one check gives all three
-        assert told - codes - pressure == set(), f"{name}: no check gives these"
+        assert told - codes - PRESSURE == set(), f"{name}: no check gives these"
+
+
+def test_the_page_of_the_doctor_lists_every_code() -> None:
+    page = (SOURCE / "doctor" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)
+    codes, _ = results_of_checks()
+    assert sorted(listed) == sorted(codes | PRESSURE)
 
 
 def test_the_help_prints_a_page_and_lists_all() -> None:

@@ -25,6 +25,8 @@ PAUSE_S: Final = 0.5
 """Between the two rounds."""
 SAMPLES: Final = 3
 """Readings of the clocks in each round: the quickest counts."""
+REPLICAS_MAX: Final = 64
+"""Addresses that are asked. A replica that lies about the members cannot make this go on for ever."""
 _REFUSED: Final = {401, 403, 421}
 """Statuses of a replica that does not answer this client: no token, a page of another site, another host name."""
 
@@ -45,7 +47,8 @@ async def gather(client: AsyncClient) -> ClusterFacts:
             for each in facts.values()
             if each.status is not None
         }
-        waiting = {url for url in members_to_ask(answers) if url not in facts}
+        new = [url for url in members_to_ask(answers) if url not in facts]
+        waiting = set(new[: REPLICAS_MAX - len(facts)])
     await asyncio.sleep(PAUSE_S)
     await asyncio.gather(*(_second_round(client, each) for each in facts.values() if each.status is not None))
     members = best_members(
@@ -136,7 +139,7 @@ def _in_order(replicas: list[ReplicaFacts], members: MemberList | None) -> list[
     by_name = {each.name: each for each in replicas if each.status is not None}
     by_url = {each.url: each for each in replicas}
     ordered: list[ReplicaFacts] = []
-    for member in members.members:
+    for member in members.members[:REPLICAS_MAX]:
         url = member.url.rstrip("/")
         found = by_name.get(member.name) or by_url.get(url)
         if found is None:

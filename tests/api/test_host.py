@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import os
 import resource
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from raftflow.api.diagnostics.watch import SAMPLE_TICKS, TICK_S, ReplicaWatch
 from raftflow.coordinator.config.loading import load_config
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, SavedSnapshots, Tls
 from raftflow.domain.contract.cluster import HostView
+from raftflow.local.faults.disk_images import memory_disk
 from raftflow.replication.histogram import DISK_BOUNDS_S, Histogram
 from tests.api.test_tls import make_certificate
 
@@ -71,6 +74,20 @@ async def test_a_read_only_disk_without_space(one: Any, monkeypatch: pytest.Monk
     disk = (await host_of(one)).disk
     assert disk is not None
     assert (disk.free_bytes, disk.size_bytes, disk.free_files, disk.read_only) == (12_288, 4_096_000, 7, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_file_system_that_is_full_and_then_read_only(tmp_path: Path) -> None:
+    """A real one, of some pages."""
+    with memory_disk(tmp_path, size=64 * 1024):
+        before = host_facts._disk_of(tmp_path)
+        assert (before.free_bytes, before.read_only) == (64 * 1024, False)
+        with contextlib.suppress(OSError), (tmp_path / "fill").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        assert host_facts._disk_of(tmp_path).free_bytes == 0
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        assert host_facts._disk_of(tmp_path).read_only
 
 
 async def test_a_wrong_clock_is_told_as_it_is(one: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import msgspec
 import pytest
@@ -13,8 +14,8 @@ import pytest
 from raftflow.client import AsyncClient
 from raftflow.doctor.examine import examine
 from raftflow.doctor.facts import ClusterFacts
-from raftflow.doctor.gather import ASK_S, PAUSE_S, gather
-from raftflow.domain.contract.views import AgentList, MemberList, MemberView
+from raftflow.doctor.gather import ASK_S, PAUSE_S, REPLICAS_MAX, gather
+from raftflow.domain.contract.views import AgentList, AgentView, HostView, MemberList, MemberView, ReplicaStatus
 from tests.doctor.healthy import NAMES, agent, host, status
 
 BOUND_S = 3 * ASK_S + PAUSE_S + 1.0
@@ -206,3 +207,36 @@ async def test_nothing_listens() -> None:
         gathered = await gather(client)
     assert [each.failure for each in gathered.replicas] == ["connection refused"]
     assert (gathered.agents, gathered.leader) == (None, None)
+
+
+class LyingClient:
+    """A cluster in which every replica leads a later term than the one before, and names yet another member."""
+
+    def __init__(self) -> None:
+        self.peers = ["http://x:0"]
+        self.asked = 0
+
+    async def status(self, url: str) -> ReplicaStatus:
+        self.asked += 1
+        number = self.asked
+        return status(f"n{number}", term=number)
+
+    async def members(self, *, replica_url: str) -> MemberList:
+        del replica_url
+        new = MemberView(name=f"n{self.asked + 1}", peer="h:1", url=f"http://x:{self.asked + 1}")
+        return MemberList(replica="n1", leader="n1", term=self.asked, members=[new])
+
+    async def host(self, url: str) -> HostView:
+        del url
+        return host("n1")
+
+    async def agents(self, *, stale: bool) -> list[AgentView]:
+        del stale
+        return []
+
+
+async def test_replicas_that_name_ever_new_members_are_not_followed_for_ever() -> None:
+    liar = LyingClient()
+    gathered = await gather(cast("AsyncClient", liar))
+    assert len(gathered.replicas) <= REPLICAS_MAX + 1, "those that were asked, and one that was only named"
+    assert liar.asked == 2 * REPLICAS_MAX

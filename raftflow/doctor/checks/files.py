@@ -163,7 +163,7 @@ def _age(name: str, snapshots: SavedSnapshotFacts, now_ms: int) -> CheckResult:
         if snapshots.error:
             measured = f"{snapshots.directory}: {snapshots.error}"
     else:
-        severity = SNAPSHOT_AGE.judge(max(0.0, age_s - 60) / snapshots.every_s)
+        severity = SNAPSHOT_AGE.judge(max(0.0, age_s - 60) / max(snapshots.every_s, 1.0))
         measured = f"the newest of {snapshots.count} is {duration(max(0.0, age_s))} old; {every}"
     return judged(
         code="snapshots",

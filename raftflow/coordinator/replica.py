@@ -19,6 +19,7 @@ from raftflow.coordinator.audit.verify import verify_audit
 from raftflow.coordinator.clock import ClusterClock, IdSource, MachineClock, SystemClock
 from raftflow.coordinator.cluster_view import ClusterView
 from raftflow.coordinator.commit.commit_times import CommitTimes
+from raftflow.coordinator.commit.pending_jobs import PendingJobs, of_workflow
 from raftflow.coordinator.commit.submitter import EncodedCommand, NoLeaderError, NotLeaderError, Submitter
 from raftflow.coordinator.failures import ReplicaFailedError, failure_for, start_failure_for
 from raftflow.coordinator.host import HostedMachine
@@ -46,12 +47,13 @@ from raftflow.domain.features import LEVEL, LEVEL_FIRST
 from raftflow.logstore.stores import open_store
 from raftflow.machine.machine import EntryResult, Machine
 from raftflow.machine.read import queries
+from raftflow.machine.rules.step_limits import STEP_LIMITS, StepLimits
 from raftflow.replication.errors import LogFailedError, NoQuorumError
 from raftflow.replication.log import Role
 
 if TYPE_CHECKING:
     from raftflow.coordinator.config.replica_config import CoordinatorConfig
-    from raftflow.domain.commands import AnyCommand
+    from raftflow.domain.commands import AnyCommand, ControlWorkflow, SetPriority
     from raftflow.domain.contract.views import AuditCheck
     from raftflow.domain.replies import AnyReply
     from raftflow.replication.files import FileSystem
@@ -78,17 +80,18 @@ class Replica:
         clock: MachineClock | None = None,
         ids: IdSource | None = None,
         level: int = LEVEL,
+        step_limits: StepLimits = STEP_LIMITS,
         peer_levels: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """Put the parts together.
 
         `level` is the highest feature level that this replica understands, `peer_levels` returns the same of the
-        replicas that are connected.
+        replicas that are connected. All replicas of a cluster have the same `step_limits`.
         """
         self.config = config
         wall = clock or SystemClock()
         self.ids = ids or IdSource(wall)
-        self.machine = Machine(level_max=level)
+        self.machine = Machine(level_max=level, limits=step_limits)
         self._peer_levels = peer_levels
         self.clock = ClusterClock(wall, lambda: self.machine.clock_ms, lambda: self.leader.leading)
         self.audit = AuditFile(fs, config.data_dir / "audit", self._fail, bytes_max=config.limits.audit_bytes)
@@ -104,6 +107,11 @@ class Replica:
             timeout_s=timing.submit_timeout_ms / 1000,
             on_commit=self.commits.add,
             feature_level=self.feature_level,
+        )
+        self.pending_jobs = PendingJobs(
+            self.machine,
+            timeout_s=timing.submit_timeout_ms / 1000,
+            not_leading=self.submitter.no_leader_error,
         )
         self.stored_logs = StoredLogs(open_store(config.log_store)) if config.log_store else None
         self.awaited = AwaitedEnds()
@@ -169,7 +177,9 @@ class Replica:
             transfer=self.transfer,
         )
         self.snapshots = SnapshotDownloads(config, self.log, fs, wall.now_ms)
-        self.registration = Registration(machine=self.machine, submitter=self.submitter, leader=self.leader)
+        self.registration = Registration(
+            machine=self.machine, submitter=self.submitter, leader=self.leader, pending_jobs=self.pending_jobs
+        )
         self.log.on_role_change(self._role_changed)
         self.news = LeaderNews(self.cluster.leader_notice, config.limits.held_polls)
         self.log.on_leader_change(self.news.changed)
@@ -227,6 +237,7 @@ class Replica:
         """Answer everything that is held (polls, reads), and hold nothing from now on, before a planned stop."""
         self.poll_service.close()
         self.awaited.close()
+        self.pending_jobs.wake_all()
         self.news.close()
 
     async def wait_failed(self) -> ReplicaFailedError:
@@ -259,6 +270,7 @@ class Replica:
             self.rebalance_loop.stop()
             self.poll_service.step_down()
             self.awaited.wake_all()
+            self.pending_jobs.wake_all()
 
     def _tell_listeners(self, result: EntryResult) -> None:
         """Tell everybody who follows the state of an applied entry. The order is fixed here, and it matters.
@@ -266,7 +278,8 @@ class Replica:
         The machine and the audit have the entry already (`HostedMachine.apply`). Then:
 
         1. The clock follows the entry's time, since all that comes after stamps commands with it.
-        2. Reads that wait for the end of a workflow are woken. They do nothing before the next turn of the loop.
+        2. Requests that wait for the end of a workflow, or until nothing of it is on the agenda, are woken. They do
+           nothing before the next turn of the loop.
         3. The leader drops uploads that nobody continues.
         4. The leader loop, and in it the planner first: when a poll is answered, placements that the entry made
            possible are already on their way.
@@ -279,6 +292,8 @@ class Replica:
         events = result.events
         if self.awaited.count:
             self.awaited.on_applied(events)
+        if self.pending_jobs.count:
+            self.pending_jobs.on_applied()
         if not self.leader.leading:
             return
         if self.machine.tables.uploads:
@@ -333,6 +348,23 @@ class Replica:
         if not self.leader.leading:
             raise self.submitter.no_leader_error()
         return await self.submitter.propose(command, bounded=True, client=client)
+
+    async def control(self, command: ControlWorkflow | SetPriority, client: str = "") -> AnyReply:
+        """Propose a command that controls a workflow, and wait until all of it is done. Raises `ProposeError`s.
+
+        It waits for an earlier command that is still being carried out.
+        """
+        subject = of_workflow(command.workflow_id)
+        reply = await self.pending_jobs.propose_until_taken(subject, lambda: self.propose(command, client))
+        await self.pending_jobs.wait(subject)
+        return reply
+
+    async def settle(self, workflow_id: str) -> None:
+        """Wait until nothing of a workflow is on the agenda: a read sees all of a command or nothing of it.
+
+        Raises `ProposeError`s.
+        """
+        await self.pending_jobs.wait(of_workflow(workflow_id))
 
     async def read_barrier(self) -> int:
         """Make reads of the state machine linearizable from here on. Raises `NotLeaderError` or `NoLeaderError`."""

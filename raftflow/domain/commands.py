@@ -284,6 +284,13 @@ class FireTimers(Command, frozen=True, tag="timers.fire"):
     """Fire every timer that is due at `at_ms`: back-offs, deadlines. Replies `Fired`."""
 
 
+class ContinueAgenda(Command, frozen=True, tag="agenda.continue"):
+    """Do the next piece of the work that earlier commands have begun. Replies `Done`.
+
+    Nothing changes if nothing is left.
+    """
+
+
 class RetireWorkflows(Command, frozen=True, tag="workflows.retire"):
     """Forget workflows that finished at or before `before_ms`, at most `count_max`. Replies `Retired`."""
 
@@ -337,6 +344,7 @@ AnyCommand = (
     | OfferEnds
     | RecallAttempts
     | FireTimers
+    | ContinueAgenda
     | RetireWorkflows
     | RaiseFeatureLevel
     | ClearCache

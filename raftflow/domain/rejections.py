@@ -25,6 +25,8 @@ class RejectionCode(enum.StrEnum):
     """Another agent that is present has the name."""
     REQUEST_MISMATCH = "request_mismatch"
     """The request id was used before for something else."""
+    PENDING = "pending"
+    """An earlier command is not done with the thing yet; the same command succeeds in a moment."""
     FEATURE_LEVEL = "feature_level"
     """The command needs a feature level that the cluster is not on yet: not all replicas understand it."""
 

@@ -25,7 +25,9 @@ How it works
 7. A command with a request id that was accepted before gets the remembered reply and changes nothing. Refusals are
    not remembered: they changed nothing, so the same request may succeed later.
 8. A command that needs a higher feature level than the cluster's is refused (`domain.features`).
-9. Every command leaves one audit record, sealed into the chain (`rules/audit_chain.py`), and events for the leader.
+9. A command moves a bounded number of tasks. What is more goes on the agenda, and later commands do it
+   (`rules/agenda.py`). To everybody else the command is still atomic.
+10. Every command leaves one audit record, sealed into the chain (`rules/audit_chain.py`), and events for the leader.
 """
 
 from __future__ import annotations
@@ -39,7 +41,17 @@ from raftflow.domain.features import level_of
 from raftflow.domain.limits import NAME_CHARS_MAX
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AnyReply, Done, Reported
-from raftflow.machine.commands import agents, attempts, features, placements, restoration, timers, uploads, workflows
+from raftflow.machine.commands import (
+    agenda,
+    agents,
+    attempts,
+    features,
+    placements,
+    restoration,
+    timers,
+    uploads,
+    workflows,
+)
 from raftflow.machine.rules import backups, cache, recall
 from raftflow.machine.rules.context import ApplyContext
 from raftflow.machine.tables.requests import Remembered, fingerprint_of
@@ -68,6 +80,7 @@ HANDLERS: dict[type[c.Command], tuple[str, Handler, str]] = {
     c.OfferEnds: ("attempts.offer", attempts.offer_ends, "agent"),
     c.RecallAttempts: ("attempts.recall", recall.recall_attempts, "agent"),
     c.FireTimers: ("timers.fire", timers.fire_timers, ""),
+    c.ContinueAgenda: ("agenda.continue", agenda.continue_agenda, ""),
     c.RetireWorkflows: ("workflows.retire", workflows.retire_workflows, ""),
     c.RaiseFeatureLevel: ("features.raise", features.raise_level, ""),
     c.ClearCache: ("cache.clear", cache.clear_cache, ""),
@@ -80,6 +93,7 @@ def apply_command(
 ) -> tuple[AnyReply, AuditRecord]:
     """Apply one command and return its reply and its audit record, not yet sealed."""
     step.clock_ms = max(step.clock_ms, command.at_ms)
+    step.budget = step.limits.inline_max
     tag, handler, subject_field = HANDLERS[type(command)]
     level = step.state.feature_level
     reply: AnyReply

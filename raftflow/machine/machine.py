@@ -16,6 +16,7 @@ from raftflow.machine.commands.restoration import Restoration
 from raftflow.machine.rows import Tables
 from raftflow.machine.rules.audit_chain import CHAIN_START, seal
 from raftflow.machine.rules.context import ApplyContext
+from raftflow.machine.rules.step_limits import STEP_LIMITS, StepLimits
 from raftflow.machine.schema import registry
 from raftflow.machine.snapshot.stream import Snapshot, read_snapshot
 from raftflow.machine.tables.state import State
@@ -40,11 +41,14 @@ class EntryResult(msgspec.Struct):
 class Machine:
     """Implements `replication.log.StateMachine`. Other packages read it through `tables` and `machine.read`."""
 
-    def __init__(self, requests_max: int = REQUEST_IDS_MAX, *, level_max: int = LEVEL) -> None:
+    def __init__(
+        self, requests_max: int = REQUEST_IDS_MAX, *, level_max: int = LEVEL, limits: StepLimits = STEP_LIMITS
+    ) -> None:
         self._requests_max = requests_max
         self.level_max = level_max
         """The highest feature level that this replica understands."""
-        self._step = ApplyContext(State(requests_max), level_max)
+        self._limits = limits
+        self._step = ApplyContext(State(requests_max), level_max, limits)
         self.applied_index = 0
         self.applied_term = 0
         self.chain = CHAIN_START
@@ -131,7 +135,7 @@ class Machine:
         header, state = read_snapshot(pieces, self._requests_max)
         if state.feature_level > self.level_max:
             raise FeatureLevelError(state.feature_level, self.level_max)
-        step = ApplyContext(state, self.level_max)
+        step = ApplyContext(state, self.level_max, self._limits)
         step.clock_ms = header.clock_ms
 
         def install() -> None:

@@ -19,6 +19,7 @@ from raftflow.domain.tasks.program import CommandLine, ContainerRun, PythonCall
 from raftflow.domain.tasks.states import AttemptOutcome
 from raftflow.domain.tasks.workflow import TaskSpec, WorkflowSpec
 from raftflow.machine.machine import Machine
+from raftflow.machine.rules.step_limits import StepLimits
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.log import Role
@@ -42,6 +43,8 @@ MEMBERS = Membership(
     (MemberInfo("n3", "[::1]:7000", "https://host3:7001"),),
     ("n0",),
 )
+STEP_LIMITS = StepLimits(inline_max=40, piece_max=4)
+"""So small that the agenda of the golden state is not empty."""
 START_MS = 1_700_000_000_000
 
 
@@ -49,7 +52,7 @@ class GoldenReplica:
     """The log, the machine behind it, and the audit."""
 
     def __init__(self, directory: Path, level: int) -> None:
-        self.machine = Machine(level_max=level)
+        self.machine = Machine(level_max=level, limits=STEP_LIMITS)
         self.failures: list[Exception] = []
         self.fs = RealFileSystem()
         self.audit = AuditFile(self.fs, directory / "audit", self.failures.append)
@@ -151,9 +154,13 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     yield (c.RetireWorkflows(**stamp(), before_ms=START_MS + 10**6, count_max=1),)
     yield (c.RaiseFeatureLevel(**stamp(), level=LEVEL, supported=(c.Supported("n1", LEVEL),)),)
     yield (c.SubmitWorkflow(**stamp("submit-9"), workflow_id="wf-9", spec=WorkflowSpec(name="last", tasks=tasks)),)
+    bag = tuple(TaskSpec(id=f"t{number}", program=CommandLine(("x",))) for number in range(50))
+    yield (c.SubmitWorkflow(**stamp(), workflow_id="wf-12", spec=WorkflowSpec(name="bag", tasks=bag)),)
+    yield (c.ControlWorkflow(**stamp("cancel-12"), workflow_id="wf-12", action="cancel"),)
     yield from pieces(stamp)  # here, so that one of the snapshots holds an upload
     yield from online(stamp)
     yield from faults(stamp)
+    yield (c.ContinueAgenda(**stamp()),)
 
 
 def online(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyCommand, ...]]:

@@ -20,6 +20,7 @@ from golden_replica import (
     PEERS,
     SEGMENT_BYTES,
     START_MS,
+    STEP_LIMITS,
     opened,
     parts_of,
 )
@@ -102,7 +103,7 @@ def test_entries_are_read_and_written_as_they_were(golden: Golden) -> None:
 
 def test_entries_come_to_the_recorded_state(golden: Golden) -> None:
     """The indexes are those of the recording: 1 and 2 were no-ops of the log."""
-    machine = Machine()
+    machine = Machine(limits=STEP_LIMITS)
     for index, data in enumerate(golden.entries, golden.recorded["applied_index"] - len(golden.entries) + 1):
         machine.apply(index, 1, data)
     golden.check(machine)
@@ -183,7 +184,7 @@ def test_the_snapshots(golden: Golden) -> None:
     assert len(good) == 2 and damaged == []
     first = golden.recorded["applied_index"] - len(golden.entries) + 1
     for info in good:
-        machine = Machine()
+        machine = Machine(limits=STEP_LIMITS)
         machine.restore(SnapshotStore(fs, golden.directory / "snapshots").read(info))
         assert machine.applied_index == info.index
         for index, data in enumerate(golden.entries, first):
@@ -218,4 +219,4 @@ async def test_an_older_program_refuses_a_directory_of_a_higher_level(tmp_path: 
     assert "feature level" in str(refused.value)
     assert "the data is kept" in str(refused.value)
     with pytest.raises(FeatureLevelError):
-        apply_all(Machine(), [*golden.entries, encode_entry((raised,))])
+        apply_all(Machine(limits=STEP_LIMITS), [*golden.entries, encode_entry((raised,))])

@@ -20,6 +20,7 @@ from raftflow.machine.read import queries
 from raftflow.machine.read.invariants import check
 from raftflow.machine.read.queries import expected_times
 from raftflow.machine.rules.audit_chain import decode_record, verify_chain
+from raftflow.machine.rules.step_limits import STEP_LIMITS, StepLimits
 from raftflow.machine.tables.requests import fingerprint_of
 
 START_MS = 1_700_000_000_000
@@ -28,8 +29,8 @@ START_MS = 1_700_000_000_000
 class Drive:
     """Applies commands to a machine, one per entry, at a time that the test moves."""
 
-    def __init__(self, *, checked: bool = True, requests_max: int = 65_536) -> None:
-        self.machine = Machine(requests_max)
+    def __init__(self, *, checked: bool = True, requests_max: int = 65_536, limits: StepLimits = STEP_LIMITS) -> None:
+        self.machine = Machine(requests_max, limits=limits)
         self.now_ms = START_MS
         self.index = 0
         self.records: list[Any] = []
@@ -219,6 +220,22 @@ class Drive:
                 at_ms=self.now_ms, actor="leader:r1", agent=agent, incarnation=incarnation, fences=fences
             )
         )
+
+    def piece(self) -> Any:
+        """Do the next piece of what is on the agenda."""
+        return self.do(c.ContinueAgenda(at_ms=self.now_ms, actor="leader:r1"))
+
+    def work_off(self) -> int:
+        """Do everything that is on the agenda. Returns how many pieces it took."""
+        count = 0
+        while len(self.machine.state.agenda):
+            assert self.piece().changed
+            count += 1
+        return count
+
+    def jobs(self) -> list[str]:
+        """The kinds of the jobs on the agenda."""
+        return [job.kind.value for job in self.machine.state.agenda]
 
     def fire(self, after_ms: int = 0) -> int:
         self.now_ms += after_ms

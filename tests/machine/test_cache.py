@@ -76,9 +76,11 @@ def test_a_whole_graph_is_reused_without_recursion(online):
     online.checked = False
     length = 3_000
     online.submit(online.chain(length, cache=""), "wf-1")
+    online.work_off()
     for position in range(length):
         go(online, position, result=b"%d" % position)
     online.submit(online.chain(length, cache=""), "wf-2")
+    assert online.work_off() > 1, "a cascade is done in pieces too"
     assert online.states("wf-2") == "S" * length
     assert counts(online, "wf-2") == (length, length, length)
     assert check(online.machine) == []

@@ -24,11 +24,11 @@ from hypothesis.stateful import (
 )
 
 from raftflow.domain import commands as c
-from raftflow.domain.events import TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
+from raftflow.domain.events import Event, TaskNotReady, TaskReady, WorkflowNotReady, WorkflowReady
 from raftflow.domain.features import LEVEL, NEEDS, NEXT_LEVEL, NEXT_VERSION
 from raftflow.domain.pieces import Draft
 from raftflow.domain.rejections import RejectionCode
-from raftflow.domain.replies import AgentAccepted, Rejection
+from raftflow.domain.replies import AgentAccepted, Done, Rejection
 from raftflow.domain.tasks.feasibility import fits_now, suits
 from raftflow.domain.tasks.program import CommandLine
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
@@ -40,6 +40,7 @@ from raftflow.machine.read.invariants import check
 from raftflow.machine.rules import cache, context
 from raftflow.machine.rules.audit_chain import verify_chain
 from raftflow.machine.rules.context import COALESCE_MIN
+from raftflow.machine.rules.step_limits import STEP_LIMITS, StepLimits
 from raftflow.machine.tables.tasks import ORDER_NONE
 
 AGENTS = st.sampled_from(["a1", "a2", "a3"])
@@ -145,9 +146,11 @@ class FakeAgent:
 
 
 class Model(RuleBasedStateMachine):
+    limits = STEP_LIMITS
+
     def __init__(self) -> None:
         super().__init__()
-        self.replicas = [Machine(requests_max=8, level_max=NEXT_LEVEL), Machine(requests_max=8, level_max=NEXT_LEVEL)]
+        self.replicas = [self.new_machine(), self.new_machine()]
         self.index = 0
         self.now_ms = 1_000
         self.records: list[Any] = []
@@ -161,6 +164,9 @@ class Model(RuleBasedStateMachine):
         self.uploads: dict[str, list[c.AnyCommand]] = {}
         """What is still to come of each upload."""
 
+    def new_machine(self) -> Machine:
+        return Machine(requests_max=8, level_max=NEXT_LEVEL, limits=self.limits)
+
     @property
     def machine(self) -> Machine:
         return self.replicas[0]
@@ -173,8 +179,17 @@ class Model(RuleBasedStateMachine):
         assert first.events == second.events
         assert first.audit == second.audit
         self.records += first.audit
-        whole = [event.workflow_id for event in first.events if isinstance(event, WorkflowReady)]
-        for event in first.events:
+        self._follow(first.events)
+        for reply in first.replies:
+            if isinstance(reply, Rejection):
+                assert reply.message
+        self.sent += commands
+        return first.replies
+
+    def _follow(self, events: list[Event]) -> None:
+        """Keep the table of ready tasks, as the leader does."""
+        whole = [event.workflow_id for event in events if isinstance(event, WorkflowReady)]
+        for event in events:
             if isinstance(event, TaskReady):
                 assert (event.workflow_id, event.task) not in self.ready or event.workflow_id in whole
                 self.ready[event.workflow_id, event.task] = None
@@ -185,11 +200,6 @@ class Model(RuleBasedStateMachine):
                 self.ready.pop((event.workflow_id, event.task), None)
             elif isinstance(event, WorkflowNotReady):
                 self.ready = {key: None for key in self.ready if key[0] != event.workflow_id}
-        for reply in first.replies:
-            if isinstance(reply, Rejection):
-                assert reply.message
-        self.sent += commands
-        return first.replies
 
     def do(self, kind: Any, **fields: Any) -> Any:
         return self.apply(kind(at_ms=self.now_ms, actor="model", **fields))[0]
@@ -307,6 +317,9 @@ class Model(RuleBasedStateMachine):
             labels={"zone": "a"} if name == "a2" else {},
             home=home,
         )
+        if isinstance(reply, Rejection) and reply.code is RejectionCode.PENDING:
+            assert self.machine.state.agents[name] is known
+            return
         if known is not None and known.present and restart and home != known.home:
             assert reply.code is RejectionCode.NAME_IN_USE
             return
@@ -479,7 +492,7 @@ class Model(RuleBasedStateMachine):
             for agent in self.machine.state.agents.values()
             if agent.state is AgentState.UP and not agent.queue
             for workflow in self.machine.state.workflows.values()
-            if not workflow.paused
+            if not workflow.held
             for task in workflow.tasks
             if task.state is TaskState.RUNNING and not (task.mishaps and task.mishaps.paired)
             if workflow.profiles[task.profile].backup
@@ -516,6 +529,12 @@ class Model(RuleBasedStateMachine):
         due = self.machine.state.next_timer_ms
         assert due is None or due > self.now_ms
 
+    @precondition(lambda self: len(self.machine.state.agenda))
+    @rule(times=st.integers(1, 3))
+    def continue_agenda(self, times: int) -> None:
+        for _ in range(times):
+            self.do(c.ContinueAgenda)
+
     @rule()
     def raise_level(self) -> None:
         self.do(c.RaiseFeatureLevel, level=NEXT_LEVEL, supported=(c.Supported("n1", NEXT_LEVEL),))
@@ -524,7 +543,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def restart_a_replica(self) -> None:
-        fresh = Machine(requests_max=8, level_max=NEXT_LEVEL)
+        fresh = self.new_machine()
         fresh.restore(self.replicas[1].snapshot())
         self.replicas[1] = fresh
 
@@ -566,10 +585,16 @@ class Model(RuleBasedStateMachine):
         assert first == second
         self._peace()
 
+    def _work_off(self) -> None:
+        while len(self.machine.state.agenda):
+            assert self.do(c.ContinueAgenda) == Done(changed=True)
+            assert check(self.machine) == []
+
     def _peace(self) -> None:
         """With an agent that can do everything and reports at once, all work comes to its end."""
         for name in list(self.agents):
             self.do(c.RemoveAgent, name=name, incarnation=self.agents[name].incarnation, reason="lost")
+        self._work_off()
         reply = self.do(
             c.RegisterAgent,
             name="peace",
@@ -583,7 +608,9 @@ class Model(RuleBasedStateMachine):
             self.do(c.ControlWorkflow, workflow_id=workflow_id, action="resume")
         for _ in range(200):
             self.now_ms += 70_000
+            self._work_off()
             self.do(c.FireTimers)
+            self._work_off()
             self.do(
                 c.CommitPlacements,
                 placements=tuple(c.Placement(*key, "peace", reply.incarnation) for key in self.ready),
@@ -600,9 +627,106 @@ class Model(RuleBasedStateMachine):
         assert self.machine.state.agents["peace"].free == {"cpu": 4000, "gpu": 4, "memory": 4000}
 
 
-@pytest.mark.parametrize("bulk", [COALESCE_MIN, 2])
-def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk):
-    """Also where one event stands for many moves. The newest version is one of the next feature level."""
+class Twins(Model):
+    """One machine does every command at once, the other in pieces until nothing is left of it. Both come to the same.
+
+    Between two pieces the other one may be replaced by its own snapshot.
+    """
+
+    def new_machine(self) -> Machine:
+        limits = STEP_LIMITS if not hasattr(self, "replicas") else self.limits
+        return Machine(requests_max=8, level_max=NEXT_LEVEL, limits=limits)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replicas[1] = self.new_machine()
+
+    def apply(self, *commands: c.AnyCommand) -> tuple[Any, ...]:
+        replies: list[Any] = []
+        for command in commands:
+            if isinstance(command, c.RegisterAgent):
+                self._give_up_former(command)
+            replies += self._apply_to_both(command)
+        return tuple(replies)
+
+    def _give_up_former(self, command: c.RegisterAgent) -> None:
+        """A large agent is removed before another process takes its place."""
+        known = self.machine.state.agents.get(command.name)
+        if known is not None and known.present and known.instance != command.instance and known.home == command.home:
+            self.do(c.RemoveAgent, name=known.name, incarnation=known.incarnation, reason="lost")
+
+    def _apply_to_both(self, command: c.AnyCommand) -> tuple[Any, ...]:
+        self.index += 1_000
+        entry = c.encode_entry((command,))
+        first, second = (machine.apply(self.index, 1, entry) for machine in self.replicas)
+        assert first.replies == second.replies
+        self._follow(first.events)
+        index = self.index
+        while len(self.replicas[1].state.agenda):
+            index += 1
+            if index % 5 == 0:
+                fresh = self.new_machine()
+                fresh.restore(self.replicas[1].snapshot())
+                self.replicas[1] = fresh
+            piece = c.ContinueAgenda(at_ms=self.now_ms, actor="model")
+            self.replicas[1].apply(index, 1, c.encode_entry((piece,)))
+            assert check(self.replicas[1]) == []
+        self.sent.append(command)
+        return first.replies
+
+    @invariant()
+    def everything_fits_together(self) -> None:
+        assert check(self.machine) == []
+        assert facts(self.replicas[0]) == facts(self.replicas[1])
+
+    @rule()
+    def restart_a_replica(self) -> None:
+        """It happens between pieces."""
+
+    @rule()
+    def open_snapshot(self) -> None:
+        """The bytes are compared after every command."""
+
+    def teardown(self) -> None:
+        self._peace()
+
+
+def facts(machine: Machine) -> bytes:
+    """The tables as bytes, without the log position and the chain."""
+    copy = Machine(requests_max=8, level_max=NEXT_LEVEL)
+    copy.restore(machine.snapshot())
+    copy.applied_index = copy.applied_term = 0
+    copy.chain = bytes(32)
+    return b"".join(copy.snapshot())
+
+
+@pytest.mark.parametrize("limits", [StepLimits(1, 1), StepLimits(6, 4)])
+def test_commands_in_pieces_come_to_the_same_as_at_once(monkeypatch, limits):
+    monkeypatch.setattr(Twins, "limits", limits)
+    for command, level in NEXT_VERSION.items():
+        monkeypatch.setitem(NEEDS, command, level)
+    run_state_machine_as_test(
+        Twins,
+        settings=settings(
+            max_examples=60,
+            derandomize=True,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("bulk", "limits"),
+    [(COALESCE_MIN, STEP_LIMITS), (2, STEP_LIMITS), (COALESCE_MIN, StepLimits(2, 1)), (2, StepLimits(5, 3))],
+)
+def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk, limits):
+    """Also where one event stands for many moves, and where commands are carried out in small pieces.
+
+    The newest version is one of the next feature level.
+    """
+    monkeypatch.setattr(Model, "limits", limits)
     for command, level in NEXT_VERSION.items():
         monkeypatch.setitem(NEEDS, command, level)
     for module in (attempts, cache, context):

@@ -16,6 +16,7 @@ from raftflow.coordinator.commit.submitter import encode_command
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.commands import ControlWorkflow, SetPriority, SubmitWorkflow
 from raftflow.domain.contract import operations
+from raftflow.domain.contract.operation import STALE
 from raftflow.domain.contract.views import (
     HEADER_FORWARDED,
     PriorityRequest,
@@ -98,16 +99,24 @@ async def list_workflows(call: Request) -> Response:
 async def show_workflow(call: Request) -> Response:
     """Show a workflow's state, counts and times; with `wait_ms`, when it has ended."""
     wait_s = call.hold_s("wait_ms")
-    view = _view(call)
+    view = await _view(call)
     # A forwarded request is not held: it would occupy a connection between replicas.
     if wait_s and view.finished_at is None and HEADER_FORWARDED not in call.request.headers:
         await call.replica.awaited.wait(view.id, wait_s)
-        view = _view(call)
+        view = await _view(call)
     return Response(view)
 
 
-def _view(call: Request) -> WorkflowView:
+async def _settled(call: Request) -> str:
+    """Return the id of the workflow that is read, once nothing of it is on the agenda. Raises `ProposeError`s."""
     workflow_id = call.path("id")
+    if STALE.name not in call.request.query:
+        await call.replica.settle(workflow_id)
+    return workflow_id
+
+
+async def _view(call: Request) -> WorkflowView:
+    workflow_id = await _settled(call)
     view: WorkflowView = require_found(
         queries.workflow_view(call.replica.machine, workflow_id), f"workflow {workflow_id!r}"
     )
@@ -124,8 +133,8 @@ def _control(action: Literal["cancel", "pause", "resume", "retry"]) -> Handler:
             workflow_id=workflow_id,
             action=action,
         )
-        require_accepted(await call.replica.propose(command, call.client))
-        return Response(_view(call))
+        require_accepted(await call.replica.control(command, call.client))
+        return Response(await _view(call))
 
     return control
 
@@ -139,13 +148,13 @@ async def prioritize_workflow(call: Request) -> Response:
         workflow_id=call.path("id"),
         priority=decode(call.body, PriorityRequest).priority,
     )
-    require_accepted(await call.replica.propose(command, call.client))
-    return Response(_view(call))
+    require_accepted(await call.replica.control(command, call.client))
+    return Response(await _view(call))
 
 
 async def list_tasks(call: Request) -> Response:
     """List a workflow's tasks in document order."""
-    workflow_id = call.path("id")
+    workflow_id = await _settled(call)
     with _cursor_checked():
         page = queries.task_page(call.replica.machine, workflow_id, call.require_number("limit"), call.text("cursor"))
     return Response(require_found(page, f"workflow {workflow_id!r}"))
@@ -161,9 +170,8 @@ def _cursor_checked() -> Iterator[None]:
 
 async def show_task(call: Request) -> Response:
     """Show a task with its attempts."""
-    view = require_found(
-        queries.task_view(call.replica.machine, call.path("id"), call.path("task")), _task_label(call)
-    )
+    workflow_id = await _settled(call)
+    view = require_found(queries.task_view(call.replica.machine, workflow_id, call.path("task")), _task_label(call))
     if call.replica.leader.leading:
         _add_usage(call, view)
     return Response(view)
@@ -190,7 +198,7 @@ def _add_usage(call: Request, view: TaskView) -> None:
 
 async def explain_task(call: Request) -> Response:
     """Explain why a task is in its state."""
-    explanation = call.replica.explain(call.path("id"), call.path("task"))
+    explanation = call.replica.explain(await _settled(call), call.path("task"))
     return Response(require_found(explanation, _task_label(call)))
 
 

@@ -20,6 +20,7 @@ from raftflow.coordinator.leader.removals import PendingRemovals
 from raftflow.coordinator.leader.retention import Retention
 from raftflow.domain.commands import (
     CommitPlacements,
+    ContinueAgenda,
     FireTimers,
     RaiseFeatureLevel,
     RetireWorkflows,
@@ -93,7 +94,8 @@ class LeaderLoop:
         self._firing = CoalescedTask("timers", self._fire_timers, on_bug)
         self._retiring = CoalescedTask("retire", self._retire_workflows, on_bug)
         self._raising = CoalescedTask("level", self._raise_level, on_bug)
-        self._coalesced = (self._placing, self._firing, self._retiring, self._raising)
+        self._continuing = CoalescedTask("agenda", self._continue_agenda, on_bug)
+        self._coalesced = (self._placing, self._firing, self._retiring, self._raising, self._continuing)
         self._catching_up: asyncio.Handle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
         self._wake_due_ms: int | None = None
@@ -133,6 +135,7 @@ class LeaderLoop:
         self.liveness.start()
         self._catch_up_soon()
         self._placing.kick()
+        self._continuing.kick()
         self._arm_timer()
         self._retire_later()
         self._look_at_levels()
@@ -154,6 +157,8 @@ class LeaderLoop:
         """Follow an applied entry."""
         if not self._leading:
             return
+        if self._machine.tables.agenda:
+            self._continuing.kick()
         self._planner.observe(events)
         timers = False
         for event in events:
@@ -239,6 +244,13 @@ class LeaderLoop:
             if isinstance(reply, asyncio.Future):
                 # The ordinary placing sees what is still ready, with any outcome.
                 reply.add_done_callback(_ignore)
+
+    # --- agenda
+
+    async def _continue_agenda(self) -> None:
+        """Propose piece after piece, each when the one before is applied: other commands come in between."""
+        while self._machine.tables.agenda:
+            await self._submitter.propose(ContinueAgenda(at_ms=self._now_ms(), actor=self._actor))
 
     # --- retention
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from raftflow.coordinator.commit.pending_jobs import PendingJobs, of_agent
 from raftflow.coordinator.commit.submitter import Submitter
 from raftflow.coordinator.leader.leader_loop import LeaderLoop
 from raftflow.coordinator.sessions.ends import attempt_end, verdicts_of
-from raftflow.domain.commands import AttemptEnd, OfferEnds, RegisterAgent
+from raftflow.domain.commands import AttemptEnd, OfferEnds, RegisterAgent, RemoveAgent
 from raftflow.domain.contract.views import RegisterRequest, ReportedEnd, ReportVerdict
-from raftflow.domain.rejections import Rejection
+from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.replies import AgentAccepted, AnyReply, Reported
 from raftflow.machine.machine import Machine
 
@@ -18,10 +19,13 @@ from raftflow.machine.machine import Machine
 class Registration:
     """Registers agents on the leader."""
 
-    def __init__(self, *, machine: Machine, submitter: Submitter, leader: LeaderLoop) -> None:
+    def __init__(
+        self, *, machine: Machine, submitter: Submitter, leader: LeaderLoop, pending_jobs: PendingJobs
+    ) -> None:
         self._machine = machine
         self._submitter = submitter
         self._leader = leader
+        self._pending_jobs = pending_jobs
         self._under_way = 0
         """Registrations with offers that have no reply yet."""
 
@@ -52,6 +56,29 @@ class Registration:
         """
         if not self._leader.leading:
             raise self._submitter.no_leader_error()
+        reply, verdicts = await self._register_once(command, offers)
+        if isinstance(reply, Rejection) and reply.code is RejectionCode.PENDING:
+            await self._make_room(command)
+            reply, verdicts = await self._register_once(command, offers)
+        return reply, verdicts
+
+    async def _make_room(self, command: RegisterAgent) -> None:
+        """Wait until all attempts of the former agent of that name have ended. Remove it first if it is present."""
+        former = self._machine.tables.agents.get(command.name)
+        if former is not None and former.present:
+            removal = RemoveAgent(
+                at_ms=command.at_ms,
+                actor=command.actor,
+                name=former.name,
+                incarnation=former.incarnation,
+                reason="lost",
+            )
+            await self._submitter.propose(removal)
+        await self._pending_jobs.wait(of_agent(command.name))
+
+    async def _register_once(
+        self, command: RegisterAgent, offers: Sequence[ReportedEnd]
+    ) -> tuple[AgentAccepted | Rejection, list[ReportVerdict]]:
         if not offers:
             return _accepted(await self._submitter.propose(command, bounded=True)), []
         ends = tuple(map(attempt_end, offers))

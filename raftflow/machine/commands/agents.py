@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from raftflow.domain import limits
@@ -14,13 +15,16 @@ from raftflow.domain.values.ids import name_problem
 from raftflow.machine.commands.attempts import end_attempt, unreported
 from raftflow.machine.rules import ledger
 from raftflow.machine.rules.quarantine import end_all_if_nobody_is_up, note_loss, take_over
+from raftflow.machine.rules.step_limits import ATTEMPT_STEPS
 from raftflow.machine.rules.stopping import give_order
+from raftflow.machine.tables.agenda import AgendaJob, JobKind
 from raftflow.machine.tables.agents import DRAIN_OVER, Agent
 from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE
 
 if TYPE_CHECKING:
     from raftflow.domain.commands import DrainAgent, ForgetAgent, RegisterAgent, RemoveAgent, ResumeAgent
     from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.tables.tasks import Task
 
 T = TypeVar("T")
 
@@ -35,6 +39,8 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
         message = "; ".join(f"{problem.path} {problem.message}" for problem in problems[:5])
         return Rejection(RejectionCode.INVALID, message, tuple(problems))
     known = state.agents.get(command.name)
+    if known is not None and _is_leaving(known):
+        return _refuse_leaving(known)
     if known is not None and known.present and known.instance == command.instance:
         return _update(step, known, command)
     if known is not None and known.present and not _takes_its_place(known, command):
@@ -44,7 +50,8 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
             "its own (--name). If the other one is gone, try again when its lease has run out",
         )
     if known is None and len(state.agents) >= limits.AGENTS_MAX:
-        gone = min((agent for agent in state.agents.values() if not agent.present), key=_is_drained, default=None)
+        absent = [agent for agent in state.agents.values() if not agent.present and not agent.live]
+        gone = min(absent, key=_is_drained, default=None)
         if gone is None:
             return Rejection(
                 RejectionCode.LIMIT,
@@ -52,6 +59,11 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
                 limit=limits.AGENTS_MAX,
             )
         del state.agents[gone.name]
+    if known is not None and not step.spend(ATTEMPT_STEPS * len(known.live)):
+        return Rejection(
+            RejectionCode.PENDING,
+            f"agent {known.name} holds {len(known.live)} attempts of its former process; remove it first",
+        )
     if known is not None:
         take_out(step, known, AgentState.LOST, "another agent registered under its name", count_loss=True)
         del state.agents[known.name]
@@ -79,6 +91,18 @@ def register_agent(step: ApplyContext, command: RegisterAgent) -> AgentAccepted 
 def _takes_its_place(known: Agent, command: RegisterAgent) -> bool:
     """Tell whether another process may have the name of a present agent: then the process of that one is gone."""
     return command.home != "" and command.home == known.home
+
+
+def _is_leaving(agent: Agent) -> bool:
+    """Tell whether attempts of an agent that is gone have not ended yet."""
+    return not agent.present and bool(agent.live)
+
+
+def _refuse_leaving(agent: Agent) -> Rejection:
+    return Rejection(
+        RejectionCode.PENDING,
+        f"{len(agent.live)} attempts of agent {agent.name}, which is gone, have not ended yet; try again in a moment",
+    )
 
 
 def _is_drained(agent: Agent) -> bool:
@@ -220,6 +244,8 @@ def forget_agent(step: ApplyContext, command: ForgetAgent) -> Done | Rejection:
             RejectionCode.CONFLICT,
             f"agent {agent.name} is {agent.state.value}: only one that is lost or left can be forgotten. Stop it",
         )
+    if _is_leaving(agent):
+        return _refuse_leaving(agent)
     step.touch_agent(agent)
     del step.state.agents[agent.name]
     step.agents_changed[agent.name] = None
@@ -306,18 +332,23 @@ def take_out(
     agent.void = []
     if state is AgentState.LOST:
         note_loss(step, agent, mass=mass)
-    suspects = _suspects(agent) if count_loss else {}
-    for fence, (workflow, task) in list(agent.live.items()):
-        end = unreported(fence, outcome, why)
-        end_attempt(step, agent, workflow, task, end, counts_loss=fence in suspects)
+    # What runs there may have stopped the agent: of it that which lost most agents before.
+    running = [task for _, task in agent.live.values() if task.state is TaskState.RUNNING] if count_loss else []
+    lost_most = max(map(_agents_lost, running), default=-1)
+    job = AgendaJob(JobKind.REMOVE_AGENT, agent.name, why=why, outcome=outcome, lost_most=lost_most)
+    if not continue_removal(step, agent, job):
+        step.state.agenda.put(job)
 
 
-def _suspects(agent: Agent) -> dict[int, None]:
-    """Return the fences of what may have stopped an agent: of what runs there that which lost most agents before."""
-    lost = {
-        fence: 0 if task.mishaps is None else task.mishaps.agents_lost
-        for fence, (_, task) in agent.live.items()
-        if task.state is TaskState.RUNNING
-    }
-    most = max(lost.values(), default=0)
-    return {fence: None for fence, count in lost.items() if count == most}
+def continue_removal(step: ApplyContext, agent: Agent, job: AgendaJob) -> bool:
+    """End the next attempts of an agent that is gone. Returns True when all have ended."""
+    count = max(step.budget // ATTEMPT_STEPS, 1)
+    step.budget -= ATTEMPT_STEPS * min(count, len(agent.live))
+    for fence, (workflow, task) in list(islice(agent.live.items(), count)):
+        blamed = task.state is TaskState.RUNNING and _agents_lost(task) == job.lost_most
+        end_attempt(step, agent, workflow, task, unreported(fence, job.outcome, job.why), counts_loss=blamed)
+    return not agent.live
+
+
+def _agents_lost(task: Task) -> int:
+    return 0 if task.mishaps is None else task.mishaps.agents_lost

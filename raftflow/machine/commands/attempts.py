@@ -18,7 +18,8 @@ from raftflow.machine.rules.backups import decide, drop, larger, mishaps_of, par
 from raftflow.machine.rules.context import COALESCE_MIN, move
 from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.rules.quarantine import contradict, note_end
-from raftflow.machine.rules.stopping import cancel_downstream, stop_workflow
+from raftflow.machine.rules.step_limits import MEET_STEPS
+from raftflow.machine.rules.stopping import cancel_downstream, reach, stop_workflow
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_STOP, Attempt, attempt_of
 from raftflow.machine.tables.timers import BACKOFF
 
@@ -120,6 +121,8 @@ def _offer_end(step: ApplyContext, agent: Agent, end: AttemptEnd) -> EndVerdict:
     task = None if workflow is None else workflow.by_id.get(end.task_id)
     if workflow is None or task is None:
         return EndVerdict(end.fence, "stale")
+    if workflow.blocked:
+        reach(step, workflow, task)
     attempt = task.last
     if attempt is None or attempt.fence != end.fence or attempt.agent != agent.name:
         return EndVerdict(end.fence, "stale", task.attempts)
@@ -174,9 +177,10 @@ def end_attempt(
 
     With `counts_loss` its agent was lost while it ran, and the loss counts against the task.
     """
-    attempt = task.last
-    if attempt is None or attempt.fence != end.fence:
-        attempt = attempt_of(task, end.fence)
+    last = task.last
+    attempt = last if last is not None and last.fence == end.fence else attempt_of(task, end.fence)
+    if workflow.blocked:
+        reach(step, workflow, task)
     running = task.state is _RUNNING
     profile = workflow.profiles[task.profile]
     outcome, error = end.outcome, end.error
@@ -425,9 +429,11 @@ def _fail_for_good(step: ApplyContext, workflow: Workflow, task: Task, attempt: 
 def _meet_needs(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Tell the tasks that need this one that it has succeeded."""
     dependents = workflow.dependents[task.position]
-    if workflow.caches or len(dependents) >= COALESCE_MIN:
+    count = len(dependents)
+    if workflow.caches or count >= COALESCE_MIN or workflow.blocked or MEET_STEPS * count >= step.budget:
         cache.succeeded(step, workflow, task)
         return
+    step.budget -= MEET_STEPS * count
     tasks = workflow.tasks
     for position in dependents:
         dependent = tasks[position]

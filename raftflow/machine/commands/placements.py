@@ -36,7 +36,7 @@ def _place(step: ApplyContext, placement: Placement) -> int:
         workflow is None
         or agent is None
         or not 0 <= placement.task < len(workflow.tasks)
-        or workflow.paused
+        or workflow.held
         or agent.incarnation != placement.incarnation
         or agent.state is not _UP
     ):

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from raftflow.domain.tasks.states import AgentState, AttemptOutcome, TaskState
+from raftflow.machine.commands.agenda import work_off
 from raftflow.machine.commands.agents import take_out
 from raftflow.machine.rules.context import ApplyContext
 from raftflow.machine.tables.timers import BACKOFF
@@ -53,6 +54,7 @@ def fence_off(step: ApplyContext, restoration: Restoration) -> None:
     state = step.state
     shift_ms = max(restoration.at_ms - step.clock_ms, 0)
     step.clock_ms = max(step.clock_ms, restoration.at_ms)
+    work_off(step)
     for agent in list(state.agents.values()):
         why = f"cluster {restoration.origin} was restored as {restoration.cluster}"
         take_out(step, agent, AgentState.LOST, why, mass=True, outcome=AttemptOutcome.FENCED)

@@ -9,7 +9,7 @@ from raftflow.domain.tasks.states import AttemptOutcome, TaskEvent
 from raftflow.machine.commands.attempts import end_attempt, unreported
 from raftflow.machine.rules.context import move
 from raftflow.machine.rules.quarantine import agent_due
-from raftflow.machine.rules.stopping import void
+from raftflow.machine.rules.stopping import reach, void
 from raftflow.machine.tables.tasks import attempt_of
 from raftflow.machine.tables.timers import BACKOFF
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raftflow.machine.tables.tasks import Task
     from raftflow.machine.tables.workflows import Workflow
 
-TIMERS_PER_COMMAND_MAX = 4_096
+TIMERS_PER_COMMAND_MAX = 1_024
 """Timers that one command fires; the rest stays due."""
 
 
@@ -38,10 +38,12 @@ def fire_timers(step: ApplyContext, command: FireTimers) -> Fired:  # noqa: ARG0
         if due is None:
             break
         workflow, task, fence = due
-        if fence == BACKOFF:
-            move(step, workflow, task, TaskEvent.BACKOFF_OVER)
-        else:
+        if fence != BACKOFF:
             _give_up(step, workflow, task, fence)
+        elif workflow.blocked:
+            reach(step, workflow, task)
+        else:
+            move(step, workflow, task, TaskEvent.BACKOFF_OVER)
         count += 1
     return Fired(count)
 

@@ -24,9 +24,12 @@ from raftflow.domain.tasks.workflow import (
 )
 from raftflow.domain.values.ids import name_problem
 from raftflow.machine.rules import cache, learning
+from raftflow.machine.rules.agenda import begin_job, refuse_pending
 from raftflow.machine.rules.context import coalesce_events, move
-from raftflow.machine.rules.stopping import stop_workflow, take_back_queued
+from raftflow.machine.rules.step_limits import ADMIT_STEPS
+from raftflow.machine.rules.stopping import requeue, stop_workflow
 from raftflow.machine.schema import registry
+from raftflow.machine.tables.agenda import AgendaJob, JobKind
 from raftflow.machine.tables.tasks import ORDER_NONE, ORDER_RELEASE, Task
 from raftflow.machine.tables.uploads import SHAPES_MAX, profile_of
 from raftflow.machine.tables.workflows import Workflow
@@ -156,9 +159,17 @@ def _add_tasks(state: State, workflow: Workflow, spec: WorkflowSpec, numbers: li
 
 def admit(step: ApplyContext, workflow: Workflow) -> None:
     """Admit the cached tasks that need nothing (more), once all tasks are in the tables."""
-    if workflow.caches:
-        met = [task for task in workflow.tasks if task.state is TaskState.WAITING and task.open_needs == 0]
-        cache.admit(step, workflow, met)
+    if not workflow.caches:
+        return
+    if step.spend(ADMIT_STEPS * len(workflow.tasks)):
+        _admit(step, workflow, workflow.tasks)
+    else:
+        begin_job(step, workflow, AgendaJob(JobKind.REVIVE, workflow.id, cursor=len(workflow.tasks)))
+
+
+def _admit(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> None:
+    met = [task for task in tasks if task.state is TaskState.WAITING and task.open_needs == 0]
+    cache.admit(step, workflow, met)
 
 
 def _examples(profiles: Sequence[Profile], tasks: list[TaskSpec]) -> dict[Shape, str]:
@@ -210,6 +221,8 @@ def control_workflow(step: ApplyContext, command: ControlWorkflow) -> Done | Rej
     workflow = step.state.workflows.get(command.workflow_id)
     if workflow is None:
         return Rejection(RejectionCode.NOT_FOUND, f"there is no workflow {command.workflow_id[:80]!r}")
+    if workflow.blocked or (workflow.jobs and command.action == "retry"):
+        return refuse_pending(workflow)
     if command.action == "cancel":
         return _cancel(step, workflow)
     if command.action == "retry":
@@ -228,17 +241,17 @@ def set_priority(context: ApplyContext, command: SetPriority) -> Done | Rejectio
         return Rejection(RejectionCode.NOT_FOUND, f"there is no workflow {command.workflow_id[:80]!r}")
     if not 0 <= command.priority <= limits.PRIORITY_MAX:
         return Rejection(RejectionCode.INVALID, f"priority must be 0 to {limits.PRIORITY_MAX}")
+    if workflow.blocked:
+        return refuse_pending(workflow)
     if workflow.finished_ms:
         return _conflict(workflow, f"it has ended as {workflow.state.value}")
     if workflow.priority == command.priority:
         return Done(changed=False)
     context.touch_workflow(workflow)
     workflow.priority = command.priority
-    if not workflow.paused:
-        if workflow.counts[TaskState.READY]:
-            context.events += [WorkflowNotReady(workflow.id), WorkflowReady(workflow.id)]
-        take_back_queued(context, workflow, ORDER_RELEASE)
-    cache.reconsider(context, workflow)
+    if workflow.counts[TaskState.READY] and not workflow.paused:
+        context.events += [WorkflowNotReady(workflow.id), WorkflowReady(workflow.id)]
+    requeue(context, workflow, ORDER_RELEASE)
     return Done()
 
 
@@ -255,6 +268,7 @@ def _cancel(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     workflow.cancelled = True
     stop_workflow(step, workflow, "the workflow was cancelled")
     workflow.paused = False
+    workflow.hold()
     return Done()
 
 
@@ -266,9 +280,8 @@ def _pause(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     step.touch_workflow(workflow)
     if workflow.counts[TaskState.READY]:
         step.events.append(WorkflowNotReady(workflow.id))
-    workflow.paused = True
-    take_back_queued(step, workflow, ORDER_RELEASE)
-    cache.reconsider(step, workflow)
+    workflow.paused = workflow.held = True
+    requeue(step, workflow, ORDER_RELEASE)
     return Done()
 
 
@@ -276,11 +289,10 @@ def _resume(step: ApplyContext, workflow: Workflow) -> Done:
     if not workflow.paused:
         return Done(changed=False)
     step.touch_workflow(workflow)
-    workflow.paused = False
+    workflow.paused = workflow.held = False
     if workflow.counts[TaskState.READY]:
         step.events.append(WorkflowReady(workflow.id))
-    take_back_queued(step, workflow, ORDER_NONE)
-    cache.reconsider(step, workflow)
+    requeue(step, workflow, ORDER_NONE)
     return Done()
 
 
@@ -299,14 +311,36 @@ def _retry(step: ApplyContext, workflow: Workflow) -> Done | Rejection:
     workflow.finished_number = 0
     workflow.cancelled = False
     workflow.stopping = False
+    if not step.spend(len(workflow.tasks)):
+        begin_job(step, workflow, AgendaJob(JobKind.REVIVE, workflow.id))
+        return Done()
     with coalesce_events(step, workflow, len(workflow.tasks), ready=True):
-        _revive(step, workflow)
+        _revive(step, workflow, workflow.tasks)
     admit(step, workflow)
     return Done()
 
 
-def _revive(step: ApplyContext, workflow: Workflow) -> None:
-    for task in workflow.tasks:
+def continue_revival(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> bool:
+    """Revive the next tasks, then admit the next cached ones. Returns True when the workflow is as it should be."""
+    tasks = workflow.tasks
+    piece = tasks[job.cursor : job.cursor + step.budget]
+    step.budget -= len(piece)
+    job.cursor += len(piece)
+    _revive(step, workflow, piece)
+    if not workflow.caches:
+        return job.cursor == len(tasks)
+    first = job.cursor - len(tasks)
+    while first >= 0 and step.budget > 0 and first < len(tasks):
+        met = tasks[first : first + max(step.budget // ADMIT_STEPS, 1)]
+        step.budget -= ADMIT_STEPS * len(met)
+        first += len(met)
+        job.cursor += len(met)
+        _admit(step, workflow, met)
+    return first == len(tasks)
+
+
+def _revive(step: ApplyContext, workflow: Workflow, tasks: Sequence[Task]) -> None:
+    for task in tasks:
         if task.state is not TaskState.SUCCEEDED:
             waits = task.open_needs or workflow.profiles[task.profile].cache is not None
             move(step, workflow, task, TaskEvent.REVIVED_WAITING if waits else TaskEvent.REVIVED_READY)
@@ -326,7 +360,7 @@ def retire_workflows(step: ApplyContext, command: RetireWorkflows) -> Retired:
     retired: list[Workflow] = []
     count_max = min(command.count_max, RETIRE_MAX)
     for workflow in state.finished.values():
-        if workflow.finished_ms > command.before_ms or len(retired) >= count_max:
+        if workflow.finished_ms > command.before_ms or workflow.jobs or len(retired) >= count_max:
             break
         retired.append(workflow)
     registry.retire(state, retired)

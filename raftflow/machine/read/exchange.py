@@ -92,9 +92,9 @@ def orders(machine: Machine, agent: str) -> tuple[list[int], list[int]]:
         return [], []
     stop = list(known.void)
     release = []
-    for fence, (_, task) in known.live.items():
+    for fence, (workflow, task) in known.live.items():
         order = attempt_of(task, fence).order
-        if order in {ORDER_STOP, ORDER_MOVE}:
+        if order in {ORDER_STOP, ORDER_MOVE} or workflow.stop_pending:
             stop.append(fence)
         elif order == ORDER_RELEASE:
             release.append(fence)

@@ -103,7 +103,7 @@ def workflow_view(machine: Machine, workflow_id: str) -> WorkflowView | None:
 
 
 def _workflow_view(workflow: Workflow) -> WorkflowView:
-    counts = workflow.counts
+    counts = workflow.settled_counts
     return WorkflowView(
         id=workflow.id,
         name=workflow.name,

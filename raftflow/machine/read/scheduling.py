@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def ready_tasks(machine: Machine) -> Iterator[tuple[str, int]]:
     """Yield every task that may be placed now: workflow id and position. Use it up before the next `apply`."""
     for workflow in machine.state.workflows.values():
-        if workflow.counts[TaskState.READY] and not workflow.paused:
+        if workflow.counts[TaskState.READY] and not workflow.held:
             for task in workflow.tasks:
                 if task.state is TaskState.READY:
                     yield workflow.id, task.position
@@ -29,7 +29,7 @@ def workflows_with_ready(machine: Machine) -> list[str]:
     return [
         workflow.id
         for workflow in machine.state.workflows.values()
-        if workflow.counts[TaskState.READY] and not workflow.paused
+        if workflow.counts[TaskState.READY] and not workflow.held
     ]
 
 
@@ -47,7 +47,7 @@ def ready_positions(machine: Machine, workflow_id: str, first: int, count: int) 
 def ready_task(machine: Machine, workflow_id: str, task: int) -> ReadyTask | None:
     """Return what the scheduler needs to know of a task, None if it may not be placed now."""
     workflow = machine.state.workflows.get(workflow_id)
-    if workflow is None or workflow.paused or not 0 <= task < len(workflow.tasks):
+    if workflow is None or workflow.held or not 0 <= task < len(workflow.tasks):
         return None
     found = workflow.tasks[task]
     if found.state is not TaskState.READY:

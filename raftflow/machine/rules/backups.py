@@ -55,7 +55,7 @@ def _start(step: ApplyContext, placement: Placement) -> int:
         workflow is None
         or agent is None
         or not 0 <= placement.task < len(workflow.tasks)
-        or workflow.paused
+        or workflow.held
         or agent.incarnation != placement.incarnation
         or agent.state is not AgentState.UP
         or agent.queue

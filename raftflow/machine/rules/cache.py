@@ -25,8 +25,10 @@ from raftflow.domain.limits import CACHE_INPUTS_BYTES_MAX, CACHE_LINE_MAX
 from raftflow.domain.replies import Cleared
 from raftflow.domain.tasks.states import FINAL, TaskEvent, TaskState
 from raftflow.domain.values.cachekeys import automatic_key, fill
+from raftflow.machine.rules.agenda import owe_needs
 from raftflow.machine.rules.context import COALESCE_MIN, coalesce_events, move, set_result
 from raftflow.machine.rules.dependents import is_last_need
+from raftflow.machine.rules.step_limits import MEET_STEPS
 from raftflow.machine.tables.claims import Claim
 from raftflow.machine.tables.results import CachedResult
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from raftflow.domain.commands import ClearCache
     from raftflow.domain.tasks.feasibility import Shape
     from raftflow.machine.rules.context import ApplyContext
+    from raftflow.machine.tables.agenda import AgendaJob
     from raftflow.machine.tables.state import State
     from raftflow.machine.tables.tasks import Task
     from raftflow.machine.tables.workflows import Workflow
@@ -92,11 +95,10 @@ def release_claim(step: ApplyContext, workflow: Workflow, task: Task) -> None:
         del step.state.claims[name]
 
 
-def reconsider(step: ApplyContext, workflow: Workflow) -> None:
-    """Look again who runs among equal tasks: the workflow was paused or resumed."""
-    if workflow.caches:
-        for name in dict.fromkeys([task.claim for task in workflow.tasks if task.claim]):
-            _challenge(step, step.state.claims[name])
+def reconsider(step: ApplyContext, tasks: Iterable[Task]) -> None:
+    """Look again who runs among equal tasks: the workflow of these was paused or resumed, or its priority changed."""
+    for name in dict.fromkeys([task.claim for task in tasks if task.claim]):
+        _challenge(step, step.state.claims[name])
 
 
 def waits_for(state: State, workflow: Workflow, task: Task) -> tuple[Workflow, Task] | None:
@@ -125,8 +127,9 @@ def _enter(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) -> N
     claim = state.claims.get(name)
     if full or (claim is not None and len(claim.line) >= CACHE_LINE_MAX):
         move(step, workflow, task, TaskEvent.NEEDS_MET)
-    elif claim is None:
-        state.claims[name] = Claim(member)
+    elif claim is None or claim.owner is None:
+        # A claim has no owner while the workflows of all tasks in its line are being stopped.
+        state.claims.setdefault(name, Claim(None)).owner = member
         move(step, workflow, task, TaskEvent.NEEDS_MET)
         task.claim = name
     else:
@@ -143,11 +146,32 @@ def _cascade(step: ApplyContext, work: _Work) -> None:
         if task.claim:
             _publish(step, workflow, task, work)
         dependents = workflow.dependents[task.position]
-        if len(dependents) < COALESCE_MIN:
+        if not dependents:
+            continue
+        if not step.spend(1 + MEET_STEPS * len(dependents)):
+            owe_needs(step, workflow, task.position)
+        elif len(dependents) < COALESCE_MIN:
             _tell(step, workflow, dependents, work)
         else:
             with coalesce_events(step, workflow, len(dependents), ready=True):
                 _tell(step, workflow, dependents, work)
+
+
+def continue_needs(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> bool:
+    """Tell the next tasks that what they need has succeeded. Returns True when all know it."""
+    while job.cursor < len(job.positions):
+        if step.budget <= 0:
+            return False
+        dependents = workflow.dependents[job.positions[job.cursor]]
+        piece = dependents[job.offset : job.offset + max(step.budget // MEET_STEPS, 1)]
+        step.budget -= 1 + MEET_STEPS * len(piece)
+        job.offset += len(piece)
+        if job.offset == len(dependents):
+            job.cursor, job.offset = job.cursor + 1, 0
+        work: _Work = []
+        _tell(step, workflow, piece, work)
+        _cascade(step, work)
+    return True
 
 
 def _tell(step: ApplyContext, workflow: Workflow, dependents: Sequence[int], work: _Work) -> None:
@@ -156,7 +180,8 @@ def _tell(step: ApplyContext, workflow: Workflow, dependents: Sequence[int], wor
     for position in dependents:
         dependent = tasks[position]
         step.touch_task(workflow, dependent)
-        ready = is_last_need(dependent)
+        # A task of a workflow that is being stopped stays as it is until it is cancelled.
+        ready = is_last_need(dependent) and not workflow.stop_pending
         dependent.open_needs -= 1
         if ready:
             if workflow.profiles[dependent.profile].cache is None:
@@ -184,6 +209,10 @@ def _publish(step: ApplyContext, workflow: Workflow, task: Task, work: _Work) ->
     state.results.put(entry)
     for member in line:
         waited, waiter = _find(state, member)
+        if waited.stop_pending:
+            step.touch_task(waited, waiter)
+            waiter.claim = ""
+            continue
         _reuse(step, waited, waiter, entry)
         work.append((waited, waiter))
 
@@ -207,7 +236,8 @@ def _reuse(step: ApplyContext, workflow: Workflow, task: Task, entry: CachedResu
 def _challenge(step: ApplyContext, claim: Claim, newcomer: tuple[int, int] | None = None) -> None:
     """Let an owner that has not started yield to a better one of the line (to `newcomer` alone if it is given)."""
     state = step.state
-    assert claim.owner is not None  # noqa: S101 - it lacks one only while its workflow is being stopped
+    if claim.owner is None:
+        return  # all that wait are being stopped
     workflow, task = _find(state, claim.owner)
     best = _best(state, claim) if newcomer is None else newcomer
     if task.state not in _IDLE or best is None or _order(state, best) >= _order(state, claim.owner):

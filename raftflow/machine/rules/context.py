@@ -24,6 +24,7 @@ from raftflow.domain.events import (
 from raftflow.domain.events import WorkflowFinished as Finished
 from raftflow.domain.features import LEVEL, highest_need
 from raftflow.domain.tasks.states import FINAL, TRANSITIONS, TaskEvent, TaskState
+from raftflow.machine.rules.step_limits import STEP_LIMITS, StepLimits
 from raftflow.machine.tables.discard import Discarded
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class ApplyContext:
 
     __slots__ = (
         "agents_changed",
+        "budget",
         "clock_ms",
         "coalescing",
         "copying",
@@ -81,14 +83,18 @@ class ApplyContext:
         "highest_need",
         "index",
         "level_max",
+        "limits",
         "notes",
         "state",
         "transitions",
         "workflows_changed",
     )
 
-    def __init__(self, state: State, level_max: int = LEVEL) -> None:
+    def __init__(self, state: State, level_max: int = LEVEL, limits: StepLimits = STEP_LIMITS) -> None:
         self.state = state
+        self.limits = limits
+        self.budget = limits.inline_max
+        """Steps that the current command may still do."""
         self.level_max = level_max
         """The highest feature level that this replica understands. Replicas may differ in it, and in nothing else."""
         self.highest_need = highest_need()
@@ -119,6 +125,18 @@ class ApplyContext:
         self.agents_changed.clear()
         self.workflows_changed.clear()
         return events
+
+    def spend(self, steps: int) -> bool:
+        """Take steps from the budget of the command. False, and nothing is taken, if it has not as many."""
+        if steps > self.budget:
+            return False
+        self.budget -= steps
+        return True
+
+    def finish_if_over(self, workflow: Workflow) -> None:
+        """Finish a workflow if all its tasks have ended and nothing of it is on the agenda."""
+        if workflow.open == 0 and not workflow.jobs and not workflow.finished_ms:
+            _finish(self, workflow)
 
     def touch_task(self, workflow: Workflow, task: Task) -> None:
         """Call it before every change of a task other than a move."""
@@ -182,13 +200,13 @@ def move(
         )
     step.workflows_changed[workflow.id] = None
     if row.readies:
-        if not workflow.paused and workflow is not step.coalescing:
+        if not workflow.held and workflow is not step.coalescing:
             step.events.append(TaskReady(workflow.id, task.position))
-    elif row.unreadies and not workflow.paused and workflow is not step.coalescing:
+    elif row.unreadies and not workflow.held and workflow is not step.coalescing:
         step.events.append(TaskNotReady(workflow.id, task.position))
     if row.opened:
         workflow.open += row.opened
-        if workflow.open == 0:
+        if workflow.open == 0 and not workflow.jobs:
             _finish(step, workflow)
 
 
@@ -198,7 +216,7 @@ def coalesce_events(step: ApplyContext, workflow: Workflow, count: int, *, ready
 
     The event covers all ready tasks of the workflow, also those that were ready before.
     """
-    if count < COALESCE_MIN or workflow.paused:
+    if count < COALESCE_MIN or workflow.held:
         yield
         return
     step.coalescing = workflow
@@ -223,7 +241,7 @@ def _finish(step: ApplyContext, workflow: Workflow) -> None:
     state.finished_number += 1
     workflow.finished_number = state.finished_number
     workflow.finished_ms = step.clock_ms
-    workflow.paused = False
+    workflow.paused = workflow.held = False
     state.finished[workflow.id] = workflow
     state.live_tasks -= len(workflow.tasks)
     step.events.append(Finished(workflow.id, workflow.state))

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.tasks.states import TaskEvent, TaskState
 from raftflow.machine.rules import cache
+from raftflow.machine.rules.agenda import begin_job, end_job
 from raftflow.machine.rules.context import coalesce_events, move
+from raftflow.machine.tables.agenda import AgendaJob, JobKind
 from raftflow.machine.tables.agents import DRAIN_OVER, REVOKED_FENCES_MAX
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP, attempt_of
 
@@ -73,36 +75,106 @@ def move_away(step: ApplyContext, agent: Agent) -> None:
 
 
 def void(step: ApplyContext, agent: Agent, fence: int) -> None:
-    """Have an agent stop an attempt that is over here, or about to be."""
+    """Have an agent stop an attempt that is over here, or about to be. One that is gone is told nothing."""
+    if not agent.present:
+        return
     step.touch_agent(agent)
     agent.void = [*agent.void, fence][-REVOKED_FENCES_MAX:]
 
 
 def stop_workflow(step: ApplyContext, workflow: Workflow, why: str) -> None:
-    """Cancel everything that has no live attempt and tell live attempts to stop."""
+    """Cancel everything that has no live attempt and tell live attempts to stop. A large workflow is blocked first.
+
+    The caller has set the field that says so.
+    """
+    requeue = step.state.agenda.get(JobKind.REQUEUE, workflow.id)
+    if requeue is not None:
+        end_job(step, workflow, requeue)
+    if not step.spend(len(workflow.tasks)):
+        begin_job(step, workflow, AgendaJob(JobKind.STOP, workflow.id, why=why))
+        return
     with coalesce_events(step, workflow, workflow.counts[TaskState.READY], ready=False):
         for task in workflow.tasks:
-            if task.state in _NOT_STARTED:
-                cancel_task(step, workflow, task, why)
-            elif task.state in _LIVE:
-                give_order(step, workflow, task, ORDER_STOP)
+            _stop_task(step, workflow, task, why)
+
+
+def continue_stop(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> bool:
+    """Stop the next tasks of a workflow. Returns True when all are."""
+    piece = workflow.tasks[job.cursor : job.cursor + step.budget]
+    step.budget -= len(piece)
+    job.cursor += len(piece)
+    for task in piece:
+        _stop_task(step, workflow, task, job.why)
+    return job.cursor == len(workflow.tasks)
+
+
+def _stop_task(step: ApplyContext, workflow: Workflow, task: Task, why: str) -> None:
+    if task.state in _NOT_STARTED:
+        cancel_task(step, workflow, task, why)
+    elif task.state in _LIVE:
+        give_order(step, workflow, task, ORDER_STOP)
+
+
+def reach(step: ApplyContext, workflow: Workflow, task: Task) -> None:
+    """Stop a task of a blocked workflow now if a stop is pending: something else is about to happen to the task."""
+    job = step.state.agenda.get(JobKind.STOP, workflow.id)
+    if job is not None:
+        _stop_task(step, workflow, task, job.why)
 
 
 def cancel_downstream(step: ApplyContext, workflow: Workflow, failed: Task) -> None:
     """Cancel everything that directly or indirectly needs a task that failed and has no retries left."""
     why = f"needs {failed.id}, which failed"
-    reached = [failed.position]
-    for position in reached:
-        for below in workflow.dependents[position]:
+    job = AgendaJob(JobKind.CANCEL_DOWNSTREAM, workflow.id, failed.position, why=why, positions=[failed.position])
+    if not continue_downstream(step, workflow, job):
+        begin_job(step, workflow, job)
+
+
+def continue_downstream(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> bool:
+    """Cancel the next tasks below one that failed. Returns True when all are."""
+    positions = job.positions
+    while job.cursor < len(positions):
+        if step.budget <= 0:
+            return False
+        dependents = workflow.dependents[positions[job.cursor]]
+        piece = dependents[job.offset : job.offset + step.budget]
+        step.budget -= 1 + len(piece)
+        for below in piece:
             task = workflow.tasks[below]
             if task.state is TaskState.WAITING:
-                cancel_task(step, workflow, task, why)
-                reached.append(below)
+                cancel_task(step, workflow, task, job.why)
+                positions.append(below)
+        job.offset += len(piece)
+        if job.offset == len(dependents):
+            job.cursor, job.offset = job.cursor + 1, 0
+    return True
 
 
-def take_back_queued(step: ApplyContext, workflow: Workflow, order: int) -> None:
-    """Ask for the workflow's queued attempts back (`ORDER_RELEASE`), or let them run (`ORDER_NONE`)."""
-    expected = ORDER_NONE if order == ORDER_RELEASE else ORDER_RELEASE
-    for task in workflow.tasks:
-        if task.state is TaskState.QUEUED and task.last is not None and task.last.order == expected:
-            give_order(step, workflow, task, order)
+def requeue(step: ApplyContext, workflow: Workflow, order: int) -> None:
+    """Ask for the workflow's queued attempts back (`ORDER_RELEASE`), or let them run (`ORDER_NONE`).
+
+    Among equal tasks it is decided again which one runs.
+    """
+    if not (workflow.counts[TaskState.QUEUED] or workflow.caches):
+        return
+    old = step.state.agenda.get(JobKind.REQUEUE, workflow.id)
+    if old is not None:
+        end_job(step, workflow, old)
+    job = AgendaJob(JobKind.REQUEUE, workflow.id, order=order, fence=step.state.fence)
+    if not continue_requeue(step, workflow, job):
+        begin_job(step, workflow, job)
+
+
+def continue_requeue(step: ApplyContext, workflow: Workflow, job: AgendaJob) -> bool:
+    """Give the next queued attempts of a workflow their order. Returns True when all have it."""
+    piece = workflow.tasks[job.cursor : job.cursor + max(step.budget, 0)]
+    step.budget -= len(piece)
+    job.cursor += len(piece)
+    expected = ORDER_NONE if job.order == ORDER_RELEASE else ORDER_RELEASE
+    for task in piece:
+        last = task.last
+        if task.state is TaskState.QUEUED and last is not None and last.order == expected and last.fence <= job.fence:
+            give_order(step, workflow, task, job.order)
+    if workflow.caches:
+        cache.reconsider(step, piece)
+    return job.cursor == len(workflow.tasks)

@@ -9,6 +9,7 @@ import msgspec
 from raftflow.domain.tasks.states import LIVE_ATTEMPT, AgentState, TaskState
 from raftflow.machine.rules import ledger
 from raftflow.machine.schema.declaration import Counter, Frozen, Limit, Reason, Restoring, Saved, SnapshotError, Table
+from raftflow.machine.tables.agenda import JobKind
 from raftflow.machine.tables.agents import REVOKED_FENCES_MAX, Agent
 from raftflow.machine.tables.copy_on_write import AgentRecord
 from raftflow.machine.tables.tasks import attempt_of
@@ -69,7 +70,7 @@ def _derive_accounts(restoring: Restoring) -> None:
     for fence, workflow, task in restoring.live:
         attempt = attempt_of(task, fence)
         agent = restoring.state.agents.get(attempt.agent)
-        if agent is None or not agent.present or agent.incarnation != attempt.incarnation:
+        if agent is None or agent.incarnation != attempt.incarnation or not is_held(restoring.state, agent):
             raise SnapshotError(f"{workflow.id}/{task.id}: its attempt is on no agent that is present")
         shape = workflow.profiles[task.profile].shape
         if task.state is TaskState.QUEUED:
@@ -97,6 +98,8 @@ def _agent_problems(state: State, name: str, agent: Agent) -> Iterator[str]:
     if agent.name != name or not 0 < agent.incarnation <= state.incarnation:
         yield f"is in the table under another name or incarnation ({agent.name}, {agent.incarnation})"
     yield from _state_problems(agent)
+    if agent.live and not is_held(state, agent):
+        yield f"is {agent.state.value} and still holds attempts"
     yield from _account_problems(name, agent)
     if list(agent.live) != sorted(agent.live):
         yield "its live attempts are out of order"
@@ -135,14 +138,19 @@ def _account_problems(name: str, agent: Agent) -> Iterator[str]:
         yield "its account names other resources than its capacity"
 
 
+def is_held(state: State, agent: Agent) -> bool:
+    """Tell whether an agent may hold attempts: it is present, or their end is on the agenda."""
+    return agent.present or state.agenda.get(JobKind.REMOVE_AGENT, agent.name) is not None
+
+
 def holders(task: Task) -> list[tuple[int, str]]:
     """Return the fences of a task's live attempts, each with its agent."""
     return [(attempt.fence, attempt.agent) for attempt in (task.last, task.backup) if attempt is not None]
 
 
 def _state_problems(agent: Agent) -> Iterator[str]:
-    if not agent.present and (agent.live or agent.void):
-        yield f"is {agent.state.value} and still holds attempts"
+    if agent.void and not agent.present:
+        yield f"is {agent.state.value} and is still told to stop attempts"
     if agent.drain_deadline_ms and agent.state is not AgentState.DRAINING:
         yield f"is {agent.state.value} and has a drain deadline"
     if agent.drained and agent.present and agent.state is not AgentState.DRAINING:
@@ -155,7 +163,7 @@ def _state_problems(agent: Agent) -> Iterator[str]:
 
 def _head_problems(agent: Agent) -> Iterator[str]:
     """A queue whose head fits should have moved up."""
-    if agent.queue and agent.queue[0] in agent.live:
+    if agent.present and agent.queue and agent.queue[0] in agent.live:
         workflow, task = agent.live[agent.queue[0]]
         shape = workflow.profiles[task.profile].shape
         if shape.exclusive:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raftflow.machine.schema import agents, kinds, requests, results, timers, uploads, workflows
+from raftflow.machine.schema import agenda, agents, kinds, requests, results, timers, uploads, workflows
 from raftflow.machine.schema.declaration import Counter, Limit, Reason, Restoring, Saved, Table
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ TABLES: tuple[Table, ...] = (
     agents.AGENTS,
     workflows.WORKFLOWS,
     uploads.UPLOADS,
+    agenda.AGENDA,
     workflows.BY_NUMBER,
     workflows.FINISHED,
     workflows.LIVE_TASKS,

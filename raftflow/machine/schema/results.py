@@ -52,8 +52,13 @@ def _derive_claims(restoring: Restoring) -> None:
         for task in workflow.tasks if workflow.caches else ():
             if task.claim:
                 _claim(state, workflow, task)
-    if any(claim.owner is None for claim in state.claims.values()):
+    if any(claim.owner is None and not _is_being_stopped(state, claim) for claim in state.claims.values()):
         raise SnapshotError("tasks wait for an equal one that is not there")
+
+
+def _is_being_stopped(state: State, claim: Claim) -> bool:
+    """Tell whether the workflows of all tasks in a line are being stopped."""
+    return all(state.by_number[number].stop_pending for number, _ in claim.line)
 
 
 def _claim(state: State, workflow: Workflow, task: Task) -> None:

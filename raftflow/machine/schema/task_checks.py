@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain import limits
 from raftflow.domain.tasks.states import FINAL, LIVE_ATTEMPT, TaskState
+from raftflow.machine.schema.agenda import needs_owed
 from raftflow.machine.schema.agents import holders
 from raftflow.machine.tables.agents import DRAIN_OVER
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_NONE, ORDER_RELEASE, ORDER_STOP, attempts_of
@@ -21,18 +22,21 @@ if TYPE_CHECKING:
 def task_problems(state: State, workflow: Workflow, task: Task, clock_ms: int) -> Iterator[str]:
     """Yield what is wrong with a task and its attempts."""
     open_needs = sum(workflow.tasks[need].state is not TaskState.SUCCEEDED for need in task.waited)
+    open_needs += needs_owed(state, workflow, task)
     if task.open_needs != open_needs:
         yield f"{task.open_needs} open needs counted, there are {open_needs}"
     if not open_needs and any(workflow.tasks[need].state is not TaskState.SUCCEEDED for need in task.needs):
         yield "does not wait for one of its needs"
     if open_needs and task.state not in {TaskState.WAITING, TaskState.CANCELLED}:
         yield f"is {task.state.name} although {open_needs} of its needs have not succeeded"
-    if not open_needs and task.state is TaskState.WAITING and not task.claim:
+    if not open_needs and task.state is TaskState.WAITING and not task.claim and not workflow.blocked:
         yield "waits although all its needs have succeeded"
     if task.state in {TaskState.WAITING, TaskState.READY, TaskState.DELAYED}:
-        if workflow.cancelled or workflow.stopping:
+        if (workflow.cancelled or workflow.stopping) and not workflow.blocked:
             yield f"is {task.state.name} although its workflow is being stopped"
-        if any(workflow.tasks[need].state in {TaskState.FAILED, TaskState.CANCELLED} for need in task.needs):
+        if not workflow.jobs and any(
+            workflow.tasks[need].state in {TaskState.FAILED, TaskState.CANCELLED} for need in task.needs
+        ):
             yield "waits for a task that will not succeed"
     if task.claim and (open_needs or task.state in FINAL or task.claim not in state.claims):
         yield f"is {task.state.name} and holds a claim"
@@ -97,13 +101,13 @@ def _attempt_problems(state: State, workflow: Workflow, task: Task, attempt: Att
             yield f"attempt {attempt.number} is over and has an order"
         return
     agent = state.agents.get(attempt.agent)
-    if agent is None or not agent.present or agent.incarnation != attempt.incarnation:
+    if agent is None or not (agent.present or agent.live) or agent.incarnation != attempt.incarnation:
         yield f"attempt {attempt.number} is live on {attempt.agent}, which is not present in that incarnation"
     elif agent.live.get(attempt.fence) != (workflow, task):
         yield f"attempt {attempt.number} is not in the table of {attempt.agent}"
     if (task.state is TaskState.RUNNING) != bool(attempt.started_ms):
         yield f"is {task.state.name}, attempt {attempt.number} started at {attempt.started_ms}"
-    if (workflow.cancelled or workflow.stopping) and attempt.order != ORDER_STOP:
+    if (workflow.cancelled or workflow.stopping) and not workflow.blocked and attempt.order != ORDER_STOP:
         yield f"attempt {attempt.number} is live and was not told to stop, but its workflow is being stopped"
     if attempt.order == ORDER_RELEASE and task.state is not TaskState.QUEUED:
         yield f"attempt {attempt.number} runs and is asked back"

@@ -32,11 +32,13 @@ def workflow_problems(workflow: Workflow) -> Iterator[str]:
         yield f"{workflow.cached} tasks with cached results counted, there are {cached}"
     if workflow.open != unfinished:
         yield f"{workflow.open} open tasks counted, there are {unfinished}"
-    finished = unfinished == 0
+    finished = unfinished == 0 and (not workflow.jobs or bool(workflow.finished_ms))
     if finished != bool(workflow.finished_ms) or finished != bool(workflow.finished_number):
         yield f"{unfinished} tasks have not ended, finished at {workflow.finished_ms}"
     if workflow.paused and (workflow.finished_ms or workflow.cancelled):
         yield "paused although it has ended or is cancelled"
+    if workflow.held != (workflow.paused or workflow.blocked):
+        yield "is held although it is neither paused nor blocked, or the other way round"
     if tuple([workflow.by_id.get(task.id) for task in workflow.tasks]) != workflow.tasks:
         yield "the table of ids does not match its tasks"
     below: list[list[int]] = [[] for _ in workflow.tasks]

@@ -85,7 +85,7 @@ class WorkflowReader:
         )
         workflow.finished_ms = record.finished_ms
         workflow.finished_number = record.finished_number
-        workflow.paused = record.paused
+        workflow.paused = workflow.held = record.paused
         workflow.cancelled = record.cancelled
         workflow.stopping = record.stopping
         workflow.placed = record.placed

@@ -7,6 +7,7 @@ import weakref
 from raftflow.domain.features import LEVEL_FIRST
 from raftflow.domain.limits import REQUEST_IDS_MAX
 from raftflow.domain.tasks.feasibility import Shape
+from raftflow.machine.tables.agenda import Agenda
 from raftflow.machine.tables.agent_timers import AgentTimers
 from raftflow.machine.tables.agents import Agent, AgentClass
 from raftflow.machine.tables.claims import Claim
@@ -51,6 +52,8 @@ class State:
         """Workflows that come in pieces, in the order in which they were begun. Users do not see them."""
         self.upload_tasks = 0
         """Tasks that they will have."""
+        self.agenda = Agenda()
+        """Work that commands have begun and later commands do in pieces."""
         self.fence = 0
         """The last one given. The same holds for the numbers that follow."""
         self.incarnation = 0

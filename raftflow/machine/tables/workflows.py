@@ -11,6 +11,9 @@ from raftflow.domain.tasks.states import TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import OnFailure
 from raftflow.machine.tables.tasks import Profile, Task
 
+_NOT_STARTED = (TaskState.WAITING, TaskState.DELAYED, TaskState.READY)
+_WITHOUT_SUCCESS = (TaskState.FAILED, TaskState.CANCELLED)
+
 
 class Workflow(msgspec.Struct, gc=False, eq=False):
     """A workflow and its tasks, in document order."""
@@ -56,11 +59,43 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """Some of its tasks are cached."""
     result_bytes: int = 0
     """Of the results of its tasks, all together."""
+    jobs: int = 0
+    """Jobs of it on the agenda."""
+    blocked: bool = False
+    """One of them stops or revives it."""
+    held: bool = False
+    """None of its tasks may be placed: it is paused or blocked."""
+
+    @property
+    def stop_pending(self) -> bool:
+        """True while some of its tasks have not been stopped yet although it is being stopped."""
+        return self.blocked and (self.cancelled or self.stopping)
+
+    @property
+    def settled_counts(self) -> list[int]:
+        """Tasks by state, as they are when the pending stop or revival is done."""
+        counts = self.counts
+        if not self.blocked:
+            return counts
+        counts = counts.copy()
+        moved, after = (
+            (_NOT_STARTED, TaskState.CANCELLED) if self.stop_pending else (_WITHOUT_SUCCESS, TaskState.WAITING)
+        )
+        count = sum([counts[state] for state in moved])
+        for state in moved:
+            counts[state] = 0
+        counts[after] += count
+        return counts
+
+    def hold(self) -> None:
+        """Note that it was paused or blocked, or is so no longer."""
+        self.held = self.paused or self.blocked
 
     @property
     def state(self) -> WorkflowState:
-        """The public state."""
-        if self.finished_ms:
+        """The public state. A cancelled workflow of which nothing runs has ended, although its tasks follow later."""
+        ended = self.stop_pending and not (self.counts[TaskState.QUEUED] or self.counts[TaskState.RUNNING])
+        if self.finished_ms or ended:
             if self.cancelled:
                 return WorkflowState.CANCELLED
             return WorkflowState.FAILED if self.counts[TaskState.FAILED] else WorkflowState.SUCCEEDED

@@ -41,6 +41,7 @@ Task = tuple[str, str]
 """Workflow and task id."""
 _LIVE: Final = frozenset({"queued", "running"})
 _FINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
+_STARTABLE: Final = frozenset({"ready", "delayed", "queued"})
 _FAILURES: Final = frozenset({AttemptOutcome.FAILED, AttemptOutcome.TIMEOUT})
 _DECISIONS: Final = frozenset({"succeeded", "failed_final"})
 """What follows at once where one of two attempts was ended because the other one decided."""
@@ -81,6 +82,8 @@ class AttemptModel:
         self.holes = BlackHoles()
         self.stopped: dict[str, None] = {}
         """Workflows that were cancelled, or may be stopped since a task of them failed."""
+        self.cancelled: dict[str, None] = {}
+        """Workflows that were cancelled, and not retried since. From the answer on nothing of them may start."""
         self.timeouts: dict[Task, int] = {}
         """Milliseconds that an attempt may take, the grace after SIGTERM included."""
         self.limits: dict[str, int] = {}
@@ -240,6 +243,8 @@ class AttemptModel:
         self.states[task] = step.after
         if before != step.before:
             return f"goes from {step.before}, but was {before}"
+        if step.after in _STARTABLE and step.event != "promoted" and task[0] in self.cancelled:
+            return f"becomes {step.after} by {step.event}, although its workflow was cancelled"
         self._follow_inputs(task, step)
         if step.event == "backup_started":
             return self._back_up(task, step)
@@ -327,9 +332,10 @@ class AttemptModel:
 
     def _steer(self, command: ControlWorkflow) -> None:
         if command.action == "cancel":
-            self.stopped[command.workflow_id] = None
+            self.stopped[command.workflow_id] = self.cancelled[command.workflow_id] = None
         elif command.action == "retry":
             self.stopped.pop(command.workflow_id, None)
+            self.cancelled.pop(command.workflow_id, None)
 
     def _back_up(self, task: Task, step: AuditTransition) -> str | None:
         """A running task got a second attempt."""

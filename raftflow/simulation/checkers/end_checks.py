@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from raftflow.domain.features import NEXT_LEVEL
 from raftflow.machine.machine import Machine
-from raftflow.simulation.checkers.reads import answer
+from raftflow.simulation.checkers.reads import answer, is_torn
+from raftflow.simulation.world.replica_builder import STEP_LIMITS
 
 if TYPE_CHECKING:
     from raftflow.simulation.checkers.history import RunHistory
@@ -47,6 +48,8 @@ def check_end(history: RunHistory, hosts: list[SimHost]) -> None:
         open_ = [workflow.id for workflow in machine.tables.workflows.values() if not workflow.finished_ms]
         if open_:
             history.violation("no rest", f"{len(open_)} workflows never finished, {open_[0]} for one")
+        if machine.tables.agenda:
+            history.violation("no rest", f"{name} has {len(machine.tables.agenda)} jobs on its agenda")
         if machine.tables.uploads:
             history.violation("no rest", f"uploads that nobody will finish: {', '.join(machine.tables.uploads)}")
 
@@ -68,7 +71,7 @@ def _check_submitted(history: RunHistory, name: str, machine: Machine) -> None:
 
 def _replay(history: RunHistory) -> Machine:
     """Apply the log to a fresh machine, and ask it what the reads were told."""
-    machine = Machine(level_max=NEXT_LEVEL)
+    machine = Machine(level_max=NEXT_LEVEL, limits=STEP_LIMITS)
     reads = sorted(history.reads, key=lambda read: read.at)
     position = 0
     for index in sorted(history.entries):
@@ -86,5 +89,7 @@ def _replay(history: RunHistory) -> Machine:
 
 
 def _check_read(history: RunHistory, machine: Machine, read: Read) -> None:
+    if is_torn(machine, read.query):
+        history.violation("torn read", f"{read.query} at {read.at} saw a part of what a command does")
     if answer(machine, read.query) != read.content:
         history.violation("wrong read", f"{read.query} at {read.at} was told what the log does not say")

@@ -42,6 +42,7 @@ from raftflow.simulation.checkers.command_effects import has_effect
 from raftflow.simulation.checkers.execution_checks import ExecutionChecks
 from raftflow.simulation.checkers.member_checks import MemberModel
 from raftflow.simulation.checkers.replica_checks import ReplicaChecks
+from raftflow.simulation.world.replica_builder import STEP_LIMITS
 
 if TYPE_CHECKING:
     from raftflow.domain.replies import AnyReply
@@ -163,12 +164,20 @@ class RunHistory:
 
     def restored(self, host: SimHost) -> None:
         """A replica restored a snapshot."""
-        machine = host.replica.machine if host.replica is not None else Machine(level_max=NEXT_LEVEL)
+        machine = (
+            host.replica.machine if host.replica is not None else Machine(level_max=NEXT_LEVEL, limits=STEP_LIMITS)
+        )
         index = machine.applied_index
         self._applied[host.name] = index
         known = self.entries.get(index)
         # Entries of the log's own may be all that a snapshot covers: the state machine is then as it was made.
-        chain = known.chain if known is not None else Machine(level_max=NEXT_LEVEL).chain if index == 0 else None
+        chain = (
+            known.chain
+            if known is not None
+            else Machine(level_max=NEXT_LEVEL, limits=STEP_LIMITS).chain
+            if index == 0
+            else None
+        )
         if chain != machine.chain:
             self.violation("diverged", f"{host.name} restored a state of entry {index} that no replica had there")
         self._replicas.restored(host)

@@ -20,7 +20,15 @@ class Read(NamedTuple):
     content: bytes
 
 
+_OF_ONE = ("workflow", "tasks")
+"""Reads of one workflow."""
 _encode = msgspec.json.Encoder().encode
+
+
+def is_torn(machine: Machine, query: tuple[str, ...]) -> bool:
+    """Tell whether an answer from this state would show a part of what a command does."""
+    workflow = machine.tables.workflows.get(query[1]) if query[0] in _OF_ONE else None
+    return workflow is not None and workflow.jobs > 0
 
 
 def answer(machine: Machine, query: tuple[str, ...]) -> bytes:

@@ -323,7 +323,10 @@ class SimClient:
         """Submit a command until there is a reply. None if no reply came."""
 
         async def serve(replica: Replica) -> AnyReply:
-            return await replica.propose(command(replica))
+            made = command(replica)
+            if isinstance(made, ControlWorkflow | SetPriority):
+                return await replica.control(made)
+            return await replica.propose(made)
 
         return await self._request(request_id, serve)
 
@@ -365,6 +368,8 @@ class SimClient:
 
         async def serve(replica: Replica) -> tuple[str, int, bytes]:
             await replica.read_barrier()
+            if query[1:]:
+                await replica.settle(query[1])
             return replica.config.name, replica.machine.applied_index, answer(replica.machine, query)
 
         floor = self._history.floor

@@ -11,6 +11,7 @@ from raftflow.coordinator.config.peer_directory import PeerDirectory
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, MemberConfig
 from raftflow.coordinator.history import AppliedHistory
 from raftflow.coordinator.replica import Replica
+from raftflow.machine.rules.step_limits import StepLimits
 from raftflow.replication.config import LogConfig
 from raftflow.replication.engine import PySyncObjLog
 from raftflow.replication.members.births import IntroducedPeers
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from raftflow.simulation.world.trace import Trace
 
 DATA_DIR: Final = Path("/data")
+STEP_LIMITS: Final = StepLimits(inline_max=4, piece_max=3)
+"""So small that most commands of a run go on the agenda."""
 
 
 class ReplicaEnvironment(NamedTuple):
@@ -98,7 +101,14 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
 
     ids = IdSource(host.clock, env.getrandbits)
     host.replica = Replica(
-        config, make_log, host.disk, clock=host.clock, ids=ids, level=host.level, peer_levels=links.levels
+        config,
+        make_log,
+        host.disk,
+        clock=host.clock,
+        ids=ids,
+        level=host.level,
+        step_limits=STEP_LIMITS,
+        peer_levels=links.levels,
     )
     introducer.history = AppliedHistory(host.replica.machine, host.replica.audit)
     host.replica.log.on_role_change(lambda role, term: env.role_changed(host, role, term))

@@ -159,6 +159,8 @@ class SimLeaderClient:
                 if isinstance(reply, Rejection):
                     if reply.code in {RejectionCode.STALE_INCARNATION, RejectionCode.NOT_FOUND}:
                         raise StaleIncarnationError(reply.message)
+                    if reply.code is RejectionCode.PENDING:
+                        raise AgentNoLeaderError(reply.message, 0.1)
                     if reply.code is RejectionCode.NAME_IN_USE:
                         raise NameInUseError(409, reply.message)
                     raise RefusedError(422, reply.message)

@@ -371,6 +371,14 @@ def test_an_agent_that_is_drained_for_long() -> None:
     assert (finding.subject, finding.code, finding.measured) == ("a2", "agent-drained", "drained for 2.0 h or longer")
 
 
+def test_agents_of_another_version() -> None:
+    same, other = agent(version="0.1.0"), agent("a2", version="0.0.9")
+    assert bad(cluster(agents=[same])) == []
+    finding = only(cluster(agents=[same, other, agent("a3", "left", version="0.0.1")]))
+    assert (finding.code, finding.measured) == ("agent-versions", "1 agents run 0.0.9, 1 agents run 0.1.0")
+    assert finding.value == 1
+
+
 def test_a_cluster_whose_agents_are_all_away() -> None:
     assert ("problem", "cluster", "agents") in bad(cluster(agents=[agent(state="draining")]))
     assert bad(cluster(agents=[])) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _READABLE: Final = 0o044
 _WRITABLE: Final = 0o022
-_LOOKED_MAX: Final = 5_000
+LOOKED_MAX: Final = 5_000
 """Files of the data directory that are looked at."""
 EXPOSED_MAX: Final = 20
 """Files of the data directory that are named."""
@@ -47,15 +48,16 @@ def _private(setting: str, path: Path) -> FileMode:
 
 def _exposed_data(directory: Path) -> Iterator[FileMode]:
     """Yield the files of the data directory that others may use."""
-    looked = 0
-    for folder, _, names in os.walk(directory, onerror=None):
-        for name in names:
-            looked += 1
-            if looked > _LOOKED_MAX:
-                return
-            found = _mode_of(_DATA_DIR, Path(folder, name), forbidden=_READABLE | _WRITABLE)
-            if found.exposed:
-                yield found
+    for file in files_below(directory):
+        found = _mode_of(_DATA_DIR, file, forbidden=_READABLE | _WRITABLE)
+        if found.exposed:
+            yield found
+
+
+def files_below(directory: Path) -> Iterator[Path]:
+    """Yield the files of a directory and of the directories in it, `LOOKED_MAX` at most."""
+    found = (Path(folder, name) for folder, _, names in os.walk(directory) for name in names)
+    return itertools.islice(found, LOOKED_MAX)
 
 
 def _mode_of(setting: str, path: Path, *, forbidden: int) -> FileMode:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import raftflow
 from raftflow.api.diagnostics.certificates import certificate_facts
-from raftflow.api.diagnostics.file_modes import file_modes
+from raftflow.api.diagnostics.file_modes import file_modes, files_below
 from raftflow.api.diagnostics.pressure import pressure_stall
 from raftflow.api.diagnostics.watch import ReplicaWatch
-from raftflow.api.figures.process import process_figures
+from raftflow.api.figures.process import ProcessFigures, process_figures
 from raftflow.coordinator.clock import SystemClock
 from raftflow.domain.contract.cluster import (
     CertificateFacts,
@@ -78,7 +78,8 @@ class HostFacts:
             why = f"its file systems did not answer within {READ_S:g} s"
         except OSError as error:
             why = f"the data directory cannot be read: {error.strerror}"
-        view = self._without_files()
+        # In a thread, because it lists the open descriptors, which may be many.
+        view = self._without_files(await asyncio.to_thread(process_figures))
         if read is None:
             view.unread = why
             return view
@@ -86,8 +87,8 @@ class HostFacts:
         view.snapshots, view.repairing, view.damaged_files = read.snapshots, read.repairing, read.damaged_files
         return view
 
-    def _without_files(self) -> HostView:
-        config, process, watch = self._replica.config, process_figures(), self.watch
+    def _without_files(self, process: ProcessFigures) -> HostView:
+        config, watch = self._replica.config, self.watch
         return HostView(
             name=config.name,
             version=raftflow.__version__,
@@ -171,10 +172,5 @@ def _disk_of(directory: Path) -> DiskFacts:
 
 def _set_aside(directory: Path) -> list[str]:
     """Return the damaged files that were set aside."""
-    found = [
-        str(Path(folder, name).relative_to(directory))
-        for folder, _, names in os.walk(directory)
-        for name in names
-        if SET_ASIDE_MARK in name
-    ]
+    found = [str(file.relative_to(directory)) for file in files_below(directory) if SET_ASIDE_MARK in file.name]
     return sorted(found)[:DAMAGED_MAX]

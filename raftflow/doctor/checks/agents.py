@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from raftflow.doctor.facts import ClusterFacts
-from raftflow.doctor.findings import CheckResult, Severity
+from raftflow.doctor.findings import CheckResult, Severity, judged
 from raftflow.doctor.units import duration
 from raftflow.domain.contract.views import AgentView
 
@@ -60,6 +60,7 @@ def check_agents(gathered: ClusterFacts) -> Iterator[CheckResult]:
         )
         return
     yield _counts(agents)
+    yield from _versions(agents, {status.version for _, status in gathered.statuses()})
     drained_s = _drained_for(gathered)
     findings = [finding for agent in agents for finding in _of_agent(agent, drained_s.get(agent.name, 0.0))]
     yield from findings[:NAMED_MAX]
@@ -91,6 +92,24 @@ def _counts(agents: list[AgentView]) -> CheckResult:
         value=sum(agent.up for agent in agents),
         unit="agents",
     )
+
+
+def _versions(agents: list[AgentView], known: set[str]) -> Iterator[CheckResult]:
+    """Compare the versions of agents with those of the replicas."""
+    versions = Counter(agent.version for agent in agents if agent.up and agent.version)
+    others = {version: count for version, count in versions.items() if version not in known}
+    if versions and known:
+        yield judged(
+            code="agent-versions",
+            severity=Severity.WARNING if others else Severity.OK,
+            subject="cluster",
+            measured=", ".join(f"{count} agents run {version}" for version, count in sorted(versions.items())),
+            meaning="Agents run another version than every replica.",
+            advice="drain, upgrade and start them, some at a time: `raftflow agent drain NAME`",
+            page="upgrade-stopped",
+            value=sum(others.values()),
+            unit="agents",
+        )
 
 
 def _drained_for(gathered: ClusterFacts) -> dict[str, float]:

@@ -11,6 +11,7 @@ from raftflow.doctor.checks.machines import check_clocks, check_disks, check_pro
 from raftflow.doctor.checks.replicas import (
     check_elections,
     check_histories,
+    check_identity,
     check_lag,
     check_replicas,
     check_versions,
@@ -20,6 +21,7 @@ from raftflow.doctor.findings import CheckResult, Diagnosis, worst_first
 
 CHECKS: Final[tuple[Callable[[ClusterFacts], Iterator[CheckResult]], ...]] = (
     check_replicas,
+    check_identity,
     check_versions,
     check_lag,
     check_elections,

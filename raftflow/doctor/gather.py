@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final, TypeVar
 
 from raftflow.client.aio import AsyncClient
@@ -31,14 +31,18 @@ _REFUSED: Final = {401, 403, 421}
 """Statuses of a replica that does not answer this client: no token, a page of another site, another host name."""
 
 
-async def gather(client: AsyncClient) -> ClusterFacts:
-    """Ask all replicas that the client knows, and all members that these name. Raises no `ClientError`."""
+async def gather(client: AsyncClient, names: Mapping[str, str] | None = None) -> ClusterFacts:
+    """Ask all replicas that the client knows, and all members that these name. Raises no `ClientError`.
+
+    `names` are those of replicas by URL, as far as the caller knows them: for those that do not answer.
+    """
+    known = names or {}
     facts: dict[str, ReplicaFacts] = {}
     lists: dict[str, MemberList] = {}
     agents = asyncio.ensure_future(_agents(client))
     waiting = {url.rstrip("/") for url in client.peers}
     while waiting:  # the members that the first answers name are asked in a second turn, and so on
-        asked = [ReplicaFacts(name=url, url=url) for url in sorted(waiting)]
+        asked = [ReplicaFacts(name=known.get(url, url), url=url) for url in sorted(waiting)]
         facts |= {each.url: each for each in asked}
         told = await asyncio.gather(*(_first_round(client, each) for each in asked))
         lists |= {each.url: members for each, members in zip(asked, told, strict=True) if members is not None}

@@ -22,7 +22,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> Callable[[ClusterFacts], None]:
     """Return a function that says what the doctor gathers."""
 
     def gather(found: ClusterFacts) -> None:
-        async def answer(_client: Any) -> ClusterFacts:
+        async def answer(_client: Any, _names: Any) -> ClusterFacts:
             return found
 
         monkeypatch.setattr("raftflow.doctor.gather.gather", answer)

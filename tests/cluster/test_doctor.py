@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 
 import pytest
+from click.testing import CliRunner
 
+from raftflow.cli.main import root
 from raftflow.client import AsyncClient
 from raftflow.doctor.examine import examine
 from raftflow.doctor.findings import CheckResult, Diagnosis
@@ -74,3 +76,7 @@ def test_a_cluster_that_gets_sick(make_cluster: Callable[..., LocalCluster]) -> 
     found = diagnose(cluster)
     assert (found.leader, found.reached) == (None, [])
     assert {code for _, code in bad(found)} == {"replica", "quorum", "leader", "agents"}
+    printed = CliRunner().invoke(root, ["cluster", "doctor", "--data-dir", str(cluster.directory)]).output
+    assert [
+        name for name in cluster.replica_names if f"PROBLEM {name}: replica: connection refused" not in printed
+    ] == []

@@ -306,6 +306,18 @@ def test_a_leader_that_only_the_others_reach() -> None:
     assert codes["leader"].measured == "the replicas follow n1, which does not answer here"
 
 
+def test_two_leaders_of_one_term() -> None:
+    finding = only(cluster(replica("n3", status=status("n3", role="leader"))))
+    assert (finding.severity, finding.measured) == ("problem", "n1, n3 all lead in term 3")
+    assert bad(cluster(replica("n3", status=status("n3", role="leader", term=2)))) == [], "one that was cut off"
+
+
+def test_replicas_of_two_clusters() -> None:
+    finding = only(cluster(replica("n3", status=status("n3", cluster="c-20261130"))))
+    assert (finding.severity, finding.code) == ("problem", "cluster-id")
+    assert finding.measured == "n1, n2 of c; n3 of c-20261130"
+
+
 def test_a_replica_that_refuses_the_token() -> None:
     gathered = cluster(*(silent(name, "refused: 401 A valid token is needed", refused=True) for name in NAMES))
     found = examine(gathered)

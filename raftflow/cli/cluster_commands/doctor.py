@@ -49,7 +49,18 @@ async def _gather() -> ClusterFacts:
     settings = resolve(given_flags(), os.environ)
     settings.pop("request_timeout", None)  # each question has a time of its own
     async with AsyncClient(environ={}, **settings) as client:
-        return await gather(client)
+        return await gather(client, _local_names())
+
+
+def _local_names() -> dict[str, str]:
+    """Return the names of a local cluster's replicas by URL; none for another cluster."""
+    directory = given_flags().get("local_dir")
+    if directory is None:
+        return {}
+    from raftflow.local.cluster import LocalCluster  # noqa: PLC0415 - heavy
+
+    local = LocalCluster.load(directory)
+    return {local.url_of(name).rstrip("/"): name for name in local.replica_names}
 
 
 def _print(found: Diagnosis) -> None:

@@ -158,6 +158,18 @@ def _quorum(gathered: ClusterFacts) -> CheckResult:
 def _leader(gathered: ClusterFacts) -> CheckResult:
     leader = gathered.leader
     if leader is not None and leader.status is not None:
+        term = leader.status.term
+        leading = [name for name, status in gathered.statuses() if (status.role, status.term) == ("leader", term)]
+        if len(leading) > 1:
+            return CheckResult(
+                code="leader",
+                severity=Severity.PROBLEM,
+                subject=CLUSTER,
+                measured=f"{', '.join(leading)} all lead in term {term}",
+                meaning="A term has one leader at most: these are not of one cluster, or a bug was found.",
+                advice="stop the cluster and keep all data directories; compare with `raftflow audit verify`",
+                page="flipped-bits",
+            )
         measured = f"{leader.name}, term {leader.status.term}"
         return CheckResult(code="leader", severity=Severity.OK, subject=CLUSTER, measured=measured)
     followed = {status.leader for _, status in gathered.statuses() if status.leader is not None and status.ready}
@@ -180,6 +192,23 @@ def _leader(gathered: ClusterFacts) -> CheckResult:
         advice="look again in some seconds; then see which replicas do not answer",
         page="majority-lost",
     )
+
+
+def check_identity(gathered: ClusterFacts) -> Iterator[CheckResult]:
+    """Check that all replicas belong to one cluster."""
+    clusters: dict[str, list[str]] = {}
+    for name, status in gathered.statuses():
+        clusters.setdefault(status.cluster, []).append(name)
+    if clusters:
+        yield judged(
+            code="cluster-id",
+            severity=Severity.PROBLEM if len(clusters) > 1 else Severity.OK,
+            subject=CLUSTER,
+            measured="; ".join(f"{', '.join(names)} of {cluster}" for cluster, names in clusters.items()),
+            meaning="The addresses lead to different clusters. After a restore the old one must not run any more.",
+            advice="correct the list of peers; stop the replicas of the cluster that was replaced",
+            page="majority-disks-lost",
+        )
 
 
 def check_versions(gathered: ClusterFacts) -> Iterator[CheckResult]:

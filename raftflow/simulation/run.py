@@ -10,7 +10,7 @@ import random
 import secrets
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from unittest.mock import patch
 
 import msgspec
@@ -19,6 +19,7 @@ from raftflow.coordinator import membership_admin
 from raftflow.coordinator.config.replica_config import Limits
 from raftflow.coordinator.leader import leader_loop
 from raftflow.domain.features import NEEDS, NEXT_LEVEL, NEXT_VERSION
+from raftflow.replication.raft.bounds import claims_needed
 from raftflow.replication.raft.rules import NO_RULES
 from raftflow.simulation.checkers.end_checks import check_acknowledged, check_end
 from raftflow.simulation.checkers.history import RunHistory, Violation
@@ -355,9 +356,16 @@ class World:
         return True
 
     def _reachable(self, name: str) -> bool:
-        """Return True if a removed replica runs and could hear of its removal."""
-        links = self.cluster.hosts[name].links
-        return links is not None and any(peer in links.up for peer in self._members())
+        """Return True if a removed replica runs, and enough of those that it believes could tell it of its removal.
+
+        A replica that waits for the report of one that is lost for good only warns: an operator stops it.
+        """
+        replica, links = self.cluster.hosts[name].replica, self.cluster.hosts[name].links
+        if replica is None or links is None:
+            return False
+        guard = cast("Any", replica.log).parts.guard
+        believed = guard.raft.other_voters or guard.configured
+        return len(believed & links.up.keys() & set(self._members())) >= claims_needed(believed)
 
     async def _tidy(self) -> None:
         """Resume what was paused or drained."""

@@ -173,9 +173,11 @@ def _inject(
     try:
         problems = write_final(bed, workload.known.settings.run)
     except (LocalClusterError, ClientError) as error:
-        found.append(CheckerViolation(kind="final", text=f"the cluster cannot be read: {error}", at=history.now_s()))
+        found.append(
+            CheckerViolation(kind="recovery", text=f"the cluster cannot be read: {error}", at=history.now_s())
+        )
         problems = []
-    found += [CheckerViolation(kind="replica", text=line, at=history.now_s()) for line in problems]
+    found += [CheckerViolation(kind="replicas", text=line, at=history.now_s()) for line in problems]
     return InjectionEnd(found, workload.known.tasks)
 
 

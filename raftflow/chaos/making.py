@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from raftflow.chaos.history import HistoryWriter
 from raftflow.chaos.proxy import ReplicaProxies
-from raftflow.chaos.testbed import LEASE_MS, SPARE_REPLICAS, Testbed, make_image
+from raftflow.chaos.testbed import LEASE_MS, SNAPSHOT_ENTRIES, SPARE_REPLICAS, Testbed, make_image
 from raftflow.chaos.undo import EndCluster, RunCommand, UndoList
 from raftflow.local.cluster import LocalCluster
 from raftflow.local.cluster_file import ClusterOptions, LocalClusterError
@@ -22,8 +22,7 @@ from raftflow.local.faults.namespaces import Machines, NamespaceError, check
 
 MARKER: Final = "chaos.json"
 """A file that only clusters have which were made for chaos."""
-_LIMITS: Final = "[limits]\nsnapshot_entries = 200\n"
-"""Snapshots and compaction happen all the time, so that faults hit them too."""
+_LIMITS: Final = f"[limits]\nsnapshot_entries = {SNAPSHOT_ENTRIES}\n"
 _AGENT_DISK_BYTES: Final = 32 * 1024 * 1024
 
 

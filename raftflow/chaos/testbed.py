@@ -32,6 +32,8 @@ from raftflow.local.processes import ProcessRecord
 LEASE_MS: Final = 2_000
 SPARE_REPLICAS: Final = 3
 READY_S: Final = 60.0
+SNAPSHOT_ENTRIES: Final = 100
+"""Snapshots and compaction happen all the time, so that faults hit them too."""
 _POLL_S: Final = 0.03
 _IMAGE_BYTES: Final = 512 * 1024 * 1024
 

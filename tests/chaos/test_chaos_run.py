@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,6 +63,55 @@ def test_a_short_run_injects_faults_and_finds_nothing(tmp_path: Path) -> None:
     final = next(line for line in lines if line["type"] == "final")
     assert (final["audit_verified"], final["digests_equal"], final["unfinished"]) == (True, True, 0)
     assert not (directory / "cluster").exists(), "a cluster without a violation is removed"
+
+
+AS_NOBODY = (
+    "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+    "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
+    "--bounding-set=-all,+dac_read_search",
+)  # fmt: skip
+"""Another user, who may read every file: the interpreter may lie in a home."""
+
+
+@pytest.mark.long
+def test_run_without_root_goes_through_proxies_and_says_what_is_impossible() -> None:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("NOT CHECKED: it needs root and setpriv, to become another user")
+    directory = Path(tempfile.mkdtemp(prefix="chaos-nobody-"))
+    try:
+        os.chown(directory, 65534, 65534)
+        kinds = [
+            "silence-leader",
+            "isolate-leader",
+            "cut-one-way",
+            "slow-link",
+            "delay-link",
+            "lossy-link",
+            "power-loss",
+        ]
+        argv = [*AS_NOBODY, *chaos(directory / "run", 0.4, kinds, "-o", "json")]
+        environment = {**os.environ, "HOME": str(directory), "TMPDIR": str(directory)}
+        done = subprocess.run(
+            argv, env=environment, cwd=directory, capture_output=True, text=True, check=False, timeout=170
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        report = json.loads(done.stdout)
+        assert report["impossible"].keys() == {"power-loss"}
+        assert "impossible here: power-loss" in done.stderr
+        assert len(report["faults"]) >= 3
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.long
+def test_changes_of_members_and_of_their_disks_take_effect(tmp_path: Path) -> None:
+    kinds = ["shrink-members", "grow-members", "wipe-majority-apart", "flip-bits-of-two"]
+    argv = chaos(tmp_path / "run", 0.6, kinds, "-o", "json")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=170)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["violations"] == []
+    assert set(report["faults"]) == set(kinds)
 
 
 def test_a_cluster_that_was_not_made_for_chaos_is_left_alone(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError
 from raftflow.chaos.nemesis.restarts import SETTLES_S, kill, starts_or_refuses
 from raftflow.chaos.testbed import Testbed
 from raftflow.local import processes
-from raftflow.local.cluster_file import LocalClusterError
 
 _SNAPSHOT_S: Final = 25.0
 
@@ -95,20 +94,16 @@ def _killed_in_installation(bed: Testbed, targets: list[str], chance: random.Ran
 
 
 def compacted_beyond(bed: Testbed, index: int) -> bool:
-    """Tell whether the leader has no log entries any more that a replica at this index needs."""
+    """Tell whether the leader no longer has log entries that a replica at this index needs."""
     leader = bed.leader(1.0)
     if leader is None:
         return False
-    with contextlib.suppress(LocalClusterError, OSError):
-        # The log is kept from the older of two snapshots on.
-        names = sorted((bed.cluster.directory / leader / "snapshots").glob("*.snapshot"))
-        status = bed.cluster.status_of(leader)
-        return status is not None and len(names) >= 2 and status.snapshot_index > index + _KEPT_BEHIND
+    with contextlib.suppress(OSError, ValueError):
+        # The log is kept from the older of two snapshots on. Their names begin with their indexes.
+        names = sorted(path.name for path in (bed.cluster.directory / leader / "snapshots").glob("*.snapshot"))
+        return len(names) >= 2 and int(names[-2].partition("-")[0], 16) > index + 1
     return False
 
-
-_KEPT_BEHIND: Final = 250
-"""Entries behind the newest snapshot that a leader may still have: those since the snapshot before."""
 
 KINDS: Final = (
     ChaosFault(

@@ -109,7 +109,7 @@ def _power_lost(bed: Testbed, targets: list[str], chance: random.Random) -> Iter
     del chance
     try:
         _cut_power(bed, targets)
-        yield {"dead": [name for name in targets if _is_dead(_image(bed, name).mountpoint)]}
+        yield _prove_dead(bed, targets)
     finally:
         _remount(bed, targets)
 
@@ -127,7 +127,7 @@ def _power_lost_in_sync(bed: Testbed, targets: list[str], chance: random.Random)
                 raise NoEffectError("nothing was synced")
             time.sleep(chance.uniform(0.1, 1.0))
             _cut_power(bed, targets)
-        yield {"dead": [name for name in targets if _is_dead(_image(bed, name).mountpoint)]}
+        yield _prove_dead(bed, targets)
     finally:
         _remount(bed, targets)
 
@@ -156,12 +156,21 @@ def _cut_power(bed: Testbed, targets: Sequence[str]) -> None:
         bed.cluster.stop(name)
 
 
+def _prove_dead(bed: Testbed, targets: Sequence[str]) -> Mapping[str, Any]:
+    """Show that the file systems take nothing any more. Raises `NoEffectError`."""
+    alive = [name for name in targets if not _is_dead(_image(bed, name).mountpoint)]
+    if alive:
+        raise NoEffectError(f"the disks of {', '.join(alive)} still take writes")
+    return {"dead": list(targets)}
+
+
 def _is_dead(directory: Path) -> bool:
+    """Tell whether nothing can be written in a file system."""
     try:
-        os.listdir(directory)
+        with (directory / _BALLAST).open("wb"):
+            return False
     except OSError:
         return True
-    return False
 
 
 def fill(directory: Path) -> Path:

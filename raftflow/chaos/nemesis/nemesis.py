@@ -94,9 +94,15 @@ class Nemesis:
                 self._deck.remove(second)
                 chosen.append(second)
         active: list[ActiveFault] = []
+        tried: list[str] = []
         try:
             for kind in chosen:
-                begun = self._begin(kind)
+                targets = kind.choose(self._bed, self._chance)
+                if not targets:
+                    self._put_back(kind)
+                    continue
+                begun, identity = self._begin(kind, targets)
+                tried.append(f"{kind.name} ({identity})")
                 if begun is not None:
                     active.append(begun)
             self._hold(active)
@@ -105,14 +111,20 @@ class Nemesis:
                 self._end(fault)
         ended_s = self._bed.history.now_s()
         self._recover(active, ended_s)
+        if tried:  # one without effect may have done something too
+            self._await_all(" and ".join(tried))
         if len(active) > 1:
             self.report.pairs += 1
 
-    def _begin(self, kind: ChaosFault) -> ActiveFault | None:
-        targets = kind.choose(self._bed, self._chance)
-        if not targets:
+    def _put_back(self, kind: ChaosFault) -> None:
+        """Draw a kind later that can hit nobody now."""
+        if self._deck:
+            self._deck.insert(0, kind)
+        else:
             self.report.without_effect[kind.name] += 1
-            return None
+
+    def _begin(self, kind: ChaosFault, targets: list[str]) -> tuple[ActiveFault | None, str]:
+        """Begin a fault; returns it if it took effect, and its id."""
         self._number += 1
         identity = f"f{self._number}"
         history = self._bed.history
@@ -128,7 +140,7 @@ class Nemesis:
                 "fault", event="undone", id=identity, kind=kind.name, targets=targets, detail={"error": str(error)}
             )
             self._say(f"{kind.name} on {', '.join(targets)} had no effect: {error}")
-            return None
+            return None, identity
         except BaseException:
             self._bed.busy.difference_update(targets)
             raise
@@ -137,7 +149,7 @@ class Nemesis:
         )
         self.report.counts[kind.name] += 1
         self._say(f"{history.now_s():7.1f} s  {kind.name} on {', '.join(targets)}")
-        return fault
+        return fault, identity
 
     def _hold(self, active: Sequence[ActiveFault]) -> None:
         """Keep the faults for a while; one that leaves a majority stays until writes go on, so that this is seen."""
@@ -160,9 +172,7 @@ class Nemesis:
         history.write("fault", event="undone", **about)
 
     def _recover(self, active: Sequence[ActiveFault], ended_s: float) -> None:
-        """Wait until writes are acknowledged and every process is ready again. Raises `NotRecoveredError`."""
-        if not active:
-            return
+        """Wait until writes are acknowledged. Raises `NotRecoveredError`."""
         history = self._bed.history
         for fault in active:
             found_s = history.acknowledged_after(fault.effect_s)
@@ -177,8 +187,10 @@ class Nemesis:
             seconds = round(found_s - since_s, 4)
             self.report.recovery_s[fault.kind.name].append(seconds)
             history.write("recovered", fault=fault.id, kind=fault.kind.name, seconds=seconds)
+
+    def _await_all(self, names: str) -> None:
+        """Wait until every process is ready again. Raises `NotRecoveredError`."""
         self._bed.start_all()
-        names = " and ".join(f"{fault.kind.name} ({fault.id})" for fault in active)
         try:
             self._bed.wait_ready(READY_S)
         except (LocalClusterError, ClientError) as error:

@@ -8,11 +8,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from raftflow.chaos.failpoints import KILL_PLACES
 from raftflow.chaos.nemesis import kinds
 from raftflow.chaos.nemesis.data import compacted_beyond
+from raftflow.chaos.nemesis.disks import failpoint
 from raftflow.chaos.nemesis.kinds import ChaosFault, FaultRun, NoEffectError
 from raftflow.chaos.nemesis.links import FaultyLinks, links_of
 from raftflow.chaos.testbed import LEASE_MS, Testbed
+from raftflow.local import processes
 
 _AGENT_HOLD_S: Final = (LEASE_MS / 1000 * 1.3, LEASE_MS / 1000 * 1.8)
 _FLAP_S: Final = (0.05, 0.4)
@@ -40,13 +43,33 @@ def _isolated(bed: Testbed, targets: list[str], chance: random.Random) -> Iterat
 
 def _left_behind(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
     """Isolate the leader until the others have removed log entries that it lacks: it comes back to a snapshot."""
+    with contextlib.contextmanager(_isolated)(bed, targets, chance) as evidence:
+        yield {**evidence, **_await_compaction(bed, targets[0])}
+
+
+def _left_behind_and_killed(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
+    """Do the same, and kill it when the snapshot arrives: it has its own last entries still."""
     (name,) = targets
+    record = bed.process_of(name)
+    try:
+        with contextlib.ExitStack() as stack:
+            with contextlib.contextmanager(_isolated)(bed, targets, chance):
+                evidence = _await_compaction(bed, name)
+                stack.enter_context(failpoint(bed, name, "kill_at", KILL_PLACES["snapshot-begun"]))
+            if not processes.wait_end(record, _COMPACTED_S):
+                raise NoEffectError("no snapshot arrived")
+        yield evidence
+    finally:
+        bed.start_process(name)
+
+
+def _await_compaction(bed: Testbed, name: str) -> Mapping[str, Any]:
+    """Wait until the leader lacks entries that a replica needs. Raises `NoEffectError`."""
     status = bed.cluster.status_of(name)
     known = 0 if status is None else status.last_index
-    with contextlib.contextmanager(_isolated)(bed, targets, chance) as evidence:
-        if not bed.wait_for(lambda: compacted_beyond(bed, known), _COMPACTED_S):
-            raise NoEffectError("the others did not compact their logs in time")
-        yield {**evidence, "behind_from": known}
+    if not bed.wait_for(lambda: compacted_beyond(bed, known), _COMPACTED_S):
+        raise NoEffectError("the others did not compact their logs in time")
+    return {"behind_from": known}
 
 
 def _pair_cut(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
@@ -177,6 +200,14 @@ KINDS: Final = (
         kinds.leader,
         _left_behind,
         "the leader is cut from replicas until they have removed log entries that it lacks",
+        hold_s=(0.1, 0.5),
+        rare=True,
+    ),
+    _fault(
+        "kill-outdated-leader",
+        kinds.leader,
+        _left_behind_and_killed,
+        "the same, and it is killed when a snapshot arrives",
         hold_s=(0.1, 0.5),
         rare=True,
     ),

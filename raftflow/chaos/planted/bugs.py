@@ -104,7 +104,7 @@ BUGS: Final[tuple[PlantedBug, ...]] = (
         name="guard-off",
         about="the library's own Raft, without the rules of the guard",
         plant=lambda: patches.rules_off(GUARD_RULES),
-        faults=("outdate-leader", "isolate-leader", "split-off-leader", "pause-leader", "kill-leader"),
+        faults=("kill-outdated-leader", "outdate-leader"),
         kinds=("replicas", "lost", "not-linearizable", "went-back", "recovery", "unfinished"),
     ),
     PlantedBug(

@@ -358,7 +358,7 @@ class World:
     def _reachable(self, name: str) -> bool:
         """Return True if a removed replica runs, and enough of those that it believes could tell it of its removal.
 
-        A replica that waits for the report of one that is lost for good only warns: an operator stops it.
+        A replica that waits for the report of one that is lost for ever only warns: an operator stops it.
         """
         replica, links = self.cluster.hosts[name].replica, self.cluster.hosts[name].links
         if replica is None or links is None:

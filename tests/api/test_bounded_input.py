@@ -194,6 +194,7 @@ FROM: dict[str, dict[str, str]] = {
     "OfferEnds": {"agent": REGISTER, "incarnation": MADE, "ends": POLL},
     "RecallAttempts": dict.fromkeys(("agent", "incarnation", "fences"), MADE),
     "FireTimers": {},
+    "ContinueAgenda": {},
     "RetireWorkflows": {"before_ms": MADE, "count_max": MADE},
     "ClearCache": {"key": QUERY, "prefix": QUERY},
     "RaiseFeatureLevel": {"level": MADE, "supported": MADE},

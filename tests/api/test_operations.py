@@ -68,7 +68,13 @@ def test_the_body_of_a_submission_is_the_document_of_the_formats() -> None:
 
 
 CALLERS = {
-    UsedBy.CLIENT: ("client/aio.py", "client/snapshots.py", "client/status_calls.py", "client/http/hedge.py"),
+    UsedBy.CLIENT: (
+        "client/aio.py",
+        "client/snapshots.py",
+        "client/status_calls.py",
+        "client/http/hedge.py",
+        "client/workflow_calls.py",
+    ),
     UsedBy.AGENT: ("agent/exchange/leader.py",),
 }
 
@@ -94,7 +100,7 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
 
     assert methods(AsyncClient) - methods(Client) == {"workflows_page", "tasks_page", "cache_page"}, "of one page"
-    assert methods(Client) - methods(AsyncClient) == set()
+    assert methods(Client) - methods(AsyncClient) == {"executor"}, "of threads"
 
 
 async def test_a_call_refuses_a_body_of_another_operation() -> None:

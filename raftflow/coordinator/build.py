@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from raftflow.coordinator.config.peer_directory import PeerDirectory
 from raftflow.coordinator.config.values import ConfigError
 from raftflow.coordinator.history import AppliedHistory
+from raftflow.coordinator.leader.leases import longest_fallback_s
 from raftflow.coordinator.replica import Replica
 from raftflow.domain.features import LEVEL, LEVEL_FIRST, NEXT_LEVEL, play_next_version
 from raftflow.replication.config import LogConfig
@@ -91,6 +92,7 @@ def _log_config(config: CoordinatorConfig) -> LogConfig:
             election_min_s=timing.election_min_ms / 1000,
             election_max_s=timing.election_max_ms / 1000,
             heartbeat_s=timing.heartbeat_ms / 1000,
+            fallback_max_s=longest_fallback_s(timing.lease_ms),
             snapshot_entries=config.limits.snapshot_entries,
             snapshot_bytes=config.limits.snapshot_bytes,
         )

@@ -37,6 +37,11 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 0.049
     fallback_share: float = 0.95
     """A leader that hears no majority for this share of `election_min_s` steps down."""
+    fallback_max_s: float = 0.0
+    """So long a leader may wait for a majority when its timeouts adapt to a slow machine, if that is more.
+
+    What it promises meanwhile must be covered by the margin of leases: see "Elections" in DESIGN.md.
+    """
     disk_stall_s: float = 1.0
     """A replica whose disk has not answered for so long stops counting, so that another one can lead."""
 

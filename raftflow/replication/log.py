@@ -85,6 +85,8 @@ class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     """True when this replica serves: a leader with a committed entry of its own term and a quorum, or a follower
     that hears a leader and has applied what that leader had committed when contact began."""
+    election_min_s: float = 0.0
+    """The least election timeout at present: it becomes longer on a busy machine. 0 for a log without elections."""
     peers: tuple[PeerStatus, ...] = ()
     members: Membership | None = None
     """The members of the cluster by this replica's log; None for a log whose members cannot change."""

@@ -53,6 +53,10 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of the guard and the gate that are switched off: for tests only."""
 
 
+UNEVEN_SHARE: Final = 0.3
+"""Share of the seeds in which replicas are configured with different timeouts."""
+
+
 class SeedPlan(msgspec.Struct, kw_only=True):
     """What a seed means."""
 
@@ -69,6 +73,8 @@ class SeedPlan(msgspec.Struct, kw_only=True):
     agents: int
     pause_s: float
     settings: dict[str, Any]
+    patience: tuple[float, ...] = ()
+    """How many times as long as usual the configured election timeouts of each founder are."""
     levels: tuple[int, ...] = ()
     """Feature levels of the founders' versions, where they are older."""
     steady: bool = False
@@ -128,6 +134,9 @@ def make_plan(seed: int, options: RunOptions) -> SeedPlan:
         plan.sick = random.Random(f"sick {seed}").random() < SICK_SHARE[plan.family]  # noqa: S311 - of its own, as above
     if not deep or options.disabled_rules <= ELECTION_RULES:
         _disturb_elections(plan, seed)
+    uneven = random.Random(f"patience {seed}")  # noqa: S311 - of its own, as above
+    if not deep and uneven.random() < UNEVEN_SHARE:
+        plan.patience = tuple(uneven.choice((1.0, 1.5)) for _ in range(7))
     if random.Random(f"retention {seed}").random() < RETIRING_SHARE:  # noqa: S311 - of its own, as above
         plan.retention_ms = RETENTION_MS
     plan.rough_birth = not deep and wipes.random() < ROUGH_SHARE

@@ -172,6 +172,8 @@ class World:
         self._exposing = bool(options.disabled_rules)
         for name, level in zip(self.cluster.founders, plan.levels, strict=False):
             self.cluster.hosts[name].level = level
+        for name, patience in zip(self.cluster.founders, plan.patience, strict=False):
+            self.cluster.hosts[name].patience = patience
         self._ends = self._rng(seed, "end")
 
     @staticmethod

@@ -187,7 +187,8 @@ async def test_an_idle_worker_that_dies_is_replaced(leader: Any, start_agent: An
 
 async def test_timeout_and_cancel(leader: Any, start_agent: Any, fifo: Path, gone: Any) -> None:
     start_agent(resources={"cpu": 1})
-    (fence,) = await leader.assign({"python": "fns:wait", "args": [str(fifo)], "timeout_ms": 600})
+    value(await leader.run(python="fns:pid"))  # the start of a worker may take longer than the timeout below
+    (fence,) = await leader.assign({"python": "fns:wait", "args": [str(fifo)], "timeout_ms": 1500})
     worker = int(await asyncio.to_thread(fifo.read_text))
     end = await leader.end_of(fence)
     assert end.outcome == "timeout"

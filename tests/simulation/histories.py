@@ -46,6 +46,7 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
         append_membership=lambda _listed, _callback: None,
         on_membership=lambda: None,
         members=SimpleNamespace(base_index=0, base=Membership()),
+        timeouts=(0.3, 0.6, 0.285),
     )
     sent = []
     return SimpleNamespace(
@@ -53,6 +54,7 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
         _raft=raft,
         _roles=SimpleNamespace(update=lambda: None, note_leader=lambda _leader, _message: None),
         parts=SimpleNamespace(
+            timeouts=SimpleNamespace(on_change=lambda: None, silence_s=0.3),
             restorer=SimpleNamespace(loading=SimpleNamespace(index=loading, term=1)),
             journal=Journal(len(terms) if durable is None else durable, term),
             writer=SimpleNamespace(snapshot_index=0),
@@ -67,7 +69,9 @@ def host(name, *, log=None, machine=None):
     leader = SimpleNamespace(liveness=SimpleNamespace(leases=Leases(LEASE_MS), removals=removals))
     config = SimpleNamespace(timing=SimpleNamespace(lease_ms=LEASE_MS))
     replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine(), leader=leader, config=config)
-    return SimpleNamespace(name=name, replica=replica, serving=True, level=LEVEL, wiped=False)
+    return SimpleNamespace(
+        name=name, replica=replica, serving=True, level=LEVEL, wiped=False, patience=1.0, pre_votes=True
+    )
 
 
 def kinds(history):

@@ -137,6 +137,39 @@ def test_a_yes_to_a_replica_with_an_older_log(history, end, found) -> None:
     assert kinds(history) == found
 
 
+@pytest.mark.parametrize(("patience", "silent_s", "found"), [(1, 0.2, True), (1, 0.31, False), (2, 0.31, True)])
+def test_a_yes_while_the_leader_may_still_lead(history, patience, silent_s, found) -> None:
+    """The leader's own timeouts count, not those of the voter."""
+    leader, asker, voter = make_log([1], leads=True), make_log([1]), make_log([1])
+    for name, log in (("a", asker), ("b", voter), ("c", leader)):
+        started = host(name, log=log)
+        started.patience = patience if name == "c" else 1.0
+        history.started(started)
+    voter._roles.note_leader("c", {"term": 1})
+    history._trace._loop._now += silent_s
+    asker.parts.guard.emit("b", {"type": "pre_vote", "term": 2, "last_log_index": 1, "last_log_term": 1, "seq": 7})
+    voter.parts.guard.emit("a", {"type": "pre_vote_granted", "term": 2, "seq": 7})
+    assert kinds(history) == ["yes too early"] * found
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "silence_s", "found"),
+    [
+        ((1.2, 2.4, 0.285), 1.2, False),
+        ((1.3, 2.6, 0.285), 1.2, True),
+        ((0.29, 0.6, 0.285), 0.3, True),
+        ((0.6, 1.2, 0.57), 0.6, True),  # more than half the margin of leases
+        ((0.6, 1.2, 0.285), 0.2, True),
+    ],
+)
+def test_timeouts_that_leave_their_bounds(history, timeouts, silence_s, found) -> None:
+    log = make_log([1])
+    history.started(host("a", log=log))
+    log._raft.timeouts, log.parts.timeouts.silence_s = timeouts, silence_s
+    log.parts.timeouts.on_change()
+    assert kinds(history) == ["timeouts out of bounds"] * found
+
+
 def test_two_leaders_that_were_never_announced(history) -> None:
     for name in ("a", "b"):
         log = make_log([1], leads=True)

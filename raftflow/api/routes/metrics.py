@@ -62,6 +62,8 @@ def _add_log(page: Exposition, replica: Replica) -> None:
     page.one("raftflow_leader", "gauge", "1 if this replica leads", int(replica.leader.leading))
     page.one("raftflow_ready", "gauge", "1 if this replica serves", int(status.ready))
     page.one("raftflow_term", "gauge", "Raft term", status.term)
+    text = "Least election timeout at present, longer than configured while messages are late"
+    page.one("raftflow_election_timeout_seconds", "gauge", text, round(status.election_min_s, 3))
     for name, text in (
         ("last", "Last entry of the log"),
         ("durable", "Last entry that is on the disk of this replica"),

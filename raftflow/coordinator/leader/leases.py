@@ -13,6 +13,9 @@ from collections.abc import Container
 MARGIN = 0.1
 """The leader waits this share of the lease longer than the agent."""
 
+_FALLBACK_SHARE = 0.5
+"""Share of the margin that a leader without a majority may use. The rest is for delays and clocks that differ."""
+
 SUSPICION = 0.5
 """After this share of the lease a silent agent is suspect. Healthy agents are silent for a far shorter time, unless
 their polls are held for that long. Then an agent is suspect `SUSPICION_MORE` of the lease after the end of the
@@ -21,6 +24,15 @@ SUSPICION_MORE = 0.2
 
 STALL_S = 0.5
 """A check that is this late shows that this process was paused. Agents are not given up for that."""
+
+
+def longest_fallback_s(lease_ms: int) -> float:
+    """Return for how long a leader that hears no majority may go on leading: what it promises meanwhile is covered.
+
+    It may renew leases until it steps down. A new leader gives every agent a full lease with its margin. It may begin
+    as early as the moment of the last sign of the majority to the old leader.
+    """
+    return lease_ms / 1000 * MARGIN * _FALLBACK_SHARE
 
 
 class Leases:

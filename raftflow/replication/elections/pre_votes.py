@@ -3,11 +3,16 @@
 An election costs every replica its leader, so only a replica that would win may start one:
 
     E1  a replica stands for election only when a majority, itself included, has said that it would vote for it
-    E2  a replica says so only if it has heard no leader for `silence_s`, or its own leader asks
+    E2  a replica says so only if it has heard no leader for its own `silence_s` and for the least election timeout
+        of the leader that it heard last, or if that leader asks
     E3  a replica says so only if the asker's log is at least as up to date as its own
 
 So a replica that returns, that is cut off from the leader alone, or that was paused, raises no term. A question and
 its answers promise nothing: they change no term and no vote, here or there. All safety stays with the real votes.
+
+Replicas may differ in `silence_s`, by their configuration or since their timeouts adapt (timeouts.py). That is safe,
+since each judges for itself, and a leader whose own timeouts are longer says so when links are made. A replica whose
+silence is longer only says yes later.
 
 A leader that hears no majority steps down (`RaftTiming.fallback_s`), so its followers soon hear no leader and say
 yes. Some elections begin without a question: a handover (`timeout_now`), the `campaign_now` of tests, and that of a
@@ -20,6 +25,7 @@ of its sender. An asker that is behind adopts that term and asks again, since it
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING
 
@@ -28,6 +34,7 @@ from raftflow.replication.raft.rules import NO_RULES, Rule
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raftflow.replication.elections.timeouts import ElectionTimeouts
     from raftflow.replication.raft.guard import GuardedTransport
     from raftflow.replication.raft.library import Raft
     from raftflow.replication.raft.library_types import Message, RaftTiming
@@ -42,6 +49,7 @@ class PreVotes:
         raft: the replica.
         guard: sends the messages, knows the links and whether this replica may vote.
         timing: its heartbeat is the period of repeated questions.
+        timeouts: the present timeouts. They are told how regularly a leader is heard.
         clock: the library's clock.
         disabled_rules: for tests: E1, E2 and E3 have an effect here.
     """
@@ -51,15 +59,23 @@ class PreVotes:
         raft: Raft,
         guard: GuardedTransport,
         timing: RaftTiming,
+        *,
+        timeouts: ElectionTimeouts,
         clock: Callable[[], float],
         disabled_rules: frozenset[Rule] = NO_RULES,
     ) -> None:
         self._raft = raft
         self._guard = guard
         self._timing = timing
+        self._timeouts = timeouts
         self._clock = clock
         self._off = disabled_rules
         self._heard_at = clock()
+        self._heard: tuple[str, int] | None = None
+        """Leader and term of the last message, unless time was given to hear another one since then."""
+        self._last_leader = ""
+        self._least_timeouts: dict[str, float] = {}
+        """By peer: its configured least election timeout."""
         self._seq = 0
         self._basis = _NO_BASIS
         self._asked_at: dict[int, float] = {}
@@ -73,16 +89,39 @@ class PreVotes:
         """False if this replica stands without asking, as an older version does."""
         return Rule.PRE_VOTE not in self._off
 
+    @property
+    def election_min_ms(self) -> int:
+        """The configured least election timeout, for the peers."""
+        return math.ceil(self._timing.election_min_s * 1000)
+
     def silent_s(self) -> float:
         """Return for how long this replica has heard no leader. A start or a first link counts as hearing one."""
         return self._clock() - self._heard_at
 
-    def note_leader(self) -> None:
-        """A leader is heard, or gets the time of an election timeout to be heard."""
+    def hear_leader(self, leader: str, term: int) -> None:
+        """A message of a leader arrived."""
+        now_s = self._clock()
+        if self._heard == (leader, term):
+            self._timeouts.note_delay(now_s - self._heard_at)
+        else:
+            self._heard = (leader, term)
+            self._last_leader = leader
+        self._heard_at = now_s
+
+    def wait_for_leader(self) -> None:
+        """Give a leader the time of an election timeout to be heard."""
+        self._heard = None
         self._heard_at = self._clock()
 
-    def note_peer(self, peer: str, *, aware: bool) -> None:
-        """Record whether the version of a peer knows these messages; a peer that was never noted does."""
+    def note_peer(self, peer: str, *, aware: bool, election_min_s: float = 0.0) -> None:
+        """Record what a peer says of itself when its link is made.
+
+        Args:
+            peer: its name.
+            aware: whether its version knows these messages; a peer that was never noted does.
+            election_min_s: its configured least election timeout, 0 if it does not say it.
+        """
+        self._least_timeouts[peer] = election_min_s
         if aware:
             self._unaware.discard(peer)
         else:
@@ -181,7 +220,19 @@ class PreVotes:
             return True
         if raft.is_leader:
             return False
-        return raft.leader == peer or self.silent_s() >= self._timing.silence_s
+        return raft.leader == peer or self.silent_s() >= self._required_silence_s()
+
+    def _required_silence_s(self) -> float:
+        """Return the silence after which this replica would vote for another leader than the one heard last.
+
+        After a start that one is not known: it may be any peer, unless this replica has never heard of a term.
+        """
+        told, of_leader_s = self._least_timeouts, 0.0
+        if self._last_leader:
+            of_leader_s = told.get(self._last_leader, 0.0)
+        elif self._raft.term > 0:
+            of_leader_s = max(told.values(), default=0.0)
+        return max(self._timeouts.silence_s, of_leader_s)
 
     def _take_refusal(self, peer: str, voter_term: int) -> None:
         raft = self._raft

@@ -132,6 +132,7 @@ class Introducer:
             repairing=self.log is not None and self.log.repairing,
             point=point,
             pre_votes=self.log is not None and self.log.pre_votes,
+            election_min_ms=0 if self.log is None else self.log.election_min_ms,
         )
 
     def is_compared(self, peer: str) -> bool:

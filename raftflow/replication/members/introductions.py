@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     pass
 
 FORMAT: Final = 1
+ELECTION_MIN_MS_MAX: Final = 60_000
+"""Longest least election timeout that is believed."""
 PEERS_MAX: Final = 1_000
 """Names that are remembered; they are never forgotten, since a name is never used again."""
 
@@ -86,6 +88,8 @@ class Introduction(msgspec.Struct, frozen=True, kw_only=True):
     point: HistoryPosition | None = None
     pre_votes: bool = False
     """True if the sender knows the questions before an election (pre_votes.py); False from older versions."""
+    election_min_ms: Annotated[int, msgspec.Meta(ge=0, le=ELECTION_MIN_MS_MAX)] = 0
+    """The configured least election timeout of the sender; 0 from older versions."""
 
 
 ADVICE: Final = "Put the old directory back"
@@ -128,6 +132,11 @@ class LogView(Protocol):
     @property
     def pre_votes(self) -> bool:
         """Whether this replica knows the questions before an election."""
+        ...
+
+    @property
+    def election_min_ms(self) -> int:
+        """The configured least election timeout of this replica."""
         ...
 
     def note_peer(self, peer: str, starts: StartHistory) -> None:

@@ -34,6 +34,7 @@ class Driver:
         before: called before each tick.
         after: called after each tick.
         on_durable: called after each sync.
+        on_late: called with the seconds by which each timer was late.
         on_failure: called once with what ended the replica; no turn runs afterwards.
     """
 
@@ -46,6 +47,7 @@ class Driver:
         before: Callable[[], None],
         after: Callable[[], None],
         on_durable: Callable[[], None],
+        on_late: Callable[[float], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._raft = raft
@@ -54,6 +56,7 @@ class Driver:
         self._before = before
         self._after = after
         self._on_durable = on_durable
+        self._on_late = on_late
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Handle | None = None
@@ -177,6 +180,7 @@ class Driver:
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._on_late(self._loop.time() - self._timer_due)
         if self.stopped or self._turn is not None:
             return
         if self._raft.next_deadline < self._loop.time():

@@ -126,7 +126,7 @@ class Raft:
         self._nodes: dict[str, MemberNode] = {}
         self._outsiders_stand = outsiders_stand
         self.holds_elections = holds_elections
-        self._election_max_s = timing.election_max_s
+        self._timing = timing
         self.on_membership: Callable[[], None] | None = None
         """Called when the membership in force, or the one that can no longer be cut off, has changed."""
         conf = SyncObjConf(
@@ -313,7 +313,7 @@ class Raft:
     def tick(self) -> None:
         """Elect, commit, apply, send, append and compact as due. Raises what `apply` raises."""
         if not self.is_voter and not self._outsiders_stand and not self.is_leader:
-            self.election_deadline = library.monotonicTime() + self._election_max_s  # M5
+            self.election_deadline = library.monotonicTime() + self._timing.election_max_s  # M5
         if self.holds_elections and not self.is_leader and not self.is_ordered_to_stand and self.other_voters:
             deadline, self.election_deadline = self.election_deadline, float("inf")  # time passes inside the tick too
             self._engine.doTick(0)
@@ -379,6 +379,26 @@ class Raft:
         if self.is_leader:
             return float(self._engine._SyncObj__newAppendEntriesTime)
         return self.election_deadline
+
+    def set_timeouts(self, *, election_min_s: float, election_max_s: float, fallback_s: float) -> None:
+        """Replace the election timeouts, from the next message of a leader on, and the time to step down."""
+        conf = self._engine._SyncObj__conf
+        conf.raftMinTimeout = election_min_s
+        conf.raftMaxTimeout = election_max_s
+        conf.leaderFallbackTimeout = fallback_s
+
+    @property
+    def timeouts(self) -> tuple[float, float, float]:
+        """Least and longest election timeout, and the time to step down, as the library has them."""
+        conf = self._engine._SyncObj__conf
+        return conf.raftMinTimeout, conf.raftMaxTimeout, conf.leaderFallbackTimeout
+
+    def without_quorum_s(self) -> float:
+        """Return for how long this leader has heard no majority: what is compared with the time to step down."""
+        times = self._engine._SyncObj__lastResponseTime
+        heard = sorted((times[self._node(peer)] for peer in self.other_voters), reverse=True)
+        needed = len(self.voters) // 2  # without this replica
+        return library.monotonicTime() - heard[needed - 1] if needed else 0.0
 
     def transfer_to(self, peer: str) -> bool:
         """Ask `peer` to stand for election at once. False if it lacks entries or this replica does not lead."""

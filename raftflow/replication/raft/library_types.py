@@ -53,3 +53,5 @@ class RaftTiming(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float
     fallback_s: float
     """A leader that hears no majority for so long steps down."""
+    fallback_max_s: float = 0.0
+    """So long it may wait when its timeouts adapt to a slow machine (timeouts.py), if that is more."""

@@ -31,6 +31,7 @@ class Rule(enum.StrEnum):
     PRE_VOTE = "E1"
     PRE_VOTE_SILENCE = "E2"
     PRE_VOTE_LOG = "E3"
+    ADAPT_TIMEOUTS = "E4"
 
 
 NO_RULES: Final[frozenset[Rule]] = frozenset()

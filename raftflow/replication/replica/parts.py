@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftflow.replication.elections.handover import Handover
 from raftflow.replication.elections.pre_votes import PreVotes
+from raftflow.replication.elections.timeouts import ElectionTimeouts
 from raftflow.replication.members.births import Births
 from raftflow.replication.messages import wire
 from raftflow.replication.raft.driver import Driver
@@ -120,6 +121,7 @@ class ReplicaParts:
             silence_s=config.election_min_s if config.silence_s is None else config.silence_s,
             heartbeat_s=config.heartbeat_s,
             fallback_s=config.election_min_s * config.fallback_share,
+            fallback_max_s=config.fallback_max_s,
         )
         self.raft = Raft(
             config.name,
@@ -138,7 +140,11 @@ class ReplicaParts:
         self.raft.on_membership = self.membership_changed
         self.guard.attach(self.raft)
         self.guard.configured = frozenset(config.peers)
-        self.pre_votes = PreVotes(self.raft, self.guard, timing, self.loop.time, self._off)
+        self.timeouts = ElectionTimeouts(timing, self.loop.time, self._off)
+        self.timeouts.on_change = self._set_timeouts
+        self.pre_votes = PreVotes(
+            self.raft, self.guard, timing, timeouts=self.timeouts, clock=self.loop.time, disabled_rules=self._off
+        )
         self.guard.on_pre_vote = self.pre_votes.receive
         self.roles.attach(self.raft, self.lose_leadership)
 
@@ -173,6 +179,7 @@ class ReplicaParts:
             before=steps.before_tick,
             after=steps.after_tick,
             on_durable=self.gate.advance,
+            on_late=self.timeouts.note_timer,
             on_failure=on_failure,
         )
         self.peer_memory = PeerMemory(
@@ -243,6 +250,7 @@ class ReplicaParts:
             member_changes=self.member_changes,
             peer_memory=self.peer_memory,
             pre_votes=self.pre_votes,
+            timeouts=self.timeouts,
             introducer=self.introducer,
         )
 
@@ -283,6 +291,7 @@ class ReplicaParts:
         """End what only a leader can finish. Entries in the log may still be committed by the next leader."""
         for callback in self.raft.take_waiting():
             callback(None, LibraryFailure.LEADER_CHANGED)
+        self.timeouts.end_leadership()
         self.gate.clear_incoming()
         self.sender.cancel_all()
         self.guard.end_all_snapshots()
@@ -290,9 +299,18 @@ class ReplicaParts:
 
     def postpone_election(self) -> None:
         """Give a leader the time of one election timeout to be heard."""
-        wait_s = random.uniform(self.config.election_min_s, self.config.election_max_s)  # noqa: S311 - spreads elections
+        timeouts = self.timeouts
+        wait_s = random.uniform(timeouts.election_min_s, timeouts.election_max_s)  # noqa: S311 - spreads elections
         self.raft.election_deadline = self.loop.time() + wait_s
-        self.pre_votes.note_leader()
+        self.pre_votes.wait_for_leader()
+
+    def _set_timeouts(self) -> None:
+        timeouts = self.timeouts
+        self.raft.set_timeouts(
+            election_min_s=timeouts.election_min_s,
+            election_max_s=timeouts.election_max_s,
+            fallback_s=timeouts.fallback_s,
+        )
 
     # Members.
 

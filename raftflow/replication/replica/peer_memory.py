@@ -105,6 +105,11 @@ class PeerMemory:
         """See `LogView`."""
         return self._pre_votes.is_active
 
+    @property
+    def election_min_ms(self) -> int:
+        """See `LogView`."""
+        return self._pre_votes.election_min_ms
+
     def note_peer(self, peer: str, starts: StartHistory) -> None:
         """See `LogView`. Only committed entries count: another leader may cut off the others."""
         raft = self._raft
@@ -149,7 +154,7 @@ class PeerMemory:
         if problem:
             return problem
         self._met[peer] = told.term
-        self._pre_votes.note_peer(peer, aware=told.pre_votes)
+        self._pre_votes.note_peer(peer, aware=told.pre_votes, election_min_s=told.election_min_ms / 1000)
         if told.repairing:
             self._repairing.add(peer)
         else:

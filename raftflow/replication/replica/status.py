@@ -24,6 +24,7 @@ def status_before_start(config: LogConfig) -> LogStatus:
         applied_index=0,
         snapshot_index=0,
         ready=False,
+        election_min_s=config.election_min_s,
         peers=tuple(PeerStatus(name=peer, connected=False) for peer in config.peers),
     )
 
@@ -43,6 +44,7 @@ def current_status(parts: ReplicaParts, *, stopped: bool) -> LogStatus:
         applied_index=raft.applied_index,
         snapshot_index=parts.writer.snapshot_index,
         ready=not stopped and _is_ready(parts),
+        election_min_s=parts.timeouts.election_min_s,
         peers=tuple(_peer_status(parts, peer, last) for peer in raft.peers),
         members=raft.members.current,
     )

@@ -135,7 +135,7 @@ class PeerTraffic:
             self._guard.receive(peer, message)
             if self._guard.follower.follows(peer, message["term"]):
                 self._roles.note_leader(peer, message)
-                self._pre_votes.note_leader()
+                self._pre_votes.hear_leader(peer, message["term"])
             if self._gate.is_blocked(peer) and self._disk_is_slow():
                 self._transmit_life(peer)
         elif kind == "next_node_idx":

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from raftflow.replication.config import LogConfig
     from raftflow.replication.elections.handover import Handover
     from raftflow.replication.elections.pre_votes import PreVotes
+    from raftflow.replication.elections.timeouts import ElectionTimeouts
     from raftflow.replication.members.births import Births
     from raftflow.replication.members.introducer import Introducer
     from raftflow.replication.raft.driver import Driver
@@ -41,6 +42,7 @@ class TurnSteps:
         member_changes: MemberChanges,
         peer_memory: PeerMemory,
         pre_votes: PreVotes,
+        timeouts: ElectionTimeouts,
         introducer: Introducer | None,
     ) -> None:
         """Use these parts."""
@@ -58,6 +60,7 @@ class TurnSteps:
         self._member_changes = member_changes
         self._peer_memory = peer_memory
         self._pre_votes = pre_votes
+        self._timeouts = timeouts
         self._introducer = introducer
         self._repeat_reads_at = float("-inf")
 
@@ -80,9 +83,12 @@ class TurnSteps:
         """Announce roles, repeat reads, note what followers have, start a snapshot, wake operations that wait."""
         raft = self._raft
         self._roles.update()
+        if self._timeouts.stretch > 1.0:
+            self._timeouts.refresh()
         if raft.is_leader and raft.next_deadline > self._repeat_reads_at:
             self._repeat_reads_at = raft.next_deadline
             self._reads.repeat()
+            self._timeouts.note_quorum(raft.without_quorum_s())
             if self._introducer is not None:
                 self._peer_memory.note_followers(self._introducer)
         if self._writer.is_due(raft):

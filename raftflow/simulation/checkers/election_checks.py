@@ -5,6 +5,11 @@ A leader is *well* when a majority of its voters, itself included, has heard it 
 other replica may raise the term: one that returns, that is cut off from a part of the cluster, whose link flaps, or
 that had no time to run. A handover is ordered by the leader, so it is excepted. Older versions do not ask, so
 elections are not judged while one of them runs.
+
+A yes to such a question comes only from a replica that has heard no leader for the least election timeout of that
+leader's configuration: so long the leader may lead on without a majority, and promise leases to agents. The present
+timeouts of a replica, which follow the pace of its machine, stay between those configured and four times as much. The
+time after which a leader steps down stays as configured, unless half the margin of leases is more.
 """
 
 from __future__ import annotations
@@ -25,6 +30,14 @@ GAP_S: Final = 0.25
 """A replica hears its leader if it heard it so lately: less than the least election timeout, five heartbeats."""
 WELL_S: Final = 0.7
 """So long it must have heard it without a gap. A yes of before is void: it is older than an election timeout."""
+LEAST_S: Final = 0.3
+MOST_S: Final = 0.6
+"""The usual least and longest election timeout."""
+EPSILON_S: Final = 1e-6
+STRETCH_MAX: Final = 4.0
+"""How many times as long as configured election timeouts may be."""
+MARGIN: Final = 0.1
+"""A leader gives an agent this share of the lease more than the agent takes."""
 HANDOVER_S: Final = 5.0
 """A replica that was told to stand may get that message so late."""
 
@@ -87,6 +100,28 @@ class ElectionChecks:
             emit(peer, message)
 
         roles.note_leader, guard.emit = heard, answered
+        self._watch_timeouts(host, log)
+
+    def _watch_timeouts(self, host: SimHost, log: Any) -> None:
+        """Judge the timeouts of a replica whenever they follow the pace of its machine."""
+        change = log.parts.timeouts.on_change
+
+        def changed() -> None:
+            change()
+            assert host.replica is not None  # noqa: S101 - it serves
+            lease_s = host.replica.config.timing.lease_ms / 1000
+            least_s, most_s = LEAST_S * host.patience, MOST_S * host.patience
+            min_s, max_s, fallback_s = log._raft.timeouts
+            bounds = (
+                (min_s, least_s, STRETCH_MAX * least_s),
+                (max_s, most_s, STRETCH_MAX * most_s),
+                (fallback_s, 0.0, max(least_s, lease_s * MARGIN / 2)),
+                (log.parts.timeouts.silence_s, least_s, STRETCH_MAX * least_s),
+            )
+            if not all(least - EPSILON_S <= value <= most + EPSILON_S for value, least, most in bounds):
+                self._violation("timeouts out of bounds", f"{host.name} has {[value for value, _, _ in bounds]}")
+
+        log.parts.timeouts.on_change = changed
 
     def told_to_stand(self, name: str) -> None:
         """A leader hands over to this replica."""
@@ -100,8 +135,15 @@ class ElectionChecks:
             known.last_s = now_s
 
     def _judge_yes(self, name: str, log: Any, asker: str, seq: int) -> None:
-        """A yes says that the asker could win: its log is at least as up to date."""
+        """A yes says that the asker could win, and that the leader heard last was silent for long enough."""
         raft, asked = log._raft, self._questions.get((asker, seq))
+        known = self._hearing.get(name)
+        if known is not None and known.leader != asker and self._asks(known.leader):
+            silent_s, leader = self._now_s() - known.last_s, self._hosts.get(known.leader)
+            if leader is not None and silent_s < LEAST_S * leader.patience - EPSILON_S:
+                self._violation(
+                    "yes too early", f"{name} says yes to {asker}, and heard {known.leader} {silent_s:.3f} s ago"
+                )
         mine = (raft.term_at(raft.last_index), raft.last_index)
         if asked is not None and asked < mine:
             self._violation(

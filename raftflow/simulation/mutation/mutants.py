@@ -20,6 +20,9 @@ from raftflow.machine.commands import attempts as machine_attempts
 from raftflow.machine.schema.requests import REQUESTS
 from raftflow.machine.schema.uploads import UPLOADS
 from raftflow.machine.schema.workflows import RESULT_BYTES
+from raftflow.replication.elections import timeouts as election_timeouts
+from raftflow.replication.elections.pre_votes import PreVotes
+from raftflow.replication.elections.timeouts import ElectionTimeouts
 from raftflow.replication.members import introductions
 from raftflow.replication.members.births import Births
 from raftflow.replication.raft.reads import ReadRounds
@@ -28,6 +31,7 @@ from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.snapshot_file import SnapshotFileWriter
 from raftflow.simulation.mutation.patches import agent as in_agent
 from raftflow.simulation.mutation.patches import backups as in_backups
+from raftflow.simulation.mutation.patches import elections as in_elections
 from raftflow.simulation.mutation.patches import leader as in_leader
 from raftflow.simulation.mutation.patches import machine as in_machine
 from raftflow.simulation.mutation.patches import replication as in_replication
@@ -107,6 +111,26 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             plant=_RULE_FAULTS.get(rule, contextlib.nullcontext),
         )
         for rule, about in _RULES.items()
+    ),
+    Mutant(
+        name="timeouts without bounds",
+        about="election timeouts become as long as the delays ask for",
+        plant=attribute(election_timeouts, "STRETCH_MAX", 1e6),
+    ),
+    Mutant(
+        name="half the silence",
+        about="a replica votes for another leader when it has heard none for half of its least timeout",
+        plant=attribute(ElectionTimeouts, "silence_s", in_elections.HALF_SILENCE),
+    ),
+    Mutant(
+        name="leases forgotten",
+        about="a leader without a majority leads on for as long as its other timeouts are",
+        plant=attribute(ElectionTimeouts, "fallback_s", in_elections.UNBOUNDED_FALLBACK),
+    ),
+    Mutant(
+        name="own silence alone",
+        about="a replica with short timeouts votes while a leader with long ones may still lead",
+        plant=attribute(PreVotes, "_required_silence_s", in_elections.own_silence),
     ),
     Mutant(
         name="no sync",

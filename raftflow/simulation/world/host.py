@@ -64,6 +64,8 @@ class SimHost:
         """Why it no longer starts."""
         self.gone: str | None = None
         """Why this machine is gone: its disk was lost, or it was told that it was removed."""
+        self.patience = 1.0
+        """How many times as long as usual its configured election timeouts are."""
         self.level = NEXT_LEVEL
         """The highest feature level that the installed version understands."""
         self.away = False

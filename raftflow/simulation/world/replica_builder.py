@@ -10,6 +10,7 @@ from raftflow.coordinator.config.addresses import Address
 from raftflow.coordinator.config.peer_directory import PeerDirectory
 from raftflow.coordinator.config.replica_config import CoordinatorConfig, MemberConfig
 from raftflow.coordinator.history import AppliedHistory
+from raftflow.coordinator.leader.leases import longest_fallback_s
 from raftflow.coordinator.replica import Replica
 from raftflow.machine.rules.step_limits import StepLimits
 from raftflow.replication.config import LogConfig
@@ -76,6 +77,9 @@ def build_replica(env: ReplicaEnvironment, host: SimHost, process: Process) -> N
         data_dir=DATA_DIR,
         addresses={name: (f"{name}:1", f"sim://{name}") for name in host.file},
         join=host.join,
+        election_min_s=0.3 * host.patience,
+        election_max_s=0.6 * host.patience,
+        fallback_max_s=longest_fallback_s(config.timing.lease_ms),
         **env.settings,
     )
 

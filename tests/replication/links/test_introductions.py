@@ -109,6 +109,7 @@ class FakeLog:
     last_index = 10
     repairing = False
     pre_votes = True
+    election_min_ms = 300
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []

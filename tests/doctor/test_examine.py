@@ -383,6 +383,13 @@ def test_an_agent_that_is_drained_for_long() -> None:
     assert (finding.subject, finding.code, finding.measured) == ("a2", "agent-drained", "drained for 2.0 h or longer")
 
 
+@pytest.mark.parametrize(("skew_s", "severity"), [(-7.25, "warning"), (3_600.0, "problem")])
+def test_an_agent_with_a_wrong_clock(skew_s: float, severity: str) -> None:
+    assert bad(cluster(agents=[agent(clock_skew_s=-0.4)])) == []
+    finding = only(cluster(agents=[agent(clock_skew_s=skew_s)]))
+    assert (finding.severity, finding.code, finding.value) == (severity, "agent-clock", skew_s)
+
+
 def test_agents_of_another_version() -> None:
     same, other = agent(version="0.1.0"), agent("a2", version="0.0.9")
     assert bad(cluster(agents=[same])) == []

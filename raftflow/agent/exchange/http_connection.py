@@ -182,10 +182,19 @@ class HttpConnections:
         self._closed = False
 
     async def post(
-        self, base: str, path: str, body: bytes, *, timeout_s: float | asyncio.Timeout, connect_timeout_s: float
+        self,
+        base: str,
+        path: str,
+        body: bytes,
+        *,
+        timeout_s: float | asyncio.Timeout,
+        connect_timeout_s: float,
+        header: str = "",
     ) -> HttpResponse:
         """Post JSON; see `ask`."""
-        return await self.ask("POST", base, path, body, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+        return await self.ask(
+            "POST", base, path, body, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, header=header
+        )
 
     async def get(
         self, base: str, path: str, *, timeout_s: float | asyncio.Timeout, connect_timeout_s: float
@@ -202,6 +211,7 @@ class HttpConnections:
         *,
         timeout_s: float | asyncio.Timeout,
         connect_timeout_s: float,
+        header: str = "",
     ) -> HttpResponse:
         """Send a request and return its answer, whatever its status. Redirects are not followed.
 
@@ -209,11 +219,12 @@ class HttpConnections:
         arrive twice: it has to be one that may. Raises `HttpConnectionError`, `TimeoutError`, `OSError`.
 
         `timeout_s` is how long it may take, or a time-out that the caller may move while the request is under way.
+        `header` is one more line of the head, with its end.
         """
         host = urlsplit(base).netloc
         request = (
             f"{method} {urlsplit(base).path}{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
-            f"{self._more}\r\n"
+            f"{self._more}{header}\r\n"
         ).encode("latin-1") + body
         async with timeout_s if isinstance(timeout_s, asyncio.Timeout) else asyncio.timeout(timeout_s):
             while True:

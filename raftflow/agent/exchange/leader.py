@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections import deque
 from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -28,6 +29,7 @@ from raftflow.agent.workdir.inputs import AttemptOverError, InputsRefusedError, 
 from raftflow.domain.contract.operations.agents import FETCH_INPUTS, POLL, REGISTER_AGENT
 from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.views import (
+    HEADER_CLOCK,
     HEADER_LEADER_URL,
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
@@ -224,7 +226,11 @@ class LeaderClient:
             raise RuntimeError("LeaderClient.start() was not called")
         connect_timeout_s = self._config.connect_timeout_s
         with self._pending.asking(base, timeout_s) as limit:
-            return await self._wire.post(base, path, body, timeout_s=limit, connect_timeout_s=connect_timeout_s)
+            # A registration says what time it is here, so that the leader notices a wrong clock.
+            clock = f"{HEADER_CLOCK}: {time.time_ns() // 1_000_000}\r\n" if path == REGISTER_AGENT.path else ""
+            return await self._wire.post(
+                base, path, body, timeout_s=limit, connect_timeout_s=connect_timeout_s, header=clock
+            )
 
     async def _ask_who_leads(self, base: str, term: int) -> LeaderNotice:
         """Ask a replica who leads after `term`. Raises `OSError`, `TimeoutError`, `NotHeldError`."""

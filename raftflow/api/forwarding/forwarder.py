@@ -18,6 +18,7 @@ from raftflow.api.forwarding.proof import UNKNOWN_CLIENT, ForwardingProof
 from raftflow.api.http import problems
 from raftflow.api.http.problems import ProblemError, outcome_unknown
 from raftflow.domain.contract.views import (
+    HEADER_CLOCK,
     HEADER_FORWARDED,
     HEADER_FORWARDED_PROOF,
     HEADER_IDEMPOTENCY_KEY,
@@ -46,7 +47,7 @@ ANSWER_ONCE_S = 1.0
 CONNECTIONS_MAX = 256
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
-_SENT_HEADERS = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY)
+_SENT_HEADERS = ("Authorization", "Content-Type", HEADER_IDEMPOTENCY_KEY, HEADER_CLOCK)
 _RETURNED_HEADERS = ("Content-Type", "Location", "Retry-After", HEADER_INDEX, HEADER_TERM, HEADER_LEADER)
 
 

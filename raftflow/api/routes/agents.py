@@ -16,12 +16,14 @@ from raftflow.api.http import problems
 from raftflow.api.http.bodies import decode
 from raftflow.api.http.problems import ProblemError, from_rejection
 from raftflow.api.http.slices import in_slices
+from raftflow.coordinator.clock import SystemClock
 from raftflow.coordinator.replica import Replica
 from raftflow.domain import limits
 from raftflow.domain.commands import DrainAgent, ForgetAgent, ResumeAgent
 from raftflow.domain.contract import operations
 from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
+    HEADER_CLOCK,
     AgentView,
     DrainRequest,
     FieldProblem,
@@ -36,9 +38,13 @@ from raftflow.domain.rejections import Rejection
 from raftflow.domain.tasks.resources import parse_amount
 from raftflow.machine.read import queries
 
+_CLOCK_DIGITS_MAX = 16
+"""Digits of a clock: more is not a time."""
+
 
 async def register_agent(call: Request) -> Response:
     """Register an agent or a new instance of one."""
+    clock_skew_ms = _clock_skew_ms(call)  # first, because the log takes a while
     request = decode(call.body, RegisterRequest)
     _check_results("offers", request.offers)
     registration = call.replica.registration
@@ -47,7 +53,7 @@ async def register_agent(call: Request) -> Response:
     )
     reply, verdicts = await registration.register(command, request.offers)
     reply = require_accepted(reply)
-    call.replica.poll_service.note_registration(request, reply.incarnation)
+    call.replica.poll_service.note_registration(request, reply.incarnation, clock_skew_ms)
     timing = call.replica.config.timing
     return Response(
         RegisterResponse(
@@ -60,6 +66,14 @@ async def register_agent(call: Request) -> Response:
             verdicts=verdicts,
         )
     )
+
+
+def _clock_skew_ms(call: Request) -> int | None:
+    """Return how far the clock of the agent is ahead of this machine's, None if it does not say."""
+    told = call.request.headers.get(HEADER_CLOCK, "")
+    if not (told.isascii() and told.isdigit() and len(told) < _CLOCK_DIGITS_MAX):
+        return None
+    return int(told) - SystemClock().now_ms()
 
 
 def _capacity(request: RegisterRequest) -> dict[str, int]:
@@ -147,6 +161,8 @@ def _add_leader_view(call: Request, view: AgentView) -> None:
         view.trouble = leader.liveness.status.unfit.get(view.id, "")
         view.last_seen_s = leader.liveness.silent_s(view.id)
         view.pid, view.version, view.load = call.replica.poll_service.process_info(view.id)
+        skew_ms = call.replica.poll_service.clock_skew_ms(view.id)
+        view.clock_skew_s = None if skew_ms is None else skew_ms / 1000
 
 
 async def drain_agent(call: Request) -> Response:

@@ -30,6 +30,7 @@ class AgentSession:
     __slots__ = (
         "_delivered_before",
         "answered_s",
+        "clock_skew_ms",
         "deliveries",
         "draining_sent",
         "incarnation",
@@ -62,6 +63,8 @@ class AgentSession:
         """When the last answer was made, on the loop's clock."""
         self.pid: int | None = None
         self.version = ""
+        self.clock_skew_ms: int | None = None
+        """How far its clock was ahead at its registration."""
         self.load: AgentLoad | None = None
 
     def note_answer(self, told: Instructions, now_s: float) -> None:

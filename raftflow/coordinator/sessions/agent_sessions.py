@@ -47,6 +47,7 @@ class AgentSessions:
         session = AgentSession(name, incarnation)
         if before is not None:
             session.pid, session.version = before.pid, before.version
+            session.clock_skew_ms = before.clock_skew_ms
         self._sessions[name] = session
         return session
 

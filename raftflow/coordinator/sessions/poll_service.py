@@ -112,6 +112,11 @@ class PollService:
         session = self._sessions.get(agent)
         return (None, "", None) if session is None else (session.pid, session.version, session.load)
 
+    def clock_skew_ms(self, agent: str) -> int | None:
+        """Return how far the clock of an agent was ahead when it registered with this leader, None if unknown."""
+        session = self._sessions.get(agent)
+        return None if session is None else session.clock_skew_ms
+
     def delivered_s(self, agent: str, fence: int) -> float | None:
         """Return when an agent was sent an attempt, on the loop's clock.
 
@@ -121,10 +126,10 @@ class PollService:
         session = self._sessions.get(agent)
         return None if session is None else session.delivered_s(fence)
 
-    def note_registration(self, request: RegisterRequest, incarnation: int) -> None:
+    def note_registration(self, request: RegisterRequest, incarnation: int, clock_skew_ms: int | None = None) -> None:
         """Note a registration that was accepted."""
         session = self._session_of(request.name, incarnation)
-        session.pid, session.version = request.pid, request.version
+        session.pid, session.version, session.clock_skew_ms = request.pid, request.version, clock_skew_ms
         self._liveness.note_contact(request.name)
 
     def step_down(self) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from raftflow.doctor.facts import ClusterFacts
-from raftflow.doctor.findings import CheckResult, Severity, judged
+from raftflow.doctor.findings import CheckResult, Severity, Thresholds, judged
 from raftflow.doctor.units import duration
 from raftflow.domain.contract.views import AgentView
 
 DRAINED_LONG_S: Final = 3_600.0
 """An agent that is drained for longer may have been forgotten."""
+CLOCK_SKEW_S: Final = Thresholds(warning=5, problem=900)
+"""Stores such as S3 refuse requests of a clock that is a quarter of an hour off."""
 NAMED_MAX: Final = 50
 """Agents with a finding of their own; the rest are counted."""
 
@@ -133,6 +135,20 @@ def _of_agent(agent: AgentView, drained_s: float) -> Iterator[CheckResult]:
             meaning=meaning.format(trouble=agent.trouble or "it does not say why", until=agent.quarantine_until),
             advice=advice.format(name=agent.name),
             page=page,
+        )
+    skew_s = agent.clock_skew_s
+    if skew_s is not None and agent.state not in {"lost", "left"} and abs(skew_s) >= CLOCK_SKEW_S.warning:
+        yield CheckResult(
+            code="agent-clock",
+            severity=CLOCK_SKEW_S.judge(abs(skew_s)),
+            subject=agent.name,
+            measured=f"{skew_s:+.1f} s against the leader, when it registered",
+            meaning="Its clock is wrong, or the leader's is. Times in the output of tasks differ, and stores and "
+            "certificates may refuse it.",
+            advice="set the clock of its machine by NTP (`timedatectl`)",
+            page="wrong-clock",
+            value=skew_s,
+            unit="s",
         )
     if agent.drained and drained_s >= DRAINED_LONG_S:
         yield CheckResult(

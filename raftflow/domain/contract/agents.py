@@ -29,6 +29,9 @@ class AgentView(msgspec.Struct, kw_only=True):
     queued: int = 0
     pid: int | None = None
     version: str = ""
+    clock_skew_s: float | None = None
+    """How far the clock of its machine was ahead of the leader's when it registered; None if this leader did not
+    see that. The time of the registration on its way is in it."""
     last_seen_s: float | None = None
     """Seconds since its last poll, as the leader knows; None elsewhere."""
     load: AgentLoad | None = None

@@ -41,6 +41,7 @@ from raftflow.domain.contract.cluster import (
 )
 from raftflow.domain.contract.common import (
     ADDRESS_PATTERN,
+    HEADER_CLOCK,
     HEADER_FORWARDED,
     HEADER_FORWARDED_PROOF,
     HEADER_IDEMPOTENCY_KEY,
@@ -103,6 +104,7 @@ from raftflow.domain.contract.workflows import (
 
 __all__ = [
     "ADDRESS_PATTERN",
+    "HEADER_CLOCK",
     "HEADER_FORWARDED",
     "HEADER_FORWARDED_PROOF",
     "HEADER_IDEMPOTENCY_KEY",

@@ -19,7 +19,8 @@ from raftflow.chaos.ending import write_final
 from raftflow.chaos.history import FORMAT, HistoryWriter
 from raftflow.chaos.making import TestbedPlan, existing_testbed, testbed
 from raftflow.chaos.nemesis.catalogue import FAULTS, needs_disks, possible_faults
-from raftflow.chaos.nemesis.nemesis import RECOVERY_S, Nemesis, NotRecoveredError
+from raftflow.chaos.nemesis.kinds import NotRecoveredError
+from raftflow.chaos.nemesis.nemesis import RECOVERY_S, Nemesis
 from raftflow.chaos.page import write_page
 from raftflow.chaos.testbed import Testbed, collector_path
 from raftflow.chaos.undo import UndoList

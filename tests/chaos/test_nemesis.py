@@ -11,8 +11,8 @@ import pytest
 
 from raftflow.chaos.history import HistoryWriter
 from raftflow.chaos.nemesis.catalogue import FAULTS
-from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError
-from raftflow.chaos.nemesis.nemesis import Nemesis, NotRecoveredError
+from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError, NotRecoveredError
+from raftflow.chaos.nemesis.nemesis import Nemesis
 from raftflow.local.cluster_file import LocalClusterError
 
 if TYPE_CHECKING:

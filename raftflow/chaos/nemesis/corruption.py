@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from raftflow.chaos.nemesis import kinds
 from raftflow.chaos.nemesis.emptied import bring_back, take_away
-from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError
+from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError, NotRecoveredError
 from raftflow.chaos.nemesis.restarts import SETTLES_S, kill, starts_or_refuses
 from raftflow.chaos.testbed import Testbed
 from raftflow.chaos.undo import WriteBytes
@@ -93,6 +93,11 @@ def _flip_journal(bed: Testbed, name: str, chance: random.Random) -> int:
     return _flip(bed, segments[0], chance, _OLDER_SHARE)[0]
 
 
+def _set_aside(bed: Testbed, name: str) -> int:
+    """Return how many damaged files a replica has set aside."""
+    return len(list((bed.cluster.directory / name).rglob("*.damaged-*")))
+
+
 def _under_repair(bed: Testbed, name: str) -> bool:
     return (bed.cluster.directory / name / "repair").exists()
 
@@ -100,6 +105,7 @@ def _under_repair(bed: Testbed, name: str) -> bool:
 def _rebuilt(bed: Testbed, targets: list[str], chance: random.Random) -> Iterator[Mapping[str, Any]]:
     for name in bed.cluster.replica_names:
         kill(bed, name)
+    before = {name: _set_aside(bed, name) for name in targets}
     undo: dict[str, int] = {}
     try:
         for name in targets:
@@ -111,9 +117,11 @@ def _rebuilt(bed: Testbed, targets: list[str], chance: random.Random) -> Iterato
         for name in targets:
             if name not in refused:
                 bed.undo.drop(undo.pop(name))  # its files are its own again
-        rebuilt = [name for name in targets if name not in refused]
+        rebuilt = [name for name in targets if _set_aside(bed, name) > before[name]]
+        if not rebuilt and not refused:
+            raise NoEffectError("the damage does not matter to the replicas")
         if not bed.wait_for(lambda: not any(_under_repair(bed, name) for name in rebuilt), _REPAIRED_S):
-            raise NoEffectError(f"the repair of {', '.join(rebuilt)} did not end")
+            raise NotRecoveredError(f"the repair of {', '.join(rebuilt)} did not end within {_REPAIRED_S:g} s")
         yield {"damaged": targets, "refused": refused, "rebuilt": rebuilt}
     finally:
         for number in undo.values():

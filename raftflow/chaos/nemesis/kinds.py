@@ -17,10 +17,14 @@ class NoEffectError(Exception):
     """The fault could not be shown to have taken effect. It is not counted."""
 
 
+class NotRecoveredError(Exception):
+    """The cluster did not come back after a fault. It is a violation, and the run ends."""
+
+
 FaultRun = Callable[[Testbed, list[str], random.Random], Iterator[Mapping[str, Any]]]
 """Begins the fault, yields the evidence that it took effect, and ends it when it is continued or closed.
 
-Raises `NoEffectError`. What must be undone is on the undo list before the fault begins.
+Raises `NoEffectError`, `NotRecoveredError`. What must be undone is on the undo list before the fault begins.
 """
 ChooseTargets = Callable[[Testbed, random.Random], list[str]]
 """Returns the replicas and agents that are hit, an empty list if none can be hit now."""

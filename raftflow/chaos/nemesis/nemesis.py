@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError
+from raftflow.chaos.nemesis.kinds import ChaosFault, NoEffectError, NotRecoveredError
 from raftflow.chaos.testbed import READY_S, Testbed
 from raftflow.client.errors import ClientError
 from raftflow.local.cluster_file import LocalClusterError
@@ -23,10 +23,6 @@ _PAUSE_S: Final = (0.05, 0.3)
 
 
 _RARE_EVERY: Final = 2
-
-
-class NotRecoveredError(Exception):
-    """The cluster did not come back after a fault. The run ends here."""
 
 
 @dataclass(slots=True)

@@ -42,6 +42,8 @@ class HuntResult:
     faults: dict[str, int] = field(default_factory=dict)
     violations: list[dict[str, Any]] = field(default_factory=list)
     history: str = ""
+    operations: int = 0
+    """Of the last run."""
 
 
 @contextlib.contextmanager
@@ -53,11 +55,16 @@ def planted(bug: PlantedBug) -> Iterator[None]:
         is_planted = (module, *arguments[:1]) in _PLANTED_INSTEAD_OF
         return plain(_PLANTED if is_planted else module, *arguments)
 
+    with patch.object(helpers, "command", command), patch.dict(os.environ, {VARIABLE: bug.name}):
+        yield
+
+
+@contextlib.contextmanager
+def _provoked(bug: PlantedBug) -> Iterator[None]:
+    """Let runs of this process have the faults and the load that bring the bug to light."""
     with (
-        patch.object(helpers, "command", command),
         patch.object(catalogue, "FAULTS", tuple(_held(fault, bug) for fault in catalogue.FAULTS)),
         patch.object(documents, "_LONG_SHARE", bug.long_share or documents._LONG_SHARE),  # noqa: SLF001
-        patch.dict(os.environ, {VARIABLE: bug.name}),
     ):
         yield
 
@@ -75,27 +82,45 @@ def hunt_bug(
     """Run until the checker finds a violation of a kind that the bug causes, or the time is over."""
     began_s = time.monotonic()
     result = HuntResult(bug.name, found=False, seconds=0.0, runs=0)
-    faults = tuple(name for name in bug.faults if name in NAMES)
     while not result.found and time.monotonic() - began_s < minutes * 60:
         result.runs += 1
-        if bug.restores:
-            with bug.plant():  # the cluster is restored by this process
-                answer = run_restored(directory / f"run{result.runs}", seed + result.runs - 1, say)
-            wanted = [each for each in answer.violations if each.kind in bug.kinds]
-            result.violations = msgspec.to_builtins(wanted[:5])
-            result.found = bool(result.violations)
-            continue
-        options = ChaosOptions(
-            minutes=run_minutes,
-            seed=seed + result.runs - 1,
-            faults=faults,
-            directory=directory / f"run{result.runs}",
-        )
-        with planted(bug):
-            report = run_chaos(options, say)
-        result.violations = [each for each in report.violations if each["kind"] in bug.kinds][:5]
+        one = _run_once(bug, directory / f"run{result.runs}", run_minutes, seed + result.runs - 1, say, with_bug=True)
+        result.violations = [each for each in one.violations if each["kind"] in bug.kinds][:5]
         result.found = bool(result.violations)
-        result.faults = report.faults
-        result.history = report.history
+        result.faults, result.history, result.operations = one.faults, one.history, one.operations
     result.seconds = round(time.monotonic() - began_s, 1)
     return result
+
+
+def run_without(
+    bug: PlantedBug, directory: Path, *, run_minutes: float, seed: int, say: Callable[[str], None]
+) -> HuntResult:
+    """Make one run of a hunt without the bug: whatever is found there is not the bug's."""
+    began_s = time.monotonic()
+    one = _run_once(bug, directory / "without", run_minutes, seed, say, with_bug=False)
+    seconds = round(time.monotonic() - began_s, 1)
+    result = HuntResult(bug.name, bool(one.violations), seconds, runs=1, violations=one.violations)
+    result.faults, result.history, result.operations = one.faults, one.history, one.operations
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _OneRun:
+    violations: list[dict[str, Any]]
+    faults: dict[str, int] = field(default_factory=dict)
+    history: str = ""
+    operations: int = 0
+
+
+def _run_once(
+    bug: PlantedBug, directory: Path, minutes: float, seed: int, say: Callable[[str], None], *, with_bug: bool
+) -> _OneRun:
+    if bug.restores:
+        with bug.plant() if with_bug else contextlib.nullcontext():  # the cluster is restored by this process
+            answer = run_restored(directory, seed, say)
+        return _OneRun(msgspec.to_builtins(answer.violations), operations=answer.operations)
+    faults = tuple(name for name in bug.faults if name in NAMES)
+    options = ChaosOptions(minutes=minutes, seed=seed, faults=faults, directory=directory)
+    with _provoked(bug), planted(bug) if with_bug else contextlib.nullcontext():
+        report = run_chaos(options, say)
+    return _OneRun(report.violations, report.faults, report.history, report.operations)

@@ -36,6 +36,14 @@ def test_a_job(name: str, tasks: int, wanted: set[str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_map_is_timed_beside_its_document(tmp_path: Path) -> None:
+    result = main.run("map", runs=2, data_dir=tmp_path, tasks=20, slots=2, agents=1)
+    assert (result["name"], len(result["runs"]), result["tasks"]) == ("map", 2, 20)
+    assert set(result["median"]) == {"times_document", "map_tasks_per_s", "document_tasks_per_s"}
+    assert all(value > 0 for value in result["median"].values())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_task_that_fails_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "PROGRAM", "/bin/false")
     with pytest.raises(BenchError, match="ended as failed"):

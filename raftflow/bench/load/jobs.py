@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from raftflow.local.cluster_file import ClusterOptions
 
 PROGRAM: Final = "/bin/true"
 RUN_LIMIT_S: Final = 600.0
-_WARM_UP: Final = 64
+WARM_UP_TASKS: Final = 64
 _WARM_UP_RUNS: Final = 2
 
 Document = dict[str, Any]
@@ -86,19 +86,28 @@ JOBS: Final = {
 
 def measure(job: Job, settings: Settings) -> dict[str, Any]:
     """Run a job `settings.runs` times, beside the systems to compare with, and return the figures."""
+    with ExitStack() as stack:
+        peers = [stack.enter_context(Peer(name, job.name, settings)) for name in settings.versus]
+        cluster = stack.enter_context(bench_cluster(settings))
+        result = asyncio.run(_runs(job, settings, cluster, peers))
+    return {**result, "fixed": {"slots": settings.slots, "agents": settings.agents, "prefetch": settings.prefetch}}
+
+
+@contextmanager
+def bench_cluster(settings: Settings) -> Iterator[LocalCluster]:
+    """Start three replicas and agents as the settings say, and take them down at the end."""
     options = ClusterOptions(
         agents=settings.agents,
         agent_cpus=settings.slots / settings.agents,
         prefetch=settings.prefetch,
         lease_ms=10_000,
     )
-    with ExitStack() as stack:
-        peers = [stack.enter_context(Peer(name, job.name, settings)) for name in settings.versus]
-        cluster = LocalCluster.create(settings.directory, options)
-        stack.callback(cluster.down)
+    cluster = LocalCluster.create(settings.directory, options)
+    try:
         cluster.start()
-        result = asyncio.run(_runs(job, settings, cluster, peers))
-    return {**result, "fixed": {"slots": settings.slots, "agents": settings.agents, "prefetch": settings.prefetch}}
+        yield cluster
+    finally:
+        cluster.down()
 
 
 async def _runs(job: Job, settings: Settings, cluster: LocalCluster, peers: list[Peer]) -> dict[str, Any]:
@@ -106,7 +115,7 @@ async def _runs(job: Job, settings: Settings, cluster: LocalCluster, peers: list
     theirs: dict[str, list[float]] = {peer.name: [] for peer in peers}
     async with AsyncClient(cluster.urls) as client:
         for _ in range(_WARM_UP_RUNS):  # workers start, connections are made
-            await _once(client, job.document(min(_WARM_UP, settings.tasks)))
+            await time_document(client, job.document(min(WARM_UP_TASKS, settings.tasks)))
         for peer in peers:
             peer.suspend()
         for _ in range(settings.runs):
@@ -130,7 +139,7 @@ async def _one_run(job: Job, settings: Settings, cluster: LocalCluster, client: 
     document = job.document(settings.tasks)
     load = machine_load()
     roles = await asyncio.to_thread(Roles, cluster)
-    seconds = await _once(client, document)
+    seconds = await time_document(client, document)
     cpu_us = roles.spent_us_each(len(document["tasks"]))
     value = job.value(seconds, settings.tasks)
     changed = await asyncio.to_thread(roles.leader_changed)
@@ -147,7 +156,7 @@ async def _one_run(job: Job, settings: Settings, cluster: LocalCluster, client: 
     return run
 
 
-async def _once(client: AsyncClient, document: Document) -> float:
+async def time_document(client: AsyncClient, document: Document) -> float:
     """Return the seconds from the submission until every result is here. Raises `BenchError` if a task failed."""
     began = time.perf_counter()
     workflow = (await client.submit(document)).id

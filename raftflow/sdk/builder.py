@@ -1,9 +1,13 @@
-"""Workflows written in Python.
+"""Workflows written in Python, task by task or by calling the functions that are tasks.
 
-flow = Workflow("nightly", priority=50)
-fetch = flow.task("fetch", ["python3", "fetch.py"])
-flow.task("train", python=jobs.train, args=[fetch.result], resources={"cpu": 2})   # needs "fetch" automatically
-client.submit(flow)
+    flow = Workflow("nightly", priority=50)
+    fetch = flow.task("fetch", ["python3", "fetch.py"])
+    flow.task("train", python=jobs.train, args=[fetch.result], resources={"cpu": 2})   # needs "fetch" automatically
+    client.submit(flow)
+
+    with Workflow("nightly") as flow:
+        rows = fetch("2026-11-30")               # functions with `@raftflow.task`: nothing runs here
+        train.options(retries=5)(rows)           # needs `fetch`, because it takes its result
 
 Frequent mistakes are refused here, where they are written: a string instead of a list, a task instead of its result.
 """
@@ -12,12 +16,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import Token
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, SupportsIndex, TypeVar
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, SupportsIndex, TypeVar
+from weakref import WeakKeyDictionary
 
 from raftflow.formats.readers.values import RESULT_KEY
+from raftflow.sdk.calls import TaskCalls
 from raftflow.sdk.errors import UsageError
-from raftflow.sdk.functions import Duration, TaskFunction, import_name
+from raftflow.sdk.functions import CallRecorder, Duration, TaskFunction, import_name, recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,10 @@ class TaskRef:
     def result(self) -> dict[str, str]:
         """A reference to the task's result, for the arguments of a `python` task. That task then needs this one."""
         return {RESULT_KEY: self.id}
+
+    def __bool__(self) -> bool:
+        """Raise `UsageError`: a workflow is built before anything of it has run."""
+        raise UsageError(f"the result of {self.id!r} is not known while the workflow is built")
 
 
 ItemT_co = TypeVar("ItemT_co", covariant=True)
@@ -69,6 +81,25 @@ class Workflow:
             self._document["max_parallel"] = max_parallel
         if defaults:
             self._document["defaults"] = dict(defaults)
+        self._ids: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        self._calls: WeakKeyDictionary[TaskFunction[..., Any], TaskCalls] = WeakKeyDictionary()
+        self._token: Token[CallRecorder | None] | None = None
+
+    def __enter__(self) -> Self:
+        """From here on, calls of functions with `@raftflow.task` become tasks of this workflow."""
+        if self._token is not None:
+            raise UsageError("this workflow is being built already")
+        self._token = recorder.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End that."""
+        token, self._token = self._token, None
+        if token is not None:
+            recorder.reset(token)
 
     def task(
         self,
@@ -133,11 +164,46 @@ class Workflow:
         options = python.fields if isinstance(python, TaskFunction) else {}
         given = options | {key: value for key, value in fields.items() if value is not None}
         self._document["tasks"].append({"id": task_id, **needed, **given})
+        self._ids.add(task_id)
         return TaskRef(task_id)
+
+    def record(self, function: TaskFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskRef:
+        """Make a task of a call; see `__enter__`. Raises `UsageError` if the call cannot be a task."""
+        calls = self._calls.get(function)
+        if calls is None:
+            calls = self._calls[function] = TaskCalls(function)
+        task_id = self._free_id(calls.name) if function.task_id is None else function.task_id
+        try:
+            given, named = _with_results(list(args)), _with_results(dict(kwargs))
+        except RecursionError as error:
+            raise UsageError(f"task {task_id!r}: its arguments hold themselves, or are nested too deeply") from error
+        fields = calls.arguments(tuple(given), named)
+        return self.task(task_id, python=function, needs=function.after, **fields)
+
+    def _free_id(self, name: str) -> str:
+        """Return the name, or with the first number that makes it a new one."""
+        if name not in self._ids:
+            return name
+        number = self._numbers.get(name, 2)
+        while f"{name}-{number}" in self._ids:
+            number += 1
+        self._numbers[name] = number + 1
+        return f"{name}-{number}"
 
     def document(self) -> dict[str, Any]:
         """Return the document as a file would contain it."""
         return {**self._document, "tasks": list(self._document["tasks"])}
+
+
+def _with_results(value: Any) -> Any:
+    """Return arguments with a reference to the result in place of each task."""
+    if isinstance(value, TaskRef):
+        return value.result
+    if isinstance(value, Mapping):
+        return {key: _with_results(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_results(item) for item in value]
+    return value
 
 
 def _items(where: str, field: str, value: Any) -> list[Any]:

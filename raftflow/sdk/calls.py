@@ -38,6 +38,7 @@ class TaskCalls:
         if isinstance(function, TaskFunction):
             self.fields |= function.fields
         self._context = (None,) if isinstance(function, TaskFunction) and function.takes_context else ()
+        self._is_for_workflow = isinstance(function, TaskFunction) and bool(function.task_id or function.after)
         try:
             self._signature: inspect.Signature | None = inspect.signature(plain)
         except (ValueError, TypeError):  # of some built-in functions
@@ -73,6 +74,7 @@ class TaskCalls:
 
     def document(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return a workflow of one call. Raises `UsageError`."""
+        self._check_alone()
         return {"name": self.name, "tasks": [{"id": self.name, **self.fields, **self.arguments(args, kwargs)}]}
 
     def map_documents(self, items: Iterable[Any], *, on_failure: str) -> Iterator[dict[str, Any]]:
@@ -80,6 +82,7 @@ class TaskCalls:
 
         Raises `UsageError`, with the index of the item.
         """
+        self._check_alone()
         tasks: list[dict[str, Any]] = []
         size = 0
         for index, item in enumerate(items):
@@ -91,6 +94,10 @@ class TaskCalls:
                 tasks, size = [], 0
         if tasks:
             yield self._bag(tasks, on_failure)
+
+    def _check_alone(self) -> None:
+        if self._is_for_workflow:
+            raise UsageError(f"{self.name}: `id` and `after` are for calls inside `with raftflow.Workflow(...)`")
 
     def _bag(self, tasks: list[dict[str, Any]], on_failure: str) -> dict[str, Any]:
         return {"name": self.name, "on_failure": on_failure, "defaults": self.fields, "tasks": tasks}

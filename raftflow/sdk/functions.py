@@ -6,6 +6,8 @@
 
 A decorated function is called as before. The options are keys of a task in a workflow document. A function whose
 first parameter is annotated with `raftflow.Context` gets the context of its attempt there, and callers leave it out.
+
+Inside `with raftflow.Workflow(...)` a call does not run: it becomes a task of the workflow (`builder.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from types import FunctionType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from raftflow.sdk.context import Context, current
 from raftflow.sdk.errors import UsageError
@@ -29,25 +32,86 @@ Duration = str | float
 """Such as `"40s"` or `"1h30m"`; a number is in seconds."""
 
 
+class TaskOptions(TypedDict, total=False):
+    """Options of `task`: keys of a task in a workflow document. `labels` and `exclusive` are its constraints."""
+
+    resources: Mapping[str, float | str]
+    retries: int
+    retry_delay: Duration
+    retry_delay_max: Duration
+    timeout: Duration
+    grace: Duration
+    expected: Duration
+    labels: Mapping[str, str]
+    exclusive: bool
+    kind: str
+    cache: bool | Mapping[str, str]
+    memory_max: float | str
+    backup: bool
+    env: Mapping[str, str]
+
+
+class CallRecorder(Protocol):
+    """A workflow that is being built: it takes the calls of task functions."""
+
+    def record(self, function: TaskFunction[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Make a task of a call and return what stands for its result."""
+
+
+recorder: ContextVar[CallRecorder | None] = ContextVar("recorder", default=None)
+"""The workflow that is being built in this context."""
+
+
 class TaskFunction(Generic[P, R_co]):
     """A function with the options of its tasks. Calling it runs it here, as without the decorator."""
 
     __qualname__: str
 
-    def __init__(self, function: Callable[..., R_co], fields: Mapping[str, Any]) -> None:
-        """Wrap a function; `fields` are keys of a task in a document."""
+    def __init__(
+        self,
+        function: Callable[..., R_co],
+        fields: Mapping[str, Any],
+        *,
+        task_id: str | None = None,
+        after: Sequence[Any] = (),
+    ) -> None:
+        """Wrap a function; `fields` are keys of a task in a document, `task_id` and `after` those of one task."""
         self.function = function
         self.fields = dict(fields)
+        self.task_id = task_id
+        self.after = tuple(after)
         self.takes_context = _takes_context(function)
         functools.update_wrapper(self, function)
         if inspect.iscoroutinefunction(function) and hasattr(inspect, "markcoroutinefunction"):
             inspect.markcoroutinefunction(self)  # Python 3.12 and newer
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run the function here. One with a context gets that of the running attempt."""
+        """Run the function here, or make a task of the call inside `with Workflow(...)`.
+
+        A function with a context gets that of the running attempt.
+        """
+        building = recorder.get()
+        if building is not None:
+            result: R_co = building.record(self, args, kwargs)
+            return result
         if self.takes_context:
             return self.function(current(), *args, **kwargs)
         return self.function(*args, **kwargs)
+
+    def options(
+        self,
+        *,
+        id: str | None = None,  # noqa: A002 - the key of a document
+        after: Sequence[Any] = (),
+        **options: Unpack[TaskOptions],
+    ) -> TaskFunction[P, R_co]:
+        """Return the same function with other options, for single calls: `train.options(retries=5)(rows)`.
+
+        `id` and `after` are for a call inside `with Workflow(...)`: its id, and tasks that must succeed before it
+        although it does not take their results. Raises `UsageError` for unknown options.
+        """
+        fields = {**self.fields, **_fields(options)}
+        return TaskFunction(self.function, fields, task_id=id or self.task_id, after=after or self.after)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self.function, instance)
@@ -92,58 +156,26 @@ def task(function: Callable[Concatenate[Context, P], R], /) -> TaskFunction[P, R
 @overload
 def task(function: Callable[P, R], /) -> TaskFunction[P, R]: ...
 @overload
-def task(
-    *,
-    resources: Mapping[str, float | str] | None = None,
-    retries: int | None = None,
-    retry_delay: Duration | None = None,
-    retry_delay_max: Duration | None = None,
-    timeout: Duration | None = None,
-    grace: Duration | None = None,
-    expected: Duration | None = None,
-    labels: Mapping[str, str] | None = None,
-    exclusive: bool | None = None,
-    kind: str | None = None,
-    cache: bool | Mapping[str, str] | None = None,
-    memory_max: float | str | None = None,
-    backup: bool | None = None,
-    env: Mapping[str, str] | None = None,
-) -> TaskDecorator: ...
+def task(**options: Unpack[TaskOptions]) -> TaskDecorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task: `@raftflow.task` or `@raftflow.task(retries=3)`. It can still be called as before.
 
-    Options are the keys of a task in a workflow document. `labels` are those that the agent must carry, `exclusive`
-    says that the task runs alone on its agent; None leaves an option out. Wrong values are refused when a call of the
-    function is submitted. Raises `UsageError` for unknown options.
+    Options are those of `TaskOptions`: keys of a task in a workflow document, `labels` that the agent must carry, and
+    `exclusive` for a task that runs alone on its agent. Wrong values are refused when a call of the function is
+    submitted. Raises `UsageError` for unknown options.
     """
-    if unknown := sorted(options.keys() - _OPTIONS):
-        raise UsageError(f"@raftflow.task has no option {unknown[0]!r}; it has {', '.join(sorted(_OPTIONS))}")
-    fields = {name: value for name, value in options.items() if value is not None}
-    constraints = {name: fields.pop(name) for name in ("labels", "exclusive") if name in fields}
-    if constraints:
-        fields["constraints"] = constraints
-    decorator = TaskDecorator(fields)
+    decorator = TaskDecorator(_fields(options))
     return decorator if function is None else decorator(function)
 
 
-_OPTIONS = frozenset(
-    (
-        "resources",
-        "retries",
-        "retry_delay",
-        "retry_delay_max",
-        "timeout",
-        "grace",
-        "expected",
-        "labels",
-        "exclusive",
-        "kind",
-        "cache",
-        "memory_max",
-        "backup",
-        "env",
-    )
-)
+def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as keys of a task in a document; None leaves one out. Raises `UsageError` for unknown ones."""
+    known = TaskOptions.__optional_keys__
+    if unknown := sorted(options.keys() - known):
+        raise UsageError(f"a task has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    fields = {name: value for name, value in options.items() if value is not None}
+    constraints = {name: fields.pop(name) for name in ("labels", "exclusive") if name in fields}
+    return fields | ({"constraints": constraints} if constraints else {})
 
 
 def import_name(function: Any) -> str:

@@ -86,3 +86,8 @@ def large(_x: int) -> str:
 
 def mark_pair(pair: tuple[int, str]) -> int:
     return mark(*pair)
+
+
+@raftflow.task
+def plus(a: dict[str, list[int]], c: int) -> int:
+    return sum(a["parts"]) + c

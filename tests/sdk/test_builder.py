@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,79 @@ def test_a_type_checker_sees_the_mistakes(tmp_path: Path) -> None:
     done = subprocess.run([*argv, str(file)], capture_output=True, text=True, check=False, timeout=100)
     lines = [json.loads(line)["line"] for line in done.stdout.splitlines()]
     assert lines == [5, 6, 7, 8, 9, 10], done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Any]:
+    """The module of a user, under a name by which it can be imported."""
+    spec = importlib.util.spec_from_file_location("sdk_jobs", Path(__file__).with_name("sdk_jobs.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["sdk_jobs"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["sdk_jobs"]
+
+
+def test_calls_inside_a_workflow_become_tasks(jobs: Any) -> None:
+    with Workflow("nightly", priority=70) as flow:
+        one = jobs.double(1)
+        two = jobs.double(2)
+        both = jobs.plus({"parts": [one, two]}, c=one)
+        jobs.double.options(id="last", after=[both], retries=2)(5)
+        assert jobs.plain(1) == 2, "a function without the decorator runs as ever"
+    assert flow.document() == {
+        "name": "nightly",
+        "priority": 70,
+        "on_failure": "stop",
+        "tasks": [
+            {"id": "double", "python": "sdk_jobs:double", "args": [1]},
+            {"id": "double-2", "python": "sdk_jobs:double", "args": [2]},
+            {
+                "id": "plus",
+                "needs": ["double", "double-2"],
+                "python": "sdk_jobs:plus",
+                "args": [{"parts": [{"$result": "double"}, {"$result": "double-2"}]}],
+                "kwargs": {"c": {"$result": "double"}},
+            },
+            {"id": "last", "needs": ["plus"], "python": "sdk_jobs:double", "args": [5], "retries": 2},
+        ],
+    }
+    normalize(flow.document())
+    assert jobs.double(2) == 4, "behind the block calls run again"
+
+
+def test_a_call_that_cannot_be_a_task_is_refused_where_it_is_written(jobs: Any) -> None:
+    with Workflow("w") as flow:
+        one = jobs.double(1)
+        with pytest.raises(UsageError, match="double: too many positional arguments"):
+            jobs.double(1, 2)
+        with pytest.raises(UsageError, match="the result of 'double' is not known while the workflow is built"):
+            bool(one)
+        with pytest.raises(UsageError, match="already"):
+            flow.__enter__()
+        with pytest.raises(UsageError, match="has no option 'retry'"):
+            jobs.double.options(retry=1)
+        with pytest.raises(UsageError, match="needs lists ids of tasks"):
+            jobs.double.options(after=[3])(1)
+        loop: list[Any] = []
+        loop.append(loop)
+        with pytest.raises(UsageError, match="hold themselves"):
+            jobs.double(loop)
+    assert [task["id"] for task in flow.document()["tasks"]] == ["double"]
+
+
+def test_a_workflow_that_is_left_by_an_error_records_no_more(jobs: Any) -> None:
+    with pytest.raises(KeyError), Workflow("w"):
+        raise KeyError
+    assert jobs.double(2) == 4
+
+
+def test_many_calls_of_one_function_have_ids_of_their_own(jobs: Any) -> None:
+    with Workflow("w") as flow:
+        flow.task("double-3", ["true"])
+        for n in range(2_000):
+            jobs.double(n)
+    ids = [task["id"] for task in flow.document()["tasks"]]
+    assert ids[:5] == ["double-3", "double", "double-2", "double-4", "double-5"]
+    assert len(set(ids)) == 2_001

@@ -166,6 +166,15 @@ def test_what_is_no_function_and_unknown_options_are_refused(jobs: Any) -> None:
         raftflow.task(retry=3)  # type: ignore[call-overload]
 
 
+def test_options_of_a_task_in_a_workflow_are_refused_for_a_call_alone(jobs: Any) -> None:
+    assert TaskCalls(jobs.add.options(retries=5)).document((1,), {})["tasks"][0]["retries"] == 5
+    for function in (jobs.double.options(id="x"), jobs.double.options(after=["x"])):
+        with pytest.raises(raftflow.UsageError, match="are for calls inside"):
+            TaskCalls(function).document((1,), {})
+        with pytest.raises(raftflow.UsageError, match="are for calls inside"):
+            next(TaskCalls(function).map_documents([1], on_failure="stop"))
+
+
 def test_a_map_is_one_bag_with_the_options_once(jobs: Any) -> None:
     (document,) = TaskCalls(jobs.add).map_documents(range(3), on_failure="stop")
     assert document["tasks"] == [{"id": str(n), "args": [n]} for n in range(3)]

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, assert_type
 
+import raftflow
 from raftflow.client import (
     AsyncClient,
     AsyncWorkflowRun,
@@ -76,3 +77,49 @@ async def submit_from_asyncio() -> None:
             print(view.state)
         async for view in client.workflows():
             print(view.name)
+
+
+@raftflow.task
+def shout(text: str, times: int = 1) -> str:
+    return text * times
+
+
+@raftflow.task(resources={"cpu": 1}, retries=3, timeout="5m", labels={"zone": "a"}, cache=True)
+async def wait_for(count: int) -> int:
+    return count
+
+
+@raftflow.task
+def with_context(ctx: raftflow.Context, count: int) -> int:
+    return count + ctx.attempt
+
+
+def run_functions() -> None:
+    assert_type(shout("a", times=2), str)
+    assert_type(with_context(3), int)
+    with raftflow.Client() as client:
+        assert_type(client.run(shout, "a", times=2), str)
+        assert_type(client.run(wait_for, 3), int)
+        assert_type(client.run(with_context, 3), int)
+        assert_type(client.run(double, 3), int)
+        assert_type(client.map(double, range(100)), list[int])
+        assert_type(client.map(wait_for, [1, 2]), list[int])
+        assert_type(client.map(shout, ["a"], timeout=60), list[str])
+        run = client.start(shout, "a")
+        assert_type(run, raftflow.Run[str])
+        assert_type(run.result(timeout=5), str)
+        run.cancel()
+        print(run.status())
+        with client.executor() as executor:
+            assert_type(executor.submit(shout, "a", times=2).result(), str)
+        with raftflow.Workflow("nightly") as flow:
+            rows = shout("a")
+            shout.options(id="last", after=[rows], retries=5)(rows, 2)
+        client.submit(flow)
+
+
+async def run_functions_without_blocking() -> None:
+    async with raftflow.AsyncClient() as client:
+        assert_type(await client.run(wait_for, 3), int)
+        assert_type(await client.map(shout, ["a", "b"]), list[str])
+        assert_type(await (await client.start(shout, "a")).result(), str)

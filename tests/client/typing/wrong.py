@@ -1,5 +1,6 @@
 """Wrong uses of the client: mypy reports exactly the lines that are marked as errors (`test_typing.py`)."""
 
+import raftflow
 from raftflow.client import AsyncClient, Client, TaskRef, Workflow
 
 
@@ -33,3 +34,26 @@ async def await_call(client: AsyncClient) -> None:
     (await client.submit({"name": "x"})).wait().state  # error: attr-defined
     for view in client.workflows():  # error: attr-defined
         print(view)
+
+
+@raftflow.task
+def shout(text: str, times: int = 1) -> str:
+    return text * times
+
+
+@raftflow.task
+def with_context(ctx: raftflow.Context, count: int) -> int:
+    return count + ctx.attempt
+
+
+def run_functions(client: Client) -> None:
+    raftflow.task(retry=3)  # error: call-overload
+    shout(3)  # error: arg-type
+    client.run(shout, 3)  # error: call-overload
+    client.run(with_context, "3")  # error: call-overload
+    client.map(shout, [1, 2])  # error: arg-type call-overload
+    client.start(shout, "a", 2).results()  # error: attr-defined
+    shout.options(retry=3)("a")  # error: call-arg
+    shout.options(retries="3")("a")  # error: typeddict-item arg-type
+    with client.executor() as executor:
+        executor.submit(shout, 5)  # error: arg-type

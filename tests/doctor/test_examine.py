@@ -192,6 +192,12 @@ def test_a_fact_of_a_machine_gives_its_finding(case: str) -> None:
     assert finding.measured == measured
 
 
+def test_one_slow_sync_among_few_says_little() -> None:
+    assert bad(change("n2", syncs=SyncTimes(window_s=300, count=30, mean_ms=7, p99_ms=500))) == []
+    assert only(change("n2", syncs=SyncTimes(window_s=300, count=300, mean_ms=7, p99_ms=500))).code == "disk-sync"
+    assert bad(change("n2", syncs=SyncTimes(window_s=300, count=300, mean_ms=7, p99_ms=100))) == []
+
+
 def test_a_busy_machine_whose_replica_is_never_late_is_fine() -> None:
     assert bad(change("n2", pressure=PressureStall(cpu_some=95.0))) == []
 

@@ -20,8 +20,10 @@ CLUSTER_TIME_MS: Final = Thresholds(warning=60_000, problem=3_600_000)
 FREE_BYTES_MIN: Final = (2048 * _MIB, 512 * _MIB)
 """Less free space is a warning, and a problem."""
 FREE_FILES_MIN: Final = (10_000, 500)
-SYNC_MS: Final = Thresholds(warning=100, problem=1_000)
-"""Time within which 99 of 100 syncs end."""
+SYNC_MS: Final = Thresholds(warning=500, problem=5_000)
+"""Time within which 99 of 100 syncs end, the upper bound of a class: more than one took over 100 ms, over 1 s."""
+SYNCS_MIN: Final = 100
+"""Of fewer syncs the mean alone counts: one slow sync among them says little."""
 SYNC_MEAN_MS: Final = Thresholds(warning=20, problem=200)
 CPU_PERCENT: Final = Thresholds(warning=50, problem=101)
 LATE_SHARE: Final = 0.1
@@ -168,7 +170,9 @@ def _read_only(name: str, host: HostView) -> CheckResult:
 
 def _syncs(name: str, host: HostView) -> CheckResult:
     syncs = host.syncs
-    severity = max(SYNC_MS.judge(syncs.p99_ms), SYNC_MEAN_MS.judge(syncs.mean_ms), key=list(Severity).index)
+    severity = SYNC_MEAN_MS.judge(syncs.mean_ms)
+    if syncs.count >= SYNCS_MIN:
+        severity = max(severity, SYNC_MS.judge(syncs.p99_ms), key=list(Severity).index)
     return judged(
         code="disk-sync",
         severity=severity,

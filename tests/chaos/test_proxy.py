@@ -7,11 +7,15 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from raftflow.chaos.proxy import ANYBODY, ReplicaProxies, owner_of
+from raftflow.coordinator.config.loading import load_config
+from raftflow.local.cluster import LocalCluster
+from raftflow.local.cluster_file import ClusterOptions
 from raftflow.local.replica_files import free_ports
 
 SOON_S = 20.0
@@ -132,6 +136,27 @@ async def test_losses_stall_or_break_the_connection(ends: Ends) -> None:
     assert ends.proxies.late == 1
     assert answer == b"" or time.monotonic() - began >= 0.19
     assert answer in {b"", b"ONE"}
+
+
+def test_proxied_replicas_listen_behind_their_addresses(tmp_path: Path) -> None:
+    cluster = LocalCluster.create(tmp_path / "cluster", ClusterOptions(nodes=3, agents=0, proxied=True))
+    names = [*cluster.replica_names, cluster.plan_replica()]
+    taken: set[int] = set()
+    for name in names:
+        config = load_config(cluster.config_file(name), environ={})
+        (port, behind), (peer_port, peer_behind) = cluster.ports_behind(name)
+        assert (config.bind.port, config.peer_bind.port) == (behind, peer_behind)
+        assert (port, peer_port) == (int(cluster.url_of(name).rpartition(":")[2]), cluster.peer_of(name)[1])
+        taken |= {port, behind, peer_port, peer_behind}
+    assert len(taken) == 4 * len(names)
+
+
+def test_other_replicas_listen_at_their_addresses(tmp_path: Path) -> None:
+    cluster = LocalCluster.create(tmp_path / "cluster", ClusterOptions(nodes=1, agents=0))
+    assert cluster.ports_behind("n1") == []
+    assert load_config(cluster.config_file("n1"), environ={}).bind.port == int(
+        cluster.url_of("n1").rpartition(":")[2]
+    )
 
 
 async def test_replica_that_does_not_listen_refuses(ends: Ends) -> None:

@@ -18,6 +18,8 @@ from raftflow.chaos.workload.instances import WorkflowInstance, plan_instance
 
 TIMEOUT_S: Final = 2.0
 _PULSE_TIMEOUT_S: Final = 1.0
+_PATIENT_TIMEOUT_S: Final = 15.0
+"""One client waits for long, as the SDK does: it hears what a replica answers that was cut off for some seconds."""
 _PULSE_PAUSE_S: Final = 0.2
 _PAUSE_S: Final = 0.25
 _OPEN_MAX: Final = 5
@@ -311,6 +313,7 @@ class Workload:
         async with (
             ReplicaClient(self._token, TIMEOUT_S) as http,
             ReplicaClient(self._token, _PULSE_TIMEOUT_S) as quick,
+            ReplicaClient(self._token, _PATIENT_TIMEOUT_S) as patient,
             asyncio.TaskGroup() as group,
         ):
             for number in range(1, self._settings.clients + 1):
@@ -321,6 +324,7 @@ class Workload:
             group.create_task(replayer(replay, self._instances, self.known, self._stop))
             for number in (1, 2):
                 group.create_task(pulse(self._client(f"pulse-{number}", quick), self._stop))
+            group.create_task(pulse(self._client("patient-1", patient), self._stop))
 
     def _client(self, name: str, http: ReplicaClient) -> WorkloadClient:
         chance = random.Random(f"{self._settings.seed}/{name}")  # noqa: S311 - a seed gives the same load again

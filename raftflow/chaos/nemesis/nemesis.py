@@ -18,7 +18,7 @@ from raftflow.local.faults.disk_images import ImageError
 
 RECOVERY_S: Final = 30.0
 """The cluster acknowledges writes again within this time."""
-_PAIR_SHARE: Final = 0.5
+_PAIR_SHARE: Final = 0.8
 _PAUSE_S: Final = (0.05, 0.3)
 
 

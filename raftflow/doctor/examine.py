@@ -13,6 +13,7 @@ from raftflow.doctor.checks.replicas import (
     check_histories,
     check_identity,
     check_lag,
+    check_links,
     check_replicas,
     check_versions,
 )
@@ -21,6 +22,7 @@ from raftflow.doctor.findings import CheckResult, Diagnosis, worst_first
 
 CHECKS: Final[tuple[Callable[[ClusterFacts], Iterator[CheckResult]], ...]] = (
     check_replicas,
+    check_links,
     check_identity,
     check_versions,
     check_lag,

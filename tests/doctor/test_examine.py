@@ -312,6 +312,22 @@ def test_a_leader_that_only_the_others_reach() -> None:
     assert codes["leader"].measured == "the replicas follow n1, which does not answer here"
 
 
+def test_a_link_that_is_cut_between_replicas_that_both_answer() -> None:
+    def n2(*, connected: bool) -> Any:
+        return status("n2", peers=[PeerView(name="n1", connected=True), PeerView(name="n3", connected=connected)])
+
+    cut = replica("n2", status=n2(connected=False), status_before=n2(connected=False))
+    finding = only(cluster(cut))
+    assert (finding.severity, finding.subject, finding.code, finding.measured) == (
+        "problem",
+        "n2",
+        "links",
+        "no link to n3",
+    )
+    assert bad(cluster(replica("n2", status=n2(connected=False)))) == [], "it was there in one round"
+    assert ("problem", "n2", "links") not in bad(cluster(cut, silent("n3"))), "one that is down has no links"
+
+
 def test_two_leaders_of_one_term() -> None:
     finding = only(cluster(replica("n3", status=status("n3", role="leader"))))
     assert (finding.severity, finding.measured) == ("problem", "n1, n3 all lead in term 3")

@@ -194,6 +194,30 @@ def _leader(gathered: ClusterFacts) -> CheckResult:
     )
 
 
+def check_links(gathered: ClusterFacts) -> Iterator[CheckResult]:
+    """Check that replicas which answer here are connected to each other, in at least one of both rounds."""
+    there = {each.name for each in gathered.replicas if each.answers}
+    for each in gathered.replicas:
+        if each.status is None or each.status_before is None:
+            continue
+        cut = _unconnected(each.status) & _unconnected(each.status_before) & there
+        yield judged(
+            code="links",
+            severity=Severity.PROBLEM if cut else Severity.OK,
+            subject=each.name,
+            measured=f"no link to {', '.join(sorted(cut))}" if cut else f"links to {len(each.status.peers)} replicas",
+            meaning="Both answer here, not each other: the network between them is cut, or one refuses the other.",
+            advice="their logs say why (`link with ...`); each must reach the other at its peer port",
+            page="network-cut",
+            value=len(cut),
+            unit="links",
+        )
+
+
+def _unconnected(status: ReplicaStatus) -> set[str]:
+    return {peer.name for peer in status.peers if not peer.connected}
+
+
 def check_identity(gathered: ClusterFacts) -> Iterator[CheckResult]:
     """Check that all replicas belong to one cluster."""
     clusters: dict[str, list[str]] = {}

@@ -9,10 +9,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from raftflow.client import Client
+from raftflow.local.cluster import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -172,6 +176,41 @@ def test_every_block_of_the_first_hour_works(tmp_path: Path) -> None:
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["not_run"] == 3
     assert answer["blocks"] + answer["not_run"] == sum(block.language != "text" for block in BLOCKS)
+
+
+@pytest.mark.slow
+def test_the_loop_over_100_numbers_outlives_its_leader_and_an_agent(tmp_path: Path) -> None:
+    files = {block.file_name: block.body for block in BLOCKS if block.file_name in ("squares.py", "loop.py")}
+    for name, body in files.items():
+        (tmp_path / name).write_text(body)
+    lines = [line for body in files.values() for line in body.splitlines() if line and not line.startswith("# ")]
+    assert len(lines) == 10
+    run("raftflow cluster up --nodes 3 --agents 2 --token --data-dir my-cluster", tmp_path)
+    try:
+        cluster = LocalCluster.load(tmp_path / "my-cluster")
+        argv = ["bash", "-euc", ". my-cluster/client.env; python loop.py"]
+        program = subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+        with cluster.client() as client:
+            run_id = _first_workflow(client)
+            for view in client.watch(run_id, timeout_s=30):
+                if view.tasks.succeeded >= 10:
+                    assert view.finished_at is None
+                    break
+            cluster.kill(cluster.wait_leader())
+            cluster.kill("a1")
+            output, _ = program.communicate(timeout=60)
+            assert (program.returncode, output) == (0, "328350\n")
+            assert client.workflow(run_id).tasks.succeeded == 100
+    finally:
+        run("raftflow cluster down --data-dir my-cluster", tmp_path)
+
+
+def _first_workflow(client: Client) -> str:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for view in client.workflows(limit=1):
+            return view.id
+    raise AssertionError("no workflow came")
 
 
 @pytest.mark.slow

@@ -26,6 +26,12 @@ Answer = Callable[[str], bytes | None]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, str], Awaitable[None]]
 
 
+@pytest.fixture(autouse=True)
+def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause makes the rate of clocks exact, which no test here is about."""
+    monkeypatch.setattr("raftflow.doctor.gather.PAUSE_S", 0.05)
+
+
 class Fakes:
     """Three addresses, on which something answers."""
 
@@ -200,7 +206,8 @@ async def test_a_wrong_clock_is_measured_by_round_trips() -> None:
     assert finding.value is not None and abs(finding.value - 90) < 1
 
 
-async def test_nothing_listens() -> None:
+async def test_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftflow.doctor.gather.ASK_S", 0.5)
     async with served(says_nothing) as url:
         pass
     async with AsyncClient([url], environ={}) as client:

@@ -55,10 +55,10 @@ def any_of(kind: type[T], rng: random.Random) -> T:
             continue
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_values_give_a_diagnosis(seed: int) -> None:
     rng = random.Random(seed)
-    for _ in range(100):
+    for _ in range(60):
         liars = [
             replica(name, host=any_of(HostView, rng), status=any_of(ReplicaStatus, rng), url=rng.choice(URLS))
             for name in NAMES

@@ -102,7 +102,12 @@ class DiskImage:
         _run(["mount", "-o", "remount,abort,errors=remount-ro", str(self.mountpoint)])
 
     def unmount(self) -> None:
-        """Unmount it if it is mounted, waiting a while for processes that are just ending. Raises `ImageError`."""
+        """Unmount it if it is mounted, waiting a while for processes that are just ending. Raises `ImageError`.
+
+        It also waits until the kernel has released the image. A process in another mount namespace, such as one that
+        `ip -netns` has just made, holds a copy of the mount. A mount at that time would give the old file system
+        again, also if it was shut down.
+        """
         deadline = time.monotonic() + _UNMOUNT_S
         while self.mounted:
             try:
@@ -111,6 +116,20 @@ class DiskImage:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.05)
+        while self.attached:
+            if time.monotonic() >= deadline:
+                raise ImageError(f"{self.image} is unmounted, but a loop device still has it after {_UNMOUNT_S:g} s")
+            time.sleep(0.02)
+
+    @property
+    def attached(self) -> bool:
+        """Whether a loop device holds the image, because something is mounted somewhere."""
+        wanted = str(self.image.resolve())
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):  # it may go at any time
+                if backing.read_text(encoding="utf-8", errors="replace").rstrip("\n") == wanted:
+                    return True
+        return False
 
 
 @contextlib.contextmanager

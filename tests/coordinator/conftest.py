@@ -68,17 +68,23 @@ class Bench:
 
     async def register(self, name: str = "a1", *, cpu: int = 1, prefetch: int = 0, instance: str = "i" * 8) -> int:
         reply: Any = await self.replica.propose(
-            RegisterAgent(
-                at_ms=self.clock.ms,
-                actor=f"agent:{name}",
-                name=name,
-                instance=instance,
-                capacity={"cpu": cpu * 1000},
-                prefetch=prefetch,
-                home=f"home of {name}",
-            )
+            self.registration(name, cpu=cpu, prefetch=prefetch, instance=instance)
         )
         return int(reply.incarnation)
+
+    def registration(
+        self, name: str = "a1", *, cpu: int = 1, prefetch: int = 0, instance: str = "i" * 8
+    ) -> RegisterAgent:
+        """Make the command that registers an agent."""
+        return RegisterAgent(
+            at_ms=self.clock.ms,
+            actor=f"agent:{name}",
+            name=name,
+            instance=instance,
+            capacity={"cpu": cpu * 1000},
+            prefetch=prefetch,
+            home=f"home of {name}",
+        )
 
     async def submit(self, *tasks: str, max_parallel: int | None = None, priority: int = 50, **fields: Any) -> str:
         """Submit tasks written `id` or `id<need`."""

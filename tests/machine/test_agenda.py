@@ -151,6 +151,16 @@ def test_no_backup_starts_in_a_workflow_that_is_being_stopped(small):
     small.work_off()
 
 
+def test_what_has_ended_is_not_stopped(small):
+    small.register(cpu=9)
+    small.submit(small.bag(5))
+    (fence,) = small.place(0)
+    small.finish(fence)
+    small.control("cancel")
+    small.work_off()
+    assert (small.states(), small.state()) == ("SCCCC", "cancelled")
+
+
 def test_a_paused_workflow_is_cancelled_in_pieces(small):
     small.submit(small.bag(5))
     small.control("pause")
@@ -296,13 +306,14 @@ def test_needs_that_the_last_success_met_are_counted_before_a_retry_or_the_retir
 
 def test_what_needs_a_failed_task_is_cancelled_in_pieces(small):
     small.register(cpu=9)
-    small.submit(small.tasks((), (0,), (0,), (1,), (3,), (4,), on_failure="continue"))
+    small.submit(small.tasks((), *[(0,)] * 6, (1,), (7,), (8,), on_failure="continue"))
     (fence,) = small.place(0)
     small.finish(fence, "failed")
     assert small.jobs() == ["cancel_downstream"]
     assert small.state() == "running"
     small.work_off()
-    assert (small.states(), small.state(), small.task(5).detail) == ("FCCCCC", "failed", "needs t0, which failed")
+    assert (small.states(), small.state()) == ("FCCCCCCCCC", "failed")
+    assert small.task(9).detail == "needs t0, which failed"
 
 
 # --- pause, resume, priority
@@ -390,6 +401,39 @@ def test_an_agent_whose_attempts_have_not_ended_is_not_forgotten_for_another(sma
     assert small.register("a2").code is RejectionCode.LIMIT
     small.work_off()
     assert small.register("a2").incarnation == 2
+
+
+# --- what must hold
+
+
+def test_faults_of_the_agenda_are_found(small):
+    small.register(cpu=9)
+    small.submit(small.bag(5))
+    small.checked = False
+    agenda, workflow = small.machine.state.agenda, small.machine.state.workflows["wf-1"]
+    for job in (
+        AgendaJob(JobKind.REMOVE_AGENT, "a1"),
+        AgendaJob(JobKind.STOP, "wf-1"),
+        AgendaJob(JobKind.REQUEUE, "wf-7"),
+    ):
+        agenda.put(job)
+    job.subject = "wf-9"
+    workflow.held = True
+    assert check(small.machine) == [
+        "workflow wf-1: is held although it is neither paused nor blocked, or the other way round",
+        "the agenda ends the attempts of agent a1, which is present or unknown",
+        f"the job {job.key} is in the agenda under another key",
+        "workflow wf-1: 0 jobs counted, the agenda has 1",
+        "workflow wf-1: does not match the agenda, which blocks it or not",
+        "the agenda has a job for workflow wf-9, which is not there",
+    ]
+
+
+def test_an_absent_agent_is_told_to_stop_nothing(small):
+    small.register()
+    small.remove()
+    small.machine.state.agents["a1"].void = [1]
+    assert check(small.machine) == ["agent a1: is lost and is still told to stop attempts"]
 
 
 # --- snapshots and restoring

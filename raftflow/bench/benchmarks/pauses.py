@@ -13,6 +13,9 @@ milliseconds; the longest answer is the longest pause (and what the kernel and a
 A sample that took long stands for the requests that would have been sent meanwhile: p99.9 is over time, not over the
 requests that a stalled replica let through. How late the prober itself was is reported beside (`prober_ms_most`).
 The replica that led when a phase began is its leader; `new_terms` says whether that holds for all of it.
+
+Afterwards each command that moves very many tasks is carried out on a leader of its own: `turn_ms_*` is the longest
+turn of its event loop (`large_commands.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from typing import Any, Final
 
 import uvloop
 
+from raftflow.bench.benchmarks import large_commands
 from raftflow.bench.figures import summary
 from raftflow.bench.load.http import LoadConnection, encode
 from raftflow.bench.load.jobs import independent
@@ -52,6 +56,7 @@ FIGURES: Final = (
     "leader_mib",
     "follower_mib",
     "new_terms",
+    *large_commands.FIGURES,
 )
 _AGENTS, _CPUS, _HOLD_S = 4, 8, 0.05
 _SMALL: Final = {**independent(5), "name": "small", "priority": 90}
@@ -83,9 +88,10 @@ def measure(settings: Settings) -> dict[str, Any]:
         )
         try:
             cluster.start()
-            runs.append(_run(cluster, settings))
+            run = _run(cluster, settings)
         finally:
             cluster.down()
+        runs.append(run | large_commands.measure(settings.directory / f"large{number}", settings.tasks))
     return {"name": "pauses", "runs": runs, **summary(runs, FIGURES), "tasks": settings.tasks}
 
 

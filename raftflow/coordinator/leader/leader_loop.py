@@ -258,8 +258,12 @@ class LeaderLoop:
         self._retire_timer = asyncio.get_running_loop().call_later(RETIRE_EVERY_S, self._retire_due)
 
     def _retire_due(self) -> None:
-        self._retiring.kick()
+        self.retire_soon()
         self._retire_later()
+
+    def retire_soon(self) -> None:
+        """Forget what is too old or too much now, and not at the next regular time."""
+        self._retiring.kick()
 
     async def _retire_workflows(self) -> None:
         finished = self._machine.tables.finished

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 AHEAD_MAX = 64
 """Speculative placements for one report."""
+DEPENDENTS_MAX = 1_000
+"""A task that more others wait for makes them ready bit by bit, and not in the entry of its report."""
 
 
 def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -> tuple[Placement, ...]:
@@ -52,10 +54,11 @@ def placements_after(machine: Machine, name: str, ends: Iterable[ReportedEnd]) -
 
 
 def _continues_workflow(workflow: WorkflowRow, task: TaskRow, fence: int) -> bool:
-    """Return True if the success of this attempt makes dependents ready."""
+    """Return True if the success of this attempt makes dependents ready in the same entry."""
     attempt = task.last
     return (
         attempt is not None
+        and len(workflow.dependents[task.position]) <= DEPENDENTS_MAX
         and attempt.fence == fence
         and not attempt.ordered
         and not (workflow.paused or workflow.stopping or workflow.cancelled)

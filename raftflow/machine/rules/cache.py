@@ -236,8 +236,7 @@ def _reuse(step: ApplyContext, workflow: Workflow, task: Task, entry: CachedResu
 def _challenge(step: ApplyContext, claim: Claim, newcomer: tuple[int, int] | None = None) -> None:
     """Let an owner that has not started yield to a better one of the line (to `newcomer` alone if it is given)."""
     state = step.state
-    if claim.owner is None:
-        return  # all that wait are being stopped
+    assert claim.owner is not None  # noqa: S101 - it lacks one only while all that wait for it are being stopped
     workflow, task = _find(state, claim.owner)
     best = _best(state, claim) if newcomer is None else newcomer
     if task.state not in _IDLE or best is None or _order(state, best) >= _order(state, claim.owner):

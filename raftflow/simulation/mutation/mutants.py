@@ -13,13 +13,16 @@ import msgspec
 
 from raftflow.agent.exchange.core import ExchangeCore
 from raftflow.coordinator.clock import ClusterClock
+from raftflow.coordinator.leader.leader_loop import LeaderLoop
 from raftflow.coordinator.uploads.workflow_uploads import WorkflowUploads
 from raftflow.machine import apply as machine_apply
 from raftflow.machine.commands import agents as machine_agents
 from raftflow.machine.commands import attempts as machine_attempts
+from raftflow.machine.schema.agenda import AGENDA
 from raftflow.machine.schema.requests import REQUESTS
 from raftflow.machine.schema.uploads import UPLOADS
 from raftflow.machine.schema.workflows import RESULT_BYTES
+from raftflow.machine.tables.workflows import Workflow
 from raftflow.replication.elections import timeouts as election_timeouts
 from raftflow.replication.elections.pre_votes import PreVotes
 from raftflow.replication.elections.timeouts import ElectionTimeouts
@@ -29,6 +32,7 @@ from raftflow.replication.raft.reads import ReadRounds
 from raftflow.replication.raft.rules import Rule
 from raftflow.replication.storage.journal import Journal
 from raftflow.replication.storage.snapshot_file import SnapshotFileWriter
+from raftflow.simulation.mutation.patches import agenda as in_agenda
 from raftflow.simulation.mutation.patches import agent as in_agent
 from raftflow.simulation.mutation.patches import backups as in_backups
 from raftflow.simulation.mutation.patches import elections as in_elections
@@ -386,5 +390,30 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         name="refused poll repeated",
         about="an agent sends a refused poll again as it is",
         plant=attribute(ExchangeCore, "_on_refused", in_agent.refused_again),
+    ),
+    Mutant(
+        name="cursor forgotten",
+        about="a restored replica does the pieces of a large command again",
+        plant=in_machine.restore_without(in_agenda.forget_cursors),
+    ),
+    Mutant(
+        name="agenda not saved",
+        about="a snapshot holds no jobs",
+        plant=in_machine.snapshot_without(AGENDA),
+    ),
+    Mutant(
+        name="placed while stopped",
+        about="tasks start while the stop of their workflow is pending",
+        plant=attribute(Workflow, "hold", in_agenda.hold_if_paused),
+    ),
+    Mutant(
+        name="finished early",
+        about="a workflow finishes while a job of it is pending",
+        plant=in_agenda.finish_early,
+    ),
+    Mutant(
+        name="last job left",
+        about="nobody carries the last job of the agenda out",
+        plant=attribute(LeaderLoop, "_continue_agenda", in_agenda.leave_last_job),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import html
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,10 @@ class WorkflowRun(WorkflowCreated, kw_only=True, dict=True):
         return client
 
 
+_NOTEBOOK_S = 2.0
+"""How long a notebook waits for the state of a call that it shows."""
+
+
 class _Drive(Protocol):
     def __call__(self, work: Coroutine[Any, Any, T]) -> T: ...
 
@@ -75,6 +80,16 @@ class Run(Generic[R_co]):
 
     def __repr__(self) -> str:
         return repr(self._run)
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks, with the state of the call if a replica tells it soon."""
+        try:
+            state: str = self._drive(asyncio.wait_for(self._run.status(), _NOTEBOOK_S))
+        except (ClientError, TimeoutError):
+            state = "unknown: no replica answers"
+        cells = {"function": self.task_id, "workflow": self.id, "state": state}
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in cells.items())
+        return f"<table>{rows}</table>"
 
 
 def _blocking(

@@ -140,8 +140,8 @@ class FunctionCalls(WorkflowCalls):
                 unfinished.popleft()
         except WaitTimeout:
             raise WaitTimeout(f"the map has not ended within {timeout:g} s; its calls continue") from None
-        except ClientError:
-            await asyncio.gather(*map(self.cancel, list(unfinished)[1:]), return_exceptions=True)
+        except Exception:  # also one of the caller's iterable
+            await asyncio.gather(*map(self.cancel, unfinished), return_exceptions=True)
             raise
         return results
 

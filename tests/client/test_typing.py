@@ -1,8 +1,9 @@
-"""The client as mypy sees it: correct programs pass and wrong uses are errors. Both clients have the same methods."""
+"""The client as type checkers see it: correct programs pass, wrong uses are errors. Both clients are alike."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -51,6 +52,21 @@ def test_each_wrong_use_is_an_error_and_nothing_else_is():
     expected = expected_errors(program)
     assert [line for line, _ in found] == [line for line, _ in expected]
     assert all(code in codes for (_, code), (_, codes) in zip(found, expected, strict=True)), found
+
+
+def lines_of_pyright(program: Path) -> list[int]:
+    """Return the lines in which pyright reports an error."""
+    argv = [sys.executable, "-m", "basedpyright", "--outputjson", "--level", "error", "--pythonpath", sys.executable]
+    done = subprocess.run([*argv, str(program)], capture_output=True, text=True, check=False, cwd=program.parent)
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    return sorted({each["range"]["start"]["line"] + 1 for each in found})
+
+
+@pytest.mark.slow
+def test_pyright_agrees_about_both_programs():
+    assert lines_of_pyright(PROGRAMS / "correct.py") == []
+    program = PROGRAMS / "wrong.py"
+    assert lines_of_pyright(program) == [line for line, _ in expected_errors(program)]
 
 
 def public_methods(kind: type) -> dict[str, Callable[..., Any]]:

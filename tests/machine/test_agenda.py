@@ -223,6 +223,24 @@ def test_a_retry_is_done_in_pieces_and_nothing_starts_before_its_end(small):
     assert small.place(0)[0] > 0
 
 
+def test_a_result_is_offered_to_a_task_that_was_revived_before_the_others(small):
+    small.register(cpu=9)
+    small.submit(small.bag(5))
+    (fence,) = small.place(0)
+    end = small.end(fence)
+    small.remove()
+    small.control("cancel")
+    small.work_off()
+    small.register(instance="i2", cpu=9)
+    small.control("retry")
+    assert small.offer(end) == ["stale"], "it is not revived yet"
+    small.piece()
+    assert small.offer(end) == ["accepted"]
+    assert small.states() == "SECCC"
+    small.work_off()
+    assert (small.states(), small.state()) == ("SEEEE", "running")
+
+
 def test_cached_tasks_are_admitted_in_pieces_after_a_retry(small):
     small.register(cpu=9)
     small.submit(small.tasks((), (0,), (), (), (), cache=""))

@@ -429,6 +429,8 @@ def _fail_for_good(step: ApplyContext, workflow: Workflow, task: Task, attempt: 
 def _meet_needs(step: ApplyContext, workflow: Workflow, task: Task) -> None:
     """Tell the tasks that need this one that it has succeeded."""
     dependents = workflow.dependents[task.position]
+    if not (dependents or workflow.caches):
+        return
     count = len(dependents)
     if workflow.caches or count >= COALESCE_MIN or workflow.blocked or MEET_STEPS * count >= step.budget:
         cache.succeeded(step, workflow, task)

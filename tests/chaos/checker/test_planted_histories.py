@@ -290,6 +290,18 @@ CASES: dict[str, tuple[str, Callable[[], History], Callable[[], History]]] = {
             .one_final(a=DONE)
         ),
     ),
+    "workflow that failed while it was paused runs after it had ended": (
+        "not-linearizable",
+        lambda: ran().control("pause", 2, 2.1).read(4, 5, state="failed").read(6, 7).one_final(a=DONE),
+        lambda: (
+            ran()
+            .control("pause", 2, 2.1)
+            .read(4, 5, state="failed")
+            .control("retry", 5, 5.5)
+            .read(6, 7)
+            .one_final(a=DONE)
+        ),
+    ),
     "paused workflow runs": (
         "not-linearizable",
         lambda: ran().control("pause", 2, 2.1).read(4, 5).one_final(a=DONE),

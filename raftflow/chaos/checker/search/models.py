@@ -76,7 +76,9 @@ def _observed(state: WorkflowPhase, answer: Hashable) -> WorkflowPhase | None:
     if state.phase in ENDED_STATES:
         return None
     if answer in ENDED_STATES:
-        return state._replace(phase=str(answer)) if state.cancelled == (answer == "cancelled") else None
+        # What has ended is not paused any more, also after a retry.
+        ended = state._replace(phase=str(answer), paused=False)
+        return ended if state.cancelled == (answer == "cancelled") else None
     if answer == "paused":
         return state if state.paused else None
     if answer == "running" and not state.paused:
@@ -104,7 +106,7 @@ def _resumed(state: WorkflowPhase) -> Iterator[WorkflowPhase]:
 def _retried(state: WorkflowPhase) -> Iterator[WorkflowPhase]:
     if state.phase != "succeeded":
         # It may have ended a moment ago, before any attempt was placed or after.
-        yield state._replace(phase="pending", cancelled=False)
+        yield WorkflowPhase("pending")
 
 
 _CONTROLS: Final = {"cancel": _cancelled, "pause": _paused, "resume": _resumed, "retry": _retried}

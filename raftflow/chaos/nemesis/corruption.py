@@ -199,6 +199,7 @@ KINDS: Final = (
         kinds.replica,
         _flipped_bit,
         (0.1, 0.4),
+        alone=True,
         needs=kinds.CHAOS_CLUSTER,
         about="one bit of a killed replica's journal or snapshot is flipped; it refuses or repairs itself",
     ),

@@ -42,7 +42,7 @@ class ChaosFault:
     takes_quorum: bool = False
     """No majority is left while it lasts: recovery counts from its end."""
     alone: bool = False
-    """It is not paired with another one."""
+    """It is not paired with another one, because it hits all replicas, or waits for progress of the others."""
     rare: bool = False
     """It takes long: it is drawn half as often."""
     about: str = ""

@@ -201,6 +201,7 @@ KINDS: Final = (
         _left_behind,
         "the leader is cut from replicas until they have removed log entries that it lacks",
         hold_s=(0.1, 0.5),
+        alone=True,
         rare=True,
     ),
     _fault(
@@ -209,6 +210,7 @@ KINDS: Final = (
         _left_behind_and_killed,
         "the same, and it is killed when a snapshot arrives",
         hold_s=(0.1, 0.5),
+        alone=True,
         rare=True,
     ),
     _fault("isolate-follower", kinds.follower, _isolated, "a follower is cut from replicas, not from clients"),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from raftflow.client import AsyncClient, OutcomeUnknown, Unreachable
+from raftflow.client.http import hedge, race
 
 DOCUMENT = {"name": "w", "tasks": [{"id": "a", "command": ["true"]}]}
 SUBMIT = ("POST", "/v1/workflows")
@@ -125,12 +126,21 @@ async def test_who_is_connected_first_keeps_the_request(replicas: list[Any], mak
     assert [seen.path for seen in other.seen if seen.method == "POST"] == []
 
 
-async def test_many_calls_at_once_do_not_take_each_other_for_silence(replicas: list[Any], make: Any) -> None:
-    """More calls than one client makes at a time wait for their turn; the other peers get none of them."""
+async def test_many_calls_at_once_do_not_take_each_other_for_silence(
+    replicas: list[Any], make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More calls than one client makes at a time wait for their turn; the other peers get none of them.
+
+    The last calls wait for longer than a silent replica has, and no call takes so long by itself.
+    """
     import asyncio
 
+    silence_s = 1.5
+    monkeypatch.setattr(hedge, "HEDGE_S", silence_s)
+    monkeypatch.setattr(race, "STAGGER_S", silence_s)
+
     async def late(_request: Any) -> Any:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(silence_s * 0.4)
         return make.answer({"agents": []})
 
     replicas[0].script = [late for _ in range(350)]

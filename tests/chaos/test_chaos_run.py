@@ -106,7 +106,7 @@ def test_run_without_root_goes_through_proxies_and_says_what_is_impossible() -> 
 @pytest.mark.long
 def test_changes_of_members_and_of_their_disks_take_effect(tmp_path: Path) -> None:
     kinds = ["shrink-members", "grow-members", "wipe-majority-apart", "flip-bits-of-two"]
-    argv = chaos(tmp_path / "run", 0.6, kinds, "-o", "json")
+    argv = chaos(tmp_path / "run", 1.2, kinds, "-o", "json")
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=170)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)

@@ -13,7 +13,7 @@ import pytest
 
 from raftflow.api.http import bodies
 
-LIMIT_S = 5.0
+LIMIT_S = 30.0
 WORKFLOW = b'{"name": "w", "tasks": [{"id": "t", "command": ["true"]}]}'
 OTHER_WAY = b"Accept-Language: en\r\n"
 """Sends a request to the framework and changes nothing else."""

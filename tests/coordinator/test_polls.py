@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from typing import Any
 
 import pytest
 
 from raftflow.coordinator.commit.submitter import BusyError, NoLeaderError, OutcomeUnknownError
 from raftflow.coordinator.config.replica_config import Limits
+from raftflow.coordinator.leader import pauses
+from raftflow.coordinator.leader.pauses import BEAT_S, PAUSE_MAX_S
 from raftflow.coordinator.sessions import instructions, poll_turns
 from raftflow.coordinator.sessions import poll_service as polls_module
 from raftflow.coordinator.sessions.agent_session import Poll
@@ -19,6 +22,7 @@ from raftflow.domain.contract.views import PollRequest, PollResponse
 from raftflow.domain.rejections import Rejection, RejectionCode
 from raftflow.domain.tasks.states import AgentState, TaskState, WorkflowState
 from raftflow.machine.read import invariants
+from raftflow.replication.errors import NoQuorumError
 from raftflow.replication.log import Unknown
 
 
@@ -41,6 +45,73 @@ async def test_a_held_poll_is_answered_when_work_arrives(bench: Any) -> None:
     answer = await polling
     assert [(item.workflow_id, item.task_id, item.attempt) for item in answer.assign] == [(workflow, "t", 1)]
     assert one.poll_service.held == 0
+
+
+def confirm_for_long(one: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this leader confirmed, and take no delay of this machine for a pause."""
+    monkeypatch.setattr(pauses, "PAUSE_MAX_S", 1_000.0)
+    one.replica.leader.liveness.pauses.note_confirmed(asyncio.get_running_loop().time())
+
+
+def pause_the_process(one: Any) -> None:
+    """Block the loop as a stopped process would, for longer than a leader may trust its own role."""
+    time.sleep(PAUSE_MAX_S + BEAT_S)
+    assert one.replica.leader.liveness.pauses.was_paused(asyncio.get_running_loop().time())
+
+
+async def test_a_leader_that_was_paused_renews_no_lease_before_a_majority_confirms_it(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll that arrived during the pause would renew a lease behind the back of a new leader."""
+    one = await bench()
+    incarnation = await one.register()
+    await one.poll(incarnation, 1, wait_ms=0)
+
+    async def read_index(_timeout_s: float) -> int:
+        raise NoQuorumError("no_quorum")
+
+    monkeypatch.setattr(one.log, "read_index", read_index)
+    assert isinstance(await one.poll(incarnation, 2, wait_ms=0), PollResponse), "it need not ask without a pause"
+    polling = asyncio.ensure_future(one.poll(incarnation, 3, wait_ms=100))
+    await held(one)
+    pause_the_process(one)
+    await asyncio.sleep(3 * BEAT_S)  # beats alone do not end the pause
+    assert not polling.done()
+    one.log.lose_leadership()
+    with pytest.raises(NoLeaderError):
+        await polling
+    assert one.poll_service.held == 0
+
+
+async def test_a_leader_that_was_paused_answers_when_a_majority_has_confirmed_it(bench: Any) -> None:
+    one = await bench()
+    incarnation = await one.register()
+    polling = [asyncio.ensure_future(one.poll(incarnation, seq, wait_ms=1)) for seq in (1, 2)]
+    pause_the_process(one)
+    assert all(isinstance(answer, PollResponse) for answer in await asyncio.gather(*polling))
+    await one.submit("t")
+    assert [item.task_id for item in (await one.work(incarnation, 3)).assign] == ["t"]
+    assert not one.replica.leader.liveness.pauses.was_paused(asyncio.get_running_loop().time())
+
+
+async def test_a_new_leader_asks_a_majority_once_before_its_first_answer(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its election may have ended before a pause."""
+    one = await bench()
+    incarnation = await one.register()
+    asked = 0
+    read_index = one.log.read_index
+
+    async def counted(timeout_s: float) -> Any:
+        nonlocal asked
+        asked += 1
+        return await read_index(timeout_s)
+
+    monkeypatch.setattr(one.log, "read_index", counted)
+    for seq in range(1, 6):
+        await one.poll(incarnation, seq, wait_ms=0)
+    assert asked == 1
 
 
 async def test_an_idle_poll_is_held_as_long_as_it_asks_and_no_longer(bench: Any) -> None:
@@ -308,6 +379,7 @@ async def test_closing_answers_held_polls(bench: Any) -> None:
 async def test_many_held_polls_are_woken_over_several_turns(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poll_turns, "WAKES_PER_TURN", 2)
     one = await bench()
+    confirm_for_long(one, monkeypatch)
     names = [f"a{number}" for number in range(7)]
     polling = []
     for number, name in enumerate(names):
@@ -329,6 +401,7 @@ async def test_work_goes_out_before_reports_come_in(bench: Any, monkeypatch: pyt
     monkeypatch.setattr(poll_turns, "POLLS_PER_TURN", 3)
     monkeypatch.setattr(poll_turns, "REPORTS_MIN", 1)
     one = await bench()
+    confirm_for_long(one, monkeypatch)
     taken: list[str] = []
     continue_poll = one.poll_service._continue_poll
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from raftflow.coordinator.leader.agent_status import AgentStatus
 from raftflow.coordinator.leader.leases import STALL_S, Leases
 from raftflow.coordinator.leader.mass_loss import LostTogether, MassLossThrottle
+from raftflow.coordinator.leader.pauses import PauseDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ class AgentLiveness:
         self.status = AgentStatus()
         self.loss_throttle = MassLossThrottle()
         self.lost_together = LostTogether()
+        self.pauses = PauseDetector()
         self.removals = removals
         self.unheard: dict[str, None] = {}
         """Agents that have said nothing since this replica leads. What is placed there would wait with them, while
@@ -69,6 +71,7 @@ class AgentLiveness:
         """Start: this replica leads. The planner has just been reset."""
         self._active = True
         loop = asyncio.get_running_loop()
+        self.pauses.start()
         self.leases.clear()
         for agent in self._machine.tables.agents.values():
             self.status.note_agent(agent)
@@ -83,6 +86,7 @@ class AgentLiveness:
     def stop(self) -> None:
         """Stop: this replica no longer leads."""
         self._active = False
+        self.pauses.stop()
         self.removals.stop()
         for timer in (self._lease_timer, self._queues_timer):
             if timer is not None:

@@ -28,6 +28,7 @@ from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.usage import UsageStore
 from raftflow.coordinator.sessions.agent_session import Poll, PollOutcome
 from raftflow.coordinator.sessions.agent_sessions import AgentSessions
+from raftflow.coordinator.sessions.confirmations import LeaderConfirmations
 from raftflow.coordinator.sessions.instructions import holds_unknown, instructions_for, missing_fences
 from raftflow.coordinator.sessions.log_relay import LogRelay
 from raftflow.coordinator.sessions.long_polls import LongPolls
@@ -97,6 +98,7 @@ class PollService:
         self._sessions = AgentSessions()
         self._turns = PollTurns(self._continue_poll, self._sessions.polls_of, lambda: leader.placing)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._confirmations = LeaderConfirmations(leader.liveness.pauses, barrier, self._look_again)
         self._closing = False
         """Every poll is answered at once, before a planned stop."""
 
@@ -450,6 +452,10 @@ class PollService:
             if not poll.verdicts:
                 held = self._long_polls.count
                 raise BusyError(f"{held} polls are held already; that is the limit")
+        if self._liveness.pauses.was_paused(now_s):
+            self._confirmations.ask(poll)
+            self._long_polls.hold(poll, now_s + REPEAT_S)
+            return
         session.note_answer(told, now_s)
         self._answer(
             poll,
@@ -464,6 +470,13 @@ class PollService:
                 feature_level=self._machine.tables.feature_level,
             ),
         )
+
+    def _look_again(self, poll: Poll) -> None:
+        """Continue a poll, in one of the next turns if its agent has no newer copy of it."""
+        if poll.session.polls.get(poll.request.seq) is poll:
+            self.wake(poll.name)
+        else:
+            self._continue_poll(poll)
 
     async def _refuse_removed(self, poll: Poll) -> None:
         """Refuse the poll of an agent that was removed while its poll was held."""

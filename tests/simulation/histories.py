@@ -66,7 +66,7 @@ def make_log(terms, *, term=1, leads=False, match=None, durable=None, commit=0, 
 
 def host(name, *, log=None, machine=None):
     removals = SimpleNamespace(begin=lambda _name, _incarnation, **_more: None)
-    leader = SimpleNamespace(liveness=SimpleNamespace(leases=Leases(LEASE_MS), removals=removals))
+    leader = SimpleNamespace(liveness=SimpleNamespace(leases=Leases(LEASE_MS), removals=removals, start=lambda: None))
     config = SimpleNamespace(timing=SimpleNamespace(lease_ms=LEASE_MS))
     replica = SimpleNamespace(log=log or make_log([]), machine=machine or Machine(), leader=leader, config=config)
     return SimpleNamespace(

@@ -303,6 +303,18 @@ def test_an_agent_that_is_given_up_early(history, wait_s: float, wrong: int) -> 
     assert kinds(history) == ["given up early"] * wrong
 
 
+@pytest.mark.parametrize(("term", "sent_s", "wrong"), [(1, 0.2, 0), (1, 0.3, 1), (2, 0.3, 0)])
+def test_a_lease_that_is_renewed_behind_a_new_leader(history, term: int, sent_s: float, wrong: int) -> None:
+    """The leader of term 2 begins at once; a poll is sent later and answered by the leader of `term`."""
+    who = host("b")
+    who.replica.log.stamp = lambda: SimpleNamespace(term=2)
+    history.started(who)
+    began_s = history._trace.now_s()
+    who.replica.leader.liveness.start()
+    history.lease_renewed("a", term, began_s + sent_s)
+    assert kinds(history) == ["late lease"] * wrong
+
+
 def test_demands_and_capacities_are_learnt_from_the_commands(history) -> None:
     who = host("a")
     task = TaskSpec(id="t", program=CommandLine(("true",)), resources={"cpu": 700}, timeout_ms=1000, grace_ms=100)

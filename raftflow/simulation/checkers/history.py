@@ -9,6 +9,7 @@
     false acknowledgement, commit without majority: a leader believes what is not on the disks of the others
     needless snapshot   a replica drops a log that has all of the snapshot, and perhaps more
     two changes, wrong members, without majority, outsider, removed, too new: see `checkers/member_checks.py`
+    late lease      a leader renewed the lease of an agent long after a new leader had given the agent its own
     given up early  an agent was declared lost that had been heard within its lease
     retired early   a workflow was forgotten before all of its tasks had ended
     early deadline  an attempt was given up before its time, by a clock that nobody can set
@@ -299,6 +300,10 @@ class RunHistory:
             self.violation("stale read", f"{who} reads at {read.at}, though {floor} had been seen before")
         self._top_read = max(self._top_read, read.at)
         self.reads.append(read)
+
+    def lease_renewed(self, replica: str, term: int, sent_s: float) -> None:
+        """A replica that led `term` answered a poll that its agent sent at `sent_s`."""
+        self._replicas.lease_renewed(replica, term, sent_s)
 
     def execution_started(self, agent: str, task: TaskKey, fence: int) -> None:
         """An agent started a program."""

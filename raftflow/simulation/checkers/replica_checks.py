@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from raftflow.simulation.checkers.election_checks import ElectionChecks
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from raftflow.simulation.checkers.member_checks import MemberModel
     from raftflow.simulation.world.host import SimHost
+
+LATE_LEASE_S: Final = 0.25
+"""So long after a new leader has begun an old one may take in a poll. It has not noticed a short pause, and messages
+are under way."""
 
 
 class ReplicaChecks:
@@ -31,6 +35,8 @@ class ReplicaChecks:
         self._members = members
         self.leaders: dict[int, str] = {}
         """Term to leader."""
+        self._began_s: dict[int, float] = {}
+        """By term: when its leader gave a lease to all agents."""
         self._commit: dict[str, int] = {}
         self._votes: dict[str, tuple[int, str]] = {}
         """For each replica, the last term in which it voted, and the candidate."""
@@ -89,6 +95,7 @@ class ReplicaChecks:
         leader: Any = host.replica.leader
         lease_s = host.replica.config.timing.lease_ms / 1000
         contact, begin = leader.liveness.leases.contact, leader.liveness.removals.begin
+        start = leader.liveness.start
         heard_s: dict[str, float] = {}
 
         def heard(name: str, now_s: float) -> None:
@@ -101,7 +108,22 @@ class ReplicaChecks:
                 self._violation("given up early", f"{host.name} gives {name} up, heard {silent_s:.3f} s ago")
             begin(name, incarnation, together=together)
 
+        def began() -> None:
+            self._began_s.setdefault(host.replica.log.stamp().term, self._now_s())  # type: ignore[union-attr]
+            start()
+
         leader.liveness.leases.contact, leader.liveness.removals.begin = heard, give_up
+        leader.liveness.start = began
+
+    def lease_renewed(self, replica: str, term: int, sent_s: float) -> None:
+        """A leader that was replaced must notice it before agents rely on leases that its successor does not know."""
+        for later, began_s in self._began_s.items():
+            if later > term and sent_s > began_s + LATE_LEASE_S:
+                self._violation(
+                    "late lease",
+                    f"{replica} of term {term} answered a poll that was sent {sent_s - began_s:.3f} s after term "
+                    f"{later} had begun",
+                )
 
     def _check_beliefs_in(self, peer: str) -> None:
         """What the leaders believe of a replica must still hold after a start, and after a snapshot was loaded."""

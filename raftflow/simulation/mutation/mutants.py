@@ -319,6 +319,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         plant=in_agent.take_first_piece_for_all,
     ),
     Mutant(
+        name="unnoticed pauses",
+        about="a leader that was paused answers polls before a majority has confirmed it",
+        plant=in_leader.unnoticed_pauses,
+        family="reads",
+        seeds_max=150,
+    ),
+    Mutant(
         name="short patience",
         about="the leader gives agents up before their lease ends",
         plant=in_leader.impatient_leases,

@@ -56,5 +56,8 @@ class ExecutionObserver(Protocol):
     def inputs_given(self, task: TaskKey, fence: int, inputs: dict[str, bytes]) -> None:
         """A program was given inputs."""
 
+    def lease_renewed(self, replica: str, term: int, sent_s: float) -> None:
+        """A replica that led `term` answered a poll that its agent sent at `sent_s`."""
+
     def execution_ended(self, agent: str, task: TaskKey, fence: int, how: str) -> None:
         """A program ended, in any way."""

@@ -9,6 +9,7 @@ from unittest.mock import patch
 from raftflow.coordinator.clock import ClusterClock
 from raftflow.coordinator.leader.leases import Leases
 from raftflow.coordinator.leader.liveness import AgentLiveness
+from raftflow.coordinator.leader.pauses import PauseDetector
 
 if TYPE_CHECKING:
     from raftflow.simulation.mutation.patches.common import Patch
@@ -72,3 +73,7 @@ def stale_leases() -> Patch:
         self._arm_leases()
 
     return patch.object(AgentLiveness, "start", without_grace)
+
+
+def unnoticed_pauses() -> Patch:
+    return patch.object(PauseDetector, "was_paused", lambda _self, _now_s: False)

@@ -115,7 +115,9 @@ class SimAgent:
             goodbye_timeout_s=1.0,
         )
 
-        client: Any = SimLeaderClient(self._calls, process, self._replicas, self._rng, 0.7)
+        client: Any = SimLeaderClient(
+            self._calls, process, self._replicas, self._rng, timeout_s=0.7, observer=self._observer
+        )
         watching = self._loop.create_task(client.watch.run())
         fetcher = InputsFetcher(client, KeptInputs, agent=self.name, bytes_max=INPUTS_BYTES_MAX, patience_s=5.0)
 

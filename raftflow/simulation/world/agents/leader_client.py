@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from raftflow.domain.contract.views import ReportedEnd
     from raftflow.simulation.world.calls import Calls
     from raftflow.simulation.world.loop import Process
+    from raftflow.simulation.world.observer import ExecutionObserver
 
 
 def _refusal(ends: list[ReportedEnd]) -> Rejection | None:
@@ -49,8 +51,18 @@ def _refusal(ends: list[ReportedEnd]) -> Rejection | None:
 class SimLeaderClient:
     """Finds the leader as `agent.leader.LeaderClient` does, over simulated calls."""
 
-    def __init__(self, calls: Calls, process: Process, replicas: list[str], rng: Random, timeout_s: float) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        process: Process,
+        replicas: list[str],
+        rng: Random,
+        *,
+        timeout_s: float,
+        observer: ExecutionObserver,
+    ) -> None:
         self._calls = calls
+        self._observer = observer
         self._process = process
         self._replicas = replicas
         """The replicas that are there. The list changes in place."""
@@ -92,13 +104,17 @@ class SimLeaderClient:
 
     async def poll(self, agent_id: str, body: bytes, timeout_s: float) -> PollResponse:
         """Send a poll. Raises what the real client raises."""
+        sent_s = asyncio.get_running_loop().time()
 
         async def serve(replica: Replica) -> bytes | Rejection:
             request = msgspec.json.decode(body, type=PollRequest)
             if refusal := _refusal(request.ends):
                 return refusal
             reply = await replica.poll_service.poll(agent_id, request)
-            return reply if isinstance(reply, Rejection) else msgspec.json.encode(reply)
+            if isinstance(reply, Rejection):
+                return reply
+            self._observer.lease_renewed(replica.config.name, replica.log.stamp().term, sent_s)
+            return msgspec.json.encode(reply)
 
         return self._decode_poll.decode(await self._pass(serve, timeout_s))
 

@@ -708,7 +708,7 @@ def test_commands_in_pieces_come_to_the_same_as_at_once(monkeypatch, limits):
     run_state_machine_as_test(
         Twins,
         settings=settings(
-            max_examples=60,
+            max_examples=30,
             derandomize=True,
             stateful_step_count=40,
             deadline=None,
@@ -718,10 +718,15 @@ def test_commands_in_pieces_come_to_the_same_as_at_once(monkeypatch, limits):
 
 
 @pytest.mark.parametrize(
-    ("bulk", "limits"),
-    [(COALESCE_MIN, STEP_LIMITS), (2, STEP_LIMITS), (COALESCE_MIN, StepLimits(2, 1)), (2, StepLimits(5, 3))],
+    ("bulk", "limits", "examples"),
+    [
+        (COALESCE_MIN, STEP_LIMITS, 120),
+        (2, STEP_LIMITS, 120),
+        (COALESCE_MIN, StepLimits(2, 1), 40),
+        (2, StepLimits(5, 3), 40),
+    ],
 )
-def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk, limits):
+def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk, limits, examples):
     """Also where one event stands for many moves, and where commands are carried out in small pieces.
 
     The newest version is one of the next feature level.
@@ -734,7 +739,7 @@ def test_any_sequence_of_commands_keeps_every_invariant(monkeypatch, bulk, limit
     run_state_machine_as_test(
         Model,
         settings=settings(
-            max_examples=120,
+            max_examples=examples,
             derandomize=True,
             stateful_step_count=50,
             deadline=None,

@@ -283,3 +283,21 @@ async def test_an_unfit_agent_that_is_silent_or_lost(bench: Any) -> None:
     assert "a1" in one.replica.planner.suspects(), "heard, and as unfit as before"
     await one.until(lambda: one.machine.state.agents["a1"].state is AgentState.LOST)
     assert (leader.liveness.status.unfit, one.replica.planner.suspects()) == ({}, frozenset())
+
+
+async def test_leases_that_end_apart_are_one_mass_loss(bench: Any) -> None:
+    """Agents that vanish together were heard at different times, so their leases end at different times."""
+    one = await bench(lease_ms=1_000, poll_wait_ms=100)
+    liveness = one.replica.leader.liveness
+    names = [f"a{number}" for number in range(5)]
+    for name in names:
+        await one.register(name, instance=name * 4)
+    now_s = asyncio.get_running_loop().time()
+    for number, name in enumerate(names):
+        liveness.leases.contact(name, now_s + (0.0 if number == 0 else 0.4))
+    state = one.machine.state
+    await one.until(lambda: state.agents["a0"].state is AgentState.LOST)
+    assert liveness.loss_throttle.active
+    await one.until(lambda: all(state.agents[name].state is AgentState.LOST for name in names))
+    assert liveness.loss_throttle.begun == 1
+    await one.until(lambda: not liveness.loss_throttle.active)

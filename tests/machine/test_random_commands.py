@@ -720,8 +720,8 @@ def test_commands_in_pieces_come_to_the_same_as_at_once(monkeypatch, limits):
 @pytest.mark.parametrize(
     ("bulk", "limits", "examples"),
     [
-        (COALESCE_MIN, STEP_LIMITS, 120),
-        (2, STEP_LIMITS, 120),
+        (COALESCE_MIN, STEP_LIMITS, 80),
+        (2, STEP_LIMITS, 80),
         (COALESCE_MIN, StepLimits(2, 1), 40),
         (2, StepLimits(5, 3), 40),
     ],

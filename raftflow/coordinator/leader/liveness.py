@@ -207,7 +207,8 @@ class AgentLiveness:
     def _grant_removals(self, wanted: int, now_s: float) -> int:
         """Return how many of the agents whose leases are over may be removed now."""
         if not wanted:
-            if self.loss_throttle.active and not self.removals:
+            # Leases of agents that vanished together do not end together: each was heard at another time.
+            if self.loss_throttle.active and not self.removals and not self.lost_together:
                 _log.info("the mass loss of agents is over")
                 self.loss_throttle.reset()
             return 0

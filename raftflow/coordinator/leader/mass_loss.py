@@ -41,6 +41,10 @@ class LostTogether:
         """Return True if an agent was lost together with many others."""
         return name in self._names
 
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._names)
+
     def note(self, silent: Collection[str], present: int) -> None:
         """Take in the agents that are silent when a lease ends, if they are many."""
         count = len(silent)

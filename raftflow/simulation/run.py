@@ -312,7 +312,7 @@ class World:
             if replica is None or not self._clients_at_rest():
                 return False
             state = replica.machine.tables
-            return len(state.finished) == len(state.workflows) and not state.uploads
+            return len(state.finished) == len(state.workflows) and not state.uploads and not len(state.agenda)
 
         if not await self._until(finished, REST_WITHIN_S):
             history.violation("no rest", f"work goes on {REST_WITHIN_S:g} s after healing: {self._open_work()}")

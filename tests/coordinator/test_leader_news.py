@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from raftflow.coordinator.leader.leader_news import ANSWERS_PER_TURN, LeaderNews
+import pytest
+
+from raftflow.agent.exchange import leader_watch
+from raftflow.coordinator.leader import leader_news
+from raftflow.coordinator.leader.leader_news import ANSWERS_PER_TURN, BEHIND_S, LeaderNews
 from raftflow.domain.contract.views import LeaderNotice
 
 
@@ -50,6 +54,21 @@ async def test_it_is_held_until_a_later_term_has_a_leader() -> None:
     world.news.close()
     assert (await asked[1]).term == 4
     assert (await world.news.wait(9, 5.0)).term == 4, "after the close nothing is held"
+
+
+async def test_a_replica_that_is_behind_the_asker_holds_its_question_for_a_short_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may have no contact with the cluster: the asker should ask another one."""
+    monkeypatch.setattr(leader_news, "BEHIND_S", 0.02)
+    world = World()
+    world.elect(None, 3)
+    ahead, level = world.hold(4, wait_s=60.0), world.hold(3, wait_s=60.0)
+    assert (await asyncio.wait_for(ahead, 5.0)).term == 3
+    assert not level.done()
+    assert BEHIND_S < leader_watch._EARLY_S, "agents ask another replica after such an answer"
+    world.elect("n2", 4)
+    assert (await level).leader == "n2"
 
 
 async def test_it_ends_after_its_time_and_when_nobody_waits() -> None:

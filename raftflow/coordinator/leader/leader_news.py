@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 ANSWERS_PER_TURN: Final = 128
 """Held requests that are answered in one turn of the event loop: thousands at once would hold back heartbeats."""
+BEHIND_S: Final = 0.8
+"""Longest time for which a replica holds a question with a later term than its own.
+
+It may hear the leader of that term soon. If it does not, it has no contact with the cluster. After an answer that
+comes so early and brings no news, agents ask another replica (`agent/exchange/leader_watch.py`).
+"""
 HOLD_MAX_S: Final = limits.LEADER_WAIT_MS_MAX / 1000
 """Longest time that a request is held."""
 
@@ -65,6 +71,8 @@ class LeaderNews:
     def ask(self, term: int, wait_s: float, answered: Callable[[LeaderNotice], None]) -> Callable[[], None]:
         """Have `answered` called once a leader of a later term than `term` is known, or after `wait_s`.
 
+        A replica that is in an earlier term than `term` answers after `BEHIND_S`.
+
         It may be called before this returns. Returns what forgets the request.
         """
         notice = self._now()
@@ -73,7 +81,8 @@ class LeaderNews:
             return _nothing
         held = _Held(term, answered)
         self._held[held] = None
-        held.timer = asyncio.get_running_loop().call_later(min(wait_s, HOLD_MAX_S), self._over, held)
+        hold_s = min(wait_s, BEHIND_S if notice.term < term else HOLD_MAX_S)
+        held.timer = asyncio.get_running_loop().call_later(hold_s, self._over, held)
 
         def forget() -> None:
             self._drop(held)

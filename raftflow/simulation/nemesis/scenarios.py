@@ -100,8 +100,12 @@ class Scenarios:
         actions = self._actions
         replica = actions.cluster.hosts[successor].replica
         now = {agent.name: agent.process for agent in actions.agents}
-        if replica is None:
+        members = None if replica is None else replica.log.status().members
+        if replica is None or members is None:
             return
+        voters = {member.name for member in members.voters}
+        if not voters.issuperset(actions.cluster.running()):
+            return  # simulated agents know a replica that is being added, and nobody has told it yet who leads
         for name, process in agents.items():
             known = replica.machine.tables.agents.get(name)
             if now[name] is not process or process.frozen or known is None or not known.present:

@@ -7,7 +7,7 @@ that no object is shared. A call whose answer is lost fails for the caller thoug
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from raftflow.coordinator.commit.submitter import (
     BusyError,
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from raftflow.simulation.world.network import Network
 
 T = TypeVar("T")
+CONNECT_S: Final = 1.0
+"""A call to a machine without power, or behind a cut, fails after this time without a connection, as agents do it."""
 __all__ = [
     "BusyError",
     "CallFailed",
@@ -107,6 +109,8 @@ class Calls:
     def _arrive(self, pending: _Pending, serve: Callable[[Replica], Awaitable[Any]]) -> None:
         if not self._network.passes(pending.source, pending.target) or pending.target in self.off:
             self._open.discard(pending)
+            error = CallFailed(f"no connection to {pending.target}")
+            self._loop.call_later(CONNECT_S, _resolve, pending.future, error, None, context=pending.caller.context)
             return
         server = self.servers.get(pending.target)
         if server is None:

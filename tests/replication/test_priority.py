@@ -12,10 +12,8 @@ import pytest
 from raftflow.replication.elections import priority
 
 ASK = (
-    "import os, pathlib; from raftflow.replication.elections import priority; "
-    "group = priority.SESSION_GROUP; "
-    "print(priority.ask_for_priority(), os.getpriority(os.PRIO_PROCESS, 0), "
-    "group.read_text().split()[-1] if group.exists() else '-')"
+    "import os; from raftflow.replication.elections import priority; "
+    "print(priority.ask_for_priority(), os.getpriority(os.PRIO_PROCESS, 0), priority.session_niceness())"
 )
 
 
@@ -32,12 +30,12 @@ def test_it_asks_for_a_better_niceness_of_its_process_and_its_session() -> None:
     allowed, niceness, session = ask(own_session=True)
     assert allowed == (niceness <= priority.NICENESS)
     if allowed:
-        assert session in {str(priority.NICENESS), "-"}
+        assert session in {str(priority.NICENESS), "None"}
 
 
 def test_the_session_of_a_shell_is_not_changed() -> None:
-    before = priority.SESSION_GROUP.read_text().split()[-1] if priority.SESSION_GROUP.exists() else "-"
-    assert ask(own_session=False)[2] == before
+    before = priority.session_niceness()
+    assert ask(own_session=False)[2] == str(before)
 
 
 def test_it_runs_where_it_is_not_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +74,10 @@ def test_the_session_gets_it_beside_a_process_that_has_it(own_group: Path) -> No
 def test_it_runs_without_groups_of_sessions(own_group: Path) -> None:
     assert not own_group.exists()
     assert priority.ask_for_priority()
+
+
+def test_it_runs_where_its_session_has_no_group(own_group: Path) -> None:
+    """The file of a container's first session is empty."""
+    own_group.write_text("")
+    assert priority.ask_for_priority()
+    assert own_group.read_text() == ""

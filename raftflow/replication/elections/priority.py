@@ -42,7 +42,18 @@ def _raise_session() -> None:
 
     Raises `OSError` if that is not allowed.
     """
-    if os.getsid(0) != os.getpid() or not SESSION_GROUP.exists():
+    if os.getsid(0) != os.getpid():
         return
-    if int(SESSION_GROUP.read_text().split()[-1]) > NICENESS:
+    niceness = session_niceness()
+    if niceness is not None and niceness > NICENESS:
         SESSION_GROUP.write_text(str(NICENESS))
+
+
+def session_niceness() -> int | None:
+    """Return the niceness of this process's session, None where sessions have none.
+
+    The file is absent without the option in the kernel. It is empty for a session that has no group: that of the
+    machine's first process, and of a container's. Raises `OSError`.
+    """
+    words = SESSION_GROUP.read_text().split() if SESSION_GROUP.exists() else []
+    return int(words[-1]) if words else None

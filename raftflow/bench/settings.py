@@ -26,6 +26,10 @@ class Settings:
     """Tasks that may wait at each agent for a free slot."""
     seconds: float = 5.0
     """How long each measurement of a rate goes on."""
+    at_once: int = 100
+    """Tasks with durable steps that run at the same time."""
+    steps_each: int = 20
+    """The durable steps of each of them."""
     how: str = "kill"
     """What becomes of a leader that fails: `kill`, `silent` or `stop`."""
     versus: tuple[str, ...] = ()

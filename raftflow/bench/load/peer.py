@@ -28,12 +28,18 @@ PACKAGES: Final[dict[str, tuple[str, ...]]] = {
     "etcd": ("grpcio",),
     "celery": ("celery[redis]",),
     "ray": ("ray",),
+    "dbos": ("dbos",),
+    "restate": ("restate-sdk", "hypercorn", "httpx"),
 }
 """What pip installs into the environment of each."""
+
+NPM_PACKAGES: Final = {"restate": ("@restatedev/restate-server-linux-x64@1.7.12",)}
+"""What npm installs beside it."""
 
 WORKLOADS: Final = {
     "etcd": ("commit",),
     **dict.fromkeys(("dask", "procrastinate", "celery", "ray"), ("lifecycle", "chain", "fanout", "subprocess")),
+    **dict.fromkeys(("dbos", "restate"), ("steps",)),
 }
 SCRIPTS: Final = Path(__file__).parent.with_name("peers")
 READY_S: Final = 120.0
@@ -64,11 +70,17 @@ def environment(name: str) -> Path:
     for command in (
         [sys.executable, "-m", "venv", str(folder)],
         [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES[name]],
+        *(
+            ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", package]
+            for package in NPM_PACKAGES.get(name, ())
+        ),
     ):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
         except subprocess.TimeoutExpired:
             raise BenchError(f"--versus {name}: its virtual environment took more than {_INSTALL_S:g} s") from None
+        except FileNotFoundError:
+            raise BenchError(f"--versus {name}: there is no {command[0]}; install it") from None
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise BenchError(f"--versus {name}: {' '.join(command)} failed: {' '.join(last)}")
@@ -99,6 +111,8 @@ class Peer:
             "slots": settings.slots,
             "agents": settings.agents,
             "seconds": settings.seconds,
+            "at_once": settings.at_once,
+            "steps_each": settings.steps_each,
             "directory": str(self._folder),
         }
         script = SCRIPTS / f"{self.name}_peer.py"

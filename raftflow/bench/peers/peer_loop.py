@@ -60,6 +60,30 @@ def timed(work: Callable[[int], object], tasks: int, *, warm_up_max: int) -> Cal
     return run
 
 
+def step_figures(
+    steps: Callable[[int], list[float]], at_once: Callable[[int, int], object], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Measure durable steps: of one task in sequence, and of many tasks at once.
+
+    Args:
+        steps: runs one task with a number of steps, and returns the seconds that each took.
+        at_once: runs a number of tasks with a number of steps each.
+        settings: `tasks`, the steps in sequence; `at_once`, the tasks at once; `steps_each`, the steps of each.
+
+    Returns:
+        `ms_p50` and `ms_p99` of a step in sequence, and `per_s`, the steps of all tasks in a second.
+    """
+    found = sorted(steps(settings["tasks"]))
+    began = time.perf_counter()
+    at_once(settings["at_once"], settings["steps_each"])
+    took = time.perf_counter() - began
+    return {
+        "ms_p50": found[len(found) // 2] * 1e3,
+        "ms_p99": found[len(found) * 99 // 100] * 1e3,
+        "per_s": settings["at_once"] * settings["steps_each"] / took,
+    }
+
+
 def serve(start: Callable[[Programs], Callable[[], dict[str, Any]]], packages: Sequence[str], **more: str) -> None:
     """Start a system, then run its workload once for every line on standard input.
 

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import procrastinate  # type: ignore[import-not-found]
-import psycopg  # type: ignore[import-not-found]
-from peer_loop import PeerError, Programs, free_port, given, program, serve, timed  # type: ignore[import-not-found]
+from peer_loop import Programs, given, serve, timed  # type: ignore[import-not-found]
+from postgres_server import start_postgres  # type: ignore[import-not-found]
 
-BINARIES = "/usr/lib/postgresql/*/bin"
 LOOK_S = 0.02
 ADDRESS = "RAFTFLOW_BENCH_POSTGRES"
 app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=os.environ.get(ADDRESS, ""), max_size=6))
@@ -97,39 +93,10 @@ async def workload(name: str, tasks: int) -> None:
         raise RuntimeError("tasks failed")
 
 
-def postgres(programs: Programs, folder: Path, port: int) -> str:
-    """Start a server of its own; returns its address."""
-    binary = program("postgres", "postgresql", BINARIES)
-    initdb = program("initdb", "postgresql", BINARIES)
-    data = folder / "pg"
-    data.mkdir(mode=0o700)
-    prefix: list[str] = []
-    if os.getuid() == 0:  # the server refuses to run as root
-        shutil.chown(data, "postgres", "postgres")
-        folder.chmod(0o711)
-        folder.parent.chmod(0o711)
-        prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    subprocess.run(
-        [*prefix, initdb, "-D", str(data), "-A", "trust", "-U", "postgres"], check=True, stdout=sys.stderr, cwd="/"
-    )
-    programs.start([*prefix, binary, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(data)], cwd="/")
-    address = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            psycopg.connect(address, connect_timeout=2).close()
-        except psycopg.OperationalError as error:
-            if time.monotonic() > deadline:
-                raise PeerError(f"PostgreSQL does not start: {error}") from error
-            time.sleep(0.05)
-        else:
-            return address
-
-
 def start(programs: Programs) -> Callable[[], dict[str, Any]]:
     """Start the server and the workers."""
     settings = given()
-    address = postgres(programs, Path(settings["directory"]), free_port())
+    address = start_postgres(programs, Path(settings["directory"]))
     connector = procrastinate.PsycopgConnector(conninfo=address, min_size=1, max_size=6)
     runner = asyncio.Runner()
 

@@ -47,7 +47,7 @@ advertised-address = "http://127.0.0.1:{admin}"
 """
 
 
-class Cluster:
+class RestateCluster:
     """Three replicas and the service."""
 
     def __init__(self, programs: Programs, folder: Path) -> None:
@@ -125,7 +125,7 @@ def start(programs: Programs) -> Callable[[], dict[str, Any]]:
     settings = given()
     if not SERVER.exists():
         raise PeerError("the server of Restate is not in this environment: install npm, and remove the environment")
-    cluster = Cluster(programs, Path(settings["directory"]))
+    cluster = RestateCluster(programs, Path(settings["directory"]))
     cluster.register()
     ports = cluster.ingresses
     call(ports[0], WARM_UP)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raftflow.domain.contract.cluster import SnapshotView
 from raftflow.domain.contract.operation import STALE
 from raftflow.domain.contract.operations.snapshots import READ_SNAPSHOT, TAKE_SNAPSHOT
-from raftflow.domain.contract.snapshots import SnapshotView
 
 if TYPE_CHECKING:
     from raftflow.client.operation_calls import OperationCalls

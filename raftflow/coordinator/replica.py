@@ -31,6 +31,7 @@ from raftflow.coordinator.placement import explanation
 from raftflow.coordinator.placement.agent_stats import AgentStats
 from raftflow.coordinator.placement.planner import QueuePlanner
 from raftflow.coordinator.placement.rebalancer import RebalanceLoop, Rebalancer
+from raftflow.coordinator.sessions.attempt_calls import AttemptCalls
 from raftflow.coordinator.sessions.awaited_ends import AwaitedEnds
 from raftflow.coordinator.sessions.poll_service import PollService
 from raftflow.coordinator.sessions.registration import Registration
@@ -144,6 +145,9 @@ class Replica:
             poll_wait_ms=timing.poll_wait_ms,
             held_max=config.limits.held_polls,
             agent_stats=self.agent_stats,
+        )
+        self.attempt_calls = AttemptCalls(
+            machine=self.machine, submitter=self.submitter, clock=self.clock, barrier=self.read_barrier
         )
         self.rebalance_loop = RebalanceLoop(
             rebalancer=Rebalancer(

@@ -280,6 +280,31 @@ class RecallAttempts(Command, frozen=True, tag="attempts.recall"):
     fences: tuple[int, ...]
 
 
+class StepToRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A step that an attempt has done."""
+
+    fence: int
+    name: str
+    occurrence: int
+    """How many steps of that name the attempt has begun, this one included."""
+    function: str
+    """What the step ran; empty if it is not told."""
+    result: bytes
+    """JSON."""
+
+
+class RecordSteps(Command, frozen=True, tag="steps.record"):
+    """Record steps of live attempts of one agent. Replies `StepsRecorded`, a verdict for each.
+
+    A step has one record: name and occurrence are its key in its task, over all attempts. So a command that comes
+    twice changes nothing the second time. Refused as a whole (stale incarnation) as `ReportAttempts`.
+    """
+
+    agent: str
+    incarnation: int
+    steps: tuple[StepToRecord, ...]
+
+
 class FireTimers(Command, frozen=True, tag="timers.fire"):
     """Fire every timer that is due at `at_ms`: back-offs, deadlines. Replies `Fired`."""
 
@@ -343,6 +368,7 @@ AnyCommand = (
     | ReportAttempts
     | OfferEnds
     | RecallAttempts
+    | RecordSteps
     | FireTimers
     | ContinueAgenda
     | RetireWorkflows

@@ -94,6 +94,22 @@ failed: the task may be what breaks them."""
 REQUEST_IDS_MAX = 65_536
 """Remembered replies; the oldest is forgotten first."""
 
+STEP_RESULT_BYTES_MAX = RESULT_BYTES_MAX
+"""Bytes of the result of one durable step as JSON."""
+STEPS_PER_TASK_MAX = 20_000
+"""Records of durable steps of one task, of all its attempts together."""
+STEPS_BYTES_PER_WORKFLOW_MAX = 256 * 1024 * 1024
+"""Bytes of the records of one workflow, 256 for each beside its name and result."""
+STEPS_MAX = 2_000_000
+"""Records of durable steps of all workflows that are kept."""
+STEPS_BYTES_MAX = 2 * 1024 * 1024 * 1024
+CALLS_MAX = 1_000
+"""Calls of attempts in one request of their agent."""
+CALL_STEPS_MAX = 256
+"""Records of steps in one answer."""
+FUNCTION_CHARS_MAX = 500
+"""Characters of the name of a function that a step runs."""
+
 ATTEMPT_HISTORY_MAX = 16
 """Ended attempts remembered per task, the newest; the audit file has all."""
 

@@ -58,6 +58,22 @@ class Reported(_Reply, frozen=True, tag="reported"):
     verdicts: tuple[EndVerdict, ...]
 
 
+class StepVerdict(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What became of one step."""
+
+    verdict: Literal["recorded", "known", "stale", "mismatch", "limit", "invalid"]
+    """`known`: there is a record under its key already, and that one counts. `mismatch`: that one is of another
+    function."""
+    detail: str = ""
+    """Why it was refused, and what to do."""
+
+
+class StepsRecorded(_Reply, frozen=True, tag="steps"):
+    """One verdict per step, in order."""
+
+    verdicts: tuple[StepVerdict, ...]
+
+
 class Fired(_Reply, frozen=True, tag="fired"):
     """How many timers fired."""
 
@@ -76,4 +92,15 @@ class Cleared(_Reply, frozen=True, tag="cleared"):
     count: int
 
 
-AnyReply = Done | WorkflowAccepted | AgentAccepted | Placed | Reported | Fired | Retired | Cleared | Rejection
+AnyReply = (
+    Done
+    | WorkflowAccepted
+    | AgentAccepted
+    | Placed
+    | Reported
+    | StepsRecorded
+    | Fired
+    | Retired
+    | Cleared
+    | Rejection
+)

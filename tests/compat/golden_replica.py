@@ -140,6 +140,7 @@ def commands() -> Iterator[tuple[c.AnyCommand, ...]]:
     yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=1, ends=ends, missing=(3,)),)
     yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=7, ends=ends),)
     yield (c.CommitPlacements(**stamp(), placements=(c.Placement("wf-1", 1, "a1", 1),)),)
+    yield (c.RecordSteps(**stamp(), agent="a1", incarnation=1, steps=_steps(4)),)
     yield (c.ReportAttempts(**stamp(), agent="a1", incarnation=1, ends=(_failed(4, "wf-1", "b"),)),)
     yield (c.FireTimers(**stamp()),)
     for action in ("pause", "resume", "cancel"):
@@ -306,6 +307,12 @@ def faults(stamp: Callable[..., dict[str, object]]) -> Iterator[tuple[c.AnyComma
         c.DrainAgent(**stamp(), name="c1"),
         c.ForgetAgent(**stamp(), name="a2"),
     )
+
+
+def _steps(fence: int) -> tuple[c.StepToRecord, ...]:
+    """Return steps of an attempt: two that are recorded, one twice, and one of another function."""
+    ask = c.StepToRecord(fence, "ask ä", 1, "package.module:ask", b'{"n":1}')
+    return (ask, replace(ask, occurrence=2, result=b"null"), ask, replace(ask, function="package.module:other"))
 
 
 def _failed(fence: int, workflow: str, task: str) -> c.AttemptEnd:

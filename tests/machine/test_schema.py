@@ -93,7 +93,7 @@ def table_of(row: type[msgspec.Struct], bytes_of: Any = None) -> Table:
         name="notes",
         about="notes by name",
         saved=saved_rows(
-            field=18, kind=b"N", row=row, rows=lambda state: state.notes.values(), add=_add, bytes_of=bytes_of
+            field=19, kind=b"N", row=row, rows=lambda state: state.notes.values(), add=_add, bytes_of=bytes_of
         ),
         derive=Reason("nothing of it follows from other tables"),
         problems=_problems,
@@ -202,7 +202,7 @@ def test_forgotten_declarations_are_found(with_notes: Any, monkeypatch: Any) -> 
     ):
         monkeypatch.setattr(registry, "TABLES", (*known, replace(good, **bad)))
         assert fault in list(faults(State()))
-    monkeypatch.setattr(registry, "TABLES", (*known, replace(good, saved=replace(saved, field=17))))
+    monkeypatch.setattr(registry, "TABLES", (*known, replace(good, saved=replace(saved, field=18))))
     assert any("places in the header" in fault for fault in faults(State()))
     monkeypatch.setattr(registry, "TABLES", (*known, replace(good, saved=replace(saved, kinds=(b"A",)))))
     assert any("frames of one kind" in fault for fault in faults(State()))
@@ -214,7 +214,7 @@ def test_a_declaration_without_a_part_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="problems"):
         Table(name="notes", about="")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="problems"):
-        Counter(name="notes", field=18)  # type: ignore[call-arg]
+        Counter(name="notes", field=19)  # type: ignore[call-arg]
 
 
 def test_the_state_has_no_class_attributes_that_hide_a_table() -> None:

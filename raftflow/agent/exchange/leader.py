@@ -26,13 +26,14 @@ from raftflow.agent.config import AgentConfig, AgentConfigError
 from raftflow.agent.exchange.http_connection import HttpConnectionError, HttpConnections, HttpResponse
 from raftflow.agent.exchange.leader_watch import FIRST_S, HOLD_S, LeaderWatch, NotHeldError, PendingRequests
 from raftflow.agent.workdir.inputs import AttemptOverError, InputsRefusedError, ReplicaUnavailableError
-from raftflow.domain.contract.operations.agents import FETCH_INPUTS, POLL, REGISTER_AGENT
+from raftflow.domain.contract.operations.agents import FETCH_INPUTS, POLL, REGISTER_AGENT, SEND_CALLS
 from raftflow.domain.contract.operations.replicas import SHOW_LEADER
 from raftflow.domain.contract.views import (
     HEADER_CLOCK,
     HEADER_LEADER_URL,
     HEADER_PEERS,
     PROBLEM_TYPE_PREFIX,
+    CallsResponse,
     InputsPiece,
     LeaderNotice,
     PollResponse,
@@ -105,6 +106,7 @@ class LeaderClient:
         self._watching: asyncio.Task[None] | None = None
         self._pending = PendingRequests()
         self._decode_notice = msgspec.json.Decoder(LeaderNotice)
+        self._decode_calls = msgspec.json.Decoder(CallsResponse)
         self._decode_poll = msgspec.json.Decoder(PollResponse)
         self._decode_registration = msgspec.json.Decoder(RegisterResponse)
 
@@ -140,6 +142,10 @@ class LeaderClient:
     async def poll(self, agent_id: str, body: bytes, timeout_s: float) -> PollResponse:
         """Send a poll. Raises `LeaderNotFoundError`, `StaleIncarnationError` or `RefusedError`."""
         return await self._pass(POLL.target(agent_id), body, timeout_s, self._decode_poll)
+
+    async def calls(self, agent_id: str, body: bytes, timeout_s: float) -> CallsResponse:
+        """Send what attempts ask of the cluster. Raises `LeaderNotFoundError` or `RefusedError`."""
+        return await self._pass(SEND_CALLS.target(agent_id), body, timeout_s, self._decode_calls)
 
     # What `agent.inputs` wants of a source.
 

@@ -25,6 +25,7 @@ from raftflow.domain.contract.reportable import first_fault
 from raftflow.domain.contract.views import (
     HEADER_CLOCK,
     AgentView,
+    CallsRequest,
     DrainRequest,
     FieldProblem,
     ForgottenAgent,
@@ -130,6 +131,12 @@ def _current_attempt(replica: Replica, request: PollRequest) -> int | None:
     return None if view is None else view.attempt
 
 
+async def send_calls(call: Request) -> Response:
+    """Answer what running attempts of an agent ask."""
+    request = decode(call.body, CallsRequest)
+    return Response(await call.replica.attempt_calls.answer(call.path("id"), request))
+
+
 async def list_agents(call: Request) -> Response:
     """List agents in order of their names, each as it is when its line is made."""
     machine = call.replica.machine
@@ -211,6 +218,7 @@ ROUTES: tuple[Route, ...] = (
     Route(operations.agents.LIST_AGENTS, list_agents, cost=Cost.LARGE),
     Route(operations.agents.SHOW_AGENT, show_agent),
     POLL_ROUTE,
+    Route(operations.agents.SEND_CALLS, send_calls),
     Route(operations.agents.DRAIN_AGENT, drain_agent),
     Route(operations.agents.RESUME_AGENT, resume_agent),
     Route(operations.agents.FORGET_AGENT, forget_agent),

@@ -191,6 +191,9 @@ class Assignment(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Result of each task that this one needs; empty if they are fetched apart."""
     inputs_apart: InputsApart | None = None
     """Set if the inputs are too large to be here. Only for agents whose polls say `fetches`."""
+    steps: int = 0
+    """How many durable steps earlier attempts have recorded. -1 if another attempt of the task may record steps at
+    the same time: then the leader is asked about every step."""
 
 
 class InputsApart(msgspec.Struct, kw_only=True):

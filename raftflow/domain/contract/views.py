@@ -28,6 +28,18 @@ from raftflow.domain.contract.cache import (
     CachedResultView,
     CachePage,
 )
+from raftflow.domain.contract.calls import (
+    AnyAnswer,
+    AnyCall,
+    CallRefused,
+    CallsRequest,
+    CallsResponse,
+    FindStep,
+    KnownStep,
+    RecordStep,
+    StepRecorded,
+    StepsKnown,
+)
 from raftflow.domain.contract.cluster import (
     AddMemberRequest,
     HealthView,
@@ -37,6 +49,7 @@ from raftflow.domain.contract.cluster import (
     MemberView,
     PeerView,
     ReplicaStatus,
+    SnapshotView,
     TransferRequest,
 )
 from raftflow.domain.contract.common import (
@@ -82,7 +95,6 @@ from raftflow.domain.contract.ledger import (
     LedgerLine,
     LedgerView,
 )
-from raftflow.domain.contract.snapshots import SnapshotView
 from raftflow.domain.contract.tasks import (
     AttemptView,
     CandidateView,
@@ -121,6 +133,8 @@ __all__ = [
     "AgentLoad",
     "AgentView",
     "AgentWord",
+    "AnyAnswer",
+    "AnyCall",
     "Assignment",
     "AttemptUsage",
     "AttemptView",
@@ -132,11 +146,15 @@ __all__ = [
     "CacheCleared",
     "CachePage",
     "CachedResultView",
+    "CallRefused",
+    "CallsRequest",
+    "CallsResponse",
     "CandidateView",
     "DrainRequest",
     "ErrorText",
     "Fences",
     "FieldProblem",
+    "FindStep",
     "ForgottenAgent",
     "HealthView",
     "HostView",
@@ -144,6 +162,7 @@ __all__ = [
     "InputsPiece",
     "KindList",
     "KindView",
+    "KnownStep",
     "LeaderNotice",
     "LedgerCheck",
     "LedgerLine",
@@ -159,12 +178,15 @@ __all__ = [
     "PollResponse",
     "PriorityRequest",
     "Problem",
+    "RecordStep",
     "RegisterRequest",
     "RegisterResponse",
     "ReplicaStatus",
     "ReportVerdict",
     "ReportedEnd",
     "SnapshotView",
+    "StepRecorded",
+    "StepsKnown",
     "TaskCounts",
     "TaskExplanation",
     "TaskLog",

@@ -100,6 +100,29 @@ def result_problem(result: bytes) -> str | None:
     return None if is_json(result) else "the result is not JSON"
 
 
+def step_problem(name: str, occurrence: int, function: str, result: bytes) -> str | None:
+    """Say why a step cannot be recorded, or None if it can."""
+    wrong = step_name_problem(name)
+    if wrong is not None:
+        return f"the name of a step {wrong}"
+    if not 1 <= occurrence <= limits.STEPS_PER_TASK_MAX:
+        return f"occurrence {occurrence} of a step: it is a number from 1 to {limits.STEPS_PER_TASK_MAX}"
+    if len(function) > limits.FUNCTION_CHARS_MAX:
+        return f"the name of a step's function has at most {limits.FUNCTION_CHARS_MAX} characters"
+    return "a step needs a result, which may be null" if not result else result_problem(result)
+
+
+def step_name_problem(name: str) -> str | None:
+    """Say why this cannot name a step, or None if it can."""
+    if not name:
+        return "must not be empty"
+    if len(name) > limits.NAME_CHARS_MAX:
+        return f"is {len(name)} characters long, the limit is {limits.NAME_CHARS_MAX}"
+    if any(character < " " or character == "\x7f" for character in name):
+        return "must not have control characters"
+    return None
+
+
 def _check_numbers(task: TaskSpec, wrong: _Wrong) -> None:
     if not 0 <= task.retries <= limits.RETRIES_MAX:
         wrong("retries", f"must be 0 to {limits.RETRIES_MAX}")

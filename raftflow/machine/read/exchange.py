@@ -10,6 +10,7 @@ from raftflow.domain.contract.views import (
 from raftflow.domain.limits import ENTRY_BYTES_MAX
 from raftflow.domain.tasks.program import assigned
 from raftflow.machine.read import inputs
+from raftflow.machine.read.steps import count_of
 from raftflow.machine.rules.ledger import held_by
 from raftflow.machine.tables.tasks import ORDER_MOVE, ORDER_RELEASE, ORDER_STOP, attempt_of
 
@@ -82,6 +83,7 @@ def _assignment(agent: Agent, workflow: Workflow, task: Task, fence: int, *, apa
         grace_ms=profile.grace_ms,
         inputs=inputs.all_inputs(workflow, task) if left is None else {},
         inputs_apart=left,
+        steps=-1 if profile.backup else count_of(workflow, task),
     )
 
 

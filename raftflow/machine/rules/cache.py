@@ -29,8 +29,7 @@ from raftflow.machine.rules.agenda import owe_needs
 from raftflow.machine.rules.context import COALESCE_MIN, coalesce_events, move, set_result
 from raftflow.machine.rules.dependents import is_last_need
 from raftflow.machine.rules.step_limits import MEET_STEPS
-from raftflow.machine.tables.claims import Claim
-from raftflow.machine.tables.results import CachedResult
+from raftflow.machine.tables.results import CachedResult, Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -146,7 +146,8 @@ def saved_rows(
 
     def freeze(state: State, _: CopyOnWrite) -> Frozen:
         found = list(rows(state))
-        frames = ((kind, _encoder.encode(batch)) for batch in _batches(found, bytes_of))
+        taken = _slices(found) if bytes_of is None else batches(found, bytes_of)
+        frames = ((kind, _encoder.encode(batch)) for batch in taken)
         return Frozen(len(found), frames if frozen else iter(list(frames)))
 
     class RowReader:
@@ -165,12 +166,14 @@ def saved_rows(
     return Saved(field=field, kinds=(kind,), freeze=freeze, reader=RowReader)
 
 
-def _batches(rows: list[Any], bytes_of: Callable[[Any], int] | None) -> Iterator[list[Any]]:
-    """Put rows together: `BATCH` of them, or as many as have `BATCH_BYTES`, because one alone may be large."""
-    if bytes_of is None:
-        for first in range(0, len(rows), BATCH):
-            yield rows[first : first + BATCH]
-        return
+def _slices(rows: list[Any]) -> Iterator[list[Any]]:
+    """Put `BATCH` rows together."""
+    for first in range(0, len(rows), BATCH):
+        yield rows[first : first + BATCH]
+
+
+def batches(rows: Iterable[Any], bytes_of: Callable[[Any], int]) -> Iterator[list[Any]]:
+    """Put as many rows together as have `BATCH_BYTES`, because one alone may be large."""
     batch: list[Any] = []
     size = 0
     for row in rows:

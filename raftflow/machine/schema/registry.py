@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raftflow.machine.schema import agenda, agents, kinds, requests, results, timers, uploads, workflows
+from raftflow.machine.schema import agenda, agents, kinds, requests, results, steps, timers, uploads, workflows
 from raftflow.machine.schema.declaration import Counter, Limit, Reason, Restoring, Saved, Table
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ TABLES: tuple[Table, ...] = (
     results.CLAIMS,
     timers.TIMERS,
     timers.AGENT_TIMERS,
+    steps.STEPS,
 )
 """In the order in which a snapshot holds them. Tasks name agents, so agents come first."""
 

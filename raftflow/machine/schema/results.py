@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from raftflow.domain import limits
 from raftflow.domain.tasks.states import FINAL, TaskState
 from raftflow.machine.schema.declaration import Limit, Reason, Restoring, SnapshotError, Table, saved_rows
-from raftflow.machine.tables.claims import Claim
-from raftflow.machine.tables.results import CachedResult
+from raftflow.machine.tables.results import CachedResult, Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

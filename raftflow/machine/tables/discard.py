@@ -56,7 +56,10 @@ def _parts_of(thing: object) -> Iterable[Any] | None:
             list(thing.dependents),
             list(thing.tasks),
         )
-        return (thing.profiles, thing.dependents, thing.by_id, thing.tasks)
+        parts = [thing.profiles, thing.dependents, thing.by_id, thing.tasks]
+        if thing.steps is not None:
+            parts += [thing.steps.rows, thing.steps.places, thing.steps.by_task]
+        return parts
     if isinstance(thing, Upload):
         return (thing.workflow, thing.pieces, thing.dependents, thing.tasks)
     return None

@@ -1,4 +1,4 @@
-"""The table of cached results: bounded in number and bytes, the least recently used goes first."""
+"""Cached results, bounded in number and bytes, and claims: which of equal tasks runs."""
 
 from __future__ import annotations
 
@@ -71,3 +71,14 @@ class ResultTable:
         if entry is not None:
             self.size_bytes -= entry.size_bytes
         return entry is not None
+
+
+class Claim:
+    """Equal tasks, by workflow number and position: one that runs, or may run, and those that wait for it."""
+
+    __slots__ = ("line", "owner")
+
+    def __init__(self, owner: tuple[int, int] | None) -> None:
+        self.owner = owner
+        """None only while a workflow is being stopped, or while a snapshot is read."""
+        self.line: dict[tuple[int, int], None] = {}

@@ -10,10 +10,10 @@ from raftflow.domain.tasks.feasibility import Shape
 from raftflow.machine.tables.agenda import Agenda
 from raftflow.machine.tables.agent_timers import AgentTimers
 from raftflow.machine.tables.agents import Agent, AgentClass
-from raftflow.machine.tables.claims import Claim
 from raftflow.machine.tables.kinds import Learnt
 from raftflow.machine.tables.requests import RequestTable
-from raftflow.machine.tables.results import ResultTable
+from raftflow.machine.tables.results import Claim, ResultTable
+from raftflow.machine.tables.steps import StepTable
 from raftflow.machine.tables.timers import Timers
 from raftflow.machine.tables.uploads import Upload
 from raftflow.machine.tables.workflows import Workflow
@@ -52,6 +52,8 @@ class State:
         """Workflows that come in pieces, in the order in which they were begun. Users do not see them."""
         self.upload_tasks = 0
         """Tasks that they will have."""
+        self.steps = StepTable()
+        """Records of durable steps."""
         self.agenda = Agenda()
         """Work that commands have begun and later commands do in pieces."""
         self.fence = 0

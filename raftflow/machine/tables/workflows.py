@@ -9,6 +9,7 @@ import msgspec
 from raftflow.domain.tasks.preparation import NO_FACTS, GraphFacts
 from raftflow.domain.tasks.states import TaskState, WorkflowState
 from raftflow.domain.tasks.workflow import OnFailure
+from raftflow.machine.tables.steps import WorkflowSteps
 from raftflow.machine.tables.tasks import Profile, Task
 
 _NOT_STARTED = (TaskState.WAITING, TaskState.DELAYED, TaskState.READY)
@@ -65,6 +66,8 @@ class Workflow(msgspec.Struct, gc=False, eq=False):
     """One of them stops or revives it."""
     held: bool = False
     """None of its tasks may be placed: it is paused or blocked."""
+    steps: WorkflowSteps | None = None
+    """Records of the durable steps of its tasks, None without one."""
 
     @property
     def stop_pending(self) -> bool:

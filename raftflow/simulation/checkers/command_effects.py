@@ -13,6 +13,7 @@ from raftflow.domain.replies import (
     Placed,
     Reported,
     Retired,
+    StepsRecorded,
     WorkflowAccepted,
 )
 
@@ -33,6 +34,8 @@ def has_effect(reply: AnyReply) -> bool:
             return any(reply.fences)
         case Reported():
             return any(verdict.verdict == "accepted" for verdict in reply.verdicts)
+        case StepsRecorded():
+            return any(verdict.verdict == "recorded" for verdict in reply.verdicts)
         case Fired() | Cleared():
             return reply.count > 0
         case Retired():

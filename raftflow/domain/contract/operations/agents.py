@@ -10,6 +10,8 @@ from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, Use
 from raftflow.domain.contract.views import (
     AgentList,
     AgentView,
+    CallsRequest,
+    CallsResponse,
     DrainRequest,
     ForgottenAgent,
     InputsPiece,
@@ -110,6 +112,19 @@ FORGET_AGENT: Final = Operation(
     answer=ForgottenAgent,
     extra_problems=(problems.CONFLICT,),
     verb=Verb(noun="agent", name="forget", parts=("NAME",), line="{name} forgotten"),
+)
+SEND_CALLS: Final = Operation(
+    name="send_calls",
+    method="POST",
+    path="/v1/agents/{id}/calls",
+    answered_by=AnsweredBy.LEADER_POLL,
+    summary="Pass on what running attempts ask of the cluster: durable steps",
+    details="Each call has an answer of its own. The answer to a step comes when its record is committed. A request "
+    "may be sent again: a step has one record.",
+    answer=CallsResponse,
+    used_by=UsedBy.AGENT,
+    body=CallsRequest,
+    extra_problems=(problems.TOO_LARGE,),
 )
 FETCH_INPUTS: Final = Operation(
     name="fetch_inputs",

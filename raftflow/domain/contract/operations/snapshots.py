@@ -6,8 +6,8 @@ from typing import Final
 
 from raftflow.domain import limits
 from raftflow.domain.contract import problem_kinds as problems
+from raftflow.domain.contract.cluster import SnapshotView
 from raftflow.domain.contract.operation import AnsweredBy, Operation, Param, Verb
-from raftflow.domain.contract.snapshots import SnapshotView
 
 TAKE_SNAPSHOT: Final = Operation(
     name="take_snapshot",
